@@ -1,0 +1,39 @@
+# One command per habit. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+SERVICES := care qc
+TOOLS := .venvs/tools/bin
+PROTOS := $(wildcard proto/parfocal/v1/*.proto)
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+envs: ## Make or refresh the environments from the lock files
+	@deploy/tools/envs tools orchestrator $(SERVICES)
+
+demo: envs ## Train, check and apply a model on this machine (DATA=FOLDER for your own image pairs)
+	@.venvs/orchestrator/bin/parfocal demo $(if $(DATA),--data "$(DATA)") $(if $(METHOD),--method "$(METHOD)")
+
+test: envs ## Run all tests
+	@tests/run
+
+lint: envs ## Check style, types, the contract and that generated files are current
+	@deploy/tools/lint
+
+proto: ## Regenerate the Python package of the contract
+	@deploy/tools/envs tools stubs
+	@$(TOOLS)/buf format --write proto
+	@rm -f proto/parfocal/v1/*_pb2*
+	@PATH="$$PWD/.venvs/stubs/bin:$$PATH" .venvs/stubs/bin/python -m grpc_tools.protoc -I proto \
+	    --python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto --mypy_grpc_out=quiet:proto $(PROTOS)
+
+locks: ## Renew the lock files
+	@deploy/tools/envs tools
+	@deploy/tools/lock tools stubs orchestrator $(SERVICES)
+
+format: ## Format the Python files
+	@$(TOOLS)/ruff check --fix --quiet . ; $(TOOLS)/ruff format --quiet .
+
+.PHONY: help envs demo test lint proto locks format

@@ -1,0 +1,144 @@
+"""What all commands share: options, and how services and store are found."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parfocal.runtime.errors import NotFoundError, PreconditionError, UnavailableError
+
+if TYPE_CHECKING:
+    from parfocal.client import Client
+    from parfocal.stack.connection import StackConnection
+
+NOT_RUNNING = "Parfocal is not running on this computer. Start it with `parfocal up`."
+
+
+@dataclass
+class App:
+    """The shared options of one call, as given before or after the command's name."""
+
+    project: str = ""
+    services: str = ""
+    home: str = ""
+    json: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The stack's folder; None means the default one."""
+        return Path(self.home) if self.home else None
+
+    def client(self) -> Client:
+        """Return a client: explicit settings win, then the environment, then the stack of this computer.
+
+        Raises
+        ------
+        UnavailableError
+            Nothing says where Parfocal is.
+        """
+        from pydantic import ValidationError
+
+        from parfocal.client import Client
+        from parfocal.runtime.errors import InvalidInputError
+        from parfocal.runtime.settings import Settings
+
+        values: dict[str, Any] = {}
+        connection = self.connection()
+        if connection is not None:
+            # The environment wins: what it sets is not taken from the stack.
+            values = {
+                name.removeprefix("PARFOCAL_").lower(): value
+                for name, value in connection.environment.items()
+                if name.startswith("PARFOCAL_") and not os.environ.get(name)
+            }
+        elif not os.environ.get("PARFOCAL_S3_ENDPOINT"):
+            where = f" (folder {self.home})" if self.home else ""
+            raise UnavailableError(
+                f"{NOT_RUNNING.removesuffix(' Start it with `parfocal up`.').removesuffix('.')}{where}. Start it with "
+                "`parfocal up`; or, for a facility's installation, set PARFOCAL_SERVICES and PARFOCAL_S3_ENDPOINT."
+            )
+        if self.services:
+            values["services"] = self.services
+        if self.project:
+            values["project"] = self.project
+        try:
+            return Client(Settings(**values))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = f"PARFOCAL_{'_'.join(str(part) for part in problem['loc']).upper()}"
+            raise InvalidInputError(f"The setting {name} cannot be used: {problem['msg']}.") from error
+
+    def connection(self) -> StackConnection | None:
+        """Return how to reach the stack of this computer; None if it does not run or is not asked for."""
+        explicit = os.environ.get("PARFOCAL_S3_ENDPOINT") and (self.services or os.environ.get("PARFOCAL_SERVICES"))
+        if explicit:
+            return None
+        from parfocal.stack.connection import connection
+
+        try:
+            return connection(self.folder)
+        except (PreconditionError, NotFoundError):
+            return None
+
+
+def current_app() -> App:
+    """Return the shared options of the command that runs."""
+    app = click.get_current_context().find_root().obj
+    assert isinstance(app, App)
+    return app
+
+
+def shared_options() -> list[click.Parameter]:
+    """Return the options that every command accepts, before or after its name."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(ctx.find_root().obj, str(parameter.name), value)
+
+    common: dict[str, Any] = {"expose_value": False, "callback": keep}
+    return [
+        click.Option(["--project"], metavar="NAME", help="Project to work in.  [default: default]", **common),
+        click.Option(
+            ["--services"], metavar="HOST:PORT,…", help="Services to use instead of those of this computer.", **common
+        ),
+        click.Option(
+            ["--home"], metavar="FOLDER", help="Folder of this computer's Parfocal.  [default: ~/.parfocal]", **common
+        ),
+        click.Option(["--json"], is_flag=True, help="Write results to stdout as JSON, for programs.", **common),
+    ]
+
+
+class Command(click.Command):
+    """A command that accepts the shared options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(shared_options())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the shared options, which are the same everywhere, apart from the command's own."""
+        shared = {option.name for option in shared_options()}
+        own, common = [], []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                (common if parameter.name in shared else own).append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(own)
+        with formatter.section("Options of all commands"):
+            formatter.write_dl(common)
+
+
+class Group(click.Group):
+    """A group whose commands accept the shared options."""
+
+    command_class = Command
+
+
+def command(**kwargs: Any) -> Any:
+    """Return the decorator for a command of its own."""
+    return click.command(cls=Command, **kwargs)

@@ -1,0 +1,259 @@
+"""The client: finds the service for each piece of work, starts jobs and follows them."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self, TypeVar
+
+from parfocal import v1
+from parfocal.client.services import Service, ServiceInfo, parse_addresses
+from parfocal.client.watching import watch
+from parfocal.runtime.errors import NotFoundError, QueueFullError, UnavailableError
+from parfocal.runtime.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.names import (
+    check_name,
+    dataset_location,
+    model_location,
+    parse_version,
+    resolve_version,
+)
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Location, Store
+
+_T = TypeVar("_T")
+_PAGE = 500
+
+
+class Client:
+    """Speaks to the services and the store of one deployment. Safe to use from several threads.
+
+    Parameters
+    ----------
+    settings
+        Store, project and addresses; read from the environment (PARFOCAL_…) when None.
+    services
+        Addresses "host:port" that replace those of the settings.
+    patience
+        Seconds for which `watch` and `wait` bear services that do not answer before they give up.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, services: Sequence[str] = (), patience: float = 600.0
+    ) -> None:
+        self.settings = settings or Settings()
+        self.store = Store(self.settings)
+        self.project = check_name("project", self.settings.project)
+        self.patience = patience
+        self._services = [Service(address) for address in parse_addresses(",".join(services) or self.settings.services)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all channels."""
+        for service in self._services:
+            service.close()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of the services."""
+        return tuple(service.address for service in self._services)
+
+    def services(self) -> list[ServiceInfo]:
+        """Ask every service what it offers; one that does not answer has an error text."""
+        return [info for _, info in self._ask_all()]
+
+    def method(self, name: str) -> v1.Method:
+        """Return the description of a method.
+
+        Raises
+        ------
+        NotFoundError
+            No service offers it; the message names what is offered.
+        UnavailableError
+            It is not offered by those services that answer, and some do not.
+        """
+        return self._find(name)[1]
+
+    def start(self, request: v1.StartJobRequest, *, wait_for_queue: bool = False) -> v1.Job:
+        """Start a job at the service that offers its method.
+
+        Parameters
+        ----------
+        request
+            As made by `parfocal.client.requests`; an empty project means that of the client.
+        wait_for_queue
+            Wait while the service has as many jobs as it admits, instead of raising QueueFullError.
+        """
+        request = _copy(request)
+        request.project = request.project or self.project
+        service = self._find(self._method_name(request))[0]
+        while True:
+            try:
+                return service.call(service.jobs.StartJob, request).job
+            except QueueFullError as error:
+                if not wait_for_queue:
+                    raise
+                time.sleep(min(max(error.retry_seconds, 1.0), 60.0))
+
+    def get(self, job_id: str) -> v1.Job:
+        """Return a job as it stands."""
+        request = v1.GetJobRequest(project=self.project, job_id=job_id)
+        return self._first(lambda service: service.call(service.jobs.GetJob, request).job)
+
+    def jobs(self, states: Sequence[v1.JobState.ValueType] = ()) -> list[v1.Job]:
+        """Return the jobs of the project, of all services that answer, newest first."""
+
+        def ask(service: Service) -> list[v1.Job] | UnavailableError:
+            request = v1.ListJobsRequest(project=self.project, states=states, page_size=_PAGE)
+            found: list[v1.Job] = []
+            try:
+                while True:
+                    answer = service.call(service.jobs.ListJobs, request)
+                    found += answer.jobs
+                    if not answer.next_page_token:
+                        return found
+                    request.page_token = answer.next_page_token
+            except UnavailableError as error:
+                return error
+
+        answers = self._map(ask)
+        errors = [answer for answer in answers if isinstance(answer, UnavailableError)]
+        if len(errors) == len(answers):
+            raise errors[0]
+        # By id as well: two addresses may lead to the same service.
+        jobs = {job.id: job for answer in answers if not isinstance(answer, UnavailableError) for job in answer}
+        return sorted(jobs.values(), key=lambda job: (job.created_at.ToNanoseconds(), job.id), reverse=True)
+
+    def watch(self, job_id: str, after_sequence: int = 0) -> Iterator[v1.WatchJobResponse]:
+        """Report a job until it ends: each event after `after_sequence` once, and the job whenever it changes.
+
+        A stream that drops is resumed where it stopped, at any service that answers.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such job.
+        UnavailableError
+            No service answered for longer than the client's patience. The job goes on regardless.
+        """
+        return watch(self._require_services(), self.project, job_id, after_sequence, self.patience)
+
+    def wait(self, job_id: str) -> v1.Job:
+        """Return the job when it has ended, however it ended."""
+        job: v1.Job | None = None
+        for report in self.watch(job_id):
+            job = report.job
+        assert job is not None
+        return job
+
+    def cancel(self, job_id: str, *, keep_best: bool = False, why: str = "") -> v1.Job:
+        """Ask a job to end; `keep_best` publishes the best weights of a training so far."""
+        request = v1.CancelJobRequest(project=self.project, job_id=job_id, keep_best=keep_best, why=why)
+        service = self._owner(job_id)
+        return service.call(service.jobs.CancelJob, request).job
+
+    def resume(self, job_id: str) -> v1.Job:
+        """Continue a failed or cancelled training from its last checkpoint."""
+        request = v1.ResumeJobRequest(project=self.project, job_id=job_id)
+        service = self._owner(job_id)
+        return service.call(service.jobs.ResumeJob, request).job
+
+    def delete(self, job_id: str) -> None:
+        """Move the record of an ended job to the trash; what it published stays."""
+        request = v1.DeleteJobRequest(project=self.project, job_id=job_id)
+        service = self._owner(job_id)
+        service.call(service.jobs.DeleteJob, request)
+
+    def dataset_uri(self, name: str) -> str:
+        """Return the address of the dataset "name" (newest version) or "name:version"."""
+        dataset, version = parse_version("dataset", name)
+        folder = dataset_location(self.store, self.project, dataset)
+        return str(resolve_version(self.store, folder, "dataset", DATASET_MANIFEST, version))
+
+    def model_uri(self, name: str) -> str:
+        """Return the address of the model "name" (newest version) or "name:version"."""
+        model, version = parse_version("model", name)
+        folder = model_location(self.store, self.project, model)
+        return str(resolve_version(self.store, folder, "model", MODEL_MANIFEST, version))
+
+    def _method_name(self, request: v1.StartJobRequest) -> str:
+        if request.HasField("prediction"):
+            place = Location.parse(request.prediction.model_uri) / MODEL_MANIFEST
+            try:
+                return ModelManifest.read(self.store, place).method
+            except NotFoundError as error:
+                raise NotFoundError(f"There is no published model at {request.prediction.model_uri}.") from error
+        spec = request.WhichOneof("spec")
+        return str(getattr(request, spec).method) if spec else ""
+
+    def _find(self, name: str) -> tuple[Service, v1.Method]:
+        answers = self._ask_all()
+        for service, info in answers:
+            for method in info.methods:
+                if method.name == name:
+                    return service, method
+        offered = sorted({method.name for _, info in answers for method in info.methods})
+        silent = [info for _, info in answers if info.error]
+        if silent and not offered:
+            raise UnavailableError(silent[0].error)
+        near = difflib.get_close_matches(name, offered, n=1, cutoff=0.6)
+        text = f"No service offers the method {name!r}; offered: {', '.join(offered) or 'none'}."
+        text += f" Did you mean {near[0]!r}?" if near else ""
+        if silent:
+            addresses = ", ".join(info.address for info in silent)
+            raise UnavailableError(f"{text} But {addresses} did not answer: see `parfocal status`.")
+        raise NotFoundError(text)
+
+    def _owner(self, job_id: str) -> Service:
+        name = self.get(job_id).service
+        answers = self._ask_all()
+        for service, info in answers:
+            if info.name == name:
+                return service
+        silent = ", ".join(info.address for _, info in answers if info.error)
+        raise UnavailableError(
+            f"The service {name!r}, which has the job {job_id}, does not answer"
+            + (f" (no answer from {silent})" if silent else " at any of the addresses")
+            + ". Check that it runs (`parfocal status`) and try again."
+        )
+
+    def _ask_all(self) -> list[tuple[Service, ServiceInfo]]:
+        services = self._require_services()
+        return list(zip(services, self._map(Service.info), strict=True))
+
+    def _first(self, ask: Callable[[Service], _T]) -> _T:
+        """Return the first answer; the next service is asked only where one does not answer."""
+        unavailable: UnavailableError | None = None
+        for service in self._require_services():
+            try:
+                return ask(service)
+            except UnavailableError as error:
+                unavailable = error
+        assert unavailable is not None
+        raise unavailable
+
+    def _map(self, ask: Callable[[Service], _T]) -> list[_T]:
+        services = self._require_services()
+        with ThreadPoolExecutor(max_workers=min(len(services), 16)) as pool:
+            return list(pool.map(ask, services))
+
+    def _require_services(self) -> list[Service]:
+        if not self._services:
+            raise UnavailableError(
+                "No service is known. Start Parfocal with `parfocal up`, or name the services: "
+                "--services host:port,… or PARFOCAL_SERVICES."
+            )
+        return self._services
+
+
+def _copy(request: v1.StartJobRequest) -> v1.StartJobRequest:
+    copy: Any = v1.StartJobRequest()
+    copy.CopyFrom(request)
+    return copy  # type: ignore[no-any-return]

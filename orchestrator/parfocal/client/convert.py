@@ -1,0 +1,72 @@
+"""Microscope makers' formats, turned into OME-TIFF once, on the way into the store.
+
+bioio reads what its installed plugins can (`bioio-czi`, `bioio-nd2`, `bioio-lif`, …); it is imported only when
+such a file is met, because that takes a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.images import IMAGE_SUFFIXES, Image, PixelSize, image_stem, write_image
+
+MAKERS_SUFFIXES = (
+    *(".czi", ".nd2", ".lif", ".lsm", ".stk", ".dv", ".r3d", ".oib", ".oif", ".ims", ".sldy"),
+    *(".vsi", ".flex", ".mrc", ".ome.zarr"),
+)
+
+
+def is_makers_format(path: Path) -> bool:
+    """Return whether services cannot read this kind of file, but a conversion may help."""
+    name = path.name.lower()
+    return name[0] != "." and name.endswith(MAKERS_SUFFIXES) and not name.endswith(IMAGE_SUFFIXES)
+
+
+def converted_stem(path: Path) -> str:
+    """Return the name that the converted image has, without suffix."""
+    return path.name[: -len(".ome.zarr")] if path.name.lower().endswith(".ome.zarr") else image_stem(path)
+
+
+def convert(path: Path, folder: Path) -> Path:
+    """Write the image in `path` to `folder` as OME-TIFF and return the new file. Values and pixel size are kept.
+
+    Raises
+    ------
+    InvalidInputError
+        No installed reader can read it, or it holds several images.
+    """
+    from bioio import BioImage
+    from bioio_base.exceptions import UnsupportedFileFormatError  # type: ignore[import-not-found,unused-ignore]
+
+    suffix = path.suffix.lower().removeprefix(".")
+    try:
+        image = BioImage(path)
+        scenes = image.scenes
+        if len(scenes) > 1:
+            raise _refusal(path, f"it holds {len(scenes)} images: export the one you need as TIFF.")
+        letters = image.dims.order
+        sizes = image.physical_pixel_sizes
+        pixels = image.get_image_data(letters)
+    except UnsupportedFileFormatError as error:
+        raise _refusal(
+            path,
+            f"no reader for {suffix} files is installed. Export it as TIFF from the microscope's software or Fiji, or "
+            f"ask the facility to install bioio-{suffix}.",
+        ) from error
+    except InvalidInputError:
+        raise
+    except Exception as error:  # readers of foreign formats raise anything
+        raise _refusal(path, f"it cannot be read ({error}). Export it as TIFF.") from error
+    kept = [axis for axis, letter in enumerate(letters) if pixels.shape[axis] > 1 or letter in "YX"]
+    axes = "".join(letters[axis] for axis in kept)
+    pixels = pixels.reshape([pixels.shape[axis] for axis in kept])
+    size = PixelSize(sizes.X, sizes.Y, sizes.Z) if sizes.X and sizes.Y else None
+    target = folder / f"{converted_stem(path)}.tif"
+    write_image(target, Image(pixels, axes, size))
+    return target
+
+
+def _refusal(path: Path, text: str) -> InvalidInputError:
+    name = f"{path.parent.name}/{path.name}"
+    return InvalidInputError(f"{name} cannot be used: {text}", [Violation(name, text)])

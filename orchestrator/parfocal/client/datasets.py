@@ -1,0 +1,263 @@
+"""Datasets: folders of image pairs on this computer, and their published versions in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from parfocal.client.client import Client
+from parfocal.client.convert import convert, is_makers_format
+from parfocal.client.transfer import OnProgress, for_each, no_progress
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation
+from parfocal.runtime.images import read_image, write_image
+from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry, ImageEntry
+from parfocal.runtime.names import check_name, dataset_location, published_versions
+from parfocal.runtime.pairs import ImagePair, PairReport, check_pairs
+from parfocal.runtime.publish import claim_version, file_entry, publish
+from parfocal.runtime.store import Location
+
+_SHOWN = 10
+NO_TEST_IMAGES = (
+    "There are no test images: quality control needs some that were not used for training. "
+    "Put a few pairs into test/source and test/target and create the dataset again."
+)
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """A folder fit to become a dataset: its pairs, and what is suspicious about them."""
+
+    train: tuple[ImagePair, ...]
+    test: tuple[ImagePair, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def pairs(self) -> tuple[ImagePair, ...]:
+        """All pairs, those for training first."""
+        return self.train + self.test
+
+
+def check_folder(folder: Path, axes: str = "YX") -> FolderReport:
+    """Check a folder ``{train,test}/{source,target}/NAME.tif``, or ``{source,target}/NAME.tif`` without test images.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    axes
+        What each image must have, e.g. "YX" or "ZYX".
+
+    Raises
+    ------
+    InvalidInputError
+        Something is wrong: the message lists the first ten problems, `violations` holds all.
+    """
+    with _checked(folder, axes) as report:
+        return report
+
+
+def create_dataset(
+    client: Client,
+    name: str,
+    folder: Path,
+    *,
+    axes: str = "YX",
+    licence: str = "",
+    description: str = "",
+    on_progress: OnProgress = no_progress,
+) -> DatasetManifest:
+    """Check a folder, convert its images to OME-TIFF and publish them as a new version of the dataset `name`.
+
+    Nothing is visible before all is uploaded. Values, data type and pixel size are kept.
+
+    Parameters
+    ----------
+    client
+        Whose store and project to use.
+    name
+        Name of the dataset; the version is given.
+    folder, axes
+        As for `check_folder`.
+    licence, description
+        For the record.
+    on_progress
+        Called after each uploaded image.
+
+    Raises
+    ------
+    InvalidInputError
+        As for `check_folder`.
+    UnavailableError
+        The store does not answer.
+    """
+    place = dataset_location(client.store, client.project, name)
+    # Before minutes are spent on reading images.
+    client.store.folders(place)
+    with _checked(folder, axes) as report:
+        return _publish(client, place, report, licence, description, on_progress)
+
+
+def list_datasets(client: Client) -> list[DatasetManifest]:
+    """Return all published versions of all datasets of the project, by name, newest first."""
+    project = client.store.datasets / client.project
+    places = []
+    for name in client.store.folders(project):
+        folder = project / name
+        versions = published_versions(client.store, folder, DATASET_MANIFEST)
+        places += [(str(folder / str(version)), folder / str(version)) for version in reversed(versions)]
+    return for_each(places, lambda place: DatasetManifest.read(client.store, place / DATASET_MANIFEST))
+
+
+def read_dataset(client: Client, name: str) -> DatasetManifest:
+    """Return the manifest of the dataset "name" (newest version) or "name:version"."""
+    return DatasetManifest.read(client.store, Location.parse(client.dataset_uri(name)) / DATASET_MANIFEST)
+
+
+@contextlib.contextmanager
+def _checked(folder: Path, axes: str) -> Iterator[FolderReport]:
+    """Give the report on a folder; converted copies of makers' formats live as long as the context."""
+    splits = _splits(folder)
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        problems: list[Violation] = []
+        reports: dict[str, PairReport] = {}
+        warnings: list[str] = []
+        for split, parent in splits.items():
+            try:
+                source, target = (
+                    _readable(parent / role, Path(scratch) / split / role) for role in ("source", "target")
+                )
+                reports[split] = check_pairs(source, target, axes=axes)
+            except InvalidInputError as error:
+                where = "" if parent == folder else f"{split}/"
+                problems += [
+                    Violation(f"{where}{item.field}", item.description)
+                    for item in error.violations or (Violation(split, error.message),)
+                ]
+                continue
+            lead = f"{split}: " if len(splits) > 1 else ""
+            warnings += [f"{lead}{text}" for text in reports[split].warnings]
+        if problems:
+            raise _refusal(folder, problems)
+        train, test = (reports[split].pairs if split in reports else () for split in ("train", "test"))
+        if len(train) == 1:
+            warnings.append(
+                "There is only one training pair: a part of it is held out for validation, and the model may not "
+                "suit other images. Ten pairs or more are better."
+            )
+        if not test:
+            warnings.append(NO_TEST_IMAGES)
+        yield FolderReport(train, test, tuple(warnings))
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no folder {folder}. Check the name.")
+    if (folder / "train").is_dir():
+        return {split: folder / split for split in ("train", "test") if (folder / split).is_dir()}
+    if (folder / "source").is_dir() or (folder / "target").is_dir():
+        return {"train": folder}
+    inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name[0] != ".")
+    found = ", ".join(inside[:5]) + (" …" if len(inside) > 5 else "") if inside else "nothing"
+    raise InvalidInputError(
+        f"{folder} is not laid out as a dataset (found: {found}). Put the noisy images into train/source, the clean "
+        "ones under the same names into train/target, and pairs for quality control into test/source and test/target."
+    )
+
+
+def _readable(folder: Path, scratch: Path) -> Path:
+    """Return a folder that services' readers can list: `folder`, or a copy of links and converted images."""
+    foreign = sorted(path for path in folder.iterdir() if is_makers_format(path)) if folder.is_dir() else []
+    if not foreign:
+        return folder
+    scratch.mkdir(parents=True)
+    problems: list[Violation] = []
+    for path in foreign:
+        try:
+            convert(path, scratch)
+        except InvalidInputError as error:
+            problems += error.violations
+    if problems:
+        raise InvalidInputError("Some images cannot be read.", problems)
+    for path in folder.iterdir():
+        if path not in foreign and path.is_file():
+            (scratch / path.name).symlink_to(path.resolve())
+    return scratch
+
+
+def _refusal(folder: Path, problems: list[Violation]) -> InvalidInputError:
+    lines = [f"{folder} cannot become a dataset: {len(problems)} problem{'s' if len(problems) > 1 else ''}."]
+    lines += [f"- {problem.field}: {problem.description}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"- and {len(problems) - _SHOWN} more")
+    return InvalidInputError("\n".join(lines), problems)
+
+
+def _publish(
+    client: Client,
+    folder: Location,
+    report: FolderReport,
+    licence: str,
+    description: str,
+    on_progress: OnProgress,
+) -> DatasetManifest:
+    check_name("dataset", folder.name)
+    place = claim_version(client.store, folder, "parfocal dataset create")
+    sources = [
+        (f"{split}/{role}/{pair.stem}.tif", (split, role, pair))
+        for split, pairs in (("train", report.train), ("test", report.test))
+        for pair in pairs
+        for role in ("source", "target")
+    ]
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+
+        def send(item: tuple[str, str, ImagePair]) -> tuple[FileEntry, ImageEntry]:
+            split, role, pair = item
+            name = f"{split}/{role}/{pair.stem}.tif"
+            image = read_image(pair.source if role == "source" else pair.target)
+            path = Path(scratch) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, image)
+            entry = file_entry(path, name)
+            client.store.upload(path, place / name)
+            path.unlink()
+            size = image.pixel_size
+            return entry, ImageEntry(
+                split=split,
+                role=role,
+                stem=pair.stem,
+                file=name,
+                shape=image.pixels.shape,
+                dtype=image.pixels.dtype.name,
+                axes=image.axes,
+                pixel_size_um=None if size is None else (size.x, size.y, size.z),
+            )
+
+        try:
+            sent = for_each(sources, send, on_progress)
+            manifest = DatasetManifest(
+                project=client.project,
+                dataset=folder.name,
+                version=int(place.name),
+                files=tuple(entry for entry, _ in sent),
+                images=tuple(image for _, image in sent),
+                warnings=report.warnings,
+                licence=licence,
+                description=description,
+            )
+            publish(client.store, place, DATASET_MANIFEST, manifest)
+        except BaseException:
+            _sweep(client, place, [name for name, _ in sources])
+            raise
+    return manifest
+
+
+def _sweep(client: Client, place: Location, names: list[str]) -> None:
+    """Remove what an interrupted upload left; the claim stays, because version numbers are never reused."""
+    with contextlib.suppress(ParfocalError):
+        if client.store.exists(place / DATASET_MANIFEST):
+            return  # published after all
+        for name in names:
+            client.store.delete(place / name)

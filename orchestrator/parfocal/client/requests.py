@@ -1,0 +1,137 @@
+"""Requests for jobs, each with a fresh request id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+from parfocal import v1
+from parfocal.runtime.names import new_request_id
+
+
+def training_request(
+    method: str,
+    dataset_uri: str,
+    model: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    initial_model_uri: str = "",
+    initial_weights: v1.Weights.ValueType = v1.WEIGHTS_UNSPECIFIED,
+    project: str = "",
+    request_id: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> v1.StartJobRequest:
+    """Return the request to make a model from a dataset.
+
+    Parameters
+    ----------
+    method
+        Name of the method, e.g. "care-2d".
+    dataset_uri
+        As returned by `Client.dataset_uri`.
+    model
+        Name of the model; the service gives it the next version number.
+    parameters
+        Those that differ from their defaults.
+    initial_model_uri, initial_weights
+        A model to start from instead of random weights.
+    project, request_id, labels
+        Empty: the client's project, a fresh id, no labels.
+    """
+    spec = v1.TrainingSpec(
+        method=method,
+        dataset_uri=dataset_uri,
+        model=model,
+        parameters=to_struct(parameters),
+        initial_model_uri=initial_model_uri,
+        initial_weights=initial_weights,
+    )
+    request = _request(f"train-{model}", project, request_id, labels)
+    request.training.CopyFrom(spec)
+    return request
+
+
+def prediction_request(
+    model_uri: str,
+    input_uri: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    split: str = "",
+    project: str = "",
+    request_id: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> v1.StartJobRequest:
+    """Return the request to apply a model to a folder of images, or to one split of a dataset.
+
+    Parameters
+    ----------
+    model_uri
+        As returned by `Client.model_uri`.
+    input_uri
+        As returned by `parfocal.client.results.upload_inputs`, or a dataset version with `split`.
+    parameters
+        Those that differ from their defaults.
+    split
+        "test" or "train" where the input is a dataset.
+    project, request_id, labels
+        As for `training_request`.
+    """
+    spec = v1.PredictionSpec(model_uri=model_uri, input_uri=input_uri, split=split, parameters=to_struct(parameters))
+    request = _request("predict", project, request_id, labels)
+    request.prediction.CopyFrom(spec)
+    return request
+
+
+def evaluation_request(
+    method: str,
+    prediction_uri: str,
+    dataset_uri: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    split: str = "test",
+    model_uri: str = "",
+    project: str = "",
+    request_id: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> v1.StartJobRequest:
+    """Return the request to score predictions against the targets of a dataset.
+
+    Parameters
+    ----------
+    method
+        Name of the evaluation method, e.g. "restoration".
+    prediction_uri
+        Published result of predicting the same split.
+    dataset_uri, split
+        Where the targets are.
+    parameters
+        Those that differ from their defaults, e.g. the thresholds of the verdict.
+    model_uri
+        The model that predicted; the verdict is added to it. Empty: the verdict stays with the job.
+    project, request_id, labels
+        As for `training_request`.
+    """
+    spec = v1.EvaluationSpec(
+        method=method,
+        prediction_uri=prediction_uri,
+        dataset_uri=dataset_uri,
+        split=split,
+        model_uri=model_uri,
+        parameters=to_struct(parameters),
+    )
+    request = _request("evaluate", project, request_id, labels)
+    request.evaluation.CopyFrom(spec)
+    return request
+
+
+def to_struct(values: Mapping[str, Any] | None) -> struct_pb2.Struct:
+    """Return plain values (numbers, text, truth values, lists, None) as a Struct."""
+    struct = struct_pb2.Struct()
+    struct.update(dict(values or {}))
+    return struct
+
+
+def _request(what: str, project: str, request_id: str, labels: Mapping[str, str] | None) -> v1.StartJobRequest:
+    return v1.StartJobRequest(request_id=request_id or new_request_id(what), project=project, labels=labels or {})

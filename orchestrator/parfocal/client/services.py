@@ -1,0 +1,111 @@
+"""The services of a deployment: their addresses, channels and calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import grpc
+
+from parfocal import v1
+from parfocal.runtime.errors import InvalidInputError, UnavailableError
+from parfocal.runtime.server.errors import from_rpc_error
+
+_T = TypeVar("_T")
+_CALL_SECONDS = 60.0
+_LIST_SECONDS = 10.0
+
+# Every RPC of the contract may be repeated: StartJob by its request id, the others by their nature.
+_RETRY = {
+    "methodConfig": [
+        {
+            "name": [{"service": "parfocal.v1.JobService"}, {"service": "parfocal.v1.MethodService"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+_OPTIONS = (
+    ("grpc.service_config", json.dumps(_RETRY)),
+    ("grpc.enable_retries", 1),
+    # A restarted service is found again within two seconds.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # A watched job can be silent for hours; servers allow a ping every five minutes.
+    ("grpc.keepalive_time_ms", 330_000),
+)
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """One service as it answers now.
+
+    Attributes
+    ----------
+    address
+        host:port.
+    name
+        Name of the service, e.g. "care"; empty if it does not answer.
+    methods
+        What it offers.
+    environment
+        What it runs on; None if it does not answer.
+    error
+        Why it does not answer; empty if it does.
+    """
+
+    address: str
+    name: str = ""
+    methods: Sequence[v1.Method] = field(default_factory=tuple)
+    environment: v1.Environment | None = None
+    error: str = ""
+
+
+class Service:
+    """One address with its channel."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self.jobs = v1.JobServiceStub(self._channel)
+        self.methods = v1.MethodServiceStub(self._channel)
+
+    def call(self, function: Callable[..., _T], request: object, seconds: float = _CALL_SECONDS) -> _T:
+        """Return the answer to one unary call; raise the error that the service meant."""
+        try:
+            return function(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.address) from error
+
+    def info(self) -> ServiceInfo:
+        """Ask what the service offers."""
+        try:
+            answer = self.call(self.methods.ListMethods, v1.ListMethodsRequest(), _LIST_SECONDS)
+        except UnavailableError as error:
+            return ServiceInfo(self.address, error=error.message)
+        return ServiceInfo(self.address, answer.service, tuple(answer.methods), answer.environment)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+def parse_addresses(text: str) -> tuple[str, ...]:
+    """Return the addresses in "host:port,…"; raise InvalidInputError naming a malformed one."""
+    addresses = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise InvalidInputError(
+                f"{address!r} is no address of a service: write host:port, several with commas between them "
+                "(PARFOCAL_SERVICES or --services)."
+            )
+    return addresses

@@ -1,0 +1,59 @@
+"""Following a job over streams that may drop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import grpc
+
+from parfocal import v1
+from parfocal.client.services import Service
+from parfocal.runtime.errors import ParfocalError, UnavailableError
+from parfocal.runtime.server.errors import from_rpc_error
+
+FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+# What a stream ends with when its server stops or the connection is lost.
+_DROPPED = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def watch(
+    services: Sequence[Service], project: str, job_id: str, after_sequence: int, patience: float
+) -> Iterator[v1.WatchJobResponse]:
+    """Yield the reports of a job to its end; see `parfocal.client.Client.watch`."""
+    after, turn, pause = after_sequence, 0, _FIRST_PAUSE
+    deadline = time.monotonic() + patience
+    while True:
+        # Any service reports any job, so the next one is tried when one is gone.
+        service = services[turn % len(services)]
+        request = v1.WatchJobRequest(project=project, job_id=job_id, after_sequence=after)
+        stream = service.jobs.WatchJob(request)
+        try:
+            for report in stream:
+                deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
+                if report.HasField("event"):
+                    after = report.event.sequence
+                yield report
+                if report.job.state in FINAL_STATES and after >= report.job.last_sequence:
+                    return
+            problem = UnavailableError(f"The service at {service.address} ended the stream before the job's end.")
+        except grpc.RpcError as error:
+            problem = _dropped(error, service.address)
+        finally:
+            stream.cancel()
+        if time.monotonic() + pause > deadline:
+            raise problem
+        time.sleep(pause)
+        turn, pause = turn + 1, min(2 * pause, _LONGEST_PAUSE)
+
+
+def _dropped(error: grpc.RpcError, address: str) -> UnavailableError:
+    """Return the error to raise in the end if the stream cannot be resumed; raise at once what is no drop."""
+    meant = from_rpc_error(error, address)
+    if isinstance(meant, UnavailableError):
+        return meant
+    reset = error.code() == grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
+    if type(meant) is ParfocalError and (error.code() in _DROPPED or reset):
+        return UnavailableError(f"The connection to the service at {address} was lost: {meant.message}")
+    raise meant from error

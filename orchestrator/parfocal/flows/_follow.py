@@ -1,0 +1,172 @@
+"""What Prefect is told while a flow works: log lines, one progress bar, quiet failures."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
+from prefect.context import FlowRunContext
+from prefect.exceptions import FailedRun
+from prefect.logging import get_run_logger
+from prefect.states import Failed, State
+
+from parfocal import v1
+from parfocal.flows._show import event_line, progress_line
+from parfocal.flows._work import Run
+from parfocal.runtime.errors import ParfocalError, PreconditionError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+_T = TypeVar("_T")
+_PROGRESS_KEY = "progress"
+_SECONDS_BETWEEN_UPDATES = 1.0
+
+
+class StepFailedError(ParfocalError):
+    """A step of the flow failed; the message is that of its error."""
+
+    reason = "STEP_FAILED"
+
+
+class PrefectListener:
+    """Reports jobs to the flow run it is made in: events as log lines, progress as one progress bar.
+
+    Parameters
+    ----------
+    run_id
+        The flow run; a progress bar that an earlier attempt made is used again.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._span = (0.0, 100.0)
+        self._title = ""
+        self._updated = 0.0
+        self._last_wait = ""
+        self._artifact = _progress_artifact(run_id)
+
+    def stage(self, title: str, begin: float, end: float) -> None:
+        """Name the part of the flow that begins, and its part of the progress bar in percent."""
+        self._title, self._span = title, (begin, end)
+        self._show(0.0, title, at_once=True)
+
+    def done(self, text: str) -> None:
+        """Fill the progress bar."""
+        self._title, self._span = "", (0.0, 100.0)
+        self._show(1.0, text, at_once=True)
+
+    def started(self, job: v1.Job, *, again: bool) -> None:
+        """Log which job is followed."""
+        if not again:
+            get_run_logger().info("%s: job %s of the service %s has been started", self._title, job.id, job.service)
+            return
+        state = v1.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+        get_run_logger().info(
+            "%s: job %s was started before and is %s; it is followed again (%s)",
+            self._title,
+            job.id,
+            state,
+            progress_line(job),
+        )
+
+    def progressed(self, job: v1.Job) -> None:
+        """Move the progress bar."""
+        self._last_wait = ""
+        self._show(job.progress.fraction, progress_line(job))
+
+    def happened(self, job: v1.Job, event: v1.JobEvent) -> None:
+        """Log an event."""
+        line = event_line(job, event)
+        if line:
+            level = logging.WARNING if event.HasField("warning") else logging.INFO
+            get_run_logger().log(level, line)
+
+    def waiting(self, why: str) -> None:
+        """Log once why the work waits."""
+        if why != self._last_wait:
+            self._last_wait = why
+            get_run_logger().warning("Waiting, then trying again: %s", why)
+            self._show(0.0, f"Waiting: {why}", at_once=True)
+
+    def _show(self, fraction: float, text: str, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if not at_once and fraction < 1 and now - self._updated < _SECONDS_BETWEEN_UPDATES:
+            return
+        self._updated = now
+        begin, end = self._span
+        percent = begin + (end - begin) * min(max(fraction, 0.0), 1.0)
+        update_progress_artifact(self._artifact, progress=round(percent, 1), description=text)
+
+
+def current_run() -> Run:
+    """Return the flow run this code runs in.
+
+    Raises
+    ------
+    PreconditionError
+        It does not run in a flow.
+    """
+    flow_run = _current_flow_run()
+    return Run(str(flow_run.id), max(flow_run.run_count or 1, 1))
+
+
+def step(name: str, work: Callable[[], _T]) -> _T:
+    """Do one step of a flow as a task of its own in Prefect's timeline, and return its result.
+
+    Raises
+    ------
+    StepFailedError
+        The step failed; nothing but the error's own words has been logged.
+    """
+    state: State[Any] = _step(name, work, return_state=True)
+    if state.is_completed():
+        result: _T = state.result()
+        return result
+    raise StepFailedError(state.message or f"{name}: ended as {state.name}")
+
+
+def quiet_failures() -> None:
+    """Keep Prefect from logging tracebacks of errors that are meant for the user; others stay loud."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logger = logging.getLogger(name)
+        if _no_user_tracebacks not in logger.filters:
+            logger.addFilter(_no_user_tracebacks)
+
+
+def _no_user_tracebacks(record: logging.LogRecord) -> bool:
+    # The state's own line ("Finished in state Failed('…')") says it already.
+    return not (record.exc_info and isinstance(record.exc_info[1], ParfocalError | FailedRun))
+
+
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def _step(name: str, work: Callable[[], Any]) -> Any:  # noqa: ARG001
+    try:
+        return work()
+    except ParfocalError as error:
+        return Failed(message=error.message)
+
+
+def _current_flow_run() -> FlowRun:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise PreconditionError("This is a step of a workflow and runs only in a Prefect flow run.")
+    return context.flow_run
+
+
+def _progress_artifact(run_id: str) -> UUID:
+    with get_client(sync_client=True) as client:
+        known = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[_PROGRESS_KEY])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(run_id)])),
+        )
+    if known:
+        return known[0].id
+    return create_progress_artifact(progress=0.0, key=_PROGRESS_KEY, description="Starting")

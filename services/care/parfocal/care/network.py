@@ -1,0 +1,87 @@
+"""The CARE network. What is not CARE belongs to the runtime. Imported by workers only: it loads TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from csbdeep.internals.predict import tile_overlap
+from csbdeep.internals.train import prepare_model
+from csbdeep.models import CARE, Config
+from numpy.typing import NDArray
+
+from parfocal.care.parameters import Care2DParameters
+from parfocal.runtime import keras
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.learning import Arrays, Geometry
+
+
+class Care2D:
+    """CARE 2D: csbdeep's residual U-Net with its Laplace or absolute-error loss."""
+
+    def build(self, parameters: Care2DParameters) -> keras.KerasLearner:
+        """Return a new network."""
+        keras.prepare(parameters.seed, parameters.precision)
+        model = CARE(self._config(parameters), name=None, basedir=None)
+        optimizer = keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate)
+        prepare_model(model.keras_model, optimizer, model.config.train_loss, metrics=())
+        return keras.KerasLearner(model.keras_model)
+
+    def geometry(self, parameters: Care2DParameters) -> Geometry:
+        """Return sizes and the receptive field as csbdeep gives it."""
+        return Geometry(
+            divisor=2**parameters.network_depth,
+            overlap=tile_overlap(parameters.network_depth, parameters.kernel_size),
+            output_channels=2 if parameters.probabilistic else 1,
+        )
+
+    def save(self, folder: Path, parameters: Care2DParameters, best: Arrays, last: Arrays) -> None:
+        """Write a CSBDeep model folder: `csbdeep.models.CARE(None, NAME, BASEDIR)` opens it."""
+        learner = self.build(parameters)
+        model = CARE(self._config(parameters), name=folder.name, basedir=str(folder.parent))
+        for name, weights in (("last", last), ("best", best)):
+            learner.set_weights(weights)
+            learner.model.save_weights(str(folder / _weights_file(name)))
+        assert Path(model.logdir) == folder
+
+    def load(self, folder: Path, parameters: Care2DParameters, weights: str) -> keras.KerasLearner:
+        """Return the saved network; only arrays are read from the files."""
+        learner = self.build(parameters)
+        path = folder / _weights_file(weights)
+        try:
+            learner.model.load_weights(str(path))
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(
+                f"{path.name} of the model is damaged or belongs to a network with other parameters."
+            ) from error
+        return learner
+
+    def interpret(
+        self, output: NDArray[np.float32], parameters: Care2DParameters
+    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
+        """Return the mean as the prediction and the scale of the Laplace distribution as the uncertainty."""
+        images = {"prediction": (output[..., 0], True)}
+        if parameters.probabilistic:
+            images["uncertainty"] = (output[..., 1], False)
+        return images
+
+    @staticmethod
+    def _config(parameters: Care2DParameters) -> Any:
+        return Config(
+            axes="YX",
+            n_channel_in=1,
+            n_channel_out=1,
+            probabilistic=parameters.probabilistic,
+            unet_n_depth=parameters.network_depth,
+            unet_kern_size=parameters.kernel_size,
+            unet_n_first=parameters.first_filters,
+            train_learning_rate=parameters.learning_rate,
+            train_epochs=parameters.epochs,
+            train_batch_size=parameters.batch_size,
+            train_tensorboard=False,
+        )
+
+
+def _weights_file(name: str) -> str:
+    return f"weights_{name}.h5"

@@ -1,0 +1,36 @@
+"""Quality control: metrics, error maps, reports and a verdict on any prediction, whoever made it.
+
+`metrics/<task>.py` are pure functions on arrays; `evaluation.py` is what a worker runs.
+"""
+
+from __future__ import annotations
+
+from parfocal import v1
+from parfocal.qc.parameters import RestorationParameters
+from parfocal.runtime.service import Method, Service, Work
+
+RESTORATION = Method(
+    name="restoration",
+    title="Restoration QC",
+    task=v1.TASK_RESTORATION,
+    summary="""
+        Compares restored images with their targets: NRMSE, PSNR, SSIM and Pearson correlation for the prediction, for
+        the input, and for the Gaussian filter that suits the validation images best; error maps; a verdict in words.
+    """,
+    axes="YX",
+    target=v1.TARGET_KIND_PAIRED_IMAGE,
+    work={
+        v1.JOB_KIND_EVALUATION: Work(RestorationParameters, "parfocal.qc.evaluation:evaluate", needs_device=False),
+    },
+    data="Test images with targets, which the model has not seen in training. Three at least, ten or more are better.",
+    minimum_images=1,
+    recommended_images=10,
+    citation=(
+        "von Chamier L, Laine RF, Jukkala J, et al. Democratising deep learning for microscopy with ZeroCostDL4Mic. "
+        "Nature Communications 12, 2276 (2021). doi:10.1038/s41467-021-22518-0"
+    ),
+    licence="BSD-3-Clause",
+    documentation="docs/methods/restoration-qc.md",
+)
+
+SERVICE = Service(name="qc", methods=(RESTORATION,), packages=("scikit-image", "scipy", "matplotlib"))

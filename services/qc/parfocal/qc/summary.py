@@ -1,0 +1,306 @@
+"""From rows of metrics to a summary and a verdict with reasons in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from parfocal.qc.metrics.baseline import BaselineChoice
+from parfocal.qc.rows import COLUMNS, KINDS, Kind, MetricsRow, read_metrics_csv, write_metrics_csv
+from parfocal.qc.statistics import (
+    COMPARED,
+    CONFIDENCE,
+    FEW_IMAGES,
+    METRICS,
+    RESAMPLES,
+    SEED,
+    Comparison,
+    ImageScore,
+    Statistics,
+    compare,
+    image_scores,
+    statistics,
+)
+
+__all__ = [
+    "COLUMNS",
+    "KINDS",
+    "Comparison",
+    "ImageScore",
+    "Kind",
+    "MetricsRow",
+    "RestorationSummary",
+    "RestorationThresholds",
+    "Statistics",
+    "Verdict",
+    "judge",
+    "read_metrics_csv",
+    "summarise",
+    "summary_json",
+    "write_metrics_csv",
+]
+
+DEFINITION: Final = (
+    "Target scaled by its own 0.1 and 99.9 percentiles; image fitted to it by least squares (a x + b); both clipped to "
+    "0..1. NRMSE = sqrt(mean((target - fitted)^2)); PSNR = 20 log10(1/NRMSE) dB, at most 100; SSIM with an 11x11 "
+    "Gaussian window, sigma 1.5, K1 0.01, K2 0.03, data range 1, mean without the 5-pixel border. Stacks are scored "
+    "slice by slice and averaged."
+)
+"""How the numbers were made, to be printed beside them."""
+
+
+class RestorationThresholds(BaseModel):
+    """What a restoration model must show on its test images to pass.
+
+    The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its
+    input beyond the chance of the choice of images, and is no worse than a filter that needs no training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        description="Test images that may be inverted or constant. One is enough to mistrust a model: the fit used by "
+        "the other metrics hides inversion, and in practice it comes from a fault of normalisation, not from noise.",
+    )
+    max_failed_slices: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
+        "In slices above and below the sample there is nothing to restore, and the sign of the fit is chance.",
+    )
+    min_psnr_gain_over_input: float = Field(
+        default=0.0,
+        ge=0,
+        description="Mean PSNR gain over the input, in dB, that the lower end of the interval must exceed.",
+    )
+    min_ssim_gain_over_input: float = Field(
+        default=0.0,
+        ge=0,
+        description="Mean SSIM gain over the input that the lower end of the interval must exceed.",
+    )
+    max_psnr_loss_to_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        description="Mean PSNR, in dB, by which the prediction may be worse than the Gaussian filter. It fails only if "
+        "the whole interval is worse than this.",
+    )
+    max_ssim_loss_to_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        description="Mean SSIM by which the prediction may be worse than the Gaussian filter. It fails only if the "
+        "whole interval is worse than this.",
+    )
+
+
+@dataclass(frozen=True)
+class RestorationSummary:
+    """What the test images show, before any threshold.
+
+    Attributes
+    ----------
+    images
+        Number of test images (a stack is one).
+    metrics
+        By kind and metric: statistics over the images.
+    comparisons
+        The prediction against input and baseline, in PSNR and SSIM.
+    worst
+        The image whose prediction has the lowest SSIM.
+    failed
+        Images with at least one inverted or constant slice in the prediction.
+    """
+
+    images: int
+    metrics: Mapping[Kind, Mapping[str, Statistics]]
+    comparisons: tuple[Comparison, ...]
+    worst: ImageScore
+    failed: tuple[ImageScore, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the model can be trusted, and why.
+
+    `reasons` say what decided; `remarks` say what a reader should know besides.
+    """
+
+    verdict: Literal["passed", "failed"]
+    reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
+    """Summarise the rows of input, baseline and prediction over the images.
+
+    Failed images stay in all means: their number is given beside them.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no rows, or the three kinds do not cover the same images.
+    """
+    scores = image_scores(rows)
+    predictions = scores["prediction"]
+    others: tuple[Kind, ...] = ("input", "baseline")
+    return RestorationSummary(
+        images=len(predictions),
+        metrics={
+            kind: {metric: statistics([score.values[metric] for score in scores[kind]]) for metric in METRICS}
+            for kind in KINDS
+        },
+        comparisons=tuple(
+            compare(predictions, scores[other], other, metric) for other in others for metric in COMPARED
+        ),
+        worst=min(predictions, key=lambda score: score.values["ssim"]),
+        failed=tuple(score for score in predictions if score.failed_slices),
+    )
+
+
+def judge(summary: RestorationSummary, thresholds: RestorationThresholds | None = None) -> Verdict:
+    """Pass or fail a model on its summary; see `RestorationThresholds`.
+
+    With fewer than three images there is no interval: the mean differences decide and a remark says so.
+    """
+    limits = thresholds or RestorationThresholds()
+    failed = [score for score in summary.failed if score.failed_slices > limits.max_failed_slices * score.slices]
+    refused = failed if len(failed) > limits.max_failed_images else []
+    failures = [_failed_images(refused, summary.images)] if refused else []
+    merits: list[str] = []
+    remarks: list[str] = []
+    for comparison in summary.comparisons:
+        if comparison.other == "input":
+            sentence, passed = _against_input(comparison, limits)
+        else:
+            sentence, passed = _against_baseline(comparison, limits)
+        (merits if passed else failures).append(sentence)
+    if summary.images < FEW_IMAGES:
+        count = "image" if summary.images == 1 else "images"
+        remarks.append(
+            f"Only {summary.images} test {count}: no interval can be given, and the verdict rests on the mean alone. "
+            f"Use at least {FEW_IMAGES} images, better ten."
+        )
+    remarks.extend(_tolerated(score) for score in summary.failed if score not in refused)
+    remarks.append(f"The worst image is {summary.worst.image}, with SSIM {summary.worst.values['ssim']:.3f}.")
+    if failures:
+        return Verdict("failed", tuple(failures), tuple(remarks))
+    return Verdict("passed", tuple(merits), tuple(remarks))
+
+
+def summary_json(
+    summary: RestorationSummary,
+    verdict: Verdict,
+    *,
+    thresholds: RestorationThresholds | None = None,
+    baseline: BaselineChoice | None = None,
+) -> dict[str, Any]:
+    """Everything a reader of the verdict needs, as plain JSON types; every number is finite.
+
+    `baseline` is how the Gaussian filter was chosen, on validation images.
+    """
+    return {
+        "task": "restoration",
+        "definition": DEFINITION,
+        "verdict": verdict.verdict,
+        "reasons": list(verdict.reasons),
+        "remarks": list(verdict.remarks),
+        "images": summary.images,
+        "metrics": {
+            kind: {metric: asdict(values) for metric, values in by_metric.items()}
+            for kind, by_metric in summary.metrics.items()
+        },
+        "comparisons": [asdict(comparison) for comparison in summary.comparisons],
+        "worst_image": _image_json(summary.worst),
+        "failed_images": [_image_json(score) for score in summary.failed],
+        "units": {metric: COLUMNS[metric] for metric in METRICS},
+        "interval": {
+            "method": "percentile bootstrap of the mean over images",
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "seed": SEED,
+        },
+        "thresholds": (thresholds or RestorationThresholds()).model_dump(),
+        "baseline": None
+        if baseline is None
+        else {
+            "filter": "gaussian",
+            "sigma_pixels": baseline.sigma,
+            "chosen_on": "validation images",
+            "images": baseline.images,
+            "candidates": [{"sigma_pixels": sigma, "mean_psnr_db": psnr} for sigma, psnr in baseline.mean_psnr],
+        },
+    }
+
+
+def _failed_images(failed: Sequence[ImageScore], images: int) -> str:
+    names = ", ".join(f"{score.image} ({' and '.join(score.failures)})" for score in failed[:5])
+    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+    return f"{len(failed)} of {images} predictions failed outright: {names}{more}."
+
+
+def _tolerated(score: ImageScore) -> str:
+    failures = " or ".join(score.failures)
+    if score.slices == 1:
+        return f"{score.image}: {failures}, which the thresholds allow."
+    return f"{score.image}: {failures} in {score.failed_slices} of {score.slices} slices, which the thresholds allow."
+
+
+def _against_input(comparison: Comparison, limits: RestorationThresholds) -> tuple[str, bool]:
+    needed = limits.min_psnr_gain_over_input if comparison.metric == "psnr" else limits.min_ssim_gain_over_input
+    difference = comparison.difference
+    low = difference.mean if difference.low is None else difference.low
+    if low > needed:
+        return f"The prediction is better than its input {_amount(comparison)}.", True
+    beyond = f" by the {_number(comparison.metric, needed)} asked for" if needed else ""
+    if comparison.outcome == "worse":
+        return f"The prediction is worse than its input {_amount(comparison)}.", False
+    return f"The prediction is not shown to be better than its input{beyond} {_amount(comparison)}.", False
+
+
+def _against_baseline(comparison: Comparison, limits: RestorationThresholds) -> tuple[str, bool]:
+    allowed = limits.max_psnr_loss_to_baseline if comparison.metric == "psnr" else limits.max_ssim_loss_to_baseline
+    difference = comparison.difference
+    high = difference.mean if difference.high is None else difference.high
+    if high < -allowed:
+        return f"The prediction is worse than a Gaussian filter {_amount(comparison)}.", False
+    if comparison.outcome == "better":
+        return f"The prediction is better than a Gaussian filter {_amount(comparison)}.", True
+    if comparison.outcome == "worse":
+        return f"The prediction is worse than a Gaussian filter, within what is allowed, {_amount(comparison)}.", True
+    if comparison.outcome == "not distinguishable":
+        return f"The prediction is not distinguishable from a Gaussian filter {_amount(comparison)}.", True
+    return f"The prediction is not worse than a Gaussian filter {_amount(comparison)}.", True
+
+
+def _amount(comparison: Comparison) -> str:
+    """Say "in PSNR: +1.2 dB on average, 95 % interval +1.0 to +1.4 dB; better in 9 of 9 images"."""
+    metric, difference = comparison.metric, comparison.difference
+    interval = ""
+    if difference.low is not None and difference.high is not None:
+        low, high = (_number(metric, value, signed=True) for value in (difference.low, difference.high))
+        interval = f", {100 * CONFIDENCE:.0f} % interval {low} to {high}"
+    mean = _number(metric, difference.mean, signed=True)
+    count = "image" if comparison.images == 1 else "images"
+    return (
+        f"in {metric.upper()}: {mean} on average{interval}; better in {comparison.wins} of {comparison.images} {count}"
+    )
+
+
+def _number(metric: str, value: float, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{value:{sign}.2f} dB" if metric == "psnr" else f"{value:{sign}.3f}"
+
+
+def _image_json(score: ImageScore) -> dict[str, Any]:
+    return {
+        "image": score.image,
+        "slices": score.slices,
+        "failed_slices": score.failed_slices,
+        "failures": list(score.failures),
+        **score.values,
+    }

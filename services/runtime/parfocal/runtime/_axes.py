@@ -1,0 +1,39 @@
+"""The meaning of an array's dimensions: from a file's letters to those of Parfocal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ORDER = "TCZYXS"
+
+
+def name_axes(shape: tuple[int, ...], axes: str, rgb: bool) -> str:
+    """Translate a file's axes to letters of `ORDER`, ``_`` for those to drop; ValueError when impossible."""
+    letters = ""
+    for axis, length in zip(axes, shape, strict=True):
+        if axis in "YX":
+            letters += axis
+        elif length == 1:
+            letters += "_"
+        elif axis == "S":
+            letters += "S" if rgb and length in (3, 4) else "C"
+        else:
+            letters += "Z" if axis in "QI" else axis  # QI: more planes, and nothing says of what
+    named = letters.replace("_", "")
+    unknown = sorted(set(named) - set(ORDER))
+    if unknown:
+        raise ValueError(f"it has axes {axes} of shape {shape}, and {', '.join(unknown)} is not one of T, C, Z, Y, X")
+    if len(set(named)) != len(named) or "Y" not in named or "X" not in named:
+        raise ValueError(f"its axes {axes} of shape {shape} do not say which dimension is which")
+    return letters
+
+
+def arrange(pixels: NDArray[Any], letters: str, axes: str) -> NDArray[Any]:
+    """Drop the axes named ``_`` in `letters` and bring the others into the order of `axes`."""
+    dropped = tuple(index for index, letter in enumerate(letters) if letter == "_")
+    pixels = np.squeeze(pixels, axis=dropped)
+    named = letters.replace("_", "")
+    return np.transpose(pixels, [named.index(axis) for axis in axes])

@@ -1,0 +1,1 @@
+"""Jobs: records in the store, the controller that runs them, and the workers that do them."""

@@ -1,0 +1,176 @@
+"""Checks a request as far as it can be checked without its pixels, and makes it a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from parfocal import v1
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
+from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
+from parfocal.runtime.manifests import (
+    DATASET_MANIFEST,
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    DatasetManifest,
+    ImageEntry,
+    Manifest,
+    ModelManifest,
+    ResultManifest,
+)
+from parfocal.runtime.names import check_name, check_request_id, model_location, result_location
+from parfocal.runtime.publish import claim_version
+from parfocal.runtime.service import Method, Parameters, Service, struct_values, values_struct
+from parfocal.runtime.store import ConflictError, Location, Store
+
+M = TypeVar("M", bound=Manifest)
+
+
+def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRequest) -> v1.Job:
+    """Return the new job, queued in the store.
+
+    Raises
+    ------
+    InvalidInputError, NotFoundError
+        The request cannot be carried out; nothing has been stored.
+    """
+    check_name("project", request.project)
+    check_request_id(request.request_id)
+    kind = job_kind(request)
+    job = v1.Job(
+        id=request.request_id,
+        project=request.project,
+        service=service.name,
+        request_id=request.request_id,
+        labels=request.labels,
+        created_by="unverified",
+        created_at=now(),
+        environment=service.environment(image=store.settings.image),
+    )
+    if request.HasField("training"):
+        method, parameters = _check_training(service, store, request.training)
+        job.training.CopyFrom(request.training)
+    elif request.HasField("prediction"):
+        method, parameters = _check_prediction(service, store, request.prediction)
+        job.prediction.CopyFrom(request.prediction)
+    elif request.HasField("evaluation"):
+        method, parameters = _check_evaluation(service, store, request.evaluation)
+        job.evaluation.CopyFrom(request.evaluation)
+    elif request.HasField("comparison"):
+        method, parameters = _check_comparison(service, store, request.comparison)
+        job.comparison.CopyFrom(request.comparison)
+    else:
+        raise InvalidInputError("The request asks for nothing: set training, prediction, evaluation or comparison.")
+    method.work_of(kind)
+    job.method = method.name
+    job.resolved_parameters.CopyFrom(values_struct(parameters.model_dump(mode="json")))
+    if request.HasField("training"):
+        place = claim_version(store, model_location(store, job.project, request.training.model), job.id)
+    else:
+        place = result_location(store, job.project, job.id)
+    job.reserved_uri = str(place)
+    try:
+        return jobs.create(job, request_digest(request)).job
+    except ConflictError:
+        # The same request reached another instance at the same moment.
+        known = jobs.repeated(request)
+        assert known is not None
+        return known
+
+
+def read_manifest(store: Store, uri: str, name: str, field: str, model: type[M]) -> M:
+    """Return the manifest of a published folder; errors name the field of the request that is wrong."""
+    try:
+        place = Location.parse(uri)
+        return model.read(store, place / name)
+    except NotFoundError as error:
+        what = {DATASET_MANIFEST: "dataset", MODEL_MANIFEST: "model", RESULT_MANIFEST: "result"}[name]
+        text = f"There is no published {what} at {uri}."
+        raise NotFoundError(text, [Violation(field, text)]) from error
+    except InvalidInputError as error:
+        raise InvalidInputError(error.message, [Violation(field, error.message)]) from error
+
+
+def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tuple[Method, Parameters]:
+    method = service.method(spec.method)
+    parameters = method.parse(v1.JOB_KIND_TRAINING, struct_values(spec.parameters))
+    check_name("model", spec.model)
+    dataset = read_manifest(store, spec.dataset_uri, DATASET_MANIFEST, "training.dataset_uri", DatasetManifest)
+    check_dataset(method, dataset)
+    if method.validate is not None:
+        method.validate(parameters, dataset)
+    if spec.initial_model_uri:
+        initial = read_manifest(
+            store, spec.initial_model_uri, MODEL_MANIFEST, "training.initial_model_uri", ModelManifest
+        )
+        if initial.method != method.name:
+            raise InvalidInputError(
+                f"The initial model {spec.initial_model_uri} was made by {initial.method}; {method.name} can only "
+                "start from a model of its own."
+            )
+    return method, parameters
+
+
+def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -> tuple[Method, Parameters]:
+    model = read_manifest(store, spec.model_uri, MODEL_MANIFEST, "prediction.model_uri", ModelManifest)
+    method = service.method(model.method)
+    parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
+    if spec.split:
+        dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
+        if not dataset.select(spec.split, "source"):
+            raise InvalidInputError(f"The dataset {spec.input_uri} has no {spec.split!r} images.")
+    elif next(iter(store.objects(Location.parse(spec.input_uri))), None) is None:
+        raise NotFoundError(f"There are no images below {spec.input_uri}.")
+    return method, parameters
+
+
+def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -> tuple[Method, Parameters]:
+    method = service.method(spec.method)
+    parameters = method.parse(v1.JOB_KIND_EVALUATION, struct_values(spec.parameters))
+    dataset = read_manifest(store, spec.dataset_uri, DATASET_MANIFEST, "evaluation.dataset_uri", DatasetManifest)
+    split = spec.split or "test"
+    if not dataset.select(split, "target"):
+        raise InvalidInputError(f"The dataset {spec.dataset_uri} has no {split!r} images with targets to compare with.")
+    read_manifest(store, spec.prediction_uri, RESULT_MANIFEST, "evaluation.prediction_uri", ResultManifest)
+    if spec.model_uri:
+        read_manifest(store, spec.model_uri, MODEL_MANIFEST, "evaluation.model_uri", ModelManifest)
+    return method, parameters
+
+
+def _check_comparison(service: Service, store: Store, spec: v1.ComparisonSpec) -> tuple[Method, Parameters]:
+    method = service.method(spec.method)
+    parameters = method.parse(v1.JOB_KIND_COMPARISON, struct_values(spec.parameters))
+    if len(spec.evaluation_uris) < 2:
+        raise InvalidInputError("A comparison needs two evaluations or more.")
+    for uri in spec.evaluation_uris:
+        read_manifest(store, uri, RESULT_MANIFEST, "comparison.evaluation_uris", ResultManifest)
+    return method, parameters
+
+
+def check_dataset(method: Method, dataset: DatasetManifest) -> None:
+    """Raise InvalidInputError where a dataset does not suit a method; the manifest alone tells."""
+    sources = dataset.select("train", "source")
+    name = f"The dataset {dataset.dataset!r} (version {dataset.version})"
+    if len(sources) < method.minimum_images:
+        raise InvalidInputError(
+            f"{name} has {len(sources)} training images; {method.title} needs at least {method.minimum_images}."
+        )
+    problems = list(_axes_problems(method, sources))
+    if method.target in {v1.TARGET_KIND_PAIRED_IMAGE, v1.TARGET_KIND_LABELS}:
+        targets = {entry.stem: entry for entry in dataset.select("train", "target")}
+        for source in sources:
+            target = targets.get(source.stem)
+            if target is None:
+                problems.append(Violation(source.file, "has no target of the same name"))
+            elif target.shape != source.shape:
+                problems.append(Violation(source.file, f"is {source.shape}, but its target {target.shape}"))
+    if problems:
+        shown = "; ".join(f"{problem.field} {problem.description}" for problem in problems[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InvalidInputError(f"{name} does not suit {method.title}: {shown}{more}.", problems)
+
+
+def _axes_problems(method: Method, images: Iterable[ImageEntry]) -> Iterable[Violation]:
+    for image in images:
+        if image.axes != method.axes:
+            yield Violation(image.file, f"has axes {image.axes} where {method.axes} is needed")

@@ -1,0 +1,247 @@
+"""What a worker has at hand while it does a job: parameters, store, reporting, cancelling, publishing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from parfocal import v1
+from parfocal.runtime.cache import Cache
+from parfocal.runtime.errors import CancelledError, ParfocalError, UnavailableError
+from parfocal.runtime.jobs.records import JobStore, job_kind, set_state
+from parfocal.runtime.manifests import Manifest
+from parfocal.runtime.publish import publish
+from parfocal.runtime.service import Method, Parameters, Service, Work, struct_values
+from parfocal.runtime.store import Location, Store
+
+_log = logging.getLogger(__name__)
+_PROGRESS_SECONDS = 2.0
+_CANCEL_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint in the store: the epochs done, and its folder."""
+
+    epoch: int
+    attempt: int
+    place: Location
+
+
+class JobContext:
+    """One attempt of one job, as its worker sees it. Every write carries the attempt."""
+
+    def __init__(self, service: Service, store: Store, job: v1.Job, scratch: Path) -> None:
+        self.service = service
+        self.store = store
+        self.settings = store.settings
+        self.jobs = JobStore(store)
+        self.job = job
+        self.scratch = scratch
+        self.method: Method = service.method(job.method)
+        self.work: Work = self.method.work_of(job_kind(job))
+        self.parameters: Parameters = self.method.parse(job_kind(job), struct_values(job.resolved_parameters))
+        self.cache = Cache(self.settings.state_folder / "cache")
+        self.reserved = Location.parse(job.reserved_uri)
+        self._cancel: dict[str, object] | None = None
+        self._next_progress = 0.0
+        threading.Thread(target=self._watch_cancel, name="cancel", daemon=True).start()
+
+    @property
+    def keep_best(self) -> bool:
+        """Whether training shall end now and publish its best weights."""
+        return self._cancel is not None and bool(self._cancel["keep_best"])
+
+    def check_cancelled(self) -> None:
+        """Raise CancelledError if the job shall end without a result. Call it once a step, tile or image."""
+        if self._cancel is not None and not self._cancel["keep_best"]:
+            why = str(self._cancel["why"])
+            raise CancelledError(f"cancelled: {why}" if why else "cancelled on request")
+
+    def warn(self, text: str) -> None:
+        """Tell people something that they should know about the result."""
+        if text in self.job.warnings:
+            return
+
+        def change(job: v1.Job) -> v1.JobEvent:
+            job.warnings.append(text)
+            return v1.JobEvent(warning=v1.Warning(text=text))
+
+        self._change(change)
+
+    def describe(self, *, precision: str, device: str = "CPU") -> None:
+        """Record what the job runs on."""
+        environment = self.service.environment(image=self.settings.image, precision=precision, device=device)
+
+        def change(job: v1.Job) -> None:
+            job.environment.CopyFrom(environment)
+
+        self._change(change)
+
+    def report_progress(self, progress: v1.Progress, *, message: str = "", at_once: bool = False) -> None:
+        """Show how far the job is; at most every two seconds unless `at_once`. Never delays or ends the job."""
+        if not at_once and time.monotonic() < self._next_progress:
+            return
+        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+
+        def change(job: v1.Job) -> None:
+            job.progress.CopyFrom(progress)
+            if message:
+                job.message = message
+
+        try:
+            self.job = self.jobs.change(self.job.project, self.job.id, change, attempt=self.job.attempt)
+        except UnavailableError as error:
+            _log.warning("progress not shown: %s", error)
+
+    def report_epoch(self, epoch: v1.EpochCompleted, progress: v1.Progress) -> None:
+        """Record a completed epoch."""
+
+        def change(job: v1.Job) -> v1.JobEvent:
+            job.metrics.update(epoch.metrics)
+            job.progress.CopyFrom(progress)
+            job.message = f"epoch {epoch.epoch} of {progress.epochs} done"
+            return v1.JobEvent(epoch_completed=epoch)
+
+        self._change(change)
+
+    def report_image(self, image: v1.ImageCompleted, progress: v1.Progress) -> None:
+        """Record a processed image."""
+
+        def change(job: v1.Job) -> v1.JobEvent:
+            job.progress.CopyFrom(progress)
+            return v1.JobEvent(image_completed=image)
+
+        self._change(change)
+
+    def publish(self, name: str, manifest: Manifest, kind: str, metrics: Mapping[str, float] | None = None) -> None:
+        """Make the reserved place exist by its manifest and record it; files must be uploaded before."""
+        # The attempt is checked immediately before, so that a stale worker publishes nothing.
+        self.report_progress(self.job.progress, message="publishing", at_once=True)
+        uri = publish(self.store, self.reserved, name, manifest)
+        self.record_output(kind, uri, metrics or {})
+
+    def record_output(self, kind: str, uri: str, metrics: Mapping[str, float]) -> None:
+        """Record something published, with the metrics that belong to it."""
+        output = v1.Output(kind=kind, uri=uri)
+
+        def change(job: v1.Job) -> v1.JobEvent | None:
+            job.metrics.update(metrics)
+            if output in job.outputs:
+                return None
+            job.outputs.append(output)
+            return v1.JobEvent(output=output)
+
+        self._change(change)
+
+    def succeed(self, message: str = "done") -> None:
+        """End the job as SUCCEEDED."""
+
+        def change(job: v1.Job) -> v1.JobEvent:
+            job.progress.fraction = 1.0
+            return set_state(job, v1.JOB_STATE_SUCCEEDED, message)
+
+        self._change(change)
+
+    def cancelled(self, message: str) -> None:
+        """End the job as CANCELLED."""
+        self._change(lambda job: set_state(job, v1.JOB_STATE_CANCELLED, message))
+
+    def fail(self, code: str, reason: str, error: ParfocalError | str) -> None:
+        """End the job as FAILED."""
+
+        def change(job: v1.Job) -> v1.JobEvent:
+            text = error if isinstance(error, str) else error.message
+            violations = () if isinstance(error, str) else error.violations
+            job.error.CopyFrom(
+                v1.JobError(
+                    code=code,
+                    reason=reason,
+                    text=text,
+                    violations=[
+                        v1.FieldViolation(field=violation.field, description=violation.description)
+                        for violation in violations
+                    ],
+                )
+            )
+            return set_state(job, v1.JOB_STATE_FAILED, text)
+
+        self._change(change)
+
+    def save_checkpoint(self, epoch: int, files: Sequence[Path]) -> None:
+        """Keep local files as the checkpoint after `epoch` epochs, and forget all but the one before it."""
+        folder = self._checkpoints / f"{self.job.attempt:04d}-{epoch:06d}"
+        known = self.checkpoints()
+        for path in files:
+            self._patiently(partial(self.store.upload, path, folder / path.name))
+        complete = json.dumps({"epoch": epoch, "files": [path.name for path in files]}).encode()
+        self._patiently(lambda: self.store.write(folder / "complete.json", complete))
+
+        def change(job: v1.Job) -> None:
+            # A training that gets on may lose its worker any number of times.
+            job.lost_workers = 0
+
+        self._change(change)
+        for old in known[:-1]:
+            for item in list(self.store.objects(old.place)):
+                self.store.delete(item.location)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the complete checkpoints, the one to go on from last."""
+        found = []
+        for item in self.store.objects(self._checkpoints):
+            if item.location.name == "complete.json":
+                attempt, epoch = item.location.parent.name.split("-")
+                found.append(Checkpoint(int(epoch), int(attempt), item.location.parent))
+        return sorted(found, key=lambda checkpoint: (checkpoint.epoch, checkpoint.attempt))
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> list[Path]:
+        """Return local copies of the files of a checkpoint."""
+        folder = self.scratch / "restored"
+        names = self.store.read_json(checkpoint.place / "complete.json")["files"]
+        for name in names:
+            self.store.download(checkpoint.place / name, folder / name)
+        return [folder / name for name in names]
+
+    def delete_checkpoints(self) -> None:
+        """Remove all checkpoints: the job has published its model."""
+        for item in list(self.store.objects(self._checkpoints)):
+            self.store.delete(item.location)
+
+    def epochs(self) -> list[v1.EpochCompleted]:
+        """Return all completed epochs that the job has reported in any attempt, in order of the events."""
+        record = self.jobs.read(self.job.project, self.job.id)
+        events = self.jobs.events(record, 0)
+        return [event.epoch_completed for event in events if event.HasField("epoch_completed")]
+
+    @property
+    def _checkpoints(self) -> Location:
+        return self.jobs.folder(self.job.project, self.job.id) / "checkpoints"
+
+    def _change(self, change: Callable[[v1.Job], v1.JobEvent | None]) -> None:
+        self.job = self.jobs.change_patiently(self.job.project, self.job.id, change, attempt=self.job.attempt)
+
+    def _patiently(self, action: Callable[[], None], patience_seconds: float = 600.0) -> None:
+        deadline, pause = time.monotonic() + patience_seconds, 0.5
+        while True:
+            try:
+                return action()
+            except UnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 15.0)
+
+    def _watch_cancel(self) -> None:
+        while self._cancel is None:
+            try:
+                self._cancel = self.jobs.cancel_mark(self.job)
+            except ParfocalError as error:
+                _log.warning("cannot look for the cancel mark: %s", error)
+            time.sleep(_CANCEL_POLL_SECONDS)

@@ -1,0 +1,276 @@
+"""Job records in the store: the truth about every job.
+
+```
+jobs/<project>/<job>/job.json                the job and its newest event; changed only by If-Match
+                     cancel                  the mark that asks the worker to end
+                     events/<sequence>.json  created once each
+                     checkpoints/<attempt>-<epoch>/
+```
+
+An event is first written into job.json together with the change it reports, and only then as its own object.
+So one conditional write decides who may report at all (a stale worker loses it), and an event whose own object
+was not written before a crash is still found in job.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from google.protobuf import json_format, timestamp_pb2
+
+from parfocal import v1
+from parfocal.runtime.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    PreconditionError,
+    StaleWorkerError,
+    UnavailableError,
+)
+from parfocal.runtime.names import job_location
+from parfocal.runtime.store import ConflictError, Location, Store
+
+FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})
+WORKING_STATES = frozenset({v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING})
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job as stored: the message, its newest event, the digest of the request, and the ETag for `If-Match`."""
+
+    job: v1.Job
+    last_event: v1.JobEvent | None
+    request_sha256: str
+    etag: str
+
+
+def now() -> timestamp_pb2.Timestamp:
+    """Return the present time."""
+    stamp = timestamp_pb2.Timestamp()
+    stamp.GetCurrentTime()
+    return stamp
+
+
+def state_name(state: v1.JobState.ValueType) -> str:
+    """Return the short name of a state, e.g. "RUNNING"."""
+    return v1.JobState.Name(state).removeprefix("JOB_STATE_")
+
+
+def job_kind(job: v1.Job | v1.StartJobRequest) -> v1.JobKind.ValueType:
+    """Return the kind of work of a job or request; UNSPECIFIED if none is set."""
+    name = job.WhichOneof("spec")
+    return v1.JobKind.Value(f"JOB_KIND_{name.upper()}") if name else v1.JOB_KIND_UNSPECIFIED
+
+
+def request_digest(request: v1.StartJobRequest) -> str:
+    """Return a digest of what a request asks for, to tell a repeated request from another one."""
+    text = json_format.MessageToJson(request, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def set_state(job: v1.Job, state: v1.JobState.ValueType, message: str) -> v1.JobEvent:
+    """Change the state of `job` and return the event that reports it."""
+    job.state = state
+    job.message = message
+    if state in FINAL_STATES:
+        job.finished_at.CopyFrom(now())
+        job.progress.ClearField("seconds_left")
+    else:
+        job.ClearField("finished_at")
+    return v1.JobEvent(state_change=v1.StateChange(state=state, message=message))
+
+
+class JobStore:
+    """Reads and changes job records."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def folder(self, project: str, job_id: str) -> Location:
+        """Return the folder of a job's record."""
+        return job_location(self.store, project, job_id)
+
+    def create(self, job: v1.Job, request_sha256: str) -> Record:
+        """Store a new job with its first event; raise ConflictError if the id is taken."""
+        event = set_state(job, v1.JOB_STATE_QUEUED, "waiting for its turn")
+        self._number(job, event)
+        data = self._encode(job, event, request_sha256)
+        etag = self.store.create(self.folder(job.project, job.id) / "job.json", data)
+        self._write_event(job, event)
+        return Record(job, event, request_sha256, etag)
+
+    def read(self, project: str, job_id: str) -> Record:
+        """Return a job's record; raise NotFoundError if there is none."""
+        try:
+            data, etag = self.store.read_versioned(self.folder(project, job_id) / "job.json")
+        except NotFoundError as error:
+            raise NotFoundError(f"There is no job {job_id!r} in project {project!r}.") from error
+        content = json.loads(data)
+        job = json_format.ParseDict(content["job"], v1.Job(), ignore_unknown_fields=True)
+        event = None
+        if content.get("last_event"):
+            event = json_format.ParseDict(content["last_event"], v1.JobEvent(), ignore_unknown_fields=True)
+        return Record(job, event, content["request_sha256"], etag)
+
+    def change(
+        self,
+        project: str,
+        job_id: str,
+        change: Callable[[v1.Job], v1.JobEvent | None],
+        *,
+        attempt: int | None = None,
+    ) -> v1.Job:
+        """Apply `change` to the stored job atomically; `change` may run again if somebody else was faster.
+
+        Parameters
+        ----------
+        change
+            Alters the job in place and returns the event that reports it, or None for progress alone.
+        attempt
+            Given by workers: the change is refused with StaleWorkerError when the job is not running in this
+            attempt any more.
+        """
+        while True:
+            record = self.read(project, job_id)
+            job = record.job
+            if attempt is not None and (job.attempt != attempt or job.state not in WORKING_STATES):
+                raise StaleWorkerError(
+                    f"Job {job_id} is {state_name(job.state)} in attempt {job.attempt}; attempt {attempt} must end."
+                )
+            if record.last_event is not None:
+                # Repairs a crash between the two writes, so that numbers have no gaps.
+                self._write_event(job, record.last_event)
+            event = change(job)
+            if event is not None:
+                self._number(job, event)
+            data = self._encode(job, event or record.last_event, record.request_sha256)
+            try:
+                self.store.replace(self.folder(project, job_id) / "job.json", data, record.etag)
+            except ConflictError:
+                continue
+            if event is not None:
+                self._write_event(job, event)
+            return job
+
+    def change_patiently(
+        self,
+        project: str,
+        job_id: str,
+        change: Callable[[v1.Job], v1.JobEvent | None],
+        *,
+        attempt: int | None = None,
+        patience_seconds: float = 600.0,
+    ) -> v1.Job:
+        """Do `change`, waiting for a store that does not answer; a training must survive a restart of the store."""
+        deadline, pause = time.monotonic() + patience_seconds, 0.5
+        while True:
+            try:
+                return self.change(project, job_id, change, attempt=attempt)
+            except UnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 15.0)
+
+    def events(self, record: Record, after: int) -> Iterator[v1.JobEvent]:
+        """Yield the events of a job with numbers above `after`, up to the newest one of `record`."""
+        folder = self.folder(record.job.project, record.job.id) / "events"
+        for sequence in range(after + 1, record.job.last_sequence + 1):
+            if record.last_event is not None and record.last_event.sequence == sequence:
+                yield record.last_event
+            else:
+                data = self.store.read(folder / f"{sequence:08d}.json")
+                yield json_format.Parse(data, v1.JobEvent(), ignore_unknown_fields=True)
+
+    def all_jobs(self, project: str) -> list[v1.Job]:
+        """Return all jobs of a project, newest first."""
+
+        def read(job_id: str) -> v1.Job | None:
+            try:
+                return self.read(project, job_id).job
+            except NotFoundError:
+                return None  # deleted meanwhile
+
+        ids = self.store.folders(self.store.jobs / project)
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            jobs = [job for job in pool.map(read, ids) if job is not None]
+        return sorted(jobs, key=lambda job: (job.created_at.ToNanoseconds(), job.id), reverse=True)
+
+    def projects(self) -> list[str]:
+        """Return the names of all projects that have jobs."""
+        return [name for name in self.store.folders(self.store.jobs) if not name.startswith(".")]
+
+    def mark_cancelled(self, job: v1.Job, *, keep_best: bool, why: str) -> None:
+        """Leave the mark that asks the worker of `job` to end."""
+        mark = json.dumps({"attempt": job.attempt, "keep_best": keep_best, "why": why}).encode()
+        self.store.write(self.folder(job.project, job.id) / "cancel", mark)
+
+    def cancel_mark(self, job: v1.Job) -> dict[str, object] | None:
+        """Return the cancel mark that applies to the present attempt of `job`, or None."""
+        try:
+            mark = json.loads(self.store.read(self.folder(job.project, job.id) / "cancel"))
+        except NotFoundError:
+            return None
+        # A mark of an earlier attempt was meant for that one: the job has been resumed since.
+        return mark if mark["attempt"] == job.attempt else None
+
+    def delete(self, job: v1.Job) -> None:
+        """Move the record of an ended job to the trash."""
+        if job.state not in FINAL_STATES:
+            raise PreconditionError(f"Job {job.id} is {state_name(job.state)}: cancel it before deleting its record.")
+        folder = self.folder(job.project, job.id)
+        trash = self.store.jobs / ".trash" / job.project / f"{job.id}-{now().ToSeconds()}"
+        items = [item.location for item in self.store.objects(folder)]
+        for item in items:
+            name = item.key.removeprefix(f"{folder.key}/")
+            if not name.startswith("checkpoints/"):
+                self.store.copy(item, trash / name)
+        # job.json last: until then a repeated call finds the job and goes on.
+        for item in sorted(items, key=lambda item: item.name == "job.json"):
+            self.store.delete(item)
+
+    def repeated(self, request: v1.StartJobRequest) -> v1.Job | None:
+        """Return the job that the same request started before; None if there is none.
+
+        Raises
+        ------
+        AlreadyExistsError
+            The request id belongs to another request.
+        """
+        try:
+            record = self.read(request.project, request.request_id)
+        except NotFoundError:
+            return None
+        if record.request_sha256 != request_digest(request):
+            raise AlreadyExistsError(
+                f"The request id {request.request_id!r} belongs to another request of project {request.project!r}: "
+                "use a fresh one."
+            )
+        return record.job
+
+    @staticmethod
+    def _number(job: v1.Job, event: v1.JobEvent) -> None:
+        job.last_sequence += 1
+        event.sequence = job.last_sequence
+        event.attempt = job.attempt
+        event.time.CopyFrom(now())
+
+    def _write_event(self, job: v1.Job, event: v1.JobEvent) -> None:
+        place = self.folder(job.project, job.id) / "events" / f"{event.sequence:08d}.json"
+        try:
+            self.store.create(place, json_format.MessageToJson(event).encode())
+        except ConflictError:
+            return  # already written, by us or by whoever repaired it: the number was given only once
+
+    @staticmethod
+    def _encode(job: v1.Job, event: v1.JobEvent | None, request_sha256: str) -> bytes:
+        content = {
+            "job": json_format.MessageToDict(job),
+            "last_event": json_format.MessageToDict(event) if event is not None else None,
+            "request_sha256": request_sha256,
+        }
+        return json.dumps(content, indent=1).encode()

@@ -1,0 +1,105 @@
+"""The worker: `python -m parfocal.runtime.jobs.worker MODULE PROJECT JOB --attempt N` does one attempt of one job.
+
+It reads everything it needs from the store and reports there; it needs nothing else from whoever started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from parfocal.runtime.errors import CancelledError, OutOfMemoryError, ParfocalError, StaleWorkerError
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.jobs.records import JobStore
+from parfocal.runtime.logs import configure_logging
+from parfocal.runtime.server.errors import code_name
+from parfocal.runtime.service import load_object, load_service
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Store, translate_disk_error
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do one attempt of one job; return 0 if the job's record says how it ended."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("module")
+    parser.add_argument("project")
+    parser.add_argument("job_id")
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--lifeline", type=int, default=-1)
+    options = parser.parse_args(arguments)
+    if options.lifeline >= 0:
+        threading.Thread(target=_end_with, args=(options.lifeline,), name="lifeline", daemon=True).start()
+    configure_logging(job=options.job_id, attempt=options.attempt)
+    settings = Settings()
+    store = Store(settings)
+    service = load_service(options.module)
+    job = JobStore(store).read(options.project, options.job_id).job
+    if job.attempt != options.attempt:
+        _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, options.attempt)
+        return 0
+    scratch = settings.state_folder / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{job.id}-") as folder:
+        run(JobContext(service, store, job, Path(folder)))
+    return 0
+
+
+def run(context: JobContext) -> None:
+    """Do the work of a job and record how it ended."""
+    try:
+        try:
+            load_object(context.work.run)(context)
+        except (OSError, MemoryError) as error:
+            raise _translate(error) from error
+    except StaleWorkerError as error:
+        _log.error("%s", error)
+    except CancelledError as error:
+        context.cancelled(error.message)
+    except ParfocalError as error:
+        _log.warning("the job failed: %s", error.message)
+        context.fail(code_name(error), error.reason, error)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            memory = _translate(MemoryError())
+            assert isinstance(memory, ParfocalError)
+            context.fail(code_name(memory), memory.reason, memory)
+            return
+        _log.exception("the job failed by a defect")
+        context.fail(
+            "INTERNAL",
+            "INTERNAL",
+            f"Parfocal failed in a way it should not ({type(error).__name__}). This is a defect, not your mistake; "
+            f"please report it with the job {context.job.id} and the worker's log.",
+        )
+    else:
+        context.succeed()
+
+
+def _translate(error: OSError | MemoryError) -> Exception:
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(
+            "The work needs more memory than there is. Try a smaller batch_size, patch_size or tile_size."
+        )
+    return translate_disk_error(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The frameworks' own classes cannot be imported here.
+    return type(error).__name__ in {"ResourceExhaustedError", "OutOfMemoryError"}
+
+
+def _end_with(lifeline: int) -> None:
+    """End this process at once when whoever started it is gone: its end of the pipe then closes."""
+    os.read(lifeline, 1)
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The manifests that make a dataset, model or result exist: written last, never changed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.store import Location, Store
+
+DATASET_MANIFEST = "dataset.json"
+MODEL_MANIFEST = "model.json"
+RESULT_MANIFEST = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """One file: `name` relative to the manifest's folder, size in bytes, SHA-256 in hexadecimal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What all manifests have in common. Unknown fields of a newer Parfocal are kept out of the way, not refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = 1
+    project: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    created_by: str = "unverified"
+    files: tuple[FileEntry, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, store: Store, location: Location) -> Self:
+        """Read a manifest from the store; raise NotFoundError if it is not published."""
+        data = store.read(location)
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise InvalidInputError(f"{location} is damaged or not written by Parfocal: {error}") from error
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as it is stored."""
+        return self.model_dump_json(indent=2).encode()
+
+    def entry(self, name: str) -> FileEntry | None:
+        """Return the entry of the file `name`, or None."""
+        return next((entry for entry in self.files if entry.name == name), None)
+
+
+class ImageEntry(BaseModel):
+    """One image of a dataset: what its header says, so that a request can be checked without its pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    role: str
+    stem: str
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: str
+    pixel_size_um: tuple[float | None, float | None, float | None] | None = None
+
+
+class DatasetManifest(Manifest):
+    """A published dataset version. `images` has one entry for each source and target file."""
+
+    dataset: str
+    version: int
+    images: tuple[ImageEntry, ...]
+    licence: str = ""
+    description: str = ""
+
+    def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
+        """Return the images of one split ("train", "test") and role ("source", "target")."""
+        return tuple(image for image in self.images if image.split == split and image.role == role)
+
+
+class ModelManifest(Manifest):
+    """A published model version: everything needed to apply it, and everything known of how it was made."""
+
+    model: str
+    version: int
+    service: str
+    method: str
+    job: str
+    parameters: dict[str, Any]
+    axes: str
+    normaliser: dict[str, Any]
+    training_quantiles: dict[str, Any] = Field(default_factory=dict)
+    dataset_uri: str
+    dataset_sha256: dict[str, str] = Field(default_factory=dict)
+    split: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    parent: str = ""
+    pixel_size_um: tuple[float | None, float | None, float | None] | None = None
+    training_seconds: float = 0.0
+    epochs: int = 0
+    best_epoch: int = 0
+
+
+class ResultFile(BaseModel):
+    """One processed image: its input with digest, what was written, or why nothing was."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str
+    input_sha256: str
+    outputs: dict[str, str] = Field(default_factory=dict)
+    seconds: float = 0.0
+    clipped_fraction: float = 0.0
+    reason: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class ResultManifest(Manifest):
+    """A published result of a prediction or evaluation."""
+
+    job: str
+    service: str
+    method: str
+    kind: str
+    model_uri: str = ""
+    input_uri: str = ""
+    split: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    verdict: dict[str, Any] = Field(default_factory=dict)
+    summary: dict[str, Any] = Field(default_factory=dict)
+    images: tuple[ResultFile, ...] = ()

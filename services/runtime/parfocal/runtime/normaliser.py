@@ -1,0 +1,182 @@
+"""Intensities of any microscope brought to one scale, and back.
+
+Rule and constants are recorded in the model and replayed wherever it is used. Constants are taken from a whole image or
+volume, per channel, and never from a tile or a patch: training, prediction and quality control see the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from parfocal.runtime.errors import InvalidInputError
+
+_MOST_PIXELS = 2**26
+_QUANTILE_PIXELS = 2**22
+DRIFT_LEVELS = (0.1, 1.0, 2.0, 25.0, 50.0, 75.0, 99.0, 99.8, 99.9)
+
+
+class NormaliserConstants(BaseModel):
+    """What one image was normalised with: ``normalised = (value - offset) / scale``.
+
+    `offset` and `scale` have one entry, or one per channel along `channel_axis`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    channel_axis: int | None = None
+
+
+class Quantiles(BaseModel):
+    """Percentiles (`levels`, 0 to 100) of a set of images and their `values` in the images' own units."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    levels: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+class Normaliser(BaseModel):
+    """The rule by which images are brought to one scale.
+
+    ``percentile`` maps the `low` percentile to 0 and the `high` one to 1; ``z-score`` maps mean and standard
+    deviation to 0 and 1; ``none`` leaves values as they are. Nothing is clipped unless `clip` asks for it (to 0
+    and 1; only with ``percentile``).
+
+    The defaults are those of CSBDeep's prediction (Weigert et al., Nature Methods 15, 1090, 2018).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["percentile", "z-score", "none"] = "percentile"
+    low: float = Field(default=2.0, ge=0, lt=100)
+    high: float = Field(default=99.8, gt=0, le=100)
+    clip: bool = False
+    per: Literal["image"] = "image"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Normaliser:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.clip and self.rule != "percentile":
+            raise ValueError("clip needs the percentile rule")
+        return self
+
+    def fit(self, pixels: NDArray[Any], axes: str) -> NormaliserConstants:
+        """Take the constants of one whole image or volume.
+
+        Above 2**26 pixels per channel every n-th pixel along each axis is looked at, with the least n that comes
+        below that number: the same pixels every time, and 67 million of them.
+
+        Parameters
+        ----------
+        pixels
+            The image; its values must be finite.
+        axes
+            One letter per dimension. C or S is the channel axis, normalised channel by channel.
+
+        Returns
+        -------
+        NormaliserConstants
+            Where an image has no contrast at all, the scale is 1; where the two percentiles coincide (few bright
+            spots on nothing) it is the range of the image.
+
+        Raises
+        ------
+        InvalidInputError
+            The image holds values that are not finite.
+        """
+        if len(axes) != pixels.ndim:
+            raise ValueError(f"axes {axes!r} do not describe an array of shape {pixels.shape}")
+        channel_axis = next((index for index, axis in enumerate(axes) if axis in "CS"), None)
+        if self.rule == "none":
+            return NormaliserConstants(offset=(0.0,), scale=(1.0,))
+        channels = [pixels] if channel_axis is None else list(np.moveaxis(pixels, channel_axis, 0))
+        constants = [self._constants(channel) for channel in channels]
+        return NormaliserConstants(
+            offset=tuple(offset for offset, _ in constants),
+            scale=tuple(scale for _, scale in constants),
+            channel_axis=channel_axis,
+        )
+
+    def apply(self, pixels: NDArray[Any], constants: NormaliserConstants) -> NDArray[np.float32]:
+        """Normalise an image, or any patch or tile of it, with the constants of the whole image.
+
+        Returns
+        -------
+        NDArray
+            float32, of the same shape; a new array.
+        """
+        offset, scale = _columns(constants, pixels)
+        if pixels.dtype.itemsize > 2 and pixels.dtype != np.float32:
+            # Large integers and doubles lose digits in float32 unless the offset goes first.
+            values: NDArray[np.float32] = ((pixels - offset) / scale).astype(np.float32)
+        else:
+            values = np.subtract(pixels, np.float32(offset), dtype=np.float32)
+            np.divide(values, np.float32(scale), out=values)
+        return np.clip(values, 0, 1, out=values) if self.clip else values
+
+    def undo(self, values: NDArray[Any], constants: NormaliserConstants) -> NDArray[np.float32]:
+        """Bring normalised values back to the image's own units; clipped values cannot come back."""
+        offset, scale = _columns(constants, values)
+        restored: NDArray[np.float32] = (values * scale + offset).astype(np.float32)
+        return restored
+
+    def _constants(self, channel: NDArray[Any]) -> tuple[float, float]:
+        sample = _subsample(channel, _MOST_PIXELS)
+        if self.rule == "z-score":
+            offset, top = float(np.mean(sample, dtype=np.float64)), 0.0
+            scale = float(np.std(sample, dtype=np.float64))
+        else:
+            offset, top = (float(value) for value in np.percentile(sample, (self.low, self.high)))
+            scale = top - offset
+        if not (np.isfinite(offset) and np.isfinite(scale)):
+            raise InvalidInputError("The image holds values that are not finite: export it again without them.")
+        if scale <= 0:
+            scale = float(channel.max()) - float(channel.min())
+        return offset, scale if scale > 0 else 1.0
+
+
+def training_quantiles(images: Sequence[NDArray[Any]], levels: Sequence[float] = DRIFT_LEVELS) -> Quantiles:
+    """Percentiles of a whole training set, for telling later whether a new image resembles it.
+
+    Every image counts alike, whatever its size; about four million pixels are looked at, on a regular grid.
+
+    Parameters
+    ----------
+    images
+        The raw images; memory-mapped arrays are read only where they are looked at.
+    levels
+        Percentiles, 0 to 100.
+    """
+    share = max(64, _QUANTILE_PIXELS // max(1, len(images)))
+    parts = [_subsample(image, share).reshape(-1).astype(np.float64) for image in images]
+    weights = np.concatenate([np.full(part.size, 1.0 / part.size) for part in parts])
+    values = np.concatenate(parts)
+    order = np.argsort(values, kind="stable")
+    cumulated = np.cumsum(weights[order])
+    found = np.interp(np.asarray(levels) / 100 * cumulated[-1], cumulated - weights[order] / 2, values[order])
+    return Quantiles(levels=tuple(levels), values=tuple(float(value) for value in found))
+
+
+def _subsample(pixels: NDArray[Any], most: int) -> NDArray[Any]:
+    """Every n-th pixel along each axis, with the least n that leaves at most `most` pixels."""
+    step = 1
+    while np.prod([-(-length // step) for length in pixels.shape], dtype=np.int64) > most:
+        step += 1
+    return np.asarray(pixels[(slice(None, None, step),) * pixels.ndim])
+
+
+def _columns(constants: NormaliserConstants, pixels: NDArray[Any]) -> tuple[Any, Any]:
+    """Offset and scale as numbers, or as arrays that broadcast along the channel axis."""
+    if constants.channel_axis is None:
+        return constants.offset[0], constants.scale[0]
+    shape = [1] * pixels.ndim
+    shape[constants.channel_axis] = len(constants.offset)
+    return np.reshape(constants.offset, shape), np.reshape(constants.scale, shape)

@@ -1,0 +1,125 @@
+"""Parameters that many methods share. A method inherits them and changes a default where its publication does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from parfocal.runtime.service import Parameters
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class TrainingParameters(Parameters):
+    """What every training by epochs and patches needs."""
+
+    epochs: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        title="Epochs",
+        description="How often training goes through the data. More is better until the validation loss stops falling.",
+    )
+    patch_size: int = Field(
+        default=64,
+        ge=8,
+        le=4096,
+        title="Patch size",
+        description="Edge in pixels of the square patches learnt from; not larger than your images.",
+    )
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        title="Batch size",
+        description="Patches per training step. Smaller needs less memory.",
+    )
+    patches_per_image: int = Field(
+        default=50,
+        ge=1,
+        le=100_000,
+        title="Patches per image",
+        description="Patches cut from each image in every epoch, at places that change from epoch to epoch.",
+    )
+    validation_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=0.9,
+        title="Validation fraction",
+        description="Part of the training images kept aside to judge progress: whole images, not patches.",
+    )
+    learning_rate: float = Field(
+        default=4e-4,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="Size of the first training steps. It is halved whenever the validation loss stops falling.",
+    )
+    plateau_patience: int = Field(
+        default=10,
+        ge=1,
+        le=100_000,
+        title="Plateau patience",
+        description="Epochs without a better validation loss after which the learning rate is reduced.",
+    )
+    plateau_factor: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        title="Plateau factor",
+        description="What the learning rate is multiplied with when it is reduced.",
+    )
+    augment_flip: bool = Field(
+        default=True,
+        title="Augment by flipping",
+        description="Mirror patches at random. Switch off only if left and right differ in your images.",
+    )
+    augment_rotate: bool = Field(
+        default=True,
+        title="Augment by rotating",
+        description="Turn patches by 0, 90, 180 or 270 degrees at random.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        title="Seed",
+        description="Start of all random choices. The same seed and data give the same model on the same machine.",
+    )
+    precision: Precision = Field(
+        default="auto",
+        title="Precision",
+        description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+    )
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape in pixels of a patch with these spatial axes, for example "YX"."""
+        return (self.patch_size,) * len(axes)
+
+
+class PredictionParameters(Parameters):
+    """What every prediction that turns images into images needs."""
+
+    weights: Literal["best", "last"] = Field(
+        default="best",
+        title="Weights",
+        description="best: the weights with the lowest validation loss; last: those of the last epoch.",
+    )
+    output_dtype: Literal["float32", "like-input"] = Field(
+        default="float32",
+        title="Type of the output",
+        description="float32 keeps all grey values; like-input rounds and clips to the type of the input.",
+    )
+    tile_size: int = Field(
+        default=0,
+        ge=0,
+        le=65536,
+        title="Tile size",
+        description="Edge in pixels of the pieces in which large images are processed; 0 chooses by the free memory.",
+    )
+    precision: Precision = Field(
+        default="auto",
+        title="Precision",
+        description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+    )

@@ -1,0 +1,96 @@
+"""`python -m parfocal.runtime.server MODULE` serves the methods of MODULE until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
+
+from parfocal import v1
+from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.jobs.controller import Controller
+from parfocal.runtime.jobs.launcher import LocalLauncher
+from parfocal.runtime.logs import configure_logging
+from parfocal.runtime.server.interceptors import EdgeInterceptor
+from parfocal.runtime.server.servicers import JobServicer, MethodServicer
+from parfocal.runtime.service import Service, load_service
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Store
+
+_log = logging.getLogger(__name__)
+_SHUTDOWN_SECONDS = 3.0
+_SERVICES = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (v1.method_service_pb2.DESCRIPTOR, "MethodService"),
+        (v1.job_service_pb2.DESCRIPTOR, "JobService"),
+    )
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the methods of a package over gRPC."""
+    parser = argparse.ArgumentParser(prog="python -m parfocal.runtime.server", description=main.__doc__)
+    parser.add_argument("module", help="package with the constant SERVICE, for example parfocal.care")
+    options = parser.parse_args(arguments)
+    try:
+        settings = Settings()
+        service = load_service(options.module)
+        configure_logging(service=service.name)
+        return asyncio.run(serve(service, options.module, settings))
+    except ValidationError as error:
+        sys.stderr.write(f"A setting is wrong: {error}\n")
+    except ParfocalError as error:
+        sys.stderr.write(f"{error.message}\n")
+    return 2
+
+
+async def serve(service: Service, module: str, settings: Settings) -> int:
+    """Serve until a signal asks to end; return 0, or 1 if the address is taken."""
+    store = Store(settings)
+    controller = Controller(service, store, LocalLauncher(settings, module), settings)
+    # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.
+    server = grpc.aio.server(
+        interceptors=[EdgeInterceptor()],
+        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 * 2**20)],
+    )
+    v1.add_JobServiceServicer_to_server(JobServicer(controller, settings), server)
+    v1.add_MethodServiceServicer_to_server(MethodServicer(service, settings), server)
+    probe = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(probe, server)
+    names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    try:
+        server.add_insecure_port(settings.listen)
+    except RuntimeError:
+        _log.error("cannot listen on %s: the address is taken or not of this machine", settings.listen)
+        return 1
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await server.start()
+    await controller.start()
+    serving = health_pb2.HealthCheckResponse.SERVING
+    for name in ("", *_SERVICES):
+        await probe.set(name, serving)
+    _log.info("serving on %s", settings.listen, extra={"methods": [method.name for method in service.methods]})
+    await stop.wait()
+    _log.info("shutting down")
+    await probe.enter_graceful_shutdown()
+    await controller.stop()
+    with contextlib.suppress(asyncio.CancelledError):
+        await server.stop(_SHUTDOWN_SECONDS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

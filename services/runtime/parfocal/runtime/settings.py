@@ -1,0 +1,56 @@
+"""Deployment settings, read from environment variables that begin with PARFOCAL_.
+
+Science parameters travel in requests; nothing here changes a result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of a service, a worker or a client; each field is PARFOCAL_<FIELD> in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="PARFOCAL_", frozen=True, extra="ignore")
+
+    listen: str = Field(default="127.0.0.1:50051", description="host:port a service listens on")
+    services: str = Field(default="", description="host:port,… where clients find the services")
+    project: str = Field(default="default", description="project used when a request names none")
+
+    s3_endpoint: str = Field(default="http://127.0.0.1:9000", description="URL of the S3 store")
+    s3_access_key: SecretStr = Field(default=SecretStr(""), description="access key of the store")
+    s3_secret_key: SecretStr = Field(default=SecretStr(""), description="secret key of the store")
+    s3_region: str = Field(default="us-east-1", description="region of the store")
+    bucket_datasets: str = Field(default="parfocal-datasets", description="bucket of the datasets")
+    bucket_models: str = Field(default="parfocal-models", description="bucket of the models")
+    bucket_results: str = Field(default="parfocal-results", description="bucket of the results")
+    bucket_jobs: str = Field(default="parfocal-jobs", description="bucket of the jobs")
+
+    state_dir: Path = Field(
+        default=Path("~/.parfocal/state"), description="folder for the local cache, device locks and workers' logs"
+    )
+    max_active_jobs: int = Field(
+        default=100, ge=1, description="jobs a service admits before it answers RESOURCE_EXHAUSTED"
+    )
+    max_workers: int = Field(default=1, ge=1, description="workers a service runs at the same time")
+    device: str = Field(
+        default="device-0", description="name of the device lock shared by all services of a machine; empty: none"
+    )
+    lease_seconds: float = Field(
+        default=15.0, gt=0, description="after this time without renewal another instance may take over"
+    )
+    checkpoint_seconds: float = Field(
+        default=60.0, ge=0, description="least time between two checkpoints of a training; 0: after every epoch"
+    )
+    grace_seconds: float = Field(
+        default=2.0, gt=0, description="time between the mark of a cancelled job and the end of its worker by force"
+    )
+    image: str = Field(default="", description="reference of the container image, for the record")
+
+    @property
+    def state_folder(self) -> Path:
+        """The state folder with `~` resolved."""
+        return self.state_dir.expanduser()

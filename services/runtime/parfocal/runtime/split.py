@@ -1,0 +1,181 @@
+"""Which images train a model and which ones judge it while it trains.
+
+Images are held out whole: patches of one image share its staining, its focus and often its very structures, so a
+validation loss taken on patches of a training image says little about the next image. Only where holding out a
+whole image would cost too much of the data is a block held out instead, with a gap, a record and a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, Violation
+
+
+class Region(BaseModel):
+    """A block of one image, or all of it: pixels `start` (included) to `stop` (excluded) along each axis.
+
+    `index` is the image's place in the list that was split, `stem` its name, which stays true when the list changes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    stem: str
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length per axis in pixels."""
+        return tuple(stop - start for start, stop in zip(self.start, self.stop, strict=True))
+
+
+class Split(BaseModel):
+    """What trains and what validates, as it is recorded in the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["image", "block"]
+    seed: int
+    validation_fraction: float
+    training: tuple[Region, ...]
+    validation: tuple[Region, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def split_images(
+    stems: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    validation_fraction: float,
+    patch_shape: Sequence[int],
+    seed: int,
+) -> Split:
+    """Divide images into training and validation.
+
+    With n images, ``round(validation_fraction * n)`` of them, and at least one, are held out whole, as long as that
+    leaves the loss of training data within twice the wanted fraction (n >= 5 for 0.1). With fewer images one
+    contiguous block is held out at an end of each image that is large enough, along one axis, and a gap of one
+    patch beside it is used by neither. The result depends on the names and the seed, not on the order of the list.
+
+    Parameters
+    ----------
+    stems
+        Names of the images, each once.
+    shapes
+        Length along the axes of the patch in pixels, per image.
+    validation_fraction
+        The wanted share of validation, above 0 and below 1.
+    patch_shape
+        The patch in pixels; its last two axes are Y and X.
+    seed
+        Seed of the random choice.
+
+    Raises
+    ------
+    InvalidInputError
+        An image is smaller than the patch, or the images are too few and too small to hold anything out.
+    InvalidParameterError
+        The fraction is out of range.
+    """
+    if not 0 < validation_fraction < 1:
+        text = f"{validation_fraction} is not between 0 and 1"
+        raise InvalidParameterError(f"validation_fraction: {text}", [Violation("validation_fraction", text)])
+    if not stems or len(set(stems)) != len(stems) or len(shapes) != len(stems):
+        raise ValueError("split_images needs images with different names and one shape for each")
+    patch = tuple(patch_shape)
+    small = [stem for stem, shape in zip(stems, shapes, strict=True) if any(np.less(shape, patch))]
+    if small:
+        raise InvalidInputError(
+            f"{', '.join(sorted(small)[:5])}: smaller than a patch of {_by(patch)} pixels. "
+            "Choose a smaller patch or leave these images out.",
+            [Violation(stem, f"smaller than a patch of {_by(patch)} pixels") for stem in small],
+        )
+    ordered = sorted(range(len(stems)), key=lambda index: stems[index])
+    whole = [Region(index=i, stem=stems[i], start=(0,) * len(patch), stop=tuple(shapes[i])) for i in ordered]
+    rng = np.random.default_rng(seed)
+    held_out = max(1, round(validation_fraction * len(stems)))
+    # Half a unit of slack so that 5 images at 0.1 count as within twice the fraction in floating point.
+    if held_out < len(stems) and held_out <= 2 * validation_fraction * len(stems) + 1e-9:
+        return _by_image(whole, held_out, validation_fraction, seed, rng)
+    return _by_block(whole, patch, validation_fraction, seed, rng)
+
+
+def _by_image(whole: list[Region], held_out: int, fraction: float, seed: int, rng: np.random.Generator) -> Split:
+    chosen = {int(place) for place in rng.permutation(len(whole))[:held_out]}
+    warnings = []
+    if held_out == 1:
+        name = whole[next(iter(chosen))].stem
+        warnings.append(
+            f"The validation loss rests on a single image ({name}): with more images it would be more reliable."
+        )
+    return Split(
+        by="image",
+        seed=seed,
+        validation_fraction=fraction,
+        training=tuple(region for place, region in enumerate(whole) if place not in chosen),
+        validation=tuple(region for place, region in enumerate(whole) if place in chosen),
+        warnings=tuple(warnings),
+    )
+
+
+def _by_block(
+    whole: list[Region], patch: tuple[int, ...], fraction: float, seed: int, rng: np.random.Generator
+) -> Split:
+    training, validation = [], []
+    for region in whole:
+        at_end = bool(rng.integers(2))
+        axis = _axis_to_cut(region.shape, patch)
+        if axis is None:
+            training.append(region)
+            continue
+        length, gap = region.shape[axis], patch[axis]
+        block = min(max(gap, round(fraction * length)), length - 2 * gap)  # leaves a gap and a patch to train on
+        start, stop = list(region.start), list(region.stop)
+        if at_end:
+            start[axis], stop[axis] = length - block, length - block - gap
+        else:
+            stop[axis], start[axis] = block, block + gap
+        held = {"start": tuple(start)} if at_end else {"stop": tuple(stop)}
+        kept = {"stop": tuple(stop)} if at_end else {"start": tuple(start)}
+        validation.append(region.model_copy(update=held))
+        training.append(region.model_copy(update=kept))
+    if not validation:
+        least = " or ".join(f"{3 * length}" for length in sorted(set(patch)))
+        raise InvalidInputError(
+            f"{len(whole)} images are too few to hold one out, and too small to hold out a part: one side must be at "
+            f"least three patches long ({least} pixels). Add images or choose a smaller patch.",
+            [Violation("patch_size", f"no image is three patches of {_by(patch)} long")],
+        )
+    warning = (
+        f"There are too few images ({len(whole)}) to hold one out: validation uses a block of "
+        f"{'the image' if len(whole) == 1 else 'each large enough image'}, one patch away from the training part. "
+        "The validation loss will look better than on new images: add images from other samples."
+    )
+    return Split(
+        by="block",
+        seed=seed,
+        validation_fraction=fraction,
+        training=tuple(training),
+        validation=tuple(validation),
+        warnings=(warning,),
+    )
+
+
+def _axis_to_cut(shape: tuple[int, ...], patch: tuple[int, ...]) -> int | None:
+    """Choose the axis that is longest in patches; Y or X if possible, as neighbouring planes show the same blur."""
+    lateral = range(max(0, len(shape) - 2), len(shape))
+    for axes in (lateral, range(lateral.start)):
+        fitting = [axis for axis in axes if shape[axis] >= 3 * patch[axis]]
+        if fitting:
+            return max(fitting, key=lambda axis: shape[axis] / patch[axis])
+    return None
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(length) for length in shape)

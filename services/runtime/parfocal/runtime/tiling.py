@@ -1,0 +1,247 @@
+"""Images of any size through a network of one size: tiles in, one seamless image out.
+
+All tiles are equal, so a network is compiled once; they lie on a grid of the network's divisor, so pooling sees the
+same groups of pixels as it would in the whole image. Nothing is cropped: images are padded by reflection to a legal
+size and cut back to their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.runtime.errors import InvalidParameterError, OutOfMemoryError, Violation
+
+Predict = Callable[[NDArray[Any]], NDArray[Any]]
+_WIDEST_BLEND = 16
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The tiles along one axis of the padded image, and each tile's weights, which add up to 1 at every pixel."""
+
+    length: int
+    before: int
+    padded: int
+    tile: int
+    starts: tuple[int, ...]
+    weights: tuple[NDArray[np.float32], ...]
+
+
+def predict_tiled(
+    predict: Predict,
+    image: NDArray[Any],
+    *,
+    tile_shape: Sequence[int],
+    overlap: int | Sequence[int],
+    divisor: int | Sequence[int],
+    batch_size: int = 1,
+    output_channels: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Apply a network to an image tile by tile.
+
+    Of each tile, the `overlap` outermost pixels at its inner edges, which lack context, are given no weight; over
+    up to 16 pixels further in, neighbouring tiles fade into each other along a raised cosine. A network that looks
+    no further than `overlap` pixels therefore gives the same result tiled and whole.
+
+    When memory runs out the batch is halved down to one tile, then the tile along its longest axis down to the
+    smallest that still has something to contribute; then the image is started again.
+
+    Parameters
+    ----------
+    predict
+        Maps ``(batch, *tile)`` to ``(batch, *tile)``, or to ``(batch, *tile, output_channels)``.
+    image
+        YX or ZYX, with any further (channel) axes behind the axes of the tile.
+    tile_shape
+        The wanted tile in pixels; rounded up to the divisor, and down to the padded image.
+    overlap
+        How far the network looks, in pixels, per axis or for all.
+    divisor
+        Tile lengths must be multiples of it, per axis or for all (e.g. 2**depth).
+    batch_size
+        The most tiles per call; fewer where that spreads the tiles evenly over the calls.
+    output_channels
+        Length of the channel axis that the network adds behind, if any.
+    progress
+        Called with the number of tiles done and of all tiles.
+
+    Returns
+    -------
+    NDArray
+        float32, of the image's spatial shape and, where there are, `output_channels`.
+
+    Raises
+    ------
+    InvalidParameterError
+        The tile is too small for the overlap.
+    OutOfMemoryError
+        Even the smallest tile needs more memory than there is.
+    """
+    count = len(tile_shape)
+    overlaps, divisors = _per_axis(overlap, count), _per_axis(divisor, count)
+    wanted = tuple(tile_shape)
+    while True:
+        axes = [_plan(length, *along) for length, *along in zip(image.shape, wanted, overlaps, divisors, strict=False)]
+        try:
+            return _run(predict, image, axes, batch_size, output_channels, progress)
+        except (MemoryError, OutOfMemoryError) as error:
+            tile = tuple(axis.tile for axis in axes)
+            if batch_size > 1 and math.prod(len(axis.starts) for axis in axes) > 1:
+                batch_size = max(1, batch_size // 2)
+            elif (smaller := _halved(tile, overlaps, divisors)) is not None:
+                wanted = smaller
+            else:
+                raise OutOfMemoryError(
+                    f"Prediction ran out of memory even with tiles of {' x '.join(map(str, tile))} pixels. "
+                    "Free memory on this machine or use a larger one."
+                ) from error
+
+
+def choose_tile(shape: Sequence[int], divisor: int | Sequence[int], max_pixels: int) -> tuple[int, ...]:
+    """Choose a tile for an image: all of it where it fits, else halved along its longest axis until it does.
+
+    Parameters
+    ----------
+    shape
+        Spatial shape of the image in pixels.
+    divisor
+        Tile lengths are multiples of it, per axis or for all.
+    max_pixels
+        The most pixels that a tile may have; a tile is never smaller than the divisor.
+    """
+    divisors = _per_axis(divisor, len(shape))
+    tile = [_round_up(length, multiple) for length, multiple in zip(shape, divisors, strict=True)]
+    while math.prod(tile) > max_pixels:
+        longest = max(range(len(tile)), key=lambda axis: tile[axis] / divisors[axis])
+        if tile[longest] == divisors[longest]:
+            break
+        tile[longest] = _round_up(tile[longest] // 2, divisors[longest])
+    return tuple(tile)
+
+
+def _run(
+    predict: Predict,
+    image: NDArray[Any],
+    axes: Sequence[_Axis],
+    batch_size: int,
+    output_channels: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> NDArray[np.float32]:
+    channels = () if output_channels is None else (output_channels,)
+    out = np.zeros((*(axis.length for axis in axes), *channels), np.float32)
+    places = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
+    calls = math.ceil(len(places) / batch_size)
+    size = math.ceil(len(places) / calls)
+    for first in range(0, len(places), size):
+        group = places[first : first + size]
+        tiles = [_cut(image, axes, place) for place in group]
+        tiles += tiles[-1:] * (size - len(tiles))  # an incomplete batch would be compiled once more
+        batch = np.stack(tiles)
+        values = np.asarray(predict(batch))
+        expected = (*batch.shape[: len(axes) + 1], *channels)
+        if values.shape != expected:
+            raise ValueError(f"the network gave {values.shape} for a batch of {batch.shape}, {expected} expected")
+        for place, tile in zip(group, values, strict=False):
+            _add(out, tile, axes, place)
+        if progress is not None:
+            progress(first + len(group), len(places))
+    return out
+
+
+def _cut(image: NDArray[Any], axes: Sequence[_Axis], place: tuple[int, ...]) -> NDArray[Any]:
+    """Cut one tile; pixels outside the image are mirrored into it, as often as it takes."""
+    starts = [axis.starts[number] - axis.before for axis, number in zip(axes, place, strict=True)]
+    if all(0 <= start <= axis.length - axis.tile for axis, start in zip(axes, starts, strict=True)):
+        return image[tuple(slice(start, start + axis.tile) for axis, start in zip(axes, starts, strict=True))]
+    index = []
+    for axis, start in zip(axes, starts, strict=True):
+        period = max(1, 2 * (axis.length - 1))
+        folded = np.arange(start, start + axis.tile) % period
+        index.append(np.minimum(folded, period - folded))
+    return image[np.ix_(*index)]
+
+
+def _add(out: NDArray[np.float32], tile: NDArray[Any], axes: Sequence[_Axis], place: tuple[int, ...]) -> None:
+    """Add the weighted part of a tile that lies in the image and counts."""
+    target, source = [], []
+    weights = np.ones((1,) * len(axes), np.float32)
+    for number, (axis, chosen) in enumerate(zip(axes, place, strict=True)):
+        weight = axis.weights[chosen]
+        start = axis.starts[chosen] - axis.before
+        counted = np.flatnonzero(weight)
+        low, high = max(int(counted[0]), -start), min(int(counted[-1]) + 1, axis.length - start)
+        target.append(slice(start + low, start + high))
+        source.append(slice(low, high))
+        weights = weights * weight[low:high].reshape([-1 if axis_ == number else 1 for axis_ in range(len(axes))])
+    if out.ndim > len(axes):
+        weights = weights[..., np.newaxis]
+    out[tuple(target)] += tile[tuple(source)].astype(np.float32, copy=False) * weights
+
+
+def _plan(length: int, wanted: int, overlap: int, divisor: int) -> _Axis:
+    padded = _round_up(length, divisor)
+    tile = min(_round_up(wanted, divisor), padded)
+    before = (padded - length) // 2
+    if tile == padded:
+        return _Axis(length, before, padded, tile, (0,), (np.ones(tile, np.float32),))
+    least = _least_tile(overlap, divisor)
+    if tile < least:
+        text = f"{tile} pixels are too few for an overlap of {overlap}: at least {least} are needed"
+        raise InvalidParameterError(f"tile_shape: {text}.", [Violation("tile_shape", text)])
+    blend = min(_WIDEST_BLEND, overlap)
+    stride = (tile - 2 * overlap - blend) // divisor * divisor
+    count = 1 + math.ceil((padded - tile) / stride)
+    starts = tuple(min(number * stride, padded - tile) for number in range(count))
+    raw = [_ramp(tile, overlap, blend, start == 0, start == padded - tile) for start in starts]
+    total = np.zeros(padded)
+    for start, weight in zip(starts, raw, strict=True):
+        total[start : start + tile] += weight
+    weights = tuple((w / total[start : start + tile]).astype(np.float32) for start, w in zip(starts, raw, strict=True))
+    return _Axis(length, before, padded, tile, starts, weights)
+
+
+def _ramp(tile: int, overlap: int, blend: int, at_start: bool, at_end: bool) -> NDArray[np.float64]:
+    """Weigh a tile's pixels: 0 in the overlap, then a raised cosine over `blend` pixels, then 1; 1 at image edges."""
+    inside = np.arange(tile) - overlap
+    rise = 0.5 - 0.5 * np.cos(np.pi * np.clip((inside + 0.5) / max(1, blend), 0, 1))
+    rise[inside < 0] = 0
+    rise = np.where(inside >= blend, 1.0, rise)
+    weight = np.ones(tile)
+    if not at_start:
+        weight *= rise
+    if not at_end:
+        weight *= rise[::-1]
+    return weight
+
+
+def _least_tile(overlap: int, divisor: int) -> int:
+    """Return the smallest legal tile that leaves a stride of at least one divisor."""
+    return _round_up(2 * overlap + min(_WIDEST_BLEND, overlap) + divisor, divisor)
+
+
+def _halved(tile: tuple[int, ...], overlaps: Sequence[int], divisors: Sequence[int]) -> tuple[int, ...] | None:
+    """Halve the tile along the longest axis that allows it; None when none does."""
+    for axis in sorted(range(len(tile)), key=lambda axis: -tile[axis]):
+        half = max(_round_up(tile[axis] // 2, divisors[axis]), _least_tile(overlaps[axis], divisors[axis]))
+        if half < tile[axis]:
+            return (*tile[:axis], half, *tile[axis + 1 :])
+    return None
+
+
+def _per_axis(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    values = (value,) * count if isinstance(value, int) else tuple(value)
+    if len(values) != count:
+        raise ValueError(f"{value} does not have one number for each of {count} axes")
+    return values
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

@@ -1,0 +1,67 @@
+"""Fixtures for all tests. A test asks for what it needs, so the pure ones start nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import S3Server, ServiceProcess, filament_pair, publish_dataset
+
+from parfocal.runtime.images import Image, PixelSize, write_image
+from parfocal.runtime.store import Store
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server with the four buckets."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(s3: S3Server) -> Store:
+    """The store of the S3 server."""
+    return s3.store()
+
+
+@pytest.fixture(scope="session")
+def start_service(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServiceProcess]]:
+    """Start services by name ("fake", "care", "qc"); all are ended with the session."""
+    started: list[ServiceProcess] = []
+
+    def start(name: str, **settings: str) -> ServiceProcess:
+        folder = tmp_path_factory.mktemp(f"service-{name}")
+        variables = {f"PARFOCAL_{key.upper()}": value for key, value in settings.items()}
+        service = ServiceProcess(name, {**s3.environment, **variables}, folder)
+        started.append(service)
+        return service.start()
+
+    yield start
+    for service in started:
+        if service.process is not None:
+            service.stop()
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder: 5 training and 3 test pairs of 64x80 pixels."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(1)
+    for split, count in (("train", 5), ("test", 3)):
+        for number in range(count):
+            for role, pixels in zip(("source", "target"), filament_pair(rng, (64, 80)), strict=True):
+                path = folder / split / role / f"field{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, Image(pixels=pixels, axes="YX", pixel_size=PixelSize(0.1, 0.1, None)))
+    return folder
+
+
+@pytest.fixture
+def dataset_uri(store: Any, pairs_folder: Path) -> str:
+    """A freshly published dataset version of the pairs."""
+    return publish_dataset(store, "filaments", pairs_folder)

@@ -1,0 +1,351 @@
+"""One suite for every service with a method that trains: what the contract promises, over real sockets and real S3."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format, struct_pb2
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support import publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.runtime.server.errors import STATUS_KEY, from_rpc_error
+
+FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
+TINY: dict[str, dict[str, Any]] = {
+    "fake-2d": {"epochs": 3},
+    "care-2d": {
+        "epochs": 2,
+        "patch_size": 16,
+        "patches_per_image": 4,
+        "batch_size": 4,
+        "network_depth": 1,
+        "kernel_size": 3,
+        "first_filters": 4,
+    },
+}
+
+
+def struct(values: dict[str, Any]) -> struct_pb2.Struct:
+    message = struct_pb2.Struct()
+    json_format.ParseDict(values, message)
+    return message
+
+
+@dataclass
+class Session:
+    """One running service and the stubs to talk to it."""
+
+    process: Any
+    method: str
+    channel: grpc.Channel
+
+    @property
+    def jobs(self) -> v1.JobServiceStub:
+        return v1.JobServiceStub(self.channel)
+
+    @property
+    def methods(self) -> v1.MethodServiceStub:
+        return v1.MethodServiceStub(self.channel)
+
+    def request(self, dataset_uri: str, **parameters: Any) -> v1.StartJobRequest:
+        spec = v1.TrainingSpec(
+            method=self.method,
+            dataset_uri=dataset_uri,
+            model=f"m-{uuid.uuid4().hex[:8]}",
+            parameters=struct(TINY[self.method] | parameters),
+        )
+        return v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
+
+    def finish(self, job: v1.Job) -> v1.Job:
+        for _ in self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=120):
+            pass
+        return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job
+
+    def train(self, dataset_uri: str, **parameters: Any) -> v1.Job:
+        return self.finish(self.jobs.StartJob(self.request(dataset_uri, **parameters)).job)
+
+
+@pytest.fixture(scope="module", params=[("fake", "fake-2d"), ("care", "care-2d")], ids=["fake", "care"])
+def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -> Iterator[Session]:
+    name, method = request.param
+    process = start_service(name, checkpoint_seconds="0")
+    with grpc.insecure_channel(process.address) as channel:
+        yield Session(process, method, channel)
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def trained(service: Session, s3: Any, pairs_folder: Path) -> tuple[v1.Job, str]:
+    """A finished training and its dataset."""
+    from parfocal.runtime.settings import Settings
+    from parfocal.runtime.store import Store
+
+    store = Store(Settings(s3_endpoint=s3.endpoint, s3_access_key=s3.access_key, s3_secret_key=s3.secret_key))
+    uri = publish_dataset(store, f"pairs-{service.method}", pairs_folder)
+    job = service.train(uri)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    return job, uri
+
+
+def rpc_error(call: Callable[[], Any]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+def test_health_says_serving(service: Session) -> None:
+    answer = health_pb2_grpc.HealthStub(service.channel).Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_methods_describe_themselves_completely(service: Session) -> None:
+    methods = {method.name: method for method in service.methods.ListMethods(v1.ListMethodsRequest()).methods}
+    method = methods[service.method]
+    assert all([method.title, method.summary, method.citation, method.licence, method.data_requirements.axes])
+    for schema in method.parameter_schemas:
+        for name, field in json.loads(schema.json_schema)["properties"].items():
+            assert field.get("description"), f"parameter {name} has no help"
+            assert "default" in field, f"parameter {name} has no default"
+
+
+def test_training_publishes_a_model_with_its_history(trained: tuple[v1.Job, str], store: Any) -> None:
+    from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+    from parfocal.runtime.store import Location
+
+    job, _ = trained
+    (output,) = job.outputs
+    place = Location.parse(output.uri)
+    model = ModelManifest.read(store, place / MODEL_MANIFEST)
+    names = {entry.name for entry in model.files}
+    assert {"training.csv", "training_report.pdf", "loss.png"} <= names
+    rows = store.read(place / "training.csv").decode().splitlines()
+    assert len(rows) == 1 + int(json_format.MessageToDict(job.resolved_parameters)["epochs"])
+
+
+def test_watch_gives_every_event_once_and_in_order(trained: tuple[v1.Job, str], service: Session) -> None:
+    job, _ = trained
+    replies = list(service.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id)))
+    numbers = [reply.event.sequence for reply in replies if reply.HasField("event")]
+    assert numbers == list(range(1, job.last_sequence + 1))
+
+
+def test_watch_continues_after_a_sequence(trained: tuple[v1.Job, str], service: Session) -> None:
+    job, _ = trained
+    replies = list(service.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id, after_sequence=2)))
+    assert replies[0].event.sequence == 3
+
+
+def test_same_request_returns_the_same_job(service: Session, trained: tuple[v1.Job, str]) -> None:
+    request = service.request(trained[1])
+    first = service.jobs.StartJob(request).job
+    service.finish(first)
+    again = service.jobs.StartJob(request).job
+    assert (again.id, again.attempt, again.state) == (first.id, 1, v1.JOB_STATE_SUCCEEDED)
+
+
+def test_same_request_id_with_another_body_is_refused(service: Session, trained: tuple[v1.Job, str]) -> None:
+    job, uri = trained
+    request = service.request(uri)
+    request.request_id = job.id
+    error = rpc_error(lambda: service.jobs.StartJob(request))
+    assert error.code() == grpc.StatusCode.ALREADY_EXISTS
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [({"epohcs": 3}, "epohcs"), ({"epochs": 0}, "epochs"), ({"epochs": "many"}, "epochs"), ({"seed": 1.5}, "seed")],
+)
+def test_a_wrong_parameter_is_named(
+    service: Session, trained: tuple[v1.Job, str], parameters: dict[str, Any], field: str
+) -> None:
+    error = rpc_error(lambda: service.jobs.StartJob(service.request(trained[1], **parameters)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert [violation.field for violation in from_rpc_error(error, "").violations] == [field]
+    assert field in error.details()
+
+
+def test_errors_carry_reason_and_request_id(service: Session) -> None:
+    call = service.jobs.GetJob.with_call if hasattr(service.jobs.GetJob, "with_call") else None
+    assert call is not None
+    error = rpc_error(lambda: call(v1.GetJobRequest(job_id="none"), metadata=(("x-request-id", "abc"),)))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+    status = dict(error.trailing_metadata())[STATUS_KEY]
+    assert b"abc" in status
+    assert error_details_pb2.ErrorInfo.DESCRIPTOR.full_name.encode() in status
+
+
+@pytest.mark.parametrize("change", ["dataset", "method", "model", "nothing"])
+def test_an_impossible_request_is_refused_before_anything_is_stored(
+    service: Session, trained: tuple[v1.Job, str], change: str
+) -> None:
+    request = service.request(trained[1])
+    if change == "dataset":
+        request.training.dataset_uri = "s3://parfocal-datasets/default/unknown/1"
+    elif change == "method":
+        request.training.method = "unknown"
+    elif change == "model":
+        request.training.model = "../other"
+    else:
+        request.ClearField("training")
+    error = rpc_error(lambda: service.jobs.StartJob(request))
+    assert error.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
+    missing = rpc_error(lambda: service.jobs.GetJob(v1.GetJobRequest(job_id=request.request_id)))
+    assert missing.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_patch_larger_than_the_images_is_refused(service: Session, trained: tuple[v1.Job, str]) -> None:
+    error = rpc_error(lambda: service.jobs.StartJob(service.request(trained[1], patch_size=128)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "patch_size" in error.details()
+
+
+def test_prediction_keeps_names_shape_and_pixel_size(
+    service: Session, trained: tuple[v1.Job, str], store: Any, tmp_path: Path
+) -> None:
+    from parfocal.runtime.images import inspect_image
+    from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+    from parfocal.runtime.store import Location
+
+    model, dataset = trained
+    spec = v1.PredictionSpec(model_uri=model.outputs[0].uri, input_uri=dataset, split="test")
+    job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place = Location.parse(job.outputs[0].uri)
+    result = ResultManifest.read(store, place / RESULT_MANIFEST)
+    assert [entry.name for entry in result.files] == ["field0.tif", "field1.tif", "field2.tif"]
+    store.download(place / "field0.tif", tmp_path / "field0.tif")
+    header = inspect_image(tmp_path / "field0.tif")
+    assert (header.shape, str(header.dtype)) == ((64, 80), "float32")
+    assert header.pixel_size is not None
+    assert header.pixel_size.x == pytest.approx(0.1)
+
+
+def test_cancel_ends_a_running_job_soon_and_publishes_nothing(
+    service: Session, trained: tuple[v1.Job, str], store: Any
+) -> None:
+    from parfocal.runtime.manifests import MODEL_MANIFEST
+    from parfocal.runtime.store import Location
+
+    job = service.jobs.StartJob(service.request(trained[1], epochs=900)).job
+    get = v1.GetJobRequest(job_id=job.id)
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 1, 60, "the first epoch")
+    service.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id, why="test"))
+    done = wait_for(lambda: service.jobs.GetJob(get).job.state in FINAL and service.jobs.GetJob(get).job, 10, "the end")
+    assert done.state == v1.JOB_STATE_CANCELLED
+    assert not store.exists(Location.parse(done.reserved_uri) / MODEL_MANIFEST)
+
+
+def test_cancel_with_keep_best_publishes_what_there_is(service: Session, trained: tuple[v1.Job, str]) -> None:
+    job = service.jobs.StartJob(service.request(trained[1], epochs=900)).job
+    get = v1.GetJobRequest(job_id=job.id)
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 1, 60, "the first epoch")
+    service.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id, keep_best=True))
+    done = service.finish(job)
+    assert done.state == v1.JOB_STATE_SUCCEEDED
+    assert done.outputs[0].kind == "model"
+    assert any("ended early" in warning for warning in done.warnings)
+
+
+def test_a_cancelled_training_resumes_from_its_checkpoint(service: Session, trained: tuple[v1.Job, str]) -> None:
+    job = service.jobs.StartJob(service.request(trained[1], epochs=12, patches_per_image=8)).job
+    get = v1.GetJobRequest(job_id=job.id)
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 2, 60, "the second epoch")
+    service.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
+    wait_for(lambda: service.jobs.GetJob(get).job.state in FINAL, 10, "the end")
+    if service.jobs.GetJob(get).job.state == v1.JOB_STATE_SUCCEEDED:
+        pytest.fail("the training was too fast to be cancelled")
+    service.jobs.ResumeJob(v1.ResumeJobRequest(job_id=job.id))
+    done = service.finish(job)
+    assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
+    assert done.attempt == 2
+    epochs = [
+        reply.event.epoch_completed.epoch
+        for reply in service.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id))
+        if reply.event.HasField("epoch_completed")
+    ]
+    assert set(epochs) == set(range(1, 13))
+    assert len(epochs) <= 14, "training began again instead of going on"
+
+
+def test_a_finished_job_cannot_be_resumed(service: Session, trained: tuple[v1.Job, str]) -> None:
+    error = rpc_error(lambda: service.jobs.ResumeJob(v1.ResumeJobRequest(job_id=trained[0].id)))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_jobs_are_listed_newest_first_in_pages(service: Session, trained: tuple[v1.Job, str]) -> None:
+    first = service.jobs.ListJobs(v1.ListJobsRequest(page_size=2))
+    second = service.jobs.ListJobs(v1.ListJobsRequest(page_size=2, page_token=first.next_page_token))
+    times = [job.created_at.ToNanoseconds() for job in [*first.jobs, *second.jobs]]
+    assert len(first.jobs) == 2
+    assert times == sorted(times, reverse=True)
+
+
+def test_delete_moves_the_record_to_the_trash(service: Session, trained: tuple[v1.Job, str], store: Any) -> None:
+    job = service.train(trained[1])
+    service.jobs.DeleteJob(v1.DeleteJobRequest(job_id=job.id))
+    assert rpc_error(lambda: service.jobs.GetJob(v1.GetJobRequest(job_id=job.id))).code() == grpc.StatusCode.NOT_FOUND
+    assert any(job.id in item.location.key for item in store.objects(store.jobs / ".trash"))
+
+
+def test_transfer_learning_starts_from_the_weights_of_a_model(service: Session, trained: tuple[v1.Job, str]) -> None:
+    job, uri = trained
+    request = service.request(uri, epochs=1, learning_rate=1e-9)
+    request.training.initial_model_uri = job.outputs[0].uri
+    done = service.finish(service.jobs.StartJob(request).job)
+    assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
+    assert done.metrics["val_loss"] == pytest.approx(job.metrics["val_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("victim", ["worker", "server"])
+def test_killing_worker_or_server_changes_nothing_in_the_result(
+    service: Session, trained: tuple[v1.Job, str], store: Any, victim: str
+) -> None:
+    import psutil
+
+    from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+    from parfocal.runtime.store import Location
+
+    parameters: dict[str, Any] = {"epochs": 8, "patches_per_image": 16}
+    if service.method == "fake-2d":
+        parameters["pause_seconds"] = 0.05
+    undisturbed = service.train(trained[1], **parameters)
+    job = service.jobs.StartJob(service.request(trained[1], **parameters)).job
+    get = v1.GetJobRequest(job_id=job.id)
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 2, 60, "the second epoch")
+    server = psutil.Process(service.process.process.pid)
+    (worker,) = [child for child in server.children() if job.id in child.cmdline()]
+    if victim == "worker":
+        worker.kill()
+    else:
+        service.process.kill()
+        wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 5, "the worker's end")
+        service.process.start()
+    wait_for(lambda: _answers(service, get), 30, "the service")
+    done = service.finish(job)
+    assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
+    assert done.attempt == 2
+    digests = []
+    for finished in (undisturbed, done):
+        model = ModelManifest.read(store, Location.parse(finished.outputs[0].uri) / MODEL_MANIFEST)
+        digests.append(
+            (model.metrics, {e.name: e.sha256 for e in model.files if e.name.endswith((".h5", "filter.json"))})
+        )
+    assert digests[0][1]
+    assert digests[0] == digests[1]
+
+
+def _answers(service: Session, get: v1.GetJobRequest) -> bool:
+    try:
+        service.jobs.GetJob(get)
+    except grpc.RpcError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""The figure of one image and the files of its maps."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from matplotlib.image import imread
+
+from parfocal.qc.figures import restoration_figure, save_png, write_map
+from parfocal.qc.metrics.restoration import score_restoration
+from parfocal.runtime.errors import InvalidInputError
+
+
+def figure_of(shape=(64, 48), *, invert=False, name="cell_01", pixel_size=None):
+    random = np.random.default_rng(0)
+    target = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) * 10.0
+    source = target + 300 * random.standard_normal(shape)
+    prediction = (-1 if invert else 1) * (target + 20 * random.standard_normal(shape))
+    scored = {"input": score_restoration(source, target), "prediction": score_restoration(prediction, target)}
+    return restoration_figure(
+        source,
+        prediction,
+        target,
+        {kind: score for kind, (score, _) in scored.items()},
+        {kind: maps for kind, (_, maps) in scored.items()},
+        name=name,
+        pixel_size=pixel_size,
+    )
+
+
+def texts(figure):
+    found = [text.get_text() for text in figure.texts]
+    for axis in figure.axes:
+        found += [text.get_text() for text in axis.texts] + [axis.get_title()]
+    return found
+
+
+def test_png_has_content_and_no_plotting_state(tmp_path):
+    save_png(figure_of(), tmp_path / "figure.png")
+    pixels = imread(tmp_path / "figure.png")
+    assert min(pixels.shape[:2]) > 800
+    assert pixels[..., :3].std() > 0.1
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_shows_names_numbers_and_failure():
+    found = texts(figure_of(invert=True))
+    assert "cell_01" in found
+    assert "FAILED: contrast inverted" in found
+    assert "Prediction: contrast inverted" in found
+    assert any(text.startswith("SSIM of input: mean 0.") for text in found)
+
+
+@pytest.mark.parametrize(
+    ("pixel_size", "label"), [(0.5, "5 µm"), (0.02, "200 nm"), (1.0, "10 µm"), (0.0833, "1 µm"), (None, None)]
+)
+def test_scale_bar_is_a_round_length(pixel_size, label):
+    bars = [text for text in texts(figure_of(pixel_size=pixel_size)) if text.endswith(("µm", "nm"))]
+    assert bars == ([] if label is None else [label])
+
+
+def test_scale_bar_has_the_right_length():
+    axis = figure_of(pixel_size=0.5).axes[0]
+    assert any(patch.get_width() == pytest.approx(5 / 0.5) for patch in axis.patches)
+
+
+def test_large_images_are_cropped_from_the_centre():
+    figure = figure_of((700, 600))
+    assert figure.axes[0].images[0].get_array().shape == (512, 512)
+    assert any("central 512 × 512 of 600 × 700 pixels" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize("shape", [(11, 512), (512, 11), (11, 11), (100, 400)])
+def test_no_text_leaves_the_figure(shape):
+    figure = figure_of(shape, pixel_size=0.1, name="n" * 200)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    width, height = figure.bbox.size
+    artists = [*figure.texts, *(text for axis in figure.axes for text in [*axis.texts, axis.title, axis.xaxis.label])]
+    for artist in artists:
+        box = artist.get_window_extent(renderer)
+        assert box.x0 >= -1, artist
+        assert box.y0 >= -1, artist
+        assert box.x1 <= width + 1, artist
+        assert box.y1 <= height + 1, artist
+
+
+@pytest.mark.parametrize("name", ["a$b_{c$", "细胞 1", "tab\there", "$"])
+def test_any_name_can_be_drawn(tmp_path, name):
+    save_png(figure_of(name=name), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_refuses_stacks_and_other_shapes():
+    image, maps = np.eye(20), score_restoration(np.eye(20), np.eye(20))[1]
+    both = {"input": maps, "prediction": maps}
+    with pytest.raises(InvalidInputError, match="one slice"):
+        restoration_figure(image, image, np.zeros((2, 20, 20)), {}, both, name="a")
+    with pytest.raises(InvalidInputError, match="the prediction has shape"):
+        restoration_figure(image, np.eye(21), image, {}, both, name="a")
+
+
+@pytest.mark.parametrize("shape", [(12, 15), (3, 12, 15)])
+def test_map_file_keeps_numbers_and_axes(tmp_path, shape):
+    values = np.random.default_rng(0).random(shape).astype(np.float32)
+    write_map(tmp_path / "map.tif", values, pixel_size=0.25)
+    with tifffile.TiffFile(tmp_path / "map.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), values)
+        assert file.series[0].dtype == np.float32
+        assert file.series[0].axes == "ZYX"[3 - len(shape) :]
+        assert file.pages[0].tags["XResolution"].value == (40000, 1)
+
+
+def test_map_needs_two_or_three_axes(tmp_path):
+    with pytest.raises(InvalidInputError, match="axes"):
+        write_map(tmp_path / "map.tif", np.zeros(4, np.float32))

@@ -1,0 +1,223 @@
+"""What all tests share: a real S3 server, real services as processes, and tiny images."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from parfocal.runtime.errors import UnavailableError
+from parfocal.runtime.images import image_stem, inspect_image
+from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, ImageEntry
+from parfocal.runtime.names import dataset_location
+from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Store
+
+ROOT = Path(__file__).parent.parent
+PORT_FLAGS = (
+    *("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc"),
+    *("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "admin.port.grpc"),
+)
+MODULES = {"fake": ("qc", "parfocal.runtime.fake"), "care": ("care", "parfocal.care"), "qc": ("qc", "parfocal.qc")}
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
+    finally:
+        for probe in sockets:
+            probe.close()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0, what: str = "the condition") -> Any:
+    """Return the first true value of `condition`; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not come about within {seconds} s")
+
+
+@dataclass
+class S3Server:
+    """A SeaweedFS process; it can be stopped and started again on the same data and ports."""
+
+    folder: Path
+    ports: list[int] = field(default_factory=lambda: free_ports(1 + len(PORT_FLAGS)))
+    process: subprocess.Popen[bytes] | None = None
+    access_key: str = "test-access"
+    secret_key: str = "test-secret"
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PARFOCAL_S3_ENDPOINT": self.endpoint,
+            "PARFOCAL_S3_ACCESS_KEY": self.access_key,
+            "PARFOCAL_S3_SECRET_KEY": self.secret_key,
+        }
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        config = self.folder / "s3.json"
+        config.write_text(json.dumps({"identities": [identity]}))
+        weed = Path(sysconfig.get_path("scripts")) / "weed"
+        command = [str(weed), "-logtostderr=true", "mini", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1"]
+        command += [
+            "-ip.bind=127.0.0.1",
+            f"-s3.port={self.ports[0]}",
+            f"-s3.config={config}",
+            "-s3.iam=false",
+            "-webdav=false",
+        ]
+        command += [f"-{flag}={port}" for flag, port in zip(PORT_FLAGS, self.ports[1:], strict=True)]
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-master.telemetry=false"]
+        command += ["-master.electionTimeout=1s", "-master.volumeSizeLimitMB=64", "-s3.autoCreateBucket=false"]
+        (self.folder / "data").mkdir(exist_ok=True)
+        with (self.folder / "weed.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._ready, 60, "the S3 server")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def store(self) -> Store:
+        """A client of this server."""
+        return Store(
+            Settings(s3_endpoint=self.endpoint, s3_access_key=self.access_key, s3_secret_key=self.secret_key)  # type: ignore[arg-type]
+        )
+
+    def _ready(self) -> bool:
+        try:
+            self.store().ensure_buckets()
+        except UnavailableError:
+            return False
+        return True
+
+
+@dataclass
+class ServiceProcess:
+    """A service as a process of its own environment; it can be killed and started again."""
+
+    name: str
+    environment: dict[str, str]
+    folder: Path
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def start(self) -> ServiceProcess:
+        env, module = MODULES[self.name]
+        python = ROOT / ".venvs" / env / "bin" / "python"
+        variables = {**os.environ, **self.environment, "PARFOCAL_LISTEN": self.address}
+        variables.setdefault("PARFOCAL_STATE_DIR", str(self.folder / "state"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(python), "-m", "parfocal.runtime.server", module], env=variables, stdout=log, stderr=log
+            )
+        wait_for(self._ready, 60, f"the service {self.name} ({self.log})")
+        return self
+
+    def stop(self) -> int:
+        """End it as a supervisor would; return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=30)
+        self.process = None
+        return code
+
+    def kill(self) -> None:
+        """End it as the out-of-memory killer would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended at start:\n{self.log.read_text()[-3000:]}")
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+            except grpc.RpcError:
+                return False
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def filament_pair(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Return a noisy and a clean uint16 image (Y, X) of blurred lines."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    clean = np.full(shape, 100.0)
+    for angle, offset in zip(rng.uniform(0, np.pi, 6), rng.uniform(-0.5, 0.5, 6), strict=True):
+        distance = (x / shape[1] - 0.5) * np.cos(angle) + (y / shape[0] - 0.5) * np.sin(angle) - offset
+        clean += rng.uniform(200, 900) * np.exp(-((distance / 0.03) ** 2))
+    noisy = rng.poisson(clean / 20) * 20 + rng.normal(0, 20, shape)
+    return np.clip(noisy, 0, 65535).astype(np.uint16), clean.astype(np.uint16)
+
+
+def publish_dataset(store: Any, name: str, folder: Path, project: str = "default") -> str:
+    """Publish a folder {train,test}/{source,target} as a dataset version and return its address."""
+    place = claim_version(store, dataset_location(store, project, name), "test")
+    files = folder_files(folder)
+    images = []
+    for path, file in files:
+        split, role, _ = file.split("/")
+        header = inspect_image(path)
+        entry = ImageEntry(
+            split=split,
+            role=role,
+            stem=image_stem(path),
+            file=file,
+            shape=header.shape,
+            dtype=str(header.dtype),
+            axes=header.axes,
+            pixel_size_um=(0.1, 0.1, None),
+        )
+        images.append(entry)
+    manifest = DatasetManifest(
+        project=project,
+        dataset=name,
+        version=int(place.name),
+        images=tuple(images),
+        files=upload_files(store, place, files),
+    )
+    return publish(store, place, DATASET_MANIFEST, manifest)
