@@ -29,6 +29,9 @@ proto: ## Regenerate the Python package of the contract
 	@PATH="$$PWD/.venvs/stubs/bin:$$PATH" .venvs/stubs/bin/python -m grpc_tools.protoc -I proto \
 	    --python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto --mypy_grpc_out=quiet:proto $(PROTOS)
 
+docs: envs ## Write the tables of parameters and settings into the pages of docs/
+	@deploy/tools/docs $(CHECK) $(SERVICES)
+
 locks: ## Renew the lock files
 	@deploy/tools/envs tools
 	@deploy/tools/lock tools stubs orchestrator $(SERVICES)
@@ -36,4 +39,4 @@ locks: ## Renew the lock files
 format: ## Format the Python files
 	@$(TOOLS)/ruff check --fix --quiet . ; $(TOOLS)/ruff format --quiet .
 
-.PHONY: help envs demo test lint proto locks format
+.PHONY: help envs demo test lint proto docs locks format

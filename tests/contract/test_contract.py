@@ -66,7 +66,7 @@ class Session:
         return v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
 
     def finish(self, job: v1.Job) -> v1.Job:
-        for _ in self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=120):
+        for _ in self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=60):
             pass
         return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job
 

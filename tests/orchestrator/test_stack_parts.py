@@ -7,7 +7,10 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from pydantic import ValidationError
 
 from parfocal.runtime.errors import NotFoundError, PreconditionError, UnavailableError
 from parfocal.stack import machine
+from parfocal.stack.claims import PortClaims
 from parfocal.stack.config import SavedConfig, ServiceUnit, StackConfig, load_config, save_config
 from parfocal.stack.connection import connection
 from parfocal.stack.control import down, status
@@ -22,9 +26,17 @@ from parfocal.stack.credentials import credentials_path, ensure_credentials, loa
 from parfocal.stack.discover import discover_services, select_services
 from parfocal.stack.doctor import CheckState, doctor
 from parfocal.stack.logs import cap_size, last_lines, logs
-from parfocal.stack.ports import STORE_PORTS, assign_ports, is_free
+from parfocal.stack.ports import assign_ports, is_free, listens, stack_ports, store_block
 from parfocal.stack.processes import STACK_MARK, ProcessId, end_marked, marked, stack_mark
-from parfocal.stack.units import base_environment, build_units, module_exists
+from parfocal.stack.state import StackStatus, UnitState, UnitStatus, log_path, read_status, write_status
+from parfocal.stack.units import Unit, base_environment, build_units, module_exists
+from parfocal.stack.watched import Watched
+
+
+@pytest.fixture
+def claims() -> Iterator[PortClaims]:
+    with PortClaims() as claims:
+        yield claims
 
 
 @pytest.fixture
@@ -78,40 +90,70 @@ def test_damaged_configuration_names_the_field(tmp_path: Path) -> None:
 # Ports
 
 
-def test_every_port_is_decided_and_differs(tmp_path: Path) -> None:
-    decided = assign_ports(StackConfig(folder=tmp_path, services=(service("care"), service("qc"))), None)
+def test_every_port_is_decided_and_differs(tmp_path: Path, claims: PortClaims) -> None:
+    decided = assign_ports(StackConfig(folder=tmp_path, services=(service("care"), service("qc"))), None, claims)
     first = decided.store_port
     assert first is not None
     ports = [decided.s3_port, decided.prefect_port, *(unit.port for unit in decided.services)]
-    ports += range(first, first + STORE_PORTS)
+    ports += store_block(first)
     assert None not in ports
     assert len(set(ports)) == len(ports)
 
 
-def test_ports_of_the_last_time_are_kept(tmp_path: Path) -> None:
+def test_ports_of_the_last_time_are_kept(tmp_path: Path, claims: PortClaims) -> None:
     config = StackConfig(folder=tmp_path, services=(service("care"),))
-    before = assign_ports(config.model_copy(update={"s3_port": 21733, "services": (service("care", 21734),)}), None)
-    assert assign_ports(config, before) == before
+    before = assign_ports(
+        config.model_copy(update={"s3_port": 21733, "services": (service("care", 21734),)}), None, claims
+    )
+    assert assign_ports(config, before, claims) == before
 
 
-def test_a_port_of_the_last_time_that_is_taken_now_is_replaced(tmp_path: Path, taken_port: int) -> None:
+def test_a_port_of_the_last_time_that_is_taken_now_is_replaced(
+    tmp_path: Path, taken_port: int, claims: PortClaims
+) -> None:
     config = StackConfig(folder=tmp_path)
-    before = assign_ports(config, None).model_copy(update={"s3_port": taken_port})
-    assert assign_ports(config, before).s3_port not in (None, taken_port)
+    before = assign_ports(config, None, claims).model_copy(update={"s3_port": taken_port})
+    assert assign_ports(config, before, claims).s3_port not in (None, taken_port)
 
 
-def test_a_taken_port_is_named_with_its_holder(tmp_path: Path, taken_port: int) -> None:
+def test_a_taken_port_is_named_with_its_holder(tmp_path: Path, taken_port: int, claims: PortClaims) -> None:
     with pytest.raises(UnavailableError, match=rf"Port {taken_port} \(s3_port\) is in use by .*{os.getpid()}"):
-        assign_ports(StackConfig(folder=tmp_path, s3_port=taken_port), None)
+        assign_ports(StackConfig(folder=tmp_path, s3_port=taken_port), None, claims)
 
 
-def test_a_port_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_port_given_twice_is_refused(tmp_path: Path, claims: PortClaims) -> None:
     with pytest.raises(UnavailableError, match="given twice"):
-        assign_ports(StackConfig(folder=tmp_path, s3_port=21733, prefect_port=21733), None)
+        assign_ports(StackConfig(folder=tmp_path, s3_port=21733, prefect_port=21733), None, claims)
 
 
 def test_is_free_tells_a_listening_port(taken_port: int) -> None:
     assert not is_free(taken_port)
+
+
+def test_it_is_known_which_process_listens(taken_port: int) -> None:
+    assert listens(os.getpid(), taken_port)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        assert not listens(other.pid, taken_port)
+        other.communicate(b"\n")
+
+
+def test_two_stacks_that_start_together_choose_different_ports(tmp_path: Path, claims: PortClaims) -> None:
+    config = StackConfig(folder=tmp_path, services=(service("care"),))
+    with PortClaims() as other_claims:
+        mine, other = assign_ports(config, None, claims), assign_ports(config, None, other_claims)
+        assert stack_ports(mine).isdisjoint(stack_ports(other))
+        with pytest.raises(UnavailableError, match="belongs to another Parfocal stack"):
+            assign_ports(StackConfig(folder=tmp_path, s3_port=other.s3_port), None, claims)
+
+
+def test_a_claim_outlives_the_start_in_the_supervisor(claims: PortClaims) -> None:
+    with PortClaims() as of_up, PortClaims() as of_supervisor:
+        assert of_up.take(21735)
+        of_supervisor.join({21735})
+        of_up.close()
+        assert not claims.take(21735)
+        of_supervisor.join(set())
+        assert claims.take(21735)
 
 
 # Installed services
@@ -264,6 +306,44 @@ def test_nothing_runs_where_nothing_was_started(tmp_path: Path) -> None:
     assert not down(tmp_path / "missing").running
     with pytest.raises(PreconditionError, match=r"does not run\. Start it with `parfocal up`"):
         connection(tmp_path)
+
+
+def test_the_state_of_a_machine_that_lost_power_is_recognised(tmp_path: Path) -> None:
+    # As after a restart: the file says running, and the numbers belong to other processes.
+    own = ProcessId.of(os.getpid())
+    unit = UnitStatus(
+        name="s3", state=UnitState.READY, process=own, since=datetime.now(UTC), log=log_path(tmp_path, "s3")
+    )
+    write_status(StackStatus(folder=tmp_path, running=True, supervisor=own, units=(unit,)))
+    assert not status(tmp_path).running
+    assert down(tmp_path).units[0].state is UnitState.STOPPED
+    stored = read_status(tmp_path)
+    assert stored is not None
+    assert (stored.running, stored.supervisor, stored.units[0].process) == (False, None, None)
+
+
+# A unit under watch
+
+
+def test_a_unit_is_not_ready_when_another_program_answers_on_its_port(tmp_path: Path, taken_port: int) -> None:
+    unit = Unit(
+        name="impostor",
+        argv=(sys.executable, "-c", "import time; time.sleep(60)"),
+        env=dict(os.environ),
+        cwd=tmp_path,
+        ready=lambda _since: "",
+        port=taken_port,
+        ready_timeout=0.5,
+    )
+    with ThreadPoolExecutor(1) as checks:
+        watched = Watched(unit, tmp_path / "impostor.log", stack_mark(tmp_path, "run"), 0, checks)
+        deadline = time.monotonic() + 20
+        while watched.state is UnitState.STARTING and time.monotonic() < deadline:
+            watched.step([], [])
+            time.sleep(0.05)
+    assert watched.state is UnitState.FAILED
+    assert f"port {taken_port} is answered by" in watched.status().detail
+    assert watched.status().process is None
 
 
 # The doctor

@@ -55,7 +55,7 @@ def test_shows_names_numbers_and_failure():
 
 
 @pytest.mark.parametrize(
-    ("pixel_size", "label"), [(0.5, "5 µm"), (0.02, "200 nm"), (1.0, "10 µm"), (0.0833, "1 µm"), (None, None)]
+    ("pixel_size", "label"), [(0.5, "5 µm"), (0.02, "200 nm"), (1.0, "10 µm"), (0.09, "1 µm"), (None, None)]
 )
 def test_scale_bar_is_a_round_length(pixel_size, label):
     bars = [text for text in texts(figure_of(pixel_size=pixel_size)) if text.endswith(("µm", "nm"))]

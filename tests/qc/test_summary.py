@@ -111,7 +111,7 @@ def test_worse_than_the_filter_fails():
     verdict = verdict_of(BAD)
     assert verdict.verdict == "failed"
     (reason,) = verdict.reasons
-    assert reason.startswith("The prediction is worse than a Gaussian filter in PSNR: −".replace("−", "-"))
+    assert reason.startswith("The prediction is worse than a Gaussian filter in PSNR: -")
 
 
 def test_worse_in_ssim_alone_fails():

@@ -51,6 +51,14 @@ def test_undo_brings_back_the_image(dtype: str, gain: float, offset: float, seed
         np.testing.assert_allclose(back, image, rtol=1e-5, atol=1e-3)
 
 
+def test_differences_come_back_without_the_offset() -> None:
+    rule = Normaliser()
+    constants = rule.fit(IMAGE, "YX")
+    values = rule.apply(IMAGE, constants)
+    apart = rule.undo(values, constants) - rule.undo(values[::-1], constants)
+    np.testing.assert_allclose(rule.undo_width(values - values[::-1], constants), apart, atol=1e-2)
+
+
 def test_large_offsets_keep_their_digits() -> None:
     image = (2**30 + RNG.integers(0, 100, (50, 50))).astype(np.int32)  # float32 alone has steps of 64 here
     rule = Normaliser(low=0, high=100)

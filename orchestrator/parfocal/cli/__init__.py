@@ -68,7 +68,7 @@ def cli() -> None:
       parfocal dataset create beads DIR   DIR/train/source, DIR/train/target, DIR/test/…
       parfocal train care-2d --dataset beads --model beads
       parfocal predict --model beads IMAGES --output RESULTS
-    """
+    """  # noqa: D301 - click's mark for kept line ends
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

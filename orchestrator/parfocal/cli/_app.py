@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from parfocal.client import Client
     from parfocal.stack.connection import StackConnection
 
-NOT_RUNNING = "Parfocal is not running on this computer. Start it with `parfocal up`."
-
 
 @dataclass
 class App:
@@ -26,6 +24,11 @@ class App:
     services: str = ""
     home: str = ""
     json: bool = False
+
+    @property
+    def explicit(self) -> bool:
+        """Whether options or environment name both store and services, so that no stack of this computer is meant."""
+        return bool(os.environ.get("PARFOCAL_S3_ENDPOINT") and (self.services or os.environ.get("PARFOCAL_SERVICES")))
 
     @property
     def folder(self) -> Path | None:
@@ -58,8 +61,8 @@ class App:
         elif not os.environ.get("PARFOCAL_S3_ENDPOINT"):
             where = f" (folder {self.home})" if self.home else ""
             raise UnavailableError(
-                f"{NOT_RUNNING.removesuffix(' Start it with `parfocal up`.').removesuffix('.')}{where}. Start it with "
-                "`parfocal up`; or, for a facility's installation, set PARFOCAL_SERVICES and PARFOCAL_S3_ENDPOINT."
+                f"Parfocal is not running on this computer{where}. Start it with `parfocal up`; or, for a facility's "
+                "installation, set PARFOCAL_SERVICES and PARFOCAL_S3_ENDPOINT."
             )
         if self.services:
             values["services"] = self.services
@@ -74,8 +77,7 @@ class App:
 
     def connection(self) -> StackConnection | None:
         """Return how to reach the stack of this computer; None if it does not run or is not asked for."""
-        explicit = os.environ.get("PARFOCAL_S3_ENDPOINT") and (self.services or os.environ.get("PARFOCAL_SERVICES"))
-        if explicit:
+        if self.explicit:
             return None
         from parfocal.stack.connection import connection
 
@@ -122,10 +124,11 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the shared options, which are the same everywhere, apart from the command's own."""
         shared = {option.name for option in shared_options()}
-        own, common = [], []
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 (common if parameter.name in shared else own).append(record)
         with formatter.section("Options"):
             formatter.write_dl(own)
@@ -137,8 +140,3 @@ class Group(click.Group):
     """A group whose commands accept the shared options."""
 
     command_class = Command
-
-
-def command(**kwargs: Any) -> Any:
-    """Return the decorator for a command of its own."""
-    return click.command(cls=Command, **kwargs)

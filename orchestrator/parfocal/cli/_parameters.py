@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from parfocal.runtime.errors import InvalidParameterError, NotFoundError, Violation
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _NOTHING = {"null", "none", ""}
+_LIMITS: tuple[tuple[str, str, Callable[[float, float], bool]], ...] = (
+    ("minimum", "at least", operator.ge),
+    ("exclusiveMinimum", "greater than", operator.gt),
+    ("maximum", "at most", operator.le),
+    ("exclusiveMaximum", "less than", operator.lt),
+)
 _WORDS = {
     "integer": "whole number",
     "number": "number",
@@ -225,13 +232,8 @@ def _json(text: str, kind: type, wanted: str) -> Any:
 
 def _check(value: Any, branch: Mapping[str, Any]) -> None:
     if isinstance(value, int | float):
-        for key, word, good in (
-            ("minimum", "at least", lambda limit: value >= limit),
-            ("exclusiveMinimum", "greater than", lambda limit: value > limit),
-            ("maximum", "at most", lambda limit: value <= limit),
-            ("exclusiveMaximum", "less than", lambda limit: value < limit),
-        ):
-            if key in branch and not good(branch[key]):
+        for key, word, good in _LIMITS:
+            if key in branch and not good(value, branch[key]):
                 raise ValueError(f"must be {word} {_shown(branch[key])}")
         step = branch.get("multipleOf")
         if step and abs(value / step - round(value / step)) > 1e-9:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -66,8 +67,9 @@ def print_json(value: Any) -> None:
 
 
 def print_text(text: str) -> None:
-    """Write a paragraph to stdout, wrapped to the terminal."""
-    stdout().print(text, soft_wrap=not sys.stdout.isatty())
+    """Write paragraphs to stdout, wrapped to the terminal."""
+    for paragraph in text.split("\n"):
+        click.echo(_wrapped(paragraph, ""))
 
 
 def print_table(
@@ -78,36 +80,51 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left", title_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns):
+        # The first column names things, and a name that is broken cannot be copied.
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    stdout().print(table)
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell.partition(" ")[0], "")) for cell in row))
+    console = stdout()
+    with console.capture() as capture:
+        console.print(table)
+    if title:
+        click.secho(f"\n{title}", bold=True)
+    for line in capture.get().splitlines():
+        if line.strip():
+            click.echo(line.rstrip())
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """Write names and values, one a line; empty values are left out."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in fields.items():
-        if value:
-            table.add_row(name, Text(value, style=_COLOURS.get(value, "")))
-    stdout().print(table)
+    """Write names and values, one a line; empty values are left out. Addresses are never broken."""
+    shown = {name: value for name, value in fields.items() if value}
+    width = max((len(name) for name in shown), default=0) + 2
+    for name, value in shown.items():
+        text = _wrapped(value, " " * width, first=width)
+        colour = _COLOURS.get(value)
+        click.echo(click.style(f"{name:<{width}}", bold=True) + (click.style(text, fg=colour) if colour else text))
 
 
 def print_verdict(verdict: Verdict) -> None:
     """Write a verdict with its reasons to stdout."""
-    from rich.text import Text
-
-    console = stdout()
-    console.print(Text.assemble("Verdict: ", (verdict.state, f"bold {_COLOURS.get(verdict.state, '')}".strip())))
+    click.echo("Verdict: " + click.style(verdict.state, fg=_COLOURS.get(verdict.state), bold=True))
     for reason in verdict.reasons:
-        console.print(Text(f"  - {reason}"), soft_wrap=not sys.stdout.isatty())
+        click.echo("  - " + _wrapped(reason, "    ", first=4))
+
+
+def _wrapped(text: str, indent: str, first: int = 0) -> str:
+    """Wrap text to the terminal, `first` columns of the first line being taken; whole words, and not in pipes."""
+    if not sys.stdout.isatty():
+        return text
+    lines = textwrap.wrap(
+        " " * first + text,
+        width=max(stdout().width, 40),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)[first:]
 
 
 def duration(seconds: float) -> str:

@@ -93,10 +93,10 @@ class Client:
         """
         request = _copy(request)
         request.project = request.project or self.project
-        service = self._find(self._method_name(request))[0]
+        services = self._find(self._method_name(request))[0]
         while True:
             try:
-                return service.call(service.jobs.StartJob, request).job
+                return _first(services, lambda service: service.call(service.jobs.StartJob, request).job)
             except QueueFullError as error:
                 if not wait_for_queue:
                     raise
@@ -105,7 +105,7 @@ class Client:
     def get(self, job_id: str) -> v1.Job:
         """Return a job as it stands."""
         request = v1.GetJobRequest(project=self.project, job_id=job_id)
-        return self._first(lambda service: service.call(service.jobs.GetJob, request).job)
+        return _first(self._require_services(), lambda service: service.call(service.jobs.GetJob, request).job)
 
     def jobs(self, states: Sequence[v1.JobState.ValueType] = ()) -> list[v1.Job]:
         """Return the jobs of the project, of all services that answer, newest first."""
@@ -156,20 +156,17 @@ class Client:
     def cancel(self, job_id: str, *, keep_best: bool = False, why: str = "") -> v1.Job:
         """Ask a job to end; `keep_best` publishes the best weights of a training so far."""
         request = v1.CancelJobRequest(project=self.project, job_id=job_id, keep_best=keep_best, why=why)
-        service = self._owner(job_id)
-        return service.call(service.jobs.CancelJob, request).job
+        return _first(self._owners(job_id), lambda service: service.call(service.jobs.CancelJob, request).job)
 
     def resume(self, job_id: str) -> v1.Job:
         """Continue a failed or cancelled training from its last checkpoint."""
         request = v1.ResumeJobRequest(project=self.project, job_id=job_id)
-        service = self._owner(job_id)
-        return service.call(service.jobs.ResumeJob, request).job
+        return _first(self._owners(job_id), lambda service: service.call(service.jobs.ResumeJob, request).job)
 
     def delete(self, job_id: str) -> None:
         """Move the record of an ended job to the trash; what it published stays."""
         request = v1.DeleteJobRequest(project=self.project, job_id=job_id)
-        service = self._owner(job_id)
-        service.call(service.jobs.DeleteJob, request)
+        _first(self._owners(job_id), lambda service: service.call(service.jobs.DeleteJob, request))
 
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""
@@ -193,12 +190,12 @@ class Client:
         spec = request.WhichOneof("spec")
         return str(getattr(request, spec).method) if spec else ""
 
-    def _find(self, name: str) -> tuple[Service, v1.Method]:
+    def _find(self, name: str) -> tuple[list[Service], v1.Method]:
+        """Return the description of a method and all services that offer it: of several instances one is active."""
         answers = self._ask_all()
-        for service, info in answers:
-            for method in info.methods:
-                if method.name == name:
-                    return service, method
+        found = [(service, method) for service, info in answers for method in info.methods if method.name == name]
+        if found:
+            return [service for service, _ in found], found[0][1]
         offered = sorted({method.name for _, info in answers for method in info.methods})
         silent = [info for _, info in answers if info.error]
         if silent and not offered:
@@ -211,12 +208,12 @@ class Client:
             raise UnavailableError(f"{text} But {addresses} did not answer: see `parfocal status`.")
         raise NotFoundError(text)
 
-    def _owner(self, job_id: str) -> Service:
+    def _owners(self, job_id: str) -> list[Service]:
         name = self.get(job_id).service
         answers = self._ask_all()
-        for service, info in answers:
-            if info.name == name:
-                return service
+        services = [service for service, info in answers if info.name == name]
+        if services:
+            return services
         silent = ", ".join(info.address for _, info in answers if info.error)
         raise UnavailableError(
             f"The service {name!r}, which has the job {job_id}, does not answer"
@@ -227,17 +224,6 @@ class Client:
     def _ask_all(self) -> list[tuple[Service, ServiceInfo]]:
         services = self._require_services()
         return list(zip(services, self._map(Service.info), strict=True))
-
-    def _first(self, ask: Callable[[Service], _T]) -> _T:
-        """Return the first answer; the next service is asked only where one does not answer."""
-        unavailable: UnavailableError | None = None
-        for service in self._require_services():
-            try:
-                return ask(service)
-            except UnavailableError as error:
-                unavailable = error
-        assert unavailable is not None
-        raise unavailable
 
     def _map(self, ask: Callable[[Service], _T]) -> list[_T]:
         services = self._require_services()
@@ -251,6 +237,18 @@ class Client:
                 "--services host:port,… or PARFOCAL_SERVICES."
             )
         return self._services
+
+
+def _first(services: Sequence[Service], ask: Callable[[Service], _T]) -> _T:
+    """Return the first answer; the next service is asked only where one does not answer."""
+    unavailable: UnavailableError | None = None
+    for service in services:
+        try:
+            return ask(service)
+        except UnavailableError as error:
+            unavailable = error
+    assert unavailable is not None
+    raise unavailable
 
 
 def _copy(request: v1.StartJobRequest) -> v1.StartJobRequest:

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
-from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, ParfocalError, Violation
+from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, ParfocalError
 from parfocal.runtime.manifests import FileEntry
 from parfocal.runtime.publish import sha256_of
 from parfocal.runtime.store import Location, Store, translate_disk_error
@@ -97,8 +97,7 @@ def refuse_existing(paths: Iterable[Path]) -> None:
     if there:
         names = ", ".join(path.name for path in there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
         raise AlreadyExistsError(
-            f"{there[0].parent} has {names} already; nothing was written. Choose another folder, or --overwrite.",
-            [Violation(str(path), "exists already") for path in there],
+            f"{there[0].parent} has {names} already; nothing was written. Choose another folder, or --overwrite."
         )
 
 

@@ -13,14 +13,15 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import FailedRun
 from prefect.logging import get_run_logger
-from prefect.states import Failed, State
+from prefect.states import Failed
 
 from parfocal import v1
 from parfocal.flows._show import event_line, progress_line
-from parfocal.flows._work import Run
+from parfocal.flows._work import ACTIVE_STATES, Run
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 
 if TYPE_CHECKING:
@@ -67,15 +68,11 @@ class PrefectListener:
         """Log which job is followed."""
         if not again:
             get_run_logger().info("%s: job %s of the service %s has been started", self._title, job.id, job.service)
-            return
-        state = v1.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
-        get_run_logger().info(
-            "%s: job %s was started before and is %s; it is followed again (%s)",
-            self._title,
-            job.id,
-            state,
-            progress_line(job),
-        )
+        elif job.state in ACTIVE_STATES:
+            get_run_logger().info("%s: job %s goes on (%s)", self._title, job.id, progress_line(job))
+        else:
+            state = v1.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+            get_run_logger().info("%s: job %s had ended before: %s", self._title, job.id, state)
 
     def progressed(self, job: v1.Job) -> None:
         """Move the progress bar."""
@@ -133,6 +130,13 @@ def step(name: str, work: Callable[[], _T]) -> _T:
     raise StepFailedError(state.message or f"{name}: ended as {state.name}")
 
 
+def add_tag(run_id: str, tag: str) -> None:
+    """Put a tag on a flow run, so that lists of runs show it."""
+    with get_client(sync_client=True) as client:
+        tags = {*client.read_flow_run(UUID(run_id)).tags, tag}
+        client.update_flow_run(UUID(run_id), tags=sorted(tags))
+
+
 def quiet_failures() -> None:
     """Keep Prefect from logging tracebacks of errors that are meant for the user; others stay loud."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
@@ -142,8 +146,9 @@ def quiet_failures() -> None:
 
 
 def _no_user_tracebacks(record: logging.LogRecord) -> bool:
-    # The state's own line ("Finished in state Failed('…')") says it already.
-    return not (record.exc_info and isinstance(record.exc_info[1], ParfocalError | FailedRun))
+    # The state's own line ("Finished in state Failed('…')") says it already. Prefect also logs states that were
+    # returned as failed with the traceback of no exception.
+    return not (record.exc_info and isinstance(record.exc_info[1], ParfocalError | FailedRun | None))
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
@@ -169,4 +174,7 @@ def _progress_artifact(run_id: str) -> UUID:
         )
     if known:
         return known[0].id
-    return create_progress_artifact(progress=0.0, key=_PROGRESS_KEY, description="Starting")
+    made = create_progress_artifact(progress=0.0, key=_PROGRESS_KEY, description="Starting")
+    # Prefect's type says that it might be awaitable; in a synchronous flow it is not.
+    assert isinstance(made, UUID)
+    return made

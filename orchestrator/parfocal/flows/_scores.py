@@ -13,7 +13,8 @@ from parfocal.flows._work import Finished
 from parfocal.runtime.store import Location
 
 Row = dict[str, str | float]
-KIND_TITLES = {"input": "Input", "baseline": "Gaussian filter", "prediction": "Prediction"}
+_KINDS = {"input": "input", "baseline": "Gaussian", "prediction": "prediction"}
+_KIND_TITLES = {"input": "Input", "baseline": "Gaussian filter of the input", "prediction": "Prediction"}
 _SHOWN = ("ssim", "psnr", "nrmse")
 
 
@@ -31,12 +32,15 @@ class Scores:
         By image, kind and metric: the value, averaged over the slices of a stack.
     means
         By kind and metric: "mean" over the images and, with enough images, the interval "low" to "high".
+    worst_image
+        The image that the figure shows; empty where the evaluation names none.
     """
 
     kinds: Sequence[str]
     metrics: Mapping[str, str]
     images: Mapping[str, Mapping[str, Mapping[str, float]]]
     means: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    worst_image: str = ""
 
 
 def read_scores(client: Client, finished: Finished) -> Scores:
@@ -63,19 +67,20 @@ def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:
         }
         for image, by_kind in sums.items()
     }
-    return Scores(tuple(summary["metrics"]), {name: units[name] for name in shown}, images, summary["metrics"])
+    worst = str((summary.get("worst_image") or {}).get("image", ""))
+    return Scores(tuple(summary["metrics"]), {name: units[name] for name in shown}, images, summary["metrics"], worst)
 
 
 def quality_rows(scores: Scores) -> list[Row]:
     """Return the mean over all images and then one row for each image; a column for each metric of each kind."""
-    everything: dict[str, Mapping[str, Mapping[str, float | None]]] = {f"Mean of {len(scores.images)}": scores.means}
+    everything: dict[str, Mapping[str, Mapping[str, Any]]] = {f"Mean of {len(scores.images)}": scores.means}
     everything.update(scores.images)
     rows: list[Row] = []
     for image, by_kind in everything.items():
         row: Row = {"Image": image}
         for name, heading in scores.metrics.items():
             for kind in scores.kinds:
-                row[f"{heading.split(' [')[0]} {KIND_TITLES.get(kind, kind).lower()}"] = _value(by_kind[kind][name])
+                row[f"{heading.split(' [')[0]} {_KINDS.get(kind, kind)}"] = _value(by_kind[kind][name])
         rows.append(row)
     return rows
 
@@ -84,7 +89,7 @@ def summary_rows(scores: Scores) -> list[Row]:
     """Return one row for each kind with the means over the images, and their intervals where there are any."""
     rows: list[Row] = []
     for kind in scores.kinds:
-        row: Row = {"": KIND_TITLES.get(kind, kind)}
+        row: Row = {"": _KIND_TITLES.get(kind, kind)}
         for name, heading in scores.metrics.items():
             row[_short(heading)] = _mean(scores.means[kind][name])
         rows.append(row)

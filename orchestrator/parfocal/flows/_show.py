@@ -13,6 +13,14 @@ from parfocal.flows._scores import Row, Scores, summary_rows
 from parfocal.flows._work import Finished
 
 _METRIC_NAMES = {"loss": "loss", "val_loss": "validation loss", "learning_rate": "learning rate"}
+_STATES = {
+    v1.JOB_STATE_QUEUED: "The job is queued",
+    v1.JOB_STATE_RUNNING: "The job runs",
+    v1.JOB_STATE_SUCCEEDED: "The job has succeeded",
+    v1.JOB_STATE_FAILED: "The job has failed",
+    v1.JOB_STATE_CANCELLED: "The job has ended on request",
+    v1.JOB_STATE_CANCELLING: "The job is being ended",
+}
 
 
 def epoch_line(job: v1.Job, epoch: v1.EpochCompleted) -> str:
@@ -36,9 +44,8 @@ def event_line(job: v1.Job, event: v1.JobEvent) -> str:
     if kind == "image_completed":
         return f"{event.image_completed.name} done ({event.image_completed.seconds:.1f} s)"
     if kind == "state_change":
-        state = v1.JobState.Name(event.state_change.state).removeprefix("JOB_STATE_").lower()
         message = event.state_change.message
-        return f"The job is {state}" + (f": {message}" if message and message != state else "")
+        return _STATES.get(event.state_change.state, "The job") + (f": {message}" if message else "")
     return ""
 
 
@@ -83,11 +90,7 @@ def artifact_key(*words: str) -> str:
 def verdict_headline(verdict: Mapping[str, Any]) -> str:
     """Return the verdict in one line."""
     state = verdict.get("state")
-    if state == "passed":
-        return "✅ Quality control: passed"
-    if state == "failed":
-        return "❌ Quality control: failed"
-    return "⚠️ Quality control: no verdict"
+    return f"Quality control: {state}" if state else "Quality control: no verdict"
 
 
 def training_report(
@@ -112,6 +115,8 @@ def training_report(
     lines.append("")
     if figure is not None:
         lines += [embedded_png("Input, prediction and target of a test image", figure), ""]
+        if scores and scores.worst_image:
+            lines += [f"Shown is the worst of the test images, {scores.worst_image}.", ""]
     if scores:
         count = len(scores.images)
         lines += ["## Scores", "", markdown_table(summary_rows(scores)), ""]
@@ -139,7 +144,7 @@ def prediction_report(*, method: v1.Method, model_uri: str, finished: Finished, 
     lines += [f"Model **{model_name(model_uri)}** ({method.title}).", ""]
     if finished.manifest.verdict:
         verdict = finished.manifest.verdict
-        lines += [f"The model's {verdict_headline(verdict)[2:].strip()}.", ""]
+        lines += [f"{verdict_headline(verdict)} (the model's verdict).", ""]
         lines += [f"- {reason}" for reason in verdict.get("reasons", ())] + [""]
     if failed:
         lines += ["## Not predicted", ""] + [f"- `{image.input}`: {image.reason}" for image in failed] + [""]

@@ -47,16 +47,16 @@ class Listener(Protocol):
     """Whoever wants to know how the work goes."""
 
     def started(self, job: v1.Job, *, again: bool) -> None:
-        """A job is followed from now on; `again` says that it was there already."""
+        """Hear that a job is followed from now on; `again` says that it was there already."""
 
     def progressed(self, job: v1.Job) -> None:
-        """The job's progress or state changed."""
+        """Hear that the job's progress or state changed."""
 
     def happened(self, job: v1.Job, event: v1.JobEvent) -> None:
-        """Something happened to the job."""
+        """Hear what happened to the job."""
 
     def waiting(self, why: str) -> None:
-        """The work cannot go on at the moment and is tried again."""
+        """Hear why the work cannot go on at the moment; it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,12 @@ def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDat
     count = len(manifest.select("train", "source"))
     if count < needs.minimum_images:
         raise InvalidInputError(
-            f"The dataset {dataset!r} has {count} training images; {method.title} needs at least "
+            f"The dataset {dataset!r} has {_images(count)}; {method.title} needs at least "
             f"{needs.minimum_images}. {needs.description}"
         )
     notes = list(manifest.warnings)
     if count < needs.recommended_images:
-        notes.append(
-            f"The dataset has {count} training images; good results can be expected from {needs.recommended_images}."
-        )
+        notes.append(f"The dataset has {_images(count)}; good results can be expected from {needs.recommended_images}.")
     if not manifest.select("test", "source"):
         notes.append("The dataset has no test images, so quality control cannot judge the model.")
     return CheckedDataset(uri, manifest, tuple(notes))
@@ -301,6 +299,10 @@ def job_ending(job: v1.Job) -> str:
     return f"Job {job.id} has not ended."
 
 
+def _images(count: int) -> str:
+    return f"{count} training image" + ("" if count == 1 else "s")
+
+
 def _repeatable(
     client: Client,
     run: Run,
@@ -309,15 +311,16 @@ def _repeatable(
     listener: Listener,
 ) -> v1.Job:
     """Find or start a job that is cheap to repeat: one that failed in an earlier attempt is started anew."""
-    for number in range(1, run.attempt + 1):
+    number = 1
+    while True:
         request_id = run.request_id(step, number)
         job = _find(client, request_id, listener)
         if job is None:
             return _follow(client, _start(client, request(request_id), listener), listener)
-        if number == run.attempt or job.state not in (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED):
-            break
-    listener.started(job, again=True)
-    return _follow(client, job, listener)
+        if number >= run.attempt or job.state not in (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED):
+            listener.started(job, again=True)
+            return _follow(client, job, listener)
+        number += 1
 
 
 def _find(client: Client, job_id: str, listener: Listener) -> v1.Job | None:

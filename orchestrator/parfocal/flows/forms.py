@@ -29,8 +29,8 @@ def train_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
         "model": {
             "type": "string",
             "title": "Name of the model",
-            "description": "Letters, digits, '.', '_' and '-'. If there is a model of this name, it gets a new version; "
-            "nothing is overwritten.",
+            "description": "Letters, digits, '.', '_' and '-'. "
+            "If there is a model of this name, it gets a new version; nothing is overwritten.",
             "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
         },
         "parameters": parameter_group(method, v1.JOB_KIND_TRAINING, "Settings of the training"),
@@ -86,7 +86,7 @@ def parameter_group(method: v1.Method, kind: v1.JobKind.ValueType, title: str) -
     )
     definitions = published.get("$defs", {})
     properties = {
-        name: {**_field(field, definitions), "position": position}
+        name: {**_with_range(_field(field, definitions)), "position": position}
         for position, (name, field) in enumerate(published.get("properties", {}).items())
     }
     group: Schema = {
@@ -108,6 +108,19 @@ def _form(properties: Mapping[str, Schema], required: Sequence[str]) -> Schema:
         "properties": {name: {**field, "position": at} for at, (name, field) in enumerate(properties.items())},
         "required": list(required),
     }
+
+
+def _with_range(field: Schema) -> Schema:
+    """Return a field whose help says which numbers are allowed; Prefect's form says it only after the fact."""
+    bounds = (
+        ("minimum", "from {}"),
+        ("exclusiveMinimum", "above {}"),
+        ("maximum", "to {}"),
+        ("exclusiveMaximum", "below {}"),
+    )
+    words = " ".join(text.format(f"{field[key]:,}".replace(",", " ")) for key, text in bounds if key in field)
+    help_text = str(field.get("description", ""))
+    return {**field, "description": f"{help_text} ({words})".strip()} if words else field
 
 
 def _field(field: Schema, definitions: Mapping[str, Schema]) -> Schema:

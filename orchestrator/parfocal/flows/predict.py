@@ -6,13 +6,15 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.models import read_model
 from parfocal.flows import _show, _work
 from parfocal.flows._follow import PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished, Run
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
@@ -49,6 +51,7 @@ def predict(
     project
         Project of model and dataset; empty means that of the runner.
     """
+    end_with_runner()
     quiet_failures()
     try:
         run = current_run()

@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, NoReturn
 
 import psutil
@@ -29,7 +28,7 @@ from parfocal.flows.reconcile import reconcile
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 
 _log = logging.getLogger("prefect.parfocal.flows")
-_REFRESH_SECONDS = float(os.environ.get("PARFOCAL_FLOWS_REFRESH_SECONDS", "20"))
+_REFRESH_SECONDS = 20.0
 _RETRY_SECONDS = 2.0
 _QUERY_SECONDS = 3.0
 
@@ -61,7 +60,7 @@ async def serve(stop: asyncio.Event) -> None:
         reader = CatalogueReader(client)
         catalogue = await _first_catalogue(reader)
         runner = _FlowRunner(
-            lambda: loop.call_soon_threadsafe(stop.set) and None,
+            lambda: _call_soon(loop, stop.set),
             name="parfocal",
             pause_on_shutdown=False,
             query_seconds=_QUERY_SECONDS,
@@ -114,6 +113,10 @@ async def _refresh(reader: CatalogueReader, deployments: Deployments, project: s
         except Exception:
             # Prefect's server may be away for a while; the runner itself decides when that is too long.
             _log.exception("the forms could not be refreshed")
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(function)
 
 
 async def _until_stopped() -> None:

@@ -6,12 +6,14 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.flows import _show, _work
-from parfocal.flows._follow import PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._follow import PrefectListener, add_tag, current_run, quiet_failures, step
+from parfocal.flows._process import end_with_runner
 from parfocal.flows._scores import Scores, quality_rows, read_scores
 from parfocal.flows._work import CheckedDataset, Finished, Run
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
@@ -48,6 +50,7 @@ def train(
     project
         Project of dataset and model; empty means that of the runner.
     """
+    end_with_runner()
     quiet_failures()
     try:
         run = current_run()
@@ -91,8 +94,10 @@ def _train(
     step("Report", lambda: _report(client, method, checked, training, prediction, evaluation, notes))
 
     verdict = evaluation.manifest.verdict if evaluation else {}
-    text = f"{_show.model_name(model_uri)} · {_show.verdict_headline(verdict)[2:].strip()}"
+    text = f"{_show.model_name(model_uri)} · {_show.verdict_headline(verdict)}"
     listener.done(text)
+    if verdict:
+        add_tag(run.id, f"quality control: {verdict['state']}")
     return Completed(message=text)
 
 

@@ -85,7 +85,8 @@ class StackConfig(BaseModel):
     s3_port, prefect_port
         Ports on loopback; chosen and remembered when None.
     store_port
-        First of nine consecutive ports that the parts of the S3 server use among themselves.
+        First of eight consecutive ports that the parts of the S3 server use among themselves; one more
+        lies 10003 above it.
     buckets
         Bucket names, created when the store is ready.
     start_timeout
@@ -103,10 +104,10 @@ class StackConfig(BaseModel):
     prefect: bool = True
     runner_module: str | None = "parfocal.flows.serve"
     s3_port: int | None = Field(default=None, ge=1, le=65535)
-    store_port: int | None = Field(default=None, ge=1, le=65500)
+    store_port: int | None = Field(default=None, ge=1, le=55000)
     prefect_port: int | None = Field(default=None, ge=1, le=65535)
     buckets: Buckets = Buckets()
-    start_timeout: float = Field(default=180.0, gt=0)
+    start_timeout: float = Field(default=300.0, gt=0)
     max_restarts: int = Field(default=5, ge=0)
     log_megabytes: float = Field(default=10.0, gt=0)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from parfocal.runtime.errors import PreconditionError, UnavailableError
+from parfocal.stack.claims import PortClaims
 from parfocal.stack.config import SavedConfig, StackConfig, load_config, resolve_folder, save_config
 from parfocal.stack.credentials import ensure_credentials
 from parfocal.stack.logs import last_lines
@@ -71,16 +72,16 @@ def up(config: StackConfig, *, foreground: bool = False, on_event: OnEvent | Non
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for part in ("logs", "s3", "prefect", "state"):
         (folder / part).mkdir(mode=0o700, exist_ok=True)
-    with folder_lock(folder):
+    with folder_lock(folder), PortClaims() as claims:
         saved = load_config(folder)
         if not supervisor_runs(folder):
-            saved = _prepare(config, saved)
+            saved = _prepare(config, saved, claims)
             if not foreground:
                 _start_supervisor(folder)
         elif foreground:
             raise _already_running(folder)
         else:
-            saved = _extend(config, saved)
+            saved = _extend(config, saved, claims)
         if not foreground:
             _wait_for_revision(folder, saved.revision)
     if foreground:
@@ -129,12 +130,12 @@ def down(folder: Path | None = None, on_event: OnEvent | None = None) -> StackSt
     return stopped
 
 
-def _prepare(config: StackConfig, saved: SavedConfig | None) -> SavedConfig:
+def _prepare(config: StackConfig, saved: SavedConfig | None, claims: PortClaims) -> SavedConfig:
     """Write everything a supervisor needs to start the stack."""
     folder = config.folder
     # What a killed supervisor left behind would hold the ports.
     end_marked(stack_mark(folder), grace=5.0)
-    decided = assign_ports(config, saved.config if saved else None)
+    decided = assign_ports(config, saved.config if saved else None, claims)
     revision = saved.revision + 1 if saved else 1
     # Fails here, with a clear message, if a program is missing.
     build_units(decided, ensure_credentials(folder))
@@ -143,7 +144,7 @@ def _prepare(config: StackConfig, saved: SavedConfig | None) -> SavedConfig:
     return saved
 
 
-def _extend(config: StackConfig, saved: SavedConfig | None) -> SavedConfig:
+def _extend(config: StackConfig, saved: SavedConfig | None, claims: PortClaims) -> SavedConfig:
     """Add to a running stack what it lacks and have failed units tried again."""
     folder = config.folder
     known, pid = read_status(folder), supervisor_pid(folder)
@@ -172,7 +173,7 @@ def _extend(config: StackConfig, saved: SavedConfig | None) -> SavedConfig:
     # The ports of what runs are in use by itself: only those of the new services are decided.
     only_new = {"services": tuple(added), "s3_port": None, "store_port": None, "prefect_port": None}
     reserved = [service.port for service in running.services if service.port]
-    decided = assign_ports(config.model_copy(update=only_new), None, reserved).services
+    decided = assign_ports(config.model_copy(update=only_new), None, claims, reserved).services
     extended = SavedConfig(
         revision=saved.revision + 1,
         config=running.model_copy(

@@ -24,9 +24,11 @@ from pathlib import Path
 from types import FrameType
 
 from parfocal.runtime.errors import ParfocalError, PreconditionError
+from parfocal.stack.claims import PortClaims
 from parfocal.stack.config import SavedConfig, load_config
 from parfocal.stack.credentials import credentials_path, ensure_credentials
 from parfocal.stack.logs import cap_size
+from parfocal.stack.ports import stack_ports
 from parfocal.stack.processes import ProcessId, end_marked, stack_mark
 from parfocal.stack.state import (
     StackEvent,
@@ -66,6 +68,7 @@ class Supervisor:
         self._units: dict[str, Watched] = {}
         self._saved: SavedConfig | None = None
         self._published: StackStatus | None = None
+        self._claims = PortClaims()
         self._guard: subprocess.Popen[bytes] | None = None
         self._stop_requests = 0
         self._reload_requested = False
@@ -82,7 +85,7 @@ class Supervisor:
         lock = take_supervisor_lock(self.folder)
         if lock is None:
             raise PreconditionError(f"The stack in {self.folder} is already running; see `parfocal status`.")
-        with lock, _Handlers(self._on_signal), ThreadPoolExecutor(8, "readiness") as checks:
+        with lock, self._claims, _Handlers(self._on_signal), ThreadPoolExecutor(8, "readiness") as checks:
             try:
                 self._load(checks)
                 while not self._stop_requests:
@@ -107,6 +110,7 @@ class Supervisor:
             raise PreconditionError(f"{self.folder} has no config.json: start the stack with `parfocal up`.")
         self._saved = saved
         config = saved.config
+        self._claims.join(stack_ports(config))
         units = build_units(config, ensure_credentials(self.folder))
         obsolete = [name for name, watched in self._units.items() if watched.unit not in units]
         self._stop(obsolete)

@@ -51,6 +51,8 @@ class Unit:
         Units stop in falling order of stage, those of one stage together.
     address
         Where it is reached, for people and clients; empty if nowhere.
+    port
+        Port of `address`; the unit is ready only when it is its own process that listens there.
     ready_timeout, stop_grace
         Seconds until a unit that is not ready has failed, and between SIGTERM and SIGKILL.
     """
@@ -64,6 +66,7 @@ class Unit:
     after: tuple[str, ...] = ()
     stage: int = 0
     address: str = ""
+    port: int | None = None
     ready_timeout: float = 180.0
     stop_grace: float = 10.0
 
@@ -105,6 +108,8 @@ def store_unit(config: StackConfig, credentials: Credentials) -> Unit:
         "-master.telemetry=false",
         # There is one master: nothing to wait for after a restart.
         "-master.electionTimeout=1s",
+        # Nobody writes any more when the store stops: it is the last unit.
+        "-volume.preStopSeconds=0",
         # Space of deleted objects is reclaimed file by file, each needing that much room meanwhile.
         "-master.volumeSizeLimitMB=256",
         f"-filer.allowedOrigins=http://{LOOPBACK}:{config.s3_port}",
@@ -126,11 +131,13 @@ def store_unit(config: StackConfig, credentials: Credentials) -> Unit:
         ready=ready,
         stage=0,
         address=endpoint,
+        port=config.s3_port,
         ready_timeout=config.start_timeout,
         stop_grace=15.0,
     )
 
 
+# The ninth, admin.port.grpc, must stay 10000 above admin.port: SeaweedFS' own worker looks for it there.
 _STORE_PORT_FLAGS = (
     "master.port",
     "volume.port",
@@ -140,7 +147,6 @@ _STORE_PORT_FLAGS = (
     "master.port.grpc",
     "volume.port.grpc",
     "filer.port.grpc",
-    "admin.port.grpc",
 )
 
 
@@ -157,6 +163,7 @@ def prefect_unit(config: StackConfig) -> Unit:
         ready=lambda _since: probes.prefect_ready(api_url),
         stage=1,
         address=ui_url,
+        port=config.prefect_port,
         ready_timeout=config.start_timeout,
     )
 
@@ -174,6 +181,7 @@ def service_unit(config: StackConfig, credentials: Credentials, service: Service
         needs=("s3",),
         stage=2,
         address=address,
+        port=service.port,
         ready_timeout=config.start_timeout,
         stop_grace=15.0,
     )

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+from parfocal.stack.ports import holder, listens
 from parfocal.stack.processes import STACK_MARK, UNIT_MARK, ProcessId, end_marked
 from parfocal.stack.state import UnitState, UnitStatus
 from parfocal.stack.units import Unit
@@ -153,7 +154,7 @@ class Watched:
             if now >= self._ask_at:
                 self._check = self._checks.submit(self.unit.ready, self._start_time)
         elif self._check.done():
-            problem = self._check.result()
+            problem = self._check.result() or self._stranger()
             self._check = None
             self._ask_at = now + _PROBE_PAUSE
             if not problem:
@@ -168,6 +169,13 @@ class Watched:
                     UnitState.FAILED,
                     f"was not ready after {self.unit.ready_timeout:g} seconds ({problem})",
                 )
+
+    def _stranger(self) -> str:
+        """Return a problem if it was another program that answered; empty if it was this unit."""
+        port = self.unit.port
+        if port is None or self._popen is None or listens(self._popen.pid, port):
+            return ""
+        return f"port {port} is answered by {holder(port)}"
 
     def _ended(self, code: int) -> None:
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"

@@ -9,6 +9,7 @@ import numpy as np
 from csbdeep.internals.predict import tile_overlap
 from csbdeep.internals.train import prepare_model
 from csbdeep.models import CARE, Config
+from csbdeep.utils import save_json
 from numpy.typing import NDArray
 
 from parfocal.care.parameters import Care2DParameters
@@ -38,12 +39,11 @@ class Care2D:
 
     def save(self, folder: Path, parameters: Care2DParameters, best: Arrays, last: Arrays) -> None:
         """Write a CSBDeep model folder: `csbdeep.models.CARE(None, NAME, BASEDIR)` opens it."""
+        save_json(vars(self._config(parameters)), str(folder / "config.json"))
         learner = self.build(parameters)
-        model = CARE(self._config(parameters), name=folder.name, basedir=str(folder.parent))
         for name, weights in (("last", last), ("best", best)):
             learner.set_weights(weights)
             learner.model.save_weights(str(folder / _weights_file(name)))
-        assert Path(model.logdir) == folder
 
     def load(self, folder: Path, parameters: Care2DParameters, weights: str) -> keras.KerasLearner:
         """Return the saved network; only arrays are read from the files."""

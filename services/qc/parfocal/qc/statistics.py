@@ -29,6 +29,9 @@ SEED: Final = 0
 FEW_IMAGES: Final = 3
 """Below this number of images no interval is given."""
 
+_RESAMPLED_AT_ONCE: Final = 2**18
+"""Values in memory at once while resampling, however many images there are."""
+
 Outcome = Literal["better", "worse", "not distinguishable", "too few images"]
 
 
@@ -119,8 +122,11 @@ def statistics(values: Sequence[float] | npt.NDArray[np.float64]) -> Statistics:
     if array.size >= FEW_IMAGES:
         random = np.random.default_rng(SEED)
         means = np.empty(RESAMPLES)
-        for i in range(RESAMPLES):
-            means[i] = array[random.integers(0, array.size, array.size)].mean()
+        step = max(1, _RESAMPLED_AT_ONCE // array.size)
+        for start in range(0, RESAMPLES, step):
+            count = min(step, RESAMPLES - start)
+            chosen = random.integers(0, array.size, (count, array.size))
+            means[start : start + count] = array[chosen].mean(axis=1)
         tail = 50 * (1 - CONFIDENCE)
         low, high = map(float, np.percentile(means, [tail, 100 - tail]))
     return Statistics(

@@ -88,7 +88,7 @@ class FileFacts(NamedTuple):
 
 def open_tiff(path: Path) -> TiffFile:
     """Open `path` without ever following references to other files."""
-    return TiffFile(path, _multifile=False, is_mmstack=False, is_scanimage=False, is_sis=False)
+    return TiffFile(path, _multifile=False, is_mmstack=False, is_scanimage=False)
 
 
 def describe_tiff(tif: TiffFile, max_pixels: int) -> FileFacts:

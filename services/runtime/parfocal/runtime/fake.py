@@ -34,7 +34,11 @@ class FakeParameters(TrainingParameters):
     learning_rate: float = Field(default=0.02, gt=0, le=1, title="Learning rate", description="Size of the steps.")
     patch_size: int = Field(default=16, ge=8, le=512, title="Patch size", description="Edge of a patch in pixels.")
     pause_seconds: float = Field(
-        default=0.0, ge=0, le=10, title="Pause", description="Time to wait after each step, to test interruptions."
+        default=0.0,
+        ge=0,
+        le=10,
+        title="Pause",
+        description="Wait after each step or tile, to test interruptions.",
     )
 
 
@@ -81,6 +85,7 @@ class FilterLearner:
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the filtered batch."""
+        time.sleep(self._pause)
         return self._apply(_neighbours(inputs))[..., np.newaxis].astype(np.float32)
 
     def weights(self) -> dict[str, NDArray[Any]]:

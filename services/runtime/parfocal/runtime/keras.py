@@ -47,7 +47,7 @@ class KerasLearner:
     @property
     def learning_rate(self) -> float:
         """The present learning rate, as the float32 the optimiser holds."""
-        return float(np.asarray(self.model.optimizer.learning_rate))
+        return float(self.model.optimizer.learning_rate.numpy())
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
@@ -67,7 +67,7 @@ class KerasLearner:
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the network's output; the network is compiled once for each shape of a tile."""
         try:
-            return np.asarray(self._predict(inputs), dtype=np.float32)
+            return np.asarray(self._predict(inputs).numpy(), dtype=np.float32)
         except tf.errors.ResourceExhaustedError as error:
             raise OutOfMemoryError(f"A batch of shape {inputs.shape} does not fit the memory.") from error
 
@@ -99,7 +99,7 @@ def _variables(optimizer: Any) -> list[Any]:
 
 def _arrays(variables: list[Any]) -> dict[str, NDArray[Any]]:
     # Names repeat between layers in Keras 3, so the position comes first.
-    return {f"{number:04d} {variable.name}": np.array(variable) for number, variable in enumerate(variables)}
+    return {f"{number:04d} {variable.name}": np.array(variable.numpy()) for number, variable in enumerate(variables)}
 
 
 def _assign(variables: list[Any], arrays: Arrays, what: str) -> None:

@@ -128,6 +128,12 @@ class Normaliser(BaseModel):
         restored: NDArray[np.float32] = (values * scale + offset).astype(np.float32)
         return restored
 
+    def undo_width(self, values: NDArray[Any], constants: NormaliserConstants) -> NDArray[np.float32]:
+        """Bring differences of normalised values, such as an uncertainty, back to the image's own units."""
+        _, scale = _columns(constants, values)
+        widths: NDArray[np.float32] = (values * scale).astype(np.float32)
+        return widths
+
     def _constants(self, channel: NDArray[Any]) -> tuple[float, float]:
         sample = _subsample(channel, _MOST_PIXELS)
         if self.rule == "z-score":

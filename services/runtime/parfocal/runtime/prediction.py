@@ -40,7 +40,6 @@ from parfocal.runtime.service import Method
 from parfocal.runtime.store import Location
 from parfocal.runtime.tiling import choose_tile, predict_tiled
 
-_STACK_AXES = frozenset("TZ")
 # A U-Net with 32 first filters keeps about eight full-size float32 layers of them while it predicts.
 _BYTES_PER_PIXEL = 32 * 4 * 8
 _SMALLEST_TILE, _LARGEST_TILE = 256**2, 2048**2
@@ -87,17 +86,8 @@ def predict_image(
     InvalidInputError
         The image has other axes than the method can take.
     """
-    axes = model.method.axes
-    extra = [letter for letter in image.axes if letter not in axes]
-    if image.axes == axes:
-        planes = image.pixels[np.newaxis]
-    elif image.axes.endswith(axes) and set(extra) <= _STACK_AXES:
-        planes = image.pixels.reshape(-1, *image.pixels.shape[len(extra) :])
-    else:
-        raise InvalidInputError(
-            f"The image has axes {image.axes} ({'x'.join(map(str, image.pixels.shape))}); {model.method.title} takes "
-            f"{axes}, or a stack of such planes. Convert colour or multi-channel images to single channels first."
-        )
+    model.method.check_axes(image.axes, image.pixels.shape)
+    planes = image.pixels.reshape(-1, *image.pixels.shape[image.pixels.ndim - len(model.method.axes) :])
     collected: dict[str, list[NDArray[np.float32]]] = {}
     for number, plane in enumerate(planes):
         report = None
@@ -115,6 +105,11 @@ def predict_image(
     return {
         name: replace(image, pixels=np.stack(items).reshape(image.pixels.shape)) for name, items in collected.items()
     }
+
+
+def wanted_outputs(parameters: PredictionParameters) -> list[str]:
+    """Return the names of the outputs that these parameters ask for, the prediction first."""
+    return ["prediction"] + (["uncertainty"] if getattr(parameters, "uncertainty", False) else [])
 
 
 def _predict_plane(
@@ -136,8 +131,7 @@ def _predict_plane(
     images = model.implementation.interpret(output, model.parameters)
     undo, undo_width = model.normaliser.undo, model.normaliser.undo_width
     return {
-        name: (undo if with_offset else undo_width)(pixels, constants)
-        for name, (pixels, with_offset) in images.items()
+        name: (undo if with_offset else undo_width)(pixels, constants) for name, (pixels, with_offset) in images.items()
     }
 
 
@@ -170,7 +164,7 @@ def predict(context: JobContext) -> None:
     precision, _ = choose_precision(parameters.precision)
     context.describe(precision=precision)
     model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
-    wanted = ["prediction"] + (["uncertainty"] if getattr(parameters, "uncertainty", False) else [])
+    wanted = wanted_outputs(parameters)
     inputs = list_inputs(context)
     done: list[ResultFile] = []
     files: list[FileEntry] = []

@@ -90,9 +90,9 @@ def _summary_page(model: ModelManifest, method: Method, rows: Sequence[Row]) -> 
     if rows:
         best = rows[model.best_epoch - 1]
         writer.text(
-            f"{model.epochs} epochs in {_duration(model.training_seconds)}. Lowest validation loss {best['val_loss']:.4g} "
-            f"after epoch {model.best_epoch} (training loss there {best['loss']:.4g}). The loss says how training went, "
-            "not whether the model can be trusted: run quality control on test images."
+            f"{model.epochs} epochs in {_duration(model.training_seconds)}. Lowest validation loss "
+            f"{best['val_loss']:.4g} after epoch {model.best_epoch} (training loss there {best['loss']:.4g}). The loss "
+            "says how training went, not whether the model can be trusted: run quality control on test images."
         )
     for warning in model.warnings:
         writer.text(f"Note: {warning}", colour=_ORANGE)
@@ -140,7 +140,8 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
 
 def _figures_page(model: ModelManifest, rows: Sequence[Row], example: Example) -> Figure:
     figure = Figure(figsize=_A4, layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    top, bottom = halves
     top.suptitle("Loss during training", fontsize=12)
     if rows:
         _draw_losses(top, rows, model.best_epoch)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidParameterError, NotFoundError, Violation
+from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, Violation
 from parfocal.runtime.manifests import DatasetManifest
 
 
@@ -91,6 +91,15 @@ class Method:
             name = v1.JobKind.Name(kind).removeprefix("JOB_KIND_").lower()
             raise NotFoundError(f"{self.title} offers no {name}.")
         return self.work[kind]
+
+    def check_axes(self, axes: str, shape: Sequence[int]) -> None:
+        """Raise InvalidInputError unless an image is what the method takes, or a stack of such images."""
+        extra = zip(axes.removesuffix(self.axes), shape, strict=False)
+        if not axes.endswith(self.axes) or any(letter not in "TZ" and length > 1 for letter, length in extra):
+            raise InvalidInputError(
+                f"The image has axes {axes} ({'x'.join(map(str, shape))}); {self.title} takes {self.axes}, or a stack "
+                "of such planes. Convert colour or multi-channel images to single channels first."
+            )
 
     def load(self) -> Any:
         """Import and instantiate the implementation; workers only."""

@@ -48,6 +48,17 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         default=2.0, gt=0, description="time between the mark of a cancelled job and the end of its worker by force"
     )
+    warm_idle_seconds: float = Field(
+        default=120.0, gt=0, description="time without an image after which the warm worker of PredictImage ends"
+    )
+    max_images: int = Field(
+        default=8, ge=1, description="images PredictImage takes on at a time before it answers RESOURCE_EXHAUSTED"
+    )
+    image_wait_seconds: float = Field(
+        default=30.0, ge=0, description="time an image of PredictImage waits for the device that other work has"
+    )
+    max_image_pixels: int = Field(default=2**28, ge=1, description="pixels of the largest image PredictImage takes")
+    max_image_bytes: int = Field(default=2**30, ge=1, description="bytes of the largest image PredictImage takes")
     image: str = Field(default="", description="reference of the container image, for the record")
 
     @property

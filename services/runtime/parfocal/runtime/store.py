@@ -212,7 +212,9 @@ class Store:
         with self._errors(location):
             self._client.fget_object(location.bucket, location.key, str(path))
 
-    def objects(self, folder: Location, *, recursive: bool = True, start_after: str | None = None) -> Iterator[ObjectInfo]:
+    def objects(
+        self, folder: Location, *, recursive: bool = True, start_after: str | None = None
+    ) -> Iterator[ObjectInfo]:
         """Yield what is below `folder` in order of names; `start_after` is a name relative to it."""
         prefix = f"{folder.key}/" if folder.key else ""
         with self._errors(folder):

@@ -34,7 +34,6 @@ from parfocal.runtime.normaliser import Normaliser
 from parfocal.runtime.parameters import TrainingParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import empty_folder, folder_files, upload_files
-from parfocal.runtime.reports import write_training_report
 from parfocal.runtime.sampler import FixedPatches, PatchSampler
 from parfocal.runtime.schedule import Plateau
 from parfocal.runtime.store import Location
@@ -257,6 +256,9 @@ def _publish(
     best: dict[str, NDArray[Any]],
     precision: str,
 ) -> None:
+    # Imported late: drawing takes a second to load, and a worker should begin to train at once.
+    from parfocal.runtime.reports import write_training_report
+
     context.report_progress(
         v1.Progress(stage="publishing", epoch=state.epoch, epochs=parameters.epochs, fraction=1.0),
         message="writing the model and its report",

@@ -17,8 +17,8 @@ SSIM_SIGMA: Final = 1.5
 SSIM_K1: Final = 0.01
 SSIM_K2: Final = 0.03
 
-_BAND_ROWS: Final = 64
-"""Rows worked on at once: the temporaries of a band of a usual image stay in the processor's cache."""
+_BAND_PIXELS: Final = 48_000
+"""Pixels worked on at once, so that the temporaries of a band stay in the processor's cache."""
 
 
 def ssim_map(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> Float32:
@@ -53,15 +53,20 @@ def ssim_map(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> Float3
     """
     check_windowed(x, y)
     height, width = x.shape
-    padded_x = np.pad(np.asarray(x, np.float64), SSIM_BORDER, mode="symmetric")
-    padded_y = np.pad(np.asarray(y, np.float64), SSIM_BORDER, mode="symmetric")
-    planes = np.empty((2, *padded_x.shape), np.float32)
-    np.add(padded_x, padded_y, out=planes[0], casting="same_kind")
-    np.subtract(padded_x, padded_y, out=planes[1], casting="same_kind")
+    row = width + 2 * SSIM_BORDER
+    padded_x = np.pad(x, SSIM_BORDER, mode="symmetric").ravel()
+    padded_y = np.pad(y, SSIM_BORDER, mode="symmetric").ravel()
+    total = np.add(padded_x, padded_y, dtype=np.float64).astype(np.float32)
+    difference = np.subtract(padded_x, padded_y, dtype=np.float64).astype(np.float32)
+
+    rows_at_once = max(1, _BAND_PIXELS // row)
+    workspace = np.empty((8, rows_at_once * row), np.float32)
     result = np.empty((height, width), np.float32)
-    for top in range(0, height, _BAND_ROWS):
-        band = planes[:, top : top + _BAND_ROWS + 2 * SSIM_BORDER]
-        _ssim_of_band(band, out=result[top : top + _BAND_ROWS])
+    for top in range(0, height, rows_at_once):
+        rows = min(rows_at_once, height - top)
+        needed = slice(top * row, (top + rows + 2 * SSIM_BORDER) * row)
+        band = _ssim_of_band(total[needed], difference[needed], row, workspace[:, : rows * row])
+        result[top : top + rows] = band.reshape(rows, row)[:, :width]
     return result
 
 
@@ -102,55 +107,74 @@ def _gaussian_weights() -> tuple[np.float32, ...]:
 _WEIGHTS: Final = _gaussian_weights()
 
 
-def _ssim_of_band(planes: Float32, out: Float32) -> None:
-    """SSIM of one band; `planes` (2, rows + 10, columns + 10) holds sum and difference of the images."""
-    rows, columns = out.shape
-    down_mean, down_variance = _moments([planes[:, k : k + rows] for k in range(SSIM_WINDOW)])
-    mean, variance = _moments([down_mean[:, :, k : k + columns] for k in range(SSIM_WINDOW)])
-    _add_weighted_mean([down_variance[:, :, k : k + columns] for k in range(SSIM_WINDOW)], variance)
+def _ssim_of_band(total: Float32, difference: Float32, row: int, workspace: Float32) -> Float32:
+    """SSIM of a band of rows, from the sum and the difference of two padded images.
 
-    mean *= mean
-    sum_mean, difference_mean = mean
-    sum_variance, difference_variance = variance
+    All arrays are flat, with `row` values to a row: a shift by a pixel or a row is then one contiguous slice. The last
+    ten values of each row of the result mix two rows and are for the caller to drop.
+    """
+    sum_mean, sum_variance, difference_mean, difference_variance = workspace[:4]
+    temporary: list[Float32] = list(workspace[4:])
+    _window_moments(total, row, sum_mean, sum_variance, temporary)
+    _window_moments(difference, row, difference_mean, difference_variance, temporary)
+
     # With s = x + y and d = x - y: 4 mx my = ms^2 - md^2, 2 (mx^2 + my^2) = ms^2 + md^2; the same for variances.
     c1, c2 = np.float32(2 * SSIM_K1**2), np.float32(2 * SSIM_K2**2)
-    luminance = sum_mean - difference_mean
-    luminance += c1
-    structure = sum_variance - difference_variance
+    sum_mean *= sum_mean
+    difference_mean *= difference_mean
+    similarity, structure = temporary[:2]
+    np.subtract(sum_mean, difference_mean, out=similarity)
+    similarity += c1
+    np.subtract(sum_variance, difference_variance, out=structure)
     structure += c2
-    luminance *= structure
+    similarity *= structure
     sum_mean += difference_mean
     sum_mean += c1
     sum_variance += difference_variance
     sum_variance += c2
     sum_mean *= sum_variance
-    np.divide(luminance, sum_mean, out=out)
+    similarity /= sum_mean
+    return similarity
 
 
-def _moments(taps: Sequence[Float32]) -> tuple[Float32, Float32]:
-    """Weighted mean and variance over eleven shifted views, as deviations from the middle one."""
+def _window_moments(values: Float32, row: int, mean: Float32, variance: Float32, temporary: Sequence[Float32]) -> None:
+    """Write mean and variance over the window of each pixel, down the columns first, then along the rows."""
+    column_mean, column_variance, deviation, weighted = temporary
+    size = mean.size
+    _moments(_shifted(values, row, size), column_mean, column_variance, deviation, weighted)
+    # The last ten pixels have no full window along the row; they lie in what the caller drops.
+    end = size - 2 * SSIM_BORDER
+    mean[end:] = 0
+    variance[end:] = 0
+    _moments(_shifted(column_mean, 1, end), mean[:end], variance[:end], deviation[:end], weighted[:end])
+    _add_weighted_mean(_shifted(column_variance, 1, end), variance[:end], weighted[:end])
+
+
+def _shifted(values: Float32, step: int, size: int) -> list[Float32]:
+    return [values[k * step : k * step + size] for k in range(SSIM_WINDOW)]
+
+
+def _moments(taps: Sequence[Float32], mean: Float32, variance: Float32, deviation: Float32, weighted: Float32) -> None:
+    """Write weighted mean and variance over eleven shifted views, as deviations from the middle one."""
     middle = taps[SSIM_BORDER]
-    mean = np.zeros(middle.shape, np.float32)
-    square = np.zeros_like(mean)
-    deviation = np.empty_like(mean)
-    weighted = np.empty_like(mean)
-    for tap, weight in zip(taps, _WEIGHTS, strict=True):
-        if tap is middle:
+    mean.fill(0)
+    variance.fill(0)
+    for k, tap in enumerate(taps):
+        if k == SSIM_BORDER:
             continue
         np.subtract(tap, middle, out=deviation)
-        np.multiply(deviation, weight, out=weighted)
+        np.multiply(deviation, _WEIGHTS[k], out=weighted)
         mean += weighted
         weighted *= deviation
-        square += weighted
+        variance += weighted
     np.multiply(mean, mean, out=deviation)
-    square -= deviation
+    variance -= deviation
     mean += middle
-    return mean, square
 
 
-def _add_weighted_mean(taps: Sequence[Float32], total: Float32) -> None:
+def _add_weighted_mean(taps: Sequence[Float32], total: Float32, part: Float32) -> None:
     """Add the weighted mean over eleven shifted views to `total`; opposite views share a weight."""
-    part = taps[SSIM_BORDER] * _WEIGHTS[SSIM_BORDER]
+    np.multiply(taps[SSIM_BORDER], _WEIGHTS[SSIM_BORDER], out=part)
     total += part
     for k in range(SSIM_BORDER):
         np.add(taps[k], taps[-1 - k], out=part)

@@ -260,7 +260,11 @@ class Controller:
                 await asyncio.sleep(2.0)
 
     async def _start_next(self) -> None:
-        if not self._queue or len(self._running) >= self._settings.max_workers:
+        if not self._queue:
+            # A job may be cancelled while the device is reserved for it.
+            self._launcher.release()
+            return
+        if len(self._running) >= self._settings.max_workers:
             return
         item = self._queue[0]
         if not self._launcher.reserve(needs_device=item.needs_device):
@@ -268,7 +272,11 @@ class Controller:
         async with self._lock(item.project, item.job_id):
             if not self._queue or self._queue[0] != item:
                 return
-            job = await asyncio.to_thread(self.jobs.change, item.project, item.job_id, _running)
+            try:
+                job = await asyncio.to_thread(self.jobs.change, item.project, item.job_id, _running)
+            except NotFoundError:
+                self._queue.popleft()
+                return
             self._queue.popleft()
             if job.state != v1.JOB_STATE_RUNNING:
                 return
@@ -287,9 +295,11 @@ class Controller:
                 running.worker.kill()
             return
         async with self._lock(job.project, job.id):
-            stored = (await asyncio.to_thread(self.jobs.read, job.project, job.id)).job
-            if stored.state not in FINAL_STATES:
-                await self._settle(stored, reason)
+            # A job may be deleted between its final state and the end of its worker.
+            with contextlib.suppress(NotFoundError):
+                stored = (await asyncio.to_thread(self.jobs.read, job.project, job.id)).job
+                if stored.state not in FINAL_STATES:
+                    await self._settle(stored, reason)
             del self._running[job.project, job.id]
             _log.info("worker ended", extra={"job": job.id, "attempt": job.attempt, "how": reason or "regularly"})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from parfocal import v1
+from parfocal.runtime.jobs.device import Device, Loan
 from parfocal.runtime.settings import Settings
 
 
@@ -34,6 +34,9 @@ class Launcher(Protocol):
 
     def reserve(self, *, needs_device: bool) -> bool:
         """Return whether `start` would find the device free now, and keep it for the next `start`."""
+
+    def release(self) -> None:
+        """Give back what was reserved for a job that will not start after all."""
 
 
 @dataclass
@@ -69,41 +72,37 @@ class LocalWorker:
 class LocalLauncher:
     """Starts workers as processes of this machine and keeps the device to one worker at a time.
 
-    The lock is an open file handed to the worker, so it lasts exactly as long as the worker, whatever becomes of
-    the server, and it holds between all services of the machine.
+    A worker is given the device's loan, so that it has the device exactly as long as it lives, whatever becomes of
+    the server.
     """
 
-    def __init__(self, settings: Settings, service_module: str) -> None:
+    def __init__(self, settings: Settings, service_module: str, device: Device) -> None:
         self._settings = settings
         self._module = service_module
-        self._lock: int | None = None
+        self._device = device
+        self._loan: Loan | None = None
 
     def reserve(self, *, needs_device: bool) -> bool:
-        """Take the device lock for the next worker; return False while another worker has it."""
-        if not needs_device or not self._settings.device or self._lock is not None:
-            return True
-        folder = self._settings.state_folder
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / f"{self._settings.device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return False
-        self._lock = lock
-        return True
+        """Take the device for the next worker; return False while something else has it."""
+        if needs_device and self._loan is None:
+            self._loan = self._device.take(for_job=True)
+            if self._loan is not None:
+                self._loan.describe("the next job")
+        return not needs_device or self._loan is not None
 
     def release(self) -> None:
         """Give back a reserved device that no worker took."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._loan is not None:
+            self._loan.close()
+            self._loan = None
 
     def start(self, job: v1.Job, *, needs_device: bool) -> LocalWorker | None:
         """Start `python -m parfocal.runtime.jobs.worker` for this attempt of `job`."""
         if not self.reserve(needs_device=needs_device):
             return None
-        lock = self._lock if needs_device else None
+        loan = self._loan if needs_device else None
+        if loan is not None:
+            loan.describe(f"the job {job.id} of the service {job.service}")
         read_end, write_end = os.pipe()
         log = self._settings.state_folder / "logs" / job.project / f"{job.id}-{job.attempt}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -116,13 +115,13 @@ class LocalLauncher:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[read_end] + ([lock] if lock is not None else []),
+                    pass_fds=[read_end, *(loan.files if loan is not None else ())],
                 )
         except OSError:
             os.close(write_end)
             raise
         finally:
             os.close(read_end)
-            if lock is not None:
+            if loan is not None:
                 self.release()
         return LocalWorker(process, write_end, log)

@@ -66,7 +66,7 @@ def run(context: JobContext) -> None:
         _log.warning("the job failed: %s", error.message)
         context.fail(code_name(error), error.reason, error)
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             memory = _translate(MemoryError())
             assert isinstance(memory, ParfocalError)
             context.fail(code_name(memory), memory.reason, memory)
@@ -82,17 +82,18 @@ def run(context: JobContext) -> None:
         context.succeed()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a framework ran out of memory."""
+    # The frameworks' own classes cannot be imported here.
+    return type(error).__name__ in {"ResourceExhaustedError", "OutOfMemoryError"}
+
+
 def _translate(error: OSError | MemoryError) -> Exception:
     if isinstance(error, MemoryError):
         return OutOfMemoryError(
             "The work needs more memory than there is. Try a smaller batch_size, patch_size or tile_size."
         )
     return translate_disk_error(error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The frameworks' own classes cannot be imported here.
-    return type(error).__name__ in {"ResourceExhaustedError", "OutOfMemoryError"}
 
 
 def _end_with(lifeline: int) -> None:

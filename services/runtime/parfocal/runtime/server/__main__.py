@@ -17,10 +17,13 @@ from pydantic import ValidationError
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.controller import Controller
+from parfocal.runtime.jobs.device import Device
 from parfocal.runtime.jobs.launcher import LocalLauncher
 from parfocal.runtime.logs import configure_logging
+from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.server.interceptors import EdgeInterceptor
 from parfocal.runtime.server.servicers import JobServicer, MethodServicer
+from parfocal.runtime.server.warm_worker import WarmWorker
 from parfocal.runtime.service import Service, load_service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Store
@@ -56,15 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
 async def serve(service: Service, module: str, settings: Settings) -> int:
     """Serve until a signal asks to end; return 0, or 1 if the address is taken."""
     store = Store(settings)
-    controller = Controller(service, store, LocalLauncher(settings, module), settings)
+    device = Device(settings.state_folder, settings.device)
+    controller = Controller(service, store, LocalLauncher(settings, module, device), settings)
+    interactive = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
     # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.
     server = grpc.aio.server(
         interceptors=[EdgeInterceptor()],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 * 2**20)],
     )
     v1.add_JobServiceServicer_to_server(JobServicer(controller, settings), server)
-    v1.add_MethodServiceServicer_to_server(MethodServicer(service, settings), server)
-    probe = health.aio.HealthServicer()
+    v1.add_MethodServiceServicer_to_server(MethodServicer(service, interactive, settings), server)
+    probe = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
     health_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
@@ -87,6 +92,7 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     _log.info("shutting down")
     await probe.enter_graceful_shutdown()
     await controller.stop()
+    await interactive.stop()
     with contextlib.suppress(asyncio.CancelledError):
         await server.stop(_SHUTDOWN_SECONDS)
     return 0

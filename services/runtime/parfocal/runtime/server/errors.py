@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -103,8 +104,12 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ParfocalError:
     if info.reason == errors.QueueFullError.reason:
         return errors.QueueFullError(text, retry.retry_delay.ToMilliseconds() / 1000)
     violations = [Violation(item.field, item.description) for item in bad_request.field_violations]
-    cls = _CLASSES.get(info.reason, ParfocalError)
-    return cls(text, violations)
+    return from_reason(info.reason, text, violations)
+
+
+def from_reason(reason: str, text: str, violations: Sequence[Violation] = ()) -> ParfocalError:
+    """Return the exception of this reason, as another process raised it."""
+    return _CLASSES.get(reason, ParfocalError)(text, violations)
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status:

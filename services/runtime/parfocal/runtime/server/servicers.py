@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from parfocal import v1
@@ -10,6 +11,7 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
 from parfocal.runtime.names import check_name, new_request_id
+from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.service import Service
 from parfocal.runtime.settings import Settings
 
@@ -93,9 +95,10 @@ class JobServicer(v1.JobServiceServicer):
 
 
 class MethodServicer(v1.MethodServiceServicer):
-    """Says what the service offers."""
+    """Says what the service offers, and predicts single images."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, interactive: Interactive, settings: Settings) -> None:
+        self._interactive = interactive
         self._answer = v1.ListMethodsResponse(
             service=service.name,
             methods=[method.to_proto() for method in sorted(service.methods, key=lambda method: method.name)],
@@ -105,3 +108,11 @@ class MethodServicer(v1.MethodServiceServicer):
     async def ListMethods(self, _request: v1.ListMethodsRequest, _context: object) -> v1.ListMethodsResponse:  # noqa: N802
         """List the methods of this service."""
         return self._answer
+
+    async def PredictImage(  # noqa: N802
+        self, request_iterator: AsyncIterator[v1.PredictImageRequest], _context: object
+    ) -> AsyncIterator[v1.PredictImageResponse]:
+        """Predict one image."""
+        async with contextlib.aclosing(self._interactive.predict(request_iterator)) as answers:
+            async for answer in answers:
+                yield answer

@@ -1,0 +1,228 @@
+"""CARE 2D against plain csbdeep, in one run on one machine: speed as ratios, quality on the same test images.
+
+Run it in the environment of CARE, on an otherwise idle machine:
+
+    PYTHONPATH=tests:services/qc .venvs/care/bin/python benchmarks/care_2d.py --data FOLDER --epochs 5
+
+FOLDER has {train,test}/{source,target}. csbdeep runs its own loops in float32: `create_patches`, `train`, `predict`.
+Parfocal runs the code of its worker (`parfocal.runtime.training.train`, `prediction.predict`) on a real S3 store, with
+the precision it chooses itself. Both see the same number of steps of the same batch and patch size. The cost beyond
+the network is the processor time of the whole job per step, less that of the bare network step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from support import S3Server, publish_dataset
+
+from parfocal import v1
+from parfocal.care import SERVICE
+from parfocal.qc.metrics.restoration import score_restoration
+from parfocal.runtime.images import read_image
+from parfocal.runtime.jobs.admission import admit
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.jobs.records import JobStore, set_state
+from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
+from parfocal.runtime.pairs import find_images
+from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.service import load_object, values_struct
+from parfocal.runtime.store import Location, Store
+
+
+class Clock:
+    """Wall and processor seconds of a block."""
+
+    def __enter__(self) -> Clock:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+def run_job(store: Store, request: v1.StartJobRequest, scratch: Path) -> v1.Job:
+    """Do a job as a worker does, in this process."""
+    request.request_id, request.project = uuid.uuid4().hex, "default"
+    jobs = JobStore(store)
+    job = admit(SERVICE, store, jobs, request)
+
+    def running(job: v1.Job) -> v1.JobEvent:
+        job.attempt = 1
+        return set_state(job, v1.JOB_STATE_RUNNING, "benchmark")
+
+    job = jobs.change(job.project, job.id, running)
+    context = JobContext(SERVICE, store, job, scratch / job.id)
+    context.scratch.mkdir(parents=True)
+    load_object(context.work.run)(context)
+    context.succeed()
+    return context.job
+
+
+def quality(predictions: dict[str, Any], target_folder: Path) -> tuple[float, float]:
+    """Return mean PSNR (dB) and SSIM over the test images."""
+    targets = find_images(target_folder)
+    scores = [score_restoration(predictions[stem], read_image(path).pixels)[0] for stem, path in targets.items()]
+    return float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores]))
+
+
+def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: Path) -> dict[str, Any]:
+    """Train and predict as the csbdeep examples do."""
+    from csbdeep.data import RawData, create_patches
+    from csbdeep.models import CARE, Config
+
+    raw = RawData.from_folder(str(data / "train"), ["source"], "target", axes="YX")
+    with contextlib.redirect_stdout(io.StringIO()), Clock() as preparing:
+        x, y, _ = create_patches(
+            raw,
+            patch_size=(options.patch,) * 2,
+            n_patches_per_image=options.patches_per_image,
+            patch_filter=None,
+            verbose=False,
+        )
+    x, y = np.moveaxis(x, 1, -1), np.moveaxis(y, 1, -1)
+    held_out = max(options.batch, len(x) // 10)
+    config = Config(
+        "YX",
+        probabilistic=True,
+        unet_n_depth=3,
+        unet_kern_size=5,
+        unet_n_first=32,
+        train_epochs=options.epochs,
+        train_steps_per_epoch=steps,
+        train_batch_size=options.batch,
+        train_tensorboard=False,
+    )
+    model = CARE(config, "plain", basedir=str(folder))
+    with contextlib.redirect_stdout(io.StringIO()), Clock() as training:
+        model.train(x[held_out:], y[held_out:], validation_data=(x[:held_out], y[:held_out]))
+    sources = {stem: read_image(path).pixels for stem, path in find_images(data / "test" / "source").items()}
+    with contextlib.redirect_stdout(io.StringIO()), Clock() as predicting:
+        predictions = {stem: model.predict(image, "YX") for stem, image in sources.items()}
+    psnr, ssim = quality(predictions, data / "test" / "target")
+    return {"prepare": preparing, "train": training, "predict": predicting, "psnr": psnr, "ssim": ssim}
+
+
+def parfocal(data: Path, options: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
+    """Train and predict through the worker's code on a real store."""
+    server = S3Server(folder / "s3")
+    server.start()
+    try:
+        os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
+        store = server.store()
+        dataset_uri = publish_dataset(store, "benchmark", data)
+        parameters = {
+            "epochs": options.epochs,
+            "patch_size": options.patch,
+            "batch_size": options.batch,
+            "patches_per_image": options.patches_per_image,
+            "seed": seed,
+        }
+        spec = v1.TrainingSpec(
+            method="care-2d", dataset_uri=dataset_uri, model="benchmark", parameters=values_struct(parameters)
+        )
+        with Clock() as training:
+            job = run_job(store, v1.StartJobRequest(training=spec), folder)
+        rows = [event.epoch_completed for event in _events(store, job) if event.HasField("epoch_completed")]
+        steps = job.progress.steps
+        predict = v1.PredictionSpec(model_uri=job.outputs[0].uri, input_uri=dataset_uri, split="test")
+        with Clock() as predicting:
+            result = run_job(store, v1.StartJobRequest(prediction=predict), folder)
+        place = Location.parse(result.outputs[0].uri)
+        predictions = {}
+        dataset = DatasetManifest.read(store, Location.parse(dataset_uri) / DATASET_MANIFEST)
+        for image in dataset.select("test", "source"):
+            path = folder / "out" / f"{image.stem}.tif"
+            store.download(place / f"{image.stem}.tif", path)
+            predictions[image.stem] = read_image(path).pixels
+        psnr, ssim = quality(predictions, data / "test" / "target")
+        epochs = sum(row.seconds for row in rows)
+        return {
+            "train": training,
+            "predict": predicting,
+            "epochs": epochs,
+            "psnr": psnr,
+            "ssim": ssim,
+            "steps": steps,
+            "rows": [dict(row.metrics) for row in rows],
+        }
+    finally:
+        server.stop()
+
+
+def _events(store: Store, job: v1.Job) -> list[v1.JobEvent]:
+    jobs = JobStore(store)
+    return list(jobs.events(jobs.read(job.project, job.id), 0))
+
+
+def bare_step(options: argparse.Namespace) -> tuple[Clock, int]:
+    """Return the time of network steps alone, one batch again and again, after a warm-up."""
+    from parfocal.care.network import Care2D
+    from parfocal.care.parameters import Care2DParameters
+
+    parameters = Care2DParameters(patch_size=options.patch, batch_size=options.batch)
+    learner = Care2D().build(parameters)
+    batch = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
+    learner.train_batch(batch, batch)
+    count = 10
+    with Clock() as clock:
+        for _ in range(count):
+            learner.train_batch(batch, batch)
+    return clock, count
+
+
+def main() -> None:
+    """Run both and print ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--patches-per-image", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip-csbdeep", action="store_true", help="measure Parfocal alone, for curves")
+    options = parser.parse_args()
+    precision, why = choose_precision("auto")
+    print(f"precision: {why}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bare, count = bare_step(options)
+        ours = parfocal(options.data, options, folder, options.seed)
+        for number, row in enumerate(ours["rows"], start=1):
+            print(f"epoch {number}: " + json.dumps({key: round(value, 6) for key, value in row.items()}))
+        steps = int(ours["steps"]) * options.epochs
+        print(f"bare network step: {bare.cpu / count:.3f} CPU s, {bare.wall / count:.3f} s")
+        print(
+            f"Parfocal ({precision}): training job {ours['train'].wall:.1f} s ({ours['train'].cpu:.1f} CPU s), of it "
+            f"epochs {ours['epochs']:.1f} s, {steps} steps; prediction job {ours['predict'].wall:.1f} s; "
+            f"{ours['psnr']:.2f} dB, SSIM {ours['ssim']:.3f}",
+            flush=True,
+        )
+        print(f"training job over bare steps, CPU: {ours['train'].cpu / (bare.cpu / count * steps):.3f}")
+        if options.skip_csbdeep:
+            return
+        plain = plain_csbdeep(options.data, options, int(ours["steps"]), folder)
+        print(
+            f"csbdeep (float32): patches {plain['prepare'].wall:.1f} s, training {plain['train'].wall:.1f} s "
+            f"({plain['train'].cpu:.1f} CPU s), prediction {plain['predict'].wall:.1f} s; "
+            f"{plain['psnr']:.2f} dB, SSIM {plain['ssim']:.3f}"
+        )
+        before = plain["prepare"].wall + plain["train"].wall
+        print(f"training: {before / ours['train'].wall:.2f}x, prediction: ", end="")
+        print(f"{plain['predict'].wall / ours['predict'].wall:.2f}x as fast as csbdeep")
+
+
+if __name__ == "__main__":
+    main()

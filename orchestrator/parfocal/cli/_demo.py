@@ -1,0 +1,220 @@
+"""`parfocal demo`: everything once, with simulated images or with your own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from parfocal.cli._app import App, Command, current_app
+from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
+
+if TYPE_CHECKING:
+    from parfocal import v1
+    from parfocal.client import Client
+
+_NAME = "demo"
+_TRAIN, _TEST, _SIZE, _SEED = 12, 6, 256, 2026
+_HELD_OUT = 5  # of the user's pairs without test images, every fifth is held out
+
+
+@click.command(cls=Command, short_help="Try everything once, in about five minutes.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="FOLDER", help="Your own image pairs instead of simulated ones."
+)
+@click.option("--method", default="care-2d", show_default=True, help="Which method to try.")
+@click.option(
+    "--minutes", default=2.0, show_default=True, type=click.FloatRange(min=0.01), help="How long to train at most."
+)
+@click.option(
+    "--output",
+    default="parfocal-demo",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where figure, tables and restored images go; files of an earlier demo are replaced.",
+)
+@PARAMETERS
+@REQUIRE_PASS
+def demo(
+    data: Path | None, method: str, minutes: float, output: Path, parameters: tuple[str, ...], require_pass: bool
+) -> None:
+    """Train a model, have it judged and apply it, in about five minutes.
+
+    Starts Parfocal on this computer if it does not run, and leaves it running. FOLDER is laid out as for `parfocal
+    dataset create`; without test images, every fifth pair is held out for quality control.
+    """
+    app = current_app()
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.cli._progress import transfer
+    from parfocal.cli._render import say, warn
+    from parfocal.cli._train import judge, show_model
+    from parfocal.client.datasets import check_folder, create_dataset
+    from parfocal.client.requests import training_request
+
+    with _pairs(data) as folder:
+        say("1. The images")
+        report = check_folder(folder)
+        _ensure_running(app)
+        with app.client() as client:
+            description = client.method(method)
+            values = parse_parameters(description.title, schema_of(description, v1.JOB_KIND_TRAINING), parameters)
+            with transfer("   Uploading") as on_progress:
+                dataset = create_dataset(client, _NAME, folder, on_progress=on_progress)
+            for text in report.warnings:
+                warn(text)
+            say(f"   {len(report.train)} pairs to learn from, {len(report.test)} to be judged by")
+            dataset_uri = client.dataset_uri(f"{_NAME}:{dataset.version}")
+
+            say(f"2. Training {description.title} for about {minutes:g} minutes")
+            request = training_request(method, dataset_uri, _NAME, values)
+            job = _train_for(app, client, _work.start_or_join(client, request, again=True), 60 * minutes)
+            model_uri = _work.output_uri(job, "model")
+            if not app.json:
+                show_model(client, model_uri)
+
+            say("3. Quality control")
+            evaluation = judge(app, client, description, model_uri, dataset_uri)
+
+            say("4. Applying the model")
+            restored = _apply(app, client, model_uri, dataset_uri, output, tested=bool(report.test))
+            _conclude(app, client, job, model_uri, evaluation, output, restored, require_pass=require_pass)
+
+
+@contextmanager
+def _pairs(data: Path | None) -> Iterator[Path]:
+    """Give a folder of pairs with test images: simulated, the user's, or links to the user's."""
+    with tempfile.TemporaryDirectory(prefix="parfocal-demo-") as scratch:
+        if data is None:
+            from parfocal.cli._progress import waiting
+            from parfocal.runtime.simulate import write_dataset
+
+            with waiting("Simulating fluorescence images"):
+                write_dataset(Path(scratch), _TRAIN, _TEST, _SIZE, _SEED)
+            yield Path(scratch)
+        elif (data / "source").is_dir() and not (data / "train").is_dir():
+            yield _hold_out(data, Path(scratch))
+        else:
+            yield data
+
+
+def _hold_out(data: Path, folder: Path) -> Path:
+    """Return a folder of links in which every fifth pair of `data` is a test image; `data` if there are too few."""
+    from parfocal.runtime.pairs import find_images
+
+    stems = list(find_images(data / "source"))
+    if len(stems) < _HELD_OUT:
+        return data
+    test = set(stems[_HELD_OUT - 1 :: _HELD_OUT])
+    for role in ("source", "target"):
+        if not (data / role).is_dir():
+            continue
+        for stem, path in find_images(data / role).items():
+            link = folder / ("test" if stem in test else "train") / role / path.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    return folder
+
+
+def _ensure_running(app: App) -> None:
+    from parfocal.cli._stack import start_stack
+
+    if not app.explicit and app.connection() is None:
+        start_stack(app, (), prefect=True)
+
+
+def _train_for(app: App, client: Client, job: v1.Job, seconds: float) -> v1.Job:
+    """Follow a training and end it after so many seconds, keeping its best weights.
+
+    Not by a number of epochs: what an epoch takes differs between computers and methods.
+    """
+    from parfocal.cli._work import finish
+
+    began: list[float] = []
+    asked = False
+
+    def fraction(job: v1.Job) -> tuple[float, float]:
+        spent = time.monotonic() - began[0] if began else 0.0
+        left = max(seconds - spent, 0.0)
+        own = job.progress.fraction
+        # Whichever comes first: the time is up, or all epochs are done.
+        return max(min(spent / seconds, 1.0), own), min(left, job.progress.seconds_left or left) if began else 0.0
+
+    def on_report(job: v1.Job) -> None:
+        nonlocal asked
+        if not began and job.progress.stage == "training":
+            began.append(time.monotonic())
+        if began and not asked and job.progress.epoch and time.monotonic() - began[0] > seconds:
+            asked = True
+            client.cancel(job.id, keep_best=True, why="the time of the demo was up")
+
+    return finish(app, client, job, "Training", on_report=on_report, fraction=fraction)
+
+
+def _apply(app: App, client: Client, model_uri: str, dataset_uri: str, output: Path, *, tested: bool) -> Path:
+    """Predict the images that were not learnt from (or else those that were), and download them."""
+    from parfocal.cli import _work
+    from parfocal.cli._progress import transfer
+    from parfocal.client.requests import prediction_request
+    from parfocal.client.results import download_result
+
+    split = "test" if tested else "train"
+    request = prediction_request(model_uri, dataset_uri, split=split)
+    job = _work.finish(app, client, _work.start_or_join(client, request, again=True), "Predicting")
+    restored = output / "restored"
+    with transfer("   Downloading") as on_progress:
+        download_result(client, job, restored, overwrite=True, on_progress=on_progress)
+    return restored
+
+
+def _conclude(
+    app: App,
+    client: Client,
+    job: v1.Job,
+    model_uri: str,
+    evaluation: v1.Job | None,
+    output: Path,
+    restored: Path,
+    *,
+    require_pass: bool,
+) -> None:
+    from parfocal.cli import _work
+    from parfocal.cli._render import print_fields, print_json, say
+    from parfocal.client.models import Verdict, verdict_of
+    from parfocal.client.results import read_result, result_uri
+
+    verdict = Verdict("unchecked")
+    figure = ""
+    values = {"job": _work.job_json(job), "model": model_uri, "restored": str(restored), "evaluation": None}
+    if evaluation is not None:
+        _work.download_evaluation(client, evaluation, output / "qc", overwrite=True)
+        figure = str(output / "qc" / "figure.png")
+        if app.json:
+            result, uri = read_result(client, evaluation), result_uri(evaluation)
+            verdict = verdict_of(result.verdict, evaluation.id, uri)
+            summary = _work.evaluation_summary(client, result, uri)
+            values["evaluation"] = {"uri": uri, "verdict": result.verdict, "summary": summary, "figure": figure}
+        else:
+            verdict = _work.show_evaluation(client, evaluation)
+    connection = app.connection()
+    if app.json:
+        print_json(values)
+    else:
+        print_fields(
+            {
+                "Figure": figure,
+                "Tables, maps": str(output / "qc") if figure else "",
+                "Restored": str(restored),
+                "Browser": (connection.prefect_url or "") if connection else "",
+            }
+        )
+        if connection is not None:
+            say("Parfocal goes on running. Stop it with `parfocal down`.")
+    _work.require_pass(verdict, require_pass)

@@ -1,0 +1,98 @@
+"""`parfocal methods`: what the services offer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from parfocal.cli._app import Command, current_app
+
+if TYPE_CHECKING:
+    from parfocal import v1
+    from parfocal.client import Client
+
+
+@click.command(cls=Command, short_help="List the methods and their parameters.")
+@click.argument("method", required=False)
+def methods(method: str | None) -> None:
+    """List the methods, or show one METHOD with its parameters and what it needs of your images."""
+    app = current_app()
+    with app.client() as client:
+        if method is None:
+            _list(app.json, client)
+        else:
+            _show(app.json, client.method(method))
+
+
+def _list(as_json: bool, client: Client) -> None:
+    from parfocal.cli._parameters import kind_word
+    from parfocal.cli._render import print_json, print_table, say, warn
+    from parfocal.runtime.errors import UnavailableError
+
+    infos = client.services()
+    silent = [info for info in infos if info.error]
+    if len(silent) == len(infos):
+        raise UnavailableError(silent[0].error)
+    for info in silent:
+        warn(info.error)
+    found = sorted(
+        {method.name: (info, method) for info in infos for method in info.methods}.values(),
+        key=lambda item: item[1].name,
+    )
+    if as_json:
+        print_json([{"service": info.name, "address": info.address, **method_json(item)} for info, item in found])
+        return
+    rows = [
+        (item.name, ", ".join(kind_word(kind) for kind in item.job_kinds), item.data_requirements.axes, item.title)
+        for _, item in found
+    ]
+    print_table(("Method", "Offers", "Axes", "Title"), rows)
+    say("`parfocal methods METHOD` shows its parameters and what it needs of your images.")
+
+
+def _show(as_json: bool, method: v1.Method) -> None:
+    from parfocal.cli._parameters import kind_word, schema_of, table_rows
+    from parfocal.cli._render import print_fields, print_json, print_table, print_text
+
+    if as_json:
+        print_json(method_json(method))
+        return
+    needs = method.data_requirements
+    print_text(f"{method.title} ({method.name})\n\n{method.summary}\n")
+    print_fields(
+        {
+            "Images": needs.description,
+            "Axes": needs.axes,
+            "Number": f"{needs.minimum_images} or more training images; {needs.recommended_images} for good results"
+            if needs.minimum_images
+            else "",
+            "Variation": " ".join(f"{item.parameter}: {item.description}" for item in method.augmentations),
+            "Cite": method.citation,
+            "Licence": method.licence,
+            "Read more": method.documentation,
+        }
+    )
+    for kind in method.job_kinds:
+        rows = table_rows(schema_of(method, kind))
+        title = f"\nParameters of {kind_word(kind)} (-p name=value)"
+        if rows:
+            print_table(("Name", "Type", "Default", "Range", "What it does"), rows, title=title, numbers=("Default",))
+        else:
+            print_text(f"{title}: none")
+
+
+def method_json(method: v1.Method) -> dict[str, object]:
+    """Return a method as plain values; its schemas as JSON, not as text."""
+    import json
+
+    from google.protobuf import json_format
+
+    from parfocal.cli._parameters import kind_word
+
+    values: dict[str, object] = json_format.MessageToDict(method, preserving_proto_field_name=True)
+    values["job_kinds"] = [kind_word(kind) for kind in method.job_kinds]
+    values["parameter_schemas"] = {
+        kind_word(item.job_kind): json.loads(item.json_schema) for item in method.parameter_schemas
+    }
+    return values

@@ -1,0 +1,150 @@
+"""`parfocal predict`: apply a model to images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from parfocal.cli._app import App, Command, current_app
+from parfocal.cli._train import PARAMETERS
+
+if TYPE_CHECKING:
+    from parfocal import v1
+    from parfocal.client import Client
+    from parfocal.client.models import Verdict
+
+
+@click.command(cls=Command, short_help="Apply a model to images.")
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="NAME[:VERSION]", help="The model to apply.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the results go."
+)
+@PARAMETERS
+@click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
+@click.option("--detach", is_flag=True, help="Do not wait for the end; download later with `parfocal jobs download`.")
+@click.option("--require-pass", is_flag=True, help="Do nothing (exit code 5) unless the model has passed QC.")
+def predict(
+    input: Path,
+    model: str,
+    output: Path,
+    parameters: tuple[str, ...],
+    overwrite: bool,
+    detach: bool,
+    require_pass: bool,
+) -> None:
+    """Apply a model to INPUT, an image or a folder of images.
+
+    Results have the names of the inputs and end in .tif; existing files are never replaced unless you say so.
+    """
+    app = current_app()
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.cli._progress import transfer
+    from parfocal.cli._render import print_json, say
+    from parfocal.client.models import read_model
+    from parfocal.client.requests import prediction_request
+    from parfocal.client.results import find_inputs, upload_inputs
+    from parfocal.runtime.names import new_request_id
+
+    paths = find_inputs(input)
+    _refuse_to_replace(paths, output, overwrite=overwrite)
+    with app.client() as client:
+        summary = read_model(client, model)
+        _say_verdict(summary.verdict)
+        _work.require_pass(summary.verdict, require_pass)
+        method = client.method(summary.manifest.method)
+        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
+        request_id = new_request_id(f"predict-{summary.manifest.model}")
+        with transfer("Uploading") as on_progress:
+            uri = upload_inputs(client, request_id, paths, on_progress=on_progress)
+        request = prediction_request(summary.uri, uri, values, request_id=request_id)
+        job = _work.start_or_join(client, request, again=True)
+        if detach:
+            if app.json:
+                print_json({"job": _work.job_json(job)})
+            else:
+                say(f"Get the results later: parfocal jobs download {job.id} --output {output}")
+            return
+        job = _finish(app, client, job, output)
+        collect(app, client, job, output, summary.verdict, overwrite=overwrite)
+
+
+def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdict, *, overwrite: bool) -> None:
+    """Download the results of a prediction and say what became of each input."""
+    from parfocal.cli._progress import transfer
+    from parfocal.cli._render import print_fields, print_json, warn
+    from parfocal.cli._work import job_json
+    from parfocal.client.results import download_result, read_result
+
+    with transfer("Downloading") as on_progress:
+        files = download_result(client, job, output, overwrite=overwrite, on_progress=on_progress)
+    result = read_result(client, job)
+    done = [image for image in result.images if not image.reason]
+    for image in result.images:
+        if image.clipped_fraction:
+            warn(
+                f"{image.input}: {100 * image.clipped_fraction:.2g} % of the pixels were clipped to the input's range."
+            )
+    if app.json:
+        print_json(
+            {
+                "job": job_json(job),
+                "verdict": {"state": verdict.state, "reasons": list(verdict.reasons)},
+                "images": [image.model_dump() for image in result.images],
+                "files": [str(path) for path in files],
+            }
+        )
+        return
+    print_fields(
+        {
+            "Images": f"{len(done)} of {len(result.images)} predicted",
+            "Results": str(output),
+            "Left out": "; ".join(f"{image.input}: {image.reason}" for image in result.images if image.reason),
+        }
+    )
+
+
+def _finish(app: App, client: Client, job: v1.Job, output: Path) -> v1.Job:
+    from parfocal.cli._errors import DETACHED
+    from parfocal.cli._render import say
+    from parfocal.cli._work import finish
+
+    try:
+        return finish(app, client, job, "Predicting")
+    except click.exceptions.Exit as end:
+        if end.exit_code == DETACHED:
+            say(f"  results:    parfocal jobs download {job.id} --output {output}")
+        raise
+
+
+def _say_verdict(verdict: Verdict) -> None:
+    from parfocal.cli._render import say, warn
+
+    if verdict.state == "passed":
+        say(verdict.sentence)
+    else:
+        warn(f"{verdict.sentence.partition(':')[0].removesuffix('.')}{':' if verdict.reasons else '.'}")
+        for reason in verdict.reasons:
+            say(f"  - {reason}")
+
+
+def _refuse_to_replace(paths: Sequence[Path], output: Path, *, overwrite: bool) -> None:
+    from parfocal.client.results import input_stem
+    from parfocal.client.transfer import refuse_existing
+    from parfocal.runtime.errors import InvalidInputError
+
+    if output.exists() and not output.is_dir():
+        raise InvalidInputError(f"{output} is a file; --output names a folder.")
+    targets = [output / f"{input_stem(path)}.tif" for path in paths]
+    inputs = {path.resolve() for path in paths}
+    if any(target.resolve() in inputs for target in targets):
+        raise InvalidInputError(
+            f"The results would replace the images in {output}, because they get the same names. Choose another folder."
+        )
+    if not overwrite:
+        refuse_existing(targets)

@@ -1,0 +1,155 @@
+"""`parfocal train`: make a model from a dataset, and have it judged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parfocal.cli._app import App, Command, current_app
+
+if TYPE_CHECKING:
+    from parfocal import v1
+    from parfocal.client import Client
+    from parfocal.client.models import Verdict
+
+PARAMETERS = click.option(
+    "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a parameter; repeat for more."
+)
+REQUIRE_PASS = click.option(
+    "--require-pass", is_flag=True, help="End with exit code 5 unless the model has passed quality control."
+)
+
+
+@click.command(cls=Command, short_help="Make a model from a dataset.")
+@click.argument("method")
+@click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="What to learn from.")
+@click.option("--model", required=True, metavar="NAME", help="Name of the model; it gets the next version number.")
+@click.option("--from", "initial", default="", metavar="MODEL[:VERSION]", help="Go on from an existing model.")
+@PARAMETERS
+@click.option("--qc/--no-qc", default=True, show_default=True, help="Judge the model by the test images afterwards.")
+@click.option("--detach", is_flag=True, help="Do not wait for the end (and do no quality control).")
+@click.option("--again", is_flag=True, help="Start a training even if the same one is under way.")
+@REQUIRE_PASS
+def train(
+    method: str,
+    dataset: str,
+    model: str,
+    initial: str,
+    parameters: tuple[str, ...],
+    qc: bool,
+    detach: bool,
+    again: bool,
+    require_pass: bool,
+) -> None:
+    """Train a model with METHOD, for example care-2d, and have quality control judge it.
+
+    `parfocal methods METHOD` lists the parameters. Ctrl-C stops watching, not the training.
+    """
+    app = current_app()
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.cli._render import print_json, say
+    from parfocal.client.requests import training_request
+    from parfocal.runtime.names import check_name
+
+    check_name("model", model)
+    with app.client() as client:
+        description = client.method(method)
+        values = parse_parameters(description.title, schema_of(description, v1.JOB_KIND_TRAINING), parameters)
+        dataset_uri = client.dataset_uri(dataset)
+        initial_uri = client.model_uri(initial) if initial else ""
+        request = training_request(method, dataset_uri, model, values, initial_model_uri=initial_uri)
+        job = _work.start_or_join(client, request, again=again)
+        if detach:
+            if app.json:
+                print_json({"job": _work.job_json(job)})
+            else:
+                say(f"Watch it: parfocal jobs watch {job.id}")
+            return
+        job = _work.finish(app, client, job, f"Training {model}")
+        model_uri = _work.output_uri(job, "model")
+        if not app.json:
+            show_model(client, model_uri)
+        evaluation = judge(app, client, description, model_uri, dataset_uri) if qc else None
+        conclude(app, client, job, model_uri, evaluation, require_pass=require_pass)
+
+
+def judge(app: App, client: Client, method: v1.Method, model_uri: str, dataset_uri: str) -> v1.Job | None:
+    """Return the evaluation of a model by the test images of a dataset; None, with a warning, if impossible."""
+    from parfocal.cli import _work
+    from parfocal.cli._render import warn
+    from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
+    from parfocal.runtime.store import Location
+
+    if not _work.check_test_images(DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)):
+        return None
+    evaluation = _work.evaluation_method(client, method.task)
+    if evaluation is None:
+        warn("No service for quality control answers, so the model was not judged; `parfocal evaluate` does it later.")
+        return None
+    return _work.run_evaluation(app, client, evaluation, model_uri, dataset_uri)
+
+
+def show_model(client: Client, model_uri: str) -> None:
+    """Print what came out of a training."""
+    from parfocal.cli._render import duration, number, print_fields
+    from parfocal.client.models import read_model
+
+    manifest = read_model(client, model_uri).manifest
+    print_fields(
+        {
+            "Model": f"{manifest.model}:{manifest.version}",
+            "Training": f"{manifest.epochs} epochs in {duration(manifest.training_seconds)}, best epoch "
+            f"{manifest.best_epoch}",
+            "Losses": ", ".join(f"{name} {number(value)}" for name, value in manifest.metrics.items()),
+            "Place": model_uri,
+        }
+    )
+
+
+def conclude(
+    app: App,
+    client: Client,
+    job: v1.Job,
+    model_uri: str,
+    evaluation: v1.Job | None,
+    *,
+    require_pass: bool,
+) -> Verdict:
+    """Print verdict and places, as text or as JSON, and return the verdict."""
+    from parfocal.cli import _work
+    from parfocal.cli._render import print_fields, print_json
+    from parfocal.client.models import Verdict, verdict_of
+    from parfocal.client.results import read_result, result_uri
+    from parfocal.runtime.store import Location
+
+    place = Location.parse(model_uri)
+    verdict = Verdict("unchecked")
+    values: dict[str, Any] = {
+        "job": _work.job_json(job),
+        "model": {"name": place.parent.name, "version": int(place.name), "uri": model_uri},
+    }
+    if evaluation is not None:
+        uri = result_uri(evaluation)
+        if app.json:
+            result = read_result(client, evaluation)
+            verdict = verdict_of(result.verdict, evaluation.id, uri)
+            summary = _work.evaluation_summary(client, result, uri)
+            values["evaluation"] = {"uri": uri, "verdict": result.verdict, "summary": summary}
+        else:
+            verdict = _work.show_evaluation(client, evaluation)
+            name = f"{place.parent.name}:{place.name}"
+            print_fields(
+                {
+                    "Figure": f"{uri}/figure.png",
+                    "Results": uri,
+                    "Download": f"parfocal jobs download {evaluation.id} --output FOLDER",
+                    "Use it": f"parfocal predict --model {name} IMAGES --output FOLDER",
+                }
+            )
+    if app.json:
+        print_json(values)
+    _work.require_pass(verdict, require_pass)
+    return verdict

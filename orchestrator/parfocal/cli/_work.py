@@ -1,0 +1,252 @@
+"""Starting jobs, joining those that are already there, and what follows from how they end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parfocal.cli._app import App
+from parfocal.cli._errors import DETACHED, FAILED, NOT_PASSED, fail_text
+from parfocal.cli._progress import Detached, follow, transfer
+from parfocal.cli._render import print_json, print_table, print_verdict, say, warn
+from parfocal.runtime.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from parfocal import v1
+    from parfocal.client import Client
+    from parfocal.client.models import Verdict
+    from parfocal.runtime.manifests import DatasetManifest, ResultManifest
+
+
+_METRICS = {
+    "psnr": "PSNR in dB",
+    "ssim": "SSIM",
+    "nrmse": "NRMSE",
+    "pearson": "Correlation",
+}
+
+
+def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -> v1.Job:
+    """Start a job, or return an identical one that is at work already unless `again`."""
+    if not again:
+        from parfocal import v1
+
+        active = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING)
+        spec = str(request.WhichOneof("spec"))
+        for job in client.jobs(active):
+            if job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec):
+                say(f"The same work is under way already as job {job.id}; joining it (--again starts another).")
+                return job
+    job = client.start(request)
+    say(f"Job {job.id}")
+    return job
+
+
+def finish(
+    app: App,
+    client: Client,
+    job: v1.Job,
+    label: str,
+    *,
+    on_report: Callable[[v1.Job], None] | None = None,
+    fraction: Callable[[v1.Job], tuple[float, float]] | None = None,
+) -> v1.Job:
+    """Follow a job; return it if it succeeded, else show why not and end the command."""
+    from parfocal import v1
+
+    try:
+        job = follow(client, job, label, on_report=on_report, fraction=fraction)
+    except Detached as detached:
+        say_detached(app, detached.job)
+        raise click.exceptions.Exit(DETACHED) from None
+    if job.state == v1.JOB_STATE_SUCCEEDED:
+        return job
+    show_failure(job)
+    if app.json:
+        print_json({"job": job_json(job)})
+    raise click.exceptions.Exit(FAILED)
+
+
+def say_detached(app: App, job: v1.Job) -> None:
+    """Say that a job goes on without this command, and how to get back to it."""
+    say(
+        f"The job {job.id} goes on.\n"
+        f"  watch it:   parfocal jobs watch {job.id}\n"
+        f"  cancel it:  parfocal jobs cancel {job.id}"
+    )
+    if app.json:
+        print_json({"job": job_json(job)})
+
+
+def show_failure(job: v1.Job) -> None:
+    """Show why a job did not succeed."""
+    from parfocal import v1
+
+    if job.state == v1.JOB_STATE_CANCELLED:
+        fail_text(f"The job {job.id} was cancelled. {_sentence(job.message)}")
+    else:
+        fail_text(f"The job {job.id} failed. {_sentence(job.error.text or job.message)}")
+        for violation in job.error.violations:
+            if violation.description not in job.error.text:
+                click.echo(f"  - {violation.field}: {violation.description}", err=True)
+    if job.HasField("training"):
+        click.echo(f"Go on from its last checkpoint with: parfocal jobs resume {job.id}", err=True)
+
+
+def job_json(job: v1.Job) -> dict[str, Any]:
+    """Return a job as plain values, for --json."""
+    from google.protobuf import json_format
+
+    values = json_format.MessageToDict(job, preserving_proto_field_name=True)
+    assert isinstance(values, dict)
+    values["state"] = values["state"].removeprefix("JOB_STATE_")
+    return values
+
+
+def output_uri(job: v1.Job, kind: str) -> str:
+    """Return where a job published an output of this kind."""
+    for output in job.outputs:
+        if output.kind == kind:
+            return output.uri
+    raise NotFoundError(f"The job {job.id} published no {kind}.")
+
+
+def evaluation_method(client: Client, task: int) -> v1.Method | None:
+    """Return the evaluation method for what a method makes, or None if no service offers one."""
+    from parfocal import v1
+
+    for info in client.services():
+        for method in info.methods:
+            if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == task:
+                return method
+    return None
+
+
+def predict_split(app: App, client: Client, model_uri: str, dataset_uri: str, split: str, *, again: bool) -> str:
+    """Return the published prediction of one split of a dataset, made now unless there is one."""
+    from parfocal import v1
+    from parfocal.client.requests import prediction_request
+
+    request = prediction_request(model_uri, dataset_uri, split=split)
+    if not again:
+        for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
+            if job.prediction == request.prediction and any(output.kind == "result" for output in job.outputs):
+                say(f"The {split} images have been predicted with this model before (job {job.id}); using that.")
+                return output_uri(job, "result")
+    job = start_or_join(client, request, again=again)
+    return output_uri(finish(app, client, job, f"Predicting {split} images"), "result")
+
+
+def run_evaluation(
+    app: App,
+    client: Client,
+    method: v1.Method,
+    model_uri: str,
+    dataset_uri: str,
+    *,
+    split: str = "test",
+    parameters: Mapping[str, Any] | None = None,
+    again: bool = False,
+) -> v1.Job:
+    """Predict a split, score it, and return the finished evaluation job."""
+    from parfocal.client.requests import evaluation_request
+
+    prediction = predict_split(app, client, model_uri, dataset_uri, split, again=again)
+    request = evaluation_request(method.name, prediction, dataset_uri, parameters, split=split, model_uri=model_uri)
+    return finish(app, client, start_or_join(client, request, again=again), "Quality control")
+
+
+def show_evaluation(client: Client, job: v1.Job) -> Verdict:
+    """Print table and verdict of an evaluation and say where everything is; return the verdict."""
+    from parfocal.client.models import verdict_of
+    from parfocal.client.results import read_result, result_uri
+
+    result, uri = read_result(client, job), result_uri(job)
+    print_metrics(evaluation_summary(client, result, uri))
+    verdict = verdict_of(result.verdict, job.id, uri)
+    print_verdict(verdict)
+    for remark in result.verdict.get("remarks", ()):
+        say(f"Note: {remark}")
+    return verdict
+
+
+def evaluation_summary(client: Client, result: ResultManifest, uri: str) -> dict[str, Any]:
+    """Return the full summary of an evaluation."""
+    from parfocal.runtime.store import Location
+
+    summary = dict(result.summary)
+    if result.entry("summary.json") is not None:
+        summary = {**summary, **client.store.read_json(Location.parse(uri) / "summary.json")}
+    return summary
+
+
+def print_metrics(summary: Mapping[str, Any]) -> None:
+    """Print each metric for the prediction, the input and the baseline beside each other."""
+    found = summary.get("metrics", {})
+    kinds = [kind for kind in ("prediction", "input", "baseline") if kind in found]
+    if not kinds:
+        return
+    names = {"prediction": "Prediction", "input": "Input", "baseline": "Baseline"}
+    notes = ["Higher is better, except for NRMSE."]
+    baseline = summary.get("baseline") or {}
+    if baseline.get("filter") == "gaussian":
+        names["baseline"] = "Gaussian filter"
+        sigma = f"{baseline['sigma_pixels']:.2f} px"
+        notes.append(f"The Gaussian filter has the sigma that suits the {baseline['chosen_on']} best, {sigma}.")
+    metrics = [metric for metric in _METRICS if metric in found[kinds[0]]] or list(found[kinds[0]])
+    rows = [
+        (
+            _METRICS.get(metric, metric),
+            _value(metric, found[kinds[0]][metric]["mean"]),
+            _interval(metric, found[kinds[0]][metric]),
+            *(_value(metric, found[kind][metric]["mean"]) for kind in kinds[1:]),
+        )
+        for metric in metrics
+    ]
+    images = summary.get("images", 0)
+    columns = ["Mean", names[kinds[0]], "95 % interval", *(names[kind] for kind in kinds[1:])]
+    print_table(columns, rows, title=f"{images} test image{'' if images == 1 else 's'}", numbers=columns[1:])
+    say(" ".join(notes))
+
+
+def require_pass(verdict: Verdict, wanted: bool) -> None:
+    """End the command with its own exit code if a pass was wanted and is not there."""
+    if wanted and verdict.state != "passed":
+        raise click.exceptions.Exit(NOT_PASSED)
+
+
+def download_evaluation(client: Client, job: v1.Job, folder: Path, *, overwrite: bool) -> list[Path]:
+    """Download figure, maps and tables of an evaluation."""
+    from parfocal.client.results import download_result
+
+    with transfer("Downloading") as on_progress:
+        return download_result(client, job, folder, overwrite=overwrite, on_progress=on_progress)
+
+
+def check_test_images(dataset: DatasetManifest, split: str = "test") -> bool:
+    """Return whether a dataset has images for quality control; say so if not."""
+    if dataset.select(split, "source"):
+        return True
+    warn(
+        f"The dataset {dataset.dataset!r} has no {split} images, so quality control cannot judge the model. Create it "
+        "again with a few pairs in test/source and test/target that are not among the training images."
+    )
+    return False
+
+
+def _interval(metric: str, values: Mapping[str, Any]) -> str:
+    if values.get("low") is None or values.get("high") is None:
+        return "too few images"
+    return f"{_value(metric, values['low'])} to {_value(metric, values['high'])}"
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""

@@ -1,0 +1,173 @@
+"""The warm worker: `python -m parfocal.runtime.jobs.warm MODULE` predicts single images and keeps its last model.
+
+It reads one question a line from standard input and writes answers, one a line, to standard output, all in JSON;
+pixels are in files without header (C order, little endian). A question:
+
+    {"folder": FOLDER, "model_uri": URI, "method": NAME, "parameters": {...},
+     "axes": AXES, "shape": [...], "dtype": NAME}
+
+where FOLDER/input holds the pixels. Any number of {"progress": {...}} comes back, then either
+{"outputs": [{"name": ..., "dtype": ..., "file": NAME}, ...]} with the files in FOLDER, or
+{"error": {"reason": ..., "text": ..., "violations": [[FIELD, DESCRIPTION], ...]}}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from parfocal import v1
+from parfocal.runtime.cache import Cache
+from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
+from parfocal.runtime.images import Image, convert_dtype
+from parfocal.runtime.jobs.worker import is_out_of_memory
+from parfocal.runtime.logs import configure_logging
+from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.parameters import PredictionParameters
+from parfocal.runtime.prediction import LoadedModel, load_model, predict_image, wanted_outputs
+from parfocal.runtime.service import Service, load_service
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Location, Store, translate_disk_error
+
+_log = logging.getLogger(__name__)
+_PROGRESS_SECONDS = 0.2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Answer questions until standard input closes, which it does when the server is gone."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("module")
+    options = parser.parse_args(arguments)
+    questions, answers = _own_pipes()
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(questions, waiting), name="questions", daemon=True).start()
+    # Where memory runs out, this process shall go, not the server or a job.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    configure_logging(worker="warm")
+    service = load_service(options.module)
+    predictor = WarmPredictor(service, Store(Settings()), answers)
+    while True:
+        predictor.answer(json.loads(waiting.get()))
+
+
+class WarmPredictor:
+    """Answers questions one after the other and keeps the model of the last one."""
+
+    def __init__(self, service: Service, store: Store, answers: TextIO) -> None:
+        self._service = service
+        self._store = store
+        self._cache = Cache(store.settings.state_folder / "cache")
+        self._answers = answers
+        self._key: tuple[str, str, str] | None = None
+        self._model: LoadedModel | None = None
+        self._next_progress = 0.0
+
+    def answer(self, question: dict[str, Any]) -> None:
+        """Predict one image and say how it went; nothing the image does ends the worker."""
+        try:
+            self._say({"outputs": self._predict(question)})
+        except Exception as problem:
+            error = _translate(problem)
+            if error is None:
+                _log.exception("the prediction failed by a defect")
+                error = ParfocalError(f"{type(problem).__name__}: {problem}"[:2000])
+            violations = [[violation.field, violation.description] for violation in error.violations]
+            self._say({"error": {"reason": error.reason, "text": error.message, "violations": violations}})
+
+    def _predict(self, question: dict[str, Any]) -> list[dict[str, str]]:
+        folder, axes, shape = Path(question["folder"]), question["axes"], tuple(question["shape"])
+        dtype = np.dtype(question["dtype"]).newbyteorder("<")
+        self._next_progress = 0.0
+        model, parameters = self._load(question, folder)
+        pixels = np.asarray(np.memmap(folder / "input", dtype, "r", shape=shape))
+        self._next_progress = 0.0
+
+        def on_tile(done: int, total: int) -> None:
+            self._report({"stage": "predicting", "step": done, "steps": total, "fraction": done / total})
+
+        wanted = wanted_outputs(parameters)
+        image = Image(pixels, axes)
+        outputs = predict_image(model, image, tile_size=parameters.tile_size, wanted=wanted, on_tile=on_tile)
+        described = []
+        for number, (name, output) in enumerate(outputs.items()):
+            values = output.pixels
+            if parameters.output_dtype == "like-input" and name == "prediction":
+                values, _ = convert_dtype(values, pixels.dtype)
+            # Not ndarray.tofile: it hides a full disk behind an OSError without a number.
+            with (folder / f"output-{number}").open("wb") as file:
+                file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
+            described.append({"name": name, "dtype": values.dtype.name, "file": f"output-{number}"})
+        return described
+
+    def _load(self, question: dict[str, Any], folder: Path) -> tuple[LoadedModel, PredictionParameters]:
+        method = self._service.method(question["method"])
+        parameters = method.parse(v1.JOB_KIND_PREDICTION, question["parameters"])
+        assert isinstance(parameters, PredictionParameters)
+        key = (question["model_uri"], parameters.weights, parameters.precision)
+        if self._model is None or key != self._key:
+            self._report({"stage": "loading the model"})
+            # The former model goes first: two may not fit the memory.
+            self._key = self._model = None
+            gc.collect()
+            place = Location.parse(question["model_uri"])
+            manifest = ModelManifest.read(self._store, place / MODEL_MANIFEST)
+            files = self._cache.mirror(self._store, place, manifest.files, folder / "model")
+            self._model = load_model(
+                method, manifest, files, weights=parameters.weights, precision=parameters.precision
+            )
+            self._key = key
+        return self._model, parameters
+
+    def _report(self, progress: dict[str, Any]) -> None:
+        if time.monotonic() >= self._next_progress:
+            self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+            self._say({"progress": progress})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._answers.write(json.dumps(message) + "\n")
+        self._answers.flush()
+
+
+def _translate(problem: Exception) -> ParfocalError | None:
+    """Return the error that people are told, None for a defect."""
+    if isinstance(problem, OSError):
+        problem = translate_disk_error(problem)
+    if isinstance(problem, MemoryError) or is_out_of_memory(problem):
+        return OutOfMemoryError(
+            "The image needs more memory than there is. Choose a smaller tile_size, or crop the image."
+        )
+    return problem if isinstance(problem, ParfocalError) else None
+
+
+def _own_pipes() -> tuple[TextIO, TextIO]:
+    """Take standard input and output for the talk with the server: frameworks print, and children would read."""
+    questions, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return os.fdopen(questions, encoding="utf-8"), os.fdopen(answers, "w", encoding="utf-8")
+
+
+def _listen(questions: TextIO, waiting: queue.SimpleQueue[str]) -> None:
+    """Pass questions on, and end this process at once, whatever it is doing, when the server is gone."""
+    for line in questions:
+        waiting.put(line)
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The server's side of the warm worker: starts it, asks it, and ends it when it is idle or in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parfocal import v1
+from parfocal.runtime.errors import OutOfMemoryError, ParfocalError, QueueFullError, UnavailableError
+from parfocal.runtime.jobs.device import Device, Loan
+from parfocal.runtime.service import Service
+from parfocal.runtime.settings import Settings
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.2
+_LONGEST_ANSWER = 2**20
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: asyncio.subprocess.Process
+    precision: str
+    log: Path
+
+    async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the answers to one question; the last one has no progress."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.process.stdin.write(json.dumps(question).encode() + b"\n")
+            await self.process.stdin.drain()
+        while line := await self.process.stdout.readline():
+            answer = json.loads(line)
+            yield answer
+            if "progress" not in answer:
+                return
+        raise self._loss(await self.process.wait())
+
+    def kill(self) -> None:
+        """End it by force, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+    def _loss(self, code: int) -> ParfocalError:
+        if code == -signal.SIGKILL:
+            return OutOfMemoryError(
+                "The worker was killed in the middle of the image, most likely because the machine ran out of memory. "
+                "Choose a smaller tile_size, or crop the image."
+            )
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return UnavailableError(
+            f"The worker ended {how} in the middle of the image. Try again; if it happens again, look into {self.log}."
+        )
+
+
+class WarmWorker:
+    """At most one warm worker of a service, asked one thing at a time. All methods belong to one event loop.
+
+    It has the device as long as it lives. It ends after `warm_idle_seconds`, or when other work wants the device: a
+    job once the present image is done, an image of another service once there is none here.
+    """
+
+    def __init__(self, service: Service, module: str, device: Device, settings: Settings) -> None:
+        self._service = service
+        self._module = module
+        self._device = device
+        self._settings = settings
+        kind = v1.JOB_KIND_PREDICTION
+        self._needs_device = any(method.work[kind].needs_device for method in service.methods if kind in method.work)
+        self._turn = asyncio.Lock()
+        self._worker: _Worker | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._used = 0.0
+        self._stopped = False
+
+    async def ask(self, question: dict[str, Any], precision: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield what the worker answers, as `parfocal.runtime.jobs.warm` describes it.
+
+        An iteration that ends before the last answer drops the work: its worker is killed.
+
+        Parameters
+        ----------
+        question
+            What to compute.
+        precision
+            Arithmetic of the network, float32 or bfloat16. It is global in a process: another one needs a new worker.
+
+        Raises
+        ------
+        QueueFullError
+            Other work has the device for longer than `image_wait_seconds`.
+        OutOfMemoryError, UnavailableError
+            The worker was killed or ended by itself.
+        """
+        deadline = time.monotonic() + self._settings.image_wait_seconds
+        if self._turn.locked():
+            yield {"progress": {"stage": "waiting for other images"}}
+        async with self._turn:
+            if self._worker is not None and self._worker.precision != precision:
+                self._end("another arithmetic is wanted")
+            if self._worker is None or self._worker.process.returncode is not None:
+                yield {"progress": {"stage": "waiting for the worker"}}
+                self._worker = await self._start(precision, deadline)
+                self._watcher = asyncio.create_task(self._watch(self._worker))
+            self._require_running()
+            finished = False
+            try:
+                async with contextlib.aclosing(self._worker.ask(question)) as answers:
+                    async for answer in answers:
+                        # A worker that ran out of memory may hold on to much of it.
+                        finished = "outputs" in answer or answer.get("error", {}).get("reason") not in {
+                            None,
+                            OutOfMemoryError.reason,
+                        }
+                        yield answer
+            except ParfocalError:
+                self._require_running()
+                raise
+            finally:
+                self._used = time.monotonic()
+                if not finished:
+                    self._end("its image came to no end")
+                elif self._device.job_waits():
+                    self._end("a job waits for the device")
+
+    async def stop(self) -> None:
+        """End the worker, whatever it does; whoever waits for it is told."""
+        self._stopped = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+        worker = self._worker
+        if worker is not None:
+            self._end("the service is stopped")
+            await worker.process.wait()
+
+    async def _start(self, precision: str, deadline: float) -> _Worker:
+        loan = await self._take_device(deadline)
+        try:
+            log = self._settings.state_folder / "logs" / f"warm-{self._service.name}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "parfocal.runtime.jobs.warm", self._module),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=output,
+                    limit=_LONGEST_ANSWER,
+                    pass_fds=loan.files,
+                )
+        finally:
+            loan.close()
+        _log.info("warm worker started", extra={"pid": process.pid})
+        return _Worker(process, precision, log)
+
+    async def _take_device(self, deadline: float) -> Loan:
+        if not self._needs_device:
+            return Loan(())
+        while True:
+            self._require_running()
+            loan = self._device.take(for_job=False)
+            if loan is not None:
+                loan.describe(f"single images of the service {self._service.name}")
+                return loan
+            if time.monotonic() > deadline:
+                raise QueueFullError(
+                    f"The device is in use by {self._device.holder()}, and a single image waits for it no longer than "
+                    f"{self._settings.image_wait_seconds:g} s. Try again later, or start a prediction job: it waits "
+                    "until its turn comes."
+                )
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _watch(self, worker: _Worker) -> None:
+        self._used = time.monotonic()
+        while self._worker is worker:
+            await asyncio.sleep(_POLL_SECONDS)
+            if self._turn.locked() or self._worker is not worker:
+                continue
+            if worker.process.returncode is not None:
+                self._end("it is gone")
+            elif time.monotonic() - self._used > self._settings.warm_idle_seconds:
+                self._end("it was idle")
+            elif self._device.job_waits() or self._device.image_waits():
+                self._end("other work wants the device")
+
+    def _end(self, why: str) -> None:
+        if self._worker is not None:
+            _log.info("warm worker ends", extra={"pid": self._worker.process.pid, "why": why})
+            self._worker.kill()
+            self._worker = None
+
+    def _require_running(self) -> None:
+        if self._stopped:
+            raise UnavailableError(f"The service {self._service.name!r} is being stopped. Try again in a minute.")

@@ -1,0 +1,230 @@
+"""The parts of the workflows that need no server: forms, tables, pages, decisions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jsonschema
+import pytest
+
+from parfocal import v1
+from parfocal.flows import _show, deployments, forms
+from parfocal.flows._scores import parse_scores, quality_rows, summary_rows
+from parfocal.flows._work import Finished, Run, job_ending
+from parfocal.flows.catalogue import Catalogue
+from parfocal.flows.reconcile import Fate, decide
+from parfocal.runtime.manifests import ResultFile, ResultManifest
+from parfocal.runtime.names import check_request_id
+
+SCHEMA = {
+    "$defs": {"Loss": {"enum": ["mae", "mse"], "type": "string"}},
+    "properties": {
+        "epochs": {"type": "integer", "default": 100, "minimum": 1, "maximum": 1000, "description": "Rounds."},
+        "loss": {"$ref": "#/$defs/Loss", "default": "mae", "title": "Loss"},
+        "seed": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}], "default": None, "title": "Seed"},
+    },
+}
+
+
+def method(*kinds: v1.JobKind.ValueType) -> v1.Method:
+    schemas = [v1.ParameterSchema(job_kind=kind, json_schema=json.dumps(SCHEMA)) for kind in kinds]
+    return v1.Method(
+        name="sharp-2d",
+        title="Sharp 2D",
+        task=v1.TASK_RESTORATION,
+        summary="Sharpens.",
+        job_kinds=kinds,
+        parameter_schemas=schemas,
+        citation="Someone, 2020.",
+    )
+
+
+TRAIN, PREDICT = v1.JOB_KIND_TRAINING, v1.JOB_KIND_PREDICTION
+
+
+def accepts(schema: dict[str, Any], values: dict[str, Any]) -> bool:
+    return jsonschema.Draft202012Validator(schema).is_valid(values)
+
+
+def test_a_form_takes_choices_and_parameters_in_range() -> None:
+    form = forms.train_form(method(TRAIN), ["beads:2", "beads:1"])
+    assert accepts(form, {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 5, "loss": "mse", "seed": 3}})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "m"},
+        {"dataset": "beads:3", "model": "m"},
+        {"dataset": "beads:1", "model": "a b"},
+        {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 0}},
+        {"dataset": "beads:1", "model": "m", "parameters": {"loss": "dice"}},
+        {"dataset": "beads:1", "model": "m", "parameters": {"epoch": 5}},
+    ],
+    ids=["no dataset", "unknown dataset", "bad name", "out of range", "unknown choice", "unknown parameter"],
+)
+def test_a_form_refuses(values: dict[str, Any]) -> None:
+    assert not accepts(forms.train_form(method(TRAIN), ["beads:2", "beads:1"]), values)
+
+
+def test_a_form_has_no_references_and_no_choice_between_number_and_nothing() -> None:
+    text = json.dumps(forms.train_form(method(TRAIN), []))
+    assert "$ref" not in text
+    assert "anyOf" not in text
+
+
+def test_an_empty_choice_becomes_a_text_field_with_help() -> None:
+    field = forms.train_form(method(TRAIN), [])["properties"]["dataset"]
+    assert "enum" not in field
+    assert "parfocal datasets create" in field["description"]
+
+
+def test_the_help_of_a_number_says_its_range() -> None:
+    fields = forms.train_form(method(TRAIN), [])["properties"]["parameters"]["properties"]
+    assert fields["epochs"]["description"] == "Rounds. (from 1 to 1 000)"
+
+
+def test_the_fields_keep_the_order_in_which_they_are_published() -> None:
+    form = forms.predict_form(method(PREDICT), ["m:1"], [])
+    assert [form["properties"][name]["position"] for name in ("model", "dataset", "split")] == [0, 1, 2]
+    fields = form["properties"]["parameters"]["properties"]
+    assert sorted(fields, key=lambda name: fields[name]["position"]) == ["epochs", "loss", "seed"]
+
+
+def test_each_workflow_of_each_method_is_one_deployment() -> None:
+    both, only = method(TRAIN, PREDICT), method(v1.JOB_KIND_EVALUATION)
+    found = deployments.offers(Catalogue((both, only), ("d:1",), {"sharp-2d": ("m:1",)}), "default")
+    assert [f"{offer.flow}/{offer.name}" for offer in found] == ["train/sharp-2d", "predict/sharp-2d"]
+    assert found[1].form["properties"]["model"]["enum"] == ["m:1"]
+
+
+def test_request_ids_are_well_formed_and_repeatable() -> None:
+    run = Run("9c2f8d38-0f2e-4dfb-9d3a-0b1c2d3e4f50", attempt=99)
+    ids = [run.request_id(step, number) for step in ("train", "predict", "qc") for number in (1, 99)]
+    assert len({check_request_id(text) for text in ids}) == 6
+    assert run.request_id("train") == Run(run.id).request_id("train")
+
+
+def job(state: v1.JobState.ValueType, text: str = "") -> v1.Job:
+    return v1.Job(id="j", state=state, error=v1.JobError(text=text))
+
+
+RUNNING, SUCCEEDED = job(v1.JOB_STATE_RUNNING), job(v1.JOB_STATE_SUCCEEDED)
+FAILED, CANCELLED = job(v1.JOB_STATE_FAILED, "The disk is full."), job(v1.JOB_STATE_CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("state", "jobs", "fate"),
+    [
+        ("RUNNING", [RUNNING], Fate.AGAIN),
+        ("RUNNING", [SUCCEEDED], Fate.AGAIN),
+        ("RUNNING", [], Fate.AGAIN),
+        ("PENDING", [], Fate.AGAIN),
+        ("RUNNING", [FAILED, SUCCEEDED], Fate.FAILED),
+        ("RUNNING", [CANCELLED], Fate.CANCELLED),
+        ("CANCELLING", [RUNNING], Fate.CANCELLED),
+        ("CRASHED", [RUNNING], Fate.AGAIN),
+        ("CRASHED", [FAILED], Fate.LEFT),
+    ],
+)
+def test_a_run_left_behind_follows_its_jobs(state: str, jobs: Sequence[v1.Job], fate: Fate) -> None:
+    assert decide(state, jobs).fate is fate
+
+
+def test_a_run_left_behind_fails_with_the_words_of_its_job() -> None:
+    assert decide("RUNNING", [FAILED]).message == "The disk is full."
+
+
+def test_a_cancelled_job_says_why() -> None:
+    cancelled = v1.Job(id="j", state=v1.JOB_STATE_CANCELLED, message="cancelled: no time")
+    assert job_ending(cancelled) == "Job j was cancelled: no time"
+
+
+def test_an_epoch_is_one_line() -> None:
+    epoch = v1.EpochCompleted(
+        epoch=3, metrics={"val_loss": 0.5, "loss": 0.25, "learning_rate": 4e-4}, seconds=1.25, best=True
+    )
+    line = _show.epoch_line(v1.Job(progress=v1.Progress(epochs=10)), epoch)
+    assert line == "Epoch 3 of 10: loss 0.25, validation loss 0.5, learning rate 0.0004, best so far (1.2 s)"
+
+
+def test_progress_is_one_line() -> None:
+    running = v1.Job(
+        state=v1.JOB_STATE_RUNNING,
+        progress=v1.Progress(stage="training", epoch=3, epochs=10, seconds_left=200),
+        metrics={"loss": 0.25},
+    )
+    assert _show.progress_line(running) == "Training · epoch 3 of 10 · loss 0.25 · about 3 min left"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (200, "3 min"), (7500, "2 h 5 min")])
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert _show.duration(seconds) == text
+
+
+TABLE = """image,slice,kind,PSNR [dB],SSIM [-1..1]
+a,0,input,20.0,0.5
+a,1,input,22.0,0.7
+a,0,prediction,30.0,0.9
+a,1,prediction,32.0,0.9
+"""
+SUMMARY = {
+    "units": {"psnr": "PSNR [dB]", "ssim": "SSIM [-1..1]"},
+    "metrics": {
+        "input": {"psnr": {"mean": 21.0, "low": None, "high": None}, "ssim": {"mean": 0.6, "low": 0.5, "high": 0.7}},
+        "prediction": {"psnr": {"mean": 31.0, "low": None, "high": None}, "ssim": {"mean": 0.9}},
+    },
+}
+
+
+def test_slices_of_a_stack_are_averaged_in_the_table_of_images() -> None:
+    rows = quality_rows(parse_scores(TABLE, SUMMARY))
+    assert rows[1] == {
+        "Image": "a",
+        "SSIM input": 0.6,
+        "SSIM prediction": 0.9,
+        "PSNR input": 21.0,
+        "PSNR prediction": 31.0,
+    }
+
+
+def test_means_carry_their_interval_where_there_is_one() -> None:
+    rows = summary_rows(parse_scores(TABLE, SUMMARY))
+    assert rows[0] == {"": "Input", "SSIM": "0.6 (0.5 to 0.7)", "PSNR [dB]": "21"}
+
+
+def test_a_prediction_report_names_the_images_that_failed() -> None:
+    images = (
+        ResultFile(input="a.tif", input_sha256="0", outputs={"prediction": "a.tif"}),
+        ResultFile(input="b.tif", input_sha256="1", reason="b.tif has three axes."),
+    )
+    manifest = ResultManifest(project="p", job="j", service="s", method="m", kind="prediction", images=images)
+    page = _show.prediction_report(
+        method=method(PREDICT),
+        model_uri="s3://parfocal-models/default/m/2",
+        finished=Finished(v1.Job(id="j"), "s3://parfocal-results/default/j", manifest),
+        notes=["This model has not been checked by quality control."],
+    )
+    assert "# 1 of 2 images predicted" in page
+    assert "`b.tif`: b.tif has three axes." in page
+    assert "**m:2**" in page
+
+
+def test_a_table_cell_cannot_break_the_table() -> None:
+    assert "a\\|b" in _show.markdown_table([{"Name": "a|b"}])
+
+
+def test_keys_are_such_as_prefect_accepts() -> None:
+    assert _show.artifact_key("model", "My_Model.v2:3") == "model-my-model-v2-3"
+
+
+def test_the_steps_need_no_prefect() -> None:
+    code = (
+        "import sys, parfocal.flows._work, parfocal.flows._show, parfocal.flows.forms; print('prefect' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

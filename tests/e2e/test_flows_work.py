@@ -1,0 +1,186 @@
+"""The steps of the workflows with a real store and a real service, without Prefect."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import publish_dataset
+
+from parfocal import v1
+from parfocal.client import Client
+from parfocal.flows import _work
+from parfocal.flows._work import JobNotSucceededError, Run
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.images import Image, write_image
+from parfocal.runtime.settings import Settings
+
+
+class Notes:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.starts: list[tuple[str, bool]] = []
+        self.epochs: list[int] = []
+        self.waits: list[str] = []
+
+    def started(self, job: v1.Job, *, again: bool) -> None:
+        self.starts.append((job.id, again))
+
+    def progressed(self, job: v1.Job) -> None:
+        pass
+
+    def happened(self, _job: v1.Job, event: v1.JobEvent) -> None:
+        if event.HasField("epoch_completed"):
+            self.epochs.append(event.epoch_completed.epoch)
+
+    def waiting(self, why: str) -> None:
+        self.waits.append(why)
+
+
+@pytest.fixture(scope="module")
+def client(s3: Any, start_service: Callable[..., Any]) -> Iterator[Client]:
+    service = start_service("fake", max_active_jobs="1")
+    settings = Settings(s3_endpoint=s3.endpoint, s3_access_key=s3.access_key, s3_secret_key=s3.secret_key)
+    with Client(settings, services=[service.address]) as client:
+        yield client
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def images(client: Client, pairs_folder: Path) -> str:
+    return publish_dataset(client.store, "steps", pairs_folder)
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run(str(uuid.uuid4()))
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+def train(client: Client, run: Run, notes: Notes, uri: str, **parameters: Any) -> v1.Job:
+    return _work.train_model(
+        client, run, notes, method="fake-2d", dataset_uri=uri, model="steps", parameters={"epochs": 2, **parameters}
+    )
+
+
+def broken(client: Client, folder: Path) -> str:
+    """Publish a dataset whose images only the worker finds unusable."""
+    for split in ("train", "test"):
+        for role in ("source", "target"):
+            for number in range(3):
+                path = folder / split / role / f"{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, Image(pixels=np.full((32, 32), np.nan, np.float32), axes="YX", pixel_size=None))
+    return publish_dataset(client.store, "broken", folder)
+
+
+def test_training_reports_its_epochs(client: Client, images: str, run: Run, notes: Notes) -> None:
+    job = train(client, run, notes, images)
+    assert job.id == f"{run.id}-train"
+    assert notes.epochs == [1, 2]
+
+
+def test_a_repeated_training_step_returns_the_same_job(client: Client, images: str, run: Run, notes: Notes) -> None:
+    first = train(client, run, notes, images)
+    second = train(client, Run(run.id, attempt=2), notes, images)
+    assert _work.model_uri_of(first) == _work.model_uri_of(second)
+    assert notes.starts == [(first.id, False), (first.id, True)]
+    assert second.attempt == 1
+
+
+def test_a_failed_training_raises_the_words_of_the_job(client: Client, tmp_path: Path, run: Run, notes: Notes) -> None:
+    with pytest.raises(JobNotSucceededError) as caught:
+        train(client, run, notes, broken(client, tmp_path))
+    assert caught.value.message == caught.value.job.error.text
+    assert "finite" in caught.value.message or "not a number" in caught.value.message
+
+
+def test_a_retried_run_continues_a_cancelled_training(client: Client, images: str, run: Run, notes: Notes) -> None:
+    uri = images
+    request_id = run.request_id("train")
+
+    class CancelAtFirstEpoch(Notes):
+        def happened(self, job: v1.Job, event: v1.JobEvent) -> None:
+            super().happened(job, event)
+            if self.epochs == [1]:
+                client.cancel(request_id, why="test")
+
+    with pytest.raises(JobNotSucceededError, match="cancelled"):
+        train(client, run, CancelAtFirstEpoch(), uri, epochs=4, pause_seconds=0.2)
+    job = train(client, Run(run.id, attempt=2), notes, uri, epochs=4, pause_seconds=0.2)
+    assert job.state == v1.JOB_STATE_SUCCEEDED
+    assert job.attempt == 2
+
+
+def test_a_full_queue_is_waited_for(client: Client, images: str, run: Run, notes: Notes) -> None:
+    from parfocal.client import requests
+
+    blocker = client.start(
+        requests.training_request("fake-2d", images, "blocker", {"epochs": 1000, "pause_seconds": 1.0})
+    )
+
+    class Impatient(Notes):
+        def waiting(self, why: str) -> None:
+            super().waiting(why)
+            client.cancel(blocker.id)
+
+    impatient = Impatient()
+    assert train(client, run, impatient, images).state == v1.JOB_STATE_SUCCEEDED
+    assert "as many as it admits" in impatient.waits[0]
+
+
+def test_predicting_a_split_gives_one_output_for_each_image(
+    client: Client, images: str, run: Run, notes: Notes
+) -> None:
+    model_uri = _work.model_uri_of(train(client, run, notes, images))
+    finished = _work.predict_split(client, run, notes, model_uri=model_uri, dataset_uri=images)
+    assert sorted(image.input for image in finished.manifest.images) == ["field0.tif", "field1.tif", "field2.tif"]
+    again = _work.predict_split(client, run, notes, model_uri=model_uri, dataset_uri=images)
+    assert again.job.id == finished.job.id
+
+
+def test_cancelling_the_jobs_of_a_run_leaves_those_of_others(client: Client, images: str, run: Run) -> None:
+    from parfocal.client import requests
+
+    mine = client.start(
+        requests.training_request(
+            "fake-2d", images, "mine", {"epochs": 1000, "pause_seconds": 1.0}, labels=dict(run.labels)
+        )
+    )
+    assert _work.cancel_jobs(client, "another run", "test") == []
+    assert [job.id for job in _work.cancel_jobs(client, run.id, "test")] == [mine.id]
+    assert client.wait(mine.id).state == v1.JOB_STATE_CANCELLED
+
+
+def test_a_dataset_without_test_images_is_noted(
+    client: Client, pairs_folder: Path, tmp_path: Path, notes: Notes
+) -> None:
+    shutil.copytree(pairs_folder / "train", tmp_path / "train")
+    publish_dataset(client.store, "untested", tmp_path)
+    checked = _work.check_dataset(client, client.method("fake-2d"), "untested")
+    assert not checked.has_test_images
+    assert any("no test images" in note for note in checked.notes)
+
+
+def test_too_few_images_are_refused_with_both_numbers(client: Client, pairs_folder: Path, tmp_path: Path) -> None:
+    for role in ("source", "target"):
+        (tmp_path / "train" / role).mkdir(parents=True)
+        shutil.copy(pairs_folder / "train" / role / "field0.tif", tmp_path / "train" / role)
+    publish_dataset(client.store, "single", tmp_path)
+    with pytest.raises(InvalidInputError, match=r"has 1 training image; Fake 2D needs at least 2"):
+        _work.check_dataset(client, client.method("fake-2d"), "single")
+
+
+def test_an_unknown_dataset_is_named(client: Client) -> None:
+    with pytest.raises(NotFoundError, match="no dataset named 'nowhere'"):
+        _work.check_dataset(client, client.method("fake-2d"), "nowhere")

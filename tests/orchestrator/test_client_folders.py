@@ -1,0 +1,167 @@
+"""What is wrong with folders of images, found before anything is uploaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from parfocal.client.datasets import NO_TEST_IMAGES, check_folder
+from parfocal.client.results import find_inputs
+from parfocal.client.transfer import for_each
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.images import Image, read_image, write_image
+
+
+@pytest.fixture
+def folder(pairs_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pairs_folder, tmp_path / "mine"))
+
+
+def problem(folder: Path) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        check_folder(folder)
+    return caught.value.message
+
+
+def test_a_good_folder(folder: Path) -> None:
+    report = check_folder(folder)
+    assert (len(report.train), len(report.test), report.warnings) == (5, 3, ())
+
+
+def test_a_missing_partner_is_named(folder: Path) -> None:
+    (folder / "train" / "target" / "field2.tif").unlink()
+    assert "field2" in problem(folder)
+
+
+def test_different_shapes_are_named_with_their_sizes(folder: Path) -> None:
+    write_image(folder / "train" / "target" / "field1.tif", Image(np.eye(32, dtype=np.uint16), "YX"))
+    text = problem(folder)
+    assert "field1" in text
+    assert "32 x 32" in text
+
+
+def test_a_truncated_tiff_is_named(folder: Path) -> None:
+    path = folder / "test" / "source" / "field0.tif"
+    path.write_bytes(path.read_bytes()[:300])
+    assert "test/source/field0.tif" in problem(folder)
+
+
+def test_a_file_that_is_no_image_is_named(folder: Path) -> None:
+    (folder / "train" / "source" / "field0.tif").write_text("not an image")
+    assert "field0.tif" in problem(folder)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.arange(64 * 80 * 3, dtype=np.uint8).reshape(64, 80, 3), "colour"),
+        (np.arange(2 * 3 * 4 * 64 * 80, dtype=np.uint16).reshape(2, 3, 4, 64, 80), "YX is needed"),
+    ],
+)
+def test_other_axes_are_named(folder: Path, pixels: np.ndarray, words: str) -> None:
+    path = folder / "train" / "source" / "field3.tif"
+    if pixels.ndim == 3:
+        tifffile.imwrite(path, pixels, photometric="rgb")
+    else:
+        tifffile.imwrite(path, pixels, ome=True, metadata={"axes": "TCZYX"})
+    text = problem(folder)
+    assert "field3.tif" in text
+    assert words in text
+
+
+def test_not_a_number_is_found(folder: Path) -> None:
+    pixels = np.ones((64, 80), np.float32)
+    pixels[3, 4] = np.nan
+    write_image(folder / "train" / "source" / "field4.tif", Image(pixels, "YX"))
+    assert "not a number" in problem(folder)
+
+
+def test_a_constant_image_is_found(folder: Path) -> None:
+    write_image(folder / "train" / "target" / "field4.tif", Image(np.full((64, 80), 7, np.uint16), "YX"))
+    assert "every pixel is 7" in problem(folder)
+
+
+def test_all_problems_of_both_parts_are_told_at_once(folder: Path) -> None:
+    (folder / "train" / "target" / "field2.tif").unlink()
+    (folder / "test" / "source" / "field1.tif").write_text("broken")
+    text = problem(folder)
+    assert "train/" in text
+    assert "test/" in text
+
+
+def test_an_empty_folder_is_explained(tmp_path: Path) -> None:
+    assert "train/source" in problem(tmp_path)
+
+
+def test_empty_image_folders_are_explained(tmp_path: Path) -> None:
+    for role in ("source", "target"):
+        (tmp_path / "train" / role).mkdir(parents=True)
+    assert "no TIFF" in problem(tmp_path)
+
+
+def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        check_folder(tmp_path / "nowhere")
+
+
+def test_one_single_pair_is_allowed_with_a_warning(folder: Path) -> None:
+    for path in folder.glob("train/*/field[1-9].tif"):
+        path.unlink()
+    report = check_folder(folder)
+    assert len(report.train) == 1
+    assert any("only one training pair" in text for text in report.warnings)
+
+
+def test_source_and_target_alone_are_accepted_with_a_warning(folder: Path) -> None:
+    report = check_folder(folder / "train")
+    assert (len(report.train), len(report.test)) == (5, 0)
+    assert NO_TEST_IMAGES in report.warnings
+
+
+def test_a_makers_format_without_a_reader_says_what_to_do(folder: Path) -> None:
+    (folder / "train" / "source" / "field0.tif").rename(folder / "train" / "source" / "field0.czi")
+    assert "bioio-czi" in problem(folder) or "Export it as TIFF" in problem(folder)
+
+
+def test_a_makers_format_is_converted_without_loss(folder: Path) -> None:
+    path = folder / "train" / "source" / "field0.tif"
+    pixels = read_image(path).pixels
+    path.unlink()
+    tifffile.imwrite(path.with_suffix(".lsm"), pixels)
+    assert len(check_folder(folder).train) == 5
+
+
+def test_inputs_are_the_images_of_a_folder(folder: Path) -> None:
+    (folder / "test" / "source" / "notes.txt").write_text("not an image")
+    assert len(find_inputs(folder / "test" / "source")) == 3
+
+
+def test_unreadable_inputs_are_told_before_uploading(folder: Path) -> None:
+    for number in (0, 1):
+        (folder / "test" / "source" / f"field{number}.tif").write_text("broken")
+    with pytest.raises(InvalidInputError, match=r"(?s)nothing was uploaded.*field0\.tif.*field1\.tif"):
+        find_inputs(folder / "test" / "source")
+
+
+def test_inputs_whose_results_would_collide_are_refused(folder: Path) -> None:
+    source = folder / "test" / "source"
+    write_image(source / "field0.png", read_image(source / "field0.tif"))
+    with pytest.raises(InvalidInputError, match="same name"):
+        find_inputs(source)
+
+
+def test_the_first_failure_of_a_transfer_ends_it() -> None:
+    begun: list[int] = []
+
+    def action(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise InvalidInputError("no")
+
+    with pytest.raises(InvalidInputError):
+        for_each([(str(number), number) for number in range(1000)], action)
+    assert len(begun) < 1000
