@@ -110,10 +110,11 @@ def update(path: Path, page: str, tables: Mapping[str, Sequence[str]], *, write:
         sys.exit(f"{page} has the markers {sorted(there)}, but needs {sorted(wanted)}.")
     for name, lines in tables.items():
         marker = f"<!-- {name} -->"
-        table = "\n".join([marker, *lines, END])
-        text, count = re.subn(f"{marker}.*?{END}", lambda _, table=table: table, text, flags=re.DOTALL)
-        if count != 1:
-            sys.exit(f"{page} needs exactly one pair of the markers {marker} and {END}.")
+        head, *rest = text.split(marker)
+        if len(rest) != 1 or END not in rest[0]:
+            sys.exit(f"{page} needs the marker {marker} once, and {END} behind it.")
+        tail = rest[0].partition(END)[2]
+        text = "".join([head, "\n".join([marker, *lines, END]), tail])
     if write and text != before:
         path.write_text(text, encoding="utf-8")
     return text != before

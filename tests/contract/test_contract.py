@@ -66,7 +66,7 @@ class Session:
         return v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
 
     def finish(self, job: v1.Job) -> v1.Job:
-        for _ in self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=60):
+        for _ in self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=180):
             pass
         return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job
 
@@ -237,9 +237,9 @@ def test_cancel_ends_a_running_job_soon_and_publishes_nothing(
 
     job = service.jobs.StartJob(service.request(trained[1], epochs=900)).job
     get = v1.GetJobRequest(job_id=job.id)
-    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 1, 60, "the first epoch")
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 1, 120, "the first epoch")
     service.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id, why="test"))
-    done = wait_for(lambda: service.jobs.GetJob(get).job.state in FINAL and service.jobs.GetJob(get).job, 10, "the end")
+    done = wait_for(lambda: service.jobs.GetJob(get).job.state in FINAL and service.jobs.GetJob(get).job, 30, "the end")
     assert done.state == v1.JOB_STATE_CANCELLED
     assert not store.exists(Location.parse(done.reserved_uri) / MODEL_MANIFEST)
 
@@ -247,7 +247,7 @@ def test_cancel_ends_a_running_job_soon_and_publishes_nothing(
 def test_cancel_with_keep_best_publishes_what_there_is(service: Session, trained: tuple[v1.Job, str]) -> None:
     job = service.jobs.StartJob(service.request(trained[1], epochs=900)).job
     get = v1.GetJobRequest(job_id=job.id)
-    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 1, 60, "the first epoch")
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 1, 120, "the first epoch")
     service.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id, keep_best=True))
     done = service.finish(job)
     assert done.state == v1.JOB_STATE_SUCCEEDED
@@ -258,9 +258,9 @@ def test_cancel_with_keep_best_publishes_what_there_is(service: Session, trained
 def test_a_cancelled_training_resumes_from_its_checkpoint(service: Session, trained: tuple[v1.Job, str]) -> None:
     job = service.jobs.StartJob(service.request(trained[1], epochs=12, patches_per_image=8)).job
     get = v1.GetJobRequest(job_id=job.id)
-    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 2, 60, "the second epoch")
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 2, 120, "the second epoch")
     service.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
-    wait_for(lambda: service.jobs.GetJob(get).job.state in FINAL, 10, "the end")
+    wait_for(lambda: service.jobs.GetJob(get).job.state in FINAL, 30, "the end")
     if service.jobs.GetJob(get).job.state == v1.JOB_STATE_SUCCEEDED:
         pytest.fail("the training was too fast to be cancelled")
     service.jobs.ResumeJob(v1.ResumeJobRequest(job_id=job.id))
@@ -320,7 +320,7 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
     undisturbed = service.train(trained[1], **parameters)
     job = service.jobs.StartJob(service.request(trained[1], **parameters)).job
     get = v1.GetJobRequest(job_id=job.id)
-    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 2, 60, "the second epoch")
+    wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 2, 120, "the second epoch")
     server = psutil.Process(service.process.process.pid)
     (worker,) = [child for child in server.children() if job.id in child.cmdline()]
     if victim == "worker":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -127,7 +126,7 @@ class Stack:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running stack with the services fake and qc."""
-    folder = Path(os.environ.get("PARFOCAL_E2E_STACK") or tmp_path_factory.mktemp("stack"))
+    folder = tmp_path_factory.mktemp("stack")
     python = ROOT / ".venvs" / "qc" / "bin" / "python"
     ports = free_ports(4)
     services = (
@@ -135,9 +134,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         ServiceUnit(name="qc", module="parfocal.qc", python=python, port=ports[1]),
     )
     config = StackConfig(folder=folder, services=services, s3_port=ports[2], prefect_port=ports[3], start_timeout=300)
-    if "PARFOCAL_E2E_STACK" not in os.environ:
-        up(config)
     try:
+        up(config)
         link = connection(folder)
         settings = Settings(
             services=link.environment["PARFOCAL_SERVICES"],
@@ -148,8 +146,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         with Client(settings) as client, httpx.Client(base_url=str(link.prefect_api_url), timeout=60) as api:
             yield Stack(folder, client, api)
     finally:
-        if "PARFOCAL_E2E_STACK" not in os.environ:
-            down(folder)
+        down(folder)
 
 
 @pytest.fixture(scope="session")

@@ -133,8 +133,8 @@ def test_a_run_survives_the_death_of_its_process_and_of_the_runner(stack: Any, d
     stack.client.cancel(f"{flow_run}-train", keep_best=True, why="long enough")
     run = stack.wait(flow_run, {"COMPLETED", "FAILED", "CANCELLED"})
     assert run["state_type"] == "COMPLETED", (run["state"], stack.log_text(flow_run))
-    trainings = [job for job in stack.client.jobs() if job.training.model == "survivor"]
-    assert [(job.id, job.attempt) for job in trainings] == [(f"{flow_run}-train", 1)]
+    mine = [job for job in stack.client.jobs() if job.labels["flow_run"] == flow_run and job.HasField("training")]
+    assert [(job.id, job.attempt) for job in mine] == [(f"{flow_run}-train", 1)]
 
 
 def test_cancelling_a_run_cancels_its_job(stack: Any, dataset: str) -> None:

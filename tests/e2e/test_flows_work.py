@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import publish_dataset
+from support import publish_dataset, wait_for
 
 from parfocal import v1
-from parfocal.client import Client
+from parfocal.client import Client, requests
 from parfocal.flows import _work
 from parfocal.flows._work import JobNotSucceededError, Run
-from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError
 from parfocal.runtime.images import Image, write_image
 from parfocal.runtime.settings import Settings
 
@@ -45,7 +45,7 @@ class Notes:
 
 @pytest.fixture(scope="module")
 def client(s3: Any, start_service: Callable[..., Any]) -> Iterator[Client]:
-    service = start_service("fake", max_active_jobs="1")
+    service = start_service("fake", max_active_jobs="3")
     settings = Settings(s3_endpoint=s3.endpoint, s3_access_key=s3.access_key, s3_secret_key=s3.secret_key)
     with Client(settings, services=[service.address]) as client:
         yield client
@@ -122,17 +122,27 @@ def test_a_retried_run_continues_a_cancelled_training(client: Client, images: st
     assert job.attempt == 2
 
 
-def test_a_full_queue_is_waited_for(client: Client, images: str, run: Run, notes: Notes) -> None:
-    from parfocal.client import requests
+def test_a_full_queue_is_waited_for(
+    client: Client, images: str, run: Run, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_work, "_MAX_PAUSE_SECONDS", 0.5)
 
-    blocker = client.start(
-        requests.training_request("fake-2d", images, "blocker", {"epochs": 1000, "pause_seconds": 1.0})
-    )
+    def block() -> v1.Job | None:
+        endless = {"epochs": 1000, "pause_seconds": 1.0}
+        try:
+            return client.start(requests.training_request("fake-2d", images, "blocker", endless))
+        except QueueFullError:
+            # The worker of an earlier test has not left yet.
+            return None
+
+    blockers = [wait_for(block, 60) for _ in range(3)]
 
     class Impatient(Notes):
         def waiting(self, why: str) -> None:
             super().waiting(why)
-            client.cancel(blocker.id)
+            if len(self.waits) == 1:
+                for blocker in blockers:
+                    client.cancel(blocker.id)
 
     impatient = Impatient()
     assert train(client, run, impatient, images).state == v1.JOB_STATE_SUCCEEDED
@@ -150,8 +160,6 @@ def test_predicting_a_split_gives_one_output_for_each_image(
 
 
 def test_cancelling_the_jobs_of_a_run_leaves_those_of_others(client: Client, images: str, run: Run) -> None:
-    from parfocal.client import requests
-
     mine = client.start(
         requests.training_request(
             "fake-2d", images, "mine", {"epochs": 1000, "pause_seconds": 1.0}, labels=dict(run.labels)

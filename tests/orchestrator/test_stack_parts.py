@@ -346,6 +346,25 @@ def test_a_unit_is_not_ready_when_another_program_answers_on_its_port(tmp_path: 
     assert watched.status().process is None
 
 
+def test_the_runner_does_not_start_when_no_service_did(tmp_path: Path) -> None:
+    def unit(name: str, *after: str) -> Unit:
+        argv = (sys.executable, "-c", "raise SystemExit(3)")
+        return Unit(name=name, argv=argv, env=dict(os.environ), cwd=tmp_path, ready=lambda _since: "no", after=after)
+
+    with ThreadPoolExecutor(1) as checks:
+        mark = stack_mark(tmp_path, "run")
+        care = Watched(unit("care"), tmp_path / "care.log", mark, 0, checks)
+        runner = Watched(unit("runner", "care"), tmp_path / "runner.log", mark, 0, checks)
+        deadline = time.monotonic() + 20
+        while UnitState.STARTING in (care.state, runner.state) and time.monotonic() < deadline:
+            care.step([], [])
+            runner.step([], [care])
+            time.sleep(0.05)
+    assert care.status().detail == "ended with exit code 3 before it was ready, for the 2. time in a row"
+    assert runner.status().detail == "needs one of care, none of which started"
+    assert not (tmp_path / "runner.log").exists()
+
+
 # The doctor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import threading
@@ -22,11 +23,14 @@ from support import ROOT, ServiceProcess, publish_dataset, wait_for
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, QueueFullError
 from parfocal.runtime.jobs.device import Device
+from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.names import model_location
+from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.server.errors import from_rpc_error
+from parfocal.runtime.store import Location
 
 CHUNK = 3 * 2**20
 IDLE_SECONDS = 4.0
-FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 
 
 @dataclass
@@ -59,6 +63,15 @@ class Service:
         done = list(self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=60))[-1].job
         assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
         return done
+
+    def state_of(self, job: v1.Job) -> int:
+        return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job.state
+
+    def drop(self, job: v1.Job) -> None:
+        """Cancel a job and wait until its worker has left the device."""
+        self.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
+        wait_for(lambda: self.state_of(job) == v1.JOB_STATE_CANCELLED, 30, "the end of the job")
+        wait_for(lambda: Device(self.state, "device-0").take(for_job=True), 30, "the device").close()
 
     def call(self, requests: Iterator[v1.PredictImageRequest]) -> Any:
         return v1.MethodServiceStub(self.channel).PredictImage(requests, timeout=60)
@@ -124,19 +137,42 @@ def image(*shape: int, dtype: str = "uint16") -> np.ndarray[Any, Any]:
     return np.random.default_rng(3).integers(0, 200, shape).astype(dtype)
 
 
+def publish_variant(store: Any, model: str, name: str, folder: Path, factor: float = 1.0, **parameters: Any) -> str:
+    """Publish a copy of a fake model with another filter or other parameters: quicker than to train it."""
+    manifest = ModelManifest.read(store, Location.parse(model) / MODEL_MANIFEST)
+    store.download(Location.parse(model) / "filter.json", folder / "filter.json")
+    content = json.loads((folder / "filter.json").read_text())
+    content = {key: [factor * value for value in values] for key, values in content.items()}
+    (folder / "filter.json").write_text(json.dumps(content))
+    place = claim_version(store, model_location(store, "default", name), "test")
+    files = upload_files(store, place, folder_files(folder))
+    changed = {
+        "model": name,
+        "version": int(place.name),
+        "files": files,
+        "parameters": {**manifest.parameters, **parameters},
+    }
+    return publish(store, place, MODEL_MANIFEST, manifest.model_copy(update=changed))
+
+
 @pytest.fixture(scope="module")
-def service(start_service: Callable[..., ServiceProcess], s3: Any, pairs_folder: Path) -> Iterator[Service]:
+def service(
+    start_service: Callable[..., ServiceProcess],
+    s3: Any,
+    pairs_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
     process = start_service(
-        "fake", warm_idle_seconds=str(IDLE_SECONDS), image_wait_seconds="1.5", max_images="3", checkpoint_seconds="0"
+        "fake", warm_idle_seconds=str(IDLE_SECONDS), image_wait_seconds="4", max_images="3", checkpoint_seconds="0"
     )
     with grpc.insecure_channel(process.address) as channel:
         running = Service(process, channel, publish_dataset(s3.store(), "interactive", pairs_folder))
-        jobs = {
-            "quick": running.start_training(epochs=2),
-            "other": running.start_training(seed=5),
-            "slow": running.start_training(pause_seconds=0.2, patches_per_image=1),
+        quick = running.finish(running.start_training(epochs=2)).outputs[0].uri
+        running.models = {
+            "quick": quick,
+            "other": publish_variant(s3.store(), quick, "other", tmp_path_factory.mktemp("other"), factor=2.0),
+            "slow": publish_variant(s3.store(), quick, "slow", tmp_path_factory.mktemp("slow"), pause_seconds=0.2),
         }
-        running.models = {name: running.finish(job).outputs[0].uri for name, job in jobs.items()}
         yield running
     process.stop()
 
@@ -306,11 +342,10 @@ def test_values_that_are_not_finite_are_the_users_mistake(service: Service) -> N
 
 
 def test_cancelling_drops_the_computation_and_the_next_image_works(service: Service, slow_call: Any) -> None:
-    (worker,) = service.warm_workers()
+    assert service.warm_workers()
     slow_call.cancel()
     wait_for(lambda: not service.warm_workers(), 5, "the end of the worker")
     wait_for(lambda: not service.scratch(), 5, "an empty scratch folder")
-    assert not worker.is_running()
     assert outputs_of(service.predict(image(32, 32)))["prediction"].shape == (32, 32)
 
 
@@ -346,7 +381,7 @@ def test_an_image_too_large_for_the_memory_is_told_as_such(service: Service) -> 
     (worker,) = service.warm_workers()
     room = worker.memory_info().vms + 32 * 2**20
     worker.rlimit(psutil.RLIMIT_AS, (room, room))
-    error = service.fails(requests_for(image(1400, 1400), service.models["quick"]))
+    error = service.fails(requests_for(image(1400, 1400), service.models["quick"], tile_size=1400))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert isinstance(from_rpc_error(error, ""), OutOfMemoryError)
     assert outputs_of(service.predict(image(32, 32)))["prediction"].shape == (32, 32)
@@ -389,24 +424,23 @@ def test_an_idle_worker_gives_way_to_a_job(service: Service) -> None:
     job = service.start_training()
     wait_for(lambda: not service.warm_workers(), 3, "the end of the worker")
     assert time.monotonic() - begin < IDLE_SECONDS - 0.5
-    service.finish(job)
+    wait_for(lambda: service.state_of(job) == v1.JOB_STATE_RUNNING, 5, "the start of the job")
+    service.drop(job)
 
 
 def test_a_job_waits_for_the_present_image_and_goes_before_the_next(service: Service) -> None:
     present = service.call(requests_for(image(128, 128), service.models["slow"], tile_size=64))
     wait_for(lambda: next(present).progress.stage == "predicting", 20, "the present image")
     job = service.start_training(pause_seconds=0.5)
-    get = v1.GetJobRequest(job_id=job.id)
-    Device_waits = Device(service.state, "device-0").job_waits
-    wait_for(Device_waits, 5, "the job's wish for the device")
+    wait_for(Device(service.state, "device-0").job_waits, 5, "the job's wish for the device")
     following = service.call(requests_for(image(32, 32), service.models["quick"]))
     assert "prediction" in outputs_of(list(present)), "the present image was not finished"
     with pytest.raises(grpc.RpcError) as caught:
         list(following)
     assert isinstance(from_rpc_error(caught.value, ""), QueueFullError)
     assert job.id in caught.value.details()
-    assert service.jobs.GetJob(get).job.state == v1.JOB_STATE_RUNNING
-    service.finish(job)
+    assert service.state_of(job) == v1.JOB_STATE_RUNNING
+    service.drop(job)
 
 
 def test_an_idle_worker_gives_way_to_an_image_of_another_service(service: Service) -> None:
@@ -423,7 +457,7 @@ def test_a_device_in_use_is_waited_for_and_then_its_user_is_named(service: Servi
     begin = time.monotonic()
     error = service.fails(requests_for(image(32, 32), service.models["quick"]))
     loan.close()
-    assert 1.4 < time.monotonic() - begin < 10
+    assert 3.9 < time.monotonic() - begin < 15
     refused = from_rpc_error(error, "")
     assert isinstance(refused, QueueFullError)
     assert refused.retry_seconds > 0
@@ -456,7 +490,8 @@ def _predicts(service: Service) -> bool:
     try:
         return "prediction" in outputs_of(service.predict(image(32, 32)))
     except grpc.RpcError as error:
-        assert error.code() == grpc.StatusCode.UNAVAILABLE, error.details()
+        if error.code() != grpc.StatusCode.UNAVAILABLE:
+            raise
         return False
 
 
@@ -464,11 +499,11 @@ def _predicts(service: Service) -> bool:
 def test_the_server_imports_no_framework(environment: str, module: str) -> None:
     code = (
         f"import sys, parfocal.runtime.server.__main__, {module}; "
-        "sys.exit(', '.join({'tensorflow', 'keras', 'torch', 'csbdeep', 'numpy'} & set(sys.modules)))"
+        "print(', '.join({'tensorflow', 'keras', 'torch', 'csbdeep'} & set(sys.modules)))"
     )
     python = ROOT / ".venvs" / environment / "bin" / "python"
-    run = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (run.returncode, run.stderr) == (0, "")
+    run = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.strip() == ""
 
 
 def test_the_example_of_the_page_works(service: Service) -> None:

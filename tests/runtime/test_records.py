@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from parfocal import v1
-from parfocal.runtime.errors import NotFoundError, PreconditionError, StaleWorkerError
+from parfocal.runtime.errors import NotFoundError, PreconditionError, StaleWorkerError, UnavailableError
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.store import Store
 
@@ -75,3 +76,21 @@ def test_a_working_job_is_not_deleted(jobs: JobStore, job: v1.Job) -> None:
 def test_an_unknown_job_is_not_found(jobs: JobStore) -> None:
     with pytest.raises(NotFoundError, match="no job 'nothing'"):
         jobs.read("records", "nothing")
+
+
+def test_a_change_whose_answer_was_lost_is_not_made_twice(
+    jobs: JobStore, job: v1.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, lost = jobs.store.replace, []
+
+    def lose_the_first_answer(*arguments: Any) -> str:
+        etag = replace(*arguments)
+        if not lost:
+            lost.append(etag)
+            raise UnavailableError("the connection broke after the write")
+        return etag
+
+    monkeypatch.setattr(jobs.store, "replace", lose_the_first_answer)
+    jobs.change("records", job.id, lambda _: warn("once"), patience_seconds=10)
+    texts = [event.warning.text for event in jobs.events(jobs.read("records", job.id), 0)]
+    assert texts.count("once") == 1

@@ -62,10 +62,10 @@ def cli() -> None:
 
     \b
     First steps:
-      parfocal demo                       try everything once, in about five minutes
-      parfocal up                         start Parfocal on this computer
-      parfocal methods                    what can be done, and with which images
-      parfocal dataset create beads DIR   DIR/train/source, DIR/train/target, DIR/test/…
+      parfocal demo                     try everything once, in five minutes
+      parfocal up                       start Parfocal on this computer
+      parfocal methods                  what can be done, with which images
+      parfocal dataset create beads F   F/train/source, F/train/target, F/test/…
       parfocal train care-2d --dataset beads --model beads
       parfocal predict --model beads IMAGES --output RESULTS
     """  # noqa: D301 - click's mark for kept line ends

@@ -14,7 +14,7 @@ from parfocal.runtime.store import Location
 
 Row = dict[str, str | float]
 _KINDS = {"input": "input", "baseline": "Gaussian", "prediction": "prediction"}
-_KIND_TITLES = {"input": "Input", "baseline": "Gaussian filter of the input", "prediction": "Prediction"}
+_KIND_TITLES = {"input": "Input", "baseline": "Gaussian filter", "prediction": "Prediction"}
 _SHOWN = ("ssim", "psnr", "nrmse")
 
 

@@ -155,7 +155,7 @@ def prediction_report(*, method: v1.Method, model_uri: str, finished: Finished, 
         ("Model files", f"`{model_uri}`"),
     ]
     lines += ["## Where everything is", "", markdown_table([{"What": what, "": value} for what, value in facts]), ""]
-    lines += [f"Download with `parfocal results download {finished.job.id} FOLDER`.", ""]
+    lines += [f"Download with `parfocal jobs download {finished.job.id} --output FOLDER`.", ""]
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ def train_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
             "Dataset",
             f"The images to learn from. {needs.description}",
             datasets,
-            "No dataset has been published yet: publish one with `parfocal datasets create NAME FOLDER`, "
+            "No dataset has been published yet: publish one with `parfocal dataset create NAME FOLDER`, "
             "or type the name of one that will be there.",
         ),
         "model": {

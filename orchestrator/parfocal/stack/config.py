@@ -81,7 +81,8 @@ class StackConfig(BaseModel):
     prefect
         Whether to run a Prefect server (and with it the flow runner).
     runner_module
-        Module started with ``python -m`` as the flow runner; left out when it is not installed or None.
+        Module started with ``python -m`` as the flow runner; left out when it is None or not installed, and
+        while there are no services.
     s3_port, prefect_port
         Ports on loopback; chosen and remembered when None.
     store_port

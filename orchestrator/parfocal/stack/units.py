@@ -46,7 +46,7 @@ class Unit:
     needs
         Units that must be ready before this one starts.
     after
-        Units that this one waits for, but can do without when they fail.
+        Units that this one waits for; it can do without those that fail, but not without all of them.
     stage
         Units stop in falling order of stage, those of one stage together.
     address
@@ -77,7 +77,8 @@ def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ..
     if config.prefect:
         units.append(prefect_unit(config))
     units += [service_unit(config, credentials, service) for service in config.services]
-    if config.prefect and config.runner_module and module_exists(config.runner_module):
+    # Without a service there is nothing to serve.
+    if config.prefect and config.services and config.runner_module and module_exists(config.runner_module):
         units.append(runner_unit(config, credentials, config.runner_module))
     return tuple(units)
 

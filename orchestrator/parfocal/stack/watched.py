@@ -119,6 +119,10 @@ class Watched:
         if failed and not self._was_ready:
             self._enter(UnitState.STOPPED, f"needs {' and '.join(failed)}, which did not start")
             return
+        if after and all(other.state in (UnitState.FAILED, UnitState.STOPPED) for other in after):
+            names = ", ".join(other.unit.name for other in after)
+            self._enter(UnitState.STOPPED, f"needs one of {names}, none of which started")
+            return
         waits = [other.unit.name for other in needs if other.state is not UnitState.READY]
         waits += [other.unit.name for other in after if other.state is UnitState.STARTING]
         # A unit that has been ready is started again at once: it knows how to wait for the others.

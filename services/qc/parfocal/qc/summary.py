@@ -64,6 +64,7 @@ class RestorationThresholds(BaseModel):
     max_failed_images: int = Field(
         default=0,
         ge=0,
+        title="Failed images allowed",
         description="Test images that may be inverted or constant. One is enough to mistrust a model: the fit used by "
         "the other metrics hides inversion, and in practice it comes from a fault of normalisation, not from noise.",
     )
@@ -71,28 +72,33 @@ class RestorationThresholds(BaseModel):
         default=0.1,
         ge=0,
         lt=1,
+        title="Failed slices allowed",
         description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
         "In slices above and below the sample there is nothing to restore, and the sign of the fit is chance.",
     )
     min_psnr_gain_over_input: float = Field(
         default=0.0,
         ge=0,
+        title="PSNR gain over the input",
         description="Mean PSNR gain over the input, in dB, that the lower end of the interval must exceed.",
     )
     min_ssim_gain_over_input: float = Field(
         default=0.0,
         ge=0,
+        title="SSIM gain over the input",
         description="Mean SSIM gain over the input that the lower end of the interval must exceed.",
     )
     max_psnr_loss_to_baseline: float = Field(
         default=0.0,
         ge=0,
+        title="PSNR loss to the Gaussian filter allowed",
         description="Mean PSNR, in dB, by which the prediction may be worse than the Gaussian filter. It fails only if "
         "the whole interval is worse than this.",
     )
     max_ssim_loss_to_baseline: float = Field(
         default=0.0,
         ge=0,
+        title="SSIM loss to the Gaussian filter allowed",
         description="Mean SSIM by which the prediction may be worse than the Gaussian filter. It fails only if the "
         "whole interval is worse than this.",
     )

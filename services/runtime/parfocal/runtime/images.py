@@ -292,7 +292,7 @@ def _unreadable(path: Path, error: Exception) -> InvalidInputError:
     text = str(error) if type(error) is ValueError else f"it is damaged ({error})"
     if "trunc" in text or "damaged" in text or "incomplete" in text:
         return _refusal(path, text, "Copy or export it again.")
-    cure = "Export it as a single-image OME-TIFF; `parfocal dataset import` converts makers' formats."
+    cure = "Export it as a single-image OME-TIFF; `parfocal dataset create` converts makers' formats."
     return _refusal(path, text, cure)
 
 

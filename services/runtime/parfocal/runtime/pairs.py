@@ -228,7 +228,7 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation]]:
     if not images:
         text = "it holds no TIFF, PNG or JPEG images"
         if files:
-            text += f", only files such as {files[0].name}: convert them with `parfocal dataset import`"
+            text += f", only files such as {files[0].name}: convert them with `parfocal dataset create`"
         problems.append(Violation(folder.name, f"{text}."))
     return images, problems
 

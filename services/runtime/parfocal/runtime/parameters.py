@@ -54,7 +54,7 @@ class TrainingParameters(Parameters):
         gt=0,
         le=1,
         title="Learning rate",
-        description="Size of the first training steps. It is halved whenever the validation loss stops falling.",
+        description="Size of the first training steps. It is reduced whenever the validation loss stops falling.",
     )
     plateau_patience: int = Field(
         default=10,

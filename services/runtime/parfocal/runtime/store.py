@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 from minio import Minio
@@ -29,6 +30,7 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.settings import Settings
 
+T = TypeVar("T")
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchObject"}
 
 
@@ -270,6 +272,19 @@ class Store:
             ) from error
         except OSError as error:
             raise translate_disk_error(error) from error
+
+
+def patiently(action: Callable[[], T], seconds: float) -> T:
+    """Do `action`, again and again for `seconds` while the store does not answer, with growing pauses."""
+    deadline, pause = time.monotonic() + seconds, 0.5
+    while True:
+        try:
+            return action()
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
 
 
 def translate_disk_error(error: OSError) -> ParfocalError | OSError:

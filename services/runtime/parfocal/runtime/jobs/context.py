@@ -18,10 +18,11 @@ from parfocal.runtime.jobs.records import JobStore, job_kind, set_state
 from parfocal.runtime.manifests import Manifest
 from parfocal.runtime.publish import publish
 from parfocal.runtime.service import Method, Parameters, Service, Work, struct_values
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store import Location, Store, patiently
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 2.0
+_PATIENCE_SECONDS = 600.0
 _CANCEL_POLL_SECONDS = 1.0
 
 
@@ -179,9 +180,9 @@ class JobContext:
         folder = self._checkpoints / f"{self.job.attempt:04d}-{epoch:06d}"
         known = self.checkpoints()
         for path in files:
-            self._patiently(partial(self.store.upload, path, folder / path.name))
+            patiently(partial(self.store.upload, path, folder / path.name), _PATIENCE_SECONDS)
         complete = json.dumps({"epoch": epoch, "files": [path.name for path in files]}).encode()
-        self._patiently(lambda: self.store.write(folder / "complete.json", complete))
+        patiently(lambda: self.store.write(folder / "complete.json", complete), _PATIENCE_SECONDS)
 
         def change(job: v1.Job) -> None:
             # A training that gets on may lose its worker any number of times.
@@ -225,18 +226,9 @@ class JobContext:
         return self.jobs.folder(self.job.project, self.job.id) / "checkpoints"
 
     def _change(self, change: Callable[[v1.Job], v1.JobEvent | None]) -> None:
-        self.job = self.jobs.change_patiently(self.job.project, self.job.id, change, attempt=self.job.attempt)
-
-    def _patiently(self, action: Callable[[], None], patience_seconds: float = 600.0) -> None:
-        deadline, pause = time.monotonic() + patience_seconds, 0.5
-        while True:
-            try:
-                return action()
-            except UnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, 15.0)
+        self.job = self.jobs.change(
+            self.job.project, self.job.id, change, attempt=self.job.attempt, patience_seconds=_PATIENCE_SECONDS
+        )
 
     def _watch_cancel(self) -> None:
         while self._cancel is None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,10 +28,9 @@ from parfocal.runtime.errors import (
     NotFoundError,
     PreconditionError,
     StaleWorkerError,
-    UnavailableError,
 )
 from parfocal.runtime.names import job_location
-from parfocal.runtime.store import ConflictError, Location, Store
+from parfocal.runtime.store import ConflictError, Location, Store, patiently
 
 FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})
 WORKING_STATES = frozenset({v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING})
@@ -123,6 +121,7 @@ class JobStore:
         change: Callable[[v1.Job], v1.JobEvent | None],
         *,
         attempt: int | None = None,
+        patience_seconds: float = 0.0,
     ) -> v1.Job:
         """Apply `change` to the stored job atomically; `change` may run again if somebody else was faster.
 
@@ -133,10 +132,19 @@ class JobStore:
         attempt
             Given by workers: the change is refused with StaleWorkerError when the job is not running in this
             attempt any more.
+        patience_seconds
+            How long to go on trying while the store does not answer: a training must survive its restart.
         """
-        while True:
+        written: v1.JobEvent | None = None
+
+        def try_once() -> v1.Job | None:
+            nonlocal written
             record = self.read(project, job_id)
             job = record.job
+            if written is not None and record.last_event == written:
+                # The write had succeeded although its answer was lost: no event is reported twice.
+                self._write_event(job, written)
+                return job
             if attempt is not None and (job.attempt != attempt or job.state not in WORKING_STATES):
                 raise StaleWorkerError(
                     f"Job {job_id} is {state_name(job.state)} in attempt {job.attempt}; attempt {attempt} must end."
@@ -147,34 +155,20 @@ class JobStore:
             event = change(job)
             if event is not None:
                 self._number(job, event)
+                written = event
             data = self._encode(job, event or record.last_event, record.request_sha256)
             try:
                 self.store.replace(self.folder(project, job_id) / "job.json", data, record.etag)
             except ConflictError:
-                continue
+                return None
             if event is not None:
                 self._write_event(job, event)
             return job
 
-    def change_patiently(
-        self,
-        project: str,
-        job_id: str,
-        change: Callable[[v1.Job], v1.JobEvent | None],
-        *,
-        attempt: int | None = None,
-        patience_seconds: float = 600.0,
-    ) -> v1.Job:
-        """Do `change`, waiting for a store that does not answer; a training must survive a restart of the store."""
-        deadline, pause = time.monotonic() + patience_seconds, 0.5
         while True:
-            try:
-                return self.change(project, job_id, change, attempt=attempt)
-            except UnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, 15.0)
+            job = patiently(try_once, patience_seconds)
+            if job is not None:
+                return job
 
     def events(self, record: Record, after: int) -> Iterator[v1.JobEvent]:
         """Yield the events of a job with numbers above `after`, up to the newest one of `record`."""
