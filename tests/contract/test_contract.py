@@ -229,6 +229,62 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     assert header.pixel_size.x == pytest.approx(0.1)
 
 
+def single_image(service: Session, model_uri: str, pixels: Any, axes: str = "YX") -> dict[str, Any]:
+    """Return the outputs of PredictImage."""
+    import numpy as np
+
+    image = v1.ImageHeader(shape=pixels.shape, dtype=pixels.dtype.name, axes=axes)
+    header = v1.PredictImageHeader(model_uri=model_uri, image=image)
+    requests = [v1.PredictImageRequest(header=header), v1.PredictImageRequest(pixels=pixels.tobytes())]
+    outputs: dict[str, Any] = {}
+    name = ""
+    for answer in service.methods.PredictImage(iter(requests), timeout=180):
+        if answer.HasField("header"):
+            name = answer.header.name
+            outputs[name] = (answer.header, bytearray())
+        elif answer.HasField("pixels"):
+            outputs[name][1].extend(answer.pixels)
+    return {name: np.frombuffer(data, head.dtype).reshape(head.shape) for name, (head, data) in outputs.items()}
+
+
+def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
+    service: Session, trained: tuple[v1.Job, str], store: Any, pairs_folder: Path, tmp_path: Path
+) -> None:
+    from parfocal.runtime.images import read_image
+    from parfocal.runtime.store import Location
+
+    model, dataset = trained
+    spec = v1.PredictionSpec(model_uri=model.outputs[0].uri, input_uri=dataset, split="test")
+    job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    store.download(Location.parse(job.outputs[0].uri) / "field1.tif", tmp_path / "batch.tif")
+    pixels = read_image(pairs_folder / "test" / "source" / "field1.tif").pixels
+    outputs = single_image(service, model.outputs[0].uri, pixels)
+    batch = read_image(tmp_path / "batch.tif").pixels
+    assert list(outputs) == ["prediction"]
+    assert outputs["prediction"].tobytes() == batch.tobytes()
+
+
+def test_a_single_image_with_axes_the_method_cannot_take_is_refused(
+    service: Session, trained: tuple[v1.Job, str]
+) -> None:
+    import numpy as np
+
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    error = rpc_error(lambda: single_image(service, trained[0].outputs[0].uri, pixels, "YXS"))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "YXS" in error.details()
+
+
+def test_a_single_image_for_an_unknown_model_is_not_found(service: Session) -> None:
+    import numpy as np
+
+    unknown = "s3://parfocal-models/default/unknown/1"
+    error = rpc_error(lambda: single_image(service, unknown, np.zeros((32, 32), np.uint8)))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+    assert unknown in error.details()
+
+
 def test_cancel_ends_a_running_job_soon_and_publishes_nothing(
     service: Session, trained: tuple[v1.Job, str], store: Any
 ) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from parfocal import v1
 from parfocal.flows import _show, deployments, forms
+from parfocal.flows._jobs import Run, job_ending
 from parfocal.flows._scores import parse_scores, quality_rows, summary_rows
-from parfocal.flows._work import Finished, Run, job_ending
+from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import Catalogue
 from parfocal.flows.reconcile import Fate, decide
 from parfocal.runtime.manifests import ResultFile, ResultManifest
@@ -80,7 +81,7 @@ def test_a_form_has_no_references_and_no_choice_between_number_and_nothing() -> 
 def test_an_empty_choice_becomes_a_text_field_with_help() -> None:
     field = forms.train_form(method(TRAIN), [])["properties"]["dataset"]
     assert "enum" not in field
-    assert "parfocal datasets create" in field["description"]
+    assert "parfocal dataset create" in field["description"]
 
 
 def test_the_help_of_a_number_says_its_range() -> None:

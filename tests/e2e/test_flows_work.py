@@ -14,8 +14,8 @@ from support import publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.client import Client, requests
-from parfocal.flows import _work
-from parfocal.flows._work import JobNotSucceededError, Run
+from parfocal.flows import _jobs, _work
+from parfocal.flows._jobs import JobNotSucceededError, Run
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError
 from parfocal.runtime.images import Image, write_image
 from parfocal.runtime.settings import Settings
@@ -125,7 +125,7 @@ def test_a_retried_run_continues_a_cancelled_training(client: Client, images: st
 def test_a_full_queue_is_waited_for(
     client: Client, images: str, run: Run, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_work, "_MAX_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(_jobs, "_MAX_PAUSE_SECONDS", 0.5)
 
     def block() -> v1.Job | None:
         endless = {"epochs": 1000, "pause_seconds": 1.0}

@@ -376,12 +376,13 @@ def test_a_worker_killed_in_an_image_is_told_as_lack_of_memory(service: Service,
     assert outputs_of(service.predict(image(32, 32)))["prediction"].shape == (32, 32)
 
 
-def test_an_image_too_large_for_the_memory_is_told_as_such(service: Service) -> None:
+@pytest.mark.parametrize("mebibytes", [1, 24], ids=["to-map-it", "to-normalise-it"])
+def test_an_image_too_large_for_the_memory_is_told_as_such(service: Service, mebibytes: int) -> None:
     service.predict(image(32, 32))
     (worker,) = service.warm_workers()
-    room = worker.memory_info().vms + 32 * 2**20
+    room = worker.memory_info().vms + mebibytes * 2**20
     worker.rlimit(psutil.RLIMIT_AS, (room, room))
-    error = service.fails(requests_for(image(1400, 1400), service.models["quick"], tile_size=1400))
+    error = service.fails(requests_for(image(4000, 4000, dtype="uint8"), service.models["quick"]))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert isinstance(from_rpc_error(error, ""), OutOfMemoryError)
     assert outputs_of(service.predict(image(32, 32)))["prediction"].shape == (32, 32)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from parfocal.cli._render import duration, number, say, stderr, warn
+from parfocal.cli._render import duration, say, stderr, warn
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -195,7 +195,7 @@ def _progress_text(job: v1.Job, left: float) -> str:
 def _metrics_text(metrics: Mapping[str, float]) -> str:
     """Return the losses first and what else is reported after them, as far as there is room."""
     names = sorted(metrics, key=lambda name: ("loss" not in name, name))
-    return ", ".join(f"{name} {number(metrics[name])}" for name in names[:_SHOWN_METRICS] if "rate" not in name)
+    return ", ".join(f"{name} {metrics[name]:.3g}" for name in names[:_SHOWN_METRICS] if "rate" not in name)
 
 
 def _left(seconds: float) -> str:
@@ -216,12 +216,15 @@ def _lines(label: str) -> OnProgress:
 
 def _bar() -> Progress:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+    from rich.table import Column
 
+    # Cut off on a narrow terminal: a bar of two lines flickers.
+    text = TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
     columns: tuple[Any, ...] = (
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
+        BarColumn(bar_width=10 if stderr().width < 100 else 20),
         TaskProgressColumn(),
-        TextColumn("{task.fields[text]}"),
+        text,
     )
     return Progress(*columns, console=stderr())

@@ -6,9 +6,10 @@ parfocal.flows.predict    the flow behind predict/<method>
 parfocal.flows.serve      python -m parfocal.flows.serve: registers and runs the deployments
 ```
 
-Behind them: `_work` has the steps as plain functions over `parfocal.client`, `_show` turns their results into text and
-tables, `_follow` reports to Prefect, `catalogue` and `forms` make the forms, `deployments` keeps them in Prefect,
-`hooks` and `reconcile` keep flow runs and jobs in step whatever is cancelled, killed or restarted.
+Behind them: `_work` has the steps as plain functions over `parfocal.client`, `_jobs` starts and follows one job,
+`_scores` and `_show` turn results into tables and pages, `_follow` reports to Prefect, `catalogue` and `forms` make the
+forms, `deployments` keeps them in Prefect, `_process`, `hooks` and `reconcile` keep flow runs and jobs in step whatever
+is cancelled, killed or restarted.
 
 Prefect takes seconds to import: nothing outside this package imports it, and here only where it is needed.
 """

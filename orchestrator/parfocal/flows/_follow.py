@@ -20,8 +20,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from parfocal import v1
+from parfocal.flows._jobs import ACTIVE_STATES, Run
 from parfocal.flows._show import event_line, progress_line
-from parfocal.flows._work import ACTIVE_STATES, Run
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 
 if TYPE_CHECKING:

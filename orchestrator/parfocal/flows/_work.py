@@ -1,87 +1,32 @@
 """The steps of the workflows as plain functions over the client; nothing here knows of Prefect.
 
-Every job has a request id made from the flow run's id, so a flow that is retried, or started again after its process
-was killed, finds the job that is already there. A second training is never started.
+Each may be done again with the same `Run`: it finds the job that the first time started.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client, requests
 from parfocal.client.results import read_result, result_uri
-from parfocal.runtime.errors import (
-    InvalidInputError,
-    NotFoundError,
-    ParfocalError,
-    QueueFullError,
-    UnavailableError,
+from parfocal.flows._jobs import (
+    ACTIVE_STATES,
+    FLOW_RUN_LABEL,
+    Listener,
+    Run,
+    patiently,
+    repeatable_job,
+    resumable_job,
 )
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location
 
-_T = TypeVar("_T")
-FLOW_RUN_LABEL = "flow_run"
-ACTIVE_STATES = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING)
-_PATIENCE_SECONDS = 600.0
-_MAX_PAUSE_SECONDS = 30.0
 _MAX_FIGURE_BYTES = 3_000_000
-
-
-class JobNotSucceededError(ParfocalError):
-    """A job failed or was cancelled; the message is the job's own."""
-
-    reason = "JOB_NOT_SUCCEEDED"
-
-    def __init__(self, job: v1.Job) -> None:
-        super().__init__(job_ending(job))
-        self.job = job
-
-
-class Listener(Protocol):
-    """Whoever wants to know how the work goes."""
-
-    def started(self, job: v1.Job, *, again: bool) -> None:
-        """Hear that a job is followed from now on; `again` says that it was there already."""
-
-    def progressed(self, job: v1.Job) -> None:
-        """Hear that the job's progress or state changed."""
-
-    def happened(self, job: v1.Job, event: v1.JobEvent) -> None:
-        """Hear what happened to the job."""
-
-    def waiting(self, why: str) -> None:
-        """Hear why the work cannot go on at the moment; it is tried again."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The flow run on whose behalf jobs are started.
-
-    Attributes
-    ----------
-    id
-        Identifier of the flow run; the same whenever it is retried or taken up again.
-    attempt
-        1 the first time, more when it was retried or taken up again.
-    """
-
-    id: str
-    attempt: int = 1
-
-    def request_id(self, step: str, number: int = 1) -> str:
-        """Return the request id of a step, e.g. "<flow-run id>-train"; `number` counts repetitions of cheap steps."""
-        return f"{self.id}-{step}" + (f"-{number}" if number > 1 else "")
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The labels by which the jobs of this run are found."""
-        return {FLOW_RUN_LABEL: self.id}
 
 
 @dataclass(frozen=True)
@@ -115,7 +60,7 @@ def connect(project: str = "") -> Client:
 
 def find_method(client: Client, name: str, listener: Listener) -> v1.Method:
     """Return a method's description, waiting for a service that does not answer."""
-    return _patiently(lambda: client.method(name), listener)
+    return patiently(lambda: client.method(name), listener)
 
 
 def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDataset:
@@ -167,16 +112,7 @@ def train_model(
     request = requests.training_request(
         method, dataset_uri, model, parameters, request_id=run.request_id("train"), labels=run.labels
     )
-    job = _find(client, request.request_id, listener)
-    if job is None:
-        job = _start(client, request, listener)
-    elif run.attempt > 1 and job.state in (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED):
-        job_id = job.id
-        job = _patiently(lambda: client.resume(job_id), listener)
-        listener.started(job, again=True)
-    else:
-        listener.started(job, again=True)
-    return _follow(client, job, listener)
+    return resumable_job(client, run, request, listener)
 
 
 def predict_images(
@@ -202,7 +138,7 @@ def predict_images(
             model_uri, input_uri, parameters, split=split, request_id=request_id, labels=run.labels
         )
 
-    return _finished(client, _repeatable(client, run, "predict", request, listener))
+    return _finished(client, repeatable_job(client, run, "predict", request, listener))
 
 
 def predict_split(
@@ -260,7 +196,7 @@ def evaluate_model(
             labels=run.labels,
         )
 
-    return _finished(client, _repeatable(client, run, "qc", request, listener))
+    return _finished(client, repeatable_job(client, run, "qc", request, listener))
 
 
 def read_figure(client: Client, finished: Finished) -> bytes | None:
@@ -290,87 +226,9 @@ def model_uri_of(job: v1.Job) -> str:
     raise NotFoundError(f"Job {job.id} has published no model.")
 
 
-def job_ending(job: v1.Job) -> str:
-    """Return in plain words why a job did not succeed: the job's own error text."""
-    if job.state == v1.JOB_STATE_FAILED:
-        return job.error.text or f"Job {job.id} failed without saying why; see the log of the service {job.service!r}."
-    if job.state == v1.JOB_STATE_CANCELLED:
-        return f"Job {job.id} was cancelled" + (f": {job.message.removeprefix('cancelled: ')}" if job.message else ".")
-    return f"Job {job.id} has not ended."
-
-
 def _images(count: int) -> str:
     return f"{count} training image" + ("" if count == 1 else "s")
 
 
-def _repeatable(
-    client: Client,
-    run: Run,
-    step: str,
-    request: Callable[[str], v1.StartJobRequest],
-    listener: Listener,
-) -> v1.Job:
-    """Find or start a job that is cheap to repeat: one that failed in an earlier attempt is started anew."""
-    number = 1
-    while True:
-        request_id = run.request_id(step, number)
-        job = _find(client, request_id, listener)
-        if job is None:
-            return _follow(client, _start(client, request(request_id), listener), listener)
-        if number >= run.attempt or job.state not in (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED):
-            listener.started(job, again=True)
-            return _follow(client, job, listener)
-        number += 1
-
-
-def _find(client: Client, job_id: str, listener: Listener) -> v1.Job | None:
-    try:
-        return _patiently(lambda: client.get(job_id), listener)
-    except NotFoundError:
-        return None
-
-
-def _start(client: Client, request: v1.StartJobRequest, listener: Listener) -> v1.Job:
-    while True:
-        try:
-            job = _patiently(lambda: client.start(request), listener)
-        except QueueFullError as error:
-            listener.waiting(error.message)
-            time.sleep(min(max(error.retry_seconds, 1.0), _MAX_PAUSE_SECONDS))
-        else:
-            listener.started(job, again=False)
-            return job
-
-
-def _follow(client: Client, job: v1.Job, listener: Listener) -> v1.Job:
-    """Report a job until it ends; return it if it succeeded, else raise JobNotSucceededError."""
-    if job.state in ACTIVE_STATES:
-        # What happened before this run looked was reported then.
-        for report in client.watch(job.id, job.last_sequence):
-            if report.HasField("event"):
-                listener.happened(report.job, report.event)
-            listener.progressed(report.job)
-        job_id = job.id
-        job = _patiently(lambda: client.get(job_id), listener)
-    if job.state != v1.JOB_STATE_SUCCEEDED:
-        raise JobNotSucceededError(job)
-    return job
-
-
 def _finished(client: Client, job: v1.Job) -> Finished:
     return Finished(job, result_uri(job), read_result(client, job))
-
-
-def _patiently(call: Callable[[], _T], listener: Listener) -> _T:
-    """Return the answer to `call`, asked again for some minutes while services or store do not answer."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    pause = 1.0
-    while True:
-        try:
-            return call()
-        except UnavailableError as error:
-            if time.monotonic() > deadline:
-                raise
-            listener.waiting(error.message)
-            time.sleep(pause)
-            pause = min(2 * pause, _MAX_PAUSE_SECONDS)

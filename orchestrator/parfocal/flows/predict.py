@@ -14,8 +14,9 @@ from parfocal.client import Client
 from parfocal.client.models import read_model
 from parfocal.flows import _show, _work
 from parfocal.flows._follow import PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
-from parfocal.flows._work import Finished, Run
+from parfocal.flows._work import Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 

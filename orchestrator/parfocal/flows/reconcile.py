@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from parfocal import v1
-from parfocal.flows._work import ACTIVE_STATES, cancel_jobs, connect, job_ending, jobs_of
+from parfocal.flows._jobs import ACTIVE_STATES, job_ending
+from parfocal.flows._work import cancel_jobs, connect, jobs_of
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State

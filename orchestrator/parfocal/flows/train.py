@@ -13,9 +13,10 @@ from parfocal import v1
 from parfocal.client import Client
 from parfocal.flows import _show, _work
 from parfocal.flows._follow import PrefectListener, add_tag, current_run, quiet_failures, step
+from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._scores import Scores, quality_rows, read_scores
-from parfocal.flows._work import CheckedDataset, Finished, Run
+from parfocal.flows._work import CheckedDataset, Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 

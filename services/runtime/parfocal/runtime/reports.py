@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from parfocal.runtime.manifests import ModelManifest
@@ -139,7 +140,8 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
 
 
 def _figures_page(model: ModelManifest, rows: Sequence[Row], example: Example) -> Figure:
-    figure = Figure(figsize=_A4, layout="constrained")
+    # The rectangle leaves the margins of a printed page.
+    figure = Figure(figsize=_A4, layout=ConstrainedLayoutEngine(rect=(0.06, 0.04, 0.88, 0.92)))
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.1, 1])
     top, bottom = halves
     top.suptitle("Loss during training", fontsize=12)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import gc
 import json
 import logging
@@ -144,7 +145,7 @@ class WarmPredictor:
 def _translate(problem: Exception) -> ParfocalError | None:
     """Return the error that people are told, None for a defect."""
     if isinstance(problem, OSError):
-        problem = translate_disk_error(problem)
+        problem = MemoryError() if problem.errno == errno.ENOMEM else translate_disk_error(problem)
     if isinstance(problem, MemoryError) or is_out_of_memory(problem):
         return OutOfMemoryError(
             "The image needs more memory than there is. Choose a smaller tile_size, or crop the image."

@@ -1,0 +1,184 @@
+"""Starting and following one job on behalf of a flow run; nothing here knows of Prefect.
+
+Every job has a request id made from the flow run's id, so a flow that is retried, or started again after its process
+was killed, finds the job that is already there. A second training is never started.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from parfocal import v1
+from parfocal.client import Client
+from parfocal.runtime.errors import NotFoundError, ParfocalError, QueueFullError, UnavailableError
+
+_T = TypeVar("_T")
+FLOW_RUN_LABEL = "flow_run"
+ACTIVE_STATES = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING)
+_ENDED_BADLY = (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED)
+_PATIENCE_SECONDS = 600.0
+_MAX_PAUSE_SECONDS = 30.0
+
+
+class JobNotSucceededError(ParfocalError):
+    """A job failed or was cancelled; the message is the job's own."""
+
+    reason = "JOB_NOT_SUCCEEDED"
+
+    def __init__(self, job: v1.Job) -> None:
+        super().__init__(job_ending(job))
+        self.job = job
+
+
+class Listener(Protocol):
+    """Whoever wants to know how the work goes."""
+
+    def started(self, job: v1.Job, *, again: bool) -> None:
+        """Hear that a job is followed from now on; `again` says that it was there already."""
+
+    def progressed(self, job: v1.Job) -> None:
+        """Hear that the job's progress or state changed."""
+
+    def happened(self, job: v1.Job, event: v1.JobEvent) -> None:
+        """Hear what happened to the job."""
+
+    def waiting(self, why: str) -> None:
+        """Hear why the work cannot go on at the moment; it is tried again."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The flow run on whose behalf jobs are started.
+
+    Attributes
+    ----------
+    id
+        Identifier of the flow run; the same whenever it is retried or taken up again.
+    attempt
+        1 the first time, more when it was retried or taken up again.
+    """
+
+    id: str
+    attempt: int = 1
+
+    def request_id(self, step: str, number: int = 1) -> str:
+        """Return the request id of a step, e.g. "<flow-run id>-train"; `number` counts repetitions of cheap steps."""
+        return f"{self.id}-{step}" + (f"-{number}" if number > 1 else "")
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels by which the jobs of this run are found."""
+        return {FLOW_RUN_LABEL: self.id}
+
+
+def resumable_job(client: Client, run: Run, request: v1.StartJobRequest, listener: Listener) -> v1.Job:
+    """Start a training or find it again, and follow it; one that ended badly in an earlier attempt is continued.
+
+    Raises
+    ------
+    JobNotSucceededError
+        The job failed or was cancelled.
+    """
+    job = _find(client, request.request_id, listener)
+    if job is None:
+        job = _start(client, request, listener)
+    else:
+        if run.attempt > 1 and job.state in _ENDED_BADLY:
+            job_id = job.id
+            job = patiently(lambda: client.resume(job_id), listener)
+        listener.started(job, again=True)
+    return _follow(client, job, listener)
+
+
+def repeatable_job(
+    client: Client,
+    run: Run,
+    step: str,
+    request: Callable[[str], v1.StartJobRequest],
+    listener: Listener,
+) -> v1.Job:
+    """Start a cheap job or find it again, and follow it; one that ended badly in an earlier attempt is started anew.
+
+    Parameters
+    ----------
+    step
+        Name of the step in the request id.
+    request
+        Makes the request for a request id.
+
+    Raises
+    ------
+    JobNotSucceededError
+        The job failed or was cancelled.
+    """
+    number = 1
+    while True:
+        request_id = run.request_id(step, number)
+        job = _find(client, request_id, listener)
+        if job is None:
+            return _follow(client, _start(client, request(request_id), listener), listener)
+        if number >= run.attempt or job.state not in _ENDED_BADLY:
+            listener.started(job, again=True)
+            return _follow(client, job, listener)
+        number += 1
+
+
+def job_ending(job: v1.Job) -> str:
+    """Return in plain words why a job did not succeed: the job's own error text."""
+    if job.state == v1.JOB_STATE_FAILED:
+        return job.error.text or f"Job {job.id} failed without saying why; see the log of the service {job.service!r}."
+    if job.state == v1.JOB_STATE_CANCELLED:
+        return f"Job {job.id} was cancelled" + (f": {job.message.removeprefix('cancelled: ')}" if job.message else ".")
+    return f"Job {job.id} has not ended."
+
+
+def patiently(call: Callable[[], _T], listener: Listener) -> _T:
+    """Return the answer to `call`, asked again for some minutes while services or store do not answer."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    pause = 1.0
+    while True:
+        try:
+            return call()
+        except UnavailableError as error:
+            if time.monotonic() > deadline:
+                raise
+            listener.waiting(error.message)
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+
+
+def _find(client: Client, job_id: str, listener: Listener) -> v1.Job | None:
+    try:
+        return patiently(lambda: client.get(job_id), listener)
+    except NotFoundError:
+        return None
+
+
+def _start(client: Client, request: v1.StartJobRequest, listener: Listener) -> v1.Job:
+    while True:
+        try:
+            job = patiently(lambda: client.start(request), listener)
+        except QueueFullError as error:
+            listener.waiting(error.message)
+            time.sleep(min(max(error.retry_seconds, 1.0), _MAX_PAUSE_SECONDS))
+        else:
+            listener.started(job, again=False)
+            return job
+
+
+def _follow(client: Client, job: v1.Job, listener: Listener) -> v1.Job:
+    """Report a job until it ends; return it if it succeeded, else raise JobNotSucceededError."""
+    if job.state in ACTIVE_STATES:
+        # What happened before this run looked was reported then.
+        for report in client.watch(job.id, job.last_sequence):
+            if report.HasField("event"):
+                listener.happened(report.job, report.event)
+            listener.progressed(report.job)
+        job_id = job.id
+        job = patiently(lambda: client.get(job_id), listener)
+    if job.state != v1.JOB_STATE_SUCCEEDED:
+        raise JobNotSucceededError(job)
+    return job
