@@ -69,7 +69,7 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     )
     v1.add_JobServiceServicer_to_server(JobServicer(controller, settings), server)
     v1.add_MethodServiceServicer_to_server(MethodServicer(service, interactive, settings), server)
-    probe = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+    probe = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
