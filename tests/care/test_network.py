@@ -85,6 +85,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(care: Any) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
 def test_the_saved_folder_opens_in_csbdeep_with_the_same_prediction(care: Any, tmp_path: Path) -> None:
     from csbdeep.models import CARE
 

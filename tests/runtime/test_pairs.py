@@ -148,7 +148,7 @@ def test_empty_and_missing_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.czi").write_bytes(b"x")
     found = problems(tmp_path / "source", tmp_path / "target")
-    assert "only files such as a.czi: convert them with `parfocal dataset import`" in found["source"]
+    assert "only files such as a.czi: convert them with `parfocal dataset create`" in found["source"]
     assert "there is no folder" in found["target"]
 
 
