@@ -403,4 +403,5 @@ def test_demo_holds_out_test_images_and_ends_a_slow_training_in_time(
     )
     assert result.code == 0, result.err
     assert result.json["job"]["progress"]["epoch"] < 1000
+    assert "larger --minutes" in result.err
     assert [path.name for path in (tmp_path / "demo" / "restored").iterdir()] == ["field_005.tif"]

@@ -148,6 +148,7 @@ def _ensure_running(app: App) -> None:
 
 def _train_for(app: App, client: Client, job: v1.Job, seconds: float) -> v1.Job:
     """Follow a training; on a slow computer end it after so many seconds, keeping its best weights."""
+    from parfocal.cli._render import warn
     from parfocal.cli._work import finish
 
     began: list[float] = []
@@ -168,7 +169,13 @@ def _train_for(app: App, client: Client, job: v1.Job, seconds: float) -> v1.Job:
             asked = True
             client.cancel(job.id, keep_best=True, why="the time of the demo was up")
 
-    return finish(app, client, job, "Training", on_report=on_report, fraction=fraction)
+    job = finish(app, client, job, "Training", on_report=on_report, fraction=fraction)
+    if asked:
+        warn(
+            f"The time was up after {job.progress.epoch} of {job.progress.epochs} epochs, so the model may well fail "
+            "quality control. A larger --minutes lets it finish."
+        )
+    return job
 
 
 def _apply(app: App, client: Client, model_uri: str, dataset_uri: str, output: Path, *, tested: bool) -> Path:
