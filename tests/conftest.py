@@ -29,9 +29,12 @@ def store(s3: S3Server) -> Store:
     return s3.store()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_service(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServiceProcess]]:
-    """Start services by name ("fake", "care", "qc"); all are ended with the session."""
+    """Start services by name ("fake", "care", "qc"); all end with their module.
+
+    Two of one name would share the store's lease, and the second would not run jobs.
+    """
     started: list[ServiceProcess] = []
 
     def start(name: str, **settings: str) -> ServiceProcess:

@@ -237,7 +237,13 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
     command = [str(PARFOCAL), "train", "fake-2d", "--dataset", dataset, "--model", "left"]
     command += ["-p", "epochs=300", "-p", "pause_seconds=0.1"]
     process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     lines: list[str] = []
