@@ -35,7 +35,7 @@ from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
+from parfocal.runtime.manifests import DATASET_MANIFEST, MODEL_MANIFEST, DatasetManifest, ModelManifest
 from parfocal.runtime.pairs import find_images
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.service import load_object, values_struct
@@ -136,7 +136,13 @@ def parfocal(data: Path, options: argparse.Namespace, folder: Path, seed: int) -
         with Clock() as training:
             job = run_job(store, v1.StartJobRequest(training=spec), folder)
         rows = [event.epoch_completed for event in _events(store, job) if event.HasField("epoch_completed")]
-        steps = job.progress.steps
+        model = ModelManifest.read(store, Location.parse(job.outputs[0].uri) / MODEL_MANIFEST)
+        steps = -(-len(model.split["training"]) * options.patches_per_image // options.batch)
+        grids = [
+            np.prod([(stop - start) // options.patch for start, stop in zip(r["start"], r["stop"], strict=True)])
+            for r in model.split["validation"]
+        ]
+        validation_steps = min(int(sum(grids)), 512) // options.batch
         predict = v1.PredictionSpec(model_uri=job.outputs[0].uri, input_uri=dataset_uri, split="test")
         with Clock() as predicting:
             result = run_job(store, v1.StartJobRequest(prediction=predict), folder)
@@ -156,6 +162,7 @@ def parfocal(data: Path, options: argparse.Namespace, folder: Path, seed: int) -
             "psnr": psnr,
             "ssim": ssim,
             "steps": steps,
+            "validation_steps": validation_steps,
             "rows": [dict(row.metrics) for row in rows],
         }
     finally:
@@ -167,8 +174,8 @@ def _events(store: Store, job: v1.Job) -> list[v1.JobEvent]:
     return list(jobs.events(jobs.read(job.project, job.id), 0))
 
 
-def bare_step(options: argparse.Namespace) -> tuple[Clock, int]:
-    """Return the time of network steps alone, one batch again and again, after a warm-up."""
+def bare_steps(options: argparse.Namespace) -> tuple[Clock, Clock, int]:
+    """Return the times of `count` training and validation steps of the network alone, one batch again and again."""
     from parfocal.care.network import Care2D
     from parfocal.care.parameters import Care2DParameters
 
@@ -176,11 +183,15 @@ def bare_step(options: argparse.Namespace) -> tuple[Clock, int]:
     learner = Care2D().build(parameters)
     batch = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
     learner.train_batch(batch, batch)
-    count = 10
-    with Clock() as clock:
+    learner.validate_batch(batch, batch)
+    count = 5
+    with Clock() as training:
         for _ in range(count):
             learner.train_batch(batch, batch)
-    return clock, count
+    with Clock() as validating:
+        for _ in range(count):
+            learner.validate_batch(batch, batch)
+    return training, validating, count
 
 
 def main() -> None:
@@ -198,19 +209,19 @@ def main() -> None:
     print(f"precision: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bare, count = bare_step(options)
+        bare, validating, count = bare_steps(options)
         ours = parfocal(options.data, options, folder, options.seed)
         for number, row in enumerate(ours["rows"], start=1):
             print(f"epoch {number}: " + json.dumps({key: round(value, 6) for key, value in row.items()}))
-        steps = int(ours["steps"]) * options.epochs
-        print(f"bare network step: {bare.cpu / count:.3f} CPU s, {bare.wall / count:.3f} s")
+        print(f"bare training step: {bare.cpu / count:.3f} CPU s, {bare.wall / count:.3f} s")
         print(
             f"Parfocal ({precision}): training job {ours['train'].wall:.1f} s ({ours['train'].cpu:.1f} CPU s), of it "
-            f"epochs {ours['epochs']:.1f} s, {steps} steps; prediction job {ours['predict'].wall:.1f} s; "
+            f"epochs {ours['epochs']:.1f} s; prediction job {ours['predict'].wall:.1f} s; "
             f"{ours['psnr']:.2f} dB, SSIM {ours['ssim']:.3f}",
             flush=True,
         )
-        print(f"training job over bare steps, CPU: {ours['train'].cpu / (bare.cpu / count * steps):.3f}")
+        network = options.epochs / count * (ours["steps"] * bare.cpu + ours["validation_steps"] * validating.cpu)
+        print(f"training job over its bare network steps, CPU seconds: {ours['train'].cpu / network:.3f}", flush=True)
         if options.skip_csbdeep:
             return
         plain = plain_csbdeep(options.data, options, int(ours["steps"]), folder)

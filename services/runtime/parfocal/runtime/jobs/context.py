@@ -14,7 +14,7 @@ from pathlib import Path
 from parfocal import v1
 from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import CancelledError, ParfocalError, UnavailableError
-from parfocal.runtime.jobs.records import JobStore, job_kind, set_state
+from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.manifests import Manifest
 from parfocal.runtime.publish import publish
 from parfocal.runtime.service import Method, Parameters, Service, Work, struct_values
@@ -231,7 +231,7 @@ class JobContext:
         )
 
     def _watch_cancel(self) -> None:
-        while self._cancel is None:
+        while self._cancel is None and self.job.state not in FINAL_STATES:
             try:
                 self._cancel = self.jobs.cancel_mark(self.job)
             except ParfocalError as error:
