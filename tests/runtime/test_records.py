@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from parfocal import v1
-from parfocal.runtime.errors import NotFoundError, PreconditionError, StaleWorkerError, UnavailableError
+from parfocal.runtime.errors import DamagedError, NotFoundError, PreconditionError, StaleWorkerError, UnavailableError
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.store import Store
 
@@ -76,6 +76,17 @@ def test_a_working_job_is_not_deleted(jobs: JobStore, job: v1.Job) -> None:
 def test_an_unknown_job_is_not_found(jobs: JobStore) -> None:
     with pytest.raises(NotFoundError, match="no job 'nothing'"):
         jobs.read("records", "nothing")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"job": {"state": 1.5}}'])
+def test_a_damaged_record_is_reported_and_hides_no_other(jobs: JobStore, job: v1.Job, content: bytes) -> None:
+    damaged = jobs.create(v1.Job(id=uuid.uuid4().hex, project="records", attempt=1), "digest").job
+    jobs.store.write(jobs.folder("records", damaged.id) / "job.json", content)
+    with pytest.raises(DamagedError, match=damaged.id):
+        jobs.read("records", damaged.id)
+    known = {found.id for found in jobs.all_jobs("records")}
+    assert job.id in known
+    assert damaged.id not in known
 
 
 def test_a_change_whose_answer_was_lost_is_not_made_twice(

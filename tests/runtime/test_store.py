@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ import pytest
 from support import free_ports
 
 from parfocal.runtime.cache import Cache
-from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
+from parfocal.runtime.errors import AlreadyExistsError, DamagedError, InvalidInputError, NotFoundError, UnavailableError
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.names import (
     check_name,
@@ -78,6 +82,31 @@ def test_of_many_changes_none_is_lost(store: Store, folder: Location) -> None:
     assert store.read(folder / "n") == b"12"
 
 
+@pytest.mark.parametrize("write", ["write(place, b'new' * 900)", "replace(place, b'new' * 900, etag)"])
+def test_a_writer_killed_between_headers_and_body_changes_nothing(
+    s3: Any, store: Store, folder: Location, write: str
+) -> None:
+    store.create(folder / "x", b"old")
+    script = f"""
+import http.client, os
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Location, Store
+store, place = Store(Settings()), Location({folder.bucket!r}, {folder.key!r}) / "x"
+etag = store.read_versioned(place)[1]
+send = http.client.HTTPConnection.send
+def die_at_the_body(connection, data):
+    if b"new" in data:
+        os._exit(9)
+    send(connection, data)
+http.client.HTTPConnection.send = die_at_the_body
+store.{write}
+"""
+    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, **s3.environment}, check=False)
+    assert killed.returncode == 9
+    time.sleep(0.5)  # the server takes its time to notice
+    assert store.read(folder / "x") == b"old"
+
+
 def test_a_missing_object_is_not_found(store: Store, folder: Location) -> None:
     with pytest.raises(NotFoundError):
         store.read(folder / "nothing")
@@ -132,7 +161,7 @@ def test_a_damaged_file_is_noticed_on_the_way_into_the_cache(store: Store, folde
     (entry,) = upload_files(store, folder, [(tmp_path / "a.bin", "a.bin")])
     cache = Cache(tmp_path / "cache")
     store.write(folder / "a.bin", b"CONTENT")
-    with pytest.raises(InvalidInputError, match="damaged"):
+    with pytest.raises(DamagedError, match="damaged"):
         cache.fetch(store, folder, entry)
     store.write(folder / "a.bin", b"content")
     assert cache.fetch(store, folder, entry).read_bytes() == b"content"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from parfocal.runtime.errors import DiskFullError, InvalidInputError
+from parfocal.runtime.errors import DiskFullError, DamagedError
 from parfocal.runtime.manifests import FileEntry
 from parfocal.runtime.publish import sha256_of
 from parfocal.runtime.store import Location, Store, translate_disk_error
@@ -40,7 +40,7 @@ class Cache:
                 part = Path(incoming) / "part"
                 store.download(place / entry.name, part)
                 if sha256_of(part) != entry.sha256:
-                    raise InvalidInputError(
+                    raise DamagedError(
                         f"{place / entry.name} differs from its manifest: the stored file is damaged. "
                         "Publish the data again as a new version."
                     )

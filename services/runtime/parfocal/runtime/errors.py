@@ -15,6 +15,7 @@ ParfocalError
 ├── OutOfMemoryError         RESOURCE_EXHAUSTED   the worker needed more memory than there is
 ├── TrainingDivergedError    FAILED_PRECONDITION  the loss became infinite or not a number
 ├── UnavailableError         UNAVAILABLE          a service or the store does not answer: retry later
+├── DamagedError             DATA_LOSS            what the store holds cannot be read
 ├── StaleWorkerError         ABORTED              another attempt of the same job has taken over
 └── CancelledError           CANCELLED            the job was cancelled
 ```
@@ -112,6 +113,12 @@ class TrainingDivergedError(PreconditionError):
     """The training loss became infinite or not a number."""
 
     reason = "TRAINING_DIVERGED"
+
+
+class DamagedError(ParfocalError):
+    """Something in the store is there, but is not what Parfocal wrote."""
+
+    reason = "DAMAGED"
 
 
 class UnavailableError(ParfocalError):

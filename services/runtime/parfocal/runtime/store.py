@@ -5,7 +5,8 @@ All functions are synchronous; servers call them in threads.
 
 from __future__ import annotations
 
-import io
+import base64
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -172,18 +173,21 @@ class Store:
 
     def write(self, location: Location, data: bytes) -> None:
         """Write an object, whether it exists or not. Never for anything published."""
-        with self._errors(location):
-            self._client.put_object(location.bucket, location.key, io.BytesIO(data), len(data))
+        self._put(location, data, {})
 
     def create(self, location: Location, data: bytes) -> str:
         """Create an object and return its ETag; raise ConflictError if it exists. Atomic among any writers."""
-        return self._conditional_put(location, data, {"If-None-Match": "*"})
+        return self._put(location, data, {"If-None-Match": "*"})
 
     def replace(self, location: Location, data: bytes, etag: str) -> str:
         """Replace an object that still has this ETag and return the new one; else raise ConflictError."""
-        return self._conditional_put(location, data, {"If-Match": f'"{etag}"'})
+        return self._put(location, data, {"If-Match": f'"{etag}"'})
 
-    def _conditional_put(self, location: Location, data: bytes, headers: dict[str, str]) -> str:
+    def _put(self, location: Location, data: bytes, conditions: dict[str, str]) -> str:
+        # A writer that is killed between the headers and the body must not leave an empty object: SeaweedFS 4.48
+        # stores one, unless the digest of the body is announced.
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        headers = {**conditions, "Content-MD5": base64.b64encode(digest).decode()}
         # The client has no public parameter for conditional headers; a presigned address takes them.
         with self._errors(location):
             url = self._client.presigned_put_object(location.bucket, location.key, expires=timedelta(minutes=5))

@@ -94,11 +94,12 @@ class Lease:
                 return True
             except ConflictError:
                 data, etag = self._store.read_versioned(self._place)
-                if not self._is_free(json.loads(data)):
+                if not self._is_free(data):
                     return False
                 self._etag = self._store.replace(self._place, content, etag)
                 return True
-        except ConflictError:
+        except (ConflictError, NotFoundError):
+            # Another one was faster, or has just given it back: the next renewal tries again.
             self._etag = None
             return False
 
@@ -108,7 +109,11 @@ class Lease:
             self._store.delete(self._place)
             self._etag = None
 
-    def _is_free(self, holder: dict[str, object]) -> bool:
+    def _is_free(self, lease: bytes) -> bool:
+        try:
+            holder = json.loads(lease)
+        except ValueError:
+            return True
         if float(str(holder["until"])) < time.time():
             return True
         if holder["host"] != self._owner["host"]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from google.protobuf import json_format, timestamp_pb2
 from parfocal import v1
 from parfocal.runtime.errors import (
     AlreadyExistsError,
+    DamagedError,
     NotFoundError,
     PreconditionError,
     StaleWorkerError,
@@ -32,6 +34,7 @@ from parfocal.runtime.errors import (
 from parfocal.runtime.names import job_location
 from parfocal.runtime.store import ConflictError, Location, Store, patiently
 
+_log = logging.getLogger(__name__)
 FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})
 WORKING_STATES = frozenset({v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING})
 
@@ -107,12 +110,18 @@ class JobStore:
             data, etag = self.store.read_versioned(self.folder(project, job_id) / "job.json")
         except NotFoundError as error:
             raise NotFoundError(f"There is no job {job_id!r} in project {project!r}.") from error
-        content = json.loads(data)
-        job = json_format.ParseDict(content["job"], v1.Job(), ignore_unknown_fields=True)
-        event = None
-        if content.get("last_event"):
-            event = json_format.ParseDict(content["last_event"], v1.JobEvent(), ignore_unknown_fields=True)
-        return Record(job, event, content["request_sha256"], etag)
+        try:
+            content = json.loads(data)
+            job = json_format.ParseDict(content["job"], v1.Job(), ignore_unknown_fields=True)
+            event = None
+            if content.get("last_event"):
+                event = json_format.ParseDict(content["last_event"], v1.JobEvent(), ignore_unknown_fields=True)
+            return Record(job, event, content["request_sha256"], etag)
+        except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
+            place = self.folder(project, job_id) / "job.json"
+            raise DamagedError(
+                f"The record of job {job_id} cannot be read ({error}): restore or remove {place}."
+            ) from error
 
     def change(
         self,
@@ -181,13 +190,16 @@ class JobStore:
                 yield json_format.Parse(data, v1.JobEvent(), ignore_unknown_fields=True)
 
     def all_jobs(self, project: str) -> list[v1.Job]:
-        """Return all jobs of a project, newest first."""
+        """Return all jobs of a project, newest first; a damaged record is logged and left out."""
 
         def read(job_id: str) -> v1.Job | None:
             try:
                 return self.read(project, job_id).job
             except NotFoundError:
                 return None  # deleted meanwhile
+            except DamagedError as error:
+                _log.error("%s", error)
+                return None
 
         ids = self.store.folders(self.store.jobs / project)
         with ThreadPoolExecutor(max_workers=8) as pool:

@@ -70,6 +70,8 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     v1.add_JobServiceServicer_to_server(JobServicer(controller, settings), server)
     v1.add_MethodServiceServicer_to_server(MethodServicer(service, interactive, settings), server)
     probe = health.aio.HealthServicer()
+    # The servicer begins with "serving", but the controller reads the store first.
+    await probe.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)

@@ -23,6 +23,7 @@ _CODES: tuple[tuple[type[ParfocalError], grpc.StatusCode], ...] = (
     (errors.DiskFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (errors.DamagedError, grpc.StatusCode.DATA_LOSS),
     (errors.StaleWorkerError, grpc.StatusCode.ABORTED),
     (errors.CancelledError, grpc.StatusCode.CANCELLED),
     (ConflictError, grpc.StatusCode.ABORTED),
@@ -39,6 +40,7 @@ _CLASSES: dict[str, type[ParfocalError]] = {
         errors.OutOfMemoryError,
         errors.TrainingDivergedError,
         errors.UnavailableError,
+        errors.DamagedError,
         errors.StaleWorkerError,
         errors.CancelledError,
     )
