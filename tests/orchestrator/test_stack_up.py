@@ -137,8 +137,13 @@ def supervisor_of(current: StackStatus) -> psutil.Process:
 
 
 def guards_of(supervisor: psutil.Process) -> list[psutil.Process]:
-    living = (each for each in supervisor.children() if each.status() != psutil.STATUS_ZOMBIE)
-    return [each for each in living if "parfocal.stack.guard" in each.cmdline()]
+    def is_guard(process: psutil.Process) -> bool:
+        try:
+            return "parfocal.stack.guard" in process.cmdline()
+        except psutil.NoSuchProcess:  # ended, or dead and not yet reaped
+            return False
+
+    return [each for each in supervisor.children() if is_guard(each)]
 
 
 # A running stack
