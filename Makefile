@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-SERVICES := care qc
+SERVICES := care fnet qc
 TOOLS := .venvs/tools/bin
 PROTOS := $(wildcard proto/parfocal/v1/*.proto)
 

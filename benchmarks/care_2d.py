@@ -35,6 +35,7 @@ from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
+from parfocal.runtime.learning import Channels
 from parfocal.runtime.manifests import DATASET_MANIFEST, MODEL_MANIFEST, DatasetManifest, ModelManifest
 from parfocal.runtime.pairs import find_images
 from parfocal.runtime.precision import choose_precision
@@ -180,7 +181,7 @@ def bare_steps(options: argparse.Namespace) -> tuple[Clock, Clock, int]:
     from parfocal.care.parameters import Care2DParameters
 
     parameters = Care2DParameters(patch_size=options.patch, batch_size=options.batch)
-    learner = Care2D().build(parameters)
+    learner = Care2D().build(parameters, Channels())
     batch = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
     learner.train_batch(batch, batch)
     learner.validate_batch(batch, batch)

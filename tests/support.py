@@ -31,7 +31,10 @@ PORT_FLAGS = (
     *("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc"),
     *("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "admin.port.grpc"),
 )
-MODULES = {"fake": ("qc", "parfocal.runtime.fake"), "care": ("care", "parfocal.care"), "qc": ("qc", "parfocal.qc")}
+MODULES = {
+    "fake": ("qc", "parfocal.runtime.fake"),
+    **{name: (name, f"parfocal.{name}") for name in ("care", "fnet", "qc")},
+}
 
 
 def free_ports(count: int) -> list[int]:

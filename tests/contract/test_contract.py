@@ -31,6 +31,7 @@ TINY: dict[str, dict[str, Any]] = {
         "kernel_size": 3,
         "first_filters": 4,
     },
+    "fnet-2d": {"epochs": 2, "patch_size": 16, "patches_per_image": 4, "batch_size": 4, "first_filters": 4},
 }
 
 
@@ -74,9 +75,10 @@ class Session:
         return self.finish(self.jobs.StartJob(self.request(dataset_uri, **parameters)).job)
 
 
-@pytest.fixture(scope="module", params=[("fake", "fake-2d"), ("care", "care-2d")], ids=["fake", "care"])
+@pytest.fixture(scope="module", params=list(TINY), ids=lambda method: method.partition("-")[0])
 def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -> Iterator[Session]:
-    name, method = request.param
+    method = request.param
+    name = method.partition("-")[0]
     process = start_service(name, checkpoint_seconds="0")
     with grpc.insecure_channel(process.address) as channel:
         yield Session(process, method, channel)
@@ -370,7 +372,7 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
     from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
     from parfocal.runtime.store import Location
 
-    parameters: dict[str, Any] = {"epochs": 8, "patches_per_image": 16}
+    parameters: dict[str, Any] = {"epochs": 8, "patches_per_image": 8}
     if service.method == "fake-2d":
         parameters["pause_seconds"] = 0.05
     undisturbed = service.train(trained[1], **parameters)
@@ -393,7 +395,10 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
     for finished in (undisturbed, done):
         model = ModelManifest.read(store, Location.parse(finished.outputs[0].uri) / MODEL_MANIFEST)
         digests.append(
-            (model.metrics, {e.name: e.sha256 for e in model.files if e.name.endswith((".h5", "filter.json"))})
+            (
+                model.metrics,
+                {e.name: e.sha256 for e in model.files if e.name.endswith((".h5", ".safetensors", "filter.json"))},
+            )
         )
     assert digests[0][1]
     assert digests[0] == digests[1]

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from parfocal.runtime.manifests import DatasetManifest
 
 _AXES = click.option(
-    "--axes", default="YX", show_default=True, metavar="LETTERS", help="What each image must have; ZYX for volumes."
+    "--axes",
+    default="YX",
+    show_default=True,
+    metavar="LETTERS",
+    help="What each image must have: YX, ZYX for volumes, YXS for colour images.",
 )
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -160,6 +164,7 @@ def _counts(manifest: DatasetManifest) -> dict[str, str]:
     return {
         "Training pairs": str(len(sources)),
         "Test pairs": str(len(manifest.select("test", "source"))),
+        "Also with": ", ".join(sorted({image.role for image in manifest.images} - {"source", "target"})),
         "Axes": ", ".join(sorted({image.axes for image in manifest.images})),
         "Types": ", ".join(sorted({image.dtype for image in manifest.images})),
     }

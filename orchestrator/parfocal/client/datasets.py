@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation
-from parfocal.runtime.images import read_image, write_image
+from parfocal.runtime.images import inspect_image, read_image, write_image
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry, ImageEntry
 from parfocal.runtime.names import check_name, dataset_location, published_versions
-from parfocal.runtime.pairs import ImagePair, PairReport, check_pairs
+from parfocal.runtime.pairs import ImagePair, PairReport, check_pairs, find_images
 from parfocal.runtime.publish import claim_version, file_entry, publish
 from parfocal.runtime.store import Location
 
@@ -28,11 +29,16 @@ NO_TEST_IMAGES = (
 
 @dataclass(frozen=True)
 class FolderReport:
-    """A folder fit to become a dataset: its pairs, and what is suspicious about them."""
+    """A folder fit to become a dataset: its pairs, and what is suspicious about them.
+
+    `files` has all images by split and role, in the order of the pairs: those of the pairs and those of further
+    roles, such as ``target_DAPI``.
+    """
 
     train: tuple[ImagePair, ...]
     test: tuple[ImagePair, ...]
     warnings: tuple[str, ...]
+    files: Mapping[tuple[str, str], tuple[tuple[str, Path], ...]]
 
     @property
     def pairs(self) -> tuple[ImagePair, ...]:
@@ -43,12 +49,15 @@ class FolderReport:
 def check_folder(folder: Path, axes: str = "YX") -> FolderReport:
     """Check a folder ``{train,test}/{source,target}/NAME.tif``, or ``{source,target}/NAME.tif`` without test images.
 
+    Further folders ``target_LABEL`` beside ``target`` hold other images of the same fields to learn, further folders
+    ``source_LABEL`` others to learn from; these may have more planes or channels than their targets.
+
     Parameters
     ----------
     folder
         The folder.
     axes
-        What each image must have, e.g. "YX" or "ZYX".
+        What each image must have, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX".
 
     Raises
     ------
@@ -123,13 +132,11 @@ def _checked(folder: Path, axes: str) -> Iterator[FolderReport]:
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         problems: list[Violation] = []
         reports: dict[str, PairReport] = {}
+        files: dict[tuple[str, str], tuple[tuple[str, Path], ...]] = {}
         warnings: list[str] = []
         for split, parent in splits.items():
             try:
-                source, target = (
-                    _readable(parent / role, Path(scratch) / split / role) for role in ("source", "target")
-                )
-                reports[split] = check_pairs(source, target, axes=axes)
+                reports[split] = _check_split(parent, Path(scratch) / split, axes, files, split)
             except InvalidInputError as error:
                 where = "" if parent == folder else f"{split}/"
                 problems += [
@@ -139,6 +146,8 @@ def _checked(folder: Path, axes: str) -> Iterator[FolderReport]:
                 continue
             lead = f"{split}: " if len(splits) > 1 else ""
             warnings += [f"{lead}{text}" for text in reports[split].warnings]
+        if len({frozenset(role for each, role in files if each == split) for split in reports}) > 1:
+            warnings.append("train and test do not have the same folders: what is missing in test cannot be judged.")
         if problems:
             raise _refusal(folder, problems)
         train, test = (reports[split].pairs if split in reports else () for split in ("train", "test"))
@@ -149,7 +158,42 @@ def _checked(folder: Path, axes: str) -> Iterator[FolderReport]:
             )
         if not test:
             warnings.append(NO_TEST_IMAGES)
-        yield FolderReport(train, test, tuple(warnings))
+        yield FolderReport(train, test, tuple(warnings), files)
+
+
+def _check_split(
+    parent: Path, scratch: Path, axes: str, files: dict[tuple[str, str], tuple[tuple[str, Path], ...]], split: str
+) -> PairReport:
+    """Check the images of one split and add them to `files`; return the report on source and target."""
+    further = sorted(
+        path.name for path in parent.iterdir() if path.is_dir() and path.name.startswith(("source_", "target_"))
+    )
+    folders = {role: _readable(parent / role, scratch / role) for role in ("source", "target", *further)}
+    target_axes = axes.translate({ord("S"): None, ord("C"): None})
+    report = check_pairs(folders["source"], folders["target"], axes=target_axes, source_axes=axes)
+    warnings = list(report.warnings)
+    files[split, "source"] = tuple((pair.stem, pair.source) for pair in report.pairs)
+    files[split, "target"] = tuple((pair.stem, pair.target) for pair in report.pairs)
+    for role in further:
+        _check_role_name(role)
+        if role.startswith("target_"):
+            other = check_pairs(folders["source"], folders[role], axes=target_axes, source_axes=axes)
+        else:
+            found = next(iter(find_images(folders[role]).values()), None)
+            own = inspect_image(found).axes if found is not None else axes
+            own = own if set(own) >= set(target_axes) else axes
+            other = check_pairs(folders[role], folders["target"], axes=target_axes, source_axes=own)
+        files[split, role] = tuple(
+            (pair.stem, pair.target if role.startswith("target_") else pair.source) for pair in other.pairs
+        )
+        warnings += [text for text in other.warnings if text not in warnings]
+    return PairReport(report.pairs, tuple(warnings))
+
+
+def _check_role_name(role: str) -> None:
+    if not re.fullmatch(r"(source|target)_[A-Za-z0-9-]+", role):
+        text = f"the folder {role} needs a name of letters, digits and '-' after the first '_': rename it."
+        raise InvalidInputError(text, [Violation(role, text)])
 
 
 def _splits(folder: Path) -> dict[str, Path]:
@@ -206,17 +250,16 @@ def _publish(
     check_name("dataset", folder.name)
     place = claim_version(client.store, folder, "parfocal dataset create")
     sources = [
-        (f"{split}/{role}/{pair.stem}.tif", (split, role, pair))
-        for split, pairs in (("train", report.train), ("test", report.test))
-        for pair in pairs
-        for role in ("source", "target")
+        (f"{split}/{role}/{stem}.tif", (split, role, stem, path))
+        for (split, role), images in sorted(report.files.items())
+        for stem, path in images
     ]
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
 
-        def send(item: tuple[str, str, ImagePair]) -> tuple[FileEntry, ImageEntry]:
-            split, role, pair = item
-            name = f"{split}/{role}/{pair.stem}.tif"
-            image = read_image(pair.source if role == "source" else pair.target)
+        def send(item: tuple[str, str, str, Path]) -> tuple[FileEntry, ImageEntry]:
+            split, role, stem, original = item
+            name = f"{split}/{role}/{stem}.tif"
+            image = read_image(original)
             path = Path(scratch) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, image)
@@ -227,7 +270,7 @@ def _publish(
             return entry, ImageEntry(
                 split=split,
                 role=role,
-                stem=pair.stem,
+                stem=stem,
                 file=name,
                 shape=image.pixels.shape,
                 dtype=image.pixels.dtype.name,

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from parfocal import v1
-from parfocal.care.parameters import Care2DParameters, CarePredictionParameters, check_dataset
+from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters, check_dataset
 from parfocal.runtime.service import Method, Service, Work
+
+_CITATION = (
+    "Weigert M, Schmidt U, Boothe T, et al. Content-aware image restoration: pushing the limits of fluorescence "
+    "microscopy. Nature Methods 15, 1090-1097 (2018). doi:10.1038/s41592-018-0216-7"
+)
+_AUGMENTATIONS = {
+    "augment_flip": "Mirrors patches. Safe whenever left and right mean the same in your images.",
+    "augment_rotate": "Turns patches by quarter turns. Safe whenever your microscope has no preferred direction.",
+}
 
 CARE_2D = Method(
     name="care-2d",
@@ -29,22 +38,46 @@ CARE_2D = Method(
     """,
     minimum_images=2,
     recommended_images=20,
-    augmentations={
-        "augment_flip": "Mirrors patches. Safe whenever left and right mean the same in your images.",
-        "augment_rotate": "Turns patches by quarter turns. Safe whenever your microscope has no preferred direction.",
-    },
-    citation=(
-        "Weigert M, Schmidt U, Boothe T, et al. Content-aware image restoration: pushing the limits of fluorescence "
-        "microscopy. Nature Methods 15, 1090-1097 (2018). doi:10.1038/s41592-018-0216-7"
-    ),
+    augmentations=_AUGMENTATIONS,
+    citation=_CITATION,
     licence="BSD-3-Clause",
     documentation="docs/methods/care-2d.md",
     implementation="parfocal.care.network:Care2D",
     validate=check_dataset,
 )
 
+CARE_3D = Method(
+    name="care-3d",
+    title="CARE 3D",
+    task=v1.TASK_RESTORATION,
+    summary="""
+        CARE for volumes: learns from pairs of stacks, one of poor and one of good quality of the same field, and
+        uses what lies above and below every plane. Slower than CARE 2D, better where structures extend in depth.
+        As CARE 2D it may invent structure on samples unlike those it has seen: check it with quality control.
+    """,
+    axes="ZYX",
+    target=v1.TARGET_KIND_PAIRED_IMAGE,
+    work={
+        v1.JOB_KIND_TRAINING: Work(Care3DParameters, "parfocal.runtime.training:train"),
+        v1.JOB_KIND_PREDICTION: Work(CarePredictionParameters, "parfocal.runtime.prediction:predict"),
+    },
+    data="""
+        Pairs of grey volumes (planes, height, width) with the same name and size: source (poor) and target (good),
+        registered to each other in all three directions. One large volume is enough to begin with: a block of it is
+        held out for validation. Several volumes from different samples give a model that can be trusted further.
+    """,
+    minimum_images=1,
+    recommended_images=5,
+    augmentations=_AUGMENTATIONS,
+    citation=_CITATION,
+    licence="BSD-3-Clause",
+    documentation="docs/methods/care-3d.md",
+    implementation="parfocal.care.network:Care3D",
+    validate=check_dataset,
+)
+
 SERVICE = Service(
     name="care",
-    methods=(CARE_2D,),
+    methods=(CARE_2D, CARE_3D),
     packages=("csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from csbdeep.internals.predict import tile_overlap
@@ -12,42 +12,47 @@ from csbdeep.models import CARE, Config
 from csbdeep.utils import save_json
 from numpy.typing import NDArray
 
-from parfocal.care.parameters import Care2DParameters
+from parfocal.care.parameters import CareParameters
 from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import Arrays, Geometry
+from parfocal.runtime.learning import Arrays, Channels, Geometry
+from parfocal.runtime.normaliser import Normaliser
 
 
-class Care2D:
-    """CARE 2D: csbdeep's residual U-Net with its Laplace or absolute-error loss."""
+class Care:
+    """CARE: csbdeep's residual U-Net with its Laplace or absolute-error loss. Subclasses say which axes."""
 
-    def build(self, parameters: Care2DParameters) -> keras.KerasLearner:
+    axes: str
+    normaliser = Normaliser()
+    grey_values_of: Literal["source", "target"] = "source"
+
+    def build(self, parameters: CareParameters, channels: Channels) -> keras.KerasLearner:
         """Return a new network."""
         keras.prepare(parameters.seed, parameters.precision)
-        model = CARE(self._config(parameters), name=None, basedir=None)
+        model = CARE(self._config(parameters, channels), name=None, basedir=None)
         optimizer = keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate)
         prepare_model(model.keras_model, optimizer, model.config.train_loss, metrics=())
         return keras.KerasLearner(model.keras_model)
 
-    def geometry(self, parameters: Care2DParameters) -> Geometry:
+    def geometry(self, parameters: CareParameters, channels: Channels) -> Geometry:
         """Return sizes and the receptive field as csbdeep gives it."""
         return Geometry(
             divisor=2**parameters.network_depth,
             overlap=tile_overlap(parameters.network_depth, parameters.kernel_size),
-            output_channels=2 if parameters.probabilistic else 1,
+            output_channels=len(channels.targets) * (2 if parameters.probabilistic else 1),
         )
 
-    def save(self, folder: Path, parameters: Care2DParameters, best: Arrays, last: Arrays) -> None:
+    def save(self, folder: Path, parameters: CareParameters, channels: Channels, best: Arrays, last: Arrays) -> None:
         """Write a CSBDeep model folder: `csbdeep.models.CARE(None, NAME, BASEDIR)` opens it."""
-        save_json(vars(self._config(parameters)), str(folder / "config.json"))
-        learner = self.build(parameters)
+        save_json(vars(self._config(parameters, channels)), str(folder / "config.json"))
+        learner = self.build(parameters, channels)
         for name, weights in (("last", last), ("best", best)):
             learner.set_weights(weights)
             learner.model.save_weights(str(folder / _weights_file(name)))
 
-    def load(self, folder: Path, parameters: Care2DParameters, weights: str) -> keras.KerasLearner:
+    def load(self, folder: Path, parameters: CareParameters, channels: Channels, weights: str) -> keras.KerasLearner:
         """Return the saved network; only arrays are read from the files."""
-        learner = self.build(parameters)
+        learner = self.build(parameters, channels)
         path = folder / _weights_file(weights)
         try:
             learner.model.load_weights(str(path))
@@ -58,20 +63,19 @@ class Care2D:
         return learner
 
     def interpret(
-        self, output: NDArray[np.float32], parameters: Care2DParameters
+        self, output: NDArray[np.float32], parameters: CareParameters, channels: Channels
     ) -> dict[str, tuple[NDArray[np.float32], bool]]:
         """Return the mean as the prediction and the scale of the Laplace distribution as the uncertainty."""
         images = {"prediction": (output[..., 0], True)}
         if parameters.probabilistic:
-            images["uncertainty"] = (output[..., 1], False)
+            images["uncertainty"] = (output[..., len(channels.targets)], False)
         return images
 
-    @staticmethod
-    def _config(parameters: Care2DParameters) -> Any:
+    def _config(self, parameters: CareParameters, channels: Channels) -> Any:
         return Config(
-            axes="YX",
-            n_channel_in=1,
-            n_channel_out=1,
+            axes=self.axes,
+            n_channel_in=channels.inputs,
+            n_channel_out=len(channels.targets),
             probabilistic=parameters.probabilistic,
             unet_n_depth=parameters.network_depth,
             unet_kern_size=parameters.kernel_size,
@@ -81,6 +85,18 @@ class Care2D:
             train_batch_size=parameters.batch_size,
             train_tensorboard=False,
         )
+
+
+class Care2D(Care):
+    """CARE for single planes."""
+
+    axes = "YX"
+
+
+class Care3D(Care):
+    """CARE for volumes: the same with three-dimensional convolutions."""
+
+    axes = "ZYX"
 
 
 def _weights_file(name: str) -> str:

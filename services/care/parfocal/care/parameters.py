@@ -6,12 +6,12 @@ from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import PredictionParameters, TrainingParameters
+from parfocal.runtime.parameters import PredictionParameters, TrainingParameters, check_patch_fits
 from parfocal.runtime.service import Parameters
 
 
-class Care2DParameters(TrainingParameters):
-    """Parameters of a CARE 2D training."""
+class CareParameters(TrainingParameters):
+    """What trainings of CARE in two and three dimensions have in common; the defaults are those for two."""
 
     patch_size: int = Field(
         default=64,
@@ -53,6 +53,65 @@ class Care2DParameters(TrainingParameters):
         return value
 
 
+class Care2DParameters(CareParameters):
+    """Parameters of a CARE 2D training."""
+
+
+class Care3DParameters(CareParameters):
+    """Parameters of a CARE 3D training."""
+
+    epochs: int = Field(
+        default=40,
+        ge=1,
+        le=100_000,
+        title="Epochs",
+        description="How often training goes through the data. More is better until the validation loss stops falling.",
+    )
+    patch_size: int = Field(
+        default=80,
+        ge=16,
+        le=1024,
+        multiple_of=4,
+        title="Patch size",
+        description="Edge in pixels of the patches in Y and X; a multiple of 4, not larger than your volumes.",
+    )
+    patch_depth: int = Field(
+        default=8,
+        ge=4,
+        le=512,
+        multiple_of=4,
+        title="Patch depth",
+        description="Planes of a patch; a multiple of 4, not more than your volumes have.",
+    )
+    patches_per_image: int = Field(
+        default=200,
+        ge=1,
+        le=100_000,
+        title="Patches per image",
+        description="Patches cut from each volume in every epoch, at places that change from epoch to epoch.",
+    )
+    network_depth: int = Field(
+        default=2,
+        ge=1,
+        le=4,
+        title="Network depth",
+        description="How often the U-Net halves the volume, in all three directions. Deeper sees more context and "
+        "needs larger and deeper patches.",
+    )
+    kernel_size: int = Field(
+        default=3, ge=3, le=7, title="Kernel size", description="Edge of the convolutions in pixels: 3, 5 or 7."
+    )
+    probabilistic: bool = Field(
+        default=False,
+        title="Probabilistic",
+        description="Learn for every pixel how uncertain the prediction is, besides its value.",
+    )
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape of a patch in pixels for the axes ZYX."""
+        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
+
+
 class CarePredictionParameters(PredictionParameters):
     """Parameters of a prediction with a CARE model."""
 
@@ -66,19 +125,15 @@ class CarePredictionParameters(PredictionParameters):
 
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the patches do not fit the images or the network."""
-    assert isinstance(parameters, Care2DParameters)
-    patch = parameters.patch_size
-    if patch % 2**parameters.network_depth:
-        raise InvalidInputError(
-            f"patch_size {patch} is no multiple of {2**parameters.network_depth}, which network_depth "
-            f"{parameters.network_depth} needs.",
-            [Violation("patch_size", f"must be a multiple of {2**parameters.network_depth}")],
-        )
-    small = [image for image in dataset.select("train", "source") if min(image.shape) < patch]
-    if small:
-        shapes = ", ".join(f"{image.file} {image.shape[0]}x{image.shape[1]}" for image in small[:5])
-        raise InvalidInputError(
-            f"{len(small)} training images are smaller than patch_size {patch} ({shapes}). "
-            "Choose a smaller patch_size or leave these images out.",
-            [Violation(image.file, f"is smaller than patch_size {patch}") for image in small],
-        )
+    assert isinstance(parameters, CareParameters)
+    edges = {"patch_size": parameters.patch_size}
+    if isinstance(parameters, Care3DParameters):
+        edges["patch_depth"] = parameters.patch_depth
+    divisor = 2**parameters.network_depth
+    for name, length in edges.items():
+        if length % divisor:
+            raise InvalidInputError(
+                f"{name} {length} is no multiple of {divisor}, which network_depth {parameters.network_depth} needs.",
+                [Violation(name, f"must be a multiple of {divisor}")],
+            )
+    check_patch_fits(parameters.patch_shape("ZYX" if "patch_depth" in edges else "YX"), dataset)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from parfocal.runtime.errors import DiskFullError, DamagedError
+from parfocal.runtime.errors import DamagedError, DiskFullError
 from parfocal.runtime.manifests import FileEntry
 from parfocal.runtime.publish import sha256_of
 from parfocal.runtime.store import Location, Store, translate_disk_error

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.learning import Arrays, Geometry
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.learning import Arrays, Channels, Geometry
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import PredictionParameters, TrainingParameters
+from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.parameters import PredictionParameters, TrainingParameters, check_patch_fits
 from parfocal.runtime.service import Method, Parameters, Service, Work
 
 
@@ -45,12 +46,7 @@ class FakeParameters(TrainingParameters):
 def check_patch(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if an image is smaller than a patch."""
     assert isinstance(parameters, FakeParameters)
-    small = [image for image in dataset.select("train", "source") if min(image.shape) < parameters.patch_size]
-    if small:
-        raise InvalidInputError(
-            f"{small[0].file} is smaller than patch_size {parameters.patch_size}. Choose a smaller patch_size.",
-            [Violation(image.file, "is smaller than the patch") for image in small],
-        )
+    check_patch_fits(parameters.patch_shape("YX"), dataset)
 
 
 class FilterLearner:
@@ -120,22 +116,32 @@ def _neighbours(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
 class Fake2D:
     """The fake method as the runtime drives it."""
 
-    def build(self, parameters: FakeParameters) -> FilterLearner:
+    normaliser = Normaliser()
+    grey_values_of: Literal["source", "target"] = "source"
+
+    def build(self, parameters: FakeParameters, channels: Channels) -> FilterLearner:  # noqa: ARG002
         """Return a new filter."""
         return FilterLearner(parameters)
 
-    def geometry(self, parameters: FakeParameters) -> Geometry:  # noqa: ARG002
+    def geometry(self, parameters: FakeParameters, channels: Channels) -> Geometry:  # noqa: ARG002
         """Return the reach of a 3x3 filter; the divisor is stricter than needed, as it is for networks."""
         return Geometry(divisor=4, overlap=4, output_channels=1)
 
-    def save(self, folder: Path, parameters: FakeParameters, best: Arrays, last: Arrays) -> None:  # noqa: ARG002
+    def save(
+        self,
+        folder: Path,
+        parameters: FakeParameters,  # noqa: ARG002
+        channels: Channels,  # noqa: ARG002
+        best: Arrays,
+        last: Arrays,
+    ) -> None:
         """Write the values as JSON."""
         content = {"best": best["values"].tolist(), "last": last["values"].tolist()}
         (folder / "filter.json").write_text(json.dumps(content), encoding="utf-8")
 
-    def load(self, folder: Path, parameters: FakeParameters, weights: str) -> FilterLearner:
+    def load(self, folder: Path, parameters: FakeParameters, channels: Channels, weights: str) -> FilterLearner:
         """Return the saved filter."""
-        learner = self.build(parameters)
+        learner = self.build(parameters, channels)
         content = json.loads((folder / "filter.json").read_text(encoding="utf-8"))
         learner.set_weights({"values": np.array(content[weights])})
         return learner
@@ -144,6 +150,7 @@ class Fake2D:
         self,
         output: NDArray[np.float32],
         parameters: FakeParameters,  # noqa: ARG002
+        channels: Channels,  # noqa: ARG002
     ) -> dict[str, tuple[NDArray[np.float32], bool]]:
         """Return the only channel as the prediction."""
         return {"prediction": (output[..., 0], True)}

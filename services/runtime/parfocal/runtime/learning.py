@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from parfocal.runtime.manifests import ModelManifest
+from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.parameters import PredictionParameters
 
 Arrays = Mapping[str, NDArray[Any]]
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -52,36 +56,80 @@ class Geometry:
     Attributes
     ----------
     divisor
-        Every axis of an input must be a multiple of this many pixels.
+        The axes of an input must be multiples of this many pixels: one number for all, or one for each.
     overlap
-        Pixels by which neighbouring tiles must overlap so that tiled equals untiled.
+        Pixels by which neighbouring tiles must overlap so that tiled equals untiled, likewise.
     output_channels
         Channels of the raw output.
     """
 
-    divisor: int
-    overlap: int
+    divisor: int | tuple[int, ...]
+    overlap: int | tuple[int, ...]
     output_channels: int
 
 
-class Implementation(Protocol):
-    """One method, as the runtime drives it in a worker."""
+@dataclass(frozen=True)
+class Channels:
+    """What goes into a network and what it learns: found in the dataset, recorded in the model.
 
-    def build(self, parameters: Any) -> Learner:
+    Attributes
+    ----------
+    inputs
+        Channels of an input image.
+    targets
+        The dataset's roles that are learnt, in the order of the network's outputs.
+    """
+
+    inputs: int = 1
+    targets: tuple[str, ...] = ("target",)
+
+
+def model_channels(model: ModelManifest) -> Channels:
+    """Return the channels that a model was trained with."""
+    recorded = dict(model.channels)
+    return Channels(int(recorded.get("inputs", 1)), tuple(recorded.get("targets", ("target",))))
+
+
+def wanted_outputs(parameters: PredictionParameters, channels: Channels) -> list[str]:
+    """Return the names of the outputs that these parameters ask for, the prediction first."""
+    uncertainty = ["uncertainty"] if getattr(parameters, "uncertainty", False) else []
+    return ["prediction", *channels.targets[1:], *uncertainty]
+
+
+class Implementation(Protocol):
+    """One method, as the runtime drives it in a worker.
+
+    Attributes
+    ----------
+    normaliser
+        The rule by which sources and targets are brought to one scale.
+    grey_values_of
+        Whose scale a prediction is brought back to: that of the "source" it was made from, where both show the
+        same light (restoration), or that of the training's "target" images (where one kind of image is turned
+        into another).
+    """
+
+    normaliser: Normaliser
+    grey_values_of: Literal["source", "target"]
+
+    def build(self, parameters: Any, channels: Channels) -> Learner:
         """Return a new network with random weights that follow from `parameters.seed`."""
 
-    def geometry(self, parameters: Any) -> Geometry:
+    def geometry(self, parameters: Any, channels: Channels) -> Geometry:
         """Return how the network of these parameters may be tiled."""
 
-    def save(self, folder: Path, parameters: Any, best: Arrays, last: Arrays) -> None:
+    def save(self, folder: Path, parameters: Any, channels: Channels, best: Arrays, last: Arrays) -> None:
         """Write the model's files to `folder`, so that `load` and the original library can read them."""
 
-    def load(self, folder: Path, parameters: Any, weights: str) -> Learner:
+    def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> Learner:
         """Return the network saved in `folder` with its "best" or "last" weights. Never runs code of the files."""
 
-    def interpret(self, output: NDArray[np.float32], parameters: Any) -> dict[str, tuple[NDArray[np.float32], bool]]:
+    def interpret(
+        self, output: NDArray[np.float32], parameters: Any, channels: Channels
+    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
         """Return the named images in a raw output (channels last), first the prediction.
 
         The flag says whether the offset applies when grey values are restored: it does for intensities, not for
-        widths such as an uncertainty.
+        widths such as an uncertainty. With several targets the first is the "prediction"; the others are named as
+        in `channels.targets`.
         """

@@ -80,12 +80,21 @@ class DatasetManifest(Manifest):
     description: str = ""
 
     def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
-        """Return the images of one split ("train", "test") and role ("source", "target")."""
+        """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""
         return tuple(image for image in self.images if image.split == split and image.role == role)
+
+    def roles(self, kind: str) -> tuple[str, ...]:
+        """Return the roles of a kind, e.g. "target", then "target_DAPI" and others with a suffix in order of name."""
+        found = {image.role for image in self.images}
+        return tuple(sorted(role for role in found if role == kind or role.startswith(f"{kind}_")))
 
 
 class ModelManifest(Manifest):
-    """A published model version: everything needed to apply it, and everything known of how it was made."""
+    """A published model version: everything needed to apply it, and everything known of how it was made.
+
+    `source` is the dataset's role it was trained on; `channels` are those of `parfocal.runtime.learning.Channels`;
+    `target_constants` hold for each target the mean offset and scale of the training images.
+    """
 
     model: str
     version: int
@@ -95,6 +104,9 @@ class ModelManifest(Manifest):
     parameters: dict[str, Any]
     axes: str
     normaliser: dict[str, Any]
+    source: str = "source"
+    channels: dict[str, Any] = Field(default_factory=dict)
+    target_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
     training_quantiles: dict[str, Any] = Field(default_factory=dict)
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)
@@ -123,7 +135,11 @@ class ResultFile(BaseModel):
 
 
 class ResultManifest(Manifest):
-    """A published result of a prediction or evaluation."""
+    """A published result of a prediction or evaluation.
+
+    `targets` are the dataset's roles that a prediction stands for: the output "prediction" for the first, an output
+    of the role's name for each of the others.
+    """
 
     job: str
     service: str
@@ -132,6 +148,7 @@ class ResultManifest(Manifest):
     model_uri: str = ""
     input_uri: str = ""
     split: str = ""
+    targets: tuple[str, ...] = ("target",)
     parameters: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     verdict: dict[str, Any] = Field(default_factory=dict)

@@ -21,7 +21,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class ImagePair:
-    """One source image and its target; `dtypes` and `pixel_size` as found in the files."""
+    """One source image and its target; `shape` is the target's, `dtypes` and `pixel_size` as found in the files."""
 
     stem: str
     source: Path
@@ -80,6 +80,7 @@ def check_pairs(
     target_folder: Path,
     *,
     axes: str,
+    source_axes: str = "",
     min_size: Mapping[str, int] | None = None,
     min_images: int = 1,
     constant_targets: bool = False,
@@ -93,6 +94,9 @@ def check_pairs(
         Folders with one image per stem.
     axes
         What each image must have, e.g. ``YX`` or ``ZYX``.
+    source_axes
+        What the sources must have if they have more axes than their targets, e.g. channels; those they have in
+        common must be equally long.
     min_size
         The least length per axis in pixels, usually the patch.
     min_images
@@ -107,6 +111,8 @@ def check_pairs(
     InvalidInputError
         Something is wrong: the message lists the first ten problems, `violations` holds all.
     """
+    source_axes = source_axes or axes
+    common = [source_axes.index(axis) for axis in axes]
     sources, problems = _list_images(source_folder)
     targets, more = _list_images(target_folder)
     problems += more
@@ -121,13 +127,14 @@ def check_pairs(
     pairs = []
     for stem in stems:
         source_name, target_name = file_name(sources[stem]), file_name(targets[stem])
-        source, wrong = examine(sources[stem], axes, min_size, limits, allow_constant=False)
+        source, wrong = examine(sources[stem], source_axes, min_size, limits, allow_constant=False)
         target, wrong_too = examine(targets[stem], axes, min_size, limits, allow_constant=constant_targets)
         problems += wrong + wrong_too
         if source is None or target is None:
             continue
-        if source.shape != target.shape:
-            text = f"is {by(source.shape)} pixels, {target_name} is {by(target.shape)}: register or crop them alike."
+        shape = tuple(source.shape[axis] for axis in common)
+        if shape != target.shape:
+            text = f"is {by(shape)} pixels, {target_name} is {by(target.shape)}: register or crop them alike."
             problems.append(Violation(source_name, text))
             continue
         if source.digest == target.digest:
@@ -136,7 +143,7 @@ def check_pairs(
         warnings.note(target_name, target, "target images", duplicates=False)
         dtypes = (source.dtype, target.dtype)
         pairs.append(
-            ImagePair(stem, sources[stem], targets[stem], source.shape, dtypes, source.pixel_size or target.pixel_size)
+            ImagePair(stem, sources[stem], targets[stem], target.shape, dtypes, source.pixel_size or target.pixel_size)
         )
     if problems:
         raise _refusal("The images cannot be used", problems)

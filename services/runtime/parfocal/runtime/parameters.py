@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.manifests import DatasetManifest
 from parfocal.runtime.service import Parameters
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of a dataset's images in a training: what the network sees, and what it learns."""
+
+    source: str = "source"
+    targets: tuple[str, ...] = ("target",)
+
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -96,6 +109,29 @@ class TrainingParameters(Parameters):
     def patch_shape(self, axes: str) -> tuple[int, ...]:
         """Return the shape in pixels of a patch with these spatial axes, for example "YX"."""
         return (self.patch_size,) * len(axes)
+
+    def total_epochs(self, steps_per_epoch: int) -> int:  # noqa: ARG002
+        """Return the epochs to train; a method that counts in steps derives them from `steps_per_epoch`."""
+        return self.epochs
+
+    def roles(self, dataset: DatasetManifest) -> Roles:  # noqa: ARG002
+        """Return which images of a dataset are learnt from, and which are learnt."""
+        return Roles()
+
+
+def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:
+    """Raise InvalidInputError naming the training images that are smaller than a patch of this shape in pixels."""
+    images = dataset.select("train", role)
+    small = [image for image in images if any(np.less(image.shape[-len(patch) :], patch))]
+    if not small:
+        return
+    wanted = " x ".join(map(str, patch))
+    shapes = ", ".join(f"{image.file} {' x '.join(map(str, image.shape))}" for image in small[:5])
+    raise InvalidInputError(
+        f"{len(small)} training image{'s are' if len(small) > 1 else ' is'} smaller than a patch of {wanted} pixels "
+        f"({shapes}). Choose a smaller patch_size or leave {'these images' if len(small) > 1 else 'it'} out.",
+        [Violation(image.file, f"is smaller than a patch of {wanted}") for image in small],
+    )
 
 
 class PredictionParameters(Parameters):

@@ -21,7 +21,7 @@ from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import IMAGE_SUFFIXES, Image, convert_dtype, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.learning import Implementation, Learner
+from parfocal.runtime.learning import Channels, Implementation, Learner, model_channels, wanted_outputs
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -32,7 +32,7 @@ from parfocal.runtime.manifests import (
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
 from parfocal.runtime.parameters import PredictionParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import file_entry, sha256_of
@@ -53,6 +53,7 @@ class LoadedModel:
     manifest: ModelManifest
     parameters: Any
     implementation: Implementation
+    channels: Channels
     learner: Learner
     normaliser: Normaliser
 
@@ -61,12 +62,14 @@ def load_model(method: Method, manifest: ModelManifest, folder: Path, *, weights
     """Return the model whose published files lie in `folder`."""
     parameters = method.parse(v1.JOB_KIND_TRAINING, {**manifest.parameters, "precision": precision})
     implementation: Implementation = method.load()
+    channels = model_channels(manifest)
     return LoadedModel(
         method=method,
         manifest=manifest,
         parameters=parameters,
         implementation=implementation,
-        learner=implementation.load(folder, parameters, weights),
+        channels=channels,
+        learner=implementation.load(folder, parameters, channels, weights),
         normaliser=Normaliser.model_validate(manifest.normaliser),
     )
 
@@ -86,8 +89,15 @@ def predict_image(
     InvalidInputError
         The image has other axes than the method can take.
     """
-    model.method.check_axes(image.axes, image.pixels.shape)
-    planes = image.pixels.reshape(-1, *image.pixels.shape[image.pixels.ndim - len(model.method.axes) :])
+    channels, method = model.channels.inputs, model.method
+    method.check_axes(image.axes, image.pixels.shape, channels)
+    pixels, axes = image.pixels, image.axes
+    letter = method.channel_axis(axes, channels)
+    if letter:
+        pixels, axes = np.moveaxis(pixels, axes.index(letter), -1), axes.replace(letter, "")
+    shape = pixels.shape[:-1] if letter else pixels.shape
+    depth = len(method.axes) + bool(letter)
+    planes = pixels.reshape(-1, *pixels.shape[pixels.ndim - depth :])
     collected: dict[str, list[NDArray[np.float32]]] = {}
     for number, plane in enumerate(planes):
         report = None
@@ -96,31 +106,26 @@ def predict_image(
             def report(done: int, total: int, number: int = number) -> None:
                 on_tile(number * total + done, len(planes) * total)
 
-        for name, pixels in _predict_plane(model, plane, tile_size, report).items():
+        for name, output in _predict_plane(model, plane, tile_size, report).items():
             if name in wanted:
-                collected.setdefault(name, []).append(pixels)
+                collected.setdefault(name, []).append(output)
     missing = [name for name in wanted if name not in collected]
     if missing:
         raise InvalidInputError(f"The model makes no {missing[0]}: it was trained without it.")
-    return {
-        name: replace(image, pixels=np.stack(items).reshape(image.pixels.shape)) for name, items in collected.items()
-    }
-
-
-def wanted_outputs(parameters: PredictionParameters) -> list[str]:
-    """Return the names of the outputs that these parameters ask for, the prediction first."""
-    return ["prediction"] + (["uncertainty"] if getattr(parameters, "uncertainty", False) else [])
+    return {name: replace(image, pixels=np.stack(items).reshape(shape), axes=axes) for name, items in collected.items()}
 
 
 def _predict_plane(
     model: LoadedModel, plane: NDArray[Any], tile_size: int, report: Callable[[int, int], None] | None
 ) -> dict[str, NDArray[np.float32]]:
-    geometry = model.implementation.geometry(model.parameters)
-    constants = model.normaliser.fit(plane, model.method.axes)
-    most_pixels = tile_size**plane.ndim if tile_size else _affordable_pixels()
-    tile = choose_tile(plane.shape, geometry.divisor, most_pixels)
+    geometry = model.implementation.geometry(model.parameters, model.channels)
+    spatial = model.method.axes
+    several = plane.ndim > len(spatial)
+    constants = model.normaliser.fit(plane, spatial + "C" * several)
+    most_pixels = tile_size ** len(spatial) if tile_size else _affordable_pixels()
+    tile = choose_tile(plane.shape[: len(spatial)], geometry.divisor, most_pixels)
     output = predict_tiled(
-        lambda batch: model.learner.predict_batch(batch[..., np.newaxis]),
+        lambda batch: model.learner.predict_batch(batch if several else batch[..., np.newaxis]),
         model.normaliser.apply(plane, constants),
         tile_shape=tile,
         overlap=geometry.overlap,
@@ -128,11 +133,15 @@ def _predict_plane(
         output_channels=geometry.output_channels,
         progress=report,
     )
-    images = model.implementation.interpret(output, model.parameters)
-    undo, undo_width = model.normaliser.undo, model.normaliser.undo_width
-    return {
-        name: (undo if with_offset else undo_width)(pixels, constants) for name, (pixels, with_offset) in images.items()
-    }
+    images = model.implementation.interpret(output, model.parameters, model.channels)
+    restored = {}
+    for name, (pixels, with_offset) in images.items():
+        if model.implementation.grey_values_of == "target":
+            role = model.channels.targets[0] if name == "prediction" else name
+            recorded = model.manifest.target_constants[role]
+            constants = NormaliserConstants(offset=(recorded["offset"],), scale=(recorded["scale"],))
+        restored[name] = (model.normaliser.undo if with_offset else model.normaliser.undo_width)(pixels, constants)
+    return restored
 
 
 def _affordable_pixels() -> int:
@@ -164,8 +173,8 @@ def predict(context: JobContext) -> None:
     precision, _ = choose_precision(parameters.precision)
     context.describe(precision=precision)
     model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
-    wanted = wanted_outputs(parameters)
-    inputs = list_inputs(context)
+    wanted = wanted_outputs(parameters, model.channels)
+    inputs = list_inputs(context, manifest.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
     with ThreadPoolExecutor(max_workers=1) as uploader:
@@ -194,6 +203,7 @@ def predict(context: JobContext) -> None:
         model_uri=spec.model_uri,
         input_uri=spec.input_uri,
         split=spec.split,
+        targets=model.channels.targets,
         parameters=parameters.model_dump(mode="json"),
         environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
         verdict=newest_verdict(context, place),
@@ -204,7 +214,7 @@ def predict(context: JobContext) -> None:
     context.publish(RESULT_MANIFEST, published, "result")
 
 
-def list_inputs(context: JobContext) -> list[tuple[str, FileEntry | None, Location]]:
+def list_inputs(context: JobContext, role: str) -> list[tuple[str, FileEntry | None, Location]]:
     """Return name, manifest entry (None for a plain folder) and place of every input image."""
     spec = context.job.prediction
     place = Location.parse(spec.input_uri)
@@ -212,8 +222,7 @@ def list_inputs(context: JobContext) -> list[tuple[str, FileEntry | None, Locati
         dataset = DatasetManifest.read(context.store, place / DATASET_MANIFEST)
         entries = {entry.name: entry for entry in dataset.files}
         return [
-            (image.file.rsplit("/", 1)[-1], entries[image.file], place)
-            for image in dataset.select(spec.split, "source")
+            (image.file.rsplit("/", 1)[-1], entries[image.file], place) for image in dataset.select(spec.split, role)
         ]
     names = [item.location.name for item in context.store.objects(place)]
     names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]

@@ -54,6 +54,7 @@ class Work:
 class Method:
     """One method of a service, in the words that people read.
 
+    `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input.
     `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
     `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError.
     """
@@ -72,6 +73,7 @@ class Method:
     minimum_images: int = 1
     recommended_images: int = 20
     augmentations: Mapping[str, str] = field(default_factory=dict)
+    channel_axes: str = ""
     implementation: str = ""
     validate: Callable[[Parameters, DatasetManifest], None] | None = None
 
@@ -92,14 +94,36 @@ class Method:
             raise NotFoundError(f"{self.title} offers no {name}.")
         return self.work[kind]
 
-    def check_axes(self, axes: str, shape: Sequence[int]) -> None:
-        """Raise InvalidInputError unless an image is what the method takes, or a stack of such images."""
-        extra = zip(axes.removesuffix(self.axes), shape, strict=False)
-        if not axes.endswith(self.axes) or any(letter not in "TZ" and length > 1 for letter, length in extra):
-            raise InvalidInputError(
-                f"The image has axes {axes} ({'x'.join(map(str, shape))}); {self.title} takes {self.axes}, or a stack "
-                "of such planes. Convert colour or multi-channel images to single channels first."
-            )
+    def channel_axis(self, axes: str, channels: int) -> str:
+        """Return the axis that a network with so many input channels reads them from; "" if there is none.
+
+        A stack of single images has no channel axis: it is taken plane by plane.
+        """
+        if channels == 1 and "S" not in axes:
+            return ""
+        return next((letter for letter in axes if letter in self.channel_axes), "")
+
+    def check_axes(self, axes: str, shape: Sequence[int], channels: int = 1) -> None:
+        """Raise InvalidInputError unless an image with `channels` suits the method, or is a stack of such images."""
+        letter = self.channel_axis(axes, channels)
+        lengths = dict(zip(axes, shape, strict=True))
+        found = lengths.pop(letter, 1)
+        rest = "".join(lengths)
+        extra = rest.removesuffix(self.axes)
+        fits = rest.endswith(self.axes) and all(axis in "TZ" or lengths[axis] == 1 for axis in extra)
+        if fits and found == channels:
+            return
+        wanted = f"{self.axes}, or a stack of such {'planes' if len(self.axes) == 2 else 'volumes'}"
+        if channels > 1:
+            wanted = f"{self.axes} with {channels} channels along {' or '.join(self.channel_axes)}"
+        advice = (
+            "Convert colour or multi-channel images to single channels first."
+            if channels == 1
+            else "Apply the model to images made like those it was trained on."
+        )
+        raise InvalidInputError(
+            f"The image has axes {axes} ({'x'.join(map(str, shape))}); {self.title} takes {wanted}. {advice}"
+        )
 
     def load(self) -> Any:
         """Import and instantiate the implementation; workers only."""

@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.runtime.errors import CancelledError, InvalidInputError, TrainingDivergedError
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.learning import Implementation, Learner
+from parfocal.runtime.learning import Channels, Implementation, Learner, model_channels
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     DatasetManifest,
     ModelManifest,
 )
-from parfocal.runtime.normaliser import Normaliser
 from parfocal.runtime.parameters import TrainingParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import empty_folder, folder_files, upload_files
@@ -40,7 +39,6 @@ from parfocal.runtime.store import Location
 from parfocal.runtime.training_data import TrainingData, load_training_data
 
 _log = logging.getLogger(__name__)
-NORMALISER = Normaliser()
 
 
 @dataclass
@@ -70,18 +68,18 @@ def train(context: JobContext) -> None:
     context.describe(precision=precision)
     if parameters.precision == "bfloat16" and precision != "bfloat16":
         context.warn(why)
-    data = load_training_data(context, parameters, NORMALISER)
     implementation: Implementation = context.method.load()
-    learner = implementation.build(parameters)
+    data = load_training_data(context, parameters, implementation.normaliser)
+    learner = implementation.build(parameters, data.channels)
     state = _State(plateau=Plateau(parameters.plateau_factor, parameters.plateau_patience))
-    best = _initialise(context, implementation, learner, state)
-    if state.epoch < parameters.epochs:
+    best = _initialise(context, implementation, learner, state, data.channels)
+    if state.epoch < parameters.total_epochs(data.sampler.steps_per_epoch):
         best = _run(context, parameters, learner, data, state, best)
     _publish(context, parameters, implementation, learner, data, state, best, precision)
 
 
 def _initialise(
-    context: JobContext, implementation: Implementation, learner: Learner, state: _State
+    context: JobContext, implementation: Implementation, learner: Learner, state: _State, channels: Channels
 ) -> dict[str, NDArray[Any]]:
     """Bring the learner to where training begins or goes on; return the best weights so far."""
     checkpoints = context.checkpoints()
@@ -94,8 +92,11 @@ def _initialise(
         model = ModelManifest.read(context.store, place / MODEL_MANIFEST)
         folder = context.cache.mirror(context.store, place, model.files, context.scratch / "initial")
         weights = "last" if context.job.training.initial_weights == v1.WEIGHTS_LAST else "best"
-        initial = implementation.load(folder, context.method.parse(v1.JOB_KIND_TRAINING, model.parameters), weights)
+        former = context.method.parse(v1.JOB_KIND_TRAINING, model.parameters)
+        initial = implementation.load(folder, former, model_channels(model), weights)
         try:
+            if (known := model_channels(model).inputs) != channels.inputs:
+                raise InvalidInputError(f"It reads {known} channels and these images have {channels.inputs}.")
             learner.set_weights(initial.weights())
         except InvalidInputError as error:
             raise InvalidInputError(
@@ -115,16 +116,17 @@ def _run(
 ) -> dict[str, NDArray[Any]]:
     """Train epoch by epoch; return the best weights."""
     sampler = data.sampler
+    epochs = parameters.total_epochs(sampler.steps_per_epoch)
     validation = sampler.validation_batches(data.split.validation)
     saved = time.monotonic()
-    while state.epoch < parameters.epochs and not context.keep_best:
+    while state.epoch < epochs and not context.keep_best:
         begin = time.monotonic()
         learner.learning_rate = state.learning_rate
-        losses = _train_epoch(context, parameters, learner, sampler, state)
+        losses = _train_epoch(context, epochs, learner, sampler, state)
         if losses is None:
             break
         loss = float(np.mean(losses))
-        validation_loss = _validate(learner, validation)
+        validation_loss = _validate(learner, validation, sampler.axes)
         _require_finite(state.epoch + 1, loss, validation_loss)
         state.epoch += 1
         is_best = validation_loss < state.best_loss
@@ -138,20 +140,20 @@ def _run(
         state.rows.append({"epoch": state.epoch, **metrics, "seconds": round(seconds, 3)})
         context.report_epoch(
             v1.EpochCompleted(epoch=state.epoch, metrics=metrics, seconds=seconds, best=is_best),
-            _progress(parameters, state, sampler.steps_per_epoch, 0),
+            _progress(epochs, state, sampler.steps_per_epoch, 0),
         )
-        if state.epoch < parameters.epochs and time.monotonic() - saved >= context.settings.checkpoint_seconds:
+        if state.epoch < epochs and time.monotonic() - saved >= context.settings.checkpoint_seconds:
             _save(context, learner, state, best)
             saved = time.monotonic()
     if context.keep_best and state.epoch == 0:
         raise CancelledError("cancelled before the first epoch was completed, so there are no weights to keep")
     if context.keep_best:
-        context.warn(f"Training was ended early on request, after {state.epoch} of {parameters.epochs} epochs.")
+        context.warn(f"Training was ended early on request, after {state.epoch} of {epochs} epochs.")
     return best
 
 
 def _train_epoch(
-    context: JobContext, parameters: TrainingParameters, learner: Learner, sampler: PatchSampler, state: _State
+    context: JobContext, epochs: int, learner: Learner, sampler: PatchSampler, state: _State
 ) -> list[float] | None:
     """Return the loss of every step, or None if training shall end now."""
     losses: list[float] = []
@@ -162,7 +164,7 @@ def _train_epoch(
         losses.append(learner.train_batch(inputs, targets))
         if not math.isfinite(losses[-1]):
             _require_finite(state.epoch + 1, losses[-1], 0.0)
-        context.report_progress(_progress(parameters, state, sampler.steps_per_epoch, step + 1), message="training")
+        context.report_progress(_progress(epochs, state, sampler.steps_per_epoch, step + 1), message="training")
     return losses
 
 
@@ -174,23 +176,25 @@ def _prefetch(sampler: PatchSampler, epoch: int) -> Iterator[tuple[NDArray[np.fl
             batch = ahead.result()
             if step + 1 < sampler.steps_per_epoch:
                 ahead = pool.submit(sampler.batch, epoch, step + 1)
-            yield channels_last(batch)
+            yield channels_last(batch, sampler.axes)
 
 
-def _validate(learner: Learner, patches: FixedPatches) -> float:
+def _validate(learner: Learner, patches: FixedPatches, axes: str) -> float:
     total = count = 0.0
     for step in range(len(patches)):
-        inputs, targets = channels_last(patches.batch(step))
+        inputs, targets = channels_last(patches.batch(step), axes)
         total += learner.validate_batch(inputs, targets) * len(inputs)
         count += len(inputs)
     return total / count
 
 
-def channels_last(batch: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return a sampler's batch with a channel axis at the end of inputs and targets."""
+def channels_last(batch: Any, axes: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a sampler's batch of sources with `axes` and their targets with a channel axis at the end of both."""
     inputs, targets = batch
     planes = targets if isinstance(targets, tuple) else (targets,)
-    return inputs[..., np.newaxis], np.stack(planes, axis=-1)
+    channel = next((number for number, axis in enumerate(axes) if axis in "CS"), None)
+    inputs = inputs[..., np.newaxis] if channel is None else np.moveaxis(inputs, channel + 1, -1)
+    return np.ascontiguousarray(inputs), np.stack(planes, axis=-1)
 
 
 def _require_finite(epoch: int, *losses: float) -> None:
@@ -201,17 +205,17 @@ def _require_finite(epoch: int, *losses: float) -> None:
         )
 
 
-def _progress(parameters: TrainingParameters, state: _State, steps: int, step: int) -> v1.Progress:
-    fraction = (state.epoch + step / steps) / parameters.epochs
+def _progress(epochs: int, state: _State, steps: int, step: int) -> v1.Progress:
+    fraction = (state.epoch + step / steps) / epochs
     per_epoch = state.seconds / state.epoch if state.epoch else 0.0
     return v1.Progress(
         stage="training",
         epoch=state.epoch,
-        epochs=parameters.epochs,
+        epochs=epochs,
         step=step,
         steps=steps,
         fraction=min(fraction, 1.0),
-        seconds_left=per_epoch * max(parameters.epochs - state.epoch - step / steps, 0.0),
+        seconds_left=per_epoch * max(epochs - state.epoch - step / steps, 0.0),
     )
 
 
@@ -260,12 +264,12 @@ def _publish(
     from parfocal.runtime.reports import write_training_report
 
     context.report_progress(
-        v1.Progress(stage="publishing", epoch=state.epoch, epochs=parameters.epochs, fraction=1.0),
+        v1.Progress(stage="publishing", epoch=state.epoch, epochs=state.epoch, fraction=1.0),
         message="writing the model and its report",
         at_once=True,
     )
     folder = empty_folder(context.scratch / "model")
-    implementation.save(folder, parameters, best, learner.weights())
+    implementation.save(folder, parameters, data.channels, best, learner.weights())
     spec = context.job.training
     dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
     metrics = {"val_loss": state.best_loss, "loss": state.rows[state.best_epoch - 1]["loss"]} if state.rows else {}
@@ -279,7 +283,10 @@ def _publish(
         job=context.job.id,
         parameters=parameters.model_dump(mode="json"),
         axes=context.method.axes,
-        normaliser=NORMALISER.model_dump(mode="json"),
+        normaliser=implementation.normaliser.model_dump(mode="json"),
+        source=data.roles.source,
+        channels=asdict(data.channels),
+        target_constants=data.target_constants,
         training_quantiles=data.quantiles,
         dataset_uri=spec.dataset_uri,
         dataset_sha256={entry.name: entry.sha256 for entry in dataset.files if entry.name.startswith("train/")},

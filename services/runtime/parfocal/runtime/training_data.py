@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.runtime.augmentation import Augmentation
 from parfocal.runtime.images import decode_to_memmap
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.learning import Channels
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.normaliser import Normaliser, training_quantiles
 from parfocal.runtime.pairs import check_pairs
-from parfocal.runtime.parameters import TrainingParameters
+from parfocal.runtime.parameters import Roles, TrainingParameters
 from parfocal.runtime.sampler import PatchSampler
 from parfocal.runtime.split import Split, split_images
 from parfocal.runtime.store import Location
@@ -26,7 +29,10 @@ class TrainingData:
 
     sampler: PatchSampler
     split: Split
+    roles: Roles
+    channels: Channels
     quantiles: dict[str, Any]
+    target_constants: dict[str, dict[str, float]]
     pixel_size_um: tuple[float | None, float | None, float | None] | None
     example: tuple[str, NDArray[Any], NDArray[Any]]
 
@@ -43,33 +49,49 @@ def load_training_data(context: JobContext, parameters: TrainingParameters, norm
     """
     place = Location.parse(context.job.training.dataset_uri)
     dataset = DatasetManifest.read(context.store, place / DATASET_MANIFEST)
-    entries = [entry for entry in dataset.files if entry.name.startswith("train/")]
+    roles = parameters.roles(dataset)
+    wanted = tuple(f"train/{role}/" for role in (roles.source, *roles.targets))
+    entries = [entry for entry in dataset.files if entry.name.startswith(wanted)]
     folder = context.cache.mirror(context.store, place, entries, context.scratch / "dataset") / "train"
     axes = context.method.axes
+    first = dataset.select("train", roles.source)[0]
+    source_axes = first.axes
     patch = parameters.patch_shape(axes)
-    report = check_pairs(
-        folder / "source",
-        folder / "target",
-        axes=axes,
-        min_size=dict(zip(axes, patch, strict=True)),
-        min_images=context.method.minimum_images,
-    )
-    for warning in report.warnings:
+    reports = [
+        check_pairs(
+            folder / roles.source,
+            folder / role,
+            axes=axes,
+            source_axes=source_axes,
+            min_size=dict(zip(axes, patch, strict=True)),
+            min_images=context.method.minimum_images,
+        )
+        for role in roles.targets
+    ]
+    pairs = reports[0].pairs
+    for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
         context.warn(warning)
     split = split_images(
-        [pair.stem for pair in report.pairs],
-        [pair.shape for pair in report.pairs],
+        [pair.stem for pair in pairs],
+        [pair.shape for pair in pairs],
         validation_fraction=parameters.validation_fraction,
         patch_shape=patch,
         seed=parameters.seed,
     )
     for warning in split.warnings:
         context.warn(warning)
-    digests = {entry.name: entry.sha256 for entry in dataset.files}
-    decoded = context.cache.decoded()
     context.report_progress(v1.Progress(stage="preparing"), message="decoding the images", at_once=True)
-    sources = [decode_to_memmap(p.source, decoded, digests[f"train/source/{p.source.name}"]) for p in report.pairs]
-    targets = [decode_to_memmap(p.target, decoded, digests[f"train/target/{p.target.name}"]) for p in report.pairs]
+    digests = {entry.name: entry.sha256 for entry in entries}
+    decoded = context.cache.decoded()
+
+    def decode(path: Path) -> NDArray[Any]:
+        return decode_to_memmap(path, decoded, digests[f"train/{path.parent.name}/{path.name}"])
+
+    sources = [decode(pair.source) for pair in pairs]
+    targets = [tuple(decode(report.pairs[number].target) for report in reports) for number in range(len(pairs))]
+    letter = next((axis for axis in source_axes if axis not in axes), "")
+    sampler_axes = source_axes.replace(letter, "C") if letter else source_axes
+    target_constants = [tuple(normaliser.fit(image, axes) for image in images) for images in targets]
     sampler = PatchSampler(
         sources=sources,
         targets=targets,
@@ -78,20 +100,30 @@ def load_training_data(context: JobContext, parameters: TrainingParameters, norm
         patches_per_image=parameters.patches_per_image,
         batch_size=parameters.batch_size,
         seed=parameters.seed,
-        axes=axes,
+        axes=sampler_axes,
+        target_axes=axes,
         normaliser=normaliser,
-        source_constants=[normaliser.fit(image, axes) for image in sources],
-        target_constants=[normaliser.fit(image, axes) for image in targets],
+        source_constants=[normaliser.fit(image, sampler_axes) for image in sources],
+        target_constants=target_constants,
         augmentation=Augmentation(flip=parameters.augment_flip, rotate90=parameters.augment_rotate),
     )
-    pixel_size = report.pairs[0].pixel_size
+    quantiles = {roles.source: training_quantiles(sources).model_dump(mode="json")}
+    constants = {}
+    for number, role in enumerate(roles.targets):
+        quantiles[role] = training_quantiles([images[number] for images in targets]).model_dump(mode="json")
+        found = [constants_of[number] for constants_of in target_constants]
+        constants[role] = {
+            "offset": float(np.mean([each.offset[0] for each in found])),
+            "scale": float(np.mean([each.scale[0] for each in found])),
+        }
+    pixel_size = pairs[0].pixel_size
     return TrainingData(
         sampler=sampler,
         split=split,
-        quantiles={
-            "source": training_quantiles(sources).model_dump(mode="json"),
-            "target": training_quantiles(targets).model_dump(mode="json"),
-        },
+        roles=roles,
+        channels=Channels(first.shape[source_axes.index(letter)] if letter else 1, roles.targets),
+        quantiles=quantiles,
+        target_constants=constants,
         pixel_size_um=(pixel_size.x, pixel_size.y, pixel_size.z) if pixel_size else None,
-        example=(report.pairs[0].stem, sources[0], targets[0]),
+        example=(pairs[0].stem, sources[0], targets[0][0]),
     )

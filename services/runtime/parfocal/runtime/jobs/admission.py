@@ -19,6 +19,7 @@ from parfocal.runtime.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.names import check_name, check_request_id, model_location, result_location
+from parfocal.runtime.parameters import Roles, TrainingParameters
 from parfocal.runtime.publish import claim_version
 from parfocal.runtime.service import Method, Parameters, Service, struct_values, values_struct
 from parfocal.runtime.store import ConflictError, Location, Store
@@ -96,7 +97,8 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
     parameters = method.parse(v1.JOB_KIND_TRAINING, struct_values(spec.parameters))
     check_name("model", spec.model)
     dataset = read_manifest(store, spec.dataset_uri, DATASET_MANIFEST, "training.dataset_uri", DatasetManifest)
-    check_dataset(method, dataset)
+    roles = parameters.roles(dataset) if isinstance(parameters, TrainingParameters) else Roles()
+    check_dataset(method, dataset, roles)
     if method.validate is not None:
         method.validate(parameters, dataset)
     if spec.initial_model_uri:
@@ -117,8 +119,11 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     if spec.split:
         dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
-        if not dataset.select(spec.split, "source"):
-            raise InvalidInputError(f"The dataset {spec.input_uri} has no {spec.split!r} images.")
+        if not dataset.select(spec.split, model.source):
+            raise InvalidInputError(
+                f"The dataset {spec.input_uri} has no {spec.split!r} images in the role {model.source!r}, which the "
+                "model was trained on."
+            )
     elif next(iter(store.objects(Location.parse(spec.input_uri))), None) is None:
         raise NotFoundError(f"There are no images below {spec.input_uri}.")
     return method, parameters
@@ -147,23 +152,25 @@ def _check_comparison(service: Service, store: Store, spec: v1.ComparisonSpec) -
     return method, parameters
 
 
-def check_dataset(method: Method, dataset: DatasetManifest) -> None:
+def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> None:
     """Raise InvalidInputError where a dataset does not suit a method; the manifest alone tells."""
-    sources = dataset.select("train", "source")
+    sources = dataset.select("train", roles.source)
     name = f"The dataset {dataset.dataset!r} (version {dataset.version})"
+    for role in (roles.source, *roles.targets):
+        if not dataset.select("train", role) and dataset.images:
+            known = ", ".join((*dataset.roles("source"), *dataset.roles("target")))
+            raise InvalidInputError(
+                f"{name} has no training images in the role {role!r}; it has {known}. Choose one of these.",
+                [Violation("source" if role == roles.source else "targets", f"there are no images {role!r}")],
+            )
     if len(sources) < method.minimum_images:
         raise InvalidInputError(
             f"{name} has {len(sources)} training images; {method.title} needs at least {method.minimum_images}."
         )
     problems = list(_axes_problems(method, sources))
     if method.target in {v1.TARGET_KIND_PAIRED_IMAGE, v1.TARGET_KIND_LABELS}:
-        targets = {entry.stem: entry for entry in dataset.select("train", "target")}
-        for source in sources:
-            target = targets.get(source.stem)
-            if target is None:
-                problems.append(Violation(source.file, "has no target of the same name"))
-            elif target.shape != source.shape:
-                problems.append(Violation(source.file, f"is {source.shape}, but its target {target.shape}"))
+        for role in roles.targets:
+            problems += _partner_problems(method, sources, dataset.select("train", role), role)
     if problems:
         shown = "; ".join(f"{problem.field} {problem.description}" for problem in problems[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -171,6 +178,33 @@ def check_dataset(method: Method, dataset: DatasetManifest) -> None:
 
 
 def _axes_problems(method: Method, images: Iterable[ImageEntry]) -> Iterable[Violation]:
+    first: ImageEntry | None = None
     for image in images:
-        if image.axes != method.axes:
-            yield Violation(image.file, f"has axes {image.axes} where {method.axes} is needed")
+        extra = "".join(axis for axis in image.axes if axis not in method.axes)
+        if "".join(axis for axis in image.axes if axis in method.axes) != method.axes or not (
+            extra == "" or (len(extra) == 1 and extra in method.channel_axes)
+        ):
+            also = f" (or channels along {' or '.join(method.channel_axes)} besides)" if method.channel_axes else ""
+            yield Violation(image.file, f"has axes {image.axes} where {method.axes} is needed{also}")
+            continue
+        first = first or image
+        if image.axes != first.axes or (extra and _length(image, extra) != _length(first, extra)):
+            yield Violation(image.file, f"is {image.axes} {image.shape}, {first.file} {first.axes} {first.shape}")
+
+
+def _partner_problems(
+    method: Method, sources: Iterable[ImageEntry], images: Iterable[ImageEntry], role: str
+) -> Iterable[Violation]:
+    targets = {entry.stem: entry for entry in images}
+    for source in sources:
+        target = targets.get(source.stem)
+        if target is None:
+            yield Violation(source.file, f"has no {role} of the same name")
+        elif target.axes != method.axes:
+            yield Violation(target.file, f"has axes {target.axes} where {method.axes} is needed")
+        elif tuple(_length(source, axis) for axis in method.axes if axis in source.axes) != target.shape:
+            yield Violation(source.file, f"is {source.shape}, but its {role} {target.shape}")
+
+
+def _length(image: ImageEntry, axis: str) -> int:
+    return image.shape[image.axes.index(axis)]

@@ -7,7 +7,7 @@ pixels are in files without header (C order, little endian). A question:
      "axes": AXES, "shape": [...], "dtype": NAME}
 
 where FOLDER/input holds the pixels. Any number of {"progress": {...}} comes back, then either
-{"outputs": [{"name": ..., "dtype": ..., "file": NAME}, ...]} with the files in FOLDER, or
+{"outputs": [{"name": ..., "dtype": ..., "axes": ..., "shape": [...], "file": NAME}, ...]} with the files in FOLDER, or
 {"error": {"reason": ..., "text": ..., "violations": [[FIELD, DESCRIPTION], ...]}}.
 """
 
@@ -34,10 +34,11 @@ from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
 from parfocal.runtime.images import Image, convert_dtype
 from parfocal.runtime.jobs.worker import is_out_of_memory
+from parfocal.runtime.learning import wanted_outputs
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.prediction import LoadedModel, load_model, predict_image, wanted_outputs
+from parfocal.runtime.prediction import LoadedModel, load_model, predict_image
 from parfocal.runtime.service import Service, load_service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location, Store, translate_disk_error
@@ -88,7 +89,7 @@ class WarmPredictor:
             violations = [[violation.field, violation.description] for violation in error.violations]
             self._say({"error": {"reason": error.reason, "text": error.message, "violations": violations}})
 
-    def _predict(self, question: dict[str, Any]) -> list[dict[str, str]]:
+    def _predict(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         folder, axes, shape = Path(question["folder"]), question["axes"], tuple(question["shape"])
         dtype = np.dtype(question["dtype"]).newbyteorder("<")
         self._next_progress = 0.0
@@ -99,10 +100,10 @@ class WarmPredictor:
         def on_tile(done: int, total: int) -> None:
             self._report({"stage": "predicting", "step": done, "steps": total, "fraction": done / total})
 
-        wanted = wanted_outputs(parameters)
+        wanted = wanted_outputs(parameters, model.channels)
         image = Image(pixels, axes)
         outputs = predict_image(model, image, tile_size=parameters.tile_size, wanted=wanted, on_tile=on_tile)
-        described = []
+        described: list[dict[str, Any]] = []
         for number, (name, output) in enumerate(outputs.items()):
             values = output.pixels
             if parameters.output_dtype == "like-input" and name == "prediction":
@@ -110,7 +111,15 @@ class WarmPredictor:
             # Not ndarray.tofile: it hides a full disk behind an OSError without a number.
             with (folder / f"output-{number}").open("wb") as file:
                 file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
-            described.append({"name": name, "dtype": values.dtype.name, "file": f"output-{number}"})
+            described.append(
+                {
+                    "name": name,
+                    "dtype": values.dtype.name,
+                    "axes": output.axes,
+                    "shape": list(values.shape),
+                    "file": f"output-{number}",
+                }
+            )
         return described
 
     def _load(self, question: dict[str, Any], folder: Path) -> tuple[LoadedModel, PredictionParameters]:

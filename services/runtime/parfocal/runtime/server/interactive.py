@@ -27,6 +27,7 @@ from parfocal.runtime.errors import (
     Violation,
 )
 from parfocal.runtime.jobs.admission import read_manifest
+from parfocal.runtime.learning import model_channels, wanted_outputs
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters
 from parfocal.runtime.precision import choose_precision
@@ -105,7 +106,7 @@ class Interactive:
             task = await asyncio.to_thread(self._check, header.header)
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
             await self._receive(requests, task, folder / "input")
-            outputs: list[dict[str, str]] = []
+            outputs: list[dict[str, Any]] = []
             precision, _ = choose_precision(task.parameters.precision)
             async with contextlib.aclosing(self._worker.ask(task.question(folder), precision)) as answers:
                 async for answer in answers:
@@ -115,7 +116,8 @@ class Interactive:
             for output in outputs:
                 image = v1.ImageHeader()
                 image.CopyFrom(task.header.image)
-                image.name, image.dtype = output["name"], output["dtype"]
+                image.name, image.dtype, image.axes = output["name"], output["dtype"], output["axes"]
+                image.shape[:] = output["shape"]
                 yield v1.PredictImageResponse(header=image)
                 with (folder / output["file"]).open("rb") as file:
                     while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
@@ -138,8 +140,9 @@ class Interactive:
         parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(header.parameters))
         if not isinstance(parameters, PredictionParameters):
             raise InvalidInputError(f"{method.title} predicts no single images; start a prediction job instead.")
-        method.check_axes(header.image.axes, header.image.shape)
-        outputs = 1 + bool(getattr(parameters, "uncertainty", False))
+        channels = model_channels(model)
+        method.check_axes(header.image.axes, header.image.shape, channels.inputs)
+        outputs = len(wanted_outputs(parameters, channels))
         item = max(_OUTPUT_ITEM_BYTES, _ITEM_BYTES[header.image.dtype])
         needed = size + outputs * math.prod(header.image.shape) * item
         free = shutil.disk_usage(self._scratch).free
@@ -207,11 +210,11 @@ class Interactive:
             )
 
 
-def _outputs(answer: dict[str, Any]) -> list[dict[str, str]]:
+def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the outputs an answer names; raise the error it tells of."""
     error = answer.get("error")
     if error is None:
-        outputs: list[dict[str, str]] = answer.get("outputs", [])
+        outputs: list[dict[str, Any]] = answer.get("outputs", [])
         return outputs
     if error["reason"] == ParfocalError.reason:
         # A defect: the edge logs it and gives people a request id.

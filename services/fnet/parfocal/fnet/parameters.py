@@ -1,0 +1,127 @@
+"""The parameters of fnet; differences from the publication and the notebooks are argued in the method's page."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.manifests import DatasetManifest
+from parfocal.runtime.parameters import PredictionParameters, Roles, TrainingParameters, check_patch_fits
+from parfocal.runtime.service import Parameters
+
+
+class FnetParameters(TrainingParameters):
+    """What trainings of fnet in two and three dimensions have in common; the defaults are those for two."""
+
+    source: str = Field(
+        default="source",
+        pattern="^source(_[A-Za-z0-9-]+)?$",
+        title="Source",
+        description="Which images of the dataset to predict from: the folder's name, for example source or "
+        "source_zstack. The planes of a stack become the channels of the input in two dimensions.",
+    )
+    targets: str = Field(
+        default="",
+        pattern="^(target(_[A-Za-z0-9-]+)?( *, *target(_[A-Za-z0-9-]+)?)*)?$",
+        title="Targets",
+        description="Which images to learn, separated by commas, for example target,target_DAPI: one model predicts "
+        "all of them. Empty: all targets the dataset has.",
+    )
+    steps: int = Field(
+        default=0,
+        ge=0,
+        le=10_000_000,
+        title="Steps",
+        description="Training steps in all, one batch each, instead of epochs (rounded up to whole epochs); 0: train "
+        "the number of epochs.",
+    )
+    patch_size: int = Field(
+        default=128,
+        ge=16,
+        le=2048,
+        multiple_of=16,
+        title="Patch size",
+        description="Edge in pixels of the square patches learnt from; a multiple of 16, not larger than your images.",
+    )
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        title="Batch size",
+        description="Patches per training step. Smaller needs less memory.",
+    )
+    learning_rate: float = Field(
+        default=1e-3,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="Size of the first training steps. It is reduced whenever the validation loss stops falling.",
+    )
+    first_filters: int = Field(
+        default=32,
+        ge=4,
+        le=256,
+        title="First filters",
+        description="Filters of the first level, doubled at each of the four further ones. More learns more and is "
+        "slower.",
+    )
+
+    def total_epochs(self, steps_per_epoch: int) -> int:
+        """Return the epochs, or as many as hold the wanted steps."""
+        return math.ceil(self.steps / steps_per_epoch) if self.steps else self.epochs
+
+    def roles(self, dataset: DatasetManifest) -> Roles:
+        """Return the wanted roles; raise InvalidInputError if a target is named twice."""
+        named = tuple(name.strip() for name in self.targets.split(",") if name.strip())
+        if len(set(named)) != len(named):
+            raise InvalidInputError("targets names an image twice.", [Violation("targets", "name each target once")])
+        return Roles(self.source, named or dataset.roles("target"))
+
+
+class Fnet2DParameters(FnetParameters):
+    """Parameters of an fnet 2D training."""
+
+
+class Fnet3DParameters(FnetParameters):
+    """Parameters of an fnet 3D training."""
+
+    patch_size: int = Field(
+        default=64,
+        ge=16,
+        le=1024,
+        multiple_of=16,
+        title="Patch size",
+        description="Edge in pixels of the patches in Y and X; a multiple of 16, not larger than your volumes.",
+    )
+    patch_depth: int = Field(
+        default=32,
+        ge=16,
+        le=512,
+        multiple_of=16,
+        title="Patch depth",
+        description="Planes of a patch; a multiple of 16, not more than your volumes have.",
+    )
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        title="Batch size",
+        description="Patches per training step. Smaller needs less memory.",
+    )
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape of a patch in pixels for the axes ZYX."""
+        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
+
+
+class FnetPredictionParameters(PredictionParameters):
+    """Parameters of a prediction with an fnet model."""
+
+
+def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
+    """Raise InvalidInputError if the images are smaller than a patch."""
+    assert isinstance(parameters, FnetParameters)
+    axes = "ZYX" if isinstance(parameters, Fnet3DParameters) else "YX"
+    check_patch_fits(parameters.patch_shape(axes), dataset, parameters.roles(dataset).targets[0])

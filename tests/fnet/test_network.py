@@ -1,0 +1,124 @@
+"""fnet: the network of the publication, its loss, and what it owes to the training loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from learner_suite import LearnerSuite
+
+from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
+from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
+from parfocal.runtime.learning import Channels
+from parfocal.runtime.manifests import DatasetManifest, ImageEntry
+
+TINY: dict[str, Any] = {"first_filters": 4, "patch_size": 32, "learning_rate": 0.003, "precision": "float32"}
+TWO_TARGETS = Channels(3, ("target", "target_MAP2"))
+
+
+class TestFnet2D(LearnerSuite):
+    path = "parfocal.fnet.network:Fnet2D"
+    parameters = Fnet2DParameters(**TINY)
+    other = Fnet2DParameters(**TINY, seed=9)
+    larger = Fnet2DParameters(**TINY | {"first_filters": 8})
+    channels = TWO_TARGETS
+    patch = (32, 32)
+    image = (192, 128)
+    tile = (112, 128)
+    weights_suffix = ".safetensors"
+    tolerance = 0.01  # in standard deviations of the target, see Fnet.geometry
+
+
+class TestFnet3D(LearnerSuite):
+    path = "parfocal.fnet.network:Fnet3D"
+    parameters = Fnet3DParameters(**TINY, patch_depth=16)
+    other = Fnet3DParameters(**TINY, patch_depth=16, seed=9)
+    larger = Fnet3DParameters(**TINY | {"first_filters": 8})
+    patch = (16, 32, 32)
+    image = (16, 128, 48)
+    tile = (16, 112, 48)
+    weights_suffix = ".safetensors"
+    tolerance = 0.01
+
+
+@pytest.mark.parametrize(("spatial", "expected"), [(2, 8_116_225), (3, 23_280_769)])
+def test_the_network_has_as_many_parameters_as_the_published_one(spatial: int, expected: int) -> None:
+    from parfocal.fnet.network import FnetModule
+
+    module = FnetModule(spatial, 1, 1, 32)
+    assert sum(weight.numel() for weight in module.parameters()) == expected
+
+
+def test_the_loss_is_the_mean_squared_error_of_all_targets() -> None:
+    from parfocal.fnet.network import Fnet2D
+
+    learner = Fnet2D().build(Fnet2DParameters(**TINY), TWO_TARGETS)
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.random((2, 32, 32, 3), np.float32), rng.random((2, 32, 32, 2), np.float32)
+    expected = np.mean((learner.predict_batch(inputs).astype(np.float64) - targets) ** 2)
+    assert learner.validate_batch(inputs, targets) == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_target_is_an_image_of_its_own() -> None:
+    from parfocal.fnet.network import Fnet2D
+
+    output = np.stack([np.full((4, 4), 1.0, np.float32), np.full((4, 4), 2.0, np.float32)], axis=-1)
+    images = Fnet2D().interpret(output, Fnet2DParameters(**TINY), TWO_TARGETS)
+    assert {name: float(pixels[0, 0]) for name, (pixels, _) in images.items()} == {
+        "prediction": 1.0,
+        "target_MAP2": 2.0,
+    }
+
+
+def test_a_pickled_file_is_not_opened(tmp_path: Path) -> None:
+    import torch
+
+    from parfocal.fnet.network import Fnet2D
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "weights_best.safetensors")
+    with pytest.raises(InvalidInputError, match="damaged"):
+        Fnet2D().load(tmp_path, Fnet2DParameters(**TINY), Channels(), "best")
+
+
+def dataset(*roles: str) -> DatasetManifest:
+    images = tuple(
+        ImageEntry(
+            split="train", role=role, stem="a", file=f"train/{role}/a.tif", shape=(64, 64), dtype="u2", axes="YX"
+        )
+        for role in roles
+    )
+    return DatasetManifest(project="p", dataset="d", version=1, images=images)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("", ("target", "target_A", "target_B")),
+        ("target_B", ("target_B",)),
+        ("target_B , target", ("target_B", "target")),
+    ],
+)
+def test_targets_are_all_or_those_named(wanted: str, expected: tuple[str, ...]) -> None:
+    parameters = FnetParameters(targets=wanted)
+    assert parameters.roles(dataset("target_B", "source", "target", "target_A")).targets == expected
+
+
+def test_a_target_named_twice_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="twice"):
+        FnetParameters(targets="target,target").roles(dataset("target"))
+
+
+@pytest.mark.parametrize("wanted", ["DAPI", "target,", "../target", "target;target_A"])
+def test_what_is_no_target_is_refused(wanted: str) -> None:
+    from parfocal import v1
+    from parfocal.fnet import FNET_2D
+
+    with pytest.raises(InvalidParameterError, match="targets"):
+        FNET_2D.parse(v1.JOB_KIND_TRAINING, {"targets": wanted})
+
+
+@pytest.mark.parametrize(("steps", "epochs", "expected"), [(0, 7, 7), (1, 7, 1), (10, 7, 1), (11, 7, 2)])
+def test_steps_are_rounded_up_to_epochs(steps: int, epochs: int, expected: int) -> None:
+    assert FnetParameters(steps=steps, epochs=epochs).total_epochs(10) == expected
