@@ -298,7 +298,7 @@ def test_json_is_strict_and_complete(gains):
     summary = summarise(rows(gains, failed={0}))
     verdict = judge(summary)
     choice = BaselineChoice(2.1, ((2.0, 33.0), (2.5, 32.0)), 4)
-    document = summary_json(summary, verdict, baseline=choice)
+    document = summary_json(summary, verdict, baseline=choice.describe())
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["verdict"] == "failed"
     assert document["failed_images"][0]["image"] == "image_0"

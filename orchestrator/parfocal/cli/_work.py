@@ -184,19 +184,27 @@ def evaluation_summary(client: Client, result: ResultManifest, uri: str) -> dict
     return summary
 
 
-def print_metrics(summary: Mapping[str, Any]) -> None:
-    """Print each metric for the prediction, the input and the baseline beside each other."""
+def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
+    """Print each metric for the prediction, the input and the baseline beside each other, for each target."""
+    for role, values in summary.get("targets", {}).items():
+        print_metrics(values, role)
+    if "targets" in summary:
+        return
     found = summary.get("metrics", {})
     kinds = [kind for kind in ("prediction", "input", "baseline") if kind in found]
     if not kinds:
         return
-    names = {"prediction": "Prediction", "input": "Input", "baseline": "Baseline"}
-    notes = ["Higher is better, except for NRMSE."]
     baseline = summary.get("baseline") or {}
+    name = str(baseline.get("name", "baseline"))
+    names = {"prediction": "Prediction", "input": "Input", "baseline": name[:1].upper() + name[1:]}
+    notes = ["Higher is better, except for NRMSE."]
     if baseline.get("filter") == "gaussian":
-        names["baseline"] = "Gaussian filter"
         sigma = f"{baseline['sigma_pixels']:.2f} px"
         notes.append(f"The Gaussian filter has the sigma that suits the {baseline['chosen_on']} best, {sigma}.")
+    elif "coefficients" in baseline:
+        notes.append(
+            f"The linear predictor is the best linear function of the input's pixels on the {baseline['chosen_on']}."
+        )
     metrics = [metric for metric in _METRICS if metric in found[kinds[0]]] or list(found[kinds[0]])
     rows = [
         (
@@ -209,7 +217,12 @@ def print_metrics(summary: Mapping[str, Any]) -> None:
     ]
     images = summary.get("images", 0)
     columns = ["Mean", names[kinds[0]], "95 % interval", *(names[kind] for kind in kinds[1:])]
-    print_table(columns, rows, title=f"{images} test image{'' if images == 1 else 's'}", numbers=columns[1:])
+    print_table(
+        columns,
+        rows,
+        title=f"{target + ': ' if target else ''}{images} test image{'' if images == 1 else 's'}",
+        numbers=columns[1:],
+    )
     say(" ".join(notes))
 
 

@@ -13,8 +13,6 @@ from parfocal.flows._work import Finished
 from parfocal.runtime.store import Location
 
 Row = dict[str, str | float]
-_KINDS = {"input": "input", "baseline": "Gaussian", "prediction": "prediction"}
-_KIND_TITLES = {"input": "Input", "baseline": "Gaussian filter", "prediction": "Prediction"}
 _SHOWN = ("ssim", "psnr", "nrmse")
 
 
@@ -34,6 +32,8 @@ class Scores:
         By kind and metric: "mean" over the images and, with enough images, the interval "low" to "high".
     worst_image
         The image that the figure shows; empty where the evaluation names none.
+    baseline
+        What the baseline is, e.g. "Gaussian filter".
     """
 
     kinds: Sequence[str]
@@ -41,6 +41,11 @@ class Scores:
     images: Mapping[str, Mapping[str, Mapping[str, float]]]
     means: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     worst_image: str = ""
+    baseline: str = "baseline"
+
+    def title(self, kind: str) -> str:
+        """Return what a kind is called in tables."""
+        return self.baseline if kind == "baseline" else kind
 
 
 def read_scores(client: Client, finished: Finished) -> Scores:
@@ -68,7 +73,9 @@ def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:
         for image, by_kind in sums.items()
     }
     worst = str((summary.get("worst_image") or {}).get("image", ""))
-    return Scores(tuple(summary["metrics"]), {name: units[name] for name in shown}, images, summary["metrics"], worst)
+    baseline = str((summary.get("baseline") or {}).get("name", "baseline"))
+    metrics = {name: units[name] for name in shown}
+    return Scores(tuple(summary["metrics"]), metrics, images, summary["metrics"], worst, baseline)
 
 
 def quality_rows(scores: Scores) -> list[Row]:
@@ -80,7 +87,7 @@ def quality_rows(scores: Scores) -> list[Row]:
         row: Row = {"Image": image}
         for name, heading in scores.metrics.items():
             for kind in scores.kinds:
-                row[f"{heading.split(' [')[0]} {_KINDS.get(kind, kind)}"] = _value(by_kind[kind][name])
+                row[f"{heading.split(' [')[0]} {scores.title(kind).partition(' ')[0]}"] = _value(by_kind[kind][name])
         rows.append(row)
     return rows
 
@@ -89,7 +96,8 @@ def summary_rows(scores: Scores) -> list[Row]:
     """Return one row for each kind with the means over the images, and their intervals where there are any."""
     rows: list[Row] = []
     for kind in scores.kinds:
-        row: Row = {"": _KIND_TITLES.get(kind, kind)}
+        title = scores.title(kind)
+        row: Row = {"": title[:1].upper() + title[1:]}
         for name, heading in scores.metrics.items():
             row[_short(heading)] = _mean(scores.means[kind][name])
         rows.append(row)

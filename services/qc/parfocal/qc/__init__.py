@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from parfocal import v1
-from parfocal.qc.parameters import RestorationParameters
+from parfocal.qc.parameters import RestorationParameters, TranslationParameters
 from parfocal.runtime.service import Method, Service, Work
 
 RESTORATION = Method(
@@ -33,4 +33,26 @@ RESTORATION = Method(
     documentation="docs/methods/restoration-qc.md",
 )
 
-SERVICE = Service(name="qc", methods=(RESTORATION,), packages=("scikit-image", "scipy", "matplotlib"))
+TRANSLATION = Method(
+    name="translation",
+    title="Translation QC",
+    task=v1.TASK_TRANSLATION,
+    summary="""
+        Compares images predicted from images of another kind with their targets, each target by itself: NRMSE, PSNR,
+        SSIM and Pearson correlation for the prediction, for the input, and for the best linear function of the
+        input's pixels, which is all that grey values alone can tell; error maps; a verdict in words.
+    """,
+    axes="YX",
+    target=v1.TARGET_KIND_PAIRED_IMAGE,
+    work={
+        v1.JOB_KIND_EVALUATION: Work(TranslationParameters, "parfocal.qc.evaluation:evaluate", needs_device=False),
+    },
+    data="Test images with targets, which the model has not seen in training. Three at least, ten or more are better.",
+    minimum_images=1,
+    recommended_images=10,
+    citation=RESTORATION.citation,
+    licence="BSD-3-Clause",
+    documentation="docs/methods/translation-qc.md",
+)
+
+SERVICE = Service(name="qc", methods=(RESTORATION, TRANSLATION), packages=("scikit-image", "scipy", "matplotlib"))

@@ -38,7 +38,7 @@ _TABLE: Final = (
     ("scale a", "scale", ".3g"),
     ("offset b", "offset", ".3g"),
 )
-_HEADINGS: Final = {"input": "Input", "baseline": "Gaussian", "prediction": "Prediction"}
+_KINDS: Final = ("input", "baseline", "prediction")
 
 
 def restoration_figure(
@@ -50,6 +50,7 @@ def restoration_figure(
     *,
     name: str,
     pixel_size: float | None = None,
+    baseline: str = "Gaussian filter",
 ) -> Figure:
     """Input, prediction and target, with the SSIM and error maps of input and prediction below them.
 
@@ -67,6 +68,8 @@ def restoration_figure(
         By kind: "input" and "prediction", in the shape of the images.
     name
         Name of the image, for the title.
+    baseline
+        What the baseline is, for the table; its first word is shown.
     pixel_size
         In micrometres; draws a scale bar, unless the image is too narrow a strip for one.
 
@@ -120,7 +123,7 @@ def restoration_figure(
     text.axis("off")
     text.set_xlim(0, layout.text_width)
     text.set_ylim(-layout.text_height, 0)
-    bottom = _write_table(text, scores, layout.text_width)
+    bottom = _write_table(text, scores, layout.text_width, baseline.split()[0].capitalize())
     _write_notes(text, bottom - 0.25, target.shape, (height, width))
     return figure
 
@@ -285,12 +288,13 @@ def _draw_colour_bar(
     bar.ax.tick_params(labelsize=8)
 
 
-def _write_table(axis: Axes, scores: Mapping[str, RestorationScore], width: float) -> float:
+def _write_table(axis: Axes, scores: Mapping[str, RestorationScore], width: float, baseline: str) -> float:
     """Write the numbers, in inches from the top of the axes; return where they end."""
-    kinds = [kind for kind in _HEADINGS if kind in scores]
+    kinds = [kind for kind in _KINDS if kind in scores]
     right = {kind: width - 0.88 * (len(kinds) - 1 - i) for i, kind in enumerate(kinds)}
     for kind in kinds:
-        axis.text(right[kind], 0, _HEADINGS[kind], ha="right", va="top", fontsize=9, fontweight="bold")
+        heading = baseline if kind == "baseline" else kind.capitalize()
+        axis.text(right[kind], 0, heading, ha="right", va="top", fontsize=9, fontweight="bold")
     axis.plot([0, width], [-0.2, -0.2], color=_GREY, linewidth=0.8)
     y = -0.27
     for label, field, form in _TABLE:

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from parfocal.qc.metrics.baseline import BaselineChoice
+from parfocal.qc.parameters import RestorationThresholds, TranslationThresholds
 from parfocal.qc.rows import COLUMNS, KINDS, Kind, MetricsRow, read_metrics_csv, write_metrics_csv
 from parfocal.qc.statistics import (
     COMPARED,
@@ -33,7 +31,6 @@ __all__ = [
     "Kind",
     "MetricsRow",
     "RestorationSummary",
-    "RestorationThresholds",
     "Statistics",
     "Verdict",
     "judge",
@@ -50,58 +47,6 @@ DEFINITION: Final = (
     "slice by slice and averaged."
 )
 """How the numbers were made, to be printed beside them."""
-
-
-class RestorationThresholds(BaseModel):
-    """What a restoration model must show on its test images to pass.
-
-    The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its
-    input beyond the chance of the choice of images, and is no worse than a filter that needs no training.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_failed_images: int = Field(
-        default=0,
-        ge=0,
-        title="Failed images allowed",
-        description="Test images that may be inverted or constant. One is enough to mistrust a model: the fit used by "
-        "the other metrics hides inversion, and in practice it comes from a fault of normalisation, not from noise.",
-    )
-    max_failed_slices: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        title="Failed slices allowed",
-        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
-        "In slices above and below the sample there is nothing to restore, and the sign of the fit is chance.",
-    )
-    min_psnr_gain_over_input: float = Field(
-        default=0.0,
-        ge=0,
-        title="PSNR gain over the input",
-        description="Mean PSNR gain over the input, in dB, that the lower end of the interval must exceed.",
-    )
-    min_ssim_gain_over_input: float = Field(
-        default=0.0,
-        ge=0,
-        title="SSIM gain over the input",
-        description="Mean SSIM gain over the input that the lower end of the interval must exceed.",
-    )
-    max_psnr_loss_to_baseline: float = Field(
-        default=0.0,
-        ge=0,
-        title="PSNR loss to the Gaussian filter allowed",
-        description="Mean PSNR, in dB, by which the prediction may be worse than the Gaussian filter. It fails only if "
-        "the whole interval is worse than this.",
-    )
-    max_ssim_loss_to_baseline: float = Field(
-        default=0.0,
-        ge=0,
-        title="SSIM loss to the Gaussian filter allowed",
-        description="Mean SSIM by which the prediction may be worse than the Gaussian filter. It fails only if the "
-        "whole interval is worse than this.",
-    )
 
 
 @dataclass(frozen=True)
@@ -168,8 +113,10 @@ def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
     )
 
 
-def judge(summary: RestorationSummary, thresholds: RestorationThresholds | None = None) -> Verdict:
-    """Pass or fail a model on its summary; see `RestorationThresholds`.
+def judge(
+    summary: RestorationSummary, thresholds: RestorationThresholds | TranslationThresholds | None = None
+) -> Verdict:
+    """Pass or fail a model on its summary; see `RestorationThresholds` and `TranslationThresholds`.
 
     With fewer than three images there is no interval: the mean differences decide and a remark says so.
     """
@@ -180,10 +127,14 @@ def judge(summary: RestorationSummary, thresholds: RestorationThresholds | None 
     merits: list[str] = []
     remarks: list[str] = []
     for comparison in summary.comparisons:
-        if comparison.other == "input":
-            sentence, passed = _against_input(comparison, limits)
+        if isinstance(limits, TranslationThresholds):
+            if comparison.other == "input":
+                continue  # the linear predictor is the best that the input alone can tell
+            sentence, passed = _gains(comparison, limits.gain_over_baseline(comparison.metric), "a linear predictor")
+        elif comparison.other == "input":
+            sentence, passed = _gains(comparison, limits.gain_over_input(comparison.metric), "its input")
         else:
-            sentence, passed = _against_baseline(comparison, limits)
+            sentence, passed = _against_baseline(comparison, limits.loss_to_baseline(comparison.metric))
         (merits if passed else failures).append(sentence)
     if summary.images < FEW_IMAGES:
         count = "image" if summary.images == 1 else "images"
@@ -202,15 +153,16 @@ def summary_json(
     summary: RestorationSummary,
     verdict: Verdict,
     *,
-    thresholds: RestorationThresholds | None = None,
-    baseline: BaselineChoice | None = None,
+    task: str = "restoration",
+    thresholds: RestorationThresholds | TranslationThresholds | None = None,
+    baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything a reader of the verdict needs, as plain JSON types; every number is finite.
 
-    `baseline` is how the Gaussian filter was chosen, on validation images.
+    `baseline` says what the prediction was compared with and how it was chosen.
     """
     return {
-        "task": "restoration",
+        "task": task,
         "definition": DEFINITION,
         "verdict": verdict.verdict,
         "reasons": list(verdict.reasons),
@@ -231,15 +183,7 @@ def summary_json(
             "seed": SEED,
         },
         "thresholds": (thresholds or RestorationThresholds()).model_dump(),
-        "baseline": None
-        if baseline is None
-        else {
-            "filter": "gaussian",
-            "sigma_pixels": baseline.sigma,
-            "chosen_on": "validation images",
-            "images": baseline.images,
-            "candidates": [{"sigma_pixels": sigma, "mean_psnr_db": psnr} for sigma, psnr in baseline.mean_psnr],
-        },
+        "baseline": dict(baseline) if baseline is not None else None,
     }
 
 
@@ -256,20 +200,18 @@ def _tolerated(score: ImageScore) -> str:
     return f"{score.image}: {failures} in {score.failed_slices} of {score.slices} slices, which the thresholds allow."
 
 
-def _against_input(comparison: Comparison, limits: RestorationThresholds) -> tuple[str, bool]:
-    needed = limits.min_psnr_gain_over_input if comparison.metric == "psnr" else limits.min_ssim_gain_over_input
+def _gains(comparison: Comparison, needed: float, other: str) -> tuple[str, bool]:
     difference = comparison.difference
     low = difference.mean if difference.low is None else difference.low
     if low > needed:
-        return f"The prediction is better than its input {_amount(comparison)}.", True
+        return f"The prediction is better than {other} {_amount(comparison)}.", True
     beyond = f" by the {_number(comparison.metric, needed)} asked for" if needed else ""
     if comparison.outcome == "worse":
-        return f"The prediction is worse than its input {_amount(comparison)}.", False
-    return f"The prediction is not shown to be better than its input{beyond} {_amount(comparison)}.", False
+        return f"The prediction is worse than {other} {_amount(comparison)}.", False
+    return f"The prediction is not shown to be better than {other}{beyond} {_amount(comparison)}.", False
 
 
-def _against_baseline(comparison: Comparison, limits: RestorationThresholds) -> tuple[str, bool]:
-    allowed = limits.max_psnr_loss_to_baseline if comparison.metric == "psnr" else limits.max_ssim_loss_to_baseline
+def _against_baseline(comparison: Comparison, allowed: float) -> tuple[str, bool]:
     difference = comparison.difference
     high = difference.mean if difference.high is None else difference.high
     if high < -allowed:

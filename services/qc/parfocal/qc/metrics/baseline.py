@@ -39,6 +39,21 @@ class BaselineChoice:
     mean_psnr: tuple[tuple[float, float], ...]
     images: int
 
+    def apply(self, source: npt.NDArray[Any]) -> Float32:
+        """Return the filtered source."""
+        return gaussian_baseline(source, self.sigma)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was chosen and how, as plain JSON types."""
+        return {
+            "name": "Gaussian filter",
+            "filter": "gaussian",
+            "sigma_pixels": self.sigma,
+            "chosen_on": "validation images",
+            "images": self.images,
+            "candidates": [{"sigma_pixels": sigma, "mean_psnr_db": psnr} for sigma, psnr in self.mean_psnr],
+        }
+
 
 def best_gaussian_sigma(
     pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]],

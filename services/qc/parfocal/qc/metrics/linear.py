@@ -1,0 +1,88 @@
+"""The baseline every image translation is compared with: the best linear function of the input's pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from parfocal.qc.metrics._arrays import Float32
+from parfocal.runtime.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class LinearPredictor:
+    """``target = sum(coefficients * channels) + intercept``, for every pixel by itself.
+
+    Attributes
+    ----------
+    coefficients
+        One for each channel of the input, in target grey values per source grey value.
+    intercept
+        In target grey values.
+    images
+        Number of images it was fitted to.
+    """
+
+    coefficients: tuple[float, ...]
+    intercept: float
+    images: int
+
+    def apply(self, source: npt.NDArray[Any]) -> Float32:
+        """Return the prediction for one image: the spatial axes of `source`, whose channels come first if several."""
+        several = len(self.coefficients) > 1
+        channels = source if several else source[np.newaxis]
+        predicted = np.tensordot(np.asarray(self.coefficients), channels.astype(np.float64), 1) + self.intercept
+        result: Float32 = predicted.astype(np.float32)
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was fitted and to what, as plain JSON types."""
+        return {
+            "name": "linear predictor",
+            "coefficients": list(self.coefficients),
+            "intercept": self.intercept,
+            "chosen_on": "training images",
+            "images": self.images,
+        }
+
+
+def fit_linear_predictor(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> LinearPredictor:
+    """Fit the linear predictor with the least squared error over all pixels of all images.
+
+    Fit it to the images that the model learnt from, so that both know the same.
+
+    Parameters
+    ----------
+    pairs
+        ``(source, target)``, taken one by one: any number fits in memory. The target is (Y, X) or (Z, Y, X); the
+        source has the same shape, or a leading channel axis besides.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no pairs, or shapes do not fit.
+    """
+    squares: npt.NDArray[np.float64] | None = None
+    products: npt.NDArray[np.float64] | None = None
+    count = 0
+    for source, target in pairs:
+        channels = source.shape[0] if source.ndim > target.ndim else 1
+        columns = source.reshape(channels, -1).astype(np.float64)
+        if columns.shape[1] != target.size:
+            raise InvalidInputError(f"A pair has shapes {source.shape} and {target.shape}, which do not fit.")
+        rows = np.vstack([columns, np.ones(target.size)])
+        weight = 1.0 / target.size  # every image counts alike
+        if squares is None or products is None:
+            squares, products = np.zeros((len(rows), len(rows))), np.zeros(len(rows))
+        squares += weight * rows @ rows.T
+        products += weight * rows @ target.reshape(-1).astype(np.float64)
+        count += 1
+    if squares is None or products is None:
+        raise InvalidInputError("There are no training images to fit the linear predictor to.")
+    # Least norm where channels repeat each other.
+    solution = np.linalg.lstsq(squares, products, rcond=None)[0]
+    return LinearPredictor(tuple(solution[:-1].tolist()), float(solution[-1]), count)
