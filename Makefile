@@ -3,7 +3,8 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-SERVICES := care fnet qc
+# Every folder of services/ that has an environment of its own.
+SERVICES := $(filter-out runtime,$(notdir $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))))
 TOOLS := .venvs/tools/bin
 PROTOS := $(wildcard proto/parfocal/v1/*.proto)
 
@@ -36,7 +37,10 @@ locks: ## Renew the lock files
 	@deploy/tools/envs tools
 	@deploy/tools/lock tools stubs orchestrator $(SERVICES)
 
+new-method: ## Make the folders of a new method family (NAME=family)
+	@deploy/tools/new-method "$(NAME)"
+
 format: ## Format the Python files
 	@$(TOOLS)/ruff check --fix --quiet . ; $(TOOLS)/ruff format --quiet .
 
-.PHONY: help envs demo test lint proto docs locks format
+.PHONY: help envs demo test lint proto docs locks new-method format

@@ -37,9 +37,11 @@ def start_service(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """
     started: list[ServiceProcess] = []
 
-    def start(name: str, **settings: str) -> ServiceProcess:
+    def start(name: str, pythonpath: str = "", **settings: str) -> ServiceProcess:
         folder = tmp_path_factory.mktemp(f"service-{name}")
         variables = {f"PARFOCAL_{key.upper()}": value for key, value in settings.items()}
+        if pythonpath:
+            variables["PYTHONPATH"] = pythonpath
         service = ServiceProcess(name, {**s3.environment, **variables}, folder)
         started.append(service)
         return service.start()

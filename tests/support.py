@@ -31,10 +31,8 @@ PORT_FLAGS = (
     *("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc"),
     *("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "admin.port.grpc"),
 )
-MODULES = {
-    "fake": ("qc", "parfocal.runtime.fake"),
-    **{name: (name, f"parfocal.{name}") for name in ("care", "fnet", "qc")},
-}
+# Environment and module of services that have none of their own; the others are called as their folder.
+MODULES = {"fake": ("qc", "parfocal.runtime.fake"), "scaffold": ("fnet", "parfocal.scaffold")}
 
 
 def free_ports(count: int) -> list[int]:
@@ -147,7 +145,7 @@ class ServiceProcess:
         return self.folder / f"{self.name}.log"
 
     def start(self) -> ServiceProcess:
-        env, module = MODULES[self.name]
+        env, module = MODULES.get(self.name, (self.name, f"parfocal.{self.name}"))
         python = ROOT / ".venvs" / env / "bin" / "python"
         variables = {**os.environ, **self.environment, "PARFOCAL_LISTEN": self.address}
         variables.setdefault("PARFOCAL_STATE_DIR", str(self.folder / "state"))

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from parfocal.runtime.fake import SERVICE
 from parfocal.runtime.manifests import ModelManifest
@@ -33,9 +34,11 @@ MODEL = ModelManifest(
 )
 
 
-def test_table_curve_and_report_are_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source_shape", [(16, 16), (3, 16, 16), (2, 3, 16, 16)])
+def test_table_curve_and_report_are_written(tmp_path: Path, source_shape: tuple[int, ...]) -> None:
     image = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    write_training_report(tmp_path, MODEL, SERVICE.method("fake-2d"), ROWS, ("a", image, image))
+    source = np.broadcast_to(image, source_shape)
+    write_training_report(tmp_path, MODEL, SERVICE.method("fake-2d"), ROWS, ("a", source, image))
     with (tmp_path / "training.csv").open() as file:
         assert [float(row["loss"]) for row in csv.DictReader(file)] == [row["loss"] for row in ROWS]
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

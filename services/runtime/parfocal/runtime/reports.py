@@ -150,6 +150,9 @@ def _figures_page(model: ModelManifest, rows: Sequence[Row], example: Example) -
     name, source, target = example
     bottom.suptitle(f"Example of the training images: {name}", fontsize=12)
     for axes, pixels, title in zip(bottom.subplots(1, 2), (source, target), ("source", "target"), strict=True):
+        while pixels.ndim > 2:  # of volumes and of several channels the middle one
+            pixels = pixels[len(pixels) // 2]
+            title = f"{title}, middle plane"
         low, high = np.percentile(pixels, [0.5, 99.8])
         axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9)
