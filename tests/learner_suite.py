@@ -40,14 +40,16 @@ class LearnerSuite:
     def batches(self, count: int) -> Sequence[tuple[Any, Any]]:
         rng = np.random.default_rng(0)
         inputs = rng.random((count, 2, *self.patch, self.channels.inputs), dtype=np.float32)
-        targets = rng.random((count, 2, *self.patch, len(self.channels.targets)), dtype=np.float32)
+        # Something a network can learn in a few steps: each target is the first channel inverted.
+        targets = np.repeat(1 - inputs[..., :1], len(self.channels.targets), axis=-1)
         return list(zip(inputs, targets, strict=True))
 
     def test_training_lowers_the_loss_and_does_not_repeat_itself(self, implementation: Any) -> None:
         learner = implementation.build(self.parameters, self.channels)
         inputs, targets = self.batches(1)[0]
-        losses = [learner.train_batch(inputs, targets) for _ in range(15)]
-        assert losses[-1] < 0.9 * losses[0]
+        losses = [learner.train_batch(inputs, targets) for _ in range(20)]
+        # No fixed share: a likelihood loss may cross zero.
+        assert max(losses[-3:]) < min(losses[:3])
         assert learner.validate_batch(inputs, targets) == learner.validate_batch(inputs, targets)
 
     def test_a_restored_learner_goes_on_bit_for_bit(self, implementation: Any) -> None:

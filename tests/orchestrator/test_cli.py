@@ -110,7 +110,7 @@ def test_methods_shows_the_published_parameters_as_a_table(run: Callable[..., Re
 
 def test_methods_lists_what_all_services_offer(run: Callable[..., Result]) -> None:
     names = [item["name"] for item in run("methods", "--json").json]
-    assert names == ["fake-2d", "restoration"]
+    assert names == ["fake-2d", "restoration", "translation"]
 
 
 def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., Result], dataset: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,7 @@ def test_the_first_failure_of_a_transfer_ends_it() -> None:
         begun.append(number)
         if number == 0:
             raise InvalidInputError("no")
+        time.sleep(0.01)  # without it the threads may be through before the failure is seen
 
     with pytest.raises(InvalidInputError):
         for_each([(str(number), number) for number in range(1000)], action)
