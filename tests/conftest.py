@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from support import S3Server, ServiceProcess, filament_pair, publish_dataset
+from support import S3Server, ServiceProcess, filament_pair, nuclei_pair, publish_dataset, write_pairs
 
-from parfocal.runtime.images import Image, PixelSize, write_image
 from parfocal.runtime.store import Store
 
 
@@ -55,15 +53,13 @@ def start_service(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder: 5 training and 3 test pairs of 64x80 pixels."""
-    folder = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(1)
-    for split, count in (("train", 5), ("test", 3)):
-        for number in range(count):
-            for role, pixels in zip(("source", "target"), filament_pair(rng, (64, 80)), strict=True):
-                path = folder / split / role / f"field{number}.tif"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_image(path, Image(pixels=pixels, axes="YX", pixel_size=PixelSize(0.1, 0.1, None)))
-    return folder
+    return write_pairs(tmp_path_factory.mktemp("pairs"), filament_pair)
+
+
+@pytest.fixture(scope="session")
+def nuclei_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with nuclei and their label images."""
+    return write_pairs(tmp_path_factory.mktemp("nuclei"), nuclei_pair)
 
 
 @pytest.fixture

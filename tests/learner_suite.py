@@ -28,32 +28,35 @@ class LearnerSuite:
     larger: Any
     channels = Channels()
     patch: tuple[int, ...]
-    image: tuple[int, ...]
-    tile: tuple[int, ...]
     weights_suffix: str
-    tolerance = 1e-5
 
     @pytest.fixture
     def implementation(self) -> Any:
         return load_object(self.path)()
 
-    def batches(self, count: int) -> Sequence[tuple[Any, Any]]:
+    def batches(self, implementation: Any, count: int) -> Sequence[tuple[Any, Any]]:
         rng = np.random.default_rng(0)
         inputs = rng.random((count, 2, *self.patch, self.channels.inputs), dtype=np.float32)
-        # Something a network can learn in a few steps: each target is the first channel inverted.
-        targets = np.repeat(1 - inputs[..., :1], len(self.channels.targets), axis=-1)
-        return list(zip(inputs, targets, strict=True))
+        targets = (self.target_of(each) for each in inputs)
+        return [
+            (mine, implementation.prepare_targets(theirs, self.parameters))
+            for mine, theirs in zip(inputs, targets, strict=True)
+        ]
+
+    def target_of(self, inputs: Any) -> Any:
+        """Return something a network can learn in a few steps: each target is the first channel inverted."""
+        return np.repeat(1 - inputs[..., :1], len(self.channels.targets), axis=-1)
 
     def test_training_lowers_the_loss_and_does_not_repeat_itself(self, implementation: Any) -> None:
         learner = implementation.build(self.parameters, self.channels)
-        inputs, targets = self.batches(1)[0]
+        inputs, targets = self.batches(implementation, 1)[0]
         losses = [learner.train_batch(inputs, targets) for _ in range(20)]
         # No fixed share: a likelihood loss may cross zero.
         assert max(losses[-3:]) < min(losses[:3])
         assert learner.validate_batch(inputs, targets) == learner.validate_batch(inputs, targets)
 
     def test_a_restored_learner_goes_on_bit_for_bit(self, implementation: Any) -> None:
-        batches = self.batches(4)
+        batches = self.batches(implementation, 4)
         straight = implementation.build(self.parameters, self.channels)
         for inputs, targets in batches:
             straight.train_batch(inputs, targets)
@@ -73,7 +76,7 @@ class LearnerSuite:
         learner = implementation.build(self.parameters, self.channels)
         before = learner.weights()
         learner.learning_rate = 0.0
-        learner.train_batch(*self.batches(1)[0])
+        learner.train_batch(*self.batches(implementation, 1)[0])
         trained = {name for name, value in learner.weights().items() if not np.array_equal(value, before[name])}
         assert all("running" in name or "moving" in name or "num_batches" in name for name in trained)
 
@@ -81,7 +84,7 @@ class LearnerSuite:
         best = implementation.build(self.parameters, self.channels)
         last = implementation.build(self.other, self.channels)
         implementation.save(tmp_path, self.parameters, self.channels, best.weights(), last.weights())
-        batch = self.batches(1)[0][0]
+        batch = self.batches(implementation, 1)[0][0]
         for name, learner in (("best", best), ("last", last)):
             loaded = implementation.load(tmp_path, self.parameters, self.channels, name)
             np.testing.assert_array_equal(loaded.predict_batch(batch), learner.predict_batch(batch))
@@ -98,11 +101,27 @@ class LearnerSuite:
         with pytest.raises(InvalidInputError):
             small.set_weights(large.weights())
 
+    def test_the_server_side_loads_no_framework(self) -> None:
+        code = (
+            f"import sys; import parfocal.runtime.server.__main__, {self.path.partition('.network')[0]}; "
+            "bad = {'tensorflow', 'keras', 'torch', 'csbdeep', 'stardist'} & set(sys.modules); "
+            "sys.exit(', '.join(bad) or 0)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class ImageLearnerSuite(LearnerSuite):
+    """Tests of an implementation that turns images into images."""
+
+    image: tuple[int, ...]
+    tile: tuple[int, ...]
+    tolerance = 1e-5
+
     def test_tiled_prediction_equals_the_whole_image(self, implementation: Any) -> None:
         from parfocal.runtime.tiling import predict_tiled
 
         learner = implementation.build(self.parameters, self.channels)
-        for inputs, targets in self.batches(5):
+        for inputs, targets in self.batches(implementation, 5):
             learner.train_batch(inputs, targets)
         geometry = implementation.geometry(self.parameters, self.channels)
         image = np.random.default_rng(0).random((*self.image, self.channels.inputs), dtype=np.float32)
@@ -118,11 +137,3 @@ class LearnerSuite:
             )
 
         np.testing.assert_allclose(run(self.tile), run(self.image), atol=self.tolerance)
-
-    def test_the_server_side_loads_no_framework(self) -> None:
-        code = (
-            f"import sys; import parfocal.runtime.server.__main__, {self.path.partition('.network')[0]}; "
-            "bad = {'tensorflow', 'keras', 'torch', 'csbdeep', 'stardist'} & set(sys.modules); "
-            "sys.exit(', '.join(bad) or 0)"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,7 +19,7 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from parfocal.runtime.errors import UnavailableError
-from parfocal.runtime.images import image_stem, inspect_image
+from parfocal.runtime.images import Image, PixelSize, image_stem, inspect_image, write_image
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, ImageEntry
 from parfocal.runtime.names import dataset_location
 from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
@@ -193,6 +193,30 @@ def filament_pair(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Any
         clean += rng.uniform(200, 900) * np.exp(-((distance / 0.03) ** 2))
     noisy = rng.poisson(clean / 20) * 20 + rng.normal(0, 20, shape)
     return np.clip(noisy, 0, 65535).astype(np.uint16), clean.astype(np.uint16)
+
+
+def nuclei_pair(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Return a noisy uint16 image (Y, X) of bright ellipses, some touching, and the label image of them."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    labels = np.zeros(shape, np.uint16)
+    for number in range(1, max(4, shape[0] * shape[1] // 700)):
+        row, column, radius = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), rng.uniform(5, 8)
+        inside = ((y - row) / radius) ** 2 + ((x - column) / (radius * rng.uniform(0.8, 1.2))) ** 2 <= 1
+        labels[inside & (labels == 0)] = number
+    expected = 100 + 20 * rng.poisson(4 + 20 * (labels > 0), shape)
+    return expected.astype(np.uint16), labels
+
+
+def write_pairs(folder: Path, pair: Callable[..., tuple[Any, Any]], shape: tuple[int, int] = (64, 80)) -> Path:
+    """Write a dataset folder of 5 training and 3 test pairs made by `pair`; return it."""
+    rng = np.random.default_rng(1)
+    for split, count in (("train", 5), ("test", 3)):
+        for number in range(count):
+            for role, pixels in zip(("source", "target"), pair(rng, shape), strict=True):
+                path = folder / split / role / f"field{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, Image(pixels=pixels, axes="YX", pixel_size=PixelSize(0.1, 0.1, None)))
+    return folder
 
 
 def publish_dataset(store: Any, name: str, folder: Path, project: str = "default") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import LearnerSuite
+from learner_suite import ImageLearnerSuite
 
 from parfocal.care.parameters import Care2DParameters, Care3DParameters
 from parfocal.runtime.learning import Channels
@@ -77,7 +77,7 @@ def test_the_saved_folder_opens_in_csbdeep_with_the_same_prediction(care: Any, t
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
-class TestCare2D(LearnerSuite):
+class TestCare2D(ImageLearnerSuite):
     path = "parfocal.care.network:Care2D"
     parameters = Care2DParameters(**TINY, learning_rate=0.003)
     other = Care2DParameters(**TINY, learning_rate=0.003, seed=9)
@@ -89,7 +89,7 @@ class TestCare2D(LearnerSuite):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
-class TestCare3D(LearnerSuite):
+class TestCare3D(ImageLearnerSuite):
     path = "parfocal.care.network:Care3D"
     parameters = Care3DParameters(**TINY, learning_rate=0.003, patch_depth=8)
     other = Care3DParameters(**TINY, learning_rate=0.003, patch_depth=8, seed=9)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import LearnerSuite
+from learner_suite import ImageLearnerSuite
 
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {"first_filters": 4, "patch_size": 32, "learning_rate": 0
 TWO_TARGETS = Channels(3, ("target", "target_MAP2"))
 
 
-class TestFnet2D(LearnerSuite):
+class TestFnet2D(ImageLearnerSuite):
     path = "parfocal.fnet.network:Fnet2D"
     parameters = Fnet2DParameters(**TINY)
     other = Fnet2DParameters(**TINY, seed=9)
@@ -31,7 +31,7 @@ class TestFnet2D(LearnerSuite):
     tolerance = 0.01  # in standard deviations of the target, see Fnet.geometry
 
 
-class TestFnet3D(LearnerSuite):
+class TestFnet3D(ImageLearnerSuite):
     path = "parfocal.fnet.network:Fnet3D"
     parameters = Fnet3DParameters(**TINY, patch_depth=16)
     other = Fnet3DParameters(**TINY, patch_depth=16, seed=9)

@@ -69,3 +69,17 @@ def test_source_and_targets_are_changed_alike_whatever_their_axes() -> None:
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValidationError):
         Augmentation.model_validate({"shear": 1})
+
+
+def test_intensities_vary_from_patch_to_patch_within_the_stated_range() -> None:
+    batch = np.zeros((200, 6, 6), np.float32)
+    batch[:, 3:] = 1
+    varied = Augmentation(intensity=True).vary_intensity(np.random.default_rng(0), batch)
+    offsets, gains = varied[:, :3].mean(axis=(1, 2)), np.ptp(varied.mean(axis=2), axis=1)
+    assert varied.dtype == np.float32
+    assert offsets.min() < -0.15
+    assert offsets.max() > 0.15
+    assert gains.min() == pytest.approx(0.6, abs=0.05)
+    assert gains.max() == pytest.approx(2, abs=0.05)
+    same = Augmentation().vary_intensity(np.random.default_rng(0), batch)
+    np.testing.assert_array_equal(same, batch)

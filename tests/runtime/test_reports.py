@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from parfocal import v1
 from parfocal.runtime.fake import SERVICE
 from parfocal.runtime.manifests import ModelManifest
 from parfocal.runtime.reports import methods_paragraph, write_training_report
@@ -42,6 +44,16 @@ def test_table_curve_and_report_are_written(tmp_path: Path, source_shape: tuple[
     with (tmp_path / "training.csv").open() as file:
         assert [float(row["loss"]) for row in csv.DictReader(file)] == [row["loss"] for row in ROWS]
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "training_report.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("source_shape", [(16, 16), (16, 16, 3), (4, 16, 16)])
+def test_labels_and_colour_images_are_drawn(tmp_path: Path, source_shape: tuple[int, ...]) -> None:
+    method = replace(SERVICE.method("fake-2d"), target=v1.TARGET_KIND_LABELS)
+    labels = np.repeat(np.arange(16, dtype=np.uint16), 16).reshape(16, 16)
+    labels = np.broadcast_to(labels, source_shape) if source_shape[0] == 4 else labels
+    source = np.random.default_rng(0).integers(0, 255, source_shape).astype(np.uint8)
+    write_training_report(tmp_path, MODEL, method, ROWS, ("a", source, labels))
     assert (tmp_path / "training_report.pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -242,3 +242,34 @@ def test_grids_lie_in_their_region(shape: tuple[int, int], start: tuple[int, int
     for patch in patches:
         assert patch.image == 2
         assert all(low <= at <= high - 8 for low, at, high in zip(region.start, patch.corner, region.stop, strict=True))
+
+
+@pytest.mark.parametrize(("fraction", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.4, 0.75), (0.0, 0.0, 0.3)])
+def test_patches_are_asked_to_hold_an_object(fraction: float, least: float, most: float) -> None:
+    labels = np.zeros((120, 120), np.uint16)
+    labels[50:58, 60:68] = 3
+    used = PatchSampler(
+        sources=[labels.astype(np.float32)],
+        targets=[(labels,)],
+        regions=[Region(index=0, stem="a", start=(0, 0), stop=(120, 120))],
+        patch_shape=(24, 24),
+        patches_per_image=60,
+        batch_size=60,
+        seed=1,
+        foreground_fraction=fraction,
+    )
+    _, (targets,) = used.batch(0, 0)
+    assert targets.dtype == np.uint16
+    assert least <= np.mean(targets.any(axis=(1, 2))) <= most
+    np.testing.assert_array_equal(targets, used.batch(0, 0)[1][0])
+
+
+def test_an_image_without_objects_is_drawn_from_all_the_same() -> None:
+    blank = np.zeros((40, 40), np.uint8)
+    used = sampler(
+        sources=[blank],
+        targets=[(blank,)],
+        regions=[Region(index=0, stem="a", start=(0, 0), stop=(40, 40))],
+        foreground_fraction=1.0,
+    )
+    assert used.batch(0, 0)[0].shape == (3, 16, 16)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from learner_suite import LearnerSuite
+from learner_suite import ImageLearnerSuite
 
 from parfocal.NAME.parameters import NAMEParameters
 
 
-class TestNAME2D(LearnerSuite):
+class TestNAME2D(ImageLearnerSuite):
     path = "parfocal.NAME.network:NAME2D"
     parameters = NAMEParameters(layers=2, learning_rate=0.01)
     other = NAMEParameters(layers=2, learning_rate=0.01, seed=9)

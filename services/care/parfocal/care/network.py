@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from csbdeep.internals.predict import tile_overlap
@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 from parfocal.care.parameters import CareParameters
 from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import Arrays, Channels, Geometry
-from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
 
 
-class Care:
+class Care(ImageImplementation):
     """CARE: csbdeep's residual U-Net with its Laplace or absolute-error loss. Subclasses say which axes."""
 
     axes: str
-    normaliser = Normaliser()
-    grey_values_of: Literal["source", "target"] = "source"
 
     def build(self, parameters: CareParameters, channels: Channels) -> keras.KerasLearner:
         """Return a new network."""

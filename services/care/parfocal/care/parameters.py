@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import PredictionParameters, TrainingParameters, check_patch_fits
+from parfocal.runtime.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits
 from parfocal.runtime.service import Parameters
 
 
@@ -112,7 +112,7 @@ class Care3DParameters(CareParameters):
         return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
 
 
-class CarePredictionParameters(PredictionParameters):
+class CarePredictionParameters(ImagePredictionParameters):
     """Parameters of a prediction with a CARE model."""
 
     uncertainty: bool = Field(

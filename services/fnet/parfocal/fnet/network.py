@@ -6,7 +6,7 @@ Written from the description in Ounkomol et al. (2018) and its supplement; no co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.fnet.parameters import FnetParameters
-from parfocal.runtime.learning import Arrays, Channels, Geometry
+from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
 from parfocal.runtime.normaliser import Normaliser
 from parfocal.runtime.torch import TorchLearner, load_weights, prepare, save_weights
 
@@ -82,12 +82,12 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class Fnet:
+class Fnet(ImageImplementation):
     """fnet with its mean squared error on z-scores. Subclasses say how many dimensions."""
 
     spatial: int
     normaliser = Normaliser(rule="z-score")
-    grey_values_of: Literal["source", "target"] = "target"
+    grey_values_of = "target"
 
     def build(self, parameters: FnetParameters, channels: Channels) -> TorchLearner:
         """Return a new network with the publication's optimiser."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import PredictionParameters, Roles, TrainingParameters, check_patch_fits
+from parfocal.runtime.parameters import ImagePredictionParameters, Roles, TrainingParameters, check_patch_fits
 from parfocal.runtime.service import Parameters
 
 
@@ -116,7 +116,7 @@ class Fnet3DParameters(FnetParameters):
         return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
 
 
-class FnetPredictionParameters(PredictionParameters):
+class FnetPredictionParameters(ImagePredictionParameters):
     """Parameters of a prediction with an fnet model."""
 
 

@@ -56,6 +56,7 @@ class Warnings:
             "saturated": "More than 1 % of the pixels are saturated, their true brightness is lost: {}.",
             "duplicates": "The same image is there more than once and counts more than others: {}.",
             "identical": "Source and target are the same image, nothing can be learnt from it: {}.",
+            "empty": "Every pixel is 0: fine for label images without objects, useless for other targets: {}.",
             "constant": "Every pixel has the same value: {}.",
             "types": "The {} are of different types: {}.",
             "sizes": "The {} have different pixel sizes, structures will appear at different scales: {}.",
@@ -78,6 +79,7 @@ def examine(
     allow_constant: bool,
     allow_stacks: bool = False,
     headers_only: bool = False,
+    allow_zero: bool = False,
 ) -> tuple[Found | None, list[Violation]]:
     name = file_name(path)
     try:
@@ -94,7 +96,8 @@ def examine(
         bad = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
         return None, [Violation(name, f"{count(bad, 'pixel')} not a number or infinite: export it again.")]
     lowest, highest = pixels.min(), pixels.max()
-    if lowest == highest and not allow_constant:
+    empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
+    if lowest == highest and not allow_constant and not empty:
         return None, [Violation(name, f"every pixel is {lowest}, there is nothing to learn: leave it out.")]
     return Found(
         found.shape,

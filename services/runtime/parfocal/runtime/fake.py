@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,9 @@ from pydantic import Field
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import Arrays, Channels, Geometry
+from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.parameters import PredictionParameters, TrainingParameters, check_patch_fits
+from parfocal.runtime.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits
 from parfocal.runtime.service import Method, Parameters, Service, Work
 
 
@@ -113,11 +112,8 @@ def _neighbours(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.stack([planes[:, y : y + height, x : x + width] for y in range(3) for x in range(3)])
 
 
-class Fake2D:
+class Fake2D(ImageImplementation):
     """The fake method as the runtime drives it."""
-
-    normaliser = Normaliser()
-    grey_values_of: Literal["source", "target"] = "source"
 
     def build(self, parameters: FakeParameters, channels: Channels) -> FilterLearner:  # noqa: ARG002
         """Return a new filter."""
@@ -168,7 +164,7 @@ SERVICE = Service(
             target=v1.TARGET_KIND_PAIRED_IMAGE,
             work={
                 v1.JOB_KIND_TRAINING: Work(FakeParameters, "parfocal.runtime.training:train"),
-                v1.JOB_KIND_PREDICTION: Work(PredictionParameters, "parfocal.runtime.prediction:predict"),
+                v1.JOB_KIND_PREDICTION: Work(ImagePredictionParameters, "parfocal.runtime.prediction:predict"),
             },
             data="Pairs of two-dimensional grey images.",
             minimum_images=2,

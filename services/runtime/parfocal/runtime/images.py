@@ -237,14 +237,19 @@ def decode_to_memmap(path: Path, folder: Path, key: str) -> NDArray[Any]:
     target = folder / f"{key}.npy"
     if (mapped := _load_mapped(target)) is not None:
         return mapped
-    pixels = read_image(path).pixels
-    with writing(target) as handle:
+    return write_memmap(target, read_image(path).pixels)
+
+
+def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Write an array to a .npy file and return it memory-mapped, read only; raise DiskFullError without room."""
+    pixels = np.ascontiguousarray(pixels)
+    with writing(path) as handle:
         # Not np.save: it hides a full disk behind an OSError without a number.
         np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(pixels))
         handle.write(pixels.data)
-    mapped = _load_mapped(target)
+    mapped = _load_mapped(path)
     if mapped is None:
-        raise DiskFullError(f"{target} could not be read back after writing: check the disk of the cache folder")
+        raise DiskFullError(f"{path} could not be read back after writing: check the disk of the cache folder")
     return mapped
 
 

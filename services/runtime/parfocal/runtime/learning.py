@@ -1,8 +1,9 @@
-"""What training and prediction need of a framework and of a method: two protocols and nothing else."""
+"""What training and prediction need of a framework and of a method, and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.manifests import ModelManifest
 from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.objects import Objects
 from parfocal.runtime.parameters import PredictionParameters
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -27,10 +29,13 @@ class Learner(Protocol):
 
     learning_rate: float
 
-    def train_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
-        """Do one step of optimisation and return the loss of the batch before it."""
+    def train_batch(self, inputs: NDArray[np.float32], targets: Any) -> float:
+        """Do one step of optimisation and return the loss of the batch before it.
 
-    def validate_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+        `targets` are what `Implementation.prepare_targets` made: by default an array like the inputs.
+        """
+
+    def validate_batch(self, inputs: NDArray[np.float32], targets: Any) -> float:
         """Return the loss of a batch without learning from it."""
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -69,6 +74,22 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How an image is to be cut for a network, and whom to tell.
+
+    Attributes
+    ----------
+    most_pixels
+        The most pixels that a tile may have.
+    on_tile
+        Called with the tiles done and all of them; may raise to end the prediction.
+    """
+
+    most_pixels: int
+    on_tile: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True)
 class Channels:
     """What goes into a network and what it learns: found in the dataset, recorded in the model.
 
@@ -96,34 +117,68 @@ def wanted_outputs(parameters: PredictionParameters, channels: Channels) -> list
     return ["prediction", *channels.targets[1:], *uncertainty]
 
 
-class Implementation(Protocol):
-    """One method, as the runtime drives it in a worker.
+class Implementation(ABC):
+    """One method, as the runtime drives it in a worker. A method derives from one of the two kinds below.
 
     Attributes
     ----------
     normaliser
-        The rule by which sources and targets are brought to one scale.
+        The rule by which images are brought to one scale.
+    """
+
+    normaliser = Normaliser()
+
+    @abstractmethod
+    def build(self, parameters: Any, channels: Channels) -> Learner:
+        """Return a new network with random weights that follow from `parameters.seed`."""
+
+    @abstractmethod
+    def save(self, folder: Path, parameters: Any, channels: Channels, best: Arrays, last: Arrays) -> None:
+        """Write the model's files to `folder`, so that `load` and the original library can read them."""
+
+    @abstractmethod
+    def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> Learner:
+        """Return the network saved in `folder` with its "best" or "last" weights. Never runs code of the files."""
+
+    def prepare_targets(self, targets: NDArray[Any], parameters: Any) -> Any:  # noqa: ARG002
+        """Return what the learner's loss compares with, for a batch of targets with a trailing axis for their roles.
+
+        Called in a thread of its own, ahead of the step that needs it.
+        """
+        return targets
+
+    def calibrate(
+        self,
+        folder: Path,  # noqa: ARG002
+        parameters: Any,  # noqa: ARG002
+        channels: Channels,  # noqa: ARG002
+        images: Iterable[tuple[NDArray[np.float32], NDArray[Any]]],  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Set what the saved model needs besides weights, such as thresholds, and return it for the record.
+
+        `images` are the validation images, normalised and channels last, with their targets.
+        """
+        return {}
+
+
+class ImageImplementation(Implementation):
+    """A method that turns images into images.
+
+    Attributes
+    ----------
     grey_values_of
         Whose scale a prediction is brought back to: that of the "source" it was made from, where both show the
         same light (restoration), or that of the training's "target" images (where one kind of image is turned
         into another).
     """
 
-    normaliser: Normaliser
-    grey_values_of: Literal["source", "target"]
+    grey_values_of: Literal["source", "target"] = "source"
 
-    def build(self, parameters: Any, channels: Channels) -> Learner:
-        """Return a new network with random weights that follow from `parameters.seed`."""
-
+    @abstractmethod
     def geometry(self, parameters: Any, channels: Channels) -> Geometry:
         """Return how the network of these parameters may be tiled."""
 
-    def save(self, folder: Path, parameters: Any, channels: Channels, best: Arrays, last: Arrays) -> None:
-        """Write the model's files to `folder`, so that `load` and the original library can read them."""
-
-    def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> Learner:
-        """Return the network saved in `folder` with its "best" or "last" weights. Never runs code of the files."""
-
+    @abstractmethod
     def interpret(
         self, output: NDArray[np.float32], parameters: Any, channels: Channels
     ) -> dict[str, tuple[NDArray[np.float32], bool]]:
@@ -133,3 +188,21 @@ class Implementation(Protocol):
         widths such as an uncertainty. With several targets the first is the "prediction"; the others are named as
         in `channels.targets`.
         """
+
+
+class ObjectImplementation(Implementation):
+    """A method that finds objects and is trained on label images."""
+
+    def resolve(self, parameters: Any, labels: Iterable[NDArray[Any]]) -> Any:  # noqa: ARG002
+        """Return the parameters with what was left to be measured from the label images of the training set."""
+        return parameters
+
+    def clean_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return a label image of the training set as the network shall learn it, of the same shape and dtype."""
+        return labels
+
+    @abstractmethod
+    def find_objects(
+        self, learner: Learner, image: NDArray[np.float32], parameters: PredictionParameters, tiling: Tiling
+    ) -> Objects:
+        """Return the objects in one normalised image (channels last, if it has any)."""

@@ -93,7 +93,8 @@ class ModelManifest(Manifest):
     """A published model version: everything needed to apply it, and everything known of how it was made.
 
     `source` is the dataset's role it was trained on; `channels` are those of `parfocal.runtime.learning.Channels`;
-    `target_constants` hold for each target the mean offset and scale of the training images.
+    `target_constants` hold for each target the mean offset and scale of the training images; `calibration` what was
+    set on the validation images after training, such as thresholds.
     """
 
     model: str
@@ -107,6 +108,7 @@ class ModelManifest(Manifest):
     source: str = "source"
     channels: dict[str, Any] = Field(default_factory=dict)
     target_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
+    calibration: dict[str, float] = Field(default_factory=dict)
     training_quantiles: dict[str, Any] = Field(default_factory=dict)
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)

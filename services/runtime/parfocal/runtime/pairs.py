@@ -84,6 +84,7 @@ def check_pairs(
     min_size: Mapping[str, int] | None = None,
     min_images: int = 1,
     constant_targets: bool = False,
+    empty_targets: bool = False,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> PairReport:
     """Check the images of a training set, paired by stem.
@@ -103,6 +104,9 @@ def check_pairs(
         The least number of pairs.
     constant_targets
         Accept targets without any contrast, such as a label image without objects.
+    empty_targets
+        Accept only those among them that are 0 everywhere and of an integer type, with a warning: nobody has said yet
+        whether the targets are label images.
     limits
         Larger images are refused.
 
@@ -128,7 +132,9 @@ def check_pairs(
     for stem in stems:
         source_name, target_name = file_name(sources[stem]), file_name(targets[stem])
         source, wrong = examine(sources[stem], source_axes, min_size, limits, allow_constant=False)
-        target, wrong_too = examine(targets[stem], axes, min_size, limits, allow_constant=constant_targets)
+        target, wrong_too = examine(
+            targets[stem], axes, min_size, limits, allow_constant=constant_targets, allow_zero=empty_targets
+        )
         problems += wrong + wrong_too
         if source is None or target is None:
             continue
@@ -137,6 +143,8 @@ def check_pairs(
             text = f"is {by(shape)} pixels, {target_name} is {by(target.shape)}: register or crop them alike."
             problems.append(Violation(source_name, text))
             continue
+        if target.constant and empty_targets:
+            warnings.add("empty", target_name)
         if source.digest == target.digest:
             warnings.add("identical", f"{source_name} and {target_name}")
         warnings.note(source_name, source, "source images")

@@ -119,6 +119,23 @@ class TrainingParameters(Parameters):
         return Roles()
 
 
+class LabelTrainingParameters(TrainingParameters):
+    """What trainings on label images need besides."""
+
+    foreground_fraction: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        title="Foreground fraction",
+        description="Part of the patches that must contain an object; the others are cut anywhere.",
+    )
+    augment_intensity: bool = Field(
+        default=True,
+        title="Augment by intensity",
+        description="Make patches brighter, darker and noisier at random, so that the model stands such changes.",
+    )
+
+
 def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:
     """Raise InvalidInputError naming the training images that are smaller than a patch of this shape in pixels."""
     images = dataset.select("train", role)
@@ -135,17 +152,12 @@ def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str
 
 
 class PredictionParameters(Parameters):
-    """What every prediction that turns images into images needs."""
+    """What every prediction needs."""
 
     weights: Literal["best", "last"] = Field(
         default="best",
         title="Weights",
         description="best: the weights with the lowest validation loss; last: those of the last epoch.",
-    )
-    output_dtype: Literal["float32", "like-input"] = Field(
-        default="float32",
-        title="Type of the output",
-        description="float32 keeps all grey values; like-input rounds and clips to the type of the input.",
     )
     tile_size: int = Field(
         default=0,
@@ -158,4 +170,14 @@ class PredictionParameters(Parameters):
         default="auto",
         title="Precision",
         description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+    )
+
+
+class ImagePredictionParameters(PredictionParameters):
+    """What every prediction that turns images into images needs."""
+
+    output_dtype: Literal["float32", "like-input"] = Field(
+        default="float32",
+        title="Type of the output",
+        description="float32 keeps all grey values; like-input rounds and clips to the type of the input.",
     )

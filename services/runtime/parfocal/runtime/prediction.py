@@ -6,6 +6,7 @@ single images, stacks and parts of them give the same grey values.
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,16 @@ from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import IMAGE_SUFFIXES, Image, convert_dtype, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.learning import Channels, Implementation, Learner, model_channels, wanted_outputs
+from parfocal.runtime.learning import (
+    Channels,
+    ImageImplementation,
+    Implementation,
+    Learner,
+    ObjectImplementation,
+    Tiling,
+    model_channels,
+    wanted_outputs,
+)
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -33,7 +43,8 @@ from parfocal.runtime.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.parameters import PredictionParameters
+from parfocal.runtime.objects import Objects, count_objects, stack_labels, write_object_table, write_rois
+from parfocal.runtime.parameters import ImagePredictionParameters, PredictionParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import file_entry, sha256_of
 from parfocal.runtime.service import Method
@@ -42,6 +53,7 @@ from parfocal.runtime.tiling import choose_tile, predict_tiled
 
 # A U-Net with 32 first filters keeps about eight full-size float32 layers of them while it predicts.
 _BYTES_PER_PIXEL = 32 * 4 * 8
+COUNTS = "counts.csv"
 _SMALLEST_TILE, _LARGEST_TILE = 256**2, 2048**2
 
 
@@ -74,15 +86,22 @@ def load_model(method: Method, manifest: ModelManifest, folder: Path, *, weights
     )
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What was made of one image: images by name, and for methods that find them the objects of each plane."""
+
+    images: dict[str, Image]
+    objects: tuple[Objects, ...] = ()
+
+
 def predict_image(
     model: LoadedModel,
     image: Image,
+    parameters: PredictionParameters,
     *,
-    tile_size: int = 0,
-    wanted: Sequence[str] = ("prediction",),
     on_tile: Callable[[int, int], None] | None = None,
-) -> dict[str, Image]:
-    """Return the wanted outputs for one image, float32 in the grey values of the source.
+) -> Predicted:
+    """Return what these parameters ask for of one image: float32 in grey values, or labels.
 
     Raises
     ------
@@ -99,6 +118,7 @@ def predict_image(
     depth = len(method.axes) + bool(letter)
     planes = pixels.reshape(-1, *pixels.shape[pixels.ndim - depth :])
     collected: dict[str, list[NDArray[np.float32]]] = {}
+    objects: list[Objects] = []
     for number, plane in enumerate(planes):
         report = None
         if on_tile is not None:
@@ -106,24 +126,49 @@ def predict_image(
             def report(done: int, total: int, number: int = number) -> None:
                 on_tile(number * total + done, len(planes) * total)
 
-        for name, output in _predict_plane(model, plane, tile_size, report).items():
-            if name in wanted:
-                collected.setdefault(name, []).append(output)
+        if isinstance(model.implementation, ObjectImplementation):
+            objects.append(_find_objects(model, model.implementation, plane, parameters, report))
+            continue
+        assert isinstance(model.implementation, ImageImplementation)
+        for name, output in _predict_plane(model, model.implementation, plane, parameters, report).items():
+            collected.setdefault(name, []).append(output)
+    if objects:
+        labels = stack_labels(objects).reshape(shape)
+        return Predicted({"prediction": replace(image, pixels=labels, axes=axes)}, tuple(objects))
+    wanted = wanted_outputs(parameters, model.channels)
     missing = [name for name in wanted if name not in collected]
     if missing:
         raise InvalidInputError(f"The model makes no {missing[0]}: it was trained without it.")
-    return {name: replace(image, pixels=np.stack(items).reshape(shape), axes=axes) for name, items in collected.items()}
+    return Predicted(
+        {name: replace(image, pixels=np.stack(collected[name]).reshape(shape), axes=axes) for name in wanted}
+    )
+
+
+def _find_objects(
+    model: LoadedModel,
+    implementation: ObjectImplementation,
+    plane: NDArray[Any],
+    parameters: PredictionParameters,
+    report: Callable[[int, int], None] | None,
+) -> Objects:
+    several = plane.ndim > len(model.method.axes)
+    constants = model.normaliser.fit(plane, model.method.axes + "C" * several)
+    tiling = Tiling(_most_pixels(model, parameters), report)
+    return implementation.find_objects(model.learner, model.normaliser.apply(plane, constants), parameters, tiling)
 
 
 def _predict_plane(
-    model: LoadedModel, plane: NDArray[Any], tile_size: int, report: Callable[[int, int], None] | None
+    model: LoadedModel,
+    implementation: ImageImplementation,
+    plane: NDArray[Any],
+    parameters: PredictionParameters,
+    report: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float32]]:
-    geometry = model.implementation.geometry(model.parameters, model.channels)
+    geometry = implementation.geometry(model.parameters, model.channels)
     spatial = model.method.axes
     several = plane.ndim > len(spatial)
     constants = model.normaliser.fit(plane, spatial + "C" * several)
-    most_pixels = tile_size ** len(spatial) if tile_size else _affordable_pixels()
-    tile = choose_tile(plane.shape[: len(spatial)], geometry.divisor, most_pixels)
+    tile = choose_tile(plane.shape[: len(spatial)], geometry.divisor, _most_pixels(model, parameters))
     output = predict_tiled(
         lambda batch: model.learner.predict_batch(batch if several else batch[..., np.newaxis]),
         model.normaliser.apply(plane, constants),
@@ -133,10 +178,10 @@ def _predict_plane(
         output_channels=geometry.output_channels,
         progress=report,
     )
-    images = model.implementation.interpret(output, model.parameters, model.channels)
+    images = implementation.interpret(output, model.parameters, model.channels)
     restored = {}
     for name, (pixels, with_offset) in images.items():
-        if model.implementation.grey_values_of == "target":
+        if implementation.grey_values_of == "target":
             role = model.channels.targets[0] if name == "prediction" else name
             recorded = model.manifest.target_constants[role]
             constants = NormaliserConstants(offset=(recorded["offset"],), scale=(recorded["scale"],))
@@ -144,8 +189,10 @@ def _predict_plane(
     return restored
 
 
-def _affordable_pixels() -> int:
-    """Return the pixels of a tile that the free memory allows; half of it stays for everything else."""
+def _most_pixels(model: LoadedModel, parameters: PredictionParameters) -> int:
+    """Return the pixels of a tile that were asked for or that the free memory allows; half of it stays free."""
+    if parameters.tile_size:
+        return int(parameters.tile_size ** len(model.method.axes))
     affordable = psutil.virtual_memory().available // 2 // _BYTES_PER_PIXEL
     return max(_SMALLEST_TILE, min(_LARGEST_TILE, affordable))
 
@@ -173,7 +220,6 @@ def predict(context: JobContext) -> None:
     precision, _ = choose_precision(parameters.precision)
     context.describe(precision=precision)
     model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
-    wanted = wanted_outputs(parameters, model.channels)
     inputs = list_inputs(context, manifest.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
@@ -182,7 +228,7 @@ def predict(context: JobContext) -> None:
         for number, item in enumerate(_fetch_ahead(context, inputs)):
             context.check_cancelled()
             begin = time.monotonic()
-            outputs, reason = _predict_one(context, model, item, parameters, wanted, (number, len(inputs)))
+            outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             pending = uploader.submit(_write, context, item, outputs, parameters, reason, time.monotonic() - begin)
@@ -193,6 +239,8 @@ def predict(context: JobContext) -> None:
         raise InvalidInputError(f"None of the {len(done)} images could be predicted. {failed[0].reason}")
     for result in failed:
         context.warn(f"{result.input} was left out: {result.reason}")
+    if any(result.metrics for result in done):
+        files.append(_send(context, _write_counts(context, done), COUNTS))
     environment = context.service.environment(image=context.settings.image, precision=precision)
     published = ResultManifest(
         project=context.job.project,
@@ -268,9 +316,8 @@ def _predict_one(
     model: LoadedModel,
     item: _Input,
     parameters: PredictionParameters,
-    wanted: Sequence[str],
     position: tuple[int, int],
-) -> tuple[dict[str, Image], str]:
+) -> tuple[Predicted, str]:
     number, count = position
 
     def on_tile(done: int, total: int) -> None:
@@ -280,17 +327,17 @@ def _predict_one(
         context.report_progress(progress, message=f"predicting {item.name}")
 
     if item.image is None:
-        return {}, item.reason
+        return Predicted({}), item.reason
     try:
-        return predict_image(model, item.image, tile_size=parameters.tile_size, wanted=wanted, on_tile=on_tile), ""
+        return predict_image(model, item.image, parameters, on_tile=on_tile), ""
     except InvalidInputError as error:
-        return {}, error.message
+        return Predicted({}), error.message
 
 
 def _write(
     context: JobContext,
     item: _Input,
-    outputs: dict[str, Image],
+    predicted: Predicted,
     parameters: PredictionParameters,
     reason: str,
     seconds: float,
@@ -298,20 +345,30 @@ def _write(
     names: dict[str, str] = {}
     entries: list[FileEntry] = []
     clipped = 0.0
-    for kind, image in outputs.items():
-        if parameters.output_dtype == "like-input" and kind == "prediction":
+    for kind, image in predicted.images.items():
+        if like_input(parameters) and kind == "prediction":
             assert item.image is not None
             pixels, clipped = convert_dtype(image.pixels, item.image.pixels.dtype)
             image = replace(image, pixels=pixels)
         stem = image_stem(Path(item.name))
         name = f"{stem}.tif" if kind == "prediction" else f"{kind}/{stem}.tif"
-        path = context.scratch / "outputs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = _output_path(context, name)
         write_image(path, image)
-        context.store.upload(path, context.reserved / name)
-        entries.append(file_entry(path, name))
+        entries.append(_send(context, path, name))
         names[kind] = name
-        path.unlink()
+    metrics = {}
+    if predicted.objects:
+        assert item.image is not None
+        names["objects"] = f"objects/{image_stem(Path(item.name))}.csv"
+        path = _output_path(context, names["objects"])
+        write_object_table(path, predicted.objects, item.image.pixel_size)
+        entries.append(_send(context, path, names["objects"]))
+        if any(len(plane.outlines) for plane in predicted.objects):
+            names["rois"] = f"rois/{image_stem(Path(item.name))}.zip"
+            path = _output_path(context, names["rois"])
+            write_rois(path, predicted.objects)
+            entries.append(_send(context, path, names["rois"]))
+        metrics["objects"] = float(count_objects(predicted.objects))
     result = ResultFile(
         input=item.name,
         input_sha256=sha256_of(item.path),
@@ -319,8 +376,37 @@ def _write(
         seconds=round(seconds, 3),
         clipped_fraction=clipped,
         reason=reason,
+        metrics=metrics,
     )
     return result, entries
+
+
+def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
+    path = _output_path(context, COUNTS)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "objects"])
+        writer.writerows([result.input, int(result.metrics["objects"])] for result in done if result.metrics)
+    return path
+
+
+def like_input(parameters: PredictionParameters) -> bool:
+    """Say whether the prediction shall have the type of its input."""
+    return isinstance(parameters, ImagePredictionParameters) and parameters.output_dtype == "like-input"
+
+
+def _output_path(context: JobContext, name: str) -> Path:
+    path = context.scratch / "outputs" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _send(context: JobContext, path: Path, name: str) -> FileEntry:
+    """Upload a file of the result and remove it here."""
+    context.store.upload(path, context.reserved / name)
+    entry = file_entry(path, name)
+    path.unlink()
+    return entry
 
 
 def _collect(

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from parfocal import v1
 from parfocal.runtime.manifests import ModelManifest
 from parfocal.runtime.service import Method
 
@@ -42,7 +44,7 @@ def write_training_report(
     figure.savefig(folder / "loss.png", dpi=120)
     with PdfPages(folder / "training_report.pdf", metadata={"Title": f"Training of {model.model}"}) as pages:
         pages.savefig(_summary_page(model, method, rows))
-        pages.savefig(_figures_page(model, rows, example))
+        pages.savefig(_figures_page(model, rows, example, labels=method.target == v1.TARGET_KIND_LABELS))
 
 
 def write_training_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -139,7 +141,7 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
     )
 
 
-def _figures_page(model: ModelManifest, rows: Sequence[Row], example: Example) -> Figure:
+def _figures_page(model: ModelManifest, rows: Sequence[Row], example: Example, *, labels: bool) -> Figure:
     # The rectangle leaves the margins of a printed page.
     figure = Figure(figsize=_A4, layout=ConstrainedLayoutEngine(rect=(0.06, 0.04, 0.88, 0.92)))
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.1, 1])
@@ -150,14 +152,30 @@ def _figures_page(model: ModelManifest, rows: Sequence[Row], example: Example) -
     name, source, target = example
     bottom.suptitle(f"Example of the training images: {name}", fontsize=12)
     for axes, pixels, title in zip(bottom.subplots(1, 2), (source, target), ("source", "target"), strict=True):
+        axes.set_axis_off()
+        if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) and pixels.dtype == np.uint8:
+            axes.imshow(pixels[..., :3], interpolation="nearest")
+            axes.set_title(title, fontsize=9)
+            continue
         while pixels.ndim > 2:  # of volumes and of several channels the middle one
             pixels = pixels[len(pixels) // 2]
             title = f"{title}, middle plane"
+        if labels and title.startswith("target"):
+            axes.imshow(_coloured(pixels), interpolation="nearest")
+            axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9)
+            continue
         low, high = np.percentile(pixels, [0.5, 99.8])
         axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9)
-        axes.set_axis_off()
     return figure
+
+
+def _coloured(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a label image as RGB on black, neighbouring numbers in different colours."""
+    colours = np.array(colormaps["tab20"](np.arange(20)))[:, :3]
+    picture = colours[labels.astype(np.int64) % 20]
+    picture[labels <= 0] = 0
+    return picture
 
 
 def _duration(seconds: float) -> str:

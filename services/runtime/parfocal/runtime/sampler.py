@@ -22,6 +22,8 @@ from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
 from parfocal.runtime.split import Region
 
 Targets = NDArray[Any] | tuple[NDArray[Any], ...]
+# Draws before a rare object is looked for; until then every place with an object has the same chance.
+_FOREGROUND_TRIES = 10
 
 
 class Patch(NamedTuple):
@@ -62,6 +64,8 @@ class PatchSampler:
         The same for the targets: one per image, or a tuple of them (None for labels) where there are several.
     augmentation
         Applied alike to source and targets; None for none.
+    foreground_fraction
+        Chance that a patch is asked to contain an object of the first target, which is then a label image.
     """
 
     sources: Sequence[NDArray[Any]]
@@ -77,6 +81,7 @@ class PatchSampler:
     source_constants: Sequence[NormaliserConstants] | None = None
     target_constants: Sequence[NormaliserConstants | tuple[NormaliserConstants | None, ...]] | None = None
     augmentation: Augmentation | None = None
+    foreground_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.regions or min(self.patches_per_image, self.batch_size) < 1:
@@ -114,8 +119,10 @@ class PatchSampler:
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size) % len(slots)
         rng = np.random.default_rng([self.seed, epoch, step + 1])
         patches = self._draw(rng, slots[places])
-        turns = rng.integers(8, size=self.batch_size) if self.augmentation else None
-        return self._read(patches, turns)
+        if self.augmentation is None:
+            return self._read(patches, None)
+        source, targets = self._read(patches, rng.integers(8, size=self.batch_size))
+        return self.augmentation.vary_intensity(rng, source), targets
 
     def validation_batches(self, regions: Sequence[Region], max_patches: int = 512) -> FixedPatches:
         """Return a fixed grid of patches from other regions, cut, normalised and batched alike but never augmented."""
@@ -125,12 +132,35 @@ class PatchSampler:
         return FixedPatches(self, patches)
 
     def _draw(self, rng: np.random.Generator, slots: NDArray[np.int64]) -> list[Patch]:
-        """Draw a corner for each slot. A rule that prefers foreground belongs here, where corners are chosen."""
+        """Draw a corner for each slot, again and again where an object is asked for and none is there."""
         regions = [self.regions[slot] for slot in slots]
         starts = np.array([region.start for region in regions])
         room = np.array([region.stop for region in regions]) - starts - self.patch_shape + 1
         corners = starts + rng.integers(room)
+        if self.foreground_fraction:
+            for number in np.flatnonzero(rng.random(len(slots)) < self.foreground_fraction):
+                corners[number] = self._near_object(rng, regions[number], corners[number], room[number])
         return [Patch(region.index, tuple(corner)) for region, corner in zip(regions, corners.tolist(), strict=True)]
+
+    def _near_object(
+        self, rng: np.random.Generator, region: Region, corner: NDArray[np.int64], room: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return a corner whose patch holds an object, if there is one: by chance or else around one of its pixels."""
+        assert self.targets is not None
+        given = self.targets[region.index]
+        labels = given[0] if isinstance(given, tuple) else given
+        for _ in range(_FOREGROUND_TRIES):
+            window = tuple(slice(first, first + length) for first, length in zip(corner, self.patch_shape, strict=True))
+            if np.any(labels[window] > 0):
+                return corner
+            corner = region.start + rng.integers(room)
+        part = labels[tuple(slice(*bounds) for bounds in zip(region.start, region.stop, strict=True))]
+        pixels = np.flatnonzero(np.asarray(part) > 0)
+        if len(pixels):
+            pixel = np.unravel_index(pixels[rng.integers(len(pixels))], part.shape)
+            offset = pixel - rng.integers(self.patch_shape)
+            corner = region.start + np.clip(offset, 0, room - 1)
+        return corner
 
     def _read(
         self, patches: Sequence[Patch], turns: NDArray[np.int64] | None

@@ -7,11 +7,12 @@ interrupted (same machine, same thread count).
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.runtime.errors import CancelledError, InvalidInputError, TrainingDivergedError
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.learning import Channels, Implementation, Learner, model_channels
+from parfocal.runtime.learning import Channels, Implementation, Learner, ObjectImplementation, model_channels
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -33,12 +34,12 @@ from parfocal.runtime.manifests import (
 from parfocal.runtime.parameters import TrainingParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import empty_folder, folder_files, upload_files
-from parfocal.runtime.sampler import FixedPatches, PatchSampler
 from parfocal.runtime.schedule import Plateau
 from parfocal.runtime.store import Location
 from parfocal.runtime.training_data import TrainingData, load_training_data
 
 _log = logging.getLogger(__name__)
+_Batch = tuple[NDArray[np.float32], Any]
 
 
 @dataclass
@@ -69,12 +70,14 @@ def train(context: JobContext) -> None:
     if parameters.precision == "bfloat16" and precision != "bfloat16":
         context.warn(why)
     implementation: Implementation = context.method.load()
-    data = load_training_data(context, parameters, implementation.normaliser)
+    data = load_training_data(context, parameters, implementation)
+    if isinstance(implementation, ObjectImplementation):
+        parameters = implementation.resolve(parameters, data.labels())
     learner = implementation.build(parameters, data.channels)
     state = _State(plateau=Plateau(parameters.plateau_factor, parameters.plateau_patience))
     best = _initialise(context, implementation, learner, state, data.channels)
     if state.epoch < parameters.total_epochs(data.sampler.steps_per_epoch):
-        best = _run(context, parameters, learner, data, state, best)
+        best = _run(context, parameters, implementation, learner, data, state, best)
     _publish(context, parameters, implementation, learner, data, state, best, precision)
 
 
@@ -109,6 +112,7 @@ def _initialise(
 def _run(
     context: JobContext,
     parameters: TrainingParameters,
+    implementation: Implementation,
     learner: Learner,
     data: TrainingData,
     state: _State,
@@ -118,15 +122,21 @@ def _run(
     sampler = data.sampler
     epochs = parameters.total_epochs(sampler.steps_per_epoch)
     validation = sampler.validation_batches(data.split.validation)
+
+    def prepare(batch: Any) -> tuple[NDArray[np.float32], Any]:
+        inputs, targets = channels_last(batch, sampler.axes)
+        return inputs, implementation.prepare_targets(targets, parameters)
+
     saved = time.monotonic()
     while state.epoch < epochs and not context.keep_best:
         begin = time.monotonic()
         learner.learning_rate = state.learning_rate
-        losses = _train_epoch(context, epochs, learner, sampler, state)
+        batches = _prefetch(functools.partial(sampler.batch, state.epoch), sampler.steps_per_epoch, prepare)
+        losses = _train_epoch(context, epochs, learner, batches, state, sampler.steps_per_epoch)
         if losses is None:
             break
         loss = float(np.mean(losses))
-        validation_loss = _validate(learner, validation, sampler.axes)
+        validation_loss = _validate(learner, _prefetch(validation.batch, len(validation), prepare))
         _require_finite(state.epoch + 1, loss, validation_loss)
         state.epoch += 1
         is_best = validation_loss < state.best_loss
@@ -153,36 +163,39 @@ def _run(
 
 
 def _train_epoch(
-    context: JobContext, epochs: int, learner: Learner, sampler: PatchSampler, state: _State
+    context: JobContext, epochs: int, learner: Learner, batches: Iterable[_Batch], state: _State, steps: int
 ) -> list[float] | None:
     """Return the loss of every step, or None if training shall end now."""
     losses: list[float] = []
-    for step, (inputs, targets) in enumerate(_prefetch(sampler, state.epoch)):
+    for step, (inputs, targets) in enumerate(batches):
         context.check_cancelled()
         if context.keep_best and state.epoch > 0:
             return None
         losses.append(learner.train_batch(inputs, targets))
         if not math.isfinite(losses[-1]):
             _require_finite(state.epoch + 1, losses[-1], 0.0)
-        context.report_progress(_progress(epochs, state, sampler.steps_per_epoch, step + 1), message="training")
+        context.report_progress(_progress(epochs, state, steps, step + 1), message="training")
     return losses
 
 
-def _prefetch(sampler: PatchSampler, epoch: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield the batches of an epoch, the next one being cut while the present one is learnt."""
+def _prefetch(read: Callable[[int], Any], count: int, prepare: Callable[[Any], _Batch]) -> Iterator[_Batch]:
+    """Yield prepared batches, the next one being made while the present one is learnt."""
+
+    def make(number: int) -> _Batch:
+        return prepare(read(number))
+
     with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(sampler.batch, epoch, 0)
-        for step in range(sampler.steps_per_epoch):
+        ahead = pool.submit(make, 0)
+        for step in range(count):
             batch = ahead.result()
-            if step + 1 < sampler.steps_per_epoch:
-                ahead = pool.submit(sampler.batch, epoch, step + 1)
-            yield channels_last(batch, sampler.axes)
+            if step + 1 < count:
+                ahead = pool.submit(make, step + 1)
+            yield batch
 
 
-def _validate(learner: Learner, patches: FixedPatches, axes: str) -> float:
+def _validate(learner: Learner, batches: Iterable[_Batch]) -> float:
     total = count = 0.0
-    for step in range(len(patches)):
-        inputs, targets = channels_last(patches.batch(step), axes)
+    for inputs, targets in batches:
         total += learner.validate_batch(inputs, targets) * len(inputs)
         count += len(inputs)
     return total / count
@@ -270,6 +283,7 @@ def _publish(
     )
     folder = empty_folder(context.scratch / "model")
     implementation.save(folder, parameters, data.channels, best, learner.weights())
+    calibration = implementation.calibrate(folder, parameters, data.channels, data.validation_images())
     spec = context.job.training
     dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
     metrics = {"val_loss": state.best_loss, "loss": state.rows[state.best_epoch - 1]["loss"]} if state.rows else {}
@@ -287,6 +301,7 @@ def _publish(
         source=data.roles.source,
         channels=asdict(data.channels),
         target_constants=data.target_constants,
+        calibration=calibration,
         training_quantiles=data.quantiles,
         dataset_uri=spec.dataset_uri,
         dataset_sha256={entry.name: entry.sha256 for entry in dataset.files if entry.name.startswith("train/")},

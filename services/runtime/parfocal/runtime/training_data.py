@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.runtime.augmentation import Augmentation
-from parfocal.runtime.images import decode_to_memmap
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.images import decode_to_memmap, write_memmap
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.learning import Channels
+from parfocal.runtime.learning import Channels, Implementation, ObjectImplementation
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-from parfocal.runtime.normaliser import Normaliser, training_quantiles
-from parfocal.runtime.pairs import check_pairs
-from parfocal.runtime.parameters import Roles, TrainingParameters
+from parfocal.runtime.normaliser import training_quantiles
+from parfocal.runtime.pairs import ImagePair, check_pairs
+from parfocal.runtime.parameters import LabelTrainingParameters, Roles, TrainingParameters
 from parfocal.runtime.sampler import PatchSampler
 from parfocal.runtime.split import Split, split_images
 from parfocal.runtime.store import Location
@@ -36,9 +38,36 @@ class TrainingData:
     pixel_size_um: tuple[float | None, float | None, float | None] | None
     example: tuple[str, NDArray[Any], NDArray[Any]]
 
+    def labels(self) -> Iterator[NDArray[Any]]:
+        """Yield the first target of each image, label images where a method learns from such."""
+        for given in self.sampler.targets or ():
+            yield given[0] if isinstance(given, tuple) else given
 
-def load_training_data(context: JobContext, parameters: TrainingParameters, normaliser: Normaliser) -> TrainingData:
+    def validation_images(self) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        """Yield each part kept for validation as a normalised source, channels last, with its first target."""
+        sampler = self.sampler
+        assert sampler.targets is not None
+        assert sampler.source_constants is not None
+        for region in self.split.validation:
+            window = tuple(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
+            source = np.asarray(sampler.sources[region.index])
+            channel = next((number for number, axis in enumerate(sampler.axes) if axis in "CS"), None)
+            constants = sampler.source_constants[region.index]
+            if channel is None:
+                image = sampler.normaliser.apply(source[window], constants)
+            else:
+                cut = (*window[:channel], slice(None), *window[channel:])
+                image = np.moveaxis(sampler.normaliser.apply(source[cut], constants), channel, -1)
+            given = sampler.targets[region.index]
+            yield image, np.asarray(given[0] if isinstance(given, tuple) else given)[window]
+
+
+def load_training_data(
+    context: JobContext, parameters: TrainingParameters, implementation: Implementation
+) -> TrainingData:
     """Return the training data of a job with paired images; memory use does not depend on their number.
+
+    Where the targets are label images they are cleaned, and never normalised.
 
     Raises
     ------
@@ -47,6 +76,8 @@ def load_training_data(context: JobContext, parameters: TrainingParameters, norm
     DiskFullError
         The cache cannot take the images.
     """
+    normaliser = implementation.normaliser
+    labels = implementation if isinstance(implementation, ObjectImplementation) else None
     place = Location.parse(context.job.training.dataset_uri)
     dataset = DatasetManifest.read(context.store, place / DATASET_MANIFEST)
     roles = parameters.roles(dataset)
@@ -65,6 +96,7 @@ def load_training_data(context: JobContext, parameters: TrainingParameters, norm
             source_axes=source_axes,
             min_size=dict(zip(axes, patch, strict=True)),
             min_images=context.method.minimum_images,
+            constant_targets=labels is not None,
         )
         for role in roles.targets
     ]
@@ -89,9 +121,13 @@ def load_training_data(context: JobContext, parameters: TrainingParameters, norm
 
     sources = [decode(pair.source) for pair in pairs]
     targets = [tuple(decode(report.pairs[number].target) for report in reports) for number in range(len(pairs))]
+    if labels is not None:
+        targets = _clean_labels(pairs, targets, labels, context.scratch / "labels")
     letter = next((axis for axis in source_axes if axis not in axes), "")
     sampler_axes = source_axes.replace(letter, "C") if letter else source_axes
-    target_constants = [tuple(normaliser.fit(image, axes) for image in images) for images in targets]
+    target_constants = None
+    if labels is None:
+        target_constants = [tuple(normaliser.fit(image, axes) for image in images) for images in targets]
     sampler = PatchSampler(
         sources=sources,
         targets=targets,
@@ -105,13 +141,18 @@ def load_training_data(context: JobContext, parameters: TrainingParameters, norm
         normaliser=normaliser,
         source_constants=[normaliser.fit(image, sampler_axes) for image in sources],
         target_constants=target_constants,
-        augmentation=Augmentation(flip=parameters.augment_flip, rotate90=parameters.augment_rotate),
+        augmentation=Augmentation(
+            flip=parameters.augment_flip,
+            rotate90=parameters.augment_rotate,
+            intensity=isinstance(parameters, LabelTrainingParameters) and parameters.augment_intensity,
+        ),
+        foreground_fraction=parameters.foreground_fraction if isinstance(parameters, LabelTrainingParameters) else 0.0,
     )
     quantiles = {roles.source: training_quantiles(sources).model_dump(mode="json")}
     constants = {}
-    for number, role in enumerate(roles.targets):
+    for number, role in enumerate(roles.targets if target_constants is not None else ()):
         quantiles[role] = training_quantiles([images[number] for images in targets]).model_dump(mode="json")
-        found = [constants_of[number] for constants_of in target_constants]
+        found = [each[number] for each in target_constants or ()]
         constants[role] = {
             "offset": float(np.mean([each.offset[0] for each in found])),
             "scale": float(np.mean([each.scale[0] for each in found])),
@@ -127,3 +168,29 @@ def load_training_data(context: JobContext, parameters: TrainingParameters, norm
         pixel_size_um=(pixel_size.x, pixel_size.y, pixel_size.z) if pixel_size else None,
         example=(pairs[0].stem, sources[0], targets[0][0]),
     )
+
+
+def _clean_labels(
+    pairs: Sequence[ImagePair],
+    targets: Sequence[tuple[NDArray[Any], ...]],
+    implementation: ObjectImplementation,
+    folder: Path,
+) -> list[tuple[NDArray[Any], ...]]:
+    """Return label images, memory-mapped in `folder`; raise InvalidInputError where they are none."""
+    problems: list[Violation] = []
+    cleaned: list[tuple[NDArray[Any], ...]] = []
+    objects = 0
+    for number, (pair, images) in enumerate(zip(pairs, targets, strict=True)):
+        if images[0].dtype.kind not in "iu":
+            text = f"has values of type {images[0].dtype}: save labels as whole numbers, 0 for background"
+            problems.append(Violation(f"target/{pair.target.name}", text))
+            continue
+        labels = implementation.clean_labels(np.array(images[0]))
+        objects += int(labels.max() > 0)
+        cleaned.append((write_memmap(folder / f"{number}.npy", labels),))
+    if problems:
+        listed = "; ".join(f"{each.field} {each.description}" for each in problems[:5])
+        raise InvalidInputError(f"{len(problems)} targets are no label images: {listed}.", problems)
+    if not objects:
+        raise InvalidInputError("No target shows an object: every label image is 0 everywhere. Check the targets.")
+    return cleaned

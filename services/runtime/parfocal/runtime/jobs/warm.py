@@ -34,11 +34,10 @@ from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
 from parfocal.runtime.images import Image, convert_dtype
 from parfocal.runtime.jobs.worker import is_out_of_memory
-from parfocal.runtime.learning import wanted_outputs
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.prediction import LoadedModel, load_model, predict_image
+from parfocal.runtime.prediction import LoadedModel, like_input, load_model, predict_image
 from parfocal.runtime.service import Service, load_service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location, Store, translate_disk_error
@@ -100,13 +99,11 @@ class WarmPredictor:
         def on_tile(done: int, total: int) -> None:
             self._report({"stage": "predicting", "step": done, "steps": total, "fraction": done / total})
 
-        wanted = wanted_outputs(parameters, model.channels)
-        image = Image(pixels, axes)
-        outputs = predict_image(model, image, tile_size=parameters.tile_size, wanted=wanted, on_tile=on_tile)
+        outputs = predict_image(model, Image(pixels, axes), parameters, on_tile=on_tile).images
         described: list[dict[str, Any]] = []
         for number, (name, output) in enumerate(outputs.items()):
             values = output.pixels
-            if parameters.output_dtype == "like-input" and name == "prediction":
+            if like_input(parameters) and name == "prediction":
                 values, _ = convert_dtype(values, pixels.dtype)
             # Not ndarray.tofile: it hides a full disk behind an OSError without a number.
             with (folder / f"output-{number}").open("wb") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parfocal import v1
 from parfocal.NAME.parameters import NAMEParameters, check_dataset
-from parfocal.runtime.parameters import PredictionParameters
+from parfocal.runtime.parameters import ImagePredictionParameters
 from parfocal.runtime.service import Method, Service, Work
 
 NAME_2D = Method(
@@ -16,7 +16,7 @@ NAME_2D = Method(
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
         v1.JOB_KIND_TRAINING: Work(NAMEParameters, "parfocal.runtime.training:train"),
-        v1.JOB_KIND_PREDICTION: Work(PredictionParameters, "parfocal.runtime.prediction:predict"),
+        v1.JOB_KIND_PREDICTION: Work(ImagePredictionParameters, "parfocal.runtime.prediction:predict"),
     },
     data="Pairs of two-dimensional grey images with the same name and size.",
     minimum_images=2,

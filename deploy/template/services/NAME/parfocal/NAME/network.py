@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.NAME.parameters import NAMEParameters
-from parfocal.runtime.learning import Arrays, Channels, Geometry
-from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
 from parfocal.runtime.torch import TorchLearner, load_weights, prepare, save_weights
 
 
@@ -34,11 +32,9 @@ class NAMEModule(nn.Module):
         return result
 
 
-class NAME2D:
+class NAME2D(ImageImplementation):
     """What the runtime's training and prediction drive."""
 
-    normaliser = Normaliser()
-    grey_values_of: Literal["source", "target"] = "source"
 
     def build(self, parameters: NAMEParameters, channels: Channels) -> TorchLearner:  # noqa: ARG002
         """Return a new network with its optimiser and loss."""

@@ -1,0 +1,82 @@
+"""Admission: what a manifest alone tells about a dataset and a method that do not suit each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from parfocal import v1
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.fake import SERVICE
+from parfocal.runtime.jobs.admission import check_dataset
+from parfocal.runtime.manifests import DatasetManifest, ImageEntry
+from parfocal.runtime.parameters import Roles
+
+FAKE = SERVICE.method("fake-2d")
+CHANNELS = replace(FAKE, channel_axes="CZ", target=v1.TARGET_KIND_PAIRED_IMAGE)
+
+
+def image(role: str, stem: str, shape: tuple[int, ...] = (64, 80), axes: str = "YX") -> ImageEntry:
+    return ImageEntry(
+        split="train", role=role, stem=stem, file=f"train/{role}/{stem}.tif", shape=shape, dtype="uint16", axes=axes
+    )
+
+
+def dataset(*images: ImageEntry) -> DatasetManifest:
+    return DatasetManifest(project="p", dataset="cells", version=2, images=images)
+
+
+def refusal(method: Any, images: list[ImageEntry], roles: Roles | None = None) -> InvalidInputError:
+    with pytest.raises(InvalidInputError) as caught:
+        check_dataset(method, dataset(*images), roles or Roles())
+    return caught.value
+
+
+PAIRS = [image(role, stem) for stem in "ab" for role in ("source", "target")]
+STACKS = [image("source_zstack", stem, (3, 64, 80), "ZYX") for stem in "ab"]
+
+
+def test_pairs_suit_a_method_for_pairs() -> None:
+    check_dataset(FAKE, dataset(*PAIRS), Roles())
+
+
+def test_channels_suit_a_method_that_takes_them() -> None:
+    check_dataset(CHANNELS, dataset(*PAIRS, *STACKS), Roles("source_zstack"))
+
+
+def test_channels_are_refused_by_a_method_that_does_not() -> None:
+    error = refusal(FAKE, [*PAIRS, *STACKS], Roles("source_zstack"))
+    assert "train/source_zstack/a.tif" in error.message
+    assert "ZYX" in error.message
+
+
+def test_images_with_different_numbers_of_channels_are_named() -> None:
+    stacks = [STACKS[0], image("source_zstack", "b", (4, 64, 80), "ZYX")]
+    assert refusal(CHANNELS, [*PAIRS, *stacks], Roles("source_zstack")).violations[0].field.endswith("b.tif")
+
+
+@pytest.mark.parametrize(
+    ("roles", "field"), [(Roles("source_zstack"), "source"), (Roles("source", ("target_DAPI",)), "targets")]
+)
+def test_a_role_that_is_not_there_is_refused_with_those_that_are(roles: Roles, field: str) -> None:
+    error = refusal(CHANNELS, PAIRS, roles)
+    assert error.violations[0].field == field
+    assert "source, target" in error.message
+
+
+def test_a_source_without_one_of_its_targets_is_named() -> None:
+    images = [*PAIRS, image("target_DAPI", "a")]
+    error = refusal(FAKE, images, Roles("source", ("target", "target_DAPI")))
+    assert [violation.field for violation in error.violations] == ["train/source/b.tif"]
+
+
+def test_a_target_of_another_size_is_named_with_both_sizes() -> None:
+    error = refusal(FAKE, [image("source", "a"), image("target", "a", (32, 80)), *PAIRS[2:]])
+    assert "(64, 80)" in error.message
+    assert "(32, 80)" in error.message
+
+
+def test_too_few_images_are_counted() -> None:
+    assert "has 1 training images" in refusal(FAKE, PAIRS[:2]).message

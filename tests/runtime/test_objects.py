@@ -1,0 +1,80 @@
+"""Objects: the label image, the table and the ImageJ regions say the same."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parfocal.runtime.images import PixelSize
+from parfocal.runtime.objects import Objects, count_objects, stack_labels, write_object_table
+
+
+def plane(*windows: tuple[int, int, int, int], shape: tuple[int, ...] = (20, 30)) -> Objects:
+    labels = np.zeros(shape, np.int32)
+    for number, (top, bottom, left, right) in enumerate(windows, start=1):
+        labels[..., top:bottom, left:right] = number
+    return Objects(labels, np.linspace(0.9, 0.5, len(windows)).astype(np.float32))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_centroid_and_area_in_pixels_and_micrometres(tmp_path: Path) -> None:
+    write_object_table(tmp_path / "a.csv", [plane((0, 4, 0, 6), (10, 12, 20, 30))], PixelSize(0.5, 0.25, None))
+    first, second = rows(tmp_path / "a.csv")
+    assert first == {
+        "plane": "0",
+        "label": "1",
+        "y_px": "1.500",
+        "x_px": "2.500",
+        "area_px": "24",
+        "y_um": "0.3750",
+        "x_um": "1.2500",
+        "area_um2": "3",
+        "probability": "0.9000",
+    }
+    assert (second["label"], second["area_px"]) == ("2", "20")
+
+
+def test_without_a_pixel_size_there_are_no_micrometres(tmp_path: Path) -> None:
+    write_object_table(tmp_path / "a.csv", [plane((0, 4, 0, 6))], None)
+    assert list(rows(tmp_path / "a.csv")[0]) == ["plane", "label", "y_px", "x_px", "area_px", "probability"]
+
+
+def test_volumes_have_a_third_coordinate(tmp_path: Path) -> None:
+    write_object_table(tmp_path / "a.csv", [plane((0, 4, 0, 6), shape=(5, 20, 30))], PixelSize(1.0, 1.0, 2.0))
+    (row,) = rows(tmp_path / "a.csv")
+    assert (row["z_px"], row["z_um"], row["volume_px"], row["volume_um3"]) == ("2.000", "4.0000", "120", "240")
+
+
+def test_every_plane_of_a_stack_counts_from_one(tmp_path: Path) -> None:
+    planes = [plane((0, 4, 0, 6), (10, 12, 20, 30)), plane(), plane((5, 9, 5, 9))]
+    labels = stack_labels(planes)
+    assert labels.dtype == np.uint16
+    assert [int(each.max()) for each in labels] == [2, 0, 1]
+    assert count_objects(planes) == 3
+    write_object_table(tmp_path / "a.csv", planes, None)
+    assert [(row["plane"], row["label"]) for row in rows(tmp_path / "a.csv")] == [("0", "1"), ("0", "2"), ("2", "1")]
+
+
+def test_an_object_that_others_cover_is_not_counted(tmp_path: Path) -> None:
+    covered = Objects(plane((0, 4, 0, 6)).labels * 2, np.array([0.4, 0.9], np.float32))
+    assert count_objects([covered]) == 1
+    write_object_table(tmp_path / "a.csv", [covered], None)
+    assert [row["label"] for row in rows(tmp_path / "a.csv")] == ["2"]
+
+
+def test_more_objects_than_16_bits_count_take_32() -> None:
+    labels = np.arange(1, 70_001).reshape(200, 350)
+    assert stack_labels([Objects(labels, np.ones(70_000, np.float32))]).dtype == np.uint32
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_no_objects_at_all_make_an_empty_table(planes: int, tmp_path: Path) -> None:
+    write_object_table(tmp_path / "a.csv", [plane()] * planes, PixelSize(1.0, 1.0, None))
+    assert rows(tmp_path / "a.csv") == []
