@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from parfocal.qc.parameters import RestorationThresholds, TranslationThresholds
 from parfocal.qc.rows import COLUMNS, KINDS, Kind, MetricsRow, read_metrics_csv, write_metrics_csv
@@ -22,6 +22,7 @@ from parfocal.qc.statistics import (
     image_scores,
     statistics,
 )
+from parfocal.qc.verdict import Verdict
 
 __all__ = [
     "COLUMNS",
@@ -49,6 +50,10 @@ DEFINITION: Final = (
 """How the numbers were made, to be printed beside them."""
 
 
+SHOWN: Final = {"psnr": "PSNR in dB", "ssim": "SSIM", "nrmse": "NRMSE", "pearson": "Correlation"}
+"""The metrics that tables for people have, the most important first, and what they are called there."""
+
+
 @dataclass(frozen=True)
 class RestorationSummary:
     """What the test images show, before any threshold.
@@ -72,18 +77,6 @@ class RestorationSummary:
     comparisons: tuple[Comparison, ...]
     worst: ImageScore
     failed: tuple[ImageScore, ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the model can be trusted, and why.
-
-    `reasons` say what decided; `remarks` say what a reader should know besides.
-    """
-
-    verdict: Literal["passed", "failed"]
-    reasons: tuple[str, ...]
-    remarks: tuple[str, ...]
 
 
 def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
@@ -176,6 +169,8 @@ def summary_json(
         "worst_image": _image_json(summary.worst),
         "failed_images": [_image_json(score) for score in summary.failed],
         "units": {metric: COLUMNS[metric] for metric in METRICS},
+        "shown": SHOWN,
+        "note": _note(baseline or {}),
         "interval": {
             "method": "percentile bootstrap of the mean over images",
             "confidence": CONFIDENCE,
@@ -185,6 +180,18 @@ def summary_json(
         "thresholds": (thresholds or RestorationThresholds()).model_dump(),
         "baseline": dict(baseline) if baseline is not None else None,
     }
+
+
+def _note(baseline: Mapping[str, Any]) -> str:
+    """Say what a reader of the table must know."""
+    note = "Higher is better, except for NRMSE."
+    if baseline.get("filter") == "gaussian":
+        sigma = f"{baseline['sigma_pixels']:.2f} px"
+        return f"{note} The Gaussian filter has the sigma that suits the {baseline['chosen_on']} best, {sigma}."
+    if "coefficients" in baseline:
+        what = "the best linear function of the input's pixels"
+        return f"{note} The linear predictor is {what} on the {baseline['chosen_on']}."
+    return note
 
 
 def _failed_images(failed: Sequence[ImageScore], images: int) -> str:

@@ -1,0 +1,213 @@
+"""Pictures of found objects and of the mistakes among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from skimage.segmentation import find_boundaries
+
+from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches
+
+# Of Okabe and Ito's palette, which can be told apart with any colour vision.
+COLOURS: Final = {
+    "found": (0.0, 0.62, 0.45),
+    "missed": (0.9, 0.62, 0.0),
+    "invented": (0.8, 0.47, 0.65),
+    "cut": (0.34, 0.71, 0.91),
+    "merged": (0.94, 0.89, 0.26),
+}
+_LARGEST_SHOWN: Final = 1024
+_GREY: Final = "0.35"
+
+
+def overlay_figure(
+    source: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    score: InstanceScore,
+    matches: Matches,
+    *,
+    name: str,
+) -> Figure:
+    """Return one image with the outlines of its objects, coloured by what became of them.
+
+    Parameters
+    ----------
+    source
+        Grey or colour image, of the spatial shape of the label images, with channels first or colours last besides.
+    target, prediction
+        Label images (Y, X) or (Z, Y, X); of a volume the plane with the most missed and invented objects is shown.
+    score, matches
+        Of the two label images.
+    name
+        For the title.
+    """
+    plane = _plane(target, prediction, matches)
+    source, target, prediction = _shown(source, target, prediction, plane)
+    # Laid out by hand: there is one for every image, and an automatic layout takes three times as long.
+    width, head, foot = 6.4, 0.35, 0.35
+    height = width * target.shape[0] / target.shape[1] + head + foot
+    figure = Figure(figsize=(width, height), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, foot / height, 1.0, 1 - (head + foot) / height))
+    _draw(axes, source, target, prediction, score, matches)
+    counts = matches.counts
+    where = "" if plane is None else f", plane {plane}"
+    axes.set_title(f"{name}{where}: {counts.tp} found, {counts.fn} missed, {counts.fp} invented", fontsize=10)
+    _legend(figure, score, matches)
+    return figure
+
+
+def instance_figure(
+    source: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    *,
+    score: InstanceScore,
+    matches: Matches,
+    level: float,
+    pooled: Mapping[str, Mapping[float, Counts]],
+    name: str,
+    images: int,
+) -> Figure:
+    """Return input, target, mistakes and the curves of F1 over the IoU level; see `overlay_figure`.
+
+    Parameters
+    ----------
+    level
+        The IoU level of `matches`.
+    pooled
+        By kind and level: counts over all images.
+    images
+        Number of test images.
+    """
+    plane = _plane(target, prediction, matches)
+    source, target, prediction = _shown(source, target, prediction, plane)
+    side = 4.2
+    height = side * np.clip(target.shape[0] / target.shape[1], 0.5, 1.6)
+    figure = Figure(figsize=(2 * side + 0.4, 2 * height + 1.5), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    ((first, second), (third, fourth)) = figure.subplots(2, 2)
+    where = "" if plane is None else f", plane {plane}"
+    figure.suptitle(f"{name}{where} (the worst of {images} test image{'' if images == 1 else 's'})", fontsize=12)
+    _show(first, source, "input")
+    _draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
+    second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
+    counts = matches.counts
+    _draw(third, source, target, prediction, score, matches)
+    third.set_title(f"{counts.tp} found, {counts.fn} missed, {counts.fp} invented (F1 {counts.f1:.3f})", fontsize=10)
+    _curves(fourth, pooled, level)
+    _legend(figure, score, matches)
+    return figure
+
+
+def _curves(axes: Axes, pooled: Mapping[str, Mapping[float, Counts]], level: float) -> None:
+    for kind, title, colour, style in (
+        ("prediction", "prediction", "#0072B2", "-"),
+        ("baseline", "Otsu threshold", "#555555", "--"),
+    ):
+        levels = sorted(pooled[kind])
+        axes.plot(levels, [pooled[kind][each].f1 for each in levels], style, color=colour, marker=".", label=title)
+    axes.axvline(level, color=_GREY, linewidth=0.8, linestyle=":")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("IoU that counts as found")
+    axes.set_ylabel("F1 over all test images")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"F1 {pooled['prediction'][level].f1:.3f} at IoU {level:g}, over all images", fontsize=10)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+
+
+def _draw(
+    axes: Axes,
+    source: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    score: InstanceScore,
+    matches: Matches,
+) -> None:
+    cut, merged = set(score.split), set(score.merged)
+    layers = [
+        (prediction, [pair[1] for pair in matches.pairs], COLOURS["found"]),
+        (target, [label for label in matches.missed if label not in cut], COLOURS["missed"]),
+        (prediction, [label for label in matches.spurious if label not in merged], COLOURS["invented"]),
+        (target, list(cut), COLOURS["cut"]),
+        (prediction, list(merged), COLOURS["merged"]),
+    ]
+    _draw_outlines(axes, source, layers)
+
+
+def _draw_outlines(
+    axes: Axes,
+    source: npt.NDArray[Any],
+    layers: Sequence[tuple[npt.NDArray[Any], Sequence[int] | npt.NDArray[Any], tuple[float, float, float]]],
+) -> None:
+    picture = _picture(source)
+    for labels, chosen, colour in layers:
+        picture[find_boundaries(np.where(np.isin(labels, chosen), labels, 0), mode="inner")] = colour
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def _show(axes: Axes, source: npt.NDArray[Any], title: str) -> None:
+    axes.imshow(_picture(source), interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def _picture(source: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return an image (Y, X) or (Y, X, colours) as RGB from 0 to 1 by its own 0.1 and 99.9 percentiles."""
+    low, high = np.percentile(source, [0.1, 99.9])
+    scaled = np.clip((source - low) / (high - low if high > low else 1), 0, 1)
+    if scaled.ndim == 3:
+        return np.array(scaled[..., :3])
+    # Dimmed, so that outlines stand out on bright objects too.
+    return np.repeat(0.85 * scaled[..., np.newaxis], 3, axis=-1)
+
+
+def _legend(figure: Figure, score: InstanceScore, matches: Matches) -> None:
+    cut, merged = set(score.split), set(score.merged)
+    numbers = {
+        "found": len(matches.pairs),
+        "missed": len(set(matches.missed) - cut),
+        "invented": len(set(matches.spurious) - merged),
+        "cut": len(cut),
+        "merged": len(merged),
+    }
+    handles = [Line2D([], [], color=COLOURS[kind], linewidth=3) for kind in numbers]
+    names = [f"{kind} ({number})" for kind, number in numbers.items()]
+    style: dict[str, Any] = {"ncols": 5, "frameon": False, "fontsize": 9, "handlelength": 1.2}
+    if figure.get_layout_engine() is None:
+        figure.legend(handles, names, loc="lower center", **style)
+    else:
+        figure.legend(handles, names, loc="outside lower center", **style)
+
+
+def _plane(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matches) -> int | None:
+    """Return which plane of a volume to show: that with the most pixels of mistakes, else of objects."""
+    if target.ndim == 2:
+        return None
+    wrong = np.isin(target, matches.missed) | np.isin(prediction, matches.spurious)
+    counted = (wrong if wrong.any() else target > 0).sum(axis=(1, 2))
+    return int(np.argmax(counted))
+
+
+def _shown(
+    source: npt.NDArray[Any], target: npt.NDArray[Any], prediction: npt.NDArray[Any], plane: int | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the plane, or the centre of a large one, of all three; channels that are no colours are averaged."""
+    if source.ndim > target.ndim and source.shape[-1] not in (3, 4):
+        source = source.mean(axis=0)
+    if plane is not None:
+        source, target, prediction = source[plane], target[plane], prediction[plane]
+    window = tuple(
+        slice(max(0, (length - _LARGEST_SHOWN) // 2), max(0, (length - _LARGEST_SHOWN) // 2) + _LARGEST_SHOWN)
+        for length in target.shape
+    )
+    return source[window], target[window], prediction[window]

@@ -1,0 +1,247 @@
+"""What all evaluation jobs share: finding prediction and target of each test image, and publishing what was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from parfocal import v1
+from parfocal.qc.verdict import Verdict
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.images import image_stem, read_image
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.manifests import (
+    DATASET_MANIFEST,
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    DatasetManifest,
+    ModelManifest,
+    ResultFile,
+    ResultManifest,
+)
+from parfocal.runtime.publish import folder_files, upload_files
+from parfocal.runtime.store import Location
+
+
+@dataclass(frozen=True)
+class Item:
+    """One test image and one of its targets: where its three versions lie, and the digest of its source.
+
+    `label` names it in tables: the stem, or role and stem where there are several targets.
+    """
+
+    label: str
+    role: str
+    source: Path
+    target: Path
+    prediction: Path
+    source_sha256: str
+    pixel_size: float | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation is about: the dataset, the model if one is named, and the test images to score."""
+
+    dataset: DatasetManifest
+    model: ModelManifest | None
+    source_role: str
+    items: list[Item]
+
+    @property
+    def roles(self) -> list[str]:
+        """The targets that are judged."""
+        return list(dict.fromkeys(item.role for item in self.items))
+
+
+def open_evaluation(context: JobContext) -> Inputs | None:
+    """Return what a job is to score; None where it was published before its worker was lost.
+
+    Raises
+    ------
+    InvalidInputError
+        No prediction has the name of a target.
+    """
+    spec = context.job.evaluation
+    if context.store.exists(context.reserved / RESULT_MANIFEST):
+        context.record_output("evaluation", str(context.reserved), {})
+        return None
+    context.report_progress(v1.Progress(stage="preparing"), message="fetching images", at_once=True)
+    context.describe(precision="float32")
+    dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
+    model = None
+    if spec.model_uri:
+        model = ModelManifest.read(context.store, Location.parse(spec.model_uri) / MODEL_MANIFEST)
+    prediction = ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST)
+    source_role = model.source if model else "source"
+    items = _items(context, dataset, prediction, source_role)
+    return Inputs(dataset, model, source_role, items)
+
+
+def _items(context: JobContext, dataset: DatasetManifest, prediction: ResultManifest, source_role: str) -> list[Item]:
+    spec = context.job.evaluation
+    place = Location.parse(spec.dataset_uri)
+    split = spec.split or "test"
+    prediction_place = Location.parse(spec.prediction_uri)
+    sources = {image.stem: image for image in dataset.select(split, source_role)}
+    entries = {entry.name: entry for entry in dataset.files}
+    missing, items = [], []
+    for number, role in enumerate(prediction.targets):
+        folder = "" if number == 0 else f"{role}/"
+        predictions = {
+            image_stem(Path(entry.name)): entry
+            for entry in prediction.files
+            if entry.name.startswith(folder) and "/" not in entry.name.removeprefix(folder)
+        }
+        for target in dataset.select(split, role):
+            label = f"{role}/{target.stem}" if len(prediction.targets) > 1 else target.stem
+            if target.stem not in predictions or target.stem not in sources:
+                missing.append(label)
+                continue
+            source_entry = entries[sources[target.stem].file]
+            items.append(
+                Item(
+                    label=label,
+                    role=role,
+                    source=context.cache.fetch(context.store, place, source_entry),
+                    target=context.cache.fetch(context.store, place, entries[target.file]),
+                    prediction=context.cache.fetch(context.store, prediction_place, predictions[target.stem]),
+                    source_sha256=source_entry.sha256,
+                    pixel_size=target.pixel_size_um[0] if target.pixel_size_um else None,
+                )
+            )
+    if not items:
+        raise InvalidInputError(
+            f"No prediction of {spec.prediction_uri} has the name of a target of {spec.dataset_uri} ({split}). "
+            "Predict this split of the dataset first."
+        )
+    if missing:
+        context.warn(
+            f"{len(missing)} of {len(missing) + len(items)} test images have no prediction and were not scored: "
+            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}."
+        )
+    for role in prediction.targets:
+        if not any(item.role == role for item in items):
+            context.warn(f"The dataset has no {split} images of {role}: this target was not judged.")
+    return items
+
+
+def training_pairs(
+    context: JobContext, inputs: Inputs, role: str, *, validation: bool
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
+    uri = context.job.evaluation.dataset_uri
+    dataset, model, source_role = inputs.dataset, inputs.model, inputs.source_role
+    if model is not None and model.dataset_uri != uri:
+        uri = model.dataset_uri
+        dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
+    if validation and model is not None and model.split.get("validation"):
+        regions = [(region["stem"], region["start"], region["stop"]) for region in model.split["validation"]]
+    else:
+        regions = [(image.stem, None, None) for image in dataset.select("train", source_role)]
+    place = Location.parse(uri)
+    entries = {entry.name: entry for entry in dataset.files}
+    files = {(image.role, image.stem): entries[image.file] for image in dataset.images if image.split == "train"}
+    for stem, start, stop in regions:
+        pair = []
+        for each in (source_role, role):
+            if (each, stem) not in files:
+                raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
+            pixels = read_image(context.cache.fetch(context.store, place, files[each, stem])).pixels
+            window: tuple[Any, ...] = (...,)
+            if start is not None:  # the last axes: channels of a source come first
+                window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
+            pair.append(pixels[window])
+        yield pair[0], pair[1]
+
+
+def publish_evaluation(
+    context: JobContext,
+    inputs: Inputs,
+    folder: Path,
+    verdict: Verdict,
+    metrics: Mapping[str, float],
+    by_image: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Publish the files in `folder` with a verdict, and add them to the model if one is named.
+
+    Parameters
+    ----------
+    metrics
+        The numbers that lists show.
+    by_image
+        By label of an item: its numbers.
+    """
+    spec = context.job.evaluation
+    content = _verdict_content(context, verdict)
+    (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    files = upload_files(context.store, context.reserved, folder_files(folder))
+    environment = context.service.environment(image=context.settings.image)
+    manifest = ResultManifest(
+        project=context.job.project,
+        job=context.job.id,
+        service=context.service.name,
+        method=context.method.name,
+        kind="evaluation",
+        model_uri=spec.model_uri,
+        input_uri=spec.dataset_uri,
+        split=spec.split or "test",
+        targets=tuple(inputs.roles),
+        parameters=context.parameters.model_dump(mode="json"),
+        environment={"packages": dict(environment.packages)},
+        verdict=content,
+        summary={"images": len({item.label for item in inputs.items}), "metrics": dict(metrics)},
+        files=files,
+        images=tuple(
+            ResultFile(
+                input=item.label,
+                input_sha256=item.source_sha256,
+                outputs={"prediction": spec.prediction_uri},
+                metrics=dict(by_image[item.label]),
+            )
+            for item in inputs.items
+        ),
+        warnings=tuple(context.job.warnings),
+    )
+    context.publish(RESULT_MANIFEST, manifest, "evaluation", dict(metrics))
+    if spec.model_uri:
+        place = Location.parse(spec.model_uri) / "qc" / context.job.id
+        # verdict.json last: it is what readers look for.
+        for path in sorted(folder.glob("*.*"), key=lambda path: path.name == "verdict.json"):
+            context.store.upload(path, place / path.name)
+        context.record_output("qc", str(place), dict(metrics))
+
+
+def seen_in_training(verdict: Verdict, inputs: Inputs) -> Verdict:
+    """Fail a model that was tested on images it had learnt from."""
+    items, model = inputs.items, inputs.model
+    known = set(model.dataset_sha256.values()) if model is not None else set()
+    labels = [item.label for item in items if item.source_sha256 in known]
+    if not labels:
+        return verdict
+    sentence = (
+        f"{len(labels)} of {len(items)} test images were among the training images "
+        f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen."
+    )
+    failures = verdict.reasons if verdict.verdict == "failed" else ()
+    return Verdict("failed", (sentence, *failures), verdict.remarks)
+
+
+def _verdict_content(context: JobContext, verdict: Verdict) -> dict[str, Any]:
+    spec = context.job.evaluation
+    return {
+        "state": verdict.verdict,
+        "reasons": list(verdict.reasons),
+        "remarks": list(verdict.remarks),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job": context.job.id,
+        "method": context.method.name,
+        "dataset_uri": spec.dataset_uri,
+        "prediction_uri": spec.prediction_uri,
+    }

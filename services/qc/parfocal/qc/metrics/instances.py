@@ -1,0 +1,407 @@
+"""Metrics of instance segmentation: objects matched one to one by the overlap of their pixels.
+
+Two objects are compared by intersection over union (IoU, Jaccard 1912): the pixels they share, divided by the pixels
+that belong to either. At a level, a pair counts as found if its IoU reaches the level; pairs are assigned so that as
+many as possible count and, among such assignments, the sum of their IoU is largest (Kuhn 1955).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, sparse
+from scipy.optimize import linear_sum_assignment
+from skimage.filters import threshold_otsu
+
+from parfocal.runtime.errors import InvalidInputError
+
+IOU_LEVELS: Final = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""The levels over which accuracy is averaged (Caicedo et al., Nature Methods 16, 1247, 2019)."""
+
+_SPLIT_SHARE: Final = 0.1
+_SMALLEST_OBJECT: Final = 10
+_LARGEST_LABEL: Final = 2**53
+_SIGMAS: Final = (0.0, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many objects were found at a level, in one image or in several added up.
+
+    Ratios are 1 where there is nothing to find and nothing was found.
+
+    Attributes
+    ----------
+    tp, fp, fn
+        Objects found, invented and missed.
+    matched_iou
+        Sum of the IoU of the pairs found.
+    """
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+    matched_iou: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.matched_iou + other.matched_iou)
+
+    @property
+    def precision(self) -> float:
+        """Part of the predicted objects that exist: tp / (tp + fp)."""
+        return self._ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """Part of the existing objects that were found: tp / (tp + fn)."""
+        return self._ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall: 2 tp / (2 tp + fp + fn)."""
+        return self._ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def accuracy(self) -> float:
+        """Found among all that exist or were predicted: tp / (tp + fp + fn)."""
+        return self._ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def mean_matched_iou(self) -> float:
+        """Mean IoU of the pairs found: how well found objects are outlined."""
+        return self._ratio(self.matched_iou, self.tp)
+
+    @property
+    def panoptic_quality(self) -> float:
+        """F1 times the mean IoU of the pairs found (Kirillov et al., CVPR 2019)."""
+        return self._ratio(self.matched_iou, self.tp + (self.fp + self.fn) / 2)
+
+    def _ratio(self, part: float, whole: float) -> float:
+        if whole:
+            return part / whole
+        return 0.0 if self.tp + self.fp + self.fn else 1.0
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which objects belong together at a level; ids are the labels in the images.
+
+    Attributes
+    ----------
+    pairs
+        Target id, prediction id and their IoU.
+    missed, spurious
+        Ids of targets and of predictions without a partner.
+    """
+
+    pairs: tuple[tuple[int, int, float], ...]
+    missed: tuple[int, ...]
+    spurious: tuple[int, ...]
+
+    @property
+    def counts(self) -> Counts:
+        """Their numbers."""
+        return Counts(len(self.pairs), len(self.spurious), len(self.missed), float(sum(iou for *_, iou in self.pairs)))
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The objects of two label images and the pixels they share.
+
+    Attributes
+    ----------
+    target_ids, prediction_ids
+        Labels, rising.
+    target_areas, prediction_areas
+        Pixels of each.
+    rows, columns, shared
+        For each pair that overlaps: places in the lists above, and the pixels shared.
+    foreground_iou
+        IoU of all that is not background.
+    """
+
+    target_ids: npt.NDArray[np.int64]
+    prediction_ids: npt.NDArray[np.int64]
+    target_areas: npt.NDArray[np.int64]
+    prediction_areas: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    shared: npt.NDArray[np.int64]
+    foreground_iou: float
+
+    @cached_property
+    def iou(self) -> npt.NDArray[np.float64]:
+        """IoU of each pair that overlaps."""
+        either = self.target_areas[self.rows] + self.prediction_areas[self.columns] - self.shared
+        ratio: npt.NDArray[np.float64] = self.shared / either
+        return ratio
+
+    def match(self, level: float) -> Matches:
+        """Pair targets with predictions so that as many as possible reach `level` (above 0, at most 1)."""
+        if not 0 < level <= 1:
+            raise ValueError(f"level {level} is not above 0 and at most 1")
+        enough = self.iou >= level
+        rows, columns, iou = self.rows[enough], self.columns[enough], self.iou[enough]
+        pairs = [
+            (int(self.target_ids[row]), int(self.prediction_ids[column]), value)
+            for row, column, value in _assign(rows, columns, iou, (len(self.target_ids), len(self.prediction_ids)))
+        ]
+        found, used = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
+        return Matches(
+            pairs=tuple(sorted(pairs)),
+            missed=tuple(label for label in self.target_ids.tolist() if label not in found),
+            spurious=tuple(label for label in self.prediction_ids.tolist() if label not in used),
+        )
+
+    def split(self) -> tuple[int, ...]:
+        """Return the targets cut in pieces: two predictions or more lie mostly inside, each over a tenth of it."""
+        inside = self.shared > 0.5 * self.prediction_areas[self.columns]
+        large = self.shared >= _SPLIT_SHARE * self.target_areas[self.rows]
+        pieces = np.bincount(self.rows[inside & large], minlength=len(self.target_ids))
+        return tuple(self.target_ids[pieces >= 2].tolist())
+
+    def merged(self) -> tuple[int, ...]:
+        """Return the predictions that hold more than half of each of two targets or more."""
+        held = self.shared > 0.5 * self.target_areas[self.rows]
+        pieces = np.bincount(self.columns[held], minlength=len(self.prediction_ids))
+        return tuple(self.prediction_ids[pieces >= 2].tolist())
+
+
+@dataclass(frozen=True)
+class InstanceScore:
+    """One image.
+
+    Attributes
+    ----------
+    counts
+        By level: those asked for.
+    split, merged
+        See `Overlap`.
+    foreground_iou
+        IoU of all that is not background; 1 where both images are empty.
+    """
+
+    counts: Mapping[float, Counts]
+    split: tuple[int, ...]
+    merged: tuple[int, ...]
+    foreground_iou: float
+    overlap: Overlap = field(repr=False)
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Accuracy averaged over `IOU_LEVELS`."""
+        return float(np.mean([self.counts[level].accuracy for level in IOU_LEVELS]))
+
+
+def score_instances(
+    target: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str, levels: Iterable[float] = ()
+) -> InstanceScore:
+    """Score the objects of one image or volume.
+
+    Parameters
+    ----------
+    target, prediction
+        Label images of the same shape, (Y, X) or (Z, Y, X): whole numbers, 0 for background.
+    name
+        Name of the image, for errors.
+    levels
+        Further IoU levels besides `IOU_LEVELS`.
+
+    Raises
+    ------
+    InvalidInputError
+        The shapes differ, or an image holds no labels.
+    """
+    found = overlap(target, prediction, name=name)
+    return InstanceScore(
+        counts={level: found.match(level).counts for level in sorted({*IOU_LEVELS, *levels})},
+        split=found.split(),
+        merged=found.merged(),
+        foreground_iou=found.foreground_iou,
+        overlap=found,
+    )
+
+
+def overlap(target: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str) -> Overlap:
+    """Count the pixels that the objects of two label images share; see `score_instances`."""
+    if target.shape != prediction.shape:
+        raise InvalidInputError(
+            f"{name}: the prediction has shape {prediction.shape} and the target {target.shape}. Compare images of the "
+            "same field and size."
+        )
+    truth = _check_labels(target, f"{name} (target)").ravel()
+    guess = _check_labels(prediction, f"{name} (prediction)").ravel()
+    target_ids, truth = np.unique(truth, return_inverse=True)
+    prediction_ids, guess = np.unique(guess, return_inverse=True)
+    table = sparse.coo_array(
+        (np.ones(truth.size, np.int64), (truth, guess)), shape=(len(target_ids), len(prediction_ids))
+    ).tocsr()
+    # Background, if there is any, comes first in both.
+    first_target, first_prediction = int(target_ids[0] == 0), int(prediction_ids[0] == 0)
+    objects = table[first_target:, first_prediction:].tocoo()
+    either = truth.size - (int(table[0, 0]) if first_target and first_prediction else 0)
+    both = int(objects.data.sum())
+    return Overlap(
+        target_ids=target_ids[first_target:].astype(np.int64),
+        prediction_ids=prediction_ids[first_prediction:].astype(np.int64),
+        target_areas=np.asarray(table.sum(axis=1)).ravel()[first_target:].astype(np.int64),
+        prediction_areas=np.asarray(table.sum(axis=0)).ravel()[first_prediction:].astype(np.int64),
+        rows=objects.row.astype(np.int64),
+        columns=objects.col.astype(np.int64),
+        shared=objects.data.astype(np.int64),
+        foreground_iou=both / either if either else 1.0,
+    )
+
+
+@dataclass(frozen=True)
+class OtsuBaseline:
+    """Objects by a threshold: smoothing, Otsu's threshold (1979), connected pixels; no learning.
+
+    Attributes
+    ----------
+    bright
+        Whether objects are brighter than their background.
+    sigma
+        Of the Gaussian filter before, in pixels.
+    f1
+        Pooled F1 at IoU 0.5 on the images it was chosen on.
+    images
+        Their number.
+    """
+
+    bright: bool
+    sigma: float
+    f1: float
+    images: int
+
+    def apply(self, source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.int32]:
+        """Return a label image of `dimensions` axes; of a source with channels besides the mean is taken."""
+        return _otsu_labels(_grey(source, dimensions), bright=self.bright, sigma=self.sigma)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was chosen and how, as plain JSON types."""
+        return {
+            "name": "Otsu threshold",
+            "objects": "bright" if self.bright else "dark",
+            "sigma_pixels": self.sigma,
+            "chosen_on": "training images",
+            "images": self.images,
+        }
+
+
+def choose_otsu(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> OtsuBaseline:
+    """Choose polarity and smoothing by the pooled F1 at IoU 0.5.
+
+    Parameters
+    ----------
+    pairs
+        ``(source, label image)``, never test images; taken one by one. Channels of a source are the axis whose length
+        differs: the first, or the last of colour images.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no pairs.
+    """
+    totals: dict[tuple[bool, float], Counts] = {}
+    images = 0
+    for source, labels in pairs:
+        grey = _grey(source, labels.ndim)
+        for bright in (True, False):
+            for sigma in _SIGMAS:
+                guess = _otsu_labels(grey, bright=bright, sigma=sigma)
+                counts = overlap(labels, guess, name="training image").match(0.5).counts
+                totals[bright, sigma] = totals.get((bright, sigma), Counts()) + counts
+        images += 1
+    if not totals:
+        raise InvalidInputError("There are no training images to choose a threshold on.")
+    bright, sigma = max(totals, key=lambda key: totals[key].f1)
+    return OtsuBaseline(bright, sigma, totals[bright, sigma].f1, images)
+
+
+def _grey(source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.float32]:
+    """Return a source without channels, scaled to 0..1: narrow contrast at large grey values would not fit float32."""
+    grey = source.astype(np.float64)
+    if source.ndim > dimensions:
+        grey = grey.mean(axis=-1 if source.shape[-1] in (3, 4) else 0)
+    if not np.isfinite(grey).all():
+        raise InvalidInputError("An image has pixels that are not a number or infinite. Export it again.")
+    low, high = grey.min(), grey.max()
+    scaled: npt.NDArray[np.float32] = ((grey - low) / (high - low if high > low else 1)).astype(np.float32)
+    return scaled
+
+
+def _otsu_labels(image: npt.NDArray[np.float32], *, bright: bool, sigma: float) -> npt.NDArray[np.int32]:
+    smooth = ndimage.gaussian_filter(image, sigma) if sigma else image
+    if smooth.min() == smooth.max():
+        return np.zeros(image.shape, np.int32)
+    threshold = threshold_otsu(smooth)
+    labels, count = ndimage.label(smooth > threshold if bright else smooth <= threshold)
+    large = np.bincount(labels.ravel(), minlength=count + 1) >= _SMALLEST_OBJECT
+    large[0] = False
+    renumbered = np.where(large, np.cumsum(large), 0).astype(np.int32)
+    result: npt.NDArray[np.int32] = renumbered[labels]
+    return result
+
+
+def _check_labels(labels: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    if labels.size == 0:
+        raise InvalidInputError(f"{name} has no pixels.")
+    if labels.dtype.kind not in "iuf":
+        raise InvalidInputError(
+            f"{name} is of type {labels.dtype}, so it is no label image. Give every object a number of its own."
+        )
+    if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and np.array_equal(labels, np.floor(labels))):
+        raise InvalidInputError(
+            f"{name} holds values that are no whole numbers, so it is no label image. Save labels as integers."
+        )
+    if labels.max() > _LARGEST_LABEL:
+        raise InvalidInputError(f"{name} has the label {labels.max()}, which is too large. Number objects from 1.")
+    labels = labels.astype(np.int64, copy=False)
+    if labels.min() < 0:
+        # Pixels that nobody labelled are counted as background.
+        labels = np.maximum(labels, 0)
+    return labels
+
+
+def _assign(
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+    iou: npt.NDArray[np.float64],
+    shape: tuple[int, int],
+) -> list[tuple[int, int, float]]:
+    """Pair rows with columns, as many as possible and then with the largest sum of IoU.
+
+    Candidates fall into small groups that share no object; each is solved by itself.
+    """
+    if not len(rows):
+        return []
+    count = shape[0] + shape[1]
+    graph = sparse.coo_array((np.ones(len(rows)), (rows, columns + shape[0])), shape=(count, count))
+    _, group = sparse.csgraph.connected_components(graph.tocsr(), directed=False)
+    order = np.argsort(group[rows], kind="stable")
+    bounds = np.flatnonzero(np.diff(group[rows][order])) + 1
+    pairs: list[tuple[int, int, float]] = []
+    for chosen in np.split(order, bounds):
+        if len(chosen) == 1:
+            edge = chosen[0]
+            pairs.append((int(rows[edge]), int(columns[edge]), float(iou[edge])))
+            continue
+        mine, row_place = np.unique(rows[chosen], return_inverse=True)
+        theirs, column_place = np.unique(columns[chosen], return_inverse=True)
+        gain = np.zeros((len(mine), len(theirs)))
+        # A further pair is worth more than any gain in IoU of all the others.
+        gain[row_place, column_place] = min(gain.shape) + 1 + iou[chosen]
+        value = np.zeros_like(gain)
+        value[row_place, column_place] = iou[chosen]
+        pairs += [
+            (int(mine[row]), int(theirs[column]), float(value[row, column]))
+            for row, column in zip(*linear_sum_assignment(gain, maximize=True), strict=True)
+            if gain[row, column]
+        ]
+    return pairs

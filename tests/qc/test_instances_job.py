@@ -1,0 +1,102 @@
+"""Instance QC as a job: a real QC service, a real store, labels predicted by moving the targets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format, struct_pb2
+from support import publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.names import result_location
+from parfocal.runtime.publish import folder_files, publish, upload_files
+from parfocal.runtime.store import Location
+
+FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
+Evaluate = Callable[..., v1.Job]
+
+
+@pytest.fixture(scope="module")
+def evaluate(start_service: Any, s3: Any, nuclei_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
+    """Evaluate the targets changed by a function as if a model had predicted them."""
+    store, address = s3.store(), start_service("qc").address
+    dataset = publish_dataset(store, "nuclei", nuclei_folder)
+
+    def run(change: Callable[[Any], Any], **parameters: Any) -> v1.Job:
+        folder = tmp_path_factory.mktemp("predicted")
+        for path in (nuclei_folder / "test" / "target").iterdir():
+            write_image(folder / path.name, Image(change(read_image(path).pixels), "YX", None))
+        place = result_location(store, "default", folder.name)
+        files = upload_files(store, place, folder_files(folder))
+        manifest = ResultManifest(
+            project="default", job="none", service="test", method="test", kind="prediction", files=files
+        )
+        prediction = publish(store, place, RESULT_MANIFEST, manifest)
+        values = struct_pb2.Struct()
+        json_format.ParseDict(parameters, values)
+        spec = v1.EvaluationSpec(
+            method="instances", dataset_uri=dataset, prediction_uri=prediction, split="test", parameters=values
+        )
+        with grpc.insecure_channel(address) as channel:
+            jobs = v1.JobServiceStub(channel)
+            job = jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job
+            get = v1.GetJobRequest(job_id=job.id)
+            wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the evaluation")
+            return jobs.GetJob(get).job
+
+    return run
+
+
+def moved(labels: Any) -> Any:
+    return np.roll(labels, 1, axis=1)
+
+
+def test_nearly_right_objects_pass_and_everything_is_written(evaluate: Evaluate, s3: Any) -> None:
+    job = evaluate(moved)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place, store = Location.parse(job.outputs[0].uri), s3.store()
+    result = ResultManifest.read(store, place / RESULT_MANIFEST)
+    names = {entry.name for entry in result.files}
+    assert {"figure.png", "metrics.csv", "levels.csv", "summary.json", "verdict.json", "overlays/field0.png"} <= names
+    assert result.verdict["state"] == "passed"
+    summary = store.read_json(place / "summary.json")
+    assert summary["baseline"]["objects"] == "bright"
+    assert set(summary["shown"]) <= set(summary["metrics"]["prediction"])
+    rows = list(csv.DictReader(io.StringIO(store.read(place / "metrics.csv").decode())))
+    assert [(row["image"], row["kind"]) for row in rows[:2]] == [("field0", "baseline"), ("field0", "prediction")]
+    counted = summary["pooled"]["prediction"]["0.5"]
+    assert counted["found"] == sum(int(row["found (TP)"]) for row in rows if row["kind"] == "prediction")
+    assert job.metrics["prediction_f1"] == pytest.approx(counted["f1"])
+
+
+def test_empty_predictions_fail_by_name(evaluate: Evaluate, s3: Any) -> None:
+    job = evaluate(np.zeros_like)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    verdict = s3.store().read_json(Location.parse(job.outputs[0].uri) / "verdict.json")
+    assert verdict["state"] == "failed"
+    assert "In 3 of 3 images no object was found" in json.dumps(verdict["reasons"])
+
+
+def test_a_stricter_level_asks_for_better_outlines(evaluate: Evaluate, s3: Any) -> None:
+    job = evaluate(moved, iou=0.95, maps=False)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    assert result.verdict["state"] == "failed"
+    assert not any(entry.name.startswith("overlays/") for entry in result.files)
+
+
+def test_a_prediction_that_is_no_label_image_is_refused_by_name(evaluate: Evaluate) -> None:
+    job = evaluate(lambda labels: labels.astype(np.float32) * 0.7)
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "field0 (prediction)" in job.error.text
+    assert "whole numbers" in job.error.text
