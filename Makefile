@@ -14,7 +14,8 @@ help: ## List the commands
 envs: ## Make or refresh the environments from the lock files
 	@deploy/tools/envs tools orchestrator $(SERVICES)
 
-demo: envs ## Train, check and apply a model on this machine (DATA=FOLDER for your own image pairs)
+demo: ## Train, check and apply a model on this machine (METHOD=stardist-2d for another, DATA=FOLDER for your own pairs)
+	@deploy/tools/envs tools orchestrator qc $(firstword $(subst -, ,$(or $(METHOD),care-2d)))
 	@.venvs/orchestrator/bin/parfocal demo $(if $(DATA),--data "$(DATA)") $(if $(METHOD),--method "$(METHOD)")
 
 test: envs ## Run all tests

@@ -1,0 +1,91 @@
+"""StarDist: detection of star-convex objects such as nuclei (Schmidt et al., 2018), on stardist."""
+
+from __future__ import annotations
+
+from parfocal import v1
+from parfocal.runtime.service import Method, Service, Work
+from parfocal.stardist.parameters import (
+    StarDist2DParameters,
+    StarDist3DParameters,
+    StarDistPredictionParameters,
+    check_dataset,
+)
+
+STARDIST_2D = Method(
+    name="stardist-2d",
+    title="StarDist 2D",
+    task=v1.TASK_INSTANCE_SEGMENTATION,
+    summary="""
+        Learns from images whose objects are outlined by hand to find such objects in further images, one by one even
+        where they touch: nuclei, round cells, vesicles. It needs objects without deep dents (from their middle the
+        whole outline must be seen). Images are grey or in colour. The result is a label image, a table of the
+        objects, and their outlines for ImageJ.
+    """,
+    axes="YX",
+    channel_axes="SC",
+    target=v1.TARGET_KIND_LABELS,
+    work={
+        v1.JOB_KIND_TRAINING: Work(StarDist2DParameters, "parfocal.runtime.training:train"),
+        v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction:predict"),
+    },
+    data="""
+        Two-dimensional images (source) and for each a label image (target) of the same name and size: whole numbers,
+        0 for background and one number for each object. Every object must be labelled, also those cut by the border.
+        Ten images with some hundred objects are a beginning; more variety gives a model that can be trusted further.
+    """,
+    minimum_images=2,
+    recommended_images=20,
+    augmentations={
+        "augment_flip": "Mirrors patches. Safe for objects without handedness.",
+        "augment_rotate": "Turns patches by quarter turns. Safe whenever your microscope has no preferred direction.",
+        "augment_intensity": "Changes brightness, contrast and noise. Not where brightness alone tells objects apart.",
+    },
+    citation=(
+        "Schmidt U, Weigert M, Broaddus C, Myers G. Cell detection with star-convex polygons. MICCAI 2018, LNCS 11071, "
+        "265-273. doi:10.1007/978-3-030-00934-2_30"
+    ),
+    licence="BSD-3-Clause",
+    documentation="docs/methods/stardist-2d.md",
+    implementation="parfocal.stardist.network:StarDist2D",
+    validate=check_dataset,
+)
+
+STARDIST_3D = Method(
+    name="stardist-3d",
+    title="StarDist 3D",
+    task=v1.TASK_INSTANCE_SEGMENTATION,
+    summary="""
+        StarDist for volumes: finds nuclei and other roundish objects one by one, also where they touch above or beside
+        each other. The result is a label volume and a table of the objects.
+    """,
+    axes="ZYX",
+    channel_axes="SC",
+    target=v1.TARGET_KIND_LABELS,
+    work={
+        v1.JOB_KIND_TRAINING: Work(StarDist3DParameters, "parfocal.runtime.training:train"),
+        v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction:predict"),
+    },
+    data="""
+        Volumes (planes, height, width; source) and for each a label volume (target) of the same name and size: whole
+        numbers, 0 for background and one number for each object. Every object must be labelled, also those cut by the
+        border. A few volumes with some hundred objects are a beginning; of a single one a block is kept for
+        validation.
+    """,
+    minimum_images=1,
+    recommended_images=10,
+    augmentations=STARDIST_2D.augmentations,
+    citation=(
+        "Weigert M, Schmidt U, Haase R, Sugawara K, Myers G. Star-convex polyhedra for 3D object detection and "
+        "segmentation in microscopy. WACV 2020, 3655-3662. doi:10.1109/WACV45572.2020.9093435"
+    ),
+    licence="BSD-3-Clause",
+    documentation="docs/methods/stardist-3d.md",
+    implementation="parfocal.stardist.network:StarDist3D",
+    validate=check_dataset,
+)
+
+SERVICE = Service(
+    name="stardist",
+    methods=(STARDIST_2D, STARDIST_3D),
+    packages=("stardist", "csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
+)

@@ -1,0 +1,281 @@
+"""The StarDist network. What is not StarDist belongs to the runtime. Imported by workers only: it loads TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from csbdeep.utils import save_json
+from numpy.typing import NDArray
+
+from parfocal.runtime import keras
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.learning import Arrays, Channels, Learner, ObjectImplementation, Tiling
+from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.objects import Objects
+from parfocal.runtime.parameters import PredictionParameters
+from parfocal.stardist.parameters import (
+    StarDist2DParameters,
+    StarDist3DParameters,
+    StarDistParameters,
+    StarDistPredictionParameters,
+)
+from stardist import Rays_GoldenSpiral, models
+from stardist.geometry import star_dist, star_dist3D
+from stardist.utils import calculate_extents, edt_prob, fill_label_holes
+
+_THRESHOLDS = "thresholds.json"
+_DEFAULT_THRESHOLDS = {"prob": 0.5, "nms": 0.4}
+# Enough to set two numbers; more validation images would only take longer.
+_CALIBRATION_PIXELS = 2**24
+
+
+class StarDistLearner(keras.KerasLearner):
+    """A compiled StarDist network, with stardist's own object around it for prediction."""
+
+    def __init__(self, stardist: Any) -> None:
+        super().__init__(stardist.keras_model)
+        self.stardist = stardist
+
+    def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return probability and distances, one after the other along the last axis, on the network's grid."""
+        return np.concatenate([np.asarray(output) for output in self._predict(inputs)], axis=-1)
+
+
+class StarDist(ObjectImplementation):
+    """What two and three dimensions have in common."""
+
+    normaliser = Normaliser(low=1.0)
+
+    def build(self, parameters: Any, channels: Channels) -> StarDistLearner:
+        """Return a new network."""
+        keras.prepare(parameters.seed, parameters.precision)
+        config = self._config(parameters, channels)
+        model = (models.StarDist2D if config.n_dim == 2 else models.StarDist3D)(config, name=None, basedir=None)
+        model.prepare_for_training(keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate))
+        return StarDistLearner(model)
+
+    def save(self, folder: Path, parameters: Any, channels: Channels, best: Arrays, last: Arrays) -> None:
+        """Write a stardist model folder: `stardist.models.StarDist2D(None, NAME, BASEDIR)` opens it."""
+        save_json(vars(self._config(parameters, channels)), str(folder / "config.json"))
+        learner = self.build(parameters, channels)
+        for name, weights in (("last", last), ("best", best)):
+            learner.set_weights(weights)
+            learner.model.save_weights(str(folder / _weights_file(name)))
+
+    def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> StarDistLearner:
+        """Return the saved network with its thresholds; only arrays and numbers are read from the files."""
+        learner = self.build(parameters, channels)
+        path = folder / _weights_file(weights)
+        try:
+            learner.model.load_weights(str(path))
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(
+                f"{path.name} of the model is damaged or belongs to a network with other parameters."
+            ) from error
+        if (folder / _THRESHOLDS).is_file():
+            learner.stardist.thresholds = json.loads((folder / _THRESHOLDS).read_text(encoding="utf-8"))
+        return learner
+
+    def clean_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Fill the holes of objects, which star-convex shapes cannot have."""
+        return np.asarray(fill_label_holes(labels), dtype=labels.dtype)
+
+    def prepare_targets(
+        self, targets: NDArray[Any], parameters: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return object probability, and distances with the probability as their weight, on the network's grid."""
+        labels = np.maximum(targets[..., 0], 0).astype(np.int32)
+        on_grid = tuple(slice(None, None, step) for step in self._grid(parameters))
+        probability = np.stack([self._probability(image, on_grid, parameters) for image in labels])[..., np.newaxis]
+        distances = np.empty((*probability.shape[:-1], parameters.rays + 1), dtype=np.float32)
+        for number, image in enumerate(labels):
+            distances[number, ..., :-1] = self._distances(image, parameters)
+        distances[..., -1:] = probability
+        # Pixels with negative labels count for nothing.
+        ignored = targets[(slice(None), *on_grid)] < 0
+        return np.where(ignored, np.float32(-1), probability.astype(np.float32)), distances
+
+    def calibrate(
+        self,
+        folder: Path,
+        parameters: Any,
+        channels: Channels,
+        images: Iterable[tuple[NDArray[np.float32], NDArray[Any]]],
+    ) -> dict[str, float]:
+        """Choose the two thresholds by the accuracy on validation images and write them beside the weights."""
+        chosen, pixels = [], 0
+        for image, labels in images:
+            if chosen and pixels + labels.size > _CALIBRATION_PIXELS:
+                break
+            chosen.append((image, np.maximum(labels, 0).astype(np.int32)))
+            pixels += labels.size
+        thresholds = dict(_DEFAULT_THRESHOLDS)
+        if any(labels.any() for _, labels in chosen):
+            learner = self.load(folder, parameters, channels, "best")
+            found = learner.stardist.optimize_thresholds(
+                [image for image, _ in chosen],
+                [labels for _, labels in chosen],
+                predict_kwargs={"show_tile_progress": False},
+                optimize_kwargs={"verbose": 0},
+                save_to_json=False,
+            )
+            thresholds = {"prob": _inside(found["prob"]), "nms": _inside(found["nms"])}
+        (folder / _THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
+        return {"probability_threshold": thresholds["prob"], "overlap_threshold": thresholds["nms"]}
+
+    def find_objects(
+        self, learner: Learner, image: NDArray[np.float32], parameters: PredictionParameters, tiling: Tiling
+    ) -> Objects:
+        """Return the objects; where an image is tiled, proposals of all tiles compete, so each object comes once."""
+        assert isinstance(learner, StarDistLearner)
+        assert isinstance(parameters, StarDistPredictionParameters)
+        axes = learner.stardist.config.axes
+        if image.ndim < len(axes):
+            axes = axes.replace("C", "")
+        spatial = image.shape[: learner.stardist.config.n_dim]
+        labels, found = learner.stardist.predict_instances(
+            image,
+            axes=axes,
+            prob_thresh=parameters.probability_threshold or None,
+            nms_thresh=parameters.overlap_threshold or None,
+            n_tiles=_tiles(spatial, tiling.most_pixels) + (1,) * (image.ndim - len(spatial)),
+            show_tile_progress=lambda tiles, disable, total: _watched(tiles, total, tiling),  # noqa: ARG005
+        )
+        if tiling.on_tile is not None:
+            tiling.on_tile(1, 1)
+        return Objects(labels, np.asarray(found["prob"], np.float32), self._outlines(found))
+
+    @staticmethod
+    def _training(parameters: StarDistParameters) -> dict[str, Any]:
+        """Return what the configuration file says of the training."""
+        return {
+            "train_foreground_only": parameters.foreground_fraction,
+            "train_epochs": parameters.epochs,
+            "train_learning_rate": parameters.learning_rate,
+            "train_batch_size": parameters.batch_size,
+            "train_tensorboard": False,
+        }
+
+    @abstractmethod
+    def _config(self, parameters: Any, channels: Channels) -> Any: ...
+
+    @abstractmethod
+    def _grid(self, parameters: Any) -> tuple[int, ...]: ...
+
+    @abstractmethod
+    def _probability(
+        self, labels: NDArray[np.int32], on_grid: tuple[slice, ...], parameters: Any
+    ) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def _distances(self, labels: NDArray[np.int32], parameters: Any) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def _outlines(self, found: Any) -> list[NDArray[np.float32]]: ...
+
+
+class StarDist2D(StarDist):
+    """StarDist with polygons."""
+
+    def _config(self, parameters: StarDist2DParameters, channels: Channels) -> Any:
+        return models.Config2D(
+            axes="YX" if channels.inputs == 1 else "YXC",
+            n_channel_in=channels.inputs,
+            n_rays=parameters.rays,
+            grid=self._grid(parameters),
+            unet_n_depth=parameters.network_depth,
+            unet_n_filter_base=parameters.first_filters,
+            train_patch_size=parameters.patch_shape("YX"),
+            **self._training(parameters),
+        )
+
+    def _grid(self, parameters: StarDist2DParameters) -> tuple[int, ...]:
+        return (parameters.grid, parameters.grid)
+
+    def _probability(
+        self,
+        labels: NDArray[np.int32],
+        on_grid: tuple[slice, ...],
+        parameters: StarDist2DParameters,  # noqa: ARG002
+    ) -> NDArray[np.float32]:
+        return np.asarray(edt_prob(labels[on_grid]), np.float32)
+
+    def _distances(self, labels: NDArray[np.int32], parameters: StarDist2DParameters) -> NDArray[np.float32]:
+        return np.asarray(star_dist(labels, parameters.rays, mode="cpp", grid=self._grid(parameters)))
+
+    def _outlines(self, found: Any) -> list[NDArray[np.float32]]:
+        return list(np.moveaxis(found["coord"], 1, -1).astype(np.float32)) if len(found["prob"]) else []
+
+
+class StarDist3D(StarDist):
+    """StarDist with polyhedra."""
+
+    def resolve(self, parameters: StarDist3DParameters, labels: Iterable[NDArray[Any]]) -> StarDist3DParameters:
+        """Measure the anisotropy where it is not given: the ratio of the objects' median width and depth."""
+        if parameters.anisotropy:
+            return parameters
+        extents = calculate_extents([np.asarray(image) for image in labels if np.any(image)])
+        measured = float(np.mean(extents[1:]) / extents[0])
+        return parameters.model_copy(update={"anisotropy": round(measured, 3)})
+
+    def _config(self, parameters: StarDist3DParameters, channels: Channels) -> Any:
+        anisotropy = (parameters.anisotropy or 1.0, 1.0, 1.0)
+        network = (
+            {"unet_n_depth": parameters.network_depth, "unet_n_filter_base": parameters.first_filters}
+            if parameters.backbone == "unet"
+            else {"resnet_n_filter_base": parameters.first_filters}
+        )
+        return models.Config3D(
+            axes="ZYX" if channels.inputs == 1 else "ZYXC",
+            n_channel_in=channels.inputs,
+            rays=Rays_GoldenSpiral(parameters.rays, anisotropy=anisotropy),
+            grid=self._grid(parameters),
+            anisotropy=anisotropy,
+            backbone=parameters.backbone,
+            train_patch_size=parameters.patch_shape("ZYX"),
+            **network,
+            **self._training(parameters),
+        )
+
+    def _grid(self, parameters: StarDist3DParameters) -> tuple[int, ...]:
+        return (1, parameters.grid, parameters.grid)
+
+    def _probability(
+        self, labels: NDArray[np.int32], on_grid: tuple[slice, ...], parameters: StarDist3DParameters
+    ) -> NDArray[np.float32]:
+        return np.asarray(edt_prob(labels, anisotropy=(parameters.anisotropy or 1.0, 1.0, 1.0))[on_grid], np.float32)
+
+    def _distances(self, labels: NDArray[np.int32], parameters: StarDist3DParameters) -> NDArray[np.float32]:
+        rays = Rays_GoldenSpiral(parameters.rays, anisotropy=(parameters.anisotropy or 1.0, 1.0, 1.0))
+        return np.asarray(star_dist3D(labels, rays, mode="cpp", grid=self._grid(parameters)))
+
+    def _outlines(self, found: Any) -> list[NDArray[np.float32]]:  # noqa: ARG002
+        return []
+
+
+def _tiles(shape: Sequence[int], most_pixels: int) -> tuple[int, ...]:
+    """Return into how many pieces each axis is cut, so that none has many more pixels than allowed."""
+    edge = max(1, int(most_pixels ** (1 / len(shape))))
+    return tuple(math.ceil(length / edge) for length in shape)
+
+
+def _watched(tiles: Iterable[Any], total: int, tiling: Tiling) -> Iterator[Any]:
+    for number, tile in enumerate(tiles):
+        if tiling.on_tile is not None:
+            tiling.on_tile(number, total)
+        yield tile
+
+
+def _inside(threshold: float) -> float:
+    """Keep a threshold where stardist accepts it."""
+    return float(np.clip(threshold, 0.01, 0.99))
+
+
+def _weights_file(name: str) -> str:
+    return f"weights_{name}.h5"

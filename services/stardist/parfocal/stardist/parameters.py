@@ -1,0 +1,230 @@
+"""The parameters of StarDist; defaults follow the ZeroCostDL4Mic notebooks, differences are argued in its page."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.manifests import DatasetManifest
+from parfocal.runtime.parameters import LabelTrainingParameters, PredictionParameters, check_patch_fits
+from parfocal.runtime.service import Parameters
+
+
+class StarDistParameters(LabelTrainingParameters):
+    """What trainings of StarDist in two and three dimensions have in common; the defaults are those for two."""
+
+    patch_size: int = Field(
+        default=128,
+        ge=16,
+        le=2048,
+        multiple_of=16,
+        title="Patch size",
+        description="Edge in pixels of the square patches learnt from; a multiple of 16, not larger than your images, "
+        "and larger than the largest object.",
+    )
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        title="Batch size",
+        description="Patches per training step. Smaller needs less memory.",
+    )
+    patches_per_image: int = Field(
+        default=4,
+        ge=1,
+        le=100_000,
+        title="Patches per image",
+        description="Patches cut from each image in every epoch, at places that change from epoch to epoch. Raise it "
+        "for few or large images: an epoch should have 50 steps or more.",
+    )
+    learning_rate: float = Field(
+        default=3e-4,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="Size of the first training steps. It is reduced whenever the validation loss stops falling.",
+    )
+    plateau_patience: int = Field(
+        default=40,
+        ge=1,
+        le=100_000,
+        title="Plateau patience",
+        description="Epochs without a better validation loss after which the learning rate is reduced.",
+    )
+    rays: int = Field(
+        default=32,
+        ge=8,
+        le=256,
+        multiple_of=4,
+        title="Rays",
+        description="Directions in which the distance to the outline is learnt: corners of the polygon around an "
+        "object. 32 suits round nuclei; 64 or more follow finer outlines and cost time.",
+    )
+    grid: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        title="Grid",
+        description="Objects are proposed at every pixel (1), every second pixel (2), 4, 8 or 16. Higher is faster and "
+        "sees larger objects whole; an object must be several grid steps wide.",
+    )
+    network_depth: int = Field(
+        default=3,
+        ge=1,
+        le=5,
+        title="Network depth",
+        description="How often the U-Net halves the image, after the grid has. Deeper sees larger objects whole.",
+    )
+    first_filters: int = Field(
+        default=32,
+        ge=4,
+        le=256,
+        title="First filters",
+        description="Filters of the first level, doubled at every further one. More learns more and is slower.",
+    )
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """What the edges of a patch must be multiples of, for Y and X."""
+        return (self.grid * 2**self.network_depth,) * 2
+
+    @field_validator("grid")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if not math.log2(value).is_integer():
+            raise ValueError("must be 1, 2, 4, 8 or 16")
+        return value
+
+
+class StarDist2DParameters(StarDistParameters):
+    """Parameters of a StarDist 2D training."""
+
+
+class StarDist3DParameters(StarDistParameters):
+    """Parameters of a StarDist 3D training."""
+
+    patch_size: int = Field(
+        default=96,
+        ge=16,
+        le=1024,
+        multiple_of=4,
+        title="Patch size",
+        description="Edge in pixels of the patches in Y and X; a multiple of 4, not larger than your volumes, and "
+        "larger than the largest object.",
+    )
+    patch_depth: int = Field(
+        default=48,
+        ge=4,
+        le=512,
+        multiple_of=4,
+        title="Patch depth",
+        description="Planes of a patch; a multiple of 4, not more than your volumes have.",
+    )
+    batch_size: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        title="Batch size",
+        description="Patches per training step. Smaller needs less memory.",
+    )
+    patches_per_image: int = Field(
+        default=8,
+        ge=1,
+        le=100_000,
+        title="Patches per image",
+        description="Patches cut from each volume in every epoch, at places that change from epoch to epoch.",
+    )
+    rays: int = Field(
+        default=96,
+        ge=16,
+        le=512,
+        multiple_of=4,
+        title="Rays",
+        description="Directions in which the distance to the surface is learnt, evenly spread over the sphere.",
+    )
+    grid: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        title="Grid",
+        description="In Y and X objects are proposed at every pixel (1), every second pixel (2), 4, 8 or 16; in Z in "
+        "every plane. Higher is faster; an object must be several grid steps wide.",
+    )
+    anisotropy: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        title="Anisotropy",
+        description="Distance of two planes in pixels, which rays and distances take into account. 0 measures it from "
+        "the labels, whose objects are taken to be round on average.",
+    )
+    backbone: Literal["unet", "resnet"] = Field(
+        default="unet",
+        title="Backbone",
+        description="unet sees further and is faster on processors; resnet is the network of the published models for "
+        "dense nuclei.",
+    )
+    network_depth: int = Field(
+        default=2,
+        ge=1,
+        le=4,
+        title="Network depth",
+        description="How often the U-Net halves the volume, in all three directions; without effect on a resnet.",
+    )
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape of a patch in pixels for the axes ZYX."""
+        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """What the edges of a patch must be multiples of, for Z, Y and X."""
+        halved = 2**self.network_depth if self.backbone == "unet" else 1
+        return (halved, halved * self.grid, halved * self.grid)
+
+
+class StarDistPredictionParameters(PredictionParameters):
+    """Parameters of a prediction with a StarDist model."""
+
+    probability_threshold: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Probability threshold",
+        description="How sure the network must be of an object. Lower finds more and invents more; 0 takes the "
+        "threshold that suited the model's validation images best.",
+    )
+    overlap_threshold: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Overlap threshold",
+        description="Of two proposals that share more than this part of the smaller one's area, only the surer one is "
+        "kept. 0 takes the threshold that suited the model's validation images best.",
+    )
+
+
+def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
+    """Raise InvalidInputError if the patches do not fit network or images, or the targets cannot be labels."""
+    assert isinstance(parameters, StarDistParameters)
+    axes = "ZYX" if isinstance(parameters, StarDist3DParameters) else "YX"
+    patch = parameters.patch_shape(axes)
+    names = ("patch_depth", "patch_size", "patch_size")[-len(axes) :]
+    for name, length, divisor in zip(names, patch, parameters.divisor, strict=True):
+        if length % divisor:
+            raise InvalidInputError(
+                f"{name} {length} is no multiple of {divisor}, which grid {parameters.grid} and network_depth "
+                f"{parameters.network_depth} need.",
+                [Violation(name, f"must be a multiple of {divisor}")],
+            )
+    wrong = [image for image in dataset.select("train", "target") if not image.dtype.startswith(("int", "uint"))]
+    if wrong:
+        raise InvalidInputError(
+            f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from label images, whole "
+            "numbers with 0 for background and one number for each object.",
+            [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
+        )
+    check_patch_fits(patch, dataset)

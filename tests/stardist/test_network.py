@@ -1,0 +1,344 @@
+"""StarDist against its publication and against stardist itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import roifile
+from learner_suite import LearnerSuite
+
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images import Image
+from parfocal.runtime.learning import Channels, Tiling
+from parfocal.runtime.manifests import DatasetManifest, ImageEntry, ModelManifest
+from parfocal.runtime.normaliser import Normaliser
+from parfocal.runtime.objects import write_rois
+from parfocal.runtime.prediction import LoadedModel, predict_image
+from parfocal.stardist import STARDIST_2D
+from parfocal.stardist.parameters import (
+    StarDist2DParameters,
+    StarDist3DParameters,
+    StarDistPredictionParameters,
+    check_dataset,
+)
+
+# Keras' own way of saving.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+TINY: dict[str, Any] = {"network_depth": 2, "first_filters": 8, "patch_size": 64, "rays": 16, "learning_rate": 0.003}
+
+
+def discs(shape: tuple[int, int], centres: list[tuple[int, int]], radius: int = 9) -> Any:
+    """Return a label image of discs, and the image they are seen in."""
+    y, x = np.indices(shape)
+    labels = np.zeros(shape, np.uint16)
+    for number, (row, column) in enumerate(centres, start=1):
+        labels[(y - row) ** 2 + (x - column) ** 2 <= radius**2] = number
+    noise = np.random.default_rng(0).normal(0, 0.05, shape)
+    return labels, ((labels > 0) + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def stardist() -> Any:
+    from parfocal.stardist.network import StarDist2D
+
+    return StarDist2D()
+
+
+@pytest.fixture(scope="module")
+def trained(stardist: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small network that knows discs, with the folder it was saved to and what calibration said."""
+    parameters = StarDist2DParameters(**TINY)
+    learner = stardist.build(parameters, Channels())
+    labels, image = discs((64, 128), [(16, 16), (20, 44), (48, 30), (46, 52), (20, 84), (44, 100), (20, 112)])
+    inputs = np.stack([image[:, :64], image[:, 64:]])[..., np.newaxis]
+    targets = stardist.prepare_targets(np.stack([labels[:, :64], labels[:, 64:]])[..., np.newaxis], parameters)
+    for _ in range(150):
+        learner.train_batch(inputs, targets)
+    folder = tmp_path_factory.mktemp("model") / "discs"
+    folder.mkdir()
+    stardist.save(folder, parameters, Channels(), learner.weights(), learner.weights())
+    recorded = stardist.calibrate(folder, parameters, Channels(), [(image, labels)])
+    return stardist.load(folder, parameters, Channels(), "best"), folder, recorded
+
+
+@pytest.mark.parametrize(
+    ("parameters", "channels", "expected"),
+    [({"grid": 1}, Channels(), 1_406_689), ({}, Channels(), 1_425_185), ({}, Channels(3), 1_425_761)],
+)
+def test_the_network_has_the_published_number_of_parameters(
+    stardist: Any, parameters: dict[str, Any], channels: Channels, expected: int
+) -> None:
+    learner = stardist.build(StarDist2DParameters(**parameters), channels)
+    assert sum(array.size for array in learner.weights().values()) == expected
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_targets_are_those_of_stardist(stardist: Any, grid: int) -> None:
+    from stardist.models.model2d import StarDistData2D
+
+    labels, image = discs((64, 64), [(12, 12), (14, 31), (40, 40), (62, 5)])
+    ours = stardist.prepare_targets(labels[np.newaxis, ..., np.newaxis], StarDist2DParameters(**TINY, grid=grid))
+    data = StarDistData2D(
+        [image], [labels.astype(np.int32)], 1, n_rays=16, length=1, patch_size=(64, 64), grid=(grid, grid)
+    )
+    _, theirs = data[0]
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_pixels_with_negative_labels_count_for_nothing(stardist: Any) -> None:
+    parameters = StarDist2DParameters(**TINY)
+    learner = stardist.build(parameters, Channels())
+    labels, image = discs((64, 64), [(20, 20), (44, 44)])
+    unsure = labels.astype(np.int32)
+    unsure[unsure == 2] = -1
+    probability, distances = stardist.prepare_targets(unsure[np.newaxis, ..., np.newaxis], parameters)
+    assert (probability[0, ..., 0] == -1)[22, 22]
+    assert distances[0, 22, 22, -1] == 0
+    assert np.isfinite(learner.validate_batch(image[np.newaxis, ..., np.newaxis], (probability, distances)))
+
+
+def test_holes_are_filled_and_the_type_is_kept(stardist: Any) -> None:
+    labels, _ = discs((64, 64), [(20, 20)])
+    holed = labels.copy()
+    holed[20, 20] = 0
+    cleaned = stardist.clean_labels(holed)
+    np.testing.assert_array_equal(cleaned, labels)
+    assert cleaned.dtype == np.uint16
+
+
+def test_a_trained_network_finds_each_object_once(stardist: Any, trained: Any) -> None:
+    learner, _, recorded = trained
+    assert 0 < recorded["probability_threshold"] < 1
+    assert learner.stardist.thresholds.prob == recorded["probability_threshold"]
+    labels, image = discs((192, 192), [(row, column) for row in (30, 96, 160) for column in (30, 94, 158)])
+    whole = stardist.find_objects(learner, image, StarDistPredictionParameters(), Tiling(512**2))
+    assert len(whole.probability) == 9 == len(np.unique(whole.labels)) - 1
+    assert np.mean((whole.labels > 0) == (labels > 0)) > 0.98
+    seen: list[tuple[int, int]] = []
+    tiling = Tiling(100**2, lambda done, total: seen.append((done, total)))
+    tiled = stardist.find_objects(learner, image, StarDistPredictionParameters(), tiling)
+    assert len(tiled.probability) == 9
+    assert np.mean((tiled.labels > 0) == (whole.labels > 0)) > 0.995
+    assert seen[-1][0] == seen[-1][1]
+    assert len(seen) > 4
+
+
+def test_outlines_go_round_their_objects(stardist: Any, trained: Any) -> None:
+    learner, *_ = trained
+    _, image = discs((64, 96), [(20, 30), (40, 70)])
+    objects = stardist.find_objects(learner, image, StarDistPredictionParameters(), Tiling(512**2))
+    assert len(objects.outlines) == 2
+    for number, outline in enumerate(objects.outlines, start=1):
+        rows, columns = np.nonzero(objects.labels == number)
+        assert outline.shape == (16, 2)
+        np.testing.assert_allclose(outline.mean(axis=0), (rows.mean(), columns.mean()), atol=1.5)
+
+
+def test_planes_of_a_time_lapse_are_predicted_as_if_they_came_alone(
+    stardist: Any, trained: Any, tmp_path: Path
+) -> None:
+    learner, *_ = trained
+    model = LoadedModel(
+        method=STARDIST_2D,
+        manifest=ModelManifest.model_construct(),
+        parameters=StarDist2DParameters(**TINY),
+        implementation=stardist,
+        channels=Channels(),
+        learner=learner,
+        normaliser=Normaliser(rule="none"),  # the network was trained on these very values
+    )
+    frames = [discs((64, 96), centres)[1] for centres in ([(20, 30), (40, 70)], [(22, 30), (41, 72)], [(40, 40)])]
+    stack = np.stack(frames)
+    parameters = StarDistPredictionParameters()
+    together = predict_image(model, Image(stack, "TYX"), parameters)
+    assert together.images["prediction"].axes == "TYX"
+    assert [len(plane.probability) for plane in together.objects] == [2, 2, 1]
+    for number, frame in enumerate(stack):
+        alone = predict_image(model, Image(frame, "YX"), parameters)
+        np.testing.assert_array_equal(alone.images["prediction"].pixels, together.images["prediction"].pixels[number])
+    write_rois(tmp_path / "rois.zip", together.objects)
+    rois = roifile.roiread(tmp_path / "rois.zip")
+    assert [roi.position for roi in rois] == [1, 1, 2, 2, 3]
+    y, x = np.mean(together.objects[0].outlines[0], axis=0)
+    np.testing.assert_allclose(rois[0].coordinates().mean(axis=0), (x + 0.5, y + 0.5), atol=0.6)
+
+
+def test_a_stricter_threshold_finds_fewer(stardist: Any, trained: Any) -> None:
+    learner, *_ = trained
+    _, image = discs((64, 96), [(20, 30), (40, 70)])
+    strict = StarDistPredictionParameters(probability_threshold=0.999)
+    assert len(stardist.find_objects(learner, image, strict, Tiling(512**2)).probability) == 0
+
+
+def test_an_empty_image_has_no_objects(stardist: Any, trained: Any) -> None:
+    learner, *_ = trained
+    objects = stardist.find_objects(
+        learner, np.zeros((70, 90), np.float32), StarDistPredictionParameters(), Tiling(64**2)
+    )
+    assert objects.labels.shape == (70, 90)
+    assert not objects.labels.any()
+    assert len(objects.outlines) == 0
+
+
+def test_the_saved_folder_opens_in_stardist_with_the_same_result(trained: Any) -> None:
+    from stardist.models import StarDist2D
+
+    learner, folder, _ = trained
+    _, image = discs((64, 96), [(20, 30), (40, 70)])
+    original = StarDist2D(None, folder.name, str(folder.parent))
+    expected, _ = original.predict_instances(image)
+    found, _ = learner.stardist.predict_instances(image)
+    np.testing.assert_array_equal(found, expected)
+    assert json.loads((folder / "thresholds.json").read_text())["prob"] == original.thresholds.prob
+
+
+def test_validation_images_without_objects_leave_the_usual_thresholds(stardist: Any, trained: Any) -> None:
+    _, folder, _ = trained
+    blank = np.zeros((64, 64))
+    other = Path(folder.parent / "blank")
+    other.mkdir()
+    recorded = stardist.calibrate(
+        other, StarDist2DParameters(**TINY), Channels(), [(blank.astype(np.float32), blank.astype(np.uint16))]
+    )
+    assert recorded == {"probability_threshold": 0.5, "overlap_threshold": 0.4}
+
+
+class TestStarDist2D(LearnerSuite):
+    path = "parfocal.stardist.network:StarDist2D"
+    parameters = StarDist2DParameters(**TINY)
+    other = StarDist2DParameters(**TINY, seed=9)
+    larger = StarDist2DParameters(**TINY | {"first_filters": 16})
+    patch = (64, 64)
+    weights_suffix = ".h5"
+
+    def target_of(self, inputs: Any) -> Any:
+        labels, _ = discs(self.patch, [(20, 20), (44, 44)])
+        return np.broadcast_to(labels[..., np.newaxis], (len(inputs), *self.patch, 1))
+
+
+def balls(shape: tuple[int, int, int], centres: list[tuple[int, int, int]], radius: int = 6, squeeze: float = 2) -> Any:
+    """Return a label volume of balls whose planes lie `squeeze` pixels apart, and the volume they are seen in."""
+    z, y, x = np.indices(shape)
+    labels = np.zeros(shape, np.uint16)
+    for number, (plane, row, column) in enumerate(centres, start=1):
+        inside = (squeeze * (z - plane)) ** 2 + (y - row) ** 2 + (x - column) ** 2 <= radius**2
+        labels[inside] = number
+    noise = np.random.default_rng(0).normal(0, 0.05, shape)
+    return labels, ((labels > 0) + noise).astype(np.float32)
+
+
+SMALL: dict[str, Any] = {"patch_size": 32, "patch_depth": 16, "rays": 32, "first_filters": 8, "learning_rate": 0.003}
+THREE = [(4, 9, 9), (10, 22, 20), (11, 8, 24)]
+
+
+@pytest.fixture(scope="module")
+def stardist_3d() -> Any:
+    from parfocal.stardist.network import StarDist3D
+
+    return StarDist3D()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"backbone": "unet", "grid": 1}, 1_119_969),
+        ({"backbone": "resnet", "grid": 1}, 494_081),
+        ({"backbone": "resnet", "grid": 2}, 1_547_201),
+    ],
+)
+def test_the_networks_for_volumes_have_the_published_number_of_parameters(
+    stardist_3d: Any, parameters: dict[str, Any], expected: int
+) -> None:
+    learner = stardist_3d.build(StarDist3DParameters(**parameters, anisotropy=2), Channels())
+    assert sum(array.size for array in learner.weights().values()) == expected
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+def test_targets_of_volumes_are_those_of_stardist(stardist_3d: Any, grid: int) -> None:
+    from stardist import Rays_GoldenSpiral
+    from stardist.models.model3d import StarDistData3D
+
+    labels, image = balls((16, 32, 32), THREE)
+    parameters = StarDist3DParameters(**SMALL, grid=grid, anisotropy=2)
+    ours = stardist_3d.prepare_targets(labels[np.newaxis, ..., np.newaxis], parameters)
+    data = StarDistData3D(
+        [image],
+        [labels.astype(np.int32)],
+        1,
+        Rays_GoldenSpiral(32, anisotropy=(2, 1, 1)),
+        1,
+        patch_size=(16, 32, 32),
+        grid=(1, grid, grid),
+        anisotropy=(2, 1, 1),
+    )
+    _, theirs = data[0]
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-6)
+
+
+def test_anisotropy_is_measured_from_the_labels_unless_it_is_given(stardist_3d: Any) -> None:
+    labels, _ = balls((16, 32, 32), THREE)
+    blank = np.zeros_like(labels)
+    measured = stardist_3d.resolve(StarDist3DParameters(**SMALL), [blank, labels])
+    assert measured.anisotropy == pytest.approx(2, abs=0.2)
+    given = StarDist3DParameters(**SMALL, anisotropy=3)
+    assert stardist_3d.resolve(given, [labels]).anisotropy == 3
+
+
+def test_a_trained_network_finds_the_objects_of_a_volume(stardist_3d: Any, tmp_path: Path) -> None:
+    parameters = StarDist3DParameters(**SMALL, anisotropy=2)
+    learner = stardist_3d.build(parameters, Channels())
+    labels, image = balls((16, 32, 32), THREE)
+    targets = stardist_3d.prepare_targets(labels[np.newaxis, ..., np.newaxis], parameters)
+    for _ in range(120):
+        learner.train_batch(image[np.newaxis, ..., np.newaxis], targets)
+    stardist_3d.save(tmp_path, parameters, Channels(), learner.weights(), learner.weights())
+    stardist_3d.calibrate(tmp_path, parameters, Channels(), [(image, labels)])
+    loaded = stardist_3d.load(tmp_path, parameters, Channels(), "best")
+    objects = stardist_3d.find_objects(loaded, image, StarDistPredictionParameters(), Tiling(512**3))
+    assert len(objects.probability) == 3
+    assert objects.labels.shape == labels.shape
+    assert len(objects.outlines) == 0
+    both = np.sum((objects.labels > 0) & (labels > 0)) / np.sum((objects.labels > 0) | (labels > 0))
+    assert both > 0.7
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        (StarDist2DParameters(patch_size=48, grid=4), "patch_size"),
+        (StarDist3DParameters(patch_depth=20, network_depth=3), "patch_depth"),
+        (StarDist3DParameters(patch_size=20, grid=4, backbone="unet"), "patch_size"),
+    ],
+)
+def test_patches_that_do_not_fit_the_network_are_refused(parameters: Any, field: str) -> None:
+    dataset = DatasetManifest(project="p", dataset="d", version=1, images=())
+    with pytest.raises(InvalidInputError, match=f"{field} .* multiple of"):
+        check_dataset(parameters, dataset)
+
+
+def test_targets_that_are_no_labels_are_refused_by_name() -> None:
+    image = ImageEntry(
+        split="train", role="target", stem="a", file="train/target/a.tif", shape=(512, 512), dtype="float32", axes="YX"
+    )
+    dataset = DatasetManifest(project="p", dataset="d", version=1, images=(image,))
+    with pytest.raises(InvalidInputError, match=r"train/target/a\.tif.*label images"):
+        check_dataset(StarDist2DParameters(), dataset)
+
+
+class TestStarDist3D(LearnerSuite):
+    path = "parfocal.stardist.network:StarDist3D"
+    parameters = StarDist3DParameters(**SMALL, anisotropy=2)
+    other = StarDist3DParameters(**SMALL, anisotropy=2, seed=9)
+    larger = StarDist3DParameters(**SMALL | {"first_filters": 16}, anisotropy=2)
+    patch = (16, 32, 32)
+    weights_suffix = ".h5"
+
+    def target_of(self, inputs: Any) -> Any:
+        labels, _ = balls((16, 32, 32), THREE)
+        return np.broadcast_to(labels[..., np.newaxis], (len(inputs), *self.patch, 1))
