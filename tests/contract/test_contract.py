@@ -51,6 +51,11 @@ class Session:
     def methods(self) -> v1.MethodServiceStub:
         return v1.MethodServiceStub(self.channel)
 
+    @property
+    def method_description(self) -> v1.Method:
+        methods = self.methods.ListMethods(v1.ListMethodsRequest()).methods
+        return next(method for method in methods if method.name == self.method)
+
     def request(self, dataset_uri: str, **parameters: Any) -> v1.StartJobRequest:
         spec = v1.TrainingSpec(
             method=self.method,
@@ -86,13 +91,20 @@ def service(
 
 
 @pytest.fixture(scope="module")
-def trained(service: Session, s3: Any, pairs_folder: Path) -> tuple[v1.Job, str]:
+def images_folder(service: Session, request: pytest.FixtureRequest) -> Path:
+    """A folder of images of the kind that the method learns from."""
+    labels = service.method_description.data_requirements.target == v1.TARGET_KIND_LABELS
+    return Path(request.getfixturevalue("nuclei_folder" if labels else "pairs_folder"))
+
+
+@pytest.fixture(scope="module")
+def trained(service: Session, s3: Any, images_folder: Path) -> tuple[v1.Job, str]:
     """A finished training and its dataset."""
     from parfocal.runtime.settings import Settings
     from parfocal.runtime.store import Store
 
     store = Store(Settings(s3_endpoint=s3.endpoint, s3_access_key=s3.access_key, s3_secret_key=s3.secret_key))
-    uri = publish_dataset(store, f"pairs-{service.method}", pairs_folder)
+    uri = publish_dataset(store, f"pairs-{service.method}", images_folder)
     job = service.train(uri)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     return job, uri
@@ -110,8 +122,7 @@ def test_health_says_serving(service: Session) -> None:
 
 
 def test_methods_describe_themselves_completely(service: Session) -> None:
-    methods = {method.name: method for method in service.methods.ListMethods(v1.ListMethodsRequest()).methods}
-    method = methods[service.method]
+    method = service.method_description
     assert all([method.title, method.summary, method.citation, method.licence, method.data_requirements.axes])
     for schema in method.parameter_schemas:
         for name, field in json.loads(schema.json_schema)["properties"].items():
@@ -223,10 +234,14 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     place = Location.parse(job.outputs[0].uri)
     result = ResultManifest.read(store, place / RESULT_MANIFEST)
-    assert [entry.name for entry in result.files] == ["field0.tif", "field1.tif", "field2.tif"]
+    assert [entry.name for entry in result.files if "/" not in entry.name] == ["field0.tif", "field1.tif", "field2.tif"]
+    assert [image.outputs["prediction"] for image in result.images] == ["field0.tif", "field1.tif", "field2.tif"]
+    written = {name for image in result.images for name in image.outputs.values()}
+    assert {entry.name for entry in result.files} - {"counts.csv"} == written
     store.download(place / "field0.tif", tmp_path / "field0.tif")
     header = inspect_image(tmp_path / "field0.tif")
-    assert (header.shape, str(header.dtype)) == ((64, 80), "float32")
+    labels = service.method_description.task == v1.TASK_INSTANCE_SEGMENTATION
+    assert (header.shape, str(header.dtype)) == ((64, 80), "uint16" if labels else "float32")
     assert header.pixel_size is not None
     assert header.pixel_size.x == pytest.approx(0.1)
 
@@ -250,7 +265,7 @@ def single_image(service: Session, model_uri: str, pixels: Any, axes: str = "YX"
 
 
 def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
-    service: Session, trained: tuple[v1.Job, str], store: Any, pairs_folder: Path, tmp_path: Path
+    service: Session, trained: tuple[v1.Job, str], store: Any, images_folder: Path, tmp_path: Path
 ) -> None:
     from parfocal.runtime.images import read_image
     from parfocal.runtime.store import Location
@@ -260,7 +275,7 @@ def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
     job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     store.download(Location.parse(job.outputs[0].uri) / "field1.tif", tmp_path / "batch.tif")
-    pixels = read_image(pairs_folder / "test" / "source" / "field1.tif").pixels
+    pixels = read_image(images_folder / "test" / "source" / "field1.tif").pixels
     outputs = single_image(service, model.outputs[0].uri, pixels)
     batch = read_image(tmp_path / "batch.tif").pixels
     assert list(outputs) == ["prediction"]

@@ -110,7 +110,13 @@ def test_methods_shows_the_published_parameters_as_a_table(run: Callable[..., Re
 
 def test_methods_lists_what_all_services_offer(run: Callable[..., Result]) -> None:
     names = [item["name"] for item in run("methods", "--json").json]
-    assert names == ["fake-2d", "restoration", "translation"]
+    assert names == ["fake-2d", "instances", "restoration", "translation"]
+
+
+def test_up_says_how_services_of_this_computer_are_named(run: Callable[..., Result]) -> None:
+    result = run("--services", "stardist", "up")
+    assert result.code == 2
+    assert "--service NAME" in result.err
 
 
 def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., Result], dataset: str) -> None:
@@ -396,7 +402,7 @@ def test_demo_does_everything_with_the_users_images(run: Callable[..., Result], 
     assert "Gaussian filter" in result.out
     assert "Verdict: " in result.out
     assert (tmp_path / "demo" / "qc" / "figure.png").stat().st_size > 1000
-    assert len(list((tmp_path / "demo" / "restored").iterdir())) == 3
+    assert len(list((tmp_path / "demo" / "images").iterdir())) == 3
 
 
 def test_demo_holds_out_test_images_and_ends_a_slow_training_in_time(
@@ -410,4 +416,4 @@ def test_demo_holds_out_test_images_and_ends_a_slow_training_in_time(
     assert result.code == 0, result.err
     assert result.json["job"]["progress"]["epoch"] < 1000
     assert "larger --minutes" in result.err
-    assert [path.name for path in (tmp_path / "demo" / "restored").iterdir()] == ["field_005.tif"]
+    assert [path.name for path in (tmp_path / "demo" / "images").iterdir()] == ["field_005.tif"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 
 from parfocal.client.datasets import NO_TEST_IMAGES, check_folder
 from parfocal.client.results import find_inputs
@@ -31,6 +33,52 @@ def problem(folder: Path) -> str:
 def test_a_good_folder(folder: Path) -> None:
     report = check_folder(folder)
     assert (len(report.train), len(report.test), report.warnings) == (5, 3, ())
+
+
+def test_label_images_without_objects_are_taken_with_a_warning(folder: Path) -> None:
+    write_image(folder / "train" / "target" / "field2.tif", Image(np.zeros((64, 80), np.uint16), "YX"))
+    report = check_folder(folder)
+    assert len(report.train) == 5
+    assert any("target/field2.tif" in warning and "label images" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("pixels", [np.full((64, 80), 7, np.uint16), np.zeros((64, 80), np.float32)])
+def test_other_targets_without_contrast_are_refused(folder: Path, pixels: NDArray[Any]) -> None:
+    write_image(folder / "train" / "target" / "field2.tif", Image(pixels, "YX"))
+    assert "target/field2.tif" in problem(folder)
+
+
+def with_roles(folder: Path, *roles: str) -> Path:
+    for split in ("train", "test"):
+        for role in roles:
+            shutil.copytree(folder / split / role.partition("_")[0], folder / split / role)
+    return folder
+
+
+def test_further_targets_and_sources_stand_in_folders_beside_the_first(folder: Path) -> None:
+    with_roles(folder, "target_DAPI", "source_zstack")
+    for split in ("train", "test"):
+        for path in (folder / split / "source_zstack").iterdir():
+            write_image(path, Image(np.stack([read_image(path).pixels] * 3), "ZYX"))
+    report = check_folder(folder)
+    assert {role for _, role in report.files} == {"source", "target", "target_DAPI", "source_zstack"}
+    assert [stem for stem, _ in report.files["train", "target_DAPI"]] == [pair.stem for pair in report.train]
+
+
+def test_what_is_wrong_in_a_further_folder_is_named(folder: Path) -> None:
+    with_roles(folder, "target_DAPI")
+    (folder / "train" / "target_DAPI" / "field1.tif").unlink()
+    assert "target_DAPI" in problem(folder)
+
+
+def test_a_further_folder_with_an_impossible_name_is_refused(folder: Path) -> None:
+    with_roles(folder, "target_my stain")
+    assert "target_my stain" in problem(folder)
+
+
+def test_folders_that_only_the_training_images_have_are_warned_about(folder: Path) -> None:
+    shutil.copytree(folder / "train" / "target", folder / "train" / "target_DAPI")
+    assert any("do not have the same folders" in warning for warning in check_folder(folder).warnings)
 
 
 def test_a_missing_partner_is_named(folder: Path) -> None:

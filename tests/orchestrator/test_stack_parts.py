@@ -23,7 +23,7 @@ from parfocal.stack.config import SavedConfig, ServiceUnit, StackConfig, load_co
 from parfocal.stack.connection import connection
 from parfocal.stack.control import down, status
 from parfocal.stack.credentials import credentials_path, ensure_credentials, load_credentials
-from parfocal.stack.discover import discover_services, select_services
+from parfocal.stack.discover import discover_services, known_services, select_services
 from parfocal.stack.doctor import CheckState, doctor
 from parfocal.stack.logs import cap_size, last_lines, logs
 from parfocal.stack.ports import assign_ports, is_free, listens, stack_ports, store_block
@@ -157,6 +157,11 @@ def test_a_claim_outlives_the_start_in_the_supervisor(claims: PortClaims) -> Non
 
 
 # Installed services
+
+
+def test_the_services_of_the_repository_are_known_without_being_installed() -> None:
+    assert {"care", "fnet", "qc", "stardist"} <= set(known_services())
+    assert "runtime" not in known_services()
 
 
 def test_services_are_found_in_environments_of_their_name(tmp_path: Path) -> None:

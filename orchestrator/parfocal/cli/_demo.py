@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,12 +34,22 @@ _QUICK = {
     "plateau_patience": 2,
     "probabilistic": "false",
 }
+# For tiles with a dozen objects each, all of one field: small patches, and no need to stand other intensities.
+_QUICK_LABELS = {
+    "epochs": 14,
+    "patch_size": 64,
+    "patches_per_image": 32,
+    "network_depth": 3,
+    "first_filters": 16,
+    "plateau_patience": 4,
+    "augment_intensity": "false",
+}
 _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held out
 
 
 @click.command(cls=Command, short_help="Try everything once, in about five minutes.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), metavar="FOLDER", help="Your own image pairs instead of simulated ones."
+    "--data", type=click.Path(path_type=Path), metavar="FOLDER", help="Your own image pairs instead of example images."
 )
 @click.option("--method", default="care-2d", show_default=True, help="Which method to try.")
 @click.option(
@@ -50,7 +61,7 @@ _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held ou
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where figure, tables and restored images go; files of an earlier demo are replaced.",
+    help="Where figure, tables and predicted images go; files of an earlier demo are replaced.",
 )
 @PARAMETERS
 @REQUIRE_PASS
@@ -72,53 +83,88 @@ def demo(
     from parfocal.client.datasets import check_folder, create_dataset
     from parfocal.client.requests import training_request
 
-    with _pairs(data) as folder:
+    _ensure_running(app)
+    with app.client() as client:
+        description = client.method(method)
         say("1. The images")
-        report = check_folder(folder)
-        _ensure_running(app)
-        with app.client() as client:
-            description = client.method(method)
+        with _pairs(data, client, description) as (folder, axes):
+            report = check_folder(folder, axes)
             schema = schema_of(description, v1.JOB_KIND_TRAINING)
-            quick = [f"{name}={value}" for name, value in _QUICK.items() if name in schema.get("properties", {})]
-            values = parse_parameters(description.title, schema, quick)
+            quick = _QUICK | (_QUICK_LABELS if _learns_labels(description) else {})
+            offered = [f"{name}={value}" for name, value in quick.items() if name in schema.get("properties", {})]
+            values = parse_parameters(description.title, schema, offered)
             values |= parse_parameters(description.title, schema, parameters)
             with transfer("   Uploading") as on_progress:
-                dataset = create_dataset(client, _NAME, folder, on_progress=on_progress)
-            for text in report.warnings:
-                warn(text)
-            say(f"   {len(report.train)} pairs to learn from, {len(report.test)} to be judged by")
-            dataset_uri = client.dataset_uri(f"{_NAME}:{dataset.version}")
+                dataset = create_dataset(client, _NAME, folder, axes=axes, on_progress=on_progress)
+        for text in report.warnings:
+            warn(text)
+        say(f"   {len(report.train)} pairs to learn from, {len(report.test)} to be judged by")
+        dataset_uri = client.dataset_uri(f"{_NAME}:{dataset.version}")
 
-            say(f"2. Training {description.title} for {minutes:g} minutes at most")
-            request = training_request(method, dataset_uri, _NAME, values)
-            job = _train_for(app, client, _work.start_or_join(client, request, again=True), 60 * minutes)
-            model_uri = _work.output_uri(job, "model")
-            if not app.json:
-                show_model(client, model_uri)
+        say(f"2. Training {description.title} for {minutes:g} minutes at most")
+        request = training_request(method, dataset_uri, _NAME, values)
+        job = _train_for(app, client, _work.start_or_join(client, request, again=True), 60 * minutes)
+        model_uri = _work.output_uri(job, "model")
+        if not app.json:
+            show_model(client, model_uri)
 
-            say("3. Quality control")
-            evaluation = judge(app, client, description, model_uri, dataset_uri)
+        say("3. Quality control")
+        evaluation = judge(app, client, description, model_uri, dataset_uri)
 
-            say("4. Applying the model")
-            restored = _apply(app, client, model_uri, dataset_uri, output, tested=bool(report.test))
-            _conclude(app, client, job, model_uri, evaluation, output, restored, require_pass=require_pass)
+        say("4. Applying the model")
+        applied = _apply(app, client, model_uri, dataset_uri, output, tested=bool(report.test))
+        _conclude(app, client, job, model_uri, evaluation, output, applied, require_pass=require_pass)
 
 
 @contextmanager
-def _pairs(data: Path | None) -> Iterator[Path]:
-    """Give a folder of pairs with test images: simulated, the user's, or links to the user's."""
+def _pairs(data: Path | None, client: Client, description: v1.Method) -> Iterator[tuple[Path, str]]:
+    """Give a folder of pairs with test images, and their axes: examples, the user's, or links to the user's."""
+    axes = description.data_requirements.axes
     with tempfile.TemporaryDirectory(prefix="parfocal-demo-") as scratch:
         if data is None:
-            from parfocal.cli._progress import waiting
-            from parfocal.runtime.simulate import write_dataset
-
-            with waiting("Simulating fluorescence images"):
-                write_dataset(Path(scratch), _TRAIN, _TEST, _SIZE, _SEED)
-            yield Path(scratch)
+            _write_examples(client, description, Path(scratch))
+            yield Path(scratch), axes
         elif (data / "source").is_dir() and not (data / "train").is_dir():
-            yield _hold_out(data, Path(scratch))
+            yield _hold_out(data, Path(scratch)), axes
         else:
-            yield data
+            yield data, axes
+
+
+def _write_examples(client: Client, description: v1.Method, folder: Path) -> None:
+    """Write the images that a service brings to be tried with; without them, simulated ones where they suit."""
+    from parfocal import v1
+    from parfocal.cli._progress import waiting
+    from parfocal.cli._render import say
+    from parfocal.runtime.errors import InvalidInputError
+    from parfocal.runtime.simulate import write_dataset
+    from parfocal.stack.discover import discover_services
+
+    service = next(
+        info.name for info in client.services() if any(method.name == description.name for method in info.methods)
+    )
+    unit = discover_services().get(service)
+    if unit is not None:
+        command = [str(unit.python), "-m", f"{unit.module}.example", str(folder)]
+        # By its own interpreter: the images come with packages that are not installed here.
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            say(f"   Real example images of {description.title}")
+            return
+        if "No module named" not in done.stderr:
+            raise InvalidInputError(
+                f"The example images of {description.title} cannot be written: {done.stderr[-500:]}"
+            )
+    requirements = description.data_requirements
+    if requirements.target != v1.TARGET_KIND_PAIRED_IMAGE or requirements.axes != "YX":
+        raise InvalidInputError(f"{description.title} has no example images. Give your own with --data FOLDER.")
+    with waiting("Simulating fluorescence images"):
+        write_dataset(folder, _TRAIN, _TEST, _SIZE, _SEED)
+
+
+def _learns_labels(description: v1.Method) -> bool:
+    from parfocal import v1
+
+    return description.data_requirements.target == v1.TARGET_KIND_LABELS
 
 
 def _hold_out(data: Path, folder: Path) -> Path:
@@ -188,10 +234,10 @@ def _apply(app: App, client: Client, model_uri: str, dataset_uri: str, output: P
     split = "test" if tested else "train"
     request = prediction_request(model_uri, dataset_uri, split=split)
     job = _work.finish(app, client, _work.start_or_join(client, request, again=True), "Predicting")
-    restored = output / "restored"
+    applied = output / "images"
     with transfer("   Downloading") as on_progress:
-        download_result(client, job, restored, overwrite=True, on_progress=on_progress)
-    return restored
+        download_result(client, job, applied, overwrite=True, on_progress=on_progress)
+    return applied
 
 
 def _conclude(
@@ -201,7 +247,7 @@ def _conclude(
     model_uri: str,
     evaluation: v1.Job | None,
     output: Path,
-    restored: Path,
+    applied: Path,
     *,
     require_pass: bool,
 ) -> None:
@@ -212,7 +258,7 @@ def _conclude(
 
     verdict = Verdict("unchecked")
     figure = ""
-    values = {"job": _work.job_json(job), "model": model_uri, "restored": str(restored), "evaluation": None}
+    values = {"job": _work.job_json(job), "model": model_uri, "images": str(applied), "evaluation": None}
     if evaluation is not None:
         _work.download_evaluation(client, evaluation, output / "qc", overwrite=True)
         figure = str(output / "qc" / "figure.png")
@@ -231,7 +277,7 @@ def _conclude(
             {
                 "Figure": figure,
                 "Tables, maps": str(output / "qc") if figure else "",
-                "Restored": str(restored),
+                "Images": str(applied),
                 "Browser": (connection.prefect_url or "") if connection else "",
             }
         )

@@ -21,6 +21,8 @@ def methods(method: str | None) -> None:
     with app.client() as client:
         if method is None:
             _list(app.json, client)
+            if not app.json and app.connection() is not None:
+                _say_missing(client)
         else:
             _show(app.json, client.method(method))
 
@@ -49,6 +51,23 @@ def _list(as_json: bool, client: Client) -> None:
     ]
     print_table(("Method", "Offers", "Axes", "Title"), rows)
     say("`parfocal methods METHOD` shows its parameters and what it needs of your images.")
+
+
+def _say_missing(client: Client) -> None:
+    """Name the services of this computer that do not run, and the command that changes it."""
+    from parfocal.cli._render import say
+    from parfocal.stack.discover import discover_services, known_services
+
+    running = {info.name for info in client.services() if info.name}
+    installed = discover_services()
+    for name in installed:
+        if name not in running:
+            say(f"{name} is installed but does not run. Start it: parfocal up --service {name}")
+    missing = [name for name in known_services() if name not in installed and name not in running]
+    if missing:
+        say(
+            f"Not installed: {', '.join(missing)}. Add with `make envs` in the Parfocal repository, then `parfocal up`."
+        )
 
 
 def _show(as_json: bool, method: v1.Method) -> None:

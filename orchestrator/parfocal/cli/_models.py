@@ -82,6 +82,9 @@ def show(name: str) -> None:
             "Training": f"{manifest.epochs} epochs in {duration(manifest.training_seconds)}, best epoch "
             f"{manifest.best_epoch}",
             "Losses": ", ".join(f"{name} {number(value)}" for name, value in manifest.metrics.items()),
+            "Set on validation": ", ".join(
+                f"{name.replace('_', ' ')} {number(value)}" for name, value in manifest.calibration.items()
+            ),
             "Made with": ", ".join(f"{package} {version}" for package, version in packages.items()),
             "Device": " ".join(str(manifest.environment.get(key, "")) for key in ("device", "precision")).strip(),
             "Created": local_time(manifest.created_at),

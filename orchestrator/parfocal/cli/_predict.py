@@ -100,9 +100,11 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
             }
         )
         return
+    objects = [image.metrics["objects"] for image in done if "objects" in image.metrics]
     print_fields(
         {
             "Images": f"{len(done)} of {len(result.images)} predicted",
+            "Objects": f"{sum(objects):.0f} found" if objects else "",
             "Results": str(output),
             "Left out": "; ".join(f"{image.input}: {image.reason}" for image in result.images if image.reason),
         }

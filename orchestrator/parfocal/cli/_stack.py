@@ -26,6 +26,11 @@ def up(names: tuple[str, ...], prefect: bool, foreground: bool) -> None:
     alone.
     """
     app = current_app()
+    if app.services:
+        raise click.UsageError(
+            "--services names addresses of services that run elsewhere. Say which services of this computer to start "
+            "with --service NAME."
+        )
     from parfocal.cli._render import print_json
 
     status = start_stack(app, names, prefect=prefect, foreground=foreground)

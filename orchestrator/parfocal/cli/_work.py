@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from parfocal.runtime.manifests import DatasetManifest, ResultManifest
 
 
-_METRICS = {
-    "psnr": "PSNR in dB",
-    "ssim": "SSIM",
-    "nrmse": "NRMSE",
-    "pearson": "Correlation",
-}
-
-
 def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -> v1.Job:
     """Start a job, or return an identical one that is at work already unless `again`."""
     if not again:
@@ -197,23 +189,15 @@ def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
     baseline = summary.get("baseline") or {}
     name = str(baseline.get("name", "baseline"))
     names = {"prediction": "Prediction", "input": "Input", "baseline": name[:1].upper() + name[1:]}
-    notes = ["Higher is better, except for NRMSE."]
-    if baseline.get("filter") == "gaussian":
-        sigma = f"{baseline['sigma_pixels']:.2f} px"
-        notes.append(f"The Gaussian filter has the sigma that suits the {baseline['chosen_on']} best, {sigma}.")
-    elif "coefficients" in baseline:
-        notes.append(
-            f"The linear predictor is the best linear function of the input's pixels on the {baseline['chosen_on']}."
-        )
-    metrics = [metric for metric in _METRICS if metric in found[kinds[0]]] or list(found[kinds[0]])
+    shown: Mapping[str, str] = summary["shown"]
     rows = [
         (
-            _METRICS.get(metric, metric),
+            title,
             _value(metric, found[kinds[0]][metric]["mean"]),
             _interval(metric, found[kinds[0]][metric]),
             *(_value(metric, found[kind][metric]["mean"]) for kind in kinds[1:]),
         )
-        for metric in metrics
+        for metric, title in shown.items()
     ]
     images = summary.get("images", 0)
     columns = ["Mean", names[kinds[0]], "95 % interval", *(names[kind] for kind in kinds[1:])]
@@ -223,7 +207,7 @@ def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
         title=f"{target + ': ' if target else ''}{images} test image{'' if images == 1 else 's'}",
         numbers=columns[1:],
     )
-    say(" ".join(notes))
+    say(summary["note"])
 
 
 def require_pass(verdict: Verdict, wanted: bool) -> None:

@@ -170,19 +170,21 @@ def _check_split(
     )
     folders = {role: _readable(parent / role, scratch / role) for role in ("source", "target", *further)}
     target_axes = axes.translate({ord("S"): None, ord("C"): None})
-    report = check_pairs(folders["source"], folders["target"], axes=target_axes, source_axes=axes)
+    report = check_pairs(folders["source"], folders["target"], axes=target_axes, source_axes=axes, empty_targets=True)
     warnings = list(report.warnings)
     files[split, "source"] = tuple((pair.stem, pair.source) for pair in report.pairs)
     files[split, "target"] = tuple((pair.stem, pair.target) for pair in report.pairs)
     for role in further:
         _check_role_name(role)
         if role.startswith("target_"):
-            other = check_pairs(folders["source"], folders[role], axes=target_axes, source_axes=axes)
+            other = check_pairs(
+                folders["source"], folders[role], axes=target_axes, source_axes=axes, empty_targets=True
+            )
         else:
             found = next(iter(find_images(folders[role]).values()), None)
             own = inspect_image(found).axes if found is not None else axes
             own = own if set(own) >= set(target_axes) else axes
-            other = check_pairs(folders[role], folders["target"], axes=target_axes, source_axes=own)
+            other = check_pairs(folders[role], folders["target"], axes=target_axes, source_axes=own, empty_targets=True)
         files[split, role] = tuple(
             (pair.stem, pair.target if role.startswith("target_") else pair.source) for pair in other.pairs
         )

@@ -13,7 +13,8 @@ from parfocal.flows._work import Finished
 from parfocal.runtime.store import Location
 
 Row = dict[str, str | float]
-_SHOWN = ("ssim", "psnr", "nrmse")
+# More columns than these for each kind do not fit the page.
+_MOST_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def read_scores(client: Client, finished: Finished) -> Scores:
 def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:
     """Return the scores in the text of metrics.csv and the content of summary.json."""
     units: Mapping[str, str] = summary["units"]
-    shown = [name for name in _SHOWN if name in units] or list(units)
+    shown = list(summary["shown"])[:_MOST_SHOWN]
     sums: dict[str, dict[str, dict[str, list[float]]]] = {}
     for line in csv.DictReader(io.StringIO(table)):
         values = sums.setdefault(line["image"], {}).setdefault(line["kind"], {})

@@ -71,6 +71,13 @@ def discover_services(environments: Path | None = None) -> Mapping[str, ServiceU
     return found
 
 
+def known_services() -> tuple[str, ...]:
+    """Return the services that the repository has a folder for, installed or not; none outside a repository."""
+    repository = Path(__file__).resolve().parents[3]
+    folders = (path.parent.name for path in repository.glob("services/*/pyproject.toml"))
+    return tuple(sorted(name.replace("_", "-") for name in folders if name not in _NOT_SERVICES))
+
+
 def select_services(names: Sequence[str] | None = None, environments: Path | None = None) -> tuple[ServiceUnit, ...]:
     """Return the named services, or all that are installed when `names` is None.
 
