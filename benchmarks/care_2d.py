@@ -18,58 +18,25 @@ import io
 import json
 import os
 import tempfile
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from common import Clock, events, run_job
 from support import S3Server, publish_dataset
 
 from parfocal import v1
 from parfocal.care import SERVICE
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.images import read_image
-from parfocal.runtime.jobs.admission import admit
-from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.learning import Channels
 from parfocal.runtime.manifests import DATASET_MANIFEST, MODEL_MANIFEST, DatasetManifest, ModelManifest
 from parfocal.runtime.pairs import find_images
 from parfocal.runtime.precision import choose_precision
-from parfocal.runtime.service import load_object, values_struct
-from parfocal.runtime.store import Location, Store
-
-
-class Clock:
-    """Wall and processor seconds of a block."""
-
-    def __enter__(self) -> Clock:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-
-
-def run_job(store: Store, request: v1.StartJobRequest, scratch: Path) -> v1.Job:
-    """Do a job as a worker does, in this process."""
-    request.request_id, request.project = uuid.uuid4().hex, "default"
-    jobs = JobStore(store)
-    job = admit(SERVICE, store, jobs, request)
-
-    def running(job: v1.Job) -> v1.JobEvent:
-        job.attempt = 1
-        return set_state(job, v1.JOB_STATE_RUNNING, "benchmark")
-
-    job = jobs.change(job.project, job.id, running)
-    context = JobContext(SERVICE, store, job, scratch / job.id)
-    context.scratch.mkdir(parents=True)
-    load_object(context.work.run)(context)
-    context.succeed()
-    return context.job
+from parfocal.runtime.service import values_struct
+from parfocal.runtime.store import Location
 
 
 def quality(predictions: dict[str, Any], target_folder: Path) -> tuple[float, float]:
@@ -135,8 +102,8 @@ def parfocal(data: Path, options: argparse.Namespace, folder: Path, seed: int) -
             method="care-2d", dataset_uri=dataset_uri, model="benchmark", parameters=values_struct(parameters)
         )
         with Clock() as training:
-            job = run_job(store, v1.StartJobRequest(training=spec), folder)
-        rows = [event.epoch_completed for event in _events(store, job) if event.HasField("epoch_completed")]
+            job = run_job(SERVICE, store, v1.StartJobRequest(training=spec), folder)
+        rows = [event.epoch_completed for event in events(store, job) if event.HasField("epoch_completed")]
         model = ModelManifest.read(store, Location.parse(job.outputs[0].uri) / MODEL_MANIFEST)
         steps = -(-len(model.split["training"]) * options.patches_per_image // options.batch)
         grids = [
@@ -146,7 +113,7 @@ def parfocal(data: Path, options: argparse.Namespace, folder: Path, seed: int) -
         validation_steps = min(int(sum(grids)), 512) // options.batch
         predict = v1.PredictionSpec(model_uri=job.outputs[0].uri, input_uri=dataset_uri, split="test")
         with Clock() as predicting:
-            result = run_job(store, v1.StartJobRequest(prediction=predict), folder)
+            result = run_job(SERVICE, store, v1.StartJobRequest(prediction=predict), folder)
         place = Location.parse(result.outputs[0].uri)
         predictions = {}
         dataset = DatasetManifest.read(store, Location.parse(dataset_uri) / DATASET_MANIFEST)
@@ -168,11 +135,6 @@ def parfocal(data: Path, options: argparse.Namespace, folder: Path, seed: int) -
         }
     finally:
         server.stop()
-
-
-def _events(store: Store, job: v1.Job) -> list[v1.JobEvent]:
-    jobs = JobStore(store)
-    return list(jobs.events(jobs.read(job.project, job.id), 0))
 
 
 def bare_steps(options: argparse.Namespace) -> tuple[Clock, Clock, int]:

@@ -1,0 +1,201 @@
+"""StarDist 2D against plain stardist, in one run on one machine: speed as ratios, quality on the same test images.
+
+Run it in the environment of StarDist, on an otherwise idle machine:
+
+    PYTHONPATH=tests:services/qc .venvs/stardist/bin/python benchmarks/stardist_2d.py --data FOLDER --epochs 5
+
+FOLDER has {train,test}/{source,target}. stardist runs its own loops in float32: `train`, `optimize_thresholds`,
+`predict_instances`, with the same augmentation written as its examples do. Parfocal runs the code of its worker on a
+real S3 store, with the precision it chooses itself. Both see the same number of steps of the same batch and patch size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from common import Clock, events, run_job
+from support import S3Server, publish_dataset
+
+from parfocal import v1
+from parfocal.qc.metrics.instances import Counts, score_instances
+from parfocal.runtime.images import read_image
+from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.pairs import find_images
+from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.service import values_struct
+from parfocal.runtime.store import Location
+from parfocal.stardist import SERVICE
+
+
+def quality(predictions: dict[str, Any], target_folder: Path) -> float:
+    """Return F1 at IoU 0.5 over all objects of the test images."""
+    total = Counts()
+    for stem, path in find_images(target_folder).items():
+        total += score_instances(read_image(path).pixels, predictions[stem], name=stem).counts[0.5]
+    return total.f1
+
+
+def plain_stardist(
+    data: Path, options: argparse.Namespace, steps: int, held_out: set[str], folder: Path
+) -> dict[str, Any]:
+    """Train and predict as the stardist examples do, validating on the same images as Parfocal."""
+    from csbdeep.utils import normalize
+    from stardist.models import Config2D, StarDist2D
+    from stardist.utils import fill_label_holes
+
+    rng = np.random.default_rng(options.seed)
+
+    def augment(image: Any, labels: Any) -> tuple[Any, Any]:
+        turns, flip = rng.integers(4), rng.integers(2)
+        image, labels = np.rot90(image, turns), np.rot90(labels, turns)
+        if flip:
+            image, labels = image[::-1], labels[::-1]
+        image = image * rng.uniform(0.6, 2) + rng.uniform(-0.2, 0.2)
+        return image + 0.02 * rng.uniform(0, 1) * rng.normal(0, 1, image.shape), labels
+
+    def load(split: str, role: str) -> dict[str, Any]:
+        return {stem: read_image(path).pixels for stem, path in find_images(data / split / role).items()}
+
+    with Clock() as preparing:
+        images = {stem: normalize(image, 1, 99.8) for stem, image in load("train", "source").items()}
+        labels = {stem: fill_label_holes(image.astype(np.int32)) for stem, image in load("train", "target").items()}
+    kept = [stem for stem in images if stem not in held_out]
+    config = Config2D(
+        grid=(2, 2),
+        train_epochs=options.epochs,
+        train_steps_per_epoch=steps,
+        train_batch_size=options.batch,
+        train_patch_size=(options.patch,) * 2,
+        train_tensorboard=False,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = StarDist2D(config, "plain", basedir=str(folder))
+        validation = [images[stem] for stem in sorted(held_out)], [labels[stem] for stem in sorted(held_out)]
+        with Clock() as training:
+            model.train(
+                [images[stem] for stem in kept],
+                [labels[stem] for stem in kept],
+                validation_data=validation,
+                augmenter=augment,
+                seed=options.seed,
+            )
+            model.optimize_thresholds(*validation)
+        sources = load("test", "source")
+        with Clock() as predicting:
+            predictions = {
+                stem: model.predict_instances(normalize(image, 1, 99.8))[0] for stem, image in sources.items()
+            }
+    f1 = quality(predictions, data / "test" / "target")
+    return {"prepare": preparing, "train": training, "predict": predicting, "f1": f1}
+
+
+def parfocal(data: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train and predict through the worker's code on a real store."""
+    server = S3Server(folder / "s3")
+    server.start()
+    try:
+        os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
+        store = server.store()
+        dataset_uri = publish_dataset(store, "benchmark", data)
+        parameters = {
+            "epochs": options.epochs,
+            "patch_size": options.patch,
+            "batch_size": options.batch,
+            "patches_per_image": options.patches_per_image,
+            "seed": options.seed,
+        }
+        spec = v1.TrainingSpec(
+            method="stardist-2d", dataset_uri=dataset_uri, model="benchmark", parameters=values_struct(parameters)
+        )
+        with Clock() as training:
+            job = run_job(SERVICE, store, v1.StartJobRequest(training=spec), folder)
+        rows = [event.epoch_completed for event in events(store, job) if event.HasField("epoch_completed")]
+        model = ModelManifest.read(store, Location.parse(job.outputs[0].uri) / MODEL_MANIFEST)
+        predict = v1.PredictionSpec(model_uri=job.outputs[0].uri, input_uri=dataset_uri, split="test")
+        with Clock() as predicting:
+            result = run_job(SERVICE, store, v1.StartJobRequest(prediction=predict), folder)
+        place = Location.parse(result.outputs[0].uri)
+        predictions = {}
+        for stem in find_images(data / "test" / "source"):
+            path = folder / "out" / f"{stem}.tif"
+            store.download(place / f"{stem}.tif", path)
+            predictions[stem] = read_image(path).pixels
+        return {
+            "train": training,
+            "predict": predicting,
+            "epochs": sum(row.seconds for row in rows),
+            "steps": -(-len(model.split["training"]) * options.patches_per_image // options.batch),
+            "held_out": {region["stem"] for region in model.split["validation"]},
+            "f1": quality(predictions, data / "test" / "target"),
+        }
+    finally:
+        server.stop()
+
+
+def making_targets(options: argparse.Namespace, data: Path) -> tuple[float, float]:
+    """Return the seconds that the targets of a batch take, and that a training step takes."""
+    from parfocal.runtime.learning import Channels
+    from parfocal.stardist.network import StarDist2D
+    from parfocal.stardist.parameters import StarDist2DParameters
+
+    parameters = StarDist2DParameters(patch_size=options.patch, batch_size=options.batch)
+    method = StarDist2D()
+    learner = method.build(parameters, Channels())
+    paths = list(find_images(data / "train" / "target").values())[: options.batch]
+    cut = (slice(options.patch), slice(options.patch))
+    labels = np.stack([read_image(path).pixels[cut] for path in paths])[..., np.newaxis]
+    inputs = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
+    learner.train_batch(inputs, method.prepare_targets(labels, parameters))
+    count = 5
+    with Clock() as making:
+        for _ in range(count):
+            targets = method.prepare_targets(labels, parameters)
+    with Clock() as training:
+        for _ in range(count):
+            learner.train_batch(inputs, targets)
+    return making.wall / count, training.wall / count
+
+
+def main() -> None:
+    """Run both and print ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--patch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--patches-per-image", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    precision, why = choose_precision("auto")
+    print(f"precision: {why}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        making, step = making_targets(options, options.data)
+        print(f"targets of a batch: {making:.3f} s, training step: {step:.3f} s", flush=True)
+        ours = parfocal(options.data, options, folder)
+        print(
+            f"Parfocal ({precision}): training job {ours['train'].wall:.1f} s, of it epochs {ours['epochs']:.1f} s; "
+            f"prediction job {ours['predict'].wall:.1f} s; F1 {ours['f1']:.3f}",
+            flush=True,
+        )
+        plain = plain_stardist(options.data, options, int(ours["steps"]), ours["held_out"], folder)
+        print(
+            f"stardist (float32): training {plain['prepare'].wall + plain['train'].wall:.1f} s, prediction "
+            f"{plain['predict'].wall:.1f} s; F1 {plain['f1']:.3f}"
+        )
+        before = plain["prepare"].wall + plain["train"].wall
+        print(f"training: {before / ours['train'].wall:.2f}x, prediction: ", end="")
+        print(f"{plain['predict'].wall / ours['predict'].wall:.2f}x as fast as stardist")
+
+
+if __name__ == "__main__":
+    main()
