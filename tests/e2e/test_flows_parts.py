@@ -175,6 +175,7 @@ a,1,prediction,32.0,0.9
 """
 SUMMARY = {
     "units": {"psnr": "PSNR [dB]", "ssim": "SSIM [-1..1]"},
+    "shown": {"ssim": "SSIM", "psnr": "PSNR in dB"},
     "metrics": {
         "input": {"psnr": {"mean": 21.0, "low": None, "high": None}, "ssim": {"mean": 0.6, "low": 0.5, "high": 0.7}},
         "prediction": {"psnr": {"mean": 31.0, "low": None, "high": None}, "ssim": {"mean": 0.9}},

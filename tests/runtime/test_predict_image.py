@@ -68,9 +68,10 @@ class Service:
         return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job.state
 
     def drop(self, job: v1.Job) -> None:
-        """Cancel a job and wait until its worker has left the device."""
+        """Cancel a job, or let it end if it is that far, and wait until its worker has left the device."""
         self.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
-        wait_for(lambda: self.state_of(job) == v1.JOB_STATE_CANCELLED, 30, "the end of the job")
+        ended = (v1.JOB_STATE_CANCELLED, v1.JOB_STATE_SUCCEEDED)
+        wait_for(lambda: self.state_of(job) in ended, 30, "the end of the job")
         wait_for(lambda: Device(self.state, "device-0").take(for_job=True), 30, "the device").close()
 
     def call(self, requests: Iterator[v1.PredictImageRequest]) -> Any:

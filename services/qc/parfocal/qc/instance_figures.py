@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches
+from parfocal.qc.metrics.outcomes import Outcome, outcome_layers
 
 # Of Okabe and Ito's palette, which can be told apart with any colour vision.
-COLOURS: Final = {
+COLOURS: Final[dict[Outcome, tuple[float, float, float]]] = {
     "found": (0.0, 0.62, 0.45),
     "missed": (0.9, 0.62, 0.0),
     "invented": (0.8, 0.47, 0.65),
@@ -132,13 +133,9 @@ def _draw(
     score: InstanceScore,
     matches: Matches,
 ) -> None:
-    cut, merged = set(score.split), set(score.merged)
     layers = [
-        (prediction, [pair[1] for pair in matches.pairs], COLOURS["found"]),
-        (target, [label for label in matches.missed if label not in cut], COLOURS["missed"]),
-        (prediction, [label for label in matches.spurious if label not in merged], COLOURS["invented"]),
-        (target, list(cut), COLOURS["cut"]),
-        (prediction, list(merged), COLOURS["merged"]),
+        (target if layer.of_target else prediction, layer.ids, COLOURS[layer.outcome])
+        for layer in outcome_layers(score, matches)
     ]
     _draw_outlines(axes, source, layers)
 
@@ -172,16 +169,9 @@ def _picture(source: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def _legend(figure: Figure, score: InstanceScore, matches: Matches) -> None:
-    cut, merged = set(score.split), set(score.merged)
-    numbers = {
-        "found": len(matches.pairs),
-        "missed": len(set(matches.missed) - cut),
-        "invented": len(set(matches.spurious) - merged),
-        "cut": len(cut),
-        "merged": len(merged),
-    }
-    handles = [Line2D([], [], color=COLOURS[kind], linewidth=3) for kind in numbers]
-    names = [f"{kind} ({number})" for kind, number in numbers.items()]
+    layers = outcome_layers(score, matches)
+    handles = [Line2D([], [], color=COLOURS[layer.outcome], linewidth=3) for layer in layers]
+    names = [f"{layer.outcome} ({len(layer.ids)})" for layer in layers]
     style: dict[str, Any] = {"ncols": 5, "frameon": False, "fontsize": 9, "handlelength": 1.2}
     if figure.get_layout_engine() is None:
         figure.legend(handles, names, loc="lower center", **style)

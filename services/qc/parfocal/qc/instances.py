@@ -10,12 +10,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parfocal import v1
 from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
 from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, seen_in_training, training_pairs
-from parfocal.qc.metrics.instances import Counts, InstanceScore, OtsuBaseline, choose_otsu, score_instances
+from parfocal.qc.metrics.boundaries import boundary_distances
+from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, OtsuBaseline, choose_otsu, score_instances
+from parfocal.qc.metrics.outcomes import error_map, outcome_layers
 from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.qc.parameters import InstanceParameters, InstanceThresholds
 from parfocal.qc.statistics import (
     CONFIDENCE,
@@ -28,7 +34,7 @@ from parfocal.qc.statistics import (
     statistics,
 )
 from parfocal.qc.verdict import Verdict
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder
 
@@ -36,7 +42,9 @@ DEFINITION: Final = (
     "Objects are paired one to one; a pair counts as found (TP) if its intersection over union (IoU) reaches a level, "
     "other targets are missed (FN), other predictions invented (FP). F1 = 2 TP / (2 TP + FP + FN); accuracy = TP / (TP "
     "+ FP + FN), also averaged over IoU 0.5 to 0.95 in steps of 0.05; panoptic quality = sum of IoU / (TP + FP/2 + "
-    "FN/2). Ratios are 1 where there is nothing to find and nothing was found. Volumes are scored as a whole."
+    "FN/2). Ratios are 1 where there is nothing to find and nothing was found. The aggregated Jaccard index puts every "
+    "target together with the prediction of the largest IoU. Distances of outlines are means over found objects, of "
+    "the average symmetric distance and of the larger 95th percentile. Volumes are scored as a whole."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -48,7 +56,12 @@ COLUMNS: Final[dict[str, str]] = {
     "mean_accuracy": "mean accuracy over IoU 0.5 to 0.95 [0..1]",
     "mean_matched_iou": "mean IoU of found objects [0..1]",
     "panoptic_quality": "panoptic quality [0..1]",
+    "aggregated_jaccard": "aggregated Jaccard index [0..1]",
     "foreground_iou": "IoU of the foreground [0..1]",
+    "boundary_px": "mean distance of outlines [pixels]",
+    "hausdorff_95_px": "95th percentile distance of outlines [pixels]",
+    "boundary_um": "mean distance of outlines [µm]",
+    "hausdorff_95_um": "95th percentile distance of outlines [µm]",
     "objects": "objects in the target",
     "predicted": "objects predicted",
     "found": "found (TP)",
@@ -71,10 +84,17 @@ _KINDS: Final = ("baseline", "prediction")
 _BASELINE_IMAGES: Final = 50
 
 
+Values = Mapping[str, float]
+"""The numbers of one image, by the names of `COLUMNS`; without those it does not have, as distances where nothing was
+found."""
+
+
 @dataclass(frozen=True)
 class _Scored:
     item: Item
     scores: Mapping[str, InstanceScore]
+    values: Mapping[str, Values]
+    sizes: NDArray[np.float64]
 
 
 def evaluate(context: JobContext) -> None:
@@ -96,13 +116,27 @@ def _score(
     context: JobContext, items: Sequence[Item], baseline: OtsuBaseline, parameters: InstanceParameters, folder: Path
 ) -> list[_Scored]:
     def score(item: Item) -> _Scored:
-        source, target = read_image(item.source).pixels, read_image(item.target).pixels
+        source, labelled = read_image(item.source).pixels, read_image(item.target)
+        target = labelled.pixels
         images = {"baseline": baseline.apply(source, target.ndim), "prediction": read_image(item.prediction).pixels}
         scores = {
             kind: score_instances(target, image, name=f"{item.label} ({kind})", levels=[parameters.iou])
             for kind, image in images.items()
         }
-        return _Scored(item, scores)
+        matches = {kind: score.overlap.match(parameters.iou) for kind, score in scores.items()}
+        values = {
+            kind: image_values(score, parameters.iou)
+            | distance_values(target, images[kind], matches[kind], labelled.pixel_size)
+            for kind, score in scores.items()
+        }
+        if parameters.maps:
+            mistakes = error_map(
+                target, images["prediction"], outcome_layers(scores["prediction"], matches["prediction"])
+            )
+            path = folder / "maps" / f"{item.label}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, Image(mistakes, labelled.axes, labelled.pixel_size))
+        return _Scored(item, scores, values, target_outcomes(scores["prediction"].overlap, matches["prediction"]))
 
     scored: list[_Scored] = []
     for number, each in enumerate(map_bounded(score, items), start=1):
@@ -135,11 +169,14 @@ def _publish(
     folder: Path,
 ) -> None:
     level = thresholds.iou
-    values = {kind: {each.item.label: image_values(each.scores[kind], level) for each in scored} for kind in _KINDS}
+    values = {kind: {each.item.label: each.values[kind] for each in scored} for kind in _KINDS}
+    sizes = size_classes([each.sizes for each in scored])
     pooled = {kind: pool(each.scores[kind] for each in scored) for kind in _KINDS}
     summary = summarise(values, pooled, baseline, thresholds)
     verdict = seen_in_training(judge(values, pooled["prediction"][level], thresholds), inputs)
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
+    summary["sizes"] = [asdict(each) for each in sizes]
+    write_sizes_csv(folder / "sizes.csv", sizes)
     write_metrics_csv(folder / "metrics.csv", values)
     write_levels_csv(folder / "levels.csv", pooled)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
@@ -168,6 +205,23 @@ def _publish(
     publish_evaluation(context, inputs, folder, verdict, metrics, by_image)
 
 
+def distance_values(
+    target: NDArray[Any], prediction: NDArray[Any], matches: Matches, pixel_size: PixelSize | None
+) -> dict[str, float]:
+    """Return the distances of the columns, averaged over the pairs; in micrometres where the pixel size is known.
+
+    In pixels every axis counts alike, whatever the distance between planes.
+    """
+    lengths = None if pixel_size is None else pixel_size.lengths(target.ndim)
+    values: dict[str, float] = {}
+    for unit, size in (("px", None), ("um", lengths)):
+        if matches.pairs and (unit == "px" or size is not None):
+            distances = boundary_distances(target, prediction, matches, size)
+            values[f"boundary_{unit}"] = float(distances.mean.mean())
+            values[f"hausdorff_95_{unit}"] = float(distances.hausdorff_95.mean())
+    return values
+
+
 def image_values(score: InstanceScore, level: float) -> dict[str, float]:
     """Return the numbers of one image under the names of `COLUMNS`."""
     counts = score.counts[level]
@@ -179,6 +233,7 @@ def image_values(score: InstanceScore, level: float) -> dict[str, float]:
         "mean_accuracy": score.mean_accuracy,
         "mean_matched_iou": counts.mean_matched_iou,
         "panoptic_quality": counts.panoptic_quality,
+        "aggregated_jaccard": score.overlap.aggregated_jaccard(),
         "foreground_iou": score.foreground_iou,
         "objects": counts.tp + counts.fn,
         "predicted": counts.tp + counts.fp,
@@ -264,7 +319,11 @@ def summarise(
         "definition": DEFINITION,
         "images": len(images),
         "metrics": {
-            kind: {metric: asdict(statistics([row[metric] for row in by_image.values()])) for metric in COLUMNS}
+            kind: {
+                metric: asdict(statistics([row[metric] for row in by_image.values() if metric in row]))
+                for metric in COLUMNS
+                if any(metric in row for row in by_image.values())
+            }
             for kind, by_image in values.items()
         },
         "pooled": {
@@ -300,7 +359,7 @@ def write_metrics_csv(path: Path, values: Mapping[str, Mapping[str, Mapping[str,
         for image in values["prediction"]:
             for kind in _KINDS:
                 row = values[kind][image]
-                writer.writerow([image, "", kind, *(row[name] for name in COLUMNS)])
+                writer.writerow([image, "", kind, *(row.get(name, "") for name in COLUMNS)])
 
 
 def write_levels_csv(path: Path, pooled: Mapping[str, Mapping[float, Counts]]) -> None:

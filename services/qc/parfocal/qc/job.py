@@ -12,6 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.qc.report import write_report
+from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.verdict import Verdict
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images import image_stem, read_image
@@ -181,8 +183,24 @@ def publish_evaluation(
     spec = context.job.evaluation
     content = _verdict_content(context, verdict)
     (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    files = upload_files(context.store, context.reserved, folder_files(folder))
     environment = context.service.environment(image=context.settings.image)
+    report = evaluation_report(
+        Evaluation(
+            job=context.job.id,
+            title=context.method.title,
+            citation=context.method.citation,
+            dataset=inputs.dataset,
+            split=spec.split or "test",
+            model=inputs.model,
+            verdict=verdict,
+            thresholds=context.parameters,
+            packages=dict(environment.packages),
+            created_at=content["created_at"],
+            folder=folder,
+        )
+    )
+    write_report(report, folder)
+    files = upload_files(context.store, context.reserved, folder_files(folder))
     manifest = ResultManifest(
         project=context.job.project,
         job=context.job.id,

@@ -65,6 +65,12 @@ class PixelSize:
     y: float
     z: float | None = None
 
+    def lengths(self, dimensions: int) -> tuple[float, ...] | None:
+        """Return the lengths along (Y, X) or (Z, Y, X); None where the distance of planes is needed and unknown."""
+        if dimensions == 2:
+            return self.y, self.x
+        return None if self.z is None else (self.z, self.y, self.x)
+
 
 @dataclass(frozen=True)
 class ImageLimits:

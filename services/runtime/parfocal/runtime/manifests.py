@@ -103,6 +103,7 @@ class ModelManifest(Manifest):
     method: str
     job: str
     parameters: dict[str, Any]
+    citation: str = ""
     axes: str
     normaliser: dict[str, Any]
     source: str = "source"

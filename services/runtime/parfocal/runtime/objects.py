@@ -54,7 +54,7 @@ def write_object_table(path: Path, planes: Sequence[Objects], pixel_size: PixelS
     """
     dimensions = planes[0].labels.ndim
     axes = "zyx"[-dimensions:]
-    lengths = _lengths(pixel_size, dimensions)
+    lengths = None if pixel_size is None else pixel_size.lengths(dimensions)
     size = "volume" if dimensions == 3 else "area"
     power = {2: "2", 3: "3"}[dimensions]
     header = ["plane", "label", *(f"{axis}_px" for axis in axes), f"{size}_px"]
@@ -110,10 +110,3 @@ def _measure(labels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int6
     with np.errstate(invalid="ignore"):
         centroids = np.stack(sums, axis=-1) / counts[:, np.newaxis]
     return centroids, counts
-
-
-def _lengths(pixel_size: PixelSize | None, dimensions: int) -> tuple[float, ...] | None:
-    if pixel_size is None:
-        return None
-    lengths = (pixel_size.z, pixel_size.y, pixel_size.x)[-dimensions:]
-    return None if any(length is None for length in lengths) else tuple(float(length or 0) for length in lengths)

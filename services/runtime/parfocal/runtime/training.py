@@ -296,6 +296,7 @@ def _publish(
         method=context.method.name,
         job=context.job.id,
         parameters=parameters.model_dump(mode="json"),
+        citation=context.method.citation,
         axes=context.method.axes,
         normaliser=implementation.normaliser.model_dump(mode="json"),
         source=data.roles.source,

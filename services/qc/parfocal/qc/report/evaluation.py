@@ -1,0 +1,232 @@
+"""The report of an evaluation: what anyone needs who is asked to believe a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from parfocal.qc.figures import save_png
+from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.qc.report.scores import Scores, read_scores, scores_figure
+from parfocal.qc.verdict import Verdict
+from parfocal.runtime.manifests import DatasetManifest, ModelManifest
+
+_MOST_OVERLAYS: Final = 6
+_KINDS: Final = ("input", "baseline", "prediction")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a report says besides the numbers in `folder`.
+
+    Attributes
+    ----------
+    folder
+        Holds summary.json, metrics.csv and the figures.
+    thresholds
+        The parameters of the evaluation; their titles and values are printed.
+    packages
+        Versions of what made the numbers.
+    """
+
+    job: str
+    title: str
+    citation: str
+    dataset: DatasetManifest
+    split: str
+    model: ModelManifest | None
+    verdict: Verdict
+    thresholds: BaseModel
+    packages: Mapping[str, str]
+    created_at: str
+    folder: Path
+
+
+def evaluation_report(evaluation: Evaluation) -> Report:
+    """Return the report of an evaluation; writes scores.png to its folder for it."""
+    summary = json.loads((evaluation.folder / "summary.json").read_text(encoding="utf-8"))
+    scores = read_scores(evaluation.folder / "metrics.csv", summary["units"], list(summary["shown"]))
+    blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
+    for role, part in summary.get("targets", {"": summary}).items():
+        blocks += [_scores_table(part, role), Text(part["note"])]
+    blocks += _figures(evaluation, summary, scores)
+    blocks += [Heading("Every test image"), _images_table(summary, scores)]
+    blocks += [Heading("What the verdict asked for"), _thresholds_table(evaluation.thresholds)]
+    if evaluation.model is not None:
+        blocks += [Heading("How the model was made"), *_training(evaluation.model)]
+    blocks += [Heading("Definitions"), *(Text(text) for text in _definitions(evaluation, summary))]
+    blocks += [Heading("For a methods section"), *(Text(text) for text in _methods(evaluation, summary))]
+    model = evaluation.model
+    about = f"model {model.model}, version {model.version}" if model is not None else "a prediction"
+    return Report(f"{evaluation.title}: {about}", _facts(evaluation, summary), tuple(blocks))
+
+
+def _facts(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
+    dataset, model = evaluation.dataset, evaluation.model
+    facts = {
+        "Test images": f"{summary['images']}, {evaluation.split} images of dataset {dataset.dataset}:{dataset.version}"
+    }
+    if model is not None:
+        facts["Method"] = model.method
+        facts["Trained"] = f"{model.created_at:%Y-%m-%d %H:%M} UTC"
+    return {
+        **facts,
+        "Evaluated": evaluation.created_at.replace("T", " ").replace("+00:00", " UTC"),
+        "Job": evaluation.job,
+    }
+
+
+def _verdict(verdict: Verdict) -> Notice:
+    return Notice(verdict.verdict, verdict.verdict.capitalize(), (*verdict.reasons, *verdict.remarks))
+
+
+def _names(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the kinds are called, in the order in which they are shown."""
+    baseline = str((summary.get("baseline") or {}).get("name", "baseline"))
+    names = {"input": "Input", "baseline": baseline[:1].upper() + baseline[1:], "prediction": "Prediction"}
+    return {kind: name for kind, name in names.items() if kind in summary["metrics"]}
+
+
+def _scores_table(summary: Mapping[str, Any], role: str) -> Table:
+    names = _names(summary)
+    others = [kind for kind in names if kind != "prediction"]
+    columns = ("Mean over images", "Prediction", "95 % interval", "SD", *(names[kind] for kind in others))
+    rows = []
+    for metric, title in summary["shown"].items():
+        ours = summary["metrics"]["prediction"][metric]
+        interval = "too few images"
+        if ours["low"] is not None and ours["high"] is not None:
+            interval = f"{_number(metric, ours['low'])} to {_number(metric, ours['high'])}"
+        spread = "" if ours["sd"] is None else _number(metric, ours["sd"])
+        means = (_number(metric, summary["metrics"][kind][metric]["mean"]) for kind in others)
+        rows.append((title, _number(metric, ours["mean"]), interval, spread, *means))
+    return Table(columns, rows, frozenset(columns[1:]), role)
+
+
+def _figures(evaluation: Evaluation, summary: Mapping[str, Any], scores: Scores) -> Iterator[Block]:
+    folder = evaluation.folder
+    drawn = scores_figure(scores, summary["shown"], _names(summary))
+    save_png(drawn, folder / "scores.png")
+    yield Picture(folder / "scores.png", "Every test image is a point, joined over what was scored; bars are medians.")
+    for path in sorted(folder.glob("figure*.png")):
+        role = path.stem.removeprefix("figure").strip("_")
+        worst = summary.get("targets", {}).get(role, summary)["worst_image"]["image"]
+        yield Picture(path, f"{role + ': ' if role else ''}{worst}, the worst of the {summary['images']} test images.")
+    first = next(iter(summary["shown"]))
+    images = scores["prediction"]
+    worst_first = sorted(images, key=lambda image: images[image][first])
+    overlays = [folder / "overlays" / f"{image}.png" for image in worst_first]
+    for path in [path for path in overlays if path.exists()][1 : _MOST_OVERLAYS + 1]:
+        yield Picture(path, f"{path.stem}: {summary['shown'][first]} {_number(first, images[path.stem][first])}.")
+
+
+def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
+    """Return one row for each image, the lowest first: that is where to look."""
+    shown = summary["shown"]
+    first = next(iter(shown))
+    columns = ["Image", *shown.values()]
+    baseline = scores.get("baseline", {})
+    if baseline:
+        columns.append(f"{shown[first]}, {_names(summary)['baseline']}")
+    rows = []
+    for image, values in sorted(scores["prediction"].items(), key=lambda each: each[1][first]):
+        row = [image, *(_number(metric, values[metric]) for metric in shown)]
+        rows.append([*row, _number(first, baseline[image][first])] if baseline else row)
+    return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {shown[first]}, the lowest first.")
+
+
+def _thresholds_table(thresholds: BaseModel) -> Table:
+    rows = [
+        (field.title or name, _value(getattr(thresholds, name)), field.description or "")
+        for name, field in type(thresholds).model_fields.items()
+    ]
+    return Table(("Threshold", "Value", "What it means"), rows)
+
+
+def _training(model: ModelManifest) -> Iterator[Block]:
+    yield Text(_training_sentence(model))
+    rows = [(name, _value(value)) for name, value in sorted(model.parameters.items())]
+    yield Table(("Parameter", "Value"), rows)
+    if model.warnings:
+        yield Notice("note", "Said during training", model.warnings)
+
+
+def _training_sentence(model: ModelManifest) -> str:
+    made = f"The model {model.model}, version {model.version}, was made with the method {model.method}"
+    software = f"Software: {_versions(model.environment.get('packages', {}))}."
+    if not model.epochs:
+        return f"{made} and not trained by Parfocal. {software}"
+    sources = [name for name in model.dataset_sha256 if name.startswith(f"train/{model.source}/")]
+    dataset, version = model.dataset_uri.rstrip("/").rsplit("/", 2)[-2:]
+    device = model.environment.get("device") or "a device not recorded"
+    precision = model.environment.get("precision") or "a precision not recorded"
+    minutes = max(1, round(model.training_seconds / 60))
+    return (
+        f"{made} from {len(sources)} training images of the dataset {dataset}, version {version}, in {model.epochs} "
+        f"epochs ({minutes} min on {device} in {precision}); the weights of epoch {model.best_epoch}, which had the "
+        f"lowest validation loss, were kept. {software}"
+    )
+
+
+def _definitions(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str]:
+    yield str(summary["definition"])
+    interval = summary["interval"]
+    yield (
+        f"Intervals hold with {100 * interval['confidence']:.0f} % confidence: {interval['method']}, "
+        f"{interval['resamples']} resamples, seed {interval['seed']}. The unit is the image; slices of a stack count "
+        "as one image, and images cut from one field are not independent."
+    )
+    yield f"Computed with {_versions(evaluation.packages)}."
+
+
+def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences ready to be copied into a publication."""
+    model, dataset = evaluation.model, evaluation.dataset
+    if model is not None:
+        yield _training_sentence(model)
+    names = _names(summary)
+    scored = []
+    for metric, title in summary["shown"].items():
+        ours = summary["metrics"]["prediction"][metric]
+        spread = f" ± {_number(metric, ours['sd'])}" if ours["sd"] is not None else ""
+        others = ", ".join(
+            f"{names[kind].lower() if kind == 'input' else names[kind]} "
+            f"{_number(metric, summary['metrics'][kind][metric]['mean'])}"
+            for kind in names
+            if kind != "prediction"
+        )
+        scored.append(f"{title} {_number(metric, ours['mean'])}{spread} ({others})")
+    yield (
+        f"It was evaluated on {summary['images']} {evaluation.split} images of the dataset {dataset.dataset}, version "
+        f"{dataset.version}, as mean ± standard deviation over images: {'; '.join(scored)}."
+        if model is not None
+        else f"Predictions for {summary['images']} {evaluation.split} images of the dataset {dataset.dataset}, version "
+        f"{dataset.version}, were evaluated, as mean ± standard deviation over images: {'; '.join(scored)}."
+    )
+    yield str(summary["definition"])
+    cited: Iterable[str] = (model.citation if model is not None else "", evaluation.citation)
+    for citation in dict.fromkeys(text for text in cited if text):
+        yield f"Cite: {citation}"
+
+
+def _versions(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(packages.items())) or "versions not recorded"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " x ".join(_value(each) for each in value)
+    if value is None or value == "":
+        return "not set"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"

@@ -1,0 +1,194 @@
+"""A report as PDF pages in A4."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+from xml.sax.saxutils import escape
+
+import matplotlib
+from reportlab.lib.colors import Color, HexColor
+from reportlab.lib.enums import TA_RIGHT
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import ParagraphStyle
+from reportlab.lib.units import mm
+from reportlab.lib.utils import ImageReader
+from reportlab.pdfbase.pdfmetrics import registerFont, registerFontFamily
+from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.platypus import Image, KeepTogether, LongTable, Paragraph, SimpleDocTemplate, Spacer, TableStyle
+
+from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.qc.report.html import SIGNS
+
+_MARGIN: Final = 20 * mm
+_WIDTH: Final = A4[0] - 2 * _MARGIN
+_LARGEST_PICTURE: Final = 215 * mm
+_FONT: Final = "DejaVuSans"
+_GREY: Final = HexColor("#555555")
+_LINE: Final = HexColor("#cccccc")
+_TONES: Final[dict[str, Color]] = {
+    "passed": HexColor("#0072b2"),
+    "failed": HexColor("#d55e00"),
+    "note": HexColor("#666666"),
+}
+
+
+def write_pdf(report: Report, path: Path) -> None:
+    """Write a report as A4 pages with the title in the document's properties and page numbers."""
+    _register_fonts()
+    document = SimpleDocTemplate(
+        str(path),
+        pagesize=A4,
+        leftMargin=_MARGIN,
+        rightMargin=_MARGIN,
+        topMargin=18 * mm,
+        bottomMargin=20 * mm,
+        title=report.title,
+        author="Parfocal",
+    )
+    story: list[Any] = [Paragraph(escape(report.title), _style(15, bold=True, after=4 * mm))]
+    story += [_facts(report), Spacer(0, 3 * mm)]
+    waiting: list[Any] = []  # a heading stays on the page of what it heads
+    for block in report.blocks:
+        made = _flowables(block)
+        if isinstance(block, Heading):
+            waiting += made
+        elif isinstance(block, Table) and len(block.rows) > 12:
+            story += [*waiting, *made]
+            waiting = []
+        else:
+            story.append(KeepTogether([*waiting, *made]))
+            waiting = []
+    document.build(story + waiting, onFirstPage=_number, onLaterPages=_number)
+
+
+def _number(canvas: Any, document: Any) -> None:
+    canvas.saveState()
+    canvas.setFont(_FONT, 7.5)
+    canvas.setFillColor(_GREY)
+    canvas.drawString(_MARGIN, 11 * mm, "Parfocal")
+    canvas.drawRightString(A4[0] - _MARGIN, 11 * mm, f"page {document.page}")
+    canvas.restoreState()
+
+
+def _flowables(block: Block) -> list[Any]:
+    match block:
+        case Heading():
+            return [Paragraph(escape(block.text), _style(11.5, bold=True, before=5 * mm, after=2 * mm))]
+        case Text():
+            return [Paragraph(escape(block.text), _style(9, after=2.2 * mm))]
+        case Notice():
+            return [_notice(block), Spacer(0, 3 * mm)]
+        case Table():
+            return [*_table(block), Spacer(0, 2 * mm)]
+        case Picture():
+            return [_image(block.path), Paragraph(escape(block.caption), _style(8, colour=_GREY, after=4 * mm))]
+
+
+def _facts(report: Report) -> LongTable:
+    rows = [
+        [Paragraph(escape(name), _style(9, colour=_GREY)), Paragraph(escape(value), _style(9, anywhere=True))]
+        for name, value in report.facts.items()
+    ]
+    style = TableStyle([("LEFTPADDING", (0, 0), (-1, -1), 0), ("TOPPADDING", (0, 0), (-1, -1), 0.5), _top()])
+    return LongTable(rows, colWidths=[38 * mm, _WIDTH - 38 * mm], style=style, hAlign="LEFT")
+
+
+def _notice(notice: Notice) -> LongTable:
+    tone = _TONES[notice.tone]
+    title = Paragraph(escape(SIGNS[notice.tone] + notice.title), _style(11, bold=True, colour=tone))
+    rows = [[title], *([Paragraph(escape(sentence), _style(9))] for sentence in notice.sentences)]
+    style = TableStyle(
+        [
+            ("BACKGROUND", (0, 0), (-1, -1), HexColor("#f4f4f4")),
+            ("LINEBEFORE", (0, 0), (0, -1), 4, tone),
+            ("LEFTPADDING", (0, 0), (-1, -1), 10),
+        ]
+    )
+    return LongTable(rows, colWidths=[_WIDTH], style=style)
+
+
+def _table(table: Table) -> list[Any]:
+    aligned = [name in table.numbers for name in table.columns]
+    head = [
+        Paragraph(escape(name), _style(8, bold=True, right=right))
+        for name, right in zip(table.columns, aligned, strict=True)
+    ]
+    body = [
+        [
+            Paragraph(escape(cell), _style(8, right=right, anywhere=not right))
+            for cell, right in zip(row, aligned, strict=True)
+        ]
+        for row in table.rows
+    ]
+    style = TableStyle(
+        [
+            ("LINEBELOW", (0, 0), (-1, 0), 0.8, _GREY),
+            ("LINEBELOW", (0, 1), (-1, -1), 0.3, _LINE),
+            ("LEFTPADDING", (0, 0), (-1, -1), 2),
+            ("RIGHTPADDING", (0, 0), (-1, -1), 4),
+            ("TOPPADDING", (0, 0), (-1, -1), 1.5),
+            ("BOTTOMPADDING", (0, 0), (-1, -1), 2.5),
+            _top(),
+        ]
+    )
+    made: list[Any] = [LongTable([head, *body], colWidths=_widths(table), style=style, repeatRows=1, hAlign="LEFT")]
+    if table.caption:
+        made.append(Paragraph(escape(table.caption), _style(8, colour=_GREY, before=1.5 * mm, after=2 * mm)))
+    return made
+
+
+def _widths(table: Table) -> list[float]:
+    """Share the page's width by the longest cell of each column, within bounds that keep all columns readable."""
+    longest = [max([len(name), *(len(row[index]) for row in table.rows)]) for index, name in enumerate(table.columns)]
+    wanted = [min(max(length, 9), 60) for length in longest]
+    return [_WIDTH * share / sum(wanted) for share in wanted]
+
+
+def _image(path: Path) -> Image:
+    width, height = ImageReader(str(path)).getSize()
+    factor = min(_WIDTH / width, _LARGEST_PICTURE / height)
+    return Image(str(path), width * factor, height * factor, hAlign="LEFT")
+
+
+def _top() -> tuple[Any, ...]:
+    return "VALIGN", (0, 0), (-1, -1), "TOP"
+
+
+def _style(
+    size: float,
+    *,
+    bold: bool = False,
+    right: bool = False,
+    anywhere: bool = False,
+    colour: Color | None = None,
+    before: float = 0,
+    after: float = 0,
+) -> ParagraphStyle:
+    """Return a paragraph style; `anywhere` lets a line end within a word, as long file names need."""
+    options: dict[str, Any] = {}
+    if colour is not None:
+        options["textColor"] = colour
+    if right:
+        options["alignment"] = TA_RIGHT
+    return ParagraphStyle(
+        "",
+        fontName=f"{_FONT}-Bold" if bold else _FONT,
+        fontSize=size,
+        leading=size * 1.35,
+        spaceBefore=before,
+        spaceAfter=after,
+        splitLongWords=1,
+        wordWrap="CJK" if anywhere else None,
+        **options,
+    )
+
+
+@cache
+def _register_fonts() -> None:
+    # The fonts of Matplotlib: PDF's own have no Greek letters, and a report must look the same everywhere.
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    for name in (_FONT, f"{_FONT}-Bold"):
+        registerFont(TTFont(name, str(folder / f"{name}.ttf")))
+    registerFontFamily(_FONT, normal=_FONT, bold=f"{_FONT}-Bold", italic=_FONT, boldItalic=f"{_FONT}-Bold")
