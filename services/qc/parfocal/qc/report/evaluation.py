@@ -165,9 +165,10 @@ def _training_sentence(model: ModelManifest) -> str:
     dataset, version = model.dataset_uri.rstrip("/").rsplit("/", 2)[-2:]
     device = model.environment.get("device") or "a device not recorded"
     precision = model.environment.get("precision") or "a precision not recorded"
+    images = f"{len(sources)} training image{'' if len(sources) == 1 else 's'}"
     minutes = max(1, round(model.training_seconds / 60))
     return (
-        f"{made} from {len(sources)} training images of the dataset {dataset}, version {version}, in {model.epochs} "
+        f"{made} from {images} of the dataset {dataset}, version {version}, in {model.epochs} "
         f"epochs ({minutes} min on {device} in {precision}); the weights of epoch {model.best_epoch}, which had the "
         f"lowest validation loss, were kept. {software}"
     )

@@ -1,0 +1,155 @@
+"""The report of an evaluation: the same content as PDF and as a page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from parfocal.qc.figures import save_png
+from parfocal.qc.metrics.restoration import RestorationScore
+from parfocal.qc.parameters import RestorationParameters
+from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
+from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
+from parfocal.qc.report.evaluation import Evaluation, evaluation_report
+from parfocal.qc.report.scores import read_scores
+from parfocal.qc.summary import KINDS, MetricsRow, judge, summarise, summary_json, write_metrics_csv
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.manifests import DatasetManifest, ModelManifest
+
+HOSTILE = "a<script>alert('&')</script>"
+
+
+def score(psnr: float) -> RestorationScore:
+    return RestorationScore(
+        nrmse=0.1, psnr=psnr, ssim=psnr / 40, scale=1, offset=0, pearson=0.9, nrmse_zerocost=0.2, failed=None
+    )
+
+
+def rows(images: int = 4) -> list[MetricsRow]:
+    level = {"input": 20.0, "baseline": 27.0, "prediction": 30.0}
+    return [
+        MetricsRow(
+            HOSTILE if number == 0 else f"image_{number}",
+            kind,
+            score(level[kind] + number),
+        )
+        for number in range(images)
+        for kind in KINDS
+    ]
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Evaluation:
+    verdict = judge(summarise(rows()))
+    content = summary_json(summarise(rows()), verdict, baseline={"name": "Gaussian filter", "filter": "none"})
+    (tmp_path / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+    write_metrics_csv(tmp_path / "metrics.csv", rows())
+    save_png(Figure(figsize=(4, 9)), tmp_path / "figure.png")
+    model = ModelManifest(
+        project="p", model="denoiser", version=3, service="care", method="care-2d", job="j", citation="Weigert 2018",
+        parameters={"epochs": 20, "learning_rate": 0.0004, "probabilistic": True}, axes="YX", normaliser={},
+        dataset_uri="s3://d/p/w2s/2/", dataset_sha256={"train/source/a.tif": "1", "train/target/a.tif": "2"},
+        environment={"packages": {"csbdeep": "0.8.2"}, "device": "CPU", "precision": "float32"},
+        training_seconds=600, epochs=20, best_epoch=17, warnings=("Only one validation image.",),
+    )  # fmt: skip
+    return Evaluation(
+        job="job-1",
+        title="Restoration QC",
+        citation="von Chamier 2021",
+        dataset=DatasetManifest(project="p", dataset="w2s", version=2, images=()),
+        split="test",
+        model=model,
+        verdict=verdict,
+        thresholds=RestorationParameters(),
+        packages={"scipy": "1.17.1"},
+        created_at="2026-01-02T03:04:05+00:00",
+        folder=tmp_path,
+    )
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def page_of(folder: Path) -> _Page:
+    page = _Page()
+    page.feed((folder / REPORT_HTML).read_text(encoding="utf-8"))
+    return page
+
+
+def pdf_pages(path: Path) -> int:
+    return len(re.findall(rb"/Type\s*/Page\b", path.read_bytes()))
+
+
+def test_the_page_says_all_that_was_found_and_needs_nothing_else(evaluation: Evaluation) -> None:
+    write_report(evaluation_report(evaluation), evaluation.folder)
+    page = page_of(evaluation.folder)
+    assert "script" not in page.tags
+    assert HOSTILE in page.words
+    assert page.links
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert base64.b64decode(page.links[-1].partition(",")[2]) == (evaluation.folder / "figure.png").read_bytes()
+    for text in (
+        "Restoration QC: model denoiser, version 3", "Passed", *evaluation.verdict.reasons, "31.50", "28.50",
+        "PSNR loss to the Gaussian filter allowed", "Only one validation image.", "csbdeep 0.8.2", "scipy 1.17.1",
+        "from 1 training image of the dataset w2s, version 2, in 20 epochs (10 min on CPU",
+        "Cite: Weigert 2018", "Cite: von Chamier 2021", "PSNR in dB 31.50 ± 1.29",
+    ):  # fmt: skip
+        assert text in page.words, text
+
+
+def test_the_document_has_pages_and_a_title(evaluation: Evaluation) -> None:
+    write_report(evaluation_report(evaluation), evaluation.folder)
+    document = (evaluation.folder / REPORT_PDF).read_bytes()
+    assert document.startswith(b"%PDF-")
+    assert b"Restoration QC: model denoiser" in document
+    assert pdf_pages(evaluation.folder / REPORT_PDF) >= 3
+
+
+def test_a_prediction_without_a_model_has_a_report_too(evaluation: Evaluation) -> None:
+    write_report(evaluation_report(replace(evaluation, model=None)), evaluation.folder)
+    words = page_of(evaluation.folder).words
+    assert "How the model was made" not in words
+    assert "Predictions for 4 test images" in words
+
+
+def test_long_tables_names_and_pictures_fit_the_pages(tmp_path: Path) -> None:
+    save_png(Figure(figsize=(2, 20)), tmp_path / "tall.png")
+    save_png(Figure(figsize=(20, 2)), tmp_path / "wide.png")
+    name = "very_long_name_without_any_space_" * 8
+    report = Report(
+        name,
+        {"Job": name},
+        [
+            Notice("failed", "Failed", tuple("A sentence that explains why. " * 12 for _ in range(30))),
+            Heading("Tall"), Picture(tmp_path / "tall.png", name), Picture(tmp_path / "wide.png", "wide"),
+            Heading("Long"), Table(("Image", "SSIM"), [(name, "0.5")] * 400, frozenset({"SSIM"}), "all of them"),
+            Heading("Last"), Text("µ ± ≥ ✓ and Greek σ"), Table(("Empty", "Table"), []),
+        ],
+    )  # fmt: skip
+    write_report(report, tmp_path)
+    assert pdf_pages(tmp_path / REPORT_PDF) > 10
+    assert page_of(tmp_path).words.count(name) > 400
+
+
+def test_a_table_that_lacks_a_metric_is_refused_by_name(evaluation: Evaluation) -> None:
+    with pytest.raises(InvalidInputError, match=r"metrics\.csv, line 2: the column 'Dice'"):
+        read_scores(evaluation.folder / "metrics.csv", {"dice": "Dice"}, ["dice"])
