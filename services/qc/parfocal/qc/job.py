@@ -16,7 +16,7 @@ from parfocal.qc.report import write_report
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.verdict import Verdict
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import image_stem, read_image
+from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
@@ -99,7 +99,9 @@ def _items(context: JobContext, dataset: DatasetManifest, prediction: ResultMani
         predictions = {
             image_stem(Path(entry.name)): entry
             for entry in prediction.files
-            if entry.name.startswith(folder) and "/" not in entry.name.removeprefix(folder)
+            if entry.name.startswith(folder)
+            and "/" not in entry.name.removeprefix(folder)
+            and entry.name.lower().endswith(IMAGE_SUFFIXES)
         }
         for target in dataset.select(split, role):
             label = f"{role}/{target.stem}" if len(prediction.targets) > 1 else target.stem
