@@ -19,7 +19,7 @@ from support import S3Server, ServiceProcess, free_ports, wait_for
 
 from parfocal.cli import main
 from parfocal.client import Client
-from parfocal.runtime.images import Image, write_image
+from parfocal.runtime.images import Image, read_image, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.simulate import write_dataset
 
@@ -156,8 +156,44 @@ def test_a_second_evaluation_uses_the_prediction_there_is(
     assert result.code == 0
     assert "predicted with this model before" in result.err
     names = {path.relative_to(tmp_path / "qc").as_posix() for path in (tmp_path / "qc").rglob("*") if path.is_file()}
-    assert {"figure.png", "metrics.csv", "summary.json"} <= names
+    assert {"figure.png", "metrics.csv", "summary.json", "report.pdf", "report.html"} <= names
     assert any(name.startswith("maps/") for name in names)
+
+
+def test_images_of_another_program_are_judged_like_those_of_a_model(
+    run: Callable[..., Result], dataset: str, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for path in (images / "test" / "target").iterdir():
+        pixels = read_image(path).pixels.astype(np.float32)
+        write_image(folder / f"{path.stem}.tif", Image(pixels + np.roll(pixels, 1, axis=0), "YX"))
+    result = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
+    assert result.code == 0, result.err
+    assert "is not known" in result.out + result.err
+    assert "report.pdf" in result.out
+    next(folder.iterdir()).rename(folder / "other.tif")
+    refused = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
+    assert refused.code == 2
+    assert "other.tif: has the name of no target" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--dataset", "DATASET"), 2, "either a model"),
+        (("--dataset", "DATASET", "--model", "m", "--prediction", "f", "--method", "restoration"), 2, "either a model"),
+        (("--dataset", "DATASET", "--prediction", "f"), 2, "--method"),
+        (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "restoration"), 3, "nowhere"),
+        (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "fake-2d"), 2, "restoration"),
+    ],
+)
+def test_evaluate_says_what_it_needs(
+    run: Callable[..., Result], dataset: str, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    result = run("evaluate", *(dataset if argument == "DATASET" else argument for argument in arguments))
+    assert result.code == code, result.err
+    assert words in result.err
 
 
 def test_predict_writes_results_under_the_names_of_the_inputs(

@@ -276,6 +276,7 @@ def _conclude(
         print_fields(
             {
                 "Figure": figure,
+                "Report": str(output / "qc" / "report.pdf") if figure else "",
                 "Tables, maps": str(output / "qc") if figure else "",
                 "Images": str(applied),
                 "Browser": (connection.prefect_url or "") if connection else "",

@@ -1,25 +1,40 @@
-"""`parfocal evaluate`: judge a model by test images."""
+"""`parfocal evaluate`: judge a model, or images that something else predicted, by test images."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from parfocal.cli._app import Command, current_app
+from parfocal.cli._app import App, Command, current_app
 from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
 
+if TYPE_CHECKING:
+    from parfocal import v1
+    from parfocal.client import Client
+    from parfocal.runtime.manifests import DatasetManifest
 
-@click.command(cls=Command, short_help="Judge a model by test images.")
-@click.option("--model", required=True, metavar="NAME[:VERSION]", help="The model to judge.")
-@click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="Whose test images to judge it by.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download figure, maps and tables.")
+
+@click.command(cls=Command, short_help="Judge a model, or predicted images, by test images.")
+@click.option("--model", metavar="NAME[:VERSION]", help="The model to judge.")
+@click.option(
+    "--prediction",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Instead of a model: images that any other program predicted, under the names of the test images.",
+)
+@click.option("--method", metavar="NAME", help="With --prediction: how to judge, e.g. restoration or instances.")
+@click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="Whose test images to judge by.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download report, maps and tables.")
 @PARAMETERS
 @click.option("--again", is_flag=True, help="Predict and score again even if there is a result.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @REQUIRE_PASS
 def evaluate(
-    model: str,
+    model: str | None,
+    prediction: Path | None,
+    method: str | None,
     dataset: str,
     output: Path | None,
     parameters: tuple[str, ...],
@@ -27,37 +42,35 @@ def evaluate(
     overwrite: bool,
     require_pass: bool,
 ) -> None:
-    """Judge a model by images it has not learnt from, beside the plain input and a Gaussian filter.
+    """Judge a model by images it has not learnt from, beside its input or a method that needs no training.
 
-    The parameters (-p) are the thresholds of the verdict: `parfocal methods restoration` lists them.
+    With --prediction the images in FOLDER are judged, whatever program made them. The parameters (-p) are the
+    thresholds of the verdict: `parfocal methods restoration` lists them.
     """
     app = current_app()
-    from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._render import print_fields, print_json, say
     from parfocal.client.datasets import read_dataset
-    from parfocal.client.models import read_model, verdict_of
+    from parfocal.client.models import verdict_of
     from parfocal.client.results import read_result, result_uri
-    from parfocal.runtime.errors import InvalidInputError, UnavailableError
+    from parfocal.runtime.errors import InvalidInputError
 
+    if (model is None) == (prediction is None):
+        raise click.UsageError("Name either a model (--model) or a folder of predicted images (--prediction).")
+    if (method is None) != (prediction is None):
+        raise click.UsageError("--method says how to judge the images of --prediction; a model brings its own.")
     with app.client() as client:
-        summary = read_model(client, model)
         manifest = read_dataset(client, dataset)
-        dataset_uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
         if not manifest.select("test", "target"):
             raise InvalidInputError(
                 f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images to judge by. Create "
                 "it again with pairs in test/source and test/target."
             )
-        method = _work.evaluation_method(client, client.method(summary.manifest.method).task)
-        if method is None:
-            raise UnavailableError(
-                f"No service offers quality control for models of {summary.manifest.method}. Check that the QC service "
-                "runs (`parfocal status`)."
-            )
-        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
-        job = _work.run_evaluation(app, client, method, summary.uri, dataset_uri, parameters=values, again=again)
+        if model is not None:
+            job = _judge_model(app, client, model, manifest, parameters, again=again)
+        else:
+            assert prediction is not None
+            job = _judge_images(app, client, prediction, str(method), manifest, parameters)
         uri = result_uri(job)
         if output is not None:
             _work.download_evaluation(client, job, output, overwrite=overwrite)
@@ -75,8 +88,54 @@ def evaluate(
         else:
             verdict = _work.show_evaluation(client, job)
             if output is not None:
-                print_fields({"Figure": str(output / "figure.png"), "Results": str(output)})
+                print_fields({"Report": str(output / "report.pdf"), "Results": str(output)})
             else:
-                print_fields({"Figure": f"{uri}/figure.png", "Results": uri})
+                print_fields({"Report": f"{uri}/report.pdf", "Results": uri})
                 say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
         _work.require_pass(verdict, require_pass)
+
+
+def _judge_model(
+    app: App, client: Client, model: str, dataset: DatasetManifest, parameters: tuple[str, ...], *, again: bool
+) -> v1.Job:
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.client.models import read_model
+    from parfocal.runtime.errors import UnavailableError
+
+    summary = read_model(client, model)
+    method = _work.evaluation_method(client, client.method(summary.manifest.method).task)
+    if method is None:
+        raise UnavailableError(
+            f"No service offers quality control for models of {summary.manifest.method}. Check that the QC service "
+            "runs (`parfocal status`)."
+        )
+    values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
+    uri = client.dataset_uri(f"{dataset.dataset}:{dataset.version}")
+    return _work.run_evaluation(app, client, method, summary.uri, uri, parameters=values, again=again)
+
+
+def _judge_images(
+    app: App, client: Client, folder: Path, name: str, dataset: DatasetManifest, parameters: tuple[str, ...]
+) -> v1.Job:
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.cli._progress import transfer
+    from parfocal.client.predictions import publish_prediction
+    from parfocal.client.requests import evaluation_request
+    from parfocal.runtime.errors import InvalidInputError
+
+    method = client.method(name)
+    if v1.JOB_KIND_EVALUATION not in method.job_kinds:
+        offered = (
+            each.name for info in client.services() for each in info.methods if v1.JOB_KIND_EVALUATION in each.job_kinds
+        )
+        raise InvalidInputError(f"{name} does not judge images. Methods that do: {', '.join(sorted(offered))}.")
+    values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
+    with transfer("Uploading") as on_progress:
+        prediction = publish_prediction(client, folder, dataset, on_progress=on_progress)
+    uri = client.dataset_uri(f"{dataset.dataset}:{dataset.version}")
+    job = client.start(evaluation_request(method.name, prediction, uri, values))
+    return _work.finish(app, client, job, "Quality control")

@@ -144,6 +144,7 @@ def conclude(
             print_fields(
                 {
                     "Figure": f"{uri}/figure.png",
+                    "Report": f"{uri}/report.pdf",
                     "Results": uri,
                     "Download": f"parfocal jobs download {evaluation.id} --output FOLDER",
                     "Use it": f"parfocal predict --model {name} IMAGES --output FOLDER",

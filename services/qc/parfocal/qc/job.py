@@ -241,7 +241,10 @@ def publish_evaluation(
 def seen_in_training(verdict: Verdict, inputs: Inputs) -> Verdict:
     """Fail a model that was tested on images it had learnt from."""
     items, model = inputs.items, inputs.model
-    known = set(model.dataset_sha256.values()) if model is not None else set()
+    if model is None:
+        unknown = "No model is named, so whether these images were learnt from is not known."
+        return Verdict(verdict.verdict, verdict.reasons, (*verdict.remarks, unknown))
+    known = set(model.dataset_sha256.values())
     labels = [item.label for item in items if item.source_sha256 in known]
     if not labels:
         return verdict
