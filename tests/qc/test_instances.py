@@ -12,7 +12,8 @@ import pytest
 from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import COLOURS, instance_figure, overlay_figure
 from parfocal.qc.instances import judge
-from parfocal.qc.metrics.instances import IOU_LEVELS, Counts, choose_otsu, overlap, score_instances
+from parfocal.qc.metrics.instances import IOU_LEVELS, Counts, f1_parts, overlap, score_instances
+from parfocal.qc.metrics.otsu import choose_otsu
 from parfocal.qc.parameters import InstanceThresholds
 from parfocal.runtime.errors import InvalidInputError
 
@@ -156,7 +157,7 @@ def test_otsu_finds_plain_discs_whatever_their_polarity(bright: bool) -> None:
     rng = np.random.default_rng(0)
     source = np.where(labels > 0, 100, 20) if bright else np.where(labels > 0, 20, 100)
     noisy = source + rng.normal(0, 25, labels.shape)
-    baseline = choose_otsu([(noisy, labels)])
+    baseline = choose_otsu([(noisy, labels)], f1_parts)
     assert baseline.bright == bright
     assert score_instances(labels, baseline.apply(noisy, 2), name="a").counts[0.5].f1 == 1
     assert baseline.describe()["objects"] == ("bright" if bright else "dark")
@@ -165,18 +166,21 @@ def test_otsu_finds_plain_discs_whatever_their_polarity(bright: bool) -> None:
 
 
 def test_otsu_finds_nothing_where_nothing_is() -> None:
-    baseline = choose_otsu([(np.full((20, 40), 7), boxes())])
+    baseline = choose_otsu([(np.full((20, 40), 7), boxes())], f1_parts)
     assert not baseline.apply(np.full((20, 40), 7), 2).any()
     with pytest.raises(InvalidInputError, match="no training images"):
-        choose_otsu([])
+        choose_otsu([], f1_parts)
 
 
 def test_otsu_copes_with_narrow_contrast_and_refuses_what_is_no_number() -> None:
     labels = boxes((2, 10, 2, 10))
     narrow = np.where(labels > 0, 2**26 + 100, 2**26).astype(np.uint32)
-    assert score_instances(labels, choose_otsu([(narrow, labels)]).apply(narrow, 2), name="a").counts[0.5].f1 == 1
+    assert (
+        score_instances(labels, choose_otsu([(narrow, labels)], f1_parts).apply(narrow, 2), name="a").counts[0.5].f1
+        == 1
+    )
     with pytest.raises(InvalidInputError, match="not a number"):
-        choose_otsu([(np.full((20, 40), np.nan), labels)])
+        choose_otsu([(np.full((20, 40), np.nan), labels)], f1_parts)
 
 
 def test_levels_are_those_of_the_definition() -> None:

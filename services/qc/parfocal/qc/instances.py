@@ -18,22 +18,21 @@ from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
 from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, seen_in_training, training_pairs
 from parfocal.qc.metrics.boundaries import boundary_distances
-from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, OtsuBaseline, choose_otsu, score_instances
+from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
+from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.outcomes import error_map, outcome_layers
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.qc.parameters import InstanceParameters, InstanceThresholds
-from parfocal.qc.statistics import (
-    CONFIDENCE,
-    FEW_IMAGES,
-    RESAMPLES,
-    SEED,
-    Comparison,
-    ImageScore,
-    compare,
-    statistics,
+from parfocal.qc.statistics import INTERVAL, statistics
+from parfocal.qc.values import (
+    Table,
+    Values,
+    compare_with_baseline,
+    summarise_values,
+    write_values_csv,
 )
-from parfocal.qc.verdict import Verdict
+from parfocal.qc.verdict import Verdict, few_images, judge_gain
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder
@@ -84,11 +83,6 @@ _KINDS: Final = ("baseline", "prediction")
 _BASELINE_IMAGES: Final = 50
 
 
-Values = Mapping[str, float]
-"""The numbers of one image, by the names of `COLUMNS`; without those it does not have, as distances where nothing was
-found."""
-
-
 @dataclass(frozen=True)
 class _Scored:
     item: Item
@@ -106,7 +100,8 @@ def evaluate(context: JobContext) -> None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     role = inputs.roles[0]
-    baseline = choose_otsu(islice(training_pairs(context, inputs, role, validation=False), _BASELINE_IMAGES))
+    pairs = training_pairs(context, inputs, role, validation=False)
+    baseline = choose_otsu(islice(pairs, _BASELINE_IMAGES), f1_parts)
     folder = empty_folder(context.scratch / "evaluation")
     scored = _score(context, inputs.items, baseline, parameters, folder)
     _publish(context, inputs, scored, baseline, parameters.thresholds(), folder)
@@ -177,7 +172,7 @@ def _publish(
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
     summary["sizes"] = [asdict(each) for each in sizes]
     write_sizes_csv(folder / "sizes.csv", sizes)
-    write_metrics_csv(folder / "metrics.csv", values)
+    write_values_csv(folder / "metrics.csv", values, COLUMNS)
     write_levels_csv(folder / "levels.csv", pooled)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     # The worst image, so that nobody is shown a lucky one.
@@ -254,9 +249,7 @@ def pool(scores: Iterable[InstanceScore]) -> dict[float, Counts]:
     return total
 
 
-def judge(
-    values: Mapping[str, Mapping[str, Mapping[str, float]]], pooled: Counts, thresholds: InstanceThresholds
-) -> Verdict:
+def judge(values: Table, pooled: Counts, thresholds: InstanceThresholds) -> Verdict:
     """Pass or fail a model; see `InstanceThresholds`.
 
     Parameters
@@ -280,20 +273,11 @@ def judge(
         failures.append(f"{sentence}, below the {thresholds.min_f1:g} asked for.")
     else:
         merits.append(f"{sentence}.")
-    comparison = _compared(values)
-    low = comparison.difference.mean if comparison.difference.low is None else comparison.difference.low
-    if low > thresholds.min_f1_gain_over_baseline:
-        merits.append(f"The prediction is better than Otsu's threshold {_amount(comparison)}.")
-    elif comparison.outcome == "worse":
-        failures.append(f"The prediction is worse than Otsu's threshold {_amount(comparison)}.")
-    else:
-        failures.append(f"The prediction is not shown to be better than Otsu's threshold {_amount(comparison)}.")
-    remarks = []
-    if len(images) < FEW_IMAGES:
-        remarks.append(
-            f"Only {len(images)} test image{'' if len(images) == 1 else 's'}: no interval can be given, and the "
-            f"verdict rests on the mean alone. Use at least {FEW_IMAGES} images, better ten."
-        )
+    sentence, better = judge_gain(
+        compare_with_baseline(values, "f1"), "F1", "Otsu's threshold", thresholds.min_f1_gain_over_baseline
+    )
+    (merits if better else failures).append(sentence)
+    remarks = few_images(len(images))
     worst = _worst(images)
     remarks.append(f"The worst image is {worst}, with F1 {images[worst]['f1']:.3f}.")
     cut, merged = (int(sum(row[name] for row in images.values())) for name in ("cut", "merged"))
@@ -305,7 +289,7 @@ def judge(
 
 
 def summarise(
-    values: Mapping[str, Mapping[str, Mapping[str, float]]],
+    values: Table,
     pooled: Mapping[str, Mapping[float, Counts]],
     baseline: OtsuBaseline,
     thresholds: InstanceThresholds,
@@ -318,19 +302,12 @@ def summarise(
         "task": "instances",
         "definition": DEFINITION,
         "images": len(images),
-        "metrics": {
-            kind: {
-                metric: asdict(statistics([row[metric] for row in by_image.values() if metric in row]))
-                for metric in COLUMNS
-                if any(metric in row for row in by_image.values())
-            }
-            for kind, by_image in values.items()
-        },
+        "metrics": summarise_values(values, COLUMNS),
         "pooled": {
             kind: {f"{level:g}": _counts_json(counts) for level, counts in levels.items()}
             for kind, levels in pooled.items()
         },
-        "comparisons": [asdict(_compared(values))],
+        "comparisons": [asdict(compare_with_baseline(values, "f1"))],
         "worst_image": {"image": worst, **images[worst]},
         "failed_images": [name for name, row in images.items() if row["objects"] and not row["predicted"]],
         "units": COLUMNS,
@@ -340,26 +317,10 @@ def summarise(
             f"{counts.tp + counts.fn} objects found, {counts.fp} invented, F1 {counts.f1:.3f}. Otsu's threshold needs "
             "no training."
         ),
-        "interval": {
-            "method": "percentile bootstrap of the mean over images",
-            "confidence": CONFIDENCE,
-            "resamples": RESAMPLES,
-            "seed": SEED,
-        },
+        "interval": INTERVAL,
         "thresholds": thresholds.model_dump(),
         "baseline": baseline.describe(),
     }
-
-
-def write_metrics_csv(path: Path, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """Write one line for each image and kind."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "slice", "kind", *COLUMNS.values()])
-        for image in values["prediction"]:
-            for kind in _KINDS:
-                row = values[kind][image]
-                writer.writerow([image, "", kind, *(row.get(name, "") for name in COLUMNS)])
 
 
 def write_levels_csv(path: Path, pooled: Mapping[str, Mapping[float, Counts]]) -> None:
@@ -394,20 +355,3 @@ def _shown(score: InstanceScore, level: float) -> dict[str, float]:
 def _worst(images: Mapping[str, Mapping[str, float]]) -> str:
     """Return the image with the lowest F1; of several the one with the most objects."""
     return min(images, key=lambda name: (images[name]["f1"], -images[name]["objects"]))
-
-
-def _compared(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Comparison:
-    prediction, baseline = (
-        [ImageScore(name, row, 1, 0, ()) for name, row in sorted(values[kind].items())]
-        for kind in ("prediction", "baseline")
-    )
-    return compare(prediction, baseline, "baseline", "f1")
-
-
-def _amount(comparison: Comparison) -> str:
-    difference = comparison.difference
-    interval = ""
-    if difference.low is not None and difference.high is not None:
-        interval = f", {100 * CONFIDENCE:.0f} % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    count = f"{comparison.images} image{'' if comparison.images == 1 else 's'}"
-    return f"in F1: {difference.mean:+.3f} on average{interval}; better in {comparison.wins} of {count}"

@@ -29,6 +29,14 @@ SEED: Final = 0
 FEW_IMAGES: Final = 3
 """Below this number of images no interval is given."""
 
+INTERVAL: Final = {
+    "method": "percentile bootstrap of the mean over images",
+    "confidence": CONFIDENCE,
+    "resamples": RESAMPLES,
+    "seed": SEED,
+}
+"""How the intervals were made, for summaries."""
+
 _RESAMPLED_AT_ONCE: Final = 2**18
 """Values in memory at once while resampling, however many images there are."""
 

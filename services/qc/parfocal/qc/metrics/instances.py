@@ -14,9 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, sparse
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
-from skimage.filters import threshold_otsu
 
 from parfocal.runtime.errors import InvalidInputError
 
@@ -24,9 +23,7 @@ IOU_LEVELS: Final = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The levels over which accuracy is averaged (Caicedo et al., Nature Methods 16, 1247, 2019)."""
 
 _SPLIT_SHARE: Final = 0.1
-_SMALLEST_OBJECT: Final = 10
 _LARGEST_LABEL: Final = 2**53
-_SIGMAS: Final = (0.0, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -273,95 +270,10 @@ def overlap(target: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
     )
 
 
-@dataclass(frozen=True)
-class OtsuBaseline:
-    """Objects by a threshold: smoothing, Otsu's threshold (1979), connected pixels; no learning.
-
-    Attributes
-    ----------
-    bright
-        Whether objects are brighter than their background.
-    sigma
-        Of the Gaussian filter before, in pixels.
-    f1
-        Pooled F1 at IoU 0.5 on the images it was chosen on.
-    images
-        Their number.
-    """
-
-    bright: bool
-    sigma: float
-    f1: float
-    images: int
-
-    def apply(self, source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.int32]:
-        """Return a label image of `dimensions` axes; of a source with channels besides the mean is taken."""
-        return _otsu_labels(_grey(source, dimensions), bright=self.bright, sigma=self.sigma)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what was chosen and how, as plain JSON types."""
-        return {
-            "name": "Otsu threshold",
-            "objects": "bright" if self.bright else "dark",
-            "sigma_pixels": self.sigma,
-            "chosen_on": "training images",
-            "images": self.images,
-        }
-
-
-def choose_otsu(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> OtsuBaseline:
-    """Choose polarity and smoothing by the pooled F1 at IoU 0.5.
-
-    Parameters
-    ----------
-    pairs
-        ``(source, label image)``, never test images; taken one by one. Channels of a source are the axis whose length
-        differs: the first, or the last of colour images.
-
-    Raises
-    ------
-    InvalidInputError
-        There are no pairs.
-    """
-    totals: dict[tuple[bool, float], Counts] = {}
-    images = 0
-    for source, labels in pairs:
-        grey = _grey(source, labels.ndim)
-        for bright in (True, False):
-            for sigma in _SIGMAS:
-                guess = _otsu_labels(grey, bright=bright, sigma=sigma)
-                counts = overlap(labels, guess, name="training image").match(0.5).counts
-                totals[bright, sigma] = totals.get((bright, sigma), Counts()) + counts
-        images += 1
-    if not totals:
-        raise InvalidInputError("There are no training images to choose a threshold on.")
-    bright, sigma = max(totals, key=lambda key: totals[key].f1)
-    return OtsuBaseline(bright, sigma, totals[bright, sigma].f1, images)
-
-
-def _grey(source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.float32]:
-    """Return a source without channels, scaled to 0..1: narrow contrast at large grey values would not fit float32."""
-    grey = source.astype(np.float64)
-    if source.ndim > dimensions:
-        grey = grey.mean(axis=-1 if source.shape[-1] in (3, 4) else 0)
-    if not np.isfinite(grey).all():
-        raise InvalidInputError("An image has pixels that are not a number or infinite. Export it again.")
-    low, high = grey.min(), grey.max()
-    scaled: npt.NDArray[np.float32] = ((grey - low) / (high - low if high > low else 1)).astype(np.float32)
-    return scaled
-
-
-def _otsu_labels(image: npt.NDArray[np.float32], *, bright: bool, sigma: float) -> npt.NDArray[np.int32]:
-    smooth = ndimage.gaussian_filter(image, sigma) if sigma else image
-    if smooth.min() == smooth.max():
-        return np.zeros(image.shape, np.int32)
-    threshold = threshold_otsu(smooth)
-    labels, count = ndimage.label(smooth > threshold if bright else smooth <= threshold)
-    large = np.bincount(labels.ravel(), minlength=count + 1) >= _SMALLEST_OBJECT
-    large[0] = False
-    renumbered = np.where(large, np.cumsum(large), 0).astype(np.int32)
-    result: npt.NDArray[np.int32] = renumbered[labels]
-    return result
+def f1_parts(target: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return numerator and denominator of F1 at IoU 0.5, which can be added up over images; see `score_instances`."""
+    counts = overlap(target, prediction, name="training image").match(0.5).counts
+    return 2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn
 
 
 def _check_labels(labels: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
