@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from parfocal import v1
-from parfocal.qc.parameters import InstanceParameters, RestorationParameters, TranslationParameters
+from parfocal.qc.parameters import InstanceParameters, RestorationParameters, SemanticParameters, TranslationParameters
 from parfocal.runtime.service import Method, Service, Work
 
 RESTORATION = Method(
@@ -82,6 +82,28 @@ INSTANCES = Method(
     documentation="docs/methods/instances-qc.md",
 )
 
+SEMANTIC = Method(
+    name="semantic",
+    title="Semantic QC",
+    task=v1.TASK_SEMANTIC_SEGMENTATION,
+    summary="""
+        Compares predicted foreground with the labelled one, pixel by pixel and along the outlines: IoU, Dice and
+        boundary F, for the prediction and for Otsu's threshold; how IoU depends on the threshold of probabilities,
+        which is never chosen on the test images; error maps; a verdict in words.
+    """,
+    axes="YX",
+    target=v1.TARGET_KIND_LABELS,
+    work={
+        v1.JOB_KIND_EVALUATION: Work(SemanticParameters, "parfocal.qc.semantic:evaluate", needs_device=False),
+    },
+    data="Test images with masks, which the model has not seen in training. Three at least, ten or more are better.",
+    minimum_images=1,
+    recommended_images=10,
+    citation=RESTORATION.citation,
+    licence="BSD-3-Clause",
+    documentation="docs/methods/semantic-qc.md",
+)
+
 SERVICE = Service(
-    name="qc", methods=(RESTORATION, TRANSLATION, INSTANCES), packages=("scikit-image", "scipy", "matplotlib")
+    name="qc", methods=(RESTORATION, TRANSLATION, INSTANCES, SEMANTIC), packages=("scikit-image", "scipy", "matplotlib")
 )

@@ -51,7 +51,7 @@ def overlay_figure(
         For the title.
     """
     plane = _plane(target, prediction, matches)
-    source, target, prediction = _shown(source, target, prediction, plane)
+    source, target, prediction = shown_part(source, [target, prediction], plane)
     # Laid out by hand: there is one for every image, and an automatic layout takes three times as long.
     width, head, foot = 6.4, 0.35, 0.35
     height = width * target.shape[0] / target.shape[1] + head + foot
@@ -90,7 +90,7 @@ def instance_figure(
         Number of test images.
     """
     plane = _plane(target, prediction, matches)
-    source, target, prediction = _shown(source, target, prediction, plane)
+    source, target, prediction = shown_part(source, [target, prediction], plane)
     side = 4.2
     height = side * np.clip(target.shape[0] / target.shape[1], 0.5, 1.6)
     figure = Figure(figsize=(2 * side + 0.4, 2 * height + 1.5), dpi=140, layout="constrained")
@@ -145,20 +145,20 @@ def _draw_outlines(
     source: npt.NDArray[Any],
     layers: Sequence[tuple[npt.NDArray[Any], Sequence[int] | npt.NDArray[Any], tuple[float, float, float]]],
 ) -> None:
-    picture = _picture(source)
+    image = picture(source)
     for labels, chosen, colour in layers:
-        picture[find_boundaries(np.where(np.isin(labels, chosen), labels, 0), mode="inner")] = colour
-    axes.imshow(picture, interpolation="nearest")
+        image[find_boundaries(np.where(np.isin(labels, chosen), labels, 0), mode="inner")] = colour
+    axes.imshow(image, interpolation="nearest")
     axes.set_axis_off()
 
 
 def _show(axes: Axes, source: npt.NDArray[Any], title: str) -> None:
-    axes.imshow(_picture(source), interpolation="nearest")
+    axes.imshow(picture(source), interpolation="nearest")
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 
 
-def _picture(source: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def picture(source: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return an image (Y, X) or (Y, X, colours) as RGB from 0 to 1 by its own 0.1 and 99.9 percentiles."""
     low, high = np.percentile(source, [0.1, 99.9])
     scaled = np.clip((source - low) / (high - low if high > low else 1), 0, 1)
@@ -188,16 +188,25 @@ def _plane(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matc
     return int(np.argmax(counted))
 
 
-def _shown(
-    source: npt.NDArray[Any], target: npt.NDArray[Any], prediction: npt.NDArray[Any], plane: int | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the plane, or the centre of a large one, of all three; channels that are no colours are averaged."""
-    if source.ndim > target.ndim and source.shape[-1] not in (3, 4):
+def shown_part(
+    source: npt.NDArray[Any], labels: Sequence[npt.NDArray[Any]], plane: int | None
+) -> list[npt.NDArray[Any]]:
+    """Return source and label images cut to a plane, and to the centre of a large one.
+
+    Parameters
+    ----------
+    source
+        Of the spatial shape of the label images, with channels first, which are averaged, or colours last besides.
+    labels
+        Images (Y, X) or (Z, Y, X) of one shape.
+    plane
+        Along Z; None for images.
+    """
+    if source.ndim > labels[0].ndim and source.shape[-1] not in (3, 4):
         source = source.mean(axis=0)
-    if plane is not None:
-        source, target, prediction = source[plane], target[plane], prediction[plane]
+    shown = [source, *labels] if plane is None else [image[plane] for image in (source, *labels)]
     window = tuple(
         slice(max(0, (length - _LARGEST_SHOWN) // 2), max(0, (length - _LARGEST_SHOWN) // 2) + _LARGEST_SHOWN)
-        for length in target.shape
+        for length in shown[1].shape
     )
-    return source[window], target[window], prediction[window]
+    return [image[window] for image in shown]

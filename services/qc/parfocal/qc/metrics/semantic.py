@@ -1,0 +1,172 @@
+"""Metrics of semantic segmentation: foreground against background, pixel by pixel, and along the outlines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from parfocal.runtime.errors import InvalidInputError
+
+CURVE_THRESHOLDS: Final = tuple(round(0.01 * step, 2) for step in range(1, 100))
+"""The thresholds of a curve: 0.01 to 0.99."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Pixels of one image, or of several added up. Ratios are 1 where there is no foreground and none was predicted.
+
+    Attributes
+    ----------
+    tp, fp, fn
+        Foreground found, invented and missed, in pixels.
+    """
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def __add__(self, other: Areas) -> Areas:
+        return Areas(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union: tp / (tp + fp + fn) (Jaccard 1912)."""
+        return self._ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def dice(self) -> float:
+        """Dice coefficient: 2 tp / (2 tp + fp + fn) (Dice 1945); also called F1 of the pixels."""
+        return self._ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def precision(self) -> float:
+        """Part of the predicted foreground that is foreground: tp / (tp + fp); 1 where none was predicted or is."""
+        return self._ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """Part of the foreground that was predicted: tp / (tp + fn)."""
+        return self._ratio(self.tp, self.tp + self.fn)
+
+    def _ratio(self, part: int, whole: int) -> float:
+        if whole:
+            return part / whole
+        return 1.0 if not self.tp + self.fp + self.fn else 0.0
+
+
+def foreground(labels: npt.NDArray[Any], *, name: str) -> Mask:
+    """Return what is foreground in a mask or label image: every pixel above 0.
+
+    Raises
+    ------
+    InvalidInputError
+        The image has no pixels, or values that are no whole numbers.
+    """
+    if labels.size == 0:
+        raise InvalidInputError(f"{name} has no pixels.")
+    if labels.dtype.kind not in "buif" or (
+        labels.dtype.kind == "f" and not (np.isfinite(labels).all() and np.array_equal(labels, np.floor(labels)))
+    ):
+        raise InvalidInputError(
+            f"{name} holds values that are no whole numbers, so it is neither a mask nor a label image. Save 0 for "
+            "background and whole numbers for foreground."
+        )
+    mask: Mask = labels > 0
+    return mask
+
+
+def is_probability(image: npt.NDArray[Any], *, name: str) -> bool:
+    """Return whether an image holds the probability of foreground: floating, from 0 to 1, not only whole numbers.
+
+    Raises
+    ------
+    InvalidInputError
+        A floating image with other values; the message names the image and says what is expected.
+    """
+    if image.dtype.kind != "f":
+        return False
+    if not np.isfinite(image).all() or image.size == 0:
+        raise InvalidInputError(f"{name} has pixels that are not a number or infinite, or none at all.")
+    if np.array_equal(image, np.floor(image)):
+        return False
+    if image.min() < 0 or image.max() > 1:
+        raise InvalidInputError(
+            f"{name} holds values from {image.min():g} to {image.max():g}. A prediction is a mask (0 and whole "
+            "numbers) or the probability of foreground from 0 to 1."
+        )
+    return True
+
+
+def areas(target: Mask, prediction: Mask) -> Areas:
+    """Count the pixels of two masks of one shape."""
+    both = int(np.count_nonzero(target & prediction))
+    return Areas(both, int(np.count_nonzero(prediction)) - both, int(np.count_nonzero(target)) - both)
+
+
+def boundary_f(target: Mask, prediction: Mask, tolerance: float) -> float:
+    """Return how well outlines agree: F1 of their pixels, where `tolerance` pixels off still counts as agreeing.
+
+    Precision is the part of the predicted outline within `tolerance` of the target's, recall the part of the target's
+    within `tolerance` of the predicted, and the value 2 P R / (P + R) (Csurka et al., BMVC 2013). An outline are the
+    foreground pixels next to background along an axis; the edge of the image is no outline.
+
+    Parameters
+    ----------
+    target, prediction
+        Masks of one shape, (Y, X) or (Z, Y, X).
+    tolerance
+        In pixels, along every axis alike.
+
+    Returns
+    -------
+    float
+        0 to 1; 1 where neither has an outline, 0 where only one has.
+    """
+    one, other = _outline(target), _outline(prediction)
+    if not one.any() or not other.any():
+        return float(one.any() == other.any())
+    precision = float((ndimage.distance_transform_edt(~one)[other] <= tolerance).mean())
+    recall = float((ndimage.distance_transform_edt(~other)[one] <= tolerance).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def threshold_counts(target: Mask, probability: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Count what thresholds would give, without cutting the image at each of them.
+
+    Parameters
+    ----------
+    target
+        Mask.
+    probability
+        Of the same shape, 0 to 1; foreground is what reaches the threshold.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 (thresholds, 3): tp, fp and fn at each of `CURVE_THRESHOLDS`. Counts of several images add up.
+    """
+    edges = np.array([0.0, *CURVE_THRESHOLDS, np.inf])
+    place = np.searchsorted(edges, probability.ravel().astype(np.float64), side="right") - 1
+    inside = np.bincount(place[target.ravel()], minlength=len(edges) - 1)
+    outside = np.bincount(place[~target.ravel()], minlength=len(edges) - 1)
+    tp = inside[::-1].cumsum()[::-1][1 : len(CURVE_THRESHOLDS) + 1]
+    fp = outside[::-1].cumsum()[::-1][1 : len(CURVE_THRESHOLDS) + 1]
+    return np.column_stack([tp, fp, inside.sum() - tp]).astype(np.int64)
+
+
+def iou_parts(target: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return numerator and denominator of the IoU of two masks or label images, which can be added up over images."""
+    counted = areas(target > 0, prediction > 0)
+    return counted.tp, counted.tp + counted.fp + counted.fn
+
+
+def _outline(mask: Mask) -> Mask:
+    # Beyond the image lies more of the same, so that its edge is no outline.
+    outline: Mask = mask & ~ndimage.binary_erosion(mask, border_value=1)
+    return outline

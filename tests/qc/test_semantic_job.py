@@ -1,0 +1,77 @@
+"""Semantic QC as a job: masks and probabilities made from the targets."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from parfocal import v1
+from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store import Location
+
+Evaluate = Callable[..., v1.Job]
+
+
+@pytest.fixture(scope="module")
+def evaluate(evaluate_changed: Evaluate) -> Evaluate:
+    """Evaluate the targets changed by a function as predicted foreground."""
+    return partial(evaluate_changed, "semantic")
+
+
+def as_probability(labels: Any) -> Any:
+    """A blurred mask, so that a threshold of one half gives nearly the mask back."""
+    return np.clip(ndimage.gaussian_filter((labels > 0).astype(np.float32), 1), 0, 1)
+
+
+def read(job: v1.Job, s3: Any) -> tuple[ResultManifest, dict[str, Any], Location]:
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place, store = Location.parse(job.outputs[0].uri), s3.store()
+    return ResultManifest.read(store, place / RESULT_MANIFEST), store.read_json(place / "summary.json"), place
+
+
+def test_probabilities_are_cut_and_the_curve_is_not_used_to_choose(evaluate: Evaluate, s3: Any) -> None:
+    result, summary, place = read(evaluate(as_probability), s3)
+    names = {entry.name for entry in result.files}
+    assert {"figure.png", "metrics.csv", "curve.csv", "summary.json", "report.pdf", "maps/field0.tif"} <= names
+    assert result.verdict["state"] == "passed"
+    assert summary["threshold"] == {"value": 0.5, "chosen_by": "default, as the model stores none"}
+    rows = list(csv.DictReader(io.StringIO(s3.store().read(place / "curve.csv").decode())))
+    assert len(rows) == 99
+    at_half = next(row for row in rows if row["threshold"] == "0.5")
+    assert float(at_half["IoU [0..1]"]) == pytest.approx(summary["pooled"]["prediction"]["iou"])
+    assert "it was not used" in " ".join(result.verdict["remarks"])
+
+
+def test_a_threshold_that_is_asked_for_is_applied(evaluate: Evaluate, s3: Any) -> None:
+    result, summary, _ = read(evaluate(as_probability, threshold=0.97, maps=False), s3)
+    assert summary["threshold"]["value"] == 0.97
+    assert summary["metrics"]["prediction"]["recall"]["mean"] < 0.9
+    assert not any(entry.name.startswith("maps/") for entry in result.files)
+
+
+def test_the_target_itself_is_perfect_and_needs_no_threshold(evaluate: Evaluate, s3: Any) -> None:
+    result, summary, _ = read(evaluate(lambda labels: (labels > 0).astype(np.uint8) * 255), s3)
+    assert summary["threshold"] is None
+    for metric in ("iou", "dice", "boundary_f", "precision", "recall"):
+        assert summary["metrics"]["prediction"][metric]["mean"] == 1
+    assert not any(entry.name == "curve.csv" for entry in result.files)
+
+
+def test_empty_masks_fail_by_name(evaluate: Evaluate, s3: Any) -> None:
+    result, _, _ = read(evaluate(np.zeros_like), s3)
+    assert result.verdict["state"] == "failed"
+    assert "In 3 of 3 images no foreground was found: field0" in " ".join(result.verdict["reasons"])
+
+
+def test_what_is_neither_mask_nor_probability_is_refused_by_name(evaluate: Evaluate) -> None:
+    job = evaluate(lambda labels: labels.astype(np.float32) * 1.5)
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "field0 (prediction)" in job.error.text
+    assert "from 0 to 1" in job.error.text
