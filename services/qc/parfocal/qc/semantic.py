@@ -42,8 +42,8 @@ from parfocal.runtime.publish import empty_folder
 DEFINITION: Final = (
     "Pixels above 0 are foreground; TP, FP and FN are pixels found, invented and missed. IoU = TP / (TP + FP + FN); "
     "Dice = 2 TP / (2 TP + FP + FN); precision = TP / (TP + FP); recall = TP / (TP + FN). Boundary F is the F1 of "
-    "outline pixels, of which those within the tolerance of the other outline agree. Ratios are 1 where there is no foreground "
-    "and none was predicted. Probabilities are cut at a threshold that no test image had a part in."
+    "outline pixels, of which those within the tolerance of the other outline agree. Ratios are 1 where there is no "
+    "foreground and none was predicted. Probabilities are cut at a threshold that no test image had a part in."
 )
 """How the numbers were made, to be printed beside them."""
 
