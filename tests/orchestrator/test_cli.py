@@ -178,6 +178,22 @@ def test_images_of_another_program_are_judged_like_those_of_a_model(
     assert "other.tif: has the name of no target" in refused.err
 
 
+def test_images_unlike_the_training_images_are_named(
+    run: Callable[..., Result], model: str, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(images / "test" / "source", folder)
+    changed = min(folder.iterdir())
+    pixels = read_image(changed).pixels.astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 20 * pixels.std(), pixels.shape)
+    write_image(changed, Image((pixels + noise).astype(np.float32), "YX"))
+    result = run("predict", "--model", model, folder, "--output", tmp_path / "out")
+    assert result.code == 0, result.err
+    said = " ".join(result.err.split())
+    assert "are unlike the images the model was trained on" in said
+    assert f"{changed.name}: it is noisier than any training image" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

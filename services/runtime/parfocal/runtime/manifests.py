@@ -111,6 +111,7 @@ class ModelManifest(Manifest):
     target_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
     calibration: dict[str, float] = Field(default_factory=dict)
     training_quantiles: dict[str, Any] = Field(default_factory=dict)
+    training_statistics: dict[str, Any] = Field(default_factory=dict)
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)
     split: dict[str, Any] = Field(default_factory=dict)
@@ -124,7 +125,10 @@ class ModelManifest(Manifest):
 
 
 class ResultFile(BaseModel):
-    """One processed image: its input with digest, what was written, or why nothing was."""
+    """One processed image: its input with digest, what was written, or why nothing was.
+
+    `drift` says how the input differs from all images the model was trained on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -134,6 +138,7 @@ class ResultFile(BaseModel):
     seconds: float = 0.0
     clipped_fraction: float = 0.0
     reason: str = ""
+    drift: tuple[str, ...] = ()
     metrics: dict[str, float] = Field(default_factory=dict)
 
 

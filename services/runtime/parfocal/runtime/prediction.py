@@ -19,6 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.runtime.drift import TrainingStatistics, find_drift
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import IMAGE_SUFFIXES, Image, convert_dtype, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
@@ -51,6 +52,7 @@ from parfocal.runtime.service import Method
 from parfocal.runtime.store import Location
 from parfocal.runtime.tiling import choose_tile, predict_tiled
 
+_SHOWN = 5
 # A U-Net with 32 first filters keeps about eight full-size float32 layers of them while it predicts.
 _BYTES_PER_PIXEL = 32 * 4 * 8
 COUNTS = "counts.csv"
@@ -231,7 +233,8 @@ def predict(context: JobContext) -> None:
             outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
-            pending = uploader.submit(_write, context, item, outputs, parameters, reason, time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            pending = uploader.submit(_write, context, manifest, item, outputs, parameters, reason, seconds)
         if pending is not None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
@@ -239,6 +242,7 @@ def predict(context: JobContext) -> None:
         raise InvalidInputError(f"None of the {len(done)} images could be predicted. {failed[0].reason}")
     for result in failed:
         context.warn(f"{result.input} was left out: {result.reason}")
+    _warn_of_drift(context, done)
     if any(result.metrics for result in done):
         files.append(_send(context, _write_counts(context, done), COUNTS))
     environment = context.service.environment(image=context.settings.image, precision=precision)
@@ -260,6 +264,24 @@ def predict(context: JobContext) -> None:
         warnings=tuple(context.job.warnings),
     )
     context.publish(RESULT_MANIFEST, published, "result")
+
+
+def _drift(model: ModelManifest, image: Image) -> list[str]:
+    recorded, size = model.training_statistics, model.pixel_size_um
+    training = TrainingStatistics.model_validate(recorded) if recorded else None
+    return find_drift(image.pixels, image.pixel_size, training, size[0] if size else None)
+
+
+def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
+    """Say which images are unlike the training images: the check of the model does not hold for them."""
+    strange = [result for result in done if result.drift]
+    if strange:
+        shown = "; ".join(f"{result.input}: {' and '.join(result.drift)}" for result in strange[:_SHOWN])
+        more = f"; and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+        context.warn(
+            f"{len(strange)} of {len(done)} images are unlike the images the model was trained on, so that its quality "
+            f"control says little about them. {shown}{more}."
+        )
 
 
 def list_inputs(context: JobContext, role: str) -> list[tuple[str, FileEntry | None, Location]]:
@@ -336,6 +358,7 @@ def _predict_one(
 
 def _write(
     context: JobContext,
+    model: ModelManifest,
     item: _Input,
     predicted: Predicted,
     parameters: PredictionParameters,
@@ -376,6 +399,7 @@ def _write(
         seconds=round(seconds, 3),
         clipped_fraction=clipped,
         reason=reason,
+        drift=tuple(_drift(model, item.image)) if item.image is not None and not reason else (),
         metrics=metrics,
     )
     return result, entries

@@ -304,6 +304,7 @@ def _publish(
         target_constants=data.target_constants,
         calibration=calibration,
         training_quantiles=data.quantiles,
+        training_statistics=data.statistics,
         dataset_uri=spec.dataset_uri,
         dataset_sha256={entry.name: entry.sha256 for entry in dataset.files if entry.name.startswith("train/")},
         split=data.split.model_dump(mode="json"),

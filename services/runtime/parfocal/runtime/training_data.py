@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.runtime.augmentation import Augmentation
+from parfocal.runtime.drift import training_statistics
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images import decode_to_memmap, write_memmap
 from parfocal.runtime.jobs.context import JobContext
@@ -34,6 +35,7 @@ class TrainingData:
     roles: Roles
     channels: Channels
     quantiles: dict[str, Any]
+    statistics: dict[str, Any]
     target_constants: dict[str, dict[str, float]]
     pixel_size_um: tuple[float | None, float | None, float | None] | None
     example: tuple[str, NDArray[Any], NDArray[Any]]
@@ -148,6 +150,7 @@ def load_training_data(
         ),
         foreground_fraction=parameters.foreground_fraction if isinstance(parameters, LabelTrainingParameters) else 0.0,
     )
+    statistics = training_statistics(sources)
     quantiles = {roles.source: training_quantiles(sources).model_dump(mode="json")}
     constants = {}
     for number, role in enumerate(roles.targets if target_constants is not None else ()):
@@ -164,6 +167,7 @@ def load_training_data(
         roles=roles,
         channels=Channels(first.shape[source_axes.index(letter)] if letter else 1, roles.targets),
         quantiles=quantiles,
+        statistics=statistics.model_dump() if statistics is not None else {},
         target_constants=constants,
         pixel_size_um=(pixel_size.x, pixel_size.y, pixel_size.z) if pixel_size else None,
         example=(pairs[0].stem, sources[0], targets[0][0]),
