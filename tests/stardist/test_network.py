@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from parfocal.runtime.images import Image
 from parfocal.runtime.learning import Channels, Tiling
 from parfocal.runtime.manifests import DatasetManifest, ImageEntry, ModelManifest
 from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.objects import write_rois
+from parfocal.runtime.objects import write_object_files
 from parfocal.runtime.prediction import LoadedModel, predict_image
 from parfocal.stardist import STARDIST_2D
 from parfocal.stardist.parameters import (
@@ -161,9 +162,21 @@ def test_planes_of_a_time_lapse_are_predicted_as_if_they_came_alone(
     for number, frame in enumerate(stack):
         alone = predict_image(model, Image(frame, "YX"), parameters)
         np.testing.assert_array_equal(alone.images["prediction"].pixels, together.images["prediction"].pixels[number])
-    write_rois(tmp_path / "rois.zip", together.objects)
-    rois = roifile.roiread(tmp_path / "rois.zip")
+    names = write_object_files(tmp_path, "a", together.images["prediction"], together.objects)
+    assert names == {"objects": "objects/a.csv", "rois": "rois/a.zip", "trackmate": "trackmate/a.csv"}
+    rois = roifile.roiread(tmp_path / names["rois"])
     assert [roi.position for roi in rois] == [1, 1, 2, 2, 3]
+    with (tmp_path / names["trackmate"]).open(newline="") as file:
+        spots = list(csv.DictReader(file))
+    assert [spot["frame"] for spot in spots] == ["0", "0", "1", "1", "2"]
+    assert [spot["name"] for spot in spots] == [roi.name for roi in rois]
+    for spot, label in zip(spots, (1, 2, 1, 2, 1), strict=True):
+        inside = together.images["prediction"].pixels[int(spot["frame"])] == label
+        y, x = (float(np.mean(places)) for places in np.nonzero(inside))
+        assert (float(spot["x"]), float(spot["y"])) == pytest.approx((x, y), abs=1e-4)
+        assert float(spot["radius"]) == pytest.approx(np.sqrt(inside.sum() / np.pi), abs=1e-4)
+    alone_names = write_object_files(tmp_path, "b", alone.images["prediction"], alone.objects)
+    assert "trackmate" not in alone_names
     y, x = np.mean(together.objects[0].outlines[0], axis=0)
     np.testing.assert_allclose(rois[0].coordinates().mean(axis=0), (x + 0.5, y + 0.5), atol=0.6)
 
