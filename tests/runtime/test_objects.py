@@ -11,6 +11,7 @@ import pytest
 from parfocal.runtime.images import PixelSize
 from parfocal.runtime.objects import (
     Objects,
+    compact_labels,
     count_objects,
     stack_labels,
     write_object_table,
@@ -133,3 +134,21 @@ def test_volumes_have_their_depth_and_radius_for_trackmate(tmp_path: Path) -> No
     ]
     # 120 voxels of half a cubic micrometre, as one ball.
     assert float(found[0]["radius"]) == pytest.approx((3 * 60 / (4 * np.pi)) ** (1 / 3), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype", "expected"),
+    [
+        ([0, 3_000_000_000, 5, 4_294_967_295], np.uint32, [0, 2, 1, 3]),
+        ([0, 2**63 + 7, 2**63 + 8, 9], np.uint64, [0, 2, 3, 1]),
+        ([-(2**31), 0, 2**31 - 1, -7], np.int32, [-1, 0, 1, -1]),
+        ([-(2**63), 2**62, 2**62 + 1, 0], np.int64, [-1, 1, 2, 0]),
+        ([4, 4, 2, 2], np.uint8, [2, 2, 1, 1]),
+        ([-1, -2, -1, -2], np.int8, [-1, -1, -1, -1]),
+    ],
+)
+def test_ids_of_any_size_become_numbers_from_one(ids: list[int], dtype: type, expected: list[int]) -> None:
+    labels = np.array(ids, dtype).reshape(2, 2)
+    compact = compact_labels(labels)
+    assert compact.dtype == np.int32
+    np.testing.assert_array_equal(compact, np.reshape(expected, (2, 2)))

@@ -37,6 +37,20 @@ class Objects:
     outlines: Sequence[NDArray[np.float32]] = ()
 
 
+def compact_labels(labels: NDArray[Any]) -> NDArray[np.int32]:
+    """Return a label image with its objects numbered from 1 in the order of their ids, and all negative ids as -1.
+
+    Ids of any integer type and size come in: networks and libraries count in 32 bits, and some keep a list as long as
+    the largest id.
+    """
+    if labels.dtype.kind == "i":
+        labels = np.maximum(labels, -1)
+    ids, places = np.unique(labels, return_inverse=True)
+    numbers = np.cumsum(ids > 0)
+    compact: NDArray[np.int32] = np.where(ids.astype(np.float64) < 0, -1, numbers).astype(np.int32)[places]
+    return compact.reshape(labels.shape)
+
+
 def stack_labels(planes: Sequence[Objects]) -> NDArray[Any]:
     """Return the label images of several planes as one array, in the smallest type of a label image that holds them.
 

@@ -83,8 +83,10 @@ class StarDist(ObjectImplementation):
         return learner
 
     def clean_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Fill the holes of objects, which star-convex shapes cannot have."""
-        return np.asarray(fill_label_holes(labels), dtype=labels.dtype)
+        """Fill the holes of objects, which star-convex shapes cannot have; negative pixels stay as they are."""
+        # stardist would fill what unknown pixels enclose as well, and so lose the part of an image that was labelled.
+        filled = fill_label_holes(np.maximum(labels, 0))
+        return np.where(labels < 0, labels, filled).astype(labels.dtype)
 
     def prepare_targets(
         self, targets: NDArray[Any], parameters: Any
