@@ -220,6 +220,23 @@ def test_an_image_in_which_nothing_was_found_fails_the_model() -> None:
     assert "no object was found: c" in verdict.reasons[0]
 
 
+def test_a_test_without_any_object_passes_no_model() -> None:
+    perfect = values(a=1.0, b=1.0, c=1.0)
+    verdict = judge({"prediction": perfect, "baseline": values(a=0.0, b=0.0, c=0.0)}, Counts(), InstanceThresholds())
+    assert verdict.verdict == "failed"
+    assert "No test image has an object" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("shape", [(4000, 8), (8, 4000)])
+def test_pictures_of_narrow_images_have_an_ordinary_size(shape: tuple[int, int]) -> None:
+    labels = np.ones(shape, np.uint16)
+    score = score_instances(labels, labels, name="a")
+    figure = overlay_figure(np.zeros(shape), labels, labels, score, score.overlap.match(0.5), name="a")
+    width, height = figure.get_size_inches()
+    assert 1 < height < 25
+    assert width == pytest.approx(6.4)
+
+
 @pytest.mark.parametrize("shape", [(48, 64), (6, 48, 64)])
 @pytest.mark.parametrize("colours", [(), (3,)])
 def test_pictures_show_every_kind_of_mistake_in_its_colour(

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from parfocal.runtime.images import PixelSize
-from parfocal.runtime.objects import Objects, count_objects, stack_labels, write_object_table
+from parfocal.runtime.objects import (
+    Objects,
+    compact_labels,
+    count_objects,
+    stack_labels,
+    write_object_table,
+    write_trackmate_table,
+)
 
 
 def plane(*windows: tuple[int, int, int, int], shape: tuple[int, ...] = (20, 30)) -> Objects:
@@ -62,11 +69,12 @@ def test_every_plane_of_a_stack_counts_from_one(tmp_path: Path) -> None:
     assert [(row["plane"], row["label"]) for row in rows(tmp_path / "a.csv")] == [("0", "1"), ("0", "2"), ("2", "1")]
 
 
-def test_an_object_that_others_cover_is_not_counted(tmp_path: Path) -> None:
-    covered = Objects(plane((0, 4, 0, 6)).labels * 2, np.array([0.4, 0.9], np.float32))
+@pytest.mark.parametrize("seen", [1, 2])
+def test_an_object_that_others_cover_is_not_counted(seen: int, tmp_path: Path) -> None:
+    covered = Objects(plane((0, 4, 0, 6)).labels * seen, np.array([0.9, 0.4], np.float32))
     assert count_objects([covered]) == 1
     write_object_table(tmp_path / "a.csv", [covered], None)
-    assert [row["label"] for row in rows(tmp_path / "a.csv")] == ["2"]
+    assert [row["label"] for row in rows(tmp_path / "a.csv")] == [str(seen)]
 
 
 def test_more_objects_than_16_bits_count_take_32() -> None:
@@ -78,3 +86,69 @@ def test_more_objects_than_16_bits_count_take_32() -> None:
 def test_no_objects_at_all_make_an_empty_table(planes: int, tmp_path: Path) -> None:
     write_object_table(tmp_path / "a.csv", [plane()] * planes, PixelSize(1.0, 1.0, None))
     assert rows(tmp_path / "a.csv") == []
+
+
+def test_trackmate_gets_frames_names_and_places_in_micrometres(tmp_path: Path) -> None:
+    frames = [plane((0, 4, 0, 6), (10, 12, 20, 30)), plane(), plane((5, 9, 5, 9))]
+    write_trackmate_table(tmp_path / "a.csv", frames, "T", (3,), PixelSize(0.5, 0.25, None))
+    first, second, third = rows(tmp_path / "a.csv")
+    assert first == {
+        "frame": "0",
+        "id": "1",
+        "name": "0001-00001",
+        "x": "1.2500",
+        "y": "0.3750",
+        "z": "0.0000",
+        "radius": f"{np.sqrt(24 * 0.5 * 0.25 / np.pi):.4f}",
+        "quality": "0.9000",
+    }
+    assert [(row["frame"], row["id"], row["name"]) for row in (second, third)] == [
+        ("0", "2", "0001-00002"),
+        ("2", "3", "0003-00001"),
+    ]
+
+
+def test_trackmate_gets_pixels_where_the_image_says_no_size(tmp_path: Path) -> None:
+    write_trackmate_table(tmp_path / "a.csv", [plane(), plane((0, 4, 0, 6))], "T", (2,), None)
+    (row,) = rows(tmp_path / "a.csv")
+    assert (row["frame"], row["x"], row["y"], row["z"]) == ("1", "2.5000", "1.5000", "0.0000")
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(3.0, ["0.0000", "6.0000"]), (None, ["0.0000", "2.0000"])])
+def test_planes_of_a_frame_have_a_depth_for_trackmate(depth: float | None, expected: list[str], tmp_path: Path) -> None:
+    planes = [plane()] * 3 + [plane((0, 4, 0, 6)), plane(), plane((0, 4, 0, 6))]
+    write_trackmate_table(tmp_path / "a.csv", planes, "TZ", (2, 3), PixelSize(1.0, 1.0, depth))
+    found = rows(tmp_path / "a.csv")
+    assert [row["frame"] for row in found] == ["1", "1"]
+    assert [row["z"] for row in found] == expected
+
+
+def test_volumes_have_their_depth_and_radius_for_trackmate(tmp_path: Path) -> None:
+    frames = [plane((0, 4, 0, 6), shape=(5, 20, 30)), plane((2, 6, 1, 7), shape=(5, 20, 30))]
+    write_trackmate_table(tmp_path / "a.csv", frames, "T", (2,), PixelSize(0.5, 0.5, 2.0))
+    found = rows(tmp_path / "a.csv")
+    assert [row["frame"] for row in found] == ["0", "1"]
+    assert [(row["x"], row["y"], row["z"]) for row in found] == [
+        ("1.2500", "0.7500", "4.0000"),
+        ("1.7500", "1.7500", "4.0000"),
+    ]
+    # 120 voxels of half a cubic micrometre, as one ball.
+    assert float(found[0]["radius"]) == pytest.approx((3 * 60 / (4 * np.pi)) ** (1 / 3), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype", "expected"),
+    [
+        ([0, 3_000_000_000, 5, 4_294_967_295], np.uint32, [0, 2, 1, 3]),
+        ([0, 2**63 + 7, 2**63 + 8, 9], np.uint64, [0, 2, 3, 1]),
+        ([-(2**31), 0, 2**31 - 1, -7], np.int32, [-1, 0, 1, -1]),
+        ([-(2**63), 2**62, 2**62 + 1, 0], np.int64, [-1, 1, 2, 0]),
+        ([4, 4, 2, 2], np.uint8, [2, 2, 1, 1]),
+        ([-1, -2, -1, -2], np.int8, [-1, -1, -1, -1]),
+    ],
+)
+def test_ids_of_any_size_become_numbers_from_one(ids: list[int], dtype: type, expected: list[int]) -> None:
+    labels = np.array(ids, dtype).reshape(2, 2)
+    compact = compact_labels(labels)
+    assert compact.dtype == np.int32
+    np.testing.assert_array_equal(compact, np.reshape(expected, (2, 2)))

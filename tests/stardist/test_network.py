@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from parfocal.runtime.images import Image
 from parfocal.runtime.learning import Channels, Tiling
 from parfocal.runtime.manifests import DatasetManifest, ImageEntry, ModelManifest
 from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.objects import write_rois
+from parfocal.runtime.objects import stack_labels, write_object_files
 from parfocal.runtime.prediction import LoadedModel, predict_image
 from parfocal.stardist import STARDIST_2D
 from parfocal.stardist.parameters import (
@@ -111,6 +112,13 @@ def test_holes_are_filled_and_the_type_is_kept(stardist: Any) -> None:
     assert cleaned.dtype == np.uint16
 
 
+def test_what_unknown_pixels_enclose_stays_labelled(stardist: Any) -> None:
+    labels, _ = discs((64, 64), [(20, 20), (44, 44)])
+    unknown = labels.astype(np.int32)
+    unknown[:5], unknown[-5:], unknown[:, :5], unknown[:, -5:] = -1, -1, -1, -1
+    np.testing.assert_array_equal(stardist.clean_labels(unknown), unknown)
+
+
 def test_a_trained_network_finds_each_object_once(stardist: Any, trained: Any) -> None:
     learner, _, recorded = trained
     assert 0 < recorded["probability_threshold"] < 1
@@ -126,6 +134,56 @@ def test_a_trained_network_finds_each_object_once(stardist: Any, trained: Any) -
     assert np.mean((tiled.labels > 0) == (whole.labels > 0)) > 0.995
     assert seen[-1][0] == seen[-1][1]
     assert len(seen) > 4
+
+
+def test_the_smallest_tiles_give_the_same_objects(stardist: Any, trained: Any) -> None:
+    learner, *_ = trained
+    rng = np.random.default_rng(1)
+    _, image = discs((300, 300), [tuple(rng.integers(0, 300, 2)) for _ in range(40)])
+    whole, tiled = (
+        stardist.find_objects(learner, image, StarDistPredictionParameters(), Tiling(edge**2)) for edge in (512, 64)
+    )
+    assert len(whole.probability) > 20
+    np.testing.assert_array_equal(tiled.labels, whole.labels)
+    np.testing.assert_allclose(tiled.probability, whole.probability, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 200), (17, 31)])
+def test_images_smaller_than_a_step_of_the_network_are_predicted(
+    stardist: Any, trained: Any, shape: tuple[int, int]
+) -> None:
+    learner, *_ = trained
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    objects = stardist.find_objects(learner, image, StarDistPredictionParameters(), Tiling(64**2))
+    assert objects.labels.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "axes"), [(1, (32, 32, 3), "YXS"), (3, (32, 32), "YX"), (3, (4, 32, 32), "CYX")]
+)
+def test_images_with_other_colours_than_the_training_images_are_refused(
+    stardist: Any, channels: int, shape: tuple[int, ...], axes: str
+) -> None:
+    model = LoadedModel(
+        method=STARDIST_2D,
+        manifest=ModelManifest.model_construct(),
+        parameters=StarDist2DParameters(**TINY),
+        implementation=stardist,
+        channels=Channels(channels),
+        learner=stardist.build(StarDist2DParameters(**TINY), Channels(channels)),
+        normaliser=stardist.normaliser,
+    )
+    with pytest.raises(InvalidInputError, match=rf"The image has axes {axes} .* StarDist 2D takes YX"):
+        predict_image(model, Image(np.zeros(shape, np.uint8), axes), StarDistPredictionParameters())
+
+
+def test_batches_without_any_object_can_be_learnt(stardist: Any) -> None:
+    parameters = StarDist2DParameters(**TINY)
+    learner = stardist.build(parameters, Channels())
+    targets = stardist.prepare_targets(np.zeros((2, 64, 64, 1), np.int32), parameters)
+    inputs = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
+    assert np.isfinite([learner.train_batch(inputs, targets) for _ in range(3)]).all()
+    assert all(np.isfinite(array).all() for array in learner.weights().values())
 
 
 def test_outlines_go_round_their_objects(stardist: Any, trained: Any) -> None:
@@ -161,9 +219,21 @@ def test_planes_of_a_time_lapse_are_predicted_as_if_they_came_alone(
     for number, frame in enumerate(stack):
         alone = predict_image(model, Image(frame, "YX"), parameters)
         np.testing.assert_array_equal(alone.images["prediction"].pixels, together.images["prediction"].pixels[number])
-    write_rois(tmp_path / "rois.zip", together.objects)
-    rois = roifile.roiread(tmp_path / "rois.zip")
+    names = write_object_files(tmp_path, "a", together.images["prediction"], together.objects)
+    assert names == {"objects": "objects/a.csv", "rois": "rois/a.zip", "trackmate": "trackmate/a.csv"}
+    rois = roifile.roiread(tmp_path / names["rois"])
     assert [roi.position for roi in rois] == [1, 1, 2, 2, 3]
+    with (tmp_path / names["trackmate"]).open(newline="") as file:
+        spots = list(csv.DictReader(file))
+    assert [spot["frame"] for spot in spots] == ["0", "0", "1", "1", "2"]
+    assert [spot["name"] for spot in spots] == [roi.name for roi in rois]
+    for spot, label in zip(spots, (1, 2, 1, 2, 1), strict=True):
+        inside = together.images["prediction"].pixels[int(spot["frame"])] == label
+        y, x = (float(np.mean(places)) for places in np.nonzero(inside))
+        assert (float(spot["x"]), float(spot["y"])) == pytest.approx((x, y), abs=1e-4)
+        assert float(spot["radius"]) == pytest.approx(np.sqrt(inside.sum() / np.pi), abs=1e-4)
+    alone_names = write_object_files(tmp_path, "b", alone.images["prediction"], alone.objects)
+    assert "trackmate" not in alone_names
     y, x = np.mean(together.objects[0].outlines[0], axis=0)
     np.testing.assert_allclose(rois[0].coordinates().mean(axis=0), (x + 0.5, y + 0.5), atol=0.6)
 
@@ -175,7 +245,7 @@ def test_a_stricter_threshold_finds_fewer(stardist: Any, trained: Any) -> None:
     assert len(stardist.find_objects(learner, image, strict, Tiling(512**2)).probability) == 0
 
 
-def test_an_empty_image_has_no_objects(stardist: Any, trained: Any) -> None:
+def test_an_empty_image_has_no_objects(stardist: Any, trained: Any, tmp_path: Path) -> None:
     learner, *_ = trained
     objects = stardist.find_objects(
         learner, np.zeros((70, 90), np.float32), StarDistPredictionParameters(), Tiling(64**2)
@@ -183,6 +253,9 @@ def test_an_empty_image_has_no_objects(stardist: Any, trained: Any) -> None:
     assert objects.labels.shape == (70, 90)
     assert not objects.labels.any()
     assert len(objects.outlines) == 0
+    image = Image(stack_labels([objects])[0], "YX")
+    assert write_object_files(tmp_path, "a", image, [objects]) == {"objects": "objects/a.csv"}
+    assert (tmp_path / "objects" / "a.csv").read_text().splitlines() == ["plane,label,y_px,x_px,area_px,probability"]
 
 
 def test_the_saved_folder_opens_in_stardist_with_the_same_result(trained: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -133,27 +132,18 @@ def _pairs(data: Path | None, client: Client, description: v1.Method) -> Iterato
 def _write_examples(client: Client, description: v1.Method, folder: Path) -> None:
     """Write the images that a service brings to be tried with; without them, simulated ones where they suit."""
     from parfocal import v1
+    from parfocal.cli._modules import run_module, service_of
     from parfocal.cli._progress import waiting
     from parfocal.cli._render import say
     from parfocal.runtime.errors import InvalidInputError
     from parfocal.runtime.simulate import write_dataset
-    from parfocal.stack.discover import discover_services
 
-    service = next(
-        info.name for info in client.services() if any(method.name == description.name for method in info.methods)
-    )
-    unit = discover_services().get(service)
-    if unit is not None:
-        command = [str(unit.python), "-m", f"{unit.module}.example", str(folder)]
-        # By its own interpreter: the images come with packages that are not installed here.
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            say(f"   Real example images of {description.title}")
-            return
-        if "No module named" not in done.stderr:
-            raise InvalidInputError(
-                f"The example images of {description.title} cannot be written: {done.stderr[-500:]}"
-            )
+    done = run_module(service_of(client, description.name), "example", str(folder))
+    if done is not None and done.returncode:
+        raise InvalidInputError(f"The example images of {description.title} cannot be written: {done.stderr[-500:]}")
+    if done is not None:
+        say(f"   Real example images of {description.title}")
+        return
     requirements = description.data_requirements
     if requirements.target != v1.TARGET_KIND_PAIRED_IMAGE or requirements.axes != "YX":
         raise InvalidInputError(f"{description.title} has no example images. Give your own with --data FOLDER.")

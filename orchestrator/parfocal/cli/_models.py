@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from parfocal.client.models import ModelSummary
 
 
-@click.group(cls=Group, short_help="List, show and download models.")
+@click.group(cls=Group, short_help="List, show, download and import models.")
 def models() -> None:
-    """Trained models: list, look at, download."""
+    """Trained models: list, look at, download; import those trained elsewhere."""
 
 
 @models.command("list")
@@ -79,8 +79,10 @@ def show(name: str) -> None:
             "Dataset": _dataset(summary),
             "Started from": manifest.parent,
             "Axes": manifest.axes,
-            "Training": f"{manifest.epochs} epochs in {duration(manifest.training_seconds)}, best epoch "
-            f"{manifest.best_epoch}",
+            "Imported from": manifest.origin,
+            "Training": ""
+            if manifest.origin
+            else f"{manifest.epochs} epochs in {duration(manifest.training_seconds)}, best epoch {manifest.best_epoch}",
             "Losses": ", ".join(f"{name} {number(value)}" for name, value in manifest.metrics.items()),
             "Set on validation": ", ".join(
                 f"{name.replace('_', ' ')} {number(value)}" for name, value in manifest.calibration.items()
@@ -126,6 +128,65 @@ def download(name: str, output: Path | None, overwrite: bool) -> None:
         print_json({"model": exact, "files": [str(path) for path in paths]})
     else:
         print_fields({"Model": exact, "Files": f"{len(paths)} in {folder}"})
+
+
+@models.command("import")
+@click.argument("name")
+@click.argument("source")
+@click.option("--method", required=True, help="The method whose original library made the model.")
+def import_(name: str, source: str, method: str) -> None:
+    """Make a model trained elsewhere the next version of NAME.
+
+    SOURCE is the model's folder as the method's original library writes it, or the name of a model that library
+    publishes, which is then downloaded. The files are checked, and nothing in them is run. The model can predict, be
+    judged, and be the start of a training with `parfocal train --from NAME`. The method's service must be installed
+    on this computer.
+    """
+    app = current_app()
+    import json
+    import tempfile
+
+    from parfocal.cli._modules import run_module, service_of
+    from parfocal.cli._progress import waiting
+    from parfocal.cli._render import number, print_fields, print_json, warn
+    from parfocal.client.models import publish_import
+    from parfocal.runtime.errors import InvalidInputError, NotFoundError
+    from parfocal.runtime.names import check_name
+
+    check_name("model", name)
+    with app.client() as client, tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        title = client.method(method).title
+        service = service_of(client, method)
+        with waiting("Checking the model"):
+            done = run_module(service, "importing", method, source, scratch)
+        if done is None:
+            raise NotFoundError(
+                f"{title} cannot import models on this computer: either its service is not installed here (`parfocal "
+                "methods` tells how to add it), or it knows no models but its own."
+            )
+        report = Path(scratch) / "report.json"
+        if not report.is_file():
+            raise InvalidInputError(f"The model {source} cannot be imported: {done.stderr[-500:]}")
+        contents = json.loads(report.read_text(encoding="utf-8"))
+        if "error" in contents:
+            raise InvalidInputError(f"{source} cannot be imported. {contents['error']}")
+        origin = Path(source).resolve().name if Path(source).is_dir() else source
+        summary = publish_import(client, name, service, Path(scratch) / "model", contents, origin=origin)
+    manifest = summary.manifest
+    if app.json:
+        print_json(_json(summary))
+        return
+    print_fields(
+        {
+            "Model": f"{manifest.model}:{manifest.version}",
+            "Method": manifest.method,
+            "Imported from": manifest.origin,
+            **{key.replace("_", " ").capitalize(): number(value) for key, value in manifest.calibration.items()},
+            "Place": summary.uri,
+        }
+    )
+    for text in manifest.warnings:
+        warn(text)
 
 
 def _dataset(summary: ModelSummary) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from parfocal.client.client import Client
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress, refuse_existing
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.names import published_versions
+from parfocal.runtime.names import model_location, published_versions
+from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.store import Location
 
 
@@ -116,6 +117,46 @@ def download(
     )
     client.store.download(Location.parse(summary.uri) / MODEL_MANIFEST, manifest)
     return [*paths, manifest]
+
+
+def publish_import(
+    client: Client, name: str, service: str, folder: Path, contents: Mapping[str, Any], *, origin: str
+) -> ModelSummary:
+    """Publish the files of a model that was not trained here as the next version of the model `name`.
+
+    Parameters
+    ----------
+    name
+        Name of the model; the version is given.
+    service
+        The service that checked the files.
+    folder
+        The files of the model.
+    contents
+        What the service says of it: fields of `ModelManifest`.
+    origin
+        Where it comes from, for the record.
+
+    Raises
+    ------
+    InvalidInputError
+        The name is no name of a model.
+    """
+    place = claim_version(client.store, model_location(client.store, client.project, name), "parfocal models import")
+    files = upload_files(client.store, place, folder_files(folder))
+    fields = {
+        **contents,
+        "project": client.project,
+        "model": name,
+        "version": int(place.name),
+        "service": service,
+        "job": "",
+        "dataset_uri": "",
+        "origin": origin,
+        "files": files,
+    }
+    publish(client.store, place, MODEL_MANIFEST, ModelManifest.model_validate(fields))
+    return _summary(client, place)
 
 
 def _summary(client: Client, place: Location) -> ModelSummary:

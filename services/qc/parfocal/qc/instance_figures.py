@@ -25,6 +25,7 @@ COLOURS: Final[dict[Outcome, tuple[float, float, float]]] = {
     "merged": (0.94, 0.89, 0.26),
 }
 _LARGEST_SHOWN: Final = 1024
+_TALLEST: Final = 3.0
 _GREY: Final = "0.35"
 
 
@@ -54,7 +55,7 @@ def overlay_figure(
     source, target, prediction = shown_part(source, [target, prediction], plane)
     # Laid out by hand: there is one for every image, and an automatic layout takes three times as long.
     width, head, foot = 6.4, 0.35, 0.35
-    height = width * target.shape[0] / target.shape[1] + head + foot
+    height = width * float(np.clip(target.shape[0] / target.shape[1], 0.25, _TALLEST)) + head + foot
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, foot / height, 1.0, 1 - (head + foot) / height))

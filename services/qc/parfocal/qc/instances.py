@@ -262,6 +262,8 @@ def judge(values: Table, pooled: Counts, thresholds: InstanceThresholds) -> Verd
     failures: list[str] = []
     merits: list[str] = []
     images = values["prediction"]
+    if not pooled.tp + pooled.fn:
+        failures.append("No test image has an object to be found: such a test shows nothing. Add images with objects.")
     empty = [name for name, row in images.items() if row["objects"] and not row["predicted"]]
     if len(empty) > thresholds.max_failed_images:
         failures.append(f"In {len(empty)} of {len(images)} images no object was found: {', '.join(empty[:5])}.")

@@ -142,7 +142,8 @@ def training_pairs(
     """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
     uri = context.job.evaluation.dataset_uri
     dataset, model, source_role = inputs.dataset, inputs.model, inputs.source_role
-    if model is not None and model.dataset_uri != uri:
+    # An imported model has no dataset of its own.
+    if model is not None and model.dataset_uri not in ("", uri):
         uri = model.dataset_uri
         dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
     if validation and model is not None and model.split.get("validation"):

@@ -94,7 +94,8 @@ class ModelManifest(Manifest):
 
     `source` is the dataset's role it was trained on; `channels` are those of `parfocal.runtime.learning.Channels`;
     `target_constants` hold for each target the mean offset and scale of the training images; `calibration` what was
-    set on the validation images after training, such as thresholds.
+    set on the validation images after training, such as thresholds. A model that was not trained by Parfocal has an
+    `origin`, and neither job nor dataset.
     """
 
     model: str
@@ -118,6 +119,7 @@ class ModelManifest(Manifest):
     metrics: dict[str, float] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     parent: str = ""
+    origin: str = ""
     pixel_size_um: tuple[float | None, float | None, float | None] | None = None
     training_seconds: float = 0.0
     epochs: int = 0

@@ -44,7 +44,7 @@ from parfocal.runtime.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.objects import Objects, count_objects, stack_labels, write_object_table, write_rois
+from parfocal.runtime.objects import Objects, count_objects, stack_labels, write_object_files
 from parfocal.runtime.parameters import ImagePredictionParameters, PredictionParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import file_entry, sha256_of
@@ -381,16 +381,12 @@ def _write(
         names[kind] = name
     metrics = {}
     if predicted.objects:
-        assert item.image is not None
-        names["objects"] = f"objects/{image_stem(Path(item.name))}.csv"
-        path = _output_path(context, names["objects"])
-        write_object_table(path, predicted.objects, item.image.pixel_size)
-        entries.append(_send(context, path, names["objects"]))
-        if any(len(plane.outlines) for plane in predicted.objects):
-            names["rois"] = f"rois/{image_stem(Path(item.name))}.zip"
-            path = _output_path(context, names["rois"])
-            write_rois(path, predicted.objects)
-            entries.append(_send(context, path, names["rois"]))
+        folder = context.scratch / "outputs"
+        written = write_object_files(
+            folder, image_stem(Path(item.name)), predicted.images["prediction"], predicted.objects
+        )
+        names |= written
+        entries += [_send(context, folder / name, name) for name in written.values()]
         metrics["objects"] = float(count_objects(predicted.objects))
     result = ResultFile(
         input=item.name,

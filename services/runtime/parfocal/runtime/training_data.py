@@ -19,6 +19,7 @@ from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.learning import Channels, Implementation, ObjectImplementation
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.normaliser import training_quantiles
+from parfocal.runtime.objects import compact_labels
 from parfocal.runtime.pairs import ImagePair, check_pairs
 from parfocal.runtime.parameters import LabelTrainingParameters, Roles, TrainingParameters
 from parfocal.runtime.sampler import PatchSampler
@@ -186,10 +187,10 @@ def _clean_labels(
     objects = 0
     for number, (pair, images) in enumerate(zip(pairs, targets, strict=True)):
         if images[0].dtype.kind not in "iu":
-            text = f"has values of type {images[0].dtype}: save labels as whole numbers, 0 for background"
+            text = f"has values of type {images[0].dtype}: save labels as 16-bit whole numbers, 0 for background"
             problems.append(Violation(f"target/{pair.target.name}", text))
             continue
-        labels = implementation.clean_labels(np.array(images[0]))
+        labels = implementation.clean_labels(compact_labels(np.asarray(images[0])))
         objects += int(labels.max() > 0)
         cleaned.append((write_memmap(folder / f"{number}.npy", labels),))
     if problems:

@@ -29,8 +29,8 @@ from stardist import Rays_GoldenSpiral, models
 from stardist.geometry import star_dist, star_dist3D
 from stardist.utils import calculate_extents, edt_prob, fill_label_holes
 
-_THRESHOLDS = "thresholds.json"
-_DEFAULT_THRESHOLDS = {"prob": 0.5, "nms": 0.4}
+THRESHOLDS = "thresholds.json"
+DEFAULT_THRESHOLDS = {"prob": 0.5, "nms": 0.4}
 # Enough to set two numbers; more validation images would only take longer.
 _CALIBRATION_PIXELS = 2**24
 
@@ -66,25 +66,27 @@ class StarDist(ObjectImplementation):
         learner = self.build(parameters, channels)
         for name, weights in (("last", last), ("best", best)):
             learner.set_weights(weights)
-            learner.model.save_weights(str(folder / _weights_file(name)))
+            learner.model.save_weights(str(folder / weights_file(name)))
 
     def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> StarDistLearner:
         """Return the saved network with its thresholds; only arrays and numbers are read from the files."""
         learner = self.build(parameters, channels)
-        path = folder / _weights_file(weights)
+        path = folder / weights_file(weights)
         try:
             learner.model.load_weights(str(path))
         except (OSError, ValueError) as error:
             raise InvalidInputError(
                 f"{path.name} of the model is damaged or belongs to a network with other parameters."
             ) from error
-        if (folder / _THRESHOLDS).is_file():
-            learner.stardist.thresholds = json.loads((folder / _THRESHOLDS).read_text(encoding="utf-8"))
+        if (folder / THRESHOLDS).is_file():
+            learner.stardist.thresholds = json.loads((folder / THRESHOLDS).read_text(encoding="utf-8"))
         return learner
 
     def clean_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Fill the holes of objects, which star-convex shapes cannot have."""
-        return np.asarray(fill_label_holes(labels), dtype=labels.dtype)
+        """Fill the holes of objects, which star-convex shapes cannot have; negative pixels stay as they are."""
+        # stardist would fill what unknown pixels enclose as well, and so lose the part of an image that was labelled.
+        filled = fill_label_holes(np.maximum(labels, 0))
+        return np.where(labels < 0, labels, filled).astype(labels.dtype)
 
     def prepare_targets(
         self, targets: NDArray[Any], parameters: Any
@@ -115,7 +117,7 @@ class StarDist(ObjectImplementation):
                 break
             chosen.append((image, np.maximum(labels, 0).astype(np.int32)))
             pixels += labels.size
-        thresholds = dict(_DEFAULT_THRESHOLDS)
+        thresholds = dict(DEFAULT_THRESHOLDS)
         if any(labels.any() for _, labels in chosen):
             learner = self.load(folder, parameters, channels, "best")
             found = learner.stardist.optimize_thresholds(
@@ -126,7 +128,7 @@ class StarDist(ObjectImplementation):
                 save_to_json=False,
             )
             thresholds = {"prob": _inside(found["prob"]), "nms": _inside(found["nms"])}
-        (folder / _THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
+        (folder / THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
         return {"probability_threshold": thresholds["prob"], "overlap_threshold": thresholds["nms"]}
 
     def find_objects(
@@ -277,5 +279,6 @@ def _inside(threshold: float) -> float:
     return float(np.clip(threshold, 0.01, 0.99))
 
 
-def _weights_file(name: str) -> str:
+def weights_file(name: str) -> str:
+    """Return the name that stardist gives the file of the "best" or "last" weights."""
     return f"weights_{name}.h5"

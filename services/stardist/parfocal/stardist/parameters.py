@@ -224,7 +224,8 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     if wrong:
         raise InvalidInputError(
             f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from label images, whole "
-            "numbers with 0 for background and one number for each object.",
+            "numbers with 0 for background and one number for each object. If these are such numbers, save them as 16 "
+            "bit (in Fiji: Image > Type > 16-bit, with Edit > Options > Conversions > Scale when converting off).",
             [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
         )
     check_patch_fits(patch, dataset)
