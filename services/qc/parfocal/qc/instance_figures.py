@@ -49,15 +49,15 @@ def overlay_figure(
     name
         For the title.
     """
-    plane = _plane(target, prediction, matches)
-    source, target, prediction = _shown(source, target, prediction, plane)
+    plane = plane_shown(target, prediction, matches)
+    source, target, prediction = part_shown(source, target, prediction, plane)
     # Laid out by hand: there is one for every image, and an automatic layout takes three times as long.
     width, head, foot = 6.4, 0.35, 0.35
     height = width * target.shape[0] / target.shape[1] + head + foot
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, foot / height, 1.0, 1 - (head + foot) / height))
-    _draw(axes, source, target, prediction, score, matches)
+    draw_mistakes(axes, source, target, prediction, score, matches)
     counts = matches.counts
     where = "" if plane is None else f", plane {plane}"
     axes.set_title(f"{name}{where}: {counts.tp} found, {counts.fn} missed, {counts.fp} invented", fontsize=10)
@@ -88,8 +88,8 @@ def instance_figure(
     images
         Number of test images.
     """
-    plane = _plane(target, prediction, matches)
-    source, target, prediction = _shown(source, target, prediction, plane)
+    plane = plane_shown(target, prediction, matches)
+    source, target, prediction = part_shown(source, target, prediction, plane)
     side = 4.2
     height = side * np.clip(target.shape[0] / target.shape[1], 0.5, 1.6)
     figure = Figure(figsize=(2 * side + 0.4, 2 * height + 1.5), dpi=140, layout="constrained")
@@ -101,7 +101,7 @@ def instance_figure(
     _draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
     counts = matches.counts
-    _draw(third, source, target, prediction, score, matches)
+    draw_mistakes(third, source, target, prediction, score, matches)
     third.set_title(f"{counts.tp} found, {counts.fn} missed, {counts.fp} invented (F1 {counts.f1:.3f})", fontsize=10)
     _curves(fourth, pooled, level)
     _legend(figure, score, matches)
@@ -124,7 +124,7 @@ def _curves(axes: Axes, pooled: Mapping[str, Mapping[float, Counts]], level: flo
     axes.legend(frameon=False, fontsize=9, loc="lower left")
 
 
-def _draw(
+def draw_mistakes(
     axes: Axes,
     source: npt.NDArray[Any],
     target: npt.NDArray[Any],
@@ -132,6 +132,7 @@ def _draw(
     score: InstanceScore,
     matches: Matches,
 ) -> None:
+    """Draw an image (Y, X) with the outlines of its objects in `COLOURS`, by what became of them."""
     cut, merged = set(score.split), set(score.merged)
     layers = [
         (prediction, [pair[1] for pair in matches.pairs], COLOURS["found"]),
@@ -189,7 +190,7 @@ def _legend(figure: Figure, score: InstanceScore, matches: Matches) -> None:
         figure.legend(handles, names, loc="outside lower center", **style)
 
 
-def _plane(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matches) -> int | None:
+def plane_shown(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matches) -> int | None:
     """Return which plane of a volume to show: that with the most pixels of mistakes, else of objects."""
     if target.ndim == 2:
         return None
@@ -198,7 +199,7 @@ def _plane(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matc
     return int(np.argmax(counted))
 
 
-def _shown(
+def part_shown(
     source: npt.NDArray[Any], target: npt.NDArray[Any], prediction: npt.NDArray[Any], plane: int | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the plane, or the centre of a large one, of all three; channels that are no colours are averaged."""
