@@ -98,7 +98,7 @@ def instance_figure(
     where = "" if plane is None else f", plane {plane}"
     figure.suptitle(f"{name}{where} (the worst of {images} test image{'' if images == 1 else 's'})", fontsize=12)
     _show(first, source, "input")
-    _draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
+    draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
     counts = matches.counts
     draw_mistakes(third, source, target, prediction, score, matches)
@@ -141,14 +141,15 @@ def draw_mistakes(
         (target, list(cut), COLOURS["cut"]),
         (prediction, list(merged), COLOURS["merged"]),
     ]
-    _draw_outlines(axes, source, layers)
+    draw_outlines(axes, source, layers)
 
 
-def _draw_outlines(
+def draw_outlines(
     axes: Axes,
     source: npt.NDArray[Any],
     layers: Sequence[tuple[npt.NDArray[Any], Sequence[int] | npt.NDArray[Any], tuple[float, float, float]]],
 ) -> None:
+    """Draw an image (Y, X) with outlines; of each layer a label image, the labels to outline, and their colour."""
     picture = _picture(source)
     for labels, chosen, colour in layers:
         picture[find_boundaries(np.where(np.isin(labels, chosen), labels, 0), mode="inner")] = colour

@@ -77,10 +77,10 @@ def paired_test(first: Scores, second: Scores) -> PairedTest:
 def wilcoxon_p(differences: Scores) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test.
 
-    It asks whether differences are as often and as far above zero as below. The sum of the ranks of the positive differences is compared with what random signs would give (Wilcoxon,
-    Biometrics Bulletin 1, 80, 1945). Differences of zero are left out, equal ones share their mean rank. The value is
-    exact for up to 50 differences without ties and up to 13 with them; for more it is the normal approximation with
-    corrections for ties and continuity.
+    It asks whether differences are as often and as far above zero as below. The sum of the ranks of the positive ones
+    is compared with what random signs would give (Wilcoxon, Biometrics Bulletin 1, 80, 1945). Differences of zero are
+    left out, equal ones share their mean rank. The value is exact for up to 50 differences without ties and up to 13
+    with them; for more it is the normal approximation with corrections for ties and continuity.
 
     Parameters
     ----------
@@ -105,10 +105,10 @@ def wilcoxon_p(differences: Scores) -> float:
 def mann_whitney_p(first: Scores, second: Scores) -> float:
     """Two-sided p-value of the Mann-Whitney U test.
 
-    It asks whether a score of one is as often above as below a score of the other. It forgets which scores are of the same image (Mann and Whitney, Annals of Mathematical Statistics 18, 50, 1947), so
-    it overlooks differences that are small beside those between images. It is given because publications give it. The
-    value is exact for up to 8 images; for more it is the normal approximation with corrections for ties and
-    continuity.
+    It asks whether a score of one is as often above as below a score of the other. It forgets which scores are of the
+    same image (Mann and Whitney, Annals of Mathematical Statistics 18, 50, 1947), so it overlooks differences that are
+    small beside those between images. It is given because publications give it. The value is exact for up to 8 images;
+    for more it is the normal approximation with corrections for ties and continuity.
 
     Parameters
     ----------

@@ -1,0 +1,351 @@
+"""Comparisons as jobs: a real QC service and store, predictions made from the targets, real evaluations of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format, struct_pb2
+from scipy import stats
+from support import filament_pair, publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.qc.metrics.paired import holm
+from parfocal.runtime.images import Image, PixelSize, read_image, write_image
+from parfocal.runtime.manifests import (
+    DATASET_MANIFEST,
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    DatasetManifest,
+    ModelManifest,
+    ResultManifest,
+)
+from parfocal.runtime.names import model_location, result_location
+from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.store import Location
+
+FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
+Change = Callable[[Any, int], Any]
+
+
+class Bench:
+    """A service with a store: publishes predictions and models, runs evaluations and comparisons to their end."""
+
+    def __init__(self, s3: Any, address: str, folder: Path) -> None:
+        self.store = s3.store()
+        self._address = address
+        self._folder = folder
+        self._number = 0
+
+    def evaluate(
+        self,
+        dataset: str,
+        change: Change,
+        *,
+        method: str = "restoration",
+        model: str = "",
+        targets: tuple[str, ...] = ("target",),
+        skip: str = "",
+        **parameters: Any,
+    ) -> str:
+        """Publish the test targets, changed, as a prediction; return the address of its evaluation."""
+        self._number += 1
+        folder = self._folder / f"prediction-{self._number}"
+        place = Location.parse(dataset)
+        manifest = DatasetManifest.read(self.store, place / DATASET_MANIFEST)
+        for role in targets:
+            for number, entry in enumerate(manifest.select("test", role)):
+                if entry.stem == skip:
+                    continue
+                path = folder / ("" if role == targets[0] else role) / f"{entry.stem}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.store.download(place / entry.file, path)
+                image = read_image(path)
+                write_image(path, Image(change(image.pixels, number), "YX", image.pixel_size))
+        result = result_location(self.store, "default", f"prediction-{self._folder.name}-{self._number}")
+        prediction = publish(
+            self.store,
+            result,
+            RESULT_MANIFEST,
+            ResultManifest(
+                project="default",
+                job="none",
+                service="test",
+                method="test",
+                kind="prediction",
+                targets=targets,
+                files=upload_files(self.store, result, folder_files(folder)),
+            ),
+        )
+        spec = v1.EvaluationSpec(
+            method=method,
+            dataset_uri=dataset,
+            prediction_uri=prediction,
+            split="test",
+            model_uri=model,
+            parameters=struct({"maps": False, **parameters}),
+        )
+        job = self.run(v1.StartJobRequest(evaluation=spec))
+        assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+        return str(job.outputs[0].uri)
+
+    def model(self, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
+        """Publish a model that learnt from a dataset."""
+        place = claim_version(self.store, model_location(self.store, "default", name), "test")
+        manifest = ModelManifest(
+            project="default",
+            model=name,
+            version=int(place.name),
+            service="test",
+            method="test",
+            job="none",
+            parameters={},
+            axes="YX",
+            normaliser={},
+            dataset_uri=dataset,
+            dataset_sha256=learnt or {},
+        )
+        return publish(self.store, place, MODEL_MANIFEST, manifest)
+
+    def compare(self, dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any) -> v1.Job:
+        spec = v1.ComparisonSpec(
+            method=method, dataset_uri=dataset, evaluation_uris=evaluations, parameters=struct(parameters)
+        )
+        return self.run(v1.StartJobRequest(comparison=spec))
+
+    def run(self, request: v1.StartJobRequest) -> v1.Job:
+        with grpc.insecure_channel(self._address) as channel:
+            jobs = v1.JobServiceStub(channel)
+            get = v1.GetJobRequest(job_id=jobs.StartJob(request).job.id)
+            wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the job")
+            return jobs.GetJob(get).job
+
+    def files(self, job: v1.Job) -> dict[str, bytes]:
+        """Return what a comparison published, by name."""
+        assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+        (output,) = job.outputs
+        assert output.kind == "comparison"
+        place = Location.parse(output.uri)
+        return {
+            entry.name: self.store.read(place / entry.name)
+            for entry in ResultManifest.read(self.store, place / RESULT_MANIFEST).files
+        }
+
+    def summary(self, job: v1.Job) -> dict[str, Any]:
+        assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+        return dict(self.store.read_json(Location.parse(job.outputs[0].uri) / "summary.json"))
+
+
+def struct(values: dict[str, Any]) -> struct_pb2.Struct:
+    result = struct_pb2.Struct()
+    json_format.ParseDict(values, result)
+    return result
+
+
+def rows_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def noisy(sigma: float) -> Change:
+    def change(pixels: Any, number: int) -> Any:
+        noise = np.random.default_rng(number).normal(0, sigma * (1 + 0.1 * number), pixels.shape)
+        return (pixels + noise).astype(np.float32)
+
+    return change
+
+
+def moved(labels: Any, number: int) -> Any:
+    return np.roll(labels, 1, axis=1)
+
+
+def moved_far(labels: Any, number: int) -> Any:
+    return np.roll(labels, 3 + number, axis=1)
+
+
+@pytest.fixture(scope="module")
+def bench(s3: Any, start_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(s3, start_service("qc").address, tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def ten(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A dataset with ten test images and a second target."""
+    folder, rng = tmp_path_factory.mktemp("ten"), np.random.default_rng(5)
+    for split, count in (("train", 2), ("test", 10)):
+        for number in range(count):
+            source, target = filament_pair(rng, (48, 56))
+            for role, pixels in (("source", source), ("target", target), ("target_B", target[::-1])):
+                path = folder / split / role / f"field{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, Image(np.ascontiguousarray(pixels), "YX", PixelSize(0.1, 0.1, None)))
+    return publish_dataset(bench.store, "ten", folder)
+
+
+@pytest.fixture(scope="module")
+def good(bench: Bench, ten: str) -> str:
+    return bench.evaluate(ten, noisy(5), model=bench.model("good", ten))
+
+
+@pytest.fixture(scope="module")
+def poor(bench: Bench, ten: str) -> str:
+    return bench.evaluate(ten, noisy(50), model=bench.model("poor", ten))
+
+
+@pytest.fixture(scope="module")
+def few(bench: Bench, pairs_folder: Path) -> str:
+    """A dataset with three test images."""
+    return publish_dataset(bench.store, "few", pairs_folder)
+
+
+def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
+    bench: Bench, ten: str, good: str, poor: str
+) -> None:
+    job = bench.compare(ten, [poor, good])
+    files, summary = bench.files(job), bench.summary(job)
+    assert set(files) == {"comparison.csv", "tests.csv", "summary.json", "figure.png", "images.png"}
+    assert summary["sentences"][0].startswith("On 10 test images, good:1 is better than poor:1 by ")
+    assert "dB in PSNR (95 % interval" in summary["sentences"][0]
+    assert "after Holm correction for 10 comparisons" in summary["sentences"][0]
+    assert [each["kind"] for each in summary["competitors"]] == ["model", "model", "input", "baseline"]
+
+    table = rows_of(files["comparison.csv"])
+    scored = rows_of(bench.store.read(Location.parse(good) / "metrics.csv"))
+    psnr = {row["image"]: row["PSNR [dB]"] for row in scored if row["kind"] == "prediction"}
+    assert {row["image"]: row["good:1: PSNR [dB]"] for row in table} == psnr
+    tests = rows_of(files["tests.csv"])
+    assert len(tests) == 10  # five pairs with a model in it, in two metrics
+    for test in tests:
+        first, second = (
+            [float(row[f"{test[name]}: {test['metric']}"]) for row in table] for name in ("first", "second")
+        )
+        assert float(test["Wilcoxon p"]) == pytest.approx(stats.wilcoxon(first, second).pvalue)
+        assert float(test["Mann-Whitney p"]) == pytest.approx(
+            stats.mannwhitneyu(first, second, method="asymptotic").pvalue
+        )
+        assert float(test["mean difference"]) == pytest.approx(np.mean(first) - np.mean(second))
+        assert float(test["interval low"]) <= float(test["mean difference"]) <= float(test["interval high"])
+    corrected = holm([float(test["Wilcoxon p"]) for test in tests])
+    assert [float(test["Wilcoxon p after Holm"]) for test in tests] == pytest.approx(list(corrected))
+    assert (tests[0]["first"], tests[0]["second"], tests[0]["outcome"]) == ("poor:1", "good:1", "second is better")
+
+    means = [(float(row["good:1: PSNR [dB]"]) + float(row["poor:1: PSNR [dB]"]), row["image"]) for row in table]
+    assert summary["best_images"]["target"] == max(means)[1]
+    assert summary["worst_images"]["target"] == min(means)[1]
+    assert job.metrics["psnr good:1"] == pytest.approx(np.mean([float(value) for value in psnr.values()]))
+    assert not job.warnings
+
+
+def test_equal_predictions_are_not_called_different(bench: Bench, ten: str, good: str) -> None:
+    twin = bench.evaluate(ten, noisy(5))
+    summary = bench.summary(bench.compare(ten, [good, twin], references=False, figures=False))
+    assert len(summary["tests"]) == 2
+    assert "no difference in PSNR between good:1 and prediction-" in summary["sentences"][0]
+    assert summary["tests"][0]["Wilcoxon p"] == 1.0
+    assert summary["tests"][0]["rank-biserial correlation"] == 0.0
+
+
+def test_with_three_images_nothing_can_be_shown_and_that_is_said(bench: Bench, few: str) -> None:
+    evaluations = [bench.evaluate(few, noisy(sigma)) for sigma in (5, 80)]
+    job = bench.compare(few, evaluations)
+    summary = bench.summary(job)
+    assert summary["smallest_p"] == 0.25
+    assert all(each.endswith("with 3 images none could be.") for each in summary["sentences"])
+    assert {test["outcome"] for test in summary["tests"]} == {"not shown"}
+    (warning,) = job.warnings
+    assert "It takes 9 images for 10 comparisons and 6 for one" in warning
+
+
+def test_translation_is_compared_target_by_target(bench: Bench, ten: str) -> None:
+    both, one = ("target", "target_B"), ("target",)
+    evaluations = [
+        bench.evaluate(ten, noisy(sigma), method="translation", targets=both, model=bench.model(name, ten))
+        for name, sigma in (("clear", 5), ("dull", 60))
+    ]
+    job = bench.compare(ten, evaluations, "translation")
+    summary, files = bench.summary(job), bench.files(job)
+    assert {"images.png", "images_target_B.png"} <= set(files)
+    assert list(summary["metrics"]) == list(both)
+    assert [each["name"] for each in summary["competitors"]] == ["clear:1", "dull:1", "linear predictor"]
+    assert any("of target_B, clear:1 is better than dull:1" in each for each in summary["sentences"])
+    assert len(rows_of(files["comparison.csv"])) == 20
+
+    single = bench.evaluate(ten, noisy(9), method="translation", targets=one, model=bench.model("single", ten))
+    shared = bench.summary(bench.compare(ten, [evaluations[0], single], "translation", figures=False))
+    assert list(shared["metrics"]) == ["target"]
+    assert shared["images"] == 10
+
+
+def test_found_objects_are_compared_image_by_image(bench: Bench, nuclei_folder: Path) -> None:
+    dataset = publish_dataset(bench.store, "nuclei", nuclei_folder)
+    near, far, strict = (
+        bench.evaluate(dataset, change, method="instances", model=bench.model(name, dataset), **parameters)
+        for name, change, parameters in (
+            ("near", moved, {}),
+            ("far", moved_far, {}),
+            ("strict", moved, {"iou": 0.8}),
+        )
+    )
+    job = bench.compare(dataset, [near, far], "instances")
+    summary = bench.summary(job)
+    assert list(summary["shown"]) == ["f1", "mean_accuracy", "panoptic_quality"]
+    means = summary["metrics"]["target"]["f1"]
+    assert means["near:1"]["mean"] > means["far:1"]["mean"]
+    assert "Otsu threshold" in means
+    assert bench.files(job)["images.png"].startswith(b"\x89PNG")
+    refused = bench.compare(dataset, [near, strict], "instances")
+    assert refused.state == v1.JOB_STATE_FAILED
+    assert "near:1 has the iou 0.5, strict:1 the iou 0.8" in refused.error.text
+
+
+def test_other_test_images_are_refused_by_name(bench: Bench, ten: str, few: str, good: str) -> None:
+    partial = bench.evaluate(ten, noisy(5), model=bench.model("partial", ten), skip="field3")
+    job = bench.compare(ten, [good, partial])
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "field3 was scored for good:1, not for partial:1" in job.error.text
+    elsewhere = bench.evaluate(few, noisy(5), model=bench.model("elsewhere", few))
+    job = bench.compare(ten, [good, elsewhere])
+    assert job.state == v1.JOB_STATE_FAILED
+    assert f"elsewhere:1 the dataset {few}" in job.error.text
+
+
+def test_other_methods_and_what_is_no_evaluation_are_refused(bench: Bench, ten: str, good: str, poor: str) -> None:
+    other = bench.evaluate(ten, noisy(5), method="translation")
+    job = bench.compare(ten, [good, other])
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "was judged by 'translation'" in job.error.text
+    prediction = (
+        ResultManifest.read(bench.store, Location.parse(good) / RESULT_MANIFEST).images[0].outputs["prediction"]
+    )
+    job = bench.compare(ten, [good, prediction])
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "is a prediction, not an evaluation" in job.error.text
+    job = bench.compare(ten, [good, good])
+    assert "two different evaluations" in job.error.text
+
+
+def test_a_model_that_has_seen_the_test_images_is_named(bench: Bench, ten: str, good: str) -> None:
+    manifest = DatasetManifest.read(bench.store, Location.parse(ten) / DATASET_MANIFEST)
+    digests = {entry.name: entry.sha256 for entry in manifest.files if entry.name.startswith("test/source/")}
+    seen = bench.evaluate(ten, noisy(3), model=bench.model("seen", ten, digests))
+    job = bench.compare(ten, [good, seen], figures=False)
+    assert job.state == v1.JOB_STATE_SUCCEEDED
+    assert any("seen:1 has learnt from 10 of the 10 test images" in text for text in job.warnings)
+
+
+def test_references_on_which_the_evaluations_differ_are_left_out(bench: Bench, ten: str, few: str, good: str) -> None:
+    """The Gaussian filter is chosen on the images of the model's own dataset, here on another one."""
+    other = bench.evaluate(ten, noisy(20), model=bench.model("other", few))
+    sigmas = {
+        bench.store.read_json(Location.parse(uri) / "summary.json")["baseline"]["sigma_pixels"] for uri in (good, other)
+    }
+    assert len(sigmas) == 2
+    job = bench.compare(ten, [good, other], figures=False)
+    summary = bench.summary(job)
+    assert [each["name"] for each in summary["competitors"]] == ["good:1", "other:1", "input"]
+    assert any("scores of the Gaussian filter" in text for text in job.warnings)
