@@ -60,6 +60,8 @@ def scores_figure(scores: Sequence[TargetScores], competitors: Sequence[Competit
     Lines join the scores of one image, as long as there are few enough to follow.
     """
     metrics = list(scores[0].scores)
+    # From what needs no training up to the models.
+    competitors = sorted(competitors, key=lambda each: ("input", "baseline", "model").index(each.kind))
     names = [each.name for each in competitors]
     labels = [drawable(textwrap.fill(shortened(name, 40), 18)) for name in names]
     lines = max(label.count("\n") for label in labels) + 1
@@ -168,8 +170,6 @@ def _boxes(axes: Axes, columns: Sequence[npt.NDArray[np.float64]], competitors: 
             positions=[place],
             widths=0.5,
             showfliers=False,
-            showmeans=True,
-            meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": colour, "markersize": 6},
             boxprops=line,
             whiskerprops=line,
             capprops=line,
@@ -179,8 +179,15 @@ def _boxes(axes: Axes, columns: Sequence[npt.NDArray[np.float64]], competitors: 
         # Beside each other where lines do not show which belong together.
         spread = np.linspace(-0.18, 0.18, 7)[np.arange(values.size) % 7] if values.size > _MOST_LINES else 0.0
         axes.scatter(
-            np.full(values.size, float(place)) + spread, values, s=16, color=colour, alpha=0.75, linewidth=0, zorder=2
+            np.full(values.size, float(place)) + spread,
+            values,
+            s=22,
+            color=colour,
+            edgecolors="white",
+            linewidth=0.5,
+            zorder=4,
         )
+        axes.scatter(place + 0.36, values.mean(), s=36, marker="D", facecolor="white", edgecolor=colour, zorder=4)
     axes.set_xlim(-0.6, len(columns) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.92", linewidth=0.8)
@@ -192,7 +199,7 @@ def _panels(images: Sequence[Shown], title: str) -> tuple[Figure, npt.NDArray[np
     shapes = [[min(length, LARGEST_SHOWN) for length in image.target.shape[-2:]] for image in images]
     tallest = max(min(height / width, 2.0) for height, width in shapes)
     columns = 2 + len(images[0].predictions)
-    figure = Figure(figsize=(_SIDE * columns, (_SIDE * tallest + 0.75) * len(images) + 0.8), dpi=140)
+    figure = Figure(figsize=(_SIDE * columns, (_SIDE * tallest + 0.6) * len(images) + 0.4), dpi=140)
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(drawable(title), fontsize=12, parse_math=False)

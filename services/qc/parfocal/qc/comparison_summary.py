@@ -140,10 +140,11 @@ def sentences(tests: Sequence[PairResult], alpha: float) -> list[str]:
             chosen = [test for test in tests if (test.target, test.metric) == (target, metric)]
             several = len({test.target for test in tests}) > 1
             where = f" of {target}" if several else ""
-            for models_only in (True, False):
-                group = [test for test in chosen if test.models_only == models_only]
-                if group:
-                    found.append(_sentence(group, len(tests), alpha, where))
+            models = [test for test in chosen if test.models_only]
+            found.append(_between_models(models, len(tests), alpha, where))
+            references = [test for test in chosen if not test.models_only]
+            if references:
+                found.append(_to_references(references, where))
     return found
 
 
@@ -231,7 +232,7 @@ def _outcome(test: PairResult, p: float, alpha: float) -> Outcome:
     return "not shown"
 
 
-def _sentence(group: Sequence[PairResult], tests: int, alpha: float, where: str) -> str:
+def _between_models(group: Sequence[PairResult], tests: int, alpha: float, where: str) -> str:
     images = group[0].paired.images
     shown = [test for test in group if test.outcome != "not shown"]
     other = [test for test in group if test.outcome == "not shown"]
@@ -251,7 +252,7 @@ def _shown(test: PairResult, alpha: float) -> str:
     metric = METRICS[test.metric]
     low, high = sorted(abs(each) for each in (test.difference.low or 0.0, test.difference.high or 0.0))
     return (
-        f"{_named(better)} is better than {_named(worse)} by {metric.write(abs(test.difference.mean))} in "
+        f"{better.name} is better than {worse.name} by {metric.write(abs(test.difference.mean))} in "
         f"{metric.title} ({100 * (1 - alpha):g} % interval {low:{metric.form}} to {high:{metric.form}}; "
         f"Wilcoxon p = {test.wilcoxon_holm:.2g}{{correction}})"
     )
@@ -264,14 +265,30 @@ def _not_shown(test: PairResult, alpha: float) -> str:
         low, high = (f"{each:+{metric.form}}" for each in (difference.low, difference.high))
         interval = f", {100 * (1 - alpha):g} % interval {low} to {high}"
     return (
-        f"no difference in {metric.title} between {_named(test.first)} and {_named(test.second)} is shown "
+        f"no difference in {metric.title} between {test.first.name} and {test.second.name} is shown "
         f"({metric.write(difference.mean, sign=True)} on average{interval}; "
         f"Wilcoxon p = {test.wilcoxon_holm:.2g}{{correction}})"
     )
 
 
-def _named(competitor: Competitor) -> str:
-    return competitor.name if competitor.kind == "model" else f"the {competitor.name}"
+def _to_references(group: Sequence[PairResult], where: str) -> str:
+    """Say "Beside what needs no training, in PSNR: a is better than the input (+8.10 dB, p = 0.02) …"."""
+    words = {
+        "first is better": "better than",
+        "second is better": "worse than",
+        "not shown": "not shown to differ from",
+    }
+    metric = METRICS[group[0].metric]
+    clauses = []
+    for model in dict.fromkeys(test.first.name for test in group):
+        parts = [
+            f"{words[test.outcome]} the {test.second.name} ({metric.write(test.difference.mean, sign=True)}, "
+            f"p = {test.wilcoxon_holm:.2g})"
+            for test in group
+            if test.first.name == model
+        ]
+        clauses.append(f"{model} is {' and '.join(parts)}")
+    return f"Beside what needs no training, in {metric.title}{where}: {'; '.join(clauses)}."
 
 
 def _count(number: int, what: str) -> str:
