@@ -229,8 +229,8 @@ class ImageComparisonParameters(ComparisonParameters):
         default=("psnr", "ssim"),
         min_length=1,
         title="Metrics",
-        description="What is compared. The first decides which image is called best and worst. More metrics are more "
-        "tests, so more images are needed to show a difference.",
+        description="What is compared, of psnr, ssim, nrmse and pearson. The first decides which image is called best "
+        "and worst. More metrics are more tests, so more images are needed to show a difference.",
     )
 
 
@@ -253,6 +253,7 @@ class InstanceComparisonParameters(ComparisonParameters):
         default=("f1", "mean_accuracy", "panoptic_quality"),
         min_length=1,
         title="Metrics",
-        description="What is compared. The first decides which image is called best and worst. More metrics are more "
-        "tests, so more images are needed to show a difference.",
+        description="What is compared, of f1, mean_accuracy, panoptic_quality, precision, recall, accuracy, "
+        "mean_matched_iou and foreground_iou. The first decides which image is called best and worst. More metrics are "
+        "more tests, so more images are needed to show a difference.",
     )
