@@ -212,6 +212,34 @@ def test_evaluate_says_what_it_needs(
     assert words in result.err
 
 
+def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
+    run: Callable[..., Result], dataset: str, model: str, tmp_path: Path
+) -> None:
+    arguments = ["train", "fake-2d", "--dataset", dataset, "--model", "rival", "-p", "epochs=2", "--json"]
+    trained = run(*arguments)
+    evaluated = next(job for job in run("jobs", "list", "--json").json if "evaluation" in job)["id"]
+    rival = f"rival:{trained.json['model']['version']}"
+    result = run("compare", model, rival, "--dataset", dataset, "--output", tmp_path / "compared")
+    assert result.code == 0, result.err
+    assert f"scored before (job {evaluated})" in result.err
+    for words in ("Gaussian filter", "PSNR [dB]", "not shown", f"no difference in PSNR between {model} and {rival} is"):
+        assert words in result.out
+    assert "It takes 9 images for 10 comparisons" in result.err
+    names = {path.name for path in (tmp_path / "compared").iterdir()}
+    assert names == {"figure.png", "images.png", "comparison.csv", "tests.csv", "summary.json"}
+
+    first = next(job for job in run("jobs", "list", "--json").json if "evaluation" in job)["id"]
+    again = run("compare", "--evaluation", first, "--evaluation", evaluated, "-p", "metrics=ssim", "--json")
+    assert again.code == 0, again.err
+    assert {test["metric"] for test in again.json["summary"]["tests"]} == {"SSIM"}
+    assert {each["name"] for each in again.json["summary"]["competitors"][:2]} == {model, rival}
+    job = again.json["job"]["id"]
+    assert run("jobs", "download", job, "--output", tmp_path / "again").code == 0
+    refused = run("compare", model, "--evaluation", job, "--dataset", dataset)
+    assert refused.code == 2
+    assert f"The job {job} is no evaluation" in refused.err
+
+
 def test_predict_writes_results_under_the_names_of_the_inputs(
     run: Callable[..., Result], model: str, images: Path, tmp_path: Path
 ) -> None:
@@ -334,6 +362,11 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         (("train", "fake-2d", "--dataset", "DATASET", "--model", "x", "--from", "no-model"), 3, "no-model"),
         (("train", "fake-2d", "--model", "x"), 2, "--dataset"),
         (("evaluate", "--model", "nothing", "--dataset", "DATASET"), 3, "nothing"),
+        (("compare", "m", "--dataset", "DATASET"), 2, "two models or more"),
+        (("compare", "m", "m", "--dataset", "DATASET"), 2, "Named twice: m"),
+        (("compare", "m", "n"), 2, "--dataset"),
+        (("compare", "nothing", "nobody", "--dataset", "DATASET"), 3, "nothing"),
+        (("compare", "--evaluation", "a", "--evaluation", "b"), 3, "no job 'a'"),
         (("models", "show", "nothing:7"), 3, "nothing"),
         (("models", "show", "a:b"), 2, "a:NUMBER"),
         (("jobs", "show", "nothing"), 3, "nothing"),

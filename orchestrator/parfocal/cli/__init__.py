@@ -28,6 +28,7 @@ _COMMANDS = {
     "dataset": "_datasets:dataset",
     "train": "_train:train",
     "evaluate": "_evaluate:evaluate",
+    "compare": "_compare:compare",
     "predict": "_predict:predict",
     "models": "_models:models",
     "jobs": "_jobs:jobs",

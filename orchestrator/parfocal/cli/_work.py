@@ -143,12 +143,22 @@ def run_evaluation(
     split: str = "test",
     parameters: Mapping[str, Any] | None = None,
     again: bool = False,
+    reuse: bool = False,
 ) -> v1.Job:
-    """Predict a split, score it, and return the finished evaluation job."""
+    """Predict a split, score it, and return the finished evaluation job; with `reuse` an earlier one if it is the same.
+
+    What is used again is the newest evaluation with the same prediction, targets, model and parameters.
+    """
+    from parfocal import v1
     from parfocal.client.requests import evaluation_request
 
     prediction = predict_split(app, client, model_uri, dataset_uri, split, again=again)
     request = evaluation_request(method.name, prediction, dataset_uri, parameters, split=split, model_uri=model_uri)
+    if reuse and not again:
+        for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
+            if job.evaluation == request.evaluation:
+                say(f"It has been scored before (job {job.id}); using that.")
+                return job
     return finish(app, client, start_or_join(client, request, again=again), "Quality control")
 
 
@@ -193,9 +203,9 @@ def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
     rows = [
         (
             title,
-            _value(metric, found[kinds[0]][metric]["mean"]),
+            metric_text(metric, found[kinds[0]][metric]["mean"]),
             _interval(metric, found[kinds[0]][metric]),
-            *(_value(metric, found[kind][metric]["mean"]) for kind in kinds[1:]),
+            *(metric_text(metric, found[kind][metric]["mean"]) for kind in kinds[1:]),
         )
         for metric, title in shown.items()
     ]
@@ -238,10 +248,11 @@ def check_test_images(dataset: DatasetManifest, split: str = "test") -> bool:
 def _interval(metric: str, values: Mapping[str, Any]) -> str:
     if values.get("low") is None or values.get("high") is None:
         return "too few images"
-    return f"{_value(metric, values['low'])} to {_value(metric, values['high'])}"
+    return f"{metric_text(metric, values['low'])} to {metric_text(metric, values['high'])}"
 
 
-def _value(metric: str, value: float) -> str:
+def metric_text(metric: str, value: float) -> str:
+    """Return the value of a metric as tables show it."""
     return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"
 
 

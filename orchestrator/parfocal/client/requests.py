@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2
@@ -123,6 +123,42 @@ def evaluation_request(
     )
     request = _request("evaluate", project, request_id, labels)
     request.evaluation.CopyFrom(spec)
+    return request
+
+
+def comparison_request(
+    method: str,
+    evaluation_uris: Sequence[str],
+    dataset_uri: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    project: str = "",
+    request_id: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> v1.StartJobRequest:
+    """Return the request to compare published evaluations of the same test images.
+
+    Parameters
+    ----------
+    method
+        Name of the evaluation method that made them, e.g. "restoration".
+    evaluation_uris
+        Two or more, as returned by `parfocal.client.results.result_uri`.
+    dataset_uri
+        The dataset version they have in common.
+    parameters
+        Those that differ from their defaults.
+    project, request_id, labels
+        As for `training_request`.
+    """
+    spec = v1.ComparisonSpec(
+        method=method,
+        evaluation_uris=list(evaluation_uris),
+        dataset_uri=dataset_uri,
+        parameters=to_struct(parameters),
+    )
+    request = _request("compare", project, request_id, labels)
+    request.comparison.CopyFrom(spec)
     return request
 
 

@@ -1,13 +1,23 @@
 """Quality control: metrics, error maps, reports and a verdict on any prediction, whoever made it.
 
-`metrics/<task>.py` are pure functions on arrays; `evaluation.py` is what a worker runs.
+`metrics/<task>.py` are pure functions on arrays; `evaluation.py`, `instances.py` and `comparison.py` are what
+workers run.
 """
 
 from __future__ import annotations
 
 from parfocal import v1
-from parfocal.qc.parameters import InstanceParameters, RestorationParameters, SemanticParameters, TranslationParameters
+from parfocal.qc.parameters import (
+    ImageComparisonParameters,
+    InstanceComparisonParameters,
+    InstanceParameters,
+    RestorationParameters,
+    SemanticParameters,
+    TranslationParameters,
+)
 from parfocal.runtime.service import Method, Service, Work
+
+_COMPARE = "parfocal.qc.comparison:compare"
 
 RESTORATION = Method(
     name="restoration",
@@ -21,6 +31,7 @@ RESTORATION = Method(
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
         v1.JOB_KIND_EVALUATION: Work(RestorationParameters, "parfocal.qc.evaluation:evaluate", needs_device=False),
+        v1.JOB_KIND_COMPARISON: Work(ImageComparisonParameters, _COMPARE, needs_device=False),
     },
     data="Test images with targets, which the model has not seen in training. Three at least, ten or more are better.",
     minimum_images=1,
@@ -46,6 +57,7 @@ TRANSLATION = Method(
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
         v1.JOB_KIND_EVALUATION: Work(TranslationParameters, "parfocal.qc.evaluation:evaluate", needs_device=False),
+        v1.JOB_KIND_COMPARISON: Work(ImageComparisonParameters, _COMPARE, needs_device=False),
     },
     data="Test images with targets, which the model has not seen in training. Three at least, ten or more are better.",
     minimum_images=1,
@@ -68,6 +80,7 @@ INSTANCES = Method(
     target=v1.TARGET_KIND_LABELS,
     work={
         v1.JOB_KIND_EVALUATION: Work(InstanceParameters, "parfocal.qc.instances:evaluate", needs_device=False),
+        v1.JOB_KIND_COMPARISON: Work(InstanceComparisonParameters, _COMPARE, needs_device=False),
     },
     data="""
         Test images with label images, which the model has not seen in training. Three at least, ten or more are better.

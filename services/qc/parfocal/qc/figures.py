@@ -80,7 +80,7 @@ def restoration_figure(
     """
     shown = {"input": source, "prediction": prediction, "target": target}
     _check(shown, maps)
-    window = _centre(*target.shape)
+    window = centre(*target.shape)
     height, width = (part.stop - part.start for part in window)
     layout = _Layout(height, width)
     figure = Figure(figsize=layout.size, dpi=160)
@@ -88,7 +88,7 @@ def restoration_figure(
     figure.text(
         0.5,
         1 - 0.28 / layout.size[1],
-        _drawable(_shortened(name)),
+        drawable(shortened(name)),
         ha="center",
         va="center",
         fontsize=13,
@@ -98,11 +98,11 @@ def restoration_figure(
 
     for column, (kind, image) in enumerate(shown.items()):
         axis = figure.add_axes(layout.panel(0, column))
-        _show_grey(axis, image[window])
+        show_grey(axis, image[window])
         failed = scores[kind].failed if kind == "prediction" else None
         axis.set_title(f"Prediction: {failed}" if failed else kind.capitalize(), fontsize=11)
         if kind == "input" and pixel_size is not None and layout.has_room:
-            _draw_scale_bar(axis, width, height, pixel_size, layout.pixels_per_inch)
+            draw_scale_bar(axis, width, height, pixel_size, layout.pixels_per_inch)
 
     largest_error = max(0.01, *(float(np.nanpercentile(maps[kind].rse[window], 99.8)) for kind in _MAPPED))
     scale = PowerNorm(0.5, 0, largest_error)  # as a root, so that small errors of a good prediction show too
@@ -217,7 +217,9 @@ def _check(images: Mapping[str, npt.NDArray[Any]], maps: Mapping[str, Restoratio
             raise InvalidInputError(f"In the figure, {what} has shape {other} and the target {shape}.")
 
 
-def _centre(height: int, width: int) -> tuple[slice, slice]:
+def centre(height: int, width: int) -> tuple[slice, slice]:
+    """Return the part of an image that is shown: its centre, `LARGEST_SHOWN` pixels along each side at most."""
+
     def middle(size: int) -> slice:
         start = max(0, (size - LARGEST_SHOWN) // 2)
         return slice(start, min(size, start + LARGEST_SHOWN))
@@ -225,7 +227,8 @@ def _centre(height: int, width: int) -> tuple[slice, slice]:
     return middle(height), middle(width)
 
 
-def _show_grey(axis: Axes, image: npt.NDArray[Any]) -> None:
+def show_grey(axis: Axes, image: npt.NDArray[Any]) -> None:
+    """Show an image (Y, X) between its own 0.1 and 99.9 percentiles, which are written below it."""
     values = image.astype(np.float32)
     low, high = np.percentile(values, [0.1, 99.9])
     high = high if high > low else low + 1
@@ -242,7 +245,8 @@ def _frame(axis: Axes) -> None:
         spine.set_color(_GREY)
 
 
-def _draw_scale_bar(axis: Axes, width: int, height: int, pixel_size: float, pixels_per_inch: float) -> None:
+def draw_scale_bar(axis: Axes, width: int, height: int, pixel_size: float, pixels_per_inch: float) -> None:
+    """Draw a scale bar of a round length into an image of `width` x `height` pixels of `pixel_size` micrometres."""
     length = _round_length(width * pixel_size / 4)
     pixels = length / pixel_size
     thickness, pad, text_height, text_width = (inches * pixels_per_inch for inches in (0.05, 0.05, 0.17, 0.52))
@@ -325,11 +329,12 @@ def _write_notes(axis: Axes, top: float, shape: tuple[int, ...], shown: tuple[in
     axis.text(0, top, "\n".join(lines), ha="left", va="top", fontsize=8, linespacing=1.4, color=_GREY)
 
 
-def _shortened(name: str, longest: int = 70) -> str:
+def shortened(name: str, longest: int = 70) -> str:
+    """Leave out the middle of a long name."""
     return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-longest // 2 + 1 :]}"
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Replace characters the figure's font lacks, which would otherwise be drawn as boxes with a warning."""
     known = _known_characters()
     return "".join(character if ord(character) in known else "?" for character in text)

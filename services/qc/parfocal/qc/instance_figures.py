@@ -51,15 +51,15 @@ def overlay_figure(
     name
         For the title.
     """
-    plane = _plane(target, prediction, matches)
-    source, target, prediction = shown_part(source, [target, prediction], plane)
+    plane = plane_shown(target, prediction, matches)
+    source, target, prediction = part_shown(source, [target, prediction], plane)
     # Laid out by hand: there is one for every image, and an automatic layout takes three times as long.
     width, head, foot = 6.4, 0.35, 0.35
     height = width * float(np.clip(target.shape[0] / target.shape[1], 0.25, _TALLEST)) + head + foot
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, foot / height, 1.0, 1 - (head + foot) / height))
-    _draw(axes, source, target, prediction, score, matches)
+    draw_mistakes(axes, source, target, prediction, score, matches)
     counts = matches.counts
     where = "" if plane is None else f", plane {plane}"
     axes.set_title(f"{name}{where}: {counts.tp} found, {counts.fn} missed, {counts.fp} invented", fontsize=10)
@@ -90,8 +90,8 @@ def instance_figure(
     images
         Number of test images.
     """
-    plane = _plane(target, prediction, matches)
-    source, target, prediction = shown_part(source, [target, prediction], plane)
+    plane = plane_shown(target, prediction, matches)
+    source, target, prediction = part_shown(source, [target, prediction], plane)
     side = 4.2
     height = side * np.clip(target.shape[0] / target.shape[1], 0.5, 1.6)
     figure = Figure(figsize=(2 * side + 0.4, 2 * height + 1.5), dpi=140, layout="constrained")
@@ -100,10 +100,10 @@ def instance_figure(
     where = "" if plane is None else f", plane {plane}"
     figure.suptitle(f"{name}{where} (the worst of {images} test image{'' if images == 1 else 's'})", fontsize=12)
     _show(first, source, "input")
-    _draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
+    draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
     counts = matches.counts
-    _draw(third, source, target, prediction, score, matches)
+    draw_mistakes(third, source, target, prediction, score, matches)
     third.set_title(f"{counts.tp} found, {counts.fn} missed, {counts.fp} invented (F1 {counts.f1:.3f})", fontsize=10)
     _curves(fourth, pooled, level)
     _legend(figure, score, matches)
@@ -126,7 +126,7 @@ def _curves(axes: Axes, pooled: Mapping[str, Mapping[float, Counts]], level: flo
     axes.legend(frameon=False, fontsize=9, loc="lower left")
 
 
-def _draw(
+def draw_mistakes(
     axes: Axes,
     source: npt.NDArray[Any],
     target: npt.NDArray[Any],
@@ -134,18 +134,20 @@ def _draw(
     score: InstanceScore,
     matches: Matches,
 ) -> None:
+    """Draw an image (Y, X) with the outlines of its objects in `COLOURS`, by what became of them."""
     layers = [
         (target if layer.of_target else prediction, layer.ids, COLOURS[layer.outcome])
         for layer in outcome_layers(score, matches)
     ]
-    _draw_outlines(axes, source, layers)
+    draw_outlines(axes, source, layers)
 
 
-def _draw_outlines(
+def draw_outlines(
     axes: Axes,
     source: npt.NDArray[Any],
     layers: Sequence[tuple[npt.NDArray[Any], Sequence[int] | npt.NDArray[Any], tuple[float, float, float]]],
 ) -> None:
+    """Draw an image (Y, X) with outlines; of each layer a label image, the labels to outline, and their colour."""
     image = picture(source)
     for labels, chosen, colour in layers:
         image[find_boundaries(np.where(np.isin(labels, chosen), labels, 0), mode="inner")] = colour
@@ -180,7 +182,7 @@ def _legend(figure: Figure, score: InstanceScore, matches: Matches) -> None:
         figure.legend(handles, names, loc="outside lower center", **style)
 
 
-def _plane(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matches) -> int | None:
+def plane_shown(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matches) -> int | None:
     """Return which plane of a volume to show: that with the most pixels of mistakes, else of objects."""
     if target.ndim == 2:
         return None
@@ -189,7 +191,7 @@ def _plane(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches: Matc
     return int(np.argmax(counted))
 
 
-def shown_part(
+def part_shown(
     source: npt.NDArray[Any], labels: Sequence[npt.NDArray[Any]], plane: int | None
 ) -> list[npt.NDArray[Any]]:
     """Return source and label images cut to a plane, and to the centre of a large one.

@@ -23,6 +23,7 @@ from parfocal.runtime.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
     DatasetManifest,
+    FileEntry,
     ModelManifest,
     ResultFile,
     ResultManifest,
@@ -94,15 +95,8 @@ def _items(context: JobContext, dataset: DatasetManifest, prediction: ResultMani
     sources = {image.stem: image for image in dataset.select(split, source_role)}
     entries = {entry.name: entry for entry in dataset.files}
     missing, items = [], []
-    for number, role in enumerate(prediction.targets):
-        folder = "" if number == 0 else f"{role}/"
-        predictions = {
-            image_stem(Path(entry.name)): entry
-            for entry in prediction.files
-            if entry.name.startswith(folder)
-            and "/" not in entry.name.removeprefix(folder)
-            and entry.name.lower().endswith(IMAGE_SUFFIXES)
-        }
+    for role in prediction.targets:
+        predictions = predicted_files(prediction, role)
         for target in dataset.select(split, role):
             label = f"{role}/{target.stem}" if len(prediction.targets) > 1 else target.stem
             if target.stem not in predictions or target.stem not in sources:
@@ -134,6 +128,18 @@ def _items(context: JobContext, dataset: DatasetManifest, prediction: ResultMani
         if not any(item.role == role for item in items):
             context.warn(f"The dataset has no {split} images of {role}: this target was not judged.")
     return items
+
+
+def predicted_files(prediction: ResultManifest, role: str) -> dict[str, FileEntry]:
+    """Return the files that a prediction published for one of its targets, by stem."""
+    folder = "" if role == prediction.targets[0] else f"{role}/"
+    return {
+        image_stem(Path(entry.name)): entry
+        for entry in prediction.files
+        if entry.name.startswith(folder)
+        and "/" not in entry.name.removeprefix(folder)
+        and entry.name.lower().endswith(IMAGE_SUFFIXES)
+    }
 
 
 def training_pairs(

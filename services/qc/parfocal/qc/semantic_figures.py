@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from parfocal.qc.instance_figures import COLOURS, picture, shown_part
+from parfocal.qc.instance_figures import COLOURS, part_shown, picture
 from parfocal.qc.metrics.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.outcomes import Outcome
 from parfocal.qc.metrics.semantic import CURVE_THRESHOLDS
@@ -52,7 +52,7 @@ def semantic_figure(
     plane = None
     if mistakes.ndim == 3:
         plane = int(np.argmax((mistakes > ERROR_CODES["found"]).sum(axis=(1, 2))))
-    source, mistakes = shown_part(source, [mistakes], plane)
+    source, mistakes = part_shown(source, [mistakes], plane)
     panels = 2 if curve is None else 3
     side = 4.0
     height = side * float(np.clip(mistakes.shape[0] / mistakes.shape[1], 0.5, 1.6))

@@ -117,8 +117,8 @@ def image_scores(rows: Iterable[MetricsRow]) -> dict[Kind, tuple[ImageScore, ...
     return {kind: tuple(_image_score(name, grouped[kind][name]) for name in sorted(grouped[kind])) for kind in KINDS}
 
 
-def statistics(values: Sequence[float] | npt.NDArray[np.float64]) -> Statistics:
-    """Mean, median, standard deviation and a 95 % interval of the mean over images.
+def statistics(values: Sequence[float] | npt.NDArray[np.float64], *, confidence: float = CONFIDENCE) -> Statistics:
+    """Mean, median, standard deviation and an interval of the mean over images, of 95 % unless `confidence` differs.
 
     The interval is the percentile bootstrap (Efron and Tibshirani, 1993): 4000 resamples of the images with
     replacement, from a fixed seed, so that the same values give the same interval. With few images it is somewhat
@@ -135,7 +135,7 @@ def statistics(values: Sequence[float] | npt.NDArray[np.float64]) -> Statistics:
             count = min(step, RESAMPLES - start)
             chosen = random.integers(0, array.size, (count, array.size))
             means[start : start + count] = array[chosen].mean(axis=1)
-        tail = 50 * (1 - CONFIDENCE)
+        tail = 50 * (1 - confidence)
         low, high = map(float, np.percentile(means, [tail, 100 - tail]))
     return Statistics(
         mean=float(array.mean()),

@@ -1,0 +1,208 @@
+"""Whether two sets of scores of the same images differ: rank tests, their correction for many, and an effect size.
+
+Two competitors are scored on the same images, so scores belong together in pairs, and the pairs are what is tested:
+images differ more from each other than models do on one image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from parfocal.runtime.errors import InvalidInputError
+
+Scores = Sequence[float] | npt.NDArray[np.float64]
+
+# Up to here all ways of exchanging two groups are counted; beyond, the normal approximation is close.
+_EXACT_WITH_TIES: Final = 8
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two competitors on the same images.
+
+    Attributes
+    ----------
+    images
+        Number of pairs.
+    higher, lower
+        Images on which the first has the higher, and the lower, score; on the rest both are equal.
+    rank_biserial
+        See `rank_biserial`.
+    wilcoxon, mann_whitney
+        Two-sided p-values, not corrected for the number of tests.
+    """
+
+    images: int
+    higher: int
+    lower: int
+    rank_biserial: float
+    wilcoxon: float
+    mann_whitney: float
+
+
+def paired_test(first: Scores, second: Scores) -> PairedTest:
+    """Compare the scores of two competitors on the same images.
+
+    Parameters
+    ----------
+    first, second
+        One score for each image, in the same order: shape (images,), finite.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no scores, their numbers differ, or one is not finite.
+    """
+    ours, theirs = _checked(first), _checked(second)
+    if ours.size != theirs.size:
+        raise InvalidInputError(f"{ours.size} scores cannot be paired with {theirs.size}: score the same images.")
+    differences = ours - theirs
+    return PairedTest(
+        images=ours.size,
+        higher=int((differences > 0).sum()),
+        lower=int((differences < 0).sum()),
+        rank_biserial=rank_biserial(differences),
+        wilcoxon=wilcoxon_p(differences),
+        mann_whitney=mann_whitney_p(ours, theirs),
+    )
+
+
+def wilcoxon_p(differences: Scores) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test.
+
+    It asks whether differences are as often and as far above zero as below. The sum of the ranks of the positive ones
+    is compared with what random signs would give (Wilcoxon, Biometrics Bulletin 1, 80, 1945). Differences of zero are
+    left out, equal ones share their mean rank. The value is exact for up to 50 differences without ties and up to 13
+    with them; for more it is the normal approximation with corrections for ties and continuity.
+
+    Parameters
+    ----------
+    differences
+        One for each image, shape (images,), finite.
+
+    Returns
+    -------
+    float
+        In (0, 1]; 1 where all differences are zero. With n images never below ``2**(1 - n)``.
+    """
+    values = _checked(differences)
+    values = values[values != 0]
+    if values.size == 0:
+        return 1.0
+    exact: str | stats.PermutationMethod = "auto"
+    if values.size <= 13 and np.unique(np.abs(values)).size < values.size:
+        exact = stats.PermutationMethod(n_resamples=2**values.size)
+    return float(stats.wilcoxon(values, correction=True, method=exact).pvalue)
+
+
+def mann_whitney_p(first: Scores, second: Scores) -> float:
+    """Two-sided p-value of the Mann-Whitney U test.
+
+    It asks whether a score of one is as often above as below a score of the other. It forgets which scores are of the
+    same image (Mann and Whitney, Annals of Mathematical Statistics 18, 50, 1947), so it overlooks differences that are
+    small beside those between images. It is given because publications give it. The value is exact for up to 8 images;
+    for more it is the normal approximation with corrections for ties and continuity.
+
+    Parameters
+    ----------
+    first, second
+        Scores of shape (images,), finite; their numbers may differ.
+
+    Returns
+    -------
+    float
+        In (0, 1]; 1 where all scores are equal.
+    """
+    ours, theirs = _checked(first), _checked(second)
+    together = np.concatenate([ours, theirs])
+    distinct = np.unique(together).size
+    if distinct == 1:
+        return 1.0
+    method: str | stats.PermutationMethod = "asymptotic"
+    if max(ours.size, theirs.size) <= _EXACT_WITH_TIES:
+        method = "exact"
+        if distinct < together.size:
+            method = stats.PermutationMethod(n_resamples=math.comb(together.size, ours.size))
+    result = stats.mannwhitneyu(ours, theirs, alternative="two-sided", use_continuity=True, method=method)
+    return float(min(result.pvalue, 1.0))
+
+
+def rank_biserial(differences: Scores) -> float:
+    """Matched-pairs rank-biserial correlation: the share of evidence for the first minus that for the second.
+
+    ``(W+ - W-) / (W+ + W-)``, where W+ and W- are the sums of the ranks of the sizes of positive and of negative
+    differences (Kerby, Comprehensive Psychology 3, 1, 2014). Differences of zero are left out.
+
+    Parameters
+    ----------
+    differences
+        First minus second, one for each image, shape (images,), finite.
+
+    Returns
+    -------
+    float
+        1 where the first has the higher score on every image, -1 where the second has, 0 where nothing is between
+        them, also because all differences are zero.
+    """
+    values = _checked(differences)
+    values = values[values != 0]
+    if values.size == 0:
+        return 0.0
+    ranks = stats.rankdata(np.abs(values))
+    return float((ranks * np.sign(values)).sum() / ranks.sum())
+
+
+def holm(p_values: Scores) -> npt.NDArray[np.float64]:
+    """Correct p-values for their number by Holm's step-down method.
+
+    Of m p-values in rising order, the k-th (from 0) is multiplied by ``m - k``; none may fall below the one before it,
+    nor exceed 1 (Holm, Scandinavian Journal of Statistics 6, 65, 1979). Calling those below alpha real is then wrong
+    anywhere among them with a probability of alpha at most, however the tests depend on each other.
+
+    Parameters
+    ----------
+    p_values
+        Shape (tests,), each from 0 to 1; may be empty.
+
+    Returns
+    -------
+    ndarray
+        The corrected values, float64, in the order given.
+    """
+    values = np.asarray(p_values, np.float64)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InvalidInputError("A p-value lies between 0 and 1.")
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * np.arange(values.size, 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1)
+    return corrected
+
+
+def smallest_p(images: int) -> float:
+    """Return the smallest two-sided p-value Wilcoxon's test can give: all differences have the same sign.
+
+    Two of the ``2**images`` equally likely ways of choosing signs are as extreme.
+    """
+    return min(1.0, 2.0 ** (1 - images))
+
+
+def images_needed(tests: int, alpha: float) -> int:
+    """Return from how many images on one of so many tests can stay at or below `alpha` after Holm's correction."""
+    return max(1, math.ceil(1 + math.log2(tests / alpha) - 1e-9))
+
+
+def _checked(values: Scores) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise InvalidInputError("There are no scores to compare. Score at least one image.")
+    if not np.isfinite(array).all():
+        raise InvalidInputError("A score is not a finite number, so it cannot be ranked.")
+    return array

@@ -1,0 +1,313 @@
+"""Comparisons as jobs in a real store, of real evaluations of predictions made from the targets.
+
+Jobs run as the worker runs them, but in this process, where starting costs nothing; one runs by the service.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format, struct_pb2
+from scipy import stats
+from support import filament_pair, publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.qc import SERVICE
+from parfocal.qc.metrics.paired import holm
+from parfocal.runtime.images import Image, PixelSize, read_image, write_image
+from parfocal.runtime.jobs.admission import admit
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, set_state
+from parfocal.runtime.jobs.worker import run
+from parfocal.runtime.manifests import (
+    DATASET_MANIFEST,
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    DatasetManifest,
+    ModelManifest,
+    ResultManifest,
+)
+from parfocal.runtime.names import model_location, result_location
+from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.store import Location, Store
+
+Change = Callable[[Any, int], Any]
+
+
+class Bench:
+    """A store with all that a comparison needs: publishes predictions and models, and runs jobs to their end."""
+
+    def __init__(self, s3: Any, folder: Path) -> None:
+        settings = s3.store().settings.model_copy(update={"state_dir": folder / "state"})
+        self.store = Store(settings)
+        self._jobs = JobStore(self.store)
+        self._folder = folder
+        self._number = 0
+
+    def evaluate(
+        self,
+        dataset: str,
+        change: Change,
+        *,
+        method: str = "restoration",
+        model: str = "",
+        targets: tuple[str, ...] = ("target",),
+        skip: str = "",
+        **parameters: Any,
+    ) -> str:
+        """Publish the test targets, changed, as a prediction; return the address of its evaluation."""
+        self._number += 1
+        folder = self._folder / f"prediction-{self._number}"
+        place = Location.parse(dataset)
+        manifest = DatasetManifest.read(self.store, place / DATASET_MANIFEST)
+        for role in targets:
+            for number, entry in enumerate(manifest.select("test", role)):
+                if entry.stem == skip:
+                    continue
+                path = folder / ("" if role == targets[0] else role) / f"{entry.stem}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.store.download(place / entry.file, path)
+                image = read_image(path)
+                write_image(path, Image(change(image.pixels, number), "YX", image.pixel_size))
+        result = result_location(self.store, "default", f"prediction-{self._folder.name}-{self._number}")
+        prediction = publish(
+            self.store,
+            result,
+            RESULT_MANIFEST,
+            ResultManifest(
+                project="default",
+                job="none",
+                service="test",
+                method="test",
+                kind="prediction",
+                targets=targets,
+                files=upload_files(self.store, result, folder_files(folder)),
+            ),
+        )
+        spec = v1.EvaluationSpec(
+            method=method,
+            dataset_uri=dataset,
+            prediction_uri=prediction,
+            split="test",
+            model_uri=model,
+            parameters=struct({"maps": False, **parameters}),
+        )
+        job = self.run(v1.StartJobRequest(evaluation=spec))
+        assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+        return str(job.outputs[0].uri)
+
+    def model(self, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
+        """Publish a model that learnt from a dataset."""
+        place = claim_version(self.store, model_location(self.store, "default", name), "test")
+        manifest = ModelManifest(
+            project="default",
+            model=name,
+            version=int(place.name),
+            service="test",
+            method="test",
+            job="none",
+            parameters={},
+            axes="YX",
+            normaliser={},
+            dataset_uri=dataset,
+            dataset_sha256=learnt or {},
+        )
+        return publish(self.store, place, MODEL_MANIFEST, manifest)
+
+    def compare(self, dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any) -> v1.Job:
+        return self.run(comparison_request(dataset, evaluations, method, **parameters))
+
+    def run(self, request: v1.StartJobRequest) -> v1.Job:
+        request.project, request.request_id = "default", uuid.uuid4().hex
+        job = admit(SERVICE, self.store, self._jobs, request)
+
+        def begin(job: v1.Job) -> v1.JobEvent:
+            job.attempt = 1
+            return set_state(job, v1.JOB_STATE_RUNNING, "running")
+
+        scratch = self._folder / job.id
+        scratch.mkdir()
+        run(JobContext(SERVICE, self.store, self._jobs.change("default", job.id, begin), scratch))
+        return self._jobs.read("default", job.id).job
+
+    def files(self, job: v1.Job) -> dict[str, bytes]:
+        """Return what a comparison published, by name."""
+        assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+        (output,) = job.outputs
+        assert output.kind == "comparison"
+        place = Location.parse(output.uri)
+        return {
+            entry.name: self.store.read(place / entry.name)
+            for entry in ResultManifest.read(self.store, place / RESULT_MANIFEST).files
+        }
+
+    def summary(self, job: v1.Job) -> dict[str, Any]:
+        assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+        return dict(self.store.read_json(Location.parse(job.outputs[0].uri) / "summary.json"))
+
+
+def struct(values: dict[str, Any]) -> struct_pb2.Struct:
+    result = struct_pb2.Struct()
+    json_format.ParseDict(values, result)
+    return result
+
+
+def comparison_request(
+    dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any
+) -> v1.StartJobRequest:
+    spec = v1.ComparisonSpec(
+        method=method, dataset_uri=dataset, evaluation_uris=evaluations, parameters=struct(parameters)
+    )
+    return v1.StartJobRequest(comparison=spec)
+
+
+def rows_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def noisy(sigma: float) -> Change:
+    def change(pixels: Any, number: int) -> Any:
+        noise = np.random.default_rng(number).normal(0, sigma * (1 + 0.1 * number), pixels.shape)
+        return (pixels + noise).astype(np.float32)
+
+    return change
+
+
+def moved(labels: Any, number: int) -> Any:
+    return np.roll(labels, 1, axis=1)
+
+
+def moved_far(labels: Any, number: int) -> Any:
+    return np.roll(labels, 3 + number, axis=1)
+
+
+@pytest.fixture(scope="module")
+def bench(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(s3, tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def ten(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A dataset with ten test images and a second target."""
+    folder, rng = tmp_path_factory.mktemp("ten"), np.random.default_rng(5)
+    for split, count in (("train", 2), ("test", 10)):
+        for number in range(count):
+            source, target = filament_pair(rng, (48, 56))
+            for role, pixels in (("source", source), ("target", target), ("target_B", target[::-1])):
+                path = folder / split / role / f"field{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, Image(np.ascontiguousarray(pixels), "YX", PixelSize(0.1, 0.1, None)))
+    return publish_dataset(bench.store, "ten", folder)
+
+
+@pytest.fixture(scope="module")
+def good(bench: Bench, ten: str) -> str:
+    return bench.evaluate(ten, noisy(5), model=bench.model("good", ten))
+
+
+@pytest.fixture(scope="module")
+def poor(bench: Bench, ten: str) -> str:
+    return bench.evaluate(ten, noisy(50), model=bench.model("poor", ten))
+
+
+def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
+    bench: Bench, start_service: Any, ten: str, good: str, poor: str
+) -> None:
+    with grpc.insecure_channel(start_service("qc").address) as channel:
+        jobs = v1.JobServiceStub(channel)
+        get = v1.GetJobRequest(job_id=jobs.StartJob(comparison_request(ten, [poor, good])).job.id)
+        wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the comparison")
+        job = jobs.GetJob(get).job
+    files, summary = bench.files(job), bench.summary(job)
+    assert set(files) == {"comparison.csv", "tests.csv", "summary.json", "figure.png", "images.png"}
+    assert summary["sentences"][0].startswith("On 10 test images, good:1 is better than poor:1 by ")
+    assert "dB in PSNR (95 % interval" in summary["sentences"][0]
+    assert "after Holm correction for 10 comparisons" in summary["sentences"][0]
+    assert [each["kind"] for each in summary["competitors"]] == ["model", "model", "input", "baseline"]
+
+    table = rows_of(files["comparison.csv"])
+    scored = rows_of(bench.store.read(Location.parse(good) / "metrics.csv"))
+    psnr = {row["image"]: row["PSNR [dB]"] for row in scored if row["kind"] == "prediction"}
+    assert {row["image"]: row["good:1: PSNR [dB]"] for row in table} == psnr
+    tests = rows_of(files["tests.csv"])
+    assert len(tests) == 10  # five pairs with a model in it, in two metrics
+    for test in tests:
+        first, second = (
+            [float(row[f"{test[name]}: {test['metric']}"]) for row in table] for name in ("first", "second")
+        )
+        assert float(test["Wilcoxon p"]) == pytest.approx(stats.wilcoxon(first, second).pvalue)
+        assert float(test["Mann-Whitney p"]) == pytest.approx(
+            stats.mannwhitneyu(first, second, method="asymptotic").pvalue
+        )
+        assert float(test["mean difference"]) == pytest.approx(np.mean(first) - np.mean(second))
+        assert float(test["interval low"]) <= float(test["mean difference"]) <= float(test["interval high"])
+    corrected = holm([float(test["Wilcoxon p"]) for test in tests])
+    assert [float(test["Wilcoxon p after Holm"]) for test in tests] == pytest.approx(list(corrected))
+    assert (tests[0]["first"], tests[0]["second"], tests[0]["outcome"]) == ("poor:1", "good:1", "second is better")
+
+    means = [(float(row["good:1: PSNR [dB]"]) + float(row["poor:1: PSNR [dB]"]), row["image"]) for row in table]
+    assert summary["best_images"]["target"] == max(means)[1]
+    assert summary["worst_images"]["target"] == min(means)[1]
+    assert job.metrics["psnr good:1"] == pytest.approx(np.mean([float(value) for value in psnr.values()]))
+    assert not job.warnings
+
+
+def test_translation_is_compared_target_by_target(bench: Bench, ten: str) -> None:
+    both = ("target", "target_B")
+    evaluations = [
+        bench.evaluate(ten, noisy(sigma), method="translation", targets=both, model=bench.model(name, ten))
+        for name, sigma in (("clear", 5), ("dull", 60))
+    ]
+    job = bench.compare(ten, evaluations, "translation")
+    summary, files = bench.summary(job), bench.files(job)
+    assert {"images.png", "images_target_B.png"} <= set(files)
+    assert list(summary["metrics"]) == list(both)
+    assert [each["name"] for each in summary["competitors"]] == ["clear:1", "dull:1", "linear predictor"]
+    assert any("of target_B, clear:1 is better than dull:1" in each for each in summary["sentences"])
+    assert len(rows_of(files["comparison.csv"])) == 20
+
+
+def test_found_objects_are_compared_image_by_image(bench: Bench, nuclei_folder: Path) -> None:
+    dataset = publish_dataset(bench.store, "nuclei", nuclei_folder)
+    near, far = (
+        bench.evaluate(dataset, change, method="instances", model=bench.model(name, dataset))
+        for name, change in (("near", moved), ("far", moved_far))
+    )
+    job = bench.compare(dataset, [near, far], "instances")
+    summary = bench.summary(job)
+    assert list(summary["shown"]) == ["f1", "mean_accuracy", "panoptic_quality"]
+    means = summary["metrics"]["target"]["f1"]
+    assert means["near:1"]["mean"] > means["far:1"]["mean"]
+    assert "Otsu threshold" in means
+    assert bench.files(job)["images.png"].startswith(b"\x89PNG")
+
+
+def test_other_test_images_are_refused_by_name(bench: Bench, ten: str, good: str) -> None:
+    partial = bench.evaluate(ten, noisy(5), model=bench.model("partial", ten), skip="field3")
+    job = bench.compare(ten, [good, partial])
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "field3 was scored for good:1, not for partial:1" in job.error.text
+
+
+def test_what_is_no_evaluation_is_refused(bench: Bench, ten: str, good: str) -> None:
+    manifest = ResultManifest.read(bench.store, Location.parse(good) / RESULT_MANIFEST)
+    job = bench.compare(ten, [good, manifest.images[0].outputs["prediction"]])
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "is a prediction, not an evaluation" in job.error.text
+
+
+def test_a_model_that_has_seen_the_test_images_is_named(bench: Bench, ten: str, good: str) -> None:
+    manifest = DatasetManifest.read(bench.store, Location.parse(ten) / DATASET_MANIFEST)
+    digests = {entry.name: entry.sha256 for entry in manifest.files if entry.name.startswith("test/source/")}
+    seen = bench.evaluate(ten, noisy(3), model=bench.model("seen", ten, digests))
+    job = bench.compare(ten, [good, seen], figures=False)
+    assert job.state == v1.JOB_STATE_SUCCEEDED
+    assert any("seen:1 has learnt from 10 of the 10 test images" in text for text in job.warnings)

@@ -1,0 +1,252 @@
+"""What a comparison says, reads and refuses, on scores made up so that the answer is known."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parfocal import v1
+from parfocal.qc.comparison_figures import Shown, images_figure, scores_figure
+from parfocal.qc.comparison_summary import (
+    METRICS,
+    power_remark,
+    rank_images,
+    run_tests,
+    sentences,
+    write_comparison_csv,
+    write_tests_csv,
+)
+from parfocal.qc.competitors import (
+    Competitor,
+    Evaluation,
+    TargetScores,
+    check_same_test,
+    choose_competitors,
+    lay_side_by_side,
+    read_scores,
+)
+from parfocal.qc.figures import save_png
+from parfocal.qc.parameters import ImageComparisonParameters, InstanceComparisonParameters
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.manifests import ResultFile, ResultManifest
+
+BASE = np.linspace(20.0, 32.0, 12)
+SPEC = v1.ComparisonSpec(method="restoration", dataset_uri="s3://d/a/1")
+
+
+def evaluation(name="a:1", *, images=None, **facts):
+    digests = images or {f"field{number}": f"sha{number}" for number in range(3)}
+    manifest = ResultManifest(
+        project="p",
+        job=f"job-{name}",
+        service="qc",
+        method="restoration",
+        kind="evaluation",
+        input_uri="s3://d/a/1",
+        split="test",
+        images=tuple(
+            ResultFile(input=stem, input_sha256=sha, outputs={"prediction": "s3://r/p/1"})
+            for stem, sha in digests.items()
+        ),
+        parameters={"iou": 0.5},
+    )
+    scores = {kind: {stem: {"psnr": 20.0} for stem in digests} for kind in ("prediction", "input", "baseline")}
+    summary = {"definition": "as ever", "baseline": {"name": "Gaussian filter"}}
+    known = {name: facts.pop(name) for name in ("summary", "scores") if name in facts}
+    made = Evaluation(f"s3://r/{name}", name, manifest.model_copy(update=facts), summary, scores)
+    return replace(made, **known)
+
+
+def competitors(*names, references=()):
+    models = [Competitor(name, "model", evaluation(name)) for name in names]
+    return models + [Competitor(name, kind, evaluation(name)) for kind, name in references]
+
+
+def table(metric="psnr", target="target", **columns):
+    names = {name.replace("_", ":"): np.asarray(values, float) for name, values in columns.items()}
+    count = len(next(iter(names.values())))
+    return TargetScores(target, tuple(f"field{number:02}" for number in range(count)), {metric: names})
+
+
+def test_one_sentence_names_the_better_model_with_interval_and_p():
+    scores = table(a_1=BASE, b_1=BASE + np.linspace(1.0, 1.4, 12))
+    tests = run_tests(competitors("a:1", "b:1"), [scores], 0.05)
+    (sentence,) = sentences(tests, 0.05)
+    low, high = tests[0].difference.low, tests[0].difference.high
+    assert sentence == (
+        f"On 12 test images, b:1 is better than a:1 by 1.20 dB in PSNR (95 % interval {-high:.2f} to {-low:.2f}; "
+        "Wilcoxon p = 0.00049)."
+    )
+    assert power_remark(tests, 0.05) == ""
+
+
+def test_less_is_better_where_the_metric_is_an_error():
+    scores = table("nrmse", a_1=np.linspace(0.1, 0.2, 12), b_1=np.linspace(0.1, 0.2, 12) + np.linspace(0.01, 0.02, 12))
+    (test,) = run_tests(competitors("a:1", "b:1"), [scores], 0.05)
+    assert test.outcome == "first is better"
+    assert test.difference.mean < 0
+    assert rank_images(competitors("a:1", "b:1"), scores, "nrmse")[0][0] == "field00"
+
+
+def test_with_several_models_shown_differences_come_first():
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 0.5, 12)
+    scores = table(a_1=BASE, b_1=BASE + noise - noise.mean(), c_1=BASE + np.linspace(3, 4, 12))
+    tests = run_tests(competitors("a:1", "b:1", "c:1"), [scores], 0.05)
+    (sentence,) = sentences(tests, 0.05)
+    assert sentence.index("c:1 is better than a:1") < sentence.index(
+        "no difference in PSNR between a:1 and b:1 is shown"
+    )
+    assert sentence.count("after Holm correction for 3 comparisons") == 1
+
+
+def test_references_are_compared_with_models_and_not_with_each_other():
+    scores = table(a_1=BASE, b_1=BASE + np.linspace(1, 1.4, 12), input=BASE - np.linspace(4, 5, 12), filter=BASE + 0.0)
+    rivals = competitors("a:1", "b:1", references=(("input", "input"), ("baseline", "filter")))
+    tests = run_tests(rivals, [scores], 0.05)
+    assert [(test.first.name, test.second.name) for test in tests] == [
+        *(("a:1", other) for other in ("b:1", "input", "filter")),
+        *(("b:1", other) for other in ("input", "filter")),
+    ]
+    _, beside = sentences(tests, 0.05)
+    assert "a:1 is better than the input (+4.50 dB" in beside
+    assert "not shown to differ from the filter (+0.00 dB, p = 1)" in beside
+
+
+def test_a_difference_of_few_images_is_not_called_real_however_large():
+    tests = run_tests(competitors("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[40, 42, 44])], 0.05)
+    assert tests[0].outcome == "not shown"
+    assert sentences(tests, 0.05)[0].endswith("with 3 images none could be.")
+    assert "the smallest p-value that Wilcoxon's test can give is 0.25" in power_remark(tests, 0.05)
+    assert "It takes 6 images for 1 comparison" in power_remark(tests, 0.05)
+
+
+def test_one_image_is_compared_without_interval():
+    tests = run_tests(competitors("a:1", "b:1"), [table(a_1=[20], b_1=[40])], 0.05)
+    assert (tests[0].difference.low, tests[0].outcome, tests[0].paired.wilcoxon) == (None, "not shown", 1.0)
+    assert "On 1 test image, no difference" in sentences(tests, 0.05)[0]
+
+
+def test_rank_and_mean_must_agree():
+    """One image far off carries the mean, all others say the contrary: nothing is called real."""
+    other = BASE + np.linspace(0.1, 0.2, 12)
+    other[0] -= 30
+    (test,) = run_tests(competitors("a:1", "b:1"), [table(a_1=BASE, b_1=other)], 0.05)
+    assert test.difference.mean > 0 > test.paired.rank_biserial
+    assert test.outcome == "not shown"
+
+
+def test_every_metric_that_may_be_chosen_is_described():
+    for parameters in (ImageComparisonParameters, InstanceComparisonParameters):
+        schema = parameters.model_json_schema()["properties"]["metrics"]
+        assert set(schema["items"]["enum"]) <= METRICS.keys()
+        assert set(parameters().metrics) <= set(schema["items"]["enum"])
+
+
+def test_tables_hold_every_score_and_test(tmp_path):
+    scores = [table(target=target, a_1=BASE, b_1=BASE + 1) for target in ("target", "target_B")]
+    write_comparison_csv(tmp_path / "comparison.csv", scores)
+    write_tests_csv(tmp_path / "tests.csv", run_tests(competitors("a:1", "b:1"), scores, 0.05))
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
+    assert len(rows) == 24
+    assert float(rows[12]["b:1: PSNR [dB]"]) == 21.0
+    tests = csv.DictReader((tmp_path / "tests.csv").read_text().splitlines())
+    assert [row["target"] for row in tests] == ["target", "target_B"]
+
+
+def test_scores_are_found_by_heading_and_slices_averaged():
+    text = (
+        "new,kind,slice,image,PSNR [dB]\r\nx,prediction,0,stack,20\r\nx,prediction,1,stack,30\r\nx,input,0,stack,10\r\n"
+    )
+    scores = read_scores(text, {"psnr": "PSNR [dB]"}, "an evaluation")
+    assert scores == {"prediction": {"stack": {"psnr": 25.0}}, "input": {"stack": {"psnr": 10.0}}}
+    with pytest.raises(InvalidInputError, match=r"an evaluation has no column 'SSIM"):
+        read_scores(text, {"ssim": "SSIM [-1..1]"}, "an evaluation")
+    with pytest.raises(InvalidInputError, match="line 2: 'poor' is no number"):
+        read_scores("image,kind,PSNR [dB]\na,prediction,poor\n", {"psnr": "PSNR [dB]"}, "an evaluation")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"input_uri": "s3://d/a/2"}, "a:1 has the dataset s3://d/a/1, b:1 the dataset s3://d/a/2"),
+        ({"split": "train"}, "the split test, b:1 the split train"),
+        ({"method": "instances"}, "b:1 was judged by 'instances'"),
+        ({"parameters": {"iou": 0.8}}, "the iou 0.5, b:1 the iou 0.8"),
+        ({"summary": {"definition": "another"}}, "different definitions"),
+        ({"targets": ("target_B",)}, "no target in common"),
+        ({"images": {"field0": "sha0", "field1": "sha1"}}, "field2 was scored for a:1, not for b:1"),
+        (
+            {"images": {"field0": "sha0", "field1": "sha1", "field2": "other"}},
+            "field2 of b:1 are different source images",
+        ),
+    ],
+)
+def test_what_differs_is_named(facts, words):
+    with pytest.raises(InvalidInputError, match="cannot be compared") as caught:
+        check_same_test([evaluation(), evaluation("b:1", **facts)], SPEC)
+    assert words in str(caught.value)
+
+
+def test_the_same_evaluation_twice_is_no_comparison():
+    check_same_test([evaluation(), evaluation("b:1")], SPEC)
+    with pytest.raises(InvalidInputError, match="two different evaluations"):
+        check_same_test([evaluation(), evaluation()], SPEC)
+
+
+def test_a_target_that_only_some_have_is_left_out():
+    """Of several targets the names of images begin with the target, of one they do not."""
+    labels = {f"{target}/field{number}": f"sha{number}" for target in ("target", "target_B") for number in (1, 0)}
+    scores = {"prediction": {label: {"psnr": float(number)} for number, label in enumerate(labels)}}
+    both = evaluation(images=labels, targets=("target", "target_B"), scores=scores)
+    second = {"prediction": {f"field{number}": {"psnr": 7.0 + number} for number in (0, 1)}}
+    one = evaluation("b:1", images={f"field{number}": f"sha{number}" for number in (0, 1)}, scores=second)
+    one = replace(one, manifest=one.manifest.model_copy(update={"targets": ("target_B",)}))
+    check_same_test([both, one], SPEC)
+    rivals, _ = choose_competitors([both, one], ())
+    (side,) = lay_side_by_side(rivals, ["psnr"])
+    assert (side.target, side.images) == ("target_B", ("field0", "field1"))
+    assert {name: list(values) for name, values in side.scores["psnr"].items()} == {
+        "a:1": [3.0, 2.0],
+        "b:1": [7.0, 8.0],
+    }
+
+
+def test_references_must_agree_and_equal_names_are_told_apart():
+    first, second = evaluation(), replace(evaluation(job="other"), uri="s3://r/elsewhere")
+    chosen, remarks = choose_competitors([first, second], ("input", "baseline"))
+    assert [each.name for each in chosen] == ["a:1 (job-a:1)", "a:1 (other)", "input", "Gaussian filter"]
+    assert not remarks
+    scores = {**second.scores, "baseline": {stem: {"psnr": 20.1} for stem in second.scores["baseline"]}}
+    chosen, (remark,) = choose_competitors([first, replace(second, scores=scores)], ("input", "baseline"))
+    assert [each.kind for each in chosen] == ["model", "model", "input"]
+    assert "Gaussian filter" in remark
+
+
+@pytest.mark.parametrize("images", [1, 12, 200])
+def test_the_scores_are_drawn_for_few_and_many_images(images, tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["a:1", "a-model-with-a-very-long-name-indeed-that-no-axis-has-room-for:12"]
+    columns = {name: rng.normal(30, 2, images) for name in names}
+    scores = [TargetScores("target", tuple(map(str, range(images))), {"psnr": columns, "nrmse": columns})]
+    figure = scores_figure(scores, competitors(*names))
+    save_png(figure, tmp_path / "figure.png")
+    drawn = [axes.collections for axes in figure.axes]
+    for collections in drawn:
+        points = [len(each.get_offsets()) for each in collections]
+        assert points.count(images) >= len(names)
+
+
+def test_volumes_show_the_plane_with_most_in_it(tmp_path):
+    target = np.zeros((5, 24, 32), np.float32)
+    target[3, 4:20, 4:20] = 100
+    prediction = np.arange(5, dtype=np.float32)[:, np.newaxis, np.newaxis] * 100 + target
+    source = np.stack([target, target + 1])
+    shown = Shown("name_ü_漢", "worst image", source, target, {"a:1": prediction}, {"a:1": "PSNR 20 dB"}, 0.1)
+    figure = images_figure([shown], title="Best and worst")
+    save_png(figure, tmp_path / "images.png")
+    assert "plane 3" in figure.axes[0].get_ylabel()
+    assert figure.axes[2].images[0].get_array().min() == 300
