@@ -246,7 +246,8 @@ class DatasetThresholds(BaseModel):
         gt=0,
         title="Shift allowed",
         description="Pixels by which a target may be shifted against its source. What is learnt pixel by pixel is "
-        "blurred by as much; estimates on sound data stay below 0.9 pixels.",
+        "blurred by as much; estimates on sound pairs stay below 0.3 pixels. Twice as much is allowed for labels and "
+        "masks, whose outlines are drawn by hand.",
     )
     min_alike: float = Field(
         default=0.9,
@@ -261,7 +262,7 @@ class DatasetThresholds(BaseModel):
         ge=0,
         lt=1,
         title="Tiny objects",
-        description="Fraction of the median size of all labelled objects below which an object is taken for a crumb.",
+        description="Fraction of the median size of an image's objects below which an object is taken for a crumb.",
     )
     min_likeness: float = Field(
         default=0.7,

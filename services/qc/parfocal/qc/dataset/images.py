@@ -58,6 +58,10 @@ COLUMNS: Final[dict[str, str]] = {
 
 _SMOOTHING: Final = 2.0
 _THUMBNAIL: Final = 160
+# Light blue and orange of Okabe and Ito's palette.
+_OUTLINE: Final = (86, 180, 233)
+_MARKED: Final = (230, 159, 0)
+_ENOUGH_OBJECTS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class Record:
         The fingerprint, or None.
     sizes
         Pixels of each object of a label image.
+    marked
+        Numbers of the objects with holes or in pieces.
     shift
         Of a target against its first source, with the reason where there is no estimate.
     problem
@@ -105,6 +111,7 @@ class Record:
     digest: str = ""
     print: npt.NDArray[np.float32] | None = None
     sizes: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    marked: tuple[int, ...] = ()
     shift: Shift | None = None
     problem: str = ""
 
@@ -140,7 +147,7 @@ def measure_field(pictures: Sequence[Picture]) -> Measured:
         pixels = grey(image.pixels, image.axes)
         source = first if picture.role.startswith("target") else None
         records.append(_measure(picture, image.pixels, pixels, source))
-        thumbnails.append(_thumbnail(pixels, source, picture.kind))
+        thumbnails.append(_thumbnail(pixels, source, records[-1]))
         if first is None and picture.role.startswith("source"):
             first = pixels
     return Measured(pictures[0].split, pictures[0].stem, tuple(records), tuple(thumbnails))
@@ -169,6 +176,7 @@ def _measure(
                 sanity = check_labels(pixels)
                 values |= _objects(sanity)
                 parts["sizes"] = sanity.sizes
+                parts["marked"] = tuple({*sanity.with_holes, *sanity.in_pieces})
             else:
                 values["labelled"] = float(np.count_nonzero(pixels) / pixels.size)
         if source is not None:
@@ -252,8 +260,8 @@ def _likeness(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> float | Non
     return float(first @ second) / norm if norm > 0 else None
 
 
-def _thumbnail(pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None, kind: Kind) -> npt.NDArray[np.uint8]:
-    if kind == "image" or source is None or source.shape[-2:] != pixels.shape[-2:]:
+def _thumbnail(pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None, record: Record) -> npt.NDArray[np.uint8]:
+    if record.picture.kind == "image" or source is None or source.shape[-2:] != pixels.shape[-2:]:
         return _reduced(pixels if pixels.ndim == 2 else pixels[pixels.shape[0] // 2])
     index = 0 if pixels.ndim == 2 else int(np.argmax(np.count_nonzero(pixels > 0, axis=(1, 2))))
     plane = pixels if pixels.ndim == 2 else pixels[index]
@@ -263,7 +271,8 @@ def _thumbnail(pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None, kind: 
     numbers = plane[: picture.shape[0] * step : step, : picture.shape[1] * step : step]
     outline = (numbers > 0) & (numbers != ndimage.minimum_filter(numbers, 3))
     outline |= (numbers > 0) & (numbers != ndimage.maximum_filter(numbers, 3))
-    picture[outline] = (86, 180, 233)  # light blue of Okabe and Ito's palette
+    picture[outline] = _OUTLINE
+    picture[outline & np.isin(numbers, record.marked)] = _MARKED
     return picture.astype(np.uint8)
 
 
@@ -279,12 +288,17 @@ def _reduced(plane: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def count_tiny(records: Iterable[Record], fraction: float) -> None:
-    """Add to the records of one role the number of objects smaller than a fraction of the median of all its objects."""
+    """Add to the records of one role the number of objects smaller than a fraction of the median object.
+
+    The median is that of the image itself, as magnifications may differ; with fewer than ten objects, that of all
+    objects of the role.
+    """
     labelled = [record for record in records if "objects" in record.values]
     sizes = np.concatenate([record.sizes for record in labelled]) if labelled else np.zeros(0)
-    least = fraction * float(np.median(sizes)) if sizes.size else 0.0
     for record in labelled:
-        record.values["tiny"] = int(np.count_nonzero(record.sizes < least))
+        group = record.sizes if len(record.sizes) >= _ENOUGH_OBJECTS else sizes
+        middle = float(np.median(group)) if group.size else 0.0
+        record.values["tiny"] = int(np.count_nonzero(record.sizes < fraction * middle))
 
 
 def write_images_csv(path: Path, records: Iterable[Record], findings: Mapping[str, Sequence[str]]) -> None:
