@@ -22,7 +22,6 @@ def check_duplicates(role: str, records: Sequence[Record], limits: DatasetThresh
     """
     shown = [record for record in records if _shows_something(record)]
     equal = _equal(shown)
-    known = {frozenset(pair) for pair in equal}
     prints = [record for record in shown if record.print is not None]
     near: list[tuple[Record, Record]] = []
     correlations: list[float] = []
@@ -30,7 +29,7 @@ def check_duplicates(role: str, records: Sequence[Record], limits: DatasetThresh
         table = np.stack([record.print for record in prints if record.print is not None])
         for first, second, correlation in alike(table, limits.min_alike):
             pair = prints[first], prints[second]
-            if frozenset(pair) not in known and pair[0].digest != pair[1].digest:
+            if pair[0].digest != pair[1].digest:
                 near.append(pair)
                 correlations.append(correlation)
     one_kind = "label images" if shown and shown[0].picture.kind != "image" else "images"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from parfocal.runtime.errors import InvalidInputError
 
 SIDE: Final = 32
 _BACKGROUND: Final = 4.0
+_DEGREE: Final = 4
 _AT_ONCE: Final = 2**22
 
 
@@ -28,8 +30,9 @@ def pixel_digest(image: npt.NDArray[Any]) -> str:
 def fingerprint(image: npt.NDArray[Any]) -> Float32 | None:
     """Return what an image shows in 32x32 numbers, whatever its size, brightness and contrast.
 
-    Means of 32x32 blocks without their surroundings (Gaussian, sigma 4 blocks), so that illumination alone makes no
-    two images alike, scaled to mean 0 and length 1: the scalar product of two is Pearson's correlation.
+    Means of 32x32 blocks without the polynomial of fourth degree that fits them best, and then without their
+    surroundings (Gaussian, sigma 4 blocks), so that illumination alone makes no two images alike; scaled to mean 0 and
+    length 1, so that the scalar product of two is Pearson's correlation.
 
     Parameters
     ----------
@@ -56,6 +59,8 @@ def fingerprint(image: npt.NDArray[Any]) -> Float32 | None:
         edges = np.arange(SIDE) * length // SIDE
         sizes = np.diff([*edges, length]).reshape((-1, 1) if axis == 0 else (1, -1))
         blocks = np.add.reduceat(blocks, edges, axis=axis, dtype=np.float64) / sizes
+    smooth = _smooth_surfaces()
+    blocks -= (smooth @ (smooth.T @ blocks.ravel())).reshape(SIDE, SIDE)
     blocks -= ndimage.gaussian_filter(blocks, _BACKGROUND)
     blocks -= blocks.mean()
     length = float(np.linalg.norm(blocks))
@@ -81,3 +86,12 @@ def alike(fingerprints: npt.NDArray[np.float32], least: float) -> Iterator[tuple
         products = block @ np.asarray(fingerprints[start:]).T
         for first, second in np.argwhere(np.triu(products >= least, k=1)):
             yield int(start + first), int(start + second), float(products[first, second])
+
+
+@lru_cache(maxsize=1)
+def _smooth_surfaces() -> npt.NDArray[np.float64]:
+    """Return an orthonormal basis of the polynomials in Y and X up to the fourth degree, (1024, 15)."""
+    y, x = np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2, indexing="ij")
+    powers = [(y**i * x**j).ravel() for i in range(_DEGREE + 1) for j in range(_DEGREE + 1 - i)]
+    basis: npt.NDArray[np.float64] = np.linalg.qr(np.stack(powers, axis=1))[0]
+    return basis

@@ -118,6 +118,18 @@ def _agreed(moving: npt.NDArray[np.float32], fixed: npt.NDArray[np.float32]) -> 
 
 
 def _shift(moving: npt.NDArray[np.float32], fixed: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the shift between two images; tapers draw it towards zero, so it is taken again where they overlap."""
+    vector = _correlated(moving, fixed)
+    steps = np.rint(vector).astype(int)
+    overlap = [length - abs(step) for length, step in zip(moving.shape, steps, strict=True)]
+    if not steps.any() or any(2 * left < length for left, length in zip(overlap, moving.shape, strict=True)):
+        return vector
+    first = tuple(slice(max(0, -step), max(0, -step) + left) for step, left in zip(steps, overlap, strict=True))
+    second = tuple(slice(max(0, step), max(0, step) + left) for step, left in zip(steps, overlap, strict=True))
+    return steps + _correlated(moving[first], fixed[second])
+
+
+def _correlated(moving: npt.NDArray[np.float32], fixed: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     taper = [tukey(length, 0.5).astype(np.float32) for length in moving.shape]
     for axis, values in enumerate(taper):
         shape = [1] * moving.ndim
