@@ -19,9 +19,11 @@ from support import S3Server, ServiceProcess, free_ports, wait_for
 
 from parfocal.cli import main
 from parfocal.client import Client
+from parfocal.client.datasets import read_dataset
 from parfocal.runtime.images import Image, read_image, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.simulate import write_dataset
+from parfocal.runtime.store import Location
 
 PARFOCAL = Path(sys.executable).with_name("parfocal")
 
@@ -110,7 +112,7 @@ def test_methods_shows_the_published_parameters_as_a_table(run: Callable[..., Re
 
 def test_methods_lists_what_all_services_offer(run: Callable[..., Result]) -> None:
     names = [item["name"] for item in run("methods", "--json").json]
-    assert names == ["fake-2d", "instances", "restoration", "translation"]
+    assert names == ["dataset", "fake-2d", "instances", "restoration", "translation"]
 
 
 def test_up_says_how_services_of_this_computer_are_named(run: Callable[..., Result]) -> None:
@@ -373,6 +375,11 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         (("jobs", "cancel", "nothing"), 3, "nothing"),
         (("dataset", "show", "nothing"), 3, "nothing"),
         (("dataset", "create", "bad name", "."), 2, "cannot name a dataset"),
+        (("dataset", "check", "nothing"), 3, "no folder nothing either"),
+        (("dataset", "check", "nothing", "--qc"), 3, "no dataset named 'nothing'"),
+        (("dataset", "check", "./nothing"), 3, "There is no folder"),
+        (("dataset", "check", "DATASET", "--again"), 2, "add --qc"),
+        (("dataset", "check", "DATASET", "--qc", "-p", "max_shfit=2"), 2, "Did you mean 'max_shift'"),
         (("logs",), 3, "no logs"),
         (("frobnicate",), 2, "No such command"),
     ],
@@ -410,6 +417,48 @@ def test_a_good_folder_passes_the_check(run: Callable[..., Result], images: Path
     result = run("dataset", "check", images)
     assert result.code == 0
     assert "Training pairs  4" in result.out
+
+
+def test_quality_control_of_a_dataset_prints_findings_and_brings_the_sheets(
+    run: Callable[..., Result], images: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "leaking"))
+    for role in ("source", "target"):
+        seen = sorted((folder / "train" / role).iterdir())[0]
+        shutil.copy(seen, folder / "test" / role / "copy.tif")
+    name = f"leaking:{run('dataset', 'create', 'leaking', folder, '--json').json['version']}"
+    before = run("dataset", "check", name)
+    assert before.code == 0
+    assert "all there" in before.out
+    assert f"dataset check {name} --qc" in before.err
+    result = run("dataset", "check", name, "--qc", "--output", tmp_path / "qc")
+    assert result.code == 0, result.err
+    for words in ("error", "leak", "test/source/copy", "good for restoration", "fake-2d", "thumbnails.png"):
+        assert words in result.out
+    names = {path.name for path in (tmp_path / "qc").iterdir()}
+    assert names == {"findings.csv", "images.csv", "summary.json", "thumbnails.png", "thumbnails_2.png"}
+    again = run("dataset", "check", name, "--qc", "--json")
+    assert "before" in again.err
+    assert again.json["summary"]["counts"]["error"] == 2
+    assert "leak" in run("dataset", "check", name).out
+    assert "evaluate leaking" in run("jobs", "list").out
+
+
+def test_quality_control_of_a_folder_says_how_to_store_it(run: Callable[..., Result], images: Path) -> None:
+    result = run("dataset", "check", images, "--qc", "--axes", "zyx")
+    assert result.code == 2
+    assert f"parfocal dataset create NAME {images} --axes ZYX" in result.err
+
+
+def test_a_stored_dataset_that_lost_a_file_is_told(run: Callable[..., Result], dataset: str) -> None:
+    client = Client(Settings())
+    place = Location.parse(client.dataset_uri(dataset))
+    name = read_dataset(client, dataset).files[0].name
+    client.store.delete(place / name)
+    client.close()
+    result = run("dataset", "check", dataset)
+    assert result.code != 0
+    assert name in result.err
 
 
 def test_a_dataset_without_test_images_cannot_judge(run: Callable[..., Result], images: Path) -> None:

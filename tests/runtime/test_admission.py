@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.fake import SERVICE
-from parfocal.runtime.jobs.admission import check_dataset
+from parfocal.runtime.jobs.admission import admit, check_dataset
+from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.manifests import DatasetManifest, ImageEntry
 from parfocal.runtime.parameters import Roles
+from parfocal.runtime.service import Parameters, Work
+from parfocal.runtime.store import Store
 
 FAKE = SERVICE.method("fake-2d")
 CHANNELS = replace(FAKE, channel_axes="CZ", target=v1.TARGET_KIND_PAIRED_IMAGE)
@@ -80,3 +85,29 @@ def test_a_target_of_another_size_is_named_with_both_sizes() -> None:
 
 def test_too_few_images_are_counted() -> None:
     assert "has 1 training images" in refusal(FAKE, PAIRS[:2]).message
+
+
+def alone(store: Store, dataset_uri: str, **values: str) -> InvalidInputError | None:
+    """The refusal of an evaluation that needs no prediction; None where it is admitted."""
+    work: Mapping[Any, Work] = {v1.JOB_KIND_EVALUATION: Work(Parameters, "none:none", needs_prediction=False)}
+    service = replace(SERVICE, methods=(replace(FAKE, work=work),))
+    spec = v1.EvaluationSpec(method="fake-2d", dataset_uri=dataset_uri, **values)  # type: ignore[arg-type]
+    request = v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", evaluation=spec)
+    try:
+        assert admit(service, store, JobStore(store), request).evaluation == spec
+    except InvalidInputError as error:
+        return error
+    return None
+
+
+def test_work_without_a_prediction_needs_a_dataset_alone(store: Any, dataset_uri: str) -> None:
+    assert alone(store, dataset_uri) is None
+    assert alone(store, dataset_uri, split="train") is None
+    for values, field in (
+        ({"split": "validation"}, "evaluation.split"),
+        ({"prediction_uri": "s3://b/c"}, "evaluation.prediction_uri"),
+        ({"model_uri": "s3://b/c"}, "evaluation.model_uri"),
+    ):
+        error = alone(store, dataset_uri, **values)
+        assert error is not None
+        assert [violation.field for violation in error.violations] == [field]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
+from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
-    from parfocal.client.datasets import FolderReport
     from parfocal.runtime.manifests import DatasetManifest
 
 _AXES = click.option(
@@ -75,24 +75,44 @@ def create(name: str, folder: Path, axes: str, licence: str, description: str) -
         say(f"Train with it: parfocal train METHOD --dataset {manifest.dataset} --model NAME")
 
 
-@dataset.command(short_help="Check the images of FOLDER without storing them.")
-@_FOLDER
+@dataset.command(short_help="Check a folder of images, or a stored dataset.")
+@click.argument("what", metavar="NAME_OR_FOLDER")
 @_AXES
-def check(folder: Path, axes: str) -> None:
-    """Check the images of FOLDER as `create` does, without storing anything."""
-    app = current_app()
-    from parfocal.cli._render import print_fields, print_json, say, warn
-    from parfocal.client.datasets import check_folder
+@click.option("--qc", is_flag=True, help="Have quality control look at every image of the stored dataset NAME.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download sheets and tables (--qc).")
+@PARAMETERS
+@click.option("--again", is_flag=True, help="Look again even if quality control has done so before (--qc).")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER (--qc).")
+def check(
+    what: str, axes: str, qc: bool, output: Path | None, parameters: tuple[str, ...], again: bool, overwrite: bool
+) -> None:
+    """Check the images of a folder as `create` does, or a dataset that is stored already.
 
-    say(f"Checking the images in {folder} …")
-    report = check_folder(folder, axes.upper())
-    for text in report.warnings:
-        warn(text)
-    if app.json:
-        print_json({"train": len(report.train), "test": len(report.test), "warnings": list(report.warnings)})
+    \b
+      parfocal dataset check FOLDER       can the images become a dataset? Nothing is stored.
+      parfocal dataset check NAME         is the stored dataset whole, and what was found in it before?
+      parfocal dataset check NAME --qc    shifted, empty, blurred, saturated or duplicate images, faults of labels,
+                                          the same field in training and test; thumbnails of all images
+
+    The parameters (-p) are the thresholds of quality control: `parfocal methods dataset` lists them.
+    """  # noqa: D301 - click's mark for kept line ends
+    app = current_app()
+    from parfocal.cli import _dataset_check
+    from parfocal.runtime.errors import InvalidInputError
+
+    if not qc and (output is not None or parameters or again or overwrite):
+        raise InvalidInputError("--output, -p, --again and --overwrite belong to quality control: add --qc.")
+    if _dataset_check.is_folder(what):
+        if qc:
+            raise _dataset_check.refuse_folder(Path(what), axes.upper())
+        _dataset_check.check_folder(app, Path(what), axes.upper())
         return
-    print_fields({"Training pairs": str(len(report.train)), "Test pairs": str(len(report.test)), **_kinds(report)})
-    say("The images can be used.")
+    with app.client() as client:
+        if qc:
+            quality = _dataset_check.Quality(output, parameters, again, overwrite)
+            _dataset_check.check_quality(app, client, what, quality)
+        else:
+            _dataset_check.check_stored(app, client, what)
 
 
 @dataset.command("list", short_help="List the datasets of the project.")
@@ -168,13 +188,6 @@ def _counts(manifest: DatasetManifest) -> dict[str, str]:
         "Axes": ", ".join(sorted({image.axes for image in manifest.images})),
         "Types": ", ".join(sorted({image.dtype for image in manifest.images})),
     }
-
-
-def _kinds(report: FolderReport) -> dict[str, str]:
-    shapes = sorted({" x ".join(map(str, pair.shape)) for pair in report.pairs})
-    types = sorted({dtype for pair in report.pairs for dtype in pair.dtypes})
-    shown = ", ".join(shapes[:4]) + (f" and {len(shapes) - 4} more sizes" if len(shapes) > 4 else "")
-    return {"Pixels": shown, "Types": ", ".join(types)}
 
 
 def _pixel_size(image: Any) -> str:

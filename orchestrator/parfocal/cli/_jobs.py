@@ -198,7 +198,8 @@ def _what(job: v1.Job) -> str:
     if job.HasField("prediction"):
         return f"predict {_last(job.prediction.model_uri)}"
     if job.HasField("evaluation"):
-        return f"evaluate {_last(job.evaluation.model_uri or job.evaluation.prediction_uri)}"
+        spec = job.evaluation
+        return f"evaluate {_last(spec.model_uri or spec.prediction_uri or spec.dataset_uri)}"
     return "compare"
 
 

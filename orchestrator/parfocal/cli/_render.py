@@ -25,6 +25,8 @@ _COLOURS = {
     "ready": "green",
     "FAILED": "red",
     "failed": "red",
+    "error": "red",
+    "warning": "yellow",
     "CANCELLED": "yellow",
     "CANCELLING": "yellow",
     "unchecked": "yellow",

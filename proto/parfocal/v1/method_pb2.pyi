@@ -39,6 +39,8 @@ class _TaskEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     """Coordinates of single molecules."""
     TASK_TRANSLATION: _Task.ValueType  # 6
     """An image of another kind: label-free prediction, style transfer."""
+    TASK_DATASET: _Task.ValueType  # 7
+    """No image: statements about a dataset, before anything is learnt from it."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """What a method produces from an image. Clients choose viewers and quality control by it."""
@@ -57,6 +59,8 @@ TASK_LOCALISATION: Task.ValueType  # 5
 """Coordinates of single molecules."""
 TASK_TRANSLATION: Task.ValueType  # 6
 """An image of another kind: label-free prediction, style transfer."""
+TASK_DATASET: Task.ValueType  # 7
+"""No image: statements about a dataset, before anything is learnt from it."""
 global___Task = Task
 
 class _JobKind:

@@ -133,11 +133,15 @@ class EvaluationSpec(google.protobuf.message.Message):
     method: builtins.str
     """Name of the evaluation method of the QC service, for example "restoration"."""
     prediction_uri: builtins.str
-    """Published result of a prediction, whoever made it; images are paired with the targets by name."""
+    """Published result of a prediction, whoever made it; images are paired with the targets by name. Empty for methods that
+    judge a dataset alone.
+    """
     dataset_uri: builtins.str
     """Published dataset version with sources and targets."""
     split: builtins.str
-    """Part of the dataset that was predicted: "test" or "train"; empty means "test"."""
+    """Part of the dataset that was predicted: "test" or "train"; empty means "test", or all parts where a dataset is judged
+    alone.
+    """
     model_uri: builtins.str
     """Model that made the prediction; the verdict is added to it. Empty: the verdict stays with the job."""
     @property

@@ -6,16 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images import Image, ImageLimits, PixelSize, inspect_image, read_image
+from parfocal.runtime.saturation import saturation
 
 _SATURATED = 0.01
-_CAMERA_MAXIMA = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def examine(
         found.dtype,
         found.pixel_size,
         digest=_digest(image),
-        saturated=_saturated(pixels, int(highest)) if pixels.dtype.kind in "ui" else 0.0,
+        saturated=saturation(pixels).at_ceiling,
         constant=bool(lowest == highest),
     ), []
 
@@ -132,16 +130,6 @@ def _layout_problems(
         for axis, least in min_size.items()
         if axis in lengths and lengths[axis] < least
     ]
-
-
-def _saturated(pixels: NDArray[Any], highest: int) -> float:
-    """Fraction of pixels at a camera's largest value; binary images and labels are not meant by it."""
-    if highest not in _CAMERA_MAXIMA:
-        return 0.0
-    at_top = int(np.count_nonzero(pixels == highest))
-    if at_top + int(np.count_nonzero(pixels == pixels.min())) == pixels.size:
-        return 0.0
-    return at_top / pixels.size
 
 
 def _digest(image: Image) -> str:

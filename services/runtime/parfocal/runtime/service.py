@@ -43,11 +43,14 @@ class Work:
         "module:function" called by the worker with a `JobContext`; imported nowhere else.
     needs_device
         Whether the worker must hold the machine's device.
+    needs_prediction
+        Whether an evaluation judges a prediction; without one it judges a dataset alone.
     """
 
     parameters: type[Parameters]
     run: str
     needs_device: bool = True
+    needs_prediction: bool = True
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,9 @@ def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -
     method = service.method(spec.method)
     parameters = method.parse(v1.JOB_KIND_EVALUATION, struct_values(spec.parameters))
     dataset = read_manifest(store, spec.dataset_uri, DATASET_MANIFEST, "evaluation.dataset_uri", DatasetManifest)
+    if not method.work_of(v1.JOB_KIND_EVALUATION).needs_prediction:
+        _check_dataset_alone(method, dataset, spec)
+        return method, parameters
     split = spec.split or "test"
     if not dataset.select(split, "target"):
         raise InvalidInputError(f"The dataset {spec.dataset_uri} has no {split!r} images with targets to compare with.")
@@ -140,6 +143,18 @@ def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -
     if spec.model_uri:
         read_manifest(store, spec.model_uri, MODEL_MANIFEST, "evaluation.model_uri", ModelManifest)
     return method, parameters
+
+
+def _check_dataset_alone(method: Method, dataset: DatasetManifest, spec: v1.EvaluationSpec) -> None:
+    """Refuse what an evaluation of a dataset alone would not look at."""
+    for field, value in (("prediction_uri", spec.prediction_uri), ("model_uri", spec.model_uri)):
+        if value:
+            text = f"{method.title} judges a dataset alone: leave {field} empty."
+            raise InvalidInputError(text, [Violation(f"evaluation.{field}", text)])
+    if not any(spec.split in {"", image.split} for image in dataset.images):
+        part = f"{spec.split!r} " if spec.split else ""
+        text = f"The dataset {spec.dataset_uri} has no {part}images to look at."
+        raise InvalidInputError(text, [Violation("evaluation.split", text)])
 
 
 def _check_comparison(service: Service, store: Store, spec: v1.ComparisonSpec) -> tuple[Method, Parameters]:

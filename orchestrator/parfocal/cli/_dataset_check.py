@@ -1,0 +1,191 @@
+"""What `parfocal dataset check` does: look at a folder, at a stored dataset, or have quality control look at one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parfocal.cli import _work
+from parfocal.cli._app import App
+from parfocal.cli._render import print_fields, print_json, print_table, print_text, say, warn
+from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from parfocal import v1
+    from parfocal.client import Client
+    from parfocal.client.datasets import FolderReport
+    from parfocal.runtime.manifests import DatasetManifest
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How quality control is asked for on the command line."""
+
+    output: Path | None
+    parameters: tuple[str, ...]
+    again: bool
+    overwrite: bool
+
+
+def is_folder(what: str) -> bool:
+    """Return whether a word stands for a folder: there is one, or it cannot be the name of a dataset."""
+    return Path(what).is_dir() or "/" in what or "\\" in what or what[:1] in {".", "~"}
+
+
+def check_folder(app: App, folder: Path, axes: str) -> None:
+    """Check the images of a folder without storing anything."""
+    from parfocal.client.datasets import check_folder
+
+    say(f"Checking the images in {folder} …")
+    report = check_folder(folder, axes)
+    for text in report.warnings:
+        warn(text)
+    if app.json:
+        print_json({"train": len(report.train), "test": len(report.test), "warnings": list(report.warnings)})
+        return
+    print_fields({"Training pairs": str(len(report.train)), "Test pairs": str(len(report.test)), **_kinds(report)})
+    say("The images can be used.")
+
+
+def refuse_folder(folder: Path, axes: str) -> InvalidInputError:
+    """Return the error of asking quality control for a folder that is not stored."""
+    option = "" if axes == "YX" else f" --axes {axes}"
+    return InvalidInputError(
+        f"Quality control looks at stored datasets, and {folder} is a folder. Store it and check it under its name:\n"
+        f"  parfocal dataset create NAME {folder}{option}\n"
+        "  parfocal dataset check NAME --qc"
+    )
+
+
+def check_stored(app: App, client: Client, name: str) -> None:
+    """Check that a stored dataset is whole, and show what quality control has found in it before."""
+    from parfocal.client.results import read_result, result_uri
+    from parfocal.runtime.store import Location
+
+    manifest, uri = read(client, name)
+    title = f"{manifest.dataset}:{manifest.version}"
+    place = Location.parse(uri)
+    sizes = {str(item.location): item.size for item in client.store.objects(place)}
+    damaged = [entry.name for entry in manifest.files if sizes.get(str(place / entry.name)) != entry.size]
+    if damaged:
+        shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
+        raise DamagedError(
+            f"{len(damaged)} of {len(manifest.files)} files of {title} are missing or cut off in the store: "
+            f"{shown}. Create the dataset again from the original images."
+        )
+    for text in manifest.warnings:
+        warn(text)
+    job = _earlier(client, uri)
+    summary = _work.evaluation_summary(client, read_result(client, job), result_uri(job)) if job is not None else None
+    if app.json:
+        values = {"dataset": title, "uri": uri, "files": len(manifest.files), "warnings": list(manifest.warnings)}
+        print_json({**values, "qc": summary})
+        return
+    print_fields({"Dataset": title, "Images": _images(manifest), "Files": f"{len(manifest.files)}, all there"})
+    if job is None or summary is None:
+        say(f"Have quality control look at the images: parfocal dataset check {title} --qc")
+    else:
+        _show(client, manifest, summary)
+        print_fields({"Sheet": f"{result_uri(job)}/thumbnails.png", "Results": result_uri(job)})
+
+
+def check_quality(app: App, client: Client, name: str, quality: Quality) -> None:
+    """Have quality control look at a stored dataset, and print what it found."""
+    from parfocal import v1
+    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.client.requests import evaluation_request
+    from parfocal.client.results import read_result, result_uri
+
+    manifest, uri = read(client, name)
+    method = _work.evaluation_method(client, v1.TASK_DATASET)
+    if method is None:
+        raise UnavailableError(
+            "No service offers quality control of datasets. Check that the QC service runs (`parfocal status`)."
+        )
+    values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), quality.parameters)
+    request = evaluation_request(method.name, "", uri, values, split="")
+    job = None if quality.again else _earlier(client, uri, request.evaluation)
+    if job is not None:
+        say(f"Quality control has looked at this dataset before (job {job.id}); showing that (--again looks again).")
+    else:
+        job = _work.start_or_join(client, request, again=quality.again)
+        job = _work.finish(app, client, job, "Quality control")
+    place = result_uri(job)
+    if quality.output is not None:
+        _work.download_evaluation(client, job, quality.output, overwrite=quality.overwrite)
+    summary = _work.evaluation_summary(client, read_result(client, job), place)
+    if app.json:
+        print_json({"job": _work.job_json(job), "uri": place, "summary": summary})
+        return
+    _show(client, manifest, summary)
+    where = str(quality.output) if quality.output is not None else place
+    print_fields({"Sheet": f"{where}/thumbnails.png", "Tables": f"{where}/findings.csv, {where}/images.csv"})
+    if quality.output is None:
+        say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
+
+
+def read(client: Client, name: str) -> tuple[DatasetManifest, str]:
+    """Return a stored dataset and its address; an error also tells that there is no such folder."""
+    from parfocal.client.datasets import read_dataset
+
+    try:
+        manifest = read_dataset(client, name)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error.message} There is no folder {name} either.", error.violations) from error
+    return manifest, client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
+
+
+def _earlier(client: Client, uri: str, spec: v1.EvaluationSpec | None = None) -> v1.Job | None:
+    """Return the newest finished quality control of a dataset alone, with exactly this request if one is given."""
+    from parfocal import v1
+
+    for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
+        found = job.evaluation
+        alone = found.dataset_uri == uri and not found.prediction_uri and not found.model_uri
+        if alone and job.outputs and (spec is None or found == spec):
+            return job
+    return None
+
+
+def _show(client: Client, manifest: DatasetManifest, summary: Mapping[str, Any]) -> None:
+    rows = [(finding["severity"], finding["check"], finding["text"]) for finding in summary["findings"]]
+    counts = ", ".join(
+        f"{number} {name}{'' if number == 1 else 's'}" for name, number in summary["counts"].items() if number
+    )
+    title = f"{manifest.dataset}:{manifest.version}: {counts or 'nothing was found that is wrong'}"
+    print_table(("Severity", "Check", "Finding"), rows, title=title)
+    print_text(f"\n{summary['purpose']['text']}")
+    methods = _methods(client, manifest, summary["purpose"]["tasks"].values())
+    if summary["purpose"]["tasks"]:
+        print_text(f"Methods of this stack for it: {', '.join(methods) or 'none'}.\n")
+
+
+def _methods(client: Client, manifest: DatasetManifest, tasks: Any) -> list[str]:
+    """Return the methods that train for one of the tasks on images of these axes."""
+    from parfocal import v1
+
+    wanted = {v1.Task.Value(f"TASK_{task.upper().replace(' ', '_')}") for task in tasks}
+    axes = {
+        "".join(axis for axis in image.axes if axis in "ZYX") for image in manifest.images if image.role == "source"
+    }
+    return [
+        method.name
+        for info in client.services()
+        for method in info.methods
+        if v1.JOB_KIND_TRAINING in method.job_kinds and method.task in wanted and method.data_requirements.axes in axes
+    ]
+
+
+def _images(manifest: DatasetManifest) -> str:
+    parts = Counter((image.split, image.role) for image in manifest.images)
+    return ", ".join(f"{number} {split}/{role}" for (split, role), number in parts.items())
+
+
+def _kinds(report: FolderReport) -> dict[str, str]:
+    shapes = sorted({" x ".join(map(str, pair.shape)) for pair in report.pairs})
+    types = sorted({dtype for pair in report.pairs for dtype in pair.dtypes})
+    shown = ", ".join(shapes[:4]) + (f" and {len(shapes) - 4} more sizes" if len(shapes) > 4 else "")
+    return {"Pixels": shown, "Types": ", ".join(types)}

@@ -1,0 +1,92 @@
+"""Images of a dataset that are there more than once, above all in training and test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from parfocal.qc.dataset.findings import Finding, Severity, count, named
+from parfocal.qc.dataset.images import Record
+from parfocal.qc.metrics.duplicates import alike
+from parfocal.qc.parameters import DatasetThresholds
+
+_LEAK: Final = "Such a test shows nothing: take the field out of one of the two parts."
+
+
+def check_duplicates(role: str, records: Sequence[Record], limits: DatasetThresholds) -> Iterator[Finding]:
+    """Yield which images of one role show the same field, equal or almost.
+
+    Label images and masks are compared for equality alone, and those without an object not at all.
+    """
+    shown = [record for record in records if _shows_something(record)]
+    equal = _equal(shown)
+    prints = [record for record in shown if record.print is not None]
+    near: list[tuple[Record, Record]] = []
+    correlations: list[float] = []
+    if len(prints) > 1:
+        table = np.stack([record.print for record in prints if record.print is not None])
+        for first, second, correlation in alike(table, limits.min_alike):
+            pair = prints[first], prints[second]
+            if pair[0].digest != pair[1].digest:
+                near.append(pair)
+                correlations.append(correlation)
+    one_kind = "label images" if shown and shown[0].picture.kind != "image" else "images"
+    for leaks in (True, False):
+        chosen = [pair for pair in equal if _across(pair) is leaks]
+        yield from _finding(role, chosen, [], f"the same {one_kind}", leaks)
+        index = [i for i, pair in enumerate(near) if _across(pair) is leaks]
+        yield from _finding(
+            role, [near[i] for i in index], [correlations[i] for i in index], f"almost the same {one_kind}", leaks
+        )
+
+
+def _finding(
+    role: str, pairs: Sequence[tuple[Record, Record]], correlations: Sequence[float], what: str, leaks: bool
+) -> Iterator[Finding]:
+    if not pairs:
+        return
+    names = [f"{first.label} = {second.label}" for first, second in pairs]
+    details = [f"r = {value:.3f}" for value in correlations]
+    labels = tuple(dict.fromkeys(record.label for pair in pairs for record in pair))
+    severity: Severity
+    if leaks:
+        severity = "warning" if correlations else "error"
+        where = f"Training and test have {what} in {count(len(pairs), 'case')} of {role}"
+        advice = (
+            "If they show the same field, the test shows nothing: take it out of one part." if correlations else _LEAK
+        )
+    elif role.startswith("target"):
+        severity = "note"
+        where = f"There are {what} of {role} more than once in {count(len(pairs), 'case')}"
+        advice = "Several sources of one field count as one when a model has to suit new fields."
+    else:
+        severity = "note" if correlations else "warning"
+        where = f"There are {what} of {role} more than once in {count(len(pairs), 'case')}"
+        advice = "They count more than others in training: keep one of each."
+    yield Finding(severity, "leak" if leaks else "duplicate", f"{where}: {named(names, details)}. {advice}", labels)
+
+
+def _equal(records: Iterable[Record]) -> list[tuple[Record, Record]]:
+    """Return each image with the first of the same pixels; one in the training images if there is one."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.digest, []).append(record)
+    pairs = []
+    for group in groups.values():
+        first = next((record for record in group if record.picture.split == "train"), group[0])
+        pairs += [(first, record) for record in group if record is not first]
+    return pairs
+
+
+def _across(pair: tuple[Record, Record]) -> bool:
+    return pair[0].picture.split != pair[1].picture.split
+
+
+def _shows_something(record: Record) -> bool:
+    if record.problem:
+        return False
+    if record.picture.kind == "image":
+        return record.values["minimum"] < record.values["maximum"]
+    return record.values["labelled"] > 0

@@ -1,0 +1,335 @@
+"""What is measured on each image of a dataset: one record of plain numbers, and a thumbnail."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from parfocal.qc.metrics._arrays import percentiles
+from parfocal.qc.metrics.duplicates import SIDE, fingerprint, pixel_digest
+from parfocal.qc.metrics.focus import sharpness
+from parfocal.qc.metrics.labels import Kind, LabelSanity, check_labels
+from parfocal.qc.metrics.noise import measure_noise
+from parfocal.qc.metrics.registration import Shift, estimate_shift
+from parfocal.qc.metrics.restoration import score_restoration, score_stack
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images import PixelSize, read_image
+from parfocal.runtime.saturation import saturation
+
+COLUMNS: Final[dict[str, str]] = {
+    "minimum": "minimum [grey values]",
+    "p02": "2 percentile [grey values]",
+    "median": "median [grey values]",
+    "p998": "99.8 percentile [grey values]",
+    "maximum": "maximum [grey values]",
+    "mean": "mean [grey values]",
+    "sd": "standard deviation [grey values]",
+    "noise": "noise sigma [grey values]",
+    "signal": "signal [grey values]",
+    "snr": "signal / noise",
+    "rise": "largest rise / noise",
+    "saturated": "saturated [fraction of pixels]",
+    "zero": "at zero [fraction of pixels]",
+    "sharpness": "sharpness [fine / coarse structures]",
+    "likeness": "correlation with the smoothed source [-1..1]",
+    "shift_z": "shift Z [planes]",
+    "shift_y": "shift Y [pixels]",
+    "shift_x": "shift X [pixels]",
+    "shift": "shift [pixels]",
+    "source_psnr": "PSNR of the source [dB]",
+    "source_ssim": "SSIM of the source [-1..1]",
+    "source_pearson": "Pearson r of the source [-1..1]",
+    "objects": "objects",
+    "object_size": "median object [pixels]",
+    "labelled": "labelled [fraction of pixels]",
+    "with_holes": "objects with holes",
+    "in_pieces": "objects in pieces",
+    "tiny": "tiny objects",
+    "at_border": "objects at the border",
+}
+"""Name of each number of an image and its heading in images.csv."""
+
+_SMOOTHING: Final = 2.0
+_THUMBNAIL: Final = 160
+# Light blue and orange of Okabe and Ito's palette.
+_OUTLINE: Final = (86, 180, 233)
+_MARKED: Final = (230, 159, 0)
+_ENOUGH_OBJECTS: Final = 10
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a dataset, to be read when its turn comes."""
+
+    split: str
+    role: str
+    stem: str
+    path: Path
+    axes: str
+    pixel_size: PixelSize | None
+    kind: Kind
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables and sentences."""
+        return f"{self.split}/{self.role}/{self.stem}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured on one image; nothing of it grows with the number of pixels.
+
+    Attributes
+    ----------
+    values
+        By a name of `COLUMNS`; what was not or cannot be measured is missing.
+    digest
+        Of the pixels.
+    print
+        The fingerprint, or None.
+    sizes
+        Pixels of each object of a label image.
+    marked
+        Numbers of the objects with holes or in pieces.
+    shift
+        Of a target against its first source, with the reason where there is no estimate.
+    problem
+        Why the image could not be measured, or "".
+    """
+
+    picture: Picture
+    shape: tuple[int, ...]
+    dtype: str
+    values: dict[str, float]
+    digest: str = ""
+    print: npt.NDArray[np.float32] | None = None
+    sizes: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    marked: tuple[int, ...] = ()
+    shift: Shift | None = None
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the image is called."""
+        return self.picture.label
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One field of view: a record and a thumbnail for each of its images, source first.
+
+    Thumbnails are uint8 (Y, X), or (Y, X, RGB) for targets with objects: the source with their outlines.
+    """
+
+    split: str
+    stem: str
+    records: tuple[Record, ...]
+    thumbnails: tuple[npt.NDArray[np.uint8], ...]
+
+
+def measure_field(pictures: Sequence[Picture]) -> Measured:
+    """Measure all images of one field of view: sources first, then targets, each against the first source.
+
+    What only one image is too small or too strange for is left out of its record; an image that cannot be measured at
+    all has a `problem`.
+    """
+    first: npt.NDArray[Any] | None = None
+    records, thumbnails = [], []
+    for picture in pictures:
+        image = read_image(picture.path)
+        pixels = grey(image.pixels, image.axes)
+        source = first if picture.role.startswith("target") else None
+        records.append(_measure(picture, image.pixels, pixels, source))
+        thumbnails.append(_thumbnail(pixels, source, records[-1]))
+        if first is None and picture.role.startswith("source"):
+            first = pixels
+    return Measured(pictures[0].split, pictures[0].stem, tuple(records), tuple(thumbnails))
+
+
+def grey(pixels: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
+    """Return an image as (Y, X) or (Z, Y, X): colours and channels averaged, times taken as planes."""
+    averaged = tuple(index for index, axis in enumerate(axes) if axis in "CS")
+    if averaged:
+        pixels = pixels.mean(axis=averaged, dtype=np.float32)
+    return pixels if pixels.ndim <= 3 else pixels.reshape(-1, *pixels.shape[-2:])
+
+
+def _measure(
+    picture: Picture, original: npt.NDArray[Any], pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None
+) -> Record:
+    values: dict[str, float] = {}
+    parts: dict[str, Any] = {"digest": pixel_digest(original)}
+    try:
+        if picture.kind == "image":
+            values |= _statistics(pixels) | _quality(original, pixels)
+            if min(pixels.shape[-2:]) >= SIDE:
+                parts["print"] = fingerprint(pixels)
+        else:
+            if picture.kind == "labels":
+                sanity = check_labels(pixels)
+                values |= _objects(sanity)
+                parts["sizes"] = sanity.sizes
+                parts["marked"] = tuple({*sanity.with_holes, *sanity.in_pieces})
+            else:
+                values["labelled"] = float(np.count_nonzero(pixels) / pixels.size)
+        if source is not None:
+            values |= _against(source, pixels, picture.kind, parts)
+    except InvalidInputError as error:
+        parts["problem"] = error.message
+    return Record(picture, original.shape, original.dtype.name, values, **parts)
+
+
+def _statistics(pixels: npt.NDArray[Any]) -> dict[str, float]:
+    low, middle, high = percentiles(pixels, 2, 50, 99.8)
+    return {
+        "minimum": float(pixels.min()),
+        "p02": low,
+        "median": middle,
+        "p998": high,
+        "maximum": float(pixels.max()),
+        "mean": float(pixels.mean(dtype=np.float64)),
+        "sd": float(pixels.std(dtype=np.float64)),
+    }
+
+
+def _quality(original: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> dict[str, float]:
+    lost = saturation(original)
+    values = {"saturated": lost.at_ceiling, "zero": lost.at_zero}
+    if min(pixels.shape[-2:]) < 3:
+        return values
+    noise = measure_noise(pixels)
+    values |= {"noise": noise.sigma, "signal": noise.signal}
+    more = {"snr": noise.snr, "rise": noise.rise_in_noise, "sharpness": sharpness(pixels, noise.sigma)}
+    return values | {name: value for name, value in more.items() if value is not None}
+
+
+def _objects(sanity: LabelSanity) -> dict[str, float]:
+    values = {
+        "objects": sanity.objects,
+        "labelled": sanity.labelled,
+        "with_holes": len(sanity.with_holes),
+        "in_pieces": len(sanity.in_pieces),
+        "at_border": len(sanity.at_border),
+    }
+    return values | ({"object_size": float(np.median(sanity.sizes))} if sanity.objects else {})
+
+
+def _against(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, parts: dict[str, Any]) -> dict[str, float]:
+    """Return how a target lies and looks beside its source; the middle plane of a source with more planes counts."""
+    if source.ndim > target.ndim:
+        source = source[source.shape[0] // 2]
+    if source.shape != target.shape:
+        return {}
+    values: dict[str, float] = {}
+    shown = target if kind == "image" else (target > 0).astype(np.float32)
+    shift = estimate_shift(source, shown)
+    parts["shift"] = shift
+    if shift.vector is not None and shift.distance is not None:
+        values |= dict(zip(("shift_z", "shift_y", "shift_x")[-len(shift.vector) :], shift.vector, strict=True))
+        values["shift"] = shift.distance
+    likeness = _likeness(source, shown)
+    if likeness is not None:
+        values["likeness"] = likeness
+    if kind == "image" and target.min() < target.max() and min(target.shape[-2:]) >= 11:
+        scores = [
+            score
+            for score in (
+                score_stack(source, target)[0] if target.ndim == 3 else [score_restoration(source, target)[0]]
+            )
+            if score is not None
+        ]
+        for name in ("psnr", "ssim", "pearson"):
+            values[f"source_{name}"] = float(np.mean([getattr(score, name) for score in scores]))
+    return values
+
+
+def _likeness(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> float | None:
+    """Return Pearson's correlation of both images smoothed, so that noise does not hide what they share."""
+    sigmas = (0.0,) * (target.ndim - 2) + (_SMOOTHING, _SMOOTHING)
+    first, second = (ndimage.gaussian_filter(image.astype(np.float64), sigmas).ravel() for image in (source, target))
+    first -= first.mean()
+    second -= second.mean()
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm > 0 else None
+
+
+def _thumbnail(pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None, record: Record) -> npt.NDArray[np.uint8]:
+    if record.picture.kind == "image" or source is None or source.shape[-2:] != pixels.shape[-2:]:
+        return _reduced(pixels if pixels.ndim == 2 else pixels[pixels.shape[0] // 2])
+    index = 0 if pixels.ndim == 2 else int(np.argmax(np.count_nonzero(pixels > 0, axis=(1, 2))))
+    plane = pixels if pixels.ndim == 2 else pixels[index]
+    under = source if source.ndim == 2 else source[index if source.shape == pixels.shape else source.shape[0] // 2]
+    step = max(1, -(-max(plane.shape) // _THUMBNAIL))
+    picture = np.repeat((0.8 * _reduced(under))[..., np.newaxis], 3, axis=-1)
+    numbers = plane[: picture.shape[0] * step : step, : picture.shape[1] * step : step]
+    outline = (numbers > 0) & (numbers != ndimage.minimum_filter(numbers, 3))
+    outline |= (numbers > 0) & (numbers != ndimage.maximum_filter(numbers, 3))
+    picture[outline] = _OUTLINE
+    picture[outline & np.isin(numbers, record.marked)] = _MARKED
+    return picture.astype(np.uint8)
+
+
+def _reduced(plane: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return a plane in means of square blocks, at most 160 pixels long, black and white at 0.1 and 99.9 percent."""
+    step = max(1, -(-max(plane.shape) // _THUMBNAIL))
+    rows, columns = (max(1, length // step) for length in plane.shape)
+    step_y, step_x = min(step, plane.shape[0]), min(step, plane.shape[1])
+    blocks = plane[: rows * step_y, : columns * step_x].reshape(rows, step_y, columns, step_x).mean(axis=(1, 3))
+    low, high = np.percentile(blocks, [0.1, 99.9])
+    scaled = np.clip((blocks - low) / (high - low if high > low else 1), 0, 1)
+    return np.asarray(255 * scaled, np.uint8)
+
+
+def count_tiny(records: Iterable[Record], fraction: float) -> None:
+    """Add to the records of one role the number of objects smaller than a fraction of the median object.
+
+    The median is that of the image itself, as magnifications may differ; with fewer than ten objects, that of all
+    objects of the role.
+    """
+    labelled = [record for record in records if "objects" in record.values]
+    sizes = np.concatenate([record.sizes for record in labelled]) if labelled else np.zeros(0)
+    for record in labelled:
+        group = record.sizes if len(record.sizes) >= _ENOUGH_OBJECTS else sizes
+        middle = float(np.median(group)) if group.size else 0.0
+        record.values["tiny"] = int(np.count_nonzero(record.sizes < fraction * middle))
+
+
+def write_images_csv(path: Path, records: Iterable[Record], findings: Mapping[str, Sequence[str]]) -> None:
+    """Write one line for each image, UTF-8, with units in the heading; what was not measured is empty.
+
+    Parameters
+    ----------
+    findings
+        By label of an image: the names of the checks that found something.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        heads = ("part", "role", "image", "kind", "axes", "shape", "type", "pixel size [µm]", "findings")
+        writer.writerow([*heads, *COLUMNS.values(), "no shift because"])
+        for record in records:
+            picture = record.picture
+            writer.writerow(
+                [
+                    *(picture.split, picture.role, picture.stem, picture.kind, picture.axes),
+                    " x ".join(map(str, record.shape)),
+                    record.dtype,
+                    pixel_size_text(picture.pixel_size),
+                    " ".join(findings.get(record.label, ())),
+                    *(repr(record.values[name]) if name in record.values else "" for name in COLUMNS),
+                    record.shift.reason if record.shift is not None else "",
+                ]
+            )
+
+
+def pixel_size_text(size: PixelSize | None) -> str:
+    """Return a pixel size as "0.1 x 0.1 x 0.5", x first; "" if it is unknown."""
+    if size is None:
+        return ""
+    return " x ".join(f"{length:.4g}" for length in (size.x, size.y, size.z) if length is not None)

@@ -1,0 +1,85 @@
+"""What a dataset is good for: the tasks its targets suit, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parfocal.qc.dataset.findings import Finding, count
+from parfocal.qc.dataset.images import Record
+from parfocal.qc.parameters import DatasetThresholds
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a dataset suits.
+
+    Attributes
+    ----------
+    tasks
+        By target role: "restoration", "translation", "instance segmentation" or "semantic segmentation".
+    text
+        One sentence on them, or on why there is none.
+    """
+
+    tasks: Mapping[str, str]
+    text: str
+
+
+def purpose_of(records: Sequence[Record], findings: Iterable[Finding], limits: DatasetThresholds) -> Purpose:
+    """Say what the images are good for.
+
+    Grey targets that are alike to their smoothed sources (median correlation) suit restoration, others translation;
+    label images suit instance segmentation, masks semantic segmentation.
+    """
+    sources = [record for record in records if record.picture.role == "source"]
+    training = sum(record.picture.split == "train" for record in sources)
+    errors = sum(finding.severity == "error" for finding in findings)
+    targets = {
+        role: [record for record in records if record.picture.role == role and not record.problem]
+        for role in dict.fromkeys(record.picture.role for record in records)
+        if role.startswith("target")
+    }
+    tasks: dict[str, str] = {}
+    reasons: list[str] = []
+    for role, group in targets.items():
+        if group:
+            tasks[role], reason = _task(role, group, limits)
+            reasons.append(reason)
+    if not tasks:
+        return Purpose({}, "These data are good for no method of Parfocal yet: there are no targets to learn from.")
+    if not training:
+        return Purpose(
+            tasks, f"These data can test models, but train none: there are no training images ({reasons[0]})."
+        )
+    dimensions = "volumes" if "Z" in sources[0].picture.axes else "two-dimensional images"
+    what = " and ".join(dict.fromkeys(tasks.values()))
+    condition = (
+        f", once the {count(errors, 'error')} above {'is' if errors == 1 else 'are'} put right" if errors else ""
+    )
+    text = f"These data are good for {what} of {dimensions}{condition}: {'; '.join(reasons)}."
+    return Purpose(tasks, text)
+
+
+def _task(role: str, records: Sequence[Record], limits: DatasetThresholds) -> tuple[str, str]:
+    kind = records[0].picture.kind
+    training = [record for record in records if record.picture.split == "train"] or records
+    part = "training" if training[0].picture.split == "train" else training[0].picture.split
+    images = count(len(training), f"{part} image")
+    if kind == "labels":
+        objects = int(sum(record.values["objects"] for record in training))
+        return "instance segmentation", f"{role} numbers {count(objects, 'object')} in {images}"
+    if kind == "mask":
+        return "semantic segmentation", f"{role} marks the foreground in {images}"
+    likeness = [record.values["likeness"] for record in training if "likeness" in record.values]
+    if not likeness:
+        return "translation", f"{role} has other contents or sizes than the source in {images}"
+    middle = float(np.median(likeness))
+    if middle >= limits.min_likeness:
+        return "restoration", f"{role} shows what the source shows (r = {middle:.2f} once smoothed) in {images}"
+    shows = (
+        "the inverse of what the source shows" if middle <= -limits.min_likeness else "something else than the source"
+    )
+    return "translation", f"{role} shows {shows} (r = {middle:.2f}) in {images}"
