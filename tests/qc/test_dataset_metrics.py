@@ -11,9 +11,10 @@ from scipy import ndimage
 from parfocal.qc.metrics.duplicates import alike, fingerprint, pixel_digest
 from parfocal.qc.metrics.focus import sharpness, white_noise_gain
 from parfocal.qc.metrics.labels import check_labels, kind_of_target
-from parfocal.qc.metrics.noise import measure_noise, noise_sigma
+from parfocal.qc.metrics.noise import measure_noise
 from parfocal.qc.metrics.registration import estimate_shift
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.noise import noise_sigma
 from parfocal.runtime.saturation import saturation
 
 
@@ -102,7 +103,7 @@ def test_what_rises_above_the_noise() -> None:
 def test_noise_needs_two_or_three_axes_and_numbers() -> None:
     for image in (np.ones(9), np.ones((2, 2)), np.full((9, 9), np.nan)):
         with pytest.raises(InvalidInputError):
-            noise_sigma(image)
+            measure_noise(image)
 
 
 def test_saturation_is_exact_for_every_camera() -> None:

@@ -14,14 +14,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import ndimage
 
 from parfocal.runtime.images import PixelSize
+from parfocal.runtime.noise import noise_sigma
 
 _LARGEST_SIDE: Final = 1024
-_NOISE_KERNEL: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float64)
-# Of a normal distribution with standard deviation 1: median of the size, and span of those percentiles.
-_MEDIAN_OF_NORMAL: Final = 0.6745
+# Span of these percentiles in a normal distribution with standard deviation 1.
 _SPAN_OF_NORMAL: Final = 4.932
 _MOST_CONTRAST: Final = 1e4
 
@@ -66,9 +64,6 @@ class TrainingStatistics(BaseModel):
 def image_statistics(pixels: NDArray[Any]) -> ImageStatistics | None:
     """Return the statistics of an image, or None if it has no contrast.
 
-    The noise is estimated after Immerkaer (Computer Vision and Image Understanding 64, 300, 1996): the differences of
-    second differences leave little of a smooth image, and the median of their size is robust to edges.
-
     Parameters
     ----------
     pixels
@@ -87,8 +82,7 @@ def image_statistics(pixels: NDArray[Any]) -> ImageStatistics | None:
     low, median, bright, top = np.percentile(plane, (2, 50, 90, 99.8))
     if not top > low:
         return None
-    differences = ndimage.convolve(plane, _NOISE_KERNEL)[1:-1, 1:-1]
-    noise = float(np.median(np.abs(differences))) / (_MEDIAN_OF_NORMAL * 6) if differences.size else 0.0
+    noise = noise_sigma(plane) if min(plane.shape) >= 3 else 0.0
     signal = math.sqrt(max(0.0, (top - low) ** 2 - (_SPAN_OF_NORMAL * noise) ** 2))
     contrast = signal / noise if noise > 0 else _MOST_CONTRAST
     return ImageStatistics(
