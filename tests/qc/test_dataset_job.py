@@ -85,7 +85,15 @@ def test_sound_pairs_have_nothing_but_notes_and_everything_is_written(
     outcome = evaluate(filaments)
     result = ResultManifest.read(outcome.store, outcome.place / RESULT_MANIFEST)
     names = {entry.name for entry in result.files}
-    assert names == {"images.csv", "findings.csv", "summary.json", "thumbnails.png", "thumbnails_2.png"}
+    assert names == {
+        "images.csv",
+        "findings.csv",
+        "report.pdf",
+        "report.html",
+        "summary.json",
+        "thumbnails.png",
+        "thumbnails_2.png",
+    }
     assert result.verdict == {}
     assert outcome.summary["counts"] == {"error": 0, "warning": 0, "note": len(outcome.summary["findings"])}
     assert outcome.job.metrics["errors"] == 0
@@ -121,7 +129,7 @@ def test_every_defect_made_on_purpose_is_found_in_its_image_alone(
     (shifted,) = (row for row in outcome.table("images.csv") if "shifted" in row["findings"])
     assert float(shifted["shift Y [pixels]"]) == pytest.approx(3, abs=0.3)
     assert float(shifted["shift X [pixels]"]) == pytest.approx(-2, abs=0.3)
-    assert {row["check"] for row in outcome.table("findings.csv")} >= {
+    assert {row["check"] for row in outcome.table("findings.csv", "report.pdf", "report.html")} >= {
         "leak",
         "shifted",
         "saturated",

@@ -31,6 +31,8 @@ from parfocal.qc.dataset.sheets import Tile, checks_of, write_sheets
 from parfocal.qc.metrics.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
+from parfocal.qc.report import write_report
+from parfocal.qc.report.dataset import dataset_report
 from parfocal.runtime.images import PixelSize, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
@@ -83,6 +85,10 @@ def evaluate(context: JobContext) -> None:
     sheets = write_sheets(folder, _tiles(records, findings, scratch, roles), roles, parameters.max_sheets)
     summary = summarise(records, findings, purpose, limits, sheets)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    facts = {"Images": str(len(records)), "Job": context.job.id}
+    packages = context.service.environment(image=context.settings.image).packages
+    name = f"{dataset.dataset}, version {dataset.version}"
+    write_report(dataset_report(name, summary, facts, dict(packages), folder), folder)
     _publish(context, source, records, summary, folder)
 
 

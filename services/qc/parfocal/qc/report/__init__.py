@@ -1,6 +1,7 @@
 """Reports for people: one content, written as PDF and as a self-contained HTML page.
 
-`content.py` says what a report is made of, `html.py` and `pdf.py` write it, `evaluation.py` makes one of an evaluation.
+`content.py` says what a report is made of, `html.py` and `pdf.py` write it; `evaluation.py`, `comparison.py` and
+`dataset.py` make them.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from parfocal.qc.figures import save_png
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.scores import Scores, read_scores, scores_figure
+from parfocal.qc.report.text import value_text, versions
 from parfocal.qc.verdict import Verdict
 from parfocal.runtime.manifests import DatasetManifest, ModelManifest
 
@@ -142,7 +143,7 @@ def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
 
 def _thresholds_table(thresholds: BaseModel) -> Table:
     rows = [
-        (field.title or name, _value(getattr(thresholds, name)), field.description or "")
+        (field.title or name, value_text(getattr(thresholds, name)), field.description or "")
         for name, field in type(thresholds).model_fields.items()
     ]
     return Table(("Threshold", "Value", "What it means"), rows)
@@ -150,7 +151,7 @@ def _thresholds_table(thresholds: BaseModel) -> Table:
 
 def _training(model: ModelManifest) -> Iterator[Block]:
     yield Text(_training_sentence(model))
-    rows = [(name, _value(value)) for name, value in sorted(model.parameters.items())]
+    rows = [(name, value_text(value)) for name, value in sorted(model.parameters.items())]
     yield Table(("Parameter", "Value"), rows)
     if model.warnings:
         yield Notice("note", "Said during training", model.warnings)
@@ -158,7 +159,7 @@ def _training(model: ModelManifest) -> Iterator[Block]:
 
 def _training_sentence(model: ModelManifest) -> str:
     made = f"The model {model.model}, version {model.version}, was made with the method {model.method}"
-    software = f"Software: {_versions(model.environment.get('packages', {}))}."
+    software = f"Software: {versions(model.environment.get('packages', {}))}."
     if not model.epochs:
         return f"{made} and not trained by Parfocal. {software}"
     sources = [name for name in model.dataset_sha256 if name.startswith(f"train/{model.source}/")]
@@ -182,7 +183,7 @@ def _definitions(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator
         f"{interval['resamples']} resamples, seed {interval['seed']}. The unit is the image; slices of a stack count "
         "as one image, and images cut from one field are not independent."
     )
-    yield f"Computed with {_versions(evaluation.packages)}."
+    yield f"Computed with {versions(evaluation.packages)}."
 
 
 def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str]:
@@ -213,20 +214,6 @@ def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str
     cited: Iterable[str] = (model.citation if model is not None else "", evaluation.citation)
     for citation in dict.fromkeys(text for text in cited if text):
         yield f"Cite: {citation}"
-
-
-def _versions(packages: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(packages.items())) or "versions not recorded"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return " x ".join(_value(each) for each in value)
-    if value is None or value == "":
-        return "not set"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _number(metric: str, value: float) -> str:
