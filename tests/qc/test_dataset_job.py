@@ -129,7 +129,7 @@ def test_every_defect_made_on_purpose_is_found_in_its_image_alone(
     (shifted,) = (row for row in outcome.table("images.csv") if "shifted" in row["findings"])
     assert float(shifted["shift Y [pixels]"]) == pytest.approx(3, abs=0.3)
     assert float(shifted["shift X [pixels]"]) == pytest.approx(-2, abs=0.3)
-    assert {row["check"] for row in outcome.table("findings.csv", "report.pdf", "report.html")} >= {
+    assert {row["check"] for row in outcome.table("findings.csv")} >= {
         "leak",
         "shifted",
         "saturated",
