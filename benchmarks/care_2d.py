@@ -24,19 +24,15 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from common import Clock, events, run_job
-from support import S3Server, publish_dataset
+from common import Clock, train_and_predict
 
-from parfocal import v1
 from parfocal.care import SERVICE
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.images import read_image
 from parfocal.runtime.learning import Channels
-from parfocal.runtime.manifests import DATASET_MANIFEST, MODEL_MANIFEST, DatasetManifest, ModelManifest
+from parfocal.runtime.manifests import ModelManifest
 from parfocal.runtime.pairs import find_images
 from parfocal.runtime.precision import choose_precision
-from parfocal.runtime.service import values_struct
-from parfocal.runtime.store import Location
 
 
 def quality(predictions: dict[str, Any], target_folder: Path) -> tuple[float, float]:
@@ -83,58 +79,13 @@ def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: P
     return {"prepare": preparing, "train": training, "predict": predicting, "psnr": psnr, "ssim": ssim}
 
 
-def parfocal(data: Path, options: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
-    """Train and predict through the worker's code on a real store."""
-    server = S3Server(folder / "s3")
-    server.start()
-    try:
-        os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
-        store = server.store()
-        dataset_uri = publish_dataset(store, "benchmark", data)
-        parameters = {
-            "epochs": options.epochs,
-            "patch_size": options.patch,
-            "batch_size": options.batch,
-            "patches_per_image": options.patches_per_image,
-            "seed": seed,
-        }
-        spec = v1.TrainingSpec(
-            method="care-2d", dataset_uri=dataset_uri, model="benchmark", parameters=values_struct(parameters)
-        )
-        with Clock() as training:
-            job = run_job(SERVICE, store, v1.StartJobRequest(training=spec), folder)
-        rows = [event.epoch_completed for event in events(store, job) if event.HasField("epoch_completed")]
-        model = ModelManifest.read(store, Location.parse(job.outputs[0].uri) / MODEL_MANIFEST)
-        steps = -(-len(model.split["training"]) * options.patches_per_image // options.batch)
-        grids = [
-            np.prod([(stop - start) // options.patch for start, stop in zip(r["start"], r["stop"], strict=True)])
-            for r in model.split["validation"]
-        ]
-        validation_steps = min(int(sum(grids)), 512) // options.batch
-        predict = v1.PredictionSpec(model_uri=job.outputs[0].uri, input_uri=dataset_uri, split="test")
-        with Clock() as predicting:
-            result = run_job(SERVICE, store, v1.StartJobRequest(prediction=predict), folder)
-        place = Location.parse(result.outputs[0].uri)
-        predictions = {}
-        dataset = DatasetManifest.read(store, Location.parse(dataset_uri) / DATASET_MANIFEST)
-        for image in dataset.select("test", "source"):
-            path = folder / "out" / f"{image.stem}.tif"
-            store.download(place / f"{image.stem}.tif", path)
-            predictions[image.stem] = read_image(path).pixels
-        psnr, ssim = quality(predictions, data / "test" / "target")
-        epochs = sum(row.seconds for row in rows)
-        return {
-            "train": training,
-            "predict": predicting,
-            "epochs": epochs,
-            "psnr": psnr,
-            "ssim": ssim,
-            "steps": steps,
-            "validation_steps": validation_steps,
-            "rows": [dict(row.metrics) for row in rows],
-        }
-    finally:
-        server.stop()
+def validation_steps(model: ModelManifest, options: argparse.Namespace) -> int:
+    """Return how many batches of patches the validation images give."""
+    grids = [
+        np.prod([(stop - start) // options.patch for start, stop in zip(r["start"], r["stop"], strict=True)])
+        for r in model.split["validation"]
+    ]
+    return min(int(sum(grids)), 512) // options.batch
 
 
 def bare_steps(options: argparse.Namespace) -> tuple[Clock, Clock, int]:
@@ -173,29 +124,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bare, validating, count = bare_steps(options)
-        ours = parfocal(options.data, options, folder, options.seed)
-        for number, row in enumerate(ours["rows"], start=1):
+        parameters = {
+            "epochs": options.epochs,
+            "patch_size": options.patch,
+            "batch_size": options.batch,
+            "patches_per_image": options.patches_per_image,
+            "seed": options.seed,
+        }
+        ours = train_and_predict(SERVICE, "care-2d", options.data, parameters, folder)
+        psnr, ssim = quality(ours.predictions, options.data / "test" / "target")
+        steps = ours.steps(options.patches_per_image, options.batch)
+        for number, row in enumerate(ours.rows, start=1):
             print(f"epoch {number}: " + json.dumps({key: round(value, 6) for key, value in row.items()}))
         print(f"bare training step: {bare.cpu / count:.3f} CPU s, {bare.wall / count:.3f} s")
         print(
-            f"Parfocal ({precision}): training job {ours['train'].wall:.1f} s ({ours['train'].cpu:.1f} CPU s), of it "
-            f"epochs {ours['epochs']:.1f} s; prediction job {ours['predict'].wall:.1f} s; "
-            f"{ours['psnr']:.2f} dB, SSIM {ours['ssim']:.3f}",
+            f"Parfocal ({precision}): training job {ours.training.wall:.1f} s ({ours.training.cpu:.1f} CPU s), of it "
+            f"epochs {ours.epochs:.1f} s; prediction job {ours.predicting.wall:.1f} s; "
+            f"{psnr:.2f} dB, SSIM {ssim:.3f}",
             flush=True,
         )
-        network = options.epochs / count * (ours["steps"] * bare.cpu + ours["validation_steps"] * validating.cpu)
-        print(f"training job over its bare network steps, CPU seconds: {ours['train'].cpu / network:.3f}", flush=True)
+        network = options.epochs / count * (steps * bare.cpu + validation_steps(ours.model, options) * validating.cpu)
+        print(f"training job over its bare network steps, CPU seconds: {ours.training.cpu / network:.3f}", flush=True)
         if options.skip_csbdeep:
             return
-        plain = plain_csbdeep(options.data, options, int(ours["steps"]), folder)
+        plain = plain_csbdeep(options.data, options, steps, folder)
         print(
             f"csbdeep (float32): patches {plain['prepare'].wall:.1f} s, training {plain['train'].wall:.1f} s "
             f"({plain['train'].cpu:.1f} CPU s), prediction {plain['predict'].wall:.1f} s; "
             f"{plain['psnr']:.2f} dB, SSIM {plain['ssim']:.3f}"
         )
         before = plain["prepare"].wall + plain["train"].wall
-        print(f"training: {before / ours['train'].wall:.2f}x, prediction: ", end="")
-        print(f"{plain['predict'].wall / ours['predict'].wall:.2f}x as fast as csbdeep")
+        print(f"training: {before / ours.training.wall:.2f}x, prediction: ", end="")
+        print(f"{plain['predict'].wall / ours.predicting.wall:.2f}x as fast as csbdeep")
 
 
 if __name__ == "__main__":

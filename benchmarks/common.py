@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from support import S3Server, publish_dataset
 
 from parfocal import v1
+from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.service import Service, load_object
-from parfocal.runtime.store import Store
+from parfocal.runtime.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.service import Service, load_object, values_struct
+from parfocal.runtime.store import Location, Store
 
 
 class Clock:
@@ -47,3 +55,77 @@ def events(store: Store, job: v1.Job) -> list[v1.JobEvent]:
     """Return all events of a job."""
     jobs = JobStore(store)
     return list(jobs.events(jobs.read(job.project, job.id), 0))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What Parfocal took to train on the training images and to predict the test images, and what came out.
+
+    Attributes
+    ----------
+    training, predicting
+        Of the whole jobs.
+    epochs
+        Seconds of the epochs alone.
+    rows
+        For each epoch: its metrics.
+    predictions
+        By stem of the test image, and for further targets by role and stem.
+    """
+
+    training: Clock
+    predicting: Clock
+    epochs: float
+    rows: list[dict[str, float]]
+    model: ModelManifest
+    predictions: dict[str, Any]
+
+    def steps(self, patches_per_image: int, batch: int) -> int:
+        """Return the training steps of an epoch."""
+        return -(-len(self.model.split["training"]) * patches_per_image // batch)
+
+    @property
+    def held_out(self) -> set[str]:
+        """Stems of the validation images."""
+        return {region["stem"] for region in self.model.split["validation"]}
+
+
+def train_and_predict(
+    service: Service, method: str, data: Path, parameters: Mapping[str, Any], folder: Path
+) -> Measured:
+    """Train on FOLDER/train and predict FOLDER/test through the worker's code on a real store."""
+    server = S3Server(folder / "s3")
+    server.start()
+    try:
+        os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
+        store = server.store()
+        dataset_uri = publish_dataset(store, "benchmark", data)
+        spec = v1.TrainingSpec(
+            method=method, dataset_uri=dataset_uri, model="benchmark", parameters=values_struct(dict(parameters))
+        )
+        with Clock() as training:
+            job = run_job(service, store, v1.StartJobRequest(training=spec), folder)
+        rows = [event.epoch_completed for event in events(store, job) if event.HasField("epoch_completed")]
+        model = ModelManifest.read(store, Location.parse(job.outputs[0].uri) / MODEL_MANIFEST)
+        predict = v1.PredictionSpec(model_uri=job.outputs[0].uri, input_uri=dataset_uri, split="test")
+        with Clock() as predicting:
+            result = run_job(service, store, v1.StartJobRequest(prediction=predict), folder)
+        place = Location.parse(result.outputs[0].uri)
+        predictions = {}
+        for image in ResultManifest.read(store, place / RESULT_MANIFEST).images:
+            for role, name in image.outputs.items():
+                if name.endswith(".tif"):
+                    store.download(place / name, folder / "out" / name)
+                    stem = Path(name).stem
+                    label = stem if role == "prediction" else f"{role}/{stem}"
+                    predictions[label] = read_image(folder / "out" / name).pixels
+        return Measured(
+            training,
+            predicting,
+            sum(row.seconds for row in rows),
+            [dict(row.metrics) for row in rows],
+            model,
+            predictions,
+        )
+    finally:
+        server.stop()

@@ -22,17 +22,12 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from common import Clock, events, run_job
-from support import S3Server, publish_dataset
+from common import Clock, train_and_predict
 
-from parfocal import v1
 from parfocal.qc.metrics.instances import Counts, score_instances
 from parfocal.runtime.images import read_image
-from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.pairs import find_images
 from parfocal.runtime.precision import choose_precision
-from parfocal.runtime.service import values_struct
-from parfocal.runtime.store import Location
 from parfocal.stardist import SERVICE
 
 
@@ -98,49 +93,6 @@ def plain_stardist(
     return {"prepare": preparing, "train": training, "predict": predicting, "f1": f1}
 
 
-def parfocal(data: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train and predict through the worker's code on a real store."""
-    server = S3Server(folder / "s3")
-    server.start()
-    try:
-        os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
-        store = server.store()
-        dataset_uri = publish_dataset(store, "benchmark", data)
-        parameters = {
-            "epochs": options.epochs,
-            "patch_size": options.patch,
-            "batch_size": options.batch,
-            "patches_per_image": options.patches_per_image,
-            "seed": options.seed,
-        }
-        spec = v1.TrainingSpec(
-            method="stardist-2d", dataset_uri=dataset_uri, model="benchmark", parameters=values_struct(parameters)
-        )
-        with Clock() as training:
-            job = run_job(SERVICE, store, v1.StartJobRequest(training=spec), folder)
-        rows = [event.epoch_completed for event in events(store, job) if event.HasField("epoch_completed")]
-        model = ModelManifest.read(store, Location.parse(job.outputs[0].uri) / MODEL_MANIFEST)
-        predict = v1.PredictionSpec(model_uri=job.outputs[0].uri, input_uri=dataset_uri, split="test")
-        with Clock() as predicting:
-            result = run_job(SERVICE, store, v1.StartJobRequest(prediction=predict), folder)
-        place = Location.parse(result.outputs[0].uri)
-        predictions = {}
-        for stem in find_images(data / "test" / "source"):
-            path = folder / "out" / f"{stem}.tif"
-            store.download(place / f"{stem}.tif", path)
-            predictions[stem] = read_image(path).pixels
-        return {
-            "train": training,
-            "predict": predicting,
-            "epochs": sum(row.seconds for row in rows),
-            "steps": -(-len(model.split["training"]) * options.patches_per_image // options.batch),
-            "held_out": {region["stem"] for region in model.split["validation"]},
-            "f1": quality(predictions, data / "test" / "target"),
-        }
-    finally:
-        server.stop()
-
-
 def making_targets(options: argparse.Namespace, data: Path) -> tuple[float, float]:
     """Return the seconds that the targets of a batch take, and that a training step takes."""
     from parfocal.runtime.learning import Channels
@@ -181,20 +133,30 @@ def main() -> None:
         folder = Path(name)
         making, step = making_targets(options, options.data)
         print(f"targets of a batch: {making:.3f} s, training step: {step:.3f} s", flush=True)
-        ours = parfocal(options.data, options, folder)
+        parameters = {
+            "epochs": options.epochs,
+            "patch_size": options.patch,
+            "batch_size": options.batch,
+            "patches_per_image": options.patches_per_image,
+            "seed": options.seed,
+        }
+        ours = train_and_predict(SERVICE, "stardist-2d", options.data, parameters, folder)
+        our_f1 = quality(ours.predictions, options.data / "test" / "target")
         print(
-            f"Parfocal ({precision}): training job {ours['train'].wall:.1f} s, of it epochs {ours['epochs']:.1f} s; "
-            f"prediction job {ours['predict'].wall:.1f} s; F1 {ours['f1']:.3f}",
+            f"Parfocal ({precision}): training job {ours.training.wall:.1f} s, of it epochs {ours.epochs:.1f} s; "
+            f"prediction job {ours.predicting.wall:.1f} s; F1 {our_f1:.3f}",
             flush=True,
         )
-        plain = plain_stardist(options.data, options, int(ours["steps"]), ours["held_out"], folder)
+        plain = plain_stardist(
+            options.data, options, ours.steps(options.patches_per_image, options.batch), ours.held_out, folder
+        )
         print(
             f"stardist (float32): training {plain['prepare'].wall + plain['train'].wall:.1f} s, prediction "
             f"{plain['predict'].wall:.1f} s; F1 {plain['f1']:.3f}"
         )
         before = plain["prepare"].wall + plain["train"].wall
-        print(f"training: {before / ours['train'].wall:.2f}x, prediction: ", end="")
-        print(f"{plain['predict'].wall / ours['predict'].wall:.2f}x as fast as stardist")
+        print(f"training: {before / ours.training.wall:.2f}x, prediction: ", end="")
+        print(f"{plain['predict'].wall / ours.predicting.wall:.2f}x as fast as stardist")
 
 
 if __name__ == "__main__":
