@@ -18,7 +18,7 @@ _JOB = click.argument("job_id", metavar="JOB")
 
 @click.group(cls=Group, short_help="List, watch, cancel and resume jobs.")
 def jobs() -> None:
-    """Trainings, predictions and evaluations: list, watch, cancel, go on."""
+    """Trainings, predictions, evaluations and comparisons: list, watch, cancel, go on."""
 
 
 @jobs.command("list")
@@ -175,7 +175,7 @@ def delete(job_id: str, yes: bool) -> None:
 @click.option("--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the files go.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 def download(job_id: str, output: Path, overwrite: bool) -> None:
-    """Download what a prediction or evaluation made."""
+    """Download what a prediction, evaluation or comparison made."""
     app = current_app()
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json
@@ -199,7 +199,7 @@ def _what(job: v1.Job) -> str:
         return f"predict {_last(job.prediction.model_uri)}"
     if job.HasField("evaluation"):
         return f"evaluate {_last(job.evaluation.model_uri or job.evaluation.prediction_uri)}"
-    return "compare"
+    return f"compare {len(job.comparison.evaluation_uris)} evaluations"
 
 
 def _last(uri: str) -> str:
