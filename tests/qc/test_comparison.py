@@ -324,6 +324,7 @@ def test_a_model_that_has_seen_the_test_images_is_named(bench: Bench, ten: str, 
     job = bench.compare(ten, [good, seen], figures=False)
     assert job.state == v1.JOB_STATE_SUCCEEDED
     assert any("seen:1 has learnt from 10 of the 10 test images" in text for text in job.warnings)
+    assert bench.summary(job)["sentences"][0].startswith("seen:1 has learnt")
 
 
 def test_a_cancelled_comparison_publishes_nothing(bench: Bench, ten: str, good: str, poor: str) -> None:

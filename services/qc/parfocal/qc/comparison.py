@@ -57,12 +57,13 @@ _REFERENCES: Final[dict[str, tuple[_Reference, ...]]] = {"restoration": ("input"
 
 @dataclass(frozen=True)
 class _Found:
-    """Everything that a comparison is made of."""
+    """Everything that a comparison is made of; `seen` says which models have learnt from test images."""
 
     evaluations: Sequence[Evaluation]
     competitors: Sequence[Competitor]
     scores: Sequence[TargetScores]
     tests: Sequence[PairResult]
+    seen: Sequence[str]
 
 
 def compare(context: JobContext) -> None:
@@ -80,8 +81,8 @@ def compare(context: JobContext) -> None:
     scores = lay_side_by_side(competitors, list(dict.fromkeys(parameters.metrics)))
     report(context, "testing", 0.4)
     tests = run_tests(competitors, scores, parameters.alpha)
-    found = _Found(evaluations, competitors, scores, tests)
-    for text in (*remarks, power_remark(tests, parameters.alpha), *_seen_in_training(context, evaluations)):
+    found = _Found(evaluations, competitors, scores, tests, _seen_in_training(context, evaluations))
+    for text in (*remarks, power_remark(tests, parameters.alpha), *found.seen):
         if text:
             context.warn(text)
     folder = empty_folder(context.scratch / "comparison")
@@ -178,7 +179,8 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
         "dataset_uri": first.manifest.input_uri,
         "split": first.manifest.split,
         "images": images,
-        "sentences": sentences(found.tests, parameters.alpha),
+        # First what takes the meaning from all that follows.
+        "sentences": [*found.seen, *sentences(found.tests, parameters.alpha)],
         "remarks": list(context.job.warnings),
         "competitors": [
             {
