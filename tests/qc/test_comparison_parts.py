@@ -139,6 +139,18 @@ def test_rank_and_mean_must_agree():
     assert test.outcome == "not shown"
 
 
+def test_equal_models_are_seldom_called_different():
+    """Three equal models in two metrics: six tests, and anything called real by chance in one run of twenty at most."""
+    rng, runs, wrong = np.random.default_rng(2), 120, 0
+    for _ in range(runs):
+        base = rng.normal(28, 3, 10)
+        columns = {metric: {name: base + rng.normal(0, 0.5, 10) for name in "abc"} for metric in ("psnr", "ssim")}
+        scores = TargetScores("target", tuple(map(str, range(10))), columns)
+        wrong += any(test.outcome != "not shown" for test in run_tests(competitors(*"abc"), [scores], 0.05))
+    # Three standard deviations above the promise.
+    assert wrong <= runs * 0.05 + 3 * np.sqrt(runs * 0.05 * 0.95)
+
+
 def test_every_metric_that_may_be_chosen_is_described():
     for parameters in (ImageComparisonParameters, InstanceComparisonParameters):
         schema = parameters.model_json_schema()["properties"]["metrics"]

@@ -71,6 +71,22 @@ def test_many_images_agree_with_scipy():
     assert result.images == result.higher + result.lower == 80
 
 
+@pytest.mark.parametrize("images", [9, 20, 50])
+def test_without_ties_both_agree_with_the_exact_distributions_of_scipy(images):
+    rng = np.random.default_rng(images)
+    first, second = rng.normal(30, 1, images), rng.normal(29.5, 1, images)
+    assert wilcoxon_p(first - second) == pytest.approx(stats.wilcoxon(first - second, method="exact").pvalue)
+    assert mann_whitney_p(first, second) == pytest.approx(stats.mannwhitneyu(first, second, method="exact").pvalue)
+
+
+def test_with_ties_the_normal_approximation_follows_closely():
+    rng = np.random.default_rng(8)
+    first, second = (np.round(rng.normal(mean, 1, 50), 1) for mean in (30.0, 29.6))
+    ours = wilcoxon_p(first - second), mann_whitney_p(first, second)
+    theirs = stats.wilcoxon(first - second, method="asymptotic").pvalue, stats.mannwhitneyu(first, second).pvalue
+    assert ours == pytest.approx(theirs, rel=0.05)
+
+
 def test_pairing_finds_what_lies_below_the_differences_between_images():
     first = np.linspace(20, 40, 10)
     result = paired_test(first, first - np.linspace(0.1, 0.2, 10))

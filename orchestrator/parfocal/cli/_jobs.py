@@ -18,7 +18,7 @@ _JOB = click.argument("job_id", metavar="JOB")
 
 @click.group(cls=Group, short_help="List, watch, cancel and resume jobs.")
 def jobs() -> None:
-    """Trainings, predictions and evaluations: list, watch, cancel, go on."""
+    """Trainings, predictions, evaluations and comparisons: list, watch, cancel, go on."""
 
 
 @jobs.command("list")
@@ -175,7 +175,7 @@ def delete(job_id: str, yes: bool) -> None:
 @click.option("--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the files go.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 def download(job_id: str, output: Path, overwrite: bool) -> None:
-    """Download what a prediction or evaluation made."""
+    """Download what a prediction, evaluation or comparison made."""
     app = current_app()
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json
@@ -200,7 +200,7 @@ def _what(job: v1.Job) -> str:
     if job.HasField("evaluation"):
         spec = job.evaluation
         return f"evaluate {_last(spec.model_uri or spec.prediction_uri or spec.dataset_uri)}"
-    return "compare"
+    return f"compare {len(job.comparison.evaluation_uris)} evaluations"
 
 
 def _last(uri: str) -> str:

@@ -11,10 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from matplotlib.figure import Figure
-
-from parfocal import v1
-from parfocal.qc.comparison_figures import Shown, images_figure, objects_figure, scores_figure
+from parfocal.qc.comparison_figures import scores_figure
+from parfocal.qc.comparison_images import draw_images, report
 from parfocal.qc.comparison_summary import (
     DEFINITION,
     METRICS,
@@ -37,19 +35,14 @@ from parfocal.qc.competitors import (
     read_evaluation,
 )
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import predicted_files
-from parfocal.qc.metrics.instances import score_instances
 from parfocal.qc.metrics.paired import smallest_p
-from parfocal.qc.parameters import ComparisonParameters, InstanceComparisonParameters
+from parfocal.qc.parameters import ComparisonParameters
 from parfocal.qc.statistics import RESAMPLES, SEED, statistics
 from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
-    DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
-    DatasetManifest,
     ModelManifest,
     ResultFile,
     ResultManifest,
@@ -64,17 +57,13 @@ _REFERENCES: Final[dict[str, tuple[_Reference, ...]]] = {"restoration": ("input"
 
 @dataclass(frozen=True)
 class _Found:
-    """Everything that a comparison is made of."""
+    """Everything that a comparison is made of; `seen` says which models have learnt from test images."""
 
     evaluations: Sequence[Evaluation]
     competitors: Sequence[Competitor]
     scores: Sequence[TargetScores]
     tests: Sequence[PairResult]
-
-    @property
-    def models(self) -> list[Competitor]:
-        """The competitors that are no references."""
-        return [each for each in self.competitors if each.kind == "model"]
+    seen: Sequence[str]
 
 
 def compare(context: JobContext) -> None:
@@ -90,19 +79,19 @@ def compare(context: JobContext) -> None:
     kinds = _REFERENCES.get(context.method.name, ("baseline",)) if parameters.references else ()
     competitors, remarks = choose_competitors(evaluations, kinds)
     scores = lay_side_by_side(competitors, list(dict.fromkeys(parameters.metrics)))
-    _progress(context, "testing", 0.4)
+    report(context, "testing", 0.4)
     tests = run_tests(competitors, scores, parameters.alpha)
-    found = _Found(evaluations, competitors, scores, tests)
-    for text in (*remarks, power_remark(tests, parameters.alpha), *_seen_in_training(context, evaluations)):
+    found = _Found(evaluations, competitors, scores, tests, _seen_in_training(context, evaluations))
+    for text in (*remarks, power_remark(tests, parameters.alpha), *found.seen):
         if text:
             context.warn(text)
     folder = empty_folder(context.scratch / "comparison")
     write_comparison_csv(folder / "comparison.csv", scores)
     write_tests_csv(folder / "tests.csv", tests)
-    _progress(context, "drawing", 0.6)
+    report(context, "drawing", 0.6)
     save_png(scores_figure(scores, competitors), folder / "figure.png")
     if parameters.figures:
-        _draw_images(context, found, folder)
+        draw_images(context, competitors, scores, folder)
     _publish(context, parameters, found, folder)
 
 
@@ -111,15 +100,9 @@ def _read(context: JobContext, metrics: Sequence[str]) -> list[Evaluation]:
     uris = context.job.comparison.evaluation_uris
     for number, uri in enumerate(uris):
         context.check_cancelled()
-        _progress(context, "reading evaluations", 0.4 * number / len(uris), number, len(uris))
+        report(context, "reading evaluations", 0.4 * number / len(uris), number, len(uris))
         evaluations.append(read_evaluation(context.store, uri, metrics))
     return evaluations
-
-
-def _progress(context: JobContext, stage: str, fraction: float, step: int = 0, steps: int = 0) -> None:
-    context.check_cancelled()
-    progress = v1.Progress(stage=stage, step=step, steps=steps, fraction=fraction)
-    context.report_progress(progress, message=stage, at_once=True)
 
 
 def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) -> list[str]:
@@ -143,83 +126,11 @@ def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) ->
     return texts
 
 
-def _draw_images(context: JobContext, found: _Found, folder: Path) -> None:
-    """Draw the best and the worst image of every target."""
-    parameters = context.parameters
-    assert isinstance(parameters, ComparisonParameters)
-    metric = parameters.metrics[0]
-    for number, scores in enumerate(found.scores):
-        ranked = rank_images(found.competitors, scores, metric)
-        chosen = {"worst image": ranked[-1][0]} if len(ranked) > 1 else {}
-        chosen = {"best image" if chosen else "only image": ranked[0][0], **chosen}
-        shown = []
-        for what, stem in chosen.items():
-            _progress(context, "fetching images", 0.6 + 0.3 * number / len(found.scores))
-            try:
-                shown.append(_fetch(context, found, scores, stem, what))
-            except NotFoundError as error:
-                context.warn(f"The picture of the best and worst images is left out: {error.message}")
-                return
-        name = METRICS[metric].title
-        title = f"Best and worst by the mean {name} of all models"
-        title += f" ({scores.target})" if len(found.scores) > 1 else ""
-        save_png(_figure(parameters, found, shown, title), folder / _numbered("images", scores, number))
-
-
-def _figure(parameters: ComparisonParameters, found: _Found, shown: Sequence[Shown], title: str) -> Figure:
-    if not isinstance(parameters, InstanceComparisonParameters):
-        return images_figure(shown, title=title)
-    level = float(found.evaluations[0].manifest.parameters["iou"])
-    scored = [
-        {
-            name: score_instances(image.target, prediction, name=f"{image.name} ({name})", levels=[level])
-            for name, prediction in image.predictions.items()
-        }
-        for image in shown
-    ]
-    return objects_figure(shown, scored, level, title=f"{title}; an object is found at IoU {level:g}")
-
-
-def _fetch(context: JobContext, found: _Found, scores: TargetScores, stem: str, what: str) -> Shown:
-    first = found.evaluations[0]
-    place = Location.parse(first.manifest.input_uri)
-    dataset = DatasetManifest.read(context.store, place / DATASET_MANIFEST)
-    entries = {entry.name: entry for entry in dataset.files}
-    digest = first.images(scores.target)[stem]
-    images = [image for image in dataset.images if (image.split, image.stem) == (first.manifest.split, stem)]
-    source = next((image for image in images if entries[image.file].sha256 == digest), None)
-    target = next((image for image in images if image.role == scores.target), None)
-    if source is None or target is None:
-        raise NotFoundError(f"the dataset {place} has no {stem} with source and {scores.target}.")
-    predictions = {}
-    for model in found.models:
-        uri = Location.parse(model.evaluation.prediction_uri)
-        prediction = ResultManifest.read(context.store, uri / RESULT_MANIFEST)
-        entry = predicted_files(prediction, scores.target)[stem]
-        predictions[model.name] = read_image(context.cache.fetch(context.store, uri, entry)).pixels
-    index = scores.images.index(stem)
-    return Shown(
-        name=stem,
-        what=what,
-        source=read_image(context.cache.fetch(context.store, place, entries[source.file])).pixels,
-        target=read_image(context.cache.fetch(context.store, place, entries[target.file])).pixels,
-        predictions=predictions,
-        captions={
-            model.name: ", ".join(
-                f"{METRICS[metric].title} {METRICS[metric].write(float(columns[model.name][index]))}"
-                for metric, columns in list(scores.scores.items())[:2]
-            )
-            for model in found.models
-        },
-        pixel_size=target.pixel_size_um[0] if target.pixel_size_um else None,
-    )
-
-
 def _publish(context: JobContext, parameters: ComparisonParameters, found: _Found, folder: Path) -> None:
     first = found.evaluations[0].manifest
     summary = _summary(context, parameters, found)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    _progress(context, "publishing", 0.95)
+    report(context, "publishing", 0.95)
     files = upload_files(context.store, context.reserved, folder_files(folder))
     several = len(found.scores) > 1
     metrics = {
@@ -245,7 +156,9 @@ def _publish(context: JobContext, parameters: ComparisonParameters, found: _Foun
             ResultFile(
                 input=f"{scores.target}/{stem}" if several else stem,
                 input_sha256=digest,
-                outputs={model.name: model.evaluation.prediction_uri for model in found.models},
+                outputs={
+                    model.name: model.evaluation.prediction_uri for model in found.competitors if model.kind == "model"
+                },
             )
             for scores in found.scores
             for stem, digest in sorted(found.evaluations[0].images(scores.target).items())
@@ -266,7 +179,8 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
         "dataset_uri": first.manifest.input_uri,
         "split": first.manifest.split,
         "images": images,
-        "sentences": sentences(found.tests, parameters.alpha),
+        # First what takes the meaning from all that follows.
+        "sentences": [*found.seen, *sentences(found.tests, parameters.alpha)],
         "remarks": list(context.job.warnings),
         "competitors": [
             {
@@ -300,7 +214,3 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
         },
         "definition": f"{DEFINITION} {first.summary.get('definition', '')}".strip(),
     }
-
-
-def _numbered(name: str, scores: TargetScores, number: int) -> str:
-    return f"{name}.png" if number == 0 else f"{name}_{scores.target}.png"

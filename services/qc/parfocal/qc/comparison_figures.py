@@ -63,7 +63,7 @@ def scores_figure(scores: Sequence[TargetScores], competitors: Sequence[Competit
     # From what needs no training up to the models.
     competitors = sorted(competitors, key=lambda each: ("input", "baseline", "model").index(each.kind))
     names = [each.name for each in competitors]
-    labels = [drawable(textwrap.fill(shortened(name, 40), 18)) for name in names]
+    labels = [textwrap.fill(drawable(shortened(name, 40)), 16) for name in names]
     lines = max(label.count("\n") for label in labels) + 1
     # Labels lie side by side where they fit, else they are turned.
     room = max(4.2, 0.9 + 1.25 * len(names))
@@ -133,7 +133,7 @@ def objects_figure(
     title
         Of the figure.
     """
-    figure, panels, _ = _panels(images, title)
+    figure, panels, side = _panels(images, title)
     for row, image, scores in zip(panels, images, scored, strict=True):
         matched = {name: score.overlap.match(level) for name, score in scores.items()}
         first = next(iter(matched))
@@ -142,6 +142,9 @@ def objects_figure(
             source, target, objects = part_shown(image.source, [image.target, prediction], plane)
             if index == 0:
                 show_grey(row[0], source if source.ndim == 2 else source.mean(axis=-1))
+                if image.pixel_size is not None:
+                    height, width = target.shape
+                    draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
                 labels = np.unique(target[target > 0])
                 draw_outlines(row[1], source, [(target, labels, (1.0, 1.0, 1.0))])
                 _entitle(row[1], "target", f"{len(labels)} objects")
