@@ -228,7 +228,15 @@ def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
         assert words in result.out
     assert "It takes 9 images for 10 comparisons" in result.err
     names = {path.name for path in (tmp_path / "compared").iterdir()}
-    assert names == {"figure.png", "images.png", "comparison.csv", "tests.csv", "summary.json"}
+    assert names == {
+        "figure.png",
+        "images.png",
+        "comparison.csv",
+        "tests.csv",
+        "summary.json",
+        "report.pdf",
+        "report.html",
+    }
 
     first = next(job for job in run("jobs", "list", "--json").json if "evaluation" in job)["id"]
     again = run("compare", "--evaluation", first, "--evaluation", evaluated, "-p", "metrics=ssim", "--json")
@@ -436,7 +444,15 @@ def test_quality_control_of_a_dataset_prints_findings_and_brings_the_sheets(
     for words in ("error", "leak", "test/source/copy", "good for restoration", "fake-2d", "thumbnails.png"):
         assert words in result.out
     names = {path.name for path in (tmp_path / "qc").iterdir()}
-    assert names == {"findings.csv", "images.csv", "summary.json", "thumbnails.png", "thumbnails_2.png"}
+    assert names == {
+        "findings.csv",
+        "images.csv",
+        "summary.json",
+        "thumbnails.png",
+        "thumbnails_2.png",
+        "report.pdf",
+        "report.html",
+    }
     again = run("dataset", "check", name, "--qc", "--json")
     assert "before" in again.err
     assert again.json["summary"]["counts"]["error"] == 2

@@ -242,7 +242,15 @@ def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
         wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the comparison")
         job = jobs.GetJob(get).job
     files, summary = bench.files(job), bench.summary(job)
-    assert set(files) == {"comparison.csv", "tests.csv", "summary.json", "figure.png", "images.png"}
+    assert set(files) == {
+        "comparison.csv",
+        "tests.csv",
+        "summary.json",
+        "figure.png",
+        "images.png",
+        "report.pdf",
+        "report.html",
+    }
     assert summary["sentences"][0].startswith("On 10 test images, good:1 is better than poor:1 by ")
     assert "dB in PSNR (95 % interval" in summary["sentences"][0]
     assert "after Holm correction for 10 comparisons" in summary["sentences"][0]

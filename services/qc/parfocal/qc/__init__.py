@@ -13,6 +13,7 @@ from parfocal.qc.parameters import (
     InstanceComparisonParameters,
     InstanceParameters,
     RestorationParameters,
+    SemanticComparisonParameters,
     SemanticParameters,
     TranslationParameters,
 )
@@ -109,6 +110,7 @@ SEMANTIC = Method(
     target=v1.TARGET_KIND_LABELS,
     work={
         v1.JOB_KIND_EVALUATION: Work(SemanticParameters, "parfocal.qc.semantic:evaluate", needs_device=False),
+        v1.JOB_KIND_COMPARISON: Work(SemanticComparisonParameters, _COMPARE, needs_device=False),
     },
     data="Test images with masks, which the model has not seen in training. Three at least, ten or more are better.",
     minimum_images=1,

@@ -37,6 +37,8 @@ from parfocal.qc.competitors import (
 from parfocal.qc.figures import save_png
 from parfocal.qc.metrics.paired import smallest_p
 from parfocal.qc.parameters import ComparisonParameters
+from parfocal.qc.report import write_report
+from parfocal.qc.report.comparison import comparison_report
 from parfocal.qc.statistics import RESAMPLES, SEED, statistics
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.jobs.context import JobContext
@@ -131,6 +133,13 @@ def _publish(context: JobContext, parameters: ComparisonParameters, found: _Foun
     summary = _summary(context, parameters, found)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     report(context, "publishing", 0.95)
+    packages = dict(context.service.environment(image=context.settings.image).packages)
+    facts = {
+        "Compared": context.method.title,
+        "Test images": f"{summary['images']}, {first.split} images of {first.input_uri}",
+        "Job": context.job.id,
+    }
+    write_report(comparison_report(summary, facts, packages, folder), folder)
     files = upload_files(context.store, context.reserved, folder_files(folder))
     several = len(found.scores) > 1
     metrics = {
@@ -149,7 +158,7 @@ def _publish(context: JobContext, parameters: ComparisonParameters, found: _Foun
         split=first.split,
         targets=tuple(scores.target for scores in found.scores),
         parameters=parameters.model_dump(mode="json"),
-        environment={"packages": dict(context.service.environment(image=context.settings.image).packages)},
+        environment={"packages": packages},
         summary={name: summary[name] for name in ("images", "sentences", "remarks")} | {"metrics": metrics},
         files=files,
         images=tuple(

@@ -59,6 +59,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "accuracy": Metric("accuracy"),
     "mean_matched_iou": Metric("mean IoU of found objects"),
     "foreground_iou": Metric("IoU of the foreground"),
+    "iou": Metric("IoU"),
+    "dice": Metric("Dice"),
+    "boundary_f": Metric("boundary F"),
 }
 """Every metric that can be compared."""
 

@@ -18,7 +18,7 @@ from parfocal.runtime.store import Location, Store
 
 _SHOWN: Final = 5
 # Parameters of an evaluation that change its scores; the others are thresholds of the verdict.
-_SCORING: Final = ("iou",)
+_SCORING: Final = ("iou", "boundary_tolerance")
 _LEAST: Final = 2
 
 

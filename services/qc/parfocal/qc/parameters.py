@@ -317,6 +317,18 @@ class InstanceComparisonParameters(ComparisonParameters):
     )
 
 
+class SemanticComparisonParameters(ComparisonParameters):
+    """How predicted foreground is compared, image by image."""
+
+    metrics: tuple[Literal["iou", "dice", "boundary_f", "precision", "recall"], ...] = Field(
+        default=("iou", "boundary_f"),
+        min_length=1,
+        title="Metrics",
+        description="What is compared, of iou, dice, boundary_f, precision and recall. The first decides which image is "
+        "called best and worst. More metrics are more tests, so more images are needed to show a difference.",
+    )
+
+
 class DatasetThresholds(BaseModel):
     """From when on something about a dataset is worth a sentence.
 
