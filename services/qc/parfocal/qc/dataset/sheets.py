@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity
+from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, in_order
 from parfocal.qc.figures import save_png
 
 FIELDS: Final = 40
@@ -57,8 +57,11 @@ class Tile:
 def checks_of(labels: Sequence[str], findings: Sequence[Finding]) -> tuple[tuple[Severity, str], ...]:
     """Return severity and name of all findings that name one of these images, the worst first, each once."""
     wanted = set(labels)
-    found = [(finding.severity, finding.check) for finding in findings if wanted & set(finding.images)]
-    return tuple(sorted(dict.fromkeys(found), key=lambda check: SEVERITIES.index(check[0])))
+    worst: dict[str, Severity] = {}
+    for finding in in_order(findings):
+        if not wanted.isdisjoint(finding.images):
+            worst.setdefault(finding.check, finding.severity)
+    return tuple((severity, check) for check, severity in worst.items())
 
 
 def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Sequence[str], most: int) -> list[str]:
