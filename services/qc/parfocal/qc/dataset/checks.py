@@ -171,7 +171,7 @@ def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds)
     known = [record for record in asked if "shift" in record.values]
     if asked and not known:
         text = (
-            f"Whether the targets of {role} are shifted against their sources cannot be told: they show too few of "
+            f"Whether the images of {role} are shifted against their sources cannot be told: they show too few of "
             "the same structures. Check the registration with images that do, beads for example."
         )
         yield Finding("note", "shift unknown", text)
