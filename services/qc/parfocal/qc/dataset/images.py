@@ -277,9 +277,7 @@ def _likeness(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> float | Non
 def _thumbnail(pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None, record: Record) -> npt.NDArray[np.uint8]:
     if record.picture.kind == "image" or source is None or source.shape[-2:] != pixels.shape[-2:]:
         return _reduced(pixels if pixels.ndim == 2 else pixels[pixels.shape[0] // 2])
-    index = 0 if pixels.ndim == 2 else int(np.argmax(np.count_nonzero(pixels > 0, axis=(1, 2))))
-    plane = pixels if pixels.ndim == 2 else pixels[index]
-    under = source if source.ndim == 2 else source[index if source.shape == pixels.shape else source.shape[0] // 2]
+    plane, under = (image if image.ndim == 2 else image[image.shape[0] // 2] for image in (pixels, source))
     step = max(1, -(-max(plane.shape) // _THUMBNAIL))
     picture = np.repeat((0.8 * _reduced(under))[..., np.newaxis], 3, axis=-1)
     numbers = plane[: picture.shape[0] * step : step, : picture.shape[1] * step : step]

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, in_order
+from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, count, in_order
 from parfocal.qc.figures import save_png
 
 FIELDS: Final = 40
@@ -27,7 +27,8 @@ _GREY: Final = "0.35"
 _SIDE: Final = 1.3  # inches
 _GAP: Final = 0.06
 _TEXT: Final = 0.52
-_HEAD: Final = 0.75
+_HEAD: Final = 0.58
+_LINE: Final = 0.145
 _MARGIN: Final = 0.25
 _WIDTH: Final = 13.0
 _MOST_ROLES: Final = 4
@@ -89,7 +90,7 @@ def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Seque
         for number, page in enumerate(pages, start=1):
             name = f"thumbnails_{len(names) + 1}.png" if names else "thumbnails.png"
             flagged = sum(bool(tile.checks) for tile in fields)
-            title = f"{part}: {len(fields)} fields of view, {flagged} with findings; sheet {number} of {len(pages)}"
+            title = f"{part}: {count(len(fields), 'field')} of view, {flagged} with findings; sheet {number} of {len(pages)}"
             if left and number == len(pages):
                 title += f" ({left} more fields not drawn)"
             save_png(sheet(page, roles[:_MOST_ROLES], title), folder / name)
@@ -103,7 +104,10 @@ def sheet(tiles: Sequence[Tile], roles: Sequence[str], title: str) -> Figure:
     columns = max(1, min(int((_WIDTH - 2 * _MARGIN) / (width + 2 * _GAP)), max(len(tiles), 5 // len(roles))))
     rows = -(-len(tiles) // columns)
     pitch_x, pitch_y = width + 2 * _GAP, _SIDE + _TEXT
-    size = (2 * _MARGIN + columns * pitch_x, _HEAD + rows * pitch_y + _MARGIN)
+    total = 2 * _MARGIN + columns * pitch_x
+    legend = textwrap.wrap(_legend(roles), int((total - 2 * _MARGIN) * 16))
+    head = _HEAD + _LINE * len(legend)
+    size = (total, head + rows * pitch_y + _MARGIN)
     figure = Figure(figsize=size, dpi=_DPI)
     FigureCanvasAgg(figure)
     page = figure.add_axes((0, 0, 1, 1))
@@ -113,9 +117,9 @@ def sheet(tiles: Sequence[Tile], roles: Sequence[str], title: str) -> Figure:
     page.set_autoscale_on(False)
     wrapped = textwrap.fill(title, max(30, int(size[0] * 11)))
     page.text(_MARGIN, 0.3, wrapped, fontsize=11, fontweight="bold", va="center")
-    page.text(_MARGIN, 0.58, _legend(roles), fontsize=8, color=_GREY, va="center")
+    page.text(_MARGIN, 0.48, "\n".join(legend), fontsize=8, color=_GREY, va="top")
     for index, tile in enumerate(tiles):
-        _draw(page, tile, _MARGIN + index % columns * pitch_x, _HEAD + index // columns * pitch_y)
+        _draw(page, tile, _MARGIN + index % columns * pitch_x, head + index // columns * pitch_y)
     return figure
 
 
@@ -164,7 +168,8 @@ def _place(page: Axes, image: npt.NDArray[np.uint8], left: float, top: float) ->
 def _legend(roles: Sequence[str]) -> str:
     return (
         f"From left to right: {', '.join(roles)}. Black and white are each image's own 0.1 and 99.9 percentiles; "
-        "objects are outlined on their source, in orange those in pieces or with holes."
+        "objects are outlined on their source, in orange those in pieces or with holes. Of volumes the middle "
+        "plane is shown, colours as grey."
     )
 
 
