@@ -21,6 +21,9 @@ from parfocal.qc.figures import save_png
 FIELDS: Final = 40
 """Fields of view on one sheet."""
 
+MOST_ROLES: Final = 6
+"""Images of one field that are drawn."""
+
 # Of Okabe and Ito's palette, which can be told apart with any colour vision; the words stand beside them.
 COLOURS: Final[dict[Severity, str]] = {"error": "#D55E00", "warning": "#E69F00", "note": "#0072B2"}
 _GREY: Final = "0.35"
@@ -31,7 +34,6 @@ _HEAD: Final = 0.58
 _LINE: Final = 0.145
 _MARGIN: Final = 0.25
 _WIDTH: Final = 13.0
-_MOST_ROLES: Final = 4
 _DPI: Final = 110
 
 
@@ -78,7 +80,7 @@ def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Seque
     tiles
         By part ("train", "test"): its fields.
     roles
-        Names of the images of a field, at most four of which are drawn.
+        Names of the images of a field, the first six of which are drawn.
     most
         Largest number of sheets for each part; what is left out is said on the last one.
     """
@@ -90,10 +92,11 @@ def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Seque
         for number, page in enumerate(pages, start=1):
             name = f"thumbnails_{len(names) + 1}.png" if names else "thumbnails.png"
             flagged = sum(bool(tile.checks) for tile in fields)
-            title = f"{part}: {count(len(fields), 'field')} of view, {flagged} with findings; sheet {number} of {len(pages)}"
+            what = f"{count(len(fields), 'field')} of view, {flagged} with findings"
+            title = f"{part}: {what}; sheet {number} of {len(pages)}"
             if left and number == len(pages):
                 title += f" ({left} more fields not drawn)"
-            save_png(sheet(page, roles[:_MOST_ROLES], title), folder / name)
+            save_png(sheet(page, roles[:MOST_ROLES], title), folder / name)
             names.append(name)
     return names
 
