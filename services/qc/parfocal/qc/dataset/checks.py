@@ -21,6 +21,7 @@ _SMALLEST_SPREAD: Final = 0.15
 _LESS_SHARP: Final = float(np.log2(1.5))
 _UNUSUAL: Final = 2.0  # log2 of 4
 _FAR: Final = 4.0
+_UNLIKE: Final = 0.5
 
 
 def check_dataset(records: Sequence[Record]) -> Iterator[Finding]:
@@ -151,7 +152,7 @@ def check_masks(role: str, records: Sequence[Record]) -> Iterator[Finding]:
 
 def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds) -> Iterator[Finding]:
     """Yield what is wrong between the targets of one role and their sources."""
-    same = _above(records, "likeness", 1 - 1e-9)
+    same = [record for record in records if record.same]
     yield from _finding(
         *("error", "same as source", same),
         f"Source and target show the same grey values in {_part(same, records, 'pair', role)}",
@@ -165,11 +166,12 @@ def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds)
             f"{_part(inverted, records, 'pair', role)}",
             "Invert the targets or leave them out.",
         )
+    yield from _unlike(role, records, limits)
     asked = [record for record in records if record.shift is not None]
     known = [record for record in asked if "shift" in record.values]
     if asked and not known:
         text = (
-            f"Whether the targets of {role} are shifted against their sources cannot be told: they show too few of "
+            f"Whether the images of {role} are shifted against their sources cannot be told: they show too few of "
             "the same structures. Check the registration with images that do, beads for example."
         )
         yield Finding("note", "shift unknown", text)
@@ -284,6 +286,22 @@ def _unusual(role: str, records: Sequence[Record], limits: DatasetThresholds) ->
             "Look whether exposure, stain or sample differed.",
             lambda record, by_label=by_label: f"{by_label[record.label]:.2g} times",  # type: ignore[misc]
         )
+
+
+def _unlike(role: str, records: Sequence[Record], limits: DatasetThresholds) -> Iterator[Finding]:
+    """Yield pairs that are not alike where pairs are alike: files that were mixed up, for example."""
+    measured = [record for record in records if "likeness" in record.values]
+    middle = float(np.median([record.values["likeness"] for record in measured])) if measured else 0.0
+    if middle < limits.min_likeness:
+        return
+    unlike = [record for record in measured if -limits.min_likeness <= record.values["likeness"] < _UNLIKE * middle]
+    yield from _finding(
+        *("warning", "unlike", unlike),
+        f"Source and target show less of the same than in the other pairs (median r = {middle:.2f}) in "
+        f"{_part(unlike, measured, 'pair', role)}",
+        "Look whether files were mixed up or one of the images failed.",
+        lambda record: f"r = {record.values['likeness']:.2f}",
+    )
 
 
 def _shift_advice(shifted: Sequence[Record], known: Sequence[Record], limits: DatasetThresholds) -> str:

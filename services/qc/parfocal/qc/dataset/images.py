@@ -61,6 +61,8 @@ _THUMBNAIL: Final = 160
 # Light blue and orange of Okabe and Ito's palette.
 _OUTLINE: Final = (86, 180, 233)
 _MARKED: Final = (230, 159, 0)
+# Of thicker volumes every second, third … plane is enough to tell noise and sharpness.
+_MOST_PLANES: Final = 32
 _ENOUGH_OBJECTS: Final = 10
 
 
@@ -98,6 +100,8 @@ class Record:
         Pixels of each object of a label image.
     marked
         Numbers of the objects with holes or in pieces.
+    same
+        Whether a target has the grey values of its source.
     shift
         Of a target against its first source, with the reason where there is no estimate.
     problem
@@ -112,6 +116,7 @@ class Record:
     print: npt.NDArray[np.float32] | None = None
     sizes: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     marked: tuple[int, ...] = ()
+    same: bool = False
     shift: Shift | None = None
     problem: str = ""
 
@@ -204,6 +209,8 @@ def _quality(original: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> dict[str, 
     values = {"saturated": lost.at_ceiling, "zero": lost.at_zero}
     if min(pixels.shape[-2:]) < 3:
         return values
+    if pixels.ndim == 3:
+        pixels = pixels[:: -(-len(pixels) // _MOST_PLANES)]
     noise = measure_noise(pixels)
     values |= {"noise": noise.sigma, "signal": noise.signal}
     more = {"snr": noise.snr, "rise": noise.rise_in_noise, "sharpness": sharpness(pixels, noise.sigma)}
@@ -228,6 +235,7 @@ def _against(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, par
     if source.shape != target.shape:
         return {}
     values: dict[str, float] = {}
+    parts["same"] = bool(np.array_equal(source, target))
     shown = target if kind == "image" else (target > 0).astype(np.float32)
     shift = estimate_shift(source, shown)
     parts["shift"] = shift
@@ -253,19 +261,23 @@ def _against(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, par
 def _likeness(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> float | None:
     """Return Pearson's correlation of both images smoothed, so that noise does not hide what they share."""
     sigmas = (0.0,) * (target.ndim - 2) + (_SMOOTHING, _SMOOTHING)
-    first, second = (ndimage.gaussian_filter(image.astype(np.float64), sigmas).ravel() for image in (source, target))
-    first -= first.mean()
-    second -= second.mean()
-    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float(first @ second) / norm if norm > 0 else None
+    if source.min() == source.max() or target.min() == target.max():
+        return None
+    first, second = (ndimage.gaussian_filter(image.astype(np.float32), sigmas) for image in (source, target))
+    for image in (first, second):
+        image -= image.mean(dtype=np.float64)
+    products = [
+        np.multiply(one, other).sum(dtype=np.float64)
+        for one, other in ((first, second), (first, first), (second, second))
+    ]
+    norm = float(np.sqrt(products[1] * products[2]))
+    return float(np.clip(products[0] / norm, -1, 1)) if norm > 0 else None
 
 
 def _thumbnail(pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None, record: Record) -> npt.NDArray[np.uint8]:
     if record.picture.kind == "image" or source is None or source.shape[-2:] != pixels.shape[-2:]:
         return _reduced(pixels if pixels.ndim == 2 else pixels[pixels.shape[0] // 2])
-    index = 0 if pixels.ndim == 2 else int(np.argmax(np.count_nonzero(pixels > 0, axis=(1, 2))))
-    plane = pixels if pixels.ndim == 2 else pixels[index]
-    under = source if source.ndim == 2 else source[index if source.shape == pixels.shape else source.shape[0] // 2]
+    plane, under = (image if image.ndim == 2 else image[image.shape[0] // 2] for image in (pixels, source))
     step = max(1, -(-max(plane.shape) // _THUMBNAIL))
     picture = np.repeat((0.8 * _reduced(under))[..., np.newaxis], 3, axis=-1)
     numbers = plane[: picture.shape[0] * step : step, : picture.shape[1] * step : step]

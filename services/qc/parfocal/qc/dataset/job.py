@@ -27,7 +27,7 @@ from parfocal.qc.dataset.images import (
     write_images_csv,
 )
 from parfocal.qc.dataset.purpose import Purpose, purpose_of
-from parfocal.qc.dataset.sheets import Tile, checks_of, write_sheets
+from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, checks_of, write_sheets
 from parfocal.qc.metrics.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
@@ -239,7 +239,7 @@ def _tiles(
         group = list(members)
         checks = checks_of([record.label for record in group], findings)
         paths = {record.picture.role: _thumbnail(scratch, record.picture) for record in group}
-        load = partial(_load, [paths.get(role) for role in roles[:4]])
+        load = partial(_load, [paths.get(role) for role in roles[:MOST_ROLES]])
         tiles.setdefault(split, []).append(Tile(stem, checks, load))
     return tiles
 

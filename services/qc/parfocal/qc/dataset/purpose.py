@@ -76,7 +76,7 @@ def _task(role: str, records: Sequence[Record], limits: DatasetThresholds) -> tu
     likeness = [record.values["likeness"] for record in training if "likeness" in record.values]
     if not likeness:
         return "translation", f"{role} has other contents or sizes than the source in {images}"
-    middle = float(np.median(likeness))
+    middle = round(float(np.median(likeness)), 2) + 0.0  # never "-0.00"
     if middle >= limits.min_likeness:
         return "restoration", f"{role} shows what the source shows (r = {middle:.2f} once smoothed) in {images}"
     shows = (

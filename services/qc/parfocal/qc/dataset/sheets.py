@@ -15,11 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity
+from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, count, in_order
 from parfocal.qc.figures import save_png
 
 FIELDS: Final = 40
 """Fields of view on one sheet."""
+
+MOST_ROLES: Final = 6
+"""Images of one field that are drawn."""
 
 # Of Okabe and Ito's palette, which can be told apart with any colour vision; the words stand beside them.
 COLOURS: Final[dict[Severity, str]] = {"error": "#D55E00", "warning": "#E69F00", "note": "#0072B2"}
@@ -27,10 +30,10 @@ _GREY: Final = "0.35"
 _SIDE: Final = 1.3  # inches
 _GAP: Final = 0.06
 _TEXT: Final = 0.52
-_HEAD: Final = 0.75
+_HEAD: Final = 0.58
+_LINE: Final = 0.145
 _MARGIN: Final = 0.25
 _WIDTH: Final = 13.0
-_MOST_ROLES: Final = 4
 _DPI: Final = 110
 
 
@@ -57,8 +60,11 @@ class Tile:
 def checks_of(labels: Sequence[str], findings: Sequence[Finding]) -> tuple[tuple[Severity, str], ...]:
     """Return severity and name of all findings that name one of these images, the worst first, each once."""
     wanted = set(labels)
-    found = [(finding.severity, finding.check) for finding in findings if wanted & set(finding.images)]
-    return tuple(sorted(dict.fromkeys(found), key=lambda check: SEVERITIES.index(check[0])))
+    worst: dict[str, Severity] = {}
+    for finding in in_order(findings):
+        if not wanted.isdisjoint(finding.images):
+            worst.setdefault(finding.check, finding.severity)
+    return tuple((severity, check) for check, severity in worst.items())
 
 
 def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Sequence[str], most: int) -> list[str]:
@@ -74,7 +80,7 @@ def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Seque
     tiles
         By part ("train", "test"): its fields.
     roles
-        Names of the images of a field, at most four of which are drawn.
+        Names of the images of a field, the first six of which are drawn.
     most
         Largest number of sheets for each part; what is left out is said on the last one.
     """
@@ -86,10 +92,11 @@ def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Seque
         for number, page in enumerate(pages, start=1):
             name = f"thumbnails_{len(names) + 1}.png" if names else "thumbnails.png"
             flagged = sum(bool(tile.checks) for tile in fields)
-            title = f"{part}: {len(fields)} fields of view, {flagged} with findings; sheet {number} of {len(pages)}"
+            what = f"{count(len(fields), 'field')} of view, {flagged} with findings"
+            title = f"{part}: {what}; sheet {number} of {len(pages)}"
             if left and number == len(pages):
                 title += f" ({left} more fields not drawn)"
-            save_png(sheet(page, roles[:_MOST_ROLES], title), folder / name)
+            save_png(sheet(page, roles[:MOST_ROLES], title), folder / name)
             names.append(name)
     return names
 
@@ -100,7 +107,10 @@ def sheet(tiles: Sequence[Tile], roles: Sequence[str], title: str) -> Figure:
     columns = max(1, min(int((_WIDTH - 2 * _MARGIN) / (width + 2 * _GAP)), max(len(tiles), 5 // len(roles))))
     rows = -(-len(tiles) // columns)
     pitch_x, pitch_y = width + 2 * _GAP, _SIDE + _TEXT
-    size = (2 * _MARGIN + columns * pitch_x, _HEAD + rows * pitch_y + _MARGIN)
+    total = 2 * _MARGIN + columns * pitch_x
+    legend = textwrap.wrap(_legend(roles), int((total - 2 * _MARGIN) * 16))
+    head = _HEAD + _LINE * len(legend)
+    size = (total, head + rows * pitch_y + _MARGIN)
     figure = Figure(figsize=size, dpi=_DPI)
     FigureCanvasAgg(figure)
     page = figure.add_axes((0, 0, 1, 1))
@@ -110,9 +120,9 @@ def sheet(tiles: Sequence[Tile], roles: Sequence[str], title: str) -> Figure:
     page.set_autoscale_on(False)
     wrapped = textwrap.fill(title, max(30, int(size[0] * 11)))
     page.text(_MARGIN, 0.3, wrapped, fontsize=11, fontweight="bold", va="center")
-    page.text(_MARGIN, 0.58, _legend(roles), fontsize=8, color=_GREY, va="center")
+    page.text(_MARGIN, 0.48, "\n".join(legend), fontsize=8, color=_GREY, va="top")
     for index, tile in enumerate(tiles):
-        _draw(page, tile, _MARGIN + index % columns * pitch_x, _HEAD + index // columns * pitch_y)
+        _draw(page, tile, _MARGIN + index % columns * pitch_x, head + index // columns * pitch_y)
     return figure
 
 
@@ -161,7 +171,8 @@ def _place(page: Axes, image: npt.NDArray[np.uint8], left: float, top: float) ->
 def _legend(roles: Sequence[str]) -> str:
     return (
         f"From left to right: {', '.join(roles)}. Black and white are each image's own 0.1 and 99.9 percentiles; "
-        "objects are outlined on their source, in orange those in pieces or with holes."
+        "objects are outlined on their source, in orange those in pieces or with holes. Of volumes the middle "
+        "plane is shown, colours as grey."
     )
 
 

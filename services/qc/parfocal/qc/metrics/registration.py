@@ -144,6 +144,8 @@ def _band(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     # Planes of a volume are farther apart than pixels: along Z only the finest scale is left alone.
     narrow, wide = ((0.0,) * (pixels.ndim - 2) + (sigma, sigma) for sigma in _BAND)
     band: npt.NDArray[np.float32] = ndimage.gaussian_filter(pixels, narrow) - ndimage.gaussian_filter(pixels, wide)
+    # To one scale, because products of sums over large images leave the range of float32 else.
+    band /= float(np.std(band, dtype=np.float64)) or 1.0
     return band
 
 
