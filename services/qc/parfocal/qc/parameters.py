@@ -324,8 +324,8 @@ class SemanticComparisonParameters(ComparisonParameters):
         default=("iou", "boundary_f"),
         min_length=1,
         title="Metrics",
-        description="What is compared, of iou, dice, boundary_f, precision and recall. The first decides which image is "
-        "called best and worst. More metrics are more tests, so more images are needed to show a difference.",
+        description="What is compared, of iou, dice, boundary_f, precision and recall. The first decides which image "
+        "is called best and worst. More metrics are more tests, so more images are needed to show a difference.",
     )
 
 
