@@ -365,8 +365,8 @@ def test_targets_of_volumes_are_those_of_stardist(stardist_3d: Any, grid: int) -
 
 def test_anisotropy_is_measured_from_the_labels_unless_it_is_given(stardist_3d: Any) -> None:
     labels, _ = balls((16, 32, 32), THREE)
-    blank = np.zeros_like(labels)
-    measured = stardist_3d.resolve(StarDist3DParameters(**SMALL), [blank, labels])
+    blank, unknown = np.zeros_like(labels), np.full(labels.shape, -1)
+    measured = stardist_3d.resolve(StarDist3DParameters(**SMALL), [blank, labels, unknown])
     assert measured.anisotropy == pytest.approx(2, abs=0.2)
     given = StarDist3DParameters(**SMALL, anisotropy=3)
     assert stardist_3d.resolve(given, [labels]).anisotropy == 3

@@ -231,7 +231,8 @@ class StarDist3D(StarDist):
         """Measure the anisotropy where it is not given: the ratio of the objects' median width and depth."""
         if parameters.anisotropy:
             return parameters
-        extents = calculate_extents([np.asarray(image) for image in labels if np.any(image)])
+        known = (np.maximum(image, 0) for image in labels)
+        extents = calculate_extents([image for image in known if image.any()])
         measured = float(np.mean(extents[1:]) / extents[0])
         return parameters.model_copy(update={"anisotropy": round(measured, 3)})
 
