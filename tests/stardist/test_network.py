@@ -91,6 +91,15 @@ def test_targets_are_those_of_stardist(stardist: Any, grid: int) -> None:
         np.testing.assert_array_equal(mine, other)
 
 
+def test_targets_do_not_depend_on_the_numbers_of_the_objects(stardist: Any) -> None:
+    labels, _ = discs((64, 64), [(12, 12), (14, 31), (40, 40), (62, 5)])
+    many = np.array([0, 65_535, 65_536, 131_072, 1_000_000], np.int32)[labels]
+    parameters = StarDist2DParameters(**TINY)
+    few = stardist.prepare_targets(labels[np.newaxis, ..., np.newaxis], parameters)
+    for mine, other in zip(stardist.prepare_targets(many[np.newaxis, ..., np.newaxis], parameters), few, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
 def test_pixels_with_negative_labels_count_for_nothing(stardist: Any) -> None:
     parameters = StarDist2DParameters(**TINY)
     learner = stardist.build(parameters, Channels())
@@ -356,8 +365,8 @@ def test_targets_of_volumes_are_those_of_stardist(stardist_3d: Any, grid: int) -
 
 def test_anisotropy_is_measured_from_the_labels_unless_it_is_given(stardist_3d: Any) -> None:
     labels, _ = balls((16, 32, 32), THREE)
-    blank = np.zeros_like(labels)
-    measured = stardist_3d.resolve(StarDist3DParameters(**SMALL), [blank, labels])
+    blank, unknown = np.zeros_like(labels), np.full(labels.shape, -1)
+    measured = stardist_3d.resolve(StarDist3DParameters(**SMALL), [blank, labels, unknown])
     assert measured.anisotropy == pytest.approx(2, abs=0.2)
     given = StarDist3DParameters(**SMALL, anisotropy=3)
     assert stardist_3d.resolve(given, [labels]).anisotropy == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from abc import abstractmethod
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 from csbdeep.utils import save_json
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.learning import Arrays, Channels, Learner, ObjectImplementation, Tiling
 from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.objects import Objects
+from parfocal.runtime.objects import Objects, compact_labels
 from parfocal.runtime.parameters import PredictionParameters
+from parfocal.runtime.service import thread_count
 from parfocal.stardist.parameters import (
     StarDist2DParameters,
     StarDist3DParameters,
@@ -33,6 +36,8 @@ THRESHOLDS = "thresholds.json"
 DEFAULT_THRESHOLDS = {"prob": 0.5, "nms": 0.4}
 # Enough to set two numbers; more validation images would only take longer.
 _CALIBRATION_PIXELS = 2**24
+# stardist measures distances on labels of 16 bits.
+_LARGEST_LABEL = 2**16 - 1
 
 
 class StarDistLearner(keras.KerasLearner):
@@ -93,11 +98,15 @@ class StarDist(ObjectImplementation):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return object probability, and distances with the probability as their weight, on the network's grid."""
         labels = np.maximum(targets[..., 0], 0).astype(np.int32)
+        if labels.max() > _LARGEST_LABEL:
+            labels = np.stack([compact_labels(image) for image in labels])
         on_grid = tuple(slice(None, None, step) for step in self._grid(parameters))
         probability = np.stack([self._probability(image, on_grid, parameters) for image in labels])[..., np.newaxis]
         distances = np.empty((*probability.shape[:-1], parameters.rays + 1), dtype=np.float32)
-        for number, image in enumerate(labels):
-            distances[number, ..., :-1] = self._distances(image, parameters)
+        # Made beside the training step, whose threads are in the way of as many others: they wait for each other.
+        with _openmp().limit(limits=max(1, thread_count() // 4), user_api="openmp"):
+            for number, image in enumerate(labels):
+                distances[number, ..., :-1] = self._distances(image, parameters)
         distances[..., -1:] = probability
         # Pixels with negative labels count for nothing.
         ignored = targets[(slice(None), *on_grid)] < 0
@@ -222,7 +231,8 @@ class StarDist3D(StarDist):
         """Measure the anisotropy where it is not given: the ratio of the objects' median width and depth."""
         if parameters.anisotropy:
             return parameters
-        extents = calculate_extents([np.asarray(image) for image in labels if np.any(image)])
+        known = (np.maximum(image, 0) for image in labels)
+        extents = calculate_extents([image for image in known if image.any()])
         measured = float(np.mean(extents[1:]) / extents[0])
         return parameters.model_copy(update={"anisotropy": round(measured, 3)})
 
@@ -259,6 +269,12 @@ class StarDist3D(StarDist):
 
     def _outlines(self, found: Any) -> list[NDArray[np.float32]]:  # noqa: ARG002
         return []
+
+
+@functools.cache
+def _openmp() -> ThreadpoolController:
+    """Return the controller of the threads that stardist computes with; to look for them takes some milliseconds."""
+    return ThreadpoolController()
 
 
 def _tiles(shape: Sequence[int], most_pixels: int) -> tuple[int, ...]:
