@@ -45,11 +45,13 @@ __all__ = [
     "RestorationScore",
     "affine_fit",
     "fitted_psnr",
+    "psnr_of",
     "scale_target",
     "score_restoration",
     "score_scaled",
     "score_stack",
     "ssim_map",
+    "target_range",
 ]
 
 LOW_PERCENTILE: Final = 0.1
@@ -144,16 +146,22 @@ def scale_target(target: npt.NDArray[Any], *, name: str | None = None) -> Float6
     """
     with naming(name):
         check_values(target, "target")
-        low, high = percentiles(target, LOW_PERCENTILE, HIGH_PERCENTILE)
-        if not high - low > resolution(target):
-            raise InvalidInputError(
-                f"The target is constant, or nearly: its {LOW_PERCENTILE} and {HIGH_PERCENTILE} percentiles are both "
-                f"{low:g}. Nothing can be measured against it; leave the image out of the test set."
-            )
+        low, high = target_range(target)
         scaled = target.astype(np.float64)
         scaled -= low
         scaled /= high - low
         return scaled
+
+
+def target_range(target: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the 0.1 and 99.9 percentiles of a target; InvalidInputError if they are one value."""
+    low, high = percentiles(target, LOW_PERCENTILE, HIGH_PERCENTILE)
+    if not high - low > resolution(target):
+        raise InvalidInputError(
+            f"The target is constant, or nearly: its {LOW_PERCENTILE} and {HIGH_PERCENTILE} percentiles are both "
+            f"{low:g}. Nothing can be measured against it; leave the image out of the test set."
+        )
+    return low, high
 
 
 def affine_fit(image: npt.NDArray[Any], target_scaled: Float64, *, name: str | None = None) -> AffineFit:
@@ -236,13 +244,13 @@ def score_scaled(
         nrmse = math.sqrt(_dot(residual, residual) / residual.size)
         score = RestorationScore(
             nrmse=nrmse,
-            psnr=_psnr(nrmse),
+            psnr=psnr_of(nrmse),
             ssim=mean_ssim(similarity),
             scale=fit.scale,
             offset=fit.offset,
             pearson=fit.pearson,
             nrmse_zerocost=nrmse_zerocost,
-            failed=_failure(fit),
+            failed=failure_of(fit),
         )
         return score, RestorationMaps(ssim=similarity, rse=residual.astype(np.float32))
 
@@ -294,7 +302,7 @@ def fitted_psnr(image: npt.NDArray[Any], target_scaled: Float64) -> float:
     fit, image_centred, _ = _centred_fit(image, target_scaled)
     fitted, target = _clipped(fit, image_centred, target_scaled)
     target -= fitted
-    return _psnr(math.sqrt(_dot(target, target) / target.size))
+    return psnr_of(math.sqrt(_dot(target, target) / target.size))
 
 
 def _centred_fit(image: Array, target_scaled: Float64) -> tuple[AffineFit, Float64, Float64]:
@@ -325,13 +333,17 @@ def _clipped(fit: AffineFit, image_centred: Float64, target_scaled: Float64) -> 
     return np.clip(fitted, 0, 1, out=fitted), np.clip(target_scaled, 0, 1)
 
 
-def _failure(fit: AffineFit) -> str | None:
+def failure_of(fit: AffineFit) -> str | None:
+    """Return why an image with this fit has failed, or None."""
     if fit.constant:
         return CONSTANT_PREDICTION
     return CONTRAST_INVERTED if fit.scale <= 0 else None
 
 
-def _psnr(nrmse: float) -> float:
+def psnr_of(nrmse: float) -> float:
+    """PSNR in dB of a root mean square error in data ranges, at most `PSNR_CEILING`; NaN of NaN."""
+    if math.isnan(nrmse):
+        return math.nan
     return min(PSNR_CEILING, -20 * math.log10(nrmse)) if nrmse > 0 else PSNR_CEILING
 
 
