@@ -11,6 +11,10 @@ Definition
    foreground, PSNR follows from it; the same outside. So the whole image's SSIM and squared NRMSE are the means of
    inside and outside, weighted by their pixels, to the rounding of the maps.
 3. Pearson's r inside and outside is that of the unclipped values there.
+4. ``SNR = -10 log10(1 - r^2)`` in dB, with r of at least 0, is the variance of the target there over the mean squared
+   difference that remains when the image is fitted to it *there*. It is what the verdict rests on, because neither
+   PSNR nor SSIM inside is free of the background: the fit of the whole image improves inside too when only the
+   background is cleaned, and the windows of SSIM reach beyond the edges of structures.
 
 What has no value is NaN: SSIM of a part that lies in the border alone, r of a part in which image or target is
 constant (the background of a simulated target), everything of a part without pixels.
@@ -26,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.filters import threshold_otsu
 
-from parfocal.qc.metrics._arrays import Float64, check_values, naming, resolution
+from parfocal.qc.metrics._arrays import Float32, check_values, dot, naming, resolution
 from parfocal.qc.metrics.restoration import RestorationMaps, psnr_of, target_range
 from parfocal.qc.metrics.ssim import SSIM_BORDER
 from parfocal.runtime.errors import InvalidInputError
@@ -59,12 +63,13 @@ class Foreground:
 
 @dataclass(frozen=True)
 class RegionScore:
-    """NRMSE, PSNR in dB, SSIM and Pearson's r over a part of an image; NaN where one has no value."""
+    """Scores over a part of an image, `psnr` and `snr` in dB, both at most 100; NaN where one has no value."""
 
     nrmse: float
     psnr: float
     ssim: float
     pearson: float
+    snr: float
 
 
 def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> Foreground:
@@ -104,7 +109,7 @@ def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> For
         counts += np.bincount(bins.ravel(), minlength=_BINS)
     # The value of a bin is its upper edge: the bins up to the threshold are background as a whole.
     edges = np.arange(1, _BINS + 1) / _BINS
-    threshold = float(threshold_otsu(hist=(counts, edges)))  # type: ignore[no-untyped-call]
+    threshold = float(threshold_otsu(hist=(counts, edges)))
     grey_value = low + threshold * (high - low)
     mask: npt.NDArray[np.bool_] = target >= grey_value
     return Foreground(mask, threshold, grey_value, float(np.count_nonzero(mask)) / mask.size)
@@ -113,7 +118,7 @@ def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> For
 def score_regions(
     maps: RestorationMaps,
     image: npt.NDArray[Any],
-    target_scaled: Float64,
+    target: npt.NDArray[Any],
     mask: npt.NDArray[np.bool_],
 ) -> tuple[RegionScore, RegionScore]:
     """Score an image (Y, X) inside and outside the foreground.
@@ -124,8 +129,8 @@ def score_regions(
         Of the whole image, from `parfocal.qc.metrics.restoration.score_scaled`.
     image
         The scored image, as it was given there.
-    target_scaled
-        Its scaled target, as it was given there.
+    target
+        Its target, scaled or not.
     mask
         The foreground.
 
@@ -138,43 +143,38 @@ def score_regions(
     InvalidInputError
         The shapes differ.
     """
-    if not maps.ssim.shape == image.shape == target_scaled.shape == mask.shape or mask.ndim != 2:
+    if not maps.ssim.shape == image.shape == target.shape == mask.shape or mask.ndim != 2:
         raise InvalidInputError(
             f"Maps, image, target and foreground must be of one shape (Y, X); they are {maps.ssim.shape}, "
-            f"{image.shape}, {target_scaled.shape} and {mask.shape}."
+            f"{image.shape}, {target.shape} and {mask.shape}."
         )
     inner = (slice(SSIM_BORDER, -SSIM_BORDER),) * 2
     inside, outside = (
-        RegionScore(
-            nrmse=nrmse,
-            psnr=psnr_of(nrmse),
-            ssim=_mean(maps.ssim[inner][part[inner]]),
-            pearson=_pearson(image[part], target_scaled[part]),
-        )
-        for part, nrmse in ((part, _root_mean_square(maps.rse[part])) for part in (mask, ~mask))
+        _of_part(maps.ssim[inner][part[inner]], maps.rse[part], image[part], target[part]) for part in (mask, ~mask)
     )
     return inside, outside
 
 
-def _mean(values: npt.NDArray[np.float32]) -> float:
-    return float(values.mean(dtype=np.float64)) if values.size else math.nan
+def _of_part(ssim: Float32, error: Float32, image: npt.NDArray[Any], target: npt.NDArray[Any]) -> RegionScore:
+    wide = error.astype(np.float64)
+    nrmse = math.sqrt(dot(wide, wide) / wide.size) if wide.size else math.nan
+    pearson = _pearson(image, target)
+    return RegionScore(
+        nrmse=nrmse,
+        psnr=psnr_of(nrmse),
+        ssim=float(ssim.mean(dtype=np.float64)) if ssim.size else math.nan,
+        pearson=pearson,
+        snr=psnr_of(math.sqrt(1 - max(pearson, 0.0) ** 2)) if not math.isnan(pearson) else math.nan,
+    )
 
 
-def _root_mean_square(values: npt.NDArray[np.float32]) -> float:
-    if not values.size:
-        return math.nan
-    wide = values.astype(np.float64)
-    return math.sqrt(float(np.dot(wide, wide)) / wide.size)
-
-
-def _pearson(x: npt.NDArray[Any], y: Float64) -> float:
+def _pearson(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
     if x.size < 2:
         return math.nan
     limits = resolution(x), resolution(y)
-    x = x.astype(np.float64)
+    x, y = x.astype(np.float64), y.astype(np.float64)
     x -= x.mean()
-    y = y - y.mean()
-    if float(np.abs(x).max()) <= limits[0] or float(np.abs(y).max()) <= limits[1]:
+    y -= y.mean()
+    if any(max(float(v.max()), -float(v.min())) <= limit for v, limit in zip((x, y), limits, strict=True)):
         return math.nan
-    value = float(np.dot(x, y)) / math.sqrt(float(np.dot(x, x)) * float(np.dot(y, y)))
-    return max(-1.0, min(1.0, value))
+    return max(-1.0, min(1.0, dot(x, y) / math.sqrt(dot(x, x) * dot(y, y))))

@@ -13,13 +13,14 @@ target as data range.
 
 What the fit needs is kept as samples, so that memory does not grow with the size of the images: the local moments in
 windows of 7x7 pixels at up to `WINDOWS` evenly spaced places of each image, and the pixels in their middle for the
-percentiles. With all windows (`every=True`) the numbers are those of the authors' package `microssim` 0.0.5 wherever
+percentiles. With all windows the numbers are those of the authors' package `microssim` 0.0.5 wherever
 all targets have one range; where ranges differ the package takes the constants of SSIM from the last image given, and
 this module those of each image. The package is not used itself because it needs PyTorch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.optimize import minimize_scalar
 
-from parfocal.qc.metrics._arrays import Float64, check_pair, check_values, naming
+from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
 from parfocal.qc.metrics.ssim import SSIM_K1, SSIM_K2, check_windowed, mean_ssim, ssim_map
 from parfocal.runtime.errors import InvalidInputError
 
@@ -47,14 +48,14 @@ class MicroSample:
     Attributes
     ----------
     moments
-        float64 (5, windows): means of target and image, their sample variances, and their covariance.
+        float32 (5, windows): means of target and image, their sample variances, and their covariance.
     target_pixels, image_pixels
         Pixels for the percentiles.
     data_range
         Largest minus smallest value of the target.
     """
 
-    moments: Float64
+    moments: Float32
     target_pixels: npt.NDArray[Any]
     image_pixels: npt.NDArray[Any]
     data_range: float
@@ -69,15 +70,15 @@ class MicroFit:
     factor: float
 
 
-def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, every: bool = False) -> MicroSample:
+def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows: int | None = WINDOWS) -> MicroSample:
     """Return what the fit needs of one image (Y, X).
 
     Parameters
     ----------
     image, target
         Finite grey values of one shape, at least 11x11, of any integer or floating type.
-    every
-        Use every window and pixel instead of up to `WINDOWS` evenly spaced ones.
+    windows
+        How many windows and pixels to use at most, evenly spaced; None for all there are.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, every: 
     check_windowed(image, target)
     check_values(target, "target")
     check_pair(image, target)
-    step = 1 if every else max(1, int(np.ceil(np.sqrt(target.size / WINDOWS))))
+    step = 1 if windows is None else max(1, math.ceil(math.sqrt(target.size / windows)))
     x, y = (
         sliding_window_view(values, (_WINDOW, _WINDOW))[::step, ::step].reshape(-1, _WINDOW**2).astype(np.float64)
         for values in (target, image)
@@ -96,9 +97,14 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, every: 
     x -= means[0][:, np.newaxis]
     y -= means[1][:, np.newaxis]
     products = (np.einsum("ij,ij->i", a, b) / (_WINDOW**2 - 1) for a, b in ((x, x), (y, y), (x, y)))
-    start = 0 if every else min(step // 2, min(target.shape) - 1)
-    pixels = (values[start::step, start::step].ravel().copy() for values in (target, image))
-    return MicroSample(np.stack([*means, *products]), *pixels, data_range=float(target.max()) - float(target.min()))
+    start = min(step // 2, min(target.shape) - 1)
+    target_pixels, image_pixels = (values[start::step, start::step].ravel().copy() for values in (target, image))
+    return MicroSample(
+        moments=np.stack([*means, *products]).astype(np.float32),
+        target_pixels=target_pixels,
+        image_pixels=image_pixels,
+        data_range=float(target.max()) - float(target.min()),
+    )
 
 
 def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:
@@ -118,7 +124,7 @@ def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:
     # In units of each target's range: a quotient of SSIM does not depend on the unit.
     scaled = []
     for sample in samples:
-        mean_x, mean_y, var_x, var_y, covariance = sample.moments
+        mean_x, mean_y, var_x, var_y, covariance = sample.moments.astype(np.float64)
         unit = sample.data_range
         moments = (mean_x - target_offset) / unit, (mean_y - image_offset) / unit
         scaled.append(np.stack([*moments, var_x / unit**2, var_y / unit**2, covariance / unit**2]))

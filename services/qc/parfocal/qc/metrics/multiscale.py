@@ -10,8 +10,8 @@ the 5-pixel border. The weights are the published ones, 0.0448, 0.2856, 0.3001, 
 counts as zero, because it has no such power.
 
 Five scales need images of 176 pixels along each side, so that the window fits into the last. Smaller images use as
-many scales as fit, with their weights scaled to the sum of all five. Such values must not be compared with those of other
-numbers of scales; that is why `scale_count` is reported with them.
+many scales as fit, with their weights scaled to the sum of all five. Such values must not be compared with those of
+other numbers of scales, see `scale_count`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32
-from parfocal.qc.metrics.ssim import SSIM_WINDOW, check_windowed, mean_ssim, ssim_and_contrast_maps, ssim_map
+from parfocal.qc.metrics.ssim import SSIM_WINDOW, mean_ssim, ssim_and_contrast_maps, ssim_map
 
 MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -53,17 +53,16 @@ def multiscale_ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) ->
     >>> multiscale_ssim(image, image)
     1.0
     """
-    check_windowed(x, y)
-    if scale_count(x.shape) == 1:
-        return max(0.0, mean_ssim(ssim_map(x, y)))
-    return multiscale_from(ssim_and_contrast_maps(x, y)[1], x, y)
+    return multiscale_from(*ssim_and_contrast_maps(x, y), x, y)
 
 
-def multiscale_from(contrast: Float32, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> float:
-    """As `multiscale_ssim` of images with two scales or more whose first contrast map is known already."""
+def multiscale_from(
+    similarity: Float32, contrast: Float32, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]
+) -> float:
+    """As `multiscale_ssim` of images whose `ssim_and_contrast_maps` are known already."""
     count = scale_count(x.shape)
     weights = np.array(MS_SSIM_WEIGHTS[:count]) * (sum(MS_SSIM_WEIGHTS) / sum(MS_SSIM_WEIGHTS[:count]))
-    means = [mean_ssim(contrast)]
+    means = [mean_ssim(similarity if count == 1 else contrast)]
     for scale in range(2, count + 1):
         x, y = _halved(x), _halved(y)
         means.append(mean_ssim(ssim_map(x, y) if scale == count else ssim_and_contrast_maps(x, y)[1]))

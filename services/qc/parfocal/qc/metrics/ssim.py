@@ -32,9 +32,7 @@ __all__ = [
 ]
 
 
-def ssim_map(
-    x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], *, sample_covariance: bool = False
-) -> Float32:
+def ssim_map(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], *, sample_covariance: bool = False) -> Float32:
     """Local structural similarity of two images with a data range of 1.
 
     The window is an 11x11 Gaussian of sigma 1.5 (cut at five pixels, edges mirrored), K1 = 0.01, K2 = 0.03,

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming, resolution
+from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, dot, naming, resolution
 from parfocal.qc.metrics._moments import (
     BAND_PIXELS,
     SSIM_BORDER,
@@ -36,7 +36,7 @@ from parfocal.qc.metrics._moments import (
     similarity,
     window_moments,
 )
-from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.qc.metrics._threads import map_bounded
 from parfocal.qc.metrics.restoration import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.ssim import sum_and_difference
 from parfocal.runtime.errors import InvalidInputError
@@ -113,9 +113,7 @@ def score_volume(
     )
 
 
-def _fit(
-    image: npt.NDArray[Any], target: npt.NDArray[Any], low: float, high: float
-) -> tuple[AffineFit, float, float]:
+def _fit(image: npt.NDArray[Any], target: npt.NDArray[Any], low: float, high: float) -> tuple[AffineFit, float, float]:
     """Least-squares fit of all voxels, and the means of image and scaled target; plane by plane in float64."""
     image_mean = float(np.mean([plane.mean(dtype=np.float64) for plane in image]))
     target_mean = float(np.mean([(plane.mean(dtype=np.float64) - low) / (high - low) for plane in target]))
@@ -123,9 +121,9 @@ def _fit(
     for plane, target_plane in zip(image, target, strict=True):
         x = plane.astype(np.float64) - image_mean
         y = (target_plane.astype(np.float64) - low) / (high - low) - target_mean
-        variance += float(np.einsum("ij,ij->", x, x))
-        covariance += float(np.einsum("ij,ij->", x, y))
-        target_variance += float(np.einsum("ij,ij->", y, y))
+        variance += dot(x, x)
+        covariance += dot(x, y)
+        target_variance += dot(y, y)
         spread = max(spread, float(x.max()), -float(x.min()))
     if spread <= resolution(image):
         return AffineFit(scale=0.0, offset=target_mean, pearson=0.0, constant=True), image_mean, target_mean
@@ -155,7 +153,7 @@ def _of_plane(prepare: partial[Pair], with_ssim: bool, index: int) -> tuple[floa
     """Sum of the squared errors of a plane, and the moments in its windows of 11x11 pixels."""
     fitted, target = prepare(index)
     difference = fitted - target
-    error = float(np.einsum("ij,ij->", difference, difference))
+    error = dot(difference, difference)
     return error, _plane_moments(fitted, target) if with_ssim else None
 
 
