@@ -12,6 +12,9 @@ Where a gain is asked for, it must show inside
   fraction: the rule does not ask how much background there is;
 - in SSIM: the lower end of the interval of the mean gain inside must exceed its threshold.
 
+The rule works one way: a comparison that fails over the whole image stays failed, but a remark says so where it is won
+inside, for then it is the background that the model leaves noisy.
+
 Where only a loss is refused, the upper end of the interval of the mean difference inside, in SNR or in SSIM, must not
 lie below the loss that is allowed. With fewer than three images the mean decides, as for the whole image. Images
 without a value inside are left out; where none has one, the comparison is not made and a remark says so.
@@ -98,8 +101,8 @@ def shift_remark(shift: Shift, limit: float) -> str | None:
     word = "raised" if shift.amount > 0 else "lowered"
     return (
         f"The SSIM of the prediction is {word} by background: {shift.whole:.3f} over the whole image, "
-        f"{shift.inside:.3f} inside the foreground, which is {_percent(shift.fraction)} of the image. Between images of "
-        "other foreground fractions compare SSIM inside the foreground."
+        f"{shift.inside:.3f} inside the foreground, which is {_percent(shift.fraction)} of the image. Between images "
+        "of other foreground fractions compare SSIM inside the foreground."
     )
 
 
@@ -144,17 +147,42 @@ def carried(
     return _sentence(whole, inside, name, background_shift(prediction), asked)
 
 
+def held_back(whole: Comparison, scores: Mapping[Kind, Sequence[ImageScore]], *, name: str) -> str | None:
+    """Return a remark if a comparison that the whole image fails is won inside the foreground, else None."""
+    prediction, other = scores["prediction"], scores[whole.other]
+    if not _defined(prediction, other, INSIDE[whole.metric]):
+        return None
+    inside = compare(prediction, other, whole.other, INSIDE[whole.metric])
+    if inside.outcome != "better":
+        return None
+    return (
+        f"Inside the foreground the prediction is better than {name}, {_amount(inside, whole.metric)}: what it lacks "
+        f"in {whole.metric.upper()} it lacks in the background."
+    )
+
+
 def _sentence(whole: Comparison, inside: Comparison, name: str, shift: Shift | None, asked: str) -> str:
-    unit, digits, metric = (" dB", 2, "SNR") if whole.metric == "psnr" else ("", 3, "SSIM")
-    low, high = inside.difference.low, inside.difference.high
-    interval = "" if low is None or high is None else f", 95 % interval {low:+.{digits}f} to {high:+.{digits}f}{unit}"
-    fraction = "" if shift is None else f", which is {_percent(shift.fraction)} of the image"
+    fraction = "" if shift is None else f" (which is {_percent(shift.fraction)} of the image)"
     return (
         f"Against {name} the score in {whole.metric.upper()} is carried by background: "
-        f"{whole.difference.mean:+.{digits}f}{unit} over the whole image, but "
-        f"{inside.difference.mean:+.{digits}f}{unit} in {metric} inside the foreground{fraction}{interval}; better there in {inside.wins} of {inside.images} "
-        f"image{'' if inside.images == 1 else 's'}{asked}."
+        f"{_number(whole.difference.mean, whole.metric)} over the whole image, but inside the foreground{fraction} "
+        f"{_amount(inside, whole.metric)}{asked}."
     )
+
+
+def _amount(inside: Comparison, metric: str) -> str:
+    """Say "-0.36 dB in SNR, 95 % interval -0.73 to +0.01 dB, better in 2 of 6 images"."""
+    low, high = inside.difference.low, inside.difference.high
+    interval = ""
+    if low is not None and high is not None:
+        interval = f", 95 % interval {_number(low, metric)} to {_number(high, metric)}"
+    images = f"{inside.images} image{'' if inside.images == 1 else 's'}"
+    name = "SNR" if metric == "psnr" else "SSIM"
+    return f"{_number(inside.difference.mean, metric)} in {name}{interval}, better in {inside.wins} of {images}"
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:+.2f} dB" if metric == "psnr" else f"{value:+.3f}"
 
 
 def _low(difference: Statistics) -> float:

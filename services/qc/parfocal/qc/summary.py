@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from parfocal.qc.background import background_shift, carried, compare_inside, shift_remark
+from parfocal.qc.background import background_shift, carried, compare_inside, held_back, shift_remark
 from parfocal.qc.metrics.foreground import FOREGROUND_METHOD
 from parfocal.qc.parameters import RestorationThresholds, TranslationThresholds
 from parfocal.qc.rows import (
@@ -148,8 +148,9 @@ def judge(
     for comparison in summary.comparisons:
         if isinstance(limits, TranslationThresholds) and comparison.other == "input":
             continue  # the linear predictor is the best that the input alone can tell
-        sentence, passed = _judged(comparison, summary, limits)
+        sentence, passed, remark = _judged(comparison, summary, limits)
         (merits if passed else failures).append(sentence)
+        remarks.extend([remark] if remark else [])
     if summary.images < FEW_IMAGES:
         count = "image" if summary.images == 1 else "images"
         remarks.append(
@@ -176,8 +177,8 @@ def _metrics(scores: Sequence[ImageScore]) -> dict[str, Statistics]:
 
 def _judged(
     comparison: Comparison, summary: RestorationSummary, limits: RestorationThresholds | TranslationThresholds
-) -> tuple[str, bool]:
-    """Judge a comparison over the whole image and, if it passes there, inside the foreground."""
+) -> tuple[str, bool, str | None]:
+    """Judge a comparison over the whole image and then inside the foreground: sentence, passed, remark."""
     metric, allowed = comparison.metric, None
     if isinstance(limits, TranslationThresholds):
         name = "a linear predictor"
@@ -188,8 +189,10 @@ def _judged(
     else:
         name, allowed = "a Gaussian filter", limits.loss_to_baseline(metric)
         sentence, passed = _against_baseline(comparison, allowed)
-    background = carried(comparison, summary.scores, limits, name=name, allowed=allowed) if passed else None
-    return (sentence, passed) if background is None else (background, False)
+    if not passed:
+        return sentence, False, held_back(comparison, summary.scores, name=name)
+    background = carried(comparison, summary.scores, limits, name=name, allowed=allowed)
+    return background or sentence, background is None, None
 
 
 def summary_json(
