@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.filters import threshold_otsu
 
-from parfocal.qc.metrics._arrays import Float32, check_values, dot, naming, resolution
+from parfocal.qc.metrics._arrays import check_values, dot, naming, resolution
 from parfocal.qc.metrics.restoration import RestorationMaps, psnr_of, target_range
 from parfocal.qc.metrics.ssim import SSIM_BORDER
 from parfocal.runtime.errors import InvalidInputError
@@ -149,23 +149,22 @@ def score_regions(
             f"{image.shape}, {target.shape} and {mask.shape}."
         )
     inner = (slice(SSIM_BORDER, -SSIM_BORDER),) * 2
-    inside, outside = (
-        _of_part(maps.ssim[inner][part[inner]], maps.rse[part], image[part], target[part]) for part in (mask, ~mask)
-    )
-    return inside, outside
-
-
-def _of_part(ssim: Float32, error: Float32, image: npt.NDArray[Any], target: npt.NDArray[Any]) -> RegionScore:
-    wide = error.astype(np.float64)
-    nrmse = math.sqrt(dot(wide, wide) / wide.size) if wide.size else math.nan
-    pearson = _pearson(image, target)
-    return RegionScore(
-        nrmse=nrmse,
-        psnr=psnr_of(nrmse),
-        ssim=float(ssim.mean(dtype=np.float64)) if ssim.size else math.nan,
-        pearson=pearson,
-        snr=psnr_of(math.sqrt(1 - max(pearson, 0.0) ** 2)) if not math.isnan(pearson) else math.nan,
-    )
+    squares = np.square(maps.rse, dtype=np.float64)
+    parts = []
+    for part in (mask, ~mask):
+        pixels, inner_pixels = np.count_nonzero(part), np.count_nonzero(part[inner])
+        nrmse = math.sqrt(float(squares.sum(where=part)) / pixels) if pixels else math.nan
+        pearson = _pearson(image[part], target[part])
+        parts.append(
+            RegionScore(
+                nrmse=nrmse,
+                psnr=psnr_of(nrmse),
+                ssim=float(maps.ssim[inner].mean(dtype=np.float64, where=part[inner])) if inner_pixels else math.nan,
+                pearson=pearson,
+                snr=psnr_of(math.sqrt(1 - max(pearson, 0.0) ** 2)),
+            )
+        )
+    return parts[0], parts[1]
 
 
 def _pearson(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:

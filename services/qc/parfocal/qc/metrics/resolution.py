@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -153,23 +154,32 @@ def correlate_spectra(
     rings = math.floor(0.5 / width + 1e-9)
     sums = np.zeros((3, rings + 2))
     counts = np.zeros(rings + 2, np.int64)
-    along_x = np.fft.rfftfreq(shape[-1])
-    # rfftn leaves out the mirror images of all columns but the first, and the last of an even width.
-    twice = np.where((np.arange(along_x.size) == 0) | ((shape[-1] % 2 == 0) & (along_x == 0.5)), 1, 2)
-    within = np.add.outer((np.fft.fftfreq(shape[-2]) / distances[-2]) ** 2, along_x**2)
-    along_z = (np.fft.fftfreq(shape[0]) / distances[0]) ** 2 if len(shape) == 3 else np.zeros(1)
-    planes = (each.coefficients.reshape(-1, *within.shape) for each in (image, target))
-    for squared_z, x, y in zip(along_z, *planes, strict=True):
-        ring = np.minimum(np.rint(np.sqrt(within + squared_z) / width), rings + 1).astype(np.intp)
-        for number, product in enumerate((_product(x, y), _product(x, x), _product(y, y))):
-            product *= twice
-            sums[number] += np.bincount(ring.ravel(), product.ravel(), rings + 2)
-        counts += np.bincount(ring.ravel(), np.broadcast_to(twice, ring.shape).ravel(), rings + 2).astype(np.int64)
+    squared_z = (np.fft.fftfreq(shape[0]) / distances[0]) ** 2 if len(shape) == 3 else np.zeros(1)
+    planes = (each.coefficients.reshape(-1, shape[-2], shape[-1] // 2 + 1) for each in (image, target))
+    for square, x, y in zip(squared_z, *planes, strict=True):
+        ring, plane_counts = _rings(shape[-2:], float(distances[-2]), float(square), width, rings)
+        counts += plane_counts
+        for total, product in zip(sums, (_product(x, y), _product(x, x), _product(y, y)), strict=True):
+            # rfftn leaves out the mirror images of all columns but the first, and the last of an even width.
+            product[:, 1 : (shape[-1] + 1) // 2] *= 2
+            total += np.bincount(ring, product.ravel(), rings + 2)
     kept = slice(1, rings + 1)
     frequency = np.arange(1, rings + 1) * width
     norm = np.sqrt(sums[1] * sums[2])[kept]
     correlation = np.divide(sums[0][kept], norm, out=np.zeros(rings), where=norm > 0)
     return _resolved(frequency, correlation, counts[kept])
+
+
+@lru_cache(maxsize=4)  # images of a set have one shape
+def _rings(
+    shape: tuple[int, ...], distance_y: float, squared_z: float, width: float, rings: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+    """Ring of each coefficient of a plane, `rings` + 1 beyond the last, and the coefficients in each ring."""
+    squares = np.add.outer((np.fft.fftfreq(shape[0]) / distance_y) ** 2, np.fft.rfftfreq(shape[1]) ** 2)
+    ring = np.minimum(np.rint(np.sqrt(squares + squared_z) / width), rings + 1).astype(np.intp)
+    twice = ring[:, 1 : (shape[1] + 1) // 2]
+    counts = np.bincount(ring.ravel(), minlength=rings + 2) + np.bincount(twice.ravel(), minlength=rings + 2)
+    return ring.ravel(), counts
 
 
 def _product(x: npt.NDArray[np.complex64], y: npt.NDArray[np.complex64]) -> Float64:

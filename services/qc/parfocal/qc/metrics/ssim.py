@@ -95,10 +95,10 @@ def _maps(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], c2: float, c
 
 def sum_and_difference(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> tuple[Float32, Float32]:
     """Return x + y and x - y, mirrored at the edges by five pixels, as flat arrays."""
-    padded_x = np.pad(x, SSIM_BORDER, mode="symmetric").ravel()
-    padded_y = np.pad(y, SSIM_BORDER, mode="symmetric").ravel()
-    total = np.add(padded_x, padded_y, dtype=np.float64).astype(np.float32)
-    difference = np.subtract(padded_x, padded_y, dtype=np.float64).astype(np.float32)
+    total, difference = (
+        np.pad(function(x, y, dtype=np.float64).astype(np.float32), SSIM_BORDER, mode="symmetric").ravel()
+        for function in (np.add, np.subtract)
+    )
     return total, difference
 
 
