@@ -1,41 +1,53 @@
-"""Scoring many images on all cores, in order, with memory that does not grow with their number."""
+"""Work on all cores, in order, with memory that does not grow with the number of items."""
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-import numpy.typing as npt
-
-from parfocal.qc.metrics._threads import default_workers, map_bounded
-from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, score_restoration
-
-__all__ = ["default_workers", "map_bounded", "score_many"]
-
-Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def score_many(
-    loaders: Iterable[Callable[[], Pair]], workers: int | None = None
-) -> Iterator[tuple[RestorationScore, RestorationMaps]]:
-    """Load and score many pairs of images, in order.
+def default_workers() -> int:
+    """Return the number of processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def map_bounded(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """Apply a function to items in threads; yield the results in the order of the items.
+
+    At most ``workers + 1`` items are under way or waiting to be taken, so the items may be a generator of any
+    length. The first error is raised at its place in the order; what has not begun is then given up, as it is
+    when the caller stops early.
 
     Parameters
     ----------
-    loaders
-        Each returns ``(image, target)``, both (Y, X), when called; it is called in a worker thread, so that files are
-        read and decoded beside the scoring.
+    function
+        Called in a worker thread, once per item. numpy and scipy release the interpreter for large arrays.
+    items
+        Taken in the caller's thread, only as fast as results are used.
     workers
         Number of threads; by default one for each processor this process may use.
-
-    Yields
-    ------
-    tuple of RestorationScore and RestorationMaps
-        See `parfocal.qc.metrics.restoration.score_restoration`, whose errors are raised here.
     """
-    return map_bounded(_load_and_score, loaders, workers)
-
-
-def _load_and_score(load: Callable[[], Pair]) -> tuple[RestorationScore, RestorationMaps]:
-    image, target = load()
-    return score_restoration(image, target)
+    count = default_workers() if workers is None else workers
+    if count < 1:
+        raise ValueError(f"workers must be at least 1, not {count}")
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(count, thread_name_prefix="parfocal-qc")
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

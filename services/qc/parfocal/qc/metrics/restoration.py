@@ -34,8 +34,8 @@ from parfocal.qc.metrics._arrays import (
     percentiles,
     resolution,
 )
-from parfocal.qc.metrics._threads import map_bounded
 from parfocal.qc.metrics.multiscale import multiscale_from
+from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.metrics.ssim import check_windowed, mean_ssim, ssim_and_contrast_maps, ssim_map
 from parfocal.runtime.errors import InvalidInputError
 

@@ -36,7 +36,7 @@ from parfocal.qc.metrics._moments import (
     similarity,
     window_moments,
 )
-from parfocal.qc.metrics._threads import map_bounded
+from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.metrics.restoration import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.ssim import sum_and_difference
 from parfocal.runtime.errors import InvalidInputError
