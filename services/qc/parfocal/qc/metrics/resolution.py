@@ -128,15 +128,19 @@ def spectrum(image: npt.NDArray[Any], *, name: str | None = None) -> Spectrum:
                 "Fourier correlation needs images (Y, X) or (Z, Y, X) of at least "
                 f"{SMALLEST_SPECTRUM} x {SMALLEST_SPECTRUM} pixels; this one has shape {image.shape}."
             )
-    mean = float(np.mean([plane.mean(dtype=np.float64) for plane in image]))
+    planes = image if image.ndim == 3 else image[np.newaxis]
+    mean = float(np.mean([plane.mean(dtype=np.float64) for plane in planes]))
     # Without the zeros at the ends of the window, which would leave out the first and the last plane of a stack.
-    tapers = [tukey(size + 2, _TAPERED)[1:-1].astype(np.float32) for size in image.shape]
-    tapered = np.empty(image.shape, np.float32)
-    for index, plane in enumerate(image):
-        tapered[index] = (plane.astype(np.float64) - mean) * tapers[0][index]
-    for axis in range(1, image.ndim):
-        tapered *= tapers[axis].reshape([-1 if other == axis else 1 for other in range(image.ndim)])
-    return Spectrum(rfftn(tapered, overwrite_x=True), image.shape)
+    along_z, along_y, along_x = (
+        tukey(size + 2, _TAPERED)[1:-1].astype(np.float32) if size > 1 else np.ones(1, np.float32)
+        for size in planes.shape
+    )
+    within = np.outer(along_y, along_x)
+    tapered = np.empty(planes.shape, np.float32)
+    for result, plane, taper in zip(tapered, planes, along_z, strict=True):
+        np.subtract(plane, mean, out=result, dtype=np.float64, casting="same_kind")
+        result *= taper * within
+    return Spectrum(rfftn(tapered.reshape(image.shape), overwrite_x=True), image.shape)
 
 
 def correlate_spectra(
