@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from parfocal.qc.metrics.parallel import default_workers, map_bounded, score_many
+from parfocal.qc.metrics.parallel import default_workers, map_bounded
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.errors import InvalidInputError
 
@@ -72,10 +72,10 @@ def test_counts_at_least_one_processor():
     assert default_workers() >= 1
 
 
-def test_scores_equal_those_of_single_calls():
+def test_scores_in_threads_equal_those_of_single_calls():
     random = np.random.default_rng(0)
     pairs = [(random.random((40, 40)), random.random((40, 40))) for _ in range(5)]
-    many = list(score_many([lambda pair=pair: pair for pair in pairs], workers=2))
+    many = list(map_bounded(lambda pair: score_restoration(*pair), pairs, 3))
     for (score, maps), pair in zip(many, pairs, strict=True):
         expected, expected_maps = score_restoration(*pair)
         assert score == expected

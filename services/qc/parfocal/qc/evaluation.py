@@ -1,4 +1,4 @@
-"""Evaluation jobs: fetch predictions and targets, score them, publish tables, maps, figure and verdict.
+"""Evaluation jobs: fetch predictions and targets, have them scored, publish tables, figure and verdict.
 
 Scoring streams: at any time only as many images are in memory as there are threads.
 """
@@ -6,56 +6,24 @@ Scoring streams: at any time only as many images are in memory as there are thre
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.qc.figures import restoration_figure, save_png, write_map
+from parfocal.qc.figures import restoration_figure, save_png
 from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, seen_in_training, training_pairs
 from parfocal.qc.metrics.baseline import best_gaussian_sigma
+from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.linear import fit_linear_predictor
-from parfocal.qc.metrics.parallel import map_bounded
-from parfocal.qc.metrics.restoration import (
-    RestorationMaps,
-    RestorationScore,
-    scale_target,
-    score_scaled,
-    score_stack,
-)
+from parfocal.qc.metrics.restoration import scale_target, score_scaled
 from parfocal.qc.parameters import RestorationParameters, TranslationParameters
-from parfocal.qc.summary import (
-    KINDS,
-    Kind,
-    MetricsRow,
-    Verdict,
-    judge,
-    summarise,
-    summary_json,
-    write_metrics_csv,
-)
+from parfocal.qc.scoring import Baseline, mean_values, score_items, versions
+from parfocal.qc.summary import KINDS, MetricsRow, Verdict, judge, summarise, summary_json, write_metrics_csv
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder
-
-
-class _Baseline(Protocol):
-    """What a prediction is compared with besides its input."""
-
-    def apply(self, source: NDArray[Any]) -> NDArray[np.float32]: ...
-
-    def describe(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class _Scored:
-    item: Item
-    rows: tuple[MetricsRow, ...]
 
 
 def evaluate(context: JobContext) -> None:
@@ -66,71 +34,15 @@ def evaluate(context: JobContext) -> None:
     if inputs is None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
-    baselines: dict[str, _Baseline] = {}
+    baselines: dict[str, Baseline] = {}
     for role in inputs.roles:
         if isinstance(parameters, TranslationParameters):
             baselines[role] = fit_linear_predictor(training_pairs(context, inputs, role, validation=False))
         else:
             baselines[role] = best_gaussian_sigma(training_pairs(context, inputs, role, validation=True))
     folder = empty_folder(context.scratch / "evaluation")
-    rows = _score(context, inputs.items, baselines, parameters, folder)
+    rows = score_items(context, inputs.items, baselines, folder, maps=parameters.maps)
     _Evaluation(context, parameters, inputs, rows, baselines).publish(folder)
-
-
-def _score(
-    context: JobContext,
-    items: list[Item],
-    baselines: Mapping[str, _Baseline],
-    parameters: RestorationParameters | TranslationParameters,
-    folder: Path,
-) -> list[MetricsRow]:
-    def score(item: Item) -> _Scored:
-        target = read_image(item.target).pixels
-        rows: list[MetricsRow] = []
-        for kind, image in _versions(item, baselines[item.role], target.ndim):
-            scores, maps = _score_one(image, target, f"{item.label} ({kind})")
-            for index, value in enumerate(scores):
-                if value is not None:
-                    rows.append(MetricsRow(item.label, kind, value, index if target.ndim == 3 else None))
-            if parameters.maps:
-                _write_maps(folder / "maps" / kind, item, maps)
-        return _Scored(item, tuple(rows))
-
-    rows: list[MetricsRow] = []
-    for number, scored in enumerate(map_bounded(score, items), start=1):
-        context.check_cancelled()
-        rows.extend(scored.rows)
-        mean = [row.score for row in scored.rows if row.kind == "prediction"]
-        metrics = {name: float(np.mean([getattr(row, name) for row in mean])) for name in ("psnr", "ssim", "nrmse")}
-        context.report_image(
-            v1.ImageCompleted(name=scored.item.label, metrics=metrics),
-            v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items)),
-        )
-    return rows
-
-
-def _versions(item: Item, baseline: _Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:
-    source = read_image(item.source).pixels
-    # Of an input with several channels the middle one is shown and scored, as the focal plane of a focus series.
-    yield "input", source[source.shape[0] // 2] if source.ndim > dimensions else source
-    yield "baseline", baseline.apply(source)
-    yield "prediction", read_image(item.prediction).pixels
-
-
-def _score_one(
-    image: NDArray[Any], target: NDArray[Any], name: str
-) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
-    if target.ndim == 3:
-        return score_stack(image, target, name=name)
-    score, maps = score_scaled(image, scale_target(target, name=name), name=name)
-    return (score,), maps
-
-
-def _write_maps(folder: Path, item: Item, maps: RestorationMaps) -> None:
-    for name, values in (("ssim", maps.ssim), ("rse", maps.rse)):
-        path = folder / name / f"{item.label}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_map(path, values, pixel_size=item.pixel_size)
 
 
 class _Evaluation:
@@ -142,7 +54,7 @@ class _Evaluation:
         parameters: RestorationParameters | TranslationParameters,
         inputs: Inputs,
         rows: list[MetricsRow],
-        baselines: Mapping[str, _Baseline],
+        baselines: Mapping[str, Baseline],
     ) -> None:
         self._context = context
         self._parameters = parameters
@@ -156,8 +68,9 @@ class _Evaluation:
         for role, summary in self._by_role.items():
             prefix = f"{role}_" if len(self._roles) > 1 else ""
             for kind in KINDS:
-                for name in ("psnr", "ssim", "nrmse"):
-                    self._metrics[f"{prefix}{kind}_{name}"] = summary.metrics[kind][name].mean
+                for name in ("psnr", "ssim", "nrmse", "ssim_inside"):
+                    if name in summary.metrics[kind]:
+                        self._metrics[f"{prefix}{kind}_{name}"] = summary.metrics[kind][name].mean
 
     def _rows_of(self, role: str) -> list[MetricsRow]:
         labels = {item.label for item in self._inputs.items if item.role == role}
@@ -186,11 +99,13 @@ class _Evaluation:
 
     def _draw(self, item: Item, path: Path) -> None:
         target = read_image(item.target).pixels
-        images = dict(_versions(item, self._baselines[item.role], target.ndim))
+        foreground = find_foreground(target)
+        images = dict(versions(item, self._baselines[item.role], target.ndim))
+        mask = foreground.mask
         if target.ndim == 3:
             planes = [row for row in self._rows if row.image == item.label and row.kind == "prediction"]
             index = min(planes, key=lambda row: row.score.ssim).slice
-            target, images = target[index], {kind: image[index] for kind, image in images.items()}
+            target, mask, images = target[index], mask[index], {kind: image[index] for kind, image in images.items()}
         scaled = scale_target(target)
         scored = {str(kind): score_scaled(image, scaled) for kind, image in images.items()}
         figure = restoration_figure(
@@ -202,13 +117,15 @@ class _Evaluation:
             name=item.label,
             pixel_size=item.pixel_size,
             baseline=str(self._baselines[item.role].describe()["name"]),
+            foreground=mask,
+            inside={kind: score_regions(scored[kind][1], image, target, mask)[0] for kind, image in images.items()},
         )
         FigureCanvasAgg(figure)
         save_png(figure, path)
 
     def _mean(self, item: Item) -> dict[str, float]:
-        scores = [row.score for row in self._rows if row.image == item.label and row.kind == "prediction"]
-        return {name: float(np.mean([getattr(score, name) for score in scores])) for name in ("psnr", "ssim")}
+        rows = [row for row in self._rows if row.image == item.label and row.kind == "prediction"]
+        return mean_values(rows, ("psnr", "ssim", "ssim_inside"))
 
 
 def _joined(verdicts: Mapping[str, Verdict]) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 
+from parfocal.qc.metrics.foreground import RegionScore
 from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore
 from parfocal.runtime.errors import InvalidInputError
 
@@ -30,6 +31,7 @@ away and would flatter the input."""
 _SSIM_COLOURS: Final = "cividis"
 _RSE_COLOURS: Final = "magma"
 _GREY: Final = "0.35"
+_OUTLINE: Final = "#e69f00"  # orange of Okabe and Ito's palette, which any colour vision tells from grey
 _TABLE: Final = (
     ("PSNR (dB)", "psnr", ".2f"),
     ("SSIM", "ssim", ".3f"),
@@ -37,6 +39,11 @@ _TABLE: Final = (
     ("Pearson r", "pearson", ".3f"),
     ("scale a", "scale", ".3g"),
     ("offset b", "offset", ".3g"),
+)
+_INSIDE_TABLE: Final = (
+    ("SSIM", "ssim", ".3f"),
+    ("PSNR (dB)", "psnr", ".2f"),
+    ("SNR (dB)", "snr", ".2f"),
 )
 _KINDS: Final = ("input", "baseline", "prediction")
 
@@ -51,12 +58,14 @@ def restoration_figure(
     name: str,
     pixel_size: float | None = None,
     baseline: str = "Gaussian filter",
+    foreground: npt.NDArray[np.bool_] | None = None,
+    inside: Mapping[str, RegionScore] | None = None,
 ) -> Figure:
     """Input, prediction and target, with the SSIM and error maps of input and prediction below them.
 
     All images follow the same rule: black and white are the image's own 0.1 and 99.9 percentiles. (Showing them
     as fitted to the target would hide inverted contrast.) Both maps of a kind share one colour scale; the colours
-    can be told apart with any colour vision and in grey.
+    can be told apart with any colour vision and in grey. The foreground is outlined on the target.
 
     Parameters
     ----------
@@ -72,6 +81,10 @@ def restoration_figure(
         What the baseline is, for the table; its first word is shown.
     pixel_size
         In micrometres; draws a scale bar, unless the image is too narrow a strip for one.
+    foreground
+        Foreground of the target, of the shape of the images.
+    inside
+        By kind: the scores inside the foreground, for the table.
 
     Raises
     ------
@@ -103,6 +116,8 @@ def restoration_figure(
         axis.set_title(f"Prediction: {failed}" if failed else kind.capitalize(), fontsize=11)
         if kind == "input" and pixel_size is not None and layout.has_room:
             draw_scale_bar(axis, width, height, pixel_size, layout.pixels_per_inch)
+        if kind == "target" and foreground is not None:
+            _draw_outline(axis, foreground[window])
 
     largest_error = max(0.01, *(float(np.nanpercentile(maps[kind].rse[window], 99.8)) for kind in _MAPPED))
     scale = PowerNorm(0.5, 0, largest_error)  # as a root, so that small errors of a good prediction show too
@@ -123,8 +138,9 @@ def restoration_figure(
     text.axis("off")
     text.set_xlim(0, layout.text_width)
     text.set_ylim(-layout.text_height, 0)
-    bottom = _write_table(text, scores, layout.text_width, baseline.split()[0].capitalize())
-    _write_notes(text, bottom - 0.25, target.shape, (height, width))
+    fraction = None if foreground is None else float(foreground.mean())
+    bottom = _write_table(text, scores, inside or {}, layout.text_width, baseline.split()[0].capitalize())
+    _write_notes(text, bottom - 0.2, target.shape, (height, width), fraction)
     return figure
 
 
@@ -167,7 +183,7 @@ class _Layout:
         self.has_room = min(self._panel) >= 0.6
         # Titles need some width and the text column some height, however narrow or low the images are.
         self._column = max(self._panel[0], 2.4)
-        self._row = max(self._panel[1], 1.65)
+        self._row = max(self._panel[1], 1.95)
         self.text_width = max(self._column, 3.4)
         self.text_height = 2 * self._row + self._row_gap
         third = self._column_left(2)
@@ -292,7 +308,18 @@ def _draw_colour_bar(
     bar.ax.tick_params(labelsize=8)
 
 
-def _write_table(axis: Axes, scores: Mapping[str, RestorationScore], width: float, baseline: str) -> float:
+def _draw_outline(axis: Axes, mask: npt.NDArray[np.bool_]) -> None:
+    if min(mask.shape) > 1 and mask.any() and not mask.all():
+        axis.contour(mask, levels=[0.5], colors=_OUTLINE, linewidths=0.4)
+
+
+def _write_table(
+    axis: Axes,
+    scores: Mapping[str, RestorationScore],
+    inside: Mapping[str, RegionScore],
+    width: float,
+    baseline: str,
+) -> float:
     """Write the numbers, in inches from the top of the axes; return where they end."""
     kinds = [kind for kind in _KINDS if kind in scores]
     right = {kind: width - 0.88 * (len(kinds) - 1 - i) for i, kind in enumerate(kinds)}
@@ -300,13 +327,10 @@ def _write_table(axis: Axes, scores: Mapping[str, RestorationScore], width: floa
         heading = baseline if kind == "baseline" else kind.capitalize()
         axis.text(right[kind], 0, heading, ha="right", va="top", fontsize=9, fontweight="bold")
     axis.plot([0, width], [-0.2, -0.2], color=_GREY, linewidth=0.8)
-    y = -0.27
-    for label, field, form in _TABLE:
-        axis.text(0, y, label, ha="left", va="top", fontsize=9)
-        for kind in kinds:
-            text = f"{getattr(scores[kind], field):{form}}".replace("-", "−")
-            axis.text(right[kind], y, text, ha="right", va="top", fontsize=9)
-        y -= 0.22
+    y = _write_rows(axis, _TABLE, {kind: scores[kind] for kind in kinds}, right, -0.27)
+    if all(kind in inside for kind in kinds):
+        axis.text(0, y - 0.04, "Inside the foreground", va="top", fontsize=9, fontweight="bold")
+        y = _write_rows(axis, _INSIDE_TABLE, {kind: inside[kind] for kind in kinds}, right, y - 0.24)
     failure = scores["prediction"].failed
     if failure is not None:
         axis.text(0, y - 0.03, f"FAILED: {failure}", va="top", fontsize=10, fontweight="bold", color="#b2182b")
@@ -314,7 +338,26 @@ def _write_table(axis: Axes, scores: Mapping[str, RestorationScore], width: floa
     return y
 
 
-def _write_notes(axis: Axes, top: float, shape: tuple[int, ...], shown: tuple[int, int]) -> None:
+def _write_rows(
+    axis: Axes,
+    rows: Sequence[tuple[str, str, str]],
+    scores: Mapping[str, RestorationScore] | Mapping[str, RegionScore],
+    right: Mapping[str, float],
+    y: float,
+) -> float:
+    for label, field, form in rows:
+        axis.text(0, y, label, ha="left", va="top", fontsize=9)
+        for kind, score in scores.items():
+            value = getattr(score, field)
+            text = "none" if math.isnan(value) else f"{value:{form}}".replace("-", "−")
+            axis.text(right[kind], y, text, ha="right", va="top", fontsize=9)
+        y -= 0.2
+    return y
+
+
+def _write_notes(
+    axis: Axes, top: float, shape: tuple[int, ...], shown: tuple[int, int], foreground: float | None
+) -> None:
     lines = [
         "Images: black and white are each image's own",
         "0.1 and 99.9 percentiles.",
@@ -323,10 +366,12 @@ def _write_notes(axis: Axes, top: float, shape: tuple[int, ...], shown: tuple[in
         "SSIM: Gaussian window, 11 × 11 pixels, σ = 1.5.",
         "The maps of a row share one colour scale.",
     ]
+    if foreground is not None:
+        lines.append(f"Outlined: foreground by Otsu, {100 * foreground:.2g} % of the image.")
     if shape != shown:
         lines.append(f"Shown: central {shown[1]} × {shown[0]} of {shape[1]} × {shape[0]} pixels;")
         lines.append("scores are of the whole image.")
-    axis.text(0, top, "\n".join(lines), ha="left", va="top", fontsize=8, linespacing=1.4, color=_GREY)
+    axis.text(0, top, "\n".join(lines), ha="left", va="top", fontsize=8, linespacing=1.3, color=_GREY)
 
 
 def shortened(name: str, longest: int = 70) -> str:

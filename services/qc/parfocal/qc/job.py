@@ -24,6 +24,7 @@ from parfocal.runtime.manifests import (
     RESULT_MANIFEST,
     DatasetManifest,
     FileEntry,
+    ImageEntry,
     ModelManifest,
     ResultFile,
     ResultManifest,
@@ -36,7 +37,9 @@ from parfocal.runtime.store import Location
 class Item:
     """One test image and one of its targets: where its three versions lie, and the digest of its source.
 
-    `label` names it in tables: the stem, or role and stem where there are several targets.
+    `label` names it in tables: the stem, or role and stem where there are several targets. `shape` is that of the
+    target, `pixel_size` its pixel size in X and `voxel_um` that along all its axes, both in micrometres, None where
+    they are unknown.
     """
 
     label: str
@@ -46,6 +49,8 @@ class Item:
     prediction: Path
     source_sha256: str
     pixel_size: float | None
+    shape: tuple[int, ...]
+    voxel_um: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ def _items(context: JobContext, dataset: DatasetManifest, prediction: ResultMani
                     prediction=context.cache.fetch(context.store, prediction_place, predictions[target.stem]),
                     source_sha256=source_entry.sha256,
                     pixel_size=target.pixel_size_um[0] if target.pixel_size_um else None,
+                    shape=target.shape,
+                    voxel_um=_voxel(target),
                 )
             )
     if not items:
@@ -140,6 +147,14 @@ def predicted_files(prediction: ResultManifest, role: str) -> dict[str, FileEntr
         and "/" not in entry.name.removeprefix(folder)
         and entry.name.lower().endswith(IMAGE_SUFFIXES)
     }
+
+
+def _voxel(image: ImageEntry) -> tuple[float, ...] | None:
+    """Distances of pixels along the spatial axes, in their order; None unless all are known."""
+    letters = [letter for letter in image.axes if letter in "ZYX"]
+    sizes = dict(zip("XYZ", image.pixel_size_um or (None, None, None), strict=True))
+    known = [size for letter in letters if (size := sizes[letter]) is not None]
+    return tuple(known) if known and len(known) == len(letters) else None
 
 
 def training_pairs(

@@ -9,7 +9,37 @@ from pydantic import BaseModel, ConfigDict, Field
 from parfocal.runtime.service import Parameters
 
 
-class RestorationThresholds(BaseModel):
+class ForegroundThresholds(BaseModel):
+    """What a model must show in the structures of its test images, so that background cannot carry its scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_inside_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        title="Share of the gain inside the foreground",
+        description="Share of the PSNR gain, in dB, that must be found as a gain in SNR inside the foreground. Noise "
+        "of one strength that is removed everywhere gives a share near 1, however much background there is; a model "
+        "that only cleans the background gives 0. With less than a quarter the score is carried by background.",
+    )
+    min_ssim_gain_inside: float = Field(
+        default=0.0,
+        ge=0,
+        title="SSIM gain inside the foreground",
+        description="Mean SSIM gain inside the foreground that the lower end of the interval must exceed wherever a "
+        "gain over the whole image is asked for.",
+    )
+    max_background_shift: float = Field(
+        default=0.1,
+        gt=0,
+        title="Difference between whole image and foreground",
+        description="Difference between the SSIM of the whole image and that inside the foreground above which a "
+        "remark says that background makes the score. 0.1 is more than most models differ by. It does not decide.",
+    )
+
+
+class RestorationThresholds(ForegroundThresholds):
     """What a restoration model must show on its test images to pass.
 
     The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its
@@ -69,7 +99,7 @@ class RestorationThresholds(BaseModel):
         return {"psnr": self.max_psnr_loss_to_baseline, "ssim": self.max_ssim_loss_to_baseline}[metric]
 
 
-class TranslationThresholds(BaseModel):
+class TranslationThresholds(ForegroundThresholds):
     """What a model that predicts one kind of image from another must show on its test images to pass, per target.
 
     The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear

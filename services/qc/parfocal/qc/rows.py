@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -31,12 +32,20 @@ class MetricsRow:
         See `RestorationScore`.
     slice
         Index along Z from 0, or None for an image (Y, X).
+    more
+        Further numbers by their names in `MORE_COLUMNS`; what is missing or NaN has no value. Those of a whole stack
+        stand in the rows of all its slices.
     """
 
     image: str
     kind: Kind
     score: RestorationScore
     slice: int | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float:
+        """Return a number of the score or of `more`; NaN where it has no value."""
+        return float(getattr(self.score, metric)) if metric in COLUMNS else self.more.get(metric, math.nan)
 
 
 COLUMNS: Final[dict[str, str]] = {
@@ -48,30 +57,48 @@ COLUMNS: Final[dict[str, str]] = {
     "pearson": "Pearson r [-1..1]",
     "nrmse_zerocost": "NRMSE of ZeroCostDL4Mic [sqrt of target range]",
     "failed": "failed because",
+    "ms_ssim": "MS-SSIM [0..1]",
 }
 """Field of `RestorationScore` and its heading, with the unit."""
 
-_HEADER: Final = ["image", "slice", "kind", *COLUMNS.values()]
+MORE_COLUMNS: Final[dict[str, str]] = {
+    "micro_ssim": "MicroSSIM [-1..1]",
+    "foreground": "foreground [fraction of pixels]",
+    "foreground_threshold": "foreground threshold [target ranges]",
+    "nrmse_inside": "NRMSE inside the foreground [fraction of target range]",
+    "nrmse_outside": "NRMSE outside the foreground [fraction of target range]",
+    "psnr_inside": "PSNR inside the foreground [dB]",
+    "psnr_outside": "PSNR outside the foreground [dB]",
+    "ssim_inside": "SSIM inside the foreground [-1..1]",
+    "ssim_outside": "SSIM outside the foreground [-1..1]",
+    "pearson_inside": "Pearson r inside the foreground [-1..1]",
+    "pearson_outside": "Pearson r outside the foreground [-1..1]",
+    "snr_inside": "SNR inside the foreground [dB]",
+    "snr_outside": "SNR outside the foreground [dB]",
+    "resolution": "Fourier correlation resolution [pixels]",
+    "resolution_um": "Fourier correlation resolution [µm]",
+    "resolution_at_least": "resolution is at least that [0 or 1]",
+    "volume_nrmse": "NRMSE of the volume [fraction of target range]",
+    "volume_psnr": "PSNR of the volume [dB]",
+    "volume_ssim": "SSIM of the volume [-1..1]",
+}
+"""Name in `MetricsRow.more` and its heading, with the unit."""
+
+_HEADER: Final = ["image", "slice", "kind", *COLUMNS.values(), *MORE_COLUMNS.values()]
 
 
 def write_metrics_csv(path: Path, rows: Iterable[MetricsRow]) -> None:
-    """Write one line per row, UTF-8, with units in the heading; numbers are written in full precision."""
+    """Write one line per row, UTF-8, with units in the heading.
+
+    Numbers are written in full precision; what has no value is left empty.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_HEADER)
         for row in rows:
-            values = (getattr(row.score, name) for name in COLUMNS)
-            writer.writerow(
-                [
-                    row.image,
-                    "" if row.slice is None else row.slice,
-                    row.kind,
-                    *(
-                        "" if value is None else value if isinstance(value, str) else repr(float(value))
-                        for value in values
-                    ),
-                ]
-            )
+            index = "" if row.slice is None else row.slice
+            cells = (_written(row, name) for name in (*COLUMNS, *MORE_COLUMNS))
+            writer.writerow([row.image, index, row.kind, *cells])
 
 
 def read_metrics_csv(path: Path) -> list[MetricsRow]:
@@ -99,7 +126,19 @@ def _row(cells: list[str]) -> MetricsRow:
     image, index, kind, *values = cells
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, not one of {', '.join(KINDS)}")
-    named = dict(zip(COLUMNS, values, strict=True))
+    named = dict(zip((*COLUMNS, *MORE_COLUMNS), values, strict=True))
     failed = named.pop("failed") or None
-    score = RestorationScore(failed=failed, **{name: float(text) for name, text in named.items()})
-    return MetricsRow(image=image, kind=kind, score=score, slice=int(index) if index else None)
+    numbers = {name: float(text) for name, text in named.items() if text}
+    more = {name: numbers.pop(name) for name in MORE_COLUMNS if name in numbers}
+    try:
+        score = RestorationScore(failed=failed, **numbers)
+    except TypeError as error:
+        raise ValueError("a number is missing") from error
+    return MetricsRow(image, kind, score, int(index) if index else None, more)
+
+
+def _written(row: MetricsRow, name: str) -> str:
+    if name == "failed":
+        return row.score.failed or ""
+    value = row.value(name)
+    return "" if math.isnan(value) else repr(value)

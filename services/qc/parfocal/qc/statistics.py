@@ -6,6 +6,7 @@ crops of one field are not independent either; where they are given as images, i
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.rows import KINDS, Kind, MetricsRow
+from parfocal.qc.rows import KINDS, MORE_COLUMNS, Kind, MetricsRow
 from parfocal.runtime.errors import InvalidInputError
 
-METRICS: Final = ("nrmse", "psnr", "ssim", "pearson", "nrmse_zerocost")
-"""Fields of `RestorationScore` that are averaged."""
+METRICS: Final = ("nrmse", "psnr", "ssim", "ms_ssim", "pearson", "nrmse_zerocost", *MORE_COLUMNS)
+"""Fields of `RestorationScore` and names of `MORE_COLUMNS` that are averaged."""
 
 COMPARED: Final = ("psnr", "ssim")
-"""Metrics in which a prediction is compared; in both, more is better."""
+"""Metrics in which a prediction is compared, over the whole image and inside the foreground; more is better."""
 
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 4000
@@ -47,7 +48,8 @@ Outcome = Literal["better", "worse", "not distinguishable", "too few images"]
 class ImageScore:
     """One image of one kind: `values` by metric, averaged over its `slices`, of which `failed_slices` failed.
 
-    An image (Y, X) has one slice. `failures` are the different reasons.
+    A mean is over the slices that have a value, and NaN where none has. An image (Y, X) has one slice. `failures` are
+    the different reasons.
     """
 
     image: str
@@ -147,9 +149,13 @@ def statistics(values: Sequence[float] | npt.NDArray[np.float64], *, confidence:
 
 
 def compare(prediction: Sequence[ImageScore], other: Sequence[ImageScore], kind: Kind, metric: str) -> Comparison:
-    """Compare the prediction with another kind in a metric of which more is better."""
+    """Compare the prediction with another kind in a metric of which more is better.
+
+    Images without a value are left out; at least one must have one.
+    """
     pairs = zip(prediction, other, strict=True)
     differences = np.array([ours.values[metric] - theirs.values[metric] for ours, theirs in pairs])
+    differences = differences[~np.isnan(differences)]
     difference = statistics(differences)
     outcome: Outcome = "not distinguishable"
     if difference.low is None or difference.high is None:
@@ -165,11 +171,16 @@ def _image_score(name: str, rows: Sequence[MetricsRow]) -> ImageScore:
     failures = [row.score.failed for row in rows if row.score.failed is not None]
     return ImageScore(
         image=name,
-        values={metric: float(np.mean([getattr(row.score, metric) for row in rows])) for metric in METRICS},
+        values={metric: _mean([row.value(metric) for row in rows]) for metric in METRICS},
         slices=len(rows),
         failed_slices=len(failures),
         failures=tuple(sorted(set(failures))),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
 
 
 def _named(key: tuple[str, int | None]) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from parfocal.qc.background import background_shift, carried, compare_inside, held_back, shift_remark
+from parfocal.qc.metrics.foreground import FOREGROUND_METHOD
 from parfocal.qc.parameters import RestorationThresholds, TranslationThresholds
-from parfocal.qc.rows import COLUMNS, KINDS, Kind, MetricsRow, read_metrics_csv, write_metrics_csv
+from parfocal.qc.rows import (
+    COLUMNS,
+    KINDS,
+    MORE_COLUMNS,
+    Kind,
+    MetricsRow,
+    read_metrics_csv,
+    write_metrics_csv,
+)
 from parfocal.qc.statistics import (
     COMPARED,
     CONFIDENCE,
@@ -44,13 +55,23 @@ __all__ = [
 DEFINITION: Final = (
     "Target scaled by its own 0.1 and 99.9 percentiles; image fitted to it by least squares (a x + b); both clipped to "
     "0..1. NRMSE = sqrt(mean((target - fitted)^2)); PSNR = 20 log10(1/NRMSE) dB, at most 100; SSIM with an 11x11 "
-    "Gaussian window, sigma 1.5, K1 0.01, K2 0.03, data range 1, mean without the 5-pixel border. Stacks are scored "
-    "slice by slice and averaged."
+    "Gaussian window, sigma 1.5, K1 0.01, K2 0.03, data range 1, mean without the 5-pixel border. MS-SSIM with five "
+    "scales and the weights of Wang 2003, fewer scales below 176 pixels. MicroSSIM fitted to all images of a kind. "
+    "Foreground: above Otsu's threshold of the target; NRMSE, PSNR and SSIM inside and outside are means of the same "
+    "maps, SNR = -10 log10(1 - r^2) dB. Resolution: where the Fourier ring (shell) correlation with the target, the "
+    "median over five rings, first falls below 1/7. Stacks are scored slice by slice and averaged; scores of the "
+    "volume have one scale and one fit, and an 11x11x11 window."
 )
 """How the numbers were made, to be printed beside them."""
 
 
-SHOWN: Final = {"psnr": "PSNR in dB", "ssim": "SSIM", "nrmse": "NRMSE", "pearson": "Correlation"}
+SHOWN: Final = {
+    "psnr": "PSNR in dB",
+    "ssim": "SSIM",
+    "nrmse": "NRMSE",
+    "pearson": "Correlation",
+    "ssim_inside": "SSIM in the foreground",
+}
 """The metrics that tables for people have, the most important first, and what they are called there."""
 
 
@@ -63,9 +84,13 @@ class RestorationSummary:
     images
         Number of test images (a stack is one).
     metrics
-        By kind and metric: statistics over the images.
+        By kind and metric: statistics over the images that have a value; metrics that no image has are left out.
     comparisons
         The prediction against input and baseline, in PSNR and SSIM.
+    inside
+        The same inside the foreground, in SNR and SSIM, where there are values.
+    scores
+        The images by kind, in order of name.
     worst
         The image whose prediction has the lowest SSIM.
     failed
@@ -75,6 +100,8 @@ class RestorationSummary:
     images: int
     metrics: Mapping[Kind, Mapping[str, Statistics]]
     comparisons: tuple[Comparison, ...]
+    inside: tuple[Comparison, ...]
+    scores: Mapping[Kind, tuple[ImageScore, ...]]
     worst: ImageScore
     failed: tuple[ImageScore, ...]
 
@@ -94,13 +121,12 @@ def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
     others: tuple[Kind, ...] = ("input", "baseline")
     return RestorationSummary(
         images=len(predictions),
-        metrics={
-            kind: {metric: statistics([score.values[metric] for score in scores[kind]]) for metric in METRICS}
-            for kind in KINDS
-        },
+        metrics={kind: _metrics(scores[kind]) for kind in KINDS},
         comparisons=tuple(
             compare(predictions, scores[other], other, metric) for other in others for metric in COMPARED
         ),
+        inside=tuple(each for other in others for each in compare_inside(predictions, scores[other], other)),
+        scores=scores,
         worst=min(predictions, key=lambda score: score.values["ssim"]),
         failed=tuple(score for score in predictions if score.failed_slices),
     )
@@ -120,15 +146,11 @@ def judge(
     merits: list[str] = []
     remarks: list[str] = []
     for comparison in summary.comparisons:
-        if isinstance(limits, TranslationThresholds):
-            if comparison.other == "input":
-                continue  # the linear predictor is the best that the input alone can tell
-            sentence, passed = _gains(comparison, limits.gain_over_baseline(comparison.metric), "a linear predictor")
-        elif comparison.other == "input":
-            sentence, passed = _gains(comparison, limits.gain_over_input(comparison.metric), "its input")
-        else:
-            sentence, passed = _against_baseline(comparison, limits.loss_to_baseline(comparison.metric))
+        if isinstance(limits, TranslationThresholds) and comparison.other == "input":
+            continue  # the linear predictor is the best that the input alone can tell
+        sentence, passed, remark = _judged(comparison, summary, limits)
         (merits if passed else failures).append(sentence)
+        remarks.extend([remark] if remark else [])
     if summary.images < FEW_IMAGES:
         count = "image" if summary.images == 1 else "images"
         remarks.append(
@@ -137,9 +159,40 @@ def judge(
         )
     remarks.extend(_tolerated(score) for score in summary.failed if score not in refused)
     remarks.append(f"The worst image is {summary.worst.image}, with SSIM {summary.worst.values['ssim']:.3f}.")
+    shift = background_shift(summary.scores["prediction"])
+    if shift is None:
+        remarks.append("No test image has a score inside the foreground: whether background carries them is unknown.")
+    elif remark := shift_remark(shift, limits.max_background_shift):
+        remarks.append(remark)
     if failures:
         return Verdict("failed", tuple(failures), tuple(remarks))
     return Verdict("passed", tuple(merits), tuple(remarks))
+
+
+def _metrics(scores: Sequence[ImageScore]) -> dict[str, Statistics]:
+    values = {metric: [score.values[metric] for score in scores] for metric in METRICS}
+    defined = {metric: [value for value in each if not math.isnan(value)] for metric, each in values.items()}
+    return {metric: statistics(each) for metric, each in defined.items() if each}
+
+
+def _judged(
+    comparison: Comparison, summary: RestorationSummary, limits: RestorationThresholds | TranslationThresholds
+) -> tuple[str, bool, str | None]:
+    """Judge a comparison over the whole image and then inside the foreground: sentence, passed, remark."""
+    metric, allowed = comparison.metric, None
+    if isinstance(limits, TranslationThresholds):
+        name = "a linear predictor"
+        sentence, passed = _gains(comparison, limits.gain_over_baseline(metric), name)
+    elif comparison.other == "input":
+        name = "its input"
+        sentence, passed = _gains(comparison, limits.gain_over_input(metric), name)
+    else:
+        name, allowed = "a Gaussian filter", limits.loss_to_baseline(metric)
+        sentence, passed = _against_baseline(comparison, allowed)
+    if not passed:
+        return sentence, False, held_back(comparison, summary.scores, name=name)
+    background = carried(comparison, summary.scores, limits, name=name, allowed=allowed)
+    return background or sentence, background is None, None
 
 
 def summary_json(
@@ -154,6 +207,7 @@ def summary_json(
 
     `baseline` says what the prediction was compared with and how it was chosen.
     """
+    known = set().union(*summary.metrics.values())
     return {
         "task": task,
         "definition": DEFINITION,
@@ -165,11 +219,12 @@ def summary_json(
             kind: {metric: asdict(values) for metric, values in by_metric.items()}
             for kind, by_metric in summary.metrics.items()
         },
-        "comparisons": [asdict(comparison) for comparison in summary.comparisons],
+        "comparisons": [asdict(comparison) for comparison in (*summary.comparisons, *summary.inside)],
+        "foreground": _foreground_json(summary),
         "worst_image": _image_json(summary.worst),
         "failed_images": [_image_json(score) for score in summary.failed],
-        "units": {metric: COLUMNS[metric] for metric in METRICS},
-        "shown": SHOWN,
+        "units": {metric: heading for metric, heading in (COLUMNS | MORE_COLUMNS).items() if metric in known},
+        "shown": {metric: title for metric, title in SHOWN.items() if metric in known},
         "note": _note(baseline or {}),
         "interval": {
             "method": "percentile bootstrap of the mean over images",
@@ -180,6 +235,11 @@ def summary_json(
         "thresholds": (thresholds or RestorationThresholds()).model_dump(),
         "baseline": dict(baseline) if baseline is not None else None,
     }
+
+
+def _foreground_json(summary: RestorationSummary) -> dict[str, Any] | None:
+    shift = background_shift(summary.scores["prediction"])
+    return None if shift is None else {"method": FOREGROUND_METHOD, **asdict(shift)}
 
 
 def _note(baseline: Mapping[str, Any]) -> str:
@@ -257,5 +317,5 @@ def _image_json(score: ImageScore) -> dict[str, Any]:
         "slices": score.slices,
         "failed_slices": score.failed_slices,
         "failures": list(score.failures),
-        **score.values,
+        **{metric: value for metric, value in score.values.items() if not math.isnan(value)},
     }

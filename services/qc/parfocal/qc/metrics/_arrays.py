@@ -77,3 +77,8 @@ def check_values(values: Array, what: str) -> None:
             f"The {what} has {bad} of {values.size} values that are not a number, infinite or too large for "
             "float32. Repair or leave out the image; if the model made it, its training has diverged."
         )
+
+
+def dot(x: Float64, y: Float64) -> float:
+    """Sum of products; einsum rather than BLAS, so that the last bit does not depend on a thread count."""
+    return float(np.einsum("i,i->", x.ravel(), y.ravel()))

@@ -1,4 +1,4 @@
-"""Scoring many images on all cores, in order, with memory that does not grow with their number."""
+"""Work on all cores, in order, with memory that does not grow with the number of items."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
-
-import numpy.typing as npt
-
-from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, score_restoration
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
 def default_workers() -> int:
@@ -56,29 +51,3 @@ def map_bounded(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def score_many(
-    loaders: Iterable[Callable[[], Pair]], workers: int | None = None
-) -> Iterator[tuple[RestorationScore, RestorationMaps]]:
-    """Load and score many pairs of images, in order.
-
-    Parameters
-    ----------
-    loaders
-        Each returns ``(image, target)``, both (Y, X), when called; it is called in a worker thread, so that files are
-        read and decoded beside the scoring.
-    workers
-        Number of threads; by default one for each processor this process may use.
-
-    Yields
-    ------
-    tuple of RestorationScore and RestorationMaps
-        See `parfocal.qc.metrics.restoration.score_restoration`, whose errors are raised here.
-    """
-    return map_bounded(_load_and_score, loaders, workers)
-
-
-def _load_and_score(load: Callable[[], Pair]) -> tuple[RestorationScore, RestorationMaps]:
-    image, target = load()
-    return score_restoration(image, target)

@@ -29,11 +29,14 @@ from parfocal.qc.metrics._arrays import (
     Float64,
     check_pair,
     check_values,
+    dot,
     naming,
     percentiles,
     resolution,
 )
-from parfocal.qc.metrics.ssim import check_windowed, mean_ssim, ssim_map
+from parfocal.qc.metrics.multiscale import multiscale_from
+from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.qc.metrics.ssim import check_windowed, mean_ssim, ssim_and_contrast_maps, ssim_map
 from parfocal.runtime.errors import InvalidInputError
 
 __all__ = [
@@ -45,11 +48,13 @@ __all__ = [
     "RestorationScore",
     "affine_fit",
     "fitted_psnr",
+    "psnr_of",
     "scale_target",
     "score_restoration",
     "score_scaled",
     "score_stack",
     "ssim_map",
+    "target_range",
 ]
 
 LOW_PERCENTILE: Final = 0.1
@@ -80,7 +85,7 @@ class AffineFit:
 
 @dataclass(frozen=True)
 class RestorationScore:
-    """How well one two-dimensional image agrees with its target; every number is finite.
+    """How well one two-dimensional image agrees with its target; every number is finite, unless it was left out.
 
     Attributes
     ----------
@@ -99,6 +104,8 @@ class RestorationScore:
     failed
         `CONTRAST_INVERTED`, `CONSTANT_PREDICTION`, or None. The other numbers of a failed image describe the fit
         and do not redeem it.
+    ms_ssim
+        Multi-scale SSIM, 0..1, see `parfocal.qc.metrics.multiscale`; NaN where it was not computed.
     """
 
     nrmse: float
@@ -109,6 +116,7 @@ class RestorationScore:
     pearson: float
     nrmse_zerocost: float
     failed: str | None = None
+    ms_ssim: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -144,16 +152,22 @@ def scale_target(target: npt.NDArray[Any], *, name: str | None = None) -> Float6
     """
     with naming(name):
         check_values(target, "target")
-        low, high = percentiles(target, LOW_PERCENTILE, HIGH_PERCENTILE)
-        if not high - low > resolution(target):
-            raise InvalidInputError(
-                f"The target is constant, or nearly: its {LOW_PERCENTILE} and {HIGH_PERCENTILE} percentiles are both "
-                f"{low:g}. Nothing can be measured against it; leave the image out of the test set."
-            )
+        low, high = target_range(target)
         scaled = target.astype(np.float64)
         scaled -= low
         scaled /= high - low
         return scaled
+
+
+def target_range(target: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the 0.1 and 99.9 percentiles of a target; InvalidInputError if they are one value."""
+    low, high = percentiles(target, LOW_PERCENTILE, HIGH_PERCENTILE)
+    if not high - low > resolution(target):
+        raise InvalidInputError(
+            f"The target is constant, or nearly: its {LOW_PERCENTILE} and {HIGH_PERCENTILE} percentiles are both "
+            f"{low:g}. Nothing can be measured against it; leave the image out of the test set."
+        )
+    return low, high
 
 
 def affine_fit(image: npt.NDArray[Any], target_scaled: Float64, *, name: str | None = None) -> AffineFit:
@@ -230,29 +244,41 @@ def score_scaled(
         target_centred -= image_centred
         nrmse_zerocost = math.sqrt(np.abs(target_centred, out=target_centred).mean())
 
-        similarity = ssim_map(fitted, target)
+        similarity, contrast = ssim_and_contrast_maps(fitted, target)
+        ms_ssim = multiscale_from(similarity, contrast, fitted, target)
         residual = np.subtract(target, fitted, out=target)
         np.abs(residual, out=residual)
-        nrmse = math.sqrt(_dot(residual, residual) / residual.size)
+        nrmse = math.sqrt(dot(residual, residual) / residual.size)
         score = RestorationScore(
             nrmse=nrmse,
-            psnr=_psnr(nrmse),
+            psnr=psnr_of(nrmse),
             ssim=mean_ssim(similarity),
             scale=fit.scale,
             offset=fit.offset,
             pearson=fit.pearson,
             nrmse_zerocost=nrmse_zerocost,
-            failed=_failure(fit),
+            failed=failure_of(fit),
+            ms_ssim=ms_ssim,
         )
         return score, RestorationMaps(ssim=similarity, rse=residual.astype(np.float32))
 
 
 def score_stack(
-    image: npt.NDArray[Any], target: npt.NDArray[Any], *, name: str | None = None
+    image: npt.NDArray[Any], target: npt.NDArray[Any], *, name: str | None = None, workers: int | None = None
 ) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
     """Score a stack (Z, Y, X) slice by slice, each with its own percentiles, fit and two-dimensional SSIM.
 
-    The score of the volume is the mean over its slices.
+    The score of the stack is the mean over its slices. As one volume it is scored by
+    `parfocal.qc.metrics.volume.score_volume`.
+
+    Parameters
+    ----------
+    image, target
+        As for `score_restoration`, with a leading Z axis.
+    name
+        Name of the stack, put before the text of an error.
+    workers
+        Threads, each for one slice at a time; by default one for each processor.
 
     Returns
     -------
@@ -275,17 +301,18 @@ def score_stack(
                 f"{image.shape} and the target {target.shape}."
             )
     maps = RestorationMaps(np.full(image.shape, np.nan, np.float32), np.full(image.shape, np.nan, np.float32))
-    scores: list[RestorationScore | None] = []
-    for z, (plane, target_plane) in enumerate(zip(image, target, strict=True)):
-        if target_plane.size and (target_plane == target_plane.flat[0]).all():
-            scores.append(None)
-            continue
-        score, plane_maps = score_restoration(plane, target_plane, name=f"{label}, slice {z}")
+
+    def score(z: int) -> RestorationScore | None:
+        if target[z].size and (target[z] == target[z].flat[0]).all():
+            return None
+        score, plane_maps = score_restoration(image[z], target[z], name=f"{label}, slice {z}")
         maps.ssim[z], maps.rse[z] = plane_maps.ssim, plane_maps.rse
-        scores.append(score)
+        return score
+
+    scores = tuple(map_bounded(score, range(len(image)), workers))
     if all(score is None for score in scores):
         raise InvalidInputError(f"{label}: the target is constant in every slice; leave it out of the test set.")
-    return tuple(scores), maps
+    return scores, maps
 
 
 def fitted_psnr(image: npt.NDArray[Any], target_scaled: Float64) -> float:
@@ -294,7 +321,7 @@ def fitted_psnr(image: npt.NDArray[Any], target_scaled: Float64) -> float:
     fit, image_centred, _ = _centred_fit(image, target_scaled)
     fitted, target = _clipped(fit, image_centred, target_scaled)
     target -= fitted
-    return _psnr(math.sqrt(_dot(target, target) / target.size))
+    return psnr_of(math.sqrt(dot(target, target) / target.size))
 
 
 def _centred_fit(image: Array, target_scaled: Float64) -> tuple[AffineFit, Float64, Float64]:
@@ -304,14 +331,14 @@ def _centred_fit(image: Array, target_scaled: Float64) -> tuple[AffineFit, Float
     image_centred -= image_mean
     target_mean = float(target_scaled.mean())
     target_centred = target_scaled - target_mean
-    variance = _dot(image_centred, image_centred)
+    variance = dot(image_centred, image_centred)
     spread = max(float(image_centred.max()), -float(image_centred.min()))
     if variance <= 0 or spread <= resolution(image):
         fit = AffineFit(scale=0.0, offset=target_mean, pearson=0.0, constant=True)
     else:
-        covariance = _dot(image_centred, target_centred)
+        covariance = dot(image_centred, target_centred)
         scale = covariance / variance
-        target_norm = math.sqrt(_dot(target_centred, target_centred))
+        target_norm = math.sqrt(dot(target_centred, target_centred))
         pearson = covariance / (math.sqrt(variance) * target_norm) if target_norm > 0 else 0.0
         fit = AffineFit(scale, target_mean - scale * image_mean, max(-1.0, min(1.0, pearson)))
     return fit, image_centred, target_centred
@@ -325,16 +352,15 @@ def _clipped(fit: AffineFit, image_centred: Float64, target_scaled: Float64) -> 
     return np.clip(fitted, 0, 1, out=fitted), np.clip(target_scaled, 0, 1)
 
 
-def _failure(fit: AffineFit) -> str | None:
+def failure_of(fit: AffineFit) -> str | None:
+    """Return why an image with this fit has failed, or None."""
     if fit.constant:
         return CONSTANT_PREDICTION
     return CONTRAST_INVERTED if fit.scale <= 0 else None
 
 
-def _psnr(nrmse: float) -> float:
-    return min(PSNR_CEILING, -20 * math.log10(nrmse)) if nrmse > 0 else PSNR_CEILING
-
-
-def _dot(x: Float64, y: Float64) -> float:
-    """Sum of products; einsum rather than BLAS, so that the last bit does not depend on a thread count."""
-    return float(np.einsum("i,i->", x.ravel(), y.ravel()))
+def psnr_of(nrmse: float) -> float:
+    """PSNR in dB of a root mean square error in data ranges, at most `PSNR_CEILING`; NaN of NaN."""
+    if math.isnan(nrmse):
+        return math.nan
+    return min(PSNR_CEILING, 0.0 - 20 * math.log10(nrmse)) if nrmse > 0 else PSNR_CEILING

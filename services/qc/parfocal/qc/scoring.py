@@ -1,0 +1,289 @@
+"""Scoring the test images of a restoration or translation: every number of every image, streamed over the processors.
+
+Two passes over the files: MicroSSIM is fitted to the whole set and can score an image only when all have been seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal import v1
+from parfocal.qc.figures import write_map
+from parfocal.qc.job import Item
+from parfocal.qc.metrics.foreground import Foreground, find_foreground, score_regions
+from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.qc.metrics.parallel import default_workers, map_bounded
+from parfocal.qc.metrics.resolution import SMALLEST_SPECTRUM, FourierCorrelation, correlate_spectra, spectrum
+from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, scale_target, score_scaled, score_stack
+from parfocal.qc.metrics.volume import score_volume
+from parfocal.qc.rows import Kind, MetricsRow
+from parfocal.runtime.images import read_image
+from parfocal.runtime.jobs.context import JobContext
+
+_MICRO_WINDOWS: Final = 2**19
+"""Windows of all images of a kind that MicroSSIM is fitted to, about 24 bytes each."""
+
+_FEWEST_WINDOWS: Final = 16
+_LARGE: Final = 2**25
+"""Images of more pixels are scored one at a time, each by all processors, to bound memory."""
+
+_CURVE_COLUMNS: Final = (
+    "image",
+    "kind",
+    "frequency [1/pixel]",
+    "frequency [1/µm]",
+    "correlation [-1..1]",
+    "smoothed [-1..1]",
+    "coefficients",
+)
+
+
+class Baseline(Protocol):
+    """What a prediction is compared with besides its input."""
+
+    def apply(self, source: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the baseline's image of a source."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what it is and how it was chosen, as plain JSON types."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """The rows of one image, without MicroSSIM, and beside them the curves and samples of each kind."""
+
+    item: Item
+    rows: tuple[MetricsRow, ...]
+    curves: Mapping[Kind, FourierCorrelation]
+    samples: Mapping[Kind, tuple[MicroSample, ...]]
+
+
+def score_items(
+    context: JobContext, items: Sequence[Item], baselines: Mapping[str, Baseline], folder: Path, *, maps: bool
+) -> list[MetricsRow]:
+    """Score all items as input, baseline and prediction; write `frc.csv` and, if asked for, the maps.
+
+    Parameters
+    ----------
+    baselines
+        By role of the target.
+    folder
+        Where to write.
+    maps
+        Write SSIM and error maps.
+    """
+    windows = max(_FEWEST_WINDOWS, _MICRO_WINDOWS // len(items))
+    workers = 1 if max(math.prod(item.shape) for item in items) > _LARGE else default_workers()
+
+    def score(item: Item) -> ImageScores:
+        return score_item(item, baselines[item.role], windows=windows, folder=folder / "maps" if maps else None)
+
+    rows: list[MetricsRow] = []
+    samples: dict[tuple[str, Kind], list[MicroSample]] = {}
+    with _curve_writer(folder / "frc.csv") as write:
+        for number, scored in enumerate(map_bounded(score, items, workers), start=1):
+            context.check_cancelled()
+            rows.extend(scored.rows)
+            for kind, curve in scored.curves.items():
+                write(scored.item, kind, curve)
+            for kind, values in scored.samples.items():
+                samples.setdefault((scored.item.role, kind), []).extend(values)
+            _report(context, scored, number, len(items))
+    context.report_progress(v1.Progress(stage="scoring"), message="MicroSSIM", at_once=True)
+    fits = {key: fit_micro_ssim(values) for key, values in samples.items()}
+    return _with_micro_ssim(context, rows, items, baselines, fits, workers)
+
+
+def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | None = None) -> ImageScores:
+    """Score one image or stack in its three versions.
+
+    Parameters
+    ----------
+    windows
+        How many windows to sample for the fit of MicroSSIM.
+    folder
+        Where to write the maps; None for nowhere.
+    """
+    target = read_image(item.target).pixels
+    foreground = find_foreground(target, name=item.label)
+    target_spectrum = spectrum(target, name=item.label) if min(target.shape[-2:]) >= SMALLEST_SPECTRUM else None
+    rows: list[MetricsRow] = []
+    curves: dict[Kind, FourierCorrelation] = {}
+    samples: dict[Kind, tuple[MicroSample, ...]] = {}
+    for kind, image in versions(item, baseline, target.ndim):
+        name = f"{item.label} ({kind})"
+        scores, maps = score_planes(image, target, name)
+        whole = _of_whole(image, target, name)
+        if target_spectrum is not None:
+            curve = correlate_spectra(spectrum(image, name=name), target_spectrum, pixel_size=item.voxel_um)
+            curves[kind] = curve
+            whole |= _resolution(curve, item)
+        planes = _planes(image, target, scores, foreground.mask)
+        for index, (score, plane, target_plane, mask) in enumerate(planes):
+            if score is None:
+                continue
+            more = regions(plane_maps(maps, index), plane, target_plane, mask, foreground) | whole
+            rows.append(MetricsRow(item.label, kind, score, index if target.ndim == 3 else None, more))
+        samples[kind] = tuple(
+            sample_for_fit(plane, target_plane, windows=max(_FEWEST_WINDOWS, windows // len(planes)))
+            for score, plane, target_plane, _ in planes
+            if score is not None
+        )
+        if folder is not None:
+            _write_maps(folder / kind, item, maps)
+    return ImageScores(item, tuple(rows), curves, samples)
+
+
+def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:
+    """Yield what is scored of an image, one after the other: input, baseline and prediction."""
+    source = read_image(item.source).pixels
+    # Of an input with several channels the middle one is shown and scored, as the focal plane of a focus series.
+    yield "input", source[source.shape[0] // 2] if source.ndim > dimensions else source
+    yield "baseline", baseline.apply(source)
+    del source
+    yield "prediction", read_image(item.prediction).pixels
+
+
+def score_planes(
+    image: NDArray[Any], target: NDArray[Any], name: str
+) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
+    """Score an image, or each plane of a stack; None for planes without a score."""
+    if target.ndim == 3:
+        return score_stack(image, target, name=name)
+    score, maps = score_scaled(image, scale_target(target, name=name), name=name)
+    return (score,), maps
+
+
+def plane_maps(maps: RestorationMaps, index: int) -> RestorationMaps:
+    """Return the maps of one plane of a stack, or those of an image."""
+    return maps if maps.ssim.ndim == 2 else RestorationMaps(maps.ssim[index], maps.rse[index])
+
+
+def regions(
+    maps: RestorationMaps,
+    image: NDArray[Any],
+    target: NDArray[Any],
+    mask: NDArray[np.bool_],
+    foreground: Foreground,
+) -> dict[str, float]:
+    """Return the scores of one plane inside and outside the foreground, by their names in `MORE_COLUMNS`."""
+    values = {
+        "foreground": float(np.count_nonzero(mask)) / mask.size,
+        "foreground_threshold": foreground.threshold,
+    }
+    for part, score in zip(("inside", "outside"), score_regions(maps, image, target, mask), strict=True):
+        values |= {f"{metric}_{part}": getattr(score, metric) for metric in ("nrmse", "psnr", "ssim", "pearson", "snr")}
+    return values
+
+
+def _planes(
+    image: NDArray[Any],
+    target: NDArray[Any],
+    scores: Sequence[RestorationScore | None],
+    mask: NDArray[np.bool_],
+) -> list[tuple[RestorationScore | None, NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
+    if target.ndim == 2:
+        return [(scores[0], image, target, mask)]
+    return list(zip(scores, image, target, mask, strict=True))
+
+
+def _of_whole(image: NDArray[Any], target: NDArray[Any], name: str) -> dict[str, float]:
+    if target.ndim == 2:
+        return {}
+    score = score_volume(image, target, name=name)
+    return {"volume_nrmse": score.nrmse, "volume_psnr": score.psnr, "volume_ssim": score.ssim}
+
+
+def _resolution(curve: FourierCorrelation, item: Item) -> dict[str, float]:
+    values = {"resolution": curve.resolution, "resolution_at_least": float(curve.at_least)}
+    if item.pixel_size is not None:
+        values["resolution_um"] = curve.resolution * item.pixel_size
+    return values
+
+
+def _with_micro_ssim(
+    context: JobContext,
+    rows: Sequence[MetricsRow],
+    items: Sequence[Item],
+    baselines: Mapping[str, Baseline],
+    fits: Mapping[tuple[str, Kind], MicroFit],
+    workers: int,
+) -> list[MetricsRow]:
+    wanted: dict[str, list[MetricsRow]] = {}
+    for row in rows:
+        wanted.setdefault(row.image, []).append(row)
+
+    def score(item: Item) -> list[MetricsRow]:
+        target = read_image(item.target).pixels
+        images = versions(item, baselines[item.role], target.ndim)
+        return [
+            _micro_row(row, image, target, fits[item.role, kind])
+            for kind, image in images
+            for row in wanted[item.label]
+            if row.kind == kind
+        ]
+
+    result: list[MetricsRow] = []
+    for scored in map_bounded(score, items, workers):
+        context.check_cancelled()
+        result.extend(scored)
+    return result
+
+
+def _micro_row(row: MetricsRow, image: NDArray[Any], target: NDArray[Any], fit: MicroFit) -> MetricsRow:
+    if row.slice is not None:
+        image, target = image[row.slice], target[row.slice]
+    return replace(row, more={**row.more, "micro_ssim": micro_ssim(image, target, fit, name=row.image)})
+
+
+def _report(context: JobContext, scored: ImageScores, number: int, items: int) -> None:
+    predictions = [row for row in scored.rows if row.kind == "prediction"]
+    context.report_image(
+        v1.ImageCompleted(name=scored.item.label, metrics=mean_values(predictions, ("psnr", "ssim", "nrmse"))),
+        v1.Progress(stage="scoring", step=number, steps=items, fraction=number / items),
+    )
+
+
+def mean_values(rows: Sequence[MetricsRow], metrics: Sequence[str]) -> dict[str, float]:
+    """Return the means over the rows that have a value, of the metrics that have one."""
+    means: dict[str, float] = {}
+    for metric in metrics:
+        values = [value for row in rows if not math.isnan(value := row.value(metric))]
+        if values:
+            means[metric] = float(np.mean(values))
+    return means
+
+
+@contextmanager
+def _curve_writer(path: Path) -> Iterator[Callable[[Item, Kind, FourierCorrelation], None]]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_CURVE_COLUMNS)
+
+        def write(item: Item, kind: Kind, curve: FourierCorrelation) -> None:
+            names = [item.label, kind]
+            columns = (curve.frequency, curve.correlation, curve.smoothed, curve.coefficients)
+            for frequency, correlation, smoothed, coefficients in zip(*columns, strict=True):
+                physical = f"{frequency / item.pixel_size:.6g}" if item.pixel_size else ""
+                curves = f"{correlation:.6g}", f"{smoothed:.6g}"
+                writer.writerow([*names, f"{frequency:.6g}", physical, *curves, int(coefficients)])
+
+        yield write
+
+
+def _write_maps(folder: Path, item: Item, maps: RestorationMaps) -> None:
+    for name, values in (("ssim", maps.ssim), ("rse", maps.rse)):
+        path = folder / name / f"{item.label}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_map(path, values, pixel_size=item.pixel_size)

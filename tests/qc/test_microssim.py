@@ -1,0 +1,114 @@
+"""MicroSSIM against numbers of the authors' package, and what it promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
+
+from parfocal.qc.metrics.microssim import MicroFit, fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.runtime.errors import InvalidInputError
+
+
+def image_set(count=4, shape=(128, 160)):
+    """Targets of one range and their noisy images, as `benchmarks/microssim.py` makes them."""
+    random = np.random.default_rng(5)
+    targets, images = [], []
+    for _ in range(count):
+        clean = gaussian_filter(random.standard_normal(shape), 2)
+        clean = 100 + 4000 * (clean - clean.min()) / np.ptp(clean)
+        targets.append(np.rint(clean))
+        images.append(np.rint(random.poisson(clean / 20) * 3.0 + 7))
+    return images, targets
+
+
+def fitted(images, targets, windows=None):
+    return fit_micro_ssim([sample_for_fit(x, y, windows=windows) for x, y in zip(images, targets, strict=True)])
+
+
+def test_equals_the_package():
+    images, targets = image_set()
+    fit = fitted(images, targets)
+    # microssim 0.0.5, measured by benchmarks/microssim.py.
+    assert (fit.target_offset, fit.image_offset) == (1149, 172)
+    assert fit.factor == pytest.approx(5.8891887, rel=1e-5)
+    scores = [micro_ssim(x, y, fit) for x, y in zip(images, targets, strict=True)]
+    assert scores == pytest.approx([0.80692598, 0.78683434, 0.80250234, 0.74400565], abs=1e-6)
+
+
+def test_is_ssim_of_the_scaled_images():
+    images, targets = image_set(1)
+    x, y = 3.0 * images[0], targets[0]
+    fit = MicroFit(1000.0, 200.0, 1.7)
+    expected = structural_similarity(
+        (y - 1000) / np.ptp(y), 1.7 * (x - 200) / np.ptp(y), gaussian_weights=True, sigma=1.5, data_range=1
+    )
+    assert micro_ssim(x, y, fit) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_factor_is_the_best_one():
+    images, targets = image_set(2)
+    fit = fitted(images, targets)
+
+    def mean(factor):
+        changed = MicroFit(fit.target_offset, fit.image_offset, factor)
+        return np.mean([micro_ssim(x, y, changed) for x, y in zip(images, targets, strict=True)])
+
+    # The fit has square windows of 7 pixels, the score Gaussian ones: the optimum differs a little.
+    assert mean(fit.factor) > max(mean(0.8 * fit.factor), mean(1.25 * fit.factor))
+
+
+def test_samples_give_nearly_the_same():
+    images, targets = image_set()
+    assert fitted(images, targets, 4096).factor == pytest.approx(fitted(images, targets).factor, rel=0.005)
+    assert sample_for_fit(images[0], targets[0], windows=500).moments.shape[1] <= 500
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-4, 0), (3000.0, -50.0), (1.0, 1e4)])
+def test_brightness_and_offset_of_the_set_change_nothing(scale, offset):
+    images, targets = image_set(2)
+    changed = [scale * image + offset for image in images]
+    before, after = fitted(images, targets), fitted(changed, targets)
+    for x, z, y in zip(images, changed, targets, strict=True):
+        assert micro_ssim(z, y, after) == pytest.approx(micro_ssim(x, y, before), abs=1e-4)
+
+
+def test_brightness_that_varies_between_images_is_not_excused():
+    images, targets = image_set()
+    uneven = [image * factor for image, factor in zip(images, (0.5, 1, 1, 2), strict=True)]
+    before, after = fitted(images, targets), fitted(uneven, targets)
+    score = [
+        np.mean([micro_ssim(x, y, fit) for x, y in zip(xs, targets, strict=True)])
+        for xs, fit in ((images, before), (uneven, after))
+    ]
+    assert score[1] < score[0] - 0.05
+
+
+def test_perfect_is_one():
+    _, targets = image_set(2)
+    fit = fitted(targets, targets)
+    assert fit.factor == pytest.approx(1, abs=1e-6)
+    assert micro_ssim(targets[0], targets[0], fit) == pytest.approx(1)
+
+
+def test_a_constant_image_has_a_score():
+    _, targets = image_set(1)
+    constant = np.full_like(targets[0], 5)
+    fit = fitted([constant], targets)
+    assert fit.factor == 1
+    assert -1 <= micro_ssim(constant, targets[0], fit) < 0.3
+
+
+def test_degenerate_input_is_refused():
+    images, targets = image_set(1)
+    with pytest.raises(InvalidInputError, match="at least one image"):
+        fit_micro_ssim([])
+    with pytest.raises(InvalidInputError, match="contrast"):
+        fit_micro_ssim([sample_for_fit(images[0], np.ones_like(images[0]))])
+    with pytest.raises(InvalidInputError, match=r"a: .*constant"):
+        micro_ssim(images[0], np.ones_like(images[0]), MicroFit(0, 0, 1), name="a")
+    with pytest.raises(InvalidInputError, match="shape"):
+        sample_for_fit(images[0][1:], targets[0])
+    with pytest.raises(InvalidInputError, match="not a number"):
+        sample_for_fit(np.full_like(targets[0], np.nan), targets[0])

@@ -1,0 +1,149 @@
+"""Restoration QC as a job: a real QC service, a real store, predictions made from the targets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
+from support import publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.qc.metrics.foreground import find_foreground
+from parfocal.qc.metrics.microssim import fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.qc.metrics.resolution import fourier_correlation
+from parfocal.qc.metrics.restoration import score_restoration
+from parfocal.runtime.images import Image, PixelSize, read_image, write_image
+from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.names import result_location
+from parfocal.runtime.publish import folder_files, publish, upload_files
+from parfocal.runtime.store import Location
+
+FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def stacks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training and three test pairs of stacks whose first plane is empty."""
+    folder, random = tmp_path_factory.mktemp("stacks"), np.random.default_rng(3)
+    for split, count in (("train", 2), ("test", 3)):
+        for number in range(count):
+            clean = np.clip(gaussian_filter(random.standard_normal((12, 40, 44)), (1, 2, 2)), 0, None)
+            clean = (100 + 3000 * clean / clean.max()).astype(np.uint16)
+            clean[0] = 100
+            noisy = np.clip(clean + 250 * random.standard_normal(clean.shape), 0, None).astype(np.uint16)
+            for role, pixels in (("source", noisy), ("target", clean)):
+                path = folder / split / role / f"stack{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, Image(pixels, "ZYX", PixelSize(0.1, 0.1, 0.3)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluate(start_service: Any, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., v1.Job]:
+    """Evaluate images made of sources and targets as if a model had predicted them."""
+    store, address = s3.store(), start_service("qc").address
+
+    def run(folder: Path, predict: Predict) -> v1.Job:
+        made = tmp_path_factory.mktemp("predicted")
+        for path in (folder / "test" / "target").iterdir():
+            source, target = (read_image(folder / "test" / role / path.name).pixels for role in ("source", "target"))
+            write_image(made / path.name, Image(predict(source, target), "ZYX"[-target.ndim :], None))
+        place = result_location(store, "default", made.name)
+        manifest = ResultManifest(
+            project="default",
+            job="none",
+            service="test",
+            method="test",
+            kind="prediction",
+            files=upload_files(store, place, folder_files(made)),
+        )
+        spec = v1.EvaluationSpec(
+            method="restoration",
+            dataset_uri=publish_dataset(store, made.name, folder),
+            prediction_uri=publish(store, place, RESULT_MANIFEST, manifest),
+            split="test",
+        )
+        with grpc.insecure_channel(address) as channel:
+            jobs = v1.JobServiceStub(channel)
+            job = jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job
+            get = v1.GetJobRequest(job_id=job.id)
+            wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the evaluation")
+            return jobs.GetJob(get).job
+
+    return run
+
+
+def denoised(source: Any, target: Any) -> Any:
+    return (target + 0.2 * (source.astype(np.float32) - target)).astype(np.float32)
+
+
+def published(s3: Any, job: v1.Job, name: str) -> str:
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    return s3.store().read(Location.parse(job.outputs[0].uri) / name).decode()
+
+
+def test_images_have_all_numbers(evaluate: Any, s3: Any, pairs_folder: Path) -> None:
+    job = evaluate(pairs_folder, denoised)
+    summary = json.loads(published(s3, job, "summary.json"))
+    assert summary["verdict"] == "passed", summary["reasons"]
+    rows = list(csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))))
+    assert len(rows) == 9
+    assert job.metrics["prediction_ssim_inside"] == pytest.approx(
+        summary["metrics"]["prediction"]["ssim_inside"]["mean"]
+    )
+    folder = pairs_folder / "test"
+    images = {
+        path.stem: [read_image(folder / role / path.name).pixels for role in ("source", "target")]
+        for path in (folder / "source").iterdir()
+    }
+    fit = fit_micro_ssim([sample_for_fit(source, target, windows=None) for source, target in images.values()])
+    for row in (row for row in rows if row["kind"] == "input"):
+        source, target = images[row["image"]]
+        score, _ = score_restoration(source, target)
+        assert float(row["MS-SSIM [0..1]"]) == pytest.approx(score.ms_ssim)
+        assert float(row["MicroSSIM [-1..1]"]) == pytest.approx(micro_ssim(source, target, fit), abs=1e-6)
+        assert float(row["foreground [fraction of pixels]"]) == find_foreground(target).fraction
+        curve = fourier_correlation(source, target)
+        assert float(row["Fourier correlation resolution [pixels]"]) == pytest.approx(curve.resolution)
+        assert float(row["Fourier correlation resolution [µm]"]) == pytest.approx(0.1 * curve.resolution)
+        assert row["SSIM of the volume [-1..1]"] == ""
+    curves = list(csv.DictReader(io.StringIO(published(s3, job, "frc.csv"))))
+    assert {(row["image"], row["kind"]) for row in curves} == {(row["image"], row["kind"]) for row in rows}
+    assert float(curves[0]["frequency [1/µm]"]) == pytest.approx(10 * float(curves[0]["frequency [1/pixel]"]), rel=1e-5)
+
+
+def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stacks_folder: Path) -> None:
+    job = evaluate(stacks_folder, denoised)
+    summary = json.loads(published(s3, job, "summary.json"))
+    assert summary["verdict"] == "passed", summary["reasons"]
+    assert summary["metrics"]["prediction"]["volume_psnr"]["mean"] > summary["metrics"]["input"]["volume_psnr"]["mean"]
+    rows = [row for row in csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))) if row["image"] == "stack0"]
+    assert len(rows) == 33  # the empty plane has no score
+    row = next(row for row in rows if row["kind"] == "input")
+    source, target = (read_image(stacks_folder / "test" / role / "stack0.tif").pixels for role in ("source", "target"))
+    low, high = np.percentile(target, [0.1, 99.9])
+    scaled = (target - low) / (high - low)
+    slope, offset = np.polyfit(source.ravel().astype(float), scaled.ravel(), 1)
+    expected = structural_similarity(
+        np.clip(slope * source + offset, 0, 1),
+        np.clip(scaled, 0, 1),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1,
+    )
+    assert float(row["SSIM of the volume [-1..1]"]) == pytest.approx(expected, abs=1e-6)
+    assert (
+        ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST).verdict["state"]
+        == "passed"
+    )
