@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import tifffile
+from matplotlib._pylab_helpers import Gcf
 from matplotlib.image import imread
 
 from parfocal.qc.figures import restoration_figure, save_png, write_map
@@ -43,7 +42,7 @@ def test_png_has_content_and_no_plotting_state(tmp_path):
     pixels = imread(tmp_path / "figure.png")
     assert min(pixels.shape[:2]) > 800
     assert pixels[..., :3].std() > 0.1
-    assert "matplotlib.pyplot" not in sys.modules
+    assert not Gcf.figs
 
 
 def test_shows_names_numbers_and_failure():
