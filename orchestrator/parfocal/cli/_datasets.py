@@ -89,10 +89,12 @@ def check(
     """Check the images of a folder as `create` does, or a dataset that is stored already.
 
     \b
-      parfocal dataset check FOLDER       can the images become a dataset? Nothing is stored.
-      parfocal dataset check NAME         is the stored dataset whole, and what was found in it before?
-      parfocal dataset check NAME --qc    shifted, empty, blurred, saturated or duplicate images, faults of labels,
-                                          the same field in training and test; thumbnails of all images
+      parfocal dataset check FOLDER     can the images become a dataset?
+      parfocal dataset check NAME       is it whole, what was found before?
+      parfocal dataset check NAME --qc  look at every image
+
+    Quality control finds images that are shifted, empty, blurred, saturated or there twice, the same field in training
+    and test, and faults of labels; it draws thumbnails of all images and says what they are good for.
 
     The parameters (-p) are the thresholds of quality control: `parfocal methods dataset` lists them.
     """  # noqa: D301 - click's mark for kept line ends

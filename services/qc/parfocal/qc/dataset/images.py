@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from parfocal.qc.dataset.thumbnails import thumbnail
 from parfocal.qc.metrics._arrays import percentiles
 from parfocal.qc.metrics.duplicates import SIDE, fingerprint, pixel_digest
 from parfocal.qc.metrics.focus import sharpness
@@ -57,10 +58,6 @@ COLUMNS: Final[dict[str, str]] = {
 """Name of each number of an image and its heading in images.csv."""
 
 _SMOOTHING: Final = 2.0
-_THUMBNAIL: Final = 160
-# Light blue and orange of Okabe and Ito's palette.
-_OUTLINE: Final = (86, 180, 233)
-_MARKED: Final = (230, 159, 0)
 # Of thicker volumes every second, third … plane is enough to tell noise and sharpness.
 _MOST_PLANES: Final = 32
 _ENOUGH_OBJECTS: Final = 10
@@ -152,7 +149,7 @@ def measure_field(pictures: Sequence[Picture]) -> Measured:
         pixels = grey(image.pixels, image.axes)
         source = first if picture.role.startswith("target") else None
         records.append(_measure(picture, image.pixels, pixels, source))
-        thumbnails.append(_thumbnail(pixels, source, records[-1]))
+        thumbnails.append(thumbnail(pixels, source, picture.kind, records[-1].marked))
         if first is None and picture.role.startswith("source"):
             first = pixels
     return Measured(pictures[0].split, pictures[0].stem, tuple(records), tuple(thumbnails))
@@ -272,31 +269,6 @@ def _likeness(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> float | Non
     ]
     norm = float(np.sqrt(products[1] * products[2]))
     return float(np.clip(products[0] / norm, -1, 1)) if norm > 0 else None
-
-
-def _thumbnail(pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None, record: Record) -> npt.NDArray[np.uint8]:
-    if record.picture.kind == "image" or source is None or source.shape[-2:] != pixels.shape[-2:]:
-        return _reduced(pixels if pixels.ndim == 2 else pixels[pixels.shape[0] // 2])
-    plane, under = (image if image.ndim == 2 else image[image.shape[0] // 2] for image in (pixels, source))
-    step = max(1, -(-max(plane.shape) // _THUMBNAIL))
-    picture = np.repeat((0.8 * _reduced(under))[..., np.newaxis], 3, axis=-1)
-    numbers = plane[: picture.shape[0] * step : step, : picture.shape[1] * step : step]
-    outline = (numbers > 0) & (numbers != ndimage.minimum_filter(numbers, 3))
-    outline |= (numbers > 0) & (numbers != ndimage.maximum_filter(numbers, 3))
-    picture[outline] = _OUTLINE
-    picture[outline & np.isin(numbers, record.marked)] = _MARKED
-    return picture.astype(np.uint8)
-
-
-def _reduced(plane: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Return a plane in means of square blocks, at most 160 pixels long, black and white at 0.1 and 99.9 percent."""
-    step = max(1, -(-max(plane.shape) // _THUMBNAIL))
-    rows, columns = (max(1, length // step) for length in plane.shape)
-    step_y, step_x = min(step, plane.shape[0]), min(step, plane.shape[1])
-    blocks = plane[: rows * step_y, : columns * step_x].reshape(rows, step_y, columns, step_x).mean(axis=(1, 3))
-    low, high = np.percentile(blocks, [0.1, 99.9])
-    scaled = np.clip((blocks - low) / (high - low if high > low else 1), 0, 1)
-    return np.asarray(255 * scaled, np.uint8)
 
 
 def count_tiny(records: Iterable[Record], fraction: float) -> None:
