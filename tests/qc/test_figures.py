@@ -9,6 +9,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.image import imread
 
 from parfocal.qc.figures import restoration_figure, save_png, write_map
+from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.errors import InvalidInputError
 
@@ -18,7 +19,9 @@ def figure_of(shape=(64, 48), *, invert=False, name="cell_01", pixel_size=None):
     target = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) * 10.0
     source = target + 300 * random.standard_normal(shape)
     prediction = (-1 if invert else 1) * (target + 20 * random.standard_normal(shape))
-    scored = {"input": score_restoration(source, target), "prediction": score_restoration(prediction, target)}
+    images = {"input": source, "prediction": prediction}
+    scored = {kind: score_restoration(image, target) for kind, image in images.items()}
+    mask = find_foreground(target).mask
     return restoration_figure(
         source,
         prediction,
@@ -27,6 +30,8 @@ def figure_of(shape=(64, 48), *, invert=False, name="cell_01", pixel_size=None):
         {kind: maps for kind, (_, maps) in scored.items()},
         name=name,
         pixel_size=pixel_size,
+        foreground=mask,
+        inside={kind: score_regions(scored[kind][1], image, target, mask)[0] for kind, image in images.items()},
     )
 
 
@@ -51,6 +56,16 @@ def test_shows_names_numbers_and_failure():
     assert "FAILED: contrast inverted" in found
     assert "Prediction: contrast inverted" in found
     assert any(text.startswith("SSIM of input: mean 0.") for text in found)
+
+
+def test_foreground_is_outlined_and_its_scores_are_told():
+    figure = figure_of()
+    outlined = [axis.get_title() for axis in figure.axes if axis.collections and axis.images]
+    assert outlined == ["Target"]
+    found = texts(figure)
+    assert "Inside the foreground" in found
+    assert "SNR (dB)" in found
+    assert any("Outlined: foreground by Otsu, " in text and "% of the image." in text for text in found)
 
 
 @pytest.mark.parametrize(
