@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from parfocal import v1
 from parfocal.qc.dataset.checks import check_dataset, check_grey, check_masks, check_objects, check_pairs
@@ -206,16 +205,14 @@ class _Images:
 def _measure(context: JobContext, images: _Images, scratch: Path) -> list[Record]:
     total = images.count()
     records: list[Record] = []
-    # Images keep all cores busy; more threads inside each of them would only wait for each other.
-    with threadpool_limits(1):
-        for number, measured in enumerate(map_bounded(measure_field, images.fields()), start=1):
-            context.check_cancelled()
-            records.extend(measured.records)
-            _keep(scratch, measured)
-            context.report_image(
-                v1.ImageCompleted(name=f"{measured.split}/{measured.stem}"),
-                v1.Progress(stage="measuring", step=number, steps=total, fraction=number / total),
-            )
+    for number, measured in enumerate(map_bounded(measure_field, images.fields()), start=1):
+        context.check_cancelled()
+        records.extend(measured.records)
+        _keep(scratch, measured)
+        context.report_image(
+            v1.ImageCompleted(name=f"{measured.split}/{measured.stem}"),
+            v1.Progress(stage="measuring", step=number, steps=total, fraction=number / total),
+        )
     return records
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -42,6 +44,8 @@ def map_bounded(
         raise ValueError(f"workers must be at least 1, not {count}")
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(count, thread_name_prefix="parfocal-qc")
+    # Items keep all cores busy; more threads inside each of them would only wait for each other.
+    limits = threadpool_limits(1)
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -51,3 +55,4 @@ def map_bounded(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        limits.restore_original_limits()

@@ -1,0 +1,170 @@
+"""What a restored or translated image must show."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from parfocal.runtime.service import Parameters
+
+
+class ForegroundThresholds(BaseModel):
+    """What a model must show in the structures of its test images, so that background cannot carry its scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_inside_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        title="Share of the gain inside the foreground",
+        description="Share of the PSNR gain, in dB, that must be found as a gain in SNR inside the foreground. Noise "
+        "of one strength that is removed everywhere gives a share near 1, however much background there is; a model "
+        "that only cleans the background gives 0. With less than a quarter the score is carried by background.",
+    )
+    min_ssim_gain_inside: float = Field(
+        default=0.0,
+        ge=0,
+        title="SSIM gain inside the foreground",
+        description="Mean SSIM gain inside the foreground that the lower end of the interval must exceed wherever a "
+        "gain over the whole image is asked for.",
+    )
+    max_background_shift: float = Field(
+        default=0.1,
+        gt=0,
+        title="Difference between whole image and foreground",
+        description="Difference between the SSIM of the whole image and that inside the foreground above which a "
+        "remark says that background makes the score. 0.1 is more than most models differ by. It does not decide.",
+    )
+
+
+class RestorationThresholds(ForegroundThresholds):
+    """What a restoration model must show on its test images to pass.
+
+    The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its
+    input beyond the chance of the choice of images, and is no worse than a filter that needs no training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        title="Failed images allowed",
+        description="Test images that may be inverted or constant. One is enough to mistrust a model: the fit used by "
+        "the other metrics hides inversion, and in practice it comes from a fault of normalisation, not from noise.",
+    )
+    max_failed_slices: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        title="Failed slices allowed",
+        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
+        "In slices above and below the sample there is nothing to restore, and the sign of the fit is chance.",
+    )
+    min_psnr_gain_over_input: float = Field(
+        default=0.0,
+        ge=0,
+        title="PSNR gain over the input",
+        description="Mean PSNR gain over the input, in dB, that the lower end of the interval must exceed.",
+    )
+    min_ssim_gain_over_input: float = Field(
+        default=0.0,
+        ge=0,
+        title="SSIM gain over the input",
+        description="Mean SSIM gain over the input that the lower end of the interval must exceed.",
+    )
+    max_psnr_loss_to_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        title="PSNR loss to the Gaussian filter allowed",
+        description="Mean PSNR, in dB, by which the prediction may be worse than the Gaussian filter. It fails only if "
+        "the whole interval is worse than this.",
+    )
+    max_ssim_loss_to_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        title="SSIM loss to the Gaussian filter allowed",
+        description="Mean SSIM by which the prediction may be worse than the Gaussian filter. It fails only if the "
+        "whole interval is worse than this.",
+    )
+
+    def gain_over_input(self, metric: str) -> float:
+        """Return the gain over the input that a metric ("psnr" or "ssim") must exceed."""
+        return {"psnr": self.min_psnr_gain_over_input, "ssim": self.min_ssim_gain_over_input}[metric]
+
+    def loss_to_baseline(self, metric: str) -> float:
+        """Return by how much a metric may be worse than that of the Gaussian filter."""
+        return {"psnr": self.max_psnr_loss_to_baseline, "ssim": self.max_ssim_loss_to_baseline}[metric]
+
+
+class TranslationThresholds(ForegroundThresholds):
+    """What a model that predicts one kind of image from another must show on its test images to pass, per target.
+
+    The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear
+    function of the input's pixels is what a model that has learnt no structure would come to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        title="Failed images allowed",
+        description="Test images that may be inverted or constant. One is enough to mistrust a model.",
+    )
+    max_failed_slices: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        title="Failed slices allowed",
+        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
+        "In slices above and below the sample there is nothing to predict, and the sign of the fit is chance.",
+    )
+    min_psnr_gain_over_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        title="PSNR gain over the linear predictor",
+        description="Mean PSNR gain over the linear predictor, in dB, that the lower end of the interval must exceed.",
+    )
+    min_ssim_gain_over_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        title="SSIM gain over the linear predictor",
+        description="Mean SSIM gain over the linear predictor that the lower end of the interval must exceed.",
+    )
+
+    def gain_over_baseline(self, metric: str) -> float:
+        """Return the gain over the linear predictor that a metric ("psnr" or "ssim") must exceed."""
+        return {"psnr": self.min_psnr_gain_over_baseline, "ssim": self.min_ssim_gain_over_baseline}[metric]
+
+
+class RestorationParameters(Parameters, RestorationThresholds):
+    """Thresholds of the verdict on a restoration, and what is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    maps: bool = Field(
+        default=True,
+        title="Maps",
+        description="Write an SSIM map and an error map for every test image, for prediction, input and baseline.",
+    )
+
+    def thresholds(self) -> RestorationThresholds:
+        """Return the thresholds alone."""
+        return RestorationThresholds(**self.model_dump(include=set(RestorationThresholds.model_fields)))
+
+
+class TranslationParameters(Parameters, TranslationThresholds):
+    """Thresholds of the verdict on an image translation, and what is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    maps: bool = Field(
+        default=True,
+        title="Maps",
+        description="Write an SSIM map and an error map for every test image, for prediction, input and baseline.",
+    )
+
+    def thresholds(self) -> TranslationThresholds:
+        """Return the thresholds alone."""
+        return TranslationThresholds(**self.model_dump(include=set(TranslationThresholds.model_fields)))

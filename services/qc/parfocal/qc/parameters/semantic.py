@@ -1,0 +1,65 @@
+"""What predicted foreground must show."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from parfocal.runtime.service import Parameters
+
+
+class SemanticThresholds(BaseModel):
+    """What a model that tells foreground from background must show on its test images to pass.
+
+    The defaults ask that it gets at least half of the foreground without inventing as much, in every image something
+    where there is something, and more than a threshold that needs no training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_iou: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        title="IoU asked for",
+        description="Intersection over union of the foreground, over all test images together, that must be reached.",
+    )
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        title="Failed images allowed",
+        description="Test images with foreground in which none was found.",
+    )
+    min_iou_gain_over_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        title="IoU gain over the threshold",
+        description="Mean IoU gain over Otsu's threshold, over the images, that the lower end of the interval must "
+        "exceed.",
+    )
+
+
+class SemanticParameters(Parameters, SemanticThresholds):
+    """Thresholds of the verdict on foreground masks, how they are made from probabilities, and what is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    threshold: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        title="Threshold",
+        description="Where probabilities are cut. Not set: where the model found best on its validation images, or at "
+        "0.5 if it stores nothing. Never chosen on the test images.",
+    )
+    boundary_tolerance: float = Field(
+        default=2.0,
+        ge=0,
+        le=100,
+        title="Tolerance of outlines",
+        description="How many pixels an outline may be off and still agree, in the boundary F.",
+    )
+    maps: bool = Field(
+        default=True,
+        title="Maps",
+        description="Write an error map for every test image.",
+    )
