@@ -153,3 +153,17 @@ def test_long_tables_names_and_pictures_fit_the_pages(tmp_path: Path) -> None:
 def test_a_table_that_lacks_a_metric_is_refused_by_name(evaluation: Evaluation) -> None:
     with pytest.raises(InvalidInputError, match=r"metrics\.csv, line 2: the column 'Dice'"):
         read_scores(evaluation.folder / "metrics.csv", {"dice": "Dice"}, ["dice"])
+
+
+def test_an_image_without_a_number_leaves_its_cell_empty(evaluation: Evaluation) -> None:
+    path = evaluation.folder / "metrics.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    heading = lines[0].split(",").index("SSIM [-1..1]")
+    for number, line in enumerate(lines[1:], start=1):
+        if line.startswith("image_1,"):
+            cells = line.split(",")
+            cells[heading] = ""
+            lines[number] = ",".join(cells)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_report(evaluation_report(evaluation), evaluation.folder)
+    assert "image_1" in page_of(evaluation.folder).words

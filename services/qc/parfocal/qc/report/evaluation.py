@@ -136,7 +136,7 @@ def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
         columns.append(f"{shown[first]}, {_names(summary)['baseline']}")
     rows = []
     for image, values in sorted(scores["prediction"].items(), key=lambda each: each[1][first]):
-        row = [image, *(_number(metric, values[metric]) for metric in shown)]
+        row = [image, *(_number(metric, values[metric]) if metric in values else "" for metric in shown)]
         rows.append([*row, _number(first, baseline[image][first])] if baseline else row)
     return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {shown[first]}, the lowest first.")
 

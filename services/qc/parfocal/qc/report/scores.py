@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from parfocal.runtime.errors import InvalidInputError
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""By kind ("input", "baseline", "prediction"), image and metric: the value, averaged over the slices of a stack."""
+"""By kind ("input", "baseline", "prediction"), image and metric: the value, averaged over the slices of a stack.
+
+A metric is left out where an image does not have it, as a score inside the foreground of an empty field."""
 
 _COLOURS: Final = {"input": "#999999", "baseline": "#E69F00", "prediction": "#0072B2"}
 _MARKERS: Final = {"input": "s", "baseline": "^", "prediction": "o"}
@@ -43,6 +45,8 @@ def read_scores(path: Path, units: Mapping[str, str], metrics: Sequence[str]) ->
         for row in reader:
             values = collected.setdefault(row["kind"], {}).setdefault(row["image"], {})
             for metric in metrics:
+                if row.get(units.get(metric, "")) == "":
+                    continue  # this image has no such number
                 try:
                     values.setdefault(metric, []).append(float(row[units[metric]]))
                 except (KeyError, ValueError) as error:
@@ -83,8 +87,8 @@ def scores_figure(scores: Scores, shown: Mapping[str, str], names: Mapping[str, 
 
 
 def _draw_metric(axis: Axes, scores: Scores, kinds: Sequence[str], metric: str) -> None:
-    images = list(scores[kinds[0]])
-    values = np.array([[scores[kind][image][metric] for image in images] for kind in kinds])
+    images = [image for image, values in scores[kinds[0]].items() if metric in values]
+    values = np.array([[scores[kind][image].get(metric, np.nan) for image in images] for kind in kinds])
     faint = min(1.0, 8 / len(images))
     # The same shift for an image in every kind, so that the lines do not cross more than the scores do.
     shift = np.linspace(-0.12, 0.12, len(images)) if len(images) > 1 else np.zeros(1)
@@ -92,5 +96,5 @@ def _draw_metric(axis: Axes, scores: Scores, kinds: Sequence[str], metric: str) 
         axis.plot(np.arange(len(kinds)) + offset, values[:, column], color="#bbbbbb", lw=0.6, alpha=faint, zorder=1)
     for place, kind in enumerate(kinds):
         axis.scatter(place + shift, values[place], s=14, color=_COLOURS[kind], marker=_MARKERS[kind], lw=0, zorder=2)
-        axis.hlines(np.median(values[place]), place - 0.28, place + 0.28, color="black", lw=1.4, zorder=3)
+        axis.hlines(np.nanmedian(values[place]), place - 0.28, place + 0.28, color="black", lw=1.4, zorder=3)
     axis.set_xlim(-0.5, len(kinds) - 0.5)
