@@ -35,6 +35,7 @@ from parfocal.qc.competitors import (
     read_evaluation,
 )
 from parfocal.qc.figures import save_png
+from parfocal.qc.job import packages_of, publish_result
 from parfocal.qc.metrics.paired import smallest_p
 from parfocal.qc.parameters import ComparisonParameters
 from parfocal.qc.report import write_report
@@ -47,9 +48,8 @@ from parfocal.runtime.manifests import (
     RESULT_MANIFEST,
     ModelManifest,
     ResultFile,
-    ResultManifest,
 )
-from parfocal.runtime.publish import empty_folder, folder_files, upload_files
+from parfocal.runtime.publish import empty_folder
 from parfocal.runtime.store import Location
 
 _Reference = Literal["input", "baseline"]
@@ -133,14 +133,12 @@ def _publish(context: JobContext, parameters: ComparisonParameters, found: _Foun
     summary = _summary(context, parameters, found)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     report(context, "publishing", 0.95)
-    packages = dict(context.service.environment(image=context.settings.image).packages)
     facts = {
         "Compared": context.method.title,
         "Test images": f"{summary['images']}, {first.split} images of {first.input_uri}",
         "Job": context.job.id,
     }
-    write_report(comparison_report(summary, facts, packages, folder), folder)
-    files = upload_files(context.store, context.reserved, folder_files(folder))
+    write_report(comparison_report(summary, facts, packages_of(context), folder), folder)
     several = len(found.scores) > 1
     metrics = {
         f"{f'{scores.target} ' if several else ''}{metric} {name}": float(values.mean())
@@ -148,19 +146,15 @@ def _publish(context: JobContext, parameters: ComparisonParameters, found: _Foun
         for metric, columns in scores.scores.items()
         for name, values in columns.items()
     }
-    manifest = ResultManifest(
-        project=context.job.project,
-        job=context.job.id,
-        service=context.service.name,
-        method=context.method.name,
-        kind="comparison",
+    publish_result(
+        context,
+        folder,
+        "comparison",
+        metrics,
         input_uri=first.input_uri,
         split=first.split,
         targets=tuple(scores.target for scores in found.scores),
-        parameters=parameters.model_dump(mode="json"),
-        environment={"packages": packages},
         summary={name: summary[name] for name in ("images", "sentences", "remarks")} | {"metrics": metrics},
-        files=files,
         images=tuple(
             ResultFile(
                 input=f"{scores.target}/{stem}" if several else stem,
@@ -172,9 +166,7 @@ def _publish(context: JobContext, parameters: ComparisonParameters, found: _Foun
             for scores in found.scores
             for stem, digest in sorted(found.evaluations[0].images(scores.target).items())
         ),
-        warnings=tuple(context.job.warnings),
     )
-    context.publish(RESULT_MANIFEST, manifest, "comparison", metrics)
 
 
 def _summary(context: JobContext, parameters: ComparisonParameters, found: _Found) -> dict[str, Any]:

@@ -207,7 +207,6 @@ def publish_evaluation(
     spec = context.job.evaluation
     content = _verdict_content(context, verdict)
     (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    environment = context.service.environment(image=context.settings.image)
     report = evaluation_report(
         Evaluation(
             job=context.job.id,
@@ -218,28 +217,23 @@ def publish_evaluation(
             model=inputs.model,
             verdict=verdict,
             thresholds=context.parameters,
-            packages=dict(environment.packages),
+            packages=packages_of(context),
             created_at=content["created_at"],
             folder=folder,
         )
     )
     write_report(report, folder)
-    files = upload_files(context.store, context.reserved, folder_files(folder))
-    manifest = ResultManifest(
-        project=context.job.project,
-        job=context.job.id,
-        service=context.service.name,
-        method=context.method.name,
-        kind="evaluation",
+    publish_result(
+        context,
+        folder,
+        "evaluation",
+        metrics,
         model_uri=spec.model_uri,
         input_uri=spec.dataset_uri,
         split=spec.split or "test",
         targets=tuple(inputs.roles),
-        parameters=context.parameters.model_dump(mode="json"),
-        environment={"packages": dict(environment.packages)},
         verdict=content,
         summary={"images": len({item.label for item in inputs.items}), "metrics": dict(metrics)},
-        files=files,
         images=tuple(
             ResultFile(
                 input=item.label,
@@ -249,15 +243,45 @@ def publish_evaluation(
             )
             for item in inputs.items
         ),
-        warnings=tuple(context.job.warnings),
     )
-    context.publish(RESULT_MANIFEST, manifest, "evaluation", dict(metrics))
     if spec.model_uri:
         place = Location.parse(spec.model_uri) / "qc" / context.job.id
         # verdict.json last: it is what readers look for.
         for path in sorted(folder.glob("*.*"), key=lambda path: path.name == "verdict.json"):
             context.store.upload(path, place / path.name)
         context.record_output("qc", str(place), dict(metrics))
+
+
+def publish_result(context: JobContext, folder: Path, kind: str, metrics: Mapping[str, float], **fields: Any) -> None:
+    """Publish the files in `folder` as what the job was for.
+
+    Parameters
+    ----------
+    kind
+        "evaluation" or "comparison".
+    metrics
+        The numbers that lists show.
+    fields
+        Those of `ResultManifest` that the job itself does not tell.
+    """
+    manifest = ResultManifest(
+        project=context.job.project,
+        job=context.job.id,
+        service=context.service.name,
+        method=context.method.name,
+        kind=kind,
+        parameters=context.parameters.model_dump(mode="json"),
+        environment={"packages": packages_of(context)},
+        files=upload_files(context.store, context.reserved, folder_files(folder)),
+        warnings=tuple(context.job.warnings),
+        **fields,
+    )
+    context.publish(RESULT_MANIFEST, manifest, kind, dict(metrics))
+
+
+def packages_of(context: JobContext) -> dict[str, str]:
+    """Return the versions of what makes the numbers of a job."""
+    return dict(context.service.environment(image=context.settings.image).packages)
 
 
 def seen_in_training(verdict: Verdict, inputs: Inputs) -> Verdict:

@@ -27,6 +27,7 @@ from parfocal.qc.dataset.images import (
 )
 from parfocal.qc.dataset.purpose import Purpose, purpose_of
 from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, checks_of, write_sheets
+from parfocal.qc.job import packages_of, publish_result
 from parfocal.qc.metrics.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
@@ -41,9 +42,8 @@ from parfocal.runtime.manifests import (
     FileEntry,
     ImageEntry,
     ResultFile,
-    ResultManifest,
 )
-from parfocal.runtime.publish import empty_folder, folder_files, upload_files
+from parfocal.runtime.publish import empty_folder
 from parfocal.runtime.store import Location
 
 DEFINITION: Final = (
@@ -85,9 +85,8 @@ def evaluate(context: JobContext) -> None:
     summary = summarise(records, findings, purpose, limits, sheets)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     facts = {"Images": str(len(records)), "Job": context.job.id}
-    packages = context.service.environment(image=context.settings.image).packages
     name = f"{dataset.dataset}, version {dataset.version}"
-    write_report(dataset_report(name, summary, facts, dict(packages), folder), folder)
+    write_report(dataset_report(name, summary, facts, packages_of(context), folder), folder)
     _publish(context, source, records, summary, folder)
 
 
@@ -251,27 +250,20 @@ def _publish(
     """Publish the files. There is no verdict: that is for models."""
     spec = context.job.evaluation
     metrics = {f"{name}s": float(number) for name, number in summary["counts"].items()}
-    files = upload_files(context.store, context.reserved, folder_files(folder))
-    manifest = ResultManifest(
-        project=context.job.project,
-        job=context.job.id,
-        service=context.service.name,
-        method=context.method.name,
-        kind="evaluation",
+    publish_result(
+        context,
+        folder,
+        "evaluation",
+        metrics,
         input_uri=spec.dataset_uri,
         split=spec.split,
         targets=tuple(role for role in summary["roles"] if role.startswith("target")),
-        parameters=context.parameters.model_dump(mode="json"),
-        environment={"packages": dict(context.service.environment(image=context.settings.image).packages)},
         summary={"images": len(records), "metrics": metrics, "purpose": summary["purpose"]["text"]},
-        files=files,
         images=tuple(
             ResultFile(input=record.label, input_sha256=images.entry(record).sha256, reason=record.problem)
             for record in records
         ),
-        warnings=tuple(context.job.warnings),
     )
-    context.publish(RESULT_MANIFEST, manifest, "evaluation", metrics)
 
 
 def _pixel_size(image: ImageEntry) -> PixelSize | None:
