@@ -204,6 +204,7 @@ def test_images_unlike_the_training_images_are_named(
         (("--dataset", "DATASET", "--prediction", "f"), 2, "--method"),
         (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "restoration"), 3, "nowhere"),
         (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "fake-2d"), 2, "restoration"),
+        (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "dataset"), 2, "dataset check"),
     ],
 )
 def test_evaluate_says_what_it_needs(

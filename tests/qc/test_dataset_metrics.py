@@ -262,3 +262,8 @@ def test_labels_masks_and_grey_images_are_told_apart() -> None:
     assert kind_of_target(grey) == "image"
     dark = np.random.default_rng(1).poisson(np.clip((grey - 950) / 10, 0, None)).astype(np.uint16)
     assert kind_of_target(dark - dark.min()) == "image"
+
+
+@pytest.mark.parametrize("mean", [0.1, 0.3, 0.5])
+def test_few_photons_are_no_labels(mean: float) -> None:
+    assert kind_of_target(np.random.default_rng(0).poisson(mean, (128, 128)).astype(np.uint16)) == "image"

@@ -116,6 +116,37 @@ def test_the_page_says_all_that_was_found_and_needs_nothing_else(evaluation: Eva
         assert text in page.words, text
 
 
+def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Evaluation) -> None:
+    both = {
+        role: [replace(row, image=f"{role}/{row.image}", score=score(row.score.psnr + shift)) for row in rows(3)]
+        for role, shift in (("target", 0.0), ("target_DAPI", -15.0))
+    }
+    summaries = {role: summarise(each) for role, each in both.items()}
+    everything = [row for each in both.values() for row in each]
+    content = summary_json(summarise(everything), evaluation.verdict)
+    content["targets"] = {role: summary_json(each, judge(each)) for role, each in summaries.items()}
+    (evaluation.folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+    write_metrics_csv(evaluation.folder / "metrics.csv", everything)
+    save_png(Figure(figsize=(3, 3)), evaluation.folder / "figure_target_DAPI.png")
+    write_report(evaluation_report(evaluation), evaluation.folder)
+    words = page_of(evaluation.folder).words
+    assert "3, test images of dataset" in words
+    assert "target: PSNR in dB 31.00 ± 1.00" in words
+    assert "target_DAPI: PSNR in dB 16.00 ± 1.00" in words
+    assert "evaluated on 3 test images" in words
+    assert f"{summaries['target'].worst.image}, the worst of the 3 test images." in words
+    assert f"{summaries['target_DAPI'].worst.image}, the worst of the 3 test images." in words
+
+
+def test_an_imported_model_is_not_said_to_be_trained_here(evaluation: Evaluation) -> None:
+    assert evaluation.model is not None
+    imported = evaluation.model.model_copy(update={"origin": "2D_versatile_fluo", "dataset_sha256": {}})
+    write_report(evaluation_report(replace(evaluation, model=imported)), evaluation.folder)
+    words = page_of(evaluation.folder).words
+    assert "imported from 2D_versatile_fluo" in words
+    assert "learning_rate" not in words
+
+
 def test_the_document_has_pages_and_a_title(evaluation: Evaluation) -> None:
     write_report(evaluation_report(evaluation), evaluation.folder)
     document = (evaluation.folder / REPORT_PDF).read_bytes()
@@ -142,6 +173,8 @@ def test_long_tables_names_and_pictures_fit_the_pages(tmp_path: Path) -> None:
             Notice("failed", "Failed", tuple("A sentence that explains why. " * 12 for _ in range(30))),
             Heading("Tall"), Picture(tmp_path / "tall.png", name), Picture(tmp_path / "wide.png", "wide"),
             Heading("Long"), Table(("Image", "SSIM"), [(name, "0.5")] * 400, frozenset({"SSIM"}), "all of them"),
+            Table(tuple(f"column {number}" for number in range(60)), [["1"] * 60]),
+            Notice("note", "Long", ("word " * 4000,)), Text("細胞 and $_$ $x^"),
             Heading("Last"), Text("µ ± ≥ ✓ and Greek σ"), Table(("Empty", "Table"), []),
         ],
     )  # fmt: skip

@@ -13,6 +13,10 @@ import pytest
 from scipy import ndimage
 
 from parfocal import v1
+from parfocal.qc.metrics.semantic import Areas
+from parfocal.qc.parameters import SemanticParameters
+from parfocal.qc.semantic import Threshold, judge
+from parfocal.qc.semantic_figures import semantic_figure
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store import Location
 
@@ -75,3 +79,24 @@ def test_what_is_neither_mask_nor_probability_is_refused_by_name(evaluate: Evalu
     assert job.state == v1.JOB_STATE_FAILED
     assert "field0 (prediction)" in job.error.text
     assert "from 0 to 1" in job.error.text
+
+
+def test_a_test_without_foreground_passes_nobody() -> None:
+    row = {"iou": 1.0, "foreground": 0.0, "predicted": 0.0}
+    table = {kind: {"a": row, "b": row, "c": row} for kind in ("baseline", "prediction")}
+    verdict = judge(table, Areas(), None, Threshold(0.5, "default"), SemanticParameters())
+    assert verdict.verdict == "failed"
+    assert "No test image has any foreground" in verdict.reasons[0]
+
+
+def test_names_of_files_are_drawn_as_they_are() -> None:
+    figure = semantic_figure(
+        np.zeros((30, 30)),
+        np.zeros((30, 30), np.uint8),
+        name="img$_$1 細胞",
+        images=1,
+        iou=1.0,
+        curve=None,
+        threshold=0.5,
+    )
+    figure.canvas.draw()

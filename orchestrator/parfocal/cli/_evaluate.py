@@ -128,9 +128,16 @@ def _judge_images(
     from parfocal.runtime.errors import InvalidInputError
 
     method = client.method(name)
+    if method.task == v1.TASK_DATASET:
+        raise InvalidInputError(
+            f"{name} judges a dataset by itself, not predictions: `parfocal dataset check {dataset.dataset} --qc`."
+        )
     if v1.JOB_KIND_EVALUATION not in method.job_kinds:
         offered = (
-            each.name for info in client.services() for each in info.methods if v1.JOB_KIND_EVALUATION in each.job_kinds
+            each.name
+            for info in client.services()
+            for each in info.methods
+            if v1.JOB_KIND_EVALUATION in each.job_kinds and each.task != v1.TASK_DATASET
         )
         raise InvalidInputError(f"{name} does not judge images. Methods that do: {', '.join(sorted(offered))}.")
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)

@@ -115,10 +115,13 @@ def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) ->
             continue
         try:
             place = Location.parse(each.manifest.model_uri) / MODEL_MANIFEST
-            known = set(ModelManifest.read(context.store, place).dataset_sha256.values())
+            model = ModelManifest.read(context.store, place)
         except NotFoundError:
             texts.append(f"The model {each.name} is gone, so nobody can tell whether it has learnt from test images.")
             continue
+        if model.origin:
+            texts.append(f"{each.name} was made elsewhere, so nobody can tell whether it has learnt from test images.")
+        known = set(model.dataset_sha256.values())
         seen = [image.input for image in each.manifest.images if image.input_sha256 in known]
         if seen:
             texts.append(

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from parfocal import v1
 from parfocal.qc.figures import restoration_figure, save_png
-from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, seen_in_training, training_pairs
+from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
 from parfocal.qc.metrics.baseline import best_gaussian_sigma
 from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.linear import fit_linear_predictor
@@ -80,7 +80,7 @@ class _Evaluation:
         """Write tables, summary and figures, and publish them with the verdict."""
         thresholds, task = self._parameters.thresholds(), self._context.method.name
         verdicts = {role: judge(summary, thresholds) for role, summary in self._by_role.items()}
-        verdict = seen_in_training(_joined(verdicts), self._inputs)
+        verdict = with_test(_joined(verdicts), self._inputs)
         described = {role: baseline.describe() for role, baseline in self._baselines.items()}
         write_metrics_csv(folder / "metrics.csv", self._rows)
         content = summary_json(self._all, verdict, task=task, thresholds=thresholds, baseline=described[self._roles[0]])

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
+from parfocal.qc.figures import drawable
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches
 from parfocal.qc.metrics.outcomes import Outcome, outcome_layers
 
@@ -62,7 +63,8 @@ def overlay_figure(
     draw_mistakes(axes, source, target, prediction, score, matches)
     counts = matches.counts
     where = "" if plane is None else f", plane {plane}"
-    axes.set_title(f"{name}{where}: {counts.tp} found, {counts.fn} missed, {counts.fp} invented", fontsize=10)
+    title = f"{drawable(name)}{where}: {counts.tp} found, {counts.fn} missed, {counts.fp} invented"
+    axes.set_title(title, fontsize=10, parse_math=False)
     _legend(figure, score, matches)
     return figure
 
@@ -98,7 +100,8 @@ def instance_figure(
     FigureCanvasAgg(figure)
     ((first, second), (third, fourth)) = figure.subplots(2, 2)
     where = "" if plane is None else f", plane {plane}"
-    figure.suptitle(f"{name}{where} (the worst of {images} test image{'' if images == 1 else 's'})", fontsize=12)
+    title = f"{drawable(name)}{where} (the worst of {images} test image{'' if images == 1 else 's'})"
+    figure.suptitle(title, fontsize=12, parse_math=False)
     _show(first, source, "input")
     draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)

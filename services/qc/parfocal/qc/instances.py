@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
-from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, seen_in_training, training_pairs
+from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
 from parfocal.qc.metrics.boundaries import boundary_distances
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
@@ -168,7 +168,7 @@ def _publish(
     sizes = size_classes([each.sizes for each in scored])
     pooled = {kind: pool(each.scores[kind] for each in scored) for kind in _KINDS}
     summary = summarise(values, pooled, baseline, thresholds)
-    verdict = seen_in_training(judge(values, pooled["prediction"][level], thresholds), inputs)
+    verdict = with_test(judge(values, pooled["prediction"][level], thresholds), inputs)
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
     summary["sizes"] = [asdict(each) for each in sizes]
     write_sizes_csv(folder / "sizes.csv", sizes)

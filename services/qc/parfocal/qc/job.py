@@ -55,12 +55,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation is about: the dataset, the model if one is named, and the test images to score."""
+    """What an evaluation is about: the dataset, the model if one is named, and the test images to score.
+
+    `missing` are the labels of test images without a prediction.
+    """
 
     dataset: DatasetManifest
     model: ModelManifest | None
     source_role: str
     items: list[Item]
+    missing: tuple[str, ...] = ()
 
     @property
     def roles(self) -> list[str]:
@@ -88,11 +92,14 @@ def open_evaluation(context: JobContext) -> Inputs | None:
         model = ModelManifest.read(context.store, Location.parse(spec.model_uri) / MODEL_MANIFEST)
     prediction = ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST)
     source_role = model.source if model else "source"
-    items = _items(context, dataset, prediction, source_role)
-    return Inputs(dataset, model, source_role, items)
+    items, missing = _items(context, dataset, prediction, source_role)
+    return Inputs(dataset, model, source_role, items, missing)
 
 
-def _items(context: JobContext, dataset: DatasetManifest, prediction: ResultManifest, source_role: str) -> list[Item]:
+def _items(
+    context: JobContext, dataset: DatasetManifest, prediction: ResultManifest, source_role: str
+) -> tuple[list[Item], tuple[str, ...]]:
+    """Return the images to score, and the labels of those without a prediction."""
     spec = context.job.evaluation
     place = Location.parse(spec.dataset_uri)
     split = spec.split or "test"
@@ -126,15 +133,10 @@ def _items(context: JobContext, dataset: DatasetManifest, prediction: ResultMani
             f"No prediction of {spec.prediction_uri} has the name of a target of {spec.dataset_uri} ({split}). "
             "Predict this split of the dataset first."
         )
-    if missing:
-        context.warn(
-            f"{len(missing)} of {len(missing) + len(items)} test images have no prediction and were not scored: "
-            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}."
-        )
     for role in prediction.targets:
         if not any(item.role == role for item in items):
             context.warn(f"The dataset has no {split} images of {role}: this target was not judged.")
-    return items
+    return items, tuple(missing)
 
 
 def predicted_files(prediction: ResultManifest, role: str) -> dict[str, FileEntry]:
@@ -284,22 +286,28 @@ def packages_of(context: JobContext) -> dict[str, str]:
     return dict(context.service.environment(image=context.settings.image).packages)
 
 
-def seen_in_training(verdict: Verdict, inputs: Inputs) -> Verdict:
-    """Fail a model that was tested on images it had learnt from."""
-    items, model = inputs.items, inputs.model
-    if model is None:
-        unknown = "No model is named, so whether these images were learnt from is not known."
-        return Verdict(verdict.verdict, verdict.reasons, (*verdict.remarks, unknown))
-    known = set(model.dataset_sha256.values())
-    labels = [item.label for item in items if item.source_sha256 in known]
+def with_test(verdict: Verdict, inputs: Inputs) -> Verdict:
+    """Add what the test itself says: fail a model that had learnt from its images, and name what was not scored."""
+    remarks = [*verdict.remarks]
+    if inputs.missing:
+        count, total = len(inputs.missing), len(inputs.missing) + len(inputs.items)
+        remarks.append(
+            f"{count} of {total} test images have no prediction and were not scored: {', '.join(inputs.missing[:5])}"
+            f"{' …' if count > 5 else ''}."
+        )
+    known = set(inputs.model.dataset_sha256.values()) if inputs.model is not None else set()
+    if not known:
+        what = "No model is named" if inputs.model is None else "The model was made elsewhere"
+        remarks.append(f"{what}, so whether these images were learnt from is not known.")
+    labels = [item.label for item in inputs.items if item.source_sha256 in known]
     if not labels:
-        return verdict
+        return Verdict(verdict.verdict, verdict.reasons, tuple(remarks))
     sentence = (
-        f"{len(labels)} of {len(items)} test images were among the training images "
+        f"{len(labels)} of {len(inputs.items)} test images were among the training images "
         f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen."
     )
     failures = verdict.reasons if verdict.verdict == "failed" else ()
-    return Verdict("failed", (sentence, *failures), verdict.remarks)
+    return Verdict("failed", (sentence, *failures), tuple(remarks))
 
 
 def _verdict_content(context: JobContext, verdict: Verdict) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, seen_in_training, training_pairs
+from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.metrics.semantic import (
@@ -191,7 +191,7 @@ def _publish(
     pooled = {kind: sum((each.areas[kind] for each in scored), Areas()) for kind in _KINDS}
     curves = [each.curve for each in scored if each.curve is not None]
     curve = np.sum(curves, axis=0) if curves else None
-    verdict = seen_in_training(judge(table, pooled["prediction"], curve, threshold, parameters), inputs)
+    verdict = with_test(judge(table, pooled["prediction"], curve, threshold, parameters), inputs)
     worst = min(table["prediction"], key=lambda label: table["prediction"][label]["iou"])
     summary = {
         "task": "semantic",
@@ -266,6 +266,8 @@ def judge(
     images = table["prediction"]
     failures: list[str] = []
     merits: list[str] = []
+    if not pooled.tp + pooled.fn:
+        failures.append("No test image has any foreground to find: such a test shows nothing.")
     empty = [name for name, row in images.items() if row["foreground"] and not row["predicted"]]
     if len(empty) > parameters.max_failed_images:
         failures.append(f"In {len(empty)} of {len(images)} images no foreground was found: {', '.join(empty[:5])}.")

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from parfocal.qc.figures import drawable
 from parfocal.qc.instance_figures import COLOURS, part_shown, picture
 from parfocal.qc.metrics.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.outcomes import Outcome
@@ -60,7 +61,8 @@ def semantic_figure(
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels)
     where = "" if plane is None else f", plane {plane}"
-    figure.suptitle(f"{name}{where} (the worst of {images} test image{'' if images == 1 else 's'})", fontsize=12)
+    title = f"{drawable(name)}{where} (the worst of {images} test image{'' if images == 1 else 's'})"
+    figure.suptitle(title, fontsize=12, parse_math=False)
     axes[0].imshow(picture(source), interpolation="nearest")
     axes[0].set_title("input", fontsize=10)
     coloured = 0.55 * picture(source)

@@ -65,6 +65,9 @@ DEFINITION: Final = (
 """How the numbers were made, to be printed beside them."""
 
 
+_MOST_FOREGROUND: Final = 0.5
+"""Fraction of the image from which on the brighter side of a threshold is probably no foreground."""
+
 SHOWN: Final = {
     "psnr": "PSNR in dB",
     "ssim": "SSIM",
@@ -162,8 +165,14 @@ def judge(
     shift = background_shift(summary.scores["prediction"])
     if shift is None:
         remarks.append("No test image has a score inside the foreground: whether background carries them is unknown.")
-    elif remark := shift_remark(shift, limits.max_background_shift):
-        remarks.append(remark)
+    else:
+        if shift.fraction > _MOST_FOREGROUND:
+            remarks.append(
+                f"What is brighter than Otsu's threshold is {100 * shift.fraction:.0f} % of the targets. If the "
+                "structures are darker than their background, scores inside the foreground are scores of background."
+            )
+        if remark := shift_remark(shift, limits.max_background_shift):
+            remarks.append(remark)
     if failures:
         return Verdict("failed", tuple(failures), tuple(remarks))
     return Verdict("passed", tuple(merits), tuple(remarks))

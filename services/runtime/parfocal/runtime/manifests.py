@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store import Location, Store
@@ -68,6 +68,14 @@ class ImageEntry(BaseModel):
     dtype: str
     axes: str
     pixel_size_um: tuple[float | None, float | None, float | None] | None = None
+
+    @field_validator("split", "role", "stem")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        # They become names of files.
+        if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
+            raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
+        return value
 
 
 class DatasetManifest(Manifest):

@@ -80,6 +80,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     (folder / THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
     return {
         "method": method.name,
+        "citation": method.citation,
         "axes": method.axes,
         "parameters": parameters.model_dump(mode="json"),
         "channels": asdict(channels),

@@ -16,6 +16,7 @@ FEW_IMAGES: Final = 10
 """Fewer training images are worth a note."""
 
 _COMPARED: Final = 5  # images, below which none of them is unlike the others
+_SHOWN: Final = 5
 _MANY: Final = 0.2
 _SMALLEST_SPREAD: Final = 0.15
 _LESS_SHARP: Final = float(np.log2(1.5))
@@ -24,12 +25,15 @@ _FAR: Final = 4.0
 _UNLIKE: Final = 0.5
 
 
-def check_dataset(records: Sequence[Record]) -> Iterator[Finding]:
-    """Yield what concerns the dataset as a whole: its parts, types and pixel sizes, and images that cannot be used."""
+def check_dataset(records: Sequence[Record], *, whole: bool = True) -> Iterator[Finding]:
+    """Yield what concerns the dataset as a whole: its parts, types and pixel sizes, and images that cannot be used.
+
+    With `whole` false only one part was looked at, and which parts there are is not known.
+    """
     sources = [record for record in records if record.picture.role == "source"]
     parts = {record.picture.split for record in records}
     training = sum(record.picture.split == "train" for record in sources)
-    if parts == {"train"}:
+    if whole and parts == {"train"}:
         text = (
             "There are no test images: quality control needs some that were not used for training. Put a few pairs "
             "into test/source and test/target and create the dataset again."
@@ -233,7 +237,9 @@ def _mixed(records: Sequence[Record], what: str, value: Callable[[Record], str])
         groups.setdefault(value(record), []).append(record)
     if len(groups) > 1:
         rare = groups[min(groups, key=lambda key: len(groups[key]))]
-        shown = ", ".join(f"{key} ({len(groups[key])})" for key in sorted(groups))
+        frequent = sorted(groups, key=lambda key: (-len(groups[key]), key))
+        shown = ", ".join(f"{key} ({len(groups[key])})" for key in frequent[:_SHOWN])
+        shown += f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
         yield from _finding(
             *("warning", what, rare),
             f"The sources have different {what}: {shown}. The fewest are those of",

@@ -27,9 +27,13 @@ def check_duplicates(role: str, records: Sequence[Record], limits: DatasetThresh
     correlations: list[float] = []
     if len(prints) > 1:
         table = np.stack([record.print for record in prints if record.print is not None])
+        # Of many frames of one field every two are alike: each image is named once with another, not with all.
+        named_already: dict[bool, set[int]] = {True: set(), False: set()}
         for first, second, correlation in alike(table, limits.min_alike):
             pair = prints[first], prints[second]
-            if pair[0].digest != pair[1].digest:
+            known = named_already[_across(pair)]
+            if pair[0].digest != pair[1].digest and not {first, second} <= known:
+                known.update((first, second))
                 near.append(pair)
                 correlations.append(correlation)
     one_kind = "label images" if shown and shown[0].picture.kind != "image" else "images"

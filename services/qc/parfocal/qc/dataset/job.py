@@ -74,7 +74,7 @@ def evaluate(context: JobContext) -> None:
     folder, scratch = empty_folder(context.scratch / "evaluation"), empty_folder(context.scratch / "thumbnails")
     records = _measure(context, source, scratch)
     limits = parameters.thresholds()
-    findings = find(records, limits)
+    findings = find(records, limits, whole=not spec.split)
     purpose = purpose_of(records, findings, limits)
     context.report_progress(v1.Progress(stage="drawing", fraction=1.0), message="drawing", at_once=True)
     checks = {record.label: [check for _, check in checks_of([record.label], findings)] for record in records}
@@ -90,9 +90,9 @@ def evaluate(context: JobContext) -> None:
     _publish(context, source, records, summary, folder)
 
 
-def find(records: Sequence[Record], limits: DatasetThresholds) -> list[Finding]:
+def find(records: Sequence[Record], limits: DatasetThresholds, *, whole: bool = True) -> list[Finding]:
     """Return all findings on the images of a dataset, errors first; adds the number of tiny objects to the records."""
-    found = list(check_dataset(records))
+    found = list(check_dataset(records, whole=whole))
     by_role = sorted(records, key=_role)
     for role, group in groupby(by_role, key=_role):
         usable = [record for record in group if not record.problem]

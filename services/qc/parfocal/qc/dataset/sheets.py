@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, count, in_order
-from parfocal.qc.figures import save_png
+from parfocal.qc.figures import drawable, save_png
 
 FIELDS: Final = 40
 """Fields of view on one sheet."""
@@ -119,7 +119,7 @@ def sheet(tiles: Sequence[Tile], roles: Sequence[str], title: str) -> Figure:
     page.set_axis_off()
     page.set_autoscale_on(False)
     wrapped = textwrap.fill(title, max(30, int(size[0] * 11)))
-    page.text(_MARGIN, 0.3, wrapped, fontsize=11, fontweight="bold", va="center")
+    page.text(_MARGIN, 0.3, drawable(wrapped), fontsize=11, fontweight="bold", va="center", parse_math=False)
     page.text(_MARGIN, 0.48, "\n".join(legend), fontsize=8, color=_GREY, va="top")
     for index, tile in enumerate(tiles):
         _draw(page, tile, _MARGIN + index % columns * pitch_x, head + index // columns * pitch_y)
@@ -144,7 +144,8 @@ def _draw(page: Axes, tile: Tile, left: float, top: float) -> None:
         )
     )
     letters = int(width * 14)
-    page.text(left, top + _SIDE + 0.07, _shortened(tile.stem, letters), fontsize=7, va="top", color="black")
+    name = drawable(_shortened(tile.stem, letters))
+    page.text(left, top + _SIDE + 0.07, name, fontsize=7, va="top", color="black", parse_math=False)
     if tile.checks:
         words = ", ".join(check for _, check in tile.checks)
         text = f"{tile.checks[0][0]}: {words}"

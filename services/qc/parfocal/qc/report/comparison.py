@@ -34,7 +34,7 @@ def comparison_report(
     blocks += [Heading("Scores"), *_means(summary)]
     blocks += _pictures(folder)
     blocks += [Heading("Tests"), _tests(summary)]
-    blocks += [Heading("Every test image"), _images(folder)]
+    blocks += [Heading("Every test image"), *_images(folder)]
     blocks += [Heading("Definitions"), Text(summary["definition"]), Text(f"Computed with {versions(packages)}.")]
     return Report(f"Comparison of {' and '.join(models)}", facts, tuple(blocks))
 
@@ -83,12 +83,17 @@ def _tests(summary: Mapping[str, Any]) -> Table:
     return Table(columns, rows, frozenset({"Difference", "Wilcoxon p", "Mann-Whitney p", "Effect"}), caption)
 
 
-def _images(folder: Path) -> Table:
+def _images(folder: Path) -> Iterator[Table]:
+    """Yield a table for each metric, with a column for each competitor."""
     with (folder / "comparison.csv").open(encoding="utf-8", newline="") as file:
-        columns, *lines = csv.reader(file)
+        (_, _, *columns), *lines = csv.reader(file)
     several = len({line[0] for line in lines}) > 1
-    rows = [
-        (f"{target}/{image}" if several else image, *(f"{float(value):.4g}" for value in values))
-        for target, image, *values in lines
-    ]
-    return Table(("Image", *columns[2:]), rows, frozenset(columns[2:]))
+    names = [column.rpartition(": ") for column in columns]
+    for metric in dict.fromkeys(metric for *_, metric in names):
+        chosen = [index for index, (*_, each) in enumerate(names) if each == metric]
+        heading = ("Image", *(names[index][0] for index in chosen))
+        rows = [
+            (f"{target}/{image}" if several else image, *(f"{float(values[index]):.4g}" for index in chosen))
+            for target, image, *values in lines
+        ]
+        yield Table(heading, rows, frozenset(heading[1:]), metric)

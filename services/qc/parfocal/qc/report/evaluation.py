@@ -53,9 +53,10 @@ def evaluation_report(evaluation: Evaluation) -> Report:
     summary = json.loads((evaluation.folder / "summary.json").read_text(encoding="utf-8"))
     scores = read_scores(evaluation.folder / "metrics.csv", summary["units"], list(summary["shown"]))
     blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
-    for role, part in summary.get("targets", {"": summary}).items():
+    for role, part in _parts(summary).items():
         blocks += [_scores_table(part, role), Text(part["note"])]
-    blocks += _figures(evaluation, summary, scores)
+        blocks += _figures(evaluation.folder, part, role, _scores_of(scores, role))
+    blocks += _overlays(evaluation.folder, summary, scores)
     blocks += [Heading("Every test image"), _images_table(summary, scores)]
     blocks += [Heading("What the verdict asked for"), _thresholds_table(evaluation.thresholds)]
     if evaluation.model is not None:
@@ -70,15 +71,36 @@ def evaluation_report(evaluation: Evaluation) -> Report:
 def _facts(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
     dataset, model = evaluation.dataset, evaluation.model
     facts = {
-        "Test images": f"{summary['images']}, {evaluation.split} images of dataset {dataset.dataset}:{dataset.version}"
+        "Test images": f"{_images(summary)}, {evaluation.split} images of dataset {dataset.dataset}:{dataset.version}"
     }
     if model is not None:
         facts["Method"] = model.method
-        facts["Trained"] = f"{model.created_at:%Y-%m-%d %H:%M} UTC"
+        facts["Imported" if model.origin else "Trained"] = f"{model.created_at:%Y-%m-%d %H:%M} UTC"
     return {
         **facts,
         "Evaluated": evaluation.created_at.replace("T", " ").replace("+00:00", " UTC"),
         "Job": evaluation.job,
+    }
+
+
+def _parts(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the summary of each target by its role, or the only one under no name."""
+    parts: Mapping[str, Mapping[str, Any]] = summary.get("targets", {"": summary})
+    return parts
+
+
+def _images(summary: Mapping[str, Any]) -> int:
+    """Return the number of test images; one with several targets counts once."""
+    return max(int(part["images"]) for part in _parts(summary).values())
+
+
+def _scores_of(scores: Scores, role: str) -> Scores:
+    """Return the images of one target, whose labels begin with its role where there are several."""
+    if not role:
+        return scores
+    return {
+        kind: {label: values for label, values in images.items() if label.startswith(f"{role}/")}
+        for kind, images in scores.items()
     }
 
 
@@ -109,21 +131,25 @@ def _scores_table(summary: Mapping[str, Any], role: str) -> Table:
     return Table(columns, rows, frozenset(columns[1:]), role)
 
 
-def _figures(evaluation: Evaluation, summary: Mapping[str, Any], scores: Scores) -> Iterator[Block]:
-    folder = evaluation.folder
-    drawn = scores_figure(scores, summary["shown"], _names(summary))
-    save_png(drawn, folder / "scores.png")
-    yield Picture(folder / "scores.png", "Every test image is a point, joined over what was scored; bars are medians.")
-    for path in sorted(folder.glob("figure*.png")):
-        role = path.stem.removeprefix("figure").strip("_")
-        worst = summary.get("targets", {}).get(role, summary)["worst_image"]["image"]
-        yield Picture(path, f"{role + ': ' if role else ''}{worst}, the worst of the {summary['images']} test images.")
+def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores) -> Iterator[Block]:
+    path = folder / (f"scores_{role}.png" if role else "scores.png")
+    save_png(scores_figure(scores, summary["shown"], _names(summary)), path)
+    yield Picture(path, "Every test image is a point, joined over what was scored; bars are medians.")
+    figure = folder / f"figure_{role}.png"
+    figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
+    worst = summary["worst_image"]["image"]
+    yield Picture(figure, f"{worst}, the worst of the {summary['images']} test images.")
+
+
+def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Iterator[Block]:
+    """Yield the overlays of the worst images; the very worst is in the figure."""
     first = next(iter(summary["shown"]))
     images = scores["prediction"]
     worst_first = sorted(images, key=lambda image: images[image][first])
-    overlays = [folder / "overlays" / f"{image}.png" for image in worst_first]
-    for path in [path for path in overlays if path.exists()][1 : _MOST_OVERLAYS + 1]:
-        yield Picture(path, f"{path.stem}: {summary['shown'][first]} {_number(first, images[path.stem][first])}.")
+    paths = {image: folder / "overlays" / f"{image}.png" for image in worst_first}
+    shown = [image for image, path in paths.items() if path.exists()][1 : _MOST_OVERLAYS + 1]
+    for image in shown:
+        yield Picture(paths[image], f"{image}: {summary['shown'][first]} {_number(first, images[image][first])}.")
 
 
 def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
@@ -151,6 +177,8 @@ def _thresholds_table(thresholds: BaseModel) -> Table:
 
 def _training(model: ModelManifest) -> Iterator[Block]:
     yield Text(_training_sentence(model))
+    if model.origin:
+        return  # its parameters of training are Parfocal's defaults, not those it was trained with
     rows = [(name, value_text(value)) for name, value in sorted(model.parameters.items())]
     yield Table(("Parameter", "Value"), rows)
     if model.warnings:
@@ -160,8 +188,8 @@ def _training(model: ModelManifest) -> Iterator[Block]:
 def _training_sentence(model: ModelManifest) -> str:
     made = f"The model {model.model}, version {model.version}, was made with the method {model.method}"
     software = f"Software: {versions(model.environment.get('packages', {}))}."
-    if not model.epochs:
-        return f"{made} and not trained by Parfocal. {software}"
+    if model.origin:
+        return f"{made} elsewhere and imported from {model.origin}; how it was trained is not recorded. {software}"
     sources = [name for name in model.dataset_sha256 if name.startswith(f"train/{model.source}/")]
     dataset, version = model.dataset_uri.rstrip("/").rsplit("/", 2)[-2:]
     device = model.environment.get("device") or "a device not recorded"
@@ -191,6 +219,20 @@ def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str
     model, dataset = evaluation.model, evaluation.dataset
     if model is not None:
         yield _training_sentence(model)
+    images = f"{_images(summary)} {evaluation.split} images of the dataset {dataset.dataset}, version {dataset.version}"
+    scored = "; ".join(
+        f"{role}: {_in_words(part)}" if role else _in_words(part) for role, part in _parts(summary).items()
+    )
+    begin = f"It was evaluated on {images}" if model is not None else f"Predictions for {images} were evaluated"
+    yield f"{begin}, as mean ± standard deviation over images: {scored}."
+    yield str(summary["definition"])
+    cited: Iterable[str] = (model.citation if model is not None else "", evaluation.citation)
+    for citation in dict.fromkeys(text for text in cited if text):
+        yield f"Cite: {citation}"
+
+
+def _in_words(summary: Mapping[str, Any]) -> str:
+    """Say "PSNR in dB 28.41 ± 0.82 (input 19.56, Gaussian filter 27.08), SSIM …"."""
     names = _names(summary)
     scored = []
     for metric, title in summary["shown"].items():
@@ -203,17 +245,7 @@ def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str
             if kind != "prediction"
         )
         scored.append(f"{title} {_number(metric, ours['mean'])}{spread} ({others})")
-    yield (
-        f"It was evaluated on {summary['images']} {evaluation.split} images of the dataset {dataset.dataset}, version "
-        f"{dataset.version}, as mean ± standard deviation over images: {'; '.join(scored)}."
-        if model is not None
-        else f"Predictions for {summary['images']} {evaluation.split} images of the dataset {dataset.dataset}, version "
-        f"{dataset.version}, were evaluated, as mean ± standard deviation over images: {'; '.join(scored)}."
-    )
-    yield str(summary["definition"])
-    cited: Iterable[str] = (model.citation if model is not None else "", evaluation.citation)
-    for citation in dict.fromkeys(text for text in cited if text):
-        yield f"Cite: {citation}"
+    return ", ".join(scored)
 
 
 def _number(metric: str, value: float) -> str:

@@ -18,11 +18,13 @@ from reportlab.pdfbase.pdfmetrics import registerFont, registerFontFamily
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import Image, KeepTogether, LongTable, Paragraph, SimpleDocTemplate, Spacer, TableStyle
 
+from parfocal.qc.figures import drawable
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.html import SIGNS
 
 _MARGIN: Final = 20 * mm
 _WIDTH: Final = A4[0] - 2 * _MARGIN
+_MOST_COLUMNS: Final = 12
 _LARGEST_PICTURE: Final = 215 * mm
 _FONT: Final = "DejaVuSans"
 _GREY: Final = HexColor("#555555")
@@ -47,7 +49,7 @@ def write_pdf(report: Report, path: Path) -> None:
         title=report.title,
         author="Parfocal",
     )
-    story: list[Any] = [Paragraph(escape(report.title), _style(15, bold=True, after=4 * mm))]
+    story: list[Any] = [Paragraph(_escaped(report.title), _style(15, bold=True, after=4 * mm))]
     story += [_facts(report), Spacer(0, 3 * mm)]
     waiting: list[Any] = []  # a heading stays on the page of what it heads
     for block in report.blocks:
@@ -75,20 +77,24 @@ def _number(canvas: Any, document: Any) -> None:
 def _flowables(block: Block) -> list[Any]:
     match block:
         case Heading():
-            return [Paragraph(escape(block.text), _style(11.5, bold=True, before=5 * mm, after=2 * mm))]
+            return [Paragraph(_escaped(block.text), _style(11.5, bold=True, before=5 * mm, after=2 * mm))]
         case Text():
-            return [Paragraph(escape(block.text), _style(9, after=2.2 * mm))]
+            return [Paragraph(_escaped(block.text), _style(9, after=2.2 * mm))]
         case Notice():
             return [_notice(block), Spacer(0, 3 * mm)]
         case Table():
             return [*_table(block), Spacer(0, 2 * mm)]
         case Picture():
-            return [_image(block.path), Paragraph(escape(block.caption), _style(8, colour=_GREY, after=4 * mm))]
+            return [_image(block.path), Paragraph(_escaped(block.caption), _style(8, colour=_GREY, after=4 * mm))]
+
+
+def _escaped(text: str) -> str:
+    return escape(drawable(text))
 
 
 def _facts(report: Report) -> LongTable:
     rows = [
-        [Paragraph(escape(name), _style(9, colour=_GREY)), Paragraph(escape(value), _style(9, anywhere=True))]
+        [Paragraph(_escaped(name), _style(9, colour=_GREY)), Paragraph(_escaped(value), _style(9, anywhere=True))]
         for name, value in report.facts.items()
     ]
     style = TableStyle([("LEFTPADDING", (0, 0), (-1, -1), 0), ("TOPPADDING", (0, 0), (-1, -1), 0.5), _top()])
@@ -97,8 +103,8 @@ def _facts(report: Report) -> LongTable:
 
 def _notice(notice: Notice) -> LongTable:
     tone = _TONES[notice.tone]
-    title = Paragraph(escape(SIGNS[notice.tone] + notice.title), _style(11, bold=True, colour=tone))
-    rows = [[title], *([Paragraph(escape(sentence), _style(9))] for sentence in notice.sentences)]
+    title = Paragraph(_escaped(SIGNS[notice.tone] + notice.title), _style(11, bold=True, colour=tone))
+    rows = [[title], *([Paragraph(_escaped(sentence), _style(9))] for sentence in notice.sentences)]
     style = TableStyle(
         [
             ("BACKGROUND", (0, 0), (-1, -1), HexColor("#f4f4f4")),
@@ -106,18 +112,23 @@ def _notice(notice: Notice) -> LongTable:
             ("LEFTPADDING", (0, 0), (-1, -1), 10),
         ]
     )
-    return LongTable(rows, colWidths=[_WIDTH], style=style)
+    # A sentence may be longer than a page.
+    return LongTable(rows, colWidths=[_WIDTH], style=style, splitInRow=1)
 
 
 def _table(table: Table) -> list[Any]:
+    if len(table.columns) > _MOST_COLUMNS:
+        left_out = f"{table.caption} {len(table.columns) - _MOST_COLUMNS} more columns are in the HTML page."
+        rows = [row[:_MOST_COLUMNS] for row in table.rows]
+        table = Table(table.columns[:_MOST_COLUMNS], rows, table.numbers, left_out.strip())
     aligned = [name in table.numbers for name in table.columns]
     head = [
-        Paragraph(escape(name), _style(8, bold=True, right=right))
+        Paragraph(_escaped(name), _style(8, bold=True, right=right))
         for name, right in zip(table.columns, aligned, strict=True)
     ]
     body = [
         [
-            Paragraph(escape(cell), _style(8, right=right, anywhere=not right))
+            Paragraph(_escaped(cell), _style(8, right=right, anywhere=not right))
             for cell, right in zip(row, aligned, strict=True)
         ]
         for row in table.rows
@@ -135,7 +146,7 @@ def _table(table: Table) -> list[Any]:
     )
     made: list[Any] = [LongTable([head, *body], colWidths=_widths(table), style=style, repeatRows=1, hAlign="LEFT")]
     if table.caption:
-        made.append(Paragraph(escape(table.caption), _style(8, colour=_GREY, before=1.5 * mm, after=2 * mm)))
+        made.append(Paragraph(_escaped(table.caption), _style(8, colour=_GREY, before=1.5 * mm, after=2 * mm)))
     return made
 
 
