@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,6 +37,9 @@ def map_bounded(
     workers
         Number of threads; by default one for each processor this process may use.
     """
+    # Here, so that single images can be scored in environments without it, as benchmarks of methods do.
+    from threadpoolctl import threadpool_limits
+
     count = default_workers() if workers is None else workers
     if count < 1:
         raise ValueError(f"workers must be at least 1, not {count}")
