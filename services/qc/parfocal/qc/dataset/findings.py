@@ -50,11 +50,6 @@ def named(labels: Sequence[str], details: Sequence[str] = ()) -> str:
     return f"{', '.join(texts[:_NAMED])}{more}"
 
 
-def count(number: int, what: str) -> str:
-    """Return "1 image" or "3 images"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def write_findings_csv(path: Path, findings: Iterable[Finding]) -> None:
     """Write one line for each finding, UTF-8."""
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -15,8 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, count, in_order
+from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, in_order
 from parfocal.qc.figures import drawable, save_png
+from parfocal.qc.words import count
 
 FIELDS: Final = 40
 """Fields of view on one sheet."""
