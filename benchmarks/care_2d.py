@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from common import Clock, train_and_predict
+from common import Clock, options_for, train_and_predict, training_parameters
 
 from parfocal.care import SERVICE
 from parfocal.qc.metrics.restoration import score_restoration
@@ -110,13 +110,7 @@ def bare_steps(options: argparse.Namespace) -> tuple[Clock, Clock, int]:
 
 def main() -> None:
     """Run both and print ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--patch", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--patches-per-image", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options_for(__doc__, epochs=5, patch=64, batch=16, patches_per_image=32)
     parser.add_argument("--skip-csbdeep", action="store_true", help="measure Parfocal alone, for curves")
     options = parser.parse_args()
     precision, why = choose_precision("auto")
@@ -124,14 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bare, validating, count = bare_steps(options)
-        parameters = {
-            "epochs": options.epochs,
-            "patch_size": options.patch,
-            "batch_size": options.batch,
-            "patches_per_image": options.patches_per_image,
-            "seed": options.seed,
-        }
-        ours = train_and_predict(SERVICE, "care-2d", options.data, parameters, folder)
+        ours = train_and_predict(SERVICE, "care-2d", options.data, training_parameters(options), folder)
         psnr, ssim = quality(ours.predictions, options.data / "test" / "target")
         steps = ours.steps(options.patches_per_image, options.batch)
         for number, row in enumerate(ours.rows, start=1):
@@ -153,9 +140,7 @@ def main() -> None:
             f"({plain['train'].cpu:.1f} CPU s), prediction {plain['predict'].wall:.1f} s; "
             f"{plain['psnr']:.2f} dB, SSIM {plain['ssim']:.3f}"
         )
-        before = plain["prepare"].wall + plain["train"].wall
-        print(f"training: {before / ours.training.wall:.2f}x, prediction: ", end="")
-        print(f"{plain['predict'].wall / ours.predicting.wall:.2f}x as fast as csbdeep")
+        ours.print_ratios(plain["prepare"].wall + plain["train"].wall, plain["predict"].wall, "csbdeep")
 
 
 if __name__ == "__main__":

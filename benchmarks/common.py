@@ -1,7 +1,8 @@
-"""What the benchmarks of methods share: clocks, and jobs done as a worker does them."""
+"""What the benchmarks of methods share: options, clocks, jobs done as a worker does them, and the ratios."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 import uuid
@@ -20,6 +21,29 @@ from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
 from parfocal.runtime.service import Service, load_object, values_struct
 from parfocal.runtime.store import Location, Store
+
+
+def options_for(page: str, *, epochs: int, patch: int, batch: int, patches_per_image: int) -> argparse.ArgumentParser:
+    """Return the parser of the options that all have; the numbers are the defaults, `page` is the help."""
+    parser = argparse.ArgumentParser(description=page, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--patch", type=int, default=patch)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--patches-per-image", type=int, default=patches_per_image)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def training_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as parameters of a training."""
+    return {
+        "epochs": options.epochs,
+        "patch_size": options.patch,
+        "batch_size": options.batch,
+        "patches_per_image": options.patches_per_image,
+        "seed": options.seed,
+    }
 
 
 class Clock:
@@ -83,6 +107,11 @@ class Measured:
     def steps(self, patches_per_image: int, batch: int) -> int:
         """Return the training steps of an epoch."""
         return -(-len(self.model.split["training"]) * patches_per_image // batch)
+
+    def print_ratios(self, training: float, predicting: float, other: str) -> None:
+        """Print how many times faster Parfocal was than `other`, which took these seconds for the same work."""
+        print(f"training: {training / self.training.wall:.2f}x, ", end="")
+        print(f"prediction: {predicting / self.predicting.wall:.2f}x as fast as {other}")
 
     @property
     def held_out(self) -> set[str]:

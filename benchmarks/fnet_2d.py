@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Clock, train_and_predict
+from common import Clock, options_for, train_and_predict, training_parameters
 
 from parfocal.fnet import SERVICE
 from parfocal.fnet.network import FnetModule
@@ -29,7 +29,7 @@ from parfocal.runtime.precision import choose_precision
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Return the images of a folder as z-scores, by stem; of a stack the middle plane."""
+    """Return the images of a folder as z-scores, by stem."""
     images = {}
     for stem, path in find_images(folder).items():
         pixels = read_image(path).pixels.astype(np.float32)
@@ -87,28 +87,14 @@ def error(predictions: dict[str, Any], data: Path) -> float:
 
 def main() -> None:
     """Run both and print ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--patch", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--patches-per-image", type=int, default=64)
+    parser = options_for(__doc__, epochs=3, patch=128, batch=8, patches_per_image=64)
     parser.add_argument("--filters", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     precision, why = choose_precision("auto")
     print(f"precision: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parameters = {
-            "epochs": options.epochs,
-            "patch_size": options.patch,
-            "batch_size": options.batch,
-            "patches_per_image": options.patches_per_image,
-            "first_filters": options.filters,
-            "targets": "target",
-            "seed": options.seed,
-        }
+        parameters = {**training_parameters(options), "first_filters": options.filters, "targets": "target"}
         ours = train_and_predict(SERVICE, "fnet-2d", options.data, parameters, folder)
         steps = ours.steps(options.patches_per_image, options.batch)
         print(
@@ -123,8 +109,7 @@ def main() -> None:
             f"PyTorch (float32, channels first): training {before:.1f} s, prediction {plain['predict'].wall:.1f} s; "
             f"error {error(plain['predictions'], options.data):.4f}"
         )
-        print(f"training: {before / ours.training.wall:.2f}x, prediction: ", end="")
-        print(f"{plain['predict'].wall / ours.predicting.wall:.2f}x as fast as the plain loop")
+        ours.print_ratios(before, plain["predict"].wall, "the plain loop")
 
 
 if __name__ == "__main__":

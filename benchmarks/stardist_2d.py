@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from common import Clock, train_and_predict
+from common import Clock, options_for, train_and_predict, training_parameters
 
 from parfocal.qc.metrics.instances import Counts, score_instances
 from parfocal.runtime.images import read_image
@@ -119,13 +119,7 @@ def making_targets(options: argparse.Namespace, data: Path) -> tuple[float, floa
 
 def main() -> None:
     """Run both and print ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--patch", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--patches-per-image", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options_for(__doc__, epochs=5, patch=128, batch=4, patches_per_image=4)
     options = parser.parse_args()
     precision, why = choose_precision("auto")
     print(f"precision: {why}", flush=True)
@@ -133,14 +127,7 @@ def main() -> None:
         folder = Path(name)
         making, step = making_targets(options, options.data)
         print(f"targets of a batch: {making:.3f} s, training step: {step:.3f} s", flush=True)
-        parameters = {
-            "epochs": options.epochs,
-            "patch_size": options.patch,
-            "batch_size": options.batch,
-            "patches_per_image": options.patches_per_image,
-            "seed": options.seed,
-        }
-        ours = train_and_predict(SERVICE, "stardist-2d", options.data, parameters, folder)
+        ours = train_and_predict(SERVICE, "stardist-2d", options.data, training_parameters(options), folder)
         our_f1 = quality(ours.predictions, options.data / "test" / "target")
         print(
             f"Parfocal ({precision}): training job {ours.training.wall:.1f} s, of it epochs {ours.epochs:.1f} s; "
@@ -150,13 +137,12 @@ def main() -> None:
         plain = plain_stardist(
             options.data, options, ours.steps(options.patches_per_image, options.batch), ours.held_out, folder
         )
-        print(
-            f"stardist (float32): training {plain['prepare'].wall + plain['train'].wall:.1f} s, prediction "
-            f"{plain['predict'].wall:.1f} s; F1 {plain['f1']:.3f}"
-        )
         before = plain["prepare"].wall + plain["train"].wall
-        print(f"training: {before / ours.training.wall:.2f}x, prediction: ", end="")
-        print(f"{plain['predict'].wall / ours.predicting.wall:.2f}x as fast as stardist")
+        print(
+            f"stardist (float32): training {before:.1f} s, prediction {plain['predict'].wall:.1f} s; "
+            f"F1 {plain['f1']:.3f}"
+        )
+        ours.print_ratios(before, plain["predict"].wall, "stardist")
 
 
 if __name__ == "__main__":
