@@ -18,7 +18,6 @@ from parfocal.runtime.images import decode_to_memmap, write_memmap
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.learning import Channels, Implementation, ObjectImplementation
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-from parfocal.runtime.normaliser import training_quantiles
 from parfocal.runtime.objects import compact_labels
 from parfocal.runtime.pairs import ImagePair, check_pairs
 from parfocal.runtime.parameters import LabelTrainingParameters, Roles, TrainingParameters
@@ -35,7 +34,6 @@ class TrainingData:
     split: Split
     roles: Roles
     channels: Channels
-    quantiles: dict[str, Any]
     statistics: dict[str, Any]
     target_constants: dict[str, dict[str, float]]
     pixel_size_um: tuple[float | None, float | None, float | None] | None
@@ -152,10 +150,8 @@ def load_training_data(
         foreground_fraction=parameters.foreground_fraction if isinstance(parameters, LabelTrainingParameters) else 0.0,
     )
     statistics = training_statistics(sources)
-    quantiles = {roles.source: training_quantiles(sources).model_dump(mode="json")}
     constants = {}
     for number, role in enumerate(roles.targets if target_constants is not None else ()):
-        quantiles[role] = training_quantiles([images[number] for images in targets]).model_dump(mode="json")
         found = [each[number] for each in target_constants or ()]
         constants[role] = {
             "offset": float(np.mean([each.offset[0] for each in found])),
@@ -167,7 +163,6 @@ def load_training_data(
         split=split,
         roles=roles,
         channels=Channels(first.shape[source_axes.index(letter)] if letter else 1, roles.targets),
-        quantiles=quantiles,
         statistics=statistics.model_dump() if statistics is not None else {},
         target_constants=constants,
         pixel_size_um=(pixel_size.x, pixel_size.y, pixel_size.z) if pixel_size else None,

@@ -11,7 +11,7 @@ from parfocal.qc.parameters.comparison import (
 from parfocal.qc.parameters.dataset import DatasetParameters, DatasetThresholds
 from parfocal.qc.parameters.instances import InstanceParameters, InstanceThresholds
 from parfocal.qc.parameters.restoration import (
-    ForegroundThresholds,
+    ImageThresholds,
     RestorationParameters,
     RestorationThresholds,
     TranslationParameters,
@@ -23,8 +23,8 @@ __all__ = [
     "ComparisonParameters",
     "DatasetParameters",
     "DatasetThresholds",
-    "ForegroundThresholds",
     "ImageComparisonParameters",
+    "ImageThresholds",
     "InstanceComparisonParameters",
     "InstanceParameters",
     "InstanceThresholds",
