@@ -207,35 +207,18 @@ def publish_evaluation(
         By label of an item: its numbers.
     """
     spec = context.job.evaluation
-    content = _verdict_content(context, verdict)
-    (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    report = evaluation_report(
-        Evaluation(
-            job=context.job.id,
-            title=context.method.title,
-            citation=context.method.citation,
-            dataset=inputs.dataset,
-            split=spec.split or "test",
-            model=inputs.model,
-            verdict=verdict,
-            thresholds=context.parameters,
-            packages=packages_of(context),
-            created_at=content["created_at"],
-            folder=folder,
-        )
-    )
-    write_report(report, folder)
-    publish_result(
+    split, dataset = spec.split or "test", inputs.dataset
+    publish_verdict(
         context,
         folder,
-        "evaluation",
+        verdict,
         metrics,
+        model=inputs.model,
+        images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
         model_uri=spec.model_uri,
         input_uri=spec.dataset_uri,
-        split=spec.split or "test",
+        split=split,
         targets=tuple(inputs.roles),
-        verdict=content,
-        summary={"images": len({item.label for item in inputs.items}), "metrics": dict(metrics)},
         images=tuple(
             ResultFile(
                 input=item.label,
@@ -252,6 +235,61 @@ def publish_evaluation(
         for path in sorted(folder.glob("*.*"), key=lambda path: path.name == "verdict.json"):
             context.store.upload(path, place / path.name)
         context.record_output("qc", str(place), dict(metrics))
+
+
+def publish_verdict(
+    context: JobContext,
+    folder: Path,
+    verdict: Verdict,
+    metrics: Mapping[str, float],
+    *,
+    model: ModelManifest | None,
+    images_of: str,
+    images: tuple[ResultFile, ...],
+    **fields: Any,
+) -> None:
+    """Add verdict.json and the report to the files in `folder`, and publish all as the job's evaluation.
+
+    Parameters
+    ----------
+    metrics
+        The numbers that lists show.
+    model
+        That made the predictions; None where it is not known.
+    images_of
+        What the images are, for the report, e.g. "test images of the dataset cells, version 1".
+    images
+        What was judged.
+    fields
+        Further fields of `ResultManifest`.
+    """
+    content = _verdict_content(context, verdict)
+    (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    report = evaluation_report(
+        Evaluation(
+            job=context.job.id,
+            title=context.method.title,
+            citation=context.method.citation,
+            images_of=images_of,
+            model=model,
+            verdict=verdict,
+            thresholds=context.parameters,
+            packages=packages_of(context),
+            created_at=content["created_at"],
+            folder=folder,
+        )
+    )
+    write_report(report, folder)
+    publish_result(
+        context,
+        folder,
+        "evaluation",
+        metrics,
+        verdict=content,
+        summary={"images": len({image.input for image in images}), "metrics": dict(metrics)},
+        images=images,
+        **fields,
+    )
 
 
 def publish_result(context: JobContext, folder: Path, kind: str, metrics: Mapping[str, float], **fields: Any) -> None:

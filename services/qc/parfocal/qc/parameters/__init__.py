@@ -10,6 +10,7 @@ from parfocal.qc.parameters.comparison import (
 )
 from parfocal.qc.parameters.dataset import DatasetParameters, DatasetThresholds
 from parfocal.qc.parameters.instances import InstanceParameters, InstanceThresholds
+from parfocal.qc.parameters.residuals import ResidualParameters, ResidualThresholds
 from parfocal.qc.parameters.restoration import (
     ImageThresholds,
     RestorationParameters,
@@ -28,6 +29,8 @@ __all__ = [
     "InstanceComparisonParameters",
     "InstanceParameters",
     "InstanceThresholds",
+    "ResidualParameters",
+    "ResidualThresholds",
     "RestorationParameters",
     "RestorationThresholds",
     "SemanticComparisonParameters",

@@ -15,7 +15,7 @@ from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, 
 from parfocal.qc.report.scores import Scores, read_scores, scores_figure
 from parfocal.qc.report.text import value_text, versions
 from parfocal.qc.verdict import Verdict
-from parfocal.runtime.manifests import DatasetManifest, ModelManifest
+from parfocal.runtime.manifests import ModelManifest
 
 _MOST_OVERLAYS: Final = 6
 _KINDS: Final = ("input", "baseline", "prediction")
@@ -29,6 +29,8 @@ class Evaluation:
     ----------
     folder
         Holds summary.json, metrics.csv and the figures.
+    images_of
+        What the images are, e.g. "test images of the dataset cells, version 1".
     thresholds
         The parameters of the evaluation; their titles and values are printed.
     packages
@@ -38,8 +40,7 @@ class Evaluation:
     job: str
     title: str
     citation: str
-    dataset: DatasetManifest
-    split: str
+    images_of: str
     model: ModelManifest | None
     verdict: Verdict
     thresholds: BaseModel
@@ -57,7 +58,7 @@ def evaluation_report(evaluation: Evaluation) -> Report:
         blocks += [_scores_table(part, role), Text(part["note"])]
         blocks += _figures(evaluation.folder, part, role, _scores_of(scores, role))
     blocks += _overlays(evaluation.folder, summary, scores)
-    blocks += [Heading("Every test image"), _images_table(summary, scores)]
+    blocks += [Heading("Every image"), _images_table(summary, scores)]
     blocks += [Heading("What the verdict asked for"), _thresholds_table(evaluation.thresholds)]
     if evaluation.model is not None:
         blocks += [Heading("How the model was made"), *_training(evaluation.model)]
@@ -69,10 +70,8 @@ def evaluation_report(evaluation: Evaluation) -> Report:
 
 
 def _facts(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
-    dataset, model = evaluation.dataset, evaluation.model
-    facts = {
-        "Test images": f"{_images(summary)}, {evaluation.split} images of dataset {dataset.dataset}:{dataset.version}"
-    }
+    model = evaluation.model
+    facts = {"Images": f"{_images(summary)} {evaluation.images_of}"}
     if model is not None:
         facts["Method"] = model.method
         facts["Imported" if model.origin else "Trained"] = f"{model.created_at:%Y-%m-%d %H:%M} UTC"
@@ -90,7 +89,7 @@ def _parts(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _images(summary: Mapping[str, Any]) -> int:
-    """Return the number of test images; one with several targets counts once."""
+    """Return the number of images; one with several targets counts once."""
     return max(int(part["images"]) for part in _parts(summary).values())
 
 
@@ -134,11 +133,11 @@ def _scores_table(summary: Mapping[str, Any], role: str) -> Table:
 def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores) -> Iterator[Block]:
     path = folder / (f"scores_{role}.png" if role else "scores.png")
     save_png(scores_figure(scores, summary["shown"], _names(summary)), path)
-    yield Picture(path, "Every test image is a point, joined over what was scored; bars are medians.")
+    yield Picture(path, "Every image is a point, joined over what was scored; bars are medians.")
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     worst = summary["worst_image"]["image"]
-    yield Picture(figure, f"{worst}, the worst of the {summary['images']} test images.")
+    yield Picture(figure, f"{worst}, the worst of the {summary['images']} images.")
 
 
 def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Iterator[Block]:
@@ -216,10 +215,10 @@ def _definitions(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator
 
 def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str]:
     """Sentences ready to be copied into a publication."""
-    model, dataset = evaluation.model, evaluation.dataset
+    model = evaluation.model
     if model is not None:
         yield _training_sentence(model)
-    images = f"{_images(summary)} {evaluation.split} images of the dataset {dataset.dataset}, version {dataset.version}"
+    images = f"{_images(summary)} {evaluation.images_of}"
     scored = "; ".join(
         f"{role}: {_in_words(part)}" if role else _in_words(part) for role, part in _parts(summary).items()
     )
