@@ -39,7 +39,7 @@ class Item:
 
     `label` names it in tables: the stem, or role and stem where there are several targets. `shape` is that of the
     target, `pixel_size` its pixel size in X and `voxel_um` that along all its axes, both in micrometres, None where
-    they are unknown.
+    they are unknown. `uncertainty` is what the model said of itself, where it did.
     """
 
     label: str
@@ -51,6 +51,7 @@ class Item:
     pixel_size: float | None
     shape: tuple[int, ...]
     voxel_um: tuple[float, ...] | None
+    uncertainty: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def _items(
     missing, items = [], []
     for role in prediction.targets:
         predictions = predicted_files(prediction, role)
+        widths = files_below(prediction, "uncertainty/") if role == prediction.targets[0] else {}
         for target in dataset.select(split, role):
             label = f"{role}/{target.stem}" if len(prediction.targets) > 1 else target.stem
             if target.stem not in predictions or target.stem not in sources:
@@ -126,6 +128,11 @@ def _items(
                     pixel_size=target.pixel_size_um[0] if target.pixel_size_um else None,
                     shape=target.shape,
                     voxel_um=_voxel(target),
+                    uncertainty=(
+                        context.cache.fetch(context.store, prediction_place, widths[target.stem])
+                        if target.stem in widths
+                        else None
+                    ),
                 )
             )
     if not items:
@@ -141,7 +148,11 @@ def _items(
 
 def predicted_files(prediction: ResultManifest, role: str) -> dict[str, FileEntry]:
     """Return the files that a prediction published for one of its targets, by stem."""
-    folder = "" if role == prediction.targets[0] else f"{role}/"
+    return files_below(prediction, "" if role == prediction.targets[0] else f"{role}/")
+
+
+def files_below(prediction: ResultManifest, folder: str) -> dict[str, FileEntry]:
+    """Return the images that a prediction published in a folder, by stem; `folder` is empty or ends in a slash."""
     return {
         image_stem(Path(entry.name)): entry
         for entry in prediction.files

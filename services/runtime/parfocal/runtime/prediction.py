@@ -165,19 +165,18 @@ def _predict_plane(
     parameters: PredictionParameters,
     report: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float32]]:
-    geometry = implementation.geometry(model.parameters, model.channels)
     spatial = model.method.axes
     several = plane.ndim > len(spatial)
     constants = model.normaliser.fit(plane, spatial + "C" * several)
-    tile = choose_tile(plane.shape[: len(spatial)], geometry.divisor, _most_pixels(model, parameters))
-    output = predict_tiled(
-        lambda batch: model.learner.predict_batch(batch if several else batch[..., np.newaxis]),
-        model.normaliser.apply(plane, constants),
-        tile_shape=tile,
-        overlap=geometry.overlap,
-        divisor=geometry.divisor,
-        output_channels=geometry.output_channels,
-        progress=report,
+    normalised = model.normaliser.apply(plane, constants)
+    output = raw_output(
+        implementation,
+        model.learner,
+        normalised if several else normalised[..., np.newaxis],
+        model.parameters,
+        model.channels,
+        _most_pixels(model, parameters),
+        report,
     )
     images = implementation.interpret(output, model.parameters, model.channels)
     restored = {}
@@ -186,8 +185,42 @@ def _predict_plane(
             role = model.channels.targets[0] if name == "prediction" else name
             recorded = model.manifest.target_constants[role]
             constants = NormaliserConstants(offset=(recorded["offset"],), scale=(recorded["scale"],))
+        if name == "uncertainty":
+            pixels = pixels * np.float32(model.manifest.calibration.get("uncertainty_factor", 1.0))
         restored[name] = (model.normaliser.undo if with_offset else model.normaliser.undo_width)(pixels, constants)
     return restored
+
+
+def raw_output(
+    implementation: ImageImplementation,
+    learner: Learner,
+    image: NDArray[np.float32],
+    parameters: Any,
+    channels: Channels,
+    most_pixels: int,
+    report: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return what a network makes of one normalised image of any size, channels last.
+
+    Parameters
+    ----------
+    image
+        Of the method's axes, with a channel axis at the end.
+    parameters
+        Those of the training.
+    most_pixels
+        Of a tile.
+    """
+    geometry = implementation.geometry(parameters, channels)
+    return predict_tiled(
+        learner.predict_batch,
+        image,
+        tile_shape=choose_tile(image.shape[:-1], geometry.divisor, most_pixels),
+        overlap=geometry.overlap,
+        divisor=geometry.divisor,
+        output_channels=geometry.output_channels,
+        progress=report,
+    )
 
 
 def _most_pixels(model: LoadedModel, parameters: PredictionParameters) -> int:

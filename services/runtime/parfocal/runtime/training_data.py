@@ -45,7 +45,10 @@ class TrainingData:
             yield given[0] if isinstance(given, tuple) else given
 
     def validation_images(self) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
-        """Yield each part kept for validation as a normalised source, channels last, with its first target."""
+        """Yield each part kept for validation as a normalised source, channels last, with its first target.
+
+        The target is normalised as it is in training: labels are not.
+        """
         sampler = self.sampler
         assert sampler.targets is not None
         assert sampler.source_constants is not None
@@ -60,7 +63,13 @@ class TrainingData:
                 cut = (*window[:channel], slice(None), *window[channel:])
                 image = np.moveaxis(sampler.normaliser.apply(source[cut], constants), channel, -1)
             given = sampler.targets[region.index]
-            yield image, np.asarray(given[0] if isinstance(given, tuple) else given)[window]
+            target = np.asarray(given[0] if isinstance(given, tuple) else given)[window]
+            if sampler.target_constants is not None:
+                known = sampler.target_constants[region.index]
+                first = known[0] if isinstance(known, tuple) else known
+                assert first is not None
+                target = sampler.normaliser.apply(target, first)
+            yield image, target
 
 
 def load_training_data(
