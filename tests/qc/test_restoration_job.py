@@ -119,6 +119,8 @@ def test_images_have_all_numbers(evaluate: Any, s3: Any, pairs_folder: Path) -> 
         assert row["SSIM of the volume [-1..1]"] == ""
     curves = list(csv.DictReader(io.StringIO(published(s3, job, "frc.csv"))))
     assert {(row["image"], row["kind"]) for row in curves} == {(row["image"], row["kind"]) for row in rows}
+    result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    assert {"frc.png", "report.pdf", "report.html"} <= {entry.name for entry in result.files}
     assert float(curves[0]["frequency [1/µm]"]) == pytest.approx(10 * float(curves[0]["frequency [1/pixel]"]), rel=1e-5)
 
 
