@@ -137,11 +137,15 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
 def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:
     """Yield what is scored of an image, one after the other: input, baseline and prediction."""
     source = read_image(item.source).pixels
-    # Of an input with several channels the middle one is shown and scored, as the focal plane of a focus series.
-    yield "input", source[source.shape[0] // 2] if source.ndim > dimensions else source
+    yield "input", shown_input(source, dimensions)
     yield "baseline", baseline.apply(source)
     del source
     yield "prediction", read_image(item.prediction).pixels
+
+
+def shown_input(source: NDArray[Any], dimensions: int) -> NDArray[Any]:
+    """Return what is shown and scored of an input: of several channels the middle one, as of a focus series."""
+    return source[source.shape[0] // 2] if source.ndim > dimensions else source
 
 
 def score_planes(

@@ -140,7 +140,15 @@ def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     worst = summary["worst_image"]["image"]
-    yield Picture(figure, f"{worst}, the worst of the {summary['images']} test images.")
+    which = "the only test image" if summary["images"] == 1 else f"the worst of the {summary['images']} test images"
+    yield Picture(figure, f"{worst}, {which}.")
+    examples = figure.with_name(figure.name.replace("figure", "examples", 1))
+    if examples.exists():
+        yield Picture(
+            examples,
+            "What to expect besides: the best and the median test image by SSIM; of an even number the median is the "
+            "lower one in the middle. Of large images the centre is shown, scores are of the whole image or plane.",
+        )
     yield from _correlation(folder, summary, role)
 
 
