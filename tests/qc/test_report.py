@@ -127,8 +127,14 @@ def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Eva
     (evaluation.folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
     write_metrics_csv(evaluation.folder / "metrics.csv", everything)
     save_png(Figure(figsize=(3, 3)), evaluation.folder / "figure_target_DAPI.png")
+    save_png(Figure(figsize=(3, 2)), evaluation.folder / "examples_target_DAPI.png")
     write_report(evaluation_report(evaluation), evaluation.folder)
-    words = page_of(evaluation.folder).words
+    page = page_of(evaluation.folder)
+    words = page.words
+    pictures = [base64.b64decode(link.partition(",")[2]) for link in page.links]
+    of_dapi = [(evaluation.folder / f"{name}_target_DAPI.png").read_bytes() for name in ("figure", "examples")]
+    assert pictures[-2:] == of_dapi  # the first target has no picture of examples
+    assert len(pictures) == 5
     assert "3 test images of the dataset" in words
     assert "target: PSNR in dB 31.00 ± 1.00" in words
     assert "target_DAPI: PSNR in dB 16.00 ± 1.00" in words

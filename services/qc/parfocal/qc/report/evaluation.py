@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from parfocal.qc.curves import read_curves
 from parfocal.qc.figures import save_png
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.qc.report.correlation import correlation_figure
 from parfocal.qc.report.scores import Scores, read_scores, scores_figure
 from parfocal.qc.report.text import value_text, versions
 from parfocal.qc.verdict import Verdict
@@ -50,7 +52,7 @@ class Evaluation:
 
 
 def evaluation_report(evaluation: Evaluation) -> Report:
-    """Return the report of an evaluation; writes scores.png to its folder for it."""
+    """Return the report of an evaluation; writes scores.png and frc.png to its folder for it."""
     summary = json.loads((evaluation.folder / "summary.json").read_text(encoding="utf-8"))
     scores = read_scores(evaluation.folder / "metrics.csv", summary["units"], list(summary["shown"]))
     blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
@@ -137,7 +139,32 @@ def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     worst = summary["worst_image"]["image"]
-    yield Picture(figure, f"{worst}, the worst of the {summary['images']} images.")
+    which = "the only image" if summary["images"] == 1 else f"the worst of the {summary['images']} images"
+    yield Picture(figure, f"{worst}, {which}.")
+    examples = figure.with_name(figure.name.replace("figure", "examples", 1))
+    if examples.exists():
+        yield Picture(
+            examples,
+            "What to expect besides: the best and the median image by SSIM; of an even number the median is the "
+            "lower one in the middle. Of large images the centre is shown, scores are of the whole image or plane.",
+        )
+    yield from _correlation(folder, summary, role)
+
+
+def _correlation(folder: Path, summary: Mapping[str, Any], role: str) -> Iterator[Block]:
+    """Yield the figure of the Fourier correlation, where there are images large enough for it."""
+    table = folder / "frc.csv"
+    curves = read_curves(table, role) if table.exists() else None
+    if curves is None:
+        return
+    path = folder / (f"frc_{role}.png" if role else "frc.png")
+    save_png(correlation_figure(curves, summary["metrics"], _names(summary)), path)
+    yield Picture(
+        path,
+        "Fourier correlation with the target: what is shared of coarse detail (left) and fine detail (right), 1 for "
+        "all of it. Lines are medians over the images, bands reach from the lowest to the highest image. The "
+        "resolution is where an image's curve first falls below 1/7.",
+    )
 
 
 def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Iterator[Block]:
