@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sysconfig
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.images import Image, PixelSize, image_stem, inspect_image, write_image
-from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, ImageEntry
-from parfocal.runtime.names import dataset_location
+from parfocal.runtime.manifests import (
+    DATASET_MANIFEST,
+    RESULT_MANIFEST,
+    DatasetManifest,
+    ImageEntry,
+    ResultManifest,
+)
+from parfocal.runtime.names import dataset_location, result_location
 from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Store
@@ -184,6 +191,19 @@ class ServiceProcess:
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
 def filament_pair(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Any, Any]:
     """Return a noisy and a clean uint16 image (Y, X) of blurred lines."""
     y, x = np.mgrid[: shape[0], : shape[1]]
@@ -246,3 +266,21 @@ def publish_dataset(store: Any, name: str, folder: Path, project: str = "default
         files=upload_files(store, place, files),
     )
     return publish(store, place, DATASET_MANIFEST, manifest)
+
+
+def publish_images(store: Any, folder: Path, targets: tuple[str, ...] = ("target",)) -> str:
+    """Publish the images in a folder as a prediction of a new name and return its address.
+
+    Those of the first target lie in the folder itself, those of each further one in a folder of its name.
+    """
+    place = result_location(store, "default", f"predicted-{uuid.uuid4().hex}")
+    manifest = ResultManifest(
+        project="default",
+        job="none",
+        service="test",
+        method="test",
+        kind="prediction",
+        targets=targets,
+        files=upload_files(store, place, folder_files(folder)),
+    )
+    return publish(store, place, RESULT_MANIFEST, manifest)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support import ROOT, S3Server, ServiceProcess
+from support import ROOT, Ended, ServiceProcess
 
-from parfocal.cli import main
 from parfocal.runtime.images import Image, read_image, write_image
 
 # Written by stardist itself, in its own environment.
@@ -30,34 +27,6 @@ def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceP
     return {name: start_service(name) for name in ("fake", "stardist")}
 
 
-@pytest.fixture
-def run(
-    s3: S3Server,
-    services: dict[str, ServiceProcess],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Callable[..., tuple[int, str, str]]:
-    addresses = ",".join(service.address for service in services.values())
-    home = {"PARFOCAL_PROJECT": "import", "PARFOCAL_HOME": str(tmp_path / "home")}
-    for name, value in {**s3.environment, "PARFOCAL_SERVICES": addresses, **home}.items():
-        monkeypatch.setenv(name, value)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        from parfocal.cli import _render
-
-        # The consoles keep the streams they were made with.
-        _render.stdout.cache_clear()
-        _render.stderr.cache_clear()
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parent = tmp_path_factory.mktemp("stardist")
@@ -66,19 +35,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return parent / "small"
 
 
-def test_an_imported_model_is_listed_shown_and_predicts(run: Any, folder: Path, tmp_path: Path) -> None:
-    code, out, err = run("models", "import", "outside", folder, "--method", "stardist-2d", "--json")
-    assert code == 0, err
-    manifest = json.loads(out)
+def test_an_imported_model_is_listed_shown_and_predicts(
+    run: Callable[..., Ended], folder: Path, tmp_path: Path
+) -> None:
+    imported = run("models", "import", "outside", folder, "--method", "stardist-2d", "--json")
+    assert imported.code == 0, imported.err
+    manifest = imported.json
     assert (manifest["model"], manifest["version"], manifest["origin"]) == ("outside", 1, "small")
     assert {entry["name"] for entry in manifest["files"]} >= {"config.json", "weights_best.h5", "thresholds.json"}
-    code, out, err = run("models", "show", "outside")
-    assert code == 0, err
-    assert "Imported from" in out
+    shown = run("models", "show", "outside")
+    assert shown.code == 0, shown.err
+    assert "Imported from" in shown.out
     rng = np.random.default_rng(0)
     write_image(tmp_path / "images" / "a.tif", Image(rng.integers(0, 99, (2, 48, 64), np.uint16), "TYX"))
-    code, _, err = run("predict", "--model", "outside", tmp_path / "images", "--output", tmp_path / "out")
-    assert code == 0, err
+    predicted = run("predict", "--model", "outside", tmp_path / "images", "--output", tmp_path / "out")
+    assert predicted.code == 0, predicted.err
     assert read_image(tmp_path / "out" / "a.tif").axes == "TYX"
     assert (tmp_path / "out" / "trackmate" / "a.csv").read_text().startswith("frame,id,name,x,y,z,radius,quality")
 
@@ -92,10 +63,12 @@ def test_an_imported_model_is_listed_shown_and_predicts(run: Any, folder: Path, 
         ("empty", "stardist-4d", "No service offers the method"),
     ],
 )
-def test_what_cannot_be_imported_is_said(run: Any, tmp_path: Path, source: str, method: str, message: str) -> None:
+def test_what_cannot_be_imported_is_said(
+    run: Callable[..., Ended], tmp_path: Path, source: str, method: str, message: str
+) -> None:
     (tmp_path / "empty").mkdir()
     place = tmp_path / source if source == "empty" else source
-    code, _, err = run("models", "import", "bad", place, "--method", method)
-    assert code != 0
-    assert message in err
-    assert "bad" not in run("models", "list")[1]
+    refused = run("models", "import", "bad", place, "--method", method)
+    assert refused.code != 0
+    assert message in refused.err
+    assert "bad" not in run("models", "list").out

@@ -1,4 +1,4 @@
-"""Evaluations as jobs: a real QC service, a real store, and predictions made by changing the targets."""
+"""What the tests of quality control as jobs share: a real QC service, and predictions made by changing the targets."""
 
 from __future__ import annotations
 
@@ -8,46 +8,50 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import json_format, struct_pb2
-from support import publish_dataset, wait_for
+from support import publish_dataset, publish_images, wait_for
 
 from parfocal import v1
 from parfocal.runtime.images import Image, read_image, write_image
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.names import result_location
-from parfocal.runtime.publish import folder_files, publish, upload_files
+from parfocal.runtime.jobs.records import FINAL_STATES
+from parfocal.runtime.service import values_struct
 
-FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
+RunJob = Callable[[v1.StartJobRequest], v1.Job]
+
+
+@pytest.fixture(scope="module")
+def run_job(start_service: Any) -> RunJob:
+    """Start a job at a QC service and return it when it has ended, however it ended."""
+    address = start_service("qc").address
+
+    def run(request: v1.StartJobRequest) -> v1.Job:
+        with grpc.insecure_channel(address) as channel:
+            jobs = v1.JobServiceStub(channel)
+            get = v1.GetJobRequest(job_id=jobs.StartJob(request).job.id)
+            wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the end of the job")
+            return jobs.GetJob(get).job
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def evaluate_changed(
-    start_service: Any, s3: Any, nuclei_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    run_job: RunJob, s3: Any, nuclei_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., v1.Job]:
     """Evaluate the label images of the test nuclei, changed by a function, as if a model had predicted them."""
-    store, address = s3.store(), start_service("qc").address
+    store = s3.store()
     dataset = publish_dataset(store, "nuclei", nuclei_folder)
 
-    def run(method: str, change: Callable[[Any], Any], **parameters: Any) -> v1.Job:
+    def evaluate(method: str, change: Callable[[Any], Any], **parameters: Any) -> v1.Job:
         folder = tmp_path_factory.mktemp("predicted")
         for path in (nuclei_folder / "test" / "target").iterdir():
             write_image(folder / path.name, Image(change(read_image(path).pixels), "YX", None))
-        place = result_location(store, "default", folder.name)
-        files = upload_files(store, place, folder_files(folder))
-        manifest = ResultManifest(
-            project="default", job="none", service="test", method="test", kind="prediction", files=files
-        )
-        prediction = publish(store, place, RESULT_MANIFEST, manifest)
-        values = struct_pb2.Struct()
-        json_format.ParseDict(parameters, values)
         spec = v1.EvaluationSpec(
-            method=method, dataset_uri=dataset, prediction_uri=prediction, split="test", parameters=values
+            method=method,
+            dataset_uri=dataset,
+            prediction_uri=publish_images(store, folder),
+            split="test",
+            parameters=values_struct(parameters),
         )
-        with grpc.insecure_channel(address) as channel:
-            jobs = v1.JobServiceStub(channel)
-            job = jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job
-            get = v1.GetJobRequest(job_id=job.id)
-            wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the evaluation")
-            return jobs.GetJob(get).job
+        return run_job(v1.StartJobRequest(evaluation=spec))
 
-    return run
+    return evaluate

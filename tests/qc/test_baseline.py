@@ -46,7 +46,9 @@ def test_mean_psnr_is_over_images():
 
 def test_stack_counts_once_and_leaves_empty_slices_out():
     source, target = blurred_pair(2.0)
-    stack = np.stack([source, source]), np.stack([target, np.zeros_like(target)])
+    touched = np.zeros_like(target)
+    touched[3, 3] = 1
+    stack = np.stack([source] * 3), np.stack([target, np.zeros_like(target), touched])
     assert best_gaussian_sigma([stack], (1.0, 2.0)) == best_gaussian_sigma([(source, target)], (1.0, 2.0))
 
 

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-from google.protobuf import json_format, struct_pb2
 from scipy import stats
-from support import filament_pair, publish_dataset, wait_for
+from support import filament_pair, publish_dataset, publish_images, wait_for
 
 from parfocal import v1
 from parfocal.qc import SERVICE
@@ -26,7 +24,7 @@ from parfocal.runtime.errors import CancelledError
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, set_state
+from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.jobs.worker import run
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
@@ -36,8 +34,9 @@ from parfocal.runtime.manifests import (
     ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.names import model_location, result_location
-from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.names import model_location
+from parfocal.runtime.publish import claim_version, publish
+from parfocal.runtime.service import values_struct
 from parfocal.runtime.store import Location, Store
 
 Change = Callable[[Any, int], Any]
@@ -78,28 +77,13 @@ class Bench:
                 self.store.download(place / entry.file, path)
                 image = read_image(path)
                 write_image(path, Image(change(image.pixels, number), "YX", image.pixel_size))
-        result = result_location(self.store, "default", f"prediction-{self._folder.name}-{self._number}")
-        prediction = publish(
-            self.store,
-            result,
-            RESULT_MANIFEST,
-            ResultManifest(
-                project="default",
-                job="none",
-                service="test",
-                method="test",
-                kind="prediction",
-                targets=targets,
-                files=upload_files(self.store, result, folder_files(folder)),
-            ),
-        )
         spec = v1.EvaluationSpec(
             method=method,
             dataset_uri=dataset,
-            prediction_uri=prediction,
+            prediction_uri=publish_images(self.store, folder, targets),
             split="test",
             model_uri=model,
-            parameters=struct({"maps": False, **parameters}),
+            parameters=values_struct({"maps": False, **parameters}),
         )
         job = self.run(v1.StartJobRequest(evaluation=spec))
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
@@ -169,17 +153,11 @@ def is_cancelled(context: JobContext) -> bool:
     return False
 
 
-def struct(values: dict[str, Any]) -> struct_pb2.Struct:
-    result = struct_pb2.Struct()
-    json_format.ParseDict(values, result)
-    return result
-
-
 def comparison_request(
     dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any
 ) -> v1.StartJobRequest:
     spec = v1.ComparisonSpec(
-        method=method, dataset_uri=dataset, evaluation_uris=evaluations, parameters=struct(parameters)
+        method=method, dataset_uri=dataset, evaluation_uris=evaluations, parameters=values_struct(parameters)
     )
     return v1.StartJobRequest(comparison=spec)
 
@@ -234,13 +212,9 @@ def poor(bench: Bench, ten: str) -> str:
 
 
 def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
-    bench: Bench, start_service: Any, ten: str, good: str, poor: str
+    bench: Bench, run_job: Any, ten: str, good: str, poor: str
 ) -> None:
-    with grpc.insecure_channel(start_service("qc").address) as channel:
-        jobs = v1.JobServiceStub(channel)
-        get = v1.GetJobRequest(job_id=jobs.StartJob(comparison_request(ten, [poor, good])).job.id)
-        wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the comparison")
-        job = jobs.GetJob(get).job
+    job = run_job(comparison_request(ten, [poor, good]))
     files, summary = bench.files(job), bench.summary(job)
     assert set(files) == {
         "comparison.csv",

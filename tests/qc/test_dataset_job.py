@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-from google.protobuf import json_format, struct_pb2
 from scipy import ndimage
-from support import filament_pair, nuclei_pair, publish_dataset, wait_for, write_pairs
+from support import filament_pair, nuclei_pair, publish_dataset, write_pairs
 
 from parfocal import v1
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.service import values_struct
 from parfocal.runtime.store import Location, Store
-
-FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 
 
 @dataclass(frozen=True)
@@ -47,20 +44,14 @@ class Outcome:
 
 
 @pytest.fixture(scope="module")
-def evaluate(start_service: Any, s3: Any) -> Callable[..., Outcome]:
+def evaluate(run_job: Any, s3: Any) -> Callable[..., Outcome]:
     """Judge a folder as a stored dataset."""
-    store, address = s3.store(), start_service("qc").address
+    store = s3.store()
 
     def run(folder: Path, split: str = "", **parameters: Any) -> Outcome:
-        values = struct_pb2.Struct()
-        json_format.ParseDict(parameters, values)
         uri = publish_dataset(store, folder.name.rstrip("0123456789"), folder)
-        spec = v1.EvaluationSpec(method="dataset", dataset_uri=uri, split=split, parameters=values)
-        with grpc.insecure_channel(address) as channel:
-            jobs = v1.JobServiceStub(channel)
-            get = v1.GetJobRequest(job_id=jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job.id)
-            wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the evaluation")
-            job = jobs.GetJob(get).job
+        spec = v1.EvaluationSpec(method="dataset", dataset_uri=uri, split=split, parameters=values_struct(parameters))
+        job = run_job(v1.StartJobRequest(evaluation=spec))
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
         return Outcome(job, store)
 

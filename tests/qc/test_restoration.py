@@ -272,6 +272,18 @@ def test_empty_target_slices_are_left_out():
     assert np.isnan(maps.rse[2]).all()
 
 
+def test_target_slices_with_next_to_nothing_are_left_out_too():
+    """The plane that just touches the sample must not end the evaluation of all the others."""
+    image, target = stack_pair()
+    target[2] = 100
+    target[2, 5, 5] = 900
+    scores, maps = score_stack(image, target)
+    assert [score is None for score in scores] == [z == 2 for z in range(len(target))]
+    assert np.isnan(maps.ssim[2]).all()
+    with pytest.raises(InvalidInputError, match="embryo, slice 2: The target has 1 of"):
+        score_stack(image, np.where(target == 900, np.nan, target), name="embryo")
+
+
 def test_stack_errors_name_the_slice():
     image, target = stack_pair()
     image[1, 0, 0] = np.nan

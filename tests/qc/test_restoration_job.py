@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
-from support import publish_dataset, wait_for
+from support import publish_dataset, publish_images
 
 from parfocal import v1
 from parfocal.qc.metrics.foreground import find_foreground
@@ -23,11 +22,8 @@ from parfocal.qc.metrics.resolution import fourier_correlation
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.names import result_location
-from parfocal.runtime.publish import folder_files, publish, upload_files
 from parfocal.runtime.store import Location
 
-FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -49,36 +45,22 @@ def stacks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluate(start_service: Any, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., v1.Job]:
+def evaluate(run_job: Any, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., v1.Job]:
     """Evaluate images made of sources and targets as if a model had predicted them."""
-    store, address = s3.store(), start_service("qc").address
+    store = s3.store()
 
     def run(folder: Path, predict: Predict) -> v1.Job:
         made = tmp_path_factory.mktemp("predicted")
         for path in (folder / "test" / "target").iterdir():
             source, target = (read_image(folder / "test" / role / path.name).pixels for role in ("source", "target"))
             write_image(made / path.name, Image(predict(source, target), "ZYX"[-target.ndim :], None))
-        place = result_location(store, "default", made.name)
-        manifest = ResultManifest(
-            project="default",
-            job="none",
-            service="test",
-            method="test",
-            kind="prediction",
-            files=upload_files(store, place, folder_files(made)),
-        )
         spec = v1.EvaluationSpec(
             method="restoration",
             dataset_uri=publish_dataset(store, made.name, folder),
-            prediction_uri=publish(store, place, RESULT_MANIFEST, manifest),
+            prediction_uri=publish_images(store, made),
             split="test",
         )
-        with grpc.insecure_channel(address) as channel:
-            jobs = v1.JobServiceStub(channel)
-            job = jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job
-            get = v1.GetJobRequest(job_id=job.id)
-            wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the evaluation")
-            return jobs.GetJob(get).job
+        return run_job(v1.StartJobRequest(evaluation=spec))
 
     return run
 

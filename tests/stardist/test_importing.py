@@ -244,11 +244,26 @@ def test_thresholds_outside_their_range_are_refused(folder: Path, tmp_path: Path
         published(folder, tmp_path / "model")
 
 
-def test_the_report_says_why_a_folder_cannot_be_used(tmp_path: Path) -> None:
+def test_the_report_says_why_a_folder_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
-    assert main("stardist-2d", str(tmp_path / "empty"), str(tmp_path / "out")) == 1
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report == {"error": "empty is no stardist model: it has no config.json."}
+    monkeypatch.chdir(tmp_path / "empty")
+    for source in (str(tmp_path / "empty"), "."):
+        assert main("stardist-2d", source, str(tmp_path / "out")) == 1
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["error"].startswith("empty is no stardist model: it has no config.json. Name the folder")
+
+
+def test_an_archive_shall_be_unpacked_first(tmp_path: Path) -> None:
+    (tmp_path / "model.zip").write_bytes(b"PK")
+    assert main("stardist-2d", str(tmp_path / "model.zip"), str(tmp_path / "out")) == 1
+    assert "Unpack it" in json.loads((tmp_path / "out" / "report.json").read_text())["error"]
+
+
+def test_a_configuration_that_an_editor_of_windows_has_saved_is_read(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text, encoding="utf-8-sig", newline="\r\n")
+    manifest, _ = published(folder, tmp_path / "model")
+    assert manifest.parameters["rays"] == 16
 
 
 def test_an_unknown_name_lists_what_stardist_publishes() -> None:

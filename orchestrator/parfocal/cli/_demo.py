@@ -243,8 +243,7 @@ def _conclude(
 ) -> None:
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json, say
-    from parfocal.client.models import Verdict, verdict_of
-    from parfocal.client.results import read_result, result_uri
+    from parfocal.client.models import Verdict
 
     verdict = Verdict("unchecked")
     figure = ""
@@ -253,10 +252,8 @@ def _conclude(
         _work.download_evaluation(client, evaluation, output / "qc", overwrite=True)
         figure = str(output / "qc" / "figure.png")
         if app.json:
-            result, uri = read_result(client, evaluation), result_uri(evaluation)
-            verdict = verdict_of(result.verdict, evaluation.id, uri)
-            summary = _work.evaluation_summary(client, result, uri)
-            values["evaluation"] = {"uri": uri, "verdict": result.verdict, "summary": summary, "figure": figure}
+            verdict, judged = _work.evaluation_json(client, evaluation)
+            values["evaluation"] = {**judged, "figure": figure}
         else:
             verdict = _work.show_evaluation(client, evaluation)
     connection = app.connection()

@@ -59,8 +59,7 @@ def evaluate(
     app = current_app()
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json, say
-    from parfocal.client.models import verdict_of
-    from parfocal.client.results import read_result, result_uri
+    from parfocal.client.results import result_uri
 
     if (model is None) == (prediction is None):
         raise click.UsageError("Name either a model (--model) or a folder of predicted images (--prediction).")
@@ -79,16 +78,8 @@ def evaluate(
         if output is not None:
             _work.download_evaluation(client, job, output, overwrite=overwrite)
         if app.json:
-            result = read_result(client, job)
-            verdict = verdict_of(result.verdict, job.id, uri)
-            print_json(
-                {
-                    "job": _work.job_json(job),
-                    "uri": uri,
-                    "verdict": result.verdict,
-                    "summary": _work.evaluation_summary(client, result, uri),
-                }
-            )
+            verdict, values = _work.evaluation_json(client, job)
+            print_json({"job": _work.job_json(job), **values})
         else:
             verdict = _work.show_evaluation(client, job)
             if output is not None:

@@ -11,7 +11,6 @@ from parfocal.cli._app import App, Command, current_app
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
-    from parfocal.client.models import Verdict
 
 PARAMETERS = click.option(
     "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a parameter; repeat for more."
@@ -117,12 +116,12 @@ def conclude(
     evaluation: v1.Job | None,
     *,
     require_pass: bool,
-) -> Verdict:
-    """Print verdict and places, as text or as JSON, and return the verdict."""
+) -> None:
+    """Print verdict and places, as text or as JSON."""
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json
-    from parfocal.client.models import Verdict, verdict_of
-    from parfocal.client.results import read_result, result_uri
+    from parfocal.client.models import Verdict
+    from parfocal.client.results import result_uri
     from parfocal.runtime.store import Location
 
     place = Location.parse(model_uri)
@@ -134,10 +133,7 @@ def conclude(
     if evaluation is not None:
         uri = result_uri(evaluation)
         if app.json:
-            result = read_result(client, evaluation)
-            verdict = verdict_of(result.verdict, evaluation.id, uri)
-            summary = _work.evaluation_summary(client, result, uri)
-            values["evaluation"] = {"uri": uri, "verdict": result.verdict, "summary": summary}
+            verdict, values["evaluation"] = _work.evaluation_json(client, evaluation)
         else:
             verdict = _work.show_evaluation(client, evaluation)
             name = f"{place.parent.name}:{place.name}"
@@ -153,4 +149,3 @@ def conclude(
     if app.json:
         print_json(values)
     _work.require_pass(verdict, require_pass)
-    return verdict

@@ -179,6 +179,16 @@ def show_evaluation(client: Client, job: v1.Job) -> Verdict:
     return verdict
 
 
+def evaluation_json(client: Client, job: v1.Job) -> tuple[Verdict, dict[str, Any]]:
+    """Return the verdict of an evaluation, and all of it as plain values, for --json."""
+    from parfocal.client.models import verdict_of
+    from parfocal.client.results import read_result, result_uri
+
+    result, uri = read_result(client, job), result_uri(job)
+    values = {"uri": uri, "verdict": result.verdict, "summary": evaluation_summary(client, result, uri)}
+    return verdict_of(result.verdict, job.id, uri), values
+
+
 def evaluation_summary(client: Client, result: ResultManifest, uri: str) -> dict[str, Any]:
     """Return the full summary of an evaluation."""
     from parfocal.runtime.store import Location

@@ -215,19 +215,20 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 def _readable(folder: Path, scratch: Path) -> Path:
     """Return a folder that services' readers can list: `folder`, or a copy of links and converted images."""
-    foreign = sorted(path for path in folder.iterdir() if is_makers_format(path)) if folder.is_dir() else []
+    everything = sorted(folder.iterdir()) if folder.is_dir() else []
+    foreign = {path for path in everything if is_makers_format(path)}
     if not foreign:
         return folder
     scratch.mkdir(parents=True)
     problems: list[Violation] = []
-    for path in foreign:
+    for path in sorted(foreign):
         try:
             convert(path, scratch)
         except InvalidInputError as error:
             problems += error.violations
     if problems:
         raise InvalidInputError("Some images cannot be read.", problems)
-    for path in folder.iterdir():
+    for path in everything:
         if path not in foreign and path.is_file():
             (scratch / path.name).symlink_to(path.resolve())
     return scratch

@@ -31,6 +31,8 @@ import numpy as np
 
 from parfocal.qc.rows import Kind
 from parfocal.qc.statistics import Comparison, ImageScore, Statistics, compare, statistics
+from parfocal.qc.verdict import interval, number
+from parfocal.qc.words import count
 
 INSIDE: Final = {"psnr": "snr_inside", "ssim": "ssim_inside"}
 """What the prediction is compared in inside the foreground, by the metric of the whole image."""
@@ -156,33 +158,25 @@ def held_back(whole: Comparison, scores: Mapping[Kind, Sequence[ImageScore]], *,
     if inside.outcome != "better":
         return None
     return (
-        f"Inside the foreground the prediction is better than {name}, {_amount(inside, whole.metric)}: what it lacks "
-        f"in {whole.metric.upper()} it lacks in the background."
+        f"Inside the foreground the prediction is better than {name}, {_amount(inside)}: what it lacks in "
+        f"{whole.metric.upper()} it lacks in the background."
     )
 
 
 def _sentence(whole: Comparison, inside: Comparison, name: str, shift: Shift | None, asked: str) -> str:
     fraction = "" if shift is None else f" (which is {_percent(shift.fraction)} of the image)"
+    mean = number(whole.metric, whole.difference.mean, signed=True)
     return (
-        f"Against {name} the score in {whole.metric.upper()} is carried by background: "
-        f"{_number(whole.difference.mean, whole.metric)} over the whole image, but inside the foreground{fraction} "
-        f"{_amount(inside, whole.metric)}{asked}."
+        f"Against {name} the score in {whole.metric.upper()} is carried by background: {mean} over the whole image, "
+        f"but inside the foreground{fraction} {_amount(inside)}{asked}."
     )
 
 
-def _amount(inside: Comparison, metric: str) -> str:
+def _amount(inside: Comparison) -> str:
     """Say "-0.36 dB in SNR, 95 % interval -0.73 to +0.01 dB, better in 2 of 6 images"."""
-    low, high = inside.difference.low, inside.difference.high
-    interval = ""
-    if low is not None and high is not None:
-        interval = f", 95 % interval {_number(low, metric)} to {_number(high, metric)}"
-    images = f"{inside.images} image{'' if inside.images == 1 else 's'}"
-    name = "SNR" if metric == "psnr" else "SSIM"
-    return f"{_number(inside.difference.mean, metric)} in {name}{interval}, better in {inside.wins} of {images}"
-
-
-def _number(value: float, metric: str) -> str:
-    return f"{value:+.2f} dB" if metric == "psnr" else f"{value:+.3f}"
+    name = "SNR" if inside.metric == "snr_inside" else "SSIM"
+    mean = number(inside.metric, inside.difference.mean, signed=True)
+    return f"{mean} in {name}{interval(inside)}, better in {inside.wins} of {count(inside.images, 'image')}"
 
 
 def _low(difference: Statistics) -> float:

@@ -40,7 +40,7 @@ from parfocal.qc.metrics.paired import smallest_p
 from parfocal.qc.parameters import ComparisonParameters
 from parfocal.qc.report import write_report
 from parfocal.qc.report.comparison import comparison_report
-from parfocal.qc.statistics import RESAMPLES, SEED, statistics
+from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
@@ -210,11 +210,6 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
         "ranked_by": parameters.metrics[0],
         "correction": {"method": "Holm", "tests": len(found.tests), "alpha": parameters.alpha},
         "smallest_p": smallest_p(images),
-        "interval": {
-            "method": "percentile bootstrap of the mean over images",
-            "confidence": confidence,
-            "resamples": RESAMPLES,
-            "seed": SEED,
-        },
+        "interval": {**INTERVAL, "confidence": confidence},
         "definition": f"{DEFINITION} {first.summary.get('definition', '')}".strip(),
     }

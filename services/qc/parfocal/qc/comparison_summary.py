@@ -13,6 +13,7 @@ import numpy as np
 from parfocal.qc.competitors import Competitor, TargetScores
 from parfocal.qc.metrics.paired import PairedTest, holm, images_needed, paired_test, smallest_p
 from parfocal.qc.statistics import Statistics, statistics
+from parfocal.qc.words import count
 
 DEFINITION: Final = (
     "Each test image is scored for every competitor, a stack as the mean over its slices, and competitors are compared "
@@ -157,9 +158,9 @@ def power_remark(tests: Sequence[PairResult], alpha: float) -> str:
     smallest = smallest_p(images)
     if smallest * len(tests) <= alpha:
         return ""
-    many = _count(len(tests), "comparison")
+    many = count(len(tests), "comparison")
     return (
-        f"With {_count(images, 'image')} no difference can be shown: the smallest p-value that Wilcoxon's test can "
+        f"With {count(images, 'image')} no difference can be shown: the smallest p-value that Wilcoxon's test can "
         f"give is {smallest:.2g}, and {min(1.0, smallest * len(tests)):.2g} after correction for {many}. It takes "
         f"{images_needed(len(tests), alpha)} images for {many} and {images_needed(1, alpha)} for one; fewer metrics, "
         "models or references are fewer comparisons."
@@ -239,14 +240,14 @@ def _between_models(group: Sequence[PairResult], tests: int, alpha: float, where
     images = group[0].paired.images
     shown = [test for test in group if test.outcome != "not shown"]
     other = [test for test in group if test.outcome == "not shown"]
-    correction = f" after Holm correction for {_count(tests, 'comparison')}" if tests > 1 else ""
+    correction = f" after Holm correction for {count(tests, 'comparison')}" if tests > 1 else ""
     clauses = []
     for number, test in enumerate([*shown, *other]):
         clause = _shown(test, alpha) if test.outcome != "not shown" else _not_shown(test, alpha)
         clauses.append(clause.format(correction=correction if number == 0 else ""))
     if not shown and smallest_p(images) * tests > alpha:
-        clauses.append(f"with {_count(images, 'image')} none could be")
-    return f"On {_count(images, 'test image')}{where}, {'; '.join(clauses)}."
+        clauses.append(f"with {count(images, 'image')} none could be")
+    return f"On {count(images, 'test image')}{where}, {'; '.join(clauses)}."
 
 
 def _shown(test: PairResult, alpha: float) -> str:
@@ -292,7 +293,3 @@ def _to_references(group: Sequence[PairResult], where: str) -> str:
         ]
         clauses.append(f"{model} is {' and '.join(parts)}")
     return f"Beside what needs no training, in {metric.title}{where}: {'; '.join(clauses)}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from parfocal.qc.metrics.restoration import RestorationScore
 from parfocal.runtime.errors import InvalidInputError
 
 Kind = Literal["input", "baseline", "prediction"]
-"""What was scored against the target: the model's input, the Gaussian filter of it, the model's output."""
+"""What was scored against the target: the model's input, what needs no training, the model's output."""
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 

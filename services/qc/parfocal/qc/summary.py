@@ -21,11 +21,8 @@ from parfocal.qc.rows import (
 )
 from parfocal.qc.statistics import (
     COMPARED,
-    CONFIDENCE,
-    FEW_IMAGES,
+    INTERVAL,
     METRICS,
-    RESAMPLES,
-    SEED,
     Comparison,
     ImageScore,
     Statistics,
@@ -33,7 +30,7 @@ from parfocal.qc.statistics import (
     image_scores,
     statistics,
 )
-from parfocal.qc.verdict import Verdict
+from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain
 
 __all__ = [
     "COLUMNS",
@@ -154,12 +151,7 @@ def judge(
         sentence, passed, remark = _judged(comparison, summary, limits)
         (merits if passed else failures).append(sentence)
         remarks.extend([remark] if remark else [])
-    if summary.images < FEW_IMAGES:
-        count = "image" if summary.images == 1 else "images"
-        remarks.append(
-            f"Only {summary.images} test {count}: no interval can be given, and the verdict rests on the mean alone. "
-            f"Use at least {FEW_IMAGES} images, better ten."
-        )
+    remarks.extend(few_images(summary.images))
     remarks.extend(_tolerated(score) for score in summary.failed if score not in refused)
     remarks.append(f"The worst image is {summary.worst.image}, with SSIM {summary.worst.values['ssim']:.3f}.")
     shift = background_shift(summary.scores["prediction"])
@@ -188,13 +180,13 @@ def _judged(
     comparison: Comparison, summary: RestorationSummary, limits: RestorationThresholds | TranslationThresholds
 ) -> tuple[str, bool, str | None]:
     """Judge a comparison over the whole image and then inside the foreground: sentence, passed, remark."""
-    metric, allowed = comparison.metric, None
+    metric, title, allowed = comparison.metric, comparison.metric.upper(), None
     if isinstance(limits, TranslationThresholds):
         name = "a linear predictor"
-        sentence, passed = _gains(comparison, limits.gain_over_baseline(metric), name)
+        sentence, passed = judge_gain(comparison, title, name, limits.gain_over_baseline(metric))
     elif comparison.other == "input":
         name = "its input"
-        sentence, passed = _gains(comparison, limits.gain_over_input(metric), name)
+        sentence, passed = judge_gain(comparison, title, name, limits.gain_over_input(metric))
     else:
         name, allowed = "a Gaussian filter", limits.loss_to_baseline(metric)
         sentence, passed = _against_baseline(comparison, allowed)
@@ -235,12 +227,7 @@ def summary_json(
         "units": {metric: heading for metric, heading in (COLUMNS | MORE_COLUMNS).items() if metric in known},
         "shown": {metric: title for metric, title in SHOWN.items() if metric in known},
         "note": _note(baseline or {}),
-        "interval": {
-            "method": "percentile bootstrap of the mean over images",
-            "confidence": CONFIDENCE,
-            "resamples": RESAMPLES,
-            "seed": SEED,
-        },
+        "interval": INTERVAL,
         "thresholds": (thresholds or RestorationThresholds()).model_dump(),
         "baseline": dict(baseline) if baseline is not None else None,
     }
@@ -276,48 +263,19 @@ def _tolerated(score: ImageScore) -> str:
     return f"{score.image}: {failures} in {score.failed_slices} of {score.slices} slices, which the thresholds allow."
 
 
-def _gains(comparison: Comparison, needed: float, other: str) -> tuple[str, bool]:
-    difference = comparison.difference
-    low = difference.mean if difference.low is None else difference.low
-    if low > needed:
-        return f"The prediction is better than {other} {_amount(comparison)}.", True
-    beyond = f" by the {_number(comparison.metric, needed)} asked for" if needed else ""
-    if comparison.outcome == "worse":
-        return f"The prediction is worse than {other} {_amount(comparison)}.", False
-    return f"The prediction is not shown to be better than {other}{beyond} {_amount(comparison)}.", False
-
-
 def _against_baseline(comparison: Comparison, allowed: float) -> tuple[str, bool]:
     difference = comparison.difference
     high = difference.mean if difference.high is None else difference.high
+    by = amount(comparison, comparison.metric.upper())
     if high < -allowed:
-        return f"The prediction is worse than a Gaussian filter {_amount(comparison)}.", False
+        return f"The prediction is worse than a Gaussian filter {by}.", False
     if comparison.outcome == "better":
-        return f"The prediction is better than a Gaussian filter {_amount(comparison)}.", True
+        return f"The prediction is better than a Gaussian filter {by}.", True
     if comparison.outcome == "worse":
-        return f"The prediction is worse than a Gaussian filter, within what is allowed, {_amount(comparison)}.", True
+        return f"The prediction is worse than a Gaussian filter, within what is allowed, {by}.", True
     if comparison.outcome == "not distinguishable":
-        return f"The prediction is not distinguishable from a Gaussian filter {_amount(comparison)}.", True
-    return f"The prediction is not worse than a Gaussian filter {_amount(comparison)}.", True
-
-
-def _amount(comparison: Comparison) -> str:
-    """Say "in PSNR: +1.2 dB on average, 95 % interval +1.0 to +1.4 dB; better in 9 of 9 images"."""
-    metric, difference = comparison.metric, comparison.difference
-    interval = ""
-    if difference.low is not None and difference.high is not None:
-        low, high = (_number(metric, value, signed=True) for value in (difference.low, difference.high))
-        interval = f", {100 * CONFIDENCE:.0f} % interval {low} to {high}"
-    mean = _number(metric, difference.mean, signed=True)
-    count = "image" if comparison.images == 1 else "images"
-    return (
-        f"in {metric.upper()}: {mean} on average{interval}; better in {comparison.wins} of {comparison.images} {count}"
-    )
-
-
-def _number(metric: str, value: float, *, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    return f"{value:{sign}.2f} dB" if metric == "psnr" else f"{value:{sign}.3f}"
+        return f"The prediction is not distinguishable from a Gaussian filter {by}.", True
+    return f"The prediction is not worse than a Gaussian filter {by}.", True
 
 
 def _image_json(score: ImageScore) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""The verdict of a quality control."""
+"""The verdict of a quality control, and the sentences that all verdicts have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from parfocal.qc.statistics import CONFIDENCE, FEW_IMAGES, Comparison
+from parfocal.qc.words import count
+
+_DECIBEL: Final = frozenset({"psnr", "snr_inside"})
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ def judge_gain(comparison: Comparison, metric: str, other: str, needed: float) -
     Parameters
     ----------
     comparison
-        In a metric from 0 to 1 of which more is better.
+        In a metric of which more is better.
     metric, other
         What they are called in a sentence, e.g. "F1" and "Otsu's threshold".
     needed
@@ -37,11 +40,11 @@ def judge_gain(comparison: Comparison, metric: str, other: str, needed: float) -
     difference = comparison.difference
     low = difference.mean if difference.low is None else difference.low
     if low > needed:
-        return f"The prediction is better than {other} {_amount(comparison, metric)}.", True
+        return f"The prediction is better than {other} {amount(comparison, metric)}.", True
     if comparison.outcome == "worse":
-        return f"The prediction is worse than {other} {_amount(comparison, metric)}.", False
-    beyond = f" by the {needed:.3f} asked for" if needed else ""
-    return f"The prediction is not shown to be better than {other}{beyond} {_amount(comparison, metric)}.", False
+        return f"The prediction is worse than {other} {amount(comparison, metric)}.", False
+    beyond = f" by the {number(comparison.metric, needed)} asked for" if needed else ""
+    return f"The prediction is not shown to be better than {other}{beyond} {amount(comparison, metric)}.", False
 
 
 def few_images(images: int) -> list[str]:
@@ -49,16 +52,28 @@ def few_images(images: int) -> list[str]:
     if images >= FEW_IMAGES:
         return []
     return [
-        f"Only {images} test image{'' if images == 1 else 's'}: no interval can be given, and the verdict rests on the "
-        f"mean alone. Use at least {FEW_IMAGES} images, better ten."
+        f"Only {count(images, 'test image')}: no interval can be given, and the verdict rests on the mean alone. Use "
+        f"at least {FEW_IMAGES} images, better ten."
     ]
 
 
-def _amount(comparison: Comparison, metric: str) -> str:
+def amount(comparison: Comparison, metric: str) -> str:
     """Say "in F1: +0.120 on average, 95 % interval +0.100 to +0.140; better in 9 of 9 images"."""
-    difference = comparison.difference
-    interval = ""
-    if difference.low is not None and difference.high is not None:
-        interval = f", {100 * CONFIDENCE:.0f} % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    count = f"{comparison.images} image{'' if comparison.images == 1 else 's'}"
-    return f"in {metric}: {difference.mean:+.3f} on average{interval}; better in {comparison.wins} of {count}"
+    mean = number(comparison.metric, comparison.difference.mean, signed=True)
+    images = count(comparison.images, "image")
+    return f"in {metric}: {mean} on average{interval(comparison)}; better in {comparison.wins} of {images}"
+
+
+def interval(comparison: Comparison) -> str:
+    """Say ", 95 % interval +0.100 to +0.140"; empty where there is none."""
+    low, high = comparison.difference.low, comparison.difference.high
+    if low is None or high is None:
+        return ""
+    ends = (number(comparison.metric, end, signed=True) for end in (low, high))
+    return f", {100 * CONFIDENCE:.0f} % interval {' to '.join(ends)}"
+
+
+def number(metric: str, value: float, *, signed: bool = False) -> str:
+    """Return the value of a metric, or a difference of two, with its unit."""
+    sign = "+" if signed else ""
+    return f"{value:{sign}.2f} dB" if metric in _DECIBEL else f"{value:{sign}.3f}"

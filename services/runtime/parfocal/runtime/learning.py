@@ -24,7 +24,7 @@ class Learner(Protocol):
     """A network with its loss and optimiser, whatever framework it is made of.
 
     Batches have the method's axes with a leading batch axis and a trailing channel axis, float32. The state is
-    complete: after `restore` training goes on bit for bit as if it had never stopped.
+    complete: once weights and optimiser are set again training goes on bit for bit as if it had never stopped.
     """
 
     learning_rate: float

@@ -62,7 +62,10 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
         if (source / weights_file(name)).exists():
             weights[name] = _read_weights(source / weights_file(name), learner)
     if not weights:
-        raise InvalidInputError(f"{source.name} has neither {weights_file('best')} nor {weights_file('last')}.")
+        raise InvalidInputError(
+            f"{source.name} has neither {weights_file('best')} nor {weights_file('last')}. Copy the weights beside "
+            f"{_CONFIG}."
+        )
     only = next(iter(weights))
     if len(weights) == 1:
         warnings.append(f"The model had only {weights_file(only)}, which stands for best and last weights alike.")
@@ -219,13 +222,17 @@ def _datasets(group: Any, name: str) -> Iterator[Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InvalidInputError(f"{path.parent.name} is no stardist model: it has no {path.name}.")
+        raise InvalidInputError(
+            f"{path.parent.name} is no stardist model: it has no {path.name}. Name the folder in which {_CONFIG} and "
+            "the weights lie side by side."
+        )
     if path.stat().st_size > _MOST_JSON_BYTES:
         raise InvalidInputError(
             f"{path.name} is larger than {_MOST_JSON_BYTES // 2**20} MiB: it is no file of stardist."
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        # Editors of Windows put a mark before the text.
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path.name} is damaged: {error}.") from error
     if not isinstance(values, dict):
@@ -259,7 +266,9 @@ def main(method_name: str, source: str, folder: str) -> int:
     target = empty_folder(Path(folder))
     try:
         method = SERVICE.method(method_name)
-        place = Path(source) if Path(source).is_dir() else published_folder(method, source)
+        if Path(source).is_file():
+            raise InvalidInputError("It is a file. Unpack it, and name the folder that comes out.")
+        place = Path(source).resolve() if Path(source).is_dir() else published_folder(method, source)
         (target / "model").mkdir()
         report = import_model(method, place, target / "model")
     except ParfocalError as error:

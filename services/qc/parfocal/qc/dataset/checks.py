@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.dataset.findings import Finding, Severity, count, named
+from parfocal.qc.dataset.findings import Finding, Severity, named
 from parfocal.qc.dataset.images import Record, pixel_size_text
 from parfocal.qc.parameters import DatasetThresholds
+from parfocal.qc.words import count
 
 FEW_IMAGES: Final = 10
 """Fewer training images are worth a note."""
@@ -70,9 +71,8 @@ def check_grey(role: str, records: Sequence[Record], limits: DatasetThresholds) 
         f"Every pixel has the same value in {_part(constant, records, 'image', role)}",
         "Leave such images out.",
     )
-    empty = [
-        record for record in records if record not in constant and record.values.get("rise", np.inf) < limits.min_rise
-    ]
+    varied = [record for record in records if record.values["minimum"] < record.values["maximum"]]
+    empty = [record for record in varied if record.values.get("rise", np.inf) < limits.min_rise]
     yield from _finding(
         *("warning", "empty", empty),
         f"Nothing rises above the noise in {_part(empty, records, 'image', role)}",

@@ -7,10 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from parfocal.qc.dataset.findings import Finding, Severity, count, named
+from parfocal.qc.dataset.findings import Finding, Severity, named
 from parfocal.qc.dataset.images import Record
 from parfocal.qc.metrics.duplicates import alike
 from parfocal.qc.parameters import DatasetThresholds
+from parfocal.qc.words import count
 
 _LEAK: Final = "Such a test shows nothing: take the field out of one of the two parts."
 

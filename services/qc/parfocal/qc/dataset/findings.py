@@ -38,6 +38,24 @@ class Finding:
     images: tuple[str, ...] = ()
 
 
+class Checks:
+    """Which checks found something in which images; looked up without going through all findings again."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self._findings = in_order(findings)
+        self._by_image: dict[str, list[int]] = {}
+        for index, finding in enumerate(self._findings):
+            for label in finding.images:
+                self._by_image.setdefault(label, []).append(index)
+
+    def of(self, labels: Iterable[str]) -> tuple[tuple[Severity, str], ...]:
+        """Return severity and name of the checks that found something in these images, the worst first, each once."""
+        worst: dict[str, Severity] = {}
+        for index in sorted({index for label in labels for index in self._by_image.get(label, ())}):
+            worst.setdefault(self._findings[index].check, self._findings[index].severity)
+        return tuple((severity, check) for check, severity in worst.items())
+
+
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Return errors first, then warnings, then notes."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
@@ -48,11 +66,6 @@ def named(labels: Sequence[str], details: Sequence[str] = ()) -> str:
     texts = [f"{label} ({detail})" for label, detail in zip(labels, details, strict=True)] if details else labels
     more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
     return f"{', '.join(texts[:_NAMED])}{more}"
-
-
-def count(number: int, what: str) -> str:
-    """Return "1 image" or "3 images"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def write_findings_csv(path: Path, findings: Iterable[Finding]) -> None:

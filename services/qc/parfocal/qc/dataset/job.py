@@ -15,7 +15,7 @@ import numpy.typing as npt
 from parfocal import v1
 from parfocal.qc.dataset.checks import check_dataset, check_grey, check_masks, check_objects, check_pairs
 from parfocal.qc.dataset.duplicates import check_duplicates
-from parfocal.qc.dataset.findings import SEVERITIES, Finding, finding_json, in_order, write_findings_csv
+from parfocal.qc.dataset.findings import SEVERITIES, Checks, Finding, finding_json, in_order, write_findings_csv
 from parfocal.qc.dataset.images import (
     COLUMNS,
     Measured,
@@ -26,7 +26,7 @@ from parfocal.qc.dataset.images import (
     write_images_csv,
 )
 from parfocal.qc.dataset.purpose import Purpose, purpose_of
-from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, checks_of, write_sheets
+from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, write_sheets
 from parfocal.qc.job import packages_of, publish_result
 from parfocal.qc.metrics.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
@@ -77,11 +77,12 @@ def evaluate(context: JobContext) -> None:
     findings = find(records, limits, whole=not spec.split)
     purpose = purpose_of(records, findings, limits)
     context.report_progress(v1.Progress(stage="drawing", fraction=1.0), message="drawing", at_once=True)
-    checks = {record.label: [check for _, check in checks_of([record.label], findings)] for record in records}
-    write_images_csv(folder / "images.csv", records, checks)
+    checks = Checks(findings)
+    names = {record.label: [check for _, check in checks.of([record.label])] for record in records}
+    write_images_csv(folder / "images.csv", records, names)
     write_findings_csv(folder / "findings.csv", findings)
     roles = list(dict.fromkeys(record.picture.role for record in records))
-    sheets = write_sheets(folder, _tiles(records, findings, scratch, roles), roles, parameters.max_sheets)
+    sheets = write_sheets(folder, _tiles(records, checks, scratch, roles), roles, parameters.max_sheets)
     summary = summarise(records, findings, purpose, limits, sheets)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     facts = {"Images": str(len(records)), "Job": context.job.id}
@@ -227,16 +228,13 @@ def _thumbnail(scratch: Path, picture: Picture) -> Path:
     return scratch / picture.split / picture.role / f"{picture.stem}.npy"
 
 
-def _tiles(
-    records: Sequence[Record], findings: Sequence[Finding], scratch: Path, roles: Sequence[str]
-) -> dict[str, list[Tile]]:
+def _tiles(records: Sequence[Record], checks: Checks, scratch: Path, roles: Sequence[str]) -> dict[str, list[Tile]]:
     tiles: dict[str, list[Tile]] = {}
     for (split, stem), members in groupby(records, key=lambda each: (each.picture.split, each.picture.stem)):
         group = list(members)
-        checks = checks_of([record.label for record in group], findings)
         paths = {record.picture.role: _thumbnail(scratch, record.picture) for record in group}
         load = partial(_load, [paths.get(role) for role in roles[:MOST_ROLES]])
-        tiles.setdefault(split, []).append(Tile(stem, checks, load))
+        tiles.setdefault(split, []).append(Tile(stem, checks.of(record.label for record in group), load))
     return tiles
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parfocal.qc.dataset.findings import Finding, count
+from parfocal.qc.dataset.findings import Finding
 from parfocal.qc.dataset.images import Record
 from parfocal.qc.parameters import DatasetThresholds
+from parfocal.qc.words import count
 
 
 @dataclass(frozen=True)

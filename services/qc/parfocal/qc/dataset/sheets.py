@@ -15,8 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from parfocal.qc.dataset.findings import SEVERITIES, Finding, Severity, count, in_order
+from parfocal.qc.dataset.findings import SEVERITIES, Severity
 from parfocal.qc.figures import drawable, save_png
+from parfocal.qc.words import count
 
 FIELDS: Final = 40
 """Fields of view on one sheet."""
@@ -55,16 +56,6 @@ class Tile:
     stem: str
     checks: tuple[tuple[Severity, str], ...]
     load: Callable[[], Sequence[npt.NDArray[np.uint8] | None]]
-
-
-def checks_of(labels: Sequence[str], findings: Sequence[Finding]) -> tuple[tuple[Severity, str], ...]:
-    """Return severity and name of all findings that name one of these images, the worst first, each once."""
-    wanted = set(labels)
-    worst: dict[str, Severity] = {}
-    for finding in in_order(findings):
-        if not wanted.isdisjoint(finding.images):
-            worst.setdefault(finding.check, finding.severity)
-    return tuple((severity, check) for check, severity in worst.items())
 
 
 def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Sequence[str], most: int) -> list[str]:

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.metrics._arrays import Float32, Float64
 from parfocal.qc.metrics.parallel import map_bounded
-from parfocal.qc.metrics.restoration import fitted_psnr, scale_target
+from parfocal.qc.metrics.restoration import fitted_psnr, has_range, scale_target
 from parfocal.runtime.errors import InvalidInputError
 
 DEFAULT_SIGMAS: Final = (*np.arange(0.5, 3.0, 0.25).tolist(), *np.arange(3.0, 6.5, 0.5).tolist())
@@ -69,7 +69,7 @@ def best_gaussian_sigma(
     ----------
     pairs
         ``(source, target)``, (Y, X) or (Z, Y, X), taken one by one: any number fits in memory. A stack counts as one
-        image; its slices are filtered and fitted one by one, those with a constant target left out.
+        image; its slices are filtered and fitted one by one, those whose target is constant, or nearly, left out.
     sigmas
         Candidates in pixels, rising.
     workers
@@ -130,7 +130,7 @@ def _planes(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> list[tuple[np
         )
     if source.ndim == 2:
         return [(source, target)]
-    planes = [(s, t) for s, t in zip(source, target, strict=True) if t.size and (t != t.flat[0]).any()]
+    planes = [(s, t) for s, t in zip(source, target, strict=True) if has_range(t)]
     if not planes:
         raise InvalidInputError("The target of a validation stack is constant in every slice; leave it out.")
     return planes

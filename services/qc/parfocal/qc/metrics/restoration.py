@@ -48,6 +48,7 @@ __all__ = [
     "RestorationScore",
     "affine_fit",
     "fitted_psnr",
+    "has_range",
     "psnr_of",
     "scale_target",
     "score_restoration",
@@ -170,6 +171,20 @@ def target_range(target: npt.NDArray[Any]) -> tuple[float, float]:
     return low, high
 
 
+def has_range(target: npt.NDArray[Any], *, name: str | None = None) -> bool:
+    """Return whether a target can be scaled: planes of a stack that cannot are above or below the sample.
+
+    Raises
+    ------
+    InvalidInputError
+        The target is empty, not numeric or not finite.
+    """
+    with naming(name):
+        check_values(target, "target")
+    low, high = percentiles(target, LOW_PERCENTILE, HIGH_PERCENTILE)
+    return high - low > resolution(target)
+
+
 def affine_fit(image: npt.NDArray[Any], target_scaled: Float64, *, name: str | None = None) -> AffineFit:
     """Fit an image to its scaled target by least squares.
 
@@ -283,8 +298,8 @@ def score_stack(
     Returns
     -------
     scores
-        One per slice. None where the target's slice is constant (empty planes above or below the sample): such a
-        slice has no score and is left out of the mean.
+        One per slice. None where the target's slice is constant, or nearly (empty planes above or below the sample):
+        such a slice has no score and is left out of the mean.
     maps
         float32 (Z, Y, X); NaN in slices without a score.
 
@@ -303,9 +318,10 @@ def score_stack(
     maps = RestorationMaps(np.full(image.shape, np.nan, np.float32), np.full(image.shape, np.nan, np.float32))
 
     def score(z: int) -> RestorationScore | None:
-        if target[z].size and (target[z] == target[z].flat[0]).all():
+        plane = f"{label}, slice {z}"
+        if not has_range(target[z], name=plane):
             return None
-        score, plane_maps = score_restoration(image[z], target[z], name=f"{label}, slice {z}")
+        score, plane_maps = score_restoration(image[z], target[z], name=plane)
         maps.ssim[z], maps.rse[z] = plane_maps.ssim, plane_maps.rse
         return score
 

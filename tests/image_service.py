@@ -1,0 +1,144 @@
+"""A running fake service with models, and what tests of PredictImage say to it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from support import ServiceProcess, wait_for
+
+from parfocal import v1
+from parfocal.runtime.jobs.device import Device
+from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.names import model_location
+from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.service import values_struct
+from parfocal.runtime.store import Location
+
+CHUNK = 3 * 2**20
+IDLE_SECONDS = 4.0
+
+
+@dataclass
+class Service:
+    """A running fake service with a quick and a slow model."""
+
+    process: ServiceProcess
+    channel: grpc.Channel
+    dataset: str
+    models: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> v1.JobServiceStub:
+        return v1.JobServiceStub(self.channel)
+
+    @property
+    def state(self) -> Path:
+        return self.process.folder / "state"
+
+    def start_training(self, **parameters: Any) -> v1.Job:
+        spec = v1.TrainingSpec(
+            method="fake-2d",
+            dataset_uri=self.dataset,
+            model=f"m-{uuid.uuid4().hex[:8]}",
+            parameters=values_struct({"epochs": 1, **parameters}),
+        )
+        return self.jobs.StartJob(v1.StartJobRequest(training=spec)).job
+
+    def finish(self, job: v1.Job) -> v1.Job:
+        done = list(self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=60))[-1].job
+        assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
+        return done
+
+    def state_of(self, job: v1.Job) -> int:
+        return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job.state
+
+    def drop(self, job: v1.Job) -> None:
+        """Cancel a job, or let it end if it is that far, and wait until its worker has left the device."""
+        self.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
+        ended = (v1.JOB_STATE_CANCELLED, v1.JOB_STATE_SUCCEEDED)
+        wait_for(lambda: self.state_of(job) in ended, 30, "the end of the job")
+        wait_for(lambda: Device(self.state, "device-0").take(for_job=True), 30, "the device").close()
+
+    def call(self, requests: Iterator[v1.PredictImageRequest]) -> Any:
+        return v1.MethodServiceStub(self.channel).PredictImage(requests, timeout=60)
+
+    def predict(self, pixels: np.ndarray[Any, Any], model: str = "quick", **header: Any) -> list[Any]:
+        return list(self.call(requests_for(pixels, self.models[model], **header)))
+
+    def fails(self, requests: Iterator[v1.PredictImageRequest]) -> grpc.RpcError:
+        with pytest.raises(grpc.RpcError) as caught:
+            list(self.call(requests))
+        return caught.value
+
+    def warm_workers(self) -> list[psutil.Process]:
+        assert self.process.process is not None
+        found = []
+        for child in psutil.Process(self.process.process.pid).children():
+            try:
+                if child.status() != psutil.STATUS_ZOMBIE and "parfocal.runtime.jobs.warm" in child.cmdline():
+                    found.append(child)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def scratch(self) -> list[Path]:
+        """What images have left below the scratch folder."""
+        return list((self.state / "scratch").glob("images-*/*"))
+
+
+def header_of(model: str, image: v1.ImageHeader, **parameters: Any) -> v1.PredictImageRequest:
+    header = v1.PredictImageHeader(model_uri=model, image=image, parameters=values_struct(parameters))
+    return v1.PredictImageRequest(header=header)
+
+
+def requests_for(
+    pixels: np.ndarray[Any, Any], model: str, axes: str = "YX", chunk: int = CHUNK, **parameters: Any
+) -> Iterator[v1.PredictImageRequest]:
+    image = v1.ImageHeader(
+        shape=pixels.shape, dtype=pixels.dtype.name, axes=axes, pixel_size=v1.PixelSize(x=0.1, y=0.2)
+    )
+    yield header_of(model, image, **parameters)
+    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    for start in range(0, len(data), chunk):
+        yield v1.PredictImageRequest(pixels=data[start : start + chunk])
+
+
+def outputs_of(answers: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
+    collected: list[tuple[v1.ImageHeader, bytearray]] = []
+    for answer in answers:
+        if answer.HasField("header"):
+            collected.append((answer.header, bytearray()))
+        elif answer.HasField("pixels"):
+            collected[-1][1].extend(answer.pixels)
+    return {head.name: np.frombuffer(data, head.dtype).reshape(head.shape) for head, data in collected}
+
+
+def image(*shape: int, dtype: str = "uint16") -> np.ndarray[Any, Any]:
+    return np.random.default_rng(3).integers(0, 200, shape).astype(dtype)
+
+
+def publish_variant(store: Any, model: str, name: str, folder: Path, factor: float = 1.0, **parameters: Any) -> str:
+    """Publish a copy of a fake model with another filter or other parameters: quicker than to train it."""
+    manifest = ModelManifest.read(store, Location.parse(model) / MODEL_MANIFEST)
+    store.download(Location.parse(model) / "filter.json", folder / "filter.json")
+    content = json.loads((folder / "filter.json").read_text())
+    content = {key: [factor * value for value in values] for key, values in content.items()}
+    (folder / "filter.json").write_text(json.dumps(content))
+    place = claim_version(store, model_location(store, "default", name), "test")
+    files = upload_files(store, place, folder_files(folder))
+    changed = {
+        "model": name,
+        "version": int(place.name),
+        "files": files,
+        "parameters": {**manifest.parameters, **parameters},
+    }
+    return publish(store, place, MODEL_MANIFEST, manifest.model_copy(update=changed))

@@ -1,0 +1,194 @@
+"""Quality control from the command line: models, images of other programs and datasets judged, models compared."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import Ended
+
+from parfocal.runtime.images import Image, read_image, write_image
+
+
+def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., Ended], dataset: str) -> None:
+    result = run("train", "fake-2d", "--dataset", dataset, "--model", "judged", "-p", "epochs=2")
+    assert result.code == 0, result.err
+    assert "epoch 2 of 2" in result.err
+    for words in ("Prediction", "Input", "Gaussian filter", "PSNR in dB", "Verdict: ", "figure.png", "s3://"):
+        assert words in result.out
+
+
+def test_train_as_json_is_one_object_on_stdout(run: Callable[..., Ended], dataset: str) -> None:
+    values = run("train", "fake-2d", "--dataset", dataset, "--model", "json", "-p", "epochs=1", "--json").json
+    assert values["job"]["state"] == "SUCCEEDED"
+    assert values["evaluation"]["verdict"]["state"] in {"passed", "failed"}
+    assert set(values["evaluation"]["summary"]["metrics"]) == {"prediction", "input", "baseline"}
+
+
+def test_require_pass_decides_the_exit_code(
+    run: Callable[..., Ended], dataset: str, images: Path, tmp_path: Path
+) -> None:
+    # Nothing is learnt in one step so small, so the model cannot pass.
+    arguments = ["train", "fake-2d", "--dataset", dataset, "--model", "poor", "-p", "epochs=1"]
+    arguments += ["-p", "learning_rate=1e-9"]
+    assert run(*arguments).code == 0
+    assert run("evaluate", "--model", "poor", "--dataset", dataset, "--require-pass").code == 5
+    image = images / "test" / "source" / "field_005.tif"
+    refused = run("predict", "--model", "poor", image, "--output", tmp_path / "out", "--require-pass")
+    assert refused.code == 5
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_evaluation_uses_the_prediction_there_is(
+    run: Callable[..., Ended], dataset: str, model: str, tmp_path: Path
+) -> None:
+    assert run("evaluate", "--model", model, "--dataset", dataset).code == 0
+    result = run("evaluate", "--model", model, "--dataset", dataset, "--output", tmp_path / "qc")
+    assert result.code == 0
+    assert "predicted with this model before" in result.err
+    names = {path.relative_to(tmp_path / "qc").as_posix() for path in (tmp_path / "qc").rglob("*") if path.is_file()}
+    assert {"figure.png", "metrics.csv", "summary.json", "report.pdf", "report.html"} <= names
+    assert any(name.startswith("maps/") for name in names)
+
+
+def test_images_of_another_program_are_judged_like_those_of_a_model(
+    run: Callable[..., Ended], dataset: str, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for path in (images / "test" / "target").iterdir():
+        pixels = read_image(path).pixels.astype(np.float32)
+        write_image(folder / f"{path.stem}.tif", Image(pixels + np.roll(pixels, 1, axis=0), "YX"))
+    result = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
+    assert result.code == 0, result.err
+    assert "is not known" in result.out + result.err
+    assert "report.pdf" in result.out
+    next(folder.iterdir()).rename(folder / "other.tif")
+    refused = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
+    assert refused.code == 2
+    assert "other.tif: has the name of no target" in refused.err
+
+
+def test_images_unlike_the_training_images_are_named(
+    run: Callable[..., Ended], model: str, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(images / "test" / "source", folder)
+    changed = min(folder.iterdir())
+    pixels = read_image(changed).pixels.astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 20 * pixels.std(), pixels.shape)
+    write_image(changed, Image((pixels + noise).astype(np.float32), "YX"))
+    result = run("predict", "--model", model, folder, "--output", tmp_path / "out")
+    assert result.code == 0, result.err
+    said = " ".join(result.err.split())
+    assert "are unlike the images the model was trained on" in said
+    assert f"{changed.name}: it is noisier than any training image" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--dataset", "DATASET"), 2, "either a model"),
+        (("--dataset", "DATASET", "--model", "m", "--prediction", "f", "--method", "restoration"), 2, "either a model"),
+        (("--dataset", "DATASET", "--prediction", "f"), 2, "--method"),
+        (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "restoration"), 3, "nowhere"),
+        (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "fake-2d"), 2, "restoration"),
+        (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "dataset"), 2, "dataset check"),
+    ],
+)
+def test_evaluate_says_what_it_needs(
+    run: Callable[..., Ended], dataset: str, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    result = run("evaluate", *(dataset if argument == "DATASET" else argument for argument in arguments))
+    assert result.code == code, result.err
+    assert words in result.err
+
+
+def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
+    run: Callable[..., Ended], dataset: str, model: str, tmp_path: Path
+) -> None:
+    arguments = ["train", "fake-2d", "--dataset", dataset, "--model", "rival", "-p", "epochs=2", "--json"]
+    trained = run(*arguments)
+    evaluated = next(job for job in run("jobs", "list", "--json").json if "evaluation" in job)["id"]
+    rival = f"rival:{trained.json['model']['version']}"
+    result = run("compare", model, rival, "--dataset", dataset, "--output", tmp_path / "compared")
+    assert result.code == 0, result.err
+    assert f"scored before (job {evaluated})" in result.err
+    for words in ("Gaussian filter", "PSNR [dB]", "not shown", f"no difference in PSNR between {model} and {rival} is"):
+        assert words in result.out
+    assert "It takes 9 images for 10 comparisons" in result.err
+    names = {path.name for path in (tmp_path / "compared").iterdir()}
+    assert names == {
+        "figure.png",
+        "images.png",
+        "comparison.csv",
+        "tests.csv",
+        "summary.json",
+        "report.pdf",
+        "report.html",
+    }
+
+    first = next(job for job in run("jobs", "list", "--json").json if "evaluation" in job)["id"]
+    again = run("compare", "--evaluation", first, "--evaluation", evaluated, "-p", "metrics=ssim", "--json")
+    assert again.code == 0, again.err
+    assert {test["metric"] for test in again.json["summary"]["tests"]} == {"SSIM"}
+    assert {each["name"] for each in again.json["summary"]["competitors"][:2]} == {model, rival}
+    job = again.json["job"]["id"]
+    assert run("jobs", "download", job, "--output", tmp_path / "again").code == 0
+    refused = run("compare", model, "--evaluation", job, "--dataset", dataset)
+    assert refused.code == 2
+    assert f"The job {job} is no evaluation" in refused.err
+
+
+def test_quality_control_of_a_dataset_prints_findings_and_brings_the_sheets(
+    run: Callable[..., Ended], images: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "leaking"))
+    for role in ("source", "target"):
+        seen = sorted((folder / "train" / role).iterdir())[0]
+        shutil.copy(seen, folder / "test" / role / "copy.tif")
+    name = f"leaking:{run('dataset', 'create', 'leaking', folder, '--json').json['version']}"
+    before = run("dataset", "check", name)
+    assert before.code == 0
+    assert "all there" in before.out
+    assert f"dataset check {name} --qc" in before.err
+    result = run("dataset", "check", name, "--qc", "--output", tmp_path / "qc")
+    assert result.code == 0, result.err
+    for words in ("error", "leak", "test/source/copy", "good for restoration", "fake-2d", "thumbnails.png"):
+        assert words in result.out
+    names = {path.name for path in (tmp_path / "qc").iterdir()}
+    assert names == {
+        "findings.csv",
+        "images.csv",
+        "summary.json",
+        "thumbnails.png",
+        "thumbnails_2.png",
+        "report.pdf",
+        "report.html",
+    }
+    again = run("dataset", "check", name, "--qc", "--json")
+    assert "before" in again.err
+    assert again.json["summary"]["counts"]["error"] == 2
+    assert "leak" in run("dataset", "check", name).out
+    assert "evaluate leaking" in run("jobs", "list").out
+
+
+def test_quality_control_of_a_folder_says_how_to_store_it(run: Callable[..., Ended], images: Path) -> None:
+    result = run("dataset", "check", images, "--qc", "--axes", "zyx")
+    assert result.code == 2
+    assert f"parfocal dataset create NAME {images} --axes ZYX" in result.err
+
+
+def test_a_dataset_without_test_images_cannot_judge(run: Callable[..., Ended], images: Path) -> None:
+    created = run("dataset", "create", "untested", images / "train")
+    assert created.code == 0
+    assert "no test images" in created.err
+    trained = run("train", "fake-2d", "--dataset", "untested", "--model", "untested", "-p", "epochs=1")
+    assert trained.code == 0
+    assert "cannot judge" in trained.err
+    judged = run("evaluate", "--model", "untested", "--dataset", "untested")
+    assert judged.code == 2
+    assert "no test images" in judged.err
