@@ -13,11 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from parfocal.qc.figures import save_png
+from parfocal.qc.instance_figures import overlay_figure
+from parfocal.qc.instances import distance_values
 from parfocal.qc.metrics.boundaries import boundary_distances
 from parfocal.qc.metrics.instances import overlap, score_instances
 from parfocal.qc.metrics.outcomes import ERROR_CODES, error_map, outcome_layers
+from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images import PixelSize
 
 Labels = NDArray[np.int64]
 
@@ -190,3 +195,42 @@ def test_classes_need_targets_and_keep_equal_sizes_together() -> None:
     assert size_classes([target_outcomes(empty, empty.match(0.5))]) == ()
     equal = np.array([[25.0, 0.8]] * 5)
     assert [each.targets for each in size_classes([equal])] == [5]
+
+
+@pytest.mark.parametrize("pixel_size", [PixelSize(0.13, 0.13, 0.13), PixelSize(0.13, 0.13, 0.5)])
+@pytest.mark.parametrize("shape", [(48, 56), (12, 30, 26)])
+def test_distances_in_micrometres_are_the_measured_ones_also_where_pixels_are_scaled(
+    shape: tuple[int, ...], pixel_size: PixelSize
+) -> None:
+    target = blobs(2, shape)
+    prediction = np.roll(target, 1, axis=-1)
+    matches = overlap(target, prediction, name="a").match(0.3)
+    assert matches.pairs
+    values = distance_values(target, prediction, matches, pixel_size)
+    measured = boundary_distances(target, prediction, matches, pixel_size.lengths(len(shape)))
+    in_pixels = boundary_distances(target, prediction, matches)
+    assert values == pytest.approx(
+        {
+            "boundary_px": in_pixels.mean.mean(),
+            "hausdorff_95_px": in_pixels.hausdorff_95.mean(),
+            "boundary_um": measured.mean.mean(),
+            "hausdorff_95_um": measured.hausdorff_95.mean(),
+        },
+        rel=1e-12,
+    )
+
+
+def test_overlays_drawn_in_threads_are_those_drawn_alone(tmp_path: Path) -> None:
+    def draw(task: tuple[str, int]) -> bytes:
+        folder, seed = task
+        target = blobs(seed)
+        prediction = np.roll(target, 2, axis=1)
+        score = score_instances(target, prediction, name="a")
+        path = tmp_path / f"{folder}{seed}.png"
+        figure = overlay_figure(target, target, prediction, score, score.overlap.match(0.5), name=f"field µ{seed}")
+        save_png(figure, path)
+        return path.read_bytes()
+
+    alone = [draw(("alone", seed)) for seed in range(24)]
+    assert len(set(alone)) == 24
+    assert list(map_bounded(draw, [("threads", seed) for seed in range(24)], 8)) == alone

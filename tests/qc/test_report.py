@@ -21,7 +21,7 @@ from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.report.scores import read_scores
 from parfocal.qc.summary import KINDS, MetricsRow, judge, summarise, summary_json, write_metrics_csv
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.manifests import DatasetManifest, ModelManifest
+from parfocal.runtime.manifests import ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"
 
@@ -63,8 +63,7 @@ def evaluation(tmp_path: Path) -> Evaluation:
         job="job-1",
         title="Restoration QC",
         citation="von Chamier 2021",
-        dataset=DatasetManifest(project="p", dataset="w2s", version=2, images=()),
-        split="test",
+        images_of="test images of the dataset w2s, version 2",
         model=model,
         verdict=verdict,
         thresholds=RestorationParameters(),
@@ -128,14 +127,20 @@ def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Eva
     (evaluation.folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
     write_metrics_csv(evaluation.folder / "metrics.csv", everything)
     save_png(Figure(figsize=(3, 3)), evaluation.folder / "figure_target_DAPI.png")
+    save_png(Figure(figsize=(3, 2)), evaluation.folder / "examples_target_DAPI.png")
     write_report(evaluation_report(evaluation), evaluation.folder)
-    words = page_of(evaluation.folder).words
-    assert "3, test images of dataset" in words
+    page = page_of(evaluation.folder)
+    words = page.words
+    pictures = [base64.b64decode(link.partition(",")[2]) for link in page.links]
+    of_dapi = [(evaluation.folder / f"{name}_target_DAPI.png").read_bytes() for name in ("figure", "examples")]
+    assert pictures[-2:] == of_dapi  # the first target has no picture of examples
+    assert len(pictures) == 5
+    assert "3 test images of the dataset" in words
     assert "target: PSNR in dB 31.00 ± 1.00" in words
     assert "target_DAPI: PSNR in dB 16.00 ± 1.00" in words
     assert "evaluated on 3 test images" in words
-    assert f"{summaries['target'].worst.image}, the worst of the 3 test images." in words
-    assert f"{summaries['target_DAPI'].worst.image}, the worst of the 3 test images." in words
+    assert f"{summaries['target'].worst.image}, the worst of the 3 images." in words
+    assert f"{summaries['target_DAPI'].worst.image}, the worst of the 3 images." in words
 
 
 def test_an_imported_model_is_not_said_to_be_trained_here(evaluation: Evaluation) -> None:

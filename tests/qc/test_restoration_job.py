@@ -101,6 +101,10 @@ def test_images_have_all_numbers(evaluate: Any, s3: Any, pairs_folder: Path) -> 
         assert row["SSIM of the volume [-1..1]"] == ""
     curves = list(csv.DictReader(io.StringIO(published(s3, job, "frc.csv"))))
     assert {(row["image"], row["kind"]) for row in curves} == {(row["image"], row["kind"]) for row in rows}
+    result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    assert {"frc.png", "figure.png", "examples.png", "report.pdf", "report.html"} <= {
+        entry.name for entry in result.files
+    }
     assert float(curves[0]["frequency [1/µm]"]) == pytest.approx(10 * float(curves[0]["frequency [1/pixel]"]), rel=1e-5)
 
 
@@ -125,7 +129,6 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
         data_range=1,
     )
     assert float(row["SSIM of the volume [-1..1]"]) == pytest.approx(expected, abs=1e-6)
-    assert (
-        ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST).verdict["state"]
-        == "passed"
-    )
+    result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    assert result.verdict["state"] == "passed"
+    assert "examples.png" in {entry.name for entry in result.files}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from parfocal.runtime import normaliser as module
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.normaliser import Normaliser, NormaliserConstants, Quantiles, training_quantiles
+from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.gamma(2, 300, (60, 70)).astype(np.uint16)
@@ -132,17 +132,3 @@ def test_rule_and_constants_survive_the_model_record() -> None:
     constants = rule.fit(RNG.random((3, 9, 9)), "CYX")
     assert Normaliser.model_validate_json(rule.model_dump_json()) == rule
     assert NormaliserConstants.model_validate_json(constants.model_dump_json()) == constants
-
-
-def test_training_quantiles_are_those_of_the_pooled_pixels() -> None:
-    images = [RNG.gamma(2, 100, (80, 90)), RNG.gamma(3, 200, (80, 90))]
-    found = training_quantiles(images)
-    expected = np.percentile(np.stack(images), found.levels)
-    np.testing.assert_allclose(found.values, expected, rtol=0.01, atol=1)
-    assert Quantiles.model_validate_json(found.model_dump_json()) == found
-
-
-def test_a_large_image_weighs_no_more_than_a_small_one() -> None:
-    dark, bright = np.zeros((300, 300)), np.full((30, 30), 10.0)
-    found = dict(zip((25.0, 75.0), training_quantiles([dark, bright], (25, 75)).values, strict=True))
-    assert found == {25.0: 0.0, 75.0: 10.0}

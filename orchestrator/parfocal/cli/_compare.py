@@ -149,14 +149,13 @@ def _dataset_uri(client: Client, dataset: str, split: str) -> str:
 def _method(client: Client, models: Sequence[str], evaluations: Sequence[ResultManifest]) -> v1.Method:
     """Return the evaluation method that suits all models and made all evaluations."""
     from parfocal import v1
-    from parfocal.cli._work import evaluation_method
     from parfocal.client.models import read_model
     from parfocal.runtime.errors import InvalidInputError, UnavailableError
 
     makers = {result.method: f"the evaluation {result.job}" for result in evaluations}
     for model in models:
         made_by = read_model(client, model).manifest.method
-        method = evaluation_method(client, client.method(made_by).task)
+        method = client.evaluation_method(client.method(made_by).task)
         if method is None or v1.JOB_KIND_COMPARISON not in method.job_kinds:
             raise UnavailableError(
                 f"No service compares models of {made_by}. Check that the QC service runs (`parfocal status`)."

@@ -100,7 +100,7 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
     from parfocal.client.results import read_result, result_uri
 
     manifest, uri = read(client, name)
-    method = _work.evaluation_method(client, v1.TASK_DATASET)
+    method = client.evaluation_method(v1.TASK_DATASET, targets=False)
     if method is None:
         raise UnavailableError(
             "No service offers quality control of datasets. Check that the QC service runs (`parfocal status`)."

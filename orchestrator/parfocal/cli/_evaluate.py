@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     help="Instead of a model: images that any other program predicted, under the names of the test images.",
 )
 @click.option("--method", metavar="NAME", help="With --prediction: how to judge, e.g. restoration or instances.")
-@click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="Whose test images to judge by.")
+@click.option("--dataset", metavar="NAME[:VERSION]", help="Whose test images to judge by.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Instead of a dataset: an image or a folder of images without targets. Restored images are judged by what "
+    "was taken away from them.",
+)
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download report, maps and tables.")
 @PARAMETERS
 @click.option("--again", is_flag=True, help="Predict and score again even if there is a result.")
@@ -35,7 +42,8 @@ def evaluate(
     model: str | None,
     prediction: Path | None,
     method: str | None,
-    dataset: str,
+    dataset: str | None,
+    images: Path | None,
     output: Path | None,
     parameters: tuple[str, ...],
     again: bool,
@@ -44,32 +52,28 @@ def evaluate(
 ) -> None:
     """Judge a model by images it has not learnt from, beside its input or a method that needs no training.
 
-    With --prediction the images in FOLDER are judged, whatever program made them. The parameters (-p) are the
+    With --prediction the images in FOLDER are judged, whatever program made them. With --images no targets are needed;
+    that can refute a restoration but not prove it, and the model keeps the verdict it has. The parameters (-p) are the
     thresholds of the verdict: `parfocal methods restoration` lists them.
     """
     app = current_app()
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json, say
-    from parfocal.client.datasets import read_dataset
     from parfocal.client.results import result_uri
-    from parfocal.runtime.errors import InvalidInputError
 
     if (model is None) == (prediction is None):
         raise click.UsageError("Name either a model (--model) or a folder of predicted images (--prediction).")
-    if (method is None) != (prediction is None):
+    if (dataset is None) == (images is None):
+        raise click.UsageError("Name either a dataset (--dataset) or images without targets (--images).")
+    if method is not None and prediction is None:
         raise click.UsageError("--method says how to judge the images of --prediction; a model brings its own.")
+    if method is None and prediction is not None and dataset is not None:
+        raise click.UsageError("Say with --method how to judge the images, e.g. --method restoration.")
     with app.client() as client:
-        manifest = read_dataset(client, dataset)
-        if not manifest.select("test", "target"):
-            raise InvalidInputError(
-                f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images to judge by. Create "
-                "it again with pairs in test/source and test/target."
-            )
-        if model is not None:
-            job = _judge_model(app, client, model, manifest, parameters, again=again)
+        if images is not None:
+            job = _judge_without_targets(app, client, images, model, prediction, method, parameters)
         else:
-            assert prediction is not None
-            job = _judge_images(app, client, prediction, str(method), manifest, parameters)
+            job = _judge_by_dataset(app, client, str(dataset), model, prediction, method, parameters, again=again)
         uri = result_uri(job)
         if output is not None:
             _work.download_evaluation(client, job, output, overwrite=overwrite)
@@ -86,6 +90,72 @@ def evaluate(
         _work.require_pass(verdict, require_pass)
 
 
+def _judge_by_dataset(
+    app: App,
+    client: Client,
+    dataset: str,
+    model: str | None,
+    prediction: Path | None,
+    method: str | None,
+    parameters: tuple[str, ...],
+    *,
+    again: bool,
+) -> v1.Job:
+    from parfocal.client.datasets import read_dataset
+    from parfocal.runtime.errors import InvalidInputError
+
+    manifest = read_dataset(client, dataset)
+    if not manifest.select("test", "target"):
+        raise InvalidInputError(
+            f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images to judge by. Create "
+            "it again with pairs in test/source and test/target."
+        )
+    if model is not None:
+        return _judge_model(app, client, model, manifest, parameters, again=again)
+    assert prediction is not None
+    return _judge_images(app, client, prediction, str(method), manifest, parameters)
+
+
+def _judge_without_targets(
+    app: App,
+    client: Client,
+    images: Path,
+    model: str | None,
+    prediction: Path | None,
+    name: str | None,
+    parameters: tuple[str, ...],
+) -> v1.Job:
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.cli._progress import transfer
+    from parfocal.client.models import read_model
+    from parfocal.client.predictions import publish_predicted_images
+    from parfocal.client.requests import evaluation_request
+    from parfocal.client.results import find_inputs
+    from parfocal.runtime.errors import InvalidInputError
+
+    summary = None if model is None else read_model(client, model)
+    task = v1.TASK_RESTORATION if summary is None else client.method(summary.manifest.method).task
+    method = client.evaluation_method(task, targets=False)
+    if method is None or name not in {None, method.name}:
+        what = name or (summary.manifest.method if summary is not None else "restored images")
+        raise InvalidInputError(
+            f"There is no quality control without targets for {what}: make a dataset with test images and their "
+            "targets, and judge by it (--dataset)."
+        )
+    values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
+    if summary is not None:
+        predicting = _work.start_prediction(client, summary, find_inputs(images))
+        uri = _work.output_uri(_work.finish(app, client, predicting, "Predicting"), "result")
+    else:
+        assert prediction is not None
+        with transfer("Uploading") as on_progress:
+            uri = publish_predicted_images(client, prediction, images, on_progress=on_progress)
+    job = client.start(evaluation_request(method.name, uri, "", values, split=""))
+    return _work.finish(app, client, job, "Quality control")
+
+
 def _judge_model(
     app: App, client: Client, model: str, dataset: DatasetManifest, parameters: tuple[str, ...], *, again: bool
 ) -> v1.Job:
@@ -96,7 +166,7 @@ def _judge_model(
     from parfocal.runtime.errors import UnavailableError
 
     summary = read_model(client, model)
-    method = _work.evaluation_method(client, client.method(summary.manifest.method).task)
+    method = client.evaluation_method(client.method(summary.manifest.method).task)
     if method is None:
         raise UnavailableError(
             f"No service offers quality control for models of {summary.manifest.method}. Check that the QC service "
@@ -123,12 +193,14 @@ def _judge_images(
         raise InvalidInputError(
             f"{name} judges a dataset by itself, not predictions: `parfocal dataset check {dataset.dataset} --qc`."
         )
+    if method.data_requirements.target == v1.TARGET_KIND_NONE:
+        raise InvalidInputError(f"{name} judges without targets: name the inputs with --images, not a dataset.")
     if v1.JOB_KIND_EVALUATION not in method.job_kinds:
         offered = (
             each.name
             for info in client.services()
             for each in info.methods
-            if v1.JOB_KIND_EVALUATION in each.job_kinds and each.task != v1.TASK_DATASET
+            if v1.JOB_KIND_EVALUATION in each.job_kinds and each.data_requirements.target != v1.TARGET_KIND_NONE
         )
         raise InvalidInputError(f"{name} does not judge images. Methods that do: {', '.join(sorted(offered))}.")
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)

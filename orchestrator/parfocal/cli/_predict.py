@@ -44,12 +44,9 @@ def predict(
     from parfocal import v1
     from parfocal.cli import _work
     from parfocal.cli._parameters import parse_parameters, schema_of
-    from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_json, say
     from parfocal.client.models import read_model
-    from parfocal.client.requests import prediction_request
-    from parfocal.client.results import find_inputs, upload_inputs
-    from parfocal.runtime.names import new_request_id
+    from parfocal.client.results import find_inputs
 
     paths = find_inputs(input)
     _refuse_to_replace(paths, output, overwrite=overwrite)
@@ -59,11 +56,7 @@ def predict(
         _work.require_pass(summary.verdict, require_pass)
         method = client.method(summary.manifest.method)
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
-        request_id = new_request_id(f"predict-{summary.manifest.model}")
-        with transfer("Uploading") as on_progress:
-            uri = upload_inputs(client, request_id, paths, on_progress=on_progress)
-        request = prediction_request(summary.uri, uri, values, request_id=request_id)
-        job = _work.start_or_join(client, request, again=True)
+        job = _work.start_prediction(client, summary, paths, values)
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})

@@ -84,7 +84,7 @@ def judge(app: App, client: Client, method: v1.Method, model_uri: str, dataset_u
 
     if not _work.check_test_images(DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)):
         return None
-    evaluation = _work.evaluation_method(client, method.task)
+    evaluation = client.evaluation_method(method.task)
     if evaluation is None:
         warn("No service for quality control answers, so the model was not judged; `parfocal evaluate` does it later.")
         return None

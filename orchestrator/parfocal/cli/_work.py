@@ -14,11 +14,11 @@ from parfocal.cli._render import print_json, print_table, print_verdict, say, wa
 from parfocal.runtime.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from parfocal import v1
     from parfocal.client import Client
-    from parfocal.client.models import Verdict
+    from parfocal.client.models import ModelSummary, Verdict
     from parfocal.runtime.manifests import DatasetManifest, ResultManifest
 
 
@@ -107,17 +107,6 @@ def output_uri(job: v1.Job, kind: str) -> str:
     raise NotFoundError(f"The job {job.id} published no {kind}.")
 
 
-def evaluation_method(client: Client, task: int) -> v1.Method | None:
-    """Return the evaluation method for what a method makes, or None if no service offers one."""
-    from parfocal import v1
-
-    for info in client.services():
-        for method in info.methods:
-            if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == task:
-                return method
-    return None
-
-
 def predict_split(app: App, client: Client, model_uri: str, dataset_uri: str, split: str, *, again: bool) -> str:
     """Return the published prediction of one split of a dataset, made now unless there is one."""
     from parfocal import v1
@@ -131,6 +120,20 @@ def predict_split(app: App, client: Client, model_uri: str, dataset_uri: str, sp
                 return output_uri(job, "result")
     job = start_or_join(client, request, again=again)
     return output_uri(finish(app, client, job, f"Predicting {split} images"), "result")
+
+
+def start_prediction(
+    client: Client, model: ModelSummary, paths: Sequence[Path], parameters: Mapping[str, Any] | None = None
+) -> v1.Job:
+    """Upload images and start a job that applies a model to them."""
+    from parfocal.client.requests import prediction_request
+    from parfocal.client.results import upload_inputs
+    from parfocal.runtime.names import new_request_id
+
+    request_id = new_request_id(f"predict-{model.manifest.model}")
+    with transfer("Uploading") as on_progress:
+        uri = upload_inputs(client, request_id, paths, on_progress=on_progress)
+    return start_or_join(client, prediction_request(model.uri, uri, parameters, request_id=request_id), again=True)
 
 
 def run_evaluation(
@@ -224,7 +227,7 @@ def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
     print_table(
         columns,
         rows,
-        title=f"{target + ': ' if target else ''}{images} test image{'' if images == 1 else 's'}",
+        title=f"{target + ': ' if target else ''}{images} image{'' if images == 1 else 's'}",
         numbers=columns[1:],
     )
     say(summary["note"])

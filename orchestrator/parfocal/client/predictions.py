@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
-from parfocal.client.results import find_inputs, input_stem
+from parfocal.client.results import find_inputs, input_stem, upload_inputs
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images import inspect_image
@@ -15,12 +16,11 @@ from parfocal.runtime.manifests import (
     RESULT_MANIFEST,
     DatasetManifest,
     FileEntry,
-    ImageEntry,
     ResultFile,
     ResultManifest,
 )
 from parfocal.runtime.names import new_request_id, result_location
-from parfocal.runtime.publish import publish, upload_files
+from parfocal.runtime.publish import publish, sha256_of, upload_files
 
 _SHOWN = 5
 _METHOD = "external"
@@ -62,51 +62,110 @@ def publish_prediction(
             f"{', '.join(list(targets)[:_SHOWN])}{' …' if len(targets) > _SHOWN else ''}. Give predictions the names "
             "of the images that they were predicted from."
         )
-    job = new_request_id("prediction")
-    place = result_location(client.store, client.project, job)
-    entries: dict[str, FileEntry] = {}
-    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-        readable = {
-            stem: convert(path, Path(scratch)) if is_makers_format(path) else path for stem, path in paths.items()
-        }
-        _check(folder, name, readable, targets)
-
-        def send(stem: str) -> None:
-            path = readable[stem]
-            entries[stem] = upload_files(client.store, place, [(path, f"{stem}{path.suffix.lower()}")])[0]
-
-        for_each([(path.name, stem) for stem, path in readable.items()], send, on_progress)
     sources = {image.stem: image.file for image in dataset.select(split, "source")}
     digests = {entry.name: entry.sha256 for entry in dataset.files}
+    inputs = {stem: (file, digests[file]) for stem, file in sources.items()}
+    job = new_request_id("prediction")
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        readable = _readable(paths, Path(scratch))
+        _check(folder, name, readable, {stem: image.shape for stem, image in targets.items()}, "target")
+        return _publish(client, job, readable, client.dataset_uri(name), split, inputs, on_progress)
+
+
+def publish_predicted_images(
+    client: Client, folder: Path, images: Path, *, on_progress: OnProgress = no_progress
+) -> str:
+    """Publish a folder of predicted images together with the images they were made from, and return its address.
+
+    Parameters
+    ----------
+    folder
+        Predicted images with the names of their inputs, but for the ending, and of their shapes.
+    images
+        The inputs: a folder, or one image.
+    on_progress
+        Called after each uploaded image.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such folder.
+    InvalidInputError
+        An image cannot be read, has the name of no input or another shape, or none has an input. Nothing is published.
+    """
+    inputs = {input_stem(path): path for path in find_inputs(images)}
+    paths = {input_stem(path): path for path in find_inputs(folder)}
+    if not paths.keys() & inputs.keys():
+        raise InvalidInputError(
+            f"No image in {folder} has the name of an image in {images}, which has {', '.join(list(inputs)[:_SHOWN])}"
+            f"{' …' if len(inputs) > _SHOWN else ''}. Give predictions the names of the images they were made from."
+        )
+    job = new_request_id("prediction")
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        readable = _readable(paths, Path(scratch) / "predicted")
+        originals = _readable({stem: path for stem, path in inputs.items() if stem in paths}, Path(scratch) / "inputs")
+        shapes = {stem: inspect_image(path).shape for stem, path in originals.items()}
+        _check(folder, str(images), readable, shapes, "input")
+        uri = upload_inputs(client, job, list(originals.values()), on_progress=on_progress)
+        digests = {stem: (path.name, sha256_of(path)) for stem, path in originals.items()}
+        return _publish(client, job, readable, uri, "", digests, on_progress)
+
+
+def _readable(paths: Mapping[str, Path], scratch: Path) -> dict[str, Path]:
+    """Return the images in formats that can be read everywhere, converted to `scratch` where they are not."""
+    scratch.mkdir(exist_ok=True)
+    return {stem: convert(path, scratch) if is_makers_format(path) else path for stem, path in paths.items()}
+
+
+def _publish(
+    client: Client,
+    job: str,
+    paths: Mapping[str, Path],
+    input_uri: str,
+    split: str,
+    inputs: Mapping[str, tuple[str, str]],
+    on_progress: OnProgress,
+) -> str:
+    """Publish predicted images by stem; `inputs` gives name and digest of what each was made from."""
+    place = result_location(client.store, client.project, job)
+    entries: dict[str, FileEntry] = {}
+
+    def send(stem: str) -> None:
+        path = paths[stem]
+        entries[stem] = upload_files(client.store, place, [(path, f"{stem}{path.suffix.lower()}")])[0]
+
+    for_each([(path.name, stem) for stem, path in paths.items()], send, on_progress)
     manifest = ResultManifest(
         project=client.project,
         job=job,
         service=_METHOD,
         method=_METHOD,
         kind="prediction",
-        input_uri=client.dataset_uri(name),
+        input_uri=input_uri,
         split=split,
         files=tuple(entries[stem] for stem in sorted(entries)),
         images=tuple(
-            ResultFile(
-                input=sources[stem], input_sha256=digests[sources[stem]], outputs={"prediction": entries[stem].name}
-            )
+            ResultFile(input=inputs[stem][0], input_sha256=inputs[stem][1], outputs={"prediction": entries[stem].name})
             for stem in sorted(entries)
         ),
     )
     return publish(client.store, place, RESULT_MANIFEST, manifest)
 
 
-def _check(folder: Path, name: str, paths: dict[str, Path], targets: dict[str, ImageEntry]) -> None:
-    """Raise InvalidInputError naming every image that is no prediction of a target."""
+def _check(
+    folder: Path, name: str, paths: Mapping[str, Path], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> None:
+    """Raise InvalidInputError naming every image that has no `what` of its name and shape."""
     problems = []
     for stem, path in paths.items():
-        if stem not in targets:
-            problems.append(Violation(path.name, "has the name of no target; take it away or name it after its input."))
+        if stem not in shapes:
+            problems.append(
+                Violation(path.name, f"has the name of no {what}; take it away or name it after its input.")
+            )
             continue
         shape = inspect_image(path).shape
-        if shape != targets[stem].shape:
-            problems.append(Violation(path.name, f"has shape {shape}, but its target {targets[stem].shape}."))
+        if shape != shapes[stem]:
+            problems.append(Violation(path.name, f"has shape {shape}, but its {what} {shapes[stem]}."))
     if problems:
         lines = [f"- {problem.field}: {problem.description}" for problem in problems[:_SHOWN]]
         lines += [f"- and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []

@@ -157,15 +157,6 @@ def predict_split(
     )
 
 
-def evaluation_method(client: Client, task: v1.Task.ValueType) -> v1.Method | None:
-    """Return the quality control for a task, or None where no service offers any."""
-    for info in client.services():
-        for method in info.methods:
-            if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == task:
-                return method
-    return None
-
-
 def evaluate_model(
     client: Client,
     run: Run,

@@ -86,7 +86,7 @@ def _train(
     )
     model_uri = _work.model_uri_of(training)
     notes = list(checked.notes)
-    quality = _work.evaluation_method(client, method.task)
+    quality = client.evaluation_method(method.task)
     prediction = evaluation = None
     if quality is None:
         notes.append("No service of this installation offers quality control for this kind of model.")

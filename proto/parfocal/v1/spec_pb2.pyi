@@ -137,7 +137,9 @@ class EvaluationSpec(google.protobuf.message.Message):
     judge a dataset alone.
     """
     dataset_uri: builtins.str
-    """Published dataset version with sources and targets."""
+    """Published dataset version with sources and targets. Empty for methods that judge a prediction without targets, by the
+    images it was made from, which its result names.
+    """
     split: builtins.str
     """Part of the dataset that was predicted: "test" or "train"; empty means "test", or all parts where a dataset is judged
     alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from parfocal.care.parameters import CareParameters
 from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.uncertainty import calibrate_uncertainty
 
 
 class Care(ImageImplementation):
@@ -67,6 +69,19 @@ class Care(ImageImplementation):
         if parameters.probabilistic:
             images["uncertainty"] = (output[..., len(channels.targets)], False)
         return images
+
+    def calibrate(
+        self,
+        folder: Path,
+        parameters: CareParameters,
+        channels: Channels,
+        images: Iterable[tuple[NDArray[np.float32], NDArray[Any]]],
+    ) -> dict[str, float]:
+        """Return the factor that makes the uncertainty as large as the errors on the validation images."""
+        if not parameters.probabilistic:
+            return {}
+        learner = self.load(folder, parameters, channels, "best")
+        return calibrate_uncertainty(self, learner, parameters, channels, images)
 
     def _config(self, parameters: CareParameters, channels: Channels) -> Any:
         return Config(

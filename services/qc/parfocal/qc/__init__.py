@@ -1,7 +1,7 @@
 """Quality control: metrics, error maps, reports and a verdict on any prediction, whoever made it.
 
-`metrics/` are pure functions on arrays; `evaluation.py` (restoration and translation), `instances.py`, `semantic.py`,
-`comparison.py` and `dataset/job.py` are what workers run.
+`metrics/` are pure functions on arrays; `evaluation.py` (restoration and translation), `residuals.py`, `instances.py`,
+`semantic.py`, `comparison.py` and `dataset/job.py` are what workers run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from parfocal.qc.parameters import (
     ImageComparisonParameters,
     InstanceComparisonParameters,
     InstanceParameters,
+    ResidualParameters,
     RestorationParameters,
     SemanticComparisonParameters,
     SemanticParameters,
@@ -44,6 +45,37 @@ RESTORATION = Method(
     ),
     licence="BSD-3-Clause",
     documentation="docs/methods/restoration-qc.md",
+)
+
+RESIDUALS = Method(
+    name="residuals",
+    title="Residual QC",
+    task=v1.TASK_RESTORATION,
+    summary="""
+        Looks at restored images without targets: what was taken away from each input should be noise and nothing else.
+        Whiteness of the residual, structures in it, where prediction and input contradict each other, and how much
+        noise is left, beside the Gaussian filter that suits the images best; maps; a verdict in words. It can refute
+        a restoration, but not prove it.
+    """,
+    axes="YX",
+    target=v1.TARGET_KIND_NONE,
+    work={
+        v1.JOB_KIND_EVALUATION: Work(
+            ResidualParameters, "parfocal.qc.residuals:evaluate", needs_device=False, needs_targets=False
+        ),
+    },
+    data="""
+        Restored images and the grey images they were made from. The noise of neighbouring pixels must be independent,
+        as it is in raw images of a camera or detector.
+    """,
+    minimum_images=1,
+    recommended_images=3,
+    citation=(
+        "Batson J, Royer L. Noise2Self: blind denoising by self-supervision. Proceedings of the 36th International "
+        "Conference on Machine Learning, PMLR 97, 524-533 (2019). http://proceedings.mlr.press/v97/batson19a.html"
+    ),
+    licence="BSD-3-Clause",
+    documentation="docs/methods/residuals-qc.md",
 )
 
 TRANSLATION = Method(
@@ -149,6 +181,6 @@ DATASET = Method(
 
 SERVICE = Service(
     name="qc",
-    methods=(RESTORATION, TRANSLATION, INSTANCES, SEMANTIC, DATASET),
+    methods=(RESTORATION, RESIDUALS, TRANSLATION, INSTANCES, SEMANTIC, DATASET),
     packages=("scikit-image", "scipy", "matplotlib"),
 )

@@ -6,12 +6,13 @@ Scoring streams: at any time only as many images are in memory as there are thre
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from parfocal import v1
+from parfocal.qc.examples_figure import Example, examples_figure
 from parfocal.qc.figures import restoration_figure, save_png
 from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
 from parfocal.qc.metrics.baseline import best_gaussian_sigma
@@ -19,7 +20,8 @@ from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.linear import fit_linear_predictor
 from parfocal.qc.metrics.restoration import scale_target, score_scaled
 from parfocal.qc.parameters import RestorationParameters, TranslationParameters
-from parfocal.qc.scoring import Baseline, mean_values, score_items, versions
+from parfocal.qc.scoring import Baseline, mean_values, score_items, shown_input, versions
+from parfocal.qc.statistics import ImageScore
 from parfocal.qc.summary import KINDS, MetricsRow, Verdict, judge, summarise, summary_json, write_metrics_csv
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
@@ -92,8 +94,12 @@ class _Evaluation:
         (folder / "summary.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
         for role, summary in self._by_role.items():
             # The worst image, so that nobody is shown a lucky one.
-            item = next(item for item in self._inputs.items if item.label == summary.worst.image)
-            self._draw(item, folder / ("figure.png" if role == self._roles[0] else f"figure_{role}.png"))
+            item = self._item(summary.worst.image)
+            suffix = "" if role == self._roles[0] else f"_{role}"
+            self._draw(item, folder / f"figure{suffix}.png")
+            examples = [self._example(*each) for each in typical(summary.scores["prediction"]).items()]
+            if examples:
+                save_png(examples_figure(examples), folder / f"examples{suffix}.png")
         by_image = {item.label: self._mean(item) for item in self._inputs.items}
         publish_evaluation(self._context, self._inputs, folder, verdict, self._metrics, by_image)
 
@@ -103,8 +109,7 @@ class _Evaluation:
         images = dict(versions(item, self._baselines[item.role], target.ndim))
         mask = foreground.mask
         if target.ndim == 3:
-            planes = [row for row in self._rows if row.image == item.label and row.kind == "prediction"]
-            index = min(planes, key=lambda row: row.score.ssim).slice
+            index = self._planes(item)[0]
             target, mask, images = target[index], mask[index], {kind: image[index] for kind, image in images.items()}
         scaled = scale_target(target)
         scored = {str(kind): score_scaled(image, scaled) for kind, image in images.items()}
@@ -123,9 +128,42 @@ class _Evaluation:
         FigureCanvasAgg(figure)
         save_png(figure, path)
 
+    def _example(self, why: str, label: str) -> Example:
+        item = self._item(label)
+        target, prediction = read_image(item.target).pixels, read_image(item.prediction).pixels
+        source = shown_input(read_image(item.source).pixels, target.ndim)
+        heading = f"{why.capitalize()} image: {label}"
+        if target.ndim == 3:
+            planes = self._planes(item)
+            index = planes[(len(planes) - 1) // 2]
+            heading += f", its median plane {index}"
+            source, target, prediction = source[index], target[index], prediction[index]
+        scaled = scale_target(target)
+        score, maps = score_scaled(prediction, scaled)
+        input_score, _ = score_scaled(source, scaled)
+        return Example(heading, source, prediction, target, maps.rse, input_score, score, item.pixel_size)
+
+    def _item(self, label: str) -> Item:
+        return next(item for item in self._inputs.items if item.label == label)
+
+    def _planes(self, item: Item) -> list[int]:
+        """Return the planes of a stack that have a score, the worst first."""
+        rows = [row for row in self._rows if row.image == item.label and row.kind == "prediction"]
+        return [row.slice for row in sorted(rows, key=lambda row: row.score.ssim) if row.slice is not None]
+
     def _mean(self, item: Item) -> dict[str, float]:
         rows = [row for row in self._rows if row.image == item.label and row.kind == "prediction"]
         return mean_values(rows, ("psnr", "ssim", "ssim_inside"))
+
+
+def typical(scores: Sequence[ImageScore]) -> dict[str, str]:
+    """Return the names of the best and the median image by SSIM, where there are such besides the worst.
+
+    Of an even number the median is the lower of the two in the middle.
+    """
+    ordered = [score.image for score in sorted(scores, key=lambda score: score.values["ssim"])]
+    chosen = {"best": ordered[-1], "median": ordered[(len(ordered) - 1) // 2]}
+    return {why: image for why, image in chosen.items() if image != ordered[0]}
 
 
 def _joined(verdicts: Mapping[str, Verdict]) -> Verdict:

@@ -29,7 +29,7 @@ LARGEST_SHOWN: Final = 512
 away and would flatter the input."""
 
 _SSIM_COLOURS: Final = "cividis"
-_RSE_COLOURS: Final = "magma"
+RSE_COLOURS: Final = "magma"
 _GREY: Final = "0.35"
 _OUTLINE: Final = "#e69f00"  # orange of Okabe and Ito's palette, which any colour vision tells from grey
 _TABLE: Final = (
@@ -124,15 +124,15 @@ def restoration_figure(
     for column, kind in enumerate(_MAPPED):
         for row, field, norm, colours, title in (
             (1, "ssim", Normalize(0, 1), _SSIM_COLOURS, f"SSIM of {kind}: mean {scores[kind].ssim:.3f}"),
-            (2, "rse", scale, _RSE_COLOURS, f"Error of {kind}: NRMSE {scores[kind].nrmse:.4f}"),
+            (2, "rse", scale, RSE_COLOURS, f"Error of {kind}: NRMSE {scores[kind].nrmse:.4f}"),
         ):
             axis = figure.add_axes(layout.panel(row, column))
             values = getattr(maps[kind], field)[window]
             axis.imshow(values, norm=norm, cmap=colours, interpolation="nearest")
-            _frame(axis)
+            frame(axis)
             axis.set_title(title, fontsize=9)
-    _draw_colour_bar(figure, layout.bar(1), Normalize(0, 1), _SSIM_COLOURS, "min", "SSIM (1 = same)")
-    _draw_colour_bar(figure, layout.bar(2), scale, _RSE_COLOURS, "max", "|error| (root scale)")
+    draw_colour_bar(figure, layout.bar(1), Normalize(0, 1), _SSIM_COLOURS, "min", "SSIM (1 = same)")
+    draw_colour_bar(figure, layout.bar(2), scale, RSE_COLOURS, "max", "|error| (root scale)")
 
     text = figure.add_axes(layout.text())
     text.axis("off")
@@ -233,12 +233,12 @@ def _check(images: Mapping[str, npt.NDArray[Any]], maps: Mapping[str, Restoratio
             raise InvalidInputError(f"In the figure, {what} has shape {other} and the target {shape}.")
 
 
-def centre(height: int, width: int) -> tuple[slice, slice]:
-    """Return the part of an image that is shown: its centre, `LARGEST_SHOWN` pixels along each side at most."""
+def centre(height: int, width: int, *, largest: int = LARGEST_SHOWN) -> tuple[slice, slice]:
+    """Return the part of an image that is shown: its centre, `largest` pixels along each side at most."""
 
     def middle(size: int) -> slice:
-        start = max(0, (size - LARGEST_SHOWN) // 2)
-        return slice(start, min(size, start + LARGEST_SHOWN))
+        start = max(0, (size - largest) // 2)
+        return slice(start, min(size, start + largest))
 
     return middle(height), middle(width)
 
@@ -249,11 +249,12 @@ def show_grey(axis: Axes, image: npt.NDArray[Any]) -> None:
     low, high = np.percentile(values, [0.1, 99.9])
     high = high if high > low else low + 1
     axis.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    _frame(axis)
+    frame(axis)
     axis.set_xlabel(f"black {low:.4g}, white {high:.4g}", fontsize=8, color=_GREY, labelpad=2)
 
 
-def _frame(axis: Axes) -> None:
+def frame(axis: Axes) -> None:
+    """Draw a thin frame without ticks."""
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
@@ -292,7 +293,7 @@ def _round_length(length: float) -> float:
     return max(step * power for step in (1, 2, 5) if step * power <= length * (1 + 1e-9))
 
 
-def _draw_colour_bar(
+def draw_colour_bar(
     figure: Figure,
     place: tuple[float, float, float, float],
     norm: Normalize,
@@ -300,6 +301,7 @@ def _draw_colour_bar(
     extend: Literal["min", "max"],
     label: str,
 ) -> None:
+    """Draw a colour bar at a place, with the ticks of a root scale where it extends to larger values."""
     bar = figure.colorbar(ScalarMappable(norm, colormaps[colours]), cax=figure.add_axes(place), extend=extend)
     if extend == "max" and norm.vmax is not None:
         bar.set_ticks([step * step * norm.vmax for step in (0, 0.25, 0.5, 0.75, 1)])

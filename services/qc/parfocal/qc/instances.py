@@ -85,8 +85,11 @@ _BASELINE_IMAGES: Final = 50
 
 @dataclass(frozen=True)
 class _Scored:
+    """One test image, by kind: what is kept of it once its pixels are gone."""
+
     item: Item
     scores: Mapping[str, InstanceScore]
+    matches: Mapping[str, Matches]
     values: Mapping[str, Values]
     sizes: NDArray[np.float64]
 
@@ -124,14 +127,12 @@ def _score(
             | distance_values(target, images[kind], matches[kind], labelled.pixel_size)
             for kind, score in scores.items()
         }
+        each = _Scored(
+            item, scores, matches, values, target_outcomes(scores["prediction"].overlap, matches["prediction"])
+        )
         if parameters.maps:
-            mistakes = error_map(
-                target, images["prediction"], outcome_layers(scores["prediction"], matches["prediction"])
-            )
-            path = folder / "maps" / f"{item.label}.tif"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, Image(mistakes, labelled.axes, labelled.pixel_size))
-        return _Scored(item, scores, values, target_outcomes(scores["prediction"].overlap, matches["prediction"]))
+            _draw(each, source, labelled, images["prediction"], folder)
+        return each
 
     scored: list[_Scored] = []
     for number, each in enumerate(map_bounded(score, items), start=1):
@@ -141,18 +142,19 @@ def _score(
             v1.ImageCompleted(name=each.item.label, metrics=_shown(each.scores["prediction"], parameters.iou)),
             v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items)),
         )
-        if parameters.maps:
-            path = folder / "overlays" / f"{each.item.label}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            source, target, prediction = (
-                read_image(image).pixels for image in (each.item.source, each.item.target, each.item.prediction)
-            )
-            matches = each.scores["prediction"].overlap.match(parameters.iou)
-            save_png(
-                overlay_figure(source, target, prediction, each.scores["prediction"], matches, name=each.item.label),
-                path,
-            )
     return scored
+
+
+def _draw(each: _Scored, source: NDArray[Any], labelled: Image, prediction: NDArray[Any], folder: Path) -> None:
+    """Write error map and overlay of one image, in the thread that has its pixels: figures share no state."""
+    score, matches, label = each.scores["prediction"], each.matches["prediction"], each.item.label
+    target = labelled.pixels
+    map_path, overlay_path = folder / "maps" / f"{label}.tif", folder / "overlays" / f"{label}.png"
+    for path in (map_path, overlay_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    mistakes = error_map(target, prediction, outcome_layers(score, matches))
+    write_image(map_path, Image(mistakes, labelled.axes, labelled.pixel_size))
+    save_png(overlay_figure(source, target, prediction, score, matches, name=label), overlay_path)
 
 
 def _publish(
@@ -180,7 +182,7 @@ def _publish(
     figure = instance_figure(
         *(read_image(path).pixels for path in (worst.item.source, worst.item.target, worst.item.prediction)),
         score=worst.scores["prediction"],
-        matches=worst.scores["prediction"].overlap.match(level),
+        matches=worst.matches["prediction"],
         level=level,
         pooled=pooled,
         name=worst.item.label,
@@ -207,14 +209,25 @@ def distance_values(
 
     In pixels every axis counts alike, whatever the distance between planes.
     """
+    if not matches.pairs:
+        return {}
+    in_pixels = _mean_distances(target, prediction, matches, None)
+    values = {f"{name}_px": value for name, value in in_pixels.items()}
     lengths = None if pixel_size is None else pixel_size.lengths(target.ndim)
-    values: dict[str, float] = {}
-    for unit, size in (("px", None), ("um", lengths)):
-        if matches.pairs and (unit == "px" or size is not None):
-            distances = boundary_distances(target, prediction, matches, size)
-            values[f"boundary_{unit}"] = float(distances.mean.mean())
-            values[f"hausdorff_95_{unit}"] = float(distances.hausdorff_95.mean())
+    if lengths is not None:
+        if len(set(lengths)) == 1:
+            in_um = {name: value * lengths[0] for name, value in in_pixels.items()}
+        else:  # other points are nearest where pixels are not as high as wide
+            in_um = _mean_distances(target, prediction, matches, lengths)
+        values |= {f"{name}_um": value for name, value in in_um.items()}
     return values
+
+
+def _mean_distances(
+    target: NDArray[Any], prediction: NDArray[Any], matches: Matches, lengths: tuple[float, ...] | None
+) -> dict[str, float]:
+    distances = boundary_distances(target, prediction, matches, lengths)
+    return {"boundary": float(distances.mean.mean()), "hausdorff_95": float(distances.hausdorff_95.mean())}
 
 
 def image_values(score: InstanceScore, level: float) -> dict[str, float]:

@@ -39,7 +39,7 @@ class Item:
 
     `label` names it in tables: the stem, or role and stem where there are several targets. `shape` is that of the
     target, `pixel_size` its pixel size in X and `voxel_um` that along all its axes, both in micrometres, None where
-    they are unknown.
+    they are unknown. `uncertainty` is what the model said of itself, where it did.
     """
 
     label: str
@@ -51,6 +51,7 @@ class Item:
     pixel_size: float | None
     shape: tuple[int, ...]
     voxel_um: tuple[float, ...] | None
+    uncertainty: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def _items(
     missing, items = [], []
     for role in prediction.targets:
         predictions = predicted_files(prediction, role)
+        widths = files_below(prediction, "uncertainty/") if role == prediction.targets[0] else {}
         for target in dataset.select(split, role):
             label = f"{role}/{target.stem}" if len(prediction.targets) > 1 else target.stem
             if target.stem not in predictions or target.stem not in sources:
@@ -126,6 +128,11 @@ def _items(
                     pixel_size=target.pixel_size_um[0] if target.pixel_size_um else None,
                     shape=target.shape,
                     voxel_um=_voxel(target),
+                    uncertainty=(
+                        context.cache.fetch(context.store, prediction_place, widths[target.stem])
+                        if target.stem in widths
+                        else None
+                    ),
                 )
             )
     if not items:
@@ -141,7 +148,11 @@ def _items(
 
 def predicted_files(prediction: ResultManifest, role: str) -> dict[str, FileEntry]:
     """Return the files that a prediction published for one of its targets, by stem."""
-    folder = "" if role == prediction.targets[0] else f"{role}/"
+    return files_below(prediction, "" if role == prediction.targets[0] else f"{role}/")
+
+
+def files_below(prediction: ResultManifest, folder: str) -> dict[str, FileEntry]:
+    """Return the images that a prediction published in a folder, by stem; `folder` is empty or ends in a slash."""
     return {
         image_stem(Path(entry.name)): entry
         for entry in prediction.files
@@ -207,35 +218,18 @@ def publish_evaluation(
         By label of an item: its numbers.
     """
     spec = context.job.evaluation
-    content = _verdict_content(context, verdict)
-    (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    report = evaluation_report(
-        Evaluation(
-            job=context.job.id,
-            title=context.method.title,
-            citation=context.method.citation,
-            dataset=inputs.dataset,
-            split=spec.split or "test",
-            model=inputs.model,
-            verdict=verdict,
-            thresholds=context.parameters,
-            packages=packages_of(context),
-            created_at=content["created_at"],
-            folder=folder,
-        )
-    )
-    write_report(report, folder)
-    publish_result(
+    split, dataset = spec.split or "test", inputs.dataset
+    publish_verdict(
         context,
         folder,
-        "evaluation",
+        verdict,
         metrics,
+        model=inputs.model,
+        images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
         model_uri=spec.model_uri,
         input_uri=spec.dataset_uri,
-        split=spec.split or "test",
+        split=split,
         targets=tuple(inputs.roles),
-        verdict=content,
-        summary={"images": len({item.label for item in inputs.items}), "metrics": dict(metrics)},
         images=tuple(
             ResultFile(
                 input=item.label,
@@ -252,6 +246,61 @@ def publish_evaluation(
         for path in sorted(folder.glob("*.*"), key=lambda path: path.name == "verdict.json"):
             context.store.upload(path, place / path.name)
         context.record_output("qc", str(place), dict(metrics))
+
+
+def publish_verdict(
+    context: JobContext,
+    folder: Path,
+    verdict: Verdict,
+    metrics: Mapping[str, float],
+    *,
+    model: ModelManifest | None,
+    images_of: str,
+    images: tuple[ResultFile, ...],
+    **fields: Any,
+) -> None:
+    """Add verdict.json and the report to the files in `folder`, and publish all as the job's evaluation.
+
+    Parameters
+    ----------
+    metrics
+        The numbers that lists show.
+    model
+        That made the predictions; None where it is not known.
+    images_of
+        What the images are, for the report, e.g. "test images of the dataset cells, version 1".
+    images
+        What was judged.
+    fields
+        Further fields of `ResultManifest`.
+    """
+    content = _verdict_content(context, verdict)
+    (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    report = evaluation_report(
+        Evaluation(
+            job=context.job.id,
+            title=context.method.title,
+            citation=context.method.citation,
+            images_of=images_of,
+            model=model,
+            verdict=verdict,
+            thresholds=context.parameters,
+            packages=packages_of(context),
+            created_at=content["created_at"],
+            folder=folder,
+        )
+    )
+    write_report(report, folder)
+    publish_result(
+        context,
+        folder,
+        "evaluation",
+        metrics,
+        verdict=content,
+        summary={"images": len({image.input for image in images}), "metrics": dict(metrics)},
+        images=images,
+        **fields,
+    )
 
 
 def publish_result(context: JobContext, folder: Path, kind: str, metrics: Mapping[str, float], **fields: Any) -> None:

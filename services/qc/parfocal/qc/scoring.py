@@ -5,10 +5,8 @@ Two passes over the files: MicroSSIM is fitted to the whole set and can score an
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.qc.curves import curve_writer
 from parfocal.qc.figures import write_map
 from parfocal.qc.job import Item
 from parfocal.qc.metrics.foreground import Foreground, find_foreground, score_regions
@@ -35,16 +34,6 @@ _MICRO_WINDOWS: Final = 2**19
 _FEWEST_WINDOWS: Final = 16
 _LARGE: Final = 2**25
 """Images of more pixels are scored one at a time, each by all processors, to bound memory."""
-
-_CURVE_COLUMNS: Final = (
-    "image",
-    "kind",
-    "frequency [1/pixel]",
-    "frequency [1/µm]",
-    "correlation [-1..1]",
-    "smoothed [-1..1]",
-    "coefficients",
-)
 
 
 class Baseline(Protocol):
@@ -91,12 +80,12 @@ def score_items(
 
     rows: list[MetricsRow] = []
     samples: dict[tuple[str, Kind], list[MicroSample]] = {}
-    with _curve_writer(folder / "frc.csv") as write:
+    with curve_writer(folder / "frc.csv") as write:
         for number, scored in enumerate(map_bounded(score, items, workers), start=1):
             context.check_cancelled()
             rows.extend(scored.rows)
             for kind, curve in scored.curves.items():
-                write(scored.item, kind, curve)
+                write(scored.item.label, kind, curve, scored.item.pixel_size)
             for kind, values in scored.samples.items():
                 samples.setdefault((scored.item.role, kind), []).extend(values)
             _report(context, scored, number, len(items))
@@ -148,11 +137,15 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
 def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:
     """Yield what is scored of an image, one after the other: input, baseline and prediction."""
     source = read_image(item.source).pixels
-    # Of an input with several channels the middle one is shown and scored, as the focal plane of a focus series.
-    yield "input", source[source.shape[0] // 2] if source.ndim > dimensions else source
+    yield "input", shown_input(source, dimensions)
     yield "baseline", baseline.apply(source)
     del source
     yield "prediction", read_image(item.prediction).pixels
+
+
+def shown_input(source: NDArray[Any], dimensions: int) -> NDArray[Any]:
+    """Return what is shown and scored of an input: of several channels the middle one, as of a focus series."""
+    return source[source.shape[0] // 2] if source.ndim > dimensions else source
 
 
 def score_planes(
@@ -263,23 +256,6 @@ def mean_values(rows: Sequence[MetricsRow], metrics: Sequence[str]) -> dict[str,
         if values:
             means[metric] = float(np.mean(values))
     return means
-
-
-@contextmanager
-def _curve_writer(path: Path) -> Iterator[Callable[[Item, Kind, FourierCorrelation], None]]:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_CURVE_COLUMNS)
-
-        def write(item: Item, kind: Kind, curve: FourierCorrelation) -> None:
-            names = [item.label, kind]
-            columns = (curve.frequency, curve.correlation, curve.smoothed, curve.coefficients)
-            for frequency, correlation, smoothed, coefficients in zip(*columns, strict=True):
-                physical = f"{frequency / item.pixel_size:.6g}" if item.pixel_size else ""
-                curves = f"{correlation:.6g}", f"{smoothed:.6g}"
-                writer.writerow([*names, f"{frequency:.6g}", physical, *curves, int(coefficients)])
-
-        yield write
 
 
 def _write_maps(folder: Path, item: Item, maps: RestorationMaps) -> None:

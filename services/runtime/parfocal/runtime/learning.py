@@ -156,7 +156,8 @@ class Implementation(ABC):
     ) -> dict[str, float]:
         """Set what the saved model needs besides weights, such as thresholds, and return it for the record.
 
-        `images` are the validation images, normalised and channels last, with their targets.
+        `images` are the validation images, normalised and channels last, with their first targets, normalised too
+        unless they are labels.
         """
         return {}
 

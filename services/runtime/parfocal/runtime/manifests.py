@@ -119,7 +119,6 @@ class ModelManifest(Manifest):
     channels: dict[str, Any] = Field(default_factory=dict)
     target_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
     calibration: dict[str, float] = Field(default_factory=dict)
-    training_quantiles: dict[str, Any] = Field(default_factory=dict)
     training_statistics: dict[str, Any] = Field(default_factory=dict)
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)

@@ -6,7 +6,6 @@ volume, per channel, and never from a tile or a patch: training, prediction and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from parfocal.runtime.errors import InvalidInputError
 
 _MOST_PIXELS = 2**26
-_QUANTILE_PIXELS = 2**22
-DRIFT_LEVELS = (0.1, 1.0, 2.0, 25.0, 50.0, 75.0, 99.0, 99.8, 99.9)
 
 
 class NormaliserConstants(BaseModel):
@@ -31,15 +28,6 @@ class NormaliserConstants(BaseModel):
     offset: tuple[float, ...]
     scale: tuple[float, ...]
     channel_axis: int | None = None
-
-
-class Quantiles(BaseModel):
-    """Percentiles (`levels`, 0 to 100) of a set of images and their `values` in the images' own units."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    levels: tuple[float, ...]
-    values: tuple[float, ...]
 
 
 class Normaliser(BaseModel):
@@ -147,28 +135,6 @@ class Normaliser(BaseModel):
         if scale <= 0:
             scale = float(channel.max()) - float(channel.min())
         return offset, scale if scale > 0 else 1.0
-
-
-def training_quantiles(images: Sequence[NDArray[Any]], levels: Sequence[float] = DRIFT_LEVELS) -> Quantiles:
-    """Percentiles of a whole training set, for telling later whether a new image resembles it.
-
-    Every image counts alike, whatever its size; about four million pixels are looked at, on a regular grid.
-
-    Parameters
-    ----------
-    images
-        The raw images; memory-mapped arrays are read only where they are looked at.
-    levels
-        Percentiles, 0 to 100.
-    """
-    share = max(64, _QUANTILE_PIXELS // max(1, len(images)))
-    parts = [_subsample(image, share).reshape(-1).astype(np.float64) for image in images]
-    weights = np.concatenate([np.full(part.size, 1.0 / part.size) for part in parts])
-    values = np.concatenate(parts)
-    order = np.argsort(values, kind="stable")
-    cumulated = np.cumsum(weights[order])
-    found = np.interp(np.asarray(levels) / 100 * cumulated[-1], cumulated - weights[order] / 2, values[order])
-    return Quantiles(levels=tuple(levels), values=tuple(float(value) for value in found))
 
 
 def _subsample(pixels: NDArray[Any], most: int) -> NDArray[Any]:

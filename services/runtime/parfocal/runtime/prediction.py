@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.runtime.drift import TrainingStatistics, find_drift
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import IMAGE_SUFFIXES, Image, convert_dtype, image_stem, read_image, write_image
+from parfocal.runtime.images import Image, convert_dtype, image_stem, read_image, write_image
+from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.learning import (
     Channels,
@@ -34,10 +35,8 @@ from parfocal.runtime.learning import (
     wanted_outputs,
 )
 from parfocal.runtime.manifests import (
-    DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
-    DatasetManifest,
     FileEntry,
     ModelManifest,
     ResultFile,
@@ -166,19 +165,18 @@ def _predict_plane(
     parameters: PredictionParameters,
     report: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float32]]:
-    geometry = implementation.geometry(model.parameters, model.channels)
     spatial = model.method.axes
     several = plane.ndim > len(spatial)
     constants = model.normaliser.fit(plane, spatial + "C" * several)
-    tile = choose_tile(plane.shape[: len(spatial)], geometry.divisor, _most_pixels(model, parameters))
-    output = predict_tiled(
-        lambda batch: model.learner.predict_batch(batch if several else batch[..., np.newaxis]),
-        model.normaliser.apply(plane, constants),
-        tile_shape=tile,
-        overlap=geometry.overlap,
-        divisor=geometry.divisor,
-        output_channels=geometry.output_channels,
-        progress=report,
+    normalised = model.normaliser.apply(plane, constants)
+    output = raw_output(
+        implementation,
+        model.learner,
+        normalised if several else normalised[..., np.newaxis],
+        model.parameters,
+        model.channels,
+        _most_pixels(model, parameters),
+        report,
     )
     images = implementation.interpret(output, model.parameters, model.channels)
     restored = {}
@@ -187,8 +185,42 @@ def _predict_plane(
             role = model.channels.targets[0] if name == "prediction" else name
             recorded = model.manifest.target_constants[role]
             constants = NormaliserConstants(offset=(recorded["offset"],), scale=(recorded["scale"],))
+        if name == "uncertainty":
+            pixels = pixels * np.float32(model.manifest.calibration.get("uncertainty_factor", 1.0))
         restored[name] = (model.normaliser.undo if with_offset else model.normaliser.undo_width)(pixels, constants)
     return restored
+
+
+def raw_output(
+    implementation: ImageImplementation,
+    learner: Learner,
+    image: NDArray[np.float32],
+    parameters: Any,
+    channels: Channels,
+    most_pixels: int,
+    report: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return what a network makes of one normalised image of any size, channels last.
+
+    Parameters
+    ----------
+    image
+        Of the method's axes, with a channel axis at the end.
+    parameters
+        Those of the training.
+    most_pixels
+        Of a tile.
+    """
+    geometry = implementation.geometry(parameters, channels)
+    return predict_tiled(
+        learner.predict_batch,
+        image,
+        tile_shape=choose_tile(image.shape[:-1], geometry.divisor, most_pixels),
+        overlap=geometry.overlap,
+        divisor=geometry.divisor,
+        output_channels=geometry.output_channels,
+        progress=report,
+    )
 
 
 def _most_pixels(model: LoadedModel, parameters: PredictionParameters) -> int:
@@ -222,7 +254,7 @@ def predict(context: JobContext) -> None:
     precision, _ = choose_precision(parameters.precision)
     context.describe(precision=precision)
     model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
-    inputs = list_inputs(context, manifest.source)
+    inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
     with ThreadPoolExecutor(max_workers=1) as uploader:
@@ -284,23 +316,6 @@ def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
         )
 
 
-def list_inputs(context: JobContext, role: str) -> list[tuple[str, FileEntry | None, Location]]:
-    """Return name, manifest entry (None for a plain folder) and place of every input image."""
-    spec = context.job.prediction
-    place = Location.parse(spec.input_uri)
-    if spec.split:
-        dataset = DatasetManifest.read(context.store, place / DATASET_MANIFEST)
-        entries = {entry.name: entry for entry in dataset.files}
-        return [
-            (image.file.rsplit("/", 1)[-1], entries[image.file], place) for image in dataset.select(spec.split, role)
-        ]
-    names = [item.location.name for item in context.store.objects(place)]
-    names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    if not names:
-        raise InvalidInputError(f"There are no TIFF, PNG or JPEG images below {place}.")
-    return [(name, None, place) for name in names]
-
-
 def newest_verdict(context: JobContext, model: Location) -> dict[str, Any]:
     """Return the newest verdict on a model, or {"state": "unchecked"}."""
     verdicts = [
@@ -311,18 +326,13 @@ def newest_verdict(context: JobContext, model: Location) -> dict[str, Any]:
     return max(verdicts, key=lambda verdict: str(verdict["created_at"])) if verdicts else {"state": "unchecked"}
 
 
-def _fetch_ahead(context: JobContext, inputs: Sequence[tuple[str, FileEntry | None, Location]]) -> Iterator[_Input]:
-    def fetch(item: tuple[str, FileEntry | None, Location]) -> _Input:
-        name, entry, place = item
-        if entry is not None:
-            path = context.cache.fetch(context.store, place, entry)
-        else:
-            path = context.scratch / "inputs" / name
-            context.store.download(place / name, path)
+def _fetch_ahead(context: JobContext, inputs: Sequence[InputFile]) -> Iterator[_Input]:
+    def fetch(item: InputFile) -> _Input:
+        path = fetch_input(context, item)
         try:
-            return _Input(name, path, read_image(path), "")
+            return _Input(item.name, path, read_image(path), "")
         except InvalidInputError as error:
-            return _Input(name, path, None, error.message)
+            return _Input(item.name, path, None, error.message)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(fetch, inputs[0])

@@ -45,12 +45,15 @@ class Work:
         Whether the worker must hold the machine's device.
     needs_prediction
         Whether an evaluation judges a prediction; without one it judges a dataset alone.
+    needs_targets
+        Whether an evaluation compares a prediction with targets; without them it looks at the prediction's inputs.
     """
 
     parameters: type[Parameters]
     run: str
     needs_device: bool = True
     needs_prediction: bool = True
+    needs_targets: bool = True
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,6 @@ def _publish(
         channels=asdict(data.channels),
         target_constants=data.target_constants,
         calibration=calibration,
-        training_quantiles=data.quantiles,
         training_statistics=data.statistics,
         dataset_uri=spec.dataset_uri,
         dataset_sha256={entry.name: entry.sha256 for entry in dataset.files if entry.name.startswith("train/")},

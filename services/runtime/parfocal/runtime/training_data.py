@@ -18,7 +18,6 @@ from parfocal.runtime.images import decode_to_memmap, write_memmap
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.learning import Channels, Implementation, ObjectImplementation
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-from parfocal.runtime.normaliser import training_quantiles
 from parfocal.runtime.objects import compact_labels
 from parfocal.runtime.pairs import ImagePair, check_pairs
 from parfocal.runtime.parameters import LabelTrainingParameters, Roles, TrainingParameters
@@ -35,7 +34,6 @@ class TrainingData:
     split: Split
     roles: Roles
     channels: Channels
-    quantiles: dict[str, Any]
     statistics: dict[str, Any]
     target_constants: dict[str, dict[str, float]]
     pixel_size_um: tuple[float | None, float | None, float | None] | None
@@ -47,7 +45,10 @@ class TrainingData:
             yield given[0] if isinstance(given, tuple) else given
 
     def validation_images(self) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
-        """Yield each part kept for validation as a normalised source, channels last, with its first target."""
+        """Yield each part kept for validation as a normalised source, channels last, with its first target.
+
+        The target is normalised as it is in training: labels are not.
+        """
         sampler = self.sampler
         assert sampler.targets is not None
         assert sampler.source_constants is not None
@@ -62,7 +63,13 @@ class TrainingData:
                 cut = (*window[:channel], slice(None), *window[channel:])
                 image = np.moveaxis(sampler.normaliser.apply(source[cut], constants), channel, -1)
             given = sampler.targets[region.index]
-            yield image, np.asarray(given[0] if isinstance(given, tuple) else given)[window]
+            target = np.asarray(given[0] if isinstance(given, tuple) else given)[window]
+            if sampler.target_constants is not None:
+                known = sampler.target_constants[region.index]
+                first = known[0] if isinstance(known, tuple) else known
+                assert first is not None
+                target = sampler.normaliser.apply(target, first)
+            yield image, target
 
 
 def load_training_data(
@@ -152,10 +159,8 @@ def load_training_data(
         foreground_fraction=parameters.foreground_fraction if isinstance(parameters, LabelTrainingParameters) else 0.0,
     )
     statistics = training_statistics(sources)
-    quantiles = {roles.source: training_quantiles(sources).model_dump(mode="json")}
     constants = {}
     for number, role in enumerate(roles.targets if target_constants is not None else ()):
-        quantiles[role] = training_quantiles([images[number] for images in targets]).model_dump(mode="json")
         found = [each[number] for each in target_constants or ()]
         constants[role] = {
             "offset": float(np.mean([each.offset[0] for each in found])),
@@ -167,7 +172,6 @@ def load_training_data(
         split=split,
         roles=roles,
         channels=Channels(first.shape[source_axes.index(letter)] if letter else 1, roles.targets),
-        quantiles=quantiles,
         statistics=statistics.model_dump() if statistics is not None else {},
         target_constants=constants,
         pixel_size_um=(pixel_size.x, pixel_size.y, pixel_size.z) if pixel_size else None,

@@ -10,8 +10,9 @@ from parfocal.qc.parameters.comparison import (
 )
 from parfocal.qc.parameters.dataset import DatasetParameters, DatasetThresholds
 from parfocal.qc.parameters.instances import InstanceParameters, InstanceThresholds
+from parfocal.qc.parameters.residuals import ResidualParameters, ResidualThresholds
 from parfocal.qc.parameters.restoration import (
-    ForegroundThresholds,
+    ImageThresholds,
     RestorationParameters,
     RestorationThresholds,
     TranslationParameters,
@@ -23,11 +24,13 @@ __all__ = [
     "ComparisonParameters",
     "DatasetParameters",
     "DatasetThresholds",
-    "ForegroundThresholds",
     "ImageComparisonParameters",
+    "ImageThresholds",
     "InstanceComparisonParameters",
     "InstanceParameters",
     "InstanceThresholds",
+    "ResidualParameters",
+    "ResidualThresholds",
     "RestorationParameters",
     "RestorationThresholds",
     "SemanticComparisonParameters",

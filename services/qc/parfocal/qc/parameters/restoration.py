@@ -7,11 +7,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from parfocal.runtime.service import Parameters
 
 
-class ForegroundThresholds(BaseModel):
-    """What a model must show in the structures of its test images, so that background cannot carry its scores."""
+class ImageThresholds(BaseModel):
+    """What a model that makes images from images must show on its test images, whatever it is compared with.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    It inverts nothing, and background does not carry its scores.
+    """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        title="Failed images allowed",
+        description="Test images that may be inverted or constant. One is enough to mistrust a model: the fit used by "
+        "the other metrics hides inversion, and in practice it comes from a fault of normalisation, not from noise.",
+    )
+    max_failed_slices: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        title="Failed slices allowed",
+        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
+        "In slices above and below the sample there is nothing to find, and the sign of the fit is chance.",
+    )
     min_inside_share: float = Field(
         default=0.25,
         ge=0,
@@ -37,30 +55,13 @@ class ForegroundThresholds(BaseModel):
     )
 
 
-class RestorationThresholds(ForegroundThresholds):
+class RestorationThresholds(ImageThresholds):
     """What a restoration model must show on its test images to pass.
 
     The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its
     input beyond the chance of the choice of images, and is no worse than a filter that needs no training.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_failed_images: int = Field(
-        default=0,
-        ge=0,
-        title="Failed images allowed",
-        description="Test images that may be inverted or constant. One is enough to mistrust a model: the fit used by "
-        "the other metrics hides inversion, and in practice it comes from a fault of normalisation, not from noise.",
-    )
-    max_failed_slices: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        title="Failed slices allowed",
-        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
-        "In slices above and below the sample there is nothing to restore, and the sign of the fit is chance.",
-    )
     min_psnr_gain_over_input: float = Field(
         default=0.0,
         ge=0,
@@ -97,29 +98,13 @@ class RestorationThresholds(ForegroundThresholds):
         return {"psnr": self.max_psnr_loss_to_baseline, "ssim": self.max_ssim_loss_to_baseline}[metric]
 
 
-class TranslationThresholds(ForegroundThresholds):
+class TranslationThresholds(ImageThresholds):
     """What a model that predicts one kind of image from another must show on its test images to pass, per target.
 
     The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear
     function of the input's pixels is what a model that has learnt no structure would come to.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_failed_images: int = Field(
-        default=0,
-        ge=0,
-        title="Failed images allowed",
-        description="Test images that may be inverted or constant. One is enough to mistrust a model.",
-    )
-    max_failed_slices: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        title="Failed slices allowed",
-        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
-        "In slices above and below the sample there is nothing to predict, and the sign of the fit is chance.",
-    )
     min_psnr_gain_over_baseline: float = Field(
         default=0.0,
         ge=0,
@@ -138,32 +123,26 @@ class TranslationThresholds(ForegroundThresholds):
         return {"psnr": self.min_psnr_gain_over_baseline, "ssim": self.min_ssim_gain_over_baseline}[metric]
 
 
-class RestorationParameters(Parameters, RestorationThresholds):
-    """Thresholds of the verdict on a restoration, and what is written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class ImageParameters(Parameters, ImageThresholds):
+    """Thresholds of the verdict on predicted images, and what is written."""
 
     maps: bool = Field(
         default=True,
         title="Maps",
         description="Write an SSIM map and an error map for every test image, for prediction, input and baseline.",
     )
+
+
+class RestorationParameters(ImageParameters, RestorationThresholds):
+    """Thresholds of the verdict on a restoration, and what is written."""
 
     def thresholds(self) -> RestorationThresholds:
         """Return the thresholds alone."""
         return RestorationThresholds(**self.model_dump(include=set(RestorationThresholds.model_fields)))
 
 
-class TranslationParameters(Parameters, TranslationThresholds):
+class TranslationParameters(ImageParameters, TranslationThresholds):
     """Thresholds of the verdict on an image translation, and what is written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    maps: bool = Field(
-        default=True,
-        title="Maps",
-        description="Write an SSIM map and an error map for every test image, for prediction, input and baseline.",
-    )
 
     def thresholds(self) -> TranslationThresholds:
         """Return the thresholds alone."""

@@ -10,12 +10,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from parfocal.qc.curves import read_curves
 from parfocal.qc.figures import save_png
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.qc.report.correlation import correlation_figure
 from parfocal.qc.report.scores import Scores, read_scores, scores_figure
 from parfocal.qc.report.text import value_text, versions
 from parfocal.qc.verdict import Verdict
-from parfocal.runtime.manifests import DatasetManifest, ModelManifest
+from parfocal.runtime.manifests import ModelManifest
 
 _MOST_OVERLAYS: Final = 6
 _KINDS: Final = ("input", "baseline", "prediction")
@@ -29,6 +31,8 @@ class Evaluation:
     ----------
     folder
         Holds summary.json, metrics.csv and the figures.
+    images_of
+        What the images are, e.g. "test images of the dataset cells, version 1".
     thresholds
         The parameters of the evaluation; their titles and values are printed.
     packages
@@ -38,8 +42,7 @@ class Evaluation:
     job: str
     title: str
     citation: str
-    dataset: DatasetManifest
-    split: str
+    images_of: str
     model: ModelManifest | None
     verdict: Verdict
     thresholds: BaseModel
@@ -49,7 +52,7 @@ class Evaluation:
 
 
 def evaluation_report(evaluation: Evaluation) -> Report:
-    """Return the report of an evaluation; writes scores.png to its folder for it."""
+    """Return the report of an evaluation; writes scores.png and frc.png to its folder for it."""
     summary = json.loads((evaluation.folder / "summary.json").read_text(encoding="utf-8"))
     scores = read_scores(evaluation.folder / "metrics.csv", summary["units"], list(summary["shown"]))
     blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
@@ -57,7 +60,7 @@ def evaluation_report(evaluation: Evaluation) -> Report:
         blocks += [_scores_table(part, role), Text(part["note"])]
         blocks += _figures(evaluation.folder, part, role, _scores_of(scores, role))
     blocks += _overlays(evaluation.folder, summary, scores)
-    blocks += [Heading("Every test image"), _images_table(summary, scores)]
+    blocks += [Heading("Every image"), _images_table(summary, scores)]
     blocks += [Heading("What the verdict asked for"), _thresholds_table(evaluation.thresholds)]
     if evaluation.model is not None:
         blocks += [Heading("How the model was made"), *_training(evaluation.model)]
@@ -69,10 +72,8 @@ def evaluation_report(evaluation: Evaluation) -> Report:
 
 
 def _facts(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
-    dataset, model = evaluation.dataset, evaluation.model
-    facts = {
-        "Test images": f"{_images(summary)}, {evaluation.split} images of dataset {dataset.dataset}:{dataset.version}"
-    }
+    model = evaluation.model
+    facts = {"Images": f"{_images(summary)} {evaluation.images_of}"}
     if model is not None:
         facts["Method"] = model.method
         facts["Imported" if model.origin else "Trained"] = f"{model.created_at:%Y-%m-%d %H:%M} UTC"
@@ -90,7 +91,7 @@ def _parts(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _images(summary: Mapping[str, Any]) -> int:
-    """Return the number of test images; one with several targets counts once."""
+    """Return the number of images; one with several targets counts once."""
     return max(int(part["images"]) for part in _parts(summary).values())
 
 
@@ -134,11 +135,36 @@ def _scores_table(summary: Mapping[str, Any], role: str) -> Table:
 def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores) -> Iterator[Block]:
     path = folder / (f"scores_{role}.png" if role else "scores.png")
     save_png(scores_figure(scores, summary["shown"], _names(summary)), path)
-    yield Picture(path, "Every test image is a point, joined over what was scored; bars are medians.")
+    yield Picture(path, "Every image is a point, joined over what was scored; bars are medians.")
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     worst = summary["worst_image"]["image"]
-    yield Picture(figure, f"{worst}, the worst of the {summary['images']} test images.")
+    which = "the only image" if summary["images"] == 1 else f"the worst of the {summary['images']} images"
+    yield Picture(figure, f"{worst}, {which}.")
+    examples = figure.with_name(figure.name.replace("figure", "examples", 1))
+    if examples.exists():
+        yield Picture(
+            examples,
+            "What to expect besides: the best and the median image by SSIM; of an even number the median is the "
+            "lower one in the middle. Of large images the centre is shown, scores are of the whole image or plane.",
+        )
+    yield from _correlation(folder, summary, role)
+
+
+def _correlation(folder: Path, summary: Mapping[str, Any], role: str) -> Iterator[Block]:
+    """Yield the figure of the Fourier correlation, where there are images large enough for it."""
+    table = folder / "frc.csv"
+    curves = read_curves(table, role) if table.exists() else None
+    if curves is None:
+        return
+    path = folder / (f"frc_{role}.png" if role else "frc.png")
+    save_png(correlation_figure(curves, summary["metrics"], _names(summary)), path)
+    yield Picture(
+        path,
+        "Fourier correlation with the target: what is shared of coarse detail (left) and fine detail (right), 1 for "
+        "all of it. Lines are medians over the images, bands reach from the lowest to the highest image. The "
+        "resolution is where an image's curve first falls below 1/7.",
+    )
 
 
 def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Iterator[Block]:
@@ -216,10 +242,10 @@ def _definitions(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator
 
 def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str]:
     """Sentences ready to be copied into a publication."""
-    model, dataset = evaluation.model, evaluation.dataset
+    model = evaluation.model
     if model is not None:
         yield _training_sentence(model)
-    images = f"{_images(summary)} {evaluation.split} images of the dataset {dataset.dataset}, version {dataset.version}"
+    images = f"{_images(summary)} {evaluation.images_of}"
     scored = "; ".join(
         f"{role}: {_in_words(part)}" if role else _in_words(part) for role, part in _parts(summary).items()
     )

@@ -14,7 +14,7 @@ from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
 from reportlab.lib.utils import ImageReader
-from reportlab.pdfbase.pdfmetrics import registerFont, registerFontFamily
+from reportlab.pdfbase.pdfmetrics import registerFont, registerFontFamily, stringWidth
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import Image, KeepTogether, LongTable, Paragraph, SimpleDocTemplate, Spacer, TableStyle
 
@@ -27,6 +27,7 @@ _WIDTH: Final = A4[0] - 2 * _MARGIN
 _MOST_COLUMNS: Final = 12
 _LARGEST_PICTURE: Final = 215 * mm
 _FONT: Final = "DejaVuSans"
+_CELL_PADDING: Final = 7.0
 _GREY: Final = HexColor("#555555")
 _LINE: Final = HexColor("#cccccc")
 _TONES: Final[dict[str, Color]] = {
@@ -151,10 +152,20 @@ def _table(table: Table) -> list[Any]:
 
 
 def _widths(table: Table) -> list[float]:
-    """Share the page's width by the longest cell of each column, within bounds that keep all columns readable."""
+    """Share the page's width by the longest cell of each column, so that no word of a heading is broken."""
     longest = [max([len(name), *(len(row[index]) for row in table.rows)]) for index, name in enumerate(table.columns)]
     wanted = [min(max(length, 9), 60) for length in longest]
-    return [_WIDTH * share / sum(wanted) for share in wanted]
+    least = [
+        max(stringWidth(word, f"{_FONT}-Bold", 8) for word in name.split() or [""]) + _CELL_PADDING
+        for name in table.columns
+    ]
+    if sum(least) > _WIDTH:
+        return [_WIDTH * share / sum(wanted) for share in wanted]
+    widths = least
+    # What is left goes to the columns that want more than their least.
+    lacking = [max(0.0, _WIDTH * share / sum(wanted) - width) for share, width in zip(wanted, widths, strict=True)]
+    left = _WIDTH - sum(widths)
+    return [width + left * want / (sum(lacking) or 1) for width, want in zip(widths, lacking, strict=True)]
 
 
 def _image(path: Path) -> Image:

@@ -19,8 +19,8 @@ Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 A metric is left out where an image does not have it, as a score inside the foreground of an empty field."""
 
-_COLOURS: Final = {"input": "#999999", "baseline": "#E69F00", "prediction": "#0072B2"}
-_MARKERS: Final = {"input": "s", "baseline": "^", "prediction": "o"}
+COLOURS: Final = {"input": "#999999", "baseline": "#E69F00", "prediction": "#0072B2"}
+MARKERS: Final = {"input": "s", "baseline": "^", "prediction": "o"}
 _MOST_PANELS: Final = 4
 
 
@@ -95,6 +95,6 @@ def _draw_metric(axis: Axes, scores: Scores, kinds: Sequence[str], metric: str) 
     for column, offset in enumerate(shift):
         axis.plot(np.arange(len(kinds)) + offset, values[:, column], color="#bbbbbb", lw=0.6, alpha=faint, zorder=1)
     for place, kind in enumerate(kinds):
-        axis.scatter(place + shift, values[place], s=14, color=_COLOURS[kind], marker=_MARKERS[kind], lw=0, zorder=2)
+        axis.scatter(place + shift, values[place], s=14, color=COLOURS[kind], marker=MARKERS[kind], lw=0, zorder=2)
         axis.hlines(np.nanmedian(values[place]), place - 0.28, place + 0.28, color="black", lw=1.4, zorder=3)
     axis.set_xlim(-0.5, len(kinds) - 0.5)

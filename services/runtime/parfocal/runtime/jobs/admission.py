@@ -132,9 +132,15 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
 def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -> tuple[Method, Parameters]:
     method = service.method(spec.method)
     parameters = method.parse(v1.JOB_KIND_EVALUATION, struct_values(spec.parameters))
+    work = method.work_of(v1.JOB_KIND_EVALUATION)
+    if not work.needs_targets:
+        _refuse(spec, ("dataset_uri", "split", "model_uri"), f"{method.title} judges a prediction by its inputs")
+        read_manifest(store, spec.prediction_uri, RESULT_MANIFEST, "evaluation.prediction_uri", ResultManifest)
+        return method, parameters
     dataset = read_manifest(store, spec.dataset_uri, DATASET_MANIFEST, "evaluation.dataset_uri", DatasetManifest)
-    if not method.work_of(v1.JOB_KIND_EVALUATION).needs_prediction:
-        _check_dataset_alone(method, dataset, spec)
+    if not work.needs_prediction:
+        _refuse(spec, ("prediction_uri", "model_uri"), f"{method.title} judges a dataset alone")
+        _check_dataset_alone(dataset, spec)
         return method, parameters
     split = spec.split or "test"
     if not dataset.select(split, "target"):
@@ -145,12 +151,15 @@ def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -
     return method, parameters
 
 
-def _check_dataset_alone(method: Method, dataset: DatasetManifest, spec: v1.EvaluationSpec) -> None:
-    """Refuse what an evaluation of a dataset alone would not look at."""
-    for field, value in (("prediction_uri", spec.prediction_uri), ("model_uri", spec.model_uri)):
-        if value:
-            text = f"{method.title} judges a dataset alone: leave {field} empty."
+def _refuse(spec: v1.EvaluationSpec, fields: Iterable[str], why: str) -> None:
+    """Raise InvalidInputError where a field is set that an evaluation would not look at."""
+    for field in fields:
+        if getattr(spec, field):
+            text = f"{why}: leave {field} empty."
             raise InvalidInputError(text, [Violation(f"evaluation.{field}", text)])
+
+
+def _check_dataset_alone(dataset: DatasetManifest, spec: v1.EvaluationSpec) -> None:
     if not any(spec.split in {"", image.split} for image in dataset.images):
         part = f"{spec.split!r} " if spec.split else ""
         text = f"The dataset {spec.dataset_uri} has no {part}images to look at."

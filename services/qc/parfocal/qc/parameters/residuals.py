@@ -1,0 +1,60 @@
+"""What restored images must show where there are no targets."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from parfocal.runtime.service import Parameters
+
+
+class ResidualThresholds(BaseModel):
+    """What the residuals of restored images must show to raise no objection.
+
+    The defaults were set where true targets, put in the place of predictions, pass in every dataset tried, and filters
+    that are plainly too strong do not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        title="Failed images allowed",
+        description="Images that may be inverted or constant.",
+    )
+    min_agreement: float = Field(
+        default=0.99,
+        ge=0,
+        le=1,
+        title="Agreement with the input",
+        description="Mean part of the pixels in which prediction and input must agree within four standard deviations "
+        "of the noise, both smoothed over 2 pixels. Targets themselves reach 0.999 and more.",
+    )
+    max_structure: float = Field(
+        default=1.5,
+        gt=0,
+        title="Structure in the residual",
+        description="How many times as much as noise the smoothed residual may vary in structures, on average. "
+        "Targets themselves give 0.9 to 1.1, a filter as strong as the noise asks for less than 1.",
+    )
+    max_noise_left: float = Field(
+        default=0.5,
+        gt=0,
+        title="Noise left",
+        description="Part of the input's noise that may be left in the prediction, on average. At 1 nothing was done.",
+    )
+
+
+class ResidualParameters(Parameters, ResidualThresholds):
+    """Thresholds of the verdict on residuals, and what is written."""
+
+    maps: bool = Field(
+        default=True,
+        title="Maps",
+        description="Write for every image the residual, and the map of deviations that shows where the prediction "
+        "contradicts its input.",
+    )
+
+    def thresholds(self) -> ResidualThresholds:
+        """Return the thresholds alone."""
+        return ResidualThresholds(**self.model_dump(include=set(ResidualThresholds.model_fields)))

@@ -1,0 +1,341 @@
+"""Evaluation without targets: look at what was taken away from each input, publish maps, tables, report and verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from parfocal import v1
+from parfocal.qc.figures import save_png, write_map
+from parfocal.qc.job import predicted_files, publish_verdict
+from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
+from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.qc.metrics.residuals import ResidualMaps, ResidualScore, score_residual
+from parfocal.qc.parameters import ResidualParameters, ResidualThresholds
+from parfocal.qc.residual_figures import residual_figure
+from parfocal.qc.statistics import INTERVAL, statistics
+from parfocal.qc.values import Table, Values, summarise_values, write_values_csv
+from parfocal.qc.verdict import Verdict, few_images
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images import Image, image_stem, read_image
+from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.manifests import (
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    FileEntry,
+    ModelManifest,
+    ResultFile,
+    ResultManifest,
+)
+from parfocal.runtime.publish import empty_folder
+from parfocal.runtime.store import Location
+
+DEFINITION: Final = (
+    "The prediction is fitted to its input by least squares (a x + b); the residual is the input less the fitted "
+    "prediction. The local strength of noise is that of the residual's finest scale (second differences along Y and X, "
+    "averaged with a Gaussian of 8 pixels). The deviation is the residual smoothed with a Gaussian of 2 pixels, in "
+    "standard deviations of white noise of that strength smoothed alike. Agreement: part of the pixels whose deviation "
+    "is at most 4. Structure: root mean square of the deviation in that third of the blocks of 16x16 pixels in which "
+    "the prediction varies most; 1 for noise alone. Sharpness: root mean square, in the same blocks, of the fitted "
+    "prediction between Gaussians of 1 and 4 pixels, by that of the input without what noise has there. Noise left: "
+    "noise of the fitted prediction by that of the input. Autocorrelation: of the residual at the next pixel; 0 for "
+    "noise that pixels do not share. Stacks are scored plane by plane and averaged."
+)
+"""How the numbers were made, to be printed beside them."""
+
+COLUMNS: Final[dict[str, str]] = {
+    "agreement": "agreement with the input [0..1]",
+    "structure": "structure in the residual [standard deviations of noise]",
+    "sharpness": "sharpness [fraction of the input's]",
+    "noise_left": "noise left [fraction of the input's]",
+    "neighbours": "autocorrelation of the residual at the next pixel [-1..1]",
+    "scale": "scale a",
+}
+"""Name of each column of metrics.csv and its heading."""
+
+_SHOWN: Final = {
+    "agreement": "Agreement",
+    "structure": "Structure",
+    "sharpness": "Sharpness",
+    "noise_left": "Noise left",
+    "neighbours": "Autocorrelation",
+}
+_KINDS: Final = ("baseline", "prediction")
+_BASELINE_IMAGES: Final = 50
+_NAMED: Final = 5
+# From which difference to the ideal on the sentence about lost structure names a cause.
+_CLEAR: Final = 0.1
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One predicted image and the input it was made from."""
+
+    label: str
+    source: InputFile
+    prediction: FileEntry
+
+
+@dataclass(frozen=True)
+class _Scored:
+    pair: _Pair
+    scores: Mapping[str, ResidualScore]
+
+
+def evaluate(context: JobContext) -> None:
+    """Judge the job's prediction by its own inputs and publish the evaluation; it is not added to a model."""
+    parameters = context.parameters
+    assert isinstance(parameters, ResidualParameters)
+    if context.store.exists(context.reserved / RESULT_MANIFEST):
+        context.record_output("evaluation", str(context.reserved), {})
+        return
+    context.report_progress(v1.Progress(stage="preparing"), message="fetching images", at_once=True)
+    context.describe(precision="float32")
+    place = Location.parse(context.job.evaluation.prediction_uri)
+    prediction = ResultManifest.read(context.store, place / RESULT_MANIFEST)
+    model = None
+    if prediction.model_uri:
+        model = ModelManifest.read(context.store, Location.parse(prediction.model_uri) / MODEL_MANIFEST)
+    pairs = _pairs(context, prediction, model.source if model is not None else "source")
+    context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
+    sources = (read_image(fetch_input(context, pair.source)).pixels for pair in pairs)
+    baseline = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
+    folder = empty_folder(context.scratch / "evaluation")
+    scored = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
+    _publish(context, place, prediction, model, scored, baseline, parameters.thresholds(), folder)
+
+
+def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> list[_Pair]:
+    """Return the predicted images with their inputs, by name."""
+    if not prediction.input_uri:
+        raise InvalidInputError(
+            "This prediction does not say what it was made from, so there are no inputs to judge it by. Give the "
+            "inputs together with the predicted images."
+        )
+    inputs = {
+        image_stem(Path(item.name)): item
+        for item in list_inputs(context.store, prediction.input_uri, prediction.split, role)
+    }
+    pairs = [
+        _Pair(stem, inputs[stem], entry)
+        for stem, entry in sorted(predicted_files(prediction, prediction.targets[0]).items())
+        if stem in inputs
+    ]
+    if not pairs:
+        raise InvalidInputError(f"No predicted image has the name of an image of {prediction.input_uri}.")
+    return pairs
+
+
+def _score(
+    context: JobContext, place: Location, pairs: Sequence[_Pair], baseline: BlindGaussian, folder: Path, *, maps: bool
+) -> list[_Scored]:
+    def score(pair: _Pair) -> _Scored:
+        source, prediction, size = _read(context, place, pair)
+        ours, found = score_residual(source.pixels, prediction.pixels, name=pair.label)
+        theirs, _ = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)
+        if maps:
+            _write_maps(folder, pair.label, found, size)
+        return _Scored(pair, {"baseline": theirs, "prediction": ours})
+
+    scored: list[_Scored] = []
+    for number, each in enumerate(map_bounded(score, pairs), start=1):
+        context.check_cancelled()
+        scored.append(each)
+        context.report_image(
+            v1.ImageCompleted(name=each.pair.label, metrics=_shown(_values(each.scores["prediction"]))),
+            v1.Progress(stage="scoring", step=number, steps=len(pairs), fraction=number / len(pairs)),
+        )
+    return scored
+
+
+def _read(context: JobContext, place: Location, pair: _Pair) -> tuple[Image, Image, float | None]:
+    source = read_image(fetch_input(context, pair.source))
+    prediction = read_image(context.cache.fetch(context.store, place, pair.prediction))
+    if "S" in source.axes or "C" in source.axes:
+        raise InvalidInputError(
+            f"{pair.label} has channels (axes {source.axes}): residuals are looked at in grey images and their stacks."
+        )
+    return source, prediction, source.pixel_size.x if source.pixel_size is not None else None
+
+
+def _write_maps(folder: Path, label: str, maps: ResidualMaps, pixel_size: float | None) -> None:
+    for name, values in (("residual", maps.residual), ("deviation", maps.deviation)):
+        path = folder / "maps" / name / f"{label}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_map(path, values.reshape(-1, *values.shape[-2:]) if values.ndim > 2 else values, pixel_size=pixel_size)
+
+
+def _publish(
+    context: JobContext,
+    place: Location,
+    prediction: ResultManifest,
+    model: ModelManifest | None,
+    scored: Sequence[_Scored],
+    baseline: BlindGaussian,
+    thresholds: ResidualThresholds,
+    folder: Path,
+) -> None:
+    table = {kind: {each.pair.label: _values(each.scores[kind]) for each in scored} for kind in _KINDS}
+    failed = {each.pair.label: why for each in scored if (why := each.scores["prediction"].failed)}
+    strange = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
+    verdict = judge(table, failed, thresholds, strange)
+    worst = _worst(table["prediction"])
+    found = summarise_values(table, COLUMNS)
+    summary = {
+        "task": "residuals",
+        "definition": DEFINITION,
+        "verdict": verdict.verdict,
+        "reasons": list(verdict.reasons),
+        "remarks": list(verdict.remarks),
+        "images": len(scored),
+        "metrics": found,
+        "worst_image": {"image": worst, **table["prediction"][worst]},
+        "failed_images": sorted(failed),
+        "units": COLUMNS,
+        "shown": {name: title for name, title in _SHOWN.items() if all(name in found[kind] for kind in _KINDS)},
+        "note": (
+            "Agreement: more is better. Structure: 1 is what noise alone gives. Sharpness: 1 keeps what the input has. "
+            "Noise left and autocorrelation: near 0 "
+            f"is better. The Gaussian filter has the sigma that foretells each pixel best from its neighbours, "
+            f"{baseline.sigma:.2f} px."
+        ),
+        "interval": INTERVAL,
+        "thresholds": thresholds.model_dump(),
+        "baseline": baseline.describe(),
+    }
+    write_values_csv(folder / "metrics.csv", table, COLUMNS)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    _draw(context, place, next(each for each in scored if each.pair.label == worst), len(scored), folder)
+    digests = {image_stem(Path(image.input)): image.input_sha256 for image in prediction.images}
+    uri = context.job.evaluation.prediction_uri
+    publish_verdict(
+        context,
+        folder,
+        verdict,
+        {
+            f"{kind}_{name}": statistics(known).mean
+            for kind in _KINDS
+            for name in ("agreement", "structure", "sharpness", "noise_left")
+            if (known := [row[name] for row in table[kind].values() if name in row])
+        },
+        model=model,
+        images_of="images without targets",
+        input_uri=prediction.input_uri,
+        split=prediction.split,
+        images=tuple(
+            ResultFile(
+                input=each.pair.label,
+                input_sha256=digests.get(each.pair.label, ""),
+                outputs={"prediction": uri},
+                metrics=_shown(table["prediction"][each.pair.label]),
+            )
+            for each in scored
+        ),
+    )
+
+
+def _draw(context: JobContext, place: Location, worst: _Scored, images: int, folder: Path) -> None:
+    source, prediction, size = _read(context, place, worst.pair)
+    score, maps = score_residual(source.pixels, prediction.pixels, name=worst.pair.label)
+    figure = residual_figure(
+        source.pixels, prediction.pixels, maps, score, name=worst.pair.label, images=images, pixel_size=size
+    )
+    save_png(figure, folder / "figure.png")
+
+
+def judge(
+    table: Table, failed: Mapping[str, str], thresholds: ResidualThresholds, strange: Sequence[str] = ()
+) -> Verdict:
+    """Say whether anything speaks against the predictions; see `ResidualThresholds`.
+
+    Parameters
+    ----------
+    table
+        By kind and image: the columns.
+    failed
+        By image: why its prediction failed outright.
+    strange
+        Images that are unlike those the model was trained on.
+    """
+    images = table["prediction"]
+    failures: list[str] = []
+    merits: list[str] = []
+    if len(failed) > thresholds.max_failed_images:
+        named = ", ".join(f"{image} ({why})" for image, why in sorted(failed.items())[:_NAMED])
+        failures.append(f"{len(failed)} of {len(images)} predictions failed outright: {named}.")
+    means = {name: _mean(images, name) for name in COLUMNS}
+    agreement, structure, left = means["agreement"], means["structure"], means["noise_left"]
+    sentence = f"Prediction and input agree within the noise in {_percent(agreement)} of the pixels"
+    if agreement < thresholds.min_agreement:
+        failures.append(f"{sentence}; {_percent(thresholds.min_agreement)} is asked for.")
+    else:
+        merits.append(f"{sentence}.")
+    sentence = f"In structures, what was taken away varies {structure:.2f} times as much as noise would"
+    if structure > thresholds.max_structure:
+        failures.append(f"{sentence}; {thresholds.max_structure:g} times is allowed. {_cause(means)}")
+    else:
+        merits.append(f"{sentence}.")
+    sentence = f"{_percent(left)} of the noise is left"
+    if left > thresholds.max_noise_left:
+        failures.append(f"{sentence}; {_percent(thresholds.max_noise_left)} is allowed.")
+    elif not math.isnan(left):
+        merits.append(f"{sentence}.")
+    remarks = [
+        "Without targets only part can be seen: what is invented within the noise leaves no trace. Judge the model by "
+        "test images with targets besides.",
+        *few_images(len(images)),
+    ]
+    if strange:
+        named = ", ".join(strange[:_NAMED])
+        more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
+        remarks.append(f"{len(strange)} images are unlike those the model was trained on: {named}{more}.")
+    worst = _worst(images)
+    remarks.append(f"The worst image is {worst}, with agreement {images[worst]['agreement']:.3f}.")
+    if failures:
+        return Verdict("failed", tuple(failures), tuple(remarks))
+    return Verdict("passed", tuple(merits), tuple(remarks))
+
+
+def _cause(means: Values) -> str:
+    """Say what may have happened to structures."""
+    sharpness = means["sharpness"]
+    if sharpness < 1 - _CLEAR:
+        what = f"Structures were blurred or weakened (sharpness {sharpness:.2f} of the input's)."
+    elif sharpness > 1 + _CLEAR:
+        what = f"Structures were sharpened or invented (sharpness {sharpness:.2f} of the input's)."
+    else:
+        what = "Structures were changed, or lie elsewhere than in the input."
+    if means["neighbours"] > _CLEAR:
+        what += (
+            f" Or the noise of neighbouring pixels is shared (autocorrelation {means['neighbours']:.2f}), as in "
+            "interpolated or compressed images: then this says nothing."
+        )
+    return what
+
+
+def _values(score: ResidualScore) -> dict[str, float]:
+    return {name: value for name, value in asdict(score).items() if name in COLUMNS and not math.isnan(value)}
+
+
+def _shown(values: Values) -> dict[str, float]:
+    return {name: values[name] for name in _SHOWN if name in values}
+
+
+def _mean(images: Mapping[str, Values], name: str) -> float:
+    known = [row[name] for row in images.values() if name in row]
+    return statistics(known).mean if known else math.nan
+
+
+def _worst(images: Mapping[str, Values]) -> str:
+    """Return the image with the lowest agreement, of several that with the most structure in its residual."""
+    return min(images, key=lambda name: (images[name]["agreement"], -images[name]["structure"]))
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g} %"

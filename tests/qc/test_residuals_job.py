@@ -1,0 +1,119 @@
+"""Residual QC as a job: inputs found through the prediction, in a plain folder and in a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from support import publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.runtime.errors import NotFoundError
+from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.manifests import RESULT_MANIFEST, ResultFile, ResultManifest
+from parfocal.runtime.names import result_location
+from parfocal.runtime.publish import folder_files, publish, upload_files
+from parfocal.runtime.server.errors import from_rpc_error
+from parfocal.runtime.store import Location
+
+FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
+Judge = Callable[..., v1.Job]
+
+
+@pytest.fixture(scope="module")
+def jobs(start_service: Any) -> Any:
+    with grpc.insecure_channel(start_service("qc").address) as channel:
+        yield v1.JobServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def judge(jobs: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """Judge the sources or targets of the test images, changed by a function, as if a model had predicted them."""
+    store = s3.store()
+    dataset = publish_dataset(store, "residuals", pairs_folder)
+
+    def run(
+        role: str, change: Callable[[Any], Any] = np.asarray, *, plain: bool = False, strange: bool = False
+    ) -> v1.Job:
+        folder = tmp_path_factory.mktemp("predicted")
+        for path in (pairs_folder / "test" / role).iterdir():
+            write_image(folder / path.name, Image(change(read_image(path).pixels), "YX", None))
+        place = result_location(store, "default", folder.name)
+        files = upload_files(store, place, folder_files(folder))
+        uri = dataset
+        if plain:
+            uri = str(place / "inputs")
+            upload_files(store, place / "inputs", folder_files(pairs_folder / "test" / "source"))
+        manifest = ResultManifest(
+            project="default",
+            job="none",
+            service="test",
+            method="test",
+            kind="prediction",
+            input_uri=uri,
+            split="" if plain else "test",
+            files=files,
+            images=(ResultFile(input="field1.tif", input_sha256="0", drift=("it is noisier",) if strange else ()),),
+        )
+        spec = v1.EvaluationSpec(method="residuals", prediction_uri=publish(store, place, RESULT_MANIFEST, manifest))
+        job = jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job
+        get = v1.GetJobRequest(job_id=job.id)
+        wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the evaluation")
+        return jobs.GetJob(get).job
+
+    return run
+
+
+def read(job: v1.Job, s3: Any) -> tuple[ResultManifest, dict[str, Any]]:
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place, store = Location.parse(job.outputs[0].uri), s3.store()
+    return ResultManifest.read(store, place / RESULT_MANIFEST), store.read_json(place / "summary.json")
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["folder", "dataset"])
+def test_targets_in_the_place_of_predictions_pass(judge: Judge, s3: Any, plain: bool) -> None:
+    result, summary = read(judge("target", plain=plain), s3)
+    names = {entry.name for entry in result.files}
+    assert {"report.pdf", "report.html", "figure.png", "metrics.csv", "maps/deviation/field0.tif"} <= names
+    assert result.verdict["state"] == "passed", result.verdict["reasons"]
+    assert summary["metrics"]["prediction"]["agreement"]["mean"] > 0.99
+    assert summary["baseline"]["sigma_pixels"] > 0
+    assert len(result.images) == 3
+
+
+def test_what_was_blurred_away_fails(judge: Judge, s3: Any) -> None:
+    result, summary = read(judge("source", lambda pixels: gaussian_filter(pixels.astype(np.float32), 6)), s3)
+    assert result.verdict["state"] == "failed"
+    assert summary["metrics"]["prediction"]["structure"]["mean"] > 1.5
+
+
+def test_the_input_itself_fails_for_its_noise(judge: Judge, s3: Any) -> None:
+    result, _ = read(judge("source"), s3)
+    assert "100 % of the noise is left" in " ".join(result.verdict["reasons"])
+
+
+def test_strange_images_are_named(judge: Judge, s3: Any) -> None:
+    result, _ = read(judge("target", strange=True), s3)
+    assert any("unlike those the model was trained on: field1." in remark for remark in result.verdict["remarks"])
+
+
+@pytest.mark.parametrize("field", ["dataset_uri", "model_uri"])
+def test_what_would_not_be_looked_at_is_refused(jobs: Any, field: str) -> None:
+    spec = v1.EvaluationSpec(
+        method="residuals", prediction_uri="s3://parfocal-results/default/none", **{field: "s3://a/b"}
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        jobs.StartJob(v1.StartJobRequest(evaluation=spec))
+    assert [each.field for each in from_rpc_error(caught.value, "").violations] == [f"evaluation.{field}"]
+
+
+def test_a_prediction_that_is_not_there_is_not_found(jobs: Any) -> None:
+    spec = v1.EvaluationSpec(method="residuals", prediction_uri="s3://parfocal-results/default/none")
+    with pytest.raises(grpc.RpcError) as caught:
+        jobs.StartJob(v1.StartJobRequest(evaluation=spec))
+    assert isinstance(from_rpc_error(caught.value, ""), NotFoundError)
