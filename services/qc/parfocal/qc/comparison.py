@@ -35,7 +35,7 @@ from parfocal.qc.competitors import (
     read_evaluation,
 )
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import packages_of, publish_result
+from parfocal.qc.job import packages_of, publish_result, published_before
 from parfocal.qc.metrics.paired import smallest_p
 from parfocal.qc.parameters import ComparisonParameters
 from parfocal.qc.report import write_report
@@ -45,7 +45,6 @@ from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
     MODEL_MANIFEST,
-    RESULT_MANIFEST,
     ModelManifest,
     ResultFile,
 )
@@ -72,8 +71,7 @@ def compare(context: JobContext) -> None:
     """Compare the evaluations that the job names and publish the comparison."""
     parameters = context.parameters
     assert isinstance(parameters, ComparisonParameters)
-    if context.store.exists(context.reserved / RESULT_MANIFEST):
-        context.record_output("comparison", str(context.reserved), {})
+    if published_before(context, "comparison") is not None:
         return
     context.describe(precision="float64")
     evaluations = _read(context, parameters.metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,8 +82,15 @@ def open_evaluation(context: JobContext) -> Inputs | None:
         No prediction has the name of a target.
     """
     spec = context.job.evaluation
-    if context.store.exists(context.reserved / RESULT_MANIFEST):
-        context.record_output("evaluation", str(context.reserved), {})
+    published = published_before(context, "evaluation")
+    if published is not None:
+        if spec.model_uri:
+            files = [entry for entry in published.files if "/" not in entry.name]
+            _add_to_model(
+                context,
+                [(context.cache.fetch(context.store, context.reserved, entry), entry.name) for entry in files],
+                published.summary["metrics"],
+            )
         return None
     context.report_progress(v1.Progress(stage="preparing"), message="fetching images", at_once=True)
     context.describe(precision="float32")
@@ -95,6 +102,15 @@ def open_evaluation(context: JobContext) -> Inputs | None:
     source_role = model.source if model else "source"
     items, missing = _items(context, dataset, prediction, source_role)
     return Inputs(dataset, model, source_role, items, missing)
+
+
+def published_before(context: JobContext, kind: str) -> ResultManifest | None:
+    """Return what the job published before its worker was lost, and record it as its output; None if nothing."""
+    if not context.store.exists(context.reserved / RESULT_MANIFEST):
+        return None
+    manifest = ResultManifest.read(context.store, context.reserved / RESULT_MANIFEST)
+    context.record_output(kind, str(context.reserved), manifest.summary["metrics"])
+    return manifest
 
 
 def _items(
@@ -241,11 +257,17 @@ def publish_evaluation(
         ),
     )
     if spec.model_uri:
-        place = Location.parse(spec.model_uri) / "qc" / context.job.id
-        # verdict.json last: it is what readers look for.
-        for path in sorted(folder.glob("*.*"), key=lambda path: path.name == "verdict.json"):
-            context.store.upload(path, place / path.name)
-        context.record_output("qc", str(place), dict(metrics))
+        _add_to_model(context, folder_files(folder), metrics)
+
+
+def _add_to_model(context: JobContext, files: Iterable[tuple[Path, str]], metrics: Mapping[str, float]) -> None:
+    """Copy the files of an evaluation to the model that it judged, but for those in folders, which are large."""
+    place = Location.parse(context.job.evaluation.model_uri) / "qc" / context.job.id
+    # verdict.json last: it is what readers look for.
+    for path, name in sorted(files, key=lambda file: file[1] == "verdict.json"):
+        if "/" not in name:
+            context.store.upload(path, place / name)
+    context.record_output("qc", str(place), metrics)
 
 
 def publish_verdict(

@@ -12,7 +12,7 @@ from typing import Final
 
 from parfocal import v1
 from parfocal.qc.figures import save_png, write_map
-from parfocal.qc.job import predicted_files, publish_verdict
+from parfocal.qc.job import predicted_files, publish_verdict, published_before
 from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.metrics.residuals import ResidualMaps, ResidualScore, score_residual
@@ -92,8 +92,7 @@ def evaluate(context: JobContext) -> None:
     """Judge the job's prediction by its own inputs and publish the evaluation; it is not added to a model."""
     parameters = context.parameters
     assert isinstance(parameters, ResidualParameters)
-    if context.store.exists(context.reserved / RESULT_MANIFEST):
-        context.record_output("evaluation", str(context.reserved), {})
+    if published_before(context, "evaluation") is not None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="fetching images", at_once=True)
     context.describe(precision="float32")

@@ -27,7 +27,7 @@ from parfocal.qc.dataset.images import (
 )
 from parfocal.qc.dataset.purpose import Purpose, purpose_of
 from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, write_sheets
-from parfocal.qc.job import packages_of, publish_result
+from parfocal.qc.job import packages_of, publish_result, published_before
 from parfocal.qc.metrics.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
@@ -37,7 +37,6 @@ from parfocal.runtime.images import PixelSize, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
-    RESULT_MANIFEST,
     DatasetManifest,
     FileEntry,
     ImageEntry,
@@ -63,8 +62,7 @@ def evaluate(context: JobContext) -> None:
     """Judge the dataset of the job and publish what was found."""
     parameters = context.parameters
     assert isinstance(parameters, DatasetParameters)
-    if context.store.exists(context.reserved / RESULT_MANIFEST):
-        context.record_output("evaluation", str(context.reserved), {})
+    if published_before(context, "evaluation") is not None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="looking at the targets", at_once=True)
     context.describe(precision="float32")

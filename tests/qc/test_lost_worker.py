@@ -1,0 +1,81 @@
+"""A worker of quality control that is lost after it has published: the next attempt finishes what is missing."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import publish_dataset, publish_images
+
+from parfocal import v1
+from parfocal.qc import SERVICE
+from parfocal.qc.evaluation import evaluate
+from parfocal.runtime.jobs.admission import admit
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.jobs.records import JobStore, set_state
+from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.names import model_location
+from parfocal.runtime.publish import claim_version, publish
+from parfocal.runtime.store import Location, Store
+
+
+class LostAtTheModel(Store):
+    """A store whose worker is killed when it begins to write to a model."""
+
+    def upload(self, path: Path, location: Location) -> None:
+        if "/qc/" in str(location):
+            raise SystemExit("killed")
+        super().upload(path, location)
+
+
+def publish_model(store: Store, dataset: str) -> str:
+    place = claim_version(store, model_location(store, "default", "judged"), "test")
+    manifest = ModelManifest(
+        project="default", model="judged", version=int(place.name), service="test", method="test", job="none",
+        parameters={}, axes="YX", normaliser={}, dataset_uri=dataset,
+    )  # fmt: skip
+    return publish(store, place, MODEL_MANIFEST, manifest)
+
+
+def test_the_model_has_its_verdict_although_the_worker_was_lost_before(
+    s3: Any, pairs_folder: Path, tmp_path: Path
+) -> None:
+    settings = s3.store().settings.model_copy(update={"state_dir": tmp_path / "state"})
+    store, losing = Store(settings), LostAtTheModel(settings)
+    dataset = publish_dataset(store, "lost", pairs_folder)
+    model = publish_model(store, dataset)
+    shutil.copytree(pairs_folder / "test" / "target", tmp_path / "predicted")
+    spec = v1.EvaluationSpec(
+        method="restoration",
+        dataset_uri=dataset,
+        prediction_uri=publish_images(store, tmp_path / "predicted"),
+        split="test",
+        model_uri=model,
+    )
+    jobs = JobStore(store)
+    job = admit(
+        SERVICE, store, jobs, v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", evaluation=spec)
+    )
+
+    def attempt(number: int, of: Store) -> JobContext:
+        def begin(job: v1.Job) -> v1.JobEvent:
+            job.attempt = number
+            return set_state(job, v1.JOB_STATE_RUNNING, "running")
+
+        scratch = tmp_path / f"attempt-{number}"
+        scratch.mkdir()
+        return JobContext(SERVICE, of, jobs.change("default", job.id, begin), scratch)
+
+    with pytest.raises(SystemExit, match="killed"):
+        evaluate(attempt(1, losing))
+    place = Location.parse(model) / "qc" / job.id
+    assert not store.exists(place / "verdict.json")
+    second = attempt(2, store)
+    evaluate(second)
+    assert store.read_json(place / "verdict.json")["state"] == "passed"
+    assert store.exists(place / "report.pdf")
+    assert [output.kind for output in second.job.outputs] == ["evaluation", "qc"]
+    assert second.job.metrics["prediction_ssim"] == pytest.approx(1)
