@@ -12,7 +12,7 @@ from pathlib import Path
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.transfer import OnProgress, for_each, no_progress
-from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images import inspect_image, read_image, write_image
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry, ImageEntry
 from parfocal.runtime.names import check_name, dataset_location, published_versions
@@ -20,7 +20,6 @@ from parfocal.runtime.pairs import ImagePair, PairReport, check_pairs, find_imag
 from parfocal.runtime.publish import claim_version, file_entry, publish
 from parfocal.runtime.store import Location
 
-_SHOWN = 10
 NO_TEST_IMAGES = (
     "There are no test images: quality control needs some that were not used for training. "
     "Put a few pairs into test/source and test/target and create the dataset again."
@@ -235,11 +234,9 @@ def _readable(folder: Path, scratch: Path) -> Path:
 
 
 def _refusal(folder: Path, problems: list[Violation]) -> InvalidInputError:
-    lines = [f"{folder} cannot become a dataset: {len(problems)} problem{'s' if len(problems) > 1 else ''}."]
-    lines += [f"- {problem.field}: {problem.description}" for problem in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"- and {len(problems) - _SHOWN} more")
-    return InvalidInputError("\n".join(lines), problems)
+    return refusal(
+        f"{folder} cannot become a dataset: {len(problems)} problem{'s' if len(problems) > 1 else ''}.", problems
+    )
 
 
 def _publish(

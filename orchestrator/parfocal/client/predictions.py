@@ -10,7 +10,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.results import find_inputs, input_stem, upload_inputs
 from parfocal.client.transfer import OnProgress, for_each, no_progress
-from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images import inspect_image
 from parfocal.runtime.manifests import (
     RESULT_MANIFEST,
@@ -165,9 +165,8 @@ def _check(
             continue
         shape = inspect_image(path).shape
         if shape != shapes[stem]:
-            problems.append(Violation(path.name, f"has shape {shape}, but its {what} {shapes[stem]}."))
+            problems.append(
+                Violation(path.name, f"has shape {shape}, but its {what} {shapes[stem]}: predict it whole.")
+            )
     if problems:
-        lines = [f"- {problem.field}: {problem.description}" for problem in problems[:_SHOWN]]
-        lines += [f"- and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        text = f"{folder} is no prediction of {name}; nothing was uploaded:"
-        raise InvalidInputError("\n".join([text, *lines]), problems)
+        raise refusal(f"{folder} is no prediction of {name}; nothing was uploaded:", problems)

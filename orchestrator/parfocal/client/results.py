@@ -10,13 +10,11 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
-from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
 from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.names import result_location
 from parfocal.runtime.store import Location
-
-_SHOWN = 10
 
 
 def find_inputs(path: Path) -> list[Path]:
@@ -53,9 +51,7 @@ def find_inputs(path: Path) -> list[Path]:
             except InvalidInputError as error:
                 problems += error.violations
     if problems:
-        lines = [f"- {problem.field}: {problem.description}" for problem in problems[:_SHOWN]]
-        lines += [f"- and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        raise InvalidInputError("\n".join([f"{path} cannot be used; nothing was uploaded:", *lines]), problems)
+        raise refusal(f"{path} cannot be used; nothing was uploaded:", problems)
     return paths
 
 

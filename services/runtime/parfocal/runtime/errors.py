@@ -63,6 +63,20 @@ class InvalidInputError(ParfocalError):
     reason = "INVALID_INPUT"
 
 
+_LISTED = 10
+
+
+def refusal(what: str, problems: Sequence[Violation]) -> InvalidInputError:
+    """Return the error of all that is wrong at once: `what`, below it ten problems at most, and how many more.
+
+    Its `violations` are all problems.
+    """
+    lines = [what, *(f"- {problem.field}: {problem.description}" for problem in problems[:_LISTED])]
+    if len(problems) > _LISTED:
+        lines.append(f"- and {len(problems) - _LISTED} more")
+    return InvalidInputError("\n".join(lines), problems)
+
+
 class InvalidParameterError(InvalidInputError):
     """A parameter is unknown, of the wrong type or outside its range."""
 

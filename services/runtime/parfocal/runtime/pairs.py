@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal.runtime._findings import Warnings, by, count, examine, file_name
-from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images import DEFAULT_LIMITS, IMAGE_SUFFIXES, ImageLimits, PixelSize, image_stem
-
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -260,8 +258,4 @@ def _numbers(stem: str) -> list[int]:
 
 
 def _refusal(what: str, problems: Sequence[Violation]) -> InvalidInputError:
-    lines = [f"{what}: {count(len(problems), 'problem')}."]
-    lines += [f"- {problem.field}: {problem.description}" for problem in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"- and {len(problems) - _SHOWN} more")
-    return InvalidInputError("\n".join(lines), problems)
+    return refusal(f"{what}: {count(len(problems), 'problem')}.", problems)
