@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ RunJob = Callable[[v1.StartJobRequest], v1.Job]
 
 
 @pytest.fixture(scope="module")
-def run_job(start_service: Any) -> RunJob:
-    """Start a job at a QC service and return it when it has ended, however it ended."""
-    address = start_service("qc").address
+def jobs(start_service: Any) -> Iterator[v1.JobServiceStub]:
+    """The jobs of a running QC service."""
+    with grpc.insecure_channel(start_service("qc").address) as channel:
+        yield v1.JobServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def run_job(jobs: v1.JobServiceStub) -> RunJob:
+    """Start a job at the QC service and return it when it has ended, however it ended."""
 
     def run(request: v1.StartJobRequest) -> v1.Job:
-        with grpc.insecure_channel(address) as channel:
-            jobs = v1.JobServiceStub(channel)
-            get = v1.GetJobRequest(job_id=jobs.StartJob(request).job.id)
-            wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the end of the job")
-            return jobs.GetJob(get).job
+        get = v1.GetJobRequest(job_id=jobs.StartJob(request).job.id)
+        wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the end of the job")
+        return jobs.GetJob(get).job
 
     return run
 
