@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from support import publish_dataset, wait_for
+from support import publish_dataset
 
 from parfocal import v1
 from parfocal.runtime.errors import NotFoundError
@@ -21,18 +21,11 @@ from parfocal.runtime.publish import folder_files, publish, upload_files
 from parfocal.runtime.server.errors import from_rpc_error
 from parfocal.runtime.store import Location
 
-FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 Judge = Callable[..., v1.Job]
 
 
 @pytest.fixture(scope="module")
-def jobs(start_service: Any) -> Any:
-    with grpc.insecure_channel(start_service("qc").address) as channel:
-        yield v1.JobServiceStub(channel)
-
-
-@pytest.fixture(scope="module")
-def judge(jobs: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """Judge the sources or targets of the test images, changed by a function, as if a model had predicted them."""
     store = s3.store()
     dataset = publish_dataset(store, "residuals", pairs_folder)
@@ -61,10 +54,7 @@ def judge(jobs: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.TempP
             images=(ResultFile(input="field1.tif", input_sha256="0", drift=("it is noisier",) if strange else ()),),
         )
         spec = v1.EvaluationSpec(method="residuals", prediction_uri=publish(store, place, RESULT_MANIFEST, manifest))
-        job = jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job
-        get = v1.GetJobRequest(job_id=job.id)
-        wait_for(lambda: jobs.GetJob(get).job.state in FINAL, 120, "the evaluation")
-        return jobs.GetJob(get).job
+        return run_job(v1.StartJobRequest(evaluation=spec))
 
     return run
 
@@ -103,17 +93,17 @@ def test_strange_images_are_named(judge: Judge, s3: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["dataset_uri", "model_uri"])
-def test_what_would_not_be_looked_at_is_refused(jobs: Any, field: str) -> None:
+def test_what_would_not_be_looked_at_is_refused(run_job: Any, field: str) -> None:
     spec = v1.EvaluationSpec(
         method="residuals", prediction_uri="s3://parfocal-results/default/none", **{field: "s3://a/b"}
     )
     with pytest.raises(grpc.RpcError) as caught:
-        jobs.StartJob(v1.StartJobRequest(evaluation=spec))
+        run_job(v1.StartJobRequest(evaluation=spec))
     assert [each.field for each in from_rpc_error(caught.value, "").violations] == [f"evaluation.{field}"]
 
 
-def test_a_prediction_that_is_not_there_is_not_found(jobs: Any) -> None:
+def test_a_prediction_that_is_not_there_is_not_found(run_job: Any) -> None:
     spec = v1.EvaluationSpec(method="residuals", prediction_uri="s3://parfocal-results/default/none")
     with pytest.raises(grpc.RpcError) as caught:
-        jobs.StartJob(v1.StartJobRequest(evaluation=spec))
+        run_job(v1.StartJobRequest(evaluation=spec))
     assert isinstance(from_rpc_error(caught.value, ""), NotFoundError)
