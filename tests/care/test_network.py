@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from learner_suite import ImageLearnerSuite
 
-from parfocal.care.parameters import Care2DParameters, Care3DParameters
+from parfocal.care import CARE_2D
+from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters
 from parfocal.runtime.learning import Channels
 
 TINY: dict[str, Any] = {"network_depth": 2, "kernel_size": 3, "first_filters": 4, "patch_size": 32}
@@ -74,6 +75,37 @@ def test_the_saved_folder_opens_in_csbdeep_with_the_same_prediction(care: Any, t
     np.testing.assert_array_equal(
         care.load(folder, parameters, Channels(), "last").predict_batch(image), other.predict_batch(image)
     )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
+def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path: Path) -> None:
+    from parfocal.runtime.images import Image
+    from parfocal.runtime.manifests import ModelManifest
+    from parfocal.runtime.prediction import load_model, predict_image
+
+    parameters = Care2DParameters(**TINY)
+    weights = care.build(parameters, Channels()).weights()
+    care.save(tmp_path, parameters, Channels(), weights, weights)
+    rng = np.random.default_rng(0)
+    pairs = [rng.random((2, 100, 120), dtype=np.float32) for _ in range(2)]
+    calibration = care.calibrate(tmp_path, parameters, Channels(), pairs)
+    predicted = []
+    for recorded in ({}, calibration):
+        manifest = ModelManifest(
+            project="p", model="m", version=1, service="care", method="care-2d", job="j",
+            parameters=parameters.model_dump(), axes="YX", normaliser={"rule": "none"}, dataset_uri="",
+            calibration=recorded,
+        )  # fmt: skip
+        model = load_model(CARE_2D, manifest, tmp_path, weights="best", precision="float32")
+        image = Image(pairs[0][0], "YX", None)
+        predicted.append(predict_image(model, image, CarePredictionParameters(uncertainty=True)).images)
+    factor = calibration["uncertainty_factor"]
+    raw, calibrated = (images["uncertainty"].pixels for images in predicted)
+    np.testing.assert_allclose(calibrated, factor * raw, rtol=1e-5)
+    # The factor is that of both images, the coverage that of one of them.
+    inside = np.abs(pairs[0][1] - predicted[1]["prediction"].pixels) <= np.log(10) * calibrated
+    assert inside.mean() == pytest.approx(0.9, abs=0.01)
+    assert care.calibrate(tmp_path, Care2DParameters(**TINY, probabilistic=False), Channels(), pairs) == {}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving

@@ -72,6 +72,34 @@ def test_images_of_another_program_are_judged_like_those_of_a_model(
     assert "other.tif: has the name of no target" in refused.err
 
 
+def test_a_model_is_judged_on_images_without_targets(
+    run: Callable[..., Ended], model: str, images: Path, tmp_path: Path
+) -> None:
+    source = images / "test" / "source"
+    result = run("evaluate", "--model", model, "--images", source, "--output", tmp_path / "qc")
+    assert result.code == 0, result.err
+    for words in ("Agreement", "Structure", "Sharpness", "Gaussian filter", "Verdict: ", "3 images"):
+        assert words in result.out
+    assert "leaves no trace" in result.err
+    assert (tmp_path / "qc" / "maps" / "deviation").is_dir()
+    # What images without targets show is no verdict on the model.
+    assert run("models", "show", model, "--json").json["verdict"]["state"] == "unchecked"
+
+
+def test_predictions_of_another_program_are_judged_by_their_inputs(
+    run: Callable[..., Ended], images: Path, tmp_path: Path
+) -> None:
+    source, target = (images / "test" / role for role in ("source", "target"))
+    result = run("evaluate", "--prediction", target, "--images", source, "--require-pass")
+    assert result.code == 0, result.out + result.err
+    assert "agree within the noise" in result.out
+    shutil.copytree(target, tmp_path / "mine")
+    next((tmp_path / "mine").iterdir()).rename(tmp_path / "mine" / "other.tif")
+    refused = run("evaluate", "--prediction", tmp_path / "mine", "--images", source)
+    assert refused.code == 2
+    assert "other.tif: has the name of no input" in refused.err
+
+
 def test_images_unlike_the_training_images_are_named(
     run: Callable[..., Ended], model: str, images: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +125,15 @@ def test_images_unlike_the_training_images_are_named(
         (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "restoration"), 3, "nowhere"),
         (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "fake-2d"), 2, "restoration"),
         (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "dataset"), 2, "dataset check"),
+        (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "residuals"), 2, "--images"),
+        (("--dataset", "DATASET", "--images", "nowhere", "--model", "m"), 2, "either a dataset"),
+        (("--model", "m"), 2, "either a dataset"),
+        (("--prediction", "nowhere", "--images", "nowhere"), 3, "nowhere"),
+        (
+            ("--prediction", "nowhere", "--images", "nowhere", "--method", "instances"),
+            2,
+            "without targets for instances",
+        ),
     ],
 )
 def test_evaluate_says_what_it_needs(

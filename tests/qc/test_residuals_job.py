@@ -93,17 +93,17 @@ def test_strange_images_are_named(judge: Judge, s3: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["dataset_uri", "model_uri"])
-def test_what_would_not_be_looked_at_is_refused(jobs: Any, field: str) -> None:
+def test_what_would_not_be_looked_at_is_refused(run_job: Any, field: str) -> None:
     spec = v1.EvaluationSpec(
         method="residuals", prediction_uri="s3://parfocal-results/default/none", **{field: "s3://a/b"}
     )
     with pytest.raises(grpc.RpcError) as caught:
-        jobs.StartJob(v1.StartJobRequest(evaluation=spec))
+        run_job(v1.StartJobRequest(evaluation=spec))
     assert [each.field for each in from_rpc_error(caught.value, "").violations] == [f"evaluation.{field}"]
 
 
-def test_a_prediction_that_is_not_there_is_not_found(jobs: Any) -> None:
+def test_a_prediction_that_is_not_there_is_not_found(run_job: Any) -> None:
     spec = v1.EvaluationSpec(method="residuals", prediction_uri="s3://parfocal-results/default/none")
     with pytest.raises(grpc.RpcError) as caught:
-        jobs.StartJob(v1.StartJobRequest(evaluation=spec))
+        run_job(v1.StartJobRequest(evaluation=spec))
     assert isinstance(from_rpc_error(caught.value, ""), NotFoundError)

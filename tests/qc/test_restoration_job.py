@@ -49,11 +49,15 @@ def evaluate(run_job: Any, s3: Any, tmp_path_factory: pytest.TempPathFactory) ->
     """Evaluate images made of sources and targets as if a model had predicted them."""
     store = s3.store()
 
-    def run(folder: Path, predict: Predict) -> v1.Job:
+    def run(folder: Path, predict: Predict, width: float | None = None) -> v1.Job:
         made = tmp_path_factory.mktemp("predicted")
         for path in (folder / "test" / "target").iterdir():
             source, target = (read_image(folder / "test" / role / path.name).pixels for role in ("source", "target"))
             write_image(made / path.name, Image(predict(source, target), "ZYX"[-target.ndim :], None))
+            if width is not None:
+                (made / "uncertainty").mkdir(exist_ok=True)
+                uncertainty = np.full(target.shape, width, np.float32)
+                write_image(made / "uncertainty" / path.name, Image(uncertainty, "ZYX"[-target.ndim :], None))
         spec = v1.EvaluationSpec(
             method="restoration",
             dataset_uri=publish_dataset(store, made.name, folder),
@@ -132,3 +136,23 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert result.verdict["state"] == "passed"
     assert "examples.png" in {entry.name for entry in result.files}
+
+
+@pytest.mark.parametrize(
+    ("width", "words"), [(30.0, "The uncertainty is honest"), (6.0, "The uncertainty is too small")]
+)
+def test_an_uncertainty_is_checked_and_drawn(
+    evaluate: Any, s3: Any, request: pytest.FixtureRequest, width: float, words: str
+) -> None:
+    folder = request.getfixturevalue("pairs_folder" if width == 30 else "stacks_folder")
+    noise = np.random.default_rng(1)
+    job = evaluate(folder, lambda _, target: target + noise.laplace(0, 30, target.shape).astype(np.float32), width)
+    summary = json.loads(published(s3, job, "summary.json"))
+    assert words in " ".join(summary["remarks"])
+    rows = list(csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))))
+    values = [float(row["true values within the 90 % interval [0..1]"]) for row in rows if row["kind"] == "prediction"]
+    assert summary["metrics"]["prediction"]["coverage_90"]["mean"] == pytest.approx(np.mean(values))
+    assert not any(row["true values within the 90 % interval [0..1]"] for row in rows if row["kind"] != "prediction")
+    assert len(published(s3, job, "coverage.csv").splitlines()) == 4
+    result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    assert "reliability.png" in {entry.name for entry in result.files}

@@ -110,9 +110,11 @@ def output_uri(job: v1.Job, kind: str) -> str:
 def predict_split(app: App, client: Client, model_uri: str, dataset_uri: str, split: str, *, again: bool) -> str:
     """Return the published prediction of one split of a dataset, made now unless there is one."""
     from parfocal import v1
+    from parfocal.client.models import judging_parameters, read_model
     from parfocal.client.requests import prediction_request
 
-    request = prediction_request(model_uri, dataset_uri, split=split)
+    parameters = judging_parameters(read_model(client, model_uri).manifest)
+    request = prediction_request(model_uri, dataset_uri, parameters, split=split)
     if not again:
         for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
             if job.prediction == request.prediction and any(output.kind == "result" for output in job.outputs):

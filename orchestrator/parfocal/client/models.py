@@ -71,6 +71,11 @@ def read_model(client: Client, name: str) -> ModelSummary:
     return _summary(client, Location.parse(uri))
 
 
+def judging_parameters(model: ModelManifest) -> dict[str, Any]:
+    """Return the parameters of a prediction that shall be judged: with the uncertainty where there is one."""
+    return {"uncertainty": True} if "uncertainty_factor" in model.calibration else {}
+
+
 def newest_verdict(client: Client, model_uri: str) -> Verdict:
     """Return what quality control said last about a model version."""
     folder = Location.parse(model_uri) / "qc"

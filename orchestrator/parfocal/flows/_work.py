@@ -11,6 +11,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client, requests
+from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import (
     ACTIVE_STATES,
@@ -149,9 +150,9 @@ def predict_split(
     model_uri: str,
     dataset_uri: str,
     split: str = "test",
-    parameters: Mapping[str, Any] | None = None,
 ) -> Finished:
-    """Apply a model to one split of a dataset."""
+    """Apply a model to one split of a dataset, to be judged by its targets."""
+    parameters = judging_parameters(read_model(client, model_uri).manifest)
     return predict_images(
         client, run, listener, model_uri=model_uri, input_uri=dataset_uri, split=split, parameters=parameters
     )

@@ -118,8 +118,9 @@ class CarePredictionParameters(ImagePredictionParameters):
     uncertainty: bool = Field(
         default=False,
         title="Uncertainty map",
-        description="Also write the scale of the Laplace distribution the network predicts for each pixel, in grey "
-        "values: where it is large, do not trust the prediction. Needs a model trained with probabilistic on.",
+        description="Also write how uncertain each pixel is, in grey values: with a probability of 90 % the true value "
+        "lies within 2.3 times this number. Where it is large, do not trust the prediction. Needs a model trained with "
+        "probabilistic on.",
     )
 
 

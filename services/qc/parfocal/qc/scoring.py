@@ -18,12 +18,15 @@ from parfocal import v1
 from parfocal.qc.curves import curve_writer
 from parfocal.qc.figures import write_map
 from parfocal.qc.job import Item
+from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.foreground import Foreground, find_foreground, score_regions
 from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim, sample_for_fit
 from parfocal.qc.metrics.parallel import default_workers, map_bounded
 from parfocal.qc.metrics.resolution import SMALLEST_SPECTRUM, FourierCorrelation, correlate_spectra, spectrum
 from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, scale_target, score_scaled, score_stack
+from parfocal.qc.metrics.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.volume import score_volume
+from parfocal.qc.reliability import SHOWN_LEVELS, write_coverage_csv
 from parfocal.qc.rows import Kind, MetricsRow
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
@@ -50,18 +53,22 @@ class Baseline(Protocol):
 
 @dataclass(frozen=True)
 class ImageScores:
-    """The rows of one image, without MicroSSIM, and beside them the curves and samples of each kind."""
+    """The rows of one image, without MicroSSIM, and beside them the curves and samples of each kind.
+
+    `coverage` is that of the prediction's uncertainty, see `parfocal.qc.metrics.uncertainty`; None without one.
+    """
 
     item: Item
     rows: tuple[MetricsRow, ...]
     curves: Mapping[Kind, FourierCorrelation]
     samples: Mapping[Kind, tuple[MicroSample, ...]]
+    coverage: Float64 | None = None
 
 
 def score_items(
     context: JobContext, items: Sequence[Item], baselines: Mapping[str, Baseline], folder: Path, *, maps: bool
 ) -> list[MetricsRow]:
-    """Score all items as input, baseline and prediction; write `frc.csv` and, if asked for, the maps.
+    """Score all items as input, baseline and prediction; write `frc.csv`, `coverage.csv` and, if asked for, the maps.
 
     Parameters
     ----------
@@ -80,15 +87,20 @@ def score_items(
 
     rows: list[MetricsRow] = []
     samples: dict[tuple[str, Kind], list[MicroSample]] = {}
+    coverages: dict[str, Float64] = {}
     with curve_writer(folder / "frc.csv") as write:
         for number, scored in enumerate(map_bounded(score, items, workers), start=1):
             context.check_cancelled()
             rows.extend(scored.rows)
             for kind, curve in scored.curves.items():
                 write(scored.item.label, kind, curve, scored.item.pixel_size)
+            if scored.coverage is not None:
+                coverages[scored.item.label] = scored.coverage
             for kind, values in scored.samples.items():
                 samples.setdefault((scored.item.role, kind), []).extend(values)
             _report(context, scored, number, len(items))
+    if coverages:
+        write_coverage_csv(folder / "coverage.csv", coverages)
     context.report_progress(v1.Progress(stage="scoring"), message="MicroSSIM", at_once=True)
     fits = {key: fit_micro_ssim(values) for key, values in samples.items()}
     return _with_micro_ssim(context, rows, items, baselines, fits, workers)
@@ -110,6 +122,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     rows: list[MetricsRow] = []
     curves: dict[Kind, FourierCorrelation] = {}
     samples: dict[Kind, tuple[MicroSample, ...]] = {}
+    covered: list[Float64] = []
     for kind, image in versions(item, baseline, target.ndim):
         name = f"{item.label} ({kind})"
         scores, maps = score_planes(image, target, name)
@@ -119,10 +132,16 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
             curves[kind] = curve
             whole |= _resolution(curve, item)
         planes = _planes(image, target, scores, foreground.mask)
+        widths = _uncertainty(item, kind, target.ndim)
         for index, (score, plane, target_plane, mask) in enumerate(planes):
             if score is None:
                 continue
             more = regions(plane_maps(maps, index), plane, target_plane, mask, foreground) | whole
+            if widths is not None and score.failed is None:
+                covered.append(coverage(target_plane, plane, widths[index], score, name=name))
+                more |= {
+                    f"coverage_{100 * level:.0f}": float(covered[-1][LEVELS.index(level)]) for level in SHOWN_LEVELS
+                }
             rows.append(MetricsRow(item.label, kind, score, index if target.ndim == 3 else None, more))
         samples[kind] = tuple(
             sample_for_fit(plane, target_plane, windows=max(_FEWEST_WINDOWS, windows // len(planes)))
@@ -131,7 +150,15 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
         )
         if folder is not None:
             _write_maps(folder / kind, item, maps)
-    return ImageScores(item, tuple(rows), curves, samples)
+    return ImageScores(item, tuple(rows), curves, samples, np.mean(covered, axis=0) if covered else None)
+
+
+def _uncertainty(item: Item, kind: Kind, dimensions: int) -> NDArray[Any] | None:
+    """Return the planes of the uncertainty, where the prediction came with one."""
+    if kind != "prediction" or item.uncertainty is None:
+        return None
+    widths = read_image(item.uncertainty).pixels
+    return widths if dimensions == 3 else widths[np.newaxis]
 
 
 def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from parfocal.qc.background import background_shift, carried, compare_inside, held_back, shift_remark
 from parfocal.qc.metrics.foreground import FOREGROUND_METHOD
 from parfocal.qc.parameters import RestorationThresholds, TranslationThresholds
+from parfocal.qc.reliability import coverage_remark
 from parfocal.qc.rows import (
     COLUMNS,
     KINDS,
@@ -57,7 +58,8 @@ DEFINITION: Final = (
     "Foreground: above Otsu's threshold of the target; NRMSE, PSNR and SSIM inside and outside are means of the same "
     "maps, SNR = -10 log10(1 - r^2) dB. Resolution: where the Fourier ring (shell) correlation with the target, the "
     "median over five rings, first falls below 1/7. Stacks are scored slice by slice and averaged; scores of the "
-    "volume have one scale and one fit, and an 11x11x11 window."
+    "volume have one scale and one fit, and an 11x11x11 window. Uncertainties are taken as scales b of a Laplace "
+    "distribution: the interval of a probability p is b ln(1 / (1 - p)) on either side of the fitted prediction."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -154,6 +156,8 @@ def judge(
     remarks.extend(few_images(summary.images))
     remarks.extend(_tolerated(score) for score in summary.failed if score not in refused)
     remarks.append(f"The worst image is {summary.worst.image}, with SSIM {summary.worst.values['ssim']:.3f}.")
+    if known := summary.metrics["prediction"].get("coverage_90"):
+        remarks.append(coverage_remark(known.mean))
     shift = background_shift(summary.scores["prediction"])
     if shift is None:
         remarks.append("No test image has a score inside the foreground: whether background carries them is unknown.")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from parfocal.qc.curves import read_curves
 from parfocal.qc.figures import save_png
+from parfocal.qc.reliability import read_coverage_csv, reliability_figure
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.correlation import correlation_figure
 from parfocal.qc.report.scores import Scores, read_scores, scores_figure
@@ -149,6 +150,21 @@ def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores
             "lower one in the middle. Of large images the centre is shown, scores are of the whole image or plane.",
         )
     yield from _correlation(folder, summary, role)
+    yield from _reliability(folder, role)
+
+
+def _reliability(folder: Path, role: str) -> Iterator[Block]:
+    """Yield the figure of the uncertainty's coverage, which only the first target can have."""
+    table = folder / "coverage.csv"
+    if not table.exists() or role not in {"", "target"}:
+        return
+    path = folder / "reliability.png"
+    save_png(reliability_figure(read_coverage_csv(table)), path)
+    yield Picture(
+        path,
+        "Is the uncertainty honest? The line is the mean over the images, the band reaches from the lowest to the "
+        "highest image. Below the diagonal the model is surer of itself than it may be.",
+    )
 
 
 def _correlation(folder: Path, summary: Mapping[str, Any], role: str) -> Iterator[Block]:
