@@ -113,7 +113,7 @@ def main() -> None:
     parser = options_for(__doc__, epochs=5, patch=64, batch=16, patches_per_image=32)
     parser.add_argument("--skip-csbdeep", action="store_true", help="measure Parfocal alone, for curves")
     options = parser.parse_args()
-    precision, why = choose_precision("auto")
+    precision, why = choose_precision("auto", SERVICE.framework)
     print(f"precision: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -121,7 +121,7 @@ def main() -> None:
     """Run both and print ratios."""
     parser = options_for(__doc__, epochs=5, patch=128, batch=4, patches_per_image=4)
     options = parser.parse_args()
-    precision, why = choose_precision("auto")
+    precision, why = choose_precision("auto", SERVICE.framework)
     print(f"precision: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -84,20 +84,23 @@ def test_a_status_carries_reason_fields_and_the_time_to_retry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "wanted", "expected"),
+    ("flags", "wanted", "framework", "expected"),
     [
-        ({"avx2"}, "auto", "float32"),
-        ({"avx512f"}, "auto", "float32"),
-        ({"avx512f", "amx_bf16"}, "auto", "bfloat16"),
-        ({"amx_bf16"}, "float32", "float32"),
-        ({"avx2"}, "bfloat16", "float32"),
-        ({"amx_bf16"}, "bfloat16", "bfloat16"),
+        ({"avx2"}, "auto", "tensorflow", "float32"),
+        ({"avx512f"}, "auto", "tensorflow", "float32"),
+        ({"avx512f", "avx512_bf16"}, "auto", "tensorflow", "bfloat16"),
+        ({"avx512f", "avx512_bf16"}, "auto", "torch", "float32"),
+        ({"avx512f", "amx_bf16"}, "auto", "torch", "bfloat16"),
+        ({"amx_bf16"}, "float32", "tensorflow", "float32"),
+        ({"avx2"}, "bfloat16", "tensorflow", "float32"),
+        ({"amx_bf16"}, "bfloat16", "tensorflow", "bfloat16"),
+        ({"amx_bf16"}, "auto", "", "float32"),
     ],
 )
-def test_precision_follows_the_processor(
-    monkeypatch: pytest.MonkeyPatch, flags: set[str], wanted: str, expected: str
+def test_precision_follows_processor_and_framework(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], wanted: str, framework: precision.Framework, expected: str
 ) -> None:
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
-    chosen, why = precision.choose_precision(wanted)
+    chosen, why = precision.choose_precision(wanted, framework)
     assert chosen == expected
     assert expected in why

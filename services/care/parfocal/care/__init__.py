@@ -80,4 +80,5 @@ SERVICE = Service(
     name="care",
     methods=(CARE_2D, CARE_3D),
     packages=("csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
+    framework="tensorflow",
 )

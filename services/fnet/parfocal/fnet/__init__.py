@@ -73,4 +73,4 @@ FNET_3D = _method(
     """,
 )
 
-SERVICE = Service(name="fnet", methods=(FNET_2D, FNET_3D), packages=("torch", "safetensors"))
+SERVICE = Service(name="fnet", methods=(FNET_2D, FNET_3D), packages=("torch", "safetensors"), framework="torch")

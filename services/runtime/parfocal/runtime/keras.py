@@ -26,7 +26,7 @@ def prepare(seed: int, precision: str) -> None:
     The arithmetic is global in TensorFlow, which is one reason why every job has a process of its own.
     """
     keras.utils.set_random_seed(seed)
-    if choose_precision(precision)[0] == "bfloat16":
+    if choose_precision(precision, "tensorflow")[0] == "bfloat16":
         tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
 
 

@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, Violation
 from parfocal.runtime.manifests import DatasetManifest
+from parfocal.runtime.precision import Framework
 
 
 class Parameters(BaseModel):
@@ -165,11 +166,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Service:
-    """One image's worth of methods."""
+    """One image's worth of methods.
+
+    `packages` are those whose versions are recorded; `framework` is what the methods compute with.
+    """
 
     name: str
     methods: Sequence[Method]
     packages: Sequence[str] = ()
+    framework: Framework = ""
 
     def method(self, name: str) -> Method:
         """Return a method by name; raise NotFoundError naming those there are."""

@@ -88,4 +88,5 @@ SERVICE = Service(
     name="stardist",
     methods=(STARDIST_2D, STARDIST_3D),
     packages=("stardist", "csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
+    framework="tensorflow",
 )

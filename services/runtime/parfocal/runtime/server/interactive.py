@@ -107,7 +107,7 @@ class Interactive:
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
             await self._receive(requests, task, folder / "input")
             outputs: list[dict[str, Any]] = []
-            precision, _ = choose_precision(task.parameters.precision)
+            precision, _ = choose_precision(task.parameters.precision, self._service.framework)
             async with contextlib.aclosing(self._worker.ask(task.question(folder), precision)) as answers:
                 async for answer in answers:
                     if "progress" in answer:

@@ -27,4 +27,4 @@ NAME_2D = Method(
     validate=check_dataset,
 )
 
-SERVICE = Service(name="NAME", methods=(NAME_2D,), packages=("torch", "safetensors"))
+SERVICE = Service(name="NAME", methods=(NAME_2D,), packages=("torch", "safetensors"), framework="torch")
