@@ -88,7 +88,7 @@ def _effect(test: Mapping[str, Any]) -> str:
     effect = f"{test['rank-biserial correlation']:+.2f}"
     if test["rank-biserial low"] is None:
         return effect
-    return f"{effect} ({test['rank-biserial low']:+.2f} to {test['rank-biserial high']:+.2f})"
+    return f"{effect} ({test['rank-biserial low']:.2f} to {test['rank-biserial high']:.2f})"
 
 
 def _images(folder: Path) -> Iterator[Table]:
