@@ -67,5 +67,5 @@ def test_a_stricter_level_asks_for_better_outlines(evaluate: Evaluate, s3: Any) 
 def test_a_prediction_that_is_no_label_image_is_refused_by_name(evaluate: Evaluate) -> None:
     job = evaluate(lambda labels: labels.astype(np.float32) * 0.7)
     assert job.state == v1.JOB_STATE_FAILED
-    assert "field0 (prediction)" in job.error.text
+    assert "field0 (prediction) holds" in job.error.text
     assert "whole numbers" in job.error.text

@@ -16,6 +16,7 @@ from parfocal.qc.metrics.paired import (
     mann_whitney_p,
     paired_test,
     rank_biserial,
+    rank_biserial_interval,
     smallest_p,
     wilcoxon_p,
 )
@@ -164,3 +165,48 @@ def test_what_cannot_be_compared_is_refused(first, second, words):
 def test_impossible_p_values_are_refused():
     with pytest.raises(InvalidInputError, match="between 0 and 1"):
         holm([0.5, 1.5])
+
+
+def test_interval_of_the_rank_biserial_correlation_by_hand():
+    # Ranks 1 to 4 of which 2 is negative: r = 0.6, v = 30 / 100; the ends solve (0.6 - x)^2 = z^2 v (1 - x^2).
+    spread = stats.norm.ppf(0.975) ** 2 * 0.3
+    roots = np.sort(np.roots([1 + spread, -1.2, 0.36 - spread]))
+    assert rank_biserial_interval([1.0, -2.0, 3.0, 4.0]) == pytest.approx(tuple(roots))
+    assert rank_biserial_interval([0.0, 0.0]) == (-1.0, 1.0)
+    always = rank_biserial_interval(np.arange(1.0, 10.0))
+    share = stats.norm.ppf(0.975) ** 2 * 285 / 45**2
+    assert always == pytest.approx(((1 - share) / (1 + share), 1.0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(whole, st.sampled_from([0.8, 0.95, 0.99]))
+def test_interval_of_the_effect_leaves_out_zero_where_wilcoxons_normal_approximation_does(differences, confidence):
+    low, high = rank_biserial_interval(differences, confidence=confidence)
+    assert -1 <= low <= rank_biserial(differences) <= high <= 1
+    turned = rank_biserial_interval([-each for each in differences], confidence=confidence)
+    assert turned == pytest.approx((-high, -low))
+    values = np.array([each for each in differences if each])
+    if values.size:
+        ranks = stats.rankdata(np.abs(values))
+        p = 2 * stats.norm.sf(abs((ranks * np.sign(values)).sum()) / np.sqrt((ranks**2).sum()))
+        if abs(p - (1 - confidence)) > 1e-9:
+            assert (low > 0 or high < 0) == (p < 1 - confidence)
+
+
+@pytest.mark.parametrize("images", [5, 20])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize("draw", ["standard_normal", "standard_exponential", "standard_cauchy"])
+def test_interval_of_the_effect_holds_the_true_value_with_few_images(images, shift, draw):
+    random = np.random.default_rng(11)
+
+    def differences(count):
+        # The exponential less its mean, turned: a model that is a little better mostly and much worse at times.
+        sign = -1 if draw == "standard_exponential" else 1
+        return sign * (getattr(random, draw)((count, images)) - (sign < 0)) + shift
+
+    # What r estimates: how much more often the sum of two images' differences is positive than negative.
+    many = differences(1_000_000 // images)
+    true = 2 * (many[:, 0] + many[:, 1] > 0).mean() - 1
+    intervals = np.array([rank_biserial_interval(each) for each in differences(1500)])
+    covered = ((intervals[:, 0] <= true) & (true <= intervals[:, 1])).mean()
+    assert 0.91 <= covered <= 0.995

@@ -18,6 +18,7 @@ from parfocal.qc.parameters import RestorationParameters
 from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
 from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
+from parfocal.qc.report.pdf import column_widths, longest_text
 from parfocal.qc.report.scores import read_scores
 from parfocal.qc.summary import KINDS, MetricsRow, judge, summarise, summary_json, write_metrics_csv
 from parfocal.runtime.errors import InvalidInputError
@@ -186,6 +187,36 @@ def test_long_tables_names_and_pictures_fit_the_pages(tmp_path: Path) -> None:
     write_report(report, tmp_path)
     assert pdf_pages(tmp_path / REPORT_PDF) > 10
     assert page_of(tmp_path).words.count(name) > 400
+
+
+def test_columns_of_a_table_have_room_for_their_words() -> None:
+    columns = ("Metric", "First", "Second", "Difference", "Wilcoxon p", "Mann-Whitney p", "Effect", "Outcome")
+    row = (
+        "PSNR [dB]",
+        "short:1",
+        "Gaussian filter",
+        "+10.7",
+        "0.039",
+        "0.00041",
+        "-1.00 (-1.00 to -0.30)",
+        "second is better",
+    )
+    widths = column_widths(Table(columns, [row] * 3, frozenset({"Effect"})))
+    words = [
+        max(longest_text([name], bold=True), longest_text(cell.split()))
+        for name, cell in zip((max(name.split(), key=len) for name in columns), row, strict=True)
+    ]
+    assert all(width >= word + 6 for width, word in zip(widths, words, strict=True))
+    assert sum(widths) == pytest.approx(170 / 25.4 * 72)
+    assert widths[6] > longest_text([row[6]]) + 6  # numbers with their interval stay on one line
+
+
+def test_two_small_pictures_fit_a_page(tmp_path: Path) -> None:
+    save_png(Figure(figsize=(6, 7)), tmp_path / "overlay.png")
+    for small, pages in ((True, 3), (False, 5)):  # the first page has the title besides
+        pictures = [Picture(tmp_path / "overlay.png", f"field {number}: F1 0.5.", small) for number in range(5)]
+        write_report(Report("Overlays", {"Job": "a"}, pictures), tmp_path)
+        assert pdf_pages(tmp_path / REPORT_PDF) == pages
 
 
 def test_a_table_that_lacks_a_metric_is_refused_by_name(evaluation: Evaluation) -> None:

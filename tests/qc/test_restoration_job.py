@@ -133,6 +133,11 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
         data_range=1,
     )
     assert float(row["SSIM of the volume [-1..1]"]) == pytest.approx(expected, abs=1e-6)
+    mask = find_foreground(target).mask
+    r = np.corrcoef(source[mask], target[mask])[0, 1]
+    assert float(row["SNR of the volume inside the foreground [dB]"]) == pytest.approx(-10 * np.log10(1 - r**2))
+    inside = summary["metrics"]["prediction"]["volume_ssim_inside"]["mean"]
+    assert inside > summary["metrics"]["input"]["volume_ssim_inside"]["mean"]
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert result.verdict["state"] == "passed"
     assert "examples.png" in {entry.name for entry in result.files}

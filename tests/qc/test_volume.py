@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
+from parfocal.qc.metrics.foreground import find_foreground
 from parfocal.qc.metrics.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED, score_stack
 from parfocal.qc.metrics.volume import score_volume
 from parfocal.runtime.errors import InvalidInputError
@@ -60,6 +61,78 @@ def test_perfect_inverted_and_constant():
     assert score_volume(-1.0 * target, target).failed == CONTRAST_INVERTED
     constant = score_volume(np.full(target.shape, 7.0), target)
     assert (constant.failed, constant.scale, constant.pearson) == (CONSTANT_PREDICTION, 0, 0)
+
+
+def boxed(shape=(22, 40, 44), seed=2):
+    """A stack whose foreground is a box, and that box."""
+    random = np.random.default_rng(seed)
+    box = (slice(6, 16), slice(8, 30), slice(10, 34))
+    target = random.uniform(0, 100, shape)
+    target[box] = random.uniform(2000, 3000, target[box].shape)
+    return target + 120 * random.standard_normal(shape), target, box
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_inside_are_the_scores_of_the_box_that_is_the_foreground(workers):
+    image, target, box = boxed()
+    mask = find_foreground(target).mask
+    assert mask[box].all()
+    assert np.count_nonzero(mask) == mask[box].size
+    score = score_volume(image, target, mask=mask, workers=workers)
+    fitted, clipped, _, _ = by_hand(image, target)
+    error = (fitted - clipped) ** 2
+    assert score.inside.nrmse == pytest.approx(np.sqrt(error[box].mean()))
+    assert score.outside.nrmse == pytest.approx(np.sqrt(error[~mask].mean()))
+    assert score.inside.psnr == pytest.approx(-20 * math.log10(score.inside.nrmse))
+    r = np.corrcoef(image[box].ravel(), target[box].ravel())[0, 1]
+    assert score.inside.pearson == pytest.approx(r)
+    assert score.inside.snr == pytest.approx(-10 * math.log10(1 - r**2))
+    assert score.outside.pearson == pytest.approx(np.corrcoef(image[~mask], target[~mask])[0, 1])
+    _, similarity = structural_similarity(
+        fitted, clipped, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, full=True
+    )
+    inner = np.zeros(mask.shape, bool)
+    inner[5:-5, 5:-5, 5:-5] = True
+    assert score.inside.ssim == pytest.approx(similarity[mask & inner].mean(), abs=1e-6)
+    assert score.outside.ssim == pytest.approx(similarity[~mask & inner].mean(), abs=1e-6)
+
+
+def test_the_volume_is_the_weighted_mean_of_inside_and_outside():
+    image, target = stacks((20, 50, 70))
+    mask = find_foreground(target).mask
+    score, fraction = score_volume(image, target, mask=mask), mask.mean()
+    inner_fraction = mask[5:-5, 5:-5, 5:-5].mean()
+    assert score.nrmse**2 == pytest.approx(fraction * score.inside.nrmse**2 + (1 - fraction) * score.outside.nrmse**2)
+    parts = inner_fraction * score.inside.ssim + (1 - inner_fraction) * score.outside.ssim
+    assert score.ssim == pytest.approx(parts, abs=1e-6)
+    plain = score_volume(image, target)
+    assert (plain.nrmse, plain.ssim, plain.inside, plain.outside) == (score.nrmse, score.ssim, None, None)
+
+
+def test_noise_in_the_background_does_not_change_what_is_free_of_it():
+    image, target, _ = boxed()
+    mask = find_foreground(target).mask
+    noisy = np.where(mask, image, image + 400 * np.random.default_rng(5).standard_normal(image.shape))
+    clean, dirty = (score_volume(each, target, mask=mask) for each in (image, noisy))
+    assert (dirty.inside.snr, dirty.inside.pearson) == (clean.inside.snr, clean.inside.pearson)
+    assert dirty.outside.nrmse > 1.5 * clean.outside.nrmse
+    assert dirty.ssim < clean.ssim - 0.1
+
+
+def test_parts_without_contrast_or_voxels_have_no_value():
+    image, target = stacks((12, 30, 30))
+    mask = target > np.percentile(target, 70)
+    image[mask] = 7
+    assert math.isnan(score_volume(image, target, mask=mask).inside.snr)
+    empty = score_volume(image, target, mask=np.zeros_like(mask)).inside
+    assert all(math.isnan(value) for value in (empty.nrmse, empty.psnr, empty.ssim, empty.pearson, empty.snr))
+    border = np.zeros_like(mask)
+    border[:5] = True
+    score = score_volume(image, target, mask=border).inside
+    assert math.isnan(score.ssim)
+    assert score.nrmse > 0
+    with pytest.raises(InvalidInputError, match="foreground has shape"):
+        score_volume(image, target, mask=mask[1:])
 
 
 def test_brightness_that_varies_from_plane_to_plane_is_seen():

@@ -20,7 +20,8 @@ DEFINITION: Final = (
     "image by image. Wilcoxon: two-sided signed-rank test of the paired differences. Mann-Whitney: two-sided U test, "
     "which ignores the pairing. Both are corrected by Holm's method for all tests of the comparison, each kind by "
     "itself. Interval: percentile bootstrap of the mean difference over images. Rank-biserial correlation: 1 if the "
-    "first is higher on every image, -1 if the second is. A difference counts as real if Wilcoxon's corrected p-value "
+    "first is higher on every image, -1 if the second is; its interval is Wilson's score interval with the variance of "
+    "Wilcoxon's test. A difference counts as real if Wilcoxon's corrected p-value "
     "is at most alpha and the interval leaves out zero on the same side."
 )
 """How the numbers were made, to be printed beside them."""
@@ -125,7 +126,7 @@ def run_tests(
                         second=second,
                         means=(float(ours.mean()), float(theirs.mean())),
                         difference=statistics(ours - theirs, confidence=1 - alpha),
-                        paired=paired_test(ours, theirs),
+                        paired=paired_test(ours, theirs, confidence=1 - alpha),
                     )
                 )
     wilcoxon = holm([test.paired.wilcoxon for test in tests])
@@ -201,7 +202,8 @@ def write_tests_csv(path: Path, tests: Iterable[PairResult]) -> None:
 
 
 def row_of(test: PairResult) -> dict[str, str | float | None]:
-    """Return a test as plain values."""
+    """Return a test as plain values; None for the ends of intervals where there are too few images for one."""
+    effect_low, effect_high = test.paired.rank_biserial_interval if test.difference.low is not None else (None, None)
     return {
         "target": test.target,
         "metric": METRICS[test.metric].heading,
@@ -216,6 +218,8 @@ def row_of(test: PairResult) -> dict[str, str | float | None]:
         "first higher on": test.paired.higher,
         "second higher on": test.paired.lower,
         "rank-biserial correlation": test.paired.rank_biserial,
+        "rank-biserial low": effect_low,
+        "rank-biserial high": effect_high,
         "Wilcoxon p": test.paired.wilcoxon,
         "Wilcoxon p after Holm": test.wilcoxon_holm,
         "Mann-Whitney p": test.paired.mann_whitney,

@@ -118,7 +118,7 @@ def _score(
         target = labelled.pixels
         images = {"baseline": baseline.apply(source, target.ndim), "prediction": read_image(item.prediction).pixels}
         scores = {
-            kind: score_instances(target, image, name=f"{item.label} ({kind})", levels=[parameters.iou])
+            kind: score_instances(target, image, name=item.label, levels=[parameters.iou])
             for kind, image in images.items()
         }
         matches = {kind: score.overlap.match(parameters.iou) for kind, score in scores.items()}

@@ -83,6 +83,17 @@ MORE_COLUMNS: Final[dict[str, str]] = {
     "volume_nrmse": "NRMSE of the volume [fraction of target range]",
     "volume_psnr": "PSNR of the volume [dB]",
     "volume_ssim": "SSIM of the volume [-1..1]",
+    **{
+        f"volume_{metric}_{part}": f"{title} of the volume {part} the foreground [{unit}]"
+        for metric, title, unit in (
+            ("nrmse", "NRMSE", "fraction of target range"),
+            ("psnr", "PSNR", "dB"),
+            ("ssim", "SSIM", "-1..1"),
+            ("pearson", "Pearson r", "-1..1"),
+            ("snr", "SNR", "dB"),
+        )
+        for part in ("inside", "outside")
+    },
 }
 """Name in `MetricsRow.more` and its heading, with the unit."""
 

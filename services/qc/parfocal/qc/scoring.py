@@ -19,7 +19,7 @@ from parfocal.qc.curves import curve_writer
 from parfocal.qc.figures import write_map
 from parfocal.qc.job import Item
 from parfocal.qc.metrics._arrays import Float64
-from parfocal.qc.metrics.foreground import Foreground, find_foreground, score_regions
+from parfocal.qc.metrics.foreground import Foreground, RegionScore, find_foreground, score_regions
 from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim, sample_for_fit
 from parfocal.qc.metrics.parallel import default_workers, map_bounded
 from parfocal.qc.metrics.resolution import SMALLEST_SPECTRUM, FourierCorrelation, correlate_spectra, spectrum
@@ -126,7 +126,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     for kind, image in versions(item, baseline, target.ndim):
         name = f"{item.label} ({kind})"
         scores, maps = score_planes(image, target, name)
-        whole = _of_whole(image, target, name)
+        whole = _of_whole(image, target, foreground.mask, name)
         if target_spectrum is not None:
             curve = correlate_spectra(spectrum(image, name=name), target_spectrum, pixel_size=item.voxel_um)
             curves[kind] = curve
@@ -202,9 +202,7 @@ def regions(
         "foreground": float(np.count_nonzero(mask)) / mask.size,
         "foreground_threshold": foreground.threshold,
     }
-    for part, score in zip(("inside", "outside"), score_regions(maps, image, target, mask), strict=True):
-        values |= {f"{metric}_{part}": getattr(score, metric) for metric in ("nrmse", "psnr", "ssim", "pearson", "snr")}
-    return values
+    return values | _by_part("", *score_regions(maps, image, target, mask))
 
 
 def _planes(
@@ -218,11 +216,22 @@ def _planes(
     return list(zip(scores, image, target, mask, strict=True))
 
 
-def _of_whole(image: NDArray[Any], target: NDArray[Any], name: str) -> dict[str, float]:
+def _of_whole(image: NDArray[Any], target: NDArray[Any], mask: NDArray[np.bool_], name: str) -> dict[str, float]:
     if target.ndim == 2:
         return {}
-    score = score_volume(image, target, name=name)
-    return {"volume_nrmse": score.nrmse, "volume_psnr": score.psnr, "volume_ssim": score.ssim}
+    score = score_volume(image, target, mask=mask, name=name)
+    assert score.inside is not None
+    assert score.outside is not None
+    values = {"volume_nrmse": score.nrmse, "volume_psnr": score.psnr, "volume_ssim": score.ssim}
+    return values | _by_part("volume_", score.inside, score.outside)
+
+
+def _by_part(prefix: str, inside: RegionScore, outside: RegionScore) -> dict[str, float]:
+    return {
+        f"{prefix}{metric}_{part}": getattr(score, metric)
+        for part, score in (("inside", inside), ("outside", outside))
+        for metric in ("nrmse", "psnr", "ssim", "pearson", "snr")
+    }
 
 
 def _resolution(curve: FourierCorrelation, item: Item) -> dict[str, float]:

@@ -16,6 +16,8 @@ Definition
    PSNR nor SSIM inside is free of the background: the fit of the whole image improves inside too when only the
    background is cleaned, and the windows of SSIM reach beyond the edges of structures.
 
+Of a volume as a whole the same holds, with its one fit and SSIM in three dimensions (`parfocal.qc.metrics.volume`).
+
 What has no value is NaN: SSIM of a part that lies in the border alone, r of a part in which image or target is
 constant (the background of a simulated target), everything of a part without pixels.
 """
@@ -23,6 +25,7 @@ constant (the background of a simulated target), everything of a part without pi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -154,26 +157,46 @@ def score_regions(
     for part in (mask, ~mask):
         pixels, inner_pixels = np.count_nonzero(part), np.count_nonzero(part[inner])
         nrmse = math.sqrt(float(squares.sum(where=part)) / pixels) if pixels else math.nan
-        pearson = _pearson(image[part], target[part])
+        pearson = pearson_of([(image[part], target[part])])
         parts.append(
             RegionScore(
                 nrmse=nrmse,
                 psnr=psnr_of(nrmse),
                 ssim=float(maps.ssim[inner].mean(dtype=np.float64, where=part[inner])) if inner_pixels else math.nan,
                 pearson=pearson,
-                snr=psnr_of(math.sqrt(1 - max(pearson, 0.0) ** 2)),
+                snr=snr_of(pearson),
             )
         )
     return parts[0], parts[1]
 
 
-def _pearson(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
-    if x.size < 2:
+def snr_of(pearson: float) -> float:
+    """SNR in dB of a correlation, see the module; NaN of NaN."""
+    return psnr_of(math.sqrt(1 - max(pearson, 0.0) ** 2))
+
+
+def pearson_of(pieces: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> float:
+    """Pearson's r of two sets of values that come in pieces; NaN of fewer than two values, or of constant ones.
+
+    Parameters
+    ----------
+    pieces
+        Pieces of both sets, of any integer or floating type. They are gone through twice, so that none need be kept.
+    """
+    count, sums, limits = 0, np.zeros(2), [0.0, 0.0]
+    for pair in pieces:
+        if pair[0].size:
+            count += pair[0].size
+            sums += [float(values.sum(dtype=np.float64)) for values in pair]
+            limits = [max(limit, resolution(values)) for limit, values in zip(limits, pair, strict=True)]
+    if count < 2:
         return math.nan
-    limits = resolution(x), resolution(y)
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    x -= x.mean()
-    y -= y.mean()
-    if any(max(float(v.max()), -float(v.min())) <= limit for v, limit in zip((x, y), limits, strict=True)):
+    means, products, spreads = sums / count, np.zeros(3), [0.0, 0.0]
+    for pair in pieces:
+        if pair[0].size:
+            x, y = (values.astype(np.float64) - mean for values, mean in zip(pair, means, strict=True))
+            products += dot(x, y), dot(x, x), dot(y, y)
+            spreads = [max(s, float(v.max()), -float(v.min())) for s, v in zip(spreads, (x, y), strict=True)]
+    if any(spread <= limit for spread, limit in zip(spreads, limits, strict=True)):
         return math.nan
-    return max(-1.0, min(1.0, dot(x, y) / math.sqrt(dot(x, x) * dot(y, y))))
+    return max(-1.0, min(1.0, float(products[0] / math.sqrt(products[1] * products[2]))))

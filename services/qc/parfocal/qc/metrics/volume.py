@@ -9,6 +9,8 @@ SSIM has a window of 11x11x11 voxels, a Gaussian of sigma 1.5 voxels cut at five
 gives for a volume, to 1e-6. The window is one of voxels, however far the planes are apart. Stacks of fewer than eleven
 planes have no such SSIM: NaN.
 
+Inside and outside the foreground the scores are those of `parfocal.qc.metrics.foreground`, with this fit and this SSIM.
+
 Memory: planes are scaled and clipped one by one, and only the moments of eleven planes are kept, 16 bytes per pixel
 and plane.
 """
@@ -36,6 +38,7 @@ from parfocal.qc.metrics._moments import (
     similarity,
     window_moments,
 )
+from parfocal.qc.metrics.foreground import RegionScore, pearson_of, snr_of
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.metrics.restoration import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.ssim import sum_and_difference
@@ -49,7 +52,8 @@ _Moments = tuple[Float32, Float32, Float32, Float32]
 class VolumeScore:
     """How well a stack agrees with its target as a volume; the fields are those of `RestorationScore`.
 
-    `ssim` is NaN for fewer than eleven planes.
+    `ssim` is NaN for fewer than eleven planes. `inside` and `outside` are the scores of foreground and background,
+    None where no foreground was given.
     """
 
     nrmse: float
@@ -59,10 +63,17 @@ class VolumeScore:
     offset: float
     pearson: float
     failed: str | None = None
+    inside: RegionScore | None = None
+    outside: RegionScore | None = None
 
 
 def score_volume(
-    image: npt.NDArray[Any], target: npt.NDArray[Any], *, name: str | None = None, workers: int | None = None
+    image: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    name: str | None = None,
+    workers: int | None = None,
 ) -> VolumeScore:
     """Score a stack (Z, Y, X) as one volume; see the module for the definition.
 
@@ -70,6 +81,8 @@ def score_volume(
     ----------
     image, target
         Finite grey values of one shape, of any integer or floating type, at least 11x11 in each plane.
+    mask
+        The foreground, of the shape of the target; None for no scores inside and outside.
     name
         Name of the stack, for the error message.
     workers
@@ -88,29 +101,69 @@ def score_volume(
                 f"A volume needs three axes (Z, Y, X) and planes of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels; "
                 f"this one has shape {image.shape}."
             )
+        if mask is not None and mask.shape != target.shape:
+            raise InvalidInputError(f"The foreground has shape {mask.shape} and the target {target.shape}.")
         low, high = target_range(target)
     fit, image_mean, target_mean = _fit(image, target, low, high)
     prepare = partial(_prepared, image, target, (low, high), fit.scale, image_mean, target_mean)
-    squares = 0.0
+    errors, similarities = np.zeros((3, 2)), np.zeros((3, 2))
     ring: deque[_Moments] = deque(maxlen=SSIM_WINDOW)
-    similarities: list[float] = []
     with_ssim = len(image) >= SSIM_WINDOW
-    for error, plane_moments in map_bounded(partial(_of_plane, prepare, with_ssim), range(len(image)), workers):
-        squares += error
+    of_plane = partial(_of_plane, prepare, with_ssim, mask)
+    for index, (error, plane_moments) in enumerate(map_bounded(of_plane, range(len(image)), workers)):
+        errors += error
         if plane_moments is not None:
             ring.append(plane_moments)
             if len(ring) == SSIM_WINDOW:
-                similarities.append(_mean_ssim_of_middle(ring))
-    nrmse = math.sqrt(squares / image.size)
+                similarities += _ssim_of_middle(ring, None if mask is None else mask[index - SSIM_BORDER])
+    nrmse = math.sqrt(_mean(errors[0]))
     return VolumeScore(
         nrmse=nrmse,
         psnr=psnr_of(nrmse),
-        ssim=float(np.mean(similarities)) if similarities else math.nan,
+        ssim=_mean(similarities[0]),
         scale=fit.scale,
         offset=fit.offset,
         pearson=fit.pearson,
         failed=failure_of(fit),
+        inside=None if mask is None else _region(_Part(image, target, mask, True), errors[1], similarities[1]),
+        outside=None if mask is None else _region(_Part(image, target, mask, False), errors[2], similarities[2]),
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The values of image and target inside or outside the foreground, plane by plane."""
+
+    image: npt.NDArray[Any]
+    target: npt.NDArray[Any]
+    mask: npt.NDArray[np.bool_]
+    inside: bool
+
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        for plane, target_plane, mask in zip(self.image, self.target, self.mask, strict=True):
+            chosen = np.flatnonzero(mask if self.inside else ~mask)
+            yield plane.ravel().take(chosen), target_plane.ravel().take(chosen)
+
+
+def _region(part: _Part, error: Float64, similarity: Float64) -> RegionScore:
+    nrmse, pearson = math.sqrt(_mean(error)), pearson_of(part)
+    return RegionScore(nrmse, psnr_of(nrmse), _mean(similarity), pearson, snr_of(pearson))
+
+
+def _sums(values: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_] | None) -> Float64:
+    """Sum and number of values: of all, and of those inside and outside the foreground; float64 (3, 2)."""
+    result = np.zeros((3, 2))
+    result[0] = values.sum(dtype=np.float64), values.size
+    if mask is not None:
+        for row, part in enumerate((mask, ~mask), start=1):
+            chosen = np.flatnonzero(part)  # twice as fast as sums over a mask
+            result[row] = values.ravel().take(chosen).sum(dtype=np.float64), chosen.size
+    return result
+
+
+def _mean(sums: Float64) -> float:
+    total, count = map(float, sums)
+    return total / count if count else math.nan
 
 
 def _fit(image: npt.NDArray[Any], target: npt.NDArray[Any], low: float, high: float) -> tuple[AffineFit, float, float]:
@@ -149,11 +202,14 @@ def _prepared(
     return np.clip(fitted, 0, 1, out=fitted), np.clip(scaled, 0, 1, out=scaled)
 
 
-def _of_plane(prepare: partial[Pair], with_ssim: bool, index: int) -> tuple[float, _Moments | None]:
-    """Sum of the squared errors of a plane, and the moments in its windows of 11x11 pixels."""
+def _of_plane(
+    prepare: partial[Pair], with_ssim: bool, mask: npt.NDArray[np.bool_] | None, index: int
+) -> tuple[Float64, _Moments | None]:
+    """Return the sums of the squared errors of a plane, and the moments in its windows of 11x11 pixels."""
     fitted, target = prepare(index)
-    difference = fitted - target
-    error = dot(difference, difference)
+    squares = fitted - target
+    squares *= squares
+    error = _sums(squares, None if mask is None else mask[index])
     return error, _plane_moments(fitted, target) if with_ssim else None
 
 
@@ -177,11 +233,12 @@ def _plane_moments(x: Float64, y: Float64) -> _Moments:
     return results[0], results[1], results[2], results[3]
 
 
-def _mean_ssim_of_middle(ring: Sequence[_Moments]) -> float:
-    """Mean SSIM of the plane in the middle of eleven, from the moments in each."""
+def _ssim_of_middle(ring: Sequence[_Moments], mask: npt.NDArray[np.bool_] | None) -> Float64:
+    """Return the sums of SSIM over the middle one of eleven planes, from the moments in each, and its mask."""
     size = ring[0][0].size
     flat = [tuple(part.ravel() for part in plane) for plane in ring]
-    total = 0.0
+    inner = None if mask is None else mask[SSIM_BORDER:-SSIM_BORDER, SSIM_BORDER:-SSIM_BORDER].ravel()
+    total = np.zeros((3, 2))
     workspace = np.empty((6, min(size, BAND_PIXELS)), np.float32)
     for part in _bands(size):
         band = list(workspace[:, : part.stop - part.start])
@@ -190,8 +247,8 @@ def _mean_ssim_of_middle(ring: Sequence[_Moments]) -> float:
             moments([plane[offset][part] for plane in flat], mean, variance, band[4], band[5])
             add_weighted_mean([plane[offset + 1][part] for plane in flat], variance, band[4])
         ssim, _ = similarity((band[0], band[1]), (band[2], band[3]), band[4:], SSIM_K2**2, False)
-        total += float(ssim.sum(dtype=np.float64))
-    return total / size
+        total += _sums(ssim, None if inner is None else inner[part])
+    return total
 
 
 def _bands(size: int) -> Iterator[slice]:

@@ -71,16 +71,24 @@ def _tests(summary: Mapping[str, Any]) -> Table:
             f"{test['mean difference']:+.3g}",
             f"{test['Wilcoxon p after Holm']:.2g}",
             f"{test['Mann-Whitney p after Holm']:.2g}",
-            f"{test['rank-biserial correlation']:+.2f}",
+            _effect(test),
             test["outcome"],
         )
         for test in summary["tests"]
     ]
+    confidence = f"{100 * summary['interval']['confidence']:g} %"
     caption = (
         f"Differences are first minus second; p-values after Holm's correction for {summary['correction']['tests']} "
-        "tests; the effect is the matched-pairs rank-biserial correlation, -1 to 1."
+        f"tests; the effect is the matched-pairs rank-biserial correlation, -1 to 1, with its {confidence} interval."
     )
     return Table(columns, rows, frozenset({"Difference", "Wilcoxon p", "Mann-Whitney p", "Effect"}), caption)
+
+
+def _effect(test: Mapping[str, Any]) -> str:
+    effect = f"{test['rank-biserial correlation']:+.2f}"
+    if test["rank-biserial low"] is None:
+        return effect
+    return f"{effect} ({test['rank-biserial low']:.2f} to {test['rank-biserial high']:.2f})"
 
 
 def _images(folder: Path) -> Iterator[Table]:

@@ -45,10 +45,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file, as wide as the page allows, with what it shows in words."""
+    """A PNG file with what it shows in words; as wide as the page allows, or `small`, so that two fit a page."""
 
     path: Path
     caption: str
+    small: bool = False
 
 
 Block = Heading | Text | Notice | Table | Picture

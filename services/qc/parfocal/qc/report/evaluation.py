@@ -146,8 +146,8 @@ def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores
     if examples.exists():
         yield Picture(
             examples,
-            "What to expect besides: the best and the median image by SSIM; of an even number the median is the "
-            "lower one in the middle. Of large images the centre is shown, scores are of the whole image or plane.",
+            "What to expect besides the worst: the best and the median image by SSIM. Of large images the centre "
+            "is shown; scores are of the whole image or plane.",
         )
     yield from _correlation(folder, summary, role)
     yield from _reliability(folder, role)
@@ -164,6 +164,7 @@ def _reliability(folder: Path, role: str) -> Iterator[Block]:
         path,
         "Is the uncertainty honest? The line is the mean over the images, the band reaches from the lowest to the "
         "highest image. Below the diagonal the model is surer of itself than it may be.",
+        small=True,
     )
 
 
@@ -179,7 +180,8 @@ def _correlation(folder: Path, summary: Mapping[str, Any], role: str) -> Iterato
         path,
         "Fourier correlation with the target: what is shared of coarse detail (left) and fine detail (right), 1 for "
         "all of it. Lines are medians over the images, bands reach from the lowest to the highest image. The "
-        "resolution is where an image's curve first falls below 1/7.",
+        "resolution is where an image's curve first falls below 1/7. A Gaussian filter makes detail weaker without "
+        "changing what is shared of it, so its curve is nearly that of the input.",
     )
 
 
@@ -191,7 +193,8 @@ def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Itera
     paths = {image: folder / "overlays" / f"{image}.png" for image in worst_first}
     shown = [image for image, path in paths.items() if path.exists()][1 : _MOST_OVERLAYS + 1]
     for image in shown:
-        yield Picture(paths[image], f"{image}: {summary['shown'][first]} {_number(first, images[image][first])}.")
+        caption = f"{image}: {summary['shown'][first]} {_number(first, images[image][first])}."
+        yield Picture(paths[image], caption, small=True)
 
 
 def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:

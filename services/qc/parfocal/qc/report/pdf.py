@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,16 @@ from reportlab.lib.units import mm
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase.pdfmetrics import registerFont, registerFontFamily, stringWidth
 from reportlab.pdfbase.ttfonts import TTFont
-from reportlab.platypus import Image, KeepTogether, LongTable, Paragraph, SimpleDocTemplate, Spacer, TableStyle
+from reportlab.platypus import (
+    CondPageBreak,
+    Image,
+    KeepTogether,
+    LongTable,
+    Paragraph,
+    SimpleDocTemplate,
+    Spacer,
+    TableStyle,
+)
 
 from parfocal.qc.figures import drawable
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
@@ -25,9 +35,18 @@ from parfocal.qc.report.html import SIGNS
 _MARGIN: Final = 20 * mm
 _WIDTH: Final = A4[0] - 2 * _MARGIN
 _MOST_COLUMNS: Final = 12
+_KEPT_ROWS: Final = 6
+"""Tables of more rows may go on on the next page, if they begin with this much of it."""
+
+_LEAST_TABLE: Final = 50 * mm
 _LARGEST_PICTURE: Final = 215 * mm
+_SMALL_PICTURE: Final = 112 * mm
+_LONGEST_WORD: Final = 45 * mm
+"""Room that a single word may ask for: names of files end lines within a word."""
+
+_TABLE_SIZE: Final = 8
+_PADDING: Final = 8.0
 _FONT: Final = "DejaVuSans"
-_CELL_PADDING: Final = 7.0
 _GREY: Final = HexColor("#555555")
 _LINE: Final = HexColor("#cccccc")
 _TONES: Final[dict[str, Color]] = {
@@ -57,8 +76,8 @@ def write_pdf(report: Report, path: Path) -> None:
         made = _flowables(block)
         if isinstance(block, Heading):
             waiting += made
-        elif isinstance(block, Table) and len(block.rows) > 12:
-            story += [*waiting, *made]
+        elif isinstance(block, Table) and len(block.rows) > _KEPT_ROWS:
+            story += [CondPageBreak(_LEAST_TABLE), *waiting, *made]
             waiting = []
         else:
             story.append(KeepTogether([*waiting, *made]))
@@ -86,7 +105,10 @@ def _flowables(block: Block) -> list[Any]:
         case Table():
             return [*_table(block), Spacer(0, 2 * mm)]
         case Picture():
-            return [_image(block.path), Paragraph(_escaped(block.caption), _style(8, colour=_GREY, after=4 * mm))]
+            return [
+                _image(block),
+                Paragraph(_escaped(block.caption), _style(8, colour=_GREY, before=1.5 * mm, after=4 * mm)),
+            ]
 
 
 def _escaped(text: str) -> str:
@@ -124,12 +146,12 @@ def _table(table: Table) -> list[Any]:
         table = Table(table.columns[:_MOST_COLUMNS], rows, table.numbers, left_out.strip())
     aligned = [name in table.numbers for name in table.columns]
     head = [
-        Paragraph(_escaped(name), _style(8, bold=True, right=right))
+        Paragraph(_escaped(name), _style(_TABLE_SIZE, bold=True, right=right))
         for name, right in zip(table.columns, aligned, strict=True)
     ]
     body = [
         [
-            Paragraph(_escaped(cell), _style(8, right=right, anywhere=not right))
+            Paragraph(_escaped(cell), _style(_TABLE_SIZE, right=right, anywhere=not right))
             for cell, right in zip(row, aligned, strict=True)
         ]
         for row in table.rows
@@ -145,33 +167,42 @@ def _table(table: Table) -> list[Any]:
             _top(),
         ]
     )
-    made: list[Any] = [LongTable([head, *body], colWidths=_widths(table), style=style, repeatRows=1, hAlign="LEFT")]
+    made: list[Any] = [
+        LongTable([head, *body], colWidths=column_widths(table), style=style, repeatRows=1, hAlign="LEFT")
+    ]
     if table.caption:
         made.append(Paragraph(_escaped(table.caption), _style(8, colour=_GREY, before=1.5 * mm, after=2 * mm)))
     return made
 
 
-def _widths(table: Table) -> list[float]:
-    """Share the page's width by the longest cell of each column, so that no word of a heading is broken."""
-    longest = [max([len(name), *(len(row[index]) for row in table.rows)]) for index, name in enumerate(table.columns)]
-    wanted = [min(max(length, 9), 60) for length in longest]
-    least = [
-        max(stringWidth(word, f"{_FONT}-Bold", 8) for word in name.split() or [""]) + _CELL_PADDING
-        for name in table.columns
-    ]
-    if sum(least) > _WIDTH:
-        return [_WIDTH * share / sum(wanted) for share in wanted]
-    widths = least
-    # What is left goes to the columns that want more than their least.
-    lacking = [max(0.0, _WIDTH * share / sum(wanted) - width) for share, width in zip(wanted, widths, strict=True)]
-    left = _WIDTH - sum(widths)
-    return [width + left * want / (sum(lacking) or 1) for width, want in zip(widths, lacking, strict=True)]
+def column_widths(table: Table) -> list[float]:
+    """Share the page's width: each column has room for its longest word, or number; long cells get the rest."""
+    least, most = [], []
+    for index, name in enumerate(table.columns):
+        cells = [row[index] for row in table.rows]
+        parts = cells if name in table.numbers else [word for cell in cells for word in cell.split()]
+        word = min(max(longest_text(name.split(), bold=True), longest_text(parts)), _LONGEST_WORD)
+        least.append(word + _PADDING)
+        most.append(max(word, min(longest_text(cells), _WIDTH)) + _PADDING)
+    if sum(most) <= _WIDTH:
+        return [width * _WIDTH / sum(most) for width in most]
+    if sum(least) >= _WIDTH:
+        return [width * _WIDTH / sum(least) for width in least]
+    share = (_WIDTH - sum(least)) / (sum(most) - sum(least))
+    return [low + share * (high - low) for low, high in zip(least, most, strict=True)]
 
 
-def _image(path: Path) -> Image:
-    width, height = ImageReader(str(path)).getSize()
-    factor = min(_WIDTH / width, _LARGEST_PICTURE / height)
-    return Image(str(path), width * factor, height * factor, hAlign="LEFT")
+def longest_text(texts: Iterable[str], *, bold: bool = False) -> float:
+    """Return the width of the longest text in a table, in points."""
+    _register_fonts()
+    font = f"{_FONT}-Bold" if bold else _FONT
+    return max((float(stringWidth(drawable(text), font, _TABLE_SIZE)) for text in texts), default=0.0)
+
+
+def _image(picture: Picture) -> Image:
+    width, height = ImageReader(str(picture.path)).getSize()
+    factor = min(_WIDTH / width, (_SMALL_PICTURE if picture.small else _LARGEST_PICTURE) / height)
+    return Image(str(picture.path), width * factor, height * factor, hAlign="LEFT")
 
 
 def _top() -> tuple[Any, ...]:
