@@ -51,7 +51,7 @@ STEP = 40
 
 
 def cells(seed: int, rows: int, columns: int) -> tuple[Any, Any, Any]:
-    """Return labels, class image and picture of discs (class 1) and long ellipses (class 2) of the same area."""
+    """Return labels, class image and picture of bright discs (class 1) and dim ellipses (class 2)."""
     rng = np.random.default_rng(seed)
     y, x = np.indices((rows * STEP, columns * STEP))
     labels, drawn = np.zeros(y.shape, np.uint16), np.zeros(y.shape, np.uint8)
@@ -63,7 +63,8 @@ def cells(seed: int, rows: int, columns: int) -> tuple[Any, Any, Any]:
         along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
         inside = (along / long) ** 2 + (across / short) ** 2 <= 1
         labels[inside], drawn[inside] = number, kind
-    return labels, drawn, ((labels > 0) + rng.normal(0, 0.1, y.shape)).astype(np.float32)
+    bright = np.array([0, 1, 0.6])[drawn]
+    return labels, drawn, (bright + rng.normal(0, 0.1, y.shape)).astype(np.float32)
 
 
 def class_of(labels: Any, drawn: Any) -> dict[int, int | None]:
@@ -163,8 +164,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A small network that knows discs from ellipses, and the folder it was saved to."""
     implementation, parameters = StarDist2D(), StarDist2DParameters(**TINY)
     learner = implementation.build(parameters, CLASSES)
-    for seed in range(120):
-        labels, drawn, image = (np.stack([each[:64, :64], each[:64, 64:128]]) for each in cells(seed, 2, 4))
+    for seed in range(0, 320, 2):
+        left, right = cells(seed, 2, 4), cells(seed + 1, 2, 4)
+        labels, drawn, image = (
+            np.stack([each[:64, start : start + 64] for each in pair for start in (0, 64)])
+            for pair in zip(left, right, strict=True)
+        )
         targets = implementation.prepare_targets(np.stack([labels, drawn], axis=-1), parameters)
         learner.train_batch(image[..., np.newaxis], targets)
     folder = tmp_path_factory.mktemp("model") / "cells"
