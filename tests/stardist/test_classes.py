@@ -1,4 +1,4 @@
-"""Classes of objects: targets and files as stardist makes them, and objects that carry their class through to the end."""
+"""Classes of objects: targets and files as stardist makes them, and objects that keep their class to the end."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def clean_label_targets(
         cleaned.append(tuple(write_memmap(folder / f"{number}-{place}.npy", each) for place, each in enumerate(images)))
     if problems:
         listed = "; ".join(f"{each.field} {each.description}" for each in problems[:5])
-        raise InvalidInputError(f"{len(problems)} targets are no label or class images: {listed}.", problems)
+        raise InvalidInputError(f"{len(problems)} targets cannot be learnt from: {listed}.", problems)
     if not objects:
         raise InvalidInputError("No target shows an object: every label image is 0 everywhere. Check the targets.")
     return LabelTargets(cleaned, _class_warnings(seen, classes, names[0][-1]))
@@ -119,7 +119,8 @@ def object_classes(labels: NDArray[Any], drawn: NDArray[Any], classes: int) -> N
     cells = labels[inside].astype(np.int64) * (classes + 1) + drawn[inside].astype(np.int64)
     votes = np.bincount(cells, minlength=(objects + 1) * (classes + 1)).reshape(objects + 1, classes + 1)
     # Where nothing was drawn all are 0, and the first one, unknown, wins.
-    return np.argmax(votes, axis=1).astype(np.uint8)
+    found: NDArray[np.uint8] = np.argmax(votes, axis=1).astype(np.uint8)
+    return found
 
 
 def _class_warnings(seen: set[int], classes: int, file: str) -> tuple[str, ...]:

@@ -233,7 +233,7 @@ def _seen(planes: Sequence[Objects]) -> Iterator[_Seen]:
             # The last ones may be covered too, then there are fewer counts than objects.
             if index < len(counts) and counts[index]:
                 centre, pixels = tuple(centroids[index].tolist()), int(counts[index])
-                known = (None, 0.0)
+                known: tuple[int | None, float] = (None, 0.0)
                 if classes is not None and plane.class_probability is not None:
                     known = (int(classes[index]), float(plane.class_probability[index].max()))
                 yield _Seen(number, index + 1, centre, pixels, probability, *known)

@@ -44,7 +44,14 @@ from parfocal.runtime.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.objects import Objects, count_classes, count_objects, stack_classes, stack_labels, write_object_files
+from parfocal.runtime.objects import (
+    Objects,
+    count_classes,
+    count_objects,
+    stack_classes,
+    stack_labels,
+    write_object_files,
+)
 from parfocal.runtime.parameters import ImagePredictionParameters, PredictionParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import file_entry, sha256_of
