@@ -196,9 +196,11 @@ def _read_weights(path: Path, learner: StarDistLearner) -> Arrays:
         with h5py.File(path, "r") as file:
             found = sum(int(dataset.size) for dataset in _datasets(file, path.name))
         if found != wanted:
+            classes = learner.stardist.config.n_classes
+            described = f"{_CONFIG} describes" + (f", with {classes} classes," if classes else "")
             raise InvalidInputError(
-                f"{path.name} has {found} numbers, and the network that {_CONFIG} describes has {wanted}: they do not "
-                "belong together."
+                f"{path.name} has {found} numbers, and the network that {described} has {wanted}: they do not belong "
+                "together."
             )
         learner.model.load_weights(str(path))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
