@@ -115,7 +115,8 @@ def write_object_files(folder: Path, stem: str, image: Image, planes: Sequence[O
 def write_object_table(path: Path, planes: Sequence[Objects], pixel_size: PixelSize | None) -> None:
     """Write one line for each object: plane, label, centroid, size, probability and class, in pixels and micrometres.
 
-    The columns of the class are left out where classes are not told apart. The plane counts from 0. The columns in micrometres are left out where the image does not say its pixel size.
+    The plane counts from 0. The columns in micrometres are left out where the image does not say its pixel size, and
+    those of the class where classes are not told apart.
     """
     dimensions = planes[0].labels.ndim
     axes = "zyx"[-dimensions:]
@@ -213,7 +214,7 @@ def count_classes(planes: Sequence[Objects]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An object as it can be seen in its label image: plane from 0, label from 1, centroid and size in pixels, class."""
+    """An object as it can be seen in its label image: plane from 0, label from 1, centroid and size in pixels."""
 
     plane: int
     label: int

@@ -229,9 +229,9 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
                 else ("label images, whole numbers with 0 for background and one number for each object", 16)
             )
             raise InvalidInputError(
-                f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from {what}. If these "
-                f"are such numbers, save them as {bits} bit (in Fiji: Image > Type > {bits}-bit, with Edit > Options > "
-                "Conversions > Scale when converting off).",
+                f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from {what}. If "
+                f"these are such numbers, save them as {bits} bit (in Fiji: Image > Type > {bits}-bit, with Edit > "
+                "Options > Conversions > Scale when converting off).",
                 [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
             )
     check_patch_fits(patch, dataset)
