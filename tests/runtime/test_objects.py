@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from parfocal.runtime.images import PixelSize
 from parfocal.runtime.objects import (
     Objects,
     compact_labels,
+    count_classes,
     count_objects,
+    stack_classes,
     stack_labels,
     write_object_table,
     write_trackmate_table,
@@ -75,6 +78,34 @@ def test_an_object_that_others_cover_is_not_counted(seen: int, tmp_path: Path) -
     assert count_objects([covered]) == 1
     write_object_table(tmp_path / "a.csv", [covered], None)
     assert [row["label"] for row in rows(tmp_path / "a.csv")] == [str(seen)]
+
+
+def with_classes(objects: Objects, *probabilities: tuple[float, ...]) -> Objects:
+    return replace(objects, class_probability=np.array(probabilities, np.float32).reshape(-1, 3))
+
+
+def test_the_class_of_an_object_is_in_table_image_and_counts(tmp_path: Path) -> None:
+    windows = (0, 4, 0, 6), (10, 12, 20, 30), (5, 9, 5, 9)
+    planes = [
+        with_classes(plane(*windows), (0.1, 0.2, 0.7), (0.5, 0.3, 0.2), (0.0, 0.1, 0.9)),
+        with_classes(plane()),
+        with_classes(plane((5, 9, 5, 9)), (0, 1, 0)),
+    ]
+    write_object_table(tmp_path / "a.csv", planes, None)
+    found = [(row["class"], row["class_probability"]) for row in rows(tmp_path / "a.csv")]
+    assert found == [("2", "0.7000"), ("0", "0.5000"), ("2", "0.9000"), ("1", "1.0000")]
+    image = stack_classes(planes)
+    assert (image.shape, image.dtype) == ((3, 20, 30), np.uint8)
+    assert [int(image[0, top, left]) for top, _, left, _ in windows] == [2, 0, 2]
+    assert image[1].sum() == 0
+    assert (image[2] == 1).sum() == 16
+    assert count_classes(planes) == {1: 1, 2: 2, 0: 1}
+    assert count_classes([plane()]) == {}
+
+
+def test_a_covered_object_is_not_counted_with_its_class() -> None:
+    covered = Objects(plane((0, 4, 0, 6)).labels * 2, np.array([0.9, 0.4], np.float32))
+    assert count_classes([with_classes(covered, (0, 1, 0), (0, 0, 1))]) == {1: 0, 2: 1, 0: 0}
 
 
 def test_more_objects_than_16_bits_count_take_32() -> None:

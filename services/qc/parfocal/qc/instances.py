@@ -98,7 +98,7 @@ def evaluate(context: JobContext) -> None:
     """Score the objects of the job's prediction and publish the evaluation; add it to the model if one is named."""
     parameters = context.parameters
     assert isinstance(parameters, InstanceParameters)
-    inputs = open_evaluation(context)
+    inputs = open_evaluation(context, first_target_only=True)
     if inputs is None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)

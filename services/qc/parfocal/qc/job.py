@@ -73,8 +73,15 @@ class Inputs:
         return list(dict.fromkeys(item.role for item in self.items))
 
 
-def open_evaluation(context: JobContext) -> Inputs | None:
+def open_evaluation(context: JobContext, *, first_target_only: bool = False) -> Inputs | None:
     """Return what a job is to score; None where it was published before its worker was lost.
+
+    Parameters
+    ----------
+    context
+        The job.
+    first_target_only
+        Leave out what a prediction has besides the first target, such as the classes of objects.
 
     Raises
     ------
@@ -100,6 +107,8 @@ def open_evaluation(context: JobContext) -> Inputs | None:
         model = ModelManifest.read(context.store, Location.parse(spec.model_uri) / MODEL_MANIFEST)
     prediction = ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST)
     source_role = model.source if model else "source"
+    if first_target_only:
+        prediction = prediction.model_copy(update={"targets": prediction.targets[:1]})
     items, missing = _items(context, dataset, prediction, source_role)
     return Inputs(dataset, model, source_role, items, missing)
 

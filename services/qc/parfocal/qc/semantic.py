@@ -85,7 +85,7 @@ def evaluate(context: JobContext) -> None:
     """Score the masks of the job's prediction and publish the evaluation; add it to the model if one is named."""
     parameters = context.parameters
     assert isinstance(parameters, SemanticParameters)
-    inputs = open_evaluation(context)
+    inputs = open_evaluation(context, first_target_only=True)
     if inputs is None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)

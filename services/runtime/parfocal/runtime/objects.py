@@ -30,11 +30,20 @@ class Objects:
         float32, one per object: how sure the network is that it is one.
     outlines
         Per object its corners, float32 of shape (corners, 2) as y and x in pixels; empty where there are none (3D).
+    class_probability
+        float32 of shape (objects, 1 + classes): how probable each class is, in the first place that of none of them.
+        None where classes are not told apart.
     """
 
     labels: NDArray[Any]
     probability: NDArray[np.float32]
     outlines: Sequence[NDArray[np.float32]] = ()
+    class_probability: NDArray[np.float32] | None = None
+
+    @property
+    def classes(self) -> NDArray[np.int64] | None:
+        """Per object its most probable class, from 1, or 0 if it is most probably of none; None without classes."""
+        return None if self.class_probability is None else np.argmax(self.class_probability, axis=-1)
 
 
 def compact_labels(labels: NDArray[Any]) -> NDArray[np.int32]:
@@ -59,6 +68,22 @@ def stack_labels(planes: Sequence[Objects]) -> NDArray[Any]:
     most = max((int(plane.labels.max(initial=0)) for plane in planes), default=0)
     dtype = next(dtype for dtype in _LABEL_TYPES if most <= np.iinfo(dtype).max)
     return np.stack([plane.labels.astype(dtype) for plane in planes])
+
+
+def stack_classes(planes: Sequence[Objects]) -> NDArray[np.uint8]:
+    """Return images of the class of the object that each pixel belongs to, 0 outside, of planes that all have classes.
+
+    Raises
+    ------
+    ValueError
+        A plane has no classes.
+    """
+    images = []
+    for plane in planes:
+        if plane.classes is None:
+            raise ValueError("these objects have no classes")
+        images.append(np.concatenate([[0], plane.classes]).astype(np.uint8)[plane.labels])
+    return np.stack(images)
 
 
 def write_object_files(folder: Path, stem: str, image: Image, planes: Sequence[Objects]) -> dict[str, str]:
@@ -88,9 +113,10 @@ def write_object_files(folder: Path, stem: str, image: Image, planes: Sequence[O
 
 
 def write_object_table(path: Path, planes: Sequence[Objects], pixel_size: PixelSize | None) -> None:
-    """Write one line for each object: plane, label, centroid, size and probability, in pixels and micrometres.
+    """Write one line for each object: plane, label, centroid, size, probability and class, in pixels and micrometres.
 
-    The plane counts from 0. The columns in micrometres are left out where the image does not say its pixel size.
+    The plane counts from 0. The columns in micrometres are left out where the image does not say its pixel size, and
+    those of the class where classes are not told apart.
     """
     dimensions = planes[0].labels.ndim
     axes = "zyx"[-dimensions:]
@@ -106,8 +132,14 @@ def write_object_table(path: Path, planes: Sequence[Objects], pixel_size: PixelS
         if lengths is not None:
             row += [f"{value * length:.4f}" for value, length in zip(each.centre, lengths, strict=True)]
             row.append(f"{each.pixels * np.prod(lengths):.5g}")
-        rows.append([*row, f"{each.probability:.4f}"])
-    _write_csv(path, [*header, "probability"], rows)
+        row.append(f"{each.probability:.4f}")
+        if each.object_class is not None:
+            row += [each.object_class, f"{each.class_probability:.4f}"]
+        rows.append(row)
+    header.append("probability")
+    if planes[0].class_probability is not None:
+        header += ["class", "class_probability"]
+    _write_csv(path, header, rows)
 
 
 def write_trackmate_table(
@@ -147,7 +179,8 @@ def write_trackmate_table(
 def write_rois(path: Path, planes: Sequence[Objects]) -> None:
     """Write the outlines as an ImageJ ROI set (.zip), named by plane and label; a stack's have their position.
 
-    Coordinates are those of ImageJ, where the centre of the first pixel is at 0.5.
+    Coordinates are those of ImageJ, where the centre of the first pixel is at 0.5. An object's class is the group of
+    its region, by which ImageJ colours and selects regions; class 0 is no group.
     """
     # Imported late: only methods with outlines bring the package.
     import roifile
@@ -158,6 +191,8 @@ def write_rois(path: Path, planes: Sequence[Objects]) -> None:
                 name = _roi_name(number, index + 1)
                 roi = roifile.ImagejRoi.frompoints(outline[:, ::-1] + 0.5, name=name)
                 roi.roitype = roifile.ROI_TYPE.POLYGON
+                if plane.classes is not None:
+                    roi.group = int(plane.classes[index])
                 if len(planes) > 1:
                     roi.position = number + 1
                 archive.writestr(f"{name}.roi", roi.tobytes())
@@ -166,6 +201,15 @@ def write_rois(path: Path, planes: Sequence[Objects]) -> None:
 def count_objects(planes: Sequence[Objects]) -> int:
     """Return how many objects can be seen in the label images."""
     return sum(int(np.count_nonzero(_measure(plane.labels)[1])) for plane in planes)
+
+
+def count_classes(planes: Sequence[Objects]) -> dict[int, int]:
+    """Return how many of the objects that can be seen are of each class, 0 last; nothing where there are no classes."""
+    probability = planes[0].class_probability
+    if probability is None:
+        return {}
+    seen = [each.object_class for each in _seen(planes)]
+    return {number: seen.count(number) for number in (*range(1, probability.shape[1]), 0)}
 
 
 @dataclass(frozen=True)
@@ -177,16 +221,23 @@ class _Seen:
     centre: tuple[float, ...]
     pixels: int
     probability: float
+    object_class: int | None
+    class_probability: float
 
 
 def _seen(planes: Sequence[Objects]) -> Iterator[_Seen]:
     """Yield the objects plane by plane, but for those that are wholly covered by others."""
     for number, plane in enumerate(planes):
         centroids, counts = _measure(plane.labels)
+        classes = plane.classes
         for index, probability in enumerate(plane.probability.tolist()):
             # The last ones may be covered too, then there are fewer counts than objects.
             if index < len(counts) and counts[index]:
-                yield _Seen(number, index + 1, tuple(centroids[index].tolist()), int(counts[index]), probability)
+                centre, pixels = tuple(centroids[index].tolist()), int(counts[index])
+                known: tuple[int | None, float] = (None, 0.0)
+                if classes is not None and plane.class_probability is not None:
+                    known = (int(classes[index]), float(plane.class_probability[index].max()))
+                yield _Seen(number, index + 1, centre, pixels, probability, *known)
 
 
 def _roi_name(plane: int, label: int) -> str:

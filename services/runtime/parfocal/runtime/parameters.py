@@ -21,6 +21,9 @@ class Roles:
     targets: tuple[str, ...] = ("target",)
 
 
+CLASS_ROLE = "target_class"
+"""The role of class images: beside a label image, one with the class of each object inside it."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -134,6 +137,33 @@ class LabelTrainingParameters(TrainingParameters):
         title="Augment by intensity",
         description="Make patches brighter, darker and noisier at random, so that the model stands such changes.",
     )
+
+
+class ClassTrainingParameters(LabelTrainingParameters):
+    """What trainings need that can learn a class of each object beside its label."""
+
+    classes: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        title="Classes",
+        description="How many classes of objects to tell apart, for example 2 for dividing and not dividing; 0: none. "
+        f"The dataset then needs a folder {CLASS_ROLE} beside target: images that have, inside each object, the number "
+        "of its class from 1, or 0 where it is unknown.",
+    )
+
+    def roles(self, dataset: DatasetManifest) -> Roles:
+        """Return label images and, where classes are learnt, class images; raise InvalidInputError without them."""
+        if not self.classes:
+            return Roles()
+        if dataset.images and not dataset.select("train", CLASS_ROLE):
+            raise InvalidInputError(
+                f"The dataset {dataset.dataset!r} (version {dataset.version}) has no class images, which a training "
+                f"with classes = {self.classes} learns from. Create it with a folder train/{CLASS_ROLE} beside "
+                "train/target, or set classes to 0.",
+                [Violation("classes", f"the dataset has no images {CLASS_ROLE!r}")],
+            )
+        return Roles(targets=(*Roles().targets, CLASS_ROLE))
 
 
 def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:

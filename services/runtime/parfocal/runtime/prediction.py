@@ -43,7 +43,14 @@ from parfocal.runtime.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.objects import Objects, count_objects, stack_labels, write_object_files
+from parfocal.runtime.objects import (
+    Objects,
+    count_classes,
+    count_objects,
+    stack_classes,
+    stack_labels,
+    write_object_files,
+)
 from parfocal.runtime.parameters import ImagePredictionParameters, PredictionParameters
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import file_entry, sha256_of
@@ -134,8 +141,13 @@ def predict_image(
         for name, output in _predict_plane(model, model.implementation, plane, parameters, report).items():
             collected.setdefault(name, []).append(output)
     if objects:
-        labels = stack_labels(objects).reshape(shape)
-        return Predicted({"prediction": replace(image, pixels=labels, axes=axes)}, tuple(objects))
+        found = {"prediction": stack_labels(objects)}
+        for role in model.channels.targets[1:]:
+            found[role] = stack_classes(objects)
+        return Predicted(
+            {name: replace(image, pixels=each.reshape(shape), axes=axes) for name, each in found.items()},
+            tuple(objects),
+        )
     wanted = wanted_outputs(parameters, model.channels)
     missing = [name for name in wanted if name not in collected]
     if missing:
@@ -398,6 +410,7 @@ def _write(
         names |= written
         entries += [_send(context, folder / name, name) for name in written.values()]
         metrics["objects"] = float(count_objects(predicted.objects))
+        metrics |= {f"class_{number}": float(count) for number, count in count_classes(predicted.objects).items()}
     result = ResultFile(
         input=item.name,
         input_sha256=sha256_of(item.path),
@@ -415,8 +428,9 @@ def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
     path = _output_path(context, COUNTS)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "objects"])
-        writer.writerows([result.input, int(result.metrics["objects"])] for result in done if result.metrics)
+        counted = [result for result in done if result.metrics]
+        writer.writerow(["image", *counted[0].metrics])
+        writer.writerows([result.input, *map(int, result.metrics.values())] for result in counted)
     return path
 
 

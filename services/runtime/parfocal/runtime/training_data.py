@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.runtime._findings import file_name
 from parfocal.runtime.augmentation import Augmentation
 from parfocal.runtime.drift import training_statistics
-from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images import decode_to_memmap, write_memmap
+from parfocal.runtime.images import decode_to_memmap
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.label_targets import clean_label_targets
 from parfocal.runtime.learning import Channels, Implementation, ObjectImplementation
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-from parfocal.runtime.objects import compact_labels
-from parfocal.runtime.pairs import ImagePair, check_pairs
-from parfocal.runtime.parameters import LabelTrainingParameters, Roles, TrainingParameters
+from parfocal.runtime.pairs import check_pairs
+from parfocal.runtime.parameters import ClassTrainingParameters, LabelTrainingParameters, Roles, TrainingParameters
 from parfocal.runtime.sampler import PatchSampler
 from parfocal.runtime.split import Split, split_images
 from parfocal.runtime.store import Location
@@ -77,7 +77,7 @@ def load_training_data(
 ) -> TrainingData:
     """Return the training data of a job with paired images; memory use does not depend on their number.
 
-    Where the targets are label images they are cleaned, and never normalised.
+    Where the targets are label images, and perhaps class images, they are cleaned, and never normalised.
 
     Raises
     ------
@@ -132,7 +132,16 @@ def load_training_data(
     sources = [decode(pair.source) for pair in pairs]
     targets = [tuple(decode(report.pairs[number].target) for report in reports) for number in range(len(pairs))]
     if labels is not None:
-        targets = _clean_labels(pairs, targets, labels, context.scratch / "labels")
+        cleaned = clean_label_targets(
+            [[file_name(report.pairs[number].target) for report in reports] for number in range(len(pairs))],
+            targets,
+            labels,
+            parameters.classes if isinstance(parameters, ClassTrainingParameters) else 0,
+            context.scratch / "labels",
+        )
+        targets = cleaned.images
+        for warning in cleaned.warnings:
+            context.warn(warning)
     letter = next((axis for axis in source_axes if axis not in axes), "")
     sampler_axes = source_axes.replace(letter, "C") if letter else source_axes
     target_constants = None
@@ -177,29 +186,3 @@ def load_training_data(
         pixel_size_um=(pixel_size.x, pixel_size.y, pixel_size.z) if pixel_size else None,
         example=(pairs[0].stem, sources[0], targets[0][0]),
     )
-
-
-def _clean_labels(
-    pairs: Sequence[ImagePair],
-    targets: Sequence[tuple[NDArray[Any], ...]],
-    implementation: ObjectImplementation,
-    folder: Path,
-) -> list[tuple[NDArray[Any], ...]]:
-    """Return label images, memory-mapped in `folder`; raise InvalidInputError where they are none."""
-    problems: list[Violation] = []
-    cleaned: list[tuple[NDArray[Any], ...]] = []
-    objects = 0
-    for number, (pair, images) in enumerate(zip(pairs, targets, strict=True)):
-        if images[0].dtype.kind not in "iu":
-            text = f"has values of type {images[0].dtype}: save labels as 16-bit whole numbers, 0 for background"
-            problems.append(Violation(f"target/{pair.target.name}", text))
-            continue
-        labels = implementation.clean_labels(compact_labels(np.asarray(images[0])))
-        objects += int(labels.max() > 0)
-        cleaned.append((write_memmap(folder / f"{number}.npy", labels),))
-    if problems:
-        listed = "; ".join(f"{each.field} {each.description}" for each in problems[:5])
-        raise InvalidInputError(f"{len(problems)} targets are no label images: {listed}.", problems)
-    if not objects:
-        raise InvalidInputError("No target shows an object: every label image is 0 everywhere. Check the targets.")
-    return cleaned

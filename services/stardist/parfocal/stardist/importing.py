@@ -23,6 +23,7 @@ from csbdeep.models.pretrained import get_model_folder, get_registered_models
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, ParfocalError
 from parfocal.runtime.learning import Arrays, Channels
+from parfocal.runtime.parameters import CLASS_ROLE, Roles
 from parfocal.runtime.publish import empty_folder
 from parfocal.runtime.service import Method
 from parfocal.stardist import SERVICE
@@ -54,7 +55,9 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     """
     config = _read_json(source / _CONFIG)
     implementation: StarDist = method.load()
-    parameters, channels = _parameters(method, config), Channels(_whole(config, "n_channel_in", 1, _MOST_CHANNELS))
+    parameters = _parameters(method, config)
+    targets = (*Roles().targets, CLASS_ROLE) if parameters.classes else Roles().targets
+    channels = Channels(_whole(config, "n_channel_in", 1, _MOST_CHANNELS), targets)
     learner = implementation.build(parameters, channels)
     _check_network(config, vars(learner.stardist.config))
     weights, warnings = {}, []
@@ -119,8 +122,6 @@ def published_folder(method: Method, name: str) -> Path:
 
 def _parameters(method: Method, config: Mapping[str, Any]) -> Any:
     """Return the training parameters that describe the network; of the training itself what Parfocal has too."""
-    if config.get("n_classes") is not None:
-        raise InvalidInputError(f"{_CONFIG}: models with classes of objects cannot be used yet.")
     grid = _numbers(config, "grid", len(method.axes))
     if len(set(grid[-2:])) > 1 or (len(grid) == 3 and grid[0] != 1):
         raise InvalidInputError(f"{_CONFIG}: the grid {grid} is not the same along Y and X, and 1 along Z.")
@@ -128,6 +129,8 @@ def _parameters(method: Method, config: Mapping[str, Any]) -> Any:
     if method.axes == "ZYX":
         network |= {"backbone": config.get("backbone", "unet"), "anisotropy": _anisotropy(config)}
     prefix = network.get("backbone", "unet")
+    if config.get("n_classes") is not None:
+        network["classes"] = _whole(config, "n_classes", 1, 100)
     network["first_filters"] = _whole(config, f"{prefix}_n_filter_base", 1, 10_000)
     if prefix == "unet":
         network["network_depth"] = _whole(config, "unet_n_depth", 1, 100)
@@ -196,9 +199,11 @@ def _read_weights(path: Path, learner: StarDistLearner) -> Arrays:
         with h5py.File(path, "r") as file:
             found = sum(int(dataset.size) for dataset in _datasets(file, path.name))
         if found != wanted:
+            classes = learner.stardist.config.n_classes
+            described = f"{_CONFIG} describes" + (f", with {classes} classes," if classes else "")
             raise InvalidInputError(
-                f"{path.name} has {found} numbers, and the network that {_CONFIG} describes has {wanted}: they do not "
-                "belong together."
+                f"{path.name} has {found} numbers, and the network that {described} has {wanted}: they do not belong "
+                "together."
             )
         learner.model.load_weights(str(path))
     except (OSError, ValueError, KeyError, RuntimeError) as error:

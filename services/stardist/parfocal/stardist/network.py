@@ -22,6 +22,7 @@ from parfocal.runtime.normaliser import Normaliser
 from parfocal.runtime.objects import Objects, compact_labels
 from parfocal.runtime.parameters import PredictionParameters
 from parfocal.runtime.service import thread_count
+from parfocal.stardist.class_targets import class_targets
 from parfocal.stardist.parameters import (
     StarDist2DParameters,
     StarDist3DParameters,
@@ -48,7 +49,7 @@ class StarDistLearner(keras.KerasLearner):
         self.stardist = stardist
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return probability and distances, one after the other along the last axis, on the network's grid."""
+        """Return probability, distances and, if any, classes one after the other in the last axis, on the grid."""
         return np.concatenate([np.asarray(output) for output in self._predict(inputs)], axis=-1)
 
 
@@ -93,10 +94,11 @@ class StarDist(ObjectImplementation):
         filled = fill_label_holes(np.maximum(labels, 0))
         return np.where(labels < 0, labels, filled).astype(labels.dtype)
 
-    def prepare_targets(
-        self, targets: NDArray[Any], parameters: Any
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return object probability, and distances with the probability as their weight, on the network's grid."""
+    def prepare_targets(self, targets: NDArray[Any], parameters: Any) -> tuple[NDArray[np.float32], ...]:
+        """Return object probability, distances with the probability as their weight, and, if they are learnt, classes.
+
+        All are on the network's grid.
+        """
         labels = np.maximum(targets[..., 0], 0).astype(np.int32)
         if labels.max() > _LARGEST_LABEL:
             labels = np.stack([compact_labels(image) for image in labels])
@@ -109,8 +111,12 @@ class StarDist(ObjectImplementation):
                 distances[number, ..., :-1] = self._distances(image, parameters)
         distances[..., -1:] = probability
         # Pixels with negative labels count for nothing.
-        ignored = targets[(slice(None), *on_grid)] < 0
-        return np.where(ignored, np.float32(-1), probability.astype(np.float32)), distances
+        ignored = targets[..., :1][(slice(None), *on_grid)] < 0
+        prepared = np.where(ignored, np.float32(-1), probability.astype(np.float32)), distances
+        if not parameters.classes:
+            return prepared
+        grid = self._grid(parameters)
+        return *prepared, class_targets(labels, targets[..., 1], parameters.classes, grid, ignored)
 
     def calibrate(
         self,
@@ -160,7 +166,13 @@ class StarDist(ObjectImplementation):
         )
         if tiling.on_tile is not None:
             tiling.on_tile(1, 1)
-        return Objects(labels, np.asarray(found["prob"], np.float32), self._outlines(found))
+        probability, classes = (found.get(name) for name in ("prob", "class_prob"))
+        return Objects(
+            labels,
+            np.asarray(probability, np.float32),
+            self._outlines(found),
+            None if classes is None else np.asarray(classes, np.float32),
+        )
 
     @staticmethod
     def _training(parameters: StarDistParameters) -> dict[str, Any]:
@@ -200,6 +212,7 @@ class StarDist2D(StarDist):
             n_channel_in=channels.inputs,
             n_rays=parameters.rays,
             grid=self._grid(parameters),
+            n_classes=parameters.classes or None,
             unet_n_depth=parameters.network_depth,
             unet_n_filter_base=parameters.first_filters,
             train_patch_size=parameters.patch_shape("YX"),
@@ -248,6 +261,7 @@ class StarDist3D(StarDist):
             n_channel_in=channels.inputs,
             rays=Rays_GoldenSpiral(parameters.rays, anisotropy=anisotropy),
             grid=self._grid(parameters),
+            n_classes=parameters.classes or None,
             anisotropy=anisotropy,
             backbone=parameters.backbone,
             train_patch_size=parameters.patch_shape("ZYX"),

@@ -9,11 +9,11 @@ from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import LabelTrainingParameters, PredictionParameters, check_patch_fits
+from parfocal.runtime.parameters import CLASS_ROLE, ClassTrainingParameters, PredictionParameters, check_patch_fits
 from parfocal.runtime.service import Parameters
 
 
-class StarDistParameters(LabelTrainingParameters):
+class StarDistParameters(ClassTrainingParameters):
     """What trainings of StarDist in two and three dimensions have in common; the defaults are those for two."""
 
     patch_size: int = Field(
@@ -220,12 +220,18 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
                 f"{parameters.network_depth} need.",
                 [Violation(name, f"must be a multiple of {divisor}")],
             )
-    wrong = [image for image in dataset.select("train", "target") if not image.dtype.startswith(("int", "uint"))]
-    if wrong:
-        raise InvalidInputError(
-            f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from label images, whole "
-            "numbers with 0 for background and one number for each object. If these are such numbers, save them as 16 "
-            "bit (in Fiji: Image > Type > 16-bit, with Edit > Options > Conversions > Scale when converting off).",
-            [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
-        )
+    for role in parameters.roles(dataset).targets:
+        wrong = [image for image in dataset.select("train", role) if not image.dtype.startswith(("int", "uint"))]
+        if wrong:
+            what, bits = (
+                ("class images, whole numbers with the class of each object inside it and 0 where it is unknown", 8)
+                if role == CLASS_ROLE
+                else ("label images, whole numbers with 0 for background and one number for each object", 16)
+            )
+            raise InvalidInputError(
+                f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from {what}. If "
+                f"these are such numbers, save them as {bits} bit (in Fiji: Image > Type > {bits}-bit, with Edit > "
+                "Options > Conversions > Scale when converting off).",
+                [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
+            )
     check_patch_fits(patch, dataset)

@@ -42,6 +42,7 @@ from parfocal.runtime.manifests import (
     ImageEntry,
     ResultFile,
 )
+from parfocal.runtime.parameters import CLASS_ROLE
 from parfocal.runtime.publish import empty_folder
 from parfocal.runtime.store import Location
 
@@ -152,7 +153,8 @@ class _Images:
         self._context = context
         self._place = Location.parse(context.job.evaluation.dataset_uri)
         self._entries = {entry.name: entry for entry in dataset.files}
-        self._images = [image for image in dataset.images if split in {"", image.split}]
+        # What can be wrong with grey images or labels is right for classes: one number for many objects.
+        self._images = [image for image in dataset.images if split in {"", image.split} and image.role != CLASS_ROLE]
         roles = sorted({image.role for image in self._images}, key=lambda role: (role.startswith("target"), role))
         self._kinds: dict[str, Kind] = {role: self._kind(role) for role in roles}
         self._files = {(image.split, image.role, image.stem): image.file for image in self._images}
