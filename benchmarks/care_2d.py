@@ -47,6 +47,9 @@ def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: P
     from csbdeep.data import RawData, create_patches
     from csbdeep.models import CARE, Config
 
+    from parfocal.runtime import keras
+
+    keras.prepare(options.seed, "float32", 2)  # the arithmetic is global, and Parfocal may have changed it
     raw = RawData.from_folder(str(data / "train"), ["source"], "target", axes="YX")
     with contextlib.redirect_stdout(io.StringIO()), Clock() as preparing:
         x, y, _ = create_patches(
@@ -113,7 +116,7 @@ def main() -> None:
     parser = options_for(__doc__, epochs=5, patch=64, batch=16, patches_per_image=32)
     parser.add_argument("--skip-csbdeep", action="store_true", help="measure Parfocal alone, for curves")
     options = parser.parse_args()
-    precision, why = choose_precision("auto", SERVICE.framework)
+    precision, why = choose_precision("auto", SERVICE.framework, 2)
     print(f"precision: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

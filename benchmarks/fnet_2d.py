@@ -90,7 +90,7 @@ def main() -> None:
     parser = options_for(__doc__, epochs=3, patch=128, batch=8, patches_per_image=64)
     parser.add_argument("--filters", type=int, default=32)
     options = parser.parse_args()
-    precision, why = choose_precision("auto", SERVICE.framework)
+    precision, why = choose_precision("auto", SERVICE.framework, 2)
     print(f"precision: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

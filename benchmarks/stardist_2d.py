@@ -47,6 +47,9 @@ def plain_stardist(
     from stardist.models import Config2D, StarDist2D
     from stardist.utils import fill_label_holes
 
+    from parfocal.runtime import keras
+
+    keras.prepare(options.seed, "float32", 2)  # the arithmetic is global, and Parfocal may have changed it
     rng = np.random.default_rng(options.seed)
 
     def augment(image: Any, labels: Any) -> tuple[Any, Any]:
@@ -121,7 +124,7 @@ def main() -> None:
     """Run both and print ratios."""
     parser = options_for(__doc__, epochs=5, patch=128, batch=4, patches_per_image=4)
     options = parser.parse_args()
-    precision, why = choose_precision("auto", SERVICE.framework)
+    precision, why = choose_precision("auto", SERVICE.framework, 2)
     print(f"precision: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

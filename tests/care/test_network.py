@@ -12,8 +12,12 @@ from learner_suite import ImageLearnerSuite
 from parfocal.care import CARE_2D
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters
 from parfocal.runtime.learning import Channels
+from parfocal.runtime.precision import choose_precision
 
-TINY: dict[str, Any] = {"network_depth": 2, "kernel_size": 3, "first_filters": 4, "patch_size": 32}
+TINY: dict[str, Any] = {
+    "network_depth": 2, "kernel_size": 3, "first_filters": 4, "patch_size": 32, "precision": "float32"
+}  # fmt: skip
+BFLOAT16 = choose_precision("auto", "tensorflow", 2)[0] == "bfloat16"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,22 @@ def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path:
     inside = np.abs(pairs[0][1] - predicted[1]["prediction"].pixels) <= np.log(10) * calibrated
     assert inside.mean() == pytest.approx(0.9, abs=0.01)
     assert care.calibrate(tmp_path, Care2DParameters(**TINY, probabilistic=False), Channels(), pairs) == {}
+
+
+@pytest.mark.skipif(not BFLOAT16, reason="this processor computes in float32")
+def test_bfloat16_learns_like_float32_and_repeats_itself(care: Any) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.random((8, 32, 32, 1), dtype=np.float32)
+    runs = []
+    for precision in ("float32", "auto", "auto"):
+        learner = care.build(Care2DParameters(**TINY | {"precision": precision}, learning_rate=0.003), Channels())
+        losses = [learner.train_batch(inputs, 1 - inputs) for _ in range(30)]
+        runs.append((losses, learner.predict_batch(inputs)))
+    (exact, _), (rough, predicted), (again, repeated) = runs
+    assert rough != exact  # the arithmetic is really another one
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+    assert again == rough
+    np.testing.assert_array_equal(repeated, predicted)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving

@@ -84,23 +84,30 @@ def test_a_status_carries_reason_fields_and_the_time_to_retry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "wanted", "framework", "expected"),
+    ("flags", "wanted", "framework", "dimensions", "expected"),
     [
-        ({"avx2"}, "auto", "tensorflow", "float32"),
-        ({"avx512f"}, "auto", "tensorflow", "float32"),
-        ({"avx512f", "avx512_bf16"}, "auto", "tensorflow", "bfloat16"),
-        ({"avx512f", "avx512_bf16"}, "auto", "torch", "float32"),
-        ({"avx512f", "amx_bf16"}, "auto", "torch", "bfloat16"),
-        ({"amx_bf16"}, "float32", "tensorflow", "float32"),
-        ({"avx2"}, "bfloat16", "tensorflow", "float32"),
-        ({"amx_bf16"}, "bfloat16", "tensorflow", "bfloat16"),
-        ({"amx_bf16"}, "auto", "", "float32"),
+        ({"avx2"}, "auto", "tensorflow", 2, "float32"),
+        ({"avx512f"}, "auto", "tensorflow", 2, "float32"),
+        ({"avx512f", "avx512_bf16"}, "auto", "tensorflow", 2, "bfloat16"),
+        ({"avx512f", "avx512_bf16"}, "auto", "torch", 2, "float32"),
+        ({"avx512f", "amx_bf16"}, "auto", "torch", 2, "bfloat16"),
+        ({"amx_bf16"}, "float32", "tensorflow", 2, "float32"),
+        ({"avx2"}, "bfloat16", "tensorflow", 2, "float32"),
+        ({"amx_bf16"}, "bfloat16", "tensorflow", 2, "bfloat16"),
+        ({"amx_bf16"}, "auto", "", 2, "float32"),
+        ({"amx_bf16"}, "bfloat16", "tensorflow", 3, "float32"),
+        ({"amx_bf16"}, "auto", "torch", 3, "bfloat16"),
     ],
 )
 def test_precision_follows_processor_and_framework(
-    monkeypatch: pytest.MonkeyPatch, flags: set[str], wanted: str, framework: precision.Framework, expected: str
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    wanted: str,
+    framework: precision.Framework,
+    dimensions: int,
+    expected: str,
 ) -> None:
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
-    chosen, why = precision.choose_precision(wanted, framework)
+    chosen, why = precision.choose_precision(wanted, framework, dimensions)
     assert chosen == expected
     assert expected in why

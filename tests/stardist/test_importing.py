@@ -19,6 +19,7 @@ from csbdeep.utils import normalize
 from stardist import Rays_GoldenSpiral
 from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
 
+from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images import Image
 from parfocal.runtime.manifests import ModelManifest
@@ -61,6 +62,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Any:
         train_learning_rate=0.003,
         **SMALL,
     )
+    keras.prepare(0, "float32", 2)  # the same weights in every run, whatever was computed before
     model = StarDist2D(config, "discs", str(tmp_path_factory.mktemp("stardist")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of much in stardist's own training

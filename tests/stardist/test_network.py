@@ -30,6 +30,8 @@ from parfocal.stardist.parameters import (
 # Keras' own way of saving.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 TINY: dict[str, Any] = {"network_depth": 2, "first_filters": 8, "patch_size": 64, "rays": 16, "learning_rate": 0.003}
+# Exact comparisons; what bfloat16 costs is tested with CARE.
+TINY["precision"] = "float32"
 
 
 def discs(shape: tuple[int, int], centres: list[tuple[int, int]], radius: int = 9) -> Any:

@@ -44,6 +44,7 @@ TINY: dict[str, Any] = {
     "rays": 16,
     "learning_rate": 0.003,
     "classes": 2,
+    "precision": "float32",
 }
 SMALL: dict[str, Any] = {"patch_size": 32, "patch_depth": 16, "rays": 32, "first_filters": 8, "learning_rate": 0.003}
 ROUND, LONG = 1, 2

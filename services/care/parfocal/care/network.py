@@ -27,7 +27,7 @@ class Care(ImageImplementation):
 
     def build(self, parameters: CareParameters, channels: Channels) -> keras.KerasLearner:
         """Return a new network."""
-        keras.prepare(parameters.seed, parameters.precision)
+        keras.prepare(parameters.seed, parameters.precision, len(self.axes))
         model = CARE(self._config(parameters, channels), name=None, basedir=None)
         optimizer = keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate)
         prepare_model(model.keras_model, optimizer, model.config.train_loss, metrics=())

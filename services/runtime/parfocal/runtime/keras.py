@@ -20,14 +20,14 @@ from parfocal.runtime.learning import Arrays
 from parfocal.runtime.precision import choose_precision
 
 
-def prepare(seed: int, precision: str) -> None:
+def prepare(seed: int, precision: str, dimensions: int) -> None:
     """Set the seed and the arithmetic of this process; call it before a network is built.
 
     The arithmetic is global in TensorFlow, which is one reason why every job has a process of its own.
     """
     keras.utils.set_random_seed(seed)
-    if choose_precision(precision, "tensorflow")[0] == "bfloat16":
-        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+    bfloat16 = choose_precision(precision, "tensorflow", dimensions)[0] == "bfloat16"
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
 
 
 class KerasLearner:

@@ -197,9 +197,10 @@ class PredictionParameters(Parameters):
         description="Edge in pixels of the pieces in which large images are processed; 0 chooses by the free memory.",
     )
     precision: Precision = Field(
-        default="auto",
+        default="float32",
         title="Precision",
-        description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+        description="Arithmetic of the network. float32 keeps all grey values. auto is faster where the processor is "
+        "made for bfloat16, but then a result has a thousand different grey values, and the last ones are rough.",
     )
 
 

@@ -18,6 +18,7 @@ _FASTER_WITH: Final[dict[Framework, tuple[str, ...]]] = {
     "": (),
 }
 _NAMES: Final = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+_VOLUME: Final = 3
 
 
 @functools.cache
@@ -33,7 +34,7 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
-def choose_precision(wanted: str, framework: Framework) -> tuple[str, str]:
+def choose_precision(wanted: str, framework: Framework, dimensions: int) -> tuple[str, str]:
     """Return the precision for a run on the processor and, in words, why.
 
     bfloat16 pays only where the processor multiplies in it, and the framework makes use of that: see `_FASTER_WITH`.
@@ -46,15 +47,20 @@ def choose_precision(wanted: str, framework: Framework) -> tuple[str, str]:
         "auto", "float32" or "bfloat16".
     framework
         What computes; "" computes in float32.
+    dimensions
+        Of the network: TensorFlow's convolutions of volumes do not give the same twice in bfloat16, and a training
+        that cannot be repeated cannot be resumed faithfully either.
     """
     if wanted == "float32":
         return "float32", "float32 as requested"
     name = platform.processor() or platform.machine()
-    found = [flag for flag in _FASTER_WITH[framework] if flag in cpu_flags()]
-    if found:
-        return "bfloat16", f"bfloat16: the processor ({name}) has {_NAMES[found[0]]}"
+    found = [_NAMES[flag] for flag in _FASTER_WITH[framework] if flag in cpu_flags()]
     if not _FASTER_WITH[framework]:
         why = "float32: this method knows nothing else"
+    elif framework == "tensorflow" and dimensions == _VOLUME:
+        why = "float32: TensorFlow does not repeat trainings on volumes exactly in bfloat16"
+    elif found:
+        return "bfloat16", f"bfloat16: the processor ({name}) has {found[0]}"
     else:
         needed = " or ".join(_NAMES[flag] for flag in _FASTER_WITH[framework])
         why = f"float32: the processor ({name}) has no {needed}, without which bfloat16 is slower"

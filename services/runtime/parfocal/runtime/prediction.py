@@ -263,7 +263,7 @@ def predict(context: JobContext) -> None:
     place = Location.parse(spec.model_uri)
     manifest = ModelManifest.read(context.store, place / MODEL_MANIFEST)
     folder = context.cache.mirror(context.store, place, manifest.files, context.scratch / "model")
-    precision, _ = choose_precision(parameters.precision, context.service.framework)
+    precision, _ = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
     context.describe(precision=precision)
     model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
     inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)

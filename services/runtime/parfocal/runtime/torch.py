@@ -57,7 +57,7 @@ class TorchLearner:
         self.module = module.to(self.device, memory_format=self._format)
         self._optimiser = optimiser
         self._loss = loss
-        self._bfloat16 = choose_precision(precision, "torch")[0] == "bfloat16"
+        self._bfloat16 = choose_precision(precision, "torch", spatial)[0] == "bfloat16"
 
     @property
     def learning_rate(self) -> float:

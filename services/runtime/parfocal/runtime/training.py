@@ -65,7 +65,7 @@ def train(context: JobContext) -> None:
     parameters = context.parameters
     assert isinstance(parameters, TrainingParameters)
     context.report_progress(v1.Progress(stage="preparing"), message="fetching and checking the images", at_once=True)
-    precision, why = choose_precision(parameters.precision, context.service.framework)
+    precision, why = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
     context.describe(precision=precision)
     if parameters.precision == "bfloat16" and precision != "bfloat16":
         context.warn(why)

@@ -60,8 +60,8 @@ class StarDist(ObjectImplementation):
 
     def build(self, parameters: Any, channels: Channels) -> StarDistLearner:
         """Return a new network."""
-        keras.prepare(parameters.seed, parameters.precision)
         config = self._config(parameters, channels)
+        keras.prepare(parameters.seed, parameters.precision, config.n_dim)
         model = (models.StarDist2D if config.n_dim == 2 else models.StarDist3D)(config, name=None, basedir=None)
         model.prepare_for_training(keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate))
         return StarDistLearner(model)

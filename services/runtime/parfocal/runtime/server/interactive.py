@@ -50,6 +50,7 @@ _STALL_SECONDS = 60.0
 class _Task:
     header: v1.PredictImageHeader
     method: str
+    dimensions: int
     parameters: PredictionParameters
     size: int
 
@@ -107,7 +108,7 @@ class Interactive:
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
             await self._receive(requests, task, folder / "input")
             outputs: list[dict[str, Any]] = []
-            precision, _ = choose_precision(task.parameters.precision, self._service.framework)
+            precision, _ = choose_precision(task.parameters.precision, self._service.framework, task.dimensions)
             async with contextlib.aclosing(self._worker.ask(task.question(folder), precision)) as answers:
                 async for answer in answers:
                     if "progress" in answer:
@@ -151,7 +152,7 @@ class Interactive:
                 f"The image and its outputs need {needed / 2**20:.0f} MiB, but the folder {self._scratch} has "
                 f"{free / 2**20:.0f} MiB left. Free some space, or move it by setting PARFOCAL_STATE_DIR."
             )
-        return _Task(header, method.name, parameters, size)
+        return _Task(header, method.name, len(method.axes), parameters, size)
 
     def _check_image(self, image: v1.ImageHeader) -> int:
         """Return the bytes of the image; raise InvalidInputError naming every wrong field of its header."""
