@@ -173,7 +173,7 @@ a,1,input,22.0,0.7
 a,0,prediction,30.0,0.9
 a,1,prediction,32.0,0.9
 """
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "units": {"psnr": "PSNR [dB]", "ssim": "SSIM [-1..1]"},
     "shown": {"ssim": "SSIM", "psnr": "PSNR in dB"},
     "metrics": {
@@ -192,6 +192,19 @@ def test_slices_of_a_stack_are_averaged_in_the_table_of_images() -> None:
         "PSNR input": 21.0,
         "PSNR prediction": 31.0,
     }
+
+
+def test_an_image_without_a_number_has_an_empty_cell() -> None:
+    rows = quality_rows(parse_scores(TABLE + "b,0,input,20.0,0.5\nb,0,prediction,30.0,\n", SUMMARY))
+    assert (rows[2]["Image"], rows[2]["SSIM prediction"], rows[2]["PSNR prediction"]) == ("b", "", 30.0)
+
+
+def test_a_number_that_no_image_has_is_no_mean() -> None:
+    metrics = {**SUMMARY["metrics"], "input": {"psnr": {"mean": 21.0, "low": None, "high": None}}}
+    table = TABLE.replace("20.0,0.5", "20.0,").replace("22.0,0.7", "22.0,")
+    scores = parse_scores(table, {**SUMMARY, "metrics": metrics})
+    assert summary_rows(scores)[0] == {"": "Input", "SSIM": "", "PSNR [dB]": "21"}
+    assert [row["SSIM input"] for row in quality_rows(scores)] == ["", ""]
 
 
 def test_means_carry_their_interval_where_there_is_one() -> None:

@@ -18,9 +18,7 @@ from parfocal.qc.parameters import RestorationParameters
 from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
 from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
-from parfocal.qc.report.scores import read_scores
 from parfocal.qc.summary import KINDS, MetricsRow, judge, summarise, summary_json, write_metrics_csv
-from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.manifests import DatasetManifest, ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"
@@ -181,11 +179,6 @@ def test_long_tables_names_and_pictures_fit_the_pages(tmp_path: Path) -> None:
     write_report(report, tmp_path)
     assert pdf_pages(tmp_path / REPORT_PDF) > 10
     assert page_of(tmp_path).words.count(name) > 400
-
-
-def test_a_table_that_lacks_a_metric_is_refused_by_name(evaluation: Evaluation) -> None:
-    with pytest.raises(InvalidInputError, match=r"metrics\.csv, line 2: the column 'Dice'"):
-        read_scores(evaluation.folder / "metrics.csv", {"dice": "Dice"}, ["dice"])
 
 
 def test_an_image_without_a_number_leaves_its_cell_empty(evaluation: Evaluation) -> None:
