@@ -244,6 +244,7 @@ def _conclude(
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json, say
     from parfocal.client.models import Verdict, verdict_of
+    from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
 
     verdict = Verdict("unchecked")
@@ -255,7 +256,7 @@ def _conclude(
         if app.json:
             result, uri = read_result(client, evaluation), result_uri(evaluation)
             verdict = verdict_of(result.verdict, evaluation.id, uri)
-            summary = _work.evaluation_summary(client, result, uri)
+            summary = evaluation_summary(client, result, uri)
             values["evaluation"] = {"uri": uri, "verdict": result.verdict, "summary": summary, "figure": figure}
         else:
             verdict = _work.show_evaluation(client, evaluation)

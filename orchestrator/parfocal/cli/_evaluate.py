@@ -52,6 +52,7 @@ def evaluate(
     from parfocal.cli._render import print_fields, print_json, say
     from parfocal.client.datasets import read_dataset
     from parfocal.client.models import verdict_of
+    from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
     from parfocal.runtime.errors import InvalidInputError
 
@@ -82,7 +83,7 @@ def evaluate(
                     "job": _work.job_json(job),
                     "uri": uri,
                     "verdict": result.verdict,
-                    "summary": _work.evaluation_summary(client, result, uri),
+                    "summary": evaluation_summary(client, result, uri),
                 }
             )
         else:
@@ -102,10 +103,11 @@ def _judge_model(
     from parfocal.cli import _work
     from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.client.models import read_model
+    from parfocal.client.quality import evaluation_method, judge_model
     from parfocal.runtime.errors import UnavailableError
 
     summary = read_model(client, model)
-    method = _work.evaluation_method(client, client.method(summary.manifest.method).task)
+    method = evaluation_method(client, client.method(summary.manifest.method).task)
     if method is None:
         raise UnavailableError(
             f"No service offers quality control for models of {summary.manifest.method}. Check that the QC service "
@@ -113,7 +115,8 @@ def _judge_model(
         )
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
     uri = client.dataset_uri(f"{dataset.dataset}:{dataset.version}")
-    return _work.run_evaluation(app, client, method, summary.uri, uri, parameters=values, again=again)
+    doer = _work.CommandDoer(app, client, again=again)
+    return judge_model(client, doer, method, summary.uri, uri, parameters=values, again=again)
 
 
 def _judge_images(

@@ -80,16 +80,17 @@ def judge(app: App, client: Client, method: v1.Method, model_uri: str, dataset_u
     """Return the evaluation of a model by the test images of a dataset; None, with a warning, if impossible."""
     from parfocal.cli import _work
     from parfocal.cli._render import warn
+    from parfocal.client.quality import evaluation_method, judge_model
     from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
     from parfocal.runtime.store import Location
 
     if not _work.check_test_images(DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)):
         return None
-    evaluation = _work.evaluation_method(client, method.task)
+    evaluation = evaluation_method(client, method.task)
     if evaluation is None:
         warn("No service for quality control answers, so the model was not judged; `parfocal evaluate` does it later.")
         return None
-    return _work.run_evaluation(app, client, evaluation, model_uri, dataset_uri)
+    return judge_model(client, _work.CommandDoer(app, client, again=False), evaluation, model_uri, dataset_uri)
 
 
 def show_model(client: Client, model_uri: str) -> None:
@@ -122,6 +123,7 @@ def conclude(
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json
     from parfocal.client.models import Verdict, verdict_of
+    from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
     from parfocal.runtime.store import Location
 
@@ -136,7 +138,7 @@ def conclude(
         if app.json:
             result = read_result(client, evaluation)
             verdict = verdict_of(result.verdict, evaluation.id, uri)
-            summary = _work.evaluation_summary(client, result, uri)
+            summary = evaluation_summary(client, result, uri)
             values["evaluation"] = {"uri": uri, "verdict": result.verdict, "summary": summary}
         else:
             verdict = _work.show_evaluation(client, evaluation)

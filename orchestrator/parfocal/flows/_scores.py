@@ -8,7 +8,8 @@ from typing import Any
 
 from parfocal.client import Client
 from parfocal.flows._work import Finished
-from parfocal.runtime import scores as tables
+from parfocal.runtime.scores import Scores as ImageScores
+from parfocal.runtime.scores import read_scores as read_table
 from parfocal.runtime.store import Location
 
 Row = dict[str, str | float]
@@ -38,7 +39,7 @@ class Scores:
 
     kinds: Sequence[str]
     metrics: Mapping[str, str]
-    values: tables.Scores
+    values: ImageScores
     means: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     worst_image: str = ""
     baseline: str = "baseline"
@@ -66,7 +67,7 @@ def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:
     units: Mapping[str, str] = summary["units"]
     shown = list(summary["shown"])[:_MOST_SHOWN]
     metrics = {name: units[name] for name in shown}
-    values = tables.read_scores(table, metrics)
+    values = read_table(table, metrics)
     worst = str((summary.get("worst_image") or {}).get("image", ""))
     baseline = str((summary.get("baseline") or {}).get("name", "baseline"))
     return Scores(tuple(summary["metrics"]), metrics, values, summary["metrics"], worst, baseline)
