@@ -99,8 +99,8 @@ class Stack:
         """Wait until a drop-down offers a value."""
 
         def offered() -> bool:
-            properties = self.deployment(deployment)["parameter_openapi_schema"]["properties"]
-            return value in properties[field].get("enum", ())
+            choice = self.deployment(deployment)["parameter_openapi_schema"]["properties"][field]
+            return value in choice.get("items", choice).get("enum", ())
 
         wait_for(offered, 90, f"{value} in the form of {deployment}")
 

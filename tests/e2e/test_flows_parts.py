@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
@@ -16,7 +17,7 @@ from parfocal.flows import _show, deployments, forms
 from parfocal.flows._jobs import Run, job_ending
 from parfocal.flows._scores import parse_scores, quality_rows, summary_rows
 from parfocal.flows._work import Finished
-from parfocal.flows.catalogue import Catalogue
+from parfocal.flows.catalogue import Catalogue, evaluation_choice, job_of_choice
 from parfocal.flows.reconcile import Fate, decide
 from parfocal.runtime.manifests import ResultFile, ResultManifest
 from parfocal.runtime.names import check_request_id
@@ -44,7 +45,7 @@ def method(*kinds: v1.JobKind.ValueType) -> v1.Method:
     )
 
 
-TRAIN, PREDICT = v1.JOB_KIND_TRAINING, v1.JOB_KIND_PREDICTION
+TRAIN, PREDICT, COMPARE = v1.JOB_KIND_TRAINING, v1.JOB_KIND_PREDICTION, v1.JOB_KIND_COMPARISON
 
 
 def accepts(schema: dict[str, Any], values: dict[str, Any]) -> bool:
@@ -97,10 +98,55 @@ def test_the_fields_keep_the_order_in_which_they_are_published() -> None:
 
 
 def test_each_workflow_of_each_method_is_one_deployment() -> None:
-    both, only = method(TRAIN, PREDICT), method(v1.JOB_KIND_EVALUATION)
-    found = deployments.offers(Catalogue((both, only), ("d:1",), {"sharp-2d": ("m:1",)}), "default")
-    assert [f"{offer.flow}/{offer.name}" for offer in found] == ["train/sharp-2d", "predict/sharp-2d"]
+    both, judge, data = method(TRAIN, PREDICT), method(v1.JOB_KIND_EVALUATION, COMPARE), method(v1.JOB_KIND_EVALUATION)
+    judge.name, data.name, data.task = "judge", "data", v1.TASK_DATASET
+    catalogue = Catalogue((both, judge, data), ("d:1",), {"sharp-2d": ("m:1",)}, {"judge": ("m:1 on d:1 · job",)})
+    found = deployments.offers(catalogue, "default")
+    names = ["train/sharp-2d", "predict/sharp-2d", "compare/judge", "check-dataset/data"]
+    assert [f"{offer.flow}/{offer.name}" for offer in found] == names
     assert found[1].form["properties"]["model"]["enum"] == ["m:1"]
+    fields = found[2].form["properties"]
+    assert fields["models"]["items"]["enum"] == ["m:1"]
+    assert fields["evaluations"]["items"]["enum"] == ["m:1 on d:1 · job"]
+    assert found[2].parameters["method"] == "judge"
+
+
+def test_models_of_another_task_cannot_be_chosen_for_a_comparison() -> None:
+    other = method(TRAIN)
+    other.name, other.task = "other", v1.TASK_TRANSLATION
+    judge = method(COMPARE)
+    catalogue = Catalogue((other, judge), (), {"other": ("m:1",)})
+    (form,) = [offer.form for offer in deployments.offers(catalogue, "default") if offer.flow == "compare"]
+    assert "enum" not in form["properties"]["models"]["items"]
+
+
+def test_several_models_can_be_chosen_for_a_comparison() -> None:
+    form = forms.compare_form(method(COMPARE), ["m:1", "m:2"], [], ["d:1"])
+    assert accepts(form, {"models": ["m:1", "m:2"], "dataset": "d:1", "again": True, "parameters": {"loss": "mse"}})
+    assert not accepts(form, {"models": ["m:3"]})
+    assert accepts(form, {"evaluations": ["a-job", "another-job"]}), "what cannot be chosen can be typed"
+
+
+def test_an_evaluation_is_chosen_by_what_it_judged_and_found_by_its_job() -> None:
+    evaluation = ResultManifest(
+        project="p",
+        job="20261124-1-evaluate-a",
+        service="qc",
+        method="restoration",
+        kind="evaluation",
+        model_uri="s3://models/default/m/2",
+        input_uri="s3://datasets/default/d/1",
+        split="test",
+        created_at=datetime(2026, 11, 24, 15, 30, tzinfo=UTC),
+    )
+    choice = evaluation_choice(evaluation)
+    assert choice == "m:2 on d:1, test images, 2026-11-24 15:30 · 20261124-1-evaluate-a"
+    assert job_of_choice(choice) == job_of_choice(" 20261124-1-evaluate-a ") == "20261124-1-evaluate-a"
+    foreign = (
+        ResultFile(input="a.tif", input_sha256="0", outputs={"prediction": "s3://results/default/prediction-b"}),
+    )
+    named = evaluation_choice(evaluation.model_copy(update={"model_uri": "", "images": foreign}))
+    assert named.startswith("prediction-b on d:1")
 
 
 def test_request_ids_are_well_formed_and_repeatable() -> None:
@@ -173,7 +219,7 @@ a,1,input,22.0,0.7
 a,0,prediction,30.0,0.9
 a,1,prediction,32.0,0.9
 """
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "units": {"psnr": "PSNR [dB]", "ssim": "SSIM [-1..1]"},
     "shown": {"ssim": "SSIM", "psnr": "PSNR in dB"},
     "metrics": {
@@ -192,6 +238,19 @@ def test_slices_of_a_stack_are_averaged_in_the_table_of_images() -> None:
         "PSNR input": 21.0,
         "PSNR prediction": 31.0,
     }
+
+
+def test_an_image_without_a_number_has_an_empty_cell() -> None:
+    rows = quality_rows(parse_scores(TABLE + "b,0,input,20.0,0.5\nb,0,prediction,30.0,\n", SUMMARY))
+    assert (rows[2]["Image"], rows[2]["SSIM prediction"], rows[2]["PSNR prediction"]) == ("b", "", 30.0)
+
+
+def test_a_number_that_no_image_has_is_no_mean() -> None:
+    metrics = {**SUMMARY["metrics"], "input": {"psnr": {"mean": 21.0, "low": None, "high": None}}}
+    table = TABLE.replace("20.0,0.5", "20.0,").replace("22.0,0.7", "22.0,")
+    scores = parse_scores(table, {**SUMMARY, "metrics": metrics})
+    assert summary_rows(scores)[0] == {"": "Input", "SSIM": "", "PSNR [dB]": "21"}
+    assert [row["SSIM input"] for row in quality_rows(scores)] == ["", ""]
 
 
 def test_means_carry_their_interval_where_there_is_one() -> None:
@@ -225,8 +284,7 @@ def test_keys_are_such_as_prefect_accepts() -> None:
 
 
 def test_the_steps_need_no_prefect() -> None:
-    code = (
-        "import sys, parfocal.flows._work, parfocal.flows._show, parfocal.flows.forms; print('prefect' in sys.modules)"
-    )
+    modules = "parfocal.flows._work, parfocal.flows._quality_pages, parfocal.flows.forms, parfocal.flows.catalogue"
+    code = f"import sys, {modules}; print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -48,7 +48,7 @@ def test_a_second_evaluation_uses_the_prediction_there_is(
     assert run("evaluate", "--model", model, "--dataset", dataset).code == 0
     result = run("evaluate", "--model", model, "--dataset", dataset, "--output", tmp_path / "qc")
     assert result.code == 0
-    assert "predicted with this model before" in result.err
+    assert f"predicted with {model} before" in result.err
     names = {path.relative_to(tmp_path / "qc").as_posix() for path in (tmp_path / "qc").rglob("*") if path.is_file()}
     assert {"figure.png", "metrics.csv", "summary.json", "report.pdf", "report.html"} <= names
     assert any(name.startswith("maps/") for name in names)

@@ -6,11 +6,13 @@ import ast
 
 from support import ROOT
 
-# Layout, publisher and image checks exist once, in the runtime; jobs, servers and drivers are none of the client's.
+# Layout, publisher, image checks and the table of scores exist once, in the runtime; jobs, servers and drivers are none
+# of the client's.
 ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
-        *("errors", "images", "manifests", "names", "pairs", "publish", "settings", "simulate", "store"),
+        *("errors", "images", "manifests", "names", "pairs", "publish", "scores", "settings"),
+        *("simulate", "store"),
         "server.errors",
     )
 }

@@ -26,7 +26,6 @@ from parfocal.qc.competitors import (
     check_same_test,
     choose_competitors,
     lay_side_by_side,
-    read_scores,
 )
 from parfocal.qc.figures import save_png
 from parfocal.qc.parameters import ImageComparisonParameters, InstanceComparisonParameters
@@ -169,18 +168,6 @@ def test_tables_hold_every_score_and_test(tmp_path):
     assert [row["target"] for row in tests] == ["target", "target_B"]
 
 
-def test_scores_are_found_by_heading_and_slices_averaged():
-    text = (
-        "new,kind,slice,image,PSNR [dB]\r\nx,prediction,0,stack,20\r\nx,prediction,1,stack,30\r\nx,input,0,stack,10\r\n"
-    )
-    scores = read_scores(text, {"psnr": "PSNR [dB]"}, "an evaluation")
-    assert scores == {"prediction": {"stack": {"psnr": 25.0}}, "input": {"stack": {"psnr": 10.0}}}
-    with pytest.raises(InvalidInputError, match=r"an evaluation has no column 'SSIM"):
-        read_scores(text, {"ssim": "SSIM [-1..1]"}, "an evaluation")
-    with pytest.raises(InvalidInputError, match="line 2: 'poor' is no number"):
-        read_scores("image,kind,PSNR [dB]\na,prediction,poor\n", {"psnr": "PSNR [dB]"}, "an evaluation")
-
-
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
@@ -227,6 +214,13 @@ def test_a_target_that_only_some_have_is_left_out():
     }
 
 
+def test_a_metric_that_an_image_lacks_is_not_compared():
+    scores = {"prediction": {f"field{number}": {"psnr": 20.0} if number else {} for number in range(3)}}
+    rivals, _ = choose_competitors([evaluation(), evaluation("b:1", scores=scores)], ())
+    with pytest.raises(InvalidInputError, match=r"field0 has no psnr for the prediction in s3://r/b:1"):
+        lay_side_by_side(rivals, ["psnr"])
+
+
 def test_references_must_agree_and_equal_names_are_told_apart():
     first, second = evaluation(), replace(evaluation(job="other"), uri="s3://r/elsewhere")
     chosen, remarks = choose_competitors([first, second], ("input", "baseline"))
@@ -236,6 +230,9 @@ def test_references_must_agree_and_equal_names_are_told_apart():
     chosen, (remark,) = choose_competitors([first, replace(second, scores=scores)], ("input", "baseline"))
     assert [each.kind for each in chosen] == ["model", "model", "input"]
     assert "Gaussian filter" in remark
+    scores = {**second.scores, "input": {stem: {} for stem in second.scores["input"]}}
+    chosen, (remark,) = choose_competitors([first, replace(second, scores=scores)], ("input", "baseline"))
+    assert [each.kind for each in chosen] == ["model", "model", "baseline"]
 
 
 @pytest.mark.parametrize("images", [1, 12, 200])

@@ -19,9 +19,7 @@ from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
 from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.report.pdf import column_widths, longest_text
-from parfocal.qc.report.scores import read_scores
 from parfocal.qc.summary import KINDS, MetricsRow, judge, summarise, summary_json, write_metrics_csv
-from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.manifests import ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"
@@ -217,11 +215,6 @@ def test_two_small_pictures_fit_a_page(tmp_path: Path) -> None:
         pictures = [Picture(tmp_path / "overlay.png", f"field {number}: F1 0.5.", small) for number in range(5)]
         write_report(Report("Overlays", {"Job": "a"}, pictures), tmp_path)
         assert pdf_pages(tmp_path / REPORT_PDF) == pages
-
-
-def test_a_table_that_lacks_a_metric_is_refused_by_name(evaluation: Evaluation) -> None:
-    with pytest.raises(InvalidInputError, match=r"metrics\.csv, line 2: the column 'Dice'"):
-        read_scores(evaluation.folder / "metrics.csv", {"dice": "Dice"}, ["dice"])
 
 
 def test_an_image_without_a_number_leaves_its_cell_empty(evaluation: Evaluation) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from parfocal.cli._app import Command, current_app
 from parfocal.cli._train import PARAMETERS
-
-if TYPE_CHECKING:
-    from parfocal import v1
-    from parfocal.client import Client
-    from parfocal.runtime.manifests import ResultManifest
 
 
 @click.command(cls=Command, short_help="Tell which of several models is better.")
@@ -65,29 +60,28 @@ def compare(
     from parfocal.cli import _work
     from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._render import print_fields, print_json, say
-    from parfocal.client.requests import comparison_request
+    from parfocal.client.comparisons import check_competitors, plan_comparison
+    from parfocal.client.comparisons import compare as compare_all
+    from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
+    from parfocal.runtime.errors import InvalidInputError
 
-    _check_arguments(models, evaluations, dataset)
+    try:
+        check_competitors(models, evaluations, dataset)
+    except InvalidInputError as error:
+        raise click.UsageError(
+            f"{error.message} For example: parfocal compare MODEL MODEL --dataset NAME, or with --evaluation JOB for "
+            "what has been scored already."
+        ) from error
     with app.client() as client:
-        known = [_evaluation(client, job_id) for job_id in evaluations]
-        dataset_uri = _dataset_uri(client, dataset, split) if dataset else known[0][1].input_uri
-        method = _method(client, models, [result for _, result in known])
-        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_COMPARISON), parameters)
-        uris = []
-        for model in models:
-            say(f"{model}:")
-            uri = client.model_uri(model)
-            job = _work.run_evaluation(app, client, method, uri, dataset_uri, split=split, again=again, reuse=True)
-            uris.append(result_uri(job))
-        uris += [result_uri(job) for job, _ in known]
-        request = comparison_request(method.name, uris, dataset_uri, values)
-        job = _work.finish(app, client, _work.start_or_join(client, request, again=again), "Comparing")
+        plan = plan_comparison(client, models, evaluations, dataset, split)
+        values = parse_parameters(plan.method.title, schema_of(plan.method, v1.JOB_KIND_COMPARISON), parameters)
+        job = compare_all(client, _work.CommandDoer(app, client, again=again), plan, values, again=again)
         uri = result_uri(job)
         if output is not None:
             _work.download_evaluation(client, job, output, overwrite=overwrite)
         result = read_result(client, job)
-        summary = _work.evaluation_summary(client, result, uri)
+        summary = evaluation_summary(client, result, uri)
         if app.json:
             print_json({"job": _work.job_json(job), "uri": uri, "summary": summary})
             return
@@ -105,120 +99,25 @@ def compare(
             say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
 
 
-def _check_arguments(models: Sequence[str], evaluations: Sequence[str], dataset: str) -> None:
-    count = len(models) + len(evaluations)
-    if count < 2:
-        raise click.UsageError(
-            "Name two models or more (or jobs of `parfocal evaluate` with --evaluation): "
-            "parfocal compare MODEL MODEL --dataset NAME"
-        )
-    if models and not dataset:
-        raise click.UsageError("Say with --dataset on whose test images the models shall be compared.")
-    twice = {name for name in (*models, *evaluations) if (*models, *evaluations).count(name) > 1}
-    if twice:
-        raise click.UsageError(f"Named twice: {', '.join(sorted(twice))}. A comparison needs different ones.")
-
-
-def _evaluation(client: Client, job_id: str) -> tuple[v1.Job, ResultManifest]:
-    """Return a job of `parfocal evaluate` with what it published."""
-    from parfocal.client.results import read_result
-    from parfocal.runtime.errors import InvalidInputError
-
-    job = client.get(job_id)
-    result = read_result(client, job)
-    if result.kind != "evaluation":
-        raise InvalidInputError(
-            f"The job {job_id} is no evaluation, but a {result.kind}. Name jobs of `parfocal evaluate`."
-        )
-    return job, result
-
-
-def _dataset_uri(client: Client, dataset: str, split: str) -> str:
-    from parfocal.client.datasets import read_dataset
-    from parfocal.runtime.errors import InvalidInputError
-
-    manifest = read_dataset(client, dataset)
-    if not manifest.select(split, "target"):
-        raise InvalidInputError(
-            f"The dataset {manifest.dataset!r} (version {manifest.version}) has no {split} images to compare on. "
-            f"Create it again with pairs in {split}/source and {split}/target."
-        )
-    return client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
-
-
-def _method(client: Client, models: Sequence[str], evaluations: Sequence[ResultManifest]) -> v1.Method:
-    """Return the evaluation method that suits all models and made all evaluations."""
-    from parfocal import v1
-    from parfocal.client.models import read_model
-    from parfocal.runtime.errors import InvalidInputError, UnavailableError
-
-    makers = {result.method: f"the evaluation {result.job}" for result in evaluations}
-    for model in models:
-        made_by = read_model(client, model).manifest.method
-        method = client.evaluation_method(client.method(made_by).task)
-        if method is None or v1.JOB_KIND_COMPARISON not in method.job_kinds:
-            raise UnavailableError(
-                f"No service compares models of {made_by}. Check that the QC service runs (`parfocal status`)."
-            )
-        makers.setdefault(method.name, model)
-    if len(makers) > 1:
-        kinds = ", ".join(f"{who} is judged by {name}" for name, who in makers.items())
-        raise InvalidInputError(f"These cannot be compared, for they do different things: {kinds}.")
-    return client.method(next(iter(makers)))
-
-
 def _show(summary: Mapping[str, Any]) -> None:
     from parfocal.cli._render import print_table, print_text, say
+    from parfocal.client.comparisons import difference_rows, mean_rows, ranking_sentence
 
     several = len(summary["metrics"]) > 1
-    for target, metrics in summary["metrics"].items():
-        names = [each["name"] for each in summary["competitors"]]
-        rows = [(name, *(_mean(metric, columns[name]) for metric, columns in metrics.items())) for name in names]
+    for target in summary["metrics"]:
+        begin = f"{target}: " if several else ""
         count = summary["images"]
-        title = f"{target + ': ' if several else ''}mean and interval over {count} image{'' if count == 1 else 's'}"
-        headings = [summary["shown"][metric] for metric in metrics]
-        print_table(("Competitor", *headings), rows, title=title, numbers=headings)
+        means = mean_rows(summary, target)
+        headings = list(means[0])
+        title = f"{begin}mean and interval over {count} image{'' if count == 1 else 's'}"
+        print_table(headings, [tuple(row.values()) for row in means], title=title, numbers=headings[1:])
+        differences = difference_rows(summary, target)
         print_table(
-            ("Pair", "Metric", "Difference", "Interval", "Wilcoxon", "corrected", "Real"),
-            [
-                (
-                    f"{test['first']} - {test['second']}",
-                    test["metric"],
-                    f"{test['mean difference']:+.3g}",
-                    _interval(test["interval low"], test["interval high"]),
-                    f"{test['Wilcoxon p']:.2g}",
-                    f"{test['Wilcoxon p after Holm']:.2g}",
-                    _winner(test),
-                )
-                for test in summary["tests"]
-                if test["target"] == target
-            ],
-            title=f"{target + ': ' if several else ''}differences, image by image",
+            list(differences[0]),
+            [tuple(row.values()) for row in differences],
+            title=f"{begin}differences, image by image",
             numbers=("Difference", "Interval", "Wilcoxon", "corrected"),
         )
-        ranked = summary["shown"][summary["ranked_by"]]
-        say(
-            f"Best image by the models' mean {ranked}: {summary['best_images'][target]}; "
-            f"worst: {summary['worst_images'][target]}."
-        )
+        say(ranking_sentence(summary, target))
     for sentence in summary["sentences"]:
         print_text(f"  - {sentence}")
-
-
-def _mean(metric: str, values: Mapping[str, Any]) -> str:
-    from parfocal.cli._work import metric_text
-
-    if values["low"] is None:
-        return metric_text(metric, values["mean"])
-    low, high = (metric_text(metric, values[each]) for each in ("low", "high"))
-    return f"{metric_text(metric, values['mean'])} ({low} to {high})"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "too few images" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
-
-
-def _winner(test: Mapping[str, Any]) -> str:
-    if test["outcome"] == "not shown":
-        return "not shown"
-    return f"{test['first'] if test['outcome'] == 'first is better' else test['second']} is better"

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from parfocal.cli import _work
 from parfocal.cli._app import App
 from parfocal.cli._render import print_fields, print_json, print_table, print_text, say, warn
-from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, UnavailableError
+from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from parfocal import v1
     from parfocal.client import Client
     from parfocal.client.datasets import FolderReport
     from parfocal.runtime.manifests import DatasetManifest
@@ -62,6 +61,8 @@ def refuse_folder(folder: Path, axes: str) -> InvalidInputError:
 
 def check_stored(app: App, client: Client, name: str) -> None:
     """Check that a stored dataset is whole, and show what quality control has found in it before."""
+    from parfocal.client.dataset_checks import earlier_check
+    from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
     from parfocal.runtime.store import Location
 
@@ -78,8 +79,8 @@ def check_stored(app: App, client: Client, name: str) -> None:
         )
     for text in manifest.warnings:
         warn(text)
-    job = _earlier(client, uri)
-    summary = _work.evaluation_summary(client, read_result(client, job), result_uri(job)) if job is not None else None
+    job = earlier_check(client, uri)
+    summary = evaluation_summary(client, read_result(client, job), result_uri(job)) if job is not None else None
     if app.json:
         values = {"dataset": title, "uri": uri, "files": len(manifest.files), "warnings": list(manifest.warnings)}
         print_json({**values, "qc": summary})
@@ -96,18 +97,16 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
     """Have quality control look at a stored dataset, and print what it found."""
     from parfocal import v1
     from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.client.dataset_checks import check_method
+    from parfocal.client.quality import evaluation_summary, finished_job
     from parfocal.client.requests import evaluation_request
     from parfocal.client.results import read_result, result_uri
 
     manifest, uri = read(client, name)
-    method = client.evaluation_method(v1.TASK_DATASET, targets=False)
-    if method is None:
-        raise UnavailableError(
-            "No service offers quality control of datasets. Check that the QC service runs (`parfocal status`)."
-        )
+    method = check_method(client)
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), quality.parameters)
     request = evaluation_request(method.name, "", uri, values, split="")
-    job = None if quality.again else _earlier(client, uri, request.evaluation)
+    job = None if quality.again else finished_job(client, request)
     if job is not None:
         say(f"Quality control has looked at this dataset before (job {job.id}); showing that (--again looks again).")
     else:
@@ -116,7 +115,7 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
     place = result_uri(job)
     if quality.output is not None:
         _work.download_evaluation(client, job, quality.output, overwrite=quality.overwrite)
-    summary = _work.evaluation_summary(client, read_result(client, job), place)
+    summary = evaluation_summary(client, read_result(client, job), place)
     if app.json:
         print_json({"job": _work.job_json(job), "uri": place, "summary": summary})
         return
@@ -138,45 +137,12 @@ def read(client: Client, name: str) -> tuple[DatasetManifest, str]:
     return manifest, client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
 
 
-def _earlier(client: Client, uri: str, spec: v1.EvaluationSpec | None = None) -> v1.Job | None:
-    """Return the newest finished quality control of a dataset alone, with exactly this request if one is given."""
-    from parfocal import v1
-
-    for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
-        found = job.evaluation
-        alone = found.dataset_uri == uri and not found.prediction_uri and not found.model_uri
-        if alone and job.outputs and (spec is None or found == spec):
-            return job
-    return None
-
-
 def _show(client: Client, manifest: DatasetManifest, summary: Mapping[str, Any]) -> None:
-    rows = [(finding["severity"], finding["check"], finding["text"]) for finding in summary["findings"]]
-    counts = ", ".join(
-        f"{number} {name}{'' if number == 1 else 's'}" for name, number in summary["counts"].items() if number
-    )
-    title = f"{manifest.dataset}:{manifest.version}: {counts or 'nothing was found that is wrong'}"
-    print_table(("Severity", "Check", "Finding"), rows, title=title)
-    print_text(f"\n{summary['purpose']['text']}")
-    methods = _methods(client, manifest, summary["purpose"]["tasks"].values())
-    if summary["purpose"]["tasks"]:
-        print_text(f"Methods of this stack for it: {', '.join(methods) or 'none'}.\n")
+    from parfocal.client.dataset_checks import finding_rows, headline, purpose_sentences
 
-
-def _methods(client: Client, manifest: DatasetManifest, tasks: Any) -> list[str]:
-    """Return the methods that train for one of the tasks on images of these axes."""
-    from parfocal import v1
-
-    wanted = {v1.Task.Value(f"TASK_{task.upper().replace(' ', '_')}") for task in tasks}
-    axes = {
-        "".join(axis for axis in image.axes if axis in "ZYX") for image in manifest.images if image.role == "source"
-    }
-    return [
-        method.name
-        for info in client.services()
-        for method in info.methods
-        if v1.JOB_KIND_TRAINING in method.job_kinds and method.task in wanted and method.data_requirements.axes in axes
-    ]
+    title = f"{manifest.dataset}:{manifest.version}: {headline(summary)}"
+    print_table(("Severity", "Check", "Finding"), [tuple(row.values()) for row in finding_rows(summary)], title=title)
+    print_text("\n".join(["", *purpose_sentences(client, manifest, summary), ""]))
 
 
 def _images(manifest: DatasetManifest) -> str:

@@ -131,13 +131,14 @@ def _judge_without_targets(
     from parfocal.cli._progress import transfer
     from parfocal.client.models import read_model
     from parfocal.client.predictions import publish_predicted_images
+    from parfocal.client.quality import evaluation_method
     from parfocal.client.requests import evaluation_request
     from parfocal.client.results import find_inputs
     from parfocal.runtime.errors import InvalidInputError
 
     summary = None if model is None else read_model(client, model)
     task = v1.TASK_RESTORATION if summary is None else client.method(summary.manifest.method).task
-    method = client.evaluation_method(task, targets=False)
+    method = evaluation_method(client, task, targets=False)
     if method is None or name not in {None, method.name}:
         what = name or (summary.manifest.method if summary is not None else "restored images")
         raise InvalidInputError(
@@ -163,10 +164,11 @@ def _judge_model(
     from parfocal.cli import _work
     from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.client.models import read_model
+    from parfocal.client.quality import evaluation_method, judge_model
     from parfocal.runtime.errors import UnavailableError
 
     summary = read_model(client, model)
-    method = client.evaluation_method(client.method(summary.manifest.method).task)
+    method = evaluation_method(client, client.method(summary.manifest.method).task)
     if method is None:
         raise UnavailableError(
             f"No service offers quality control for models of {summary.manifest.method}. Check that the QC service "
@@ -174,7 +176,8 @@ def _judge_model(
         )
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
     uri = client.dataset_uri(f"{dataset.dataset}:{dataset.version}")
-    return _work.run_evaluation(app, client, method, summary.uri, uri, parameters=values, again=again)
+    doer = _work.CommandDoer(app, client, again=again)
+    return judge_model(client, doer, method, summary.uri, uri, parameters=values, again=again)
 
 
 def _judge_images(

@@ -79,16 +79,17 @@ def judge(app: App, client: Client, method: v1.Method, model_uri: str, dataset_u
     """Return the evaluation of a model by the test images of a dataset; None, with a warning, if impossible."""
     from parfocal.cli import _work
     from parfocal.cli._render import warn
+    from parfocal.client.quality import evaluation_method, judge_model
     from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
     from parfocal.runtime.store import Location
 
     if not _work.check_test_images(DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)):
         return None
-    evaluation = client.evaluation_method(method.task)
+    evaluation = evaluation_method(client, method.task)
     if evaluation is None:
         warn("No service for quality control answers, so the model was not judged; `parfocal evaluate` does it later.")
         return None
-    return _work.run_evaluation(app, client, evaluation, model_uri, dataset_uri)
+    return judge_model(client, _work.CommandDoer(app, client, again=False), evaluation, model_uri, dataset_uri)
 
 
 def show_model(client: Client, model_uri: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
     from parfocal.client.models import ModelSummary, Verdict
-    from parfocal.runtime.manifests import DatasetManifest, ResultManifest
+    from parfocal.runtime.manifests import DatasetManifest
 
 
 def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -> v1.Job:
@@ -107,23 +107,6 @@ def output_uri(job: v1.Job, kind: str) -> str:
     raise NotFoundError(f"The job {job.id} published no {kind}.")
 
 
-def predict_split(app: App, client: Client, model_uri: str, dataset_uri: str, split: str, *, again: bool) -> str:
-    """Return the published prediction of one split of a dataset, made now unless there is one."""
-    from parfocal import v1
-    from parfocal.client.models import judging_parameters, read_model
-    from parfocal.client.requests import prediction_request
-
-    parameters = judging_parameters(read_model(client, model_uri).manifest)
-    request = prediction_request(model_uri, dataset_uri, parameters, split=split)
-    if not again:
-        for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
-            if job.prediction == request.prediction and any(output.kind == "result" for output in job.outputs):
-                say(f"The {split} images have been predicted with this model before (job {job.id}); using that.")
-                return output_uri(job, "result")
-    job = start_or_join(client, request, again=again)
-    return output_uri(finish(app, client, job, f"Predicting {split} images"), "result")
-
-
 def start_prediction(
     client: Client, model: ModelSummary, paths: Sequence[Path], parameters: Mapping[str, Any] | None = None
 ) -> v1.Job:
@@ -138,38 +121,25 @@ def start_prediction(
     return start_or_join(client, prediction_request(model.uri, uri, parameters, request_id=request_id), again=True)
 
 
-def run_evaluation(
-    app: App,
-    client: Client,
-    method: v1.Method,
-    model_uri: str,
-    dataset_uri: str,
-    *,
-    split: str = "test",
-    parameters: Mapping[str, Any] | None = None,
-    again: bool = False,
-    reuse: bool = False,
-) -> v1.Job:
-    """Predict a split, score it, and return the finished evaluation job; with `reuse` an earlier one if it is the same.
+class CommandDoer:
+    """Has the jobs of a larger piece of work done for a command, which follows each of them."""
 
-    What is used again is the newest evaluation with the same prediction, targets, model and parameters.
-    """
-    from parfocal import v1
-    from parfocal.client.requests import evaluation_request
+    def __init__(self, app: App, client: Client, *, again: bool) -> None:
+        self._app, self._client, self._again = app, client, again
 
-    prediction = predict_split(app, client, model_uri, dataset_uri, split, again=again)
-    request = evaluation_request(method.name, prediction, dataset_uri, parameters, split=split, model_uri=model_uri)
-    if reuse and not again:
-        for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
-            if job.evaluation == request.evaluation:
-                say(f"It has been scored before (job {job.id}); using that.")
-                return job
-    return finish(app, client, start_or_join(client, request, again=again), "Quality control")
+    def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
+        """Return the finished job of a request; end the command if it did not succeed."""
+        return finish(self._app, self._client, start_or_join(self._client, request, again=self._again), title)
+
+    def found(self, job: v1.Job, what: str) -> None:  # noqa: ARG002
+        """Say that something has been done before."""
+        say(f"{what} Using that (--again does it again).")
 
 
 def show_evaluation(client: Client, job: v1.Job) -> Verdict:
     """Print table and verdict of an evaluation and say where everything is; return the verdict."""
     from parfocal.client.models import verdict_of
+    from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
 
     result, uri = read_result(client, job), result_uri(job)
@@ -184,21 +154,12 @@ def show_evaluation(client: Client, job: v1.Job) -> Verdict:
 def evaluation_json(client: Client, job: v1.Job) -> tuple[Verdict, dict[str, Any]]:
     """Return the verdict of an evaluation, and all of it as plain values, for --json."""
     from parfocal.client.models import verdict_of
+    from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
 
     result, uri = read_result(client, job), result_uri(job)
     values = {"uri": uri, "verdict": result.verdict, "summary": evaluation_summary(client, result, uri)}
     return verdict_of(result.verdict, job.id, uri), values
-
-
-def evaluation_summary(client: Client, result: ResultManifest, uri: str) -> dict[str, Any]:
-    """Return the full summary of an evaluation."""
-    from parfocal.runtime.store import Location
-
-    summary = dict(result.summary)
-    if result.entry("summary.json") is not None:
-        summary = {**summary, **client.store.read_json(Location.parse(uri) / "summary.json")}
-    return summary
 
 
 def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
@@ -207,6 +168,8 @@ def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
         print_metrics(values, role)
     if "targets" in summary:
         return
+    from parfocal.client.quality import metric_text
+
     found = summary.get("metrics", {})
     kinds = [kind for kind in ("prediction", "input", "baseline") if kind in found]
     if not kinds:
@@ -261,14 +224,11 @@ def check_test_images(dataset: DatasetManifest, split: str = "test") -> bool:
 
 
 def _interval(metric: str, values: Mapping[str, Any]) -> str:
+    from parfocal.client.quality import metric_text
+
     if values.get("low") is None or values.get("high") is None:
         return "too few images"
     return f"{metric_text(metric, values['low'])} to {metric_text(metric, values['high'])}"
-
-
-def metric_text(metric: str, value: float) -> str:
-    """Return the value of a metric as tables show it."""
-    return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"
 
 
 def _sentence(text: str) -> str:

@@ -81,15 +81,6 @@ class Client:
         """
         return self._find(name)[1]
 
-    def evaluation_method(self, task: v1.Task.ValueType, *, targets: bool = True) -> v1.Method | None:
-        """Return the quality control for a task, with targets or without; None where no service offers it."""
-        for info in self.services():
-            for method in info.methods:
-                needs = method.data_requirements.target != v1.TARGET_KIND_NONE
-                if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == task and needs == targets:
-                    return method
-        return None
-
     def start(self, request: v1.StartJobRequest, *, wait_for_queue: bool = False) -> v1.Job:
         """Start a job at the service that offers its method.
 

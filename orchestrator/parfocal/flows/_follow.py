@@ -20,7 +20,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from parfocal import v1
-from parfocal.flows._jobs import ACTIVE_STATES, Run
+from parfocal.client import Client
+from parfocal.flows._jobs import ACTIVE_STATES, Run, repeatable_job
 from parfocal.flows._show import event_line, progress_line
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 
@@ -101,6 +102,41 @@ class PrefectListener:
         begin, end = self._span
         percent = begin + (end - begin) * min(max(fraction, 0.0), 1.0)
         update_progress_artifact(self._artifact, progress=round(percent, 1), description=text)
+
+
+class FlowDoer:
+    """Has the jobs of a larger piece of work done, each as a step of the flow run.
+
+    A step has the same number, and so the same job, whenever the run is retried.
+
+    Parameters
+    ----------
+    steps
+        How many jobs there are, those that turn out to have been done before included.
+    """
+
+    def __init__(self, client: Client, run: Run, listener: PrefectListener, steps: int) -> None:
+        self._client, self._run, self._listener, self._steps = client, run, listener, steps
+        self._done = 0
+
+    def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
+        """Return the finished job of a request."""
+        self._listener.stage(title, 100 * self._done / self._steps, 100 * (self._done + 1) / self._steps)
+        self._done += 1
+        name = f"{request.WhichOneof('spec')}-{self._done}"
+
+        def labelled(request_id: str) -> v1.StartJobRequest:
+            mine = v1.StartJobRequest(labels=self._run.labels)
+            mine.MergeFrom(request)
+            mine.request_id = request_id
+            return mine
+
+        return step(title, lambda: repeatable_job(self._client, self._run, name, labelled, self._listener))
+
+    def found(self, job: v1.Job, what: str) -> None:  # noqa: ARG002
+        """Log that something has been done before."""
+        self._done += 1
+        get_run_logger().info("%s Using that.", what)
 
 
 def current_run() -> Run:

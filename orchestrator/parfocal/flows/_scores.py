@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from parfocal.client import Client
 from parfocal.flows._work import Finished
+from parfocal.runtime.scores import Scores as ImageScores
+from parfocal.runtime.scores import read_scores as read_table
 from parfocal.runtime.store import Location
 
 Row = dict[str, str | float]
@@ -27,8 +27,8 @@ class Scores:
         What was scored, e.g. "input", "baseline", "prediction".
     metrics
         Heading of each metric with its unit, e.g. {"psnr": "PSNR [dB]"}.
-    images
-        By image, kind and metric: the value, averaged over the slices of a stack.
+    values
+        By kind, image and metric: the value, averaged over the slices of a stack; without those an image does not have.
     means
         By kind and metric: "mean" over the images and, with enough images, the interval "low" to "high".
     worst_image
@@ -39,10 +39,15 @@ class Scores:
 
     kinds: Sequence[str]
     metrics: Mapping[str, str]
-    images: Mapping[str, Mapping[str, Mapping[str, float]]]
+    values: ImageScores
     means: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     worst_image: str = ""
     baseline: str = "baseline"
+
+    @property
+    def images(self) -> Sequence[str]:
+        """The images that were scored."""
+        return list(self.values[self.kinds[0]])
 
     def title(self, kind: str) -> str:
         """Return what a kind is called in tables."""
@@ -61,34 +66,26 @@ def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:
     """Return the scores in the text of metrics.csv and the content of summary.json."""
     units: Mapping[str, str] = summary["units"]
     shown = list(summary["shown"])[:_MOST_SHOWN]
-    sums: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for line in csv.DictReader(io.StringIO(table)):
-        values = sums.setdefault(line["image"], {}).setdefault(line["kind"], {})
-        for name in shown:
-            values.setdefault(name, []).append(float(line[units[name]]))
-    images = {
-        image: {
-            kind: {name: sum(values) / len(values) for name, values in by_metric.items()}
-            for kind, by_metric in by_kind.items()
-        }
-        for image, by_kind in sums.items()
-    }
+    metrics = {name: units[name] for name in shown}
+    values = read_table(table, metrics)
     worst = str((summary.get("worst_image") or {}).get("image", ""))
     baseline = str((summary.get("baseline") or {}).get("name", "baseline"))
-    metrics = {name: units[name] for name in shown}
-    return Scores(tuple(summary["metrics"]), metrics, images, summary["metrics"], worst, baseline)
+    return Scores(tuple(summary["metrics"]), metrics, values, summary["metrics"], worst, baseline)
 
 
 def quality_rows(scores: Scores) -> list[Row]:
     """Return the mean over all images and then one row for each image; a column for each metric of each kind."""
-    everything: dict[str, Mapping[str, Mapping[str, Any]]] = {f"Mean of {len(scores.images)}": scores.means}
-    everything.update(scores.images)
     rows: list[Row] = []
-    for image, by_kind in everything.items():
-        row: Row = {"Image": image}
+    means = {kind: {name: value["mean"] for name, value in scores.means[kind].items()} for kind in scores.kinds}
+    everything: list[tuple[str, Mapping[str, Mapping[str, float | None]]]]
+    everything = [(f"Mean of {len(scores.images)}", means)]
+    everything += [(image, {kind: scores.values[kind][image] for kind in scores.kinds}) for image in scores.images]
+    for title, by_kind in everything:
+        row: Row = {"Image": title}
         for name, heading in scores.metrics.items():
             for kind in scores.kinds:
-                row[f"{heading.split(' [')[0]} {scores.title(kind).partition(' ')[0]}"] = _value(by_kind[kind][name])
+                column = f"{heading.split(' [')[0]} {scores.title(kind).partition(' ')[0]}"
+                row[column] = _value(by_kind[kind].get(name))
         rows.append(row)
     return rows
 
@@ -100,7 +97,7 @@ def summary_rows(scores: Scores) -> list[Row]:
         title = scores.title(kind)
         row: Row = {"": title[:1].upper() + title[1:]}
         for name, heading in scores.metrics.items():
-            row[_short(heading)] = _mean(scores.means[kind][name])
+            row[_short(heading)] = _mean(scores.means[kind].get(name))
         rows.append(row)
     return rows
 
@@ -110,11 +107,13 @@ def _short(heading: str) -> str:
     return f"{name} [dB]" if unit.startswith("dB") else name
 
 
-def _value(value: Any) -> float:
-    return round(float(value["mean"] if isinstance(value, Mapping) else value), 4)
+def _value(value: float | None) -> str | float:
+    return "" if value is None else round(value, 4)
 
 
-def _mean(values: Mapping[str, float | None]) -> str:
+def _mean(values: Mapping[str, float | None] | None) -> str:
+    if values is None or values["mean"] is None:
+        return ""
     mean, low, high = values["mean"], values.get("low"), values.get("high")
     if low is None or high is None:
         return f"{mean:.4g}"

@@ -11,6 +11,7 @@ from typing import Any
 from parfocal import v1
 from parfocal.flows._scores import Row, Scores, summary_rows
 from parfocal.flows._work import Finished
+from parfocal.runtime.names import versioned_name
 
 _METRIC_NAMES = {"loss": "loss", "val_loss": "validation loss", "learning_rate": "learning rate"}
 _STATES = {
@@ -106,7 +107,7 @@ def training_report(
     notes: Sequence[str],
 ) -> str:
     """Return the page about a new model: verdict with reasons, figure, where everything is, what to know."""
-    name = model_name(model_uri)
+    name = versioned_name(model_uri)
     verdict = evaluation.manifest.verdict if evaluation else {}
     lines = [f"# {verdict_headline(verdict)}", "", f"Model **{name}**, made by {method.title}.", ""]
     lines += [f"- {reason}" for reason in verdict.get("reasons", ())]
@@ -121,7 +122,7 @@ def training_report(
         count = len(scores.images)
         lines += ["## Scores", "", markdown_table(summary_rows(scores)), ""]
         lines += [f"Means over {count} test image{'s' if count > 1 else ''}, in brackets their 95 % intervals.", ""]
-    lines += _notes([*notes, *verdict.get("remarks", ()), *training.warnings])
+    lines += notes_section([*notes, *verdict.get("remarks", ()), *training.warnings])
     lines += ["## Where everything is", ""]
     facts = [("Model", name), ("Model files", f"`{model_uri}`"), ("Dataset", f"`{dataset_uri}`")]
     facts.append(("Training job", f"`{training.id}`"))
@@ -141,14 +142,14 @@ def prediction_report(*, method: v1.Method, model_uri: str, finished: Finished, 
     failed = [image for image in images if image.reason]
     done = len(images) - len(failed)
     lines = [f"# {done} of {len(images)} images predicted", ""]
-    lines += [f"Model **{model_name(model_uri)}** ({method.title}).", ""]
+    lines += [f"Model **{versioned_name(model_uri)}** ({method.title}).", ""]
     if finished.manifest.verdict:
         verdict = finished.manifest.verdict
         lines += [f"{verdict_headline(verdict)} (the model's verdict).", ""]
         lines += [f"- {reason}" for reason in verdict.get("reasons", ())] + [""]
     if failed:
         lines += ["## Not predicted", ""] + [f"- `{image.input}`: {image.reason}" for image in failed] + [""]
-    lines += _notes([*notes, *finished.job.warnings])
+    lines += notes_section([*notes, *finished.job.warnings])
     facts = [
         ("Predicted images", f"`{finished.uri}`"),
         ("Prediction job", f"`{finished.job.id}`"),
@@ -172,7 +173,7 @@ def prediction_rows(finished: Finished) -> list[Row]:
     ]
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def markdown_table(rows: Sequence[Mapping[str, str | float]]) -> str:
     """Return rows with the same keys as a markdown table."""
     if not rows:
         return ""
@@ -189,13 +190,8 @@ def embedded_png(title: str, png: bytes) -> str:
     return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-def model_name(model_uri: str) -> str:
-    """Return "name:version" of a model's address."""
-    name, version = model_uri.rstrip("/").rsplit("/", 2)[-2:]
-    return f"{name}:{version}"
-
-
-def _notes(notes: Sequence[str]) -> list[str]:
+def notes_section(notes: Sequence[str]) -> list[str]:
+    """Return the lines of what the user should know; none where there is nothing."""
     return ["## What you should know", "", *(f"- {note}" for note in dict.fromkeys(notes)), ""] if notes else []
 
 

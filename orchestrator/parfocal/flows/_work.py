@@ -139,7 +139,7 @@ def predict_images(
             model_uri, input_uri, parameters, split=split, request_id=request_id, labels=run.labels
         )
 
-    return _finished(client, repeatable_job(client, run, "predict", request, listener))
+    return finished(client, repeatable_job(client, run, "predict", request, listener))
 
 
 def predict_split(
@@ -188,12 +188,12 @@ def evaluate_model(
             labels=run.labels,
         )
 
-    return _finished(client, repeatable_job(client, run, "qc", request, listener))
+    return finished(client, repeatable_job(client, run, "qc", request, listener))
 
 
-def read_figure(client: Client, finished: Finished) -> bytes | None:
-    """Return the figure of an evaluation as PNG; None where there is none, or one too large for a page."""
-    entry = finished.manifest.entry("figure.png")
+def read_figure(client: Client, finished: Finished, name: str = "figure.png") -> bytes | None:
+    """Return a published picture as PNG; None where there is none, or one too large for a page."""
+    entry = finished.manifest.entry(name)
     if entry is None or entry.size > _MAX_FIGURE_BYTES:
         return None
     return client.store.read(Location.parse(finished.uri) / entry.name)
@@ -222,5 +222,6 @@ def _images(count: int) -> str:
     return f"{count} training image" + ("" if count == 1 else "s")
 
 
-def _finished(client: Client, job: v1.Job) -> Finished:
+def finished(client: Client, job: v1.Job) -> Finished:
+    """Return a job that has succeeded with its result."""
     return Finished(job, result_uri(job), read_result(client, job))

@@ -1,15 +1,26 @@
-"""What there is to choose from: methods of the services, datasets and models of the project."""
+"""What there is to choose from: methods of the services, datasets, models and evaluations of the project."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.runtime.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.names import published_versions
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.manifests import (
+    DATASET_MANIFEST,
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    ModelManifest,
+    ResultManifest,
+)
+from parfocal.runtime.names import published_versions, versioned_name
 from parfocal.runtime.store import Location
+
+# A longer drop-down helps nobody; older evaluations can be compared on the command line.
+_MOST_EVALUATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,35 @@ class Catalogue:
         "name:version" of every published dataset version, newest version first within a name.
     models
         The same for models, by the method that made them.
+    evaluations
+        The newest evaluations as `evaluation_choice` writes them, newest first, by the method that made them.
     """
 
     methods: Sequence[v1.Method]
     datasets: Sequence[str]
     models: Mapping[str, Sequence[str]]
+    evaluations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def models_for(self, task: v1.Task.ValueType) -> list[str]:
+        """Return the models of all methods with a task."""
+        return [name for method in self.methods if method.task == task for name in self.models.get(method.name, ())]
+
+
+def evaluation_choice(evaluation: ResultManifest) -> str:
+    """Return an evaluation as people choose it, e.g. "beads:1 on beads:2, test images, 2026-11-24 15:30 · JOB"."""
+    outputs = evaluation.images[0].outputs if evaluation.images else {}
+    who = (
+        versioned_name(evaluation.model_uri)
+        if evaluation.model_uri
+        else outputs.get("prediction", "").rsplit("/", 1)[-1]
+    )
+    when = f"{evaluation.created_at:%Y-%m-%d %H:%M}"
+    return f"{who} on {versioned_name(evaluation.input_uri)}, {evaluation.split} images, {when} · {evaluation.job}"
+
+
+def job_of_choice(text: str) -> str:
+    """Return the job of an evaluation that was chosen, or typed as the job alone."""
+    return text.split()[-1] if text.strip() else ""
 
 
 class CatalogueReader:
@@ -41,6 +76,7 @@ class CatalogueReader:
         self._client = client
         self._methods: dict[str, v1.Method] = {}
         self._made_by: dict[str, str] = {}
+        self._results: dict[str, _Evaluation | None] = {}
 
     def read(self) -> Catalogue:
         """Return the catalogue as it is now."""
@@ -56,7 +92,42 @@ class CatalogueReader:
             models.setdefault(self._made_by[key], []).append(name)
         datasets = [name for name, _ in _published(self._client, store.datasets / project, DATASET_MANIFEST)]
         methods = tuple(self._methods[name] for name in sorted(self._methods))
-        return Catalogue(methods, tuple(datasets), models)
+        return Catalogue(methods, tuple(datasets), models, self._evaluations())
+
+    def _evaluations(self) -> dict[str, list[str]]:
+        store = self._client.store
+        folder = store.results / self._client.project
+        found: dict[str, list[_Evaluation]] = {}
+        for name in store.folders(folder):
+            if name not in self._results:
+                try:
+                    self._results[name] = _evaluation(ResultManifest.read(store, folder / name / RESULT_MANIFEST))
+                except (NotFoundError, InvalidInputError):
+                    continue  # not published, or not yet; or damaged, which must not close all forms
+            evaluation = self._results[name]
+            if evaluation is not None:
+                found.setdefault(evaluation.method, []).append(evaluation)
+        return {
+            method: [
+                each.choice
+                for each in sorted(evaluations, key=lambda each: each.created_at, reverse=True)[:_MOST_EVALUATIONS]
+            ]
+            for method, evaluations in found.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    method: str
+    created_at: datetime
+    choice: str
+
+
+def _evaluation(result: ResultManifest) -> _Evaluation | None:
+    # Those of datasets alone compare nothing.
+    if result.kind != "evaluation" or not result.split:
+        return None
+    return _Evaluation(result.method, result.created_at, evaluation_choice(result))
 
 
 def _published(client: Client, folder: Location, manifest: str) -> list[tuple[str, Location]]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from parfocal import v1
 from parfocal.flows.catalogue import Catalogue
-from parfocal.flows.forms import Schema, predict_form, train_form
+from parfocal.flows.forms import Schema, check_form, compare_form, predict_form, train_form
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -48,6 +48,15 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
             form = predict_form(method, catalogue.models.get(method.name, ()), catalogue.datasets)
             text = _description(method, "Applies a model to images of a dataset or of a folder in the store.")
             found.append(Offer("predict", method.name, common, form, text, tags))
+        if v1.JOB_KIND_COMPARISON in method.job_kinds:
+            evaluations = catalogue.evaluations.get(method.name, ())
+            form = compare_form(method, catalogue.models_for(method.task), evaluations, catalogue.datasets)
+            text = _description(method, "Says which of several models is better, and which difference is only chance.")
+            found.append(Offer("compare", method.name, {"method": method.name, **common}, form, text, tags))
+        if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == v1.TASK_DATASET:
+            form = check_form(method, catalogue.datasets)
+            text = _description(method, "Looks for what is wrong with images before anything is learnt from them.")
+            found.append(Offer("check-dataset", method.name, common, form, text, tags))
     return found
 
 
@@ -106,11 +115,13 @@ async def _patch(identifier: UUID, offer: Offer) -> None:
 
 
 def _flow(name: str) -> Flow[..., Any]:
+    from parfocal.flows.check_dataset import check_dataset
+    from parfocal.flows.compare import compare
     from parfocal.flows.predict import predict
     from parfocal.flows.train import train
 
-    flows: dict[str, Flow[..., Any]] = {"train": train, "predict": predict}
-    return flows[name]
+    flows: tuple[Flow[..., Any], ...] = (train, predict, compare, check_dataset)
+    return next(flow for flow in flows if flow.name == name)
 
 
 def _description(method: v1.Method, what: str) -> str:

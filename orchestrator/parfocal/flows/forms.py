@@ -13,6 +13,18 @@ from typing import Any
 from parfocal import v1
 
 Schema = dict[str, Any]
+_NO_DATASET = (
+    "No dataset has been published yet: publish one with `parfocal dataset create NAME FOLDER`, "
+    "or type the name of one that will be there."
+)
+_SPLIT: Schema = {
+    "type": "string",
+    "title": "Part of the dataset",
+    "description": "test: the images kept for judging models; train: those models learn from.",
+    "enum": ["test", "train"],
+    "default": "test",
+}
+_AGAIN: Schema = {"type": "boolean", "title": "Do it again", "default": False}
 
 
 def train_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
@@ -23,8 +35,7 @@ def train_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
             "Dataset",
             f"The images to learn from. {needs.description}",
             datasets,
-            "No dataset has been published yet: publish one with `parfocal dataset create NAME FOLDER`, "
-            "or type the name of one that will be there.",
+            _NO_DATASET,
         ),
         "model": {
             "type": "string",
@@ -54,13 +65,7 @@ def predict_form(method: v1.Method, models: Sequence[str], datasets: Sequence[st
             datasets,
             "No dataset has been published yet: name a folder below.",
         ),
-        "split": {
-            "type": "string",
-            "title": "Part of the dataset",
-            "description": "test: the images kept for judging models; train: those models learn from.",
-            "enum": ["test", "train"],
-            "default": "test",
-        },
+        "split": _SPLIT,
         "input_uri": {
             "type": "string",
             "title": "Folder of images",
@@ -72,11 +77,66 @@ def predict_form(method: v1.Method, models: Sequence[str], datasets: Sequence[st
     return _form(properties, required=("model",))
 
 
+def compare_form(
+    method: v1.Method, models: Sequence[str], evaluations: Sequence[str], datasets: Sequence[str]
+) -> Schema:
+    """Return the schema of the form that compares what the evaluation method `method` judges."""
+    properties = {
+        "models": choices(
+            "Models",
+            "The models to compare. Those that have not been judged on these images are judged first.",
+            models,
+            f"No model that {method.title} judges has been made yet: train one first, or type the names of those that "
+            "will be there.",
+        ),
+        "dataset": choice(
+            "Dataset",
+            "On whose images to compare the models. Not needed if only evaluations are compared.",
+            datasets,
+            _NO_DATASET,
+        ),
+        "split": _SPLIT,
+        "evaluations": choices(
+            "Evaluations",
+            "Beside the models, or instead of them: what has been judged already, for example the images that another "
+            "program predicted. All must be of the same images.",
+            evaluations,
+            f"{method.title} has not judged anything yet. Type the jobs of evaluations, or leave it empty.",
+        ),
+        "parameters": parameter_group(method, v1.JOB_KIND_COMPARISON, "Settings of the comparison"),
+        "again": {**_AGAIN, "description": "Judge all models again, even where that has been done before."},
+    }
+    return _form(properties, required=())
+
+
+def check_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
+    """Return the schema of the form that has `method` look at a dataset."""
+    properties = {
+        "dataset": choice(
+            "Dataset",
+            "The images to look at. Training and test images are looked at together.",
+            datasets,
+            _NO_DATASET,
+        ),
+        "parameters": parameter_group(method, v1.JOB_KIND_EVALUATION, "Limits"),
+        "again": {**_AGAIN, "description": "Look again, even if that has been done before with the same limits."},
+    }
+    return _form(properties, required=("dataset",))
+
+
 def choice(title: str, description: str, values: Sequence[str], if_empty: str) -> Schema:
     """Return a drop-down; with nothing to choose from a text field, because an empty drop-down blocks the form."""
     if not values:
         return {"type": "string", "title": title, "description": if_empty}
     return {"type": "string", "title": title, "description": description, "enum": list(values)}
+
+
+def choices(title: str, description: str, values: Sequence[str], if_empty: str) -> Schema:
+    """Return a drop-down of which several can be chosen; with nothing to choose from a list of text fields."""
+    if not values:
+        return {"type": "array", "title": title, "description": if_empty, "items": {"type": "string"}}
+    items = {"type": "string", "enum": list(values)}
+    return {"type": "array", "title": title, "description": description, "items": items}
 
 
 def parameter_group(method: v1.Method, kind: v1.JobKind.ValueType, title: str) -> Schema:

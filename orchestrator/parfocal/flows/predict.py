@@ -19,6 +19,7 @@ from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.names import versioned_name
 
 
 @flow(
@@ -107,7 +108,7 @@ def images_of(client: Client, dataset: str, split: str, input_uri: str) -> tuple
 
 
 def _report(method: v1.Method, model_uri: str, finished: Finished, notes: list[str]) -> None:
-    name = _show.model_name(model_uri)
+    name = versioned_name(model_uri)
     create_table_artifact(
         _show.prediction_rows(finished),
         key=_show.artifact_key("predicted", name),

@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed
 
 from parfocal import v1
 from parfocal.client import Client
+from parfocal.client.quality import evaluation_method
 from parfocal.flows import _show, _work
 from parfocal.flows._follow import PrefectListener, add_tag, current_run, quiet_failures, step
 from parfocal.flows._jobs import Run
@@ -19,6 +20,7 @@ from parfocal.flows._scores import Scores, quality_rows, read_scores
 from parfocal.flows._work import CheckedDataset, Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.names import versioned_name
 
 
 @flow(
@@ -86,7 +88,7 @@ def _train(
     )
     model_uri = _work.model_uri_of(training)
     notes = list(checked.notes)
-    quality = client.evaluation_method(method.task)
+    quality = evaluation_method(client, method.task)
     prediction = evaluation = None
     if quality is None:
         notes.append("No service of this installation offers quality control for this kind of model.")
@@ -95,7 +97,7 @@ def _train(
     step("Report", lambda: _report(client, method, checked, training, prediction, evaluation, notes))
 
     verdict = evaluation.manifest.verdict if evaluation else {}
-    text = f"{_show.model_name(model_uri)} · {_show.verdict_headline(verdict)}"
+    text = f"{versioned_name(model_uri)} · {_show.verdict_headline(verdict)}"
     listener.done(text)
     if verdict:
         add_tag(run.id, f"quality control: {verdict['state']}")
@@ -141,7 +143,7 @@ def _report(
     notes: list[str],
 ) -> None:
     model_uri = _work.model_uri_of(training)
-    name = _show.model_name(model_uri)
+    name = versioned_name(model_uri)
     scores: Scores | None = None
     figure: bytes | None = None
     if evaluation:

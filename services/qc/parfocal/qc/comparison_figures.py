@@ -83,8 +83,8 @@ def scores_figure(scores: Sequence[TargetScores], competitors: Sequence[Competit
     lined = ", grey lines join the same image" if count <= _MOST_LINES else ""
     figure.suptitle(f"{count} test image{'' if count == 1 else 's'}", fontsize=12)
     figure.supxlabel(
-        f"Each point is one image{lined}. Boxes: quartiles and median; diamonds: mean;\n"
-        "whiskers: the most distant image within 1.5 times the height of the box.",
+        f"Each point is one image{lined}.\nBoxes: quartiles and median; diamonds: mean; "
+        "whiskers: the most\ndistant image within 1.5 times the height of the box.",
         fontsize=8,
         color=_GREY,
     )

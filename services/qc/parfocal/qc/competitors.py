@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.scores import read_scores
 from parfocal.runtime.store import Location, Store
 
 _SHOWN: Final = 5
@@ -105,46 +104,9 @@ def read_evaluation(store: Store, uri: str, metrics: Sequence[str]) -> Evaluatio
             raise NotFoundError(f"The evaluation {uri} has no {name}. Evaluate again.")
     summary = store.read_json(place / "summary.json")
     text = store.read(place / "metrics.csv").decode("utf-8")
-    scores = read_scores(text, {metric: summary["units"].get(metric, metric) for metric in metrics}, uri)
+    headings = {metric: summary["units"].get(metric, metric) for metric in metrics}
+    scores = read_scores(text, headings, f"metrics.csv of {uri}")
     return Evaluation(uri, _name(manifest, uri), manifest, summary, scores)
-
-
-def read_scores(text: str, headings: Mapping[str, str], name: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the scores in the text of a metrics.csv, by kind, image and metric; a stack's slices are averaged.
-
-    Columns are found by `headings` (by metric), so that a table may have others besides.
-
-    Raises
-    ------
-    InvalidInputError
-        A column is missing, or a cell is no number.
-    """
-    sums: dict[str, dict[str, dict[str, float]]] = {}
-    counts: dict[tuple[str, str], int] = {}
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [heading for heading in ("image", "kind", *headings.values()) if heading not in (reader.fieldnames or ())]
-    if missing:
-        raise InvalidInputError(
-            f"metrics.csv of {name} has no column {missing[0]!r}. Evaluate again, or compare other metrics."
-        )
-    for row in reader:
-        kind, image = row["kind"], row["image"]
-        counts[kind, image] = counts.get((kind, image), 0) + 1
-        values = sums.setdefault(kind, {}).setdefault(image, dict.fromkeys(headings, 0.0))
-        for metric, heading in headings.items():
-            try:
-                values[metric] += float(row[heading])
-            except (TypeError, ValueError) as error:
-                raise InvalidInputError(
-                    f"metrics.csv of {name}, line {reader.line_num}: {row[heading]!r} is no number ({heading})."
-                ) from error
-    return {
-        kind: {
-            image: {metric: total / counts[kind, image] for metric, total in values.items()}
-            for image, values in images.items()
-        }
-        for kind, images in sums.items()
-    }
 
 
 def check_same_test(evaluations: Sequence[Evaluation], spec: v1.ComparisonSpec) -> None:
@@ -237,6 +199,11 @@ def _column(competitor: Competitor, target: str, images: Sequence[str], metric: 
         raise InvalidInputError(
             f"metrics.csv of {competitor.evaluation.uri} has no {kind} of {missing[0]}. Evaluate again."
         )
+    without = [stem for stem in images if metric not in scores[stem]]
+    if without:
+        raise InvalidInputError(
+            f"{without[0]} has no {metric} for the {kind} in {competitor.evaluation.uri}. Compare other metrics."
+        )
     return np.array([scores[stem][metric] for stem in images])
 
 
@@ -256,6 +223,8 @@ def _agree(kind: str, first: Evaluation, other: Evaluation, targets: Iterable[st
         if not ours or ours.keys() != theirs.keys():
             return False
         for stem, values in ours.items():
+            if values.keys() != theirs[stem].keys():
+                return False
             if not all(np.isclose(value, theirs[stem][metric], rtol=1e-6) for metric, value in values.items()):
                 return False
     return True

@@ -36,6 +36,11 @@ def new_request_id(what: str) -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{words}-{secrets.token_hex(3)}"
 
 
+def versioned_name(uri: str) -> str:
+    """Return "name:version" of the address of a model or dataset."""
+    return ":".join(uri.rstrip("/").rsplit("/", 2)[-2:])
+
+
 def dataset_location(store: Store, project: str, dataset: str, version: int | None = None) -> Location:
     """Return the folder of a dataset, or of one of its versions."""
     folder = store.datasets / check_name("project", project) / check_name("dataset", dataset)

@@ -15,10 +15,11 @@ from parfocal.qc.figures import save_png
 from parfocal.qc.reliability import read_coverage_csv, reliability_figure
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.correlation import correlation_figure
-from parfocal.qc.report.scores import Scores, read_scores, scores_figure
+from parfocal.qc.report.scores import scores_figure
 from parfocal.qc.report.text import value_text, versions
 from parfocal.qc.verdict import Verdict
 from parfocal.runtime.manifests import ModelManifest
+from parfocal.runtime.scores import Scores, read_scores
 
 _MOST_OVERLAYS: Final = 6
 _KINDS: Final = ("input", "baseline", "prediction")
@@ -55,7 +56,8 @@ class Evaluation:
 def evaluation_report(evaluation: Evaluation) -> Report:
     """Return the report of an evaluation; writes scores.png and frc.png to its folder for it."""
     summary = json.loads((evaluation.folder / "summary.json").read_text(encoding="utf-8"))
-    scores = read_scores(evaluation.folder / "metrics.csv", summary["units"], list(summary["shown"]))
+    headings = {metric: summary["units"].get(metric, metric) for metric in summary["shown"]}
+    scores = read_scores((evaluation.folder / "metrics.csv").read_text(encoding="utf-8"), headings)
     blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
     for role, part in _parts(summary).items():
         blocks += [_scores_table(part, role), Text(part["note"])]

@@ -1,10 +1,8 @@
-"""The scores of single images, read back from metrics.csv, and the figure that shows all of them."""
+"""The figure that shows the scores of all images."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,55 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parfocal.runtime.errors import InvalidInputError
-
-Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""By kind ("input", "baseline", "prediction"), image and metric: the value, averaged over the slices of a stack.
-
-A metric is left out where an image does not have it, as a score inside the foreground of an empty field."""
+from parfocal.runtime.scores import Scores
 
 COLOURS: Final = {"input": "#999999", "baseline": "#E69F00", "prediction": "#0072B2"}
 MARKERS: Final = {"input": "s", "baseline": "^", "prediction": "o"}
 _MOST_PANELS: Final = 4
-
-
-def read_scores(path: Path, units: Mapping[str, str], metrics: Sequence[str]) -> Scores:
-    """Read metrics.csv of any evaluation.
-
-    Parameters
-    ----------
-    units
-        By metric: the heading of its column.
-    metrics
-        The metrics wanted.
-
-    Raises
-    ------
-    InvalidInputError
-        A column is missing or a cell is no number; the message names them.
-    """
-    collected: dict[str, dict[str, dict[str, list[float]]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            values = collected.setdefault(row["kind"], {}).setdefault(row["image"], {})
-            for metric in metrics:
-                if row.get(units.get(metric, "")) == "":
-                    continue  # this image has no such number
-                try:
-                    values.setdefault(metric, []).append(float(row[units[metric]]))
-                except (KeyError, ValueError) as error:
-                    raise InvalidInputError(
-                        f"{path.name}, line {reader.line_num}: the column {units.get(metric, metric)!r} is missing or "
-                        "holds no number."
-                    ) from error
-    return {
-        kind: {
-            image: {metric: float(np.mean(numbers)) for metric, numbers in by_metric.items()}
-            for image, by_metric in images.items()
-        }
-        for kind, images in collected.items()
-    }
 
 
 def scores_figure(scores: Scores, shown: Mapping[str, str], names: Mapping[str, str]) -> Figure:

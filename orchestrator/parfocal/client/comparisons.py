@@ -1,0 +1,212 @@
+"""Comparisons of models on the same test images: what is compared with what, and how the answer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parfocal import v1
+from parfocal.client.client import Client
+from parfocal.client.datasets import read_dataset
+from parfocal.client.models import read_model
+from parfocal.client.quality import Doer, evaluation_method, judge_model, metric_text
+from parfocal.client.requests import comparison_request
+from parfocal.client.results import read_result, result_uri
+from parfocal.runtime.errors import InvalidInputError, UnavailableError
+from parfocal.runtime.manifests import ResultManifest
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is to be compared.
+
+    Attributes
+    ----------
+    method
+        The evaluation method that suits all models and made all evaluations.
+    dataset_uri, split
+        On whose images.
+    model_uris, evaluation_uris
+        The models, which are judged first where they have not been, and the evaluations that are there already.
+    """
+
+    method: v1.Method
+    dataset_uri: str
+    split: str
+    model_uris: tuple[str, ...]
+    evaluation_uris: tuple[str, ...]
+
+
+def plan_comparison(
+    client: Client, models: Sequence[str], evaluations: Sequence[str], dataset: str, split: str = "test"
+) -> Comparison:
+    """Return what is to be compared.
+
+    Parameters
+    ----------
+    models
+        Each "name" (newest version) or "name:version".
+    evaluations
+        Jobs that have scored something already.
+    dataset
+        "name" or "name:version"; may be empty where no models are named.
+
+    Raises
+    ------
+    InvalidInputError
+        There are too few to compare, one is named twice, or they do different things.
+    NotFoundError, UnavailableError
+        Something that is named does not exist, or no service compares it.
+    """
+    check_competitors(models, evaluations, dataset)
+    known = [_evaluation(client, job_id) for job_id in evaluations]
+    dataset_uri = _dataset_uri(client, dataset, split) if dataset else known[0][1].input_uri
+    return Comparison(
+        _method(client, models, [result for _, result in known]),
+        dataset_uri,
+        split,
+        tuple(client.model_uri(model) for model in models),
+        tuple(uri for uri, _ in known),
+    )
+
+
+def check_competitors(models: Sequence[str], evaluations: Sequence[str], dataset: str) -> None:
+    """Raise InvalidInputError unless two different models or evaluations are named, and for models a dataset."""
+    named = (*models, *evaluations)
+    if len(named) < 2:
+        raise InvalidInputError("Name two models or more, or evaluations that there are already.")
+    if models and not dataset:
+        raise InvalidInputError("Name the dataset on whose images the models shall be compared.")
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise InvalidInputError(f"Named twice: {', '.join(twice)}. A comparison needs different ones.")
+
+
+def compare(
+    client: Client,
+    doer: Doer,
+    comparison: Comparison,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    again: bool = False,
+) -> v1.Job:
+    """Judge the models that have not been judged yet, compare all, and return the finished job.
+
+    Parameters
+    ----------
+    parameters
+        Of the comparison, those that differ from their defaults.
+    again
+        Judge all models again.
+    """
+    judged = [
+        judge_model(
+            client,
+            doer,
+            comparison.method,
+            model_uri,
+            comparison.dataset_uri,
+            split=comparison.split,
+            again=again,
+            reuse=True,
+        )
+        for model_uri in comparison.model_uris
+    ]
+    uris = [*map(result_uri, judged), *comparison.evaluation_uris]
+    return doer.do(comparison_request(comparison.method.name, uris, comparison.dataset_uri, parameters), "Comparing")
+
+
+def mean_rows(summary: Mapping[str, Any], target: str) -> list[Row]:
+    """Return one row for each competitor: its mean in each metric, with the interval where there is one."""
+    metrics = summary["metrics"][target]
+    return [
+        {
+            "Competitor": each["name"],
+            **{summary["shown"][metric]: _mean(metric, columns[each["name"]]) for metric, columns in metrics.items()},
+        }
+        for each in summary["competitors"]
+    ]
+
+
+def difference_rows(summary: Mapping[str, Any], target: str) -> list[Row]:
+    """Return one row for each test: the pair, the difference, how sure it is, and who is better if that is shown."""
+    return [
+        {
+            "Pair": f"{test['first']} - {test['second']}",
+            "Metric": test["metric"],
+            "Difference": f"{test['mean difference']:+.3g}",
+            "Interval": _interval(test["interval low"], test["interval high"]),
+            "Wilcoxon": f"{test['Wilcoxon p']:.2g}",
+            "corrected": f"{test['Wilcoxon p after Holm']:.2g}",
+            "Real": _winner(test),
+        }
+        for test in summary["tests"]
+        if test["target"] == target
+    ]
+
+
+def ranking_sentence(summary: Mapping[str, Any], target: str) -> str:
+    """Return which images are best and worst for the models."""
+    ranked = summary["shown"][summary["ranked_by"]]
+    return (
+        f"Best image by the models' mean {ranked}: {summary['best_images'][target]}; "
+        f"worst: {summary['worst_images'][target]}."
+    )
+
+
+def _evaluation(client: Client, job_id: str) -> tuple[str, ResultManifest]:
+    """Return place and manifest of what an evaluation published."""
+    job = client.get(job_id)
+    result = read_result(client, job)
+    if result.kind != "evaluation":
+        raise InvalidInputError(
+            f"The job {job_id} is no evaluation, but a {result.kind}. Name jobs of `parfocal evaluate`."
+        )
+    return result_uri(job), result
+
+
+def _dataset_uri(client: Client, dataset: str, split: str) -> str:
+    manifest = read_dataset(client, dataset)
+    if not manifest.select(split, "target"):
+        raise InvalidInputError(
+            f"The dataset {manifest.dataset!r} (version {manifest.version}) has no {split} images to compare on. "
+            f"Create it again with pairs in {split}/source and {split}/target."
+        )
+    return client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
+
+
+def _method(client: Client, models: Sequence[str], evaluations: Sequence[ResultManifest]) -> v1.Method:
+    """Return the evaluation method that suits all models and made all evaluations."""
+    makers = {result.method: f"the evaluation {result.job}" for result in evaluations}
+    for model in models:
+        made_by = read_model(client, model).manifest.method
+        method = evaluation_method(client, client.method(made_by).task)
+        if method is None or v1.JOB_KIND_COMPARISON not in method.job_kinds:
+            raise UnavailableError(
+                f"No service compares models of {made_by}. Check that the QC service runs (`parfocal status`)."
+            )
+        makers.setdefault(method.name, model)
+    if len(makers) > 1:
+        kinds = ", ".join(f"{who} is judged by {name}" for name, who in makers.items())
+        raise InvalidInputError(f"These cannot be compared, for they do different things: {kinds}.")
+    return client.method(next(iter(makers)))
+
+
+def _mean(metric: str, values: Mapping[str, Any]) -> str:
+    if values["low"] is None:
+        return metric_text(metric, values["mean"])
+    low, high = (metric_text(metric, values[each]) for each in ("low", "high"))
+    return f"{metric_text(metric, values['mean'])} ({low} to {high})"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "too few images" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
+
+
+def _winner(test: Mapping[str, Any]) -> str:
+    if test["outcome"] == "not shown":
+        return "not shown"
+    return f"{test['first'] if test['outcome'] == 'first is better' else test['second']} is better"

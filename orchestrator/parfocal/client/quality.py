@@ -1,0 +1,103 @@
+"""Quality control of models: which method judges, what has been done before, and what an evaluation says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from parfocal import v1
+from parfocal.client.client import Client
+from parfocal.client.models import judging_parameters, read_model
+from parfocal.client.requests import evaluation_request, prediction_request
+from parfocal.client.results import result_uri
+from parfocal.runtime.manifests import ResultManifest
+from parfocal.runtime.names import versioned_name
+from parfocal.runtime.store import Location
+
+
+class Doer(Protocol):
+    """Whoever has the jobs of a larger piece of work done: a command, or a workflow."""
+
+    def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
+        """Return the job of a request when it has succeeded; `title` says what is going on."""
+
+    def found(self, job: v1.Job, what: str) -> None:
+        """Hear that something has been done before; `what` is a sentence."""
+
+
+def evaluation_method(client: Client, task: v1.Task.ValueType, *, targets: bool = True) -> v1.Method | None:
+    """Return the evaluation method for what methods of a task make, or None where no service offers one.
+
+    With `targets` it is one that compares with them, without one that does without.
+    """
+    for info in client.services():
+        for method in info.methods:
+            needs = method.data_requirements.target != v1.TARGET_KIND_NONE
+            if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == task and needs == targets:
+                return method
+    return None
+
+
+def evaluation_summary(client: Client, result: ResultManifest, uri: str) -> dict[str, Any]:
+    """Return the full summary of an evaluation or comparison."""
+    summary = dict(result.summary)
+    if result.entry("summary.json") is not None:
+        summary = {**summary, **client.store.read_json(Location.parse(uri) / "summary.json")}
+    return summary
+
+
+def metric_text(metric: str, value: float) -> str:
+    """Return the value of a metric as tables show it."""
+    return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"
+
+
+def finished_job(client: Client, request: v1.StartJobRequest) -> v1.Job | None:
+    """Return the newest job that has done exactly what a request asks for, with its result; None if there is none."""
+    spec = str(request.WhichOneof("spec"))
+    for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
+        if job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec) and job.outputs:
+            return job
+    return None
+
+
+def judge_model(
+    client: Client,
+    doer: Doer,
+    method: v1.Method,
+    model_uri: str,
+    dataset_uri: str,
+    *,
+    split: str = "test",
+    parameters: Mapping[str, Any] | None = None,
+    again: bool = False,
+    reuse: bool = False,
+) -> v1.Job:
+    """Have a model predict a split and have that scored; return the finished evaluation.
+
+    Parameters
+    ----------
+    method
+        The evaluation method, see `evaluation_method`.
+    parameters
+        Of the evaluation, those that differ from their defaults.
+    again
+        Predict again even if there is such a prediction.
+    reuse
+        Take the newest evaluation with the same prediction, targets, model and parameters, if there is one.
+    """
+    name = versioned_name(model_uri)
+    wanted = judging_parameters(read_model(client, model_uri).manifest)
+    request = prediction_request(model_uri, dataset_uri, wanted, split=split)
+    predicted = None if again else finished_job(client, request)
+    if predicted is not None:
+        doer.found(predicted, f"The {split} images have been predicted with {name} before (job {predicted.id}).")
+    else:
+        predicted = doer.do(request, f"Predicting {split} images with {name}")
+    request = evaluation_request(
+        method.name, result_uri(predicted), dataset_uri, parameters, split=split, model_uri=model_uri
+    )
+    evaluated = finished_job(client, request) if reuse and not again else None
+    if evaluated is not None:
+        doer.found(evaluated, f"{name} has been scored before (job {evaluated.id}).")
+        return evaluated
+    return doer.do(request, f"Quality control of {name}")

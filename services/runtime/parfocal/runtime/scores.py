@@ -1,0 +1,55 @@
+"""The scores of single images, read back from the `metrics.csv` that every evaluation publishes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+
+from parfocal.runtime.errors import InvalidInputError
+
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""By kind ("input", "baseline", "prediction"), image and metric: the value, averaged over the slices of a stack.
+
+A metric is left out where an image does not have it, as a score inside the foreground of an empty field."""
+
+
+def read_scores(text: str, headings: Mapping[str, str], name: str = "metrics.csv") -> Scores:
+    """Return the scores in the text of a metrics.csv, whatever kind of evaluation wrote it.
+
+    Parameters
+    ----------
+    headings
+        By metric wanted: the heading of its column. The table may have others besides.
+    name
+        What the table is called in errors.
+
+    Raises
+    ------
+    InvalidInputError
+        A column is missing, or a cell that is not empty holds no number; the message names them.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [heading for heading in ("image", "kind", *headings.values()) if heading not in (reader.fieldnames or ())]
+    if missing:
+        raise InvalidInputError(f"{name} has no column {missing[0]!r}. Evaluate again.")
+    collected: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in reader:
+        values = collected.setdefault(row["kind"], {}).setdefault(row["image"], {})
+        for metric, heading in headings.items():
+            cell = row[heading]
+            if cell == "":
+                continue  # this image has no such number
+            try:
+                values.setdefault(metric, []).append(float(cell))
+            except (TypeError, ValueError) as error:
+                raise InvalidInputError(
+                    f"{name}, line {reader.line_num}: {cell or ''!r} is no number ({heading}). Evaluate again."
+                ) from error
+    return {
+        kind: {
+            image: {metric: sum(numbers) / len(numbers) for metric, numbers in by_metric.items()}
+            for image, by_metric in images.items()
+        }
+        for kind, images in collected.items()
+    }
