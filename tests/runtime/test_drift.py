@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from support import filament_pair
 
-from parfocal.runtime.drift import find_drift, image_statistics, training_statistics
+from parfocal.runtime.drift import find_drift, find_small, image_statistics, training_statistics
 from parfocal.runtime.images import PixelSize
 
 
@@ -83,3 +83,10 @@ def test_without_contrast_or_record_nothing_is_said() -> None:
 def test_two_training_images_tell_nothing_of_the_range_of_levels() -> None:
     few = training_statistics([noisy(0), noisy(1)])
     assert not any("spread" in text for text in find_drift(-noisy(30), None, few, None))
+
+
+def test_an_image_smaller_than_a_patch_is_named_with_both_sizes() -> None:
+    assert find_small((64, 200), (64, 64)) == []
+    assert find_small((8, 200, 200), (16, 64, 64)) == [
+        "it is smaller (8x200x200 pixels) than the patches the model learnt from (16x64x64)"
+    ]

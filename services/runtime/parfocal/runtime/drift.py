@@ -102,6 +102,22 @@ def training_statistics(images: Sequence[NDArray[Any]]) -> TrainingStatistics | 
     return TrainingStatistics(images=len(found), lowest=ImageStatistics(**lowest), highest=ImageStatistics(**highest))
 
 
+def find_small(lengths: Sequence[int], patch: Sequence[int]) -> list[str]:
+    """Return that an image is smaller than what the model learnt from, as a part of a sentence; nothing if it is not.
+
+    Such an image is padded by its own reflection, which no training image ever was.
+
+    Parameters
+    ----------
+    lengths, patch
+        Pixels of the image and of a training patch along the method's axes.
+    """
+    if all(length >= least for length, least in zip(lengths, patch, strict=True)):
+        return []
+    size, learnt = ("x".join(map(str, each)) for each in (lengths, patch))
+    return [f"it is smaller ({size} pixels) than the patches the model learnt from ({learnt})"]
+
+
 def find_drift(
     pixels: NDArray[Any],
     pixel_size: PixelSize | None,

@@ -19,7 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.runtime.drift import TrainingStatistics, find_drift
+from parfocal.runtime.drift import TrainingStatistics, find_drift, find_small
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import Image, convert_dtype, image_stem, read_image, write_image
 from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
@@ -278,7 +278,7 @@ def predict(context: JobContext) -> None:
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
-            pending = uploader.submit(_write, context, manifest, item, outputs, parameters, reason, seconds)
+            pending = uploader.submit(_write, context, model, item, outputs, parameters, reason, seconds)
         if pending is not None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
@@ -310,10 +310,13 @@ def predict(context: JobContext) -> None:
     context.publish(RESULT_MANIFEST, published, "result")
 
 
-def _drift(model: ModelManifest, image: Image) -> list[str]:
-    recorded, size = model.training_statistics, model.pixel_size_um
+def _drift(model: LoadedModel, image: Image) -> list[str]:
+    recorded, size = model.manifest.training_statistics, model.manifest.pixel_size_um
     training = TrainingStatistics.model_validate(recorded) if recorded else None
-    return find_drift(image.pixels, image.pixel_size, training, size[0] if size else None)
+    axes = model.method.axes
+    lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
+    small = find_small(lengths, model.parameters.patch_shape(axes))
+    return [*small, *find_drift(image.pixels, image.pixel_size, training, size[0] if size else None)]
 
 
 def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
@@ -380,7 +383,7 @@ def _predict_one(
 
 def _write(
     context: JobContext,
-    model: ModelManifest,
+    model: LoadedModel,
     item: _Input,
     predicted: Predicted,
     parameters: PredictionParameters,
