@@ -248,8 +248,8 @@ def overlap(target: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
         )
     truth = _check_labels(target, f"{name} (target)").ravel()
     guess = _check_labels(prediction, f"{name} (prediction)").ravel()
-    target_ids, truth = np.unique(truth, return_inverse=True)
-    prediction_ids, guess = np.unique(guess, return_inverse=True)
+    target_ids, truth = _numbered(truth)
+    prediction_ids, guess = _numbered(guess)
     table = sparse.coo_array(
         (np.ones(truth.size, np.int64), (truth, guess)), shape=(len(target_ids), len(prediction_ids))
     ).tocsr()
@@ -268,6 +268,18 @@ def overlap(target: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
         shared=objects.data.astype(np.int64),
         foreground_iou=both / either if either else 1.0,
     )
+
+
+def _numbered(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Return the different labels in rising order, and for each pixel the place of its label among them."""
+    highest = int(labels.max())
+    if highest > labels.size:
+        return np.unique(labels, return_inverse=True)
+    # A table no longer than the image needs no sorting of all its pixels.
+    seen = np.zeros(highest + 1, bool)
+    seen[labels] = True
+    places = np.cumsum(seen, dtype=np.int32) - 1
+    return np.flatnonzero(seen), places[labels]
 
 
 def f1_parts(target: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> tuple[float, float]:
