@@ -6,7 +6,8 @@ import ast
 
 from support import ROOT
 
-# Layout, publisher, image checks and the table of scores exist once, in the runtime; jobs, servers and drivers are none of the client's.
+# Layout, publisher, image checks and the table of scores exist once, in the runtime;
+# jobs, servers and drivers are none of the client's.
 ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
