@@ -9,9 +9,9 @@ parfocal.flows.serve          python -m parfocal.flows.serve: registers and runs
 ```
 
 Behind them: `_work` has the steps as plain functions over `parfocal.client`, `_jobs` starts and follows one job,
-`_scores`, `_show` and `_quality_pages` turn results into tables and pages, `_follow` reports to Prefect, `catalogue` and
-`forms` make the forms, `deployments` keeps them in Prefect, `_process`, `hooks` and `reconcile` keep flow runs and jobs
-in step whatever is cancelled, killed or restarted.
+`_scores`, `_show` and `_quality_pages` turn results into tables and pages, `_follow` reports to Prefect, `catalogue`
+and `forms` make the forms, `deployments` keeps them in Prefect, `_process`, `hooks` and `reconcile` keep flow runs and
+jobs in step whatever is cancelled, killed or restarted.
 
 Prefect takes seconds to import: nothing outside this package imports it, and here only where it is needed.
 """
