@@ -227,15 +227,38 @@ def nuclei_pair(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Any, 
     return expected.astype(np.uint16), labels
 
 
-def write_pairs(folder: Path, pair: Callable[..., tuple[Any, Any]], shape: tuple[int, int] = (64, 80)) -> Path:
-    """Write a dataset folder of 5 training and 3 test pairs made by `pair`; return it."""
+def filament_volumes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Return a noisy and a clean uint16 volume (Z, Y, X) of blurred lines that are brightest in the middle plane."""
+    _, lines = filament_pair(rng, shape[1:])
+    planes = np.exp(-((np.linspace(-1.5, 1.5, shape[0])) ** 2))
+    clean = 100 + planes[:, np.newaxis, np.newaxis] * (lines - 100.0)
+    noisy = rng.poisson(clean / 20) * 20 + rng.normal(0, 20, shape)
+    return np.clip(noisy, 0, 65535).astype(np.uint16), clean.astype(np.uint16)
+
+
+def nuclei_volumes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Return a noisy uint16 volume (Z, Y, X) of bright ellipsoids, half as high as wide, and the labels of them."""
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    labels = np.zeros(shape, np.uint16)
+    for number in range(1, 6):
+        plane, row, column = (rng.uniform(0.2, 0.8) * length for length in shape)
+        radius = rng.uniform(5, 8)
+        inside = (2 * (z - plane)) ** 2 + (y - row) ** 2 + (x - column) ** 2 <= radius**2
+        labels[inside & (labels == 0)] = number
+    expected = 100 + 20 * rng.poisson(4 + 20 * (labels > 0), shape)
+    return expected.astype(np.uint16), labels
+
+
+def write_pairs(folder: Path, pair: Callable[..., tuple[Any, Any]], shape: tuple[int, ...] = (64, 80)) -> Path:
+    """Write a dataset folder of 5 training and 3 test pairs of images (Y, X) or (Z, Y, X) by `pair`; return it."""
+    pixel_size = PixelSize(0.1, 0.1, None if len(shape) == 2 else 0.2)
     rng = np.random.default_rng(1)
     for split, count in (("train", 5), ("test", 3)):
         for number in range(count):
             for role, pixels in zip(("source", "target"), pair(rng, shape), strict=True):
                 path = folder / split / role / f"field{number}.tif"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_image(path, Image(pixels=pixels, axes="YX", pixel_size=PixelSize(0.1, 0.1, None)))
+                write_image(path, Image(pixels=pixels, axes="ZYX"[-len(shape) :], pixel_size=pixel_size))
     return folder
 
 
@@ -255,7 +278,7 @@ def publish_dataset(store: Any, name: str, folder: Path, project: str = "default
             shape=header.shape,
             dtype=str(header.dtype),
             axes=header.axes,
-            pixel_size_um=(0.1, 0.1, None),
+            pixel_size_um=(0.1, 0.1, header.pixel_size.z if header.pixel_size else None),
         )
         images.append(entry)
     manifest = DatasetManifest(

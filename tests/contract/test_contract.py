@@ -4,74 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import json_format, struct_pb2
+from contract_session import FINAL, TINY, Session, rpc_error, single_image
+from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support import ROOT, publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.runtime.server.errors import STATUS_KEY, from_rpc_error
-
-FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
-# Every folder of tests with such a file is held to the contract: its service, a method, and parameters that train in
-# a second or two on images of 64x80 pixels. The last is what `make new-method` makes, before anybody has changed it.
-TINY = {
-    content["method"]: content
-    for content in (json.loads(path.read_text()) for path in sorted(ROOT.glob("tests/*/contract.json")))
-} | {"scaffold-2d": json.loads((ROOT / "deploy/template/tests/NAME/contract.json").read_text())}
-
-
-def struct(values: dict[str, Any]) -> struct_pb2.Struct:
-    message = struct_pb2.Struct()
-    json_format.ParseDict(values, message)
-    return message
-
-
-@dataclass
-class Session:
-    """One running service and the stubs to talk to it."""
-
-    process: Any
-    method: str
-    channel: grpc.Channel
-
-    @property
-    def jobs(self) -> v1.JobServiceStub:
-        return v1.JobServiceStub(self.channel)
-
-    @property
-    def methods(self) -> v1.MethodServiceStub:
-        return v1.MethodServiceStub(self.channel)
-
-    @property
-    def method_description(self) -> v1.Method:
-        methods = self.methods.ListMethods(v1.ListMethodsRequest()).methods
-        return next(method for method in methods if method.name == self.method)
-
-    def request(self, dataset_uri: str, **parameters: Any) -> v1.StartJobRequest:
-        spec = v1.TrainingSpec(
-            method=self.method,
-            dataset_uri=dataset_uri,
-            model=f"m-{uuid.uuid4().hex[:8]}",
-            parameters=struct(TINY[self.method]["parameters"] | parameters),
-        )
-        return v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
-
-    def finish(self, job: v1.Job) -> v1.Job:
-        for _ in self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=180):
-            pass
-        return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job
-
-    def train(self, dataset_uri: str, **parameters: Any) -> v1.Job:
-        return self.finish(self.jobs.StartJob(self.request(dataset_uri, **parameters)).job)
 
 
 @pytest.fixture(scope="module", params=list(TINY), ids=lambda method: method.partition("-")[0])
@@ -108,12 +54,6 @@ def trained(service: Session, s3: Any, images_folder: Path) -> tuple[v1.Job, str
     job = service.train(uri)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     return job, uri
-
-
-def rpc_error(call: Callable[[], Any]) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
 
 
 def test_health_says_serving(service: Session) -> None:
@@ -243,24 +183,6 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     assert (header.shape, str(header.dtype)) == ((64, 80), "uint16" if labels else "float32")
     assert header.pixel_size is not None
     assert header.pixel_size.x == pytest.approx(0.1)
-
-
-def single_image(service: Session, model_uri: str, pixels: Any, axes: str = "YX") -> dict[str, Any]:
-    """Return the outputs of PredictImage."""
-    import numpy as np
-
-    image = v1.ImageHeader(shape=pixels.shape, dtype=pixels.dtype.name, axes=axes)
-    header = v1.PredictImageHeader(model_uri=model_uri, image=image)
-    requests = [v1.PredictImageRequest(header=header), v1.PredictImageRequest(pixels=pixels.tobytes())]
-    outputs: dict[str, Any] = {}
-    name = ""
-    for answer in service.methods.PredictImage(iter(requests), timeout=180):
-        if answer.HasField("header"):
-            name = answer.header.name
-            outputs[name] = (answer.header, bytearray())
-        elif answer.HasField("pixels"):
-            outputs[name][1].extend(answer.pixels)
-    return {name: np.frombuffer(data, head.dtype).reshape(head.shape) for name, (head, data) in outputs.items()}
 
 
 def test_a_single_image_gives_what_a_job_gives_bit_for_bit(

@@ -20,6 +20,11 @@ from parfocal.stack.connection import connection
 from parfocal.stack.control import down, up
 from parfocal.stack.processes import UNIT_MARK, marked, stack_mark
 
+SERVICES = (
+    ("fake", "parfocal.runtime.fake", "qc"),
+    ("stardist", "parfocal.stardist", "stardist"),
+    ("qc", "parfocal.qc", "qc"),
+)
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -125,15 +130,16 @@ class Stack:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running stack with the services fake and qc."""
+    """A running stack with the services fake, stardist and qc."""
     folder = tmp_path_factory.mktemp("stack")
-    python = ROOT / ".venvs" / "qc" / "bin" / "python"
-    ports = free_ports(4)
-    services = (
-        ServiceUnit(name="fake", module="parfocal.runtime.fake", python=python, port=ports[0]),
-        ServiceUnit(name="qc", module="parfocal.qc", python=python, port=ports[1]),
+    s3_port, prefect_port, *ports = free_ports(5)
+    services = tuple(
+        ServiceUnit(name=name, module=module, python=ROOT / ".venvs" / environment / "bin" / "python", port=port)
+        for (name, module, environment), port in zip(SERVICES, ports, strict=True)
     )
-    config = StackConfig(folder=folder, services=services, s3_port=ports[2], prefect_port=ports[3], start_timeout=300)
+    config = StackConfig(
+        folder=folder, services=services, s3_port=s3_port, prefect_port=prefect_port, start_timeout=300
+    )
     try:
         up(config)
         link = connection(folder)

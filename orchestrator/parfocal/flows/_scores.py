@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from parfocal.client import Client
@@ -29,6 +29,10 @@ class Scores:
         Heading of each metric with its unit, e.g. {"psnr": "PSNR [dB]"}.
     values
         By kind, image and metric: the value, averaged over the slices of a stack; without those an image does not have.
+    counted
+        Heading of each number of objects, e.g. {"found": "found (TP)"}; empty where nothing is counted.
+    note
+        What the means are of, in sentences.
     means
         By kind and metric: "mean" over the images and, with enough images, the interval "low" to "high".
     worst_image
@@ -43,6 +47,8 @@ class Scores:
     means: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     worst_image: str = ""
     baseline: str = "baseline"
+    counted: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def images(self) -> Sequence[str]:
@@ -67,18 +73,24 @@ def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:
     units: Mapping[str, str] = summary["units"]
     shown = list(summary["shown"])[:_MOST_SHOWN]
     metrics = {name: units[name] for name in shown}
-    values = read_table(table, metrics)
+    counted = {name: units[name] for name in summary.get("counted", ())}
+    values = read_table(table, {**metrics, **counted})
     worst = str((summary.get("worst_image") or {}).get("image", ""))
     baseline = str((summary.get("baseline") or {}).get("name", "baseline"))
-    return Scores(tuple(summary["metrics"]), metrics, values, summary["metrics"], worst, baseline)
+    note = str(summary.get("note", ""))
+    return Scores(tuple(summary["metrics"]), metrics, values, summary["metrics"], worst, baseline, counted, note)
 
 
 def quality_rows(scores: Scores) -> list[Row]:
-    """Return the mean over all images and then one row for each image; a column for each metric of each kind."""
+    """Return the mean over all images and then one row for each image; a column for each metric of each kind.
+
+    Further columns have the objects counted in the prediction: their sum, and those of each image.
+    """
     rows: list[Row] = []
+    counts = scores.values["prediction"]
     means = {kind: {name: value["mean"] for name, value in scores.means[kind].items()} for kind in scores.kinds}
     everything: list[tuple[str, Mapping[str, Mapping[str, float | None]]]]
-    everything = [(f"Mean of {len(scores.images)}", means)]
+    everything = [(f"Mean of {len(scores.images)}{', objects of all' if scores.counted else ''}", means)]
     everything += [(image, {kind: scores.values[kind][image] for kind in scores.kinds}) for image in scores.images]
     for title, by_kind in everything:
         row: Row = {"Image": title}
@@ -86,6 +98,9 @@ def quality_rows(scores: Scores) -> list[Row]:
             for kind in scores.kinds:
                 column = f"{heading.split(' [')[0]} {scores.title(kind).partition(' ')[0]}"
                 row[column] = _value(by_kind[kind].get(name))
+        for name, heading in scores.counted.items():
+            images = [title] if title in counts else scores.images
+            row[heading.split(" (")[0].capitalize()] = round(sum(counts[image].get(name, 0) for image in images))
         rows.append(row)
     return rows
 

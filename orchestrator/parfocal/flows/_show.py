@@ -121,7 +121,8 @@ def training_report(
     if scores:
         count = len(scores.images)
         lines += ["## Scores", "", markdown_table(summary_rows(scores)), ""]
-        lines += [f"Means over {count} test image{'s' if count > 1 else ''}, in brackets their 95 % intervals.", ""]
+        means = f"Means over {count} test image{'s' if count > 1 else ''}, in brackets their 95 % intervals."
+        lines += [f"{means} {scores.note}".strip(), ""]
     lines += notes_section([*notes, *verdict.get("remarks", ()), *training.warnings])
     lines += ["## Where everything is", ""]
     facts = [("Model", name), ("Model files", f"`{model_uri}`"), ("Dataset", f"`{dataset_uri}`")]

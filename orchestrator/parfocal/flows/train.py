@@ -152,7 +152,8 @@ def _report(
         create_table_artifact(
             quality_rows(scores),
             key=_show.artifact_key("scores", name),
-            description=f"Scores of {name} on each test image. SSIM and PSNR: more is better; NRMSE: less is better.",
+            description=f"Scores of {name} on each test image: more is better"
+            + (", but for NRMSE." if "nrmse" in scores.metrics else "."),
         )
     page = _show.training_report(
         method=method,

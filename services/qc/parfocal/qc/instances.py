@@ -78,6 +78,8 @@ _SHOWN: Final = {
     "mean_accuracy": "Mean accuracy",
     "panoptic_quality": "Panoptic quality",
 }
+# What people count, image by image.
+_COUNTED: Final = ("found", "missed", "invented")
 _KINDS: Final = ("baseline", "prediction")
 # Enough to choose one of six thresholds.
 _BASELINE_IMAGES: Final = 50
@@ -327,6 +329,7 @@ def summarise(
         "failed_images": [name for name, row in images.items() if row["objects"] and not row["predicted"]],
         "units": COLUMNS,
         "shown": _SHOWN,
+        "counted": list(_COUNTED),
         "note": (
             f"At IoU {thresholds.iou:g}, as means over the images. Over all images together: {counts.tp} of "
             f"{counts.tp + counts.fn} objects found, {counts.fp} invented, F1 {counts.f1:.3f}. Otsu's threshold needs "

@@ -1,0 +1,165 @@
+"""Further methods of the services: what each can break by itself, from training to quality control.
+
+Health, repetition, cancelling, restarts belong to the service and are tested with its first method. A method is added
+by an entry in `further` of tests/UNIT/contract.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from contract_session import FURTHER, Session, rpc_error, single_image
+from google.protobuf import json_format
+from support import filament_pair, filament_volumes, nuclei_pair, nuclei_volumes, publish_dataset, write_pairs
+
+from parfocal import v1
+from parfocal.runtime.images import inspect_image, read_image
+from parfocal.runtime.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.store import Location
+
+# By axes and whether targets are labels.
+PAIRS: dict[tuple[str, bool], tuple[Callable[..., Any], tuple[int, ...]]] = {
+    ("YX", False): (filament_pair, (64, 80)),
+    ("YX", True): (nuclei_pair, (64, 80)),
+    ("ZYX", False): (filament_volumes, (16, 40, 48)),
+    ("ZYX", True): (nuclei_volumes, (16, 40, 48)),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training, its dataset and the folder the dataset was made of."""
+
+    job: v1.Job
+    dataset: str
+    folder: Path
+
+    @property
+    def model(self) -> str:
+        return self.job.outputs[0].uri
+
+
+@pytest.fixture(scope="module", params=list(FURTHER))
+def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -> Iterator[Session]:
+    process = start_service(FURTHER[request.param]["service"])
+    with grpc.insecure_channel(process.address) as channel:
+        yield Session(process, request.param, channel)
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def judges(start_service: Callable[..., Any]) -> Iterator[grpc.Channel]:
+    """The QC service."""
+    with grpc.insecure_channel(start_service("qc").address) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A training of the method on images of its axes and kind of targets."""
+    needs = service.method_description.data_requirements
+    labels = needs.target == v1.TARGET_KIND_LABELS
+    folder = write_pairs(tmp_path_factory.mktemp(service.method), *PAIRS[needs.axes, labels])
+    uri = publish_dataset(s3.store(), f"images-{service.method}", folder)
+    job = service.train(uri)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    return Trained(job, uri, folder)
+
+
+@pytest.fixture(scope="module")
+def predicted(service: Session, trained: Trained) -> str:
+    """The published prediction of the test images."""
+    spec = v1.PredictionSpec(model_uri=trained.model, input_uri=trained.dataset, split="test")
+    job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    return job.outputs[0].uri
+
+
+def test_it_describes_itself_completely(service: Session) -> None:
+    method = service.method_description
+    assert all([method.title, method.summary, method.citation, method.licence, method.data_requirements.axes])
+    for schema in method.parameter_schemas:
+        for name, field in json.loads(schema.json_schema)["properties"].items():
+            assert field.get("description"), f"parameter {name} has no help"
+            assert "default" in field, f"parameter {name} has no default"
+
+
+def test_images_of_other_axes_and_patches_that_do_not_fit_are_refused(
+    service: Session, s3: Any, trained: Trained, tmp_path: Path
+) -> None:
+    axes = service.method_description.data_requirements.axes
+    pair, shape = PAIRS["ZYX" if axes == "YX" else "YX", False]
+    other = publish_dataset(s3.store(), f"other-{service.method}", write_pairs(tmp_path, pair, shape))
+    error = rpc_error(lambda: service.jobs.StartJob(service.request(other)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert axes in error.details()
+    error = rpc_error(lambda: service.jobs.StartJob(service.request(trained.dataset, patch_size=64)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "patch_size" in error.details()
+
+
+def test_training_is_watched_epoch_by_epoch_and_publishes_a_model(
+    service: Session, trained: Trained, store: Any
+) -> None:
+    replies = list(service.jobs.WatchJob(v1.WatchJobRequest(job_id=trained.job.id)))
+    events = [reply.event for reply in replies if reply.HasField("event")]
+    assert [event.sequence for event in events] == list(range(1, trained.job.last_sequence + 1))
+    count = int(json_format.MessageToDict(trained.job.resolved_parameters)["epochs"])
+    epochs = [event.epoch_completed.epoch for event in events if event.HasField("epoch_completed")]
+    assert epochs == list(range(1, count + 1))
+    model = ModelManifest.read(store, Location.parse(trained.model) / MODEL_MANIFEST)
+    assert (model.method, model.axes) == (service.method, service.method_description.data_requirements.axes)
+    assert {"training.csv", "training_report.pdf", "loss.png"} <= {entry.name for entry in model.files}
+
+
+def test_prediction_keeps_names_shape_and_pixel_size(
+    service: Session, trained: Trained, predicted: str, store: Any, tmp_path: Path
+) -> None:
+    place = Location.parse(predicted)
+    result = ResultManifest.read(store, place / RESULT_MANIFEST)
+    assert [image.outputs["prediction"] for image in result.images] == ["field0.tif", "field1.tif", "field2.tif"]
+    store.download(place / "field0.tif", tmp_path / "field0.tif")
+    output, source = (inspect_image(path / "field0.tif") for path in (tmp_path, trained.folder / "test" / "source"))
+    labels = service.method_description.task == v1.TASK_INSTANCE_SEGMENTATION
+    assert (output.shape, str(output.dtype)) == (source.shape, "uint16" if labels else "float32")
+    assert output.axes == source.axes
+    assert output.pixel_size is not None
+    assert source.pixel_size is not None
+    lengths = output.pixel_size.lengths(len(source.shape))
+    assert lengths == pytest.approx(source.pixel_size.lengths(len(source.shape)))
+
+
+def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
+    service: Session, trained: Trained, predicted: str, store: Any, tmp_path: Path
+) -> None:
+    store.download(Location.parse(predicted) / "field1.tif", tmp_path / "batch.tif")
+    source = read_image(trained.folder / "test" / "source" / "field1.tif")
+    outputs = single_image(service, trained.model, source.pixels, source.axes)
+    assert list(outputs) == ["prediction"]
+    assert outputs["prediction"].tobytes() == read_image(tmp_path / "batch.tif").pixels.tobytes()
+
+
+def test_quality_control_of_its_task_judges_it(
+    service: Session, trained: Trained, predicted: str, judges: grpc.Channel, store: Any
+) -> None:
+    task = service.method_description.task
+    methods = v1.MethodServiceStub(judges).ListMethods(v1.ListMethodsRequest()).methods
+    (judge,) = (method.name for method in methods if method.task == task)
+    qc = Session(None, judge, judges)
+    spec = v1.EvaluationSpec(
+        method=judge, prediction_uri=predicted, dataset_uri=trained.dataset, split="test", model_uri=trained.model
+    )
+    job = qc.finish(qc.jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place = Location.parse(job.outputs[0].uri)
+    result = ResultManifest.read(store, place / RESULT_MANIFEST)
+    assert result.verdict["state"] in {"passed", "failed"}
+    assert result.verdict["reasons"]
+    assert store.read_json(place / "summary.json")["images"] == 3
+    assert {"report.pdf", "figure.png", "metrics.csv"} <= {entry.name for entry in result.files}

@@ -1,0 +1,98 @@
+"""What the tests of the contract share: which methods are held to it, and one running service with its stubs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format, struct_pb2
+from support import ROOT
+
+from parfocal import v1
+
+FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
+_CONTENTS = [json.loads(path.read_text()) for path in sorted(ROOT.glob("tests/*/contract.json"))]
+# Every folder of tests with such a file is held to the contract: its service, a method, and parameters that train in
+# a second or two on images of 64x80 pixels. The last is what `make new-method` makes, before anybody has changed it.
+TINY = {content["method"]: content for content in _CONTENTS} | {
+    "scaffold-2d": json.loads((ROOT / "deploy/template/tests/NAME/contract.json").read_text())
+}
+# Further methods of the same services, with parameters that are as small: what is special to them is tested again.
+FURTHER = {
+    entry["method"]: {"service": content["service"], **entry}
+    for content in _CONTENTS
+    for entry in content.get("further", ())
+}
+
+
+def struct(values: dict[str, Any]) -> struct_pb2.Struct:
+    message = struct_pb2.Struct()
+    json_format.ParseDict(values, message)
+    return message
+
+
+@dataclass
+class Session:
+    """One running service and the stubs to talk to it."""
+
+    process: Any
+    method: str
+    channel: grpc.Channel
+
+    @property
+    def jobs(self) -> v1.JobServiceStub:
+        return v1.JobServiceStub(self.channel)
+
+    @property
+    def methods(self) -> v1.MethodServiceStub:
+        return v1.MethodServiceStub(self.channel)
+
+    @property
+    def method_description(self) -> v1.Method:
+        methods = self.methods.ListMethods(v1.ListMethodsRequest()).methods
+        return next(method for method in methods if method.name == self.method)
+
+    def request(self, dataset_uri: str, **parameters: Any) -> v1.StartJobRequest:
+        spec = v1.TrainingSpec(
+            method=self.method,
+            dataset_uri=dataset_uri,
+            model=f"m-{uuid.uuid4().hex[:8]}",
+            parameters=struct((TINY | FURTHER)[self.method]["parameters"] | parameters),
+        )
+        return v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
+
+    def finish(self, job: v1.Job) -> v1.Job:
+        for _ in self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=180):
+            pass
+        return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job
+
+    def train(self, dataset_uri: str, **parameters: Any) -> v1.Job:
+        return self.finish(self.jobs.StartJob(self.request(dataset_uri, **parameters)).job)
+
+
+def rpc_error(call: Callable[[], Any]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+def single_image(service: Session, model_uri: str, pixels: Any, axes: str = "YX") -> dict[str, Any]:
+    """Return the outputs of PredictImage."""
+    image = v1.ImageHeader(shape=pixels.shape, dtype=pixels.dtype.name, axes=axes)
+    header = v1.PredictImageHeader(model_uri=model_uri, image=image)
+    requests = [v1.PredictImageRequest(header=header), v1.PredictImageRequest(pixels=pixels.tobytes())]
+    outputs: dict[str, Any] = {}
+    name = ""
+    for answer in service.methods.PredictImage(iter(requests), timeout=180):
+        if answer.HasField("header"):
+            name = answer.header.name
+            outputs[name] = (answer.header, bytearray())
+        elif answer.HasField("pixels"):
+            outputs[name][1].extend(answer.pixels)
+    return {name: np.frombuffer(data, head.dtype).reshape(head.shape) for name, (head, data) in outputs.items()}
