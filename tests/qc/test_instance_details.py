@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from parfocal.qc.figures import save_png
-from parfocal.qc.instance_figures import overlay_figure
+from parfocal.qc.instance_figures import in_words, overlay_figure
 from parfocal.qc.instances import distance_values
 from parfocal.qc.metrics.boundaries import boundary_distances
 from parfocal.qc.metrics.instances import overlap, score_instances
@@ -167,6 +167,8 @@ def test_the_error_map_names_every_mistake() -> None:
     }
     assert {outcome: int(mistakes[place]) for outcome, place in expected.items()} == ERROR_CODES
     assert mistakes[10, 30] == 0
+    # The title counts as F1 does, and says which of these the legend has under another name.
+    assert in_words(score, score.overlap.match(0.6)) == "1 found, 4 missed (1 cut), 4 invented (1 merged)"
 
 
 def test_small_objects_that_are_missed_show_in_their_class(tmp_path: Path) -> None:

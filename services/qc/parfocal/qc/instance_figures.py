@@ -61,9 +61,8 @@ def overlay_figure(
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, foot / height, 1.0, 1 - (head + foot) / height))
     draw_mistakes(axes, source, target, prediction, score, matches)
-    counts = matches.counts
     where = "" if plane is None else f", plane {plane}"
-    title = f"{drawable(name)}{where}: {counts.tp} found, {counts.fn} missed, {counts.fp} invented"
+    title = f"{drawable(name)}{where}: {in_words(score, matches)}"
     axes.set_title(title, fontsize=10, parse_math=False)
     _legend(figure, score, matches)
     return figure
@@ -105,12 +104,19 @@ def instance_figure(
     _show(first, source, "input")
     draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
-    counts = matches.counts
     draw_mistakes(third, source, target, prediction, score, matches)
-    third.set_title(f"{counts.tp} found, {counts.fn} missed, {counts.fp} invented (F1 {counts.f1:.3f})", fontsize=10)
+    third.set_title(f"{in_words(score, matches)}: F1 {matches.counts.f1:.3f}", fontsize=10)
     _curves(fourth, pooled, level)
     _legend(figure, score, matches)
     return figure
+
+
+def in_words(score: InstanceScore, matches: Matches) -> str:
+    """Return how many objects were found, missed and invented, and how many of these were cut or merge several."""
+    counts = matches.counts
+    cut, merged = len({*score.split} & {*matches.missed}), len({*score.merged} & {*matches.spurious})
+    missed = f"{counts.fn} missed{f' ({cut} cut)' if cut else ''}"
+    return f"{counts.tp} found, {missed}, {counts.fp} invented{f' ({merged} merged)' if merged else ''}"
 
 
 def _curves(axes: Axes, pooled: Mapping[str, Mapping[float, Counts]], level: float) -> None:
