@@ -150,7 +150,8 @@ def test_quality_control_of_its_task_judges_it(
 ) -> None:
     task = service.method_description.task
     methods = v1.MethodServiceStub(judges).ListMethods(v1.ListMethodsRequest()).methods
-    (judge,) = (method.name for method in methods if method.task == task)
+    with_targets = (method for method in methods if method.data_requirements.target != v1.TARGET_KIND_NONE)
+    (judge,) = (method.name for method in with_targets if method.task == task)
     qc = Session(None, judge, judges)
     spec = v1.EvaluationSpec(
         method=judge, prediction_uri=predicted, dataset_uri=trained.dataset, split="test", model_uri=trained.model

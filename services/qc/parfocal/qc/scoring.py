@@ -101,7 +101,8 @@ def score_items(
             _report(context, scored, number, len(items))
     if coverages:
         write_coverage_csv(folder / "coverage.csv", coverages)
-    context.report_progress(v1.Progress(stage="scoring"), message="MicroSSIM", at_once=True)
+    done = v1.Progress(stage="scoring", step=len(items), steps=len(items), fraction=1.0)
+    context.report_progress(done, message="MicroSSIM", at_once=True)
     fits = {key: fit_micro_ssim(values) for key, values in samples.items()}
     return _with_micro_ssim(context, rows, items, baselines, fits, workers)
 
