@@ -18,6 +18,7 @@ from parfocal.runtime.learning import Channels, Tiling
 from parfocal.runtime.manifests import DatasetManifest, ImageEntry, ModelManifest
 from parfocal.runtime.normaliser import Normaliser
 from parfocal.runtime.objects import stack_labels, write_object_files
+from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.prediction import LoadedModel, predict_image
 from parfocal.stardist import STARDIST_2D
 from parfocal.stardist.parameters import (
@@ -290,6 +291,20 @@ def test_validation_images_without_objects_leave_the_usual_thresholds(stardist: 
         other, StarDist2DParameters(**TINY), Channels(), [(blank.astype(np.float32), blank.astype(np.uint16))]
     )
     assert recorded == {"probability_threshold": 0.5, "overlap_threshold": 0.4}
+
+
+@pytest.mark.skipif(
+    choose_precision("auto", "tensorflow", 2)[0] != "bfloat16", reason="this processor computes in float32"
+)
+def test_a_network_that_is_sure_of_itself_and_wrong_has_a_finite_loss_in_bfloat16(stardist: Any) -> None:
+    parameters = StarDist2DParameters(**TINY | {"precision": "auto"})
+    learner = stardist.build(parameters, Channels())
+    learner.model.get_layer("prob").bias.assign([30.0])
+    inputs = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
+    targets = stardist.prepare_targets(np.zeros((2, 64, 64, 1), np.int32), parameters)
+    assert 5 < learner.validate_batch(inputs, targets) < 100
+    assert np.isfinite(learner.train_batch(inputs, targets))
+    assert all(np.isfinite(array).all() for array in learner.weights().values())
 
 
 class TestStarDist2D(LearnerSuite):

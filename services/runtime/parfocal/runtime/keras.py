@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 # TensorFlow reads this at import; its start-up notes would drown the worker's log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What stays in float32 when a network is computed in bfloat16: there a probability of nearly 1 is rounded to 1, and the
+# logarithm of what it lacks ends a training that goes well.
+os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE", "Sigmoid,Log,Log1p")
+os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_DENYLIST_ADD", "Sigmoid,Log,Log1p")
 
 import keras
 import tensorflow as tf
