@@ -72,6 +72,13 @@ def test_an_invented_spot_is_found_where_it_is() -> None:
     assert maps.deviation.min() < -4
 
 
+def test_noise_that_is_left_shows_where_half_the_input_is_clipped_to_0() -> None:
+    source = np.clip(NOISY.astype(np.float64) - np.percentile(NOISY, 55), 0, 255).astype(np.uint8)
+    source[: SHAPE[0] // 2] = 0
+    score, _ = score_residual(source, source + RNG.normal(0, 1e-3, SHAPE), name="a")
+    assert score.noise_left == pytest.approx(1, abs=0.02)
+
+
 def test_shared_noise_shows_as_autocorrelation() -> None:
     shared = CLEAN + 30 * gaussian_filter(RNG.standard_normal(SHAPE), 0.8)
     score, _ = score_residual(shared, CLEAN, name="a")

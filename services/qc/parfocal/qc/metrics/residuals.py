@@ -158,7 +158,7 @@ def _score(source: npt.NDArray[Any], prediction: npt.NDArray[Any], maps: Residua
     return ResidualScore(
         agreement=float((np.abs(deviation) <= LARGEST_DEVIATION).mean()),
         structure=math.sqrt(blocks.mean(deviation**2)),
-        noise_left=noise_sigma(fitted) / noise if noise > 0 else math.nan,
+        noise_left=noise_sigma(fitted, clipped=source) / noise if noise > 0 else math.nan,
         neighbours=_neighbours(residual / strength),
         sharpness=_ratio(blocks.mean(_band(fitted) ** 2), fine),
         scale=scale,
