@@ -79,6 +79,15 @@ def test_noise_that_is_left_shows_where_half_the_input_is_clipped_to_0() -> None
     assert score.noise_left == pytest.approx(1, abs=0.02)
 
 
+def test_a_plane_of_noise_alone_is_not_called_inverted() -> None:
+    rng = np.random.default_rng(2)  # one of those where the two correlate negatively by chance
+    source = rng.normal(100, 5, SHAPE)
+    faint = gaussian_filter(rng.normal(size=SHAPE), 3)
+    score, _ = score_residual(source, faint, name="a")
+    assert score.scale < 0
+    assert score.failed is None
+
+
 def test_shared_noise_shows_as_autocorrelation() -> None:
     shared = CLEAN + 30 * gaussian_filter(RNG.standard_normal(SHAPE), 0.8)
     score, _ = score_residual(shared, CLEAN, name="a")
