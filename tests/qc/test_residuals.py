@@ -150,6 +150,14 @@ def test_the_blind_filter_is_about_the_one_that_the_target_would_choose() -> Non
     assert abs(chosen.sigma - min(errors, key=errors.__getitem__)) <= 0.5
 
 
+@pytest.mark.parametrize("factor", [1e-27, 1e18])
+def test_the_blind_filter_does_not_depend_on_the_scale_of_grey_values(factor: float) -> None:
+    chosen = choose_blind_gaussian([NOISY])
+    other = choose_blind_gaussian([NOISY.astype(np.float32) * np.float32(factor)])
+    assert other.sigma == chosen.sigma
+    assert dict(other.errors) == pytest.approx(dict(chosen.errors), rel=1e-3)
+
+
 def test_images_without_contrast_choose_no_filter() -> None:
     with pytest.raises(InvalidInputError, match="contrast"):
         choose_blind_gaussian([np.zeros(SHAPE)])
