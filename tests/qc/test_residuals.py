@@ -72,6 +72,22 @@ def test_an_invented_spot_is_found_where_it_is() -> None:
     assert maps.deviation.min() < -4
 
 
+def test_noise_that_is_left_shows_where_half_the_input_is_clipped_to_0() -> None:
+    source = np.clip(NOISY.astype(np.float64) - np.percentile(NOISY, 55), 0, 255).astype(np.uint8)
+    source[: SHAPE[0] // 2] = 0
+    score, _ = score_residual(source, source + RNG.normal(0, 1e-3, SHAPE), name="a")
+    assert score.noise_left == pytest.approx(1, abs=0.02)
+
+
+def test_a_plane_of_noise_alone_is_not_called_inverted() -> None:
+    rng = np.random.default_rng(2)  # one of those where the two correlate negatively by chance
+    source = rng.normal(100, 5, SHAPE)
+    faint = gaussian_filter(rng.normal(size=SHAPE), 3)
+    score, _ = score_residual(source, faint, name="a")
+    assert score.scale < 0
+    assert score.failed is None
+
+
 def test_shared_noise_shows_as_autocorrelation() -> None:
     shared = CLEAN + 30 * gaussian_filter(RNG.standard_normal(SHAPE), 0.8)
     score, _ = score_residual(shared, CLEAN, name="a")
@@ -132,6 +148,14 @@ def test_the_blind_filter_is_about_the_one_that_the_target_would_choose() -> Non
         for sigma, _ in chosen.errors
     }
     assert abs(chosen.sigma - min(errors, key=errors.__getitem__)) <= 0.5
+
+
+@pytest.mark.parametrize("factor", [1e-27, 1e18])
+def test_the_blind_filter_does_not_depend_on_the_scale_of_grey_values(factor: float) -> None:
+    chosen = choose_blind_gaussian([NOISY])
+    other = choose_blind_gaussian([NOISY.astype(np.float32) * np.float32(factor)])
+    assert other.sigma == chosen.sigma
+    assert dict(other.errors) == pytest.approx(dict(chosen.errors), rel=1e-3)
 
 
 def test_images_without_contrast_choose_no_filter() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 _MEDIAN_OF_NORMAL: Final = 0.6744897501960817  # of the absolute value of a standard normal variable
 
 
-def noise_sigma(pixels: NDArray[Any]) -> float:
+def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None) -> float:
     """Return the standard deviation of the noise of an image, in grey values.
 
     The image is filtered with the difference of two Laplacians of Immerkaer (Computer Vision and Image Understanding
@@ -25,10 +25,14 @@ def noise_sigma(pixels: NDArray[Any]) -> float:
     ----------
     pixels
         Finite grey values (Y, X), or (Z, Y, X), whose planes are filtered each by itself; at least 3x3 pixels.
+    clipped
+        Image of the same shape whose smallest and largest values mark the clipped pixels, when `pixels` were made
+        from it and no longer show them; by default `pixels`.
     """
+    extremes = pixels if clipped is None else clipped
+    inside = (extremes > extremes.min()) & (extremes < extremes.max())
     # Without the offset, so that float32 keeps the digits that matter.
     values = (pixels - np.asarray(pixels.min(), np.float64)).astype(np.float32)
-    inside = (values > values.min()) & (values < values.max())
     for axis in (-1, -2):
         values = np.diff(values, n=2, axis=axis)
     inside = inside[..., 1:-1, 1:-1]

@@ -74,10 +74,12 @@ def choose_blind_gaussian(
 
     def errors_of(image: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
         planes = image.reshape(-1, *image.shape[-2:]).astype(np.float32)
-        spread = float(planes.var(dtype=np.float64))
+        spread = float(planes.std(dtype=np.float64))
         if not spread > 0:
             return None
-        return np.array([_left_out_error(planes, sigma) / spread for sigma in sigmas])
+        # Of unit variance, so that no square leaves the range of float32.
+        planes /= np.float32(spread)
+        return np.array([_left_out_error(planes, sigma) for sigma in sigmas])
 
     found = [errors for errors in map_bounded(errors_of, images) if errors is not None]
     if not found:

@@ -72,7 +72,7 @@ class ResidualScore:
     scale
         Factor `a` of the fit.
     failed
-        `CONTRAST_INVERTED`, `CONSTANT_PREDICTION`, or None.
+        `CONTRAST_INVERTED` (only beyond what chance gives), `CONSTANT_PREDICTION`, or None.
     """
 
     agreement: float
@@ -158,7 +158,7 @@ def _score(source: npt.NDArray[Any], prediction: npt.NDArray[Any], maps: Residua
     return ResidualScore(
         agreement=float((np.abs(deviation) <= LARGEST_DEVIATION).mean()),
         structure=math.sqrt(blocks.mean(deviation**2)),
-        noise_left=noise_sigma(fitted) / noise if noise > 0 else math.nan,
+        noise_left=noise_sigma(fitted, clipped=source) / noise if noise > 0 else math.nan,
         neighbours=_neighbours(residual / strength),
         sharpness=_ratio(blocks.mean(_band(fitted) ** 2), fine),
         scale=scale,
@@ -173,7 +173,9 @@ def _fit(values: Float64, prediction: Float64) -> tuple[str | None, float, Float
     if spread <= (1e-7 * float(np.abs(prediction).max())) ** 2:
         return CONSTANT_PREDICTION, 0.0, np.full(values.shape, values.mean())
     scale = float((centred * (values - values.mean())).mean()) / spread
-    return CONTRAST_INVERTED if scale <= 0 else None, scale, scale * centred + values.mean()
+    # Where there is nothing but noise, half of all predictions correlate with it negatively by chance.
+    chance = LARGEST_DEVIATION * float(values.std()) / math.sqrt(spread * values.size)
+    return CONTRAST_INVERTED if scale < -chance else None, scale, scale * centred + values.mean()
 
 
 def _fine_power(values: Float64) -> Float64:
