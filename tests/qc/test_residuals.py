@@ -88,6 +88,11 @@ def test_a_plane_of_noise_alone_is_not_called_inverted() -> None:
     assert score.failed is None
 
 
+def test_a_copy_of_an_image_that_is_nearly_all_zeros_has_all_of_its_noise_left() -> None:
+    source = (np.random.default_rng(0).random(SHAPE) < 0.001).astype(np.uint8) * 200
+    assert score_residual(source, source, name="a")[0].noise_left == pytest.approx(1)
+
+
 def test_shared_noise_shows_as_autocorrelation() -> None:
     shared = CLEAN + 30 * gaussian_filter(RNG.standard_normal(SHAPE), 0.8)
     score, _ = score_residual(shared, CLEAN, name="a")

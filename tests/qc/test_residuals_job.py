@@ -31,7 +31,12 @@ def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.Te
     dataset = publish_dataset(store, "residuals", pairs_folder)
 
     def run(
-        role: str, change: Callable[[Any], Any] = np.asarray, *, plain: bool = False, strange: bool = False
+        role: str,
+        change: Callable[[Any], Any] = np.asarray,
+        *,
+        plain: bool = False,
+        strange: bool = False,
+        black: str = "",
     ) -> v1.Job:
         folder = tmp_path_factory.mktemp("predicted")
         for path in (pairs_folder / "test" / role).iterdir():
@@ -41,7 +46,13 @@ def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.Te
         uri = dataset
         if plain:
             uri = str(place / "inputs")
-            upload_files(store, place / "inputs", folder_files(pairs_folder / "test" / "source"))
+            inputs = tmp_path_factory.mktemp("inputs")
+            for path in (pairs_folder / "test" / "source").iterdir():
+                pixels = read_image(path).pixels
+                write_image(
+                    inputs / path.name, Image(np.zeros_like(pixels) if path.stem in black else pixels, "YX", None)
+                )
+            upload_files(store, place / "inputs", folder_files(inputs))
         manifest = ResultManifest(
             project="default",
             job="none",
@@ -107,3 +118,13 @@ def test_a_prediction_that_is_not_there_is_not_found(run_job: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         run_job(v1.StartJobRequest(evaluation=spec))
     assert isinstance(from_rpc_error(caught.value, ""), NotFoundError)
+
+
+def test_images_without_noise_are_left_out_by_name(judge: Judge, s3: Any) -> None:
+    job = judge("target", plain=True, black="field1")
+    result, summary = read(job, s3)
+    assert summary["images"] == 2
+    assert any(warning.startswith("field1: the input shows no noise") for warning in result.warnings)
+    nothing = judge("target", plain=True, black="field0 field1 field2")
+    assert nothing.state == v1.JOB_STATE_FAILED
+    assert "contrast" in nothing.error.text

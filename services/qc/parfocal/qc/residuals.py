@@ -15,7 +15,7 @@ from parfocal.qc.figures import save_png, write_map
 from parfocal.qc.job import predicted_files, publish_verdict, published_before
 from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.parallel import map_bounded
-from parfocal.qc.metrics.residuals import ResidualMaps, ResidualScore, score_residual
+from parfocal.qc.metrics.residuals import NoNoiseError, ResidualMaps, ResidualScore, score_residual
 from parfocal.qc.parameters import ResidualParameters, ResidualThresholds
 from parfocal.qc.residual_figures import residual_figure
 from parfocal.qc.statistics import INTERVAL, statistics
@@ -134,9 +134,12 @@ def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> list[_
 def _score(
     context: JobContext, place: Location, pairs: Sequence[_Pair], baseline: BlindGaussian, folder: Path, *, maps: bool
 ) -> list[_Scored]:
-    def score(pair: _Pair) -> _Scored:
+    def score(pair: _Pair) -> _Scored | str:
         source, prediction, size = _read(context, place, pair)
-        ours, found = score_residual(source.pixels, prediction.pixels, name=pair.label)
+        try:
+            ours, found = score_residual(source.pixels, prediction.pixels, name=pair.label)
+        except NoNoiseError as error:
+            return error.message
         theirs, _ = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)
         if maps:
             _write_maps(folder, pair.label, found, size)
@@ -145,6 +148,11 @@ def _score(
     scored: list[_Scored] = []
     for number, each in enumerate(map_bounded(score, pairs), start=1):
         context.check_cancelled()
+        if isinstance(each, str):
+            if number == len(pairs) and not scored:
+                raise InvalidInputError(each)
+            context.warn(each)
+            continue
         scored.append(each)
         context.report_image(
             v1.ImageCompleted(name=each.pair.label, metrics=_shown(_values(each.scores["prediction"]))),

@@ -28,6 +28,7 @@ from parfocal.qc.metrics.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.volume import score_volume
 from parfocal.qc.reliability import SHOWN_LEVELS, write_coverage_csv
 from parfocal.qc.rows import Kind, MetricsRow
+from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
 
@@ -133,7 +134,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
             curves[kind] = curve
             whole |= _resolution(curve, item)
         planes = _planes(image, target, scores, foreground.mask)
-        widths = _uncertainty(item, kind, target.ndim)
+        widths = _uncertainty(item, kind, target.shape)
         for index, (score, plane, target_plane, mask) in enumerate(planes):
             if score is None:
                 continue
@@ -154,12 +155,14 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     return ImageScores(item, tuple(rows), curves, samples, np.mean(covered, axis=0) if covered else None)
 
 
-def _uncertainty(item: Item, kind: Kind, dimensions: int) -> NDArray[Any] | None:
+def _uncertainty(item: Item, kind: Kind, shape: tuple[int, ...]) -> NDArray[Any] | None:
     """Return the planes of the uncertainty, where the prediction came with one."""
     if kind != "prediction" or item.uncertainty is None:
         return None
     widths = read_image(item.uncertainty).pixels
-    return widths if dimensions == 3 else widths[np.newaxis]
+    if widths.shape != shape:
+        raise InvalidInputError(f"{item.label}: the uncertainty has shape {widths.shape} and the target {shape}.")
+    return widths if len(shape) == 3 else widths[np.newaxis]
 
 
 def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:

@@ -49,6 +49,10 @@ _SMALLEST: Final = 8
 _GAIN: Final = 36.0
 
 
+class NoNoiseError(InvalidInputError):
+    """An input shows no noise, so that there is nothing its residual could be compared with."""
+
+
 @dataclass(frozen=True)
 class ResidualScore:
     """What the residual of one image shows. The autocorrelation is 0 where nothing was taken away.
@@ -61,8 +65,8 @@ class ResidualScore:
         Standard deviation of the smoothed residual in the third of the image with the most structure, divided by that
         of smoothed white noise: 1 for noise alone, more where structure was lost or added, less where noise was left.
     noise_left
-        Noise of the fitted prediction divided by that of its input: 0 where none is left, 1 for the input itself; NaN
-        where the input's noise is less than a step of its grey values.
+        Noise of the fitted prediction divided by that of its input: 0 where none is left, 1 for the input itself.
+        Where most pixels of the input show no noise at all, the finest scales of both are compared.
     neighbours
         Autocorrelation of the residual at the next pixel, -1..1, after division by the local strength of the noise.
     sharpness
@@ -112,7 +116,9 @@ def score_residual(
     Raises
     ------
     InvalidInputError
-        Shapes differ or are too small, values are not finite, or the input is constant or free of noise.
+        Shapes differ or are too small, or values are not finite.
+    NoNoiseError
+        The input is constant or free of noise.
     """
     if source.shape != prediction.shape:
         raise InvalidInputError(
@@ -132,7 +138,7 @@ def score_residual(
     scores = [_score(*pair, ResidualMaps(*where)) for pair, where in zip(planes, into, strict=True)]
     known = [score for score in scores if score is not None]
     if not known:
-        raise InvalidInputError(
+        raise NoNoiseError(
             f"{name}: the input shows no noise, so that there is nothing a residual could be compared with. Judge "
             "such images by targets."
         )
@@ -158,7 +164,11 @@ def _score(source: npt.NDArray[Any], prediction: npt.NDArray[Any], maps: Residua
     return ResidualScore(
         agreement=float((np.abs(deviation) <= LARGEST_DEVIATION).mean()),
         structure=math.sqrt(blocks.mean(deviation**2)),
-        noise_left=noise_sigma(fitted, clipped=source) / noise if noise > 0 else math.nan,
+        noise_left=(
+            noise_sigma(fitted, clipped=source) / noise
+            if noise > 0
+            else math.sqrt(float(_fine_power(fitted).mean()) / mean_power)
+        ),
         neighbours=_neighbours(residual / strength),
         sharpness=_ratio(blocks.mean(_band(fitted) ** 2), fine),
         scale=scale,
