@@ -19,7 +19,8 @@ from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
 from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.report.pdf import column_widths, longest_text
-from parfocal.qc.summary import KINDS, MetricsRow, judge, summarise, summary_json, write_metrics_csv
+from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
+from parfocal.qc.summary import judge, summarise, summary_json
 from parfocal.runtime.manifests import ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"

@@ -20,9 +20,11 @@ from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.linear import fit_linear_predictor
 from parfocal.qc.metrics.restoration import scale_target, score_scaled
 from parfocal.qc.parameters import RestorationParameters, TranslationParameters
+from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
 from parfocal.qc.scoring import Baseline, mean_values, score_items, shown_input, versions
 from parfocal.qc.statistics import ImageScore
-from parfocal.qc.summary import KINDS, MetricsRow, Verdict, judge, summarise, summary_json, write_metrics_csv
+from parfocal.qc.summary import judge, summarise, summary_json
+from parfocal.qc.verdict import Verdict
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder

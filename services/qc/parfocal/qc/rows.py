@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from parfocal.qc.metrics.restoration import RestorationScore
-from parfocal.runtime.errors import InvalidInputError
 
 Kind = Literal["input", "baseline", "prediction"]
 """What was scored against the target: the model's input, what needs no training, the model's output."""
@@ -112,42 +111,6 @@ def write_metrics_csv(path: Path, rows: Iterable[MetricsRow]) -> None:
             index = "" if row.slice is None else row.slice
             cells = (_written(row, name) for name in (*COLUMNS, *MORE_COLUMNS))
             writer.writerow([row.image, index, row.kind, *cells])
-
-
-def read_metrics_csv(path: Path) -> list[MetricsRow]:
-    """Read what `write_metrics_csv` wrote.
-
-    Raises
-    ------
-    InvalidInputError
-        The heading or a line is not of this table; the message names file and line.
-    """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        if next(reader, None) != _HEADER:
-            raise InvalidInputError(f"{path.name} is not a table of restoration metrics: its heading differs.")
-        rows = []
-        for cells in reader:
-            try:
-                rows.append(_row(cells))
-            except ValueError as error:
-                raise InvalidInputError(f"{path.name}, line {reader.line_num}, cannot be read: {error}.") from error
-        return rows
-
-
-def _row(cells: list[str]) -> MetricsRow:
-    image, index, kind, *values = cells
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, not one of {', '.join(KINDS)}")
-    named = dict(zip((*COLUMNS, *MORE_COLUMNS), values, strict=True))
-    failed = named.pop("failed") or None
-    numbers = {name: float(text) for name, text in named.items() if text}
-    more = {name: numbers.pop(name) for name in MORE_COLUMNS if name in numbers}
-    try:
-        score = RestorationScore(failed=failed, **numbers)
-    except TypeError as error:
-        raise ValueError("a number is missing") from error
-    return MetricsRow(image, kind, score, int(index) if index else None, more)
 
 
 def _written(row: MetricsRow, name: str) -> str:

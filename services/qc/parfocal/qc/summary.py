@@ -17,8 +17,6 @@ from parfocal.qc.rows import (
     MORE_COLUMNS,
     Kind,
     MetricsRow,
-    read_metrics_csv,
-    write_metrics_csv,
 )
 from parfocal.qc.statistics import (
     COMPARED,
@@ -32,23 +30,6 @@ from parfocal.qc.statistics import (
     statistics,
 )
 from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain
-
-__all__ = [
-    "COLUMNS",
-    "KINDS",
-    "Comparison",
-    "ImageScore",
-    "Kind",
-    "MetricsRow",
-    "RestorationSummary",
-    "Statistics",
-    "Verdict",
-    "judge",
-    "read_metrics_csv",
-    "summarise",
-    "summary_json",
-    "write_metrics_csv",
-]
 
 DEFINITION: Final = (
     "Target scaled by its own 0.1 and 99.9 percentiles; image fitted to it by least squares (a x + b); both clipped to "
