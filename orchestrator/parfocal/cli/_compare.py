@@ -90,6 +90,7 @@ def compare(
         pictures = sorted(entry.name for entry in result.files if entry.name.startswith("images"))
         print_fields(
             {
+                "Report": f"{place}/report.pdf",
                 "Figure": f"{place}/figure.png",
                 "Best, worst": ", ".join(f"{place}/{name}" for name in pictures),
                 "Tables": f"{place}/comparison.csv, {place}/tests.csv",

@@ -82,7 +82,7 @@ def demo(
     from parfocal.client.datasets import check_folder, create_dataset
     from parfocal.client.requests import training_request
 
-    _ensure_running(app)
+    _ensure_running(app, method)
     with app.client() as client:
         description = client.method(method)
         say("1. The images")
@@ -175,11 +175,22 @@ def _hold_out(data: Path, folder: Path) -> Path:
     return folder
 
 
-def _ensure_running(app: App) -> None:
+def _ensure_running(app: App, method: str) -> None:
+    """Start what does not run: all of Parfocal, or services that were installed since, if one may offer `method`."""
     from parfocal.cli._stack import start_stack
+    from parfocal.runtime.errors import NotFoundError
 
-    if not app.explicit and app.connection() is None:
-        start_stack(app, (), prefect=True)
+    if app.explicit or app.services:
+        return
+    if app.connection() is not None:
+        with app.client() as client:
+            try:
+                client.method(method)
+            except NotFoundError:
+                pass
+            else:
+                return
+    start_stack(app, (), prefect=True)
 
 
 def _train_for(app: App, client: Client, job: v1.Job, seconds: float) -> v1.Job:

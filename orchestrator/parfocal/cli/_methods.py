@@ -71,6 +71,7 @@ def _say_missing(client: Client) -> None:
 
 
 def _show(as_json: bool, method: v1.Method) -> None:
+    from parfocal import v1
     from parfocal.cli._parameters import kind_word, schema_of, table_rows
     from parfocal.cli._render import print_fields, print_json, print_table, print_text
 
@@ -78,12 +79,13 @@ def _show(as_json: bool, method: v1.Method) -> None:
         print_json(method_json(method))
         return
     needs = method.data_requirements
+    wanted = "training images" if v1.JOB_KIND_TRAINING in method.job_kinds else "images"
     print_text(f"{method.title} ({method.name})\n\n{method.summary}\n")
     print_fields(
         {
             "Images": needs.description,
             "Axes": needs.axes,
-            "Number": f"{needs.minimum_images} or more training images; {needs.recommended_images} for good results"
+            "Number": f"{needs.minimum_images} or more {wanted}; {needs.recommended_images} for good results"
             if needs.minimum_images
             else "",
             "Variation": " ".join(f"{item.parameter}: {item.description}" for item in method.augmentations),

@@ -104,6 +104,7 @@ class _LineView:
         self._label = label
         self._said = ""
         self._images = 0
+        self._of = 0
 
     def __enter__(self) -> _LineView:
         return self
@@ -123,9 +124,10 @@ class _LineView:
             say(f"{self._label}: epoch {epoch.epoch}{of}: {_metrics_text(epoch.metrics)} ({times})")
         elif event.HasField("image_completed"):
             self._images += 1
-            steps = job.progress.steps
+            # An event of the past comes with the job of today, whose progress may be of a later stage without steps.
+            self._of = steps = job.progress.steps or self._of
             if steps <= _LINES or self._images == steps or self._images % max(1, steps // _LINES) == 0:
-                say(f"{self._label}: {self._images} of {steps} images")
+                say(f"{self._label}: {self._images}{f' of {steps}' if steps else ''} images")
         elif event.HasField("warning"):
             warn(event.warning.text)
         elif event.HasField("state_change"):

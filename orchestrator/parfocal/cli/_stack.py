@@ -152,7 +152,8 @@ def _show(status: StackStatus) -> None:
             unit.address,
             local_time(unit.since),
             "" if unit.memory_mb is None else f"{unit.memory_mb:.0f} MB",
-            " ".join(filter(None, (unit.detail, f"restarted {unit.restarts} times" if unit.restarts else ""))),
+            # The detail of a unit that runs says already how often it was started again.
+            unit.detail or (f"restarts: {unit.restarts}" if unit.restarts else ""),
         )
         for unit in status.units
     ]

@@ -43,7 +43,8 @@ def event_line(job: v1.Job, event: v1.JobEvent) -> str:
     if kind == "output":
         return f"Published: {event.output.kind} {event.output.uri}"
     if kind == "image_completed":
-        return f"{event.image_completed.name} done ({event.image_completed.seconds:.1f} s)"
+        seconds = event.image_completed.seconds  # 0 where nobody took the time, as in quality control
+        return f"{event.image_completed.name} done{f' ({seconds:.1f} s)' if seconds else ''}"
     if kind == "state_change":
         message = event.state_change.message
         return _STATES.get(event.state_change.state, "The job") + (f": {message}" if message else "")

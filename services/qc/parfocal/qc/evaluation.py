@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,7 +44,9 @@ def evaluate(context: JobContext) -> None:
         if isinstance(parameters, TranslationParameters):
             baselines[role] = fit_linear_predictor(training_pairs(context, inputs, role, validation=False))
         else:
-            baselines[role] = best_gaussian_sigma(training_pairs(context, inputs, role, validation=True))
+            choice = best_gaussian_sigma(training_pairs(context, inputs, role, validation=True))
+            known = inputs.validation_regions
+            baselines[role] = choice if known else replace(choice, chosen_on="training images")
     folder = empty_folder(context.scratch / "evaluation")
     rows = score_items(context, inputs.items, baselines, folder, maps=parameters.maps)
     _Evaluation(context, parameters, inputs, rows, baselines).publish(folder)

@@ -299,7 +299,7 @@ def judge(values: Table, pooled: Counts, thresholds: InstanceThresholds) -> Verd
     remarks.append(f"The worst image is {worst}, with F1 {images[worst]['f1']:.3f}.")
     cut, merged = (int(sum(row[name] for row in images.values())) for name in ("cut", "merged"))
     if cut or merged:
-        remarks.append(f"{cut} objects were cut in pieces, and {merged} predictions merge several objects.")
+        remarks.append(f"Objects cut in pieces: {cut}. Predictions that merge several objects: {merged}.")
     if failures:
         return Verdict("failed", tuple(failures), tuple(remarks))
     return Verdict("passed", tuple(merits), tuple(remarks))

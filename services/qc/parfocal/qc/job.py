@@ -72,6 +72,11 @@ class Inputs:
         """The targets that are judged."""
         return list(dict.fromkeys(item.role for item in self.items))
 
+    @property
+    def validation_regions(self) -> list[Any]:
+        """What of which training images the model's training was judged by; empty where no model says so."""
+        return list(self.model.split.get("validation", ())) if self.model is not None else []
+
 
 def open_evaluation(context: JobContext, *, first_target_only: bool = False) -> Inputs | None:
     """Return what a job is to score; None where it was published before its worker was lost.
@@ -205,8 +210,8 @@ def training_pairs(
     if model is not None and model.dataset_uri not in ("", uri):
         uri = model.dataset_uri
         dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
-    if validation and model is not None and model.split.get("validation"):
-        regions = [(region["stem"], region["start"], region["stop"]) for region in model.split["validation"]]
+    if validation and inputs.validation_regions:
+        regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
     else:
         regions = [(image.stem, None, None) for image in dataset.select("train", source_role)]
     place = Location.parse(uri)

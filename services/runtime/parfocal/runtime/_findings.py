@@ -121,7 +121,10 @@ def _layout_problems(
         if missing:
             return [f"{have}: export it with these axes."]
         if "S" in extra:
-            return [f"{have}: it is a colour (RGB) image; convert it to grey or save the channel you need."]
+            return [
+                f"{have}: it is a colour (RGB) image; convert it to grey or save the channel you need, "
+                "or give --axes YXS if the method takes colour."
+            ]
         if "C" in extra:
             return [f"{have}: save the one of its {lengths['C']} channels that you need."]
         return [f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks."]

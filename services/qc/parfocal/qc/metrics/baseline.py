@@ -33,11 +33,14 @@ class BaselineChoice:
         ``(sigma, mean PSNR in dB over the validation images)`` of every candidate, by rising sigma.
     images
         Number of validation images.
+    chosen_on
+        What images these were, in words.
     """
 
     sigma: float
     mean_psnr: tuple[tuple[float, float], ...]
     images: int
+    chosen_on: str = "validation images"
 
     def apply(self, source: npt.NDArray[Any]) -> Float32:
         """Return the filtered source."""
@@ -49,7 +52,7 @@ class BaselineChoice:
             "name": "Gaussian filter",
             "filter": "gaussian",
             "sigma_pixels": self.sigma,
-            "chosen_on": "validation images",
+            "chosen_on": self.chosen_on,
             "images": self.images,
             "candidates": [{"sigma_pixels": sigma, "mean_psnr_db": psnr} for sigma, psnr in self.mean_psnr],
         }

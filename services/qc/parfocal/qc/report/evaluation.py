@@ -242,10 +242,11 @@ def _training_sentence(model: ModelManifest) -> str:
     device = model.environment.get("device") or "a device not recorded"
     precision = model.environment.get("precision") or "a precision not recorded"
     images = f"{len(sources)} training image{'' if len(sources) == 1 else 's'}"
-    minutes = max(1, round(model.training_seconds / 60))
+    seconds = model.training_seconds
+    time = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     return (
         f"{made} from {images} of the dataset {dataset}, version {version}, in {model.epochs} "
-        f"epochs ({minutes} min on {device} in {precision}); the weights of epoch {model.best_epoch}, which had the "
+        f"epochs ({time} on {device} in {precision}); the weights of epoch {model.best_epoch}, which had the "
         f"lowest validation loss, were kept. {software}"
     )
 
