@@ -94,7 +94,11 @@ def test_predictions_of_another_program_are_judged_by_their_inputs(
     assert result.code == 0, result.out + result.err
     assert "agree within the noise" in result.out
     shutil.copytree(target, tmp_path / "mine")
-    next((tmp_path / "mine").iterdir()).rename(tmp_path / "mine" / "other.tif")
+    first, second, *_ = sorted((tmp_path / "mine").iterdir())
+    first.unlink()
+    result = run("evaluate", "--prediction", tmp_path / "mine", "--images", source)
+    assert f"1 of 3 images could not be judged: {first.stem} (not predicted)." in result.err
+    second.rename(tmp_path / "mine" / "other.tif")
     refused = run("evaluate", "--prediction", tmp_path / "mine", "--images", source)
     assert refused.code == 2
     assert "other.tif: has the name of no input" in refused.err

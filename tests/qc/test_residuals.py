@@ -193,4 +193,4 @@ def test_every_objection_fails_with_its_words(values: dict[str, float], words: s
 def test_a_pass_says_what_it_cannot_show_and_names_strange_images() -> None:
     verdict = judge(table(), {}, ResidualThresholds(), ["b"])
     assert "leaves no trace" in verdict.remarks[0]
-    assert "1 images are unlike those the model was trained on: b." in verdict.remarks
+    assert "1 image is unlike those the model was trained on: b." in verdict.remarks

@@ -100,7 +100,7 @@ def test_the_input_itself_fails_for_its_noise(judge: Judge, s3: Any) -> None:
 
 def test_strange_images_are_named(judge: Judge, s3: Any) -> None:
     result, _ = read(judge("target", strange=True), s3)
-    assert any("unlike those the model was trained on: field1." in remark for remark in result.verdict["remarks"])
+    assert "1 image is unlike those the model was trained on: field1." in result.verdict["remarks"]
 
 
 @pytest.mark.parametrize("field", ["dataset_uri", "model_uri"])
@@ -125,6 +125,7 @@ def test_images_without_noise_are_left_out_by_name(judge: Judge, s3: Any) -> Non
     result, summary = read(job, s3)
     assert summary["images"] == 2
     assert any(warning.startswith("field1: the input shows no noise") for warning in result.warnings)
+    assert "1 of 3 images could not be judged: field1 (no noise)." in result.verdict["remarks"]
     nothing = judge("target", plain=True, black="field0 field1 field2")
     assert nothing.state == v1.JOB_STATE_FAILED
     assert "contrast" in nothing.error.text

@@ -107,7 +107,8 @@ def publish_predicted_images(
         shapes = {stem: inspect_image(path).shape for stem, path in originals.items()}
         _check(folder, str(images), readable, shapes, "input")
         uri = upload_inputs(client, job, list(originals.values()), on_progress=on_progress)
-        digests = {stem: (path.name, sha256_of(path)) for stem, path in originals.items()}
+        digests = {stem: (path.name, "") for stem, path in inputs.items()}
+        digests |= {stem: (path.name, sha256_of(path)) for stem, path in originals.items()}
         return _publish(client, job, readable, uri, "", digests, on_progress)
 
 
@@ -126,7 +127,10 @@ def _publish(
     inputs: Mapping[str, tuple[str, str]],
     on_progress: OnProgress,
 ) -> str:
-    """Publish predicted images by stem; `inputs` gives name and digest of what each was made from."""
+    """Publish predicted images by stem; `inputs` gives name and digest of what they were made from.
+
+    Inputs of which nothing was made are listed too, as those are that a model could not predict.
+    """
     place = result_location(client.store, client.project, job)
     entries: dict[str, FileEntry] = {}
 
@@ -147,6 +151,11 @@ def _publish(
         images=tuple(
             ResultFile(input=inputs[stem][0], input_sha256=inputs[stem][1], outputs={"prediction": entries[stem].name})
             for stem in sorted(entries)
+        )
+        + tuple(
+            ResultFile(input=name, input_sha256=digest, reason="There is no predicted image of this name.")
+            for stem, (name, digest) in sorted(inputs.items())
+            if stem not in entries
         ),
     )
     return publish(client.store, place, RESULT_MANIFEST, manifest)

@@ -21,6 +21,7 @@ from parfocal.qc.residual_figures import residual_figure
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import Table, Values, summarise_values, write_values_csv
 from parfocal.qc.verdict import Verdict, few_images
+from parfocal.qc.words import count
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import Image, image_stem, read_image
 from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
@@ -107,7 +108,10 @@ def evaluate(context: JobContext) -> None:
     baseline = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
     folder = empty_folder(context.scratch / "evaluation")
     scored = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
-    _publish(context, place, prediction, model, scored, baseline, parameters.thresholds(), folder)
+    known = {each.pair.label for each in scored}
+    left_out = {image_stem(Path(image.input)): "not predicted" for image in prediction.images if image.reason}
+    left_out |= {pair.label: "no noise" for pair in pairs if pair.label not in known}
+    _publish(context, place, prediction, model, scored, left_out, baseline, parameters.thresholds(), folder)
 
 
 def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> list[_Pair]:
@@ -184,6 +188,7 @@ def _publish(
     prediction: ResultManifest,
     model: ModelManifest | None,
     scored: Sequence[_Scored],
+    left_out: Mapping[str, str],
     baseline: BlindGaussian,
     thresholds: ResidualThresholds,
     folder: Path,
@@ -191,7 +196,7 @@ def _publish(
     table = {kind: {each.pair.label: _values(each.scores[kind]) for each in scored} for kind in _KINDS}
     failed = {each.pair.label: why for each in scored if (why := each.scores["prediction"].failed)}
     strange = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
-    verdict = judge(table, failed, thresholds, strange)
+    verdict = judge(table, failed, thresholds, strange, left_out)
     worst = _worst(table["prediction"])
     found = summarise_values(table, COLUMNS)
     summary = {
@@ -257,7 +262,11 @@ def _draw(context: JobContext, place: Location, worst: _Scored, images: int, fol
 
 
 def judge(
-    table: Table, failed: Mapping[str, str], thresholds: ResidualThresholds, strange: Sequence[str] = ()
+    table: Table,
+    failed: Mapping[str, str],
+    thresholds: ResidualThresholds,
+    strange: Sequence[str] = (),
+    left_out: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Say whether anything speaks against the predictions; see `ResidualThresholds`.
 
@@ -269,13 +278,16 @@ def judge(
         By image: why its prediction failed outright.
     strange
         Images that are unlike those the model was trained on.
+    left_out
+        By image that is not in the table: why it was not judged.
     """
     images = table["prediction"]
     failures: list[str] = []
     merits: list[str] = []
     if len(failed) > thresholds.max_failed_images:
-        named = ", ".join(f"{image} ({why})" for image, why in sorted(failed.items())[:_NAMED])
-        failures.append(f"{len(failed)} of {len(images)} predictions failed outright: {named}.")
+        failures.append(
+            f"{len(failed)} of {count(len(images), 'prediction')} failed outright: {_with_reasons(failed)}."
+        )
     means = {name: _mean(images, name) for name in COLUMNS}
     agreement, structure, left = means["agreement"], means["structure"], means["noise_left"]
     sentence = f"Prediction and input agree within the noise in {_percent(agreement)} of the pixels"
@@ -298,15 +310,27 @@ def judge(
         "test images with targets besides.",
         *few_images(len(images)),
     ]
+    if left_out:
+        total = count(len(left_out) + len(images), "image")
+        remarks.append(f"{len(left_out)} of {total} could not be judged: {_with_reasons(left_out)}.")
     if strange:
-        named = ", ".join(strange[:_NAMED])
-        more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
-        remarks.append(f"{len(strange)} images are unlike those the model was trained on: {named}{more}.")
+        are = "is" if len(strange) == 1 else "are"
+        what = f"{count(len(strange), 'image')} {are} unlike those the model was trained on"
+        remarks.append(f"{what}: {_listed(strange)}.")
     worst = _worst(images)
     remarks.append(f"The worst image is {worst}, with agreement {images[worst]['agreement']:.3f}.")
     if failures:
         return Verdict("failed", tuple(failures), tuple(remarks))
     return Verdict("passed", tuple(merits), tuple(remarks))
+
+
+def _with_reasons(images: Mapping[str, str]) -> str:
+    return _listed([f"{image} ({why})" for image, why in sorted(images.items())])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _cause(means: Values) -> str:
