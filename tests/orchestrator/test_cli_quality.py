@@ -104,6 +104,17 @@ def test_predictions_of_another_program_are_judged_by_their_inputs(
     assert "other.tif: has the name of no input" in refused.err
 
 
+def test_a_failure_names_the_image_as_it_is_written(run: Callable[..., Ended], images: Path, tmp_path: Path) -> None:
+    source = min((images / "test" / "source").iterdir())
+    pixels = read_image(source).pixels[:7, :7]
+    for folder in ("mine", "inputs"):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "c.tif", Image(pixels, "YX"))
+    result = run("evaluate", "--prediction", tmp_path / "mine", "--images", tmp_path / "inputs")
+    assert result.code == 1
+    assert " c: images of 8x8 pixels or more are needed" in result.err
+
+
 def test_images_unlike_the_training_images_are_named(
     run: Callable[..., Ended], model: str, images: Path, tmp_path: Path
 ) -> None:

@@ -81,7 +81,7 @@ def show_failure(job: v1.Job) -> None:
     if job.state == v1.JOB_STATE_CANCELLED:
         fail_text(f"The job {job.id} was cancelled. {_sentence(job.message)}")
     else:
-        fail_text(f"The job {job.id} failed. {_sentence(job.error.text or job.message)}")
+        fail_text(f"The job {job.id} failed. {job.error.text or _sentence(job.message)}")
         for violation in job.error.violations:
             if violation.description not in job.error.text:
                 click.echo(f"  - {violation.field}: {violation.description}", err=True)
