@@ -93,6 +93,14 @@ def test_a_copy_of_an_image_that_is_nearly_all_zeros_has_all_of_its_noise_left()
     assert score_residual(source, source, name="a")[0].noise_left == pytest.approx(1)
 
 
+def test_a_saturated_input_contradicts_the_true_image_and_says_so() -> None:
+    source = np.minimum(NOISY, np.percentile(NOISY, 95).astype(np.uint16))
+    score, _ = score_residual(source, CLEAN, name="a")
+    assert score.structure > 1.5
+    assert score.clipped == pytest.approx(0.05, abs=0.02)
+    assert score_residual(NOISY, CLEAN, name="a")[0].clipped < 0.001
+
+
 def test_shared_noise_shows_as_autocorrelation() -> None:
     shared = CLEAN + 30 * gaussian_filter(RNG.standard_normal(SHAPE), 0.8)
     score, _ = score_residual(shared, CLEAN, name="a")
@@ -169,7 +177,7 @@ def test_images_without_contrast_choose_no_filter() -> None:
 
 
 def table(**values: float) -> Any:
-    row = {"agreement": 1.0, "structure": 1.0, "noise_left": 0.1, "neighbours": 0.0, "sharpness": 1.0, "scale": 1.0}
+    row = {"agreement": 1.0, "structure": 1.0, "noise_left": 0.1, "neighbours": 0.0, "sharpness": 1.0, "clipped": 0.0}
     return {kind: dict.fromkeys("abc", row | values) for kind in ("baseline", "prediction")}
 
 
@@ -180,6 +188,7 @@ def table(**values: float) -> Any:
         ({"structure": 2.0, "sharpness": 0.7}, "blurred or weakened (sharpness 0.70"),
         ({"structure": 2.0, "sharpness": 1.3}, "sharpened or invented (sharpness 1.30"),
         ({"structure": 2.0, "neighbours": 0.4}, "noise of neighbouring pixels is shared"),
+        ({"structure": 2.0, "clipped": 0.05}, "clipped (5 % of its pixels"),
         ({"noise_left": 0.9}, "90 % of the noise is left"),
     ],
 )

@@ -57,6 +57,7 @@ COLUMNS: Final[dict[str, str]] = {
     "noise_left": "noise left [fraction of the input's]",
     "neighbours": "autocorrelation of the residual at the next pixel [-1..1]",
     "scale": "scale a",
+    "clipped": "input at its smallest or largest grey value [0..1]",
 }
 """Name of each column of metrics.csv and its heading."""
 
@@ -72,6 +73,8 @@ _BASELINE_IMAGES: Final = 50
 _NAMED: Final = 5
 # From which difference to the ideal on the sentence about lost structure names a cause.
 _CLEAR: Final = 0.1
+# Measured with perfect predictions: 2 % of saturated pixels are enough for a structure above the limit.
+_CLIPPED: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,11 @@ def _cause(means: Values) -> str:
         what += (
             f" Or the noise of neighbouring pixels is shared (autocorrelation {means['neighbours']:.2f}), as in "
             "interpolated or compressed images: then this says nothing."
+        )
+    if means["clipped"] > _CLIPPED:
+        what += (
+            f" Or the input is clipped ({_percent(means['clipped'])} of its pixels have the smallest or largest grey "
+            "value), which a prediction need not be: then this says nothing either."
         )
     return what
 

@@ -75,6 +75,8 @@ class ResidualScore:
         sharpened or invented; NaN where the input shows none beyond its noise.
     scale
         Factor `a` of the fit.
+    clipped
+        Part of the pixels, 0..1, at the smallest or largest grey value of the input, where noise is cut off.
     failed
         `CONTRAST_INVERTED` (only beyond what chance gives), `CONSTANT_PREDICTION`, or None.
     """
@@ -85,6 +87,7 @@ class ResidualScore:
     neighbours: float
     sharpness: float
     scale: float
+    clipped: float
     failed: str | None = None
 
 
@@ -172,6 +175,7 @@ def _score(source: npt.NDArray[Any], prediction: npt.NDArray[Any], maps: Residua
         neighbours=_neighbours(residual / strength),
         sharpness=_ratio(blocks.mean(_band(fitted) ** 2), fine),
         scale=scale,
+        clipped=float(((source == source.min()) | (source == source.max())).mean()),
         failed=failed,
     )
 
