@@ -64,6 +64,10 @@ def test_all_of_an_object_is_of_its_class_and_nothing_else_is(tmp_path: Path) ->
     [
         (np.full(LABELS.shape, 0.5, np.float32), r"target_class/1\.tif has values of type float32: save .* 8-bit"),
         (np.full(LABELS.shape, 3, np.uint8), r"target_class/1\.tif has the class 3, and classes is 2: set .* to 3"),
+        (
+            np.full(LABELS.shape, 255, np.uint8),
+            r"target_class/1\.tif has the value 255, and there can be 100 classes: ",
+        ),
         (np.full(LABELS.shape, -1, np.int16), r"target_class/1\.tif has the value -1: classes are numbers from 1"),
     ],
 )

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime._findings import count
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images import write_memmap
 from parfocal.runtime.learning import ObjectImplementation
 from parfocal.runtime.objects import compact_labels
+from parfocal.runtime.parameters import MOST_CLASSES
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def clean_label_targets(
         cleaned.append(tuple(write_memmap(folder / f"{number}-{place}.npy", each) for place, each in enumerate(images)))
     if problems:
         listed = "; ".join(f"{each.field} {each.description}" for each in problems[:5])
-        raise InvalidInputError(f"{len(problems)} targets cannot be learnt from: {listed}.", problems)
+        raise InvalidInputError(f"{count(len(problems), 'target')} cannot be learnt from: {listed}.", problems)
     if not objects:
         raise InvalidInputError("No target shows an object: every label image is 0 everywhere. Check the targets.")
     return LabelTargets(cleaned, _class_warnings(seen, classes, names[0][-1]))
@@ -91,6 +93,11 @@ def class_problem(drawn: NDArray[Any], classes: int) -> str:
     lowest, highest = int(drawn.min(initial=0)), int(drawn.max(initial=0))
     if lowest < 0:
         return f"has the value {lowest}: classes are numbers from 1, and 0 where they are unknown"
+    if highest > MOST_CLASSES:
+        return (
+            f"has the value {highest}, and there can be {MOST_CLASSES} classes: inside each object draw the number of "
+            "its class, not that of the object or a grey value"
+        )
     if highest > classes:
         return f"has the class {highest}, and classes is {classes}: set classes to {highest} or correct the image"
     return ""
@@ -104,7 +111,7 @@ def object_classes(labels: NDArray[Any], drawn: NDArray[Any], classes: int) -> N
     labels
         Label image whose objects are numbered from 1 without gaps; what is not above 0 is no object.
     drawn
-        Class image of the same shape, see `find_problem`.
+        Class image of the same shape, see `class_problem`.
     classes
         How many classes there are.
 

@@ -24,6 +24,9 @@ class Roles:
 CLASS_ROLE = "target_class"
 """The role of class images: beside a label image, one with the class of each object inside it."""
 
+MOST_CLASSES = 100
+"""Classes of objects that a model can tell apart."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -145,7 +148,7 @@ class ClassTrainingParameters(LabelTrainingParameters):
     classes: int = Field(
         default=0,
         ge=0,
-        le=100,
+        le=MOST_CLASSES,
         title="Classes",
         description="How many classes of objects to tell apart, for example 2 for dividing and not dividing; 0: none. "
         f"The dataset then needs a folder {CLASS_ROLE} beside target: images that have, inside each object, the number "

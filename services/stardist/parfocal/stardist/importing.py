@@ -23,7 +23,7 @@ from csbdeep.models.pretrained import get_model_folder, get_registered_models
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, ParfocalError
 from parfocal.runtime.learning import Arrays, Channels
-from parfocal.runtime.parameters import CLASS_ROLE, Roles
+from parfocal.runtime.parameters import CLASS_ROLE, MOST_CLASSES, Roles
 from parfocal.runtime.publish import empty_folder
 from parfocal.runtime.service import Method
 from parfocal.stardist import SERVICE
@@ -130,7 +130,7 @@ def _parameters(method: Method, config: Mapping[str, Any]) -> Any:
         network |= {"backbone": config.get("backbone", "unet"), "anisotropy": _anisotropy(config)}
     prefix = network.get("backbone", "unet")
     if config.get("n_classes") is not None:
-        network["classes"] = _whole(config, "n_classes", 1, 100)
+        network["classes"] = _whole(config, "n_classes", 1, MOST_CLASSES)
     network["first_filters"] = _whole(config, f"{prefix}_n_filter_base", 1, 10_000)
     if prefix == "unet":
         network["network_depth"] = _whole(config, "unet_n_depth", 1, 100)
