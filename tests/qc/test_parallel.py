@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from parfocal.qc.metrics.parallel import default_workers, map_bounded
+from parfocal.qc.metrics.parallel import default_workers, map_bounded, workers_for
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.errors import InvalidInputError
 
@@ -70,6 +70,11 @@ def test_needs_a_worker():
 
 def test_counts_at_least_one_processor():
     assert default_workers() >= 1
+
+
+def test_images_that_fill_the_memory_are_taken_one_by_one() -> None:
+    assert workers_for([(64, 64), (2000, 512, 512), (64, 64)]) == 1
+    assert workers_for([(2048, 2048)] * 3) == default_workers()
 
 
 def test_scores_in_threads_equal_those_of_single_calls():

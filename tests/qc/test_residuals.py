@@ -171,6 +171,12 @@ def test_the_blind_filter_does_not_depend_on_the_scale_of_grey_values(factor: fl
     assert dict(other.errors) == pytest.approx(dict(chosen.errors), rel=1e-3)
 
 
+def test_of_a_long_stack_planes_at_even_distances_choose_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = np.stack([NOISY, gaussian_filter(NOISY, 3)] * 3)
+    monkeypatch.setattr("parfocal.qc.metrics.blind._MOST_PIXELS", stack.size // 2)
+    assert choose_blind_gaussian([stack]).errors == choose_blind_gaussian([stack[::2]]).errors
+
+
 def test_images_without_contrast_choose_no_filter() -> None:
     with pytest.raises(InvalidInputError, match="contrast"):
         choose_blind_gaussian([np.zeros(SHAPE)])

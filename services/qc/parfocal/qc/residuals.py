@@ -14,7 +14,7 @@ from parfocal import v1
 from parfocal.qc.figures import save_png, write_map
 from parfocal.qc.job import predicted_files, publish_verdict, published_before
 from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
-from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.qc.metrics.parallel import map_bounded, workers_for
 from parfocal.qc.metrics.residuals import NoNoiseError, ResidualMaps, ResidualScore, score_residual
 from parfocal.qc.parameters import ResidualParameters, ResidualThresholds
 from parfocal.qc.residual_figures import residual_figure
@@ -23,7 +23,7 @@ from parfocal.qc.values import Table, Values, summarise_values, write_values_csv
 from parfocal.qc.verdict import Verdict, few_images
 from parfocal.qc.words import count
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, image_stem, read_image
+from parfocal.runtime.images import Image, image_stem, inspect_image, read_image
 from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
@@ -147,13 +147,17 @@ def _score(
             ours, found = score_residual(source.pixels, prediction.pixels, name=pair.label)
         except NoNoiseError as error:
             return error.message
-        theirs, _ = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)
         if maps:
             _write_maps(folder, pair.label, found, size)
+        # A stack is several times as large in float32 as it was.
+        del prediction, found
+        theirs, _ = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)
         return _Scored(pair, {"baseline": theirs, "prediction": ours})
 
+    paths = (context.cache.fetch(context.store, place, pair.prediction) for pair in pairs)
+    workers = workers_for(inspect_image(path).shape for path in paths)
     scored: list[_Scored] = []
-    for number, each in enumerate(map_bounded(score, pairs), start=1):
+    for number, each in enumerate(map_bounded(score, pairs, workers), start=1):
         context.check_cancelled()
         if isinstance(each, str):
             if number == len(pairs) and not scored:

@@ -21,7 +21,7 @@ from parfocal.qc.job import Item
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.foreground import Foreground, RegionScore, find_foreground, score_regions
 from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim, sample_for_fit
-from parfocal.qc.metrics.parallel import default_workers, map_bounded
+from parfocal.qc.metrics.parallel import map_bounded, workers_for
 from parfocal.qc.metrics.resolution import SMALLEST_SPECTRUM, FourierCorrelation, correlate_spectra, spectrum
 from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, scale_target, score_scaled, score_stack
 from parfocal.qc.metrics.uncertainty import LEVELS, coverage
@@ -36,8 +36,6 @@ _MICRO_WINDOWS: Final = 2**19
 """Windows of all images of a kind that MicroSSIM is fitted to, about 24 bytes each."""
 
 _FEWEST_WINDOWS: Final = 16
-_LARGE: Final = 2**25
-"""Images of more pixels are scored one at a time, each by all processors, to bound memory."""
 
 
 class Baseline(Protocol):
@@ -81,7 +79,7 @@ def score_items(
         Write SSIM and error maps.
     """
     windows = max(_FEWEST_WINDOWS, _MICRO_WINDOWS // len(items))
-    workers = 1 if max(math.prod(item.shape) for item in items) > _LARGE else default_workers()
+    workers = workers_for(item.shape for item in items)
 
     def score(item: Item) -> ImageScores:
         return score_item(item, baselines[item.role], windows=windows, folder=folder / "maps" if maps else None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_LARGE: Final = 2**25
 
 
 def default_workers() -> int:
@@ -17,6 +20,11 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
+
+
+def workers_for(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Return the number of threads for images of these shapes: one if any is so large that memory is what is scarce."""
+    return 1 if max(map(math.prod, shapes), default=0) > _LARGE else default_workers()
 
 
 def map_bounded(
