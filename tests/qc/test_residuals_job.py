@@ -14,7 +14,7 @@ from support import publish_dataset
 
 from parfocal import v1
 from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultFile, ResultManifest
 from parfocal.runtime.names import result_location
 from parfocal.runtime.publish import folder_files, publish, upload_files
@@ -37,10 +37,12 @@ def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.Te
         plain: bool = False,
         strange: bool = False,
         black: str = "",
+        axes: str = "YX",
     ) -> v1.Job:
         folder = tmp_path_factory.mktemp("predicted")
         for path in (pairs_folder / "test" / role).iterdir():
-            write_image(folder / path.name, Image(change(read_image(path).pixels), "YX", None))
+            pixels = change(read_image(path).pixels)
+            write_image(folder / path.name, Image(pixels.reshape(_shape(pixels, axes)), axes, None))
         place = result_location(store, "default", folder.name)
         files = upload_files(store, place, folder_files(folder))
         uri = dataset
@@ -49,9 +51,8 @@ def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.Te
             inputs = tmp_path_factory.mktemp("inputs")
             for path in (pairs_folder / "test" / "source").iterdir():
                 pixels = read_image(path).pixels
-                write_image(
-                    inputs / path.name, Image(np.zeros_like(pixels) if path.stem in black else pixels, "YX", None)
-                )
+                pixels = np.zeros_like(pixels) if path.stem in black else pixels
+                write_image(inputs / path.name, Image(pixels.reshape(_shape(pixels, axes)), axes, PixelSize(0.2, 0.3)))
             upload_files(store, place / "inputs", folder_files(inputs))
         manifest = ResultManifest(
             project="default",
@@ -68,6 +69,12 @@ def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.Te
         return run_job(v1.StartJobRequest(evaluation=spec))
 
     return run
+
+
+def _shape(pixels: Any, axes: str) -> tuple[int, ...]:
+    """Return the shape in which the rows of an image are cut into two planes for each axis besides Y and X."""
+    stacked = (2,) * (len(axes) - 2)
+    return (*stacked, pixels.shape[0] // 2 ** len(stacked), pixels.shape[1])
 
 
 def read(job: v1.Job, s3: Any) -> tuple[ResultManifest, dict[str, Any]]:
@@ -96,6 +103,17 @@ def test_what_was_blurred_away_fails(judge: Judge, s3: Any) -> None:
 def test_the_input_itself_fails_for_its_noise(judge: Judge, s3: Any) -> None:
     result, _ = read(judge("source"), s3)
     assert "100 % of the noise is left" in " ".join(result.verdict["reasons"])
+
+
+@pytest.mark.parametrize("axes", ["TYX", "TZYX"])
+def test_maps_have_the_axes_and_the_pixel_size_of_their_image(judge: Judge, s3: Any, tmp_path: Path, axes: str) -> None:
+    job = judge("target", plain=True, axes=axes)
+    read(job, s3)
+    s3.store().download(Location.parse(job.outputs[0].uri) / "maps" / "residual" / "field0.tif", tmp_path / "map.tif")
+    image = read_image(tmp_path / "map.tif")
+    assert image.axes == axes
+    assert image.pixel_size is not None
+    assert (image.pixel_size.x, image.pixel_size.y) == pytest.approx((0.2, 0.3))
 
 
 def test_strange_images_are_named(judge: Judge, s3: Any) -> None:

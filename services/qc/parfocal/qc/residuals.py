@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from parfocal import v1
-from parfocal.qc.figures import save_png, write_map
+from parfocal.qc.figures import save_png
 from parfocal.qc.job import predicted_files, publish_verdict, published_before
 from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.parallel import map_bounded, workers_for
@@ -23,7 +23,7 @@ from parfocal.qc.values import Table, Values, summarise_values, write_values_csv
 from parfocal.qc.verdict import Verdict, few_images
 from parfocal.qc.words import count
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, image_stem, inspect_image, read_image
+from parfocal.runtime.images import Image, image_stem, inspect_image, read_image, write_image
 from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
@@ -142,13 +142,13 @@ def _score(
     context: JobContext, place: Location, pairs: Sequence[_Pair], baseline: BlindGaussian, folder: Path, *, maps: bool
 ) -> list[_Scored]:
     def score(pair: _Pair) -> _Scored | str:
-        source, prediction, size = _read(context, place, pair)
+        source, prediction, _ = _read(context, place, pair)
         try:
             ours, found = score_residual(source.pixels, prediction.pixels, name=pair.label)
         except NoNoiseError as error:
             return error.message
         if maps:
-            _write_maps(folder, pair.label, found, size)
+            _write_maps(folder, pair.label, found, source)
         # A stack is several times as large in float32 as it was.
         del prediction, found
         theirs, _ = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)
@@ -182,11 +182,12 @@ def _read(context: JobContext, place: Location, pair: _Pair) -> tuple[Image, Ima
     return source, prediction, source.pixel_size.x if source.pixel_size is not None else None
 
 
-def _write_maps(folder: Path, label: str, maps: ResidualMaps, pixel_size: float | None) -> None:
+def _write_maps(folder: Path, label: str, maps: ResidualMaps, source: Image) -> None:
+    """Write the maps with the axes and the pixel size of the image, so that viewers show them beside it."""
     for name, values in (("residual", maps.residual), ("deviation", maps.deviation)):
         path = folder / "maps" / name / f"{label}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_map(path, values.reshape(-1, *values.shape[-2:]) if values.ndim > 2 else values, pixel_size=pixel_size)
+        write_image(path, replace(source, pixels=values))
 
 
 def _publish(
