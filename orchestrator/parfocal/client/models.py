@@ -9,7 +9,7 @@ from typing import Any
 
 from parfocal.client.client import Client
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress, refuse_existing
-from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, ModelManifest
 from parfocal.runtime.names import model_location, published_versions
 from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.store import Location
@@ -73,7 +73,7 @@ def read_model(client: Client, name: str) -> ModelSummary:
 
 def judging_parameters(model: ModelManifest) -> dict[str, Any]:
     """Return the parameters of a prediction that shall be judged: with the uncertainty where there is one."""
-    return {"uncertainty": True} if "uncertainty_factor" in model.calibration else {}
+    return {"uncertainty": True} if UNCERTAINTY_FACTOR in model.calibration else {}
 
 
 def newest_verdict(client: Client, model_uri: str) -> Verdict:

@@ -311,7 +311,7 @@ def judge(
     sentence = f"{_percent(left)} of the noise is left"
     if left > thresholds.max_noise_left:
         failures.append(f"{sentence}; {_percent(thresholds.max_noise_left)} is allowed.")
-    elif not math.isnan(left):
+    else:
         merits.append(f"{sentence}.")
     remarks = [
         "Without targets only part can be seen: what is invented within the noise leaves no trace. Judge the model by "

@@ -13,6 +13,8 @@ from parfocal.runtime.store import Location, Store
 DATASET_MANIFEST = "dataset.json"
 MODEL_MANIFEST = "model.json"
 RESULT_MANIFEST = "manifest.json"
+UNCERTAINTY_FACTOR = "uncertainty_factor"
+"""In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
 
 
 class FileEntry(BaseModel):

@@ -37,6 +37,7 @@ from parfocal.runtime.learning import (
 from parfocal.runtime.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
+    UNCERTAINTY_FACTOR,
     FileEntry,
     ModelManifest,
     ResultFile,
@@ -198,7 +199,7 @@ def _predict_plane(
             recorded = model.manifest.target_constants[role]
             constants = NormaliserConstants(offset=(recorded["offset"],), scale=(recorded["scale"],))
         if name == "uncertainty":
-            pixels = pixels * np.float32(model.manifest.calibration.get("uncertainty_factor", 1.0))
+            pixels = pixels * np.float32(model.manifest.calibration.get(UNCERTAINTY_FACTOR, 1.0))
         restored[name] = (model.normaliser.undo if with_offset else model.normaliser.undo_width)(pixels, constants)
     return restored
 

@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.learning import Channels, ImageImplementation, Learner
+from parfocal.runtime.manifests import UNCERTAINTY_FACTOR
 from parfocal.runtime.prediction import raw_output
 
 LEVEL: Final = 0.9
 """Probability of the interval that is made true."""
-
-FACTOR: Final = "uncertainty_factor"
-"""What the factor is called in the calibration of a model."""
 
 _MOST_PIXELS: Final = 2**24
 _LARGEST_TILE: Final = 2**20
@@ -70,4 +68,4 @@ def calibrate_uncertainty(
         prediction, scale = found["prediction"][0], found["uncertainty"][0]
         ratios.append((np.abs(target - prediction) / scale).ravel())
         pixels += target.size
-    return {FACTOR: round(calibration_factor(np.concatenate(ratios)), 4)} if ratios else {}
+    return {UNCERTAINTY_FACTOR: round(calibration_factor(np.concatenate(ratios)), 4)} if ratios else {}
