@@ -43,9 +43,10 @@ def list_inputs(store: Store, input_uri: str, split: str, role: str) -> list[Inp
 
 
 def fetch_input(context: JobContext, item: InputFile) -> Path:
-    """Return the image as a local file: from the cache, or downloaded for this job."""
+    """Return the image as a local file: from the cache, or downloaded once for this job."""
     if item.entry is not None:
         return context.cache.fetch(context.store, item.place, item.entry)
     path = context.scratch / "inputs" / item.name
-    context.store.download(item.place / item.name, path)
+    if not path.exists():  # a download is there complete or not at all
+        context.store.download(item.place / item.name, path)
     return path
