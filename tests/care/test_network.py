@@ -84,8 +84,8 @@ def test_the_saved_folder_opens_in_csbdeep_with_the_same_prediction(care: Any, t
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
 def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path: Path) -> None:
     from parfocal.runtime.images import Image
+    from parfocal.runtime.loaded_model import load_model, predict_image
     from parfocal.runtime.manifests import ModelManifest
-    from parfocal.runtime.prediction import load_model, predict_image
 
     parameters = Care2DParameters(**TINY)
     weights = care.build(parameters, Channels()).weights()

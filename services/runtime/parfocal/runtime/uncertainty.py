@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.learning import Channels, ImageImplementation, Learner
+from parfocal.runtime.loaded_model import raw_output
 from parfocal.runtime.manifests import UNCERTAINTY_FACTOR
-from parfocal.runtime.prediction import raw_output
 
 LEVEL: Final = 0.9
 """Probability of the interval that is made true."""

@@ -34,10 +34,11 @@ from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
 from parfocal.runtime.images import Image, convert_dtype
 from parfocal.runtime.jobs.worker import is_out_of_memory
+from parfocal.runtime.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.prediction import LoadedModel, like_input, load_model, predict_image
+from parfocal.runtime.prediction import like_input
 from parfocal.runtime.service import Service, load_service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location, Store, translate_disk_error
