@@ -77,19 +77,14 @@ def _python() -> Check:
 
 def _precision() -> Check:
     flags, name = machine.cpu_flags(), machine.cpu_name()
-    if "amx_bf16" in flags:
-        return _ok(
-            "processor", f"{name}: AMX found, so training and prediction on the CPU use bfloat16, which is much faster"
-        )
-    if "avx512_bf16" in flags:
-        return _ok(
-            "processor",
-            f"{name}: AVX512-BF16 but no AMX, so TensorFlow (CARE, StarDist) computes in bfloat16 on the CPU, which is "
-            "faster, and PyTorch (fnet) in float32",
-        )
+    for flag, label in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
+        if flag in flags:
+            return _ok(
+                "processor", f"{name}: {label} found, so trainings on the CPU compute in bfloat16, which is faster"
+            )
     known = [label for flag, label in _VECTORS if flag in flags]
-    has = f"{', '.join(known)}, but no AMX" if known else "no AMX reported"
-    found = f"{name}: {has}, so the CPU computes in float32 (bfloat16 without AMX would be slower)"
+    has = f"{', '.join(known)}, but no AMX or AVX512-BF16" if known else "no AMX or AVX512-BF16 reported"
+    found = f"{name}: {has}, so the CPU computes in float32 (bfloat16 would be slower)"
     if flags and "avx2" not in flags and platform.machine() in ("x86_64", "AMD64"):
         return _warning("processor", found, "Without AVX2 the frameworks may not start: use a newer machine.")
     return _ok("processor", found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -58,6 +59,8 @@ class TorchLearner:
         self._optimiser = optimiser
         self._loss = loss
         self._bfloat16 = choose_precision(precision, "torch", spatial)[0] == "bfloat16"
+        if self._bfloat16 and self.device.type == "cpu":
+            _spare_short_volumes(module)
 
     @property
     def learning_rate(self) -> float:
@@ -137,6 +140,25 @@ class TorchLearner:
             self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16
         )
         return context
+
+
+def _spare_short_volumes(module: torch.nn.Module) -> None:
+    """Have convolutions of volumes computed in float32 where the volume is not longer than the kernel.
+
+    There the gradients of weights that oneDNN (seen with 3.12) computes in bfloat16 with AVX512-BF16 are wrong: it
+    reads and writes memory that is not its own. With kernels of 3 this happens in volumes of two planes, which the
+    lowest level of a U-Net has. Convolutions of images are not affected.
+    """
+    for convolution in module.modules():
+        if isinstance(convolution, (torch.nn.Conv3d, torch.nn.ConvTranspose3d)):
+            convolution.forward = functools.partial(_convolve, convolution.forward, max(convolution.kernel_size))
+
+
+def _convolve(forward: Callable[[torch.Tensor], torch.Tensor], kernel: int, values: torch.Tensor) -> torch.Tensor:
+    if min(values.shape[2:]) > kernel:
+        return forward(values)
+    with torch.autocast(values.device.type, enabled=False):
+        return forward(values.float())
 
 
 def save_weights(path: Path, weights: Arrays) -> None:

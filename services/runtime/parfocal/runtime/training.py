@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -258,9 +259,12 @@ def save_arrays(path: Path, arrays: Any) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read named arrays from an .npz file; pickled content is refused."""
-    with np.load(path, allow_pickle=False) as content:
-        return {name.replace("\\", "/"): content[name] for name in content.files}
+    """Read named arrays from an .npz file; raise InvalidInputError if it is damaged or holds pickled content."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name.replace("\\", "/"): content[name] for name in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InvalidInputError(f"{path.name} is damaged, or no file of arrays: {error}.") from error
 
 
 def _publish(
