@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from parfocal import v1
 from parfocal.client import Client, requests
 from parfocal.client.datasets import create_dataset, list_datasets, read_dataset
 from parfocal.client.models import Verdict, download, list_models, read_model
+from parfocal.client.predictions import publish_predicted_images, publish_prediction
 from parfocal.client.results import download_result, find_inputs, read_result, upload_inputs
 from parfocal.runtime.errors import (
     AlreadyExistsError,
@@ -25,8 +28,10 @@ from parfocal.runtime.errors import (
     UnavailableError,
 )
 from parfocal.runtime.images import read_image
+from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.names import new_request_id
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Location
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,38 @@ def test_a_method_that_a_silent_service_may_offer_is_unavailable(
 def test_without_any_address_the_message_says_how_to_start(connect: Callable[..., Client]) -> None:
     with pytest.raises(UnavailableError, match="parfocal up"):
         connect().services()
+
+
+def test_accented_names_are_the_same_name_however_a_computer_stores_them(
+    client: Client, pairs_folder: Path, tmp_path: Path
+) -> None:
+    composed, apart = "Bär", unicodedata.normalize("NFD", "Bär")
+    folder = Path(shutil.copytree(pairs_folder, tmp_path / "mac"))
+    for role, name in (("source", apart), ("target", composed)):
+        (folder / "test" / role / "field1.tif").rename(folder / "test" / role / f"{name}.tif")
+    dataset = create_dataset(client, "accents", folder)
+    assert {image.stem for image in dataset.select("test", "source")} == {"field0", composed, "field2"}
+
+    # Predicted by another program, on a computer that stores the name the other way round.
+    predicted = tmp_path / "predicted"
+    predicted.mkdir()
+    shutil.copy(folder / "test" / "target" / f"{composed}.tif", predicted / f"{apart}.tif")
+    for uri in (
+        publish_prediction(client, predicted, dataset),
+        publish_predicted_images(client, predicted, folder / "test" / "target"),
+    ):
+        result = ResultManifest.read(client.store, Location.parse(uri) / RESULT_MANIFEST)
+        assert [entry.name for entry in result.files] == [f"{composed}.tif"]
+
+    # Inputs that another program brought into the store have a result under the one name.
+    model = client.wait(client.start(training(client.dataset_uri("accents"), epochs=1)).id).outputs[0].uri
+    place = client.store.results / "client" / new_request_id("inputs")
+    client.store.upload(predicted / f"{apart}.tif", place / f"{apart}.tif")
+    job = client.wait(client.start(requests.prediction_request(model, str(place))).id)
+    assert [path.name for path in download_result(client, job, tmp_path / "out")] == [f"{composed}.tif"]
+    client.store.upload(predicted / f"{apart}.tif", place / f"{composed}.tif")
+    job = client.wait(client.start(requests.prediction_request(model, str(place))).id)
+    assert "how its accented letters are stored" in job.error.text
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":1", "host:0", "host:99999"])

@@ -184,6 +184,12 @@ def test_a_makers_format_is_converted_without_loss(folder: Path) -> None:
     assert len(check_folder(folder).train) == 5
 
 
+def test_an_image_beside_its_export_is_refused(folder: Path) -> None:
+    path = folder / "train" / "source" / "field0.tif"
+    tifffile.imwrite(path.with_suffix(".lsm"), read_image(path).pixels)
+    assert "source/field0.lsm: field0.tif has the same name but for its ending" in problem(folder)
+
+
 def test_inputs_are_the_images_of_a_folder(folder: Path) -> None:
     (folder / "test" / "source" / "notes.txt").write_text("not an image")
     assert len(find_inputs(folder / "test" / "source")) == 3

@@ -6,6 +6,7 @@ such a file is met, because that takes a second.
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from parfocal.runtime.errors import InvalidInputError, Violation
@@ -25,7 +26,9 @@ def is_makers_format(path: Path) -> bool:
 
 def converted_stem(path: Path) -> str:
     """Return the name that the converted image has, without suffix."""
-    return path.name[: -len(".ome.zarr")] if path.name.lower().endswith(".ome.zarr") else image_stem(path)
+    if path.name.lower().endswith(".ome.zarr"):
+        return unicodedata.normalize("NFC", path.name[: -len(".ome.zarr")])
+    return image_stem(path)
 
 
 def convert(path: Path, folder: Path) -> Path:

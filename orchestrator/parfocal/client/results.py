@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image
+from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.names import result_location
 from parfocal.runtime.store import Location
@@ -25,7 +26,8 @@ def find_inputs(path: Path) -> list[Path]:
     NotFoundError
         There is no such file or folder.
     InvalidInputError
-        There are no images, some cannot be read, or two have the same name but for their ending.
+        There are no images, some cannot be read, or two have the same name but for their ending or for how accented
+        letters are stored.
     """
     if not path.exists():
         raise NotFoundError(f"There is no file or folder {path}. Check the name.")
@@ -44,7 +46,7 @@ def find_inputs(path: Path) -> list[Path]:
     for item in paths:
         other = known.setdefault(input_stem(item), item)
         if other != item:
-            problems.append(Violation(item.name, f"{other.name} has the same name but for its ending: keep one."))
+            problems.append(Violation(item.name, name_clash(item, other)))
         if not is_makers_format(item):
             try:
                 inspect_image(item)
@@ -83,7 +85,8 @@ def upload_inputs(
 
         def send(path: Path) -> None:
             readable = convert(path, Path(scratch)) if is_makers_format(path) else path
-            client.store.upload(readable, folder / readable.name)
+            # In the store accented letters are stored in one way, whatever this computer's is.
+            client.store.upload(readable, folder / unicodedata.normalize("NFC", readable.name))
 
         for_each([(path.name, path) for path in paths], send, on_progress)
     return str(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -77,7 +78,8 @@ class ImageEntry(BaseModel):
         # They become names of files.
         if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
             raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
-        return value
+        # Also where another program wrote the manifest: images find their partners by name.
+        return unicodedata.normalize("NFC", value)
 
 
 class DatasetManifest(Manifest):

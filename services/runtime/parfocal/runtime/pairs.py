@@ -14,7 +14,7 @@ from pathlib import Path
 
 from parfocal.runtime._findings import Warnings, by, count, examine, file_name
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images import DEFAULT_LIMITS, IMAGE_SUFFIXES, ImageLimits, PixelSize, image_stem
+from parfocal.runtime.images import DEFAULT_LIMITS, IMAGE_SUFFIXES, ImageLimits, PixelSize, image_stem, name_clash
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def find_images(folder: Path) -> dict[str, Path]:
     Raises
     ------
     InvalidInputError
-        The folder does not exist, or two files have the same stem (``a.tif`` and ``a.png``).
+        The folder does not exist, or two files have the same stem: ``a.tif`` and ``a.png``, or names that differ only
+        in how accented letters are stored.
     """
     images, problems = _list_images(folder)
     if problems:
@@ -236,8 +237,7 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation]]:
             continue
         other = images.setdefault(image_stem(path), path)
         if other != path:
-            text = f"{other.name} has the same name but for its ending: keep one of the two."
-            problems.append(Violation(file_name(path), text))
+            problems.append(Violation(file_name(path), name_clash(path, other)))
     if not images:
         text = "it holds no TIFF, PNG or JPEG images"
         if files:
