@@ -31,7 +31,9 @@ from parfocal.cli._train import PARAMETERS
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download figures and tables.")
 @PARAMETERS
-@click.option("--again", is_flag=True, help="Predict and score again even if there is a result.")
+@click.option(
+    "--again", is_flag=True, help="Have the models predict and be scored again even if there are results of them."
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 def compare(
     models: tuple[str, ...],
@@ -73,6 +75,8 @@ def compare(
             f"{error.message} For example: parfocal compare MODEL MODEL --dataset NAME, or with --evaluation JOB for "
             "what has been scored already."
         ) from error
+    if again and not models:
+        raise click.UsageError("--again has models predict anew, and only evaluations are named: leave it out.")
     with app.client() as client:
         plan = plan_comparison(client, models, evaluations, dataset, split)
         values = parse_parameters(plan.method.title, schema_of(plan.method, v1.JOB_KIND_COMPARISON), parameters)

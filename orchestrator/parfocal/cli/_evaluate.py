@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download report, maps and tables.")
 @PARAMETERS
-@click.option("--again", is_flag=True, help="Predict and score again even if there is a result.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="With --model and --dataset: predict again even if there is a prediction. Scoring is always done anew.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @REQUIRE_PASS
 def evaluate(
@@ -69,6 +73,11 @@ def evaluate(
         raise click.UsageError("--method says how to judge the images of --prediction; a model brings its own.")
     if method is None and prediction is not None and dataset is not None:
         raise click.UsageError("Say with --method how to judge the images, e.g. --method restoration.")
+    if again and (model is None or dataset is None):
+        raise click.UsageError(
+            "--again belongs to --model with --dataset, whose predictions are kept. Images of this computer are "
+            "uploaded and judged anew each time: leave it out."
+        )
     with app.client() as client:
         if images is not None:
             job = _judge_without_targets(app, client, images, model, prediction, method, parameters)
