@@ -35,7 +35,9 @@ def list_(states: tuple[str, ...], limit: int) -> None:
         for info in client.services():
             if info.error:
                 warn(f"{info.error} Its jobs are missing here.")
-        found = client.jobs([v1.JobState.Value(f"JOB_STATE_{state.upper()}") for state in states])
+        wanted = [v1.JobState.Value(f"JOB_STATE_{state.upper()}") for state in states]
+        # One more tells that there are more, without reading thousands.
+        found = client.jobs(wanted, limit=limit + 1)
     if app.json:
         print_json([job_json(job) for job in found[:limit]])
         return
@@ -48,7 +50,7 @@ def list_(states: tuple[str, ...], limit: int) -> None:
     ]
     print_table(("Job", "Work", "State", "Created", "Time"), rows, numbers=("Time",))
     if len(found) > limit:
-        say(f"{len(found) - limit} older jobs are not shown; --limit shows more.")
+        say("Older jobs are not shown; --limit shows more.")
 
 
 @jobs.command()
@@ -193,19 +195,29 @@ def download(job_id: str, output: Path, overwrite: bool) -> None:
 
 def _what(job: v1.Job) -> str:
     """Return what a job does, in a few words."""
+    from parfocal.runtime.names import versioned_name
+
     if job.HasField("training"):
-        return f"train {job.training.model}"
+        # The version is reserved when the job is admitted.
+        return f"train model {versioned_name(job.reserved_uri) if job.reserved_uri else job.training.model}"
     if job.HasField("prediction"):
-        return f"predict {_last(job.prediction.model_uri)}"
-    if job.HasField("evaluation"):
-        spec = job.evaluation
-        return f"evaluate {_last(spec.model_uri or spec.prediction_uri or spec.dataset_uri)}"
-    return f"compare {len(job.comparison.evaluation_uris)} evaluations"
+        return f"predict with model {versioned_name(job.prediction.model_uri)}"
+    if job.HasField("comparison"):
+        return f"compare {len(job.comparison.evaluation_uris)} evaluations by dataset {_dataset(job.comparison)}"
+    spec = job.evaluation
+    if not spec.prediction_uri:
+        return f"check dataset {_dataset(spec)}"
+    if spec.model_uri:
+        return f"evaluate model {versioned_name(spec.model_uri)} by dataset {_dataset(spec)}"
+    if spec.dataset_uri:
+        return f"evaluate images by dataset {_dataset(spec)}"
+    return "evaluate images without targets"
 
 
-def _last(uri: str) -> str:
-    name, _, version = uri.rpartition("/")
-    return f"{name.rpartition('/')[2]}:{version}" if version.isdigit() else version
+def _dataset(spec: v1.EvaluationSpec | v1.ComparisonSpec) -> str:
+    from parfocal.runtime.names import versioned_name
+
+    return versioned_name(spec.dataset_uri)
 
 
 def _state(job: v1.Job) -> str:
