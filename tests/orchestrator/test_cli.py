@@ -83,8 +83,30 @@ def test_predict_names_the_images_that_were_left_out(
     write_image(tmp_path / "in" / "colour.tif", Image(np.zeros((64, 64, 3), np.uint8), "YXS"))
     result = run("predict", "--model", model, tmp_path / "in", "--output", tmp_path / "out")
     assert result.code == 0
+    assert "1 of 4 images will be left out" in result.err
+    assert "  - colour.tif: The image has axes YXS (64x64x3); Fake 2D takes YX" in result.err
     assert "3 of 4 predicted" in result.out
     assert "colour.tif" in result.out
+
+
+def test_images_that_do_not_suit_the_model_are_refused_before_they_are_uploaded(
+    run: Callable[..., Ended], model: str, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / "colour.tif", Image(np.zeros((64, 64, 3), np.uint8), "YXS"))
+    write_image(tmp_path / "in" / "dapi+gfp.tif", Image(np.zeros((2, 64, 64), np.uint16), "CYX"))
+    client = Client(Settings())
+    before = client.store.folders(client.store.results / client.project)
+    for command in (
+        ("predict", tmp_path / "in", "--output", tmp_path / "out"),
+        ("evaluate", "--images", tmp_path / "in"),
+    ):
+        result = run(*command, "--model", model)
+        assert result.code == 2
+        for words in ("nothing was uploaded", "- colour.tif: ", "- dapi+gfp.tif: ", "Convert colour"):
+            assert words in result.err
+    assert client.store.folders(client.store.results / client.project) == before
+    client.close()
 
 
 def test_models_and_jobs_are_listed_shown_and_downloaded(run: Callable[..., Ended], model: str, tmp_path: Path) -> None:
@@ -177,6 +199,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         (("dataset", "show", "nothing"), 3, "nothing"),
         (("dataset", "create", "bad name", "."), 2, "cannot name a dataset"),
         (("dataset", "check", "nothing"), 3, "no folder nothing either"),
+        (("dataset", "check", ".", "--axes", "xyz"), 2, "'XYZ' are no axes"),
         (("dataset", "check", "nothing", "--qc"), 3, "no dataset named 'nothing'"),
         (("dataset", "check", "./nothing"), 3, "There is no folder"),
         (("dataset", "check", "DATASET", "--again"), 2, "add --qc"),

@@ -12,11 +12,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from parfocal.client.convert import convert, inspect_makers_format
 from parfocal.client.datasets import NO_TEST_IMAGES, check_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import for_each
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images import Image, inspect_image, read_image, write_image
 
 
 @pytest.fixture
@@ -188,6 +189,14 @@ def test_an_image_beside_its_export_is_refused(folder: Path) -> None:
     path = folder / "train" / "source" / "field0.tif"
     tifffile.imwrite(path.with_suffix(".lsm"), read_image(path).pixels)
     assert "source/field0.lsm: field0.tif has the same name but for its ending" in problem(folder)
+
+
+@pytest.mark.parametrize("shape", [(64, 80), (3, 64, 80)])
+def test_the_headers_of_a_makers_format_say_what_it_is_converted_to(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "field.lsm"
+    tifffile.imwrite(path, np.arange(np.prod(shape), dtype=np.uint16).reshape(shape), photometric="minisblack")
+    converted = inspect_image(convert(path, tmp_path))
+    assert inspect_makers_format(path) == (converted.axes, converted.shape)
 
 
 def test_inputs_are_the_images_of_a_folder(folder: Path) -> None:

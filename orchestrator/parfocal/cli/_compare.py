@@ -48,7 +48,7 @@ def compare(
     """Compare two models or more on the same images, and say which difference is more than chance.
 
     \b
-      parfocal compare w2s:1 w2s:2 --dataset w2s
+      parfocal compare beads:1 beads:2 --dataset beads
 
     Each model predicts the test images and is scored, unless that has been done before. The scores are compared
     image by image, beside those of the plain input and a simple filter. A difference counts as real if Wilcoxon's

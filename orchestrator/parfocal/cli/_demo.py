@@ -52,7 +52,13 @@ _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held ou
 @click.option(
     "--data", type=click.Path(path_type=Path), metavar="FOLDER", help="Your own image pairs instead of example images."
 )
-@click.option("--method", default="care-2d", show_default=True, help="Which method to try.")
+@click.option(
+    "--method",
+    default="care-2d",
+    show_default=True,
+    metavar="NAME",
+    help="Which method to try: `parfocal methods` lists them.",
+)
 @click.option(
     "--minutes", default=2.0, show_default=True, type=click.FloatRange(min=0.01), help="How long to train at most."
 )

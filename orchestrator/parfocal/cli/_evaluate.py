@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parfocal.cli._app import App, Command, current_app
+from parfocal.cli._predict import check_inputs
 from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     "--prediction",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Instead of a model: images that any other program predicted, under the names of the test images.",
+    help="Instead of a model: images that any other program predicted, named like the images they were made from.",
 )
 @click.option("--method", metavar="NAME", help="With --prediction: how to judge, e.g. restoration or instances.")
 @click.option("--dataset", metavar="NAME[:VERSION]", help="Whose test images to judge by.")
@@ -57,8 +58,10 @@ def evaluate(
     """Judge a model by images it has not learnt from, beside its input or a method that needs no training.
 
     With --prediction the images in FOLDER are judged, whatever program made them. With --images no targets are needed;
-    that can refute a restoration but not prove it, and the model keeps the verdict it has. The parameters (-p) are the
-    thresholds of the verdict: `parfocal methods restoration` lists them.
+    that can refute a restoration but not prove it, and the model keeps the verdict it has.
+
+    The parameters (-p) are the thresholds of the verdict: `parfocal methods restoration` (or instances, residuals, …)
+    lists them.
     """
     app = current_app()
     from parfocal.cli import _work
@@ -156,7 +159,9 @@ def _judge_without_targets(
         )
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
     if summary is not None:
-        predicting = _work.start_prediction(client, summary, find_inputs(images))
+        paths = find_inputs(images)
+        check_inputs(client.method(summary.manifest.method), summary.manifest, paths)
+        predicting = _work.start_prediction(client, summary, paths)
         uri = _work.output_uri(_work.finish(app, client, predicting, "Predicting"), "result")
     else:
         assert prediction is not None

@@ -18,12 +18,14 @@ _JOB = click.argument("job_id", metavar="JOB")
 
 @click.group(cls=Group, short_help="List, watch, cancel and resume jobs.")
 def jobs() -> None:
-    """Trainings, predictions, evaluations and comparisons: list, watch, cancel, go on."""
+    """Trainings, predictions, evaluations, comparisons and checks of datasets: list, watch, cancel, go on."""
 
 
 @jobs.command("list")
-@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Only these; repeat for more.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="The newest so many.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(_STATES), help="Only jobs in this state; repeat for more."
+)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="How many jobs to show.")
 def list_(states: tuple[str, ...], limit: int) -> None:
     """List the jobs of the project, newest first."""
     app = current_app()
@@ -117,9 +119,9 @@ def watch(job_id: str) -> None:
 @jobs.command()
 @_JOB
 @click.option("--keep-best", is_flag=True, help="End a training early, but publish its best weights as a model.")
-@click.option("--why", default="", metavar="TEXT", help="For the record.")
+@click.option("--why", default="", metavar="TEXT", help="Why, for the record.")
 def cancel(job_id: str, keep_best: bool, why: str) -> None:
-    """End a job."""
+    """End a job. It publishes nothing, but a training can go on from its last checkpoint: `parfocal jobs resume`."""
     app = current_app()
     from parfocal.cli._render import print_fields, print_json
     from parfocal.cli._work import job_json
@@ -177,7 +179,10 @@ def delete(job_id: str, yes: bool) -> None:
 @click.option("--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the files go.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 def download(job_id: str, output: Path, overwrite: bool) -> None:
-    """Download what a prediction, evaluation or comparison made."""
+    """Download what a prediction, evaluation or comparison made.
+
+    Models are fetched with `parfocal models download`.
+    """
     app = current_app()
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json

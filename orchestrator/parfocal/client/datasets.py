@@ -134,6 +134,11 @@ def read_dataset(client: Client, name: str) -> DatasetManifest:
 @contextlib.contextmanager
 def _checked(folder: Path, axes: str) -> Iterator[FolderReport]:
     """Give the report on a folder; converted copies of makers' formats live as long as the context."""
+    if not re.fullmatch("T?C?Z?YXS?", axes):
+        raise InvalidInputError(
+            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
+            "images with channels."
+        )
     splits = _splits(folder)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         problems: list[Violation] = []

@@ -136,6 +136,11 @@ class ModelManifest(Manifest):
     epochs: int = 0
     best_epoch: int = 0
 
+    @property
+    def input_channels(self) -> int:
+        """Channels of an image that the model takes."""
+        return int(self.channels.get("inputs", 1))
+
 
 class ResultFile(BaseModel):
     """One processed image: its input with digest, what was written, or why nothing was.

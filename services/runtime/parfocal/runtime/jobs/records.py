@@ -249,8 +249,6 @@ class JobStore:
                 self._names[project] = names
 
         def look(job_id: str) -> Listed | None:
-            if job_id in known:
-                return known[job_id]
             changes = self._changes
             try:
                 job = self.read(project, job_id).job
@@ -267,9 +265,12 @@ class JobStore:
                         known[job_id] = listed
             return listed
 
+        with self._lock:
+            present = dict(known)
+        jobs = [present[name] for name in names if name in present]
         with ThreadPoolExecutor(max_workers=8) as pool:
-            jobs = [listed for listed in pool.map(look, names) if listed is not None]
-        return sorted(jobs, key=lambda listed: listed.place, reverse=True)
+            jobs += pool.map(look, [name for name in names if name not in present])
+        return sorted([listed for listed in jobs if listed is not None], key=lambda listed: listed.place, reverse=True)
 
     def forget_all(self) -> None:
         """Rely on nothing that was read before: another instance may have run the jobs meanwhile."""
