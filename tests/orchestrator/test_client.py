@@ -26,10 +26,12 @@ from parfocal.runtime.errors import (
     InvalidParameterError,
     NotFoundError,
     UnavailableError,
+    Violation,
 )
 from parfocal.runtime.images import read_image
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.names import new_request_id
+from parfocal.runtime.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ImageEntry, ResultManifest
+from parfocal.runtime.names import dataset_location, new_request_id
+from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location
 
@@ -171,6 +173,29 @@ def test_a_wrong_parameter_comes_back_as_the_error_the_service_raised(client: Cl
     with pytest.raises(InvalidParameterError) as caught:
         client.start(training(dataset_uri, epohcs=3))
     assert caught.value.violations[0].field == "epohcs"
+
+
+@pytest.mark.parametrize("name", ["field", "Zellkörper-" * 20])
+def test_a_dataset_with_hundreds_of_unsuitable_images_is_refused_in_words(client: Client, name: str) -> None:
+    images = tuple(
+        ImageEntry(
+            split="train",
+            role=role,
+            stem=f"{name}{number}",
+            file=f"train/{role}/{name}{number}.tif",
+            shape=(2, 64, 80),
+            dtype="uint16",
+            axes="CYX",
+        )
+        for number in range(300)
+        for role in ("source", "target")
+    )
+    place = claim_version(client.store, dataset_location(client.store, client.project, "unsuitable"), "test")
+    manifest = DatasetManifest(project=client.project, dataset="unsuitable", version=int(place.name), images=images)
+    uri = publish(client.store, place, DATASET_MANIFEST, manifest)
+    with pytest.raises(InvalidInputError, match="does not suit Fake 2D") as caught:
+        client.start(training(uri))
+    assert caught.value.violations[0] == Violation(images[0].file, "has axes CYX where YX is needed")
 
 
 def test_jobs_are_listed_newest_first_and_by_state(client: Client, dataset_uri: str) -> None:
