@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -208,6 +209,15 @@ def test_unreadable_inputs_are_told_before_uploading(folder: Path) -> None:
     for number in (0, 1):
         (folder / "test" / "source" / f"field{number}.tif").write_text("broken")
     with pytest.raises(InvalidInputError, match=r"(?s)nothing was uploaded.*field0\.tif.*field1\.tif"):
+        find_inputs(folder / "test" / "source")
+
+
+def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
+    for part, other in (("train", "target"), ("test", "source")):
+        path = folder / part / other / "field0.tif"
+        path.rename(os.fsdecode(bytes(path).replace(b"field0", b"fl\xe4che")))
+    assert "train/target/fl?che.tif: its name is not written in UTF-8" in problem(folder)
+    with pytest.raises(InvalidInputError, match=r"fl\?che\.tif: its name is not written in UTF-8"):
         find_inputs(folder / "test" / "source")
 
 

@@ -12,7 +12,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash
+from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, unreadable_name
 from parfocal.runtime.manifests import RESULT_MANIFEST, ModelManifest, ResultManifest
 from parfocal.runtime.names import result_location
 from parfocal.runtime.needs import ImageNeeds
@@ -45,6 +45,9 @@ def find_inputs(path: Path) -> list[Path]:
     problems: list[Violation] = []
     known: dict[str, Path] = {}
     for item in paths:
+        if (unreadable := unreadable_name(item)) is not None:
+            problems.append(unreadable)
+            continue
         other = known.setdefault(input_stem(item), item)
         if other != item:
             problems.append(Violation(item.name, name_clash(item, other)))

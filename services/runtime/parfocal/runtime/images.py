@@ -52,6 +52,7 @@ __all__ = [
     "inspect_image",
     "name_clash",
     "read_image",
+    "unreadable_name",
     "write_image",
 ]
 
@@ -269,6 +270,16 @@ def image_stem(path: Path) -> str:
     """
     stem = path.stem[:-4] if path.stem.lower().endswith(".ome") else path.stem
     return unicodedata.normalize("NFC", stem)
+
+
+def unreadable_name(path: Path) -> Violation | None:
+    """Return what is wrong with a file's name that is not UTF-8, which no store and no manifest can hold; else None."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        shown = path.name.encode(errors="replace").decode()
+        return Violation(shown, "its name is not written in UTF-8 (each ? is a letter that cannot be read): rename it.")
+    return None
 
 
 def name_clash(path: Path, other: Path) -> str:

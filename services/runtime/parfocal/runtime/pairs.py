@@ -14,7 +14,15 @@ from pathlib import Path
 
 from parfocal.runtime._findings import Warnings, by, count, examine, file_name
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images import DEFAULT_LIMITS, IMAGE_SUFFIXES, ImageLimits, PixelSize, image_stem, name_clash
+from parfocal.runtime.images import (
+    DEFAULT_LIMITS,
+    IMAGE_SUFFIXES,
+    ImageLimits,
+    PixelSize,
+    image_stem,
+    name_clash,
+    unreadable_name,
+)
 
 
 @dataclass(frozen=True)
@@ -235,10 +243,13 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation]]:
     for path in files:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
+        if (unreadable := unreadable_name(path)) is not None:
+            problems.append(Violation(f"{folder.name}/{unreadable.field}", unreadable.description))
+            continue
         other = images.setdefault(image_stem(path), path)
         if other != path:
             problems.append(Violation(file_name(path), name_clash(path, other)))
-    if not images:
+    if not images and not problems:
         text = "it holds no TIFF, PNG or JPEG images"
         if files:
             text += f", only files such as {files[0].name}: convert them with `parfocal dataset create`"
