@@ -288,6 +288,10 @@ def test_jobs_are_listed_newest_first_in_pages(service: Session, trained: tuple[
     times = [job.created_at.ToNanoseconds() for job in [*first.jobs, *second.jobs]]
     assert len(first.jobs) == 2
     assert times == sorted(times, reverse=True)
+    ids = [job.id for job in [*first.jobs, *second.jobs]]
+    assert len(set(ids)) == len(ids)
+    error = rpc_error(lambda: service.jobs.ListJobs(v1.ListJobsRequest(page_token="2")))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_delete_moves_the_record_to_the_trash(service: Session, trained: tuple[v1.Job, str], store: Any) -> None:
