@@ -283,11 +283,14 @@ def test_a_finished_job_cannot_be_resumed(service: Session, trained: tuple[v1.Jo
 
 
 def test_jobs_are_listed_newest_first_in_pages(service: Session, trained: tuple[v1.Job, str]) -> None:
-    first = service.jobs.ListJobs(v1.ListJobsRequest(page_size=2))
-    second = service.jobs.ListJobs(v1.ListJobsRequest(page_size=2, page_token=first.next_page_token))
-    times = [job.created_at.ToNanoseconds() for job in [*first.jobs, *second.jobs]]
-    assert len(first.jobs) == 2
-    assert times == sorted(times, reverse=True)
+    newest = service.train(trained[1])
+    first = service.jobs.ListJobs(v1.ListJobsRequest(page_size=1))
+    second = service.jobs.ListJobs(v1.ListJobsRequest(page_size=1, page_token=first.next_page_token))
+    assert [job.id for job in first.jobs] == [newest.id]
+    (older,) = second.jobs
+    assert older.created_at.ToNanoseconds() < newest.created_at.ToNanoseconds()
+    error = rpc_error(lambda: service.jobs.ListJobs(v1.ListJobsRequest(page_token="2")))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_delete_moves_the_record_to_the_trash(service: Session, trained: tuple[v1.Job, str], store: Any) -> None:

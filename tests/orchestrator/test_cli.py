@@ -83,8 +83,30 @@ def test_predict_names_the_images_that_were_left_out(
     write_image(tmp_path / "in" / "colour.tif", Image(np.zeros((64, 64, 3), np.uint8), "YXS"))
     result = run("predict", "--model", model, tmp_path / "in", "--output", tmp_path / "out")
     assert result.code == 0
+    assert "1 of 4 images will be left out" in result.err
+    assert "  - colour.tif: The image has axes YXS (64x64x3); Fake 2D takes YX" in result.err
     assert "3 of 4 predicted" in result.out
     assert "colour.tif" in result.out
+
+
+def test_images_that_do_not_suit_the_model_are_refused_before_they_are_uploaded(
+    run: Callable[..., Ended], model: str, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / "colour.tif", Image(np.zeros((64, 64, 3), np.uint8), "YXS"))
+    write_image(tmp_path / "in" / "dapi+gfp.tif", Image(np.zeros((2, 64, 64), np.uint16), "CYX"))
+    client = Client(Settings())
+    before = client.store.folders(client.store.results / client.project)
+    for command in (
+        ("predict", tmp_path / "in", "--output", tmp_path / "out"),
+        ("evaluate", "--images", tmp_path / "in"),
+    ):
+        result = run(*command, "--model", model)
+        assert result.code == 2
+        for words in ("nothing was uploaded", "- colour.tif: ", "- dapi+gfp.tif: ", "Convert colour"):
+            assert words in result.err
+    assert client.store.folders(client.store.results / client.project) == before
+    client.close()
 
 
 def test_models_and_jobs_are_listed_shown_and_downloaded(run: Callable[..., Ended], model: str, tmp_path: Path) -> None:
@@ -169,6 +191,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         (("compare", "m", "n"), 2, "--dataset"),
         (("compare", "nothing", "nobody", "--dataset", "DATASET"), 3, "nothing"),
         (("compare", "--evaluation", "a", "--evaluation", "b"), 3, "no job 'a'"),
+        (("compare", "--evaluation", "a", "--evaluation", "b", "--again"), 2, "leave it out"),
         (("models", "show", "nothing:7"), 3, "nothing"),
         (("models", "show", "a:b"), 2, "a:NUMBER"),
         (("jobs", "show", "nothing"), 3, "nothing"),
@@ -176,6 +199,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         (("dataset", "show", "nothing"), 3, "nothing"),
         (("dataset", "create", "bad name", "."), 2, "cannot name a dataset"),
         (("dataset", "check", "nothing"), 3, "no folder nothing either"),
+        (("dataset", "check", ".", "--axes", "xyz"), 2, "'XYZ' are no axes"),
         (("dataset", "check", "nothing", "--qc"), 3, "no dataset named 'nothing'"),
         (("dataset", "check", "./nothing"), 3, "There is no folder"),
         (("dataset", "check", "DATASET", "--again"), 2, "add --qc"),
@@ -294,6 +318,33 @@ def test_demo_does_everything_with_the_users_images(run: Callable[..., Ended], i
     assert "Verdict: " in result.out
     assert (tmp_path / "demo" / "qc" / "figure.png").stat().st_size > 1000
     assert len(list((tmp_path / "demo" / "images").iterdir())) == 3
+
+
+def test_a_demo_leaves_no_files_of_the_one_before_and_none_of_the_user_go(
+    run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    output = tmp_path / "demo"
+    arguments = ["demo", "--method", "fake-2d", "--output", output, "--minutes", "0.5", "-p", "epochs=1"]
+    for name in ("first", "second"):
+        write_dataset(tmp_path / name, 2, 1, 64, 7)
+        for role in ("source", "target"):
+            (path,) = (tmp_path / name / "test" / role).iterdir()
+            path.rename(path.with_name(f"{name}.tif"))
+        assert run(*arguments, "--data", tmp_path / name).code == 0
+        (output / "notes.txt").write_text("mine")
+        assert [path.name for path in (output / "images").iterdir()] == [f"{name}.tif"]
+    assert not list((output / "qc").rglob("*first*"))
+
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    for mine in (output / "images" / "mine.tif", output / "qc" / "metrics.csv"):
+        kept = before.get(mine)
+        mine.write_text("changed by hand")
+        refused = run(*arguments)
+        assert refused.code == 2
+        assert f"{mine} is not from a demo, or was changed since; nothing was done" in refused.err
+        assert mine.read_text() == "changed by hand"
+        mine.unlink() if kept is None else mine.write_bytes(kept)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
 def test_demo_holds_out_test_images_and_ends_a_slow_training_in_time(run: Callable[..., Ended], tmp_path: Path) -> None:

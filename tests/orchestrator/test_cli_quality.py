@@ -143,6 +143,8 @@ def test_images_unlike_the_training_images_are_named(
         (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "residuals"), 2, "--images"),
         (("--dataset", "DATASET", "--images", "nowhere", "--model", "m"), 2, "either a dataset"),
         (("--model", "m"), 2, "either a dataset"),
+        (("--model", "m", "--images", "nowhere", "--again"), 2, "uploaded and judged anew"),
+        (("--dataset", "DATASET", "--prediction", "f", "--method", "restoration", "--again"), 2, "leave it out"),
         (("--prediction", "nowhere", "--images", "nowhere"), 3, "nowhere"),
         (
             ("--prediction", "nowhere", "--images", "nowhere", "--method", "instances"),
@@ -225,7 +227,7 @@ def test_quality_control_of_a_dataset_prints_findings_and_brings_the_sheets(
     assert "before" in again.err
     assert again.json["summary"]["counts"]["error"] == 2
     assert "leak" in run("dataset", "check", name).out
-    assert "evaluate leaking" in run("jobs", "list").out
+    assert f"check dataset {name}" in run("jobs", "list").out
 
 
 def test_quality_control_of_a_folder_says_how_to_store_it(run: Callable[..., Ended], images: Path) -> None:

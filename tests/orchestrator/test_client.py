@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from parfocal import v1
 from parfocal.client import Client, requests
 from parfocal.client.datasets import create_dataset, list_datasets, read_dataset
 from parfocal.client.models import Verdict, download, list_models, read_model
+from parfocal.client.predictions import publish_predicted_images, publish_prediction
 from parfocal.client.results import download_result, find_inputs, read_result, upload_inputs
 from parfocal.runtime.errors import (
     AlreadyExistsError,
@@ -23,10 +26,14 @@ from parfocal.runtime.errors import (
     InvalidParameterError,
     NotFoundError,
     UnavailableError,
+    Violation,
 )
 from parfocal.runtime.images import read_image
-from parfocal.runtime.names import new_request_id
+from parfocal.runtime.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ImageEntry, ResultManifest
+from parfocal.runtime.names import dataset_location, new_request_id
+from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Location
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +103,38 @@ def test_without_any_address_the_message_says_how_to_start(connect: Callable[...
         connect().services()
 
 
+def test_accented_names_are_the_same_name_however_a_computer_stores_them(
+    client: Client, pairs_folder: Path, tmp_path: Path
+) -> None:
+    composed, apart = "Bär", unicodedata.normalize("NFD", "Bär")
+    folder = Path(shutil.copytree(pairs_folder, tmp_path / "mac"))
+    for role, name in (("source", apart), ("target", composed)):
+        (folder / "test" / role / "field1.tif").rename(folder / "test" / role / f"{name}.tif")
+    dataset = create_dataset(client, "accents", folder)
+    assert {image.stem for image in dataset.select("test", "source")} == {"field0", composed, "field2"}
+
+    # Predicted by another program, on a computer that stores the name the other way round.
+    predicted = tmp_path / "predicted"
+    predicted.mkdir()
+    shutil.copy(folder / "test" / "target" / f"{composed}.tif", predicted / f"{apart}.tif")
+    for uri in (
+        publish_prediction(client, predicted, dataset),
+        publish_predicted_images(client, predicted, folder / "test" / "target"),
+    ):
+        result = ResultManifest.read(client.store, Location.parse(uri) / RESULT_MANIFEST)
+        assert [entry.name for entry in result.files] == [f"{composed}.tif"]
+
+    # Inputs that another program brought into the store have a result under the one name.
+    model = client.wait(client.start(training(client.dataset_uri("accents"), epochs=1)).id).outputs[0].uri
+    place = client.store.results / "client" / new_request_id("inputs")
+    client.store.upload(predicted / f"{apart}.tif", place / f"{apart}.tif")
+    job = client.wait(client.start(requests.prediction_request(model, str(place))).id)
+    assert [path.name for path in download_result(client, job, tmp_path / "out")] == [f"{composed}.tif"]
+    client.store.upload(predicted / f"{apart}.tif", place / f"{composed}.tif")
+    job = client.wait(client.start(requests.prediction_request(model, str(place))).id)
+    assert "how its accented letters are stored" in job.error.text
+
+
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":1", "host:0", "host:99999"])
 def test_a_malformed_address_is_refused(connect: Callable[..., Client], address: str) -> None:
     with pytest.raises(InvalidInputError, match="host:port"):
@@ -134,6 +173,29 @@ def test_a_wrong_parameter_comes_back_as_the_error_the_service_raised(client: Cl
     with pytest.raises(InvalidParameterError) as caught:
         client.start(training(dataset_uri, epohcs=3))
     assert caught.value.violations[0].field == "epohcs"
+
+
+@pytest.mark.parametrize("name", ["field", "Zellkörper-" * 20])
+def test_a_dataset_with_hundreds_of_unsuitable_images_is_refused_in_words(client: Client, name: str) -> None:
+    images = tuple(
+        ImageEntry(
+            split="train",
+            role=role,
+            stem=f"{name}{number}",
+            file=f"train/{role}/{name}{number}.tif",
+            shape=(2, 64, 80),
+            dtype="uint16",
+            axes="CYX",
+        )
+        for number in range(300)
+        for role in ("source", "target")
+    )
+    place = claim_version(client.store, dataset_location(client.store, client.project, "unsuitable"), "test")
+    manifest = DatasetManifest(project=client.project, dataset="unsuitable", version=int(place.name), images=images)
+    uri = publish(client.store, place, DATASET_MANIFEST, manifest)
+    with pytest.raises(InvalidInputError, match="does not suit Fake 2D") as caught:
+        client.start(training(uri))
+    assert caught.value.violations[0] == Violation(images[0].file, "has axes CYX where YX is needed")
 
 
 def test_jobs_are_listed_newest_first_and_by_state(client: Client, dataset_uri: str) -> None:

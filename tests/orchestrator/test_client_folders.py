@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from parfocal.client.convert import convert, inspect_makers_format
 from parfocal.client.datasets import NO_TEST_IMAGES, check_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import for_each
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images import Image, inspect_image, read_image, write_image
 
 
 @pytest.fixture
@@ -184,6 +186,20 @@ def test_a_makers_format_is_converted_without_loss(folder: Path) -> None:
     assert len(check_folder(folder).train) == 5
 
 
+def test_an_image_beside_its_export_is_refused(folder: Path) -> None:
+    path = folder / "train" / "source" / "field0.tif"
+    tifffile.imwrite(path.with_suffix(".lsm"), read_image(path).pixels)
+    assert "source/field0.lsm: field0.tif has the same name but for its ending" in problem(folder)
+
+
+@pytest.mark.parametrize("shape", [(64, 80), (3, 64, 80)])
+def test_the_headers_of_a_makers_format_say_what_it_is_converted_to(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "field.lsm"
+    tifffile.imwrite(path, np.arange(np.prod(shape), dtype=np.uint16).reshape(shape), photometric="minisblack")
+    converted = inspect_image(convert(path, tmp_path))
+    assert inspect_makers_format(path) == (converted.axes, converted.shape)
+
+
 def test_inputs_are_the_images_of_a_folder(folder: Path) -> None:
     (folder / "test" / "source" / "notes.txt").write_text("not an image")
     assert len(find_inputs(folder / "test" / "source")) == 3
@@ -193,6 +209,15 @@ def test_unreadable_inputs_are_told_before_uploading(folder: Path) -> None:
     for number in (0, 1):
         (folder / "test" / "source" / f"field{number}.tif").write_text("broken")
     with pytest.raises(InvalidInputError, match=r"(?s)nothing was uploaded.*field0\.tif.*field1\.tif"):
+        find_inputs(folder / "test" / "source")
+
+
+def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
+    for part, other in (("train", "target"), ("test", "source")):
+        path = folder / part / other / "field0.tif"
+        path.rename(os.fsdecode(bytes(path).replace(b"field0", b"fl\xe4che")))
+    assert "train/target/fl?che.tif: its name is not written in UTF-8" in problem(folder)
+    with pytest.raises(InvalidInputError, match=r"fl\?che\.tif: its name is not written in UTF-8"):
         find_inputs(folder / "test" / "source")
 
 

@@ -11,7 +11,7 @@ from support import ROOT
 ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
-        *("errors", "images", "manifests", "names", "pairs", "publish", "scores", "settings"),
+        *("errors", "images", "manifests", "names", "needs", "pairs", "publish", "scores", "settings"),
         *("simulate", "store"),
         "server.errors",
     )

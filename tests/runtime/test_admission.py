@@ -14,8 +14,10 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.fake import SERVICE
 from parfocal.runtime.jobs.admission import admit, check_dataset
 from parfocal.runtime.jobs.records import JobStore
-from parfocal.runtime.manifests import DatasetManifest, ImageEntry
+from parfocal.runtime.manifests import MODEL_MANIFEST, DatasetManifest, ImageEntry, ModelManifest
+from parfocal.runtime.names import model_location
 from parfocal.runtime.parameters import Roles
+from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.service import Parameters, Work
 from parfocal.runtime.store import Store
 
@@ -111,3 +113,39 @@ def test_work_without_a_prediction_needs_a_dataset_alone(store: Any, dataset_uri
         error = alone(store, dataset_uri, **values)
         assert error is not None
         assert [violation.field for violation in error.violations] == [field]
+
+
+def model_of(store: Store, channels: int) -> str:
+    """The address of a published model, of which admission reads only the manifest."""
+    place = claim_version(store, model_location(store, "default", f"takes-{channels}"), "test")
+    manifest = ModelManifest(
+        project="default",
+        model=f"takes-{channels}",
+        version=int(place.name),
+        service="fake",
+        method="fake-2d",
+        job="none",
+        parameters={},
+        axes="YX",
+        normaliser={},
+        channels={"inputs": channels},
+        dataset_uri="",
+    )
+    return publish(store, place, MODEL_MANIFEST, manifest)
+
+
+def test_a_prediction_is_refused_where_no_image_of_the_split_suits_the_model(store: Any, dataset_uri: str) -> None:
+    service = replace(SERVICE, methods=(CHANNELS,))
+
+    def start(channels: int) -> v1.Job:
+        spec = v1.PredictionSpec(model_uri=model_of(store, channels), input_uri=dataset_uri, split="test")
+        request = v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", prediction=spec)
+        return admit(service, store, JobStore(store), request)
+
+    assert start(1).state == v1.JOB_STATE_QUEUED
+    with pytest.raises(InvalidInputError, match=r"No test image .* suits the model takes-3:1") as caught:
+        start(3)
+    assert [violation.field for violation in caught.value.violations] == [
+        f"test/source/field{number}.tif" for number in range(3)
+    ]
+    assert "YX with 3 channels along C or Z" in caught.value.message

@@ -218,3 +218,23 @@ def test_headers_only_still_finds_truncated_files(tmp_path: Path) -> None:
     (tmp_path / "b.tif").write_bytes((tmp_path / "b.tif").read_bytes()[:-40])
     with pytest.raises(InvalidInputError, match="truncated"):
         check_images(tmp_path, axes="YX", headers_only=True)
+
+
+COMPOSED, APART = "B\u00e4r", "Ba\u0308r"  # the same name as Linux or Windows and as macOS store it
+
+
+def test_names_stored_by_macos_and_by_others_are_partners(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    source, target = tmp_path / "source" / f"{APART}.tif", tmp_path / "target" / f"{COMPOSED}.tif"
+    for path, image in ((source, pixels), (target, pixels[::-1])):
+        path.parent.mkdir()
+        write_image(path, Image(image, "YX"))
+    (pair,) = check_pairs(source.parent, target.parent, axes="YX").pairs
+    assert (pair.stem, pair.source, pair.target) == (COMPOSED, source, target)
+
+
+def test_two_files_whose_names_only_look_different_to_the_computer_are_refused(tmp_path: Path) -> None:
+    for name in (COMPOSED, APART):
+        write_image(tmp_path / f"{name}.tif", Image(np.eye(8, dtype=np.uint16), "YX"))
+    with pytest.raises(InvalidInputError, match="how its accented letters are stored"):
+        find_images(tmp_path)

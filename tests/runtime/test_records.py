@@ -84,9 +84,98 @@ def test_a_damaged_record_is_reported_and_hides_no_other(jobs: JobStore, job: v1
     jobs.store.write(jobs.folder("records", damaged.id) / "job.json", content)
     with pytest.raises(DamagedError, match=damaged.id):
         jobs.read("records", damaged.id)
-    known = {found.id for found in jobs.all_jobs("records")}
+    known = {found.job_id for found in jobs.jobs_of("", "records")}
     assert job.id in known
     assert damaged.id not in known
+
+
+def ended(jobs: JobStore, project: str, service: str = "mine") -> v1.Job:
+    job = jobs.create(v1.Job(id=uuid.uuid4().hex, project=project, service=service), "digest").job
+    return jobs.change(project, job.id, lambda job: set_state(job, v1.JOB_STATE_FAILED, "no"))
+
+
+def listed(jobs: JobStore, project: str, **options: bool) -> dict[str, v1.JobState.ValueType]:
+    return {found.job_id: found.state for found in jobs.jobs_of("mine", project, remember=True, **options)}
+
+
+@pytest.fixture
+def reads(jobs: JobStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the jobs whose records have been read."""
+    read, ids = jobs.read, []
+
+    def count(project: str, job_id: str) -> Any:
+        ids.append(job_id)
+        return read(project, job_id)
+
+    monkeypatch.setattr(jobs, "read", count)
+    return ids
+
+
+def test_a_list_reads_ended_jobs_and_those_of_other_services_once(jobs: JobStore, reads: list[str]) -> None:
+    project = uuid.uuid4().hex
+    failed = ended(jobs, project)
+    foreign = jobs.create(v1.Job(id="foreign", project=project, service="other"), "digest").job
+    queued = jobs.create(v1.Job(id="queued", project=project, service="mine"), "digest").job
+    states = {failed.id: v1.JOB_STATE_FAILED, queued.id: v1.JOB_STATE_QUEUED}
+    assert listed(jobs, project) == states
+    reads.clear()
+    assert listed(jobs, project) == states
+    assert reads == [queued.id]
+    assert foreign.id not in states
+    jobs.forget_all()
+    assert listed(jobs, project) == states
+    assert set(reads) == {failed.id, foreign.id, queued.id}
+
+
+def test_a_list_shows_what_became_of_an_ended_job(jobs: JobStore) -> None:
+    project = uuid.uuid4().hex
+    job = ended(jobs, project)
+    assert listed(jobs, project)[job.id] == v1.JOB_STATE_FAILED
+    jobs.change(project, job.id, lambda job: set_state(job, v1.JOB_STATE_QUEUED, "resumed"))
+    assert listed(jobs, project)[job.id] == v1.JOB_STATE_QUEUED
+    job = jobs.change(project, job.id, lambda job: set_state(job, v1.JOB_STATE_CANCELLED, "enough"))
+    assert listed(jobs, project)[job.id] == v1.JOB_STATE_CANCELLED
+    jobs.delete(job)
+    assert listed(jobs, project) == {}
+    jobs.create(v1.Job(id=job.id, project=project, service="mine"), "digest")
+    assert listed(jobs, project)[job.id] == v1.JOB_STATE_QUEUED
+
+
+def test_a_job_resumed_while_a_list_reads_it_is_not_remembered_as_ended(
+    jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = uuid.uuid4().hex
+    job = ended(jobs, project)
+    read = jobs.read
+
+    def resumed_after_reading(project: str, job_id: str) -> Any:
+        monkeypatch.setattr(jobs, "read", read)
+        record = read(project, job_id)
+        jobs.change(project, job_id, lambda job: set_state(job, v1.JOB_STATE_QUEUED, "resumed"))
+        return record
+
+    monkeypatch.setattr(jobs, "read", resumed_after_reading)
+    listed(jobs, project)
+    assert listed(jobs, project) == {job.id: v1.JOB_STATE_QUEUED}
+
+
+def test_the_next_page_does_not_ask_for_newer_jobs_but_misses_deleted_ones(jobs: JobStore) -> None:
+    project = uuid.uuid4().hex
+    first, second = ended(jobs, project), ended(jobs, project)
+    listed(jobs, project)
+    newer = ended(jobs, project)
+    jobs.delete(first)
+    assert list(listed(jobs, project, further=True)) == [second.id]
+    assert set(listed(jobs, project)) == {second.id, newer.id}
+
+
+def test_an_instance_that_does_not_run_the_jobs_remembers_none(jobs: JobStore, reads: list[str]) -> None:
+    project = uuid.uuid4().hex
+    job = ended(jobs, project)
+    for _ in range(2):
+        reads.clear()
+        assert [found.job_id for found in jobs.jobs_of("mine", project)] == [job.id]
+        assert reads == [job.id]
 
 
 def test_a_change_whose_answer_was_lost_is_not_made_twice(

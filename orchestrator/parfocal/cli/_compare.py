@@ -31,7 +31,9 @@ from parfocal.cli._train import PARAMETERS
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download figures and tables.")
 @PARAMETERS
-@click.option("--again", is_flag=True, help="Predict and score again even if there is a result.")
+@click.option(
+    "--again", is_flag=True, help="Have the models predict and be scored again even if there are results of them."
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 def compare(
     models: tuple[str, ...],
@@ -46,7 +48,7 @@ def compare(
     """Compare two models or more on the same images, and say which difference is more than chance.
 
     \b
-      parfocal compare w2s:1 w2s:2 --dataset w2s
+      parfocal compare beads:1 beads:2 --dataset beads
 
     Each model predicts the test images and is scored, unless that has been done before. The scores are compared
     image by image, beside those of the plain input and a simple filter. A difference counts as real if Wilcoxon's
@@ -73,6 +75,8 @@ def compare(
             f"{error.message} For example: parfocal compare MODEL MODEL --dataset NAME, or with --evaluation JOB for "
             "what has been scored already."
         ) from error
+    if again and not models:
+        raise click.UsageError("--again has models predict anew, and only evaluations are named: leave it out.")
     with app.client() as client:
         plan = plan_comparison(client, models, evaluations, dataset, split)
         values = parse_parameters(plan.method.title, schema_of(plan.method, v1.JOB_KIND_COMPARISON), parameters)

@@ -18,7 +18,7 @@ _AXES = click.option(
     default="YX",
     show_default=True,
     metavar="LETTERS",
-    help="What each image must have: YX, ZYX for volumes, YXS for colour images.",
+    help="Axes that each source image must have: YX for planes, ZYX for volumes, YXS for colour.",
 )
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parfocal.cli._app import App, Command, current_app
+from parfocal.cli._demo_files import bring, check_place
 from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _QUICK_LABELS = {
     "plateau_patience": 4,
     "augment_intensity": "false",
 }
+_IMAGES, _QC = "images", "qc"
 _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held out
 
 
@@ -50,7 +52,13 @@ _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held ou
 @click.option(
     "--data", type=click.Path(path_type=Path), metavar="FOLDER", help="Your own image pairs instead of example images."
 )
-@click.option("--method", default="care-2d", show_default=True, help="Which method to try.")
+@click.option(
+    "--method",
+    default="care-2d",
+    show_default=True,
+    metavar="NAME",
+    help="Which method to try: `parfocal methods` lists them.",
+)
 @click.option(
     "--minutes", default=2.0, show_default=True, type=click.FloatRange(min=0.01), help="How long to train at most."
 )
@@ -60,7 +68,7 @@ _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held ou
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where figure, tables and predicted images go; files of an earlier demo are replaced.",
+    help="Where report, tables and predicted images go. Those of an earlier demo are removed, your own files never.",
 )
 @PARAMETERS
 @REQUIRE_PASS
@@ -82,6 +90,7 @@ def demo(
     from parfocal.client.datasets import check_folder, create_dataset
     from parfocal.client.requests import training_request
 
+    check_place(output, (_IMAGES, _QC))
     _ensure_running(app, method)
     with app.client() as client:
         description = client.method(method)
@@ -111,8 +120,9 @@ def demo(
         evaluation = judge(app, client, description, model_uri, dataset_uri)
 
         say("4. Applying the model")
-        applied = _apply(app, client, model_uri, dataset_uri, output, tested=bool(report.test))
-        _conclude(app, client, job, model_uri, evaluation, output, applied, require_pass=require_pass)
+        applied = _apply(app, client, model_uri, dataset_uri, tested=bool(report.test))
+        bring(client, output, {_IMAGES: applied} | ({_QC: evaluation} if evaluation is not None else {}))
+        _conclude(app, client, job, model_uri, evaluation, output, require_pass=require_pass)
 
 
 @contextmanager
@@ -225,20 +235,14 @@ def _train_for(app: App, client: Client, job: v1.Job, seconds: float) -> v1.Job:
     return job
 
 
-def _apply(app: App, client: Client, model_uri: str, dataset_uri: str, output: Path, *, tested: bool) -> Path:
-    """Predict the images that were not learnt from (or else those that were), and download them."""
+def _apply(app: App, client: Client, model_uri: str, dataset_uri: str, *, tested: bool) -> v1.Job:
+    """Predict the images that were not learnt from, or else those that were; return the job."""
     from parfocal.cli import _work
-    from parfocal.cli._progress import transfer
     from parfocal.client.requests import prediction_request
-    from parfocal.client.results import download_result
 
     split = "test" if tested else "train"
     request = prediction_request(model_uri, dataset_uri, split=split)
-    job = _work.finish(app, client, _work.start_or_join(client, request, again=True), "Predicting")
-    applied = output / "images"
-    with transfer("   Downloading") as on_progress:
-        download_result(client, job, applied, overwrite=True, on_progress=on_progress)
-    return applied
+    return _work.finish(app, client, _work.start_or_join(client, request, again=True), "Predicting")
 
 
 def _conclude(
@@ -248,7 +252,6 @@ def _conclude(
     model_uri: str,
     evaluation: v1.Job | None,
     output: Path,
-    applied: Path,
     *,
     require_pass: bool,
 ) -> None:
@@ -257,11 +260,10 @@ def _conclude(
     from parfocal.client.models import Verdict
 
     verdict = Verdict("unchecked")
-    figure = ""
-    values = {"job": _work.job_json(job), "model": model_uri, "images": str(applied), "evaluation": None}
+    figure, qc, applied = "", output / _QC, str(output / _IMAGES)
+    values = {"job": _work.job_json(job), "model": model_uri, "images": applied, "evaluation": None}
     if evaluation is not None:
-        _work.download_evaluation(client, evaluation, output / "qc", overwrite=True)
-        figure = str(output / "qc" / "figure.png")
+        figure = str(qc / "figure.png")
         if app.json:
             verdict, judged = _work.evaluation_json(client, evaluation)
             values["evaluation"] = {**judged, "figure": figure}
@@ -274,9 +276,9 @@ def _conclude(
         print_fields(
             {
                 "Figure": figure,
-                "Report": str(output / "qc" / "report.pdf") if figure else "",
-                "Tables, maps": str(output / "qc") if figure else "",
-                "Images": str(applied),
+                "Report": str(qc / "report.pdf") if figure else "",
+                "Tables, maps": str(qc) if figure else "",
+                "Images": applied,
                 "Browser": (connection.prefect_url or "") if connection else "",
             }
         )

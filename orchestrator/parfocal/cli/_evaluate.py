@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parfocal.cli._app import App, Command, current_app
+from parfocal.cli._predict import check_inputs
 from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     "--prediction",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Instead of a model: images that any other program predicted, under the names of the test images.",
+    help="Instead of a model: images that any other program predicted, named like the images they were made from.",
 )
 @click.option("--method", metavar="NAME", help="With --prediction: how to judge, e.g. restoration or instances.")
 @click.option("--dataset", metavar="NAME[:VERSION]", help="Whose test images to judge by.")
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download report, maps and tables.")
 @PARAMETERS
-@click.option("--again", is_flag=True, help="Predict and score again even if there is a result.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="With --model and --dataset: predict again even if there is a prediction. Scoring is always done anew.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @REQUIRE_PASS
 def evaluate(
@@ -53,8 +58,10 @@ def evaluate(
     """Judge a model by images it has not learnt from, beside its input or a method that needs no training.
 
     With --prediction the images in FOLDER are judged, whatever program made them. With --images no targets are needed;
-    that can refute a restoration but not prove it, and the model keeps the verdict it has. The parameters (-p) are the
-    thresholds of the verdict: `parfocal methods restoration` lists them.
+    that can refute a restoration but not prove it, and the model keeps the verdict it has.
+
+    The parameters (-p) are the thresholds of the verdict: `parfocal methods restoration` (or instances, residuals, …)
+    lists them.
     """
     app = current_app()
     from parfocal.cli import _work
@@ -69,6 +76,11 @@ def evaluate(
         raise click.UsageError("--method says how to judge the images of --prediction; a model brings its own.")
     if method is None and prediction is not None and dataset is not None:
         raise click.UsageError("Say with --method how to judge the images, e.g. --method restoration.")
+    if again and (model is None or dataset is None):
+        raise click.UsageError(
+            "--again belongs to --model with --dataset, whose predictions are kept. Images of this computer are "
+            "uploaded and judged anew each time: leave it out."
+        )
     with app.client() as client:
         if images is not None:
             job = _judge_without_targets(app, client, images, model, prediction, method, parameters)
@@ -147,7 +159,9 @@ def _judge_without_targets(
         )
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
     if summary is not None:
-        predicting = _work.start_prediction(client, summary, find_inputs(images))
+        paths = find_inputs(images)
+        check_inputs(client.method(summary.manifest.method), summary.manifest, paths)
+        predicting = _work.start_prediction(client, summary, paths)
         uri = _work.output_uri(_work.finish(app, client, predicting, "Predicting"), "result")
     else:
         assert prediction is not None

@@ -18,12 +18,14 @@ _JOB = click.argument("job_id", metavar="JOB")
 
 @click.group(cls=Group, short_help="List, watch, cancel and resume jobs.")
 def jobs() -> None:
-    """Trainings, predictions, evaluations and comparisons: list, watch, cancel, go on."""
+    """Trainings, predictions, evaluations, comparisons and checks of datasets: list, watch, cancel, go on."""
 
 
 @jobs.command("list")
-@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Only these; repeat for more.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="The newest so many.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(_STATES), help="Only jobs in this state; repeat for more."
+)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="How many jobs to show.")
 def list_(states: tuple[str, ...], limit: int) -> None:
     """List the jobs of the project, newest first."""
     app = current_app()
@@ -35,7 +37,9 @@ def list_(states: tuple[str, ...], limit: int) -> None:
         for info in client.services():
             if info.error:
                 warn(f"{info.error} Its jobs are missing here.")
-        found = client.jobs([v1.JobState.Value(f"JOB_STATE_{state.upper()}") for state in states])
+        wanted = [v1.JobState.Value(f"JOB_STATE_{state.upper()}") for state in states]
+        # One more tells that there are more, without reading thousands.
+        found = client.jobs(wanted, limit=limit + 1)
     if app.json:
         print_json([job_json(job) for job in found[:limit]])
         return
@@ -48,7 +52,7 @@ def list_(states: tuple[str, ...], limit: int) -> None:
     ]
     print_table(("Job", "Work", "State", "Created", "Time"), rows, numbers=("Time",))
     if len(found) > limit:
-        say(f"{len(found) - limit} older jobs are not shown; --limit shows more.")
+        say("Older jobs are not shown; --limit shows more.")
 
 
 @jobs.command()
@@ -115,9 +119,9 @@ def watch(job_id: str) -> None:
 @jobs.command()
 @_JOB
 @click.option("--keep-best", is_flag=True, help="End a training early, but publish its best weights as a model.")
-@click.option("--why", default="", metavar="TEXT", help="For the record.")
+@click.option("--why", default="", metavar="TEXT", help="Why, for the record.")
 def cancel(job_id: str, keep_best: bool, why: str) -> None:
-    """End a job."""
+    """End a job. It publishes nothing, but a training can go on from its last checkpoint: `parfocal jobs resume`."""
     app = current_app()
     from parfocal.cli._render import print_fields, print_json
     from parfocal.cli._work import job_json
@@ -175,7 +179,10 @@ def delete(job_id: str, yes: bool) -> None:
 @click.option("--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the files go.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 def download(job_id: str, output: Path, overwrite: bool) -> None:
-    """Download what a prediction, evaluation or comparison made."""
+    """Download what a prediction, evaluation or comparison made.
+
+    Models are fetched with `parfocal models download`.
+    """
     app = current_app()
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json
@@ -193,19 +200,29 @@ def download(job_id: str, output: Path, overwrite: bool) -> None:
 
 def _what(job: v1.Job) -> str:
     """Return what a job does, in a few words."""
+    from parfocal.runtime.names import versioned_name
+
     if job.HasField("training"):
-        return f"train {job.training.model}"
+        # The version is reserved when the job is admitted.
+        return f"train model {versioned_name(job.reserved_uri) if job.reserved_uri else job.training.model}"
     if job.HasField("prediction"):
-        return f"predict {_last(job.prediction.model_uri)}"
-    if job.HasField("evaluation"):
-        spec = job.evaluation
-        return f"evaluate {_last(spec.model_uri or spec.prediction_uri or spec.dataset_uri)}"
-    return f"compare {len(job.comparison.evaluation_uris)} evaluations"
+        return f"predict with model {versioned_name(job.prediction.model_uri)}"
+    if job.HasField("comparison"):
+        return f"compare {len(job.comparison.evaluation_uris)} evaluations by dataset {_dataset(job.comparison)}"
+    spec = job.evaluation
+    if not spec.prediction_uri:
+        return f"check dataset {_dataset(spec)}"
+    if spec.model_uri:
+        return f"evaluate model {versioned_name(spec.model_uri)} by dataset {_dataset(spec)}"
+    if spec.dataset_uri:
+        return f"evaluate images by dataset {_dataset(spec)}"
+    return "evaluate images without targets"
 
 
-def _last(uri: str) -> str:
-    name, _, version = uri.rpartition("/")
-    return f"{name.rpartition('/')[2]}:{version}" if version.isdigit() else version
+def _dataset(spec: v1.EvaluationSpec | v1.ComparisonSpec) -> str:
+    from parfocal.runtime.names import versioned_name
+
+    return versioned_name(spec.dataset_uri)
 
 
 def _state(job: v1.Job) -> str:

@@ -84,7 +84,8 @@ def _show(as_json: bool, method: v1.Method) -> None:
     print_fields(
         {
             "Images": needs.description,
-            "Axes": needs.axes,
+            "Axes": needs.axes
+            + (f", channels along {' or '.join(needs.channel_axes)} besides" if needs.channel_axes else ""),
             "Number": f"{needs.minimum_images} or more {wanted}; {needs.recommended_images} for good results"
             if needs.minimum_images
             else "",

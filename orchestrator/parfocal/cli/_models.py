@@ -92,7 +92,7 @@ def show(name: str) -> None:
             "Created": local_time(manifest.created_at),
             "Job": manifest.job,
             "Place": summary.uri,
-            "QC": summary.verdict.uri,
+            "Quality control": summary.verdict.uri,
         }
     )
     print_verdict(summary.verdict)
@@ -133,7 +133,7 @@ def download(name: str, output: Path | None, overwrite: bool) -> None:
 @models.command("import")
 @click.argument("name")
 @click.argument("source")
-@click.option("--method", required=True, help="The method whose original library made the model.")
+@click.option("--method", required=True, metavar="NAME", help="The method whose original library made the model.")
 def import_(name: str, source: str, method: str) -> None:
     """Make a model trained elsewhere the next version of NAME.
 

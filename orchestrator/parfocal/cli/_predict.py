@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
     from parfocal.client.models import Verdict
+    from parfocal.runtime.manifests import ModelManifest
+
+_SHOWN = 10
 
 
 @click.command(cls=Command, short_help="Apply a model to images.")
@@ -26,7 +30,9 @@ if TYPE_CHECKING:
 @PARAMETERS
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end; download later with `parfocal jobs download`.")
-@click.option("--require-pass", is_flag=True, help="Do nothing (exit code 5) unless the model has passed QC.")
+@click.option(
+    "--require-pass", is_flag=True, help="Do nothing (exit code 5) unless the model has passed quality control."
+)
 def predict(
     input: Path,
     model: str,
@@ -38,7 +44,10 @@ def predict(
 ) -> None:
     """Apply a model to INPUT, an image or a folder of images.
 
-    Results have the names of the inputs and end in .tif; existing files are never replaced unless you say so.
+    Results have the names of the inputs and end in .tif; existing files are never replaced unless you say so. Images
+    that do not suit the model are named before anything is uploaded.
+
+    The parameters (-p) are those of prediction: `parfocal methods METHOD` lists them for the model's method.
     """
     app = current_app()
     from parfocal import v1
@@ -56,6 +65,7 @@ def predict(
         _work.require_pass(summary.verdict, require_pass)
         method = client.method(summary.manifest.method)
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
+        check_inputs(method, summary.manifest, paths)
         job = _work.start_prediction(client, summary, paths, values)
         if detach:
             if app.json:
@@ -104,6 +114,26 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
     )
 
 
+def check_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path]) -> None:
+    """Name the images that a model cannot be applied to; refuse if there are no others."""
+    from parfocal.cli._render import say, warn
+    from parfocal.client.results import unsuitable_inputs
+    from parfocal.runtime.errors import refusal
+
+    problems = unsuitable_inputs(method, model, paths)
+    name = f"{model.model}:{model.version}"
+    if len(problems) == len(paths):
+        raise refusal(f"The model {name} cannot be applied to these images; nothing was uploaded:", problems)
+    if problems:
+        warn(
+            f"{len(problems)} of {len(paths)} images will be left out, for the model {name} cannot be applied to them:"
+        )
+        for problem in problems[:_SHOWN]:
+            say(f"  - {problem.field}: {problem.description}")
+        if len(problems) > _SHOWN:
+            say(f"  - and {len(problems) - _SHOWN} more")
+
+
 def _finish(app: App, client: Client, job: v1.Job, output: Path) -> v1.Job:
     from parfocal.cli._errors import DETACHED
     from parfocal.cli._render import say
@@ -136,8 +166,9 @@ def _refuse_to_replace(paths: Sequence[Path], output: Path, *, overwrite: bool) 
     if output.exists() and not output.is_dir():
         raise InvalidInputError(f"{output} is a file; --output names a folder.")
     targets = [output / f"{input_stem(path)}.tif" for path in paths]
-    inputs = {path.resolve() for path in paths}
-    if any(target.resolve() in inputs for target in targets):
+    # Accented letters may be stored in two ways, which some file systems take for the same name.
+    inputs = {unicodedata.normalize("NFC", str(path.resolve())) for path in paths}
+    if any(unicodedata.normalize("NFC", str(target.resolve())) in inputs for target in targets):
         raise InvalidInputError(
             f"The results would replace the images in {output}, because they get the same names. Choose another folder."
         )

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, short_help="Start Parfocal on this computer.")
-@click.option("--service", "names", multiple=True, metavar="NAME", help="Only these services; repeat for more.")
+@click.option(
+    "--service", "names", multiple=True, metavar="NAME", help="Start only this service, e.g. care; repeat for more."
+)
 @click.option("--prefect/--no-prefect", default=True, show_default=True, help="Also start the pages for the browser.")
 @click.option("--foreground", is_flag=True, help="Stay, and stop everything on Ctrl-C.")
 def up(names: tuple[str, ...], prefect: bool, foreground: bool) -> None:
@@ -63,7 +65,9 @@ def status() -> None:
 
 @click.command(cls=Command, short_help="Show the logs.")
 @click.argument("unit", required=False)
-@click.option("-n", "--lines", default=50, show_default=True, type=click.IntRange(min=0), help="The last so many.")
+@click.option(
+    "-n", "--lines", default=50, show_default=True, type=click.IntRange(min=0), help="How many of the last lines."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
 def logs(unit: str | None, lines: int, follow: bool) -> None:
     """Show the logs of all units, or of one UNIT that `parfocal status` lists."""
@@ -79,7 +83,10 @@ def logs(unit: str | None, lines: int, follow: bool) -> None:
 
 @click.command(cls=Command, short_help="Stop Parfocal on this computer.")
 def down() -> None:
-    """Stop Parfocal on this computer. Data, models and results stay; work under way goes on after the next `up`."""
+    """Stop Parfocal on this computer.
+
+    Data, models and results stay; work under way goes on after the next `parfocal up`.
+    """
     app = current_app()
     from parfocal.cli._progress import waiting
     from parfocal.cli._render import print_json, say

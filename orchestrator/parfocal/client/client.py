@@ -107,17 +107,26 @@ class Client:
         request = v1.GetJobRequest(project=self.project, job_id=job_id)
         return _first(self._require_services(), lambda service: service.call(service.jobs.GetJob, request).job)
 
-    def jobs(self, states: Sequence[v1.JobState.ValueType] = ()) -> list[v1.Job]:
-        """Return the jobs of the project, of all services that answer, newest first."""
+    def jobs(self, states: Sequence[v1.JobState.ValueType] = (), *, limit: int | None = None) -> list[v1.Job]:
+        """Return the jobs of the project, of all services that answer, newest first.
+
+        Parameters
+        ----------
+        states
+            Only jobs in these states; empty: all.
+        limit
+            The newest so many; None: all.
+        """
 
         def ask(service: Service) -> list[v1.Job] | UnavailableError:
-            request = v1.ListJobsRequest(project=self.project, states=states, page_size=_PAGE)
+            size = _PAGE if limit is None else min(limit, _PAGE)
+            request = v1.ListJobsRequest(project=self.project, states=states, page_size=size)
             found: list[v1.Job] = []
             try:
                 while True:
                     answer = service.call(service.jobs.ListJobs, request)
                     found += answer.jobs
-                    if not answer.next_page_token:
+                    if not answer.next_page_token or (limit is not None and len(found) >= limit):
                         return found
                     request.page_token = answer.next_page_token
             except UnavailableError as error:
@@ -129,7 +138,8 @@ class Client:
             raise errors[0]
         # By id as well: two addresses may lead to the same service.
         jobs = {job.id: job for answer in answers if not isinstance(answer, UnavailableError) for job in answer}
-        return sorted(jobs.values(), key=lambda job: (job.created_at.ToNanoseconds(), job.id), reverse=True)
+        newest = sorted(jobs.values(), key=lambda job: (job.created_at.ToNanoseconds(), job.id), reverse=True)
+        return newest[:limit]
 
     def watch(self, job_id: str, after_sequence: int = 0) -> Iterator[v1.WatchJobResponse]:
         """Report a job until it ends: each event after `after_sequence` once, and the job whenever it changes.

@@ -6,7 +6,11 @@ such a file is met, because that takes a second.
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images import IMAGE_SUFFIXES, Image, PixelSize, image_stem, write_image
@@ -25,7 +29,9 @@ def is_makers_format(path: Path) -> bool:
 
 def converted_stem(path: Path) -> str:
     """Return the name that the converted image has, without suffix."""
-    return path.name[: -len(".ome.zarr")] if path.name.lower().endswith(".ome.zarr") else image_stem(path)
+    if path.name.lower().endswith(".ome.zarr"):
+        return unicodedata.normalize("NFC", path.name[: -len(".ome.zarr")])
+    return image_stem(path)
 
 
 def convert(path: Path, folder: Path) -> Path:
@@ -36,18 +42,39 @@ def convert(path: Path, folder: Path) -> Path:
     InvalidInputError
         No installed reader can read it, or it holds several images.
     """
+    with _opened(path) as image:
+        sizes = image.physical_pixel_sizes
+        pixels = image.get_image_data(image.dims.order)
+        axes, shape = _without_single_axes(image.dims.order, pixels.shape)
+    size = PixelSize(sizes.X, sizes.Y, sizes.Z) if sizes.X and sizes.Y else None
+    target = folder / f"{converted_stem(path)}.tif"
+    write_image(target, Image(pixels.reshape(shape), axes, size))
+    return target
+
+
+def inspect_makers_format(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Return axes and shape that the converted image will have, from the headers alone; raises as `convert` does."""
+    with _opened(path) as image:
+        return _without_single_axes(image.dims.order, image.shape)
+
+
+def _without_single_axes(letters: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    kept = [axis for axis, letter in enumerate(letters) if shape[axis] > 1 or letter in "YX"]
+    return "".join(letters[axis] for axis in kept), tuple(shape[axis] for axis in kept)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Give the one image of a file to be read; translate every failure."""
     from bioio import BioImage
     from bioio_base.exceptions import UnsupportedFileFormatError  # type: ignore[import-not-found,unused-ignore]
 
     suffix = path.suffix.lower().removeprefix(".")
     try:
         image = BioImage(path)
-        scenes = image.scenes
-        if len(scenes) > 1:
-            raise _refusal(path, f"it holds {len(scenes)} images: export the one you need as TIFF.")
-        letters = image.dims.order
-        sizes = image.physical_pixel_sizes
-        pixels = image.get_image_data(letters)
+        if len(image.scenes) > 1:
+            raise _refusal(path, f"it holds {len(image.scenes)} images: export the one you need as TIFF.")
+        yield image
     except UnsupportedFileFormatError as error:
         raise _refusal(
             path,
@@ -58,13 +85,6 @@ def convert(path: Path, folder: Path) -> Path:
         raise
     except Exception as error:  # readers of foreign formats raise anything
         raise _refusal(path, f"it cannot be read ({error}). Export it as TIFF.") from error
-    kept = [axis for axis, letter in enumerate(letters) if pixels.shape[axis] > 1 or letter in "YX"]
-    axes = "".join(letters[axis] for axis in kept)
-    pixels = pixels.reshape([pixels.shape[axis] for axis in kept])
-    size = PixelSize(sizes.X, sizes.Y, sizes.Z) if sizes.X and sizes.Y else None
-    target = folder / f"{converted_stem(path)}.tif"
-    write_image(target, Image(pixels, axes, size))
-    return target
 
 
 def _refusal(path: Path, text: str) -> InvalidInputError:

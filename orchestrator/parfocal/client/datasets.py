@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal.client.client import Client
-from parfocal.client.convert import convert, is_makers_format
+from parfocal.client.convert import convert, converted_stem, is_makers_format
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
-from parfocal.runtime.images import inspect_image, read_image, write_image
+from parfocal.runtime.images import (
+    IMAGE_SUFFIXES,
+    image_stem,
+    inspect_image,
+    name_clash,
+    read_image,
+    write_image,
+)
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry, ImageEntry
 from parfocal.runtime.names import check_name, dataset_location, published_versions
 from parfocal.runtime.pairs import ImagePair, PairReport, check_pairs, find_images
@@ -127,6 +134,11 @@ def read_dataset(client: Client, name: str) -> DatasetManifest:
 @contextlib.contextmanager
 def _checked(folder: Path, axes: str) -> Iterator[FolderReport]:
     """Give the report on a folder; converted copies of makers' formats live as long as the context."""
+    if not re.fullmatch("T?C?Z?YXS?", axes):
+        raise InvalidInputError(
+            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
+            "images with channels."
+        )
     splits = _splits(folder)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         problems: list[Violation] = []
@@ -220,13 +232,17 @@ def _readable(folder: Path, scratch: Path) -> Path:
         return folder
     scratch.mkdir(parents=True)
     problems: list[Violation] = []
+    known = {image_stem(path): path for path in everything if path.suffix.lower() in IMAGE_SUFFIXES}
     for path in sorted(foreign):
+        if (other := known.setdefault(converted_stem(path), path)) != path:
+            problems.append(Violation(f"{folder.name}/{path.name}", name_clash(path, other)))
+            continue
         try:
             convert(path, scratch)
         except InvalidInputError as error:
             problems += error.violations
     if problems:
-        raise InvalidInputError("Some images cannot be read.", problems)
+        raise InvalidInputError("Some images cannot be used.", problems)
     for path in everything:
         if path not in foreign and path.is_file():
             (scratch / path.name).symlink_to(path.resolve())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from parfocal import v1
 from parfocal.client.client import Client
-from parfocal.client.convert import convert, converted_stem, is_makers_format
+from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, unreadable_name
+from parfocal.runtime.manifests import RESULT_MANIFEST, ModelManifest, ResultManifest
 from parfocal.runtime.names import result_location
+from parfocal.runtime.needs import ImageNeeds
 from parfocal.runtime.store import Location
 
 
@@ -25,7 +27,8 @@ def find_inputs(path: Path) -> list[Path]:
     NotFoundError
         There is no such file or folder.
     InvalidInputError
-        There are no images, some cannot be read, or two have the same name but for their ending.
+        There are no images, some cannot be read, or two have the same name but for their ending or for how accented
+        letters are stored.
     """
     if not path.exists():
         raise NotFoundError(f"There is no file or folder {path}. Check the name.")
@@ -42,9 +45,12 @@ def find_inputs(path: Path) -> list[Path]:
     problems: list[Violation] = []
     known: dict[str, Path] = {}
     for item in paths:
+        if (unreadable := unreadable_name(item)) is not None:
+            problems.append(unreadable)
+            continue
         other = known.setdefault(input_stem(item), item)
         if other != item:
-            problems.append(Violation(item.name, f"{other.name} has the same name but for its ending: keep one."))
+            problems.append(Violation(item.name, name_clash(item, other)))
         if not is_makers_format(item):
             try:
                 inspect_image(item)
@@ -53,6 +59,33 @@ def find_inputs(path: Path) -> list[Path]:
     if problems:
         raise refusal(f"{path} cannot be used; nothing was uploaded:", problems)
     return paths
+
+
+def unsuitable_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path]) -> list[Violation]:
+    """Return which images a model cannot be applied to, and why, before any of them is uploaded.
+
+    The service looks at the same, image by image: it leaves out those that do not suit.
+    """
+    required = method.data_requirements
+    channels = model.input_channels
+    if channels > 1 and not required.channel_axes:
+        return []  # an older service does not say where it looks for channels
+    needs = ImageNeeds(method.title, required.axes, required.channel_axes)
+    problems = []
+    for path in paths:
+        try:
+            axes, shape = inspect_makers_format(path) if is_makers_format(path) else _inspect(path)
+            needs.check(axes, shape, channels)
+        except InvalidInputError as error:
+            problems.append(
+                Violation(path.name, error.violations[0].description if error.violations else error.message)
+            )
+    return problems
+
+
+def _inspect(path: Path) -> tuple[str, tuple[int, ...]]:
+    header = inspect_image(path)
+    return header.axes, header.shape
 
 
 def input_stem(path: Path) -> str:
@@ -83,7 +116,8 @@ def upload_inputs(
 
         def send(path: Path) -> None:
             readable = convert(path, Path(scratch)) if is_makers_format(path) else path
-            client.store.upload(readable, folder / readable.name)
+            # In the store accented letters are stored in one way, whatever this computer's is.
+            client.store.upload(readable, folder / unicodedata.normalize("NFC", readable.name))
 
         for_each([(path.name, path) for path in paths], send, on_progress)
     return str(folder)

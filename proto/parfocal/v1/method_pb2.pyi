@@ -146,6 +146,7 @@ class DataRequirements(google.protobuf.message.Message):
     MINIMUM_IMAGES_FIELD_NUMBER: builtins.int
     RECOMMENDED_IMAGES_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
+    CHANNEL_AXES_FIELD_NUMBER: builtins.int
     axes: builtins.str
     """Axes of one image as the method sees it, slowest first, for example "YX" or "ZYX"."""
     target: global___TargetKind.ValueType
@@ -156,6 +157,8 @@ class DataRequirements(google.protobuf.message.Message):
     """Fewest training images with which good results can be expected."""
     description: builtins.str
     """The same in words a biologist understands."""
+    channel_axes: builtins.str
+    """Further axes that may hold the channels of an image, for example "SC"; empty: images have one channel."""
     def __init__(
         self,
         *,
@@ -164,8 +167,9 @@ class DataRequirements(google.protobuf.message.Message):
         minimum_images: builtins.int = ...,
         recommended_images: builtins.int = ...,
         description: builtins.str = ...,
+        channel_axes: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["axes", b"axes", "description", b"description", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["axes", b"axes", "channel_axes", b"channel_axes", "description", b"description", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "target", b"target"]) -> None: ...
 
 global___DataRequirements = DataRequirements
 

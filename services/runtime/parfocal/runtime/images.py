@@ -14,6 +14,7 @@ import errno
 import hashlib
 import math
 import re
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,9 @@ __all__ = [
     "decode_to_memmap",
     "image_stem",
     "inspect_image",
+    "name_clash",
     "read_image",
+    "unreadable_name",
     "write_image",
 ]
 
@@ -260,8 +263,33 @@ def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def image_stem(path: Path) -> str:
-    """Return the file's name without its image suffix; ``.ome.tif`` counts as one suffix."""
-    return path.stem[:-4] if path.stem.lower().endswith(".ome") else path.stem
+    """Return the file's name without its image suffix; ``.ome.tif`` counts as one suffix.
+
+    Accented letters are in their composed form (NFC) however the file system has them: macOS takes them apart (NFD),
+    other systems do not, and the names of a pair must be equal wherever its images come from.
+    """
+    stem = path.stem[:-4] if path.stem.lower().endswith(".ome") else path.stem
+    return unicodedata.normalize("NFC", stem)
+
+
+def unreadable_name(path: Path) -> Violation | None:
+    """Return what is wrong with a file's name that is not UTF-8, which no store and no manifest can hold; else None."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        shown = path.name.encode(errors="replace").decode()
+        return Violation(shown, "its name is not written in UTF-8 (each ? is a letter that cannot be read): rename it.")
+    return None
+
+
+def name_clash(path: Path, other: Path) -> str:
+    """Return the words, to be said of `path`, for two different files that have the same stem."""
+    if unicodedata.normalize("NFC", path.name) == unicodedata.normalize("NFC", other.name):
+        return (
+            "another file has the same name, but for how its accented letters are stored (NFC or NFD): keep one of "
+            "the two."
+        )
+    return f"{other.name} has the same name but for its ending: keep one of the two."
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import IMAGE_SUFFIXES
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
+from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, name_clash
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry
 from parfocal.runtime.store import Location, Store
@@ -27,7 +27,7 @@ def list_inputs(store: Store, input_uri: str, split: str, role: str) -> list[Inp
     Raises
     ------
     InvalidInputError
-        A folder holds no images.
+        A folder holds no images, or two whose results would have the same name.
     """
     place = Location.parse(input_uri)
     if split:
@@ -39,6 +39,14 @@ def list_inputs(store: Store, input_uri: str, split: str, role: str) -> list[Inp
     found = [InputFile(name, None, place) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     if not found:
         raise InvalidInputError(f"There are no TIFF, PNG or JPEG images below {place}.")
+    known: dict[str, str] = {}
+    clashes = [
+        Violation(name, name_clash(Path(name), Path(other)))
+        for name in (item.name for item in found)
+        if (other := known.setdefault(image_stem(Path(name)), name)) != name
+    ]
+    if clashes:
+        raise refusal(f"The images below {place} cannot be told apart:", clashes)
     return found
 
 

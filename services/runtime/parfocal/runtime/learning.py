@@ -107,8 +107,7 @@ class Channels:
 
 def model_channels(model: ModelManifest) -> Channels:
     """Return the channels that a model was trained with."""
-    recorded = dict(model.channels)
-    return Channels(int(recorded.get("inputs", 1)), tuple(recorded.get("targets", ("target",))))
+    return Channels(model.input_channels, tuple(model.channels.get("targets", ("target",))))
 
 
 def wanted_outputs(parameters: PredictionParameters, channels: Channels) -> list[str]:

@@ -92,9 +92,9 @@ def predict_image(
         The image has other axes than the method can take.
     """
     channels, method = model.channels.inputs, model.method
-    method.check_axes(image.axes, image.pixels.shape, channels)
+    method.needs.check(image.axes, image.pixels.shape, channels)
     pixels, axes = image.pixels, image.axes
-    letter = method.channel_axis(axes, channels)
+    letter = method.needs.channel_axis(axes, channels)
     if letter:
         pixels, axes = np.moveaxis(pixels, axes.index(letter), -1), axes.replace(letter, "")
     shape = pixels.shape[:-1] if letter else pixels.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -77,7 +78,8 @@ class ImageEntry(BaseModel):
         # They become names of files.
         if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
             raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
-        return value
+        # Also where another program wrote the manifest: images find their partners by name.
+        return unicodedata.normalize("NFC", value)
 
 
 class DatasetManifest(Manifest):
@@ -133,6 +135,11 @@ class ModelManifest(Manifest):
     training_seconds: float = 0.0
     epochs: int = 0
     best_epoch: int = 0
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of an image that the model takes."""
+        return int(self.channels.get("inputs", 1))
 
 
 class ResultFile(BaseModel):

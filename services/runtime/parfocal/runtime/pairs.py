@@ -14,7 +14,15 @@ from pathlib import Path
 
 from parfocal.runtime._findings import Warnings, by, count, examine, file_name
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images import DEFAULT_LIMITS, IMAGE_SUFFIXES, ImageLimits, PixelSize, image_stem
+from parfocal.runtime.images import (
+    DEFAULT_LIMITS,
+    IMAGE_SUFFIXES,
+    ImageLimits,
+    PixelSize,
+    image_stem,
+    name_clash,
+    unreadable_name,
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ def find_images(folder: Path) -> dict[str, Path]:
     Raises
     ------
     InvalidInputError
-        The folder does not exist, or two files have the same stem (``a.tif`` and ``a.png``).
+        The folder does not exist, or two files have the same stem: ``a.tif`` and ``a.png``, or names that differ only
+        in how accented letters are stored.
     """
     images, problems = _list_images(folder)
     if problems:
@@ -234,11 +243,13 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation]]:
     for path in files:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
+        if (unreadable := unreadable_name(path)) is not None:
+            problems.append(Violation(f"{folder.name}/{unreadable.field}", unreadable.description))
+            continue
         other = images.setdefault(image_stem(path), path)
         if other != path:
-            text = f"{other.name} has the same name but for its ending: keep one of the two."
-            problems.append(Violation(file_name(path), text))
-    if not images:
+            problems.append(Violation(file_name(path), name_clash(path, other)))
+    if not images and not problems:
         text = "it holds no TIFF, PNG or JPEG images"
         if files:
             text += f", only files such as {files[0].name}: convert them with `parfocal dataset create`"

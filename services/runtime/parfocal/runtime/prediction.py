@@ -79,7 +79,9 @@ def predict(context: JobContext) -> None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
     if len(failed) == len(done):
-        raise InvalidInputError(f"None of the {len(done)} images could be predicted. {failed[0].reason}")
+        first = failed[0]
+        said = first.reason if first.reason.startswith(first.input) else f"{first.input}: {first.reason}"
+        raise InvalidInputError(f"None of the {len(done)} images could be predicted. {said}")
     for result in failed:
         context.warn(f"{result.input} was left out: {result.reason}")
     _warn_of_drift(context, done)

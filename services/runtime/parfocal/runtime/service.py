@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, Violation
+from parfocal.runtime.errors import InvalidParameterError, NotFoundError, Violation
 from parfocal.runtime.manifests import DatasetManifest
+from parfocal.runtime.needs import ImageNeeds
 from parfocal.runtime.precision import Framework
 
 
@@ -101,36 +102,10 @@ class Method:
             raise NotFoundError(f"{self.title} offers no {name}.")
         return self.work[kind]
 
-    def channel_axis(self, axes: str, channels: int) -> str:
-        """Return the axis that a network with so many input channels reads them from; "" if there is none.
-
-        A stack of single images has no channel axis: it is taken plane by plane.
-        """
-        if channels == 1 and "S" not in axes:
-            return ""
-        return next((letter for letter in axes if letter in self.channel_axes), "")
-
-    def check_axes(self, axes: str, shape: Sequence[int], channels: int = 1) -> None:
-        """Raise InvalidInputError unless an image with `channels` suits the method, or is a stack of such images."""
-        letter = self.channel_axis(axes, channels)
-        lengths = dict(zip(axes, shape, strict=True))
-        found = lengths.pop(letter, 1)
-        rest = "".join(lengths)
-        extra = rest.removesuffix(self.axes)
-        fits = rest.endswith(self.axes) and all(axis in "TZ" or lengths[axis] == 1 for axis in extra)
-        if fits and found == channels:
-            return
-        wanted = f"{self.axes}, or a stack of such {'planes' if len(self.axes) == 2 else 'volumes'}"
-        if channels > 1:
-            wanted = f"{self.axes} with {channels} channels along {' or '.join(self.channel_axes)}"
-        advice = (
-            "Convert colour or multi-channel images to single channels first."
-            if channels == 1
-            else "Apply the model to images made like those it was trained on."
-        )
-        raise InvalidInputError(
-            f"The image has axes {axes} ({'x'.join(map(str, shape))}); {self.title} takes {wanted}. {advice}"
-        )
+    @property
+    def needs(self) -> ImageNeeds:
+        """What an image must be to be predicted."""
+        return ImageNeeds(self.title, self.axes, self.channel_axes)
 
     def load(self) -> Any:
         """Import and instantiate the implementation; workers only."""
@@ -154,6 +129,7 @@ class Method:
                 minimum_images=self.minimum_images,
                 recommended_images=self.recommended_images,
                 description=inspect.cleandoc(self.data),
+                channel_axes=self.channel_axes,
             ),
             augmentations=[
                 v1.Augmentation(parameter=name, description=text) for name, text in self.augmentations.items()

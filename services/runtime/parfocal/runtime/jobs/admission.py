@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
@@ -124,9 +124,22 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
                 f"The dataset {spec.input_uri} has no {spec.split!r} images in the role {model.source!r}, which the "
                 "model was trained on."
             )
+        _check_inputs(method, model, dataset, spec.split)
     elif next(iter(store.objects(Location.parse(spec.input_uri))), None) is None:
         raise NotFoundError(f"There are no images below {spec.input_uri}.")
     return method, parameters
+
+
+def _check_inputs(method: Method, model: ModelManifest, dataset: DatasetManifest, split: str) -> None:
+    """Raise InvalidInputError if no image of a split suits a model; single ones are left out of the prediction."""
+    images, problems = dataset.select(split, model.source), []
+    for image in images:
+        try:
+            method.needs.check(image.axes, image.shape, model.input_channels)
+        except InvalidInputError as error:
+            problems.append(Violation(image.file, error.message))
+    if len(problems) == len(images):
+        raise refusal(f"No {split} image of the dataset suits the model {model.model}:{model.version}:", problems)
 
 
 def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -> tuple[Method, Parameters]:

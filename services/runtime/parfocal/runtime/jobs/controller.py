@@ -376,10 +376,12 @@ class Controller:
 
     async def _rebuild(self) -> None:
         """Queue what the store says is not finished. Local workers have died with their server."""
+        self.jobs.forget_all()
         for project in await asyncio.to_thread(self.jobs.projects):
-            for job in await asyncio.to_thread(self.jobs.all_jobs, project):
-                if job.service != self.service.name or job.state in FINAL_STATES:
+            for listed in await asyncio.to_thread(self.jobs.jobs_of, self.service.name, project, remember=True):
+                if listed.state in FINAL_STATES:
                     continue
+                job = listed.job()
                 try:
                     if job.state == v1.JOB_STATE_QUEUED:
                         self._enqueue(job)

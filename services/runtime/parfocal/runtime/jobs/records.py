@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,6 +48,30 @@ class Record:
     last_event: v1.JobEvent | None
     request_sha256: str
     etag: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A job of a list: what it is ordered and chosen by, and its message, packed."""
+
+    job_id: str
+    created_ns: int
+    state: v1.JobState.ValueType
+    packed: bytes
+
+    @classmethod
+    def of(cls, job: v1.Job) -> Listed:
+        """Return a job as one of a list."""
+        return cls(job.id, job.created_at.ToNanoseconds(), job.state, job.SerializeToString())
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Where the job stands in order of time."""
+        return self.created_ns, self.job_id
+
+    def job(self) -> v1.Job:
+        """Return the message."""
+        return v1.Job.FromString(self.packed)
 
 
 def now() -> timestamp_pb2.Timestamp:
@@ -86,10 +111,19 @@ def set_state(job: v1.Job, state: v1.JobState.ValueType, message: str) -> v1.Job
 
 
 class JobStore:
-    """Reads and changes job records."""
+    """Reads and changes job records. Safe to use from several threads.
+
+    The instance that runs a service's jobs remembers those that have ended, so that a list of thousands does not read
+    every record anew: only that instance can resume or delete them, and does so here.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._lock = threading.Lock()
+        self._changes = 0
+        # By project and id what can only be changed here: jobs that have ended, and None for those of other services.
+        self._remembered: dict[str, dict[str, Listed | None]] = {}
+        self._names: dict[str, list[str]] = {}
 
     def folder(self, project: str, job_id: str) -> Location:
         """Return the folder of a job's record."""
@@ -101,6 +135,8 @@ class JobStore:
         self._number(job, event)
         data = self._encode(job, event, request_sha256)
         etag = self.store.create(self.folder(job.project, job.id) / "job.json", data)
+        # A deleted job's id may be used again.
+        self._forget(job.project, job.id)
         self._write_event(job, event)
         return Record(job, event, request_sha256, etag)
 
@@ -170,6 +206,9 @@ class JobStore:
                 self.store.replace(self.folder(project, job_id) / "job.json", data, record.etag)
             except ConflictError:
                 return None
+            finally:
+                # Also where the answer was lost: the write may have succeeded.
+                self._forget(project, job_id)
             if event is not None:
                 self._write_event(job, event)
             return job
@@ -189,22 +228,60 @@ class JobStore:
                 data = self.store.read(folder / f"{sequence:08d}.json")
                 yield json_format.Parse(data, v1.JobEvent(), ignore_unknown_fields=True)
 
-    def all_jobs(self, project: str) -> list[v1.Job]:
-        """Return all jobs of a project, newest first; a damaged record is logged and left out."""
+    def jobs_of(self, service: str, project: str, *, remember: bool = False, further: bool = False) -> list[Listed]:
+        """Return the jobs of a service in a project, newest first; a damaged record is logged and left out.
 
-        def read(job_id: str) -> v1.Job | None:
+        Parameters
+        ----------
+        service, project
+            Whose jobs.
+        remember
+            Rely on what was read before of jobs that have ended. Only for the instance that runs the service's jobs,
+            and for one service in the life of this object.
+        further
+            With `remember`: the next page of a list; jobs that have come since then are not asked for.
+        """
+        known = self._remembered.setdefault(project, {}) if remember else {}
+        names = self._names.get(project) if remember and further else None
+        if names is None:
+            names = self.store.folders(self.store.jobs / project)
+            if remember:
+                self._names[project] = names
+
+        def look(job_id: str) -> Listed | None:
+            changes = self._changes
             try:
-                return self.read(project, job_id).job
+                job = self.read(project, job_id).job
             except NotFoundError:
                 return None  # deleted meanwhile
             except DamagedError as error:
                 _log.error("%s", error)
                 return None
+            listed = Listed.of(job) if job.service == service else None
+            if listed is None or job.state in FINAL_STATES:
+                with self._lock:
+                    # What was changed while it was read may have been read before the change.
+                    if changes == self._changes:
+                        known[job_id] = listed
+            return listed
 
-        ids = self.store.folders(self.store.jobs / project)
+        with self._lock:
+            present = dict(known)
+        jobs = [present[name] for name in names if name in present]
         with ThreadPoolExecutor(max_workers=8) as pool:
-            jobs = [job for job in pool.map(read, ids) if job is not None]
-        return sorted(jobs, key=lambda job: (job.created_at.ToNanoseconds(), job.id), reverse=True)
+            jobs += pool.map(look, [name for name in names if name not in present])
+        return sorted([listed for listed in jobs if listed is not None], key=lambda listed: listed.place, reverse=True)
+
+    def forget_all(self) -> None:
+        """Rely on nothing that was read before: another instance may have run the jobs meanwhile."""
+        with self._lock:
+            self._changes += 1
+            self._remembered, self._names = {}, {}
+
+    def _forget(self, project: str, job_id: str) -> None:
+        with self._lock:
+            self._changes += 1
+            self._remembered.get(project, {}).pop(job_id, None)
 
     def projects(self) -> list[str]:
         """Return the names of all projects that have jobs."""
@@ -236,8 +313,11 @@ class JobStore:
             if not name.startswith("checkpoints/"):
                 self.store.copy(item, trash / name)
         # job.json last: until then a repeated call finds the job and goes on.
-        for item in sorted(items, key=lambda item: item.name == "job.json"):
-            self.store.delete(item)
+        try:
+            for item in sorted(items, key=lambda item: item.name == "job.json"):
+                self.store.delete(item)
+        finally:
+            self._forget(job.project, job.id)
 
     def repeated(self, request: v1.StartJobRequest) -> v1.Job | None:
         """Return the job that the same request started before; None if there is none.

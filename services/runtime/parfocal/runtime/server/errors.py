@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_letters, digits, punctuation
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -47,6 +49,9 @@ _CLASSES: dict[str, type[ParfocalError]] = {
 }
 DOMAIN = "parfocal.org"
 STATUS_KEY = "grpc-status-details-bin"
+_PLAIN = (ascii_letters + digits + punctuation).replace("%", "") + " "
+# An error travels in gRPC's trailer, which may not be larger than 8 KiB: the message twice, the violations once.
+_MESSAGE_BYTES, _VIOLATION_BYTES = 2500, 1500
 
 
 def status_code(error: ParfocalError) -> grpc.StatusCode:
@@ -60,21 +65,20 @@ def code_name(error: ParfocalError) -> str:
 
 
 def to_status(error: ParfocalError, request_id: str) -> status_pb2.Status:
-    """Return the rich status that travels with an RPC error."""
-    status = status_pb2.Status(code=status_code(error).value[0], message=error.message)
+    """Return the rich status that travels with an RPC error; of hundreds of violations it holds the first ones."""
+    status = status_pb2.Status(code=status_code(error).value[0], message=_shortened(error.message))
     details = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN),
         error_details_pb2.RequestInfo(request_id=request_id),
     ]
-    if error.violations:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)
-                    for item in error.violations
-                ]
-            )
-        )
+    bad_request = error_details_pb2.BadRequest()
+    for item in error.violations:
+        bad_request.field_violations.add(field=item.field, description=item.description)
+        if bad_request.ByteSize() > _VIOLATION_BYTES:
+            bad_request.field_violations.pop()
+            break
+    if bad_request.field_violations:
+        details.append(bad_request)
     if isinstance(error, errors.QueueFullError):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(1000 * error.retry_seconds))
@@ -112,6 +116,16 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ParfocalError:
 def from_reason(reason: str, text: str, violations: Sequence[Violation] = ()) -> ParfocalError:
     """Return the exception of this reason, as another process raised it."""
     return _CLASSES.get(reason, ParfocalError)(text, violations)
+
+
+def _shortened(message: str) -> str:
+    """Return as much of a message as a trailer has room for, in which other characters than ASCII are spelt out."""
+    if len(quote(message, safe=_PLAIN)) <= _MESSAGE_BYTES:
+        return message
+    kept = message[:_MESSAGE_BYTES]
+    while len(quote(kept, safe=_PLAIN)) > _MESSAGE_BYTES:
+        kept = kept[: len(kept) * 9 // 10]
+    return f"{kept} …"
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status:

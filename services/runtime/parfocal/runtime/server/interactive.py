@@ -142,7 +142,7 @@ class Interactive:
         if not isinstance(parameters, PredictionParameters):
             raise InvalidInputError(f"{method.title} predicts no single images; start a prediction job instead.")
         channels = model_channels(model)
-        method.check_axes(header.image.axes, header.image.shape, channels.inputs)
+        method.needs.check(header.image.axes, header.image.shape, channels.inputs)
         outputs = len(wanted_outputs(parameters, channels))
         item = max(_OUTPUT_ITEM_BYTES, _ITEM_BYTES[header.image.dtype])
         needed = size + outputs * math.prod(header.image.shape) * item

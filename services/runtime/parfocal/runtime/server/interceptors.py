@@ -90,7 +90,7 @@ class _Edge:
     async def _abort(self, error: ParfocalError) -> NoReturn:
         status = to_status(error, self._request_id)
         code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-        await self._context.abort(code, error.message, ((STATUS_KEY, status.SerializeToString()),))
+        await self._context.abort(code, status.message, ((STATUS_KEY, status.SerializeToString()),))
         raise AssertionError("abort raises")
 
     def _write(self, level: int, outcome: str, message: str) -> None:

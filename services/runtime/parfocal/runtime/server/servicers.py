@@ -41,18 +41,21 @@ class JobServicer(v1.JobServiceServicer):
 
     async def ListJobs(self, request: v1.ListJobsRequest, _context: object) -> v1.ListJobsResponse:  # noqa: N802
         """Return one page of this service's jobs."""
-        jobs = await asyncio.to_thread(self._jobs.all_jobs, self._project(request.project))
-        jobs = [job for job in jobs if job.service == self._controller.service.name]
+        after = _place(request.page_token) if request.page_token else None
+        jobs = await asyncio.to_thread(
+            self._jobs.jobs_of,
+            self._controller.service.name,
+            self._project(request.project),
+            remember=self._controller.is_active,
+            further=after is not None,
+        )
         if request.states:
-            jobs = [job for job in jobs if job.state in request.states]
-        if request.page_token:
-            ids = [job.id for job in jobs]
-            if request.page_token not in ids:
-                raise InvalidInputError("The page_token is not one of this list; begin again without it.")
-            jobs = jobs[ids.index(request.page_token) + 1 :]
+            jobs = [listed for listed in jobs if listed.state in request.states]
+        if after is not None:
+            jobs = [listed for listed in jobs if listed.place < after]
         size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE)
-        token = jobs[size - 1].id if len(jobs) > size else ""
-        return v1.ListJobsResponse(jobs=jobs[:size], next_page_token=token)
+        token = f"{jobs[size - 1].created_ns}/{jobs[size - 1].job_id}" if len(jobs) > size else ""
+        return v1.ListJobsResponse(jobs=[listed.job() for listed in jobs[:size]], next_page_token=token)
 
     async def WatchJob(  # noqa: N802
         self, request: v1.WatchJobRequest, _context: object
@@ -92,6 +95,14 @@ class JobServicer(v1.JobServiceServicer):
 
     def _project(self, name: str) -> str:
         return check_name("project", name or self._settings.project)
+
+
+def _place(token: str) -> tuple[int, str]:
+    """Return the place in order of time that a page ended at; its job may have ended or been deleted since."""
+    created, slash, job_id = token.partition("/")
+    if not created.isdecimal() or not slash:
+        raise InvalidInputError("The page_token is none that this call returned; begin again without it.")
+    return int(created), job_id
 
 
 class MethodServicer(v1.MethodServiceServicer):
