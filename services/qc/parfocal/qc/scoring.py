@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,10 +21,11 @@ from parfocal.qc.figures import write_map
 from parfocal.qc.job import Item
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.foreground import Foreground, RegionScore, find_foreground, score_regions
-from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_map, sample_for_fit
 from parfocal.qc.metrics.parallel import map_bounded, workers_for
 from parfocal.qc.metrics.resolution import SMALLEST_SPECTRUM, FourierCorrelation, correlate_spectra, spectrum
 from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, scale_target, score_scaled, score_stack
+from parfocal.qc.metrics.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.qc.metrics.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.volume import score_volume
 from parfocal.qc.reliability import SHOWN_LEVELS, write_coverage_csv
@@ -54,13 +56,15 @@ class Baseline(Protocol):
 class ImageScores:
     """The rows of one image, without MicroSSIM, and beside them the curves and samples of each kind.
 
-    `coverage` is that of the prediction's uncertainty, see `parfocal.qc.metrics.uncertainty`; None without one.
+    `threshold` is that of its foreground, in grey values of the target, from which the second pass has the foreground
+    again. `coverage` is that of the prediction's uncertainty, see `parfocal.qc.metrics.uncertainty`; None without one.
     """
 
     item: Item
     rows: tuple[MetricsRow, ...]
     curves: Mapping[Kind, FourierCorrelation]
     samples: Mapping[Kind, tuple[MicroSample, ...]]
+    threshold: float
     coverage: Float64 | None = None
 
 
@@ -87,10 +91,12 @@ def score_items(
     rows: list[MetricsRow] = []
     samples: dict[tuple[str, Kind], list[MicroSample]] = {}
     coverages: dict[str, Float64] = {}
+    thresholds: dict[str, float] = {}
     with curve_writer(folder / "frc.csv") as write:
         for number, scored in enumerate(map_bounded(score, items, workers), start=1):
             context.check_cancelled()
             rows.extend(scored.rows)
+            thresholds[scored.item.label] = scored.threshold
             for kind, curve in scored.curves.items():
                 write(scored.item.label, kind, curve, scored.item.pixel_size)
             if scored.coverage is not None:
@@ -103,7 +109,15 @@ def score_items(
     done = v1.Progress(stage="scoring", step=len(items), steps=len(items), fraction=1.0)
     context.report_progress(done, message="MicroSSIM", at_once=True)
     fits = {key: fit_micro_ssim(values) for key, values in samples.items()}
-    return _with_micro_ssim(context, rows, items, baselines, fits, workers)
+    by_image: dict[str, list[MetricsRow]] = {}
+    for row in rows:
+        by_image.setdefault(row.image, []).append(row)
+    of_image = partial(_with_micro_ssim, rows=by_image, baselines=baselines, fits=fits, thresholds=thresholds)
+    result: list[MetricsRow] = []
+    for completed in map_bounded(of_image, items, workers):
+        context.check_cancelled()
+        result.extend(completed)
+    return result
 
 
 def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | None = None) -> ImageScores:
@@ -125,7 +139,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     covered: list[Float64] = []
     for kind, image in versions(item, baseline, target.ndim):
         name = f"{item.label} ({kind})"
-        scores, maps = score_planes(image, target, name)
+        scores, maps = score_planes(image, target, name, foreground.mask)
         whole = _of_whole(image, target, foreground.mask, name)
         if target_spectrum is not None:
             curve = correlate_spectra(spectrum(image, name=name), target_spectrum, pixel_size=item.voxel_um)
@@ -150,7 +164,8 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
         )
         if folder is not None:
             _write_maps(folder / kind, item, maps)
-    return ImageScores(item, tuple(rows), curves, samples, np.mean(covered, axis=0) if covered else None)
+    covered_mean = np.mean(covered, axis=0) if covered else None
+    return ImageScores(item, tuple(rows), curves, samples, foreground.grey_value, covered_mean)
 
 
 def _uncertainty(item: Item, kind: Kind, shape: tuple[int, ...]) -> NDArray[Any] | None:
@@ -178,12 +193,12 @@ def shown_input(source: NDArray[Any], dimensions: int) -> NDArray[Any]:
 
 
 def score_planes(
-    image: NDArray[Any], target: NDArray[Any], name: str
+    image: NDArray[Any], target: NDArray[Any], name: str, foreground: NDArray[np.bool_]
 ) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
     """Score an image, or each plane of a stack; None for planes without a score."""
     if target.ndim == 3:
-        return score_stack(image, target, name=name)
-    score, maps = score_scaled(image, scale_target(target, name=name), name=name)
+        return score_stack(image, target, foreground=foreground, name=name)
+    score, maps = score_scaled(image, scale_target(target, name=name), foreground=foreground, name=name)
     return (score,), maps
 
 
@@ -244,38 +259,33 @@ def _resolution(curve: FourierCorrelation, item: Item) -> dict[str, float]:
 
 
 def _with_micro_ssim(
-    context: JobContext,
-    rows: Sequence[MetricsRow],
-    items: Sequence[Item],
+    item: Item,
+    *,
+    rows: Mapping[str, Sequence[MetricsRow]],
     baselines: Mapping[str, Baseline],
     fits: Mapping[tuple[str, Kind], MicroFit],
-    workers: int,
+    thresholds: Mapping[str, float],
 ) -> list[MetricsRow]:
-    wanted: dict[str, list[MetricsRow]] = {}
-    for row in rows:
-        wanted.setdefault(row.image, []).append(row)
-
-    def score(item: Item) -> list[MetricsRow]:
-        target = read_image(item.target).pixels
-        images = versions(item, baselines[item.role], target.ndim)
-        return [
-            _micro_row(row, image, target, fits[item.role, kind])
-            for kind, image in images
-            for row in wanted[item.label]
-            if row.kind == kind
-        ]
-
-    result: list[MetricsRow] = []
-    for scored in map_bounded(score, items, workers):
-        context.check_cancelled()
-        result.extend(scored)
-    return result
+    """Return the rows of one image with MicroSSIM."""
+    target = read_image(item.target).pixels
+    mask = target >= thresholds[item.label]
+    return [
+        _micro_row(row, image, target, mask, fits[item.role, kind])
+        for kind, image in versions(item, baselines[item.role], target.ndim)
+        for row in rows[item.label]
+        if row.kind == kind
+    ]
 
 
-def _micro_row(row: MetricsRow, image: NDArray[Any], target: NDArray[Any], fit: MicroFit) -> MetricsRow:
+def _micro_row(
+    row: MetricsRow, image: NDArray[Any], target: NDArray[Any], mask: NDArray[np.bool_], fit: MicroFit
+) -> MetricsRow:
     if row.slice is not None:
-        image, target = image[row.slice], target[row.slice]
-    return replace(row, more={**row.more, "micro_ssim": micro_ssim(image, target, fit, name=row.image)})
+        image, target, mask = image[row.slice], target[row.slice], mask[row.slice]
+    values = micro_ssim_map(image, target, fit, name=row.image)
+    inside, outside = mean_ssim_by_part(values, mask)
+    more = {"micro_ssim": mean_ssim(values), "micro_ssim_inside": inside, "micro_ssim_outside": outside}
+    return replace(row, more={**row.more, **more})
 
 
 def _report(context: JobContext, scored: ImageScores, number: int, items: int) -> None:

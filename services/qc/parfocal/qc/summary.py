@@ -36,8 +36,9 @@ DEFINITION: Final = (
     "0..1. NRMSE = sqrt(mean((target - fitted)^2)); PSNR = 20 log10(1/NRMSE) dB, at most 100; SSIM with an 11x11 "
     "Gaussian window, sigma 1.5, K1 0.01, K2 0.03, data range 1, mean without the 5-pixel border. MS-SSIM with five "
     "scales and the weights of Wang 2003, fewer scales below 176 pixels. MicroSSIM fitted to all images of a kind. "
-    "Foreground: above Otsu's threshold of the target; NRMSE, PSNR and SSIM inside and outside are means of the same "
-    "maps, SNR = -10 log10(1 - r^2) dB. Resolution: where the Fourier ring (shell) correlation with the target, the "
+    "Foreground: above Otsu's threshold of the target; NRMSE, PSNR, SSIM and MicroSSIM inside and outside are means of "
+    "the same maps, MS-SSIM that of its maps at each scale with the foreground halved alike, SNR = -10 log10(1 - r^2) "
+    "dB. Resolution: where the Fourier ring (shell) correlation with the target, the "
     "median over five rings, first falls below 1/7. Stacks are scored slice by slice and averaged; scores of the "
     "volume have one scale and one fit, and an 11x11x11 window. Uncertainties are taken as scales b of a Laplace "
     "distribution: the interval of a probability p is b ln(1 / (1 - p)) on either side of the fitted prediction."
@@ -56,6 +57,28 @@ SHOWN: Final = {
     "ssim_inside": "SSIM in the foreground",
 }
 """The metrics that tables for people have, the most important first, and what they are called there."""
+
+
+REGIONS: Final = {
+    "psnr": "PSNR in dB",
+    "snr": "SNR in dB",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "micro_ssim": "MicroSSIM",
+    "nrmse": "NRMSE",
+    "pearson": "Correlation",
+    **{
+        f"volume_{metric}": f"{title}, volume"
+        for metric, title in {
+            "psnr": "PSNR in dB",
+            "snr": "SNR in dB",
+            "ssim": "SSIM",
+            "nrmse": "NRMSE",
+            "pearson": "Correlation",
+        }.items()
+    },
+}
+"""The metrics that have values inside and outside the foreground, and what tables for people call them."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +216,7 @@ def summary_json(
 
     `baseline` says what the prediction was compared with and how it was chosen.
     """
-    known = set().union(*summary.metrics.values())
+    known: set[str] = set().union(*summary.metrics.values())
     return {
         "task": task,
         "definition": DEFINITION,
@@ -211,6 +234,7 @@ def summary_json(
         "failed_images": [_image_json(score) for score in summary.failed],
         "units": {metric: heading for metric, heading in (COLUMNS | MORE_COLUMNS).items() if metric in known},
         "shown": {metric: title for metric, title in SHOWN.items() if metric in known},
+        "regions": {metric: title for metric, title in REGIONS.items() if f"{metric}_inside" in known},
         "note": _note(baseline or {}),
         "interval": INTERVAL,
         "thresholds": (thresholds or RestorationThresholds()).model_dump(),

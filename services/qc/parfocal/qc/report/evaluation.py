@@ -61,6 +61,8 @@ def evaluation_report(evaluation: Evaluation) -> Report:
     blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
     for role, part in _parts(summary).items():
         blocks += [_scores_table(part, role), Text(part["note"])]
+        if part.get("regions"):  # of restoration and translation
+            blocks.append(_regions_table(part, role))
         blocks += _figures(evaluation.folder, part, role, _scores_of(scores, role))
     blocks += _overlays(evaluation.folder, summary, scores)
     blocks += [Heading("Every image"), _images_table(summary, scores)]
@@ -133,6 +135,38 @@ def _scores_table(summary: Mapping[str, Any], role: str) -> Table:
         means = (_number(metric, summary["metrics"][kind][metric]["mean"]) for kind in others)
         rows.append((title, _number(metric, ours["mean"]), interval, spread, *means))
     return Table(columns, rows, frozenset(columns[1:]), role)
+
+
+def _regions_table(summary: Mapping[str, Any], role: str) -> Table:
+    """Return the means inside and outside the foreground, beside those of the whole image."""
+    names = _names(summary)
+    ours, others = summary["metrics"]["prediction"], [kind for kind in names if kind != "prediction"]
+    columns = (
+        "Prediction",
+        "Whole image",
+        "Inside the foreground",
+        "Outside",
+        *(f"{names[kind]}, inside" for kind in others),
+    )
+
+    def written(kind: str, metric: str) -> str:
+        values = summary["metrics"][kind].get(metric)
+        return "" if values is None else _number(metric, values["mean"])
+
+    rows = [
+        (
+            title,
+            *(written("prediction", f"{metric}{part}") for part in ("", "_inside", "_outside")),
+            *(written(kind, f"{metric}_inside") for kind in others),
+        )
+        for metric, title in summary["regions"].items()
+    ]
+    caption = (
+        f"The foreground, what is above Otsu's threshold of the target, is {100 * ours['foreground']['mean']:.2g} % of "
+        "the image on average. Means over the images that have a value. What is gained outside alone is gained in the "
+        "background."
+    )
+    return Table(columns, rows, frozenset(columns[1:]), f"{role}: {caption}" if role else caption)
 
 
 def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores) -> Iterator[Block]:
@@ -297,4 +331,4 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 
 
 def _number(metric: str, value: float) -> str:
-    return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"
+    return f"{value:.2f}" if {"psnr", "snr"} & set(metric.split("_")) else f"{value:.3f}"
