@@ -170,3 +170,42 @@ def test_an_uncertainty_is_checked_and_drawn(
     assert len(published(s3, job, "coverage.csv").splitlines()) == 4
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert "reliability.png" in {entry.name for entry in result.files}
+
+
+def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Any, s3: Any, stacks_folder: Path) -> None:
+    seen: list[None] = []
+
+    def one_diverged(source: Any, target: Any) -> Any:
+        prediction = denoised(source, target)
+        if not seen:
+            prediction[4] = np.nan
+        seen.append(None)
+        return prediction
+
+    job = evaluate(stacks_folder, one_diverged)
+    summary = json.loads(published(s3, job, "summary.json"))
+    (bad,) = summary["unscorable"]
+    assert summary["verdict"] == "failed"
+    assert summary["reasons"] == [
+        f"1 of 3 predictions could not be scored: {bad} (prediction), slice 4: The image has 1760 of 1760 values that "
+        "are not a number, infinite or too large for float32."
+    ]
+    assert summary["images"] == 2
+    assert summary["metrics"]["prediction"]["psnr"]["mean"] > summary["metrics"]["input"]["psnr"]["mean"]
+    rows = list(csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))))
+    assert {row["image"] for row in rows} == {"stack0", "stack1", "stack2"} - {bad}
+    assert all(row["MicroSSIM [-1..1]"] for row in rows)
+
+
+def test_a_target_that_cannot_be_used_is_refused_by_name(evaluate: Any, s3: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split, stem in (("train", "a"), ("test", "b"), ("test", "c")):
+        clean = 100 * gaussian_filter(random.standard_normal((64, 64)), 3).astype(np.float32)
+        noisy = clean + random.standard_normal(clean.shape).astype(np.float32)
+        for role, pixels in (("source", noisy), ("target", np.full_like(clean, 7) if stem == "c" else clean)):
+            path = tmp_path / split / role / f"{stem}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, Image(pixels, "YX", None))
+    job = evaluate(tmp_path, lambda source, _: source)
+    assert job.state == v1.JOB_STATE_FAILED
+    assert job.error.text.startswith("c: The target is constant")

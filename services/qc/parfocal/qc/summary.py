@@ -29,7 +29,8 @@ from parfocal.qc.statistics import (
     image_scores,
     statistics,
 )
-from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain
+from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain, with_reasons, with_unscorable
+from parfocal.qc.words import count
 
 DEFINITION: Final = (
     "Target scaled by its own 0.1 and 99.9 percentiles; image fitted to it by least squares (a x + b); both clipped to "
@@ -139,16 +140,20 @@ def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
 
 
 def judge(
-    summary: RestorationSummary, thresholds: RestorationThresholds | TranslationThresholds | None = None
+    summary: RestorationSummary,
+    thresholds: RestorationThresholds | TranslationThresholds | None = None,
+    unscorable: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Pass or fail a model on its summary; see `RestorationThresholds` and `TranslationThresholds`.
 
-    With fewer than three images there is no interval: the mean differences decide and a remark says so.
+    With fewer than three images there is no interval: the mean differences decide and a remark says so. `unscorable`
+    are the images that are not in the summary because their prediction cannot be scored: by name, why.
     """
+    lost = unscorable or {}
     limits = thresholds or RestorationThresholds()
     failed = [score for score in summary.failed if score.failed_slices > limits.max_failed_slices * score.slices]
-    refused = failed if len(failed) > limits.max_failed_images else []
-    failures = [_failed_images(refused, summary.images)] if refused else []
+    refused = failed if len(failed) + len(lost) > limits.max_failed_images else []
+    failures = [_failed_images(refused, summary.images + len(lost))] if refused else []
     merits: list[str] = []
     remarks: list[str] = []
     for comparison in summary.comparisons:
@@ -173,9 +178,8 @@ def judge(
             )
         if remark := shift_remark(shift, limits.max_background_shift):
             remarks.append(remark)
-    if failures:
-        return Verdict("failed", tuple(failures), tuple(remarks))
-    return Verdict("passed", tuple(merits), tuple(remarks))
+    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
+    return with_unscorable(verdict, lost, summary.images + len(lost), limits.max_failed_images)
 
 
 def _metrics(scores: Sequence[ImageScore]) -> dict[str, Statistics]:
@@ -211,10 +215,11 @@ def summary_json(
     task: str = "restoration",
     thresholds: RestorationThresholds | TranslationThresholds | None = None,
     baseline: Mapping[str, Any] | None = None,
+    unscorable: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything a reader of the verdict needs, as plain JSON types; every number is finite.
 
-    `baseline` says what the prediction was compared with and how it was chosen.
+    `baseline` says what the prediction was compared with and how it was chosen; `unscorable` is that of `judge`.
     """
     known: set[str] = set().union(*summary.metrics.values())
     return {
@@ -232,6 +237,7 @@ def summary_json(
         "foreground": _foreground_json(summary),
         "worst_image": _image_json(summary.worst),
         "failed_images": [_image_json(score) for score in summary.failed],
+        "unscorable": dict(unscorable or {}),
         "units": {metric: heading for metric, heading in (COLUMNS | MORE_COLUMNS).items() if metric in known},
         "shown": {metric: title for metric, title in SHOWN.items() if metric in known},
         "regions": {metric: title for metric, title in REGIONS.items() if f"{metric}_inside" in known},
@@ -260,9 +266,8 @@ def _note(baseline: Mapping[str, Any]) -> str:
 
 
 def _failed_images(failed: Sequence[ImageScore], images: int) -> str:
-    names = ", ".join(f"{score.image} ({' and '.join(score.failures)})" for score in failed[:5])
-    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    return f"{len(failed)} of {images} predictions failed outright: {names}{more}."
+    names = with_reasons({score.image: " and ".join(score.failures) for score in failed})
+    return f"{len(failed)} of {count(images, 'prediction')} failed outright: {names}."
 
 
 def _tolerated(score: ImageScore) -> str:

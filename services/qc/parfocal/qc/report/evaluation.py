@@ -234,14 +234,16 @@ def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Itera
 
 
 def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
-    """Return one row for each image, the lowest first: that is where to look."""
+    """Return one row for each image, those without scores and then the lowest first: that is where to look."""
     shown = summary["shown"]
     first = next(iter(shown))
     columns = ["Image", *shown.values()]
     baseline = scores.get("baseline", {})
     if baseline:
         columns.append(f"{shown[first]}, {_names(summary)['baseline']}")
-    rows = []
+    rows: list[list[str]] = [
+        [image, "not scored", *[""] * (len(columns) - 2)] for image in sorted(summary.get("unscorable", ()))
+    ]
     for image, values in sorted(scores["prediction"].items(), key=lambda each: each[1][first]):
         row = [image, *(_number(metric, values[metric]) if metric in values else "" for metric in shown)]
         rows.append([*row, _number(first, baseline[image][first])] if baseline else row)
