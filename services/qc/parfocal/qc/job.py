@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
@@ -23,7 +24,7 @@ from parfocal.qc.report import write_report
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.verdict import Verdict
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, read_image
+from parfocal.runtime.images import IMAGE_SUFFIXES, Image, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
@@ -289,6 +290,17 @@ def score_each(
     if len(unscorable) == len(items):
         why = next(iter(unscorable.values()))
         raise InvalidInputError(f"None of the {len(items)} predictions can be scored. {why}")
+
+
+def write_maps(folder: Path, label: str, maps: Mapping[str, NDArray[np.float32]], image: Image) -> None:
+    """Write `folder`/MAP/`label`.tif for each map (float32), with the axes and pixel size of the image it belongs to.
+
+    So viewers show a map beside its image: a time-lapse as one, voxels as high as they are.
+    """
+    for name, values in maps.items():
+        path = folder / name / f"{label}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, replace(image, pixels=values), compress=False)
 
 
 def training_pairs(

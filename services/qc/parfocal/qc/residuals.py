@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import of_prediction, predicted_files, publish_verdict, published_before, score_each
+from parfocal.qc.job import (
+    of_prediction,
+    predicted_files,
+    publish_verdict,
+    published_before,
+    score_each,
+    write_maps,
+)
 from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.parallel import workers_for
-from parfocal.qc.metrics.residuals import NoNoiseError, ResidualMaps, ResidualScore, score_residual
+from parfocal.qc.metrics.residuals import NoNoiseError, ResidualScore, score_residual
 from parfocal.qc.parameters import ResidualParameters, ResidualThresholds
 from parfocal.qc.residual_figures import residual_figure
 from parfocal.qc.statistics import INTERVAL, statistics
@@ -25,7 +32,7 @@ from parfocal.qc.values import Table, Values, summarise_values, write_values_csv
 from parfocal.qc.verdict import Verdict, few_images, listed, with_reasons, with_unscorable
 from parfocal.qc.words import count
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, image_stem, inspect_image, read_image, write_image
+from parfocal.runtime.images import Image, image_stem, inspect_image, read_image
 from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
@@ -155,7 +162,7 @@ def _score(
             prediction = _read_prediction(context, place, pair)
             ours, found = score_residual(source.pixels, prediction, name=pair.label)
         if maps:
-            _write_maps(folder, pair.label, found, source)
+            write_maps(folder / "maps", pair.label, {"residual": found.residual, "deviation": found.deviation}, source)
         return _Scored(pair, {"baseline": theirs, "prediction": ours})
 
     def shown(each: _Scored | NoNoiseError) -> dict[str, float]:
@@ -187,14 +194,6 @@ def _read_source(context: JobContext, pair: _Pair) -> Image:
             f"{pair.label} has channels (axes {source.axes}): residuals are looked at in grey images and their stacks."
         )
     return source
-
-
-def _write_maps(folder: Path, label: str, maps: ResidualMaps, source: Image) -> None:
-    """Write the maps with the axes and the pixel size of the image, so that viewers show them beside it."""
-    for name, values in (("residual", maps.residual), ("deviation", maps.deviation)):
-        path = folder / "maps" / name / f"{label}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, replace(source, pixels=values))
 
 
 def _publish(

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.curves import curve_writer
-from parfocal.qc.figures import write_map
-from parfocal.qc.job import Item, of_prediction, score_each
+from parfocal.qc.job import Item, of_prediction, score_each, write_maps
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.foreground import Foreground, RegionScore, find_foreground, score_regions
 from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_map, sample_for_fit
@@ -141,7 +140,8 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     folder
         Where to write the maps; None for nowhere.
     """
-    pixels = read_image(item.target).pixels
+    target_image = read_image(item.target)
+    pixels = target_image.pixels
     target = _Target(
         pixels,
         find_foreground(pixels, name=item.label),
@@ -161,7 +161,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
         if version.curve is not None:
             curves[kind] = version.curve
         if folder is not None:
-            _write_maps(folder / kind, item, version.maps)
+            write_maps(folder / kind, item.label, {"ssim": version.maps.ssim, "rse": version.maps.rse}, target_image)
     return ImageScores(item, tuple(rows), curves, samples, target.foreground.grey_value, covered)
 
 
@@ -347,10 +347,3 @@ def mean_values(rows: Sequence[MetricsRow], metrics: Sequence[str]) -> dict[str,
         if values:
             means[metric] = float(np.mean(values))
     return means
-
-
-def _write_maps(folder: Path, item: Item, maps: RestorationMaps) -> None:
-    for name, values in (("ssim", maps.ssim), ("rse", maps.rse)):
-        path = folder / name / f"{item.label}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_map(path, values, pixel_size=item.pixel_size)
