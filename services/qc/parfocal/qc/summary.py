@@ -29,7 +29,7 @@ from parfocal.qc.statistics import (
     image_scores,
     statistics,
 )
-from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain, with_reasons, with_unscorable
+from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain, number, with_reasons, with_unscorable
 from parfocal.qc.words import count
 
 DEFINITION: Final = (
@@ -49,6 +49,13 @@ DEFINITION: Final = (
 
 _MOST_FOREGROUND: Final = 0.5
 """Fraction of the image from which on the brighter side of a threshold is probably no foreground."""
+
+PRIMARY: Final = "psnr"
+"""The metric by which images are called best, median and worst, in figures, tables and sentences alike.
+
+It is also what the sigma of the Gaussian filter is chosen by, and every image has it. It is the first of `SHOWN`, as in
+every kind of quality control the first metric shown is the one that ranks.
+"""
 
 SHOWN: Final = {
     "psnr": "PSNR in dB",
@@ -99,7 +106,7 @@ class RestorationSummary:
     scores
         The images by kind, in order of name.
     worst
-        The image whose prediction has the lowest SSIM.
+        The image whose prediction is the lowest in the `PRIMARY` metric.
     failed
         Images with at least one inverted or constant slice in the prediction.
     """
@@ -134,7 +141,7 @@ def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
         ),
         inside=tuple(each for other in others for each in compare_inside(predictions, scores[other], other)),
         scores=scores,
-        worst=min(predictions, key=lambda score: score.values["ssim"]),
+        worst=min(predictions, key=lambda score: score.values[PRIMARY]),
         failed=tuple(score for score in predictions if score.failed_slices),
     )
 
@@ -164,7 +171,8 @@ def judge(
         remarks.extend([remark] if remark else [])
     remarks.extend(few_images(summary.images))
     remarks.extend(_tolerated(score) for score in summary.failed if score not in refused)
-    remarks.append(f"The worst image is {summary.worst.image}, with SSIM {summary.worst.values['ssim']:.3f}.")
+    lowest = number(PRIMARY, summary.worst.values[PRIMARY])
+    remarks.append(f"The worst image is {summary.worst.image}, with {PRIMARY.upper()} {lowest}.")
     if known := summary.metrics["prediction"].get("coverage_90"):
         remarks.append(coverage_remark(known.mean))
     shift = background_shift(summary.scores["prediction"])

@@ -176,17 +176,24 @@ def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     worst = summary["worst_image"]["image"]
-    which = "the only image" if summary["images"] == 1 else f"the worst of the {summary['images']} images"
-    yield Picture(figure, f"{worst}, {which}.")
+    primary = _primary(summary)
+    which = f"the worst of the {summary['images']} images by {primary}"
+    yield Picture(figure, f"{worst}, {which if summary['images'] > 1 else 'the only image'}.")
     examples = figure.with_name(figure.name.replace("figure", "examples", 1))
     if examples.exists():
         yield Picture(
             examples,
-            "What to expect besides the worst: the best and the median image by SSIM. Of large images the centre "
+            f"What to expect besides the worst: the best and the median image by {primary}. Of large images the centre "
             "is shown; scores are of the whole image or plane.",
         )
     yield from _correlation(folder, summary, role)
     yield from _reliability(folder, role)
+
+
+def _primary(summary: Mapping[str, Any]) -> str:
+    """Return what the metric is called that ranks the images: the first one shown."""
+    first = next(iter(summary["shown"]))
+    return str(summary["units"].get(first, first)).partition(" [")[0]
 
 
 def _reliability(folder: Path, role: str) -> Iterator[Block]:
@@ -247,7 +254,7 @@ def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
     for image, values in sorted(scores["prediction"].items(), key=lambda each: each[1][first]):
         row = [image, *(_number(metric, values[metric]) if metric in values else "" for metric in shown)]
         rows.append([*row, _number(first, baseline[image][first])] if baseline else row)
-    return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {shown[first]}, the lowest first.")
+    return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {_primary(summary)}, the lowest first.")
 
 
 def _thresholds_table(thresholds: BaseModel) -> Table:
