@@ -102,9 +102,9 @@ def multiscale_from(
     """
     count = scale_count(x.shape)
     exponents = np.array(MS_SSIM_WEIGHTS[:count]) * (sum(MS_SSIM_WEIGHTS) / sum(MS_SSIM_WEIGHTS[:count]))
-    part = None if foreground is None else foreground.astype(np.float32)
     values = similarity if count == 1 else contrast
-    means = [_means(values, part)]
+    means = [_means(values, foreground)]
+    part = None if foreground is None else foreground.astype(np.float32)
     for scale in range(2, count + 1):
         x, y = _halved(x), _halved(y)
         part = None if part is None else _halved(part)
@@ -114,7 +114,7 @@ def multiscale_from(
     return MultiscaleSSIM(*map(float, products))
 
 
-def _means(values: Float32, part: Float32 | None) -> tuple[float, ...]:
+def _means(values: Float32, part: npt.NDArray[np.bool_] | Float32 | None) -> tuple[float, ...]:
     """Return the mean of the whole map, and those inside the foreground and outside if there is one."""
     return (mean_ssim(values), *(mean_ssim_by_part(values, part) if part is not None else ()))
 

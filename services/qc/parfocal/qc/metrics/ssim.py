@@ -127,11 +127,15 @@ def mean_ssim_by_part(values: Float32, foreground: npt.NDArray[np.bool_] | Float
     inside, outside : float
         NaN where nothing of the foreground, or nothing outside of it, lies within the border.
     """
-    inner, weights = _without_border(values), _without_border(foreground).astype(np.float32, copy=False)
-    # Parts of pixels are whole multiples of a power of two: their sums are exact, and 0 means none.
-    weight = float(weights.sum(dtype=np.float64))
+    inner, weights = _without_border(values), _without_border(foreground)
     total = float(inner.sum(dtype=np.float64))
-    inside = float(np.einsum("ij,ij->", inner, weights, dtype=np.float64))
+    if weights.dtype == np.bool_:
+        weight = float(np.count_nonzero(weights))
+        inside = float(inner[weights].sum(dtype=np.float64))
+    else:
+        # Parts of pixels are whole multiples of a power of two: their sums are exact, and 0 means none.
+        weight = float(weights.sum(dtype=np.float64))
+        inside = float(np.einsum("ij,ij->", inner, weights, dtype=np.float64))
     rest = inner.size - weight
     return inside / weight if weight > 0 else math.nan, (total - inside) / rest if rest > 0 else math.nan
 
