@@ -1,7 +1,8 @@
 """How much faster restoration scoring is than a plain loop of scikit-image calls with the same definitions.
 
 Both score the same TIFF files in one run, reading included, and must agree: NRMSE, PSNR, SSIM with its map, Pearson r,
-multi-scale SSIM, MicroSSIM, foreground and the scores inside and outside of it, and Fourier ring correlation.
+multi-scale SSIM and MicroSSIM, all of them over the whole image, inside the foreground and outside, and Fourier ring
+correlation.
 
     python benchmarks/qc_restoration.py --size 1024 --images 16
 
@@ -29,11 +30,12 @@ from skimage.filters import threshold_otsu
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from parfocal.qc.metrics.foreground import find_foreground, score_regions
-from parfocal.qc.metrics.microssim import MicroFit, micro_ssim
+from parfocal.qc.metrics.microssim import MicroFit, micro_ssim_map
 from parfocal.qc.metrics.multiscale import MS_SSIM_WEIGHTS
 from parfocal.qc.metrics.parallel import default_workers, map_bounded
 from parfocal.qc.metrics.resolution import correlate_spectra, spectrum
 from parfocal.qc.metrics.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.ssim import mean_ssim, mean_ssim_by_part
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 Scored = tuple[dict[str, float], npt.NDArray[Any], npt.NDArray[Any]]
@@ -113,14 +115,16 @@ def fast_score(load: Callable[[], Arrays]) -> Scored:
     """Score with Parfocal, as an evaluation does."""
     image, target = load()
     foreground, scaled, target_spectrum = find_foreground(target), scale_target(target), spectrum(target)
-    score, maps = score_scaled(image, scaled)
-    numbers = {
-        name: getattr(score, name) for name in ("nrmse", "psnr", "ssim", "ms_ssim", "scale", "offset", "pearson")
-    }
+    score, maps = score_scaled(image, scaled, foreground=foreground.mask)
+    whole = "nrmse", "psnr", "ssim", "ms_ssim", "ms_ssim_inside", "ms_ssim_outside", "scale", "offset", "pearson"
+    numbers = {name: getattr(score, name) for name in whole}
     numbers["foreground"] = foreground.fraction
     for part, values in zip(("inside", "outside"), score_regions(maps, image, target, foreground.mask), strict=True):
         numbers |= {f"{name}_{part}": getattr(values, name) for name in ("nrmse", "ssim", "pearson")}
-    numbers["micro_ssim"] = micro_ssim(image, target, MICRO_FIT)
+    similarity = micro_ssim_map(image, target, MICRO_FIT)
+    numbers["micro_ssim"] = mean_ssim(similarity)
+    parts = mean_ssim_by_part(similarity, foreground.mask)
+    numbers["micro_ssim_inside"], numbers["micro_ssim_outside"] = parts
     numbers["resolution"] = correlate_spectra(spectrum(image), target_spectrum).resolution
     return numbers, maps.ssim, maps.rse
 
@@ -144,32 +148,35 @@ def plain_score(image: npt.NDArray[Any], target: npt.NDArray[Any]) -> Scored:
         "nrmse": math.sqrt(mean_squared_error(clipped, fitted)),
         "psnr": peak_signal_noise_ratio(clipped, fitted, data_range=1),  # type: ignore[no-untyped-call]
         "ssim": ssim,
-        "ms_ssim": plain_multiscale(fitted, clipped),
         "scale": scale,
         "offset": offset,
         "pearson": np.corrcoef(x.ravel(), scaled.ravel())[0, 1],
         "foreground": mask.mean(),
     }
+    numbers["ms_ssim"], numbers["ms_ssim_inside"], numbers["ms_ssim_outside"] = plain_multiscale(fitted, clipped, mask)
     inner = (slice(5, -5),) * 2
     for part, chosen in (("inside", mask), ("outside", ~mask)):
         numbers[f"nrmse_{part}"] = math.sqrt((error[chosen] ** 2).mean())
         numbers[f"ssim_{part}"] = ssim_map[inner][chosen[inner]].mean()
         numbers[f"pearson_{part}"] = np.corrcoef(x[chosen], scaled[chosen])[0, 1]
     data_range = float(target.max()) - float(target.min())
-    numbers["micro_ssim"] = structural_similarity(  # type: ignore[no-untyped-call]
+    numbers["micro_ssim"], micro_map = structural_similarity(  # type: ignore[no-untyped-call]
         target - MICRO_FIT.target_offset,
         MICRO_FIT.factor * (x - MICRO_FIT.image_offset),
         gaussian_weights=True,
         sigma=1.5,
         data_range=data_range,
+        full=True,
     )
+    for part, chosen in (("inside", mask), ("outside", ~mask)):
+        numbers[f"micro_ssim_{part}"] = micro_map[inner][chosen[inner]].mean()
     numbers["resolution"] = plain_resolution(x, target)
     return numbers, ssim_map, error
 
 
-def plain_multiscale(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
-    """Multi-scale SSIM of images of at least 176 x 176 pixels."""
-    result = 1.0
+def plain_multiscale(x: npt.NDArray[Any], y: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> list[float]:
+    """Multi-scale SSIM of images of at least 176 x 176 pixels: whole, inside and outside a foreground."""
+    result, inside = [1.0, 1.0, 1.0], mask.astype(np.float64)
     for scale, weight in enumerate(MS_SSIM_WEIGHTS):
         blurred = partial(gaussian_filter, sigma=1.5, truncate=3.5)
         mx, my = blurred(x), blurred(y)
@@ -177,9 +184,12 @@ def plain_multiscale(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
         similarity = (2 * covariance + 9e-4) / (vx + vy + 9e-4)
         if scale == len(MS_SSIM_WEIGHTS) - 1:
             similarity *= (2 * mx * my + 1e-4) / (mx * mx + my * my + 1e-4)
-        result *= similarity[5:-5, 5:-5].mean() ** weight
+        for index, part in enumerate((np.ones_like(inside), inside, 1 - inside)):
+            result[index] *= np.average(similarity[5:-5, 5:-5], weights=part[5:-5, 5:-5]) ** weight
         height, width = (size // 2 * 2 for size in x.shape)
-        x, y = (a[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for a in (x, y))
+        x, y, inside = (
+            a[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for a in (x, y, inside)
+        )
     return result
 
 

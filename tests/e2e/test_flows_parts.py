@@ -240,6 +240,10 @@ def test_slices_of_a_stack_are_averaged_in_the_table_of_images() -> None:
     }
 
 
+def test_images_are_ranked_by_the_metric_that_is_shown_first() -> None:
+    assert parse_scores(TABLE, SUMMARY).primary == "SSIM"
+
+
 def test_an_image_without_a_number_has_an_empty_cell() -> None:
     rows = quality_rows(parse_scores(TABLE + "b,0,input,20.0,0.5\nb,0,prediction,30.0,\n", SUMMARY))
     assert (rows[2]["Image"], rows[2]["SSIM prediction"], rows[2]["PSNR prediction"]) == ("b", "", 30.0)

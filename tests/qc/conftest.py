@@ -47,7 +47,7 @@ def evaluate_changed(
 
     def evaluate(method: str, change: Callable[[Any], Any], **parameters: Any) -> v1.Job:
         folder = tmp_path_factory.mktemp("predicted")
-        for path in (nuclei_folder / "test" / "target").iterdir():
+        for path in sorted((nuclei_folder / "test" / "target").iterdir()):
             write_image(folder / path.name, Image(change(read_image(path).pixels), "YX", None))
         spec = v1.EvaluationSpec(
             method=method,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -252,7 +253,13 @@ def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
     assert summary["best_images"]["target"] == max(means)[1]
     assert summary["worst_images"]["target"] == min(means)[1]
     assert job.metrics["psnr good:1"] == pytest.approx(np.mean([float(value) for value in psnr.values()]))
-    assert not job.warnings
+    hints = [
+        f"{test['first']} and {test['second']} in {test['metric'].partition(' [')[0]}"
+        for test in tests
+        if test["outcome"] == "not shown" and float(test["interval low"]) * float(test["interval high"]) > 0
+    ]
+    assert len(job.warnings) == (1 if hints else 0)  # nothing else to be known
+    assert all(hint in job.warnings[0] for hint in hints)
 
 
 def test_translation_is_compared_target_by_target(bench: Bench, ten: str) -> None:
@@ -315,3 +322,34 @@ def test_a_cancelled_comparison_publishes_nothing(bench: Bench, ten: str, good: 
     assert "no longer wanted" in job.message
     assert not job.outputs
     assert not list(bench.store.objects(Location.parse(job.reserved_uri)))
+
+
+def test_a_target_whose_predictions_can_none_of_them_be_scored_fails_and_is_not_compared(
+    bench: Bench, ten: str
+) -> None:
+    calls = itertools.count()
+
+    def second_target_diverged(pixels: Any, number: int) -> Any:
+        return pixels.astype(np.float32) * (np.nan if next(calls) >= 10 else 1)
+
+    def one_diverged(pixels: Any, number: int) -> Any:
+        return pixels.astype(np.float32) * (np.nan if number == 4 else 1)
+
+    both, method = ("target", "target_B"), "translation"
+    uri = bench.evaluate(ten, second_target_diverged, method=method, targets=both, model=bench.model("half", ten))
+    place = Location.parse(uri)
+    summary, verdict = (bench.store.read_json(place / f"{name}.json") for name in ("summary", "verdict"))
+    assert verdict["state"] == "failed"
+    assert verdict["reasons"][0].startswith(
+        "target_B: 10 of 10 predictions could not be scored: target_B/field0 (prediction): The image has 2688 of 2688"
+    )
+    assert list(summary["targets"]) == ["target"]
+    assert len(summary["unscorable"]) == 10
+    assert ResultManifest.read(bench.store, place / RESULT_MANIFEST).targets == ("target",)
+    # It is compared in the target that it has, and refused where it lacks an image.
+    other = bench.evaluate(ten, noisy(5), method=method, targets=both, model=bench.model("whole", ten))
+    assert list(bench.summary(bench.compare(ten, [uri, other], method))["metrics"]) == ["target"]
+    lacking = bench.evaluate(ten, one_diverged, method=method, targets=both[:1], model=bench.model("lacking", ten))
+    refused = bench.compare(ten, [uri, lacking], method)
+    assert refused.state == v1.JOB_STATE_FAILED
+    assert "field4 was scored for half:1, not for lacking:1" in refused.error.text

@@ -12,6 +12,7 @@ from parfocal import v1
 from parfocal.qc.comparison_figures import Shown, images_figure, scores_figure
 from parfocal.qc.comparison_summary import (
     METRICS,
+    interval_remark,
     power_remark,
     rank_images,
     run_tests,
@@ -121,6 +122,28 @@ def test_a_difference_of_few_images_is_not_called_real_however_large():
     assert sentences(tests, 0.05)[0].endswith("with 3 images none could be.")
     assert "the smallest p-value that Wilcoxon's test can give is 0.25" in power_remark(tests, 0.05)
     assert "It takes 6 images for 1 comparison" in power_remark(tests, 0.05)
+
+
+def test_an_interval_without_zero_that_is_not_shown_is_explained():
+    five = np.linspace(20, 24, 5)
+    scores = table(a_1=five, b_1=five + np.linspace(1.0, 1.4, 5), c_1=five + np.array([0.3, -0.2, 0.1, -0.3, 0.2]))
+    tests = run_tests(competitors("a:1", "b:1", "c:1"), [scores], 0.05)
+    assert {test.outcome for test in tests} == {"not shown"}
+    remark = interval_remark(tests, 0.05)
+    assert remark.startswith("The 95 % interval leaves out zero, yet no difference is shown, between ")
+    assert "between a:1 and b:1 in PSNR; b:1 and c:1 in PSNR. This is no contradiction" in remark
+    assert "Among 3 differences looked at together" in remark
+    assert "the verdict of an evaluation" in remark
+
+
+def test_what_is_shown_or_has_zero_in_its_interval_needs_no_explanation():
+    shown = run_tests(competitors("a:1", "b:1"), [table(a_1=BASE, b_1=BASE + np.linspace(1.0, 1.4, 12))], 0.05)
+    equal = run_tests(competitors("a:1", "b:1"), [table(a_1=BASE, b_1=BASE + np.resize([0.3, -0.3], 12))], 0.05)
+    one = run_tests(competitors("a:1", "b:1"), [table(a_1=[20], b_1=[40])], 0.05)
+    assert shown[0].outcome == "second is better"
+    assert [interval_remark(tests, 0.05) for tests in (shown, equal, one)] == ["", "", ""]
+    few = run_tests(competitors("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[21, 22.1, 23.2])], 0.05)
+    assert "Here Wilcoxon's test, which asks whether most images agree" in interval_remark(few, 0.05)
 
 
 def test_one_image_is_compared_without_interval():

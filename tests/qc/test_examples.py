@@ -13,6 +13,7 @@ from parfocal.qc.examples_figure import EXAMPLE_PIXELS, Example, examples_figure
 from parfocal.qc.figures import save_png
 from parfocal.qc.metrics.restoration import CONTRAST_INVERTED, score_restoration
 from parfocal.qc.statistics import ImageScore
+from parfocal.qc.summary import PRIMARY
 
 
 def example(shape: tuple[int, int], *, invert: bool = False, pixel_size: float | None = 0.1) -> Example:
@@ -33,12 +34,12 @@ def example(shape: tuple[int, int], *, invert: bool = False, pixel_size: float |
     )
 
 
-def scores(*ssim: float) -> list[ImageScore]:
-    return [ImageScore(f"im{number}", {"ssim": value}, 1, 0, ()) for number, value in enumerate(ssim)]
+def scores(*values: float) -> list[ImageScore]:
+    return [ImageScore(f"im{number}", {PRIMARY: value}, 1, 0, ()) for number, value in enumerate(values)]
 
 
 @pytest.mark.parametrize(
-    ("ssim", "expected"),
+    ("values", "expected"),
     [
         ((0.5,), {}),
         ((0.5, 0.9), {"best": "im1"}),
@@ -48,9 +49,9 @@ def scores(*ssim: float) -> list[ImageScore]:
     ],
 )
 def test_best_and_median_are_shown_where_they_are_not_the_worst(
-    ssim: tuple[float, ...], expected: dict[str, str]
+    values: tuple[float, ...], expected: dict[str, str]
 ) -> None:
-    assert typical(scores(*ssim)) == expected
+    assert typical(scores(*values)) == expected
 
 
 def test_every_row_has_four_pictures_with_their_scores_and_a_scale_bar() -> None:

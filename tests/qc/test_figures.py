@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tifffile
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.image import imread
 
-from parfocal.qc.figures import restoration_figure, save_png, write_map
+from parfocal.qc.figures import restoration_figure, save_png
 from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.errors import InvalidInputError
@@ -115,19 +114,3 @@ def test_refuses_stacks_and_other_shapes():
         restoration_figure(image, image, np.zeros((2, 20, 20)), {}, both, name="a")
     with pytest.raises(InvalidInputError, match="the prediction has shape"):
         restoration_figure(image, np.eye(21), image, {}, both, name="a")
-
-
-@pytest.mark.parametrize("shape", [(12, 15), (3, 12, 15)])
-def test_map_file_keeps_numbers_and_axes(tmp_path, shape):
-    values = np.random.default_rng(0).random(shape).astype(np.float32)
-    write_map(tmp_path / "map.tif", values, pixel_size=0.25)
-    with tifffile.TiffFile(tmp_path / "map.tif") as file:
-        np.testing.assert_array_equal(file.asarray(), values)
-        assert file.series[0].dtype == np.float32
-        assert file.series[0].axes == "ZYX"[3 - len(shape) :]
-        assert file.pages[0].tags["XResolution"].value == (40000, 1)
-
-
-def test_map_needs_two_or_three_axes(tmp_path):
-    with pytest.raises(InvalidInputError, match="axes"):
-        write_map(tmp_path / "map.tif", np.zeros(4, np.float32))

@@ -69,3 +69,17 @@ def test_a_prediction_that_is_no_label_image_is_refused_by_name(evaluate: Evalua
     assert job.state == v1.JOB_STATE_FAILED
     assert "field0 (prediction) holds" in job.error.text
     assert "whole numbers" in job.error.text
+
+
+def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Evaluate, s3: Any) -> None:
+    changes = iter([lambda labels: labels[:, 1:], moved, moved])
+    job = evaluate(lambda labels: next(changes)(labels), max_failed_images=1)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place, store = Location.parse(job.outputs[0].uri), s3.store()
+    result = ResultManifest.read(store, place / RESULT_MANIFEST)
+    assert result.verdict["state"] == "passed"
+    (remark,) = (text for text in result.verdict["remarks"] if "could not be scored" in text)
+    assert remark.startswith("1 of 3 predictions could not be scored: field0: the prediction has shape")
+    assert remark.endswith("The thresholds allow that.")
+    assert list(store.read_json(place / "summary.json")["unscorable"]) == ["field0"]
+    assert "not scored" in store.read(place / "report.html").decode()

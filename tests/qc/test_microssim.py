@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
-from parfocal.qc.metrics.microssim import MicroFit, fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.qc.metrics.microssim import MicroFit, fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
+from parfocal.qc.metrics.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.runtime.errors import InvalidInputError
 
 
@@ -112,3 +113,41 @@ def test_degenerate_input_is_refused():
         sample_for_fit(images[0][1:], targets[0])
     with pytest.raises(InvalidInputError, match="not a number"):
         sample_for_fit(np.full_like(targets[0], np.nan), targets[0])
+
+
+def parts_of(image, target, fit, mask):
+    return mean_ssim_by_part(micro_ssim_map(image, target, fit), mask)
+
+
+def test_inside_and_outside_equal_the_definition():
+    images, targets = image_set(1)
+    x, y = images[0], targets[0]
+    mask = y > np.percentile(y, 80)
+    _, full = structural_similarity(
+        (y - 1000) / np.ptp(y), 1.7 * (x - 200) / np.ptp(y), gaussian_weights=True, sigma=1.5, data_range=1, full=True
+    )
+    expected = [full[5:-5, 5:-5][part[5:-5, 5:-5]].mean() for part in (mask, ~mask)]
+    assert parts_of(x, y, MicroFit(1000.0, 200.0, 1.7), mask) == pytest.approx(expected, abs=1e-6)
+
+
+def test_parts_make_up_the_whole():
+    images, targets = image_set(1)
+    fit, mask = fitted(images, targets), targets[0] > np.median(targets[0])
+    values = micro_ssim_map(images[0], targets[0], fit)
+    inside, outside = mean_ssim_by_part(values, mask)
+    fraction = mask[5:-5, 5:-5].mean()
+    assert fraction * inside + (1 - fraction) * outside == pytest.approx(mean_ssim(values), abs=1e-9)
+    everywhere, nowhere = mean_ssim_by_part(values, np.ones_like(mask))
+    assert everywhere == pytest.approx(micro_ssim(images[0], targets[0], fit), abs=1e-12)
+    assert np.isnan(nowhere)
+    border = np.ones_like(mask)
+    border[5:-5, 5:-5] = False
+    assert mean_ssim_by_part(values, border) == pytest.approx((np.nan, mean_ssim(values)), nan_ok=True)
+
+
+def test_perfect_is_one_inside_and_outside_whatever_its_brightness():
+    _, targets = image_set(2)
+    brighter = [3 * target + 50 for target in targets]
+    fit = fitted(brighter, targets)
+    for x, y in zip(brighter, targets, strict=True):
+        assert parts_of(x, y, fit, y > np.median(y)) == pytest.approx((1, 1), abs=1e-5)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
 
-from parfocal.qc.metrics.multiscale import MS_SSIM_WEIGHTS, multiscale_ssim, scale_count
-from parfocal.qc.metrics.restoration import score_restoration
+from parfocal.qc.metrics.multiscale import MS_SSIM_WEIGHTS, multiscale_from, multiscale_ssim, scale_count
+from parfocal.qc.metrics.restoration import scale_target, score_restoration, score_scaled, score_stack
 from parfocal.qc.metrics.ssim import ssim_and_contrast_maps, ssim_map
 from parfocal.runtime.errors import InvalidInputError
 
@@ -104,3 +105,103 @@ def test_refuses_what_ssim_refuses():
         multiscale_ssim(np.zeros((10, 40)), np.zeros((10, 40)))
     with pytest.raises(InvalidInputError, match="shape"):
         multiscale_ssim(np.zeros((20, 40)), np.zeros((40, 20)))
+
+
+def regions_oracle(x, y, mask, scales):
+    """The definition in float64, with masked sums: whole image, inside and outside."""
+    weights = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
+    weights = weights[:scales] * weights.sum() / weights[:scales].sum()
+    inside, result = mask.astype(float), np.ones(3)
+    for scale in range(scales):
+        _, full = structural_similarity(
+            x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, full=True
+        )
+        if scale < scales - 1:
+            # Images with the mean of each window taken away would have the contrast term alone: divide the means out.
+            mx, my = (gaussian_filter(each, 1.5, truncate=3.5) for each in (x, y))
+            full = full * (mx**2 + my**2 + 1e-4) / (2 * mx * my + 1e-4)
+        for index, part in enumerate((np.ones_like(inside), inside, 1 - inside)):
+            result[index] *= np.average(full[5:-5, 5:-5], weights=part[5:-5, 5:-5]) ** weights[scale]
+        height, width = (size // 2 * 2 for size in x.shape)
+        blocks = (a[:height, :width].reshape(height // 2, 2, width // 2, 2) for a in (x, y, inside))
+        x, y, inside = (block.mean((1, 3)) for block in blocks)
+    return result
+
+
+def by_part(x, y, mask):
+    found = multiscale_from(*ssim_and_contrast_maps(x, y), x, y, mask)
+    return found.whole, found.inside, found.outside
+
+
+def filaments(shape):
+    """Lines one pixel wide, which no coarse pixel is half full of."""
+    mask = np.zeros(shape, bool)
+    mask[shape[0] // 2] = True
+    mask[:, shape[1] // 3] = True
+    return mask
+
+
+@pytest.mark.parametrize(("shape", "scales"), [((256, 256), 5), ((177, 301), 5), ((64, 50), 3), ((20, 21), 1)])
+@pytest.mark.parametrize("thin", [False, True], ids=["areas", "lines"])
+def test_inside_and_outside_equal_the_definition(shape, scales, thin):
+    x, y = pair(shape)
+    mask = filaments(shape) if thin else y > 0.55
+    assert by_part(x, y, mask) == pytest.approx(regions_oracle(x, y, mask, scales), abs=1e-6)
+
+
+def test_a_mask_changes_nothing_of_the_whole_and_everything_is_the_whole():
+    x, y = pair((200, 211))
+    whole, inside, outside = by_part(x, y, np.ones(x.shape, bool))
+    assert whole == multiscale_ssim(x, y)
+    assert inside == pytest.approx(whole, abs=1e-9)
+    assert np.isnan(outside)
+    assert by_part(x, y, np.zeros(x.shape, bool))[1:] == pytest.approx((np.nan, inside), abs=1e-9, nan_ok=True)
+
+
+def test_noise_outside_alone_is_seen_outside_and_hardly_inside():
+    _, y = pair((256, 256), 0)
+    mask = np.zeros(y.shape, bool)
+    mask[:, :128] = True
+    x = np.where(mask, y, np.clip(y + 0.2 * np.random.default_rng(0).standard_normal(y.shape), 0, 1))
+    whole, inside, outside = by_part(x, y, mask)
+    assert outside < whole < inside
+    assert inside > 0.99 > 0.97 > outside
+
+
+@given(st.integers(0, 100), st.floats(0.02, 0.98))
+@settings(max_examples=10, deadline=None)
+def test_perfect_is_one_in_every_part_that_has_pixels_at_all_scales(seed, part):
+    _, y = pair((64, 64), 0, seed)
+    mask = np.random.default_rng(seed).random(y.shape) < part
+    assert by_part(y, y, mask) == pytest.approx((1, 1, 1), abs=1e-6)
+
+
+def test_a_part_without_pixels_at_some_scale_has_no_value():
+    x, y = pair((200, 200))
+    mask = np.zeros(x.shape, bool)
+    mask[40:60, 40:60] = True  # in the border of 80 pixels that the fifth scale has, and in no other
+    _, inside, outside = by_part(x, y, mask)
+    assert np.isnan(inside)
+    assert 0 < outside <= 1
+
+
+@given(st.floats(0.01, 100), st.floats(-1000, 1000))
+@settings(max_examples=10, deadline=None)
+def test_brightness_and_offset_of_the_image_change_nothing_inside(scale, offset):
+    x, y = pair((64, 64))
+    target, mask = scale_target(y), y > 0.5
+    before, _ = score_scaled(x, target, foreground=mask)
+    after, _ = score_scaled(scale * x + offset, target, foreground=mask)
+    assert after.ms_ssim_inside == pytest.approx(before.ms_ssim_inside, abs=1e-4)
+    assert after.ms_ssim_outside == pytest.approx(before.ms_ssim_outside, abs=1e-4)
+
+
+def test_planes_of_a_stack_have_their_own_mask():
+    x, y = (np.stack(each) for each in zip(pair((40, 44)), pair((40, 44), seed=6), strict=True))
+    mask = y > 0.5
+    scores, _ = score_stack(x, y, foreground=mask)
+    for z in range(2):
+        alone, _ = score_scaled(x[z], scale_target(y[z]), foreground=mask[z])
+        assert scores[z] == alone
+    with pytest.raises(InvalidInputError, match="foreground has shape"):
+        score_stack(x, y, foreground=mask[:1])

@@ -139,8 +139,10 @@ def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Eva
     assert "target: PSNR in dB 31.00 ± 1.00" in words
     assert "target_DAPI: PSNR in dB 16.00 ± 1.00" in words
     assert "evaluated on 3 test images" in words
-    assert f"{summaries['target'].worst.image}, the worst of the 3 images." in words
-    assert f"{summaries['target_DAPI'].worst.image}, the worst of the 3 images." in words
+    assert f"{summaries['target'].worst.image}, the worst of the 3 images by PSNR." in words
+    assert f"{summaries['target_DAPI'].worst.image}, the worst of the 3 images by PSNR." in words
+    assert "the best and the median image by PSNR." in words
+    assert "In order of PSNR, the lowest first." in words
 
 
 def test_an_imported_model_is_not_said_to_be_trained_here(evaluation: Evaluation) -> None:
@@ -230,3 +232,27 @@ def test_an_image_without_a_number_leaves_its_cell_empty(evaluation: Evaluation)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_report(evaluation_report(evaluation), evaluation.folder)
     assert "image_1" in page_of(evaluation.folder).words
+
+
+def test_scores_inside_and_outside_stand_beside_those_of_the_whole_image(evaluation: Evaluation) -> None:
+    inside = {"input": 0.333, "baseline": 0.5, "prediction": 0.711}
+    with_parts = [
+        replace(
+            row,
+            score=replace(row.score, ms_ssim=0.876, ms_ssim_inside=inside[row.kind], ms_ssim_outside=0.912),
+            more={"foreground": 0.125, "snr_inside": 9.5},
+        )
+        for row in rows()
+    ]
+    summary = summarise(with_parts)
+    content = summary_json(summary, evaluation.verdict)
+    assert content["regions"] == {"snr": "SNR in dB", "ms_ssim": "MS-SSIM"}
+    (evaluation.folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+    report = evaluation_report(evaluation)
+    (table,) = (block for block in report.blocks if isinstance(block, Table) and "Outside" in block.columns)
+    assert table.rows == [
+        ("SNR in dB", "", "9.50", "", "9.50", "9.50"),
+        ("MS-SSIM", "0.876", "0.711", "0.912", "0.333", "0.500"),
+    ]
+    assert "12 % of the image" in table.caption
+    write_report(report, evaluation.folder)

@@ -147,3 +147,17 @@ def test_images_without_noise_are_left_out_by_name(judge: Judge, s3: Any) -> Non
     nothing = judge("target", plain=True, black="field0 field1 field2")
     assert nothing.state == v1.JOB_STATE_FAILED
     assert "contrast" in nothing.error.text
+
+
+def test_one_prediction_that_cannot_be_scored_is_a_failed_image(judge: Judge, s3: Any) -> None:
+    changes = iter([lambda pixels: np.where(np.arange(pixels.shape[1]) < 3, np.inf, pixels), np.asarray, np.asarray])
+    result, summary = read(judge("target", lambda pixels: next(changes)(pixels).astype(np.float32)), s3)
+    assert result.verdict["state"] == "failed"
+    (bad,) = summary["unscorable"]
+    reason = result.verdict["reasons"][0]
+    assert reason.startswith(f"1 of 3 predictions could not be scored: The prediction {bad} has ")
+    assert "not a number, infinite" in reason
+    assert summary["images"] == 2
+    assert summary["metrics"]["prediction"]["agreement"]["mean"] > 0.99
+    assert [image.input for image in result.images if image.reason] == [bad]
+    assert any(warning.startswith(f"The prediction of {bad} was not scored. ") for warning in result.warnings)

@@ -17,9 +17,10 @@ from support import publish_dataset, publish_images
 
 from parfocal import v1
 from parfocal.qc.metrics.foreground import find_foreground
-from parfocal.qc.metrics.microssim import fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.qc.metrics.microssim import fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
 from parfocal.qc.metrics.resolution import fourier_correlation
-from parfocal.qc.metrics.restoration import score_restoration
+from parfocal.qc.metrics.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.ssim import mean_ssim_by_part
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store import Location
@@ -95,8 +96,14 @@ def test_images_have_all_numbers(evaluate: Any, s3: Any, pairs_folder: Path) -> 
     fit = fit_micro_ssim([sample_for_fit(source, target, windows=None) for source, target in images.values()])
     for row in (row for row in rows if row["kind"] == "input"):
         source, target = images[row["image"]]
-        score, _ = score_restoration(source, target)
+        mask = find_foreground(target).mask
+        score, _ = score_scaled(source, scale_target(target), foreground=mask)
         assert float(row["MS-SSIM [0..1]"]) == pytest.approx(score.ms_ssim)
+        assert float(row["MS-SSIM inside the foreground [0..1]"]) == pytest.approx(score.ms_ssim_inside)
+        assert float(row["MS-SSIM outside the foreground [0..1]"]) == pytest.approx(score.ms_ssim_outside)
+        parts = mean_ssim_by_part(micro_ssim_map(source, target, fit), mask)
+        for part, value in zip(("inside", "outside"), parts, strict=True):
+            assert float(row[f"MicroSSIM {part} the foreground [-1..1]"]) == pytest.approx(value, abs=1e-6)
         assert float(row["MicroSSIM [-1..1]"]) == pytest.approx(micro_ssim(source, target, fit), abs=1e-6)
         assert float(row["foreground [fraction of pixels]"]) == find_foreground(target).fraction
         curve = fourier_correlation(source, target)
@@ -116,6 +123,8 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
     job = evaluate(stacks_folder, denoised)
     summary = json.loads(published(s3, job, "summary.json"))
     assert summary["verdict"] == "passed", summary["reasons"]
+    for name in ("ms_ssim_inside", "micro_ssim_inside", "micro_ssim_outside"):
+        assert summary["metrics"]["prediction"][name]["mean"] > summary["metrics"]["input"][name]["mean"]
     assert summary["metrics"]["prediction"]["volume_psnr"]["mean"] > summary["metrics"]["input"]["volume_psnr"]["mean"]
     rows = [row for row in csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))) if row["image"] == "stack0"]
     assert len(rows) == 33  # the empty plane has no score
@@ -161,3 +170,42 @@ def test_an_uncertainty_is_checked_and_drawn(
     assert len(published(s3, job, "coverage.csv").splitlines()) == 4
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert "reliability.png" in {entry.name for entry in result.files}
+
+
+def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Any, s3: Any, stacks_folder: Path) -> None:
+    seen: list[None] = []
+
+    def one_diverged(source: Any, target: Any) -> Any:
+        prediction = denoised(source, target)
+        if not seen:
+            prediction[4] = np.nan
+        seen.append(None)
+        return prediction
+
+    job = evaluate(stacks_folder, one_diverged)
+    summary = json.loads(published(s3, job, "summary.json"))
+    (bad,) = summary["unscorable"]
+    assert summary["verdict"] == "failed"
+    assert summary["reasons"] == [
+        f"1 of 3 predictions could not be scored: {bad} (prediction), slice 4: The image has 1760 of 1760 values that "
+        "are not a number, infinite or too large for float32."
+    ]
+    assert summary["images"] == 2
+    assert summary["metrics"]["prediction"]["psnr"]["mean"] > summary["metrics"]["input"]["psnr"]["mean"]
+    rows = list(csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))))
+    assert {row["image"] for row in rows} == {"stack0", "stack1", "stack2"} - {bad}
+    assert all(row["MicroSSIM [-1..1]"] for row in rows)
+
+
+def test_a_target_that_cannot_be_used_is_refused_by_name(evaluate: Any, s3: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split, stem in (("train", "a"), ("test", "b"), ("test", "c")):
+        clean = 100 * gaussian_filter(random.standard_normal((64, 64)), 3).astype(np.float32)
+        noisy = clean + random.standard_normal(clean.shape).astype(np.float32)
+        for role, pixels in (("source", noisy), ("target", np.full_like(clean, 7) if stem == "c" else clean)):
+            path = tmp_path / split / role / f"{stem}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, Image(pixels, "YX", None))
+    job = evaluate(tmp_path, lambda source, _: source)
+    assert job.state == v1.JOB_STATE_FAILED
+    assert job.error.text.startswith("c: The target is constant")

@@ -100,3 +100,14 @@ def test_names_of_files_are_drawn_as_they_are() -> None:
         threshold=0.5,
     )
     figure.canvas.draw()
+
+
+def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Evaluate, s3: Any) -> None:
+    changes = iter([lambda labels: labels.astype(np.float32) * np.nan, as_probability, as_probability])
+    result, summary, _ = read(evaluate(lambda labels: next(changes)(labels)), s3)
+    assert result.verdict["state"] == "failed"
+    assert "1 of 3 predictions could not be scored: field0 (prediction) has pixels that" in result.verdict["reasons"][0]
+    assert list(summary["unscorable"]) == ["field0"]
+    assert summary["images"] == result.summary["images"] == 2
+    assert summary["metrics"]["prediction"]["iou"]["mean"] > 0.9
+    assert [image.input for image in result.images if image.reason] == ["field0"]

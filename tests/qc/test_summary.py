@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from parfocal.qc.metrics.baseline import BaselineChoice
 from parfocal.qc.metrics.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED, RestorationScore
-from parfocal.qc.parameters import RestorationThresholds
+from parfocal.qc.parameters import ImageComparisonParameters, RestorationThresholds
 from parfocal.qc.rows import COLUMNS, MORE_COLUMNS, MetricsRow, write_metrics_csv
 from parfocal.qc.statistics import METRICS, statistics
-from parfocal.qc.summary import judge, summarise, summary_json
+from parfocal.qc.summary import PRIMARY, SHOWN, judge, summarise, summary_json
 from parfocal.runtime.errors import InvalidInputError
 
 
@@ -208,12 +208,17 @@ def test_many_failed_slices_fail_the_stack():
     assert "b (prediction is constant)" in verdict.reasons[0]
 
 
-def test_worst_image_has_the_lowest_ssim():
+def test_worst_image_has_the_lowest_psnr_whatever_its_ssim():
     table = rows(GOOD)
-    table[5] = dataclasses.replace(table[5], score=score(29, 0.5))
+    table[5] = dataclasses.replace(table[5], score=score(21.25, 0.99))
     summary = summarise(table)
     assert summary.worst.image == "image_1"
-    assert "The worst image is image_1, with SSIM 0.500." in judge(summary).remarks
+    assert "The worst image is image_1, with PSNR 21.25 dB." in judge(summary).remarks
+
+
+def test_images_are_ranked_by_the_metric_that_tables_begin_with_and_comparisons_rank_by():
+    assert next(iter(SHOWN)) == PRIMARY
+    assert ImageComparisonParameters().metrics[0] == PRIMARY
 
 
 @pytest.mark.parametrize(
@@ -266,9 +271,10 @@ def test_csv_has_every_row_exactly(tmp_path_factory, table):
         assert (line["image"], line["kind"]) == (row.image, row.kind)
         assert line["slice"] == ("" if row.slice is None else str(row.slice))
         assert line[COLUMNS["failed"]] == (row.score.failed or "")
-        for name in set(COLUMNS) - {"failed", "ms_ssim"}:
+        not_computed = {"ms_ssim", "ms_ssim_inside", "ms_ssim_outside"}
+        for name in set(COLUMNS) - {"failed"} - not_computed:
             assert float(line[COLUMNS[name]]) == getattr(row.score, name)
-        for heading in (COLUMNS["ms_ssim"], *MORE_COLUMNS.values()):
+        for heading in (*(COLUMNS[name] for name in not_computed), *MORE_COLUMNS.values()):
             assert line[heading] == ""
 
 

@@ -432,3 +432,13 @@ def test_a_full_disk_is_reported_and_leaves_nothing(name: str, tmp_path: Path) -
     with pytest.raises(DiskFullError, match="No room"):
         fill()
     assert list(target.parent.iterdir()) == []
+
+
+def test_a_map_of_floats_can_be_left_uncompressed(tmp_path: Path) -> None:
+    image = Image(np.zeros((4, 60, 70), np.float32), "TYX", PixelSize(0.2, 0.3))
+    for name, compress in (("packed", True), ("plain", False)):
+        write_image(tmp_path / f"{name}.tif", image, compress=compress)
+        read = read_image(tmp_path / f"{name}.tif")
+        np.testing.assert_array_equal(read.pixels, image.pixels)
+        assert (read.axes, read.pixel_size) == (image.axes, image.pixel_size)
+    assert (tmp_path / "packed.tif").stat().st_size < image.pixels.nbytes < (tmp_path / "plain.tif").stat().st_size

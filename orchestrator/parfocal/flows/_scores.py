@@ -55,6 +55,11 @@ class Scores:
         """The images that were scored."""
         return list(self.values[self.kinds[0]])
 
+    @property
+    def primary(self) -> str:
+        """What the metric is called by which an image is the worst: the first one shown."""
+        return next(iter(self.metrics.values())).partition(" [")[0]
+
     def title(self, kind: str) -> str:
         """Return what a kind is called in tables."""
         return self.baseline if kind == "baseline" else kind

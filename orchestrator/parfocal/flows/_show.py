@@ -118,7 +118,7 @@ def training_report(
     if figure is not None:
         lines += [embedded_png("Input, prediction and target of a test image", figure), ""]
         if scores and scores.worst_image:
-            lines += [f"Shown is the worst of the test images, {scores.worst_image}.", ""]
+            lines += [f"Shown is the worst of the test images by {scores.primary}, {scores.worst_image}.", ""]
     if scores:
         count = len(scores.images)
         lines += ["## Scores", "", markdown_table(summary_rows(scores)), ""]

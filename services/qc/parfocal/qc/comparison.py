@@ -17,6 +17,7 @@ from parfocal.qc.comparison_summary import (
     DEFINITION,
     METRICS,
     PairResult,
+    interval_remark,
     power_remark,
     rank_images,
     row_of,
@@ -82,7 +83,8 @@ def compare(context: JobContext) -> None:
     report(context, "testing", 0.4)
     tests = run_tests(competitors, scores, parameters.alpha)
     found = _Found(evaluations, competitors, scores, tests, _seen_in_training(context, evaluations))
-    for text in (*remarks, power_remark(tests, parameters.alpha), *found.seen):
+    why = power_remark(tests, parameters.alpha), interval_remark(tests, parameters.alpha)
+    for text in (*remarks, *why, *found.seen):
         if text:
             context.warn(text)
     folder = empty_folder(context.scratch / "comparison")

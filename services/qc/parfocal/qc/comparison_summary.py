@@ -13,6 +13,7 @@ import numpy as np
 from parfocal.qc.competitors import Competitor, TargetScores
 from parfocal.qc.metrics.paired import PairedTest, holm, images_needed, paired_test, smallest_p
 from parfocal.qc.statistics import Statistics, statistics
+from parfocal.qc.verdict import listed
 from parfocal.qc.words import count
 
 DEFINITION: Final = (
@@ -168,6 +169,37 @@ def power_remark(tests: Sequence[PairResult], alpha: float) -> str:
     )
 
 
+def interval_remark(tests: Sequence[PairResult], alpha: float) -> str:
+    """Say why a difference is not shown though its interval leaves out zero; empty where there is none such.
+
+    The interval is that by which the verdict of an evaluation calls a prediction better or worse, so a reader who has
+    both before them sees a contradiction.
+    """
+    several = len({test.target for test in tests}) > 1
+    hints = [
+        f"{test.first.name} and {test.second.name} in {METRICS[test.metric].title}"
+        + (f" of {test.target}" if several else "")
+        for test in tests
+        if test.outcome == "not shown" and _leaves_out_zero(test)
+    ]
+    if not hints:
+        return ""
+    if len(tests) > 1:
+        asked = (
+            f"Among {len(tests)} differences looked at together one or the other would seem real by chance, so here "
+            "Wilcoxon's test, corrected for their number, must confirm it"
+        )
+    else:
+        asked = "Here Wilcoxon's test, which asks whether most images agree on it, must confirm it"
+    return (
+        f"The {100 * (1 - alpha):g} % interval leaves out zero, yet no difference is shown, between "
+        f"{listed(hints, '; ')}. This is no contradiction. An interval looks at one difference as if there were no "
+        "others, and with few images it is somewhat too narrow; the verdict of an evaluation on one model rests on it, "
+        f"and may call the same difference better or worse. {asked}. Take such a difference as a hint, and compare "
+        "more images to be sure."
+    )
+
+
 def rank_images(competitors: Sequence[Competitor], scores: TargetScores, metric: str) -> list[tuple[str, float]]:
     """Return the images with their mean score over the models, the best first."""
     columns = [scores.scores[metric][each.name] for each in competitors if each.kind == "model"]
@@ -226,6 +258,11 @@ def row_of(test: PairResult) -> dict[str, str | float | None]:
         "Mann-Whitney p after Holm": test.mann_whitney_holm,
         "outcome": test.outcome,
     }
+
+
+def _leaves_out_zero(test: PairResult) -> bool:
+    low, high = test.difference.low, test.difference.high
+    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def _outcome(test: PairResult, p: float, alpha: float) -> Outcome:

@@ -41,8 +41,8 @@ class Evaluation:
         return self.manifest.images[0].outputs["prediction"] if self.manifest.images else ""
 
     def images(self, target: str) -> dict[str, str]:
-        """Return the digests of the sources of a target's images, by name."""
-        labels = ((*self.split(image.input), image.input_sha256) for image in self.manifest.images)
+        """Return the digests of the sources of a target's images that were scored, by name."""
+        labels = ((*self.split(image.input), image.input_sha256) for image in self.manifest.images if not image.reason)
         return {stem: digest for role, stem, digest in labels if role == target}
 
     def scores_of(self, kind: str, target: str) -> dict[str, Mapping[str, float]]:

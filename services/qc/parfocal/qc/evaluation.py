@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,8 +25,8 @@ from parfocal.qc.parameters import RestorationParameters, TranslationParameters
 from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
 from parfocal.qc.scoring import Baseline, mean_values, score_items, shown_input, versions
 from parfocal.qc.statistics import ImageScore
-from parfocal.qc.summary import judge, summarise, summary_json
-from parfocal.qc.verdict import Verdict
+from parfocal.qc.summary import PRIMARY, judge, summarise, summary_json
+from parfocal.qc.verdict import Verdict, with_unscorable
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder
@@ -48,8 +49,8 @@ def evaluate(context: JobContext) -> None:
             known = inputs.validation_regions
             baselines[role] = choice if known else replace(choice, chosen_on="training images")
     folder = empty_folder(context.scratch / "evaluation")
-    rows = score_items(context, inputs.items, baselines, folder, maps=parameters.maps)
-    _Evaluation(context, parameters, inputs, rows, baselines).publish(folder)
+    rows, unscorable = score_items(context, inputs.items, baselines, folder, maps=parameters.maps)
+    _Evaluation(context, parameters, inputs, rows, unscorable, baselines).publish(folder)
 
 
 class _Evaluation:
@@ -61,15 +62,18 @@ class _Evaluation:
         parameters: RestorationParameters | TranslationParameters,
         inputs: Inputs,
         rows: list[MetricsRow],
+        unscorable: Mapping[str, str],
         baselines: Mapping[str, Baseline],
     ) -> None:
         self._context = context
         self._parameters = parameters
         self._inputs = inputs
         self._rows = rows
+        self._unscorable = unscorable
         self._baselines = baselines
         self._roles = list(baselines)
-        self._by_role = {role: summarise(self._rows_of(role)) for role in self._roles}
+        # Of a target whose predictions can none of them be scored there is nothing to summarise.
+        self._by_role = {role: summarise(of_role) for role in self._roles if (of_role := self._rows_of(role))}
         self._all = summarise(rows) if len(self._roles) > 1 else self._by_role[self._roles[0]]
         self._metrics: dict[str, float] = {}
         for role, summary in self._by_role.items():
@@ -83,17 +87,28 @@ class _Evaluation:
         labels = {item.label for item in self._inputs.items if item.role == role}
         return [row for row in self._rows if row.image in labels]
 
+    def _unscorable_of(self, role: str) -> dict[str, str]:
+        labels = {item.label for item in self._inputs.items if item.role == role}
+        return {label: why for label, why in self._unscorable.items() if label in labels}
+
     def publish(self, folder: Path) -> None:
         """Write tables, summary and figures, and publish them with the verdict."""
         thresholds, task = self._parameters.thresholds(), self._context.method.name
-        verdicts = {role: judge(summary, thresholds) for role, summary in self._by_role.items()}
+        lost = {role: self._unscorable_of(role) for role in self._roles}
+        verdicts = {
+            role: judge(self._by_role[role], thresholds, lost[role])
+            if role in self._by_role
+            else with_unscorable(Verdict("failed", (), ()), lost[role], len(lost[role]), 0)
+            for role in self._roles
+        }
         verdict = with_test(_joined(verdicts), self._inputs)
         described = {role: baseline.describe() for role, baseline in self._baselines.items()}
         write_metrics_csv(folder / "metrics.csv", self._rows)
-        content = summary_json(self._all, verdict, task=task, thresholds=thresholds, baseline=described[self._roles[0]])
+        of_job = partial(summary_json, task=task, thresholds=thresholds)
+        content = of_job(self._all, verdict, baseline=described[self._roles[0]], unscorable=self._unscorable)
         if len(self._roles) > 1:
             content["targets"] = {
-                role: summary_json(summary, verdicts[role], task=task, thresholds=thresholds, baseline=described[role])
+                role: of_job(summary, verdicts[role], baseline=described[role], unscorable=lost[role])
                 for role, summary in self._by_role.items()
             }
         (folder / "summary.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -101,20 +116,22 @@ class _Evaluation:
             # The worst image, so that nobody is shown a lucky one.
             item = self._item(summary.worst.image)
             suffix = "" if role == self._roles[0] else f"_{role}"
-            self._draw(item, folder / f"figure{suffix}.png")
+            which = f"Worst of {summary.images} images by {PRIMARY.upper()}: " if summary.images > 1 else ""
+            self._draw(item, which, folder / f"figure{suffix}.png")
             examples = [self._example(*each) for each in typical(summary.scores["prediction"]).items()]
             if examples:
                 save_png(examples_figure(examples), folder / f"examples{suffix}.png")
-        by_image = {item.label: self._mean(item) for item in self._inputs.items}
-        publish_evaluation(self._context, self._inputs, folder, verdict, self._metrics, by_image)
+        by_image = {item.label: self._mean(item) for item in self._inputs.items if item.label not in self._unscorable}
+        publish_evaluation(self._context, self._inputs, folder, verdict, self._metrics, by_image, self._unscorable)
 
-    def _draw(self, item: Item, path: Path) -> None:
+    def _draw(self, item: Item, which: str, path: Path) -> None:
         target = read_image(item.target).pixels
         foreground = find_foreground(target)
         images = dict(versions(item, self._baselines[item.role], target.ndim))
-        mask = foreground.mask
+        mask, name = foreground.mask, f"{which}{item.label}"
         if target.ndim == 3:
             index = self._planes(item)[0]
+            name += f", plane {index}"
             target, mask, images = target[index], mask[index], {kind: image[index] for kind, image in images.items()}
         scaled = scale_target(target)
         scored = {str(kind): score_scaled(image, scaled) for kind, image in images.items()}
@@ -124,7 +141,7 @@ class _Evaluation:
             target,
             {kind: score for kind, (score, _) in scored.items()},
             {kind: maps for kind, (_, maps) in scored.items()},
-            name=item.label,
+            name=name,
             pixel_size=item.pixel_size,
             baseline=str(self._baselines[item.role].describe()["name"]),
             foreground=mask,
@@ -137,7 +154,7 @@ class _Evaluation:
         item = self._item(label)
         target, prediction = read_image(item.target).pixels, read_image(item.prediction).pixels
         source = shown_input(read_image(item.source).pixels, target.ndim)
-        heading = f"{why.capitalize()} image: {label}"
+        heading = f"{why.capitalize()} image by {PRIMARY.upper()}: {label}"
         if target.ndim == 3:
             planes = self._planes(item)
             index = planes[(len(planes) - 1) // 2]
@@ -154,7 +171,7 @@ class _Evaluation:
     def _planes(self, item: Item) -> list[int]:
         """Return the planes of a stack that have a score, the worst first."""
         rows = [row for row in self._rows if row.image == item.label and row.kind == "prediction"]
-        return [row.slice for row in sorted(rows, key=lambda row: row.score.ssim) if row.slice is not None]
+        return [row.slice for row in sorted(rows, key=lambda row: row.value(PRIMARY)) if row.slice is not None]
 
     def _mean(self, item: Item) -> dict[str, float]:
         rows = [row for row in self._rows if row.image == item.label and row.kind == "prediction"]
@@ -162,11 +179,11 @@ class _Evaluation:
 
 
 def typical(scores: Sequence[ImageScore]) -> dict[str, str]:
-    """Return the names of the best and the median image by SSIM, where there are such besides the worst.
+    """Return the names of the best and the median image in the primary metric, where there are such besides the worst.
 
     Of an even number the median is the lower of the two in the middle.
     """
-    ordered = [score.image for score in sorted(scores, key=lambda score: score.values["ssim"])]
+    ordered = [score.image for score in sorted(scores, key=lambda score: score.values[PRIMARY])]
     chosen = {"best": ordered[-1], "median": ordered[(len(ordered) - 1) // 2]}
     return {why: image for why, image in chosen.items() if image != ordered[0]}
 

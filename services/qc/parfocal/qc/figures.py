@@ -1,4 +1,4 @@
-"""Figures and map files for a QC report: drawn on Figure objects, never on global plotting state."""
+"""Figures for a QC report: drawn on Figure objects, never on global plotting state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -147,23 +146,6 @@ def restoration_figure(
 def save_png(fig: Figure, path: Path) -> None:
     """Write a figure as PNG at its own resolution."""
     fig.savefig(path, format="png")
-
-
-def write_map(path: Path, values: npt.NDArray[np.floating], *, pixel_size: float | None = None) -> None:
-    """Write a map (Y, X) or (Z, Y, X) as float32 TIFF with its numbers unchanged.
-
-    `pixel_size`, in micrometres, is stored as the resolution of the file.
-    """
-    if values.ndim not in (2, 3):
-        raise InvalidInputError(f"A map has two or three axes, (Y, X) or (Z, Y, X); this one has {values.ndim}.")
-    tifffile.imwrite(
-        path,
-        np.ascontiguousarray(values, np.float32),
-        photometric="minisblack",
-        metadata={"axes": "ZYX"[3 - values.ndim :]},
-        resolution=None if pixel_size is None else (1e4 / pixel_size, 1e4 / pixel_size),
-        resolutionunit=None if pixel_size is None else "CENTIMETER",
-    )
 
 
 _MAPPED: Final = ("input", "prediction")

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +17,20 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
-from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
+from parfocal.qc.job import (
+    Inputs,
+    Item,
+    of_prediction,
+    open_evaluation,
+    publish_evaluation,
+    score_each,
+    training_pairs,
+    with_test,
+)
 from parfocal.qc.metrics.boundaries import boundary_distances
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.outcomes import error_map, outcome_layers
-from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.qc.parameters import InstanceParameters, InstanceThresholds
 from parfocal.qc.statistics import INTERVAL, statistics
@@ -32,7 +41,7 @@ from parfocal.qc.values import (
     summarise_values,
     write_values_csv,
 )
-from parfocal.qc.verdict import Verdict, few_images, judge_gain
+from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_unscorable
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder
@@ -108,21 +117,25 @@ def evaluate(context: JobContext) -> None:
     pairs = training_pairs(context, inputs, role, validation=False)
     baseline = choose_otsu(islice(pairs, _BASELINE_IMAGES), f1_parts)
     folder = empty_folder(context.scratch / "evaluation")
-    scored = _score(context, inputs.items, baseline, parameters, folder)
-    _publish(context, inputs, scored, baseline, parameters.thresholds(), folder)
+    scored, unscorable = _score(context, inputs.items, baseline, parameters, folder)
+    _publish(context, inputs, scored, unscorable, baseline, parameters.thresholds(), folder)
 
 
 def _score(
     context: JobContext, items: Sequence[Item], baseline: OtsuBaseline, parameters: InstanceParameters, folder: Path
-) -> list[_Scored]:
+) -> tuple[list[_Scored], dict[str, str]]:
+    """Return the scores, and by label why the predictions of the other images cannot be scored."""
+
     def score(item: Item) -> _Scored:
         source, labelled = read_image(item.source).pixels, read_image(item.target)
         target = labelled.pixels
-        images = {"baseline": baseline.apply(source, target.ndim), "prediction": read_image(item.prediction).pixels}
-        scores = {
-            kind: score_instances(target, image, name=item.label, levels=[parameters.iou])
-            for kind, image in images.items()
-        }
+        compare = partial(score_instances, target, name=item.label, levels=[parameters.iou])
+        # The baseline first: what is wrong with the target shows there.
+        images = {"baseline": baseline.apply(source, target.ndim)}
+        scores = {"baseline": compare(images["baseline"])}
+        with of_prediction(item.label):
+            images["prediction"] = read_image(item.prediction).pixels
+            scores["prediction"] = compare(images["prediction"])
         matches = {kind: score.overlap.match(parameters.iou) for kind, score in scores.items()}
         values = {
             kind: image_values(score, parameters.iou)
@@ -136,15 +149,11 @@ def _score(
             _draw(each, source, labelled, images["prediction"], folder)
         return each
 
-    scored: list[_Scored] = []
-    for number, each in enumerate(map_bounded(score, items), start=1):
-        context.check_cancelled()
-        scored.append(each)
-        context.report_image(
-            v1.ImageCompleted(name=each.item.label, metrics=_shown(each.scores["prediction"], parameters.iou)),
-            v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items)),
-        )
-    return scored
+    def shown(each: _Scored) -> dict[str, float]:
+        return _shown(each.scores["prediction"], parameters.iou)
+
+    unscorable: dict[str, str] = {}
+    return list(score_each(context, items, score, shown=shown, unscorable=unscorable)), unscorable
 
 
 def _draw(each: _Scored, source: NDArray[Any], labelled: Image, prediction: NDArray[Any], folder: Path) -> None:
@@ -163,6 +172,7 @@ def _publish(
     context: JobContext,
     inputs: Inputs,
     scored: Sequence[_Scored],
+    unscorable: Mapping[str, str],
     baseline: OtsuBaseline,
     thresholds: InstanceThresholds,
     folder: Path,
@@ -172,8 +182,9 @@ def _publish(
     sizes = size_classes([each.sizes for each in scored])
     pooled = {kind: pool(each.scores[kind] for each in scored) for kind in _KINDS}
     summary = summarise(values, pooled, baseline, thresholds)
-    verdict = with_test(judge(values, pooled["prediction"][level], thresholds), inputs)
+    verdict = with_test(judge(values, pooled["prediction"][level], thresholds, unscorable), inputs)
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
+    summary["unscorable"] = dict(unscorable)
     summary["sizes"] = [asdict(each) for each in sizes]
     write_sizes_csv(folder / "sizes.csv", sizes)
     write_values_csv(folder / "metrics.csv", values, COLUMNS)
@@ -201,7 +212,7 @@ def _publish(
         }.items()
     }
     by_image = {each.item.label: _shown(each.scores["prediction"], level) for each in scored}
-    publish_evaluation(context, inputs, folder, verdict, metrics, by_image)
+    publish_evaluation(context, inputs, folder, verdict, metrics, by_image, unscorable)
 
 
 def distance_values(
@@ -264,7 +275,9 @@ def pool(scores: Iterable[InstanceScore]) -> dict[float, Counts]:
     return total
 
 
-def judge(values: Table, pooled: Counts, thresholds: InstanceThresholds) -> Verdict:
+def judge(
+    values: Table, pooled: Counts, thresholds: InstanceThresholds, unscorable: Mapping[str, str] | None = None
+) -> Verdict:
     """Pass or fail a model; see `InstanceThresholds`.
 
     Parameters
@@ -273,14 +286,17 @@ def judge(values: Table, pooled: Counts, thresholds: InstanceThresholds) -> Verd
         By kind and image: `image_values`.
     pooled
         The prediction's counts over all images at the level of the thresholds.
+    unscorable
+        By image that is not in the table: why its prediction cannot be scored.
     """
+    lost = unscorable or {}
     failures: list[str] = []
     merits: list[str] = []
     images = values["prediction"]
     if not pooled.tp + pooled.fn:
         failures.append("No test image has an object to be found: such a test shows nothing. Add images with objects.")
     empty = [name for name, row in images.items() if row["objects"] and not row["predicted"]]
-    if len(empty) > thresholds.max_failed_images:
+    if empty and len(empty) + len(lost) > thresholds.max_failed_images:
         failures.append(f"In {len(empty)} of {len(images)} images no object was found: {', '.join(empty[:5])}.")
     sentence = (
         f"Over all images together {pooled.tp} of {pooled.tp + pooled.fn} objects were found, {pooled.fn} missed and "
@@ -300,9 +316,8 @@ def judge(values: Table, pooled: Counts, thresholds: InstanceThresholds) -> Verd
     cut, merged = (int(sum(row[name] for row in images.values())) for name in ("cut", "merged"))
     if cut or merged:
         remarks.append(f"Objects cut in pieces: {cut}. Predictions that merge several objects: {merged}.")
-    if failures:
-        return Verdict("failed", tuple(failures), tuple(remarks))
-    return Verdict("passed", tuple(merits), tuple(remarks))
+    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
+    return with_unscorable(verdict, lost, len(images) + len(lost), thresholds.max_failed_images)
 
 
 def summarise(

@@ -1,22 +1,30 @@
-"""What all evaluation jobs share: finding prediction and target of each test image, and publishing what was found."""
+"""What all evaluation jobs share: finding prediction and target of each test image, scoring them, publishing.
+
+A prediction that cannot be scored (values that are not a number, another shape, no labels) is a failure of what made
+it: it is named with the reason, counts as a failed image and leaves the others alone. Test data that cannot be used
+ends the job, because scores against it would say nothing.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.report import write_report
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.verdict import Verdict
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, read_image
+from parfocal.runtime.images import IMAGE_SUFFIXES, Image, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
@@ -31,6 +39,23 @@ from parfocal.runtime.manifests import (
 )
 from parfocal.runtime.publish import folder_files, upload_files
 from parfocal.runtime.store import Location
+
+
+class PredictionError(InvalidInputError):
+    """A prediction that cannot be scored, though its test image can."""
+
+
+class Labelled(Protocol):
+    """What can be scored: anything with a name for tables."""
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        ...
+
+
+Scorable = TypeVar("Scorable", bound=Labelled)
+Scored = TypeVar("Scored")
 
 
 @dataclass(frozen=True)
@@ -200,6 +225,84 @@ def _voxel(image: ImageEntry) -> tuple[float, ...] | None:
     return tuple(known) if known and len(known) == len(letters) else None
 
 
+@contextmanager
+def of_prediction(label: str, kind: str = "prediction") -> Iterator[None]:
+    """Raise what is wrong with a prediction as PredictionError, which `score_each` takes as its failure.
+
+    Whatever is wrong with the test image must have been found before, by scoring its input or baseline. Errors while
+    another kind is scored are left as they are.
+    """
+    try:
+        yield
+    except InvalidInputError as error:
+        if kind != "prediction":
+            raise
+        # Of a file that cannot be read the error names the copy in the cache.
+        message = error.message if label in error.message else f"{label} (prediction): {error.message}"
+        raise PredictionError(message, error.violations) from error
+
+
+def score_each(
+    context: JobContext,
+    items: Sequence[Scorable],
+    score: Callable[[Scorable], Scored],
+    *,
+    shown: Callable[[Scored], Mapping[str, float]],
+    unscorable: dict[str, str],
+    workers: int | None = None,
+) -> Iterator[Scored]:
+    """Score items on all processors, report each of them, and yield the scores in their order.
+
+    Parameters
+    ----------
+    score
+        Called in a thread for each item; see `of_prediction`.
+    shown
+        Returns the numbers that are reported for an item.
+    unscorable
+        Is given the items whose prediction cannot be scored: by label, why, in sentences that name it.
+    workers
+        Number of threads; by default one for each processor.
+
+    Raises
+    ------
+    InvalidInputError
+        No prediction can be scored.
+    """
+
+    def attempt(item: Scorable) -> Scored | PredictionError:
+        try:
+            return score(item)
+        except PredictionError as error:
+            return error
+
+    for number, each in enumerate(map_bounded(attempt, items, workers), start=1):
+        context.check_cancelled()
+        label = items[number - 1].label
+        progress = v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items))
+        if isinstance(each, PredictionError):
+            unscorable[label] = each.message
+            context.warn(f"The prediction of {label} was not scored. {each.message}")
+            context.report_progress(progress)
+        else:
+            context.report_image(v1.ImageCompleted(name=label, metrics=shown(each)), progress)
+            yield each
+    if len(unscorable) == len(items):
+        why = next(iter(unscorable.values()))
+        raise InvalidInputError(f"None of the {len(items)} predictions can be scored. {why}")
+
+
+def write_maps(folder: Path, label: str, maps: Mapping[str, NDArray[np.float32]], image: Image) -> None:
+    """Write `folder`/MAP/`label`.tif for each map (float32), with the axes and pixel size of the image it belongs to.
+
+    So viewers show a map beside its image: a time-lapse as one, voxels as high as they are.
+    """
+    for name, values in maps.items():
+        path = folder / name / f"{label}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, replace(image, pixels=values), compress=False)
+
+
 def training_pairs(
     context: JobContext, inputs: Inputs, role: str, *, validation: bool
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -237,6 +340,7 @@ def publish_evaluation(
     verdict: Verdict,
     metrics: Mapping[str, float],
     by_image: Mapping[str, Mapping[str, float]],
+    unscorable: Mapping[str, str],
 ) -> None:
     """Publish the files in `folder` with a verdict, and add them to the model if one is named.
 
@@ -246,8 +350,11 @@ def publish_evaluation(
         The numbers that lists show.
     by_image
         By label of an item: its numbers.
+    unscorable
+        By label of the items without numbers: why their prediction could not be scored.
     """
     spec = context.job.evaluation
+    scored = [item for item in inputs.items if item.label not in unscorable]
     split, dataset = spec.split or "test", inputs.dataset
     publish_verdict(
         context,
@@ -259,13 +366,14 @@ def publish_evaluation(
         model_uri=spec.model_uri,
         input_uri=spec.dataset_uri,
         split=split,
-        targets=tuple(inputs.roles),
+        targets=tuple(dict.fromkeys(item.role for item in scored)),
         images=tuple(
             ResultFile(
                 input=item.label,
                 input_sha256=item.source_sha256,
                 outputs={"prediction": spec.prediction_uri},
-                metrics=dict(by_image[item.label]),
+                metrics=dict(by_image.get(item.label, {})),
+                reason=unscorable.get(item.label, ""),
             )
             for item in inputs.items
         ),
@@ -333,7 +441,7 @@ def publish_verdict(
         "evaluation",
         metrics,
         verdict=content,
-        summary={"images": len({image.input for image in images}), "metrics": dict(metrics)},
+        summary={"images": len({image.input for image in images if not image.reason}), "metrics": dict(metrics)},
         images=images,
         **fields,
     )

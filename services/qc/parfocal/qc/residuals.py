@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import predicted_files, publish_verdict, published_before
+from parfocal.qc.job import (
+    of_prediction,
+    predicted_files,
+    publish_verdict,
+    published_before,
+    score_each,
+    write_maps,
+)
 from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
-from parfocal.qc.metrics.parallel import map_bounded, workers_for
-from parfocal.qc.metrics.residuals import NoNoiseError, ResidualMaps, ResidualScore, score_residual
+from parfocal.qc.metrics.parallel import workers_for
+from parfocal.qc.metrics.residuals import NoNoiseError, ResidualScore, score_residual
 from parfocal.qc.parameters import ResidualParameters, ResidualThresholds
 from parfocal.qc.residual_figures import residual_figure
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import Table, Values, summarise_values, write_values_csv
-from parfocal.qc.verdict import Verdict, few_images
+from parfocal.qc.verdict import Verdict, few_images, listed, with_reasons, with_unscorable
 from parfocal.qc.words import count
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, image_stem, inspect_image, read_image, write_image
+from parfocal.runtime.images import Image, image_stem, inspect_image, read_image
 from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import (
@@ -70,7 +79,6 @@ _SHOWN: Final = {
 }
 _KINDS: Final = ("baseline", "prediction")
 _BASELINE_IMAGES: Final = 50
-_NAMED: Final = 5
 # From which difference to the ideal on the sentence about lost structure names a cause.
 _CLEAR: Final = 0.1
 # Measured with perfect predictions: 2 % of saturated pixels are enough for a structure above the limit.
@@ -110,11 +118,11 @@ def evaluate(context: JobContext) -> None:
     sources = (read_image(fetch_input(context, pair.source)).pixels for pair in pairs)
     baseline = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
     folder = empty_folder(context.scratch / "evaluation")
-    scored = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
-    known = {each.pair.label for each in scored}
+    scored, unscorable = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
+    known = {each.pair.label for each in scored} | set(unscorable)
     left_out = {image_stem(Path(image.input)): "not predicted" for image in prediction.images if image.reason}
     left_out |= {pair.label: "no noise" for pair in pairs if pair.label not in known}
-    _publish(context, place, prediction, model, scored, left_out, baseline, parameters.thresholds(), folder)
+    _publish(context, place, prediction, model, scored, unscorable, left_out, baseline, parameters.thresholds(), folder)
 
 
 def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> list[_Pair]:
@@ -140,54 +148,52 @@ def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> list[_
 
 def _score(
     context: JobContext, place: Location, pairs: Sequence[_Pair], baseline: BlindGaussian, folder: Path, *, maps: bool
-) -> list[_Scored]:
-    def score(pair: _Pair) -> _Scored | str:
-        source, prediction, _ = _read(context, place, pair)
+) -> tuple[list[_Scored], dict[str, str]]:
+    """Return the scores, and by label why the predictions of other images cannot be scored."""
+
+    def score(pair: _Pair) -> _Scored | NoNoiseError:
+        source = _read_source(context, pair)
         try:
-            ours, found = score_residual(source.pixels, prediction.pixels, name=pair.label)
+            # The baseline first: what is wrong with the input shows there.
+            theirs = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)[0]
         except NoNoiseError as error:
-            return error.message
+            return error
+        with of_prediction(pair.label):
+            prediction = _read_prediction(context, place, pair)
+            ours, found = score_residual(source.pixels, prediction, name=pair.label)
         if maps:
-            _write_maps(folder, pair.label, found, source)
-        # A stack is several times as large in float32 as it was.
-        del prediction, found
-        theirs, _ = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)
+            write_maps(folder / "maps", pair.label, {"residual": found.residual, "deviation": found.deviation}, source)
         return _Scored(pair, {"baseline": theirs, "prediction": ours})
 
-    paths = (context.cache.fetch(context.store, place, pair.prediction) for pair in pairs)
-    workers = workers_for(inspect_image(path).shape for path in paths)
+    def shown(each: _Scored | NoNoiseError) -> dict[str, float]:
+        return {} if isinstance(each, NoNoiseError) else _shown(_values(each.scores["prediction"]))
+
+    workers = workers_for(inspect_image(fetch_input(context, pair.source)).shape for pair in pairs)
+    unscorable: dict[str, str] = {}
     scored: list[_Scored] = []
-    for number, each in enumerate(map_bounded(score, pairs, workers), start=1):
-        context.check_cancelled()
-        if isinstance(each, str):
-            if number == len(pairs) and not scored:
-                raise InvalidInputError(each)
-            context.warn(each)
-            continue
-        scored.append(each)
-        context.report_image(
-            v1.ImageCompleted(name=each.pair.label, metrics=_shown(_values(each.scores["prediction"]))),
-            v1.Progress(stage="scoring", step=number, steps=len(pairs), fraction=number / len(pairs)),
-        )
-    return scored
+    without_noise: list[NoNoiseError] = []
+    for each in score_each(context, pairs, score, shown=shown, unscorable=unscorable, workers=workers):
+        if isinstance(each, NoNoiseError):
+            context.warn(each.message)
+            without_noise.append(each)
+        else:
+            scored.append(each)
+    if not scored:
+        raise without_noise[0]
+    return scored, unscorable
 
 
-def _read(context: JobContext, place: Location, pair: _Pair) -> tuple[Image, Image, float | None]:
+def _read_prediction(context: JobContext, place: Location, pair: _Pair) -> NDArray[Any]:
+    return read_image(context.cache.fetch(context.store, place, pair.prediction)).pixels
+
+
+def _read_source(context: JobContext, pair: _Pair) -> Image:
     source = read_image(fetch_input(context, pair.source))
-    prediction = read_image(context.cache.fetch(context.store, place, pair.prediction))
     if "S" in source.axes or "C" in source.axes:
         raise InvalidInputError(
             f"{pair.label} has channels (axes {source.axes}): residuals are looked at in grey images and their stacks."
         )
-    return source, prediction, source.pixel_size.x if source.pixel_size is not None else None
-
-
-def _write_maps(folder: Path, label: str, maps: ResidualMaps, source: Image) -> None:
-    """Write the maps with the axes and the pixel size of the image, so that viewers show them beside it."""
-    for name, values in (("residual", maps.residual), ("deviation", maps.deviation)):
-        path = folder / "maps" / name / f"{label}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, replace(source, pixels=values))
+    return source
 
 
 def _publish(
@@ -196,6 +202,7 @@ def _publish(
     prediction: ResultManifest,
     model: ModelManifest | None,
     scored: Sequence[_Scored],
+    unscorable: Mapping[str, str],
     left_out: Mapping[str, str],
     baseline: BlindGaussian,
     thresholds: ResidualThresholds,
@@ -204,7 +211,7 @@ def _publish(
     table = {kind: {each.pair.label: _values(each.scores[kind]) for each in scored} for kind in _KINDS}
     failed = {each.pair.label: why for each in scored if (why := each.scores["prediction"].failed)}
     strange = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
-    verdict = judge(table, failed, thresholds, strange, left_out)
+    verdict = judge(table, failed, thresholds, strange, left_out, unscorable)
     worst = _worst(table["prediction"])
     found = summarise_values(table, COLUMNS)
     summary = {
@@ -217,6 +224,7 @@ def _publish(
         "metrics": found,
         "worst_image": {"image": worst, **table["prediction"][worst]},
         "failed_images": sorted(failed),
+        "unscorable": dict(unscorable),
         "units": COLUMNS,
         "shown": {name: title for name, title in _SHOWN.items() if all(name in found[kind] for kind in _KINDS)},
         "note": (
@@ -250,21 +258,23 @@ def _publish(
         split=prediction.split,
         images=tuple(
             ResultFile(
-                input=each.pair.label,
-                input_sha256=digests.get(each.pair.label, ""),
+                input=label,
+                input_sha256=digests.get(label, ""),
                 outputs={"prediction": uri},
-                metrics=_shown(table["prediction"][each.pair.label]),
+                metrics=_shown(table["prediction"].get(label, {})),
+                reason=unscorable.get(label, ""),
             )
-            for each in scored
+            for label in (*table["prediction"], *unscorable)
         ),
     )
 
 
 def _draw(context: JobContext, place: Location, worst: _Scored, images: int, folder: Path) -> None:
-    source, prediction, size = _read(context, place, worst.pair)
-    score, maps = score_residual(source.pixels, prediction.pixels, name=worst.pair.label)
+    source, prediction = _read_source(context, worst.pair), _read_prediction(context, place, worst.pair)
+    score, maps = score_residual(source.pixels, prediction, name=worst.pair.label)
+    size = source.pixel_size.x if source.pixel_size is not None else None
     figure = residual_figure(
-        source.pixels, prediction.pixels, maps, score, name=worst.pair.label, images=images, pixel_size=size
+        source.pixels, prediction, maps, score, name=worst.pair.label, images=images, pixel_size=size
     )
     save_png(figure, folder / "figure.png")
 
@@ -275,6 +285,7 @@ def judge(
     thresholds: ResidualThresholds,
     strange: Sequence[str] = (),
     left_out: Mapping[str, str] | None = None,
+    unscorable: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Say whether anything speaks against the predictions; see `ResidualThresholds`.
 
@@ -288,14 +299,15 @@ def judge(
         Images that are unlike those the model was trained on.
     left_out
         By image that is not in the table: why it was not judged.
+    unscorable
+        By image that is not in the table either: why its prediction cannot be scored, which is a failure.
     """
-    images = table["prediction"]
+    images, lost = table["prediction"], unscorable or {}
     failures: list[str] = []
     merits: list[str] = []
-    if len(failed) > thresholds.max_failed_images:
-        failures.append(
-            f"{len(failed)} of {count(len(images), 'prediction')} failed outright: {_with_reasons(failed)}."
-        )
+    total = len(images) + len(lost)
+    if failed and len(failed) + len(lost) > thresholds.max_failed_images:
+        failures.append(f"{len(failed)} of {count(total, 'prediction')} failed outright: {with_reasons(failed)}.")
     means = {name: _mean(images, name) for name in COLUMNS}
     agreement, structure, left = means["agreement"], means["structure"], means["noise_left"]
     sentence = f"Prediction and input agree within the noise in {_percent(agreement)} of the pixels"
@@ -319,26 +331,16 @@ def judge(
         *few_images(len(images)),
     ]
     if left_out:
-        total = count(len(left_out) + len(images), "image")
-        remarks.append(f"{len(left_out)} of {total} could not be judged: {_with_reasons(left_out)}.")
+        all_of_them = count(len(left_out) + total, "image")
+        remarks.append(f"{len(left_out)} of {all_of_them} could not be judged: {with_reasons(left_out)}.")
     if strange:
         are = "is" if len(strange) == 1 else "are"
         what = f"{count(len(strange), 'image')} {are} unlike those the model was trained on"
-        remarks.append(f"{what}: {_listed(strange)}.")
+        remarks.append(f"{what}: {listed(strange)}.")
     worst = _worst(images)
     remarks.append(f"The worst image is {worst}, with agreement {images[worst]['agreement']:.3f}.")
-    if failures:
-        return Verdict("failed", tuple(failures), tuple(remarks))
-    return Verdict("passed", tuple(merits), tuple(remarks))
-
-
-def _with_reasons(images: Mapping[str, str]) -> str:
-    return _listed([f"{image} ({why})" for image, why in sorted(images.items())])
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
+    return with_unscorable(verdict, lost, total, thresholds.max_failed_images)
 
 
 def _cause(means: Values) -> str:

@@ -57,6 +57,8 @@ COLUMNS: Final[dict[str, str]] = {
     "nrmse_zerocost": "NRMSE of ZeroCostDL4Mic [sqrt of target range]",
     "failed": "failed because",
     "ms_ssim": "MS-SSIM [0..1]",
+    "ms_ssim_inside": "MS-SSIM inside the foreground [0..1]",
+    "ms_ssim_outside": "MS-SSIM outside the foreground [0..1]",
 }
 """Field of `RestorationScore` and its heading, with the unit."""
 
@@ -70,6 +72,8 @@ MORE_COLUMNS: Final[dict[str, str]] = {
     "psnr_outside": "PSNR outside the foreground [dB]",
     "ssim_inside": "SSIM inside the foreground [-1..1]",
     "ssim_outside": "SSIM outside the foreground [-1..1]",
+    "micro_ssim_inside": "MicroSSIM inside the foreground [-1..1]",
+    "micro_ssim_outside": "MicroSSIM outside the foreground [-1..1]",
     "pearson_inside": "Pearson r inside the foreground [-1..1]",
     "pearson_outside": "Pearson r outside the foreground [-1..1]",
     "snr_inside": "SNR inside the foreground [dB]",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,14 +17,14 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.curves import curve_writer
-from parfocal.qc.figures import write_map
-from parfocal.qc.job import Item
+from parfocal.qc.job import Item, of_prediction, score_each, write_maps
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.foreground import Foreground, RegionScore, find_foreground, score_regions
-from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_map, sample_for_fit
 from parfocal.qc.metrics.parallel import map_bounded, workers_for
-from parfocal.qc.metrics.resolution import SMALLEST_SPECTRUM, FourierCorrelation, correlate_spectra, spectrum
+from parfocal.qc.metrics.resolution import SMALLEST_SPECTRUM, FourierCorrelation, Spectrum, correlate_spectra, spectrum
 from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, scale_target, score_scaled, score_stack
+from parfocal.qc.metrics.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.qc.metrics.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.volume import score_volume
 from parfocal.qc.reliability import SHOWN_LEVELS, write_coverage_csv
@@ -54,19 +55,21 @@ class Baseline(Protocol):
 class ImageScores:
     """The rows of one image, without MicroSSIM, and beside them the curves and samples of each kind.
 
-    `coverage` is that of the prediction's uncertainty, see `parfocal.qc.metrics.uncertainty`; None without one.
+    `threshold` is that of its foreground, in grey values of the target, from which the second pass has the foreground
+    again. `coverage` is that of the prediction's uncertainty, see `parfocal.qc.metrics.uncertainty`; None without one.
     """
 
     item: Item
     rows: tuple[MetricsRow, ...]
     curves: Mapping[Kind, FourierCorrelation]
     samples: Mapping[Kind, tuple[MicroSample, ...]]
+    threshold: float
     coverage: Float64 | None = None
 
 
 def score_items(
     context: JobContext, items: Sequence[Item], baselines: Mapping[str, Baseline], folder: Path, *, maps: bool
-) -> list[MetricsRow]:
+) -> tuple[list[MetricsRow], dict[str, str]]:
     """Score all items as input, baseline and prediction; write `frc.csv`, `coverage.csv` and, if asked for, the maps.
 
     Parameters
@@ -77,6 +80,18 @@ def score_items(
         Where to write.
     maps
         Write SSIM and error maps.
+
+    Returns
+    -------
+    rows
+        The scores, without those of images whose prediction cannot be scored.
+    unscorable
+        The labels of these, and why.
+
+    Raises
+    ------
+    InvalidInputError
+        An input or target cannot be used, which the message names, or none of the predictions.
     """
     windows = max(_FEWEST_WINDOWS, _MICRO_WINDOWS // len(items))
     workers = workers_for(item.shape for item in items)
@@ -84,26 +99,35 @@ def score_items(
     def score(item: Item) -> ImageScores:
         return score_item(item, baselines[item.role], windows=windows, folder=folder / "maps" if maps else None)
 
+    unscorable: dict[str, str] = {}
     rows: list[MetricsRow] = []
     samples: dict[tuple[str, Kind], list[MicroSample]] = {}
     coverages: dict[str, Float64] = {}
+    thresholds: dict[str, float] = {}
     with curve_writer(folder / "frc.csv") as write:
-        for number, scored in enumerate(map_bounded(score, items, workers), start=1):
-            context.check_cancelled()
+        for scored in score_each(context, items, score, shown=_shown, unscorable=unscorable, workers=workers):
             rows.extend(scored.rows)
+            thresholds[scored.item.label] = scored.threshold
             for kind, curve in scored.curves.items():
                 write(scored.item.label, kind, curve, scored.item.pixel_size)
             if scored.coverage is not None:
                 coverages[scored.item.label] = scored.coverage
             for kind, values in scored.samples.items():
                 samples.setdefault((scored.item.role, kind), []).extend(values)
-            _report(context, scored, number, len(items))
     if coverages:
         write_coverage_csv(folder / "coverage.csv", coverages)
     done = v1.Progress(stage="scoring", step=len(items), steps=len(items), fraction=1.0)
     context.report_progress(done, message="MicroSSIM", at_once=True)
     fits = {key: fit_micro_ssim(values) for key, values in samples.items()}
-    return _with_micro_ssim(context, rows, items, baselines, fits, workers)
+    by_image: dict[str, list[MetricsRow]] = {}
+    for row in rows:
+        by_image.setdefault(row.image, []).append(row)
+    of_image = partial(_with_micro_ssim, rows=by_image, baselines=baselines, fits=fits, thresholds=thresholds)
+    result: list[MetricsRow] = []
+    for completed in map_bounded(of_image, [item for item in items if item.label in by_image], workers):
+        context.check_cancelled()
+        result.extend(completed)
+    return result, unscorable
 
 
 def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | None = None) -> ImageScores:
@@ -116,41 +140,77 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     folder
         Where to write the maps; None for nowhere.
     """
-    target = read_image(item.target).pixels
-    foreground = find_foreground(target, name=item.label)
-    target_spectrum = spectrum(target, name=item.label) if min(target.shape[-2:]) >= SMALLEST_SPECTRUM else None
+    target_image = read_image(item.target)
+    pixels = target_image.pixels
+    target = _Target(
+        pixels,
+        find_foreground(pixels, name=item.label),
+        spectrum(pixels, name=item.label) if min(pixels.shape[-2:]) >= SMALLEST_SPECTRUM else None,
+    )
     rows: list[MetricsRow] = []
     curves: dict[Kind, FourierCorrelation] = {}
     samples: dict[Kind, tuple[MicroSample, ...]] = {}
-    covered: list[Float64] = []
-    for kind, image in versions(item, baseline, target.ndim):
-        name = f"{item.label} ({kind})"
-        scores, maps = score_planes(image, target, name)
-        whole = _of_whole(image, target, foreground.mask, name)
-        if target_spectrum is not None:
-            curve = correlate_spectra(spectrum(image, name=name), target_spectrum, pixel_size=item.voxel_um)
-            curves[kind] = curve
-            whole |= _resolution(curve, item)
-        planes = _planes(image, target, scores, foreground.mask)
-        widths = _uncertainty(item, kind, target.shape)
-        for index, (score, plane, target_plane, mask) in enumerate(planes):
-            if score is None:
-                continue
-            more = regions(plane_maps(maps, index), plane, target_plane, mask, foreground) | whole
-            if widths is not None and score.failed is None:
-                covered.append(coverage(target_plane, plane, widths[index], score, name=name))
-                more |= {
-                    f"coverage_{100 * level:.0f}": float(covered[-1][LEVELS.index(level)]) for level in SHOWN_LEVELS
-                }
-            rows.append(MetricsRow(item.label, kind, score, index if target.ndim == 3 else None, more))
-        samples[kind] = tuple(
-            sample_for_fit(plane, target_plane, windows=max(_FEWEST_WINDOWS, windows // len(planes)))
-            for score, plane, target_plane, _ in planes
-            if score is not None
-        )
+    covered: Float64 | None = None
+    # The input first: what is wrong with the target shows there, and is not taken for a fault of the prediction.
+    for kind, image in versions(item, baseline, pixels.ndim):
+        with of_prediction(item.label, kind):
+            version = _score_version(item, kind, image, target, windows)
+        rows.extend(version.rows)
+        samples[kind] = version.samples
+        covered = version.coverage
+        if version.curve is not None:
+            curves[kind] = version.curve
         if folder is not None:
-            _write_maps(folder / kind, item, maps)
-    return ImageScores(item, tuple(rows), curves, samples, np.mean(covered, axis=0) if covered else None)
+            write_maps(folder / kind, item.label, {"ssim": version.maps.ssim, "rse": version.maps.rse}, target_image)
+    return ImageScores(item, tuple(rows), curves, samples, target.foreground.grey_value, covered)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What all versions of an image are scored against; no spectrum of images that are too small for one."""
+
+    pixels: NDArray[Any]
+    foreground: Foreground
+    spectrum: Spectrum | None
+
+
+@dataclass(frozen=True)
+class _Version:
+    """One version of an image, scored."""
+
+    rows: tuple[MetricsRow, ...]
+    maps: RestorationMaps
+    samples: tuple[MicroSample, ...]
+    curve: FourierCorrelation | None
+    coverage: Float64 | None
+
+
+def _score_version(item: Item, kind: Kind, image: NDArray[Any], target: _Target, windows: int) -> _Version:
+    name, foreground = f"{item.label} ({kind})", target.foreground
+    scores, maps = score_planes(image, target.pixels, name, foreground.mask)
+    whole = _of_whole(image, target.pixels, foreground.mask, name)
+    curve = None
+    if target.spectrum is not None:
+        curve = correlate_spectra(spectrum(image, name=name), target.spectrum, pixel_size=item.voxel_um)
+        whole |= _resolution(curve, item)
+    planes = _planes(image, target.pixels, scores, foreground.mask)
+    widths = _uncertainty(item, kind, target.pixels.shape)
+    rows: list[MetricsRow] = []
+    covered: list[Float64] = []
+    for index, (score, plane, target_plane, mask) in enumerate(planes):
+        if score is None:
+            continue
+        more = regions(plane_maps(maps, index), plane, target_plane, mask, foreground) | whole
+        if widths is not None and score.failed is None:
+            covered.append(coverage(target_plane, plane, widths[index], score, name=name))
+            more |= {f"coverage_{100 * level:.0f}": float(covered[-1][LEVELS.index(level)]) for level in SHOWN_LEVELS}
+        rows.append(MetricsRow(item.label, kind, score, index if image.ndim == 3 else None, more))
+    samples = tuple(
+        sample_for_fit(plane, target_plane, windows=max(_FEWEST_WINDOWS, windows // len(planes)))
+        for score, plane, target_plane, _ in planes
+        if score is not None
+    )
+    return _Version(tuple(rows), maps, samples, curve, np.mean(covered, axis=0) if covered else None)
 
 
 def _uncertainty(item: Item, kind: Kind, shape: tuple[int, ...]) -> NDArray[Any] | None:
@@ -169,7 +229,9 @@ def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[
     yield "input", shown_input(source, dimensions)
     yield "baseline", baseline.apply(source)
     del source
-    yield "prediction", read_image(item.prediction).pixels
+    with of_prediction(item.label):
+        prediction = read_image(item.prediction).pixels
+    yield "prediction", prediction
 
 
 def shown_input(source: NDArray[Any], dimensions: int) -> NDArray[Any]:
@@ -178,12 +240,12 @@ def shown_input(source: NDArray[Any], dimensions: int) -> NDArray[Any]:
 
 
 def score_planes(
-    image: NDArray[Any], target: NDArray[Any], name: str
+    image: NDArray[Any], target: NDArray[Any], name: str, foreground: NDArray[np.bool_]
 ) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
     """Score an image, or each plane of a stack; None for planes without a score."""
     if target.ndim == 3:
-        return score_stack(image, target, name=name)
-    score, maps = score_scaled(image, scale_target(target, name=name), name=name)
+        return score_stack(image, target, foreground=foreground, name=name)
+    score, maps = score_scaled(image, scale_target(target, name=name), foreground=foreground, name=name)
     return (score,), maps
 
 
@@ -244,46 +306,37 @@ def _resolution(curve: FourierCorrelation, item: Item) -> dict[str, float]:
 
 
 def _with_micro_ssim(
-    context: JobContext,
-    rows: Sequence[MetricsRow],
-    items: Sequence[Item],
+    item: Item,
+    *,
+    rows: Mapping[str, Sequence[MetricsRow]],
     baselines: Mapping[str, Baseline],
     fits: Mapping[tuple[str, Kind], MicroFit],
-    workers: int,
+    thresholds: Mapping[str, float],
 ) -> list[MetricsRow]:
-    wanted: dict[str, list[MetricsRow]] = {}
-    for row in rows:
-        wanted.setdefault(row.image, []).append(row)
-
-    def score(item: Item) -> list[MetricsRow]:
-        target = read_image(item.target).pixels
-        images = versions(item, baselines[item.role], target.ndim)
-        return [
-            _micro_row(row, image, target, fits[item.role, kind])
-            for kind, image in images
-            for row in wanted[item.label]
-            if row.kind == kind
-        ]
-
-    result: list[MetricsRow] = []
-    for scored in map_bounded(score, items, workers):
-        context.check_cancelled()
-        result.extend(scored)
-    return result
+    """Return the rows of one image with MicroSSIM."""
+    target = read_image(item.target).pixels
+    mask = target >= thresholds[item.label]
+    return [
+        _micro_row(row, image, target, mask, fits[item.role, kind])
+        for kind, image in versions(item, baselines[item.role], target.ndim)
+        for row in rows[item.label]
+        if row.kind == kind
+    ]
 
 
-def _micro_row(row: MetricsRow, image: NDArray[Any], target: NDArray[Any], fit: MicroFit) -> MetricsRow:
+def _micro_row(
+    row: MetricsRow, image: NDArray[Any], target: NDArray[Any], mask: NDArray[np.bool_], fit: MicroFit
+) -> MetricsRow:
     if row.slice is not None:
-        image, target = image[row.slice], target[row.slice]
-    return replace(row, more={**row.more, "micro_ssim": micro_ssim(image, target, fit, name=row.image)})
+        image, target, mask = image[row.slice], target[row.slice], mask[row.slice]
+    values = micro_ssim_map(image, target, fit, name=row.image)
+    inside, outside = mean_ssim_by_part(values, mask)
+    more = {"micro_ssim": mean_ssim(values), "micro_ssim_inside": inside, "micro_ssim_outside": outside}
+    return replace(row, more={**row.more, **more})
 
 
-def _report(context: JobContext, scored: ImageScores, number: int, items: int) -> None:
-    predictions = [row for row in scored.rows if row.kind == "prediction"]
-    context.report_image(
-        v1.ImageCompleted(name=scored.item.label, metrics=mean_values(predictions, ("psnr", "ssim", "nrmse"))),
-        v1.Progress(stage="scoring", step=number, steps=items, fraction=number / items),
-    )
+def _shown(scored: ImageScores) -> dict[str, float]:
+    return mean_values([row for row in scored.rows if row.kind == "prediction"], ("psnr", "ssim", "nrmse"))
 
 
 def mean_values(rows: Sequence[MetricsRow], metrics: Sequence[str]) -> dict[str, float]:
@@ -294,10 +347,3 @@ def mean_values(rows: Sequence[MetricsRow], metrics: Sequence[str]) -> dict[str,
         if values:
             means[metric] = float(np.mean(values))
     return means
-
-
-def _write_maps(folder: Path, item: Item, maps: RestorationMaps) -> None:
-    for name, values in (("ssim", maps.ssim), ("rse", maps.rse)):
-        path = folder / name / f"{item.label}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_map(path, values, pixel_size=item.pixel_size)

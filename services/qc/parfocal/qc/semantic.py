@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
+from parfocal.qc.job import (
+    Inputs,
+    Item,
+    of_prediction,
+    open_evaluation,
+    publish_evaluation,
+    score_each,
+    training_pairs,
+    with_test,
+)
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
-from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.metrics.semantic import (
     CURVE_THRESHOLDS,
     Areas,
@@ -33,7 +41,7 @@ from parfocal.qc.parameters import SemanticParameters
 from parfocal.qc.semantic_figures import ERROR_CODES, semantic_figure
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import Table, Values, compare_with_baseline, summarise_values, write_values_csv
-from parfocal.qc.verdict import Verdict, few_images, judge_gain
+from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_unscorable
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
@@ -93,8 +101,8 @@ def evaluate(context: JobContext) -> None:
     baseline = choose_otsu(islice(pairs, _BASELINE_IMAGES), iou_parts)
     threshold = choose_threshold(inputs, parameters)
     folder = empty_folder(context.scratch / "evaluation")
-    scored = _score(context, inputs.items, baseline, threshold, parameters, folder)
-    _publish(context, inputs, scored, baseline, threshold, parameters, folder)
+    scored, unscorable = _score(context, inputs.items, baseline, threshold, parameters, folder)
+    _publish(context, inputs, scored, unscorable, baseline, threshold, parameters, folder)
 
 
 def choose_threshold(inputs: Inputs, parameters: SemanticParameters) -> Threshold:
@@ -114,12 +122,14 @@ def _score(
     threshold: Threshold,
     parameters: SemanticParameters,
     folder: Path,
-) -> list[_Scored]:
+) -> tuple[list[_Scored], dict[str, str]]:
+    """Return the scores, and by label why the predictions of the other images cannot be scored."""
+
     def score(item: Item) -> _Scored:
         source, labelled = read_image(item.source).pixels, read_image(item.target)
         target = foreground(labelled.pixels, name=f"{item.label} (target)")
-        prediction = read_image(item.prediction).pixels
-        mask, curve = _cut(item.label, target, prediction, threshold)
+        with of_prediction(item.label):
+            mask, curve = _cut(item.label, target, read_image(item.prediction).pixels, threshold)
         masks = {"baseline": baseline.apply(source, target.ndim) > 0, "prediction": mask}
         counted = {kind: areas(target, masks[kind]) for kind in _KINDS}
         values = {
@@ -140,17 +150,11 @@ def _score(
             write_image(path, Image(error_map(target, mask), labelled.axes, labelled.pixel_size))
         return _Scored(item, values, counted, curve)
 
-    scored: list[_Scored] = []
-    for number, each in enumerate(map_bounded(score, items), start=1):
-        context.check_cancelled()
-        scored.append(each)
-        context.report_image(
-            v1.ImageCompleted(
-                name=each.item.label, metrics={name: each.values["prediction"][name] for name in ("iou", "dice")}
-            ),
-            v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items)),
-        )
-    return scored
+    def shown(each: _Scored) -> dict[str, float]:
+        return {name: each.values["prediction"][name] for name in ("iou", "dice")}
+
+    unscorable: dict[str, str] = {}
+    return list(score_each(context, items, score, shown=shown, unscorable=unscorable)), unscorable
 
 
 def _cut(
@@ -182,6 +186,7 @@ def _publish(
     context: JobContext,
     inputs: Inputs,
     scored: Sequence[_Scored],
+    unscorable: Mapping[str, str],
     baseline: OtsuBaseline,
     threshold: Threshold,
     parameters: SemanticParameters,
@@ -191,7 +196,7 @@ def _publish(
     pooled = {kind: sum((each.areas[kind] for each in scored), Areas()) for kind in _KINDS}
     curves = [each.curve for each in scored if each.curve is not None]
     curve = np.sum(curves, axis=0) if curves else None
-    verdict = with_test(judge(table, pooled["prediction"], curve, threshold, parameters), inputs)
+    verdict = with_test(judge(table, pooled["prediction"], curve, threshold, parameters, unscorable), inputs)
     worst = min(table["prediction"], key=lambda label: table["prediction"][label]["iou"])
     summary = {
         "task": "semantic",
@@ -204,6 +209,7 @@ def _publish(
         "pooled": {kind: {"iou": pooled[kind].iou, "dice": pooled[kind].dice} for kind in _KINDS},
         "comparisons": [asdict(compare_with_baseline(table, "iou"))],
         "worst_image": {"image": worst, **table["prediction"][worst]},
+        "unscorable": dict(unscorable),
         "units": COLUMNS,
         "shown": _SHOWN,
         "note": _note(pooled["prediction"], threshold, parameters, probabilities=bool(curves)),
@@ -225,7 +231,7 @@ def _publish(
     by_image = {
         label: {name: values[name] for name in ("iou", "dice")} for label, values in table["prediction"].items()
     }
-    publish_evaluation(context, inputs, folder, verdict, metrics, by_image)
+    publish_evaluation(context, inputs, folder, verdict, metrics, by_image, unscorable)
 
 
 def _draw(worst: _Scored, curve: NDArray[np.int64] | None, threshold: Threshold, images: int, folder: Path) -> None:
@@ -251,6 +257,7 @@ def judge(
     curve: NDArray[np.int64] | None,
     threshold: Threshold,
     parameters: SemanticParameters,
+    unscorable: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Pass or fail a model; see `SemanticThresholds`.
 
@@ -262,14 +269,17 @@ def judge(
         Pixels of the prediction over all images.
     curve
         Counts over all images at each of `CURVE_THRESHOLDS`; None where the predictions are masks.
+    unscorable
+        By image that is not in the table: why its prediction cannot be scored.
     """
+    lost = unscorable or {}
     images = table["prediction"]
     failures: list[str] = []
     merits: list[str] = []
     if not pooled.tp + pooled.fn:
         failures.append("No test image has any foreground to find: such a test shows nothing.")
     empty = [name for name, row in images.items() if row["foreground"] and not row["predicted"]]
-    if len(empty) > parameters.max_failed_images:
+    if empty and len(empty) + len(lost) > parameters.max_failed_images:
         failures.append(f"In {len(empty)} of {len(images)} images no foreground was found: {', '.join(empty[:5])}.")
     sentence = f"Over all images together the foreground was found with IoU {pooled.iou:.3f}"
     if pooled.iou < parameters.min_iou:
@@ -291,9 +301,8 @@ def judge(
         )
     worst = min(images, key=lambda name: images[name]["iou"])
     remarks.append(f"The worst image is {worst}, with IoU {images[worst]['iou']:.3f}.")
-    if failures:
-        return Verdict("failed", tuple(failures), tuple(remarks))
-    return Verdict("passed", tuple(merits), tuple(remarks))
+    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
+    return with_unscorable(verdict, lost, len(images) + len(lost), parameters.max_failed_images)
 
 
 def _note(pooled: Areas, threshold: Threshold, parameters: SemanticParameters, *, probabilities: bool) -> str:

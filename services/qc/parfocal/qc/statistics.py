@@ -15,10 +15,10 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.rows import KINDS, MORE_COLUMNS, Kind, MetricsRow
+from parfocal.qc.rows import COLUMNS, KINDS, MORE_COLUMNS, Kind, MetricsRow
 from parfocal.runtime.errors import InvalidInputError
 
-METRICS: Final = ("nrmse", "psnr", "ssim", "ms_ssim", "pearson", "nrmse_zerocost", *MORE_COLUMNS)
+METRICS: Final = (*(name for name in COLUMNS if name not in {"scale", "offset", "failed"}), *MORE_COLUMNS)
 """Fields of `RestorationScore` and names of `MORE_COLUMNS` that are averaged."""
 
 COMPARED: Final = ("psnr", "ssim")

@@ -29,15 +29,17 @@ from parfocal.qc.statistics import (
     image_scores,
     statistics,
 )
-from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain
+from parfocal.qc.verdict import Verdict, amount, few_images, judge_gain, number, with_reasons, with_unscorable
+from parfocal.qc.words import count
 
 DEFINITION: Final = (
     "Target scaled by its own 0.1 and 99.9 percentiles; image fitted to it by least squares (a x + b); both clipped to "
     "0..1. NRMSE = sqrt(mean((target - fitted)^2)); PSNR = 20 log10(1/NRMSE) dB, at most 100; SSIM with an 11x11 "
     "Gaussian window, sigma 1.5, K1 0.01, K2 0.03, data range 1, mean without the 5-pixel border. MS-SSIM with five "
     "scales and the weights of Wang 2003, fewer scales below 176 pixels. MicroSSIM fitted to all images of a kind. "
-    "Foreground: above Otsu's threshold of the target; NRMSE, PSNR and SSIM inside and outside are means of the same "
-    "maps, SNR = -10 log10(1 - r^2) dB. Resolution: where the Fourier ring (shell) correlation with the target, the "
+    "Foreground: above Otsu's threshold of the target; NRMSE, PSNR, SSIM and MicroSSIM inside and outside are means of "
+    "the same maps, MS-SSIM that of its maps at each scale with the foreground halved alike, SNR = -10 log10(1 - r^2) "
+    "dB. Resolution: where the Fourier ring (shell) correlation with the target, the "
     "median over five rings, first falls below 1/7. Stacks are scored slice by slice and averaged; scores of the "
     "volume have one scale and one fit, and an 11x11x11 window. Uncertainties are taken as scales b of a Laplace "
     "distribution: the interval of a probability p is b ln(1 / (1 - p)) on either side of the fitted prediction."
@@ -48,6 +50,13 @@ DEFINITION: Final = (
 _MOST_FOREGROUND: Final = 0.5
 """Fraction of the image from which on the brighter side of a threshold is probably no foreground."""
 
+PRIMARY: Final = "psnr"
+"""The metric by which images are called best, median and worst, in figures, tables and sentences alike.
+
+It is also what the sigma of the Gaussian filter is chosen by, and every image has it. It is the first of `SHOWN`, as in
+every kind of quality control the first metric shown is the one that ranks.
+"""
+
 SHOWN: Final = {
     "psnr": "PSNR in dB",
     "ssim": "SSIM",
@@ -56,6 +65,28 @@ SHOWN: Final = {
     "ssim_inside": "SSIM in the foreground",
 }
 """The metrics that tables for people have, the most important first, and what they are called there."""
+
+
+REGIONS: Final = {
+    "psnr": "PSNR in dB",
+    "snr": "SNR in dB",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "micro_ssim": "MicroSSIM",
+    "nrmse": "NRMSE",
+    "pearson": "Correlation",
+    **{
+        f"volume_{metric}": f"{title}, volume"
+        for metric, title in {
+            "psnr": "PSNR in dB",
+            "snr": "SNR in dB",
+            "ssim": "SSIM",
+            "nrmse": "NRMSE",
+            "pearson": "Correlation",
+        }.items()
+    },
+}
+"""The metrics that have values inside and outside the foreground, and what tables for people call them."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +106,7 @@ class RestorationSummary:
     scores
         The images by kind, in order of name.
     worst
-        The image whose prediction has the lowest SSIM.
+        The image whose prediction is the lowest in the `PRIMARY` metric.
     failed
         Images with at least one inverted or constant slice in the prediction.
     """
@@ -110,22 +141,26 @@ def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
         ),
         inside=tuple(each for other in others for each in compare_inside(predictions, scores[other], other)),
         scores=scores,
-        worst=min(predictions, key=lambda score: score.values["ssim"]),
+        worst=min(predictions, key=lambda score: score.values[PRIMARY]),
         failed=tuple(score for score in predictions if score.failed_slices),
     )
 
 
 def judge(
-    summary: RestorationSummary, thresholds: RestorationThresholds | TranslationThresholds | None = None
+    summary: RestorationSummary,
+    thresholds: RestorationThresholds | TranslationThresholds | None = None,
+    unscorable: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Pass or fail a model on its summary; see `RestorationThresholds` and `TranslationThresholds`.
 
-    With fewer than three images there is no interval: the mean differences decide and a remark says so.
+    With fewer than three images there is no interval: the mean differences decide and a remark says so. `unscorable`
+    are the images that are not in the summary because their prediction cannot be scored: by name, why.
     """
+    lost = unscorable or {}
     limits = thresholds or RestorationThresholds()
     failed = [score for score in summary.failed if score.failed_slices > limits.max_failed_slices * score.slices]
-    refused = failed if len(failed) > limits.max_failed_images else []
-    failures = [_failed_images(refused, summary.images)] if refused else []
+    refused = failed if len(failed) + len(lost) > limits.max_failed_images else []
+    failures = [_failed_images(refused, summary.images + len(lost))] if refused else []
     merits: list[str] = []
     remarks: list[str] = []
     for comparison in summary.comparisons:
@@ -136,7 +171,8 @@ def judge(
         remarks.extend([remark] if remark else [])
     remarks.extend(few_images(summary.images))
     remarks.extend(_tolerated(score) for score in summary.failed if score not in refused)
-    remarks.append(f"The worst image is {summary.worst.image}, with SSIM {summary.worst.values['ssim']:.3f}.")
+    lowest = number(PRIMARY, summary.worst.values[PRIMARY])
+    remarks.append(f"The worst image is {summary.worst.image}, with {PRIMARY.upper()} {lowest}.")
     if known := summary.metrics["prediction"].get("coverage_90"):
         remarks.append(coverage_remark(known.mean))
     shift = background_shift(summary.scores["prediction"])
@@ -150,9 +186,8 @@ def judge(
             )
         if remark := shift_remark(shift, limits.max_background_shift):
             remarks.append(remark)
-    if failures:
-        return Verdict("failed", tuple(failures), tuple(remarks))
-    return Verdict("passed", tuple(merits), tuple(remarks))
+    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
+    return with_unscorable(verdict, lost, summary.images + len(lost), limits.max_failed_images)
 
 
 def _metrics(scores: Sequence[ImageScore]) -> dict[str, Statistics]:
@@ -188,12 +223,13 @@ def summary_json(
     task: str = "restoration",
     thresholds: RestorationThresholds | TranslationThresholds | None = None,
     baseline: Mapping[str, Any] | None = None,
+    unscorable: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything a reader of the verdict needs, as plain JSON types; every number is finite.
 
-    `baseline` says what the prediction was compared with and how it was chosen.
+    `baseline` says what the prediction was compared with and how it was chosen; `unscorable` is that of `judge`.
     """
-    known = set().union(*summary.metrics.values())
+    known: set[str] = set().union(*summary.metrics.values())
     return {
         "task": task,
         "definition": DEFINITION,
@@ -209,8 +245,10 @@ def summary_json(
         "foreground": _foreground_json(summary),
         "worst_image": _image_json(summary.worst),
         "failed_images": [_image_json(score) for score in summary.failed],
+        "unscorable": dict(unscorable or {}),
         "units": {metric: heading for metric, heading in (COLUMNS | MORE_COLUMNS).items() if metric in known},
         "shown": {metric: title for metric, title in SHOWN.items() if metric in known},
+        "regions": {metric: title for metric, title in REGIONS.items() if f"{metric}_inside" in known},
         "note": _note(baseline or {}),
         "interval": INTERVAL,
         "thresholds": (thresholds or RestorationThresholds()).model_dump(),
@@ -236,9 +274,8 @@ def _note(baseline: Mapping[str, Any]) -> str:
 
 
 def _failed_images(failed: Sequence[ImageScore], images: int) -> str:
-    names = ", ".join(f"{score.image} ({' and '.join(score.failures)})" for score in failed[:5])
-    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    return f"{len(failed)} of {images} predictions failed outright: {names}{more}."
+    names = with_reasons({score.image: " and ".join(score.failures) for score in failed})
+    return f"{len(failed)} of {count(images, 'prediction')} failed outright: {names}."
 
 
 def _tolerated(score: ImageScore) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from parfocal.qc.statistics import CONFIDENCE, FEW_IMAGES, Comparison
 from parfocal.qc.words import count
 
+_NAMED: Final = 5
 _DECIBEL: Final = frozenset({"psnr", "snr_inside"})
 
 
@@ -45,6 +47,45 @@ def judge_gain(comparison: Comparison, metric: str, other: str, needed: float) -
         return f"The prediction is worse than {other} {amount(comparison, metric)}.", False
     beyond = f" by the {number(comparison.metric, needed)} asked for" if needed else ""
     return f"The prediction is not shown to be better than {other}{beyond} {amount(comparison, metric)}.", False
+
+
+def with_unscorable(verdict: Verdict, unscorable: Mapping[str, str], images: int, allowed: int) -> Verdict:
+    """Name the predictions that could not be scored; more than are allowed to fail, or all of them, fail the model.
+
+    Parameters
+    ----------
+    unscorable
+        By image: why, in sentences that name it.
+    images
+        Number of all images that have a prediction.
+    allowed
+        How many may fail. Those that failed in another way must have been counted together with these before.
+    """
+    if not unscorable:
+        return verdict
+    # What is wrong, without what to do.
+    reasons = listed([reason.split(". ")[0].rstrip(".") for _, reason in sorted(unscorable.items())], "; ")
+    sentence = f"{len(unscorable)} of {count(images, 'prediction')} could not be scored: {reasons}."
+    left = images - len(unscorable)
+    remarks = verdict.remarks
+    if left:
+        remarks = (f"Scores and means are those of the {count(left, 'image')} that could be scored.", *remarks)
+    if left and len(unscorable) <= allowed:
+        return Verdict(verdict.verdict, verdict.reasons, (f"{sentence} The thresholds allow that.", *remarks))
+    # Merits are no reasons of a failure.
+    failures = verdict.reasons if verdict.verdict == "failed" else ()
+    return Verdict("failed", (sentence, *failures), remarks)
+
+
+def with_reasons(images: Mapping[str, str]) -> str:
+    """Say "a (contrast inverted), b (prediction is constant)", in order of name."""
+    return listed([f"{image} ({why})" for image, why in sorted(images.items())])
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Say "a, b, c, d, e and 3 more"."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return separator.join(names[:_NAMED]) + more
 
 
 def few_images(images: int) -> list[str]:

@@ -9,7 +9,8 @@ Definition
 2. The image is fitted and mapped once, as for the whole image. SSIM inside is the mean of the SSIM map over the
    foreground, without the 5-pixel border; NRMSE inside is the root of the mean of the squared error map over the
    foreground, PSNR follows from it; the same outside. So the whole image's SSIM and squared NRMSE are the means of
-   inside and outside, weighted by their pixels, to the rounding of the maps.
+   inside and outside, weighted by their pixels, to the rounding of the maps. MS-SSIM and MicroSSIM have maps of their
+   own (`parfocal.qc.metrics.multiscale`, `parfocal.qc.metrics.microssim`), whose means are taken in the same way.
 3. Pearson's r inside and outside is that of the unclipped values there.
 4. ``SNR = -10 log10(1 - r^2)`` in dB, with r of at least 0, is the variance of the target there over the mean squared
    difference that remains when the image is fitted to it *there*. It is what the verdict rests on, because neither
@@ -35,7 +36,7 @@ from skimage.filters import threshold_otsu
 
 from parfocal.qc.metrics._arrays import check_values, dot, naming, resolution
 from parfocal.qc.metrics.restoration import RestorationMaps, psnr_of, target_range
-from parfocal.qc.metrics.ssim import SSIM_BORDER
+from parfocal.qc.metrics.ssim import mean_ssim_by_part
 from parfocal.runtime.errors import InvalidInputError
 
 FOREGROUND_METHOD: Final = "Otsu's threshold of the target (scaled by its 0.1 and 99.9 percentiles, 256 bins)"
@@ -151,18 +152,17 @@ def score_regions(
             f"Maps, image, target and foreground must be of one shape (Y, X); they are {maps.ssim.shape}, "
             f"{image.shape}, {target.shape} and {mask.shape}."
         )
-    inner = (slice(SSIM_BORDER, -SSIM_BORDER),) * 2
     squares = np.square(maps.rse, dtype=np.float64)
     parts = []
-    for part in (mask, ~mask):
-        pixels, inner_pixels = np.count_nonzero(part), np.count_nonzero(part[inner])
+    for part, ssim in zip((mask, ~mask), mean_ssim_by_part(maps.ssim, mask), strict=True):
+        pixels = np.count_nonzero(part)
         nrmse = math.sqrt(float(squares.sum(where=part)) / pixels) if pixels else math.nan
         pearson = pearson_of([(image[part], target[part])])
         parts.append(
             RegionScore(
                 nrmse=nrmse,
                 psnr=psnr_of(nrmse),
-                ssim=float(maps.ssim[inner].mean(dtype=np.float64, where=part[inner])) if inner_pixels else math.nan,
+                ssim=ssim,
                 pearson=pearson,
                 snr=snr_of(pearson),
             )

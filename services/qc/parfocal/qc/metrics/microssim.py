@@ -133,7 +133,34 @@ def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:
 
 
 def micro_ssim(image: npt.NDArray[Any], target: npt.NDArray[Any], fit: MicroFit, *, name: str | None = None) -> float:
-    """MicroSSIM of one image (Y, X), -1..1, after a fit to the set it belongs to.
+    """MicroSSIM of one image (Y, X), -1..1, after a fit to the set it belongs to: the mean of `micro_ssim_map`.
+
+    Raises
+    ------
+    InvalidInputError
+        As `sample_for_fit`, or the target is constant.
+    """
+    return mean_ssim(micro_ssim_map(image, target, fit, name=name))
+
+
+def micro_ssim_map(
+    image: npt.NDArray[Any], target: npt.NDArray[Any], fit: MicroFit, *, name: str | None = None
+) -> Float32:
+    """SSIM of the fitted image at every pixel, whose means are MicroSSIM, inside and outside a foreground too.
+
+    Parameters
+    ----------
+    image, target
+        Finite grey values (Y, X) of one shape, at least 11x11, of any integer or floating type.
+    fit
+        To the set they belong to.
+    name
+        Name of the image, for the error message.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (Y, X), -1..1 to rounding. Means are without the border, see `parfocal.qc.metrics.ssim.mean_ssim`.
 
     Raises
     ------
@@ -152,7 +179,7 @@ def micro_ssim(image: npt.NDArray[Any], target: npt.NDArray[Any], fit: MicroFit,
         x /= data_range
         y -= fit.image_offset
         y *= fit.factor / data_range
-        return mean_ssim(ssim_map(x, y, sample_covariance=True))
+        return ssim_map(x, y, sample_covariance=True)
 
 
 def _best_factor(terms: Float64) -> float:

@@ -107,6 +107,9 @@ class RestorationScore:
         and do not redeem it.
     ms_ssim
         Multi-scale SSIM, 0..1, see `parfocal.qc.metrics.multiscale`; NaN where it was not computed.
+    ms_ssim_inside, ms_ssim_outside
+        The same inside and outside the foreground; NaN where none was given, or it has no value there. The other
+        metrics have theirs from the maps, see `parfocal.qc.metrics.foreground.score_regions`.
     """
 
     nrmse: float
@@ -118,6 +121,8 @@ class RestorationScore:
     nrmse_zerocost: float
     failed: str | None = None
     ms_ssim: float = math.nan
+    ms_ssim_inside: float = math.nan
+    ms_ssim_outside: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -242,15 +247,21 @@ def score_restoration(
 
 
 def score_scaled(
-    image: npt.NDArray[Any], target_scaled: Float64, *, name: str | None = None
+    image: npt.NDArray[Any],
+    target_scaled: Float64,
+    *,
+    foreground: npt.NDArray[np.bool_] | None = None,
+    name: str | None = None,
 ) -> tuple[RestorationScore, RestorationMaps]:
     """As `score_restoration`, with a target that `scale_target` has scaled already.
 
-    Saves time where input, baseline and prediction are scored against the same target.
+    Saves time where input, baseline and prediction are scored against the same target. `foreground` is that of the
+    target, bool (Y, X), for MS-SSIM inside and outside of it.
     """
     with naming(name):
         check_windowed(image, target_scaled)
         check_pair(image, target_scaled)
+        _check_foreground(foreground, target_scaled)
         fit, image_centred, target_centred = _centred_fit(image, target_scaled)
         fitted, target = _clipped(fit, image_centred, target_scaled)
 
@@ -260,7 +271,7 @@ def score_scaled(
         nrmse_zerocost = math.sqrt(np.abs(target_centred, out=target_centred).mean())
 
         similarity, contrast = ssim_and_contrast_maps(fitted, target)
-        ms_ssim = multiscale_from(similarity, contrast, fitted, target)
+        ms_ssim = multiscale_from(similarity, contrast, fitted, target, foreground)
         residual = np.subtract(target, fitted, out=target)
         np.abs(residual, out=residual)
         nrmse = math.sqrt(dot(residual, residual) / residual.size)
@@ -273,13 +284,20 @@ def score_scaled(
             pearson=fit.pearson,
             nrmse_zerocost=nrmse_zerocost,
             failed=failure_of(fit),
-            ms_ssim=ms_ssim,
+            ms_ssim=ms_ssim.whole,
+            ms_ssim_inside=ms_ssim.inside,
+            ms_ssim_outside=ms_ssim.outside,
         )
         return score, RestorationMaps(ssim=similarity, rse=residual.astype(np.float32))
 
 
 def score_stack(
-    image: npt.NDArray[Any], target: npt.NDArray[Any], *, name: str | None = None, workers: int | None = None
+    image: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    *,
+    foreground: npt.NDArray[np.bool_] | None = None,
+    name: str | None = None,
+    workers: int | None = None,
 ) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
     """Score a stack (Z, Y, X) slice by slice, each with its own percentiles, fit and two-dimensional SSIM.
 
@@ -290,6 +308,8 @@ def score_stack(
     ----------
     image, target
         As for `score_restoration`, with a leading Z axis.
+    foreground
+        Foreground of the target, bool (Z, Y, X), for MS-SSIM inside and outside of it; None for none.
     name
         Name of the stack, put before the text of an error.
     workers
@@ -315,13 +335,15 @@ def score_stack(
                 f"A stack needs three axes (Z, Y, X) and a target of the same shape; the image has shape "
                 f"{image.shape} and the target {target.shape}."
             )
+        _check_foreground(foreground, target)
     maps = RestorationMaps(np.full(image.shape, np.nan, np.float32), np.full(image.shape, np.nan, np.float32))
 
     def score(z: int) -> RestorationScore | None:
         plane = f"{label}, slice {z}"
         if not has_range(target[z], name=plane):
             return None
-        score, plane_maps = score_restoration(image[z], target[z], name=plane)
+        scaled, mask = scale_target(target[z], name=plane), None if foreground is None else foreground[z]
+        score, plane_maps = score_scaled(image[z], scaled, foreground=mask, name=plane)
         maps.ssim[z], maps.rse[z] = plane_maps.ssim, plane_maps.rse
         return score
 
@@ -338,6 +360,11 @@ def fitted_psnr(image: npt.NDArray[Any], target_scaled: Float64) -> float:
     fitted, target = _clipped(fit, image_centred, target_scaled)
     target -= fitted
     return psnr_of(math.sqrt(dot(target, target) / target.size))
+
+
+def _check_foreground(foreground: npt.NDArray[np.bool_] | None, target: npt.NDArray[Any]) -> None:
+    if foreground is not None and foreground.shape != target.shape:
+        raise InvalidInputError(f"The foreground has shape {foreground.shape} and the target {target.shape}.")
 
 
 def _centred_fit(image: Array, target_scaled: Float64) -> tuple[AffineFit, Float64, Float64]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +29,7 @@ __all__ = [
     "SSIM_WINDOW",
     "check_windowed",
     "mean_ssim",
+    "mean_ssim_by_part",
     "ssim_and_contrast_maps",
     "ssim_map",
     "sum_and_difference",
@@ -104,8 +108,40 @@ def sum_and_difference(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating])
 
 def mean_ssim(values: Float32) -> float:
     """Mean of an SSIM map without its 5-pixel border, where the window reaches beyond the image."""
-    inner = values[SSIM_BORDER:-SSIM_BORDER, SSIM_BORDER:-SSIM_BORDER]
-    return float(inner.mean(dtype=np.float64))
+    return float(_without_border(values).mean(dtype=np.float64))
+
+
+def mean_ssim_by_part(values: Float32, foreground: npt.NDArray[np.bool_] | Float32) -> tuple[float, float]:
+    """Means of an SSIM map inside and outside a foreground, both without the border as in `mean_ssim`.
+
+    Parameters
+    ----------
+    values
+        The map, float32 (Y, X).
+    foreground
+        Of the same shape: which pixels are foreground (bool), or to which part, 0..1, each of them is (float32).
+        `mean_ssim` is the mean of both, weighted by what belongs to each.
+
+    Returns
+    -------
+    inside, outside : float
+        NaN where nothing of the foreground, or nothing outside of it, lies within the border.
+    """
+    inner, weights = _without_border(values), _without_border(foreground)
+    total = float(inner.sum(dtype=np.float64))
+    if weights.dtype == np.bool_:
+        weight = float(np.count_nonzero(weights))
+        inside = float(inner[weights].sum(dtype=np.float64))
+    else:
+        # Parts of pixels are whole multiples of a power of two: their sums are exact, and 0 means none.
+        weight = float(weights.sum(dtype=np.float64))
+        inside = float(np.einsum("ij,ij->", inner, weights, dtype=np.float64))
+    rest = inner.size - weight
+    return inside / weight if weight > 0 else math.nan, (total - inside) / rest if rest > 0 else math.nan
+
+
+def _without_border(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values[SSIM_BORDER:-SSIM_BORDER, SSIM_BORDER:-SSIM_BORDER]
 
 
 def check_windowed(x: npt.NDArray[np.generic], y: npt.NDArray[np.generic]) -> None:

@@ -20,7 +20,7 @@ class ResidualThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Images that may be inverted or constant.",
+        description="Images whose prediction may be inverted, constant or impossible to score.",
     )
     min_agreement: float = Field(
         default=0.99,

@@ -61,6 +61,8 @@ def evaluation_report(evaluation: Evaluation) -> Report:
     blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
     for role, part in _parts(summary).items():
         blocks += [_scores_table(part, role), Text(part["note"])]
+        if part.get("regions"):  # of restoration and translation
+            blocks.append(_regions_table(part, role))
         blocks += _figures(evaluation.folder, part, role, _scores_of(scores, role))
     blocks += _overlays(evaluation.folder, summary, scores)
     blocks += [Heading("Every image"), _images_table(summary, scores)]
@@ -135,6 +137,38 @@ def _scores_table(summary: Mapping[str, Any], role: str) -> Table:
     return Table(columns, rows, frozenset(columns[1:]), role)
 
 
+def _regions_table(summary: Mapping[str, Any], role: str) -> Table:
+    """Return the means inside and outside the foreground, beside those of the whole image."""
+    names = _names(summary)
+    ours, others = summary["metrics"]["prediction"], [kind for kind in names if kind != "prediction"]
+    columns = (
+        "Prediction",
+        "Whole image",
+        "Inside the foreground",
+        "Outside",
+        *(f"{names[kind]}, inside" for kind in others),
+    )
+
+    def written(kind: str, metric: str) -> str:
+        values = summary["metrics"][kind].get(metric)
+        return "" if values is None else _number(metric, values["mean"])
+
+    rows = [
+        (
+            title,
+            *(written("prediction", f"{metric}{part}") for part in ("", "_inside", "_outside")),
+            *(written(kind, f"{metric}_inside") for kind in others),
+        )
+        for metric, title in summary["regions"].items()
+    ]
+    caption = (
+        f"The foreground, what is above Otsu's threshold of the target, is {100 * ours['foreground']['mean']:.2g} % of "
+        "the image on average. Means over the images that have a value. What is gained outside alone is gained in the "
+        "background."
+    )
+    return Table(columns, rows, frozenset(columns[1:]), f"{role}: {caption}" if role else caption)
+
+
 def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores) -> Iterator[Block]:
     path = folder / (f"scores_{role}.png" if role else "scores.png")
     save_png(scores_figure(scores, summary["shown"], _names(summary)), path)
@@ -142,17 +176,24 @@ def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     worst = summary["worst_image"]["image"]
-    which = "the only image" if summary["images"] == 1 else f"the worst of the {summary['images']} images"
-    yield Picture(figure, f"{worst}, {which}.")
+    primary = _primary(summary)
+    which = f"the worst of the {summary['images']} images by {primary}"
+    yield Picture(figure, f"{worst}, {which if summary['images'] > 1 else 'the only image'}.")
     examples = figure.with_name(figure.name.replace("figure", "examples", 1))
     if examples.exists():
         yield Picture(
             examples,
-            "What to expect besides the worst: the best and the median image by SSIM. Of large images the centre "
+            f"What to expect besides the worst: the best and the median image by {primary}. Of large images the centre "
             "is shown; scores are of the whole image or plane.",
         )
     yield from _correlation(folder, summary, role)
     yield from _reliability(folder, role)
+
+
+def _primary(summary: Mapping[str, Any]) -> str:
+    """Return what the metric is called that ranks the images: the first one shown."""
+    first = next(iter(summary["shown"]))
+    return str(summary["units"].get(first, first)).partition(" [")[0]
 
 
 def _reliability(folder: Path, role: str) -> Iterator[Block]:
@@ -200,18 +241,20 @@ def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Itera
 
 
 def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
-    """Return one row for each image, the lowest first: that is where to look."""
+    """Return one row for each image, those without scores and then the lowest first: that is where to look."""
     shown = summary["shown"]
     first = next(iter(shown))
     columns = ["Image", *shown.values()]
     baseline = scores.get("baseline", {})
     if baseline:
         columns.append(f"{shown[first]}, {_names(summary)['baseline']}")
-    rows = []
+    rows: list[list[str]] = [
+        [image, "not scored", *[""] * (len(columns) - 2)] for image in sorted(summary.get("unscorable", ()))
+    ]
     for image, values in sorted(scores["prediction"].items(), key=lambda each: each[1][first]):
         row = [image, *(_number(metric, values[metric]) if metric in values else "" for metric in shown)]
         rows.append([*row, _number(first, baseline[image][first])] if baseline else row)
-    return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {shown[first]}, the lowest first.")
+    return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {_primary(summary)}, the lowest first.")
 
 
 def _thresholds_table(thresholds: BaseModel) -> Table:
@@ -297,4 +340,4 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 
 
 def _number(metric: str, value: float) -> str:
-    return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"
+    return f"{value:.2f}" if {"psnr", "snr"} & set(metric.split("_")) else f"{value:.3f}"
