@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.qc.each_image import score_images
 from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
 from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
@@ -21,7 +22,6 @@ from parfocal.qc.metrics.boundaries import boundary_distances
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.outcomes import error_map, outcome_layers
-from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.qc.parameters import InstanceParameters, InstanceThresholds
 from parfocal.qc.statistics import INTERVAL, statistics
@@ -136,15 +136,7 @@ def _score(
             _draw(each, source, labelled, images["prediction"], folder)
         return each
 
-    scored: list[_Scored] = []
-    for number, each in enumerate(map_bounded(score, items), start=1):
-        context.check_cancelled()
-        scored.append(each)
-        context.report_image(
-            v1.ImageCompleted(name=each.item.label, metrics=_shown(each.scores["prediction"], parameters.iou)),
-            v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items)),
-        )
-    return scored
+    return list(score_images(context, items, score, lambda each: _shown(each.scores["prediction"], parameters.iou)))
 
 
 def _draw(each: _Scored, source: NDArray[Any], labelled: Image, prediction: NDArray[Any], folder: Path) -> None:
@@ -156,7 +148,8 @@ def _draw(each: _Scored, source: NDArray[Any], labelled: Image, prediction: NDAr
         path.parent.mkdir(parents=True, exist_ok=True)
     mistakes = error_map(target, prediction, outcome_layers(score, matches))
     write_image(map_path, Image(mistakes, labelled.axes, labelled.pixel_size))
-    save_png(overlay_figure(source, target, prediction, score, matches, name=label), overlay_path)
+    figure = overlay_figure(source, target, prediction, score, matches, name=label, pixel_size=each.item.pixel_size)
+    save_png(figure, overlay_path)
 
 
 def _publish(
@@ -189,6 +182,7 @@ def _publish(
         pooled=pooled,
         name=worst.item.label,
         images=len(scored),
+        pixel_size=worst.item.pixel_size,
     )
     save_png(figure, folder / "figure.png")
     metrics = {
