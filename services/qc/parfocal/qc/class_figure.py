@@ -42,8 +42,8 @@ def class_figure(
     Parameters
     ----------
     source, prediction
-        Of the image, see `parfocal.qc.instance_figures.overlay_figure`; of a volume the plane with the most objects of
-        the wrong class is shown.
+        Of the image, see `parfocal.qc.instance_figures.overlay_figure`; of a volume the plane with the most pixels of
+        objects of the wrong class is shown.
     matches, classes
         Which of its objects were found, and their classes.
     pooled
@@ -87,7 +87,8 @@ def class_figure(
 def _plane(prediction: npt.NDArray[Any], labels: list[int]) -> int | None:
     if prediction.ndim == 2:
         return None
-    return int(np.argmax(np.isin(prediction, labels).sum(axis=(1, 2))))
+    shown = np.isin(prediction, labels) if labels else prediction > 0
+    return int(np.argmax(shown.sum(axis=(1, 2))))
 
 
 def _class_name(number: int) -> str:

@@ -19,7 +19,7 @@ def score_images(
     score: Callable[[Item], Scored],
     shown: Callable[[Scored], Mapping[str, float]],
 ) -> Iterator[Scored]:
-    """Yield what `score` returns for each image, in their order, and report it; ends when the job is cancelled.
+    """Yield what `score` returns for each image, in their order, and report it.
 
     Parameters
     ----------
@@ -27,6 +27,11 @@ def score_images(
         Called in a thread. Large images are scored one by one, so that memory suffices.
     shown
         Returns the few numbers by which the job's progress tells of an image.
+
+    Raises
+    ------
+    CancelledError
+        The job was cancelled meanwhile.
     """
     scored = map_bounded(score, items, workers_for(item.shape for item in items))
     for number, (item, each) in enumerate(zip(items, scored, strict=True), start=1):
