@@ -65,7 +65,7 @@ def test_classes_are_counted_as_by_hand(tmp_path: Path) -> None:
     summary = summarise_classes(counts)
     assert (summary["accuracy"], summary["unknown"], summary["commonest"]) == (0.5, 1, {"class": 1, "part": 0.5})
     assert class_values(counts) == {"class_accuracy": 0.5, "class_known": 4, "class_right": 2}
-    remarks = class_remarks(counts, ["a", "b"], 3)
+    remarks = class_remarks(counts, 2, 3)
     assert "The class is right in 2 of 4 found objects of known class (50.0 %)" in remarks[0]
     assert "all of them class 1 would be right in 50.0 %" in remarks[0]
     assert remarks[1:] == [
@@ -138,18 +138,17 @@ def test_one_class_for_all_is_scored_as_the_objects_are() -> None:
     assert counts.counts(1) == Counts(objects.tp, objects.fp, objects.fn)
     assert counts.accuracy == 1
     # With one class there is no worst one to name.
-    assert len(class_remarks(counts, ["a"], 1)) == 1
+    assert len(class_remarks(counts, 1, 1)) == 1
 
 
-def test_without_classes_nothing_is_said_of_them() -> None:
-    assert class_remarks(None, None, 3) == []
-    (remark,) = class_remarks(None, [], 3)
+def test_classes_that_nobody_drew_are_not_judged() -> None:
+    (remark,) = class_remarks(None, 0, 3)
     assert "the test images have no images target_class" in remark
     unknown = count_classes(MATCHES, dict.fromkeys(TARGET, 0), PREDICTION)
     assert unknown == ClassCounts(unknown=6)  # not even what was invented
     assert pool_classes([unknown]) is None
     assert pool_classes([]) is None
-    (remark,) = class_remarks(pool_classes([unknown]), ["a"], 1)
+    (remark,) = class_remarks(pool_classes([unknown]), 1, 1)
     assert "have no object of known class" in remark
 
 
@@ -160,9 +159,7 @@ def test_where_nothing_was_found_there_is_no_accuracy() -> None:
     assert counts.accuracy is None
     assert class_values(counts) == {"class_known": 0, "class_right": 0}
     assert summarise_classes(counts)["commonest"] is None
-    assert class_remarks(counts, ["a"], 1) == [
-        "No object of known class was found, so nothing can be said about classes."
-    ]
+    assert class_remarks(counts, 1, 1) == ["No object of known class was found, so nothing can be said about classes."]
     assert [counts.counts(number).f1 for number in (1, 2)] == [0, 0]
 
 

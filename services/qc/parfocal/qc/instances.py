@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.class_figure import class_figure
-from parfocal.qc.each_image import score_images
 from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
 from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
@@ -24,16 +23,16 @@ from parfocal.qc.metrics.classes import ClassCounts
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.outcomes import error_map, outcome_layers
+from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.object_classes import (
     CLASS_COLUMNS,
-    ClassImages,
     ObjectClasses,
     class_remarks,
     class_values,
-    fetch_class_images,
     pool_classes,
     score_classes,
     summarise_classes,
+    with_class_images,
     write_class_tables,
 )
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
@@ -121,24 +120,18 @@ def evaluate(context: JobContext) -> None:
     inputs = open_evaluation(context, first_target_only=True)
     if inputs is None:
         return
+    inputs = with_class_images(context, inputs)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     role = inputs.roles[0]
     pairs = training_pairs(context, inputs, role, validation=False)
     baseline = choose_otsu(islice(pairs, _BASELINE_IMAGES), f1_parts)
     folder = empty_folder(context.scratch / "evaluation")
-    class_images = fetch_class_images(context, inputs)
-    scored = _score(context, inputs.items, class_images or {}, baseline, parameters, folder)
-    judged = None if class_images is None else list(class_images)
-    _publish(context, inputs, scored, judged, baseline, parameters.thresholds(), folder)
+    scored = _score(context, inputs.items, baseline, parameters, folder)
+    _publish(context, inputs, scored, baseline, parameters.thresholds(), folder)
 
 
 def _score(
-    context: JobContext,
-    items: Sequence[Item],
-    class_images: Mapping[str, ClassImages],
-    baseline: OtsuBaseline,
-    parameters: InstanceParameters,
-    folder: Path,
+    context: JobContext, items: Sequence[Item], baseline: OtsuBaseline, parameters: InstanceParameters, folder: Path
 ) -> list[_Scored]:
     def score(item: Item) -> _Scored:
         source, labelled = read_image(item.source).pixels, read_image(item.target)
@@ -154,11 +147,8 @@ def _score(
             | distance_values(target, images[kind], matches[kind], labelled.pixel_size)
             for kind, score in scores.items()
         }
-        classes = None
-        if item.label in class_images:
-            classes = score_classes(
-                class_images[item.label], target, images["prediction"], matches["prediction"], name=item.label
-            )
+        classes = score_classes(item, target, images["prediction"], matches["prediction"])
+        if classes is not None:
             values["prediction"] |= class_values(classes.counts)
         sizes = target_outcomes(scores["prediction"].overlap, matches["prediction"])
         each = _Scored(item, scores, matches, values, sizes, classes)
@@ -166,7 +156,15 @@ def _score(
             _draw(each, source, labelled, images["prediction"], folder)
         return each
 
-    return list(score_images(context, items, score, lambda each: _shown(each.scores["prediction"], parameters.iou)))
+    scored: list[_Scored] = []
+    for number, each in enumerate(map_bounded(score, items), start=1):
+        context.check_cancelled()
+        scored.append(each)
+        context.report_image(
+            v1.ImageCompleted(name=each.item.label, metrics=_shown(each.scores["prediction"], parameters.iou)),
+            v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items)),
+        )
+    return scored
 
 
 def _draw(each: _Scored, source: NDArray[Any], labelled: Image, prediction: NDArray[Any], folder: Path) -> None:
@@ -186,7 +184,6 @@ def _publish(
     context: JobContext,
     inputs: Inputs,
     scored: Sequence[_Scored],
-    class_images: Sequence[str] | None,
     baseline: OtsuBaseline,
     thresholds: InstanceThresholds,
     folder: Path,
@@ -198,7 +195,8 @@ def _publish(
     summary = summarise(values, pooled, baseline, thresholds)
     classes = pool_classes(each.classes.counts for each in scored if each.classes is not None)
     verdict = judge(values, pooled["prediction"][level], thresholds)
-    remarks = class_remarks(classes, class_images, len(scored))
+    with_classes = sum(each.classes is not None for each in scored)
+    remarks = class_remarks(classes, with_classes, len(scored)) if inputs.classes_predicted else []
     verdict = with_test(replace(verdict, remarks=(*verdict.remarks, *remarks)), inputs)
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
     summary["sizes"] = [asdict(each) for each in sizes]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.job import Inputs, files_below
+from parfocal.qc.job import Inputs, Item, files_below
 from parfocal.qc.metrics.classes import NO_CLASS, ClassCounts, classes_of_objects, count_classes
 from parfocal.qc.metrics.instances import Matches
 from parfocal.qc.words import count
@@ -42,14 +42,6 @@ INVENTED: Final = "invented"
 
 
 @dataclass(frozen=True)
-class ClassImages:
-    """Where the classes of one test image lie: as they were drawn, and as they were predicted."""
-
-    target: Path
-    prediction: Path
-
-
-@dataclass(frozen=True)
 class ObjectClasses:
     """The classes of the objects of one image.
 
@@ -66,43 +58,41 @@ class ObjectClasses:
     counts: ClassCounts
 
 
-def fetch_class_images(context: JobContext, inputs: Inputs) -> dict[str, ClassImages] | None:
-    """Return by label of an item its class images; None where the prediction tells no classes apart.
-
-    Images of which no classes were drawn are left out.
-    """
+def with_class_images(context: JobContext, inputs: Inputs) -> Inputs:
+    """Return the inputs with the class images of those items that have one in dataset and prediction."""
     spec = context.job.evaluation
     place, dataset = Location.parse(spec.prediction_uri), Location.parse(spec.dataset_uri)
     predicted = files_below(ResultManifest.read(context.store, place / RESULT_MANIFEST), f"{CLASS_ROLE}/")
-    if not predicted:
-        return None
     entries = {entry.name: entry for entry in inputs.dataset.files}
     drawn = {image.stem: entries[image.file] for image in inputs.dataset.select(spec.split or "test", CLASS_ROLE)}
-    return {
-        item.label: ClassImages(
-            target=context.cache.fetch(context.store, dataset, drawn[item.label]),
-            prediction=context.cache.fetch(context.store, place, predicted[item.label]),
+    items = [
+        replace(
+            item,
+            target_classes=context.cache.fetch(context.store, dataset, drawn[item.label]),
+            predicted_classes=context.cache.fetch(context.store, place, predicted[item.label]),
         )
-        for item in inputs.items
         if item.label in drawn and item.label in predicted
-    }
+        else item
+        for item in inputs.items
+    ]
+    return replace(inputs, items=items, classes_predicted=bool(predicted))
 
 
-def score_classes(
-    images: ClassImages, target: NDArray[Any], prediction: NDArray[Any], matches: Matches, *, name: str
-) -> ObjectClasses:
-    """Return the classes of the objects of two label images, and what became of them.
+def score_classes(item: Item, target: NDArray[Any], prediction: NDArray[Any], matches: Matches) -> ObjectClasses | None:
+    """Return the classes of the objects of two label images, and what became of them; None without class images.
 
     Raises
     ------
     InvalidInputError
         A class image has another shape than its label image, or values that are no classes.
     """
+    if item.target_classes is None or item.predicted_classes is None:
+        return None
     drawn, given = (
-        classes_of_objects(labels, read_image(path).pixels, name=f"{name} ({CLASS_ROLE} of the {whose})")
+        classes_of_objects(labels, read_image(path).pixels, name=f"{item.label} ({CLASS_ROLE} of the {whose})")
         for labels, path, whose in (
-            (target, images.target, "dataset"),
-            (prediction, images.prediction, "prediction"),
+            (target, item.target_classes, "dataset"),
+            (prediction, item.predicted_classes, "prediction"),
         )
     )
     return ObjectClasses(drawn, given, count_classes(matches, drawn, given))
@@ -186,20 +176,16 @@ def write_class_tables(folder: Path, counts: ClassCounts) -> None:
         lines.writerows([name, *numbers] for name, numbers in zip(names, table.tolist(), strict=True))
 
 
-def class_remarks(counts: ClassCounts | None, images: Sequence[str] | None, of: int) -> list[str]:
-    """Say how often the class is right; nothing where the prediction tells no classes apart.
+def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]:
+    """Say how often the classes that a prediction has are right.
 
     Parameters
     ----------
     counts
         Over all images; None where no target has a known class.
-    images
-        Labels of the images with class images; None where the prediction has none.
-    of
-        Number of test images.
+    images, of
+        Number of images with class images, and of all.
     """
-    if images is None:
-        return []
     if counts is None:
         why = f"have no images {CLASS_ROLE}" if not images else "have no object of known class"
         return [f"The classes of the objects were not judged: the test images {why}."]
@@ -217,6 +203,6 @@ def class_remarks(counts: ClassCounts | None, images: Sequence[str] | None, of: 
         if len(rows) > 1:
             worst = min(rows, key=lambda row: float(row["f1"]))
             remarks.append(f"The class that is found worst is {worst['class']}, with F1 {worst['f1']:.3f}.")
-    if len(images) < of:
-        remarks.append(f"Classes were judged in {len(images)} of {of} test images; of the others none were drawn.")
+    if images < of:
+        remarks.append(f"Classes were judged in {images} of {of} test images; of the others none were drawn.")
     return remarks

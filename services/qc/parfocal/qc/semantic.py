@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.qc.each_image import score_images
 from parfocal.qc.figures import save_png
 from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
+from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.metrics.semantic import (
     CURVE_THRESHOLDS,
     Areas,
@@ -140,11 +140,17 @@ def _score(
             write_image(path, Image(error_map(target, mask), labelled.axes, labelled.pixel_size))
         return _Scored(item, values, counted, curve)
 
-    return list(score_images(context, items, score, lambda each: _reported(each.values["prediction"])))
-
-
-def _reported(values: Values) -> dict[str, float]:
-    return {name: values[name] for name in ("iou", "dice")}
+    scored: list[_Scored] = []
+    for number, each in enumerate(map_bounded(score, items), start=1):
+        context.check_cancelled()
+        scored.append(each)
+        context.report_image(
+            v1.ImageCompleted(
+                name=each.item.label, metrics={name: each.values["prediction"][name] for name in ("iou", "dice")}
+            ),
+            v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items)),
+        )
+    return scored
 
 
 def _cut(
@@ -216,7 +222,9 @@ def _publish(
         for kind in _KINDS
         for name in ("iou", "dice", "boundary_f")
     }
-    by_image = {label: _reported(values) for label, values in table["prediction"].items()}
+    by_image = {
+        label: {name: values[name] for name in ("iou", "dice")} for label, values in table["prediction"].items()
+    }
     publish_evaluation(context, inputs, folder, verdict, metrics, by_image)
 
 
