@@ -15,6 +15,7 @@ from parfocal.qc.instances import judge
 from parfocal.qc.metrics.instances import IOU_LEVELS, Counts, f1_parts, overlap, score_instances
 from parfocal.qc.metrics.otsu import choose_otsu
 from parfocal.qc.parameters import InstanceThresholds
+from parfocal.qc.semantic_figures import semantic_figure
 from parfocal.runtime.errors import InvalidInputError
 
 
@@ -266,3 +267,50 @@ def test_pictures_show_every_kind_of_mistake_in_its_colour(
     )
     save_png(whole, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("pixel_size", "text", "pixels"), [(0.3, "5 µm", 5 / 0.3), (None, "20 px", 20)])
+def test_pictures_have_a_scale_bar_in_micrometres_or_in_pixels(
+    pixel_size: float | None, text: str, pixels: float
+) -> None:
+    labels = boxes((5, 30, 5, 30), shape=(60, 80))
+    score = score_instances(labels, labels, name="a")
+    matches = score.overlap.match(0.5)
+    pooled = dict.fromkeys(("prediction", "baseline"), score.counts)
+    source = labels.astype(np.float32)
+    figures = [
+        overlay_figure(source, labels, labels, score, matches, name="a", pixel_size=pixel_size),
+        instance_figure(
+            *(source, labels, labels),
+            **{"score": score, "matches": matches, "level": 0.5, "pooled": pooled},
+            **{"name": "a", "images": 1, "pixel_size": pixel_size},
+        ),
+        semantic_figure(
+            source,
+            labels.astype(np.uint8),
+            **{"name": "a", "images": 1, "iou": 1.0, "curve": None, "threshold": 0.5},
+            pixel_size=pixel_size,
+        ),
+    ]
+    for figure in figures:
+        assert [each.get_text() for each in figure.axes[0].texts] == [text]
+        assert any(patch.get_width() == pytest.approx(pixels) for patch in figure.axes[0].patches)
+
+
+def test_a_strip_has_no_room_for_a_scale_bar() -> None:
+    labels = np.ones((8, 4000), np.uint16)
+    score = score_instances(labels, labels, name="a")
+    figure = overlay_figure(np.zeros((8, 4000)), labels, labels, score, score.overlap.match(0.5), name="a")
+    assert not figure.axes[0].texts
+
+
+def test_outlines_of_large_images_are_not_broken_by_the_few_pixels_of_a_picture() -> None:
+    # 50 bars side by side, whose outlines are 100 lines in a picture with fewer pixels than the image.
+    labels = boxes(*((20, 980, 20 * number + 4, 20 * number + 16) for number in range(50)), shape=(1000, 1000))
+    score = score_instances(labels, labels, name="a")
+    figure = overlay_figure(np.zeros((1000, 1000)), labels, labels, score, score.overlap.match(0.5), name="a")
+    canvas: Any = figure.canvas
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3] / 255
+    line = np.all(np.isclose(drawn[len(drawn) // 2], COLOURS["found"], atol=0.01), axis=-1)
+    assert np.count_nonzero(np.diff(line.astype(int)) == 1) == 100

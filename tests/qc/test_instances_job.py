@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import nuclei_pair, publish_dataset, publish_images, write_pairs
 
 from parfocal import v1
+from parfocal.runtime.images import Image, read_image, write_image
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.service import values_struct
 from parfocal.runtime.store import Location
 
 Evaluate = Callable[..., v1.Job]
@@ -46,6 +51,8 @@ def test_nearly_right_objects_pass_and_everything_is_written(evaluate: Evaluate,
     counted = summary["pooled"]["prediction"]["0.5"]
     assert counted["found"] == sum(int(row["found (TP)"]) for row in rows if row["kind"] == "prediction")
     assert job.metrics["prediction_f1"] == pytest.approx(counted["f1"])
+    # A prediction without classes is not asked for them.
+    assert "class" not in json.dumps([summary["remarks"], [*summary["units"]], [*job.metrics], [*names]])
 
 
 def test_empty_predictions_fail_by_name(evaluate: Evaluate, s3: Any) -> None:
@@ -83,3 +90,98 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Evalua
     assert remark.endswith("The thresholds allow that.")
     assert list(store.read_json(place / "summary.json")["unscorable"]) == ["field0"]
     assert "not scored" in store.read(place / "report.html").decode()
+
+
+def write_like(path: Path, labels: Image, pixels: Any) -> None:
+    write_image(path, Image(pixels.astype(np.uint8), labels.axes, labels.pixel_size))
+
+
+@pytest.fixture(scope="module")
+def classes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nuclei with class images: odd numbers are of class 1, even ones of class 2, number 1 is not known."""
+    folder = write_pairs(tmp_path_factory.mktemp("classes"), nuclei_pair)
+    for path in sorted(folder.glob("*/target/*.tif")):
+        labels = read_image(path)
+        drawn = np.where(labels.pixels > 1, 2 - labels.pixels % 2, 0)
+        write_like(path.parent.parent / "target_class" / path.name, labels, drawn)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluate_classes(
+    run_job: Callable[..., v1.Job], s3: Any, classes_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Evaluate:
+    """Evaluate the labels of the test images with classes made of them, against a dataset with or without classes."""
+
+    def run(dataset: Path, classes: Callable[[Any], Any]) -> v1.Job:
+        folder = tmp_path_factory.mktemp("predicted")
+        for path in (classes_folder / "test" / "target").iterdir():
+            labels = read_image(path)
+            write_image(folder / path.name, labels)
+            write_like(folder / "target_class" / path.name, labels, classes(labels.pixels))
+        spec = v1.EvaluationSpec(
+            method="instances",
+            dataset_uri=publish_dataset(s3.store(), "classes", dataset),
+            prediction_uri=publish_images(s3.store(), folder, targets=("target", "target_class")),
+            split="test",
+            parameters=values_struct({"maps": False}),
+        )
+        return run_job(v1.StartJobRequest(evaluation=spec))
+
+    return run
+
+
+def test_classes_are_scored_where_targets_and_prediction_have_them(
+    evaluate_classes: Evaluate, classes_folder: Path, s3: Any
+) -> None:
+    # Every fourth object is called 2 instead of 1.
+    job = evaluate_classes(classes_folder, lambda labels: np.where(labels % 4 == 3, 2, 2 - labels % 2) * (labels > 0))
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place, store = Location.parse(job.outputs[0].uri), s3.store()
+    numbers = [
+        int(number)
+        for path in (classes_folder / "test" / "target").iterdir()
+        for number in np.unique(read_image(path).pixels)
+        if number > 1
+    ]
+    right, even = sum(number % 4 != 3 for number in numbers), sum(number % 2 == 0 for number in numbers)
+    summary = store.read_json(place / "summary.json")
+    scored = summary["classes"]
+    assert (scored["found"], scored["right"], scored["unknown"]) == (len(numbers), right, 3)
+    assert job.metrics["prediction_class_accuracy"] == pytest.approx(right / len(numbers)) == scored["accuracy"]
+    assert scored["confusion"]["objects"][1] == [0, even, 0]
+    assert [row["targets"] for row in scored["classes"]] == [len(numbers) - even, even]
+    assert any(remark.startswith(f"The class is right in {right} of ") for remark in summary["remarks"])
+    assert summary["verdict"] == "passed"
+    rows = list(csv.DictReader(io.StringIO(store.read(place / "metrics.csv").decode())))
+    column = "found objects of the right class"
+    assert sum(int(row[column]) for row in rows if row["kind"] == "prediction") == right
+    assert {row[column] for row in rows if row["kind"] == "baseline"} == {""}
+    names = {entry.name for entry in ResultManifest.read(store, place / RESULT_MANIFEST).files}
+    assert {"classes.csv", "confusion.csv", "classes.png"} <= names
+    assert "Classes of objects" in store.read(place / "report.html").decode()
+
+
+def test_predicted_classes_without_drawn_ones_are_not_judged(
+    evaluate_classes: Evaluate, nuclei_folder: Path, s3: Any
+) -> None:
+    job = evaluate_classes(nuclei_folder, np.sign)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    place, store = Location.parse(job.outputs[0].uri), s3.store()
+    summary = store.read_json(place / "summary.json")
+    assert "classes" not in summary
+    assert any("the test images have no images target_class" in remark for remark in summary["remarks"])
+    assert "prediction_class_accuracy" not in job.metrics
+    assert "class" not in store.read(place / "metrics.csv").decode().splitlines()[0]
+
+
+def test_class_images_with_grey_values_are_refused_by_name(
+    evaluate_classes: Evaluate, classes_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "wrong"
+    shutil.copytree(classes_folder, folder)
+    wrong = folder / "test" / "target_class" / "field1.tif"
+    write_like(wrong, read_image(wrong), np.full(read_image(wrong).pixels.shape, 200))
+    job = evaluate_classes(folder, np.sign)
+    assert job.state == v1.JOB_STATE_FAILED
+    assert "field1 (target_class of the dataset) has the value 200" in job.error.text

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.label_targets import clean_label_targets, object_classes
+from parfocal.runtime.label_targets import clean_label_targets, label_problem, object_classes
 from parfocal.runtime.learning import Arrays, Channels, Learner, ObjectImplementation, Tiling
 from parfocal.runtime.objects import Objects
 from parfocal.runtime.parameters import PredictionParameters
@@ -87,3 +87,51 @@ def test_a_class_without_objects_is_warned_of(tmp_path: Path) -> None:
     (warning,) = clean(tmp_path, [np.ones(LABELS.shape, np.uint8)], classes=3).warnings
     assert "class 2, 3" in warning
     assert clean(tmp_path, [np.ones(LABELS.shape, np.uint8)], classes=1).warnings == ()
+
+
+def grey(sigma: float, shape: tuple[int, ...] = (64, 64)) -> NDArray[np.uint16]:
+    """A background of 100 grey values with a bright square, and noise."""
+    expected = np.full(shape, 100.0)
+    expected[..., 20:40, 20:40] += 80
+    return np.random.default_rng(0).normal(expected, sigma).round().astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        grey(20),
+        grey(2).astype(np.uint8),  # of few grey values
+        grey(20, (5, 64, 64)),
+        np.arange(64 * 64, dtype=np.uint16).reshape(64, 64),  # without noise: no value comes twice
+    ],
+)
+def test_grey_images_are_refused_by_name_with_the_cure(tmp_path: Path, image: NDArray[Any]) -> None:
+    labels = np.zeros_like(image)
+    labels[..., 3:9, 3:9] = 4
+    names = [["target/a.tif"], ["target/b.tif"], ["target/c.tif"]]
+    message = r"2 targets .* target/b\.tif has grey values instead of labels.*0 for background.*likewise target/c\.tif"
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        clean_label_targets(names, [(labels,), (image,), (image,)], Plain(), 0, tmp_path)
+    assert [violation.field for violation in caught.value.violations] == ["target/b.tif", "target/c.tif"]
+
+
+@pytest.mark.parametrize("value", [0.25, np.nan])
+def test_fractions_are_no_labels_in_whichever_plane_they_are(tmp_path: Path, value: float) -> None:
+    image = np.zeros((3, 8, 8), np.float32)
+    assert "save labels as 16-bit" in label_problem(image)
+    image[1, 2, 2] = value
+    with pytest.raises(InvalidInputError, match=r"target/a\.tif has fractions, as grey values.*one number for all"):
+        clean_label_targets([["target/a.tif"]], [(image,)], Plain(), 0, tmp_path)
+
+
+def test_labels_of_every_kind_are_taken() -> None:
+    tiles = np.kron(np.arange(1, 1 + 40 * 40).reshape(40, 40), np.ones((3, 3), np.int64))  # without background
+    dots = np.zeros((200, 200), np.uint32)
+    dots[::2, ::2] = np.arange(1, 10_001).reshape(100, 100)  # a pixel each
+    stripes = np.repeat(np.arange(1, 301, dtype=np.uint16)[:, np.newaxis], 300, axis=1)  # a pixel wide
+    mask = (grey(20) > 110).astype(np.uint8) * 255
+    slips = np.ones((64, 64), np.uint16)
+    slips[1:-1:5, 1:-1:5] = np.arange(2, 171).reshape(13, 13)  # 4 % of the pixels
+    unlabelled = np.full((64, 64), -1, np.int16)
+    for labels in (tiles, np.stack([tiles] * 3), dots, stripes, mask, slips, unlabelled, np.zeros((1, 1), np.uint8)):
+        assert label_problem(labels) == ""

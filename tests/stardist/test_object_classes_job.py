@@ -95,3 +95,11 @@ def test_more_classes_than_were_asked_for_are_refused_with_the_file(run: Any, st
     assert failed.state == v1.JOB_STATE_FAILED
     assert "target_class/" in failed.error.text
     assert "set classes to 2" in failed.error.text
+
+
+def test_grey_targets_are_refused_before_anything_is_learnt(run: Any, store: Any, tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path, lambda rng, shape: (nuclei_pair(rng, shape)[0],) * 2)
+    failed = run(training=training(publish_dataset(store, "grey", folder)))
+    assert failed.state == v1.JOB_STATE_FAILED
+    assert failed.error.text.startswith("5 targets cannot be learnt from: target/field0.tif has grey values instead of")
+    assert "learning_rate" not in failed.error.text

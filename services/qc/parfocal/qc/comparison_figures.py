@@ -142,9 +142,8 @@ def objects_figure(
             source, target, objects = part_shown(image.source, [image.target, prediction], plane)
             if index == 0:
                 show_grey(row[0], source if source.ndim == 2 else source.mean(axis=-1))
-                if image.pixel_size is not None:
-                    height, width = target.shape
-                    draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
+                height, width = target.shape
+                draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
                 labels = np.unique(target[target > 0])
                 draw_outlines(row[1], source, [(target, labels, (1.0, 1.0, 1.0))])
                 _entitle(row[1], "target", f"{len(labels)} objects")

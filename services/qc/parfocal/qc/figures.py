@@ -30,6 +30,7 @@ away and would flatter the input."""
 _SSIM_COLOURS: Final = "cividis"
 RSE_COLOURS: Final = "magma"
 _GREY: Final = "0.35"
+_ROOM_FOR_BAR: Final = 0.6  # inches
 _OUTLINE: Final = "#e69f00"  # orange of Okabe and Ito's palette, which any colour vision tells from grey
 _TABLE: Final = (
     ("PSNR (dB)", "psnr", ".2f"),
@@ -113,7 +114,7 @@ def restoration_figure(
         show_grey(axis, image[window])
         failed = scores[kind].failed if kind == "prediction" else None
         axis.set_title(f"Prediction: {failed}" if failed else kind.capitalize(), fontsize=11)
-        if kind == "input" and pixel_size is not None and layout.has_room:
+        if kind == "input" and pixel_size is not None:
             draw_scale_bar(axis, width, height, pixel_size, layout.pixels_per_inch)
         if kind == "target" and foreground is not None:
             _draw_outline(axis, foreground[window])
@@ -162,7 +163,6 @@ class _Layout:
     def __init__(self, height: int, width: int) -> None:
         self.pixels_per_inch = max(height, width) / self._side
         self._panel = width / self.pixels_per_inch, height / self.pixels_per_inch
-        self.has_room = min(self._panel) >= 0.6
         # Titles need some width and the text column some height, however narrow or low the images are.
         self._column = max(self._panel[0], 2.4)
         self._row = max(self._panel[1], 1.95)
@@ -244,10 +244,21 @@ def frame(axis: Axes) -> None:
         spine.set_color(_GREY)
 
 
-def draw_scale_bar(axis: Axes, width: int, height: int, pixel_size: float, pixels_per_inch: float) -> None:
-    """Draw a scale bar of a round length into an image of `width` x `height` pixels of `pixel_size` micrometres."""
-    length = _round_length(width * pixel_size / 4)
-    pixels = length / pixel_size
+def draw_scale_bar(axis: Axes, width: int, height: int, pixel_size: float | None, pixels_per_inch: float) -> None:
+    """Draw a scale bar of a round length into an image of `width` x `height` pixels, unless it is too small for one.
+
+    Parameters
+    ----------
+    pixel_size
+        In micrometres; None where it is unknown, then the bar is some pixels long.
+    pixels_per_inch
+        Of the image in the figure.
+    """
+    if min(width, height) < _ROOM_FOR_BAR * pixels_per_inch:
+        return
+    unit = pixel_size if pixel_size is not None else 1.0
+    length = _round_length(width * unit / 4)
+    pixels = length / unit
     thickness, pad, text_height, text_width = (inches * pixels_per_inch for inches in (0.05, 0.05, 0.17, 0.52))
     box_width = max(pixels, text_width) + 2 * pad
     box_height = thickness + text_height + 2 * pad
@@ -266,6 +277,8 @@ def draw_scale_bar(axis: Axes, width: int, height: int, pixel_size: float, pixel
     top_of_bar = bottom - pad - thickness
     axis.add_patch(Rectangle((middle - pixels / 2, top_of_bar), pixels, thickness, facecolor="white", linewidth=0))
     text = f"{length:g} µm" if length >= 1 else f"{1000 * length:g} nm"
+    if pixel_size is None:
+        text = f"{length:g} px"
     axis.text(middle, top_of_bar - pad / 2, text, color="white", fontsize=9, ha="center", va="bottom")
 
 

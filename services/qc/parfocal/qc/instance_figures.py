@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
-from parfocal.qc.figures import drawable
+from parfocal.qc.figures import draw_scale_bar, drawable
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches
 from parfocal.qc.metrics.outcomes import Outcome, outcome_layers
 
@@ -26,6 +26,7 @@ COLOURS: Final[dict[Outcome, tuple[float, float, float]]] = {
     "merged": (0.94, 0.89, 0.26),
 }
 _LARGEST_SHOWN: Final = 1024
+_LARGEST_FINE: Final = 512
 _TALLEST: Final = 3.0
 _GREY: Final = "0.35"
 
@@ -38,6 +39,7 @@ def overlay_figure(
     matches: Matches,
     *,
     name: str,
+    pixel_size: float | None = None,
 ) -> Figure:
     """Return one image with the outlines of its objects, coloured by what became of them.
 
@@ -51,6 +53,8 @@ def overlay_figure(
         Of the two label images.
     name
         For the title.
+    pixel_size
+        In micrometres, for the scale bar; None where it is unknown.
     """
     plane = plane_shown(target, prediction, matches)
     source, target, prediction = part_shown(source, [target, prediction], plane)
@@ -61,6 +65,8 @@ def overlay_figure(
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, foot / height, 1.0, 1 - (head + foot) / height))
     draw_mistakes(axes, source, target, prediction, score, matches)
+    rows, columns = target.shape
+    draw_scale_bar(axes, columns, rows, pixel_size, max(columns / width, rows / (height - head - foot)))
     where = "" if plane is None else f", plane {plane}"
     title = f"{drawable(name)}{where}: {in_words(score, matches)}"
     axes.set_title(title, fontsize=10, parse_math=False)
@@ -79,6 +85,7 @@ def instance_figure(
     pooled: Mapping[str, Mapping[float, Counts]],
     name: str,
     images: int,
+    pixel_size: float | None = None,
 ) -> Figure:
     """Return input, target, mistakes and the curves of F1 over the IoU level; see `overlay_figure`.
 
@@ -102,6 +109,8 @@ def instance_figure(
     title = f"{drawable(name)}{where} (the worst of {images} test image{'' if images == 1 else 's'})"
     figure.suptitle(title, fontsize=12, parse_math=False)
     _show(first, source, "input")
+    rows, columns = target.shape
+    draw_scale_bar(first, columns, rows, pixel_size, max(columns / side, rows / height))
     draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
     draw_mistakes(third, source, target, prediction, score, matches)
@@ -158,8 +167,10 @@ def draw_outlines(
 ) -> None:
     """Draw an image (Y, X) with outlines; of each layer a label image, the labels to outline, and their colour."""
     image = picture(source)
+    # Panels have fewer pixels than large images, and lines of one pixel would come out broken.
+    mode = "thick" if max(image.shape) > _LARGEST_FINE else "inner"
     for labels, chosen, colour in layers:
-        image[find_boundaries(np.where(np.isin(labels, chosen), labels, 0), mode="inner")] = colour
+        image[find_boundaries(np.where(np.isin(labels, chosen), labels, 0), mode=mode)] = colour
     axes.imshow(image, interpolation="nearest")
     axes.set_axis_off()
 

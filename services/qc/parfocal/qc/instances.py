@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.qc.class_figure import class_figure
 from parfocal.qc.figures import save_png
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
 from parfocal.qc.job import (
@@ -28,9 +29,21 @@ from parfocal.qc.job import (
     with_test,
 )
 from parfocal.qc.metrics.boundaries import boundary_distances
+from parfocal.qc.metrics.classes import ClassCounts
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.outcomes import error_map, outcome_layers
+from parfocal.qc.object_classes import (
+    CLASS_COLUMNS,
+    ObjectClasses,
+    class_remarks,
+    class_values,
+    pool_classes,
+    score_classes,
+    summarise_classes,
+    with_class_images,
+    write_class_tables,
+)
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.qc.parameters import InstanceParameters, InstanceThresholds
 from parfocal.qc.statistics import INTERVAL, statistics
@@ -96,13 +109,17 @@ _BASELINE_IMAGES: Final = 50
 
 @dataclass(frozen=True)
 class _Scored:
-    """One test image, by kind: what is kept of it once its pixels are gone."""
+    """One test image, by kind: what is kept of it once its pixels are gone.
+
+    `classes` are those of its objects, None where they are not known or not predicted.
+    """
 
     item: Item
     scores: Mapping[str, InstanceScore]
     matches: Mapping[str, Matches]
     values: Mapping[str, Values]
     sizes: NDArray[np.float64]
+    classes: ObjectClasses | None
 
 
 def evaluate(context: JobContext) -> None:
@@ -112,6 +129,7 @@ def evaluate(context: JobContext) -> None:
     inputs = open_evaluation(context, first_target_only=True)
     if inputs is None:
         return
+    inputs = with_class_images(context, inputs)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     role = inputs.roles[0]
     pairs = training_pairs(context, inputs, role, validation=False)
@@ -142,9 +160,11 @@ def _score(
             | distance_values(target, images[kind], matches[kind], labelled.pixel_size)
             for kind, score in scores.items()
         }
-        each = _Scored(
-            item, scores, matches, values, target_outcomes(scores["prediction"].overlap, matches["prediction"])
-        )
+        classes = score_classes(item, target, images["prediction"], matches["prediction"])
+        if classes is not None:
+            values["prediction"] |= class_values(classes.counts)
+        sizes = target_outcomes(scores["prediction"].overlap, matches["prediction"])
+        each = _Scored(item, scores, matches, values, sizes, classes)
         if parameters.maps:
             _draw(each, source, labelled, images["prediction"], folder)
         return each
@@ -165,7 +185,8 @@ def _draw(each: _Scored, source: NDArray[Any], labelled: Image, prediction: NDAr
         path.parent.mkdir(parents=True, exist_ok=True)
     mistakes = error_map(target, prediction, outcome_layers(score, matches))
     write_image(map_path, Image(mistakes, labelled.axes, labelled.pixel_size))
-    save_png(overlay_figure(source, target, prediction, score, matches, name=label), overlay_path)
+    figure = overlay_figure(source, target, prediction, score, matches, name=label, pixel_size=each.item.pixel_size)
+    save_png(figure, overlay_path)
 
 
 def _publish(
@@ -182,12 +203,22 @@ def _publish(
     sizes = size_classes([each.sizes for each in scored])
     pooled = {kind: pool(each.scores[kind] for each in scored) for kind in _KINDS}
     summary = summarise(values, pooled, baseline, thresholds)
-    verdict = with_test(judge(values, pooled["prediction"][level], thresholds, unscorable), inputs)
+    classes = pool_classes(each.classes.counts for each in scored if each.classes is not None)
+    verdict = judge(values, pooled["prediction"][level], thresholds, unscorable)
+    with_classes = sum(each.classes is not None for each in scored)
+    remarks = class_remarks(classes, with_classes, len(scored)) if inputs.classes_predicted else []
+    verdict = with_test(replace(verdict, remarks=(*verdict.remarks, *remarks)), inputs)
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
     summary["unscorable"] = dict(unscorable)
     summary["sizes"] = [asdict(each) for each in sizes]
     write_sizes_csv(folder / "sizes.csv", sizes)
-    write_values_csv(folder / "metrics.csv", values, COLUMNS)
+    columns = COLUMNS
+    if classes is not None:
+        columns = COLUMNS | CLASS_COLUMNS
+        summary |= {"classes": summarise_classes(classes), "units": columns}
+        write_class_tables(folder, classes)
+        _draw_classes(scored, classes, folder)
+    write_values_csv(folder / "metrics.csv", values, columns)
     write_levels_csv(folder / "levels.csv", pooled)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     # The worst image, so that nobody is shown a lucky one.
@@ -200,6 +231,7 @@ def _publish(
         pooled=pooled,
         name=worst.item.label,
         images=len(scored),
+        pixel_size=worst.item.pixel_size,
     )
     save_png(figure, folder / "figure.png")
     metrics = {
@@ -211,8 +243,27 @@ def _publish(
             "panoptic_quality": pooled[kind][level].panoptic_quality,
         }.items()
     }
+    if classes is not None and classes.accuracy is not None:
+        metrics["prediction_class_accuracy"] = classes.accuracy
     by_image = {each.item.label: _shown(each.scores["prediction"], level) for each in scored}
     publish_evaluation(context, inputs, folder, verdict, metrics, by_image, unscorable)
+
+
+def _draw_classes(scored: Sequence[_Scored], pooled: ClassCounts, folder: Path) -> None:
+    """Draw the image with the most objects of a wrong class; of several the one with the most of known class."""
+    shown = [(each, each.classes) for each in scored if each.classes is not None]
+    worst, classes = max(shown, key=lambda each: (each[1].counts.known - each[1].counts.right, each[1].counts.known))
+    figure = class_figure(
+        read_image(worst.item.source).pixels,
+        read_image(worst.item.prediction).pixels,
+        worst.matches["prediction"],
+        classes,
+        pooled,
+        name=worst.item.label,
+        images=len(shown),
+        pixel_size=worst.item.pixel_size,
+    )
+    save_png(figure, folder / "classes.png")
 
 
 def distance_values(

@@ -64,7 +64,8 @@ class Item:
 
     `label` names it in tables: the stem, or role and stem where there are several targets. `shape` is that of the
     target, `pixel_size` its pixel size in X and `voxel_um` that along all its axes, both in micrometres, None where
-    they are unknown. `uncertainty` is what the model said of itself, where it did.
+    they are unknown. `uncertainty` is what the model said of itself, where it did. `target_classes` and
+    `predicted_classes` are images of the classes of objects, where both are there and asked for.
     """
 
     label: str
@@ -77,13 +78,16 @@ class Item:
     shape: tuple[int, ...]
     voxel_um: tuple[float, ...] | None
     uncertainty: Path | None = None
+    target_classes: Path | None = None
+    predicted_classes: Path | None = None
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What an evaluation is about: the dataset, the model if one is named, and the test images to score.
 
-    `missing` are the labels of test images without a prediction.
+    `missing` are the labels of test images without a prediction, `classes_predicted` says whether objects have classes
+    in the prediction.
     """
 
     dataset: DatasetManifest
@@ -91,6 +95,7 @@ class Inputs:
     source_role: str
     items: list[Item]
     missing: tuple[str, ...] = ()
+    classes_predicted: bool = False
 
     @property
     def roles(self) -> list[str]:

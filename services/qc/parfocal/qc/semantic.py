@@ -247,6 +247,7 @@ def _draw(worst: _Scored, curve: NDArray[np.int64] | None, threshold: Threshold,
         iou=worst.values["prediction"]["iou"],
         curve=None if curve is None else [Areas(*row).iou for row in curve.tolist()],
         threshold=threshold.value,
+        pixel_size=worst.item.pixel_size,
     )
     save_png(figure, folder / "figure.png")
 

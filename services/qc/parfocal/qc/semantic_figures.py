@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from parfocal.qc.figures import drawable
+from parfocal.qc.figures import draw_scale_bar, drawable
 from parfocal.qc.instance_figures import COLOURS, part_shown, picture
 from parfocal.qc.metrics.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.outcomes import Outcome
@@ -32,6 +32,7 @@ def semantic_figure(
     iou: float,
     curve: Sequence[float] | None,
     threshold: float,
+    pixel_size: float | None = None,
 ) -> Figure:
     """Return input, foreground found, missed and invented, and the IoU over the threshold.
 
@@ -49,6 +50,8 @@ def semantic_figure(
         IoU over all test images at each of `CURVE_THRESHOLDS`; None where masks were predicted.
     threshold
         Where probabilities were cut.
+    pixel_size
+        In micrometres, for the scale bar; None where it is unknown.
     """
     plane = None
     if mistakes.ndim == 3:
@@ -65,7 +68,10 @@ def semantic_figure(
     figure.suptitle(title, fontsize=12, parse_math=False)
     axes[0].imshow(picture(source), interpolation="nearest")
     axes[0].set_title("input", fontsize=10)
-    coloured = 0.55 * picture(source)
+    rows, columns = mistakes.shape
+    draw_scale_bar(axes[0], columns, rows, pixel_size, max(columns / side, rows / height))
+    # Grey, so that the colours are those of the legend whatever the colours of the image.
+    coloured = 0.55 * np.repeat(picture(source).mean(axis=-1, keepdims=True), 3, axis=-1)
     for outcome, code in ERROR_CODES.items():
         coloured[mistakes == code] += 0.45 * np.array(COLOURS[outcome])
     axes[1].imshow(coloured, interpolation="nearest")

@@ -63,9 +63,9 @@ class Warnings:
         for kind, values in sorted(self.found.items()):
             first, _, group = kind.partition(" ")
             if not group:
-                texts.append(sentences[first].format(_some(values)))
+                texts.append(sentences[first].format(some(values)))
             elif len(values) > 1:
-                texts.append(sentences[first].format(group, _some(values)))
+                texts.append(sentences[first].format(group, some(values)))
         return tuple(texts)
 
 
@@ -153,7 +153,7 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _some(values: Sequence[str]) -> str:
+def some(values: Sequence[str]) -> str:
     return ", ".join(values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 

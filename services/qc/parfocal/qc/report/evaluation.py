@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from parfocal.qc.curves import read_curves
 from parfocal.qc.figures import save_png
 from parfocal.qc.reliability import read_coverage_csv, reliability_figure
+from parfocal.qc.report.classes import class_section
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.correlation import correlation_figure
 from parfocal.qc.report.scores import scores_figure
@@ -64,6 +65,7 @@ def evaluation_report(evaluation: Evaluation) -> Report:
         if part.get("regions"):  # of restoration and translation
             blocks.append(_regions_table(part, role))
         blocks += _figures(evaluation.folder, part, role, _scores_of(scores, role))
+    blocks += class_section(evaluation.folder, summary)
     blocks += _overlays(evaluation.folder, summary, scores)
     blocks += [Heading("Every image"), _images_table(summary, scores)]
     blocks += [Heading("What the verdict asked for"), _thresholds_table(evaluation.thresholds)]
