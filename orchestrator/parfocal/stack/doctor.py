@@ -77,11 +77,14 @@ def _python() -> Check:
 
 def _precision() -> Check:
     flags, name = machine.cpu_flags(), machine.cpu_name()
-    for flag, label in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
-        if flag in flags:
-            return _ok(
-                "processor", f"{name}: {label} found, so trainings on the CPU compute in bfloat16, which is faster"
-            )
+    if "amx_bf16" in flags:
+        return _ok("processor", f"{name}: AMX found, so trainings on the CPU compute in bfloat16, which is much faster")
+    if "avx512_bf16" in flags:
+        return _ok(
+            "processor",
+            f"{name}: AVX512-BF16 but no AMX, so trainings with TensorFlow (CARE, StarDist) compute in bfloat16 on the "
+            "CPU, which is faster, and those with PyTorch (fnet) in float32",
+        )
     known = [label for flag, label in _VECTORS if flag in flags]
     has = f"{', '.join(known)}, but no AMX or AVX512-BF16" if known else "no AMX or AVX512-BF16 reported"
     found = f"{name}: {has}, so the CPU computes in float32 (bfloat16 would be slower)"

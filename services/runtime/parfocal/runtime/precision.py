@@ -10,9 +10,15 @@ from typing import Final, Literal
 Framework = Literal["tensorflow", "torch", ""]
 """What a service computes with; "" is anything that has no choice of precision."""
 
-# Without these bfloat16 is slower than float32. With AVX512-BF16 alone a training step of CARE or fnet needs half of
-# the processor time of float32.
-_FASTER_WITH: Final = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+# Measured in whole trainings of CARE and fnet. With AVX512-BF16 alone TensorFlow needs half of the processor time of
+# float32. PyTorch's single steps do too, but its threads wait for each other by spinning: an fnet training took as long
+# as in float32 on an idle machine, and longer on a busy one.
+_FASTER_WITH: Final[dict[Framework, tuple[str, ...]]] = {
+    "tensorflow": ("amx_bf16", "avx512_bf16"),
+    "torch": ("amx_bf16",),
+    "": (),
+}
+_NAMES: Final = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 _VOLUME: Final = 3
 
 
@@ -48,14 +54,14 @@ def choose_precision(wanted: str, framework: Framework, dimensions: int) -> tupl
     if wanted == "float32":
         return "float32", "float32 as requested"
     name = platform.processor() or platform.machine()
-    found = [label for flag, label in _FASTER_WITH.items() if flag in cpu_flags()]
-    if not framework:
+    found = [_NAMES[flag] for flag in _FASTER_WITH[framework] if flag in cpu_flags()]
+    if not _FASTER_WITH[framework]:
         why = "float32: this method knows nothing else"
     elif framework == "tensorflow" and dimensions == _VOLUME:
         why = "float32: TensorFlow does not train on volumes correctly in bfloat16"
     elif found:
         return "bfloat16", f"bfloat16: the processor ({name}) has {found[0]}"
     else:
-        needed = " or ".join(_FASTER_WITH.values())
+        needed = " or ".join(_NAMES[flag] for flag in _FASTER_WITH[framework])
         why = f"float32: the processor ({name}) has no {needed}, without which bfloat16 is slower"
     return "float32", f"{why}, so the requested bfloat16 is not used" if wanted == "bfloat16" else why
