@@ -43,7 +43,7 @@ class Command:
         assert self.process.stderr is not None
         while not any(words in line for line in self.lines):
             line = self.process.stderr.readline()
-            assert line, "".join(self.lines)
+            assert line, f"ended as {self.process.wait(10)}: {''.join(self.lines)}"
             self.lines.append(line)
 
     def job(self) -> str:
@@ -66,6 +66,11 @@ def training(dataset: str, model: str, *options: str, epochs: int = 1000) -> lis
     return ["train", "fake-2d", "--dataset", dataset, "--model", model, *values, *options]
 
 
+def flow_of(stack: Any, method: str = "fake-2d") -> TrainingFlow:
+    """Return the workflow of a method as the commands see it."""
+    return TrainingFlow(stack.client, str(connection(stack.folder).prefect_api_url), method)
+
+
 @pytest.fixture(scope="module")
 def parent(stack: Any, dataset: str) -> str:
     """A model to go on from."""
@@ -78,11 +83,12 @@ def parent(stack: Any, dataset: str) -> str:
 @pytest.fixture(scope="module")
 def orphan(stack: Any, dataset: str) -> v1.Job:
     """A training, still at work, whose command was killed."""
-    command = Command(stack, *training(dataset, "orphan", epochs=30))
+    command = Command(stack, *training(dataset, "orphan", epochs=20))
     command.read_until("epoch 1 of")
     command.end(signal.SIGKILL)
     job: v1.Job = stack.client.get(command.job())
     assert job.state == v1.JOB_STATE_RUNNING
+    assert flow_of(stack).goes_on(job)
     return job
 
 
@@ -94,7 +100,7 @@ def watching(stack: Any, dataset: str, parent: str, orphan: v1.Job) -> Command:
 
 @pytest.mark.usefixtures("watching")
 def test_the_same_command_joins_a_training_whose_command_was_killed(stack: Any, dataset: str, orphan: v1.Job) -> None:
-    code, out, err = Command(stack, *training(dataset, "orphan", "--detach", "--json", epochs=30)).end()
+    code, out, err = Command(stack, *training(dataset, "orphan", "--detach", "--json", epochs=20)).end()
     assert code == 0
     assert json.loads(out)["job"]["id"] == orphan.id
     assert "joining" in err
@@ -109,8 +115,9 @@ def test_a_model_is_judged_though_its_command_was_killed(stack: Any, orphan: v1.
     assert verdict.job == f"{flow_run}-qc"
     mine = [job for job in stack.client.jobs() if job.HasField("training") and job.training.model == "orphan"]
     assert [(job.id, job.attempt) for job in mine] == [(orphan.id, 1)]
+    assert not flow_of(stack).goes_on(orphan), "a further command would begin anew"
     # The command had shown this epoch before the process of the run was there.
-    wait_for(lambda: "Epoch 1 of 30" in stack.log_text(flow_run), what="the first epoch in the log of the run")
+    wait_for(lambda: "Epoch 1 of 20" in stack.log_text(flow_run), what="the first epoch in the log of the run")
 
 
 def test_a_command_follows_the_jobs_of_its_flow_run_to_the_verdict(stack: Any, watching: Command, parent: str) -> None:
@@ -158,9 +165,8 @@ def test_what_the_service_refuses_is_said_at_once_and_leaves_no_flow_run(stack: 
 
 
 def test_only_a_deployment_that_a_runner_serves_is_used(stack: Any) -> None:
-    api_url = str(connection(stack.folder).prefect_api_url)
-    assert TrainingFlow(stack.client, api_url, "fake-2d").served()
+    assert flow_of(stack).served()
     flow = stack.deployment("train/fake-2d")["flow_id"]
     stack.post("/deployments/", name="nobody-2d", flow_id=flow)
     assert stack.deployment("train/nobody-2d")
-    assert not TrainingFlow(stack.client, api_url, "nobody-2d").served()
+    assert not flow_of(stack, "nobody-2d").served()

@@ -11,6 +11,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any, Literal
 
 from parfocal import v1
@@ -54,7 +56,7 @@ class TrainingFlow:
         """Return whether there is the deployment, and a runner that has asked for runs of it in the last minutes."""
         try:
             return just_polled(self._call("GET", self._path), datetime.now(UTC))
-        except (NotFoundError, UnavailableError):
+        except UnavailableError:
             return False
 
     def start(self, request: v1.StartJobRequest, parameters: Mapping[str, Any]) -> v1.Job:
@@ -112,7 +114,7 @@ class TrainingFlow:
             return ""
         try:
             return str(self._call("GET", f"/flow_runs/{run}")["state_type"] or "")
-        except (NotFoundError, UnavailableError):
+        except UnavailableError:
             return ""
 
     def goes_on(self, training: v1.Job) -> bool:
@@ -134,13 +136,13 @@ class TrainingFlow:
         """Call without minding the answer: a run that could not be reached begins late, and ends if it has no job."""
         try:
             self._call(method, path, body)
-        except (NotFoundError, UnavailableError):
+        except UnavailableError:
             return
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        for last in (*[False] * (_TRIES - 1), True):
+        for attempt in range(1, _TRIES + 1):
             request = urllib.request.Request(self._api_url + path, data, headers, method=method)
             try:
                 with _HTTP.open(request, timeout=_TIMEOUT) as response:
@@ -149,13 +151,11 @@ class TrainingFlow:
             except urllib.error.HTTPError as error:
                 with error:
                     problem = f"{error.code} {error.read(300).decode(errors='replace')}"
-                if error.code == 404:
-                    raise NotFoundError(f"Prefect knows no {path}.") from error
                 # SQLite was locked for a moment; the server asks to try again.
-                if error.code != 503 or last:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or attempt == _TRIES:
                     raise UnavailableError(f"Prefect at {self._api_url} refused {path}: {problem}") from error
                 time.sleep(_PAUSE)
-            except (OSError, ValueError) as error:
+            except (OSError, HTTPException, ValueError) as error:
                 raise UnavailableError(f"Prefect at {self._api_url} does not answer: {error}") from error
         raise AssertionError("not reached")
 
