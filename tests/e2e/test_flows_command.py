@@ -6,20 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support import wait_for
+from support import interruptible, wait_for
 
 from parfocal import v1
 from parfocal.client import requests
 from parfocal.client.models import read_model
 from parfocal.flows.remote import TrainingFlow
 from parfocal.stack.connection import connection
-
-PARFOCAL = Path(sys.executable).with_name("parfocal")
 
 
 class Command:
@@ -28,13 +24,11 @@ class Command:
     def __init__(self, stack: Any, *arguments: str) -> None:
         env = {key: value for key, value in os.environ.items() if not key.startswith(("PARFOCAL_", "PREFECT_"))}
         self.process = subprocess.Popen(
-            [str(PARFOCAL), *arguments, "--home", str(stack.folder)],
+            interruptible(*arguments, "--home", str(stack.folder)),
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell's background jobs ignore the signal, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.lines: list[str] = []
 
