@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 import uuid
@@ -63,6 +64,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0, what: str = "t
             return value
         time.sleep(0.05)
     raise AssertionError(f"{what} did not come about within {seconds} s")
+
+
+def interruptible(*arguments: str) -> list[str]:
+    """Return the command line of a `parfocal` that heeds Ctrl-C.
+
+    A shell's background jobs ignore the signal, and children inherit that. It is undone in the command itself: code
+    between fork and exec (`preexec_fn`) runs the fork handlers of gRPC, which were seen to abort the child.
+    """
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    return [sys.executable, "-c", code + "from parfocal.cli import main; sys.exit(main())", *arguments]
 
 
 @dataclass

@@ -19,6 +19,7 @@ from parfocal.flows._scores import parse_scores, quality_rows, summary_rows
 from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import Catalogue, evaluation_choice, job_of_choice
 from parfocal.flows.reconcile import Fate, decide
+from parfocal.flows.remote import just_polled
 from parfocal.runtime.manifests import ResultFile, ResultManifest
 from parfocal.runtime.names import check_request_id
 
@@ -55,6 +56,13 @@ def accepts(schema: dict[str, Any], values: dict[str, Any]) -> bool:
 def test_a_form_takes_choices_and_parameters_in_range() -> None:
     form = forms.train_form(method(TRAIN), ["beads:2", "beads:1"])
     assert accepts(form, {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 5, "loss": "mse", "seed": 3}})
+
+
+def test_a_training_can_go_on_from_a_model_of_its_method() -> None:
+    catalogue = Catalogue([method(TRAIN)], ["beads:1"], {"sharp-2d": ["m:1"], "other-2d": ["n:1"]})
+    (form,) = [offer.form for offer in deployments.offers(catalogue, "default") if offer.flow == "train"]
+    assert accepts(form, {"dataset": "beads:1", "model": "m", "initial_model": "m:1"})
+    assert not accepts(form, {"dataset": "beads:1", "model": "m", "initial_model": "n:1"})
 
 
 @pytest.mark.parametrize(
@@ -208,6 +216,14 @@ def test_progress_is_one_line() -> None:
     assert _show.progress_line(running) == "Training · epoch 3 of 10 · loss 0.25 · about 3 min left"
 
 
+@pytest.mark.parametrize(
+    ("polled", "alive"),
+    [("2026-11-24T15:29:45Z", True), ("2026-11-24T15:27:45Z", False), (None, False)],
+)
+def test_a_runner_is_alive_that_has_just_asked_for_work(polled: str | None, alive: bool) -> None:
+    assert just_polled({"last_polled": polled}, datetime(2026, 11, 24, 15, 30, tzinfo=UTC)) is alive
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (200, "3 min"), (7500, "2 h 5 min")])
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert _show.duration(seconds) == text
@@ -288,7 +304,8 @@ def test_keys_are_such_as_prefect_accepts() -> None:
 
 
 def test_the_steps_need_no_prefect() -> None:
-    modules = "parfocal.flows._work, parfocal.flows._quality_pages, parfocal.flows.forms, parfocal.flows.catalogue"
+    names = ("_work", "_quality_pages", "forms", "catalogue", "remote")
+    modules = ", ".join(f"parfocal.flows.{name}" for name in names)
     code = f"import sys, {modules}; print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -122,6 +122,25 @@ def test_a_retried_run_continues_a_cancelled_training(client: Client, images: st
     assert job.attempt == 2
 
 
+def test_a_run_that_only_follows_reports_its_training_from_the_start(
+    client: Client, images: str, run: Run, notes: Notes
+) -> None:
+    request = requests.training_request(
+        "fake-2d", images, "steps", {"epochs": 2}, request_id=run.request_id("train"), labels=run.labels
+    )
+    job = client.wait(client.start(request).id)
+    assert train(client, Run(run.id, follows=True), notes, images).id == job.id
+    assert notes.starts == [(job.id, True)]
+    assert notes.epochs == [1, 2]
+
+
+def test_a_run_that_only_follows_never_starts_a_training(client: Client, images: str, run: Run, notes: Notes) -> None:
+    with pytest.raises(NotFoundError, match=f"no job {run.id}-train"):
+        train(client, Run(run.id, follows=True), notes, images)
+    with pytest.raises(NotFoundError):
+        client.get(run.request_id("train"))
+
+
 def test_a_full_queue_is_waited_for(
     client: Client, images: str, run: Run, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

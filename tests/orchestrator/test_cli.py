@@ -6,13 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import Ended, free_ports, wait_for
+from support import Ended, free_ports, interruptible, wait_for
 
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
@@ -20,8 +19,6 @@ from parfocal.runtime.images import Image, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.simulate import write_dataset
 from parfocal.runtime.store import Location
-
-PARFOCAL = Path(sys.executable).with_name("parfocal")
 
 
 def test_methods_shows_the_published_parameters_as_a_table(run: Callable[..., Ended]) -> None:
@@ -132,6 +129,8 @@ def test_an_identical_training_is_joined(run: Callable[..., Ended], dataset: str
     joined = run(*arguments)
     assert joined.json["job"]["id"] == first
     assert "joining" in joined.err
+    assert "parfocal evaluate --model joined" in joined.err
+    assert "evaluate" not in run(*arguments, "--no-qc").err
     other = run(*arguments, "--again").json["job"]["id"]
     assert other != first
     assert run("jobs", "cancel", other).code == 0
@@ -144,7 +143,7 @@ def test_an_identical_training_is_joined(run: Callable[..., Ended], dataset: str
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, str], dataset: str) -> None:
-    command = [str(PARFOCAL), "train", "fake-2d", "--dataset", dataset, "--model", "left"]
+    command = interruptible("train", "fake-2d", "--dataset", dataset, "--model", "left")
     command += ["-p", "epochs=300", "-p", "pause_seconds=0.1"]
     process = subprocess.Popen(
         command,
@@ -152,8 +151,6 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs ignore the signal, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     lines: list[str] = []
@@ -167,6 +164,8 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
     assert process.returncode == 130
     assert f"parfocal jobs watch {job}" in rest
     assert f"parfocal jobs cancel {job}" in rest
+    # These services have no workflows.
+    assert f"not be judged until you ask for it: parfocal evaluate --model left --dataset {dataset}" in rest
     client = Client(Settings())
     assert client.get(job).state not in (3, 4, 5)
     client.cancel(job)

@@ -11,6 +11,7 @@ from parfocal.cli._app import App, Command, current_app
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
+    from parfocal.client.quality import Doer
 
 PARAMETERS = click.option(
     "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a parameter; repeat for more."
@@ -27,7 +28,7 @@ REQUIRE_PASS = click.option(
 @click.option("--from", "initial", default="", metavar="MODEL[:VERSION]", help="Go on from an existing model.")
 @PARAMETERS
 @click.option("--qc/--no-qc", default=True, show_default=True, help="Judge the model by the test images afterwards.")
-@click.option("--detach", is_flag=True, help="Do not wait for the end (and do no quality control).")
+@click.option("--detach", is_flag=True, help="Do not wait for the end.")
 @click.option("--again", is_flag=True, help="Start a training even if the same one is under way.")
 @REQUIRE_PASS
 def train(
@@ -43,11 +44,12 @@ def train(
 ) -> None:
     """Train a model with METHOD, for example care-2d, and have quality control judge it.
 
-    `parfocal methods METHOD` lists the parameters. Ctrl-C stops watching, not the training.
+    `parfocal methods METHOD` lists the parameters. Ctrl-C stops watching, not the training; where Parfocal runs with
+    its pages for the browser, not quality control either. The same command again goes on watching.
     """
     app = current_app()
     from parfocal import v1
-    from parfocal.cli import _work
+    from parfocal.cli import _flow, _work
     from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._render import print_json, say
     from parfocal.client.requests import training_request
@@ -60,23 +62,33 @@ def train(
         dataset_uri = client.dataset_uri(dataset)
         initial_uri = client.model_uri(initial) if initial else ""
         request = training_request(method, dataset_uri, model, values, initial_model_uri=initial_uri)
-        job = _work.start_or_join(client, request, again=again)
+        flow = _flow.training_flow(app, client, description, dataset_uri) if qc else None
+        job = _flow.start_or_join(client, flow, request, values, again=again)
+        doer = _flow.doer(app, client, flow, job) if qc else None
+        afterwards = doer.afterwards if doer else ""
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})
             else:
                 say(f"Watch it: parfocal jobs watch {job.id}")
+            if afterwards:
+                say(afterwards)
             return
-        job = _work.finish(app, client, job, f"Training {model}")
+        job = _work.finish(app, client, job, f"Training {model}", afterwards=afterwards)
         model_uri = _work.output_uri(job, "model")
         if not app.json:
             show_model(client, model_uri)
-        evaluation = judge(app, client, description, model_uri, dataset_uri) if qc else None
+        evaluation = judge(app, client, description, model_uri, dataset_uri, doer) if doer else None
         conclude(app, client, job, model_uri, evaluation, require_pass=require_pass)
 
 
-def judge(app: App, client: Client, method: v1.Method, model_uri: str, dataset_uri: str) -> v1.Job | None:
-    """Return the evaluation of a model by the test images of a dataset; None, with a warning, if impossible."""
+def judge(
+    app: App, client: Client, method: v1.Method, model_uri: str, dataset_uri: str, doer: Doer | None = None
+) -> v1.Job | None:
+    """Return the evaluation of a model by the test images of a dataset; None, with a warning, if impossible.
+
+    Unless a `doer` says otherwise, the command has the jobs done.
+    """
     from parfocal.cli import _work
     from parfocal.cli._render import warn
     from parfocal.client.quality import evaluation_method, judge_model
@@ -89,7 +101,7 @@ def judge(app: App, client: Client, method: v1.Method, model_uri: str, dataset_u
     if evaluation is None:
         warn("No service for quality control answers, so the model was not judged; `parfocal evaluate` does it later.")
         return None
-    return judge_model(client, _work.CommandDoer(app, client, again=False), evaluation, model_uri, dataset_uri)
+    return judge_model(client, doer or _work.CommandDoer(app, client, again=False), evaluation, model_uri, dataset_uri)
 
 
 def show_model(client: Client, model_uri: str) -> None:

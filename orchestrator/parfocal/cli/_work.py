@@ -14,7 +14,7 @@ from parfocal.cli._render import print_json, print_table, print_verdict, say, wa
 from parfocal.runtime.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from parfocal import v1
     from parfocal.client import Client
@@ -27,15 +27,25 @@ def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -
     if not again:
         from parfocal import v1
 
-        active = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING)
-        spec = str(request.WhichOneof("spec"))
-        for job in client.jobs(active):
-            if job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec):
-                say(f"The same work is under way already as job {job.id}; joining it (--again starts another).")
-                return job
+        for job in same_work(client, request, (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING)):
+            say_joined(job)
+            return job
     job = client.start(request)
     say(f"Job {job.id}")
     return job
+
+
+def same_work(client: Client, request: v1.StartJobRequest, states: Sequence[v1.JobState.ValueType]) -> Iterator[v1.Job]:
+    """Yield the jobs in one of `states` that do what a request asks for, newest first."""
+    spec = str(request.WhichOneof("spec"))
+    for job in client.jobs(states):
+        if job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec):
+            yield job
+
+
+def say_joined(job: v1.Job) -> None:
+    """Say that a command follows a job that it did not start."""
+    say(f"The same work is under way already as job {job.id}; joining it (--again starts another).")
 
 
 def finish(
@@ -46,14 +56,18 @@ def finish(
     *,
     on_report: Callable[[v1.Job], None] | None = None,
     fraction: Callable[[v1.Job], tuple[float, float]] | None = None,
+    afterwards: str = "",
 ) -> v1.Job:
-    """Follow a job; return it if it succeeded, else show why not and end the command."""
+    """Follow a job; return it if it succeeded, else show why not and end the command.
+
+    `afterwards` is said as well when the user stops watching.
+    """
     from parfocal import v1
 
     try:
         job = follow(client, job, label, on_report=on_report, fraction=fraction)
     except Detached as detached:
-        say_detached(app, detached.job)
+        say_detached(app, detached.job, afterwards)
         raise click.exceptions.Exit(DETACHED) from None
     if job.state == v1.JOB_STATE_SUCCEEDED:
         return job
@@ -63,13 +77,15 @@ def finish(
     raise click.exceptions.Exit(FAILED)
 
 
-def say_detached(app: App, job: v1.Job) -> None:
+def say_detached(app: App, job: v1.Job, afterwards: str = "") -> None:
     """Say that a job goes on without this command, and how to get back to it."""
     say(
         f"The job {job.id} goes on.\n"
         f"  watch it:   parfocal jobs watch {job.id}\n"
         f"  cancel it:  parfocal jobs cancel {job.id}"
     )
+    if afterwards:
+        say(afterwards)
     if app.json:
         print_json({"job": job_json(job)})
 
@@ -122,14 +138,18 @@ def start_prediction(
 
 
 class CommandDoer:
-    """Has the jobs of a larger piece of work done for a command, which follows each of them."""
+    """Has the jobs of a larger piece of work done for a command, which follows each of them.
 
-    def __init__(self, app: App, client: Client, *, again: bool) -> None:
-        self._app, self._client, self._again = app, client, again
+    `afterwards` is said as well when the user stops watching.
+    """
+
+    def __init__(self, app: App, client: Client, *, again: bool, afterwards: str = "") -> None:
+        self._app, self._client, self._again, self.afterwards = app, client, again, afterwards
 
     def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
         """Return the finished job of a request; end the command if it did not succeed."""
-        return finish(self._app, self._client, start_or_join(self._client, request, again=self._again), title)
+        job = start_or_join(self._client, request, again=self._again)
+        return finish(self._app, self._client, job, title, afterwards=self.afterwards)
 
     def found(self, job: v1.Job, what: str) -> None:  # noqa: ARG002
         """Say that something has been done before."""

@@ -15,13 +15,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.exceptions import FailedRun
+from prefect.exceptions import CancelledRun, FailedRun
 from prefect.logging import get_run_logger
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.flows._jobs import ACTIVE_STATES, Run, repeatable_job
+from parfocal.flows._jobs import ACTIVE_STATES, STARTED_LABEL, JobNotSucceededError, Run, repeatable_job
 from parfocal.flows._show import event_line, progress_line
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 
@@ -37,6 +37,12 @@ class StepFailedError(ParfocalError):
     """A step of the flow failed; the message is that of its error."""
 
     reason = "STEP_FAILED"
+
+
+class StepCancelledError(StepFailedError):
+    """The job of a step was ended on request, which is no failure; the message says by whom."""
+
+    reason = "STEP_CANCELLED"
 
 
 class PrefectListener:
@@ -148,7 +154,7 @@ def current_run() -> Run:
         It does not run in a flow.
     """
     flow_run = _current_flow_run()
-    return Run(str(flow_run.id), max(flow_run.run_count or 1, 1))
+    return Run(str(flow_run.id), max(flow_run.run_count or 1, 1), follows=STARTED_LABEL in flow_run.labels)
 
 
 def step(name: str, work: Callable[[], _T]) -> _T:
@@ -157,13 +163,21 @@ def step(name: str, work: Callable[[], _T]) -> _T:
     Raises
     ------
     StepFailedError
-        The step failed; nothing but the error's own words has been logged.
+        The step failed, or its job was cancelled; nothing but the error's own words has been logged.
     """
     state: State[Any] = _step(name, work, return_state=True)
     if state.is_completed():
         result: _T = state.result()
         return result
-    raise StepFailedError(state.message or f"{name}: ended as {state.name}")
+    error = StepCancelledError if state.is_cancelled() else StepFailedError
+    raise error(state.message or f"{name}: ended as {state.name}")
+
+
+def ended_badly(error: ParfocalError) -> State[Any]:
+    """Return the state in which a flow ends that met an error: cancelled if its job was, else failed."""
+    make = Cancelled if isinstance(error, StepCancelledError) else Failed
+    state: State[Any] = make(message=error.message)
+    return state
 
 
 def add_tag(run_id: str, tag: str) -> None:
@@ -184,13 +198,16 @@ def quiet_failures() -> None:
 def _no_user_tracebacks(record: logging.LogRecord) -> bool:
     # The state's own line ("Finished in state Failed('…')") says it already. Prefect also logs states that were
     # returned as failed with the traceback of no exception.
-    return not (record.exc_info and isinstance(record.exc_info[1], ParfocalError | FailedRun | None))
+    return not (record.exc_info and isinstance(record.exc_info[1], ParfocalError | FailedRun | CancelledRun | None))
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
 def _step(name: str, work: Callable[[], Any]) -> Any:  # noqa: ARG001
     try:
         return work()
+    except JobNotSucceededError as error:
+        make = Cancelled if error.job.state == v1.JOB_STATE_CANCELLED else Failed
+        return make(message=error.message)
     except ParfocalError as error:
         return Failed(message=error.message)
 

@@ -17,6 +17,8 @@ from parfocal.runtime.errors import NotFoundError, ParfocalError, QueueFullError
 
 _T = TypeVar("_T")
 FLOW_RUN_LABEL = "flow_run"
+# On a flow run: the command that made it starts the training.
+STARTED_LABEL = "parfocal.training-started-by-command"
 ACTIVE_STATES = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING)
 _ENDED_BADLY = (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED)
 _PATIENCE_SECONDS = 600.0
@@ -59,10 +61,13 @@ class Run:
         Identifier of the flow run; the same whenever it is retried or taken up again.
     attempt
         1 the first time, more when it was retried or taken up again.
+    follows
+        The training is started by the command that made the run; the run only follows it and does the rest.
     """
 
     id: str
     attempt: int = 1
+    follows: bool = False
 
     def request_id(self, step: str, number: int = 1) -> str:
         """Return the request id of a step, e.g. "<flow-run id>-train"; `number` counts repetitions of cheap steps."""
@@ -81,8 +86,16 @@ def resumable_job(client: Client, run: Run, request: v1.StartJobRequest, listene
     ------
     JobNotSucceededError
         The job failed or was cancelled.
+    NotFoundError
+        The run only follows, and there is no such job.
     """
     job = _find(client, request.request_id, listener)
+    if job is None and run.follows:
+        # Its user may have cancelled and deleted it: it must not begin again.
+        raise NotFoundError(
+            f"There is no job {request.request_id}. Its record was deleted, or the command that was to start it was "
+            "stopped before."
+        )
     if job is None:
         job = _start(client, request, listener)
     else:
@@ -90,7 +103,7 @@ def resumable_job(client: Client, run: Run, request: v1.StartJobRequest, listene
             job_id = job.id
             job = patiently(lambda: client.resume(job_id), listener)
         listener.started(job, again=True)
-    return _follow(client, job, listener)
+    return _follow(client, job, listener, whole=run.follows and run.attempt == 1)
 
 
 def repeatable_job(
@@ -169,11 +182,13 @@ def _start(client: Client, request: v1.StartJobRequest, listener: Listener) -> v
             return job
 
 
-def _follow(client: Client, job: v1.Job, listener: Listener) -> v1.Job:
-    """Report a job until it ends; return it if it succeeded, else raise JobNotSucceededError."""
-    if job.state in ACTIVE_STATES:
-        # What happened before this run looked was reported then.
-        for report in client.watch(job.id, job.last_sequence):
+def _follow(client: Client, job: v1.Job, listener: Listener, *, whole: bool = False) -> v1.Job:
+    """Report a job until it ends; return it if it succeeded, else raise JobNotSucceededError.
+
+    What happened to it before is reported only if `whole`: an earlier attempt of the run has reported it.
+    """
+    if whole or job.state in ACTIVE_STATES:
+        for report in client.watch(job.id, 0 if whole else job.last_sequence):
             if report.HasField("event"):
                 listener.happened(report.job, report.event)
             listener.progressed(report.job)

@@ -102,6 +102,7 @@ def train_model(
     dataset_uri: str,
     model: str,
     parameters: Mapping[str, Any],
+    initial_model_uri: str = "",
 ) -> v1.Job:
     """Train a model and return its job; a training that failed in an earlier attempt of the run is continued.
 
@@ -111,7 +112,13 @@ def train_model(
         The training failed or was cancelled.
     """
     request = requests.training_request(
-        method, dataset_uri, model, parameters, request_id=run.request_id("train"), labels=run.labels
+        method,
+        dataset_uri,
+        model,
+        parameters,
+        initial_model_uri=initial_model_uri,
+        request_id=run.request_id("train"),
+        labels=run.labels,
     )
     return resumable_job(client, run, request, listener)
 

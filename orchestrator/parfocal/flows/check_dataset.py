@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from parfocal.client import Client
 from parfocal.client.dataset_checks import check_method, headline, purpose_sentences
@@ -15,7 +15,7 @@ from parfocal.client.datasets import read_dataset
 from parfocal.client.quality import evaluation_summary, finished_job
 from parfocal.client.requests import evaluation_request
 from parfocal.flows import _quality_pages, _show, _work
-from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, ended_badly, quiet_failures, step
 from parfocal.flows._jobs import Run, patiently
 from parfocal.flows._process import end_with_runner
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
@@ -53,7 +53,7 @@ def check_dataset(
         with _work.connect(project) as client:
             return _check(client, run, dataset.strip(), parameters or {}, again=again)
     except ParfocalError as error:
-        return Failed(message=error.message)
+        return ended_badly(error)
 
 
 def _check(client: Client, run: Run, dataset: str, parameters: dict[str, Any], *, again: bool) -> State[Any]:

@@ -7,12 +7,12 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from parfocal.client import Client, comparisons
 from parfocal.client.quality import evaluation_summary
 from parfocal.flows import _quality_pages, _show, _work
-from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, ended_badly, quiet_failures, step
 from parfocal.flows._jobs import Run, patiently
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
@@ -82,7 +82,7 @@ def compare(
                 )
             return _compare(client, run, listener, plan, parameters or {}, again=again)
     except ParfocalError as error:
-        return Failed(message=error.message)
+        return ended_badly(error)
 
 
 def _compare(

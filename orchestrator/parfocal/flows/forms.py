@@ -27,8 +27,8 @@ _SPLIT: Schema = {
 _AGAIN: Schema = {"type": "boolean", "title": "Do it again", "default": False}
 
 
-def train_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
-    """Return the schema of the form that trains `method`."""
+def train_form(method: v1.Method, datasets: Sequence[str], models: Sequence[str] = ()) -> Schema:
+    """Return the schema of the form that trains `method`; `models` are those that a training can go on from."""
     needs = method.data_requirements
     properties = {
         "dataset": choice(
@@ -44,6 +44,12 @@ def train_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
             "If there is a model of this name, it gets a new version; nothing is overwritten.",
             "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
         },
+        "initial_model": choice(
+            "Go on from a model",
+            "Start from this model of the same method instead of from nothing. Leave it empty for a fresh start.",
+            models,
+            f"No model has been made with {method.title} yet: leave this empty.",
+        ),
         "parameters": parameter_group(method, v1.JOB_KIND_TRAINING, "Settings of the training"),
     }
     return _form(properties, required=("dataset", "model"))

@@ -7,13 +7,13 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.models import read_model
 from parfocal.flows import _show, _work
-from parfocal.flows._follow import PrefectListener, current_run, quiet_failures, step
+from parfocal.flows._follow import PrefectListener, current_run, ended_badly, quiet_failures, step
 from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
@@ -60,7 +60,7 @@ def predict(
         with _work.connect(project) as client:
             return _predict(client, run, model.strip(), (dataset.strip(), split, input_uri.strip()), parameters or {})
     except ParfocalError as error:
-        return Failed(message=error.message)
+        return ended_badly(error)
 
 
 def _predict(

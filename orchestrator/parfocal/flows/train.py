@@ -7,13 +7,13 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.quality import evaluation_method
 from parfocal.flows import _show, _work
-from parfocal.flows._follow import PrefectListener, add_tag, current_run, quiet_failures, step
+from parfocal.flows._follow import PrefectListener, add_tag, current_run, ended_badly, quiet_failures, step
 from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._scores import Scores, quality_rows, read_scores
@@ -37,6 +37,7 @@ def train(
     method: str,
     parameters: dict[str, Any] | None = None,
     project: str = "",
+    initial_model: str = "",
 ) -> State[Any]:
     """Train a model and let quality control judge it on the test images.
 
@@ -52,19 +53,27 @@ def train(
         Parameters of the method that differ from their defaults.
     project
         Project of dataset and model; empty means that of the runner.
+    initial_model
+        "name" or "name:version" of a model to go on from; empty means none.
     """
     end_with_runner()
     quiet_failures()
     try:
         run = current_run()
         with _work.connect(project) as client:
-            return _train(client, run, dataset.strip(), model.strip(), method, parameters or {})
+            return _train(client, run, dataset.strip(), model.strip(), method, parameters or {}, initial_model.strip())
     except ParfocalError as error:
-        return Failed(message=error.message)
+        return ended_badly(error)
 
 
 def _train(
-    client: Client, run: Run, dataset: str, model: str, method_name: str, parameters: dict[str, Any]
+    client: Client,
+    run: Run,
+    dataset: str,
+    model: str,
+    method_name: str,
+    parameters: dict[str, Any],
+    initial_model: str,
 ) -> State[Any]:
     if not dataset or not model:
         raise InvalidInputError("Choose a dataset and give the model a name.")
@@ -72,6 +81,7 @@ def _train(
     listener.stage("Checking the dataset", 0, 1)
     method = _work.find_method(client, method_name, listener)
     checked = step("Check the dataset", lambda: _work.check_dataset(client, method, dataset))
+    initial_model_uri = client.model_uri(initial_model) if initial_model else ""
 
     listener.stage("Training", 1, 90)
     training = step(
@@ -84,6 +94,7 @@ def _train(
             dataset_uri=checked.uri,
             model=model,
             parameters=parameters,
+            initial_model_uri=initial_model_uri,
         ),
     )
     model_uri = _work.model_uri_of(training)
