@@ -327,6 +327,7 @@ def test_the_trash_keeps_a_record_for_its_time(store: Store) -> None:
     store.write(strange, b"{}")
     housekeeping.tidy_store(store, Settings(trash_days=0))
     assert {old, young} < in_trash(store, project), "0 keeps all"
+    assert housekeeping.count_trash(store) >= 3
     housekeeping.tidy_store(store, Settings(trash_days=30))
     assert in_trash(store, project) == {young, "kept-by"}
     assert store.exists(strange)

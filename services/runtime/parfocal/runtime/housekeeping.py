@@ -109,9 +109,9 @@ def free_space(folder: Path, state: Path, wanted: int) -> int:
     free = shutil.disk_usage(_existing(folder)).free
     if free < wanted:
         # A killed worker's folder holds on to what it took from the cache.
-        remove_abandoned(state / "scratch")
+        _attempt("scratch folders", lambda: remove_abandoned(state / "scratch"))
         # More than is wanted now: the next file shall not have to look through the whole cache again.
-        trim(state / "cache", None, max(wanted, comfortable(state)))
+        _attempt("the cache", lambda: trim(state / "cache", None, max(wanted, comfortable(state))))
         free = shutil.disk_usage(_existing(folder)).free
     return free
 
@@ -119,7 +119,6 @@ def free_space(folder: Path, state: Path, wanted: int) -> int:
 class _Cached(NamedTuple):
     used: float
     size: int
-    links: int
     path: Path
 
 
@@ -143,13 +142,13 @@ def trim(cache: Path, limit: int | None, free: int) -> int:
     if limit is not None:
         excess = max(excess, sum(file.size for file in files) - limit)
     freed = 0
-    for file in sorted(file for file in files if file.links == 1):
+    for file in sorted(files):
         if freed >= excess:
             break
         try:
             now = file.path.stat()
             if now.st_nlink > 1 or now.st_mtime != file.used:
-                continue  # a job has taken it meanwhile
+                continue  # a job uses it, or has done so meanwhile
             file.path.unlink()
         except FileNotFoundError:
             pass  # another process makes room, too: the space is free all the same
@@ -173,9 +172,11 @@ def _cached_files(cache: Path) -> Iterator[_Cached]:
                     if time.time() - status.st_mtime > _LEFTOVER_SECONDS:
                         shutil.rmtree(path) if name in subfolders else path.unlink()
                 elif name in names:
-                    yield _Cached(status.st_mtime, status.st_size, status.st_nlink, path)
+                    yield _Cached(status.st_mtime, status.st_size, path)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                _log.warning("%s cannot be cleaned up: %s", path, error)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
 
 
@@ -189,6 +190,8 @@ def remove_old_files(folder: Path, days: float) -> int:
                 removed += 1
         except FileNotFoundError:
             continue
+        except OSError as error:
+            _log.warning("%s cannot be cleaned up: %s", path, error)
     return removed
 
 
@@ -209,6 +212,12 @@ def empty_trash(store: Store, days: float, *, now: float | None = None) -> int:
                     store.delete(item.location)
                 removed += 1
     return removed
+
+
+def count_trash(store: Store) -> int:
+    """Return how many records the trash holds."""
+    trash = store.jobs / ".trash"
+    return sum(len(store.folders(trash / project)) for project in store.folders(trash))
 
 
 def _attempt(what: str, action: Callable[[], int]) -> None:

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     cache_gib: float | None = Field(
         default=None,
         ge=0,
-        description="GiB that the local cache may keep of what no job uses; empty: a quarter of its disk",
+        description="GiB that the local cache may hold; what jobs use stays in any case; empty: a quarter of its disk",
     )
     trash_days: float = Field(
         default=30.0, ge=0, description="days that the record of a deleted job stays in the trash; 0: for ever"
