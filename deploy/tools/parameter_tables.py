@@ -88,7 +88,8 @@ def settings_table() -> list[str]:
     """Return the deployment settings as lines of a Markdown table."""
     rows = []
     for name, _, default, _, text in table_rows(Settings.model_json_schema()):
-        rows.append((f"`PARFOCAL_{name.upper()}`", f"`{default}`" if default else "empty", text))
+        shown = "empty" if default in ("", "none") else f"`{default}`"
+        rows.append((f"`PARFOCAL_{name.upper()}`", shown, text))
     return markdown(("Variable", "Default", "Meaning"), rows)
 
 

@@ -6,12 +6,12 @@ import ast
 
 from support import ROOT
 
-# Layout, publisher, image checks and the table of scores exist once, in the runtime; jobs, servers and drivers are none
-# of the client's.
+# Layout, trash, publisher, image checks and the table of scores exist once, in the runtime; jobs, servers and drivers
+# are none of the client's.
 ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
-        *("errors", "images", "manifests", "names", "needs", "pairs", "publish", "scores", "settings"),
+        *("errors", "housekeeping", "images", "manifests", "names", "needs", "pairs", "publish", "scores", "settings"),
         *("simulate", "store"),
         "server.errors",
     )

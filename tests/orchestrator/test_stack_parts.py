@@ -393,6 +393,16 @@ def test_doctor_says_which_precision_and_why(
     assert words in found.found
 
 
+def test_doctor_says_what_the_services_keep(tmp_path: Path) -> None:
+    for name, mebibytes in (("cache/ab/abcd.tif", 1536), ("logs/default/job-1.log", 512)):
+        path = tmp_path / "state" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.truncate(path, mebibytes * 2**20)
+    found = {check.name: check for check in doctor(tmp_path)}["clean-up"]
+    assert found.found == "the services keep 1.5 GB in their cache and 0.5 GB of workers' logs"
+
+
 def test_doctor_reports_what_is_missing_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environments = tmp_path / "envs"
     environment(environments, "care", "parfocal_care-0.1.0", "tensorflow_cpu-2.21.0")

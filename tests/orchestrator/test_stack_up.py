@@ -259,6 +259,7 @@ def test_doctor_finds_a_running_stack_healthy(stack: StackStatus) -> None:
     checks = {check.name: check for check in doctor(stack.folder)}
     for name in ("stack", "store", "prefect", "tiny answers", "leftover processes"):
         assert checks[name].state is CheckState.OK, checks[name]
+    assert checks["trash"].found == "0 records of deleted jobs"
 
 
 def test_a_killed_unit_is_started_again(stack: StackStatus) -> None:

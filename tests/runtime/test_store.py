@@ -159,7 +159,7 @@ def test_published_data_never_change(store: Store) -> None:
 def test_a_damaged_file_is_noticed_on_the_way_into_the_cache(store: Store, folder: Location, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"content")
     (entry,) = upload_files(store, folder, [(tmp_path / "a.bin", "a.bin")])
-    cache = Cache(tmp_path / "cache")
+    cache = Cache(tmp_path, tmp_path / "held")
     store.write(folder / "a.bin", b"CONTENT")
     with pytest.raises(DamagedError, match="damaged"):
         cache.fetch(store, folder, entry)
@@ -170,10 +170,10 @@ def test_a_damaged_file_is_noticed_on_the_way_into_the_cache(store: Store, folde
 def test_a_cached_file_is_not_fetched_again(store: Store, folder: Location, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"content")
     (entry,) = upload_files(store, folder, [(tmp_path / "a.bin", "a.bin")])
-    cache = Cache(tmp_path / "cache")
+    cache = Cache(tmp_path, tmp_path / "held")
     cache.fetch(store, folder, entry)
     store.delete(folder / "a.bin")
-    assert cache.fetch(store, folder, entry).read_bytes() == b"content"
+    assert Cache(tmp_path, tmp_path / "another job").fetch(store, folder, entry).read_bytes() == b"content"
 
 
 def test_names_and_versions() -> None:

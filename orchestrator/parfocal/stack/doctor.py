@@ -13,8 +13,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.housekeeping import count_trash
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store import Store
 from parfocal.stack import machine, probes
-from parfocal.stack.config import SavedConfig, load_config, resolve_folder
+from parfocal.stack.config import SavedConfig, StackConfig, load_config, resolve_folder
 from parfocal.stack.control import status
 from parfocal.stack.credentials import credentials_path, load_credentials, store_settings_path
 from parfocal.stack.discover import (
@@ -27,7 +30,7 @@ from parfocal.stack.discover import (
 from parfocal.stack.ports import PREFECT_PORT, S3_PORT, holder, is_free
 from parfocal.stack.processes import marked, stack_mark
 from parfocal.stack.state import StackStatus, UnitState
-from parfocal.stack.units import module_exists, prefect_api_url, store_endpoint, weed_program
+from parfocal.stack.units import module_exists, prefect_api_url, store_endpoint, store_settings, weed_program
 
 #: Frameworks and libraries whose versions matter when a result is questioned.
 _NOTABLE = ("tensorflow", "tensorflow-cpu", "keras", "torch", "csbdeep", "stardist", "n2v", "numpy", "grpcio")
@@ -59,7 +62,7 @@ def doctor(folder: Path | None = None) -> list[Check]:
     Nothing is changed, and no framework is imported; it takes a second or two.
     """
     folder = resolve_folder(folder)
-    checks = [_python(), _precision(), _cores(), _memory(), _disk(folder), _graphics(), *_proxies()]
+    checks = [_python(), _precision(), _cores(), _memory(), _disk(folder), _kept(folder), _graphics(), *_proxies()]
     checks += [_orchestrator(), _runner(), *_services()]
     try:
         saved = load_config(folder)
@@ -123,6 +126,11 @@ def _disk(folder: Path) -> Check:
     if free < 20:
         return _warning("disk", found, advice)
     return _ok("disk", found)
+
+
+def _kept(folder: Path) -> Check:
+    cache, logs = (machine.files_gb(folder / "state" / name) for name in ("cache", "logs"))
+    return _ok("clean-up", f"the services keep {cache:.1f} GB in their cache and {logs:.1f} GB of workers' logs")
 
 
 def _graphics() -> Check:
@@ -234,12 +242,24 @@ def _reachable(current: StackStatus, saved: SavedConfig) -> Iterator[Check]:
     except ParfocalError as error:
         problem = error.message
     yield _answer("store", endpoint, problem)
+    if not problem:
+        yield _trash(config)
     if config.prefect:
         yield _answer("prefect", current.prefect_url, probes.prefect_ready(prefect_api_url(config)))
     for service in config.services:
         unit = current.unit(service.name)
         if unit is not None:
             yield _answer(f"{service.name} answers", unit.address, probes.service_ready(unit.address))
+
+
+def _trash(config: StackConfig) -> Check:
+    environment = store_settings(config, load_credentials(config.folder))
+    values = {name.removeprefix("PARFOCAL_").lower(): value for name, value in environment.items()}
+    try:
+        records = count_trash(Store(Settings.model_validate(values)))
+    except ParfocalError as error:
+        return _problem("trash", error.message, "Look at the store's log with `parfocal logs s3`.")
+    return _ok("trash", f"{records} records of deleted jobs")
 
 
 def _ports(saved: SavedConfig | None) -> Iterator[Check]:

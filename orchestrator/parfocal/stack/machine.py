@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -71,6 +72,15 @@ def free_disk_gb(folder: Path) -> float:
     """Return the free space where `folder` is, or will be, in GiB."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(existing).free / 2**30
+
+
+def files_gb(folder: Path) -> float:
+    """Return what the files below `folder` take of the disk, in GiB; 0 where there is none."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # files come and go
+            total += path.lstat().st_size if path.is_file() else 0
+    return total / 2**30
 
 
 def graphics_cards() -> tuple[Graphics, ...] | str:

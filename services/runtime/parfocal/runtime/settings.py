@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -59,7 +59,24 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(default=2**28, ge=1, description="pixels of the largest image PredictImage takes")
     max_image_bytes: int = Field(default=2**30, ge=1, description="bytes of the largest image PredictImage takes")
+    cache_gib: float | None = Field(
+        default=None,
+        ge=0,
+        description="GiB that the local cache may hold; what jobs use stays in any case; empty: a quarter of its disk",
+    )
+    trash_days: float = Field(
+        default=30.0, ge=0, description="days that the record of a deleted job stays in the trash; 0: for ever"
+    )
+    log_days: float = Field(
+        default=90.0, ge=0, description="days that the log of a worker stays after its last line; 0: for ever"
+    )
     image: str = Field(default="", description="reference of the container image, for the record")
+
+    @field_validator("cache_gib", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: object) -> object:
+        """Read the empty variable of the documentation's table as such."""
+        return None if value == "" else value
 
     @property
     def state_folder(self) -> Path:

@@ -14,7 +14,6 @@ from parfocal import v1
 from parfocal.runtime._findings import file_name
 from parfocal.runtime.augmentation import Augmentation
 from parfocal.runtime.drift import training_statistics
-from parfocal.runtime.images import decode_to_memmap
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.label_targets import clean_label_targets
 from parfocal.runtime.learning import Channels, Implementation, ObjectImplementation
@@ -124,10 +123,9 @@ def load_training_data(
         context.warn(warning)
     context.report_progress(v1.Progress(stage="preparing"), message="decoding the images", at_once=True)
     digests = {entry.name: entry.sha256 for entry in entries}
-    decoded = context.cache.decoded()
 
     def decode(path: Path) -> NDArray[Any]:
-        return decode_to_memmap(path, decoded, digests[f"train/{path.parent.name}/{path.name}"])
+        return context.cache.decode(path, digests[f"train/{path.parent.name}/{path.name}"])
 
     sources = [decode(pair.source) for pair in pairs]
     targets = [tuple(decode(report.pairs[number].target) for report in reports) for number in range(len(pairs))]

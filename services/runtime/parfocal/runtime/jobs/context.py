@@ -48,7 +48,7 @@ class JobContext:
         self.method: Method = service.method(job.method)
         self.work: Work = self.method.work_of(job_kind(job))
         self.parameters: Parameters = self.method.parse(job_kind(job), struct_values(job.resolved_parameters))
-        self.cache = Cache(self.settings.state_folder / "cache")
+        self.cache = Cache(self.settings.state_folder, scratch / "held")
         self.reserved = Location.parse(job.reserved_uri)
         self._cancel: dict[str, object] | None = None
         self._next_progress = 0.0

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import threading
 import time
 import uuid
 from collections import deque
@@ -29,6 +30,7 @@ from parfocal.runtime.errors import (
     QueueFullError,
     UnavailableError,
 )
+from parfocal.runtime.housekeeping import tidy_machine, tidy_store
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.launcher import Launcher, Worker
 from parfocal.runtime.jobs.records import (
@@ -45,6 +47,7 @@ from parfocal.runtime.store import ConflictError, Store
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.2
+_TIDY_SECONDS = 3600.0
 MAX_LOST_WORKERS = 3
 
 
@@ -141,6 +144,7 @@ class Controller:
         self._admitting = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._stopped = threading.Event()
 
     @property
     def is_active(self) -> bool:
@@ -151,9 +155,12 @@ class Controller:
         """Begin to run jobs as soon as the lease is free; returns after the first attempt to take it."""
         await self._renew()
         self._tasks = [asyncio.create_task(self._keep_lease()), asyncio.create_task(self._schedule())]
+        # No task: its threads would be waited for at the end, and a full trash takes minutes. It may stop anywhere.
+        threading.Thread(target=self._tidy, name="housekeeping", daemon=True).start()
 
     async def stop(self) -> None:
         """End all workers and give the lease back; their jobs go on when a service starts again."""
+        self._stopped.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -389,6 +396,15 @@ class Controller:
                         await self._settle(job, "was lost when the service stopped")
                 except NotFoundError as error:
                     _log.error("job %s cannot go on: %s", job.id, error)
+
+    def _tidy(self) -> None:
+        """Clean up now and every hour. Every instance does so for its machine, the active one for the store as well."""
+        while True:
+            tidy_machine(self._settings)
+            if self._active:
+                tidy_store(self.store, self._settings)
+            if self._stopped.wait(_TIDY_SECONDS):
+                return
 
     async def _change(self, job: v1.Job, change: Callable[[v1.Job], v1.JobEvent | None]) -> v1.Job:
         return await asyncio.to_thread(self.jobs.change, job.project, job.id, change)

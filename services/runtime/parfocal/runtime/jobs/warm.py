@@ -71,7 +71,6 @@ class WarmPredictor:
     def __init__(self, service: Service, store: Store, answers: TextIO) -> None:
         self._service = service
         self._store = store
-        self._cache = Cache(store.settings.state_folder / "cache")
         self._answers = answers
         self._key: tuple[str, str, str] | None = None
         self._model: LoadedModel | None = None
@@ -132,7 +131,8 @@ class WarmPredictor:
             gc.collect()
             place = Location.parse(question["model_uri"])
             manifest = ModelManifest.read(self._store, place / MODEL_MANIFEST)
-            files = self._cache.mirror(self._store, place, manifest.files, folder / "model")
+            cache = Cache(self._store.settings.state_folder, folder / "held")
+            files = cache.mirror(self._store, place, manifest.files, folder / "model")
             self._model = load_model(
                 method, manifest, files, weights=parameters.weights, precision=parameters.precision
             )

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
-import tempfile
 import threading
-from pathlib import Path
 
 from parfocal.runtime.errors import CancelledError, OutOfMemoryError, ParfocalError, StaleWorkerError
+from parfocal.runtime.housekeeping import own_folder
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.logs import configure_logging
@@ -44,10 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     if job.attempt != options.attempt:
         _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, options.attempt)
         return 0
-    scratch = settings.state_folder / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{job.id}-") as folder:
-        run(JobContext(service, store, job, Path(folder)))
+    folder = own_folder(settings.state_folder / "scratch", f"{job.id}-")
+    try:
+        run(JobContext(service, store, job, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

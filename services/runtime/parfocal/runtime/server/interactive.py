@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -26,6 +24,7 @@ from parfocal.runtime.errors import (
     QueueFullError,
     Violation,
 )
+from parfocal.runtime.housekeeping import free_space, own_folder, remove_abandoned
 from parfocal.runtime.jobs.admission import read_manifest
 from parfocal.runtime.learning import model_channels, wanted_outputs
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
@@ -76,7 +75,10 @@ class Interactive:
         self._worker = worker
         self._settings = settings
         self._images = 0
-        self._scratch = _own_folder(settings.state_folder / "scratch", f"images-{service.name}-")
+        scratch, prefix = settings.state_folder / "scratch", f"images-{service.name}-"
+        # At once, whatever their age: those of a server that was killed a moment ago may be large.
+        remove_abandoned(scratch, prefix, older_than=0.0)
+        self._scratch = own_folder(scratch, prefix)
 
     async def predict(
         self, requests: AsyncIterator[v1.PredictImageRequest]
@@ -146,7 +148,7 @@ class Interactive:
         outputs = len(wanted_outputs(parameters, channels))
         item = max(_OUTPUT_ITEM_BYTES, _ITEM_BYTES[header.image.dtype])
         needed = size + outputs * math.prod(header.image.shape) * item
-        free = shutil.disk_usage(self._scratch).free
+        free = free_space(self._scratch, self._settings.state_folder, needed + _DISK_RESERVE)
         if free < needed + _DISK_RESERVE:
             raise DiskFullError(
                 f"The image and its outputs need {needed / 2**20:.0f} MiB, but the folder {self._scratch} has "
@@ -237,29 +239,3 @@ async def _next(requests: AsyncIterator[v1.PredictImageRequest]) -> v1.PredictIm
 
 def _listed(problems: Sequence[Violation]) -> str:
     return "; ".join(f"{problem.field.rsplit('.', 1)[-1]} {problem.description}" for problem in problems)
-
-
-def _own_folder(parent: Path, prefix: str) -> Path:
-    """Return a new folder of this process, and remove those whose processes are gone.
-
-    Whoever owns a folder holds a lock on it, which ends with the process.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            os.close(_lock(left))
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-    _lock(folder)
-    return folder
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder until the end of this process; raise OSError if another one has it."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle

@@ -23,6 +23,7 @@ from parfocal.runtime.settings import Settings
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _LONGEST_ANSWER = 2**20
+_LOG_BYTES = 10 * 2**20
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,9 @@ class WarmWorker:
         try:
             log = self._settings.state_folder / "logs" / f"warm-{self._service.name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
+            # It is written to for as long as there are single images, so it never grows old.
+            if log.exists() and log.stat().st_size > _LOG_BYTES:
+                log.replace(log.with_name(f"{log.name}.1"))
             with log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
