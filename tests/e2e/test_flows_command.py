@@ -149,13 +149,13 @@ def test_a_training_that_is_cancelled_after_ctrl_c_ends_its_flow_run_as_cancelle
 
 
 def test_what_the_service_refuses_is_said_at_once_and_leaves_no_flow_run(stack: Any, dataset: str) -> None:
-    words = training(dataset, "never", "-p", "patch_size=256")
+    words = training(dataset, "refused-at-once", "-p", "patch_size=256")
     code, _, err = Command(stack, *words).end()
     assert code == 2
     assert "smaller than" in err
     found = stack.post("/flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=200)
     assert found
-    assert not [run["id"] for run in found if run["parameters"].get("model") == "never"]
+    assert not [run["id"] for run in found if run["parameters"].get("model") == "refused-at-once"]
 
 
 def test_only_a_deployment_that_a_runner_serves_is_used(stack: Any) -> None:
