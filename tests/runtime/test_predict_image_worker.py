@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -98,6 +99,18 @@ def test_a_worker_lost_between_images_is_replaced_silently(service: Service) -> 
     wait_for(lambda: not service.warm_workers(), 5, "its end")
     time.sleep(0.3)
     service.predict(image(32, 32))
+
+
+def test_a_long_log_is_put_aside_when_a_worker_starts(service: Service) -> None:
+    service.predict(image(32, 32))
+    log = service.state / "logs" / "warm-fake.log"
+    os.truncate(log, 11 * 2**20)
+    for worker in service.warm_workers():
+        worker.kill()
+        worker.wait()
+    service.predict(image(32, 32))
+    assert log.with_name("warm-fake.log.1").stat().st_size >= 11 * 2**20
+    assert log.stat().st_size < 2**20
 
 
 def test_more_images_than_admitted_are_refused_with_a_time_to_retry(service: Service, slow_call: Any) -> None:

@@ -40,17 +40,22 @@ def read_coverage_csv(path: Path) -> Float64:
     return np.array([[float(value) for value in row[1:]] for row in rows])
 
 
-def coverage_remark(coverage: float) -> str:
+def coverage_remark(coverage: float, inside: float | None = None) -> str:
     """Say whether the uncertainty is honest.
 
     Parameters
     ----------
     coverage
         Mean part of the true values within the interval of 90 %.
+    inside
+        The same of the foreground alone; None if no image has any.
     """
     amount = f"{100 * coverage:.0f} % of the true values lie within the intervals of {100 * _JUDGED:.0f} %"
     if coverage < _TOO_SMALL:
         return f"The uncertainty is too small: {amount}. The prediction is less sure than it says."
+    if inside is not None and inside < _TOO_SMALL:
+        words = f"{amount}, but only {100 * inside:.0f} % inside the foreground"
+        return f"The uncertainty is too small where it matters: {words}."
     if coverage > _TOO_LARGE:
         return f"The uncertainty is too large: {amount}. The prediction is surer than it says."
     return f"The uncertainty is honest: {amount}."

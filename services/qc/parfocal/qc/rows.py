@@ -81,8 +81,11 @@ MORE_COLUMNS: Final[dict[str, str]] = {
     "resolution": "Fourier correlation resolution [pixels]",
     "resolution_um": "Fourier correlation resolution [µm]",
     "resolution_at_least": "resolution is at least that [0 or 1]",
-    "coverage_50": "true values within the 50 % interval [0..1]",
-    "coverage_90": "true values within the 90 % interval [0..1]",
+    **{
+        f"coverage_{level}{part}": f"true values within the {level} % interval{where} [0..1]"
+        for level in (50, 90)
+        for part, where in (("", ""), ("_inside", " inside the foreground"), ("_outside", " outside the foreground"))
+    },
     "volume_nrmse": "NRMSE of the volume [fraction of target range]",
     "volume_psnr": "PSNR of the volume [dB]",
     "volume_ssim": "SSIM of the volume [-1..1]",

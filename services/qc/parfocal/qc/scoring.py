@@ -202,8 +202,13 @@ def _score_version(item: Item, kind: Kind, image: NDArray[Any], target: _Target,
             continue
         more = regions(plane_maps(maps, index), plane, target_plane, mask, foreground) | whole
         if widths is not None and score.failed is None:
-            covered.append(coverage(target_plane, plane, widths[index], score, name=name))
-            more |= {f"coverage_{100 * level:.0f}": float(covered[-1][LEVELS.index(level)]) for level in SHOWN_LEVELS}
+            whole_plane, *parts = coverage(target_plane, plane, widths[index], score, mask, name=name)
+            covered.append(whole_plane)
+            more |= {
+                f"coverage_{100 * level:.0f}{part}": float(values[LEVELS.index(level)])
+                for part, values in zip(("", "_inside", "_outside"), (whole_plane, *parts), strict=True)
+                for level in SHOWN_LEVELS
+            }
         rows.append(MetricsRow(item.label, kind, score, index if image.ndim == 3 else None, more))
     samples = tuple(
         sample_for_fit(plane, target_plane, windows=max(_FEWEST_WINDOWS, windows // len(planes)))

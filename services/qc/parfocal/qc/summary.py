@@ -174,7 +174,8 @@ def judge(
     lowest = number(PRIMARY, summary.worst.values[PRIMARY])
     remarks.append(f"The worst image is {summary.worst.image}, with {PRIMARY.upper()} {lowest}.")
     if known := summary.metrics["prediction"].get("coverage_90"):
-        remarks.append(coverage_remark(known.mean))
+        inside = summary.metrics["prediction"].get("coverage_90_inside")
+        remarks.append(coverage_remark(known.mean, inside.mean if inside else None))
     shift = background_shift(summary.scores["prediction"])
     if shift is None:
         remarks.append("No test image has a score inside the foreground: whether background carries them is unknown.")

@@ -21,10 +21,11 @@ def coverage(
     prediction: npt.NDArray[Any],
     uncertainty: npt.NDArray[Any],
     score: RestorationScore,
+    foreground: npt.NDArray[np.bool_],
     *,
     name: str,
 ) -> Float64:
-    """Return the part of the pixels whose true value lies within the predicted interval, for each of `LEVELS`.
+    """Return the part of the pixels whose true value lies within the predicted interval.
 
     The uncertainty is taken as the scale of a Laplace distribution, so the interval of a level is ``scale * ln(1 / (1 -
     level))`` on either side of the prediction. Prediction and uncertainty are brought to the target's scale by the
@@ -36,8 +37,16 @@ def coverage(
         Of one plane (Y, X); prediction and uncertainty in the same grey values.
     score
         Of the prediction; its scale must be above 0.
+    foreground
+        The foreground of the target, of the same shape: an uncertainty that is only true of empty background is none.
     name
         Name of the image, for errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (3, levels), 0..1: of all pixels, of those inside the foreground and of those outside, for each of
+        `LEVELS`; NaN where a part has no pixels.
 
     Raises
     ------
@@ -55,4 +64,10 @@ def coverage(
         scaled = scale_target(target)
     error = np.abs(scaled - (score.scale * prediction.astype(np.float64) + score.offset))
     width = score.scale * uncertainty.astype(np.float64)
-    return np.array([float((error <= interval_width(level) * width).mean()) for level in LEVELS])
+    covered = np.full((3, len(LEVELS)), np.nan)
+    for column, level in enumerate(LEVELS):
+        within = error <= interval_width(level) * width
+        for row, part in enumerate((within, within[foreground], within[~foreground])):
+            if part.size:
+                covered[row, column] = part.mean()
+    return covered
