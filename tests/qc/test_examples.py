@@ -63,7 +63,7 @@ def test_every_row_has_four_pictures_with_their_scores_and_a_scale_bar() -> None
     assert titles[5] == f"Prediction\n{CONTRAST_INVERTED}"
     assert [text.get_text() for text in figure.texts] == ["Best image: $a$_é"] * 2
     bars = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert bars == ["1 µm"]
+    assert bars == ["1 µm", "10 px"]
     errors = [figure.axes[index].images[0] for index in (3, 7)]
     assert errors[0].norm is errors[1].norm
 

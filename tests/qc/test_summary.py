@@ -136,6 +136,11 @@ def test_one_inverted_image_fails_however_good_the_rest():
     assert verdict.reasons == ("1 of 4 predictions failed outright: image_2 (contrast inverted).",)
 
 
+def test_where_all_images_are_inverted_nothing_else_is_said_to_be_the_reason():
+    (reason,) = verdict_of(BAD, failed=(0, 1, 2, 3)).reasons
+    assert reason.startswith("4 of 4 predictions failed outright")
+
+
 def test_inverted_inputs_do_not_count_against_the_model():
     table = [
         dataclasses.replace(row, score=dataclasses.replace(row.score, failed=CONTRAST_INVERTED))

@@ -111,9 +111,8 @@ def images_figure(images: Sequence[Shown], *, title: str) -> Figure:
             show_grey(axes, (values if plane is None else values[plane])[window])
             _entitle(axes, name, image.captions.get(name, ""))
         _label_row(row[0], image, plane)
-        if image.pixel_size is not None:
-            height, width = (part.stop - part.start for part in window)
-            draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
+        height, width = (part.stop - part.start for part in window)
+        draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
     return figure
 
 

@@ -100,7 +100,7 @@ def examples_figure(examples: Sequence[Example]) -> Figure:
             show_grey(axis, image[window])
             axis.set_title(f"{title}\n{words}", fontsize=8)
             pixels_per_inch = max(shape[1] / _SIDE, shape[0] / side)
-            if title == "Input" and example.pixel_size is not None:
+            if title == "Input":
                 draw_scale_bar(axis, shape[1], shape[0], example.pixel_size, pixels_per_inch)
         axis = figure.add_axes(places[3])
         axis.imshow(errors[index], norm=scale, cmap=RSE_COLOURS, interpolation="nearest")

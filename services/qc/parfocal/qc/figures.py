@@ -114,7 +114,7 @@ def restoration_figure(
         show_grey(axis, image[window])
         failed = scores[kind].failed if kind == "prediction" else None
         axis.set_title(f"Prediction: {failed}" if failed else kind.capitalize(), fontsize=11)
-        if kind == "input" and pixel_size is not None:
+        if kind == "input":
             draw_scale_bar(axis, width, height, pixel_size, layout.pixels_per_inch)
         if kind == "target" and foreground is not None:
             _draw_outline(axis, foreground[window])

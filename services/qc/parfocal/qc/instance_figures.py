@@ -16,6 +16,7 @@ from skimage.segmentation import find_boundaries
 from parfocal.qc.figures import draw_scale_bar, drawable
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches
 from parfocal.qc.metrics.outcomes import Outcome, outcome_layers
+from parfocal.qc.words import worst_of
 
 # Of Okabe and Ito's palette, which can be told apart with any colour vision.
 COLOURS: Final[dict[Outcome, tuple[float, float, float]]] = {
@@ -106,7 +107,7 @@ def instance_figure(
     FigureCanvasAgg(figure)
     ((first, second), (third, fourth)) = figure.subplots(2, 2)
     where = "" if plane is None else f", plane {plane}"
-    title = f"{drawable(name)}{where} (the worst of {images} test image{'' if images == 1 else 's'})"
+    title = f"{drawable(name)}{where} ({worst_of(images, 'F1')})"
     figure.suptitle(title, fontsize=12, parse_math=False)
     _show(first, source, "input")
     rows, columns = target.shape
@@ -114,7 +115,8 @@ def instance_figure(
     draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
     draw_mistakes(third, source, target, prediction, score, matches)
-    third.set_title(f"{in_words(score, matches)}: F1 {matches.counts.f1:.3f}", fontsize=10)
+    # In two lines: one is wider than the panel where objects are cut and merged.
+    third.set_title(f"F1 {matches.counts.f1:.3f}\n{in_words(score, matches)}", fontsize=9)
     _curves(fourth, pooled, level)
     _legend(figure, score, matches)
     return figure

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from parfocal.qc.figures import centre, draw_scale_bar, drawable, shortened, show_grey
 from parfocal.qc.metrics.residuals import LARGEST_DEVIATION, ResidualMaps, ResidualScore
+from parfocal.qc.words import worst_of
 
 _COLOURS: Final = "PuOr_r"  # both ends can be told apart with any colour vision
 _SIDE: Final = 3.6
@@ -50,14 +51,14 @@ def residual_figure(
     figure = Figure(figsize=(2 * _SIDE + 1.2, 2 * panel + 1.3), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     where = "" if plane is None else f", plane {plane}"
-    many = f"the worst of {images} images" if images > 1 else "the only image"
-    figure.suptitle(f"{drawable(shortened(name))}{where} ({many})", fontsize=12, parse_math=False)
+    figure.suptitle(
+        f"{drawable(shortened(name))}{where} ({worst_of(images, 'agreement')})", fontsize=12, parse_math=False
+    )
     ((first, second), (third, fourth)) = figure.subplots(2, 2)
     for axes, kind in ((first, "input"), (second, "prediction")):
         show_grey(axes, shown[kind])
         axes.set_title(score.failed if kind == "prediction" and score.failed else kind.capitalize(), fontsize=10)
-    if pixel_size is not None:
-        draw_scale_bar(first, width, height, pixel_size, max(height, width) / _SIDE)
+    draw_scale_bar(first, width, height, pixel_size, max(height, width) / _SIDE)
     spread = float(np.percentile(np.abs(shown["residual"]), 99.5)) or 1.0
     _show(figure, third, shown["residual"], spread, "grey values of the input")
     third.set_title(f"Residual: autocorrelation {score.neighbours:.3f}".replace("-", "−"), fontsize=10)

@@ -17,6 +17,7 @@ from parfocal.qc.instance_figures import COLOURS, part_shown, picture
 from parfocal.qc.metrics.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.outcomes import Outcome
 from parfocal.qc.metrics.semantic import CURVE_THRESHOLDS
+from parfocal.qc.words import worst_of
 
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("found", "missed", "invented")
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
@@ -64,7 +65,7 @@ def semantic_figure(
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels)
     where = "" if plane is None else f", plane {plane}"
-    title = f"{drawable(name)}{where} (the worst of {images} test image{'' if images == 1 else 's'})"
+    title = f"{drawable(name)}{where} ({worst_of(images, 'IoU')})"
     figure.suptitle(title, fontsize=12, parse_math=False)
     axes[0].imshow(picture(source), interpolation="nearest")
     axes[0].set_title("input", fontsize=10)

@@ -163,7 +163,8 @@ def judge(
     failures = [_failed_images(refused, summary.images + len(lost))] if refused else []
     merits: list[str] = []
     remarks: list[str] = []
-    for comparison in summary.comparisons:
+    # Where all have failed, scores are those of a fit that hides it, and what they say would only mislead.
+    for comparison in summary.comparisons if len(refused) < summary.images else ():
         if isinstance(limits, TranslationThresholds) and comparison.other == "input":
             continue  # the linear predictor is the best that the input alone can tell
         sentence, passed, remark = _judged(comparison, summary, limits)

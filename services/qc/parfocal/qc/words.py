@@ -6,3 +6,8 @@ from __future__ import annotations
 def count(number: int, what: str) -> str:
     """Return "1 image" or "3 images"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def worst_of(images: int, metric: str) -> str:
+    """Return "the worst of 9 images by PSNR", or "the only image"."""
+    return f"the worst of {images} images by {metric}" if images > 1 else "the only image"
