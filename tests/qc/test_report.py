@@ -60,6 +60,7 @@ def evaluation(tmp_path: Path) -> Evaluation:
         training_seconds=600, epochs=20, best_epoch=17, warnings=("Only one validation image.",),
     )  # fmt: skip
     return Evaluation(
+        prediction="20261122-120000-prediction-mine-4f3a12",
         job="job-1",
         title="Restoration QC",
         citation="von Chamier 2021",
@@ -167,6 +168,7 @@ def test_a_prediction_without_a_model_has_a_report_too(evaluation: Evaluation) -
     words = page_of(evaluation.folder).words
     assert "How the model was made" not in words
     assert "Predictions for 4 test images" in words
+    assert evaluation.prediction in words
 
 
 def test_long_tables_names_and_pictures_fit_the_pages(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def publish_prediction(
     sources = {image.stem: image.file for image in dataset.select(split, "source")}
     digests = {entry.name: entry.sha256 for entry in dataset.files}
     inputs = {stem: (file, digests[file]) for stem, file in sources.items()}
-    job = new_request_id("prediction")
+    job = _result_id(folder)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         readable = _readable(paths, Path(scratch))
         _check(folder, name, readable, {stem: image.shape for stem, image in targets.items()}, "target")
@@ -100,7 +100,7 @@ def publish_predicted_images(
             f"No image in {folder} has the name of an image in {images}, which has {', '.join(list(inputs)[:_SHOWN])}"
             f"{' …' if len(inputs) > _SHOWN else ''}. Give predictions the names of the images they were made from."
         )
-    job = new_request_id("prediction")
+    job = _result_id(folder)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         readable = _readable(paths, Path(scratch) / "predicted")
         originals = _readable({stem: path for stem, path in inputs.items() if stem in paths}, Path(scratch) / "inputs")
@@ -110,6 +110,11 @@ def publish_predicted_images(
         digests = {stem: (path.name, "") for stem, path in inputs.items()}
         digests |= {stem: (path.name, sha256_of(path)) for stem, path in originals.items()}
         return _publish(client, job, readable, uri, "", digests, on_progress)
+
+
+def _result_id(folder: Path) -> str:
+    """Return an id for images from a folder, with the folder's name: comparisons and reports call them by it."""
+    return new_request_id(f"prediction-{folder.resolve().stem}")
 
 
 def _readable(paths: Mapping[str, Path], scratch: Path) -> dict[str, Path]:

@@ -428,6 +428,7 @@ def publish_verdict(
     report = evaluation_report(
         Evaluation(
             job=context.job.id,
+            prediction=Location.parse(context.job.evaluation.prediction_uri).name,
             title=context.method.title,
             citation=context.method.citation,
             images_of=images_of,

@@ -40,9 +40,12 @@ class Evaluation:
         The parameters of the evaluation; their titles and values are printed.
     packages
         Versions of what made the numbers.
+    prediction
+        Name of the result that was judged; of images that another program predicted it has the name of their folder.
     """
 
     job: str
+    prediction: str
     title: str
     citation: str
     images_of: str
@@ -84,6 +87,7 @@ def _facts(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]
     if model is not None:
         facts["Method"] = model.method
         facts["Imported" if model.origin else "Trained"] = f"{model.created_at:%Y-%m-%d %H:%M} UTC"
+    facts["Prediction"] = evaluation.prediction
     return {
         **facts,
         "Evaluated": evaluation.created_at.replace("T", " ").replace("+00:00", " UTC"),
