@@ -185,3 +185,16 @@ def test_class_images_with_grey_values_are_refused_by_name(
     job = evaluate_classes(folder, np.sign)
     assert job.state == v1.JOB_STATE_FAILED
     assert "field1 (target_class of the dataset) has the value 200" in job.error.text
+
+
+def test_a_predicted_class_image_with_grey_values_is_a_failed_image(
+    evaluate_classes: Evaluate, classes_folder: Path, s3: Any
+) -> None:
+    calls = iter(range(100))
+    job = evaluate_classes(classes_folder, lambda labels: np.full_like(labels, 200) if next(calls) == 0 else labels > 0)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    summary = s3.store().read_json(Location.parse(job.outputs[0].uri) / "summary.json")
+    [why] = summary["unscorable"].values()
+    assert "(target_class of the prediction) has the value 200" in why
+    assert summary["verdict"] == "failed"
+    assert "1 of 3 predictions could not be scored" in summary["reasons"][0]

@@ -36,9 +36,9 @@ from parfocal.qc.competitors import (
     read_evaluation,
 )
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import packages_of, publish_result, published_before
 from parfocal.qc.metrics.paired import smallest_p
 from parfocal.qc.parameters import ComparisonParameters
+from parfocal.qc.publish import packages_of, publish_result, published_before
 from parfocal.qc.report import write_report
 from parfocal.qc.report.comparison import comparison_report
 from parfocal.qc.statistics import INTERVAL, statistics

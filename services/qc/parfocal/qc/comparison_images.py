@@ -12,7 +12,7 @@ from parfocal.qc.comparison_figures import Shown, images_figure, objects_figure
 from parfocal.qc.comparison_summary import METRICS, rank_images
 from parfocal.qc.competitors import Competitor, TargetScores
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import predicted_files
+from parfocal.qc.inputs import predicted_files
 from parfocal.qc.metrics.instances import score_instances
 from parfocal.qc.parameters import ComparisonParameters, InstanceComparisonParameters
 from parfocal.runtime.errors import NotFoundError

@@ -16,12 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from parfocal import v1
 from parfocal.qc.examples_figure import Example, examples_figure
 from parfocal.qc.figures import restoration_figure, save_png
-from parfocal.qc.job import Inputs, Item, open_evaluation, publish_evaluation, training_pairs, with_test
+from parfocal.qc.inputs import Inputs, Item, read_inputs, training_pairs
 from parfocal.qc.metrics.baseline import best_gaussian_sigma
 from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.linear import fit_linear_predictor
 from parfocal.qc.metrics.restoration import scale_target, score_scaled
 from parfocal.qc.parameters import RestorationParameters, TranslationParameters
+from parfocal.qc.publish import evaluation_published_before, publish_evaluation, with_test
 from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
 from parfocal.qc.scoring import Baseline, mean_values, score_items, shown_input, versions
 from parfocal.qc.statistics import ImageScore
@@ -36,9 +37,9 @@ def evaluate(context: JobContext) -> None:
     """Score the job's prediction and publish the evaluation; add it to the model if one is named."""
     parameters = context.parameters
     assert isinstance(parameters, (RestorationParameters, TranslationParameters))
-    inputs = open_evaluation(context)
-    if inputs is None:
+    if evaluation_published_before(context):
         return
+    inputs = read_inputs(context)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     baselines: dict[str, Baseline] = {}
     for role in inputs.roles:

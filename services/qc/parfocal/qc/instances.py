@@ -17,28 +17,21 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.qc.class_figure import class_figure
 from parfocal.qc.figures import save_png
+from parfocal.qc.inputs import Inputs, Item, read_inputs, training_pairs
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
-from parfocal.qc.job import (
-    Inputs,
-    Item,
-    of_prediction,
-    open_evaluation,
-    publish_evaluation,
-    score_each,
-    training_pairs,
-    with_test,
-)
 from parfocal.qc.metrics.boundaries import boundary_distances
 from parfocal.qc.metrics.classes import ClassCounts
 from parfocal.qc.metrics.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.outcomes import error_map, outcome_layers
+from parfocal.qc.metrics.parallel import workers_for
 from parfocal.qc.object_classes import (
     CLASS_COLUMNS,
     ObjectClasses,
     class_remarks,
     class_values,
     pool_classes,
+    predicted_class_images,
     score_classes,
     summarise_classes,
     with_class_images,
@@ -46,6 +39,8 @@ from parfocal.qc.object_classes import (
 )
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.qc.parameters import InstanceParameters, InstanceThresholds
+from parfocal.qc.publish import evaluation_published_before, publish_evaluation, with_test
+from parfocal.qc.score_each import of_prediction, score_each
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import (
     Table,
@@ -126,9 +121,9 @@ def evaluate(context: JobContext) -> None:
     """Score the objects of the job's prediction and publish the evaluation; add it to the model if one is named."""
     parameters = context.parameters
     assert isinstance(parameters, InstanceParameters)
-    inputs = open_evaluation(context, first_target_only=True)
-    if inputs is None:
+    if evaluation_published_before(context):
         return
+    inputs = read_inputs(context, first_target_only=True)
     inputs = with_class_images(context, inputs)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     role = inputs.roles[0]
@@ -173,7 +168,9 @@ def _score(
         return _shown(each.scores["prediction"], parameters.iou)
 
     unscorable: dict[str, str] = {}
-    return list(score_each(context, items, score, shown=shown, unscorable=unscorable)), unscorable
+    workers = workers_for(item.shape for item in items)
+    each = score_each(context, items, score, shown=shown, unscorable=unscorable, workers=workers)
+    return list(each), unscorable
 
 
 def _draw(each: _Scored, source: NDArray[Any], labelled: Image, prediction: NDArray[Any], folder: Path) -> None:
@@ -206,7 +203,7 @@ def _publish(
     classes = pool_classes(each.classes.counts for each in scored if each.classes is not None)
     verdict = judge(values, pooled["prediction"][level], thresholds, unscorable)
     with_classes = sum(each.classes is not None for each in scored)
-    remarks = class_remarks(classes, with_classes, len(scored)) if inputs.classes_predicted else []
+    remarks = class_remarks(classes, with_classes, len(scored)) if predicted_class_images(inputs) else []
     verdict = with_test(replace(verdict, remarks=(*verdict.remarks, *remarks)), inputs)
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
     summary["unscorable"] = dict(unscorable)

@@ -11,15 +11,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.job import Inputs, Item, files_below
+from parfocal.qc.inputs import Inputs, Item, fetch_files, files_below
 from parfocal.qc.metrics.classes import NO_CLASS, ClassCounts, classes_of_objects, count_classes
 from parfocal.qc.metrics.instances import Matches
+from parfocal.qc.score_each import of_prediction
 from parfocal.qc.words import count
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.manifests import FileEntry
 from parfocal.runtime.parameters import CLASS_ROLE
-from parfocal.runtime.store import Location
 
 CLASS_DEFINITION: Final = (
     "An object has the class that is drawn most often inside it. Objects of unknown class in the target are left out, "
@@ -58,24 +58,26 @@ class ObjectClasses:
     counts: ClassCounts
 
 
+def predicted_class_images(inputs: Inputs) -> dict[str, FileEntry]:
+    """Return the class images of a prediction by stem; none where it has no classes."""
+    return files_below(inputs.prediction, f"{CLASS_ROLE}/")
+
+
 def with_class_images(context: JobContext, inputs: Inputs) -> Inputs:
     """Return the inputs with the class images of those items that have one in dataset and prediction."""
     spec = context.job.evaluation
-    place, dataset = Location.parse(spec.prediction_uri), Location.parse(spec.dataset_uri)
-    predicted = files_below(ResultManifest.read(context.store, place / RESULT_MANIFEST), f"{CLASS_ROLE}/")
+    predicted = predicted_class_images(inputs)
     entries = {entry.name: entry for entry in inputs.dataset.files}
     drawn = {image.stem: entries[image.file] for image in inputs.dataset.select(spec.split or "test", CLASS_ROLE)}
-    items = [
-        replace(
-            item,
-            target_classes=context.cache.fetch(context.store, dataset, drawn[item.label]),
-            predicted_classes=context.cache.fetch(context.store, place, predicted[item.label]),
-        )
-        if item.label in drawn and item.label in predicted
-        else item
-        for item in inputs.items
-    ]
-    return replace(inputs, items=items, classes_predicted=bool(predicted))
+    both = [item.label for item in inputs.items if item.label in drawn and item.label in predicted]
+    of_dataset = fetch_files(context, spec.dataset_uri, (drawn[label] for label in both))
+    of_prediction = fetch_files(context, spec.prediction_uri, (predicted[label] for label in both))
+    images = {label: (of_dataset[drawn[label].name], of_prediction[predicted[label].name]) for label in both}
+    items = []
+    for item in inputs.items:
+        target, prediction = images.get(item.label, (None, None))
+        items.append(replace(item, target_classes=target, predicted_classes=prediction))
+    return replace(inputs, items=items)
 
 
 def score_classes(item: Item, target: NDArray[Any], prediction: NDArray[Any], matches: Matches) -> ObjectClasses | None:
@@ -83,18 +85,17 @@ def score_classes(item: Item, target: NDArray[Any], prediction: NDArray[Any], ma
 
     Raises
     ------
+    PredictionError
+        The predicted class image has another shape than its label image, or values that are no classes.
     InvalidInputError
-        A class image has another shape than its label image, or values that are no classes.
+        The class image of the dataset has.
     """
     if item.target_classes is None or item.predicted_classes is None:
         return None
-    drawn, given = (
-        classes_of_objects(labels, read_image(path).pixels, name=f"{item.label} ({CLASS_ROLE} of the {whose})")
-        for labels, path, whose in (
-            (target, item.target_classes, "dataset"),
-            (prediction, item.predicted_classes, "prediction"),
-        )
-    )
+    name = f"{item.label} ({CLASS_ROLE} of the {{}})".format
+    drawn = classes_of_objects(target, read_image(item.target_classes).pixels, name=name("dataset"))
+    with of_prediction(item.label):
+        given = classes_of_objects(prediction, read_image(item.predicted_classes).pixels, name=name("prediction"))
     return ObjectClasses(drawn, given, count_classes(matches, drawn, given))
 
 

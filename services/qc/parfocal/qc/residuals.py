@@ -14,19 +14,14 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import (
-    of_prediction,
-    predicted_files,
-    publish_verdict,
-    published_before,
-    score_each,
-    write_maps,
-)
+from parfocal.qc.inputs import predicted_files
 from parfocal.qc.metrics.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.parallel import workers_for
 from parfocal.qc.metrics.residuals import NoNoiseError, ResidualScore, score_residual
 from parfocal.qc.parameters import ResidualParameters, ResidualThresholds
+from parfocal.qc.publish import publish_verdict, published_before, write_maps
 from parfocal.qc.residual_figures import residual_figure
+from parfocal.qc.score_each import of_prediction, score_each
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import Table, Values, summarise_values, write_values_csv
 from parfocal.qc.verdict import Verdict, few_images, listed, with_reasons, with_unscorable

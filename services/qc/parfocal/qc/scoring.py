@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.curves import curve_writer
-from parfocal.qc.job import Item, of_prediction, score_each, write_maps
+from parfocal.qc.inputs import Item
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.foreground import Foreground, RegionScore, find_foreground, score_regions
 from parfocal.qc.metrics.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_map, sample_for_fit
@@ -27,8 +27,10 @@ from parfocal.qc.metrics.restoration import RestorationMaps, RestorationScore, s
 from parfocal.qc.metrics.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.qc.metrics.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.volume import score_volume
+from parfocal.qc.publish import write_maps
 from parfocal.qc.reliability import SHOWN_LEVELS, write_coverage_csv
 from parfocal.qc.rows import Kind, MetricsRow
+from parfocal.qc.score_each import of_prediction, score_each
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext

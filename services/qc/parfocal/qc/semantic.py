@@ -15,17 +15,9 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.figures import save_png
-from parfocal.qc.job import (
-    Inputs,
-    Item,
-    of_prediction,
-    open_evaluation,
-    publish_evaluation,
-    score_each,
-    training_pairs,
-    with_test,
-)
+from parfocal.qc.inputs import Inputs, Item, read_inputs, training_pairs
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
+from parfocal.qc.metrics.parallel import workers_for
 from parfocal.qc.metrics.semantic import (
     CURVE_THRESHOLDS,
     Areas,
@@ -38,6 +30,8 @@ from parfocal.qc.metrics.semantic import (
     threshold_counts,
 )
 from parfocal.qc.parameters import SemanticParameters
+from parfocal.qc.publish import evaluation_published_before, publish_evaluation, with_test
+from parfocal.qc.score_each import of_prediction, score_each
 from parfocal.qc.semantic_figures import ERROR_CODES, semantic_figure
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import Table, Values, compare_with_baseline, summarise_values, write_values_csv
@@ -93,9 +87,9 @@ def evaluate(context: JobContext) -> None:
     """Score the masks of the job's prediction and publish the evaluation; add it to the model if one is named."""
     parameters = context.parameters
     assert isinstance(parameters, SemanticParameters)
-    inputs = open_evaluation(context, first_target_only=True)
-    if inputs is None:
+    if evaluation_published_before(context):
         return
+    inputs = read_inputs(context, first_target_only=True)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     pairs = training_pairs(context, inputs, inputs.roles[0], validation=False)
     baseline = choose_otsu(islice(pairs, _BASELINE_IMAGES), iou_parts)
@@ -154,7 +148,9 @@ def _score(
         return {name: each.values["prediction"][name] for name in ("iou", "dice")}
 
     unscorable: dict[str, str] = {}
-    return list(score_each(context, items, score, shown=shown, unscorable=unscorable)), unscorable
+    workers = workers_for(item.shape for item in items)
+    each = score_each(context, items, score, shown=shown, unscorable=unscorable, workers=workers)
+    return list(each), unscorable
 
 
 def _cut(

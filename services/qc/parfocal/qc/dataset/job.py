@@ -27,10 +27,10 @@ from parfocal.qc.dataset.images import (
 )
 from parfocal.qc.dataset.purpose import Purpose, purpose_of
 from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, write_sheets
-from parfocal.qc.job import packages_of, publish_result, published_before
 from parfocal.qc.metrics.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
+from parfocal.qc.publish import packages_of, publish_result, published_before
 from parfocal.qc.report import write_report
 from parfocal.qc.report.dataset import dataset_report
 from parfocal.runtime.images import PixelSize, read_image
