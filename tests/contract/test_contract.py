@@ -91,6 +91,23 @@ def test_watch_gives_every_event_once_and_in_order(trained: tuple[v1.Job, str], 
     assert numbers == list(range(1, job.last_sequence + 1))
 
 
+def test_a_wrong_number_or_id_is_named_by_its_field(trained: tuple[v1.Job, str], service: Session) -> None:
+    job, uri = trained
+    odd = service.request(uri)
+    odd.training.parameters.update({"seed": float("nan")})
+    calls: dict[str, Callable[[], Any]] = {
+        "after_sequence must be 0": lambda: list(
+            service.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id, after_sequence=-5))
+        ),
+        "cannot be a job id": lambda: service.jobs.GetJob(v1.GetJobRequest(job_id="../../x")),
+        "'seed': must be a finite number": lambda: service.jobs.StartJob(odd),
+    }
+    for message, call in calls.items():
+        error = rpc_error(call)
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert message in error.details()
+
+
 def test_watch_continues_after_a_sequence(trained: tuple[v1.Job, str], service: Session) -> None:
     job, _ = trained
     replies = list(service.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id, after_sequence=2)))

@@ -442,3 +442,12 @@ def test_a_map_of_floats_can_be_left_uncompressed(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.pixels, image.pixels)
         assert (read.axes, read.pixel_size) == (image.axes, image.pixel_size)
     assert (tmp_path / "packed.tif").stat().st_size < image.pixels.nbytes < (tmp_path / "plain.tif").stat().st_size
+
+
+def test_booleans_are_read_as_zero_and_one(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((20, 30)) > 0.5
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(path, mask)
+    image = read_image(path)
+    assert inspect_image(path).dtype == image.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(image.pixels, mask)

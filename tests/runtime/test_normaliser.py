@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -103,9 +105,15 @@ def test_clipping_is_on_request() -> None:
     assert (values.min(), values.max()) == (0, 1)
 
 
-def test_not_a_number_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="not finite"):
-        Normaliser().fit(np.array([[1.0, np.nan]]), "YX")
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "not finite"), (np.inf, "not finite"), (-np.inf, "not finite"), (1e302, "1e\\+302")]
+)
+@pytest.mark.parametrize("rule", ["percentile", "z-score", "none"])
+def test_one_pixel_that_is_no_number_is_refused(rule: Any, value: float, message: str) -> None:
+    image = np.random.default_rng(0).uniform(0, 255, (80, 90))
+    image[30, 30] = value  # percentiles do not meet it
+    with pytest.raises(InvalidInputError, match=message):
+        Normaliser(rule=rule).fit(image, "YX")
 
 
 def test_very_large_images_are_looked_at_on_a_regular_grid(monkeypatch: pytest.MonkeyPatch) -> None:

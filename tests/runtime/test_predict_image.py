@@ -15,6 +15,8 @@ from image_service import CHUNK, Service, header_of, image, outputs_of, requests
 from support import ROOT
 
 from parfocal import v1
+from parfocal.runtime.parameters import ImagePredictionParameters
+from parfocal.runtime.prediction import in_wanted_type
 from parfocal.runtime.server.errors import from_rpc_error
 
 
@@ -70,6 +72,15 @@ def test_like_input_gives_the_type_of_the_input(service: Service) -> None:
     rounded = outputs_of(service.predict(pixels, output_dtype="like-input"))["prediction"]
     assert rounded.dtype == np.uint16
     assert np.array_equal(rounded, np.clip(np.rint(exact.astype(float)), 0, 65535).astype(np.uint16))
+
+
+@pytest.mark.parametrize(("output", "converted"), [("prediction", True), ("dapi", True), ("uncertainty", False)])
+def test_like_input_is_for_all_targets_but_no_uncertainty(output: str, converted: bool) -> None:
+    parameters = ImagePredictionParameters(output_dtype="like-input")
+    values = np.array([[-1.2, 3.4, 300.0, 7.0]], np.float32)
+    pixels, clipped = in_wanted_type(parameters, output, values, np.dtype(np.uint8))
+    assert (pixels.dtype, clipped) == ((np.uint8, 0.5) if converted else (np.float32, 0.0))
+    assert pixels.tolist() == ([[0, 3, 255, 7]] if converted else values.tolist())
 
 
 def test_pixels_before_the_header_are_refused(service: Service) -> None:

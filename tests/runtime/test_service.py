@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 
 from parfocal import v1
@@ -111,3 +112,12 @@ def test_precision_follows_processor_and_framework(
     chosen, why = precision.choose_precision(wanted, framework, dimensions)
     assert chosen == expected
     assert expected in why
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_know_is_the_callers_mistake(value: float) -> None:
+    struct = struct_pb2.Struct()
+    struct.update({"epochs": 3, "learning_rate": value})
+    with pytest.raises(InvalidParameterError, match="'learning_rate': must be a finite number") as caught:
+        struct_values(struct)
+    assert [violation.field for violation in caught.value.violations] == ["learning_rate"]

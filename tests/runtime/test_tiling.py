@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from parfocal.runtime.errors import InvalidParameterError, OutOfMemoryError
+from parfocal.runtime.errors import OutOfMemoryError
 from parfocal.runtime.tiling import choose_tile, predict_tiled
 
 
@@ -181,9 +181,17 @@ def test_running_out_of_memory_at_the_smallest_tile_is_reported() -> None:
         predict_tiled(predict, picture(200, 200), tile_shape=(64, 64), overlap=4, divisor=8)
 
 
-def test_a_tile_too_small_for_its_overlap_is_refused() -> None:
-    with pytest.raises(InvalidParameterError, match="at least 232"):
-        predict_tiled(identity, picture(500, 500), tile_shape=(128, 128), overlap=104, divisor=8)
+def test_a_tile_too_small_for_its_overlap_is_made_larger() -> None:
+    seen: set[tuple[int, ...]] = set()
+
+    def predict(batch: NDArray[Any]) -> NDArray[Any]:
+        seen.add(batch.shape[1:])
+        return identity(batch)
+
+    image = picture(500, 500)
+    predicted = predict_tiled(predict, image, tile_shape=(1, 128), overlap=104, divisor=8)
+    np.testing.assert_allclose(predicted, image, rtol=1e-6)
+    assert seen == {(232, 232)}
 
 
 def test_a_network_of_another_shape_is_a_defect() -> None:

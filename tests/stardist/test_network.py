@@ -160,6 +160,15 @@ def test_the_smallest_tiles_give_the_same_objects(stardist: Any, trained: Any) -
     np.testing.assert_allclose(tiled.probability, whole.probability, atol=1e-5)
 
 
+def test_tiles_are_not_smaller_than_what_is_computed_around_them(stardist: Any, trained: Any) -> None:
+    learner, *_ = trained
+    assert min(learner.overlaps) > 10
+    seen: list[int] = []
+    tiling = Tiling(1, lambda _, total: seen.append(total))
+    stardist.find_objects(learner, np.zeros((300, 300), np.float32), StarDistPredictionParameters(), tiling)
+    assert 4 <= max(seen) <= (300 / min(learner.overlaps) + 1) ** 2
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 200), (17, 31)])
 def test_images_smaller_than_a_step_of_the_network_are_predicted(
     stardist: Any, trained: Any, shape: tuple[int, int]

@@ -102,7 +102,7 @@ class _LineView:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._said = ""
+        self.said = ""
         self._images = 0
         self._of = 0
 
@@ -134,8 +134,8 @@ class _LineView:
             _say_change(self, event.state_change)
 
     def say_once(self, text: str) -> None:
-        if text and text != self._said:
-            self._said = text
+        if text and text != self.said:
+            self.said = text
             say(f"{self._label}: {text}")
 
 
@@ -170,6 +170,8 @@ def _say_change(view: _LineView, change: v1.StateChange) -> None:
     # The end is told by whoever called, and the ordinary course of things needs no words.
     if change.state in {v1.JOB_STATE_QUEUED, v1.JOB_STATE_CANCELLING}:
         view.say_once(change.message)
+    elif change.state == v1.JOB_STATE_RUNNING and view.said:
+        view.say_once("begins")  # or the wait that was told would seem to go on
 
 
 def _own_fraction(job: v1.Job) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parfocal.care.parameters import CareParameters
 from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.learning import UNCERTAINTY, Arrays, Channels, Geometry, ImageImplementation
 from parfocal.runtime.uncertainty import calibrate_uncertainty
 
 
@@ -67,7 +67,7 @@ class Care(ImageImplementation):
         """Return the mean as the prediction and the scale of the Laplace distribution as the uncertainty."""
         images = {"prediction": (output[..., 0], True)}
         if parameters.probabilistic:
-            images["uncertainty"] = (output[..., len(channels.targets)], False)
+            images[UNCERTAINTY] = (output[..., len(channels.targets)], False)
         return images
 
     def calibrate(

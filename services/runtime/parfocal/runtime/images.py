@@ -129,7 +129,8 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
     """Decode an image file.
 
     Colour images have axes ``YXS`` with three samples; a fully opaque alpha channel is left out. Values are
-    those stored in the file: an inverted or coloured look-up table of a grey TIFF does not change them.
+    those stored in the file: an inverted or coloured look-up table of a grey TIFF does not change them. Booleans
+    become 0 and 1 in uint8.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
         if alpha and np.any(full[..., 3] != opaque):
             raise ValueError("it has a transparency (alpha) channel that is not fully opaque")
         pixels = full[..., :3] if alpha else full
-        native = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
+        native = np.ascontiguousarray(pixels, dtype=_native(pixels.dtype))
     return Image(native, header.axes, header.pixel_size)
 
 
@@ -362,7 +363,12 @@ def _header(path: Path, facts: FileFacts, limits: ImageLimits) -> tuple[ImageHea
     lengths = tuple(3 if letter == "S" else length for letter, length in kept)
     axes = "".join(letter for letter, _ in kept)
     pixel_size = None if facts.pixel_size is None else PixelSize(*facts.pixel_size)
-    return ImageHeader(path, lengths, dtype.newbyteorder("="), axes, pixel_size), letters
+    return ImageHeader(path, lengths, _native(dtype), axes, pixel_size), letters
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of the pixels once read: Booleans, which know no differences, are 0 and 1 in uint8."""
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
 
 
 def _content_uuid(pixels: NDArray[Any], image: Image) -> str:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from parfocal.runtime.parameters import PredictionParameters
 
 Arrays = Mapping[str, NDArray[Any]]
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+UNCERTAINTY: Final = "uncertainty"
+"""The output that says how far a prediction may be off, in the units of the image."""
 
 
 class Learner(Protocol):
@@ -112,7 +115,7 @@ def model_channels(model: ModelManifest) -> Channels:
 
 def wanted_outputs(parameters: PredictionParameters, channels: Channels) -> list[str]:
     """Return the names of the outputs that these parameters ask for, the prediction first."""
-    uncertainty = ["uncertainty"] if getattr(parameters, "uncertainty", False) else []
+    uncertainty = [UNCERTAINTY] if getattr(parameters, "uncertainty", False) else []
     return ["prediction", *channels.targets[1:], *uncertainty]
 
 

@@ -19,6 +19,7 @@ from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import Image
 from parfocal.runtime.learning import (
+    UNCERTAINTY,
     Channels,
     ImageImplementation,
     Implementation,
@@ -172,7 +173,7 @@ def _predict_plane(
             role = model.channels.targets[0] if name == "prediction" else name
             recorded = model.manifest.target_constants[role]
             constants = NormaliserConstants(offset=(recorded["offset"],), scale=(recorded["scale"],))
-        if name == "uncertainty":
+        if name == UNCERTAINTY:
             pixels = pixels * np.float32(model.manifest.calibration.get(UNCERTAINTY_FACTOR, 1.0))
         restored[name] = (model.normaliser.undo if with_offset else model.normaliser.undo_width)(pixels, constants)
     return restored

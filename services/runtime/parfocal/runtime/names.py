@@ -25,9 +25,13 @@ def check_name(kind: str, name: str) -> str:
 
 def check_request_id(request_id: str) -> str:
     """Return `request_id` if it is well formed, else raise InvalidInputError."""
-    if not _REQUEST_ID.fullmatch(request_id):
-        raise InvalidInputError(f"{request_id!r} cannot be a request id: use 1 to 64 letters, digits, '_' or '-'.")
-    return request_id
+    return _check_id("request id", request_id)
+
+
+def _check_id(kind: str, text: str) -> str:
+    if not _REQUEST_ID.fullmatch(text):
+        raise InvalidInputError(f"{text!r} cannot be a {kind}: use 1 to 64 letters, digits, '_' or '-'.")
+    return text
 
 
 def new_request_id(what: str) -> str:
@@ -55,12 +59,12 @@ def model_location(store: Store, project: str, model: str, version: int | None =
 
 def result_location(store: Store, project: str, job_id: str) -> Location:
     """Return the folder of the results of a job."""
-    return store.results / check_name("project", project) / check_request_id(job_id)
+    return store.results / check_name("project", project) / _check_id("job id", job_id)
 
 
 def job_location(store: Store, project: str, job_id: str) -> Location:
     """Return the folder of the record of a job."""
-    return store.jobs / check_name("project", project) / check_request_id(job_id)
+    return store.jobs / check_name("project", project) / _check_id("job id", job_id)
 
 
 def parse_version(kind: str, text: str) -> tuple[str, int | None]:

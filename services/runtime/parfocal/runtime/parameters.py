@@ -197,7 +197,8 @@ class PredictionParameters(Parameters):
         ge=0,
         le=65536,
         title="Tile size",
-        description="Edge in pixels of the pieces in which large images are processed; 0 chooses by the free memory.",
+        description="Edge in pixels of the pieces in which large images are processed; 0 chooses by the free memory. "
+        "Pieces are not made smaller than the network's field of view needs.",
     )
     precision: Precision = Field(
         default="float32",
@@ -213,5 +214,6 @@ class ImagePredictionParameters(PredictionParameters):
     output_dtype: Literal["float32", "like-input"] = Field(
         default="float32",
         title="Type of the output",
-        description="float32 keeps all grey values; like-input rounds and clips to the type of the input.",
+        description="float32 keeps all grey values; like-input rounds and clips to the type of the input (never an "
+        "uncertainty).",
     )

@@ -10,12 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parfocal import v1
 from parfocal.runtime.drift import TrainingStatistics, find_drift, find_small
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import Image, convert_dtype, image_stem, read_image, write_image
 from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.learning import UNCERTAINTY
 from parfocal.runtime.loaded_model import LoadedModel, Predicted, load_model, predict_image
 from parfocal.runtime.manifests import (
     MODEL_MANIFEST,
@@ -192,10 +196,9 @@ def _write(
     entries: list[FileEntry] = []
     clipped = 0.0
     for kind, image in predicted.images.items():
-        if like_input(parameters) and kind == "prediction":
-            assert item.image is not None
-            pixels, clipped = convert_dtype(image.pixels, item.image.pixels.dtype)
-            image = replace(image, pixels=pixels)
+        assert item.image is not None
+        pixels, lost = in_wanted_type(parameters, kind, image.pixels, item.image.pixels.dtype)
+        image, clipped = replace(image, pixels=pixels), max(clipped, lost)
         stem = image_stem(Path(item.name))
         name = f"{stem}.tif" if kind == "prediction" else f"{kind}/{stem}.tif"
         path = _output_path(context, name)
@@ -235,9 +238,24 @@ def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
     return path
 
 
-def like_input(parameters: PredictionParameters) -> bool:
-    """Say whether the prediction shall have the type of its input."""
-    return isinstance(parameters, ImagePredictionParameters) and parameters.output_dtype == "like-input"
+def in_wanted_type(
+    parameters: PredictionParameters, output: str, pixels: NDArray[Any], like: np.dtype[Any]
+) -> tuple[NDArray[Any], float]:
+    """Return an output in the type that was asked for, and the fraction of its pixels (0 to 1) that were clipped.
+
+    Parameters
+    ----------
+    parameters
+        Of the prediction.
+    output
+        What it is called. An uncertainty keeps its fractions of grey values.
+    pixels
+        Of any shape.
+    like
+        The type of the input.
+    """
+    asked = isinstance(parameters, ImagePredictionParameters) and parameters.output_dtype == "like-input"
+    return convert_dtype(pixels, like) if asked and output != UNCERTAINTY else (pixels, 0.0)
 
 
 def _output_path(context: JobContext, name: str) -> Path:

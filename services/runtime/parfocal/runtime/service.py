@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -206,7 +207,13 @@ def schema_text(model: type[Parameters]) -> str:
 
 
 def struct_values(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """Return a Struct as plain values; whole numbers become int, because JSON has one kind of number."""
+    """Return a Struct as plain values; whole numbers become int, because JSON has one kind of number.
+
+    Raises
+    ------
+    InvalidParameterError
+        A number is infinite or none at all.
+    """
 
     def whole(value: Any) -> Any:
         if isinstance(value, float) and value.is_integer():
@@ -217,7 +224,14 @@ def struct_values(struct: struct_pb2.Struct) -> dict[str, Any]:
             return [whole(item) for item in value]
         return value
 
-    values = whole(json_format.MessageToDict(struct))
+    try:
+        values = whole(json_format.MessageToDict(struct))
+    except ValueError as error:  # JSON has no NaN and no infinity
+        wrong = [name for name, value in struct.fields.items() if not math.isfinite(value.number_value)]
+        violations = [
+            Violation(name, f"Parameter {name!r}: must be a finite number.") for name in wrong or ["parameters"]
+        ]
+        raise InvalidParameterError(" ".join(each.description for each in violations), violations) from error
     assert isinstance(values, dict)
     return values
 

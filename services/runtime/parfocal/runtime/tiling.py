@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.errors import InvalidParameterError, OutOfMemoryError, Violation
+from parfocal.runtime.errors import OutOfMemoryError
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 _WIDEST_BLEND = 16
@@ -61,7 +61,8 @@ def predict_tiled(
     image
         YX or ZYX, with any further (channel) axes behind the axes of the tile.
     tile_shape
-        The wanted tile in pixels; rounded up to the divisor, and down to the padded image.
+        The wanted tile in pixels; rounded up to the divisor and to the smallest tile of which the overlap leaves
+        something, and down to the padded image.
     overlap
         How far the network looks, in pixels, per axis or for all.
     divisor
@@ -80,8 +81,6 @@ def predict_tiled(
 
     Raises
     ------
-    InvalidParameterError
-        The tile is too small for the overlap.
     OutOfMemoryError
         Even the smallest tile needs more memory than there is.
     """
@@ -188,14 +187,10 @@ def _add(out: NDArray[np.float32], tile: NDArray[Any], axes: Sequence[_Axis], pl
 
 def _plan(length: int, wanted: int, overlap: int, divisor: int) -> _Axis:
     padded = _round_up(length, divisor)
-    tile = min(_round_up(wanted, divisor), padded)
+    tile = min(max(_round_up(wanted, divisor), _least_tile(overlap, divisor)), padded)
     before = (padded - length) // 2
     if tile == padded:
         return _Axis(length, before, padded, tile, (0,), (np.ones(tile, np.float32),))
-    least = _least_tile(overlap, divisor)
-    if tile < least:
-        text = f"{tile} pixels are too few for an overlap of {overlap}: at least {least} are needed"
-        raise InvalidParameterError(f"tile_shape: {text}.", [Violation("tile_shape", text)])
     blend = min(_WIDEST_BLEND, overlap)
     stride = (tile - 2 * overlap - blend) // divisor * divisor
     count = 1 + math.ceil((padded - tile) / stride)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.learning import Channels, ImageImplementation, Learner
+from parfocal.runtime.learning import UNCERTAINTY, Channels, ImageImplementation, Learner
 from parfocal.runtime.loaded_model import raw_output
 from parfocal.runtime.manifests import UNCERTAINTY_FACTOR
 
@@ -65,7 +65,7 @@ def calibrate_uncertainty(
         image = image if image.ndim > target.ndim else image[..., np.newaxis]
         output = raw_output(implementation, learner, image, parameters, channels, _LARGEST_TILE)
         found = implementation.interpret(output, parameters, channels)
-        prediction, scale = found["prediction"][0], found["uncertainty"][0]
+        prediction, scale = found["prediction"][0], found[UNCERTAINTY][0]
         ratios.append((np.abs(target - prediction) / scale).ravel())
         pixels += target.size
     return {UNCERTAINTY_FACTOR: round(calibration_factor(np.concatenate(ratios)), 4)} if ratios else {}

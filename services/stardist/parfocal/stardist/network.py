@@ -48,6 +48,12 @@ class StarDistLearner(keras.KerasLearner):
         super().__init__(stardist.keras_model)
         self.stardist = stardist
 
+    @property
+    def overlaps(self) -> tuple[int, ...]:
+        """How far the network looks along each axis of an image, in pixels, as stardist measures it once."""
+        axes = self.stardist.config.axes.replace("C", "")
+        return tuple(int(length) for length in self.stardist._axes_tile_overlap(axes))
+
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return probability, distances and, if any, classes one after the other in the last axis, on the grid."""
         return np.concatenate([np.asarray(output) for output in self._predict(inputs)], axis=-1)
@@ -161,7 +167,7 @@ class StarDist(ObjectImplementation):
             axes=axes,
             prob_thresh=parameters.probability_threshold or None,
             nms_thresh=parameters.overlap_threshold or None,
-            n_tiles=_tiles(spatial, tiling.most_pixels) + (1,) * (image.ndim - len(spatial)),
+            n_tiles=_tiles(spatial, tiling.most_pixels, learner) + (1,) * (image.ndim - len(spatial)),
             show_tile_progress=lambda tiles, disable, total: _watched(tiles, total, tiling),  # noqa: ARG005
         )
         if tiling.on_tile is not None:
@@ -291,10 +297,16 @@ def _openmp() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _tiles(shape: Sequence[int], most_pixels: int) -> tuple[int, ...]:
-    """Return into how many pieces each axis is cut, so that none has many more pixels than allowed."""
+def _tiles(shape: Sequence[int], most_pixels: int, learner: StarDistLearner) -> tuple[int, ...]:
+    """Return into how many pieces each axis is cut, so that none has many more pixels than allowed.
+
+    Where less is allowed than the overlap computed around a piece, pieces are as long as that: an image in pieces of a
+    few pixels would be computed hundreds of times.
+    """
     edge = max(1, int(most_pixels ** (1 / len(shape))))
-    return tuple(math.ceil(length / edge) for length in shape)
+    if max(shape) <= edge:
+        return (1,) * len(shape)
+    return tuple(math.ceil(length / max(edge, least)) for length, least in zip(shape, learner.overlaps, strict=True))
 
 
 def _watched(tiles: Iterable[Any], total: int, tiling: Tiling) -> Iterator[Any]:

@@ -32,13 +32,13 @@ import numpy as np
 from parfocal import v1
 from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
-from parfocal.runtime.images import Image, convert_dtype
+from parfocal.runtime.images import Image
 from parfocal.runtime.jobs.worker import is_out_of_memory
 from parfocal.runtime.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.prediction import like_input
+from parfocal.runtime.prediction import in_wanted_type
 from parfocal.runtime.service import Service, load_service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location, Store, translate_disk_error
@@ -102,9 +102,7 @@ class WarmPredictor:
         outputs = predict_image(model, Image(pixels, axes), parameters, on_tile=on_tile).images
         described: list[dict[str, Any]] = []
         for number, (name, output) in enumerate(outputs.items()):
-            values = output.pixels
-            if like_input(parameters) and name == "prediction":
-                values, _ = convert_dtype(values, pixels.dtype)
+            values, _ = in_wanted_type(parameters, name, output.pixels, pixels.dtype)
             # Not ndarray.tofile: it hides a full disk behind an OSError without a number.
             with (folder / f"output-{number}").open("wb") as file:
                 file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, Violation
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
 from parfocal.runtime.names import check_name, new_request_id
@@ -61,6 +61,9 @@ class JobServicer(v1.JobServiceServicer):
         self, request: v1.WatchJobRequest, _context: object
     ) -> AsyncIterator[v1.WatchJobResponse]:
         """Report a job until it ends. Everything comes from the store, so any instance can be asked."""
+        if request.after_sequence < 0:
+            text = f"must be 0, for all events, or the number of an event, not {request.after_sequence}"
+            raise InvalidParameterError(f"after_sequence {text}.", [Violation("after_sequence", text)])
         project, after, etag = self._project(request.project), request.after_sequence, ""
         while True:
             record = await asyncio.to_thread(self._jobs.read, project, request.job_id)
