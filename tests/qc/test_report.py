@@ -140,8 +140,8 @@ def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Eva
     assert "target: PSNR in dB 31.00 ± 1.00" in words
     assert "target_DAPI: PSNR in dB 16.00 ± 1.00" in words
     assert "evaluated on 3 test images" in words
-    assert f"{summaries['target'].worst.image}, the worst of the 3 images by PSNR." in words
-    assert f"{summaries['target_DAPI'].worst.image}, the worst of the 3 images by PSNR." in words
+    assert f"{summaries['target'].worst.image}, the worst of 3 images by PSNR." in words
+    assert f"{summaries['target_DAPI'].worst.image}, the worst of 3 images by PSNR." in words
     assert "the best and the median image by PSNR." in words
     assert "In order of PSNR, the lowest first." in words
 

@@ -19,6 +19,7 @@ from parfocal.qc.report.correlation import correlation_figure
 from parfocal.qc.report.scores import scores_figure
 from parfocal.qc.report.text import value_text, versions
 from parfocal.qc.verdict import Verdict
+from parfocal.qc.words import worst_of
 from parfocal.runtime.manifests import ModelManifest
 from parfocal.runtime.scores import Scores, read_scores
 
@@ -183,8 +184,7 @@ def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     worst = summary["worst_image"]["image"]
     primary = _primary(summary)
-    which = f"the worst of the {summary['images']} images by {primary}"
-    yield Picture(figure, f"{worst}, {which if summary['images'] > 1 else 'the only image'}.")
+    yield Picture(figure, f"{worst}, {worst_of(summary['images'], primary)}.")
     examples = figure.with_name(figure.name.replace("figure", "examples", 1))
     if examples.exists():
         yield Picture(
