@@ -9,11 +9,9 @@ import pytest
 
 from parfocal.qc.competitors import Evaluation
 from parfocal.qc.score_each import PredictionError, of_prediction, score_each
-from parfocal.qc.verdict import Verdict, with_unscorable
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.manifests import ResultFile, ResultManifest
 
-PASSED = Verdict("passed", ("It is better.",), ("A remark.",))
 NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
 
 
@@ -77,22 +75,6 @@ def test_nothing_to_score_and_bad_test_data_end_the_job() -> None:
         score_all("abcd", PredictionError("It is odd."))
     with pytest.raises(InvalidInputError, match="The target is constant"):
         score_all("b", InvalidInputError("The target is constant"))
-
-
-def test_a_prediction_that_cannot_be_scored_fails_the_model_unless_it_is_allowed() -> None:
-    sentence = (
-        "1 of 3 predictions could not be scored: x (prediction): The image has 1 of 9 values that are not a number."
-    )
-    verdict = with_unscorable(PASSED, {"x": NAN}, 3, 0)
-    assert (verdict.verdict, verdict.reasons) == ("failed", (sentence,))
-    assert "Scores and means are those of the 2 images that could be scored." in verdict.remarks
-    allowed = with_unscorable(PASSED, {"x": NAN}, 3, 1)
-    assert (allowed.verdict, allowed.reasons) == ("passed", PASSED.reasons)
-    assert allowed.remarks[0] == f"{sentence} The thresholds allow that."
-    worse = with_unscorable(Verdict("failed", ("It is worse.",), ()), {"x": NAN}, 3, 0)
-    assert worse.reasons == (sentence, "It is worse.")
-    assert with_unscorable(PASSED, {"x": NAN}, 1, 5).verdict == "failed"  # nothing was scored
-    assert with_unscorable(PASSED, {}, 3, 0) is PASSED
 
 
 def test_a_comparison_has_the_images_that_were_scored() -> None:

@@ -22,7 +22,6 @@ from parfocal.runtime.images import (
     Image,
     ImageLimits,
     PixelSize,
-    convert_dtype,
     decode_to_memmap,
     image_stem,
     inspect_image,
@@ -367,28 +366,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_image_stem(name: str, stem: str) -> None:
     assert image_stem(Path(name)) == stem
-
-
-def test_conversion_rounds_clips_and_reports() -> None:
-    converted, clipped = convert_dtype(np.array([-3.0, 0.4, 0.6, 255.4, 256.0, np.nan, np.inf, 7]), np.uint8)
-    np.testing.assert_array_equal(converted, [0, 0, 1, 255, 255, 0, 255, 7])
-    assert converted.dtype == np.uint8
-    assert clipped == 4 / 8
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "uint32", "int64", "uint64"])
-def test_conversion_saturates_at_the_ends_of_every_integer_type(dtype: str) -> None:
-    info = np.iinfo(dtype)
-    converted, clipped = convert_dtype(np.array([-1e30, 1e30, 5.0]), dtype)
-    assert converted.tolist() == [info.min, info.max, 5]
-    assert clipped == pytest.approx(2 / 3)
-
-
-def test_conversion_to_floats_clips_nothing() -> None:
-    converted, clipped = convert_dtype(np.array([1.25, -4.0]), np.float32)
-    assert converted.dtype == np.float32
-    assert converted.tolist() == [1.25, -4.0]
-    assert clipped == 0
 
 
 def test_a_decoded_image_is_mapped_read_only_and_decoded_once(tmp_path: Path) -> None:

@@ -126,11 +126,11 @@ def test_a_plane_is_no_stack(folders: tuple[Path, Path]) -> None:
         check_pairs(*folders, axes="ZYX")
 
 
-def test_not_a_number_and_infinity_are_refused(folders: tuple[Path, Path]) -> None:
+def test_what_cannot_be_computed_with_is_refused(folders: tuple[Path, Path]) -> None:
     pixels = picture(1, dtype="float32")
-    pixels[0, :2] = np.nan, np.inf
+    pixels[0, :3] = np.nan, np.inf, 1e35
     save(folders[0] / "cell1.tif", pixels)
-    assert "2 pixels not a number or infinite" in problems(*folders)["source/cell1.tif"]
+    assert "3 pixels not a number or infinite" in problems(*folders)["source/cell1.tif"]
 
 
 def test_constant_images_are_refused_unless_targets_may_be(folders: tuple[Path, Path]) -> None:

@@ -102,7 +102,7 @@ class _LineView:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self.said = ""
+        self._said = ""
         self._images = 0
         self._of = 0
 
@@ -131,11 +131,20 @@ class _LineView:
         elif event.HasField("warning"):
             warn(event.warning.text)
         elif event.HasField("state_change"):
-            _say_change(self, event.state_change)
+            self._say_change(event.state_change)
 
-    def say_once(self, text: str) -> None:
-        if text and text != self.said:
-            self.said = text
+    def _say_change(self, change: v1.StateChange) -> None:
+        from parfocal import v1
+
+        # The end is told by whoever called, and the ordinary course of things needs no words.
+        if change.state in {v1.JOB_STATE_QUEUED, v1.JOB_STATE_CANCELLING}:
+            self._say_once(change.message)
+        elif change.state == v1.JOB_STATE_RUNNING and self._said:
+            self._say_once("begins")  # or the wait that was told would seem to go on
+
+    def _say_once(self, text: str) -> None:
+        if text and text != self._said:
+            self._said = text
             say(f"{self._label}: {text}")
 
 
@@ -159,19 +168,9 @@ class _BarView(_LineView):
         if event is not None and event.HasField("warning"):
             warn(event.warning.text)
         elif event is not None and event.HasField("state_change"):
-            _say_change(self, event.state_change)
+            self._say_change(event.state_change)
         completed, left = self._fraction(job)
         self._bar.update(self._task, completed=completed, text=_progress_text(job, left))
-
-
-def _say_change(view: _LineView, change: v1.StateChange) -> None:
-    from parfocal import v1
-
-    # The end is told by whoever called, and the ordinary course of things needs no words.
-    if change.state in {v1.JOB_STATE_QUEUED, v1.JOB_STATE_CANCELLING}:
-        view.say_once(change.message)
-    elif change.state == v1.JOB_STATE_RUNNING and view.said:
-        view.say_once("begins")  # or the wait that was told would seem to go on
 
 
 def _own_fraction(job: v1.Job) -> tuple[float, float]:

@@ -22,12 +22,12 @@ from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.linear import fit_linear_predictor
 from parfocal.qc.metrics.restoration import scale_target, score_scaled
 from parfocal.qc.parameters import RestorationParameters, TranslationParameters
-from parfocal.qc.publish import evaluation_published_before, publish_evaluation, with_test
+from parfocal.qc.publish import evaluation_published_before, publish_evaluation
 from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
 from parfocal.qc.scoring import Baseline, mean_values, score_items, shown_input, versions
 from parfocal.qc.statistics import ImageScore
 from parfocal.qc.summary import PRIMARY, judge, summarise, summary_json
-from parfocal.qc.verdict import Verdict, with_unscorable
+from parfocal.qc.verdict import Verdict, with_test, with_unscorable
 from parfocal.runtime.images import read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder

@@ -13,6 +13,7 @@ from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.learning import UNCERTAINTY
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -116,7 +117,7 @@ def _items(
     found: list[tuple[str, ImageEntry, FileEntry, FileEntry, FileEntry | None]] = []
     for role in roles:
         predictions = predicted_files(prediction, role)
-        widths = files_below(prediction, "uncertainty/") if role == prediction.targets[0] else {}
+        widths = files_below(prediction, f"{UNCERTAINTY}/") if role == prediction.targets[0] else {}
         for target in dataset.select(split, role):
             stem = target.stem
             label = f"{role}/{stem}" if len(roles) > 1 else stem

@@ -39,7 +39,7 @@ from parfocal.qc.object_classes import (
 )
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.qc.parameters import InstanceParameters, InstanceThresholds
-from parfocal.qc.publish import evaluation_published_before, publish_evaluation, with_test
+from parfocal.qc.publish import evaluation_published_before, publish_evaluation
 from parfocal.qc.score_each import of_prediction, score_each
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import (
@@ -49,7 +49,7 @@ from parfocal.qc.values import (
     summarise_values,
     write_values_csv,
 )
-from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_unscorable
+from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_test, with_unscorable
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.publish import empty_folder

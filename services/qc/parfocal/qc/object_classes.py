@@ -70,9 +70,9 @@ def with_class_images(context: JobContext, inputs: Inputs) -> Inputs:
     entries = {entry.name: entry for entry in inputs.dataset.files}
     drawn = {image.stem: entries[image.file] for image in inputs.dataset.select(spec.split or "test", CLASS_ROLE)}
     both = [item.label for item in inputs.items if item.label in drawn and item.label in predicted]
-    of_dataset = fetch_files(context, spec.dataset_uri, (drawn[label] for label in both))
-    of_prediction = fetch_files(context, spec.prediction_uri, (predicted[label] for label in both))
-    images = {label: (of_dataset[drawn[label].name], of_prediction[predicted[label].name]) for label in both}
+    targets = fetch_files(context, spec.dataset_uri, (drawn[label] for label in both))
+    predictions = fetch_files(context, spec.prediction_uri, (predicted[label] for label in both))
+    images = {label: (targets[drawn[label].name], predictions[predicted[label].name]) for label in both}
     items = []
     for item in inputs.items:
         target, prediction = images.get(item.label, (None, None))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.inputs import Inputs
+from parfocal.qc.inputs import Inputs, fetch_files
 from parfocal.qc.report import write_report
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.verdict import Verdict
@@ -39,9 +39,8 @@ def evaluation_published_before(context: JobContext) -> bool:
         return False
     if context.job.evaluation.model_uri:
         kept = [entry for entry in published.files if "/" not in entry.name]
-        paths = context.cache.fetch_all(context.store, context.reserved, kept)
-        files = [(path, entry.name) for path, entry in zip(paths, kept, strict=True)]
-        _add_to_model(context, files, published.summary["metrics"])
+        files = fetch_files(context, str(context.reserved), kept)
+        _add_to_model(context, ((path, name) for name, path in files.items()), published.summary["metrics"])
     return True
 
 
@@ -201,30 +200,6 @@ def publish_result(context: JobContext, folder: Path, kind: str, metrics: Mappin
 def packages_of(context: JobContext) -> dict[str, str]:
     """Return the versions of what makes the numbers of a job."""
     return dict(context.service.environment(image=context.settings.image).packages)
-
-
-def with_test(verdict: Verdict, inputs: Inputs) -> Verdict:
-    """Add what the test itself says: fail a model that had learnt from its images, and name what was not scored."""
-    remarks = [*verdict.remarks]
-    if inputs.missing:
-        count, total = len(inputs.missing), len(inputs.missing) + len(inputs.items)
-        remarks.append(
-            f"{count} of {total} test images have no prediction and were not scored: {', '.join(inputs.missing[:5])}"
-            f"{' …' if count > 5 else ''}."
-        )
-    known = set(inputs.model.dataset_sha256.values()) if inputs.model is not None else set()
-    if not known:
-        what = "No model is named" if inputs.model is None else "The model was made elsewhere"
-        remarks.append(f"{what}, so whether these images were learnt from is not known.")
-    labels = [item.label for item in inputs.items if item.source_sha256 in known]
-    if not labels:
-        return Verdict(verdict.verdict, verdict.reasons, tuple(remarks))
-    sentence = (
-        f"{len(labels)} of {len(inputs.items)} test images were among the training images "
-        f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen."
-    )
-    failures = verdict.reasons if verdict.verdict == "failed" else ()
-    return Verdict("failed", (sentence, *failures), tuple(remarks))
 
 
 def _verdict_content(context: JobContext, verdict: Verdict) -> dict[str, Any]:

@@ -30,12 +30,12 @@ from parfocal.qc.metrics.semantic import (
     threshold_counts,
 )
 from parfocal.qc.parameters import SemanticParameters
-from parfocal.qc.publish import evaluation_published_before, publish_evaluation, with_test
+from parfocal.qc.publish import evaluation_published_before, publish_evaluation
 from parfocal.qc.score_each import of_prediction, score_each
 from parfocal.qc.semantic_figures import ERROR_CODES, semantic_figure
 from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import Table, Values, compare_with_baseline, summarise_values, write_values_csv
-from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_unscorable
+from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_test, with_unscorable
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext

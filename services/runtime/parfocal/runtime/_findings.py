@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images import Image, ImageLimits, PixelSize, inspect_image, read_image
+from parfocal.runtime.pixel_values import LARGEST_VALUE, count_unusable
 from parfocal.runtime.saturation import saturation
 
 _SATURATED = 0.01
@@ -90,9 +89,9 @@ def examine(
     except InvalidInputError as error:
         return None, [Violation(name, error.violations[0].description if error.violations else error.message)]
     pixels = image.pixels
-    if pixels.dtype.kind == "f" and not np.all(np.isfinite(pixels)):
-        bad = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
-        return None, [Violation(name, f"{count(bad, 'pixel')} not a number or infinite: export it again.")]
+    if bad := count_unusable(pixels):
+        text = f"{count(bad, 'pixel')} not a number or infinite, or beyond {LARGEST_VALUE:.0e}: export it again."
+        return None, [Violation(name, text)]
     lowest, highest = pixels.min(), pixels.max()
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:

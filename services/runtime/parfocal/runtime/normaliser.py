@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.pixel_values import LARGEST_VALUE, count_unusable
 
 _MOST_PIXELS = 2**26
-# Far above any grey value, and far enough below float32's 3.4e38 that a network's output, scaled back, still fits.
-_LARGEST = 1e30
 
 
 class NormaliserConstants(BaseModel):
@@ -84,7 +83,11 @@ class Normaliser(BaseModel):
         """
         if len(axes) != pixels.ndim:
             raise ValueError(f"axes {axes!r} do not describe an array of shape {pixels.shape}")
-        _check_finite(pixels)
+        # Every pixel, for percentiles need not meet the one that is wrong.
+        if count_unusable(pixels):
+            raise InvalidInputError(
+                f"The image holds values that are not finite or beyond {LARGEST_VALUE:.0e}: export it without them."
+            )
         channel_axis = next((index for index, axis in enumerate(axes) if axis in "CS"), None)
         if self.rule == "none":
             return NormaliserConstants(offset=(0.0,), scale=(1.0,))
@@ -136,20 +139,6 @@ class Normaliser(BaseModel):
         if scale <= 0:
             scale = float(channel.max()) - float(channel.min())
         return offset, scale if scale > 0 else 1.0
-
-
-def _check_finite(pixels: NDArray[Any]) -> None:
-    """Raise InvalidInputError where one pixel is no number that float32 can hold: percentiles need not meet it."""
-    if pixels.dtype.kind != "f":
-        return
-    lowest, highest = float(pixels.min()), float(pixels.max())  # NaN where any pixel is
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise InvalidInputError("The image holds values that are not finite: export it again without them.")
-    if max(-lowest, highest) > _LARGEST:
-        raise InvalidInputError(
-            f"The image holds values up to {max(-lowest, highest):.3g}, more than can be computed with "
-            f"({_LARGEST:.0e}): export it again in grey values."
-        )
 
 
 def _subsample(pixels: NDArray[Any], most: int) -> NDArray[Any]:

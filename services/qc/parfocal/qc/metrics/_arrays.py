@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.pixel_values import LARGEST_VALUE, count_unusable
 
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-
-_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 @contextmanager
@@ -70,12 +68,10 @@ def check_values(values: Array, what: str) -> None:
         raise InvalidInputError(f"The {what} has no pixels.")
     if values.dtype.kind not in "buif":
         raise InvalidInputError(f"The {what} has data type {values.dtype}; integer or floating grey values are needed.")
-    if values.dtype.kind == "f" and not (abs(float(values.max())) <= _LARGEST and abs(float(values.min())) <= _LARGEST):
-        # max and min are NaN as soon as one value is.
-        bad = int(np.count_nonzero(~(np.abs(values) <= _LARGEST)))
+    if bad := count_unusable(values):
         raise InvalidInputError(
-            f"The {what} has {bad} of {values.size} values that are not a number, infinite or too large for "
-            "float32. Repair or leave out the image; if the model made it, its training has diverged."
+            f"The {what} has {bad} of {values.size} values that are not a number, infinite or beyond "
+            f"{LARGEST_VALUE:.0e}. Repair or leave out the image; if the model made it, its training has diverged."
         )
 
 

@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from parfocal.qc.inputs import Inputs, Item
-from parfocal.qc.publish import with_test
-from parfocal.qc.verdict import Verdict
+from parfocal.qc.verdict import Verdict, with_test, with_unscorable
 from parfocal.runtime.manifests import DatasetManifest, ImageEntry, ModelManifest, ResultManifest
 
+NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
 PASSED = Verdict("passed", ("It is better.",), ("A remark.",))
 DATASET = DatasetManifest(project="p", dataset="d", version=1, images=())
 PREDICTION = ResultManifest(project="p", job="j", service="s", method="m", kind="prediction")
@@ -45,6 +45,22 @@ def test_what_is_not_known_is_said(given: ModelManifest | None, words: str) -> N
 def test_images_that_were_not_scored_are_named() -> None:
     verdict = with_test(PASSED, Inputs(DATASET, model(a="1"), PREDICTION, "source", [item("x", "2")], ("y", "z")))
     assert "2 of 3 test images have no prediction and were not scored: y, z." in verdict.remarks
+
+
+def test_a_prediction_that_cannot_be_scored_fails_the_model_unless_it_is_allowed() -> None:
+    sentence = (
+        "1 of 3 predictions could not be scored: x (prediction): The image has 1 of 9 values that are not a number."
+    )
+    verdict = with_unscorable(PASSED, {"x": NAN}, 3, 0)
+    assert (verdict.verdict, verdict.reasons) == ("failed", (sentence,))
+    assert "Scores and means are those of the 2 images that could be scored." in verdict.remarks
+    allowed = with_unscorable(PASSED, {"x": NAN}, 3, 1)
+    assert (allowed.verdict, allowed.reasons) == ("passed", PASSED.reasons)
+    assert allowed.remarks[0] == f"{sentence} The thresholds allow that."
+    worse = with_unscorable(Verdict("failed", ("It is worse.",), ()), {"x": NAN}, 3, 0)
+    assert worse.reasons == (sentence, "It is worse.")
+    assert with_unscorable(PASSED, {"x": NAN}, 1, 5).verdict == "failed"  # nothing was scored
+    assert with_unscorable(PASSED, {}, 3, 0) is PASSED
 
 
 @pytest.mark.parametrize("stem", ["../evil", "a/b", "a\\b", "", "..", "a\0"])
