@@ -176,6 +176,26 @@ def test_a_cached_file_is_not_fetched_again(store: Store, folder: Location, tmp_
     assert Cache(tmp_path, tmp_path / "another job").fetch(store, folder, entry).read_bytes() == b"content"
 
 
+def test_files_of_equal_content_are_fetched_once(
+    store: Store, folder: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An uncertainty that is the same for all pixels makes such files; to replace a name while another thread links
+    # it is an error of the file system.
+    (tmp_path / "a.bin").write_bytes(b"content")
+    entries = upload_files(store, folder, [(tmp_path / "a.bin", f"{number}.bin") for number in range(4)])
+    download, downloads = store.download, []
+
+    def slow_download(place: Location, path: Path) -> None:
+        downloads.append(place)
+        time.sleep(0.1)
+        download(place, path)
+
+    monkeypatch.setattr(store, "download", slow_download)
+    paths = Cache(tmp_path, tmp_path / "held").fetch_all(store, folder, entries)
+    assert {path.read_bytes() for path in paths} == {b"content"}
+    assert len(paths) == 4 and len(downloads) == 1
+
+
 def test_names_and_versions() -> None:
     assert parse_version("model", "m:3") == ("m", 3)
     assert parse_version("model", "m") == ("m", None)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,7 +31,8 @@ class Cache:
     A file appears under its digest only when complete, so concurrent workers need no lock. What is handed out is
     never the cache's own file but a second name of it (a hard link): it stays, whatever leaves the cache, and its mere
     existence says that the file is in use. Whatever is incomplete lies among the second names as well and goes with
-    them.
+    them. Threads of one job share the second names, so for each digest they wait for each other: files of equal
+    content are fetched once, and no second name is replaced while another thread takes it.
 
     Parameters
     ----------
@@ -45,35 +47,40 @@ class Cache:
         self.folder = state / "cache"
         self._state = state
         self._held = held
+        self._locks: dict[str, Lock] = {}
 
     def fetch(self, store: Store, place: Location, entry: FileEntry) -> Path:
         """Return a local copy of one published file; raise DamagedError if the store's copy is damaged."""
         # The original suffix stays, because image readers go by it.
         name = f"{entry.sha256}{''.join(Path(entry.name).suffixes[-2:])}"
         held, cached = self._held / name, self.folder / entry.sha256[:2] / name
-        if held.exists():
-            return held
-        try:
-            if self._take(cached, held):
-                if held.stat().st_size == entry.size:
-                    return held
-                held.unlink()
-            self._require_space(entry.size)
-            part = partial_path(held)
-            try:
-                store.download(place / entry.name, part)
-                if sha256_of(part) != entry.sha256:
-                    raise DamagedError(
-                        f"{place / entry.name} differs from its manifest: the stored file is damaged. "
-                        "Publish the data again as a new version."
-                    )
-                part.replace(held)
-            finally:
-                part.unlink(missing_ok=True)
-            _give_name(held, cached)
-        except OSError as error:
-            raise translate_disk_error(error) from error
+        with self._lock(held):
+            if not held.exists():
+                try:
+                    self._fetch(store, place, entry, held, cached)
+                except OSError as error:
+                    raise translate_disk_error(error) from error
         return held
+
+    def _fetch(self, store: Store, place: Location, entry: FileEntry, held: Path, cached: Path) -> None:
+        """Give a file its second name, from the cache or else from the store."""
+        if self._take(cached, held):
+            if held.stat().st_size == entry.size:
+                return
+            held.unlink()
+        self._require_space(entry.size)
+        part = partial_path(held)
+        try:
+            store.download(place / entry.name, part)
+            if sha256_of(part) != entry.sha256:
+                raise DamagedError(
+                    f"{place / entry.name} differs from its manifest: the stored file is damaged. "
+                    "Publish the data again as a new version."
+                )
+            part.replace(held)
+        finally:
+            part.unlink(missing_ok=True)
+        _give_name(held, cached)
 
     def fetch_all(self, store: Store, place: Location, entries: Iterable[FileEntry]) -> list[Path]:
         """Return local copies of several published files, in their order."""
@@ -99,14 +106,19 @@ class Cache:
             There is no room for the pixels.
         """
         held, cached = self._held / f"{sha256}.npy", self.folder / "decoded" / f"{sha256}.npy"
-        known = held.stat().st_ino if held.exists() or self._take(cached, held) else None
-        if known is None:
-            header = inspect_image(path)
-            self._require_space(math.prod(header.shape) * header.dtype.itemsize)
-        pixels = decode_to_memmap(path, self._held, sha256)
-        if held.stat().st_ino != known:  # new, or the cache's was damaged
-            _give_name(held, cached)
+        with self._lock(held):
+            known = held.stat().st_ino if held.exists() or self._take(cached, held) else None
+            if known is None:
+                header = inspect_image(path)
+                self._require_space(math.prod(header.shape) * header.dtype.itemsize)
+            pixels = decode_to_memmap(path, self._held, sha256)
+            if held.stat().st_ino != known:  # new, or the cache's was damaged
+                _give_name(held, cached)
         return pixels
+
+    def _lock(self, held: Path) -> Lock:
+        """The lock of one second name; `dict.setdefault` gives all threads the same."""
+        return self._locks.setdefault(held.name, Lock())
 
     def _take(self, cached: Path, held: Path) -> bool:
         """Give a file of the cache its second name and mark it as used now; return False if it is not there."""
