@@ -89,6 +89,15 @@ def test_a_damaged_record_is_reported_and_hides_no_other(jobs: JobStore, job: v1
     assert damaged.id not in known
 
 
+def test_folders_that_others_put_into_the_store_hide_no_job(jobs: JobStore, job: v1.Job) -> None:
+    # Programs that mirror folders leave some of their own.
+    for place in (jobs.store.jobs / "@eaDir" / "x", jobs.store.jobs / "records" / "Bär und Co."):
+        jobs.store.write(place / "job.json", b"{}")
+    assert "records" in jobs.projects()
+    assert "@eaDir" not in jobs.projects()
+    assert job.id in {found.job_id for found in jobs.jobs_of("", "records")}
+
+
 def ended(jobs: JobStore, project: str, service: str = "mine") -> v1.Job:
     job = jobs.create(v1.Job(id=uuid.uuid4().hex, project=project, service=service), "digest").job
     return jobs.change(project, job.id, lambda job: set_state(job, v1.JOB_STATE_FAILED, "no"))

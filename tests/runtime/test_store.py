@@ -193,7 +193,8 @@ def test_files_of_equal_content_are_fetched_once(
     monkeypatch.setattr(store, "download", slow_download)
     paths = Cache(tmp_path, tmp_path / "held").fetch_all(store, folder, entries)
     assert {path.read_bytes() for path in paths} == {b"content"}
-    assert len(paths) == 4 and len(downloads) == 1
+    assert len(paths) == 4
+    assert len(downloads) == 1
 
 
 def test_names_and_versions() -> None:

@@ -117,7 +117,7 @@ class Cache:
         return pixels
 
     def _lock(self, held: Path) -> Lock:
-        """The lock of one second name; `dict.setdefault` gives all threads the same."""
+        """Return the lock of one second name; `dict.setdefault` gives all threads the same."""
         return self._locks.setdefault(held.name, Lock())
 
     def _take(self, cached: Path, held: Path) -> bool:

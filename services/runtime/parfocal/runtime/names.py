@@ -23,13 +23,23 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def is_project(name: str) -> bool:
+    """Return whether a folder found in the store can be a project; others were put there by somebody else."""
+    return bool(_NAME.fullmatch(name))
+
+
+def is_job_id(name: str) -> bool:
+    """Return whether a folder found in the store can be a job; others were put there by somebody else."""
+    return bool(_REQUEST_ID.fullmatch(name))
+
+
 def check_request_id(request_id: str) -> str:
     """Return `request_id` if it is well formed, else raise InvalidInputError."""
     return _check_id("request id", request_id)
 
 
 def _check_id(kind: str, text: str) -> str:
-    if not _REQUEST_ID.fullmatch(text):
+    if not is_job_id(text):
         raise InvalidInputError(f"{text!r} cannot be a {kind}: use 1 to 64 letters, digits, '_' or '-'.")
     return text
 

@@ -32,7 +32,7 @@ from parfocal.runtime.errors import (
     PreconditionError,
     StaleWorkerError,
 )
-from parfocal.runtime.names import job_location
+from parfocal.runtime.names import is_job_id, is_project, job_location
 from parfocal.runtime.store import ConflictError, Location, Store, patiently
 
 _log = logging.getLogger(__name__)
@@ -244,7 +244,7 @@ class JobStore:
         known = self._remembered.setdefault(project, {}) if remember else {}
         names = self._names.get(project) if remember and further else None
         if names is None:
-            names = self.store.folders(self.store.jobs / project)
+            names = [name for name in self.store.folders(self.store.jobs / project) if is_job_id(name)]
             if remember:
                 self._names[project] = names
 
@@ -285,7 +285,7 @@ class JobStore:
 
     def projects(self) -> list[str]:
         """Return the names of all projects that have jobs."""
-        return [name for name in self.store.folders(self.store.jobs) if not name.startswith(".")]
+        return [name for name in self.store.folders(self.store.jobs) if is_project(name)]
 
     def mark_cancelled(self, job: v1.Job, *, keep_best: bool, why: str) -> None:
         """Leave the mark that asks the worker of `job` to end."""
