@@ -122,6 +122,10 @@ def outputs_of(answers: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
     return {head.name: np.frombuffer(data, head.dtype).reshape(head.shape) for head, data in collected}
 
 
+def warnings_of(answers: list[Any]) -> str:
+    return " ".join(answer.warning for answer in answers if answer.HasField("warning"))
+
+
 def image(*shape: int, dtype: str = "uint16") -> np.ndarray[Any, Any]:
     return np.random.default_rng(3).integers(0, 200, shape).astype(dtype)
 

@@ -17,7 +17,7 @@ from support import S3Server, ServiceProcess, free_ports, wait_for
 from parfocal import v1
 from parfocal.client import Client, requests
 from parfocal.client.datasets import create_dataset, list_datasets, read_dataset
-from parfocal.client.models import Verdict, download, list_models, read_model
+from parfocal.client.models import download, list_models, read_model
 from parfocal.client.predictions import publish_predicted_images, publish_prediction
 from parfocal.client.results import download_result, find_inputs, read_result, upload_inputs
 from parfocal.runtime.errors import (
@@ -34,6 +34,7 @@ from parfocal.runtime.names import dataset_location, new_request_id
 from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location
+from parfocal.runtime.verdicts import Verdict
 
 
 @pytest.fixture(scope="module")

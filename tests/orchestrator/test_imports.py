@@ -6,13 +6,13 @@ import ast
 
 from support import ROOT
 
-# Layout, trash, publisher, image checks and the table of scores exist once, in the runtime; jobs, servers and drivers
-# are none of the client's.
+# Layout, trash, publisher, image checks, verdicts and the table of scores exist once, in the runtime; jobs, servers and
+# drivers are none of the client's.
 ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
         *("errors", "housekeeping", "images", "manifests", "names", "needs", "pairs", "publish", "scores", "settings"),
-        *("simulate", "store"),
+        *("simulate", "store", "verdicts"),
         "server.errors",
     )
 }

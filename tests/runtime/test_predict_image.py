@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -11,20 +12,24 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from image_service import CHUNK, Service, header_of, image, outputs_of, requests_for
+from image_service import CHUNK, Service, header_of, image, outputs_of, requests_for, warnings_of
 from support import ROOT
 
 from parfocal import v1
 from parfocal.runtime.parameters import ImagePredictionParameters
 from parfocal.runtime.prediction import in_wanted_type
 from parfocal.runtime.server.errors import from_rpc_error
+from parfocal.runtime.store import Location
+from parfocal.runtime.verdicts import VERDICT_FILE
 
 
 def test_the_answer_has_progress_then_header_then_pixels(service: Service) -> None:
     answers = service.predict(image(64, 80))
     parts = [answer.WhichOneof("part") for answer in answers]
     assert parts[-2:] == ["header", "pixels"]
-    assert set(parts[:-2]) == {"progress"}
+    number = len([part for part in parts if part == "warning"])
+    assert parts[-2 - number : -2] == ["warning"] * number
+    assert set(parts[: -2 - number]) == {"progress"}
     head = answers[-2].header
     assert (list(head.shape), head.dtype, head.axes, head.name) == ([64, 80], "float32", "YX", "prediction")
     assert (head.pixel_size.x, head.pixel_size.y) == (0.1, 0.2)
@@ -81,6 +86,22 @@ def test_like_input_is_for_all_targets_but_no_uncertainty(output: str, converted
     pixels, clipped = in_wanted_type(parameters, output, values, np.dtype(np.uint8))
     assert (pixels.dtype, clipped) == ((np.uint8, 0.5) if converted else (np.float32, 0.0))
     assert pixels.tolist() == ([[0, 3, 255, 7]] if converted else values.tolist())
+
+
+def test_what_people_should_know_comes_with_the_image(service: Service, s3: Any) -> None:
+    place = Location.parse(service.models["quick"]) / "qc"
+    assert "has not been checked" in warnings_of(service.predict(image(48, 48)))
+    for number, (state, reasons) in enumerate((("failed", ["It is worse than a filter."]), ("passed", []))):
+        content = {"state": state, "reasons": reasons, "created_at": f"2026-01-0{number + 1}"}
+        s3.store().write(place / f"job-{number}" / VERDICT_FILE, json.dumps(content).encode())
+        said = warnings_of(service.predict(image(48, 48)))
+        assert ("This model failed quality control: It is worse than a filter." in said) == (state == "failed")
+        assert ("not been checked" in said) is False
+    strange = np.zeros((48, 48), np.uint8)
+    strange[:, :4] = 255
+    said = warnings_of(service.predict(strange, output_dtype="like-input"))
+    assert "unlike the images the model was trained on" in said
+    assert "of the pixels were clipped" in said
 
 
 def test_pixels_before_the_header_are_refused(service: Service) -> None:

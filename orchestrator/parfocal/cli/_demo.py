@@ -257,7 +257,7 @@ def _conclude(
 ) -> None:
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json, say
-    from parfocal.client.models import Verdict
+    from parfocal.runtime.verdicts import Verdict
 
     verdict = Verdict("unchecked")
     figure, qc, applied = "", output / _QC, str(output / _IMAGES)

@@ -15,8 +15,8 @@ from parfocal.cli._train import PARAMETERS
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
-    from parfocal.client.models import Verdict
     from parfocal.runtime.manifests import ModelManifest
+    from parfocal.runtime.verdicts import Verdict
 
 _SHOWN = 10
 

@@ -133,9 +133,9 @@ def conclude(
     """Print verdict and places, as text or as JSON."""
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json
-    from parfocal.client.models import Verdict
     from parfocal.client.results import result_uri
     from parfocal.runtime.store import Location
+    from parfocal.runtime.verdicts import Verdict
 
     place = Location.parse(model_uri)
     verdict = Verdict("unchecked")

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from parfocal import v1
     from parfocal.client import Client
-    from parfocal.client.models import ModelSummary, Verdict
+    from parfocal.client.models import ModelSummary
     from parfocal.runtime.manifests import DatasetManifest
+    from parfocal.runtime.verdicts import Verdict
 
 
 def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -> v1.Job:
@@ -158,9 +159,9 @@ class CommandDoer:
 
 def show_evaluation(client: Client, job: v1.Job) -> Verdict:
     """Print table and verdict of an evaluation and say where everything is; return the verdict."""
-    from parfocal.client.models import verdict_of
     from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
+    from parfocal.runtime.verdicts import verdict_of
 
     result, uri = read_result(client, job), result_uri(job)
     print_metrics(evaluation_summary(client, result, uri))
@@ -173,9 +174,9 @@ def show_evaluation(client: Client, job: v1.Job) -> Verdict:
 
 def evaluation_json(client: Client, job: v1.Job) -> tuple[Verdict, dict[str, Any]]:
     """Return the verdict of an evaluation, and all of it as plain values, for --json."""
-    from parfocal.client.models import verdict_of
     from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
+    from parfocal.runtime.verdicts import verdict_of
 
     result, uri = read_result(client, job), result_uri(job)
     values = {"uri": uri, "verdict": result.verdict, "summary": evaluation_summary(client, result, uri)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,36 +13,7 @@ from parfocal.runtime.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, Model
 from parfocal.runtime.names import model_location, published_versions
 from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.store import Location
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What quality control said last about a model.
-
-    Attributes
-    ----------
-    state
-        "passed", "failed", or "unchecked" where quality control has not looked at the model.
-    reasons
-        Why, in plain sentences.
-    job
-        The evaluation job; empty for "unchecked".
-    uri
-        Folder with figure and tables in the store; empty for "unchecked".
-    """
-
-    state: str
-    reasons: Sequence[str] = ()
-    job: str = ""
-    uri: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in one sentence."""
-        if self.state == "unchecked":
-            return "This model has not been checked by quality control."
-        why = "; ".join(reason.rstrip(".") for reason in self.reasons)
-        return f"This model {self.state} quality control" + (f": {why}." if why else ".")
+from parfocal.runtime.verdicts import Verdict, newest_verdict
 
 
 @dataclass(frozen=True)
@@ -74,28 +45,6 @@ def read_model(client: Client, name: str) -> ModelSummary:
 def judging_parameters(model: ModelManifest) -> dict[str, Any]:
     """Return the parameters of a prediction that shall be judged: with the uncertainty where there is one."""
     return {"uncertainty": True} if UNCERTAINTY_FACTOR in model.calibration else {}
-
-
-def newest_verdict(client: Client, model_uri: str) -> Verdict:
-    """Return what quality control said last about a model version."""
-    folder = Location.parse(model_uri) / "qc"
-    found: list[tuple[str, str, Mapping[str, Any], Location]] = []
-    for job in client.store.folders(folder):
-        place = folder / job
-        if client.store.exists(place / "verdict.json"):
-            content = client.store.read_json(place / "verdict.json")
-            found.append((str(content.get("created_at", "")), job, content, place))
-    if not found:
-        return Verdict("unchecked")
-    # Job ids made by Parfocal begin with the time, which decides where a verdict has none.
-    _, job, content, place = max(found, key=lambda item: item[:2])
-    return verdict_of(content, job, str(place))
-
-
-def verdict_of(content: Mapping[str, Any], job: str = "", uri: str = "") -> Verdict:
-    """Return the verdict stored in a result's manifest or in verdict.json."""
-    reasons = content.get("reasons") or ()
-    return Verdict(str(content.get("state") or "unchecked"), tuple(map(str, reasons)), job, uri)
 
 
 def download(
@@ -166,4 +115,4 @@ def publish_import(
 
 def _summary(client: Client, place: Location) -> ModelSummary:
     manifest = ModelManifest.read(client.store, place / MODEL_MANIFEST)
-    return ModelSummary(manifest, newest_verdict(client, str(place)), str(place))
+    return ModelSummary(manifest, newest_verdict(client.store, place), str(place))

@@ -182,15 +182,18 @@ global___PredictImageHeader = PredictImageHeader
 
 @typing.final
 class PredictImageResponse(google.protobuf.message.Message):
-    """Progress while computing; then for each output a header and its pixels."""
+    """Progress while computing; then warnings, if any; then for each output a header and its pixels."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PROGRESS_FIELD_NUMBER: builtins.int
     HEADER_FIELD_NUMBER: builtins.int
     PIXELS_FIELD_NUMBER: builtins.int
+    WARNING_FIELD_NUMBER: builtins.int
     pixels: builtins.bytes
     """Next bytes of the present output: C order, little endian."""
+    warning: builtins.str
+    """What the person who looks at the outputs should know, a sentence or more for people."""
     @property
     def progress(self) -> parfocal.v1.job_pb2.Progress:
         """Computing goes on."""
@@ -205,9 +208,10 @@ class PredictImageResponse(google.protobuf.message.Message):
         progress: parfocal.v1.job_pb2.Progress | None = ...,
         header: global___ImageHeader | None = ...,
         pixels: builtins.bytes = ...,
+        warning: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["progress", "header", "pixels"] | None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["progress", "header", "pixels", "warning"] | None: ...
 
 global___PredictImageResponse = PredictImageResponse

@@ -21,6 +21,7 @@ from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.manifests import RESULT_MANIFEST, ModelManifest, ResultFile, ResultManifest
 from parfocal.runtime.publish import folder_files, upload_files
 from parfocal.runtime.store import Location
+from parfocal.runtime.verdicts import VERDICT_FILE
 
 
 def published_before(context: JobContext, kind: str) -> ResultManifest | None:
@@ -107,8 +108,8 @@ def publish_evaluation(
 def _add_to_model(context: JobContext, files: Iterable[tuple[Path, str]], metrics: Mapping[str, float]) -> None:
     """Copy the files of an evaluation to the model that it judged, but for those in folders, which are large."""
     place = Location.parse(context.job.evaluation.model_uri) / "qc" / context.job.id
-    # verdict.json last: it is what readers look for.
-    for path, name in sorted(files, key=lambda file: file[1] == "verdict.json"):
+    # The verdict last: it is what readers look for.
+    for path, name in sorted(files, key=lambda file: file[1] == VERDICT_FILE):
         if "/" not in name:
             context.store.upload(path, place / name)
     context.record_output("qc", str(place), metrics)
@@ -125,7 +126,7 @@ def publish_verdict(
     images: tuple[ResultFile, ...],
     **fields: Any,
 ) -> None:
-    """Add verdict.json and the report to the files in `folder`, and publish all as the job's evaluation.
+    """Add the verdict and the report to the files in `folder`, and publish all as the job's evaluation.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ def publish_verdict(
         Further fields of `ResultManifest`.
     """
     content = _verdict_content(context, verdict)
-    (folder / "verdict.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    (folder / VERDICT_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
     report = evaluation_report(
         Evaluation(
             job=context.job.id,

@@ -38,6 +38,7 @@ from parfocal.runtime.parameters import ImagePredictionParameters, PredictionPar
 from parfocal.runtime.precision import choose_precision
 from parfocal.runtime.publish import file_entry, sha256_of
 from parfocal.runtime.store import Location
+from parfocal.runtime.verdicts import newest_content
 
 _SHOWN = 5
 COUNTS = "counts.csv"
@@ -92,6 +93,7 @@ def predict(context: JobContext) -> None:
     if any(result.metrics for result in done):
         files.append(_send(context, _write_counts(context, done), COUNTS))
     environment = context.service.environment(image=context.settings.image, precision=precision)
+    judged = newest_content(context.store, place)
     published = ResultManifest(
         project=context.job.project,
         job=context.job.id,
@@ -104,7 +106,7 @@ def predict(context: JobContext) -> None:
         targets=model.channels.targets,
         parameters=parameters.model_dump(mode="json"),
         environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
-        verdict=newest_verdict(context, place),
+        verdict=judged[1] if judged is not None else {"state": "unchecked"},
         files=tuple(files),
         images=tuple(done),
         warnings=tuple(context.job.warnings),
@@ -112,7 +114,8 @@ def predict(context: JobContext) -> None:
     context.publish(RESULT_MANIFEST, published, "result")
 
 
-def _drift(model: LoadedModel, image: Image) -> list[str]:
+def differences_from_training(model: LoadedModel, image: Image) -> list[str]:
+    """Return how an image differs from those that a model was trained on, as parts of a sentence."""
     recorded, size = model.manifest.training_statistics, model.manifest.pixel_size_um
     training = TrainingStatistics.model_validate(recorded) if recorded else None
     axes = model.method.axes
@@ -131,16 +134,6 @@ def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
             f"{len(strange)} of {len(done)} images are unlike the images the model was trained on, so that its quality "
             f"control says little about them. {shown}{more}."
         )
-
-
-def newest_verdict(context: JobContext, model: Location) -> dict[str, Any]:
-    """Return the newest verdict on a model, or {"state": "unchecked"}."""
-    verdicts = [
-        context.store.read_json(item.location)
-        for item in context.store.objects(model / "qc")
-        if item.location.name == "verdict.json"
-    ]
-    return max(verdicts, key=lambda verdict: str(verdict["created_at"])) if verdicts else {"state": "unchecked"}
 
 
 def _fetch_ahead(context: JobContext, inputs: Sequence[InputFile]) -> Iterator[_Input]:
@@ -222,7 +215,7 @@ def _write(
         seconds=round(seconds, 3),
         clipped_fraction=clipped,
         reason=reason,
-        drift=tuple(_drift(model, item.image)) if item.image is not None and not reason else (),
+        drift=tuple(differences_from_training(model, item.image)) if item.image is not None and not reason else (),
         metrics=metrics,
     )
     return result, entries

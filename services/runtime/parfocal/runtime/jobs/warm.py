@@ -4,10 +4,12 @@ It reads one question a line from standard input and writes answers, one a line,
 pixels are in files without header (C order, little endian). A question:
 
     {"folder": FOLDER, "model_uri": URI, "method": NAME, "parameters": {...},
-     "axes": AXES, "shape": [...], "dtype": NAME}
+     "axes": AXES, "shape": [...], "dtype": NAME, "pixel_size": [X, Y, Z]}
 
-where FOLDER/input holds the pixels. Any number of {"progress": {...}} comes back, then either
-{"outputs": [{"name": ..., "dtype": ..., "axes": ..., "shape": [...], "file": NAME}, ...]} with the files in FOLDER, or
+where FOLDER/input holds the pixels, and a pixel size of 0 is unknown. Any number of {"progress": {...}} comes back,
+then either
+{"outputs": [{"name": ..., "dtype": ..., "axes": ..., "shape": [...], "file": NAME}, ...], "warnings": [TEXT, ...]}
+with the files in FOLDER, or
 {"error": {"reason": ..., "text": ..., "violations": [[FIELD, DESCRIPTION], ...]}}.
 """
 
@@ -24,6 +26,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,16 +35,17 @@ import numpy as np
 from parfocal import v1
 from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
-from parfocal.runtime.images import Image
+from parfocal.runtime.images import Image, PixelSize
 from parfocal.runtime.jobs.worker import is_out_of_memory
 from parfocal.runtime.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.prediction import in_wanted_type
+from parfocal.runtime.prediction import differences_from_training, in_wanted_type
 from parfocal.runtime.service import Service, load_service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location, Store, translate_disk_error
+from parfocal.runtime.verdicts import Verdict, newest_verdict
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.2
@@ -79,7 +83,7 @@ class WarmPredictor:
     def answer(self, question: dict[str, Any]) -> None:
         """Predict one image and say how it went; nothing the image does ends the worker."""
         try:
-            self._say({"outputs": self._predict(question)})
+            self._say(self._predict(question))
         except Exception as problem:
             error = _translate(problem)
             if error is None:
@@ -88,7 +92,7 @@ class WarmPredictor:
             violations = [[violation.field, violation.description] for violation in error.violations]
             self._say({"error": {"reason": error.reason, "text": error.message, "violations": violations}})
 
-    def _predict(self, question: dict[str, Any]) -> list[dict[str, Any]]:
+    def _predict(self, question: dict[str, Any]) -> dict[str, Any]:
         folder, axes, shape = Path(question["folder"]), question["axes"], tuple(question["shape"])
         dtype = np.dtype(question["dtype"]).newbyteorder("<")
         self._next_progress = 0.0
@@ -99,10 +103,14 @@ class WarmPredictor:
         def on_tile(done: int, total: int) -> None:
             self._report({"stage": "predicting", "step": done, "steps": total, "fraction": done / total})
 
-        outputs = predict_image(model, Image(pixels, axes), parameters, on_tile=on_tile).images
+        x, y, z = question["pixel_size"]
+        image = Image(pixels, axes, PixelSize(x, y, z or None) if x and y else None)
+        outputs = predict_image(model, image, parameters, on_tile=on_tile).images
         described: list[dict[str, Any]] = []
+        clipped = 0.0
         for number, (name, output) in enumerate(outputs.items()):
-            values, _ = in_wanted_type(parameters, name, output.pixels, pixels.dtype)
+            values, lost = in_wanted_type(parameters, name, output.pixels, pixels.dtype)
+            clipped = max(clipped, lost)
             # Not ndarray.tofile: it hides a full disk behind an OSError without a number.
             with (folder / f"output-{number}").open("wb") as file:
                 file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
@@ -115,7 +123,8 @@ class WarmPredictor:
                     "file": f"output-{number}",
                 }
             )
-        return described
+        verdict = newest_verdict(self._store, Location.parse(question["model_uri"]))
+        return {"outputs": described, "warnings": _warnings(verdict, differences_from_training(model, image), clipped)}
 
     def _load(self, question: dict[str, Any], folder: Path) -> tuple[LoadedModel, PredictionParameters]:
         method = self._service.method(question["method"])
@@ -145,6 +154,19 @@ class WarmPredictor:
     def _say(self, message: dict[str, Any]) -> None:
         self._answers.write(json.dumps(message) + "\n")
         self._answers.flush()
+
+
+def _warnings(verdict: Verdict, differences: Sequence[str], clipped: float) -> list[str]:
+    """Return what people who see the outputs should know, in sentences; what a job's result says as well."""
+    warnings = [] if verdict.state == "passed" else [verdict.sentence]
+    if differences:
+        warnings.append(
+            "This image is unlike the images the model was trained on, so that its quality control says little about "
+            f"it: {' and '.join(differences)}."
+        )
+    if clipped:
+        warnings.append(f"{clipped:.2%} of the pixels were clipped to the range of the image's type.")
+    return warnings
 
 
 def _translate(problem: Exception) -> ParfocalError | None:

@@ -63,6 +63,7 @@ class _Task:
             "axes": image.axes,
             "shape": list(image.shape),
             "dtype": image.dtype,
+            "pixel_size": [image.pixel_size.x, image.pixel_size.y, image.pixel_size.z],
         }
 
 
@@ -83,7 +84,7 @@ class Interactive:
     async def predict(
         self, requests: AsyncIterator[v1.PredictImageRequest]
     ) -> AsyncGenerator[v1.PredictImageResponse, None]:
-        """Yield progress while the image of `requests` is predicted, then the outputs.
+        """Yield progress while the image of `requests` is predicted, then warnings, then the outputs.
 
         Raises
         ------
@@ -109,14 +110,16 @@ class Interactive:
             task = await asyncio.to_thread(self._check, header.header)
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
             await self._receive(requests, task, folder / "input")
-            outputs: list[dict[str, Any]] = []
+            result: dict[str, Any] = {}
             precision, _ = choose_precision(task.parameters.precision, self._service.framework, task.dimensions)
             async with contextlib.aclosing(self._worker.ask(task.question(folder), precision)) as answers:
                 async for answer in answers:
                     if "progress" in answer:
                         yield v1.PredictImageResponse(progress=v1.Progress(**answer["progress"]))
-                    outputs = _outputs(answer)
-            for output in outputs:
+                    result = _result(answer)
+            for warning in result.get("warnings", ()):
+                yield v1.PredictImageResponse(warning=warning)
+            for output in result.get("outputs", ()):
                 image = v1.ImageHeader()
                 image.CopyFrom(task.header.image)
                 image.name, image.dtype, image.axes = output["name"], output["dtype"], output["axes"]
@@ -213,12 +216,11 @@ class Interactive:
             )
 
 
-def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the outputs an answer names; raise the error it tells of."""
+def _result(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer that names outputs or brings progress; raise the error that another one tells of."""
     error = answer.get("error")
     if error is None:
-        outputs: list[dict[str, Any]] = answer.get("outputs", [])
-        return outputs
+        return answer
     if error["reason"] == ParfocalError.reason:
         # A defect: the edge logs it and gives people a request id.
         raise RuntimeError(f"the warm worker failed by {error['text']}")
