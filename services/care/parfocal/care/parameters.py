@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits
+from parfocal.runtime.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits, inherited
 from parfocal.runtime.service import Parameters
 
 
@@ -60,13 +60,7 @@ class Care2DParameters(CareParameters):
 class Care3DParameters(CareParameters):
     """Parameters of a CARE 3D training."""
 
-    epochs: int = Field(
-        default=40,
-        ge=1,
-        le=100_000,
-        title="Epochs",
-        description="How often training goes through the data. More is better until the validation loss stops falling.",
-    )
+    epochs: int = inherited(CareParameters, "epochs", default=40)
     patch_size: int = Field(
         default=80,
         ge=16,
@@ -83,11 +77,10 @@ class Care3DParameters(CareParameters):
         title="Patch depth",
         description="Planes of a patch; a multiple of 4, not more than your volumes have.",
     )
-    patches_per_image: int = Field(
+    patches_per_image: int = inherited(
+        CareParameters,
+        "patches_per_image",
         default=200,
-        ge=1,
-        le=100_000,
-        title="Patches per image",
         description="Patches cut from each volume in every epoch, at places that change from epoch to epoch.",
     )
     network_depth: int = Field(
@@ -98,14 +91,8 @@ class Care3DParameters(CareParameters):
         description="How often the U-Net halves the volume, in all three directions. Deeper sees more context and "
         "needs larger and deeper patches.",
     )
-    kernel_size: int = Field(
-        default=3, ge=3, le=7, title="Kernel size", description="Edge of the convolutions in pixels: 3, 5 or 7."
-    )
-    probabilistic: bool = Field(
-        default=False,
-        title="Probabilistic",
-        description="Learn for every pixel how uncertain the prediction is, besides its value.",
-    )
+    kernel_size: int = inherited(CareParameters, "kernel_size", default=3)
+    probabilistic: bool = inherited(CareParameters, "probabilistic", default=False)
 
     def patch_shape(self, axes: str) -> tuple[int, ...]:
         """Return the shape of a patch in pixels for the axes ZYX."""

@@ -8,7 +8,13 @@ from pydantic import Field
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import ImagePredictionParameters, Roles, TrainingParameters, check_patch_fits
+from parfocal.runtime.parameters import (
+    ImagePredictionParameters,
+    Roles,
+    TrainingParameters,
+    check_patch_fits,
+    inherited,
+)
 from parfocal.runtime.service import Parameters
 
 
@@ -45,20 +51,7 @@ class FnetParameters(TrainingParameters):
         title="Patch size",
         description="Edge in pixels of the square patches learnt from; a multiple of 16, not larger than your images.",
     )
-    batch_size: int = Field(
-        default=16,
-        ge=1,
-        le=1024,
-        title="Batch size",
-        description="Patches per training step. Smaller needs less memory.",
-    )
-    learning_rate: float = Field(
-        default=1e-3,
-        gt=0,
-        le=1,
-        title="Learning rate",
-        description="Size of the first training steps. It is reduced whenever the validation loss stops falling.",
-    )
+    learning_rate: float = inherited(TrainingParameters, "learning_rate", default=1e-3)
     first_filters: int = Field(
         default=32,
         ge=4,
@@ -103,13 +96,7 @@ class Fnet3DParameters(FnetParameters):
         title="Patch depth",
         description="Planes of a patch; a multiple of 16, not more than your volumes have.",
     )
-    batch_size: int = Field(
-        default=4,
-        ge=1,
-        le=256,
-        title="Batch size",
-        description="Patches per training step. Smaller needs less memory.",
-    )
+    batch_size: int = inherited(FnetParameters, "batch_size", default=4)
 
     def patch_shape(self, axes: str) -> tuple[int, ...]:
         """Return the shape of a patch in pixels for the axes ZYX."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +27,30 @@ CLASS_ROLE = "target_class"
 
 MOST_CLASSES = 100
 """Classes of objects that a model can tell apart."""
+
+
+def inherited(parent: type[Parameters], name: str, *, default: Any = None, description: str = "") -> Any:
+    """Return a field of a parent with another default or description, for the class that inherits it.
+
+    Title and limits stay the parent's, so that what is the same is written once. A field with other limits is written
+    anew.
+
+    Parameters
+    ----------
+    parent, name
+        Where the field is.
+    default
+        The new default; None keeps the parent's.
+    description
+        The new description; empty keeps the parent's.
+    """
+    field = copy(parent.model_fields[name])
+    if default is not None:
+        field.default = default
+    if description:
+        field.description = description
+    return field
+
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

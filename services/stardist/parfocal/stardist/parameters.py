@@ -9,7 +9,13 @@ from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import CLASS_ROLE, ClassTrainingParameters, PredictionParameters, check_patch_fits
+from parfocal.runtime.parameters import (
+    CLASS_ROLE,
+    ClassTrainingParameters,
+    PredictionParameters,
+    check_patch_fits,
+    inherited,
+)
 from parfocal.runtime.service import Parameters
 
 
@@ -25,35 +31,16 @@ class StarDistParameters(ClassTrainingParameters):
         description="Edge in pixels of the square patches learnt from; a multiple of 16, not larger than your images, "
         "and larger than the largest object.",
     )
-    batch_size: int = Field(
+    batch_size: int = inherited(ClassTrainingParameters, "batch_size", default=4)
+    patches_per_image: int = inherited(
+        ClassTrainingParameters,
+        "patches_per_image",
         default=4,
-        ge=1,
-        le=256,
-        title="Batch size",
-        description="Patches per training step. Smaller needs less memory.",
-    )
-    patches_per_image: int = Field(
-        default=4,
-        ge=1,
-        le=100_000,
-        title="Patches per image",
         description="Patches cut from each image in every epoch, at places that change from epoch to epoch. Raise it "
         "for few or large images: an epoch should have 50 steps or more.",
     )
-    learning_rate: float = Field(
-        default=3e-4,
-        gt=0,
-        le=1,
-        title="Learning rate",
-        description="Size of the first training steps. It is reduced whenever the validation loss stops falling.",
-    )
-    plateau_patience: int = Field(
-        default=40,
-        ge=1,
-        le=100_000,
-        title="Plateau patience",
-        description="Epochs without a better validation loss after which the learning rate is reduced.",
-    )
+    learning_rate: float = inherited(ClassTrainingParameters, "learning_rate", default=3e-4)
+    plateau_patience: int = inherited(ClassTrainingParameters, "plateau_patience", default=40)
     rays: int = Field(
         default=32,
         ge=8,
@@ -123,18 +110,11 @@ class StarDist3DParameters(StarDistParameters):
         title="Patch depth",
         description="Planes of a patch; a multiple of 4, not more than your volumes have.",
     )
-    batch_size: int = Field(
-        default=2,
-        ge=1,
-        le=64,
-        title="Batch size",
-        description="Patches per training step. Smaller needs less memory.",
-    )
-    patches_per_image: int = Field(
+    batch_size: int = inherited(StarDistParameters, "batch_size", default=2)
+    patches_per_image: int = inherited(
+        StarDistParameters,
+        "patches_per_image",
         default=8,
-        ge=1,
-        le=100_000,
-        title="Patches per image",
         description="Patches cut from each volume in every epoch, at places that change from epoch to epoch.",
     )
     rays: int = Field(
@@ -145,11 +125,9 @@ class StarDist3DParameters(StarDistParameters):
         title="Rays",
         description="Directions in which the distance to the surface is learnt, evenly spread over the sphere.",
     )
-    grid: int = Field(
-        default=2,
-        ge=1,
-        le=16,
-        title="Grid",
+    grid: int = inherited(
+        StarDistParameters,
+        "grid",
         description="In Y and X objects are proposed at every pixel (1), every second pixel (2), 4, 8 or 16; in Z in "
         "every plane. Higher is faster; an object must be several grid steps wide.",
     )
