@@ -24,12 +24,14 @@ from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.images import Image, PixelSize, image_stem, inspect_image, write_image
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
+    MODEL_MANIFEST,
     RESULT_MANIFEST,
     DatasetManifest,
     ImageEntry,
+    ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.names import dataset_location, result_location
+from parfocal.runtime.names import dataset_location, model_location, result_location
 from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Store
@@ -300,6 +302,25 @@ def publish_dataset(store: Any, name: str, folder: Path, project: str = "default
         files=upload_files(store, place, files),
     )
     return publish(store, place, DATASET_MANIFEST, manifest)
+
+
+def publish_model(store: Any, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
+    """Publish a model without weights that learnt from a dataset, for what only reads its manifest."""
+    place = claim_version(store, model_location(store, "default", name), "test")
+    manifest = ModelManifest(
+        project="default",
+        model=name,
+        version=int(place.name),
+        service="test",
+        method="test",
+        job="none",
+        parameters={},
+        axes="YX",
+        normaliser={},
+        dataset_uri=dataset,
+        dataset_sha256=learnt or {},
+    )
+    return publish(store, place, MODEL_MANIFEST, manifest)
 
 
 def publish_images(store: Any, folder: Path, targets: tuple[str, ...] = ("target",)) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from support import filament_pair, publish_dataset, publish_images, wait_for
+from support import filament_pair, publish_dataset, publish_images, publish_model, wait_for
 
 from parfocal import v1
 from parfocal.qc import SERVICE
@@ -29,14 +29,10 @@ from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.jobs.worker import run
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
-    MODEL_MANIFEST,
     RESULT_MANIFEST,
     DatasetManifest,
-    ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.names import model_location
-from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.service import values_struct
 from parfocal.runtime.store import Location, Store
 
@@ -92,21 +88,7 @@ class Bench:
 
     def model(self, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
         """Publish a model that learnt from a dataset."""
-        place = claim_version(self.store, model_location(self.store, "default", name), "test")
-        manifest = ModelManifest(
-            project="default",
-            model=name,
-            version=int(place.name),
-            service="test",
-            method="test",
-            job="none",
-            parameters={},
-            axes="YX",
-            normaliser={},
-            dataset_uri=dataset,
-            dataset_sha256=learnt or {},
-        )
-        return publish(self.store, place, MODEL_MANIFEST, manifest)
+        return publish_model(self.store, name, dataset, learnt)
 
     def compare(self, dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any) -> v1.Job:
         return self.run(comparison_request(dataset, evaluations, method, **parameters))

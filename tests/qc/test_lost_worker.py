@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import publish_dataset, publish_images
+from support import publish_dataset, publish_images, publish_model
 
 from parfocal import v1
 from parfocal.qc import SERVICE
@@ -16,9 +16,6 @@ from parfocal.qc.evaluation import evaluate
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.names import model_location
-from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.store import Location, Store
 
 
@@ -31,22 +28,13 @@ class LostAtTheModel(Store):
         super().upload(path, location)
 
 
-def publish_model(store: Store, dataset: str) -> str:
-    place = claim_version(store, model_location(store, "default", "judged"), "test")
-    manifest = ModelManifest(
-        project="default", model="judged", version=int(place.name), service="test", method="test", job="none",
-        parameters={}, axes="YX", normaliser={}, dataset_uri=dataset,
-    )  # fmt: skip
-    return publish(store, place, MODEL_MANIFEST, manifest)
-
-
 def test_the_model_has_its_verdict_although_the_worker_was_lost_before(
     s3: Any, pairs_folder: Path, tmp_path: Path
 ) -> None:
     settings = s3.store().settings.model_copy(update={"state_dir": tmp_path / "state"})
     store, losing = Store(settings), LostAtTheModel(settings)
     dataset = publish_dataset(store, "lost", pairs_folder)
-    model = publish_model(store, dataset)
+    model = publish_model(store, "judged", dataset)
     shutil.copytree(pairs_folder / "test" / "target", tmp_path / "predicted")
     spec = v1.EvaluationSpec(
         method="restoration",

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from parfocal import v1
 from parfocal.qc.examples_figure import Example, examples_figure
 from parfocal.qc.figures import restoration_figure, save_png
-from parfocal.qc.inputs import Inputs, Item, read_inputs, training_pairs
+from parfocal.qc.inputs import Inputs, Item, read_inputs, require_grey_targets, training_pairs
 from parfocal.qc.metrics.baseline import best_gaussian_sigma
 from parfocal.qc.metrics.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.linear import fit_linear_predictor
@@ -43,6 +43,8 @@ def evaluate(context: JobContext) -> None:
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     baselines: dict[str, Baseline] = {}
     for role in inputs.roles:
+        if inputs.model is not None:
+            require_grey_targets(context, inputs, role)
         if isinstance(parameters, TranslationParameters):
             baselines[role] = fit_linear_predictor(training_pairs(context, inputs, role, validation=False))
         else:

@@ -10,9 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.qc.metrics.labels import kind_of_target
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, read_image
+from parfocal.runtime.images import IMAGE_SUFFIXES, Image, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.label_targets import label_problem
 from parfocal.runtime.learning import UNCERTAINTY
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
@@ -185,6 +187,38 @@ def _voxel(image: ImageEntry) -> tuple[float, ...] | None:
     sizes = dict(zip("XYZ", image.pixel_size_um or (None, None, None), strict=True))
     known = [size for letter in letters if (size := sizes[letter]) is not None]
     return tuple(known) if known and len(known) == len(letters) else None
+
+
+def read_label_target(item: Item) -> Image:
+    """Read a target that shows objects or foreground; raise InvalidInputError if it holds grey values."""
+    target = read_image(item.target)
+    if problem := label_problem(target.pixels):
+        raise InvalidInputError(
+            f"{item.label} (target) {problem}. If the dataset is not one of label images, name another one."
+        )
+    return target
+
+
+def require_grey_targets(context: JobContext, inputs: Inputs, role: str) -> None:
+    """Raise InvalidInputError if all targets look like label images although the model learnt from grey values.
+
+    A dim image of few grey values may look like labels by itself, so the targets of the training decide: this is about
+    a dataset that was made for another kind of model.
+    """
+    items = [item for item in inputs.items if item.role == role]
+    first = next(training_pairs(context, inputs, role, validation=False), None)
+    if first is None or kind_of_target(_middle_plane(first[1])) != "image":
+        return
+    if all(kind_of_target(_middle_plane(read_image(item.target).pixels)) == "labels" for item in items):
+        raise InvalidInputError(
+            f"The targets of {context.job.evaluation.dataset_uri} are label images, but the model learnt to predict "
+            "grey values. Judge it with a dataset whose targets are images."
+        )
+
+
+def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
+    planes = image.reshape(-1, *image.shape[-2:])
+    return planes[len(planes) // 2]
 
 
 def training_pairs(

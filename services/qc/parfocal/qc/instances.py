@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.qc.class_figure import class_figure
 from parfocal.qc.figures import save_png
-from parfocal.qc.inputs import Inputs, Item, read_inputs, training_pairs
+from parfocal.qc.inputs import Inputs, Item, read_inputs, read_label_target, training_pairs
 from parfocal.qc.instance_figures import instance_figure, overlay_figure
 from parfocal.qc.metrics.boundaries import boundary_distances
 from parfocal.qc.metrics.classes import ClassCounts
@@ -140,7 +140,7 @@ def _score(
     """Return the scores, and by label why the predictions of the other images cannot be scored."""
 
     def score(item: Item) -> _Scored:
-        source, labelled = read_image(item.source).pixels, read_image(item.target)
+        source, labelled = read_image(item.source).pixels, read_label_target(item)
         target = labelled.pixels
         compare = partial(score_instances, target, name=item.label, levels=[parameters.iou])
         # The baseline first: what is wrong with the target shows there.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.figures import save_png
-from parfocal.qc.inputs import Inputs, Item, read_inputs, training_pairs
+from parfocal.qc.inputs import Inputs, Item, read_inputs, read_label_target, training_pairs
 from parfocal.qc.metrics.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.parallel import workers_for
 from parfocal.qc.metrics.semantic import (
@@ -120,7 +120,7 @@ def _score(
     """Return the scores, and by label why the predictions of the other images cannot be scored."""
 
     def score(item: Item) -> _Scored:
-        source, labelled = read_image(item.source).pixels, read_image(item.target)
+        source, labelled = read_image(item.source).pixels, read_label_target(item)
         target = foreground(labelled.pixels, name=f"{item.label} (target)")
         with of_prediction(item.label):
             mask, curve = _cut(item.label, target, read_image(item.prediction).pixels, threshold)
