@@ -148,10 +148,10 @@ def _write_examples(client: Client, description: v1.Method, folder: Path) -> Non
     from parfocal.runtime.errors import InvalidInputError
     from parfocal.runtime.simulate import write_dataset
 
-    done = run_module(service_of(client, description.name), "example", str(folder))
+    done = run_module(service_of(client, description.name), "example", str(folder), description.name)
     if done is not None and done.returncode:
         raise InvalidInputError(f"The example images of {description.title} cannot be written: {done.stderr[-500:]}")
-    if done is not None:
+    if any(folder.iterdir()):
         say(f"   Real example images of {description.title}")
         return
     requirements = description.data_requirements

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
@@ -217,8 +218,8 @@ def require_grey_targets(context: JobContext, inputs: Inputs, role: str) -> None
 
 
 def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
-    planes = image.reshape(-1, *image.shape[-2:])
-    return planes[len(planes) // 2]
+    planes: NDArray[Any] = image.reshape(-1, *image.shape[-2:])
+    return np.asarray(planes[len(planes) // 2])
 
 
 def training_pairs(

@@ -35,7 +35,6 @@ class NAMEModule(nn.Module):
 class NAME2D(ImageImplementation):
     """What the runtime's training and prediction drive."""
 
-
     def build(self, parameters: NAMEParameters, channels: Channels) -> TorchLearner:  # noqa: ARG002
         """Return a new network with its optimiser and loss."""
         prepare(parameters.seed)
