@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support import publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.client.models import read_model
+from parfocal.flows.hooks import MAX_ATTEMPTS
 from parfocal.runtime.images import Image, write_image
 
 # Ends only on request, so the tests do not depend on the speed of the machine.
@@ -47,6 +49,21 @@ def test_the_server_refuses_a_value_out_of_range(stack: Any, dataset: str) -> No
         train(stack, dataset, "never", epochs=0)
     assert caught.value.response.status_code in {409, 422}
     assert "minimum" in caught.value.response.text
+
+
+def test_a_run_whose_process_cannot_begin_is_not_taken_up_for_ever(stack: Any, dataset: str) -> None:
+    deployment = stack.deployment("train/fake-2d")["id"]
+    parameters = {"dataset": dataset, "model": "never", "unknown": 1}
+    path = f"/deployments/{deployment}/create_flow_run"
+    run = stack.post(path, parameters=parameters, state={"type": "SCHEDULED"}, enforce_parameter_schema=False)["id"]
+    wait_for(lambda: stack.run(run)["state_type"] == "CRASHED" and died(stack, run) == MAX_ATTEMPTS, 240, "giving up")
+    time.sleep(5)
+    assert died(stack, run) == MAX_ATTEMPTS
+
+
+def died(stack: Any, run: str) -> int:
+    states = stack.api.get("/flow_run_states/", params={"flow_run_id": run}).json()
+    return sum(state["type"] == "CRASHED" for state in states)
 
 
 def test_a_training_run_publishes_a_model_with_a_verdict(stack: Any, trained: dict[str, Any]) -> None:

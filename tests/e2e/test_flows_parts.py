@@ -55,7 +55,9 @@ def accepts(schema: dict[str, Any], values: dict[str, Any]) -> bool:
 
 def test_a_form_takes_choices_and_parameters_in_range() -> None:
     form = forms.train_form(method(TRAIN), ["beads:2", "beads:1"])
-    assert accepts(form, {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 5, "loss": "mse", "seed": 3}})
+    values = {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 5, "loss": "mse", "seed": 3}}
+    assert accepts(form, values)
+    assert accepts(form, {"method": "sharp-2d", "project": "default", **values})
 
 
 def test_a_training_can_go_on_from_a_model_of_its_method() -> None:
@@ -74,8 +76,17 @@ def test_a_training_can_go_on_from_a_model_of_its_method() -> None:
         {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 0}},
         {"dataset": "beads:1", "model": "m", "parameters": {"loss": "dice"}},
         {"dataset": "beads:1", "model": "m", "parameters": {"epoch": 5}},
+        {"dataset": "beads:1", "model": "m", "settings": {"epochs": 5}},
     ],
-    ids=["no dataset", "unknown dataset", "bad name", "out of range", "unknown choice", "unknown parameter"],
+    ids=[
+        "no dataset",
+        "unknown dataset",
+        "bad name",
+        "out of range",
+        "unknown choice",
+        "unknown parameter",
+        "no field",
+    ],
 )
 def test_a_form_refuses(values: dict[str, Any]) -> None:
     assert not accepts(forms.train_form(method(TRAIN), ["beads:2", "beads:1"]), values)

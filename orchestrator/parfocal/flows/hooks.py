@@ -32,8 +32,10 @@ def take_up_again(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
 
     with get_client(sync_client=True) as client:
         current = client.read_flow_run(flow_run.id)
-        if current.run_count >= MAX_ATTEMPTS:
-            _log.error("the process of flow run %s died %d times; giving up", current.name, current.run_count)
+        # Not the run count: a process that dies before the flow begins is none of it.
+        died = sum(each.is_crashed() for each in client.read_flow_run_states(flow_run.id))
+        if died >= MAX_ATTEMPTS:
+            _log.error("the process of flow run %s died %d times; giving up", current.name, died)
             return
         message = "The process that followed this run died; its jobs go on, and it is taken up again."
         client.set_flow_run_state(flow_run.id, AwaitingRetry(message=message), force=True)
