@@ -121,11 +121,11 @@ def check(
 def list_() -> None:
     """List the datasets of the project with all their versions."""
     app = current_app()
-    from parfocal.cli._render import local_time, megabytes, print_json, print_table, say
+    from parfocal.cli._render import local_time, megabytes, print_json, print_table, say, warn
     from parfocal.client.datasets import list_datasets
 
     with app.client() as client:
-        manifests = list_datasets(client)
+        manifests = list_datasets(client, lambda error: warn(error.message))
         if app.json:
             print_json([_json(item) for item in manifests])
             return

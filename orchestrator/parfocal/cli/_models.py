@@ -22,11 +22,11 @@ def models() -> None:
 def list_() -> None:
     """List the models of the project with all their versions and the newest verdict."""
     app = current_app()
-    from parfocal.cli._render import local_time, print_json, print_table, say
+    from parfocal.cli._render import local_time, print_json, print_table, say, warn
     from parfocal.client.models import list_models
 
     with app.client() as client:
-        summaries = list_models(client)
+        summaries = list_models(client, lambda error: warn(error.message))
         if app.json:
             print_json([_json(item) for item in summaries])
             return

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, is_makers_format
+from parfocal.client.published import OnDamaged, log_damaged, read_published
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images import (
@@ -22,7 +23,7 @@ from parfocal.runtime.images import (
     write_image,
 )
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry, ImageEntry
-from parfocal.runtime.names import check_name, dataset_location, published_versions
+from parfocal.runtime.names import check_name, dataset_location
 from parfocal.runtime.pairs import ImagePair, PairReport, check_pairs, find_images
 from parfocal.runtime.publish import claim_version, file_entry, publish
 from parfocal.runtime.store import Location
@@ -115,15 +116,19 @@ def create_dataset(
         return _publish(client, place, report, licence, description, on_progress)
 
 
-def list_datasets(client: Client) -> list[DatasetManifest]:
-    """Return all published versions of all datasets of the project, by name, newest first."""
-    project = client.store.datasets / client.project
-    places = []
-    for name in client.store.folders(project):
-        folder = project / name
-        versions = published_versions(client.store, folder, DATASET_MANIFEST)
-        places += [(str(folder / str(version)), folder / str(version)) for version in reversed(versions)]
-    return for_each(places, lambda place: DatasetManifest.read(client.store, place / DATASET_MANIFEST))
+def list_datasets(client: Client, on_damaged: OnDamaged = log_damaged) -> list[DatasetManifest]:
+    """Return all published versions of all datasets of the project, by name, newest first.
+
+    `on_damaged` is told of those whose manifest cannot be read, which are left out.
+    """
+    store = client.store
+    return read_published(
+        store,
+        store.datasets / client.project,
+        DATASET_MANIFEST,
+        lambda place: DatasetManifest.read(store, place / DATASET_MANIFEST),
+        on_damaged,
+    )
 
 
 def read_dataset(client: Client, name: str) -> DatasetManifest:

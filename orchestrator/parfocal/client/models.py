@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from parfocal.client.client import Client
-from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress, refuse_existing
+from parfocal.client.published import OnDamaged, log_damaged, read_published
+from parfocal.client.transfer import OnProgress, download_files, no_progress, refuse_existing
 from parfocal.runtime.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, ModelManifest
-from parfocal.runtime.names import model_location, published_versions
+from parfocal.runtime.names import model_location
 from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.store import Location
 from parfocal.runtime.verdicts import Verdict, newest_verdict
@@ -25,15 +26,13 @@ class ModelSummary:
     uri: str
 
 
-def list_models(client: Client) -> list[ModelSummary]:
-    """Return all published versions of all models of the project, by name, newest first."""
-    project = client.store.models / client.project
-    places = []
-    for name in client.store.folders(project):
-        folder = project / name
-        versions = published_versions(client.store, folder, MODEL_MANIFEST)
-        places += [(str(folder / str(version)), folder / str(version)) for version in reversed(versions)]
-    return for_each(places, lambda place: _summary(client, place))
+def list_models(client: Client, on_damaged: OnDamaged = log_damaged) -> list[ModelSummary]:
+    """Return all published versions of all models of the project, by name, newest first.
+
+    `on_damaged` is told of those whose manifest cannot be read, which are left out.
+    """
+    folder = client.store.models / client.project
+    return read_published(client.store, folder, MODEL_MANIFEST, lambda place: _summary(client, place), on_damaged)
 
 
 def read_model(client: Client, name: str) -> ModelSummary:

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.client.published import log_damaged, published_places
+from parfocal.runtime.errors import DamagedError, NotFoundError
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -16,8 +17,7 @@ from parfocal.runtime.manifests import (
     ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.names import published_versions, versioned_name
-from parfocal.runtime.store import Location
+from parfocal.runtime.names import versioned_name
 
 # A longer drop-down helps nobody; older evaluations can be compared on the command line.
 _MOST_EVALUATIONS = 100
@@ -84,13 +84,17 @@ class CatalogueReader:
             self._methods.update({method.name: method for method in info.methods})
         store, project = self._client.store, self._client.project
         models: dict[str, list[str]] = {}
-        for name, place in _published(self._client, store.models / project, MODEL_MANIFEST):
+        for name, place in published_places(store, store.models / project, MODEL_MANIFEST):
             key = str(place)
             if key not in self._made_by:
                 # A published manifest never changes.
-                self._made_by[key] = ModelManifest.read(store, place / MODEL_MANIFEST).method
+                try:
+                    self._made_by[key] = ModelManifest.read(store, place / MODEL_MANIFEST).method
+                except DamagedError as error:
+                    log_damaged(error)
+                    continue
             models.setdefault(self._made_by[key], []).append(name)
-        datasets = [name for name, _ in _published(self._client, store.datasets / project, DATASET_MANIFEST)]
+        datasets = [name for name, _ in published_places(store, store.datasets / project, DATASET_MANIFEST)]
         methods = tuple(self._methods[name] for name in sorted(self._methods))
         return Catalogue(methods, tuple(datasets), models, self._evaluations())
 
@@ -102,7 +106,7 @@ class CatalogueReader:
             if name not in self._results:
                 try:
                     self._results[name] = _evaluation(ResultManifest.read(store, folder / name / RESULT_MANIFEST))
-                except (NotFoundError, InvalidInputError):
+                except (NotFoundError, DamagedError):
                     continue  # not published, or not yet; or damaged, which must not close all forms
             evaluation = self._results[name]
             if evaluation is not None:
@@ -128,12 +132,3 @@ def _evaluation(result: ResultManifest) -> _Evaluation | None:
     if result.kind != "evaluation" or not result.split:
         return None
     return _Evaluation(result.method, result.created_at, evaluation_choice(result))
-
-
-def _published(client: Client, folder: Location, manifest: str) -> list[tuple[str, Location]]:
-    found = []
-    for name in sorted(client.store.folders(folder)):
-        place = folder / name
-        for version in reversed(published_versions(client.store, place, manifest)):
-            found.append((f"{name}:{version}", place / str(version)))
-    return found

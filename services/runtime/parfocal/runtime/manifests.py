@@ -8,12 +8,14 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import DamagedError
 from parfocal.runtime.store import Location, Store
 
 DATASET_MANIFEST = "dataset.json"
 MODEL_MANIFEST = "model.json"
 RESULT_MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+"""Of manifests: raised when readers that do not know a change would misunderstand them."""
 UNCERTAINTY_FACTOR = "uncertainty_factor"
 """In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
 
@@ -21,7 +23,7 @@ UNCERTAINTY_FACTOR = "uncertainty_factor"
 class FileEntry(BaseModel):
     """One file: `name` relative to the manifest's folder, size in bytes, SHA-256 in hexadecimal."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     size: int
@@ -33,7 +35,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     project: str
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     created_by: str = "unverified"
@@ -42,12 +44,31 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, store: Store, location: Location) -> Self:
-        """Read a manifest from the store; raise NotFoundError if it is not published."""
+        """Read a manifest from the store.
+
+        Raises
+        ------
+        NotFoundError
+            It is not published.
+        DamagedError
+            It cannot be read, or a newer Parfocal wrote it in a way that this one does not know.
+        """
         data = store.read(location)
         try:
-            return cls.model_validate_json(data)
+            manifest = cls.model_validate_json(data)
         except ValidationError as error:
-            raise InvalidInputError(f"{location} is damaged or not written by Parfocal: {error}") from error
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "its content"
+            raise DamagedError(
+                f"{location} is damaged, or was not written by Parfocal: {where}: {first['msg']}. Restore it from a "
+                "backup, or remove its folder."
+            ) from error
+        if manifest.schema_version > SCHEMA_VERSION:
+            raise DamagedError(
+                f"{location} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
+                f"{SCHEMA_VERSION}). Update this installation."
+            )
+        return manifest
 
     def to_bytes(self) -> bytes:
         """Return the manifest as it is stored."""
@@ -61,7 +82,7 @@ class Manifest(BaseModel):
 class ImageEntry(BaseModel):
     """One image of a dataset: what its header says, so that a request can be checked without its pixels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     split: str
     role: str
@@ -148,7 +169,7 @@ class ResultFile(BaseModel):
     `drift` says how the input differs from all images the model was trained on.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     input: str
     input_sha256: str

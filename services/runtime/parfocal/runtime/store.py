@@ -23,6 +23,7 @@ from minio.error import MinioException, S3Error
 
 from parfocal.runtime.errors import (
     AlreadyExistsError,
+    DamagedError,
     DiskFullError,
     InvalidInputError,
     NotFoundError,
@@ -101,8 +102,9 @@ class Store:
             )
         self._http = urllib3.PoolManager(
             maxsize=32,
-            timeout=urllib3.Timeout(connect=5.0, read=120.0),
-            retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+            # Less in all than the minute in which a service has to answer, so that a store that hangs is named.
+            timeout=urllib3.Timeout(connect=5.0, read=25.0),
+            retries=urllib3.Retry(total=3, read=1, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
         )
         self._client = Minio(
             url.netloc or "",
@@ -159,8 +161,12 @@ class Store:
                 response.release_conn()
 
     def read_json(self, location: Location) -> Any:
-        """Return the content of a JSON object."""
-        return json.loads(self.read(location))
+        """Return the content of a JSON object; raise DamagedError if it is none."""
+        data = self.read(location)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise DamagedError(f"{location} is damaged ({error}). Restore it from a backup, or remove it.") from error
 
     def exists(self, location: Location) -> bool:
         """Return whether there is an object at `location`."""
@@ -204,7 +210,10 @@ class Store:
                 f"The store refused to write {location} (status {response.status}): check the access keys."
             )
         if response.status >= 300:
-            raise UnavailableError(f"The store could not write {location}: status {response.status}.")
+            raise UnavailableError(
+                f"The store could not write {location} (status {response.status}). Look whether its disk is full, and "
+                "into its log."
+            )
         return str(response.headers.get("ETag", "")).strip('"')
 
     def upload(self, path: Path, location: Location) -> None:
@@ -270,6 +279,12 @@ class Store:
                 raise AlreadyExistsError(str(error)) from error
             raise UnavailableError(f"The store could not serve {location}: {error.code}.") from error
         except (urllib3.exceptions.HTTPError, MinioException) as error:
+            reason = getattr(error, "reason", None)
+            if isinstance(reason, urllib3.exceptions.ResponseError):
+                raise UnavailableError(
+                    f"The store at {self.settings.s3_endpoint} cannot serve {location} at the moment ({reason}). Look "
+                    "whether its disk is full, and into its log."
+                ) from error
             raise UnavailableError(
                 f"The store at {self.settings.s3_endpoint} does not answer. "
                 "Check that it runs (`parfocal status`) and try again."

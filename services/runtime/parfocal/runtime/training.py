@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.runtime.errors import CancelledError, InvalidInputError, TrainingDivergedError
+from parfocal.runtime.errors import CancelledError, DamagedError, InvalidInputError, TrainingDivergedError
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.learning import Channels, Implementation, Learner, ObjectImplementation, model_channels
 from parfocal.runtime.manifests import (
@@ -86,9 +86,9 @@ def _initialise(
     context: JobContext, implementation: Implementation, learner: Learner, state: _State, channels: Channels
 ) -> dict[str, NDArray[Any]]:
     """Bring the learner to where training begins or goes on; return the best weights so far."""
-    checkpoints = context.checkpoints()
-    if checkpoints:
-        return _restore(context.load_checkpoint(checkpoints[-1]), learner, state)
+    best = _go_on(context, learner, state)
+    if best is not None:
+        return best
     state.learning_rate = learner.learning_rate
     uri = context.job.training.initial_model_uri
     if uri:
@@ -241,16 +241,42 @@ def _save(context: JobContext, learner: Learner, state: _State, best: dict[str, 
     context.save_checkpoint(state.epoch, sorted(folder.iterdir()))
 
 
+def _go_on(context: JobContext, learner: Learner, state: _State) -> dict[str, NDArray[Any]] | None:
+    """Bring the learner to the newest checkpoint that is whole and return the best weights; None if there is none.
+
+    Raises
+    ------
+    DamagedError
+        There are checkpoints, and none of them can be read.
+    """
+    checkpoints = context.checkpoints()
+    for checkpoint in reversed(checkpoints):
+        try:
+            best = _restore(context.load_checkpoint(checkpoint), learner, state)
+        except (DamagedError, InvalidInputError) as error:
+            context.warn(f"The checkpoint after epoch {checkpoint.epoch} cannot be used: {error.message}")
+            continue
+        _log.info("going on after epoch %d", state.epoch)
+        return best
+    if checkpoints:
+        raise DamagedError("No checkpoint of this training can be used. Start the training again.")
+    return None
+
+
 def _restore(files: list[Path], learner: Learner, state: _State) -> dict[str, NDArray[Any]]:
-    paths = {path.name: path for path in files}
-    values = json.loads(paths["state.json"].read_text(encoding="utf-8"))
-    values["plateau"] = Plateau(**values["plateau"])
+    # All is read before anything is changed.
+    try:
+        paths = {path.name: path for path in files}
+        values = json.loads(paths["state.json"].read_text(encoding="utf-8"))
+        values["plateau"] = Plateau(**values["plateau"])
+        weights, optimiser, best = (load_arrays(paths[f"{name}.npz"]) for name in ("weights", "optimiser", "best"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"its state cannot be read ({error})") from error
+    learner.set_weights(weights)
+    learner.set_optimiser_state(optimiser)
     for name, value in values.items():
         setattr(state, name, value)
-    learner.set_weights(load_arrays(paths["weights.npz"]))
-    learner.set_optimiser_state(load_arrays(paths["optimiser.npz"]))
-    _log.info("going on after epoch %d", state.epoch)
-    return load_arrays(paths["best.npz"])
+    return best
 
 
 def save_arrays(path: Path, arrays: Any) -> None:

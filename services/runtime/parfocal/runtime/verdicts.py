@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from parfocal.runtime.errors import DamagedError, NotFoundError
 from parfocal.runtime.store import Location, Store
+
+_log = logging.getLogger(__name__)
 
 #: What an evaluation leaves with the model it judged, in the folder qc/JOB of the model.
 VERDICT_FILE: Final = "verdict.json"
@@ -44,8 +48,17 @@ class Verdict:
 
 def newest_content(store: Store, model: Location) -> tuple[Location, dict[str, Any]] | None:
     """Return where the newest verdict on a model version lies, and all it says; None if there is none."""
-    folders = [model / "qc" / job for job in store.folders(model / "qc")]
-    found = [(place, store.read_json(place / VERDICT_FILE)) for place in folders if store.exists(place / VERDICT_FILE)]
+    found = []
+    for place in (model / "qc" / job for job in store.folders(model / "qc")):
+        try:
+            content = store.read_json(place / VERDICT_FILE)
+        except NotFoundError:
+            continue  # not written yet
+        except DamagedError as error:
+            _log.warning("a verdict is left out: %s", error.message)
+            continue
+        if isinstance(content, dict):
+            found.append((place, content))
     # Job ids made by Parfocal begin with the time, which decides where a verdict has none.
     return max(found, key=lambda each: (str(each[1].get("created_at", "")), each[0].name), default=None)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
+from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
@@ -88,8 +88,8 @@ def read_manifest(store: Store, uri: str, name: str, field: str, model: type[M])
         what = {DATASET_MANIFEST: "dataset", MODEL_MANIFEST: "model", RESULT_MANIFEST: "result"}[name]
         text = f"There is no published {what} at {uri}."
         raise NotFoundError(text, [Violation(field, text)]) from error
-    except InvalidInputError as error:
-        raise InvalidInputError(error.message, [Violation(field, error.message)]) from error
+    except (InvalidInputError, DamagedError) as error:
+        raise type(error)(error.message, [Violation(field, error.message)]) from error
 
 
 def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tuple[Method, Parameters]:

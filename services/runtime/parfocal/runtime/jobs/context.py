@@ -8,21 +8,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from parfocal import v1
 from parfocal.runtime.cache import Cache
-from parfocal.runtime.errors import CancelledError, ParfocalError, UnavailableError
+from parfocal.runtime.errors import CancelledError, DamagedError, NotFoundError, ParfocalError, UnavailableError
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.manifests import Manifest
-from parfocal.runtime.publish import publish
+from parfocal.runtime.publish import empty_folder, publish
 from parfocal.runtime.service import Method, Parameters, Service, Work, struct_values
-from parfocal.runtime.store import Location, Store, patiently
+from parfocal.runtime.store import Location, Store
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 2.0
-_PATIENCE_SECONDS = 600.0
+PATIENCE_SECONDS = 600.0
+"""How long a worker waits for a store that does not answer."""
 _CANCEL_POLL_SECONDS = 1.0
 
 
@@ -36,13 +36,24 @@ class Checkpoint:
 
 
 class JobContext:
-    """One attempt of one job, as its worker sees it. Every write carries the attempt."""
+    """One attempt of one job, as its worker sees it. Every write carries the attempt.
+
+    Parameters
+    ----------
+    service, job
+        What is to be done.
+    store
+        Where everything else is; a patient one, so that the job survives a restart of the store.
+    scratch
+        Folder of this attempt, removed at its end.
+    """
 
     def __init__(self, service: Service, store: Store, job: v1.Job, scratch: Path) -> None:
         self.service = service
         self.store = store
         self.settings = store.settings
-        self.jobs = JobStore(store)
+        # The records have a patience of their own: progress is left out rather than waited for.
+        self.jobs = JobStore(Store(store.settings))
         self.job = job
         self.scratch = scratch
         self.method: Method = service.method(job.method)
@@ -180,9 +191,9 @@ class JobContext:
         folder = self._checkpoints / f"{self.job.attempt:04d}-{epoch:06d}"
         known = self.checkpoints()
         for path in files:
-            patiently(partial(self.store.upload, path, folder / path.name), _PATIENCE_SECONDS)
+            self.store.upload(path, folder / path.name)
         complete = json.dumps({"epoch": epoch, "files": [path.name for path in files]}).encode()
-        patiently(lambda: self.store.write(folder / "complete.json", complete), _PATIENCE_SECONDS)
+        self.store.write(folder / "complete.json", complete)
 
         def change(job: v1.Job) -> None:
             # A training that gets on may lose its worker any number of times.
@@ -203,12 +214,15 @@ class JobContext:
         return sorted(found, key=lambda checkpoint: (checkpoint.epoch, checkpoint.attempt))
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> list[Path]:
-        """Return local copies of the files of a checkpoint."""
-        folder = self.scratch / "restored"
-        names = self.store.read_json(checkpoint.place / "complete.json")["files"]
-        for name in names:
-            self.store.download(checkpoint.place / name, folder / name)
-        return [folder / name for name in names]
+        """Return local copies of the files of a checkpoint; raise DamagedError if it is not whole."""
+        folder = empty_folder(self.scratch / "restored")
+        try:
+            names = self.store.read_json(checkpoint.place / "complete.json")["files"]
+            for name in names:
+                self.store.download(checkpoint.place / name, folder / name)
+            return [folder / name for name in names]
+        except (NotFoundError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"The checkpoint {checkpoint.place} is damaged ({error}).") from error
 
     def delete_checkpoints(self) -> None:
         """Remove all checkpoints: the job has published its model."""
@@ -227,7 +241,7 @@ class JobContext:
 
     def _change(self, change: Callable[[v1.Job], v1.JobEvent | None]) -> None:
         self.job = self.jobs.change(
-            self.job.project, self.job.id, change, attempt=self.job.attempt, patience_seconds=_PATIENCE_SECONDS
+            self.job.project, self.job.id, change, attempt=self.job.attempt, patience_seconds=PATIENCE_SECONDS
         )
 
     def _watch_cancel(self) -> None:

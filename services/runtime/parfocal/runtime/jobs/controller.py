@@ -16,14 +16,16 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import psutil
 
 from parfocal import v1
 from parfocal.runtime.errors import (
+    DamagedError,
     NotFoundError,
     ParfocalError,
     PreconditionError,
@@ -32,7 +34,7 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.housekeeping import tidy_machine, tidy_store
 from parfocal.runtime.jobs.admission import admit
-from parfocal.runtime.jobs.launcher import Launcher, Worker
+from parfocal.runtime.jobs.launcher import Launcher, NotStarted, Worker
 from parfocal.runtime.jobs.records import (
     FINAL_STATES,
     JobStore,
@@ -40,15 +42,17 @@ from parfocal.runtime.jobs.records import (
     set_state,
     state_name,
 )
+from parfocal.runtime.server.errors import code_name
 from parfocal.runtime.service import Service
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import ConflictError, Store
+from parfocal.runtime.store import ConflictError, Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.2
 _TIDY_SECONDS = 3600.0
 MAX_LOST_WORKERS = 3
+_LESS_MEMORY = {True: "Try a smaller batch or patch. ", False: "Try a smaller tile_size or smaller images. "}
 
 
 @dataclass
@@ -89,22 +93,27 @@ class Lease:
         """Take or renew the lease; return whether this process has it now."""
         content = json.dumps({**self._owner, "until": time.time() + self._seconds}).encode()
         try:
-            if self._etag is not None:
-                self._etag = self._store.replace(self._place, content, self._etag)
-                return True
-            try:
-                self._etag = self._store.create(self._place, content)
-                return True
-            except ConflictError:
-                data, etag = self._store.read_versioned(self._place)
-                if not self._is_free(data):
-                    return False
-                self._etag = self._store.replace(self._place, content, etag)
-                return True
+            self._etag = self._take(content) if self._etag is None else self._renew(content, self._etag)
         except (ConflictError, NotFoundError):
             # Another one was faster, or has just given it back: the next renewal tries again.
             self._etag = None
-            return False
+        return self._etag is not None
+
+    def _take(self, content: bytes) -> str | None:
+        try:
+            return self._store.create(self._place, content)
+        except ConflictError:
+            data, etag = self._store.read_versioned(self._place)
+            return self._store.replace(self._place, content, etag) if self._is_free(_holder(data)) else None
+
+    def _renew(self, content: bytes, etag: str) -> str | None:
+        try:
+            return self._store.replace(self._place, content, etag)
+        except ConflictError:
+            # Of a renewal before only the answer may have been lost: then the lease is still ours.
+            data, etag = self._store.read_versioned(self._place)
+            ours = _holder(data).get("owner") == self._owner["owner"]
+            return self._store.replace(self._place, content, etag) if ours else None
 
     def release(self) -> None:
         """Give the lease back, so that a successor need not wait."""
@@ -112,20 +121,25 @@ class Lease:
             self._store.delete(self._place)
             self._etag = None
 
-    def _is_free(self, lease: bytes) -> bool:
+    def _is_free(self, holder: Mapping[str, Any]) -> bool:
         try:
-            holder = json.loads(lease)
-        except ValueError:
+            if float(holder["until"]) < time.time():
+                return True
+            if holder["host"] != self._owner["host"]:
+                return False
+            process = psutil.Process(int(holder["pid"]))
+            return bool(abs(process.create_time() - float(holder["process_started"])) > 1.0)
+        except (KeyError, TypeError, ValueError, psutil.NoSuchProcess):
             return True
-        if float(str(holder["until"])) < time.time():
-            return True
-        if holder["host"] != self._owner["host"]:
-            return False
-        try:
-            process = psutil.Process(int(str(holder["pid"])))
-            return abs(process.create_time() - float(str(holder["process_started"]))) > 1.0
-        except psutil.NoSuchProcess:
-            return True
+
+
+def _holder(lease: bytes) -> Mapping[str, Any]:
+    """Return what a lease says of its holder; nothing if it is damaged."""
+    try:
+        holder = json.loads(lease)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 class Controller:
@@ -286,13 +300,18 @@ class Controller:
                 return
             try:
                 job = await asyncio.to_thread(self.jobs.change, item.project, item.job_id, _running)
-            except NotFoundError:
+            except (NotFoundError, DamagedError) as error:
+                _log.error("job %s is left out: %s", item.job_id, error)
                 self._queue.popleft()
                 return
             self._queue.popleft()
             if job.state != v1.JOB_STATE_RUNNING:
                 return
-            worker = self._launcher.start(job, needs_device=item.needs_device)
+            try:
+                worker = self._launcher.start(job, needs_device=item.needs_device)
+            except OSError as error:
+                _log.error("no worker could be started: %s", error, extra={"job": job.id})
+                worker = NotStarted(_start_error(error))
             if worker is None:
                 await self._requeue(job, "waiting for the device", lost=False)
                 return
@@ -307,12 +326,20 @@ class Controller:
                 running.worker.kill()
             return
         async with self._lock(job.project, job.id):
-            # A job may be deleted between its final state and the end of its worker.
-            with contextlib.suppress(NotFoundError):
+            try:
                 stored = (await asyncio.to_thread(self.jobs.read, job.project, job.id)).job
-                if stored.state not in FINAL_STATES:
-                    await self._settle(stored, reason)
-            del self._running[job.project, job.id]
+                # Not if another instance has taken over meanwhile: then a later attempt may be running there.
+                if self._active and stored.state not in FINAL_STATES and stored.attempt == job.attempt:
+                    if isinstance(running.worker, NotStarted):
+                        await self._change(stored, partial(_fail, running.worker.error))
+                    else:
+                        await self._settle(stored, reason)
+            except NotFoundError:
+                pass  # it may be deleted between its final state and the end of its worker
+            except DamagedError as error:
+                _log.error("job %s is left as it is: %s", job.id, error)
+            if self._running.get((job.project, job.id)) is running:
+                del self._running[job.project, job.id]
             _log.info("worker ended", extra={"job": job.id, "attempt": job.attempt, "how": reason or "regularly"})
 
     async def _settle(self, job: v1.Job, reason: str) -> None:
@@ -326,8 +353,10 @@ class Controller:
         await self._requeue(job, f"the worker {reason or 'ended without a result'}", lost=True)
 
     async def _requeue(self, job: v1.Job, why: str, *, lost: bool) -> None:
+        attempt, resumable = job.attempt, job.WhichOneof("spec") == "training"
+
         def change(job: v1.Job) -> v1.JobEvent | None:
-            if job.state in FINAL_STATES:
+            if job.state in FINAL_STATES or job.attempt != attempt:
                 return None
             job.lost_workers += lost
             if job.lost_workers >= MAX_LOST_WORKERS:
@@ -336,11 +365,12 @@ class Controller:
                 job.error.reason = "OUT_OF_MEMORY" if memory else "WORKER_LOST"
                 job.error.text = (
                     f"Gave up after {MAX_LOST_WORKERS} attempts: {why}. "
-                    + ("Try a smaller batch or patch. " if memory else "")
-                    + "`parfocal jobs resume` continues from the last checkpoint."
+                    + (_LESS_MEMORY[resumable] if memory else "")
+                    + ("`parfocal jobs resume` continues from the last checkpoint." if resumable else "Start it again.")
                 )
                 return set_state(job, v1.JOB_STATE_FAILED, job.error.text)
-            return set_state(job, v1.JOB_STATE_QUEUED, f"{why}; it will go on from its last checkpoint")
+            again = "it will go on from its last checkpoint, if there is one" if resumable else "it will be done again"
+            return set_state(job, v1.JOB_STATE_QUEUED, f"{why}; {again}")
 
         job = await self._change(job, change)
         if job.state == v1.JOB_STATE_QUEUED:
@@ -394,7 +424,7 @@ class Controller:
                         self._enqueue(job)
                     else:
                         await self._settle(job, "was lost when the service stopped")
-                except NotFoundError as error:
+                except (NotFoundError, DamagedError) as error:
                     _log.error("job %s cannot go on: %s", job.id, error)
 
     def _tidy(self) -> None:
@@ -424,6 +454,19 @@ class Controller:
     def _require_own(self, job: v1.Job) -> None:
         if job.service != self.service.name:
             raise NotFoundError(f"Job {job.id} belongs to the service {job.service!r}, not to {self.service.name!r}.")
+
+
+def _start_error(error: OSError) -> ParfocalError:
+    """Return why no worker could be started. It is not tried again by itself: that would fail the same way."""
+    translated = translate_disk_error(error)
+    if isinstance(translated, ParfocalError):
+        return translated
+    return UnavailableError(f"No worker could be started on this machine: {error}.")
+
+
+def _fail(error: ParfocalError, job: v1.Job) -> v1.JobEvent:
+    job.error.CopyFrom(v1.JobError(code=code_name(error), reason=error.reason, text=error.message))
+    return set_state(job, v1.JOB_STATE_FAILED, error.message)
 
 
 def _running(job: v1.Job) -> v1.JobEvent | None:

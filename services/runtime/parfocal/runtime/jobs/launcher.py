@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from parfocal import v1
+from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.device import Device, Loan
 from parfocal.runtime.settings import Settings
 
@@ -26,11 +27,31 @@ class Worker(Protocol):
         """End it by force, at once."""
 
 
+@dataclass(frozen=True)
+class NotStarted:
+    """Stands for a worker that could not be started, so that its job ends as those do whose worker ended."""
+
+    error: ParfocalError
+
+    def exit_reason(self) -> str:
+        """Return that it never ran."""
+        return "could not be started"
+
+    def kill(self) -> None:
+        """Do nothing."""
+
+
 class Launcher(Protocol):
     """Starts workers where there is room for them."""
 
     def start(self, job: v1.Job, *, needs_device: bool) -> Worker | None:
-        """Start a worker for the present attempt of `job`; None while the device is taken."""
+        """Start a worker for the present attempt of `job`; None while the device is taken.
+
+        Raises
+        ------
+        OSError
+            No worker can be started, for example because the disk is full. The device is free again.
+        """
 
     def reserve(self, *, needs_device: bool) -> bool:
         """Return whether `start` would find the device free now, and keep it for the next `start`."""
@@ -97,18 +118,18 @@ class LocalLauncher:
             self._loan = None
 
     def start(self, job: v1.Job, *, needs_device: bool) -> LocalWorker | None:
-        """Start `python -m parfocal.runtime.jobs.worker` for this attempt of `job`."""
+        """Start `python -m parfocal.runtime.jobs.worker` for this attempt of `job`; raise OSError if that fails."""
         if not self.reserve(needs_device=needs_device):
             return None
         loan = self._loan if needs_device else None
         if loan is not None:
             loan.describe(f"the job {job.id} of the service {job.service}")
-        read_end, write_end = os.pipe()
         log = self._settings.state_folder / "logs" / job.project / f"{job.id}-{job.attempt}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "parfocal.runtime.jobs.worker", self._module, job.project, job.id]
+        read_end, write_end = os.pipe()
         command += ["--attempt", str(job.attempt), "--lifeline", str(read_end)]
         try:
+            log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 process = subprocess.Popen(
                     command,

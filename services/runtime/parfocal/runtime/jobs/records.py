@@ -219,14 +219,20 @@ class JobStore:
                 return job
 
     def events(self, record: Record, after: int) -> Iterator[v1.JobEvent]:
-        """Yield the events of a job with numbers above `after`, up to the newest one of `record`."""
+        """Yield the events of a job with numbers above `after`, up to the newest one of `record`.
+
+        An event that is lost or damaged is logged and left out: it must not end the watching of a job that goes on.
+        """
         folder = self.folder(record.job.project, record.job.id) / "events"
         for sequence in range(after + 1, record.job.last_sequence + 1):
             if record.last_event is not None and record.last_event.sequence == sequence:
                 yield record.last_event
-            else:
-                data = self.store.read(folder / f"{sequence:08d}.json")
-                yield json_format.Parse(data, v1.JobEvent(), ignore_unknown_fields=True)
+                continue
+            place = folder / f"{sequence:08d}.json"
+            try:
+                yield json_format.Parse(self.store.read(place), v1.JobEvent(), ignore_unknown_fields=True)
+            except (NotFoundError, json_format.ParseError, UnicodeDecodeError) as error:
+                _log.error("event %s is left out, because it is lost or damaged: %s", place, error)
 
     def jobs_of(self, service: str, project: str, *, remember: bool = False, further: bool = False) -> list[Listed]:
         """Return the jobs of a service in a project, newest first; a damaged record is logged and left out.
@@ -294,12 +300,16 @@ class JobStore:
 
     def cancel_mark(self, job: v1.Job) -> dict[str, object] | None:
         """Return the cancel mark that applies to the present attempt of `job`, or None."""
+        place = self.folder(job.project, job.id) / "cancel"
         try:
-            mark = json.loads(self.store.read(self.folder(job.project, job.id) / "cancel"))
+            mark: dict[str, object] = json.loads(self.store.read(place))
+            # A mark of an earlier attempt was meant for that one: the job has been resumed since.
+            return mark if mark["attempt"] == job.attempt and {"keep_best", "why"} <= set(mark) else None
         except NotFoundError:
             return None
-        # A mark of an earlier attempt was meant for that one: the job has been resumed since.
-        return mark if mark["attempt"] == job.attempt else None
+        except (ValueError, KeyError, TypeError) as error:
+            _log.error("the cancel mark %s is damaged and left out: %s", place, error)
+            return None
 
     def delete(self, job: v1.Job) -> None:
         """Move the record of an ended job to the trash."""

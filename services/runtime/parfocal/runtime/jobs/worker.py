@@ -14,9 +14,10 @@ import threading
 
 from parfocal.runtime.errors import CancelledError, OutOfMemoryError, ParfocalError, StaleWorkerError
 from parfocal.runtime.housekeeping import own_folder
-from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.jobs.context import PATIENCE_SECONDS, JobContext
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.logs import configure_logging
+from parfocal.runtime.patient_store import PatientStore
 from parfocal.runtime.server.errors import code_name
 from parfocal.runtime.service import load_object, load_service
 from parfocal.runtime.settings import Settings
@@ -38,15 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
         threading.Thread(target=_end_with, args=(options.lifeline,), name="lifeline", daemon=True).start()
     configure_logging(job=options.job_id, attempt=options.attempt)
     settings = Settings()
-    store = Store(settings)
     service = load_service(options.module)
-    job = JobStore(store).read(options.project, options.job_id).job
+    job = JobStore(Store(settings)).read(options.project, options.job_id).job
     if job.attempt != options.attempt:
         _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, options.attempt)
         return 0
     folder = own_folder(settings.state_folder / "scratch", f"{job.id}-")
     try:
-        run(JobContext(service, store, job, folder))
+        run(JobContext(service, PatientStore(settings, PATIENCE_SECONDS), job, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
