@@ -16,7 +16,7 @@ from parfocal import v1
 from parfocal.client import Client, requests
 from parfocal.flows import _jobs, _work
 from parfocal.flows._jobs import JobNotSucceededError, Run
-from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
 from parfocal.runtime.images import Image, write_image
 from parfocal.runtime.settings import Settings
 
@@ -187,6 +187,14 @@ def test_cancelling_the_jobs_of_a_run_leaves_those_of_others(client: Client, ima
     assert _work.cancel_jobs(client, "another run", "test") == []
     assert [job.id for job in _work.cancel_jobs(client, run.id, "test")] == [mine.id]
     assert client.wait(mine.id).state == v1.JOB_STATE_CANCELLED
+
+
+def test_jobs_are_not_taken_for_cancelled_where_a_service_is_silent(client: Client, images: str, run: Run) -> None:
+    with (
+        Client(client.store.settings, services=[*client.addresses, "127.0.0.1:9"]) as other,
+        pytest.raises(UnavailableError),
+    ):
+        _work.cancel_jobs(other, run.id, "test", patience_seconds=0.0)
 
 
 def test_a_dataset_without_test_images_is_noted(

@@ -107,7 +107,9 @@ class Client:
         request = v1.GetJobRequest(project=self.project, job_id=job_id)
         return _first(self._require_services(), lambda service: service.call(service.jobs.GetJob, request).job)
 
-    def jobs(self, states: Sequence[v1.JobState.ValueType] = (), *, limit: int | None = None) -> list[v1.Job]:
+    def jobs(
+        self, states: Sequence[v1.JobState.ValueType] = (), *, limit: int | None = None, complete: bool = False
+    ) -> list[v1.Job]:
         """Return the jobs of the project, of all services that answer, newest first.
 
         Parameters
@@ -116,6 +118,8 @@ class Client:
             Only jobs in these states; empty: all.
         limit
             The newest so many; None: all.
+        complete
+            Raise UnavailableError if a service does not answer: its jobs would be missing.
         """
 
         def ask(service: Service) -> list[v1.Job] | UnavailableError:
@@ -134,7 +138,7 @@ class Client:
 
         answers = self._map(ask)
         errors = [answer for answer in answers if isinstance(answer, UnavailableError)]
-        if len(errors) == len(answers):
+        if errors and (complete or len(errors) == len(answers)):
             raise errors[0]
         # By id as well: two addresses may lead to the same service.
         jobs = {job.id: job for answer in answers if not isinstance(answer, UnavailableError) for job in answer}

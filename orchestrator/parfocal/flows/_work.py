@@ -26,8 +26,10 @@ from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location
+from parfocal.runtime.store import patiently as for_seconds
 
 _MAX_FIGURE_BYTES = 3_000_000
+_CANCEL_PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -206,15 +208,31 @@ def read_figure(client: Client, finished: Finished, name: str = "figure.png") ->
     return client.store.read(Location.parse(finished.uri) / entry.name)
 
 
-def jobs_of(client: Client, run_id: str, *, active_only: bool = False) -> list[v1.Job]:
-    """Return the jobs that a flow run started, newest first."""
-    jobs = client.jobs(ACTIVE_STATES if active_only else ())
+def jobs_of(client: Client, run_id: str) -> list[v1.Job]:
+    """Return the jobs that a flow run started, newest first, of all services that answer."""
+    return _of_run(client.jobs(), run_id)
+
+
+def cancel_jobs(
+    client: Client, run_id: str, why: str, *, patience_seconds: float = _CANCEL_PATIENCE_SECONDS
+) -> list[v1.Job]:
+    """Ask all jobs of a flow run that have not ended to end; return them.
+
+    Raises
+    ------
+    UnavailableError
+        A service did not answer for so long that jobs of the run may go on there.
+    """
+
+    def attempt() -> list[v1.Job]:
+        active = client.jobs(ACTIVE_STATES, complete=True)
+        return [client.cancel(job.id, why=why) for job in _of_run(active, run_id)]
+
+    return for_seconds(attempt, patience_seconds)
+
+
+def _of_run(jobs: Sequence[v1.Job], run_id: str) -> list[v1.Job]:
     return [job for job in jobs if job.labels.get(FLOW_RUN_LABEL) == run_id]
-
-
-def cancel_jobs(client: Client, run_id: str, why: str) -> list[v1.Job]:
-    """Ask all jobs of a flow run that have not ended to end; return them."""
-    return [client.cancel(job.id, why=why) for job in jobs_of(client, run_id, active_only=True)]
 
 
 def model_uri_of(job: v1.Job) -> str:
