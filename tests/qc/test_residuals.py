@@ -138,7 +138,7 @@ def test_what_the_fit_would_hide_fails_by_name(prediction: Any, failed: str) -> 
     ("source", "prediction", "words"),
     [
         (NOISY, CLEAN[:-1], "cell: the prediction has shape"),
-        (NOISY[:5, :5], CLEAN[:5, :5], "cell: images of 8x8"),
+        (NOISY[:5, :5], CLEAN[:5, :5], "cell is too small to tell noise"),
         (np.full(SHAPE, 3), CLEAN, "cell: the input shows no noise"),
         (NOISY, np.where(CLEAN > 100, np.nan, CLEAN), "prediction cell has"),
     ],

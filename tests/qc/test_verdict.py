@@ -30,21 +30,28 @@ def model(**known: str) -> ModelManifest:
 
 
 def test_a_model_that_had_learnt_from_the_test_images_fails() -> None:
-    verdict = with_test(PASSED, Inputs(DATASET, model(a="1"), PREDICTION, "source", [item("x", "1"), item("y", "2")]))
+    verdict = with_test(
+        PASSED, Inputs(DATASET, model(a="1"), PREDICTION, "source", [item("x", "1"), item("y", "2")]), 0
+    )
     assert verdict.verdict == "failed"
     assert "1 of 2 test images were among the training images (x)" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(("given", "words"), [(None, "No model is named"), (model(), "The model was made elsewhere")])
 def test_what_is_not_known_is_said(given: ModelManifest | None, words: str) -> None:
-    verdict = with_test(PASSED, Inputs(DATASET, given, PREDICTION, "source", [item("x", "1")]))
+    verdict = with_test(PASSED, Inputs(DATASET, given, PREDICTION, "source", [item("x", "1")]), 0)
     assert (verdict.verdict, verdict.reasons) == ("passed", PASSED.reasons)
     assert any(remark.startswith(words) for remark in verdict.remarks)
 
 
 def test_images_that_were_not_scored_are_named() -> None:
-    verdict = with_test(PASSED, Inputs(DATASET, model(a="1"), PREDICTION, "source", [item("x", "2")], ("y", "z")))
-    assert "2 of 3 test images have no prediction and were not scored: y, z." in verdict.remarks
+    inputs = Inputs(DATASET, model(a="1"), PREDICTION, "source", [item("x", "2")], ("y", "z"))
+    sentence = "2 of 3 test images have no prediction and were not scored: y, z."
+    verdict = with_test(PASSED, inputs, 1)
+    assert (verdict.verdict, verdict.reasons) == ("failed", (f"{sentence} Predict all of them.",))
+    allowed = with_test(PASSED, inputs, 2)
+    assert (allowed.verdict, allowed.reasons) == ("passed", PASSED.reasons)
+    assert f"{sentence} The thresholds allow that." in allowed.remarks
 
 
 def test_a_prediction_that_cannot_be_scored_fails_the_model_unless_it_is_allowed() -> None:

@@ -104,7 +104,7 @@ class _Evaluation:
             else with_unscorable(Verdict("failed", (), ()), lost[role], len(lost[role]), 0)
             for role in self._roles
         }
-        verdict = with_test(_joined(verdicts), self._inputs)
+        verdict = with_test(_joined(verdicts), self._inputs, thresholds.max_failed_images)
         described = {role: baseline.describe() for role, baseline in self._baselines.items()}
         write_metrics_csv(folder / "metrics.csv", self._rows)
         of_job = partial(summary_json, task=task, thresholds=thresholds)

@@ -204,7 +204,8 @@ def _publish(
     verdict = judge(values, pooled["prediction"][level], thresholds, unscorable)
     with_classes = sum(each.classes is not None for each in scored)
     remarks = class_remarks(classes, with_classes, len(scored)) if predicted_class_images(inputs) else []
-    verdict = with_test(replace(verdict, remarks=(*verdict.remarks, *remarks)), inputs)
+    verdict = replace(verdict, remarks=(*verdict.remarks, *remarks))
+    verdict = with_test(verdict, inputs, thresholds.max_failed_images)
     summary |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "remarks": list(verdict.remarks)}
     summary["unscorable"] = dict(unscorable)
     summary["sizes"] = [asdict(each) for each in sizes]

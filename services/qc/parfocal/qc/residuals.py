@@ -108,20 +108,18 @@ def evaluate(context: JobContext) -> None:
     model = None
     if prediction.model_uri:
         model = ModelManifest.read(context.store, Location.parse(prediction.model_uri) / MODEL_MANIFEST)
-    pairs = _pairs(context, prediction, model.source if model is not None else "source")
+    pairs, without = _pairs(context, prediction, model.source if model is not None else "source")
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     sources = (read_image(fetch_input(context, pair.source)).pixels for pair in pairs)
     baseline = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
     folder = empty_folder(context.scratch / "evaluation")
-    scored, unscorable = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
-    known = {each.pair.label for each in scored} | set(unscorable)
-    left_out = {image_stem(Path(image.input)): "not predicted" for image in prediction.images if image.reason}
-    left_out |= {pair.label: "no noise" for pair in pairs if pair.label not in known}
+    scored, unscorable, left_out = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
+    left_out |= dict.fromkeys(without, "not predicted")
     _publish(context, place, prediction, model, scored, unscorable, left_out, baseline, parameters.thresholds(), folder)
 
 
-def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> list[_Pair]:
-    """Return the predicted images with their inputs, by name."""
+def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> tuple[list[_Pair], list[str]]:
+    """Return the predicted images with their inputs, by name, and the names of inputs without a prediction."""
     if not prediction.input_uri:
         raise InvalidInputError(
             "This prediction does not say what it was made from, so there are no inputs to judge it by. Give the "
@@ -138,13 +136,13 @@ def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> list[_
     ]
     if not pairs:
         raise InvalidInputError(f"No predicted image has the name of an image of {prediction.input_uri}.")
-    return pairs
+    return pairs, sorted(set(inputs) - {pair.label for pair in pairs})
 
 
 def _score(
     context: JobContext, place: Location, pairs: Sequence[_Pair], baseline: BlindGaussian, folder: Path, *, maps: bool
-) -> tuple[list[_Scored], dict[str, str]]:
-    """Return the scores, and by label why the predictions of other images cannot be scored."""
+) -> tuple[list[_Scored], dict[str, str], dict[str, str]]:
+    """Return the scores, and by label why the predictions of others cannot be scored, and why others were left out."""
 
     def score(pair: _Pair) -> _Scored | NoNoiseError:
         source = _read_source(context, pair)
@@ -175,7 +173,9 @@ def _score(
             scored.append(each)
     if not scored:
         raise without_noise[0]
-    return scored, unscorable
+    known = {each.pair.label for each in scored} | set(unscorable)
+    others = [pair.label for pair in pairs if pair.label not in known]
+    return scored, unscorable, dict(zip(others, (error.why for error in without_noise), strict=True))
 
 
 def _read_prediction(context: JobContext, place: Location, pair: _Pair) -> NDArray[Any]:

@@ -192,7 +192,8 @@ def _publish(
     pooled = {kind: sum((each.areas[kind] for each in scored), Areas()) for kind in _KINDS}
     curves = [each.curve for each in scored if each.curve is not None]
     curve = np.sum(curves, axis=0) if curves else None
-    verdict = with_test(judge(table, pooled["prediction"], curve, threshold, parameters, unscorable), inputs)
+    verdict = judge(table, pooled["prediction"], curve, threshold, parameters, unscorable)
+    verdict = with_test(verdict, inputs, parameters.max_failed_images)
     worst = min(table["prediction"], key=lambda label: table["prediction"][label]["iou"])
     summary = {
         "task": "semantic",

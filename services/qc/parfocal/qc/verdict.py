@@ -78,28 +78,35 @@ def with_unscorable(verdict: Verdict, unscorable: Mapping[str, str], images: int
     return Verdict("failed", (sentence, *failures), remarks)
 
 
-def with_test(verdict: Verdict, inputs: Inputs) -> Verdict:
-    """Add what the test itself says: fail a model that had learnt from its images, and name what was not scored."""
-    remarks = [*verdict.remarks]
+def with_test(verdict: Verdict, inputs: Inputs, allowed: int) -> Verdict:
+    """Add what the test itself says: fail a model that had learnt from its images, or of which images are missing.
+
+    A selection of images may flatter, so `allowed`, the number of images that may fail, holds for missing ones too.
+    """
+    remarks, failures = [*verdict.remarks], []
     if inputs.missing:
         lost, total = len(inputs.missing), len(inputs.missing) + len(inputs.items)
-        remarks.append(
-            f"{lost} of {total} test images have no prediction and were not scored: {', '.join(inputs.missing[:5])}"
-            f"{' …' if lost > 5 else ''}."
-        )
+        sentence = f"{lost} of {total} test images have no prediction and were not scored: {listed(inputs.missing)}."
+        if lost > allowed:
+            failures.append(f"{sentence} Predict all of them.")
+        else:
+            remarks.append(f"{sentence} The thresholds allow that.")
     known = set(inputs.model.dataset_sha256.values()) if inputs.model is not None else set()
     if not known:
         what = "No model is named" if inputs.model is None else "The model was made elsewhere"
         remarks.append(f"{what}, so whether these images were learnt from is not known.")
     labels = [item.label for item in inputs.items if item.source_sha256 in known]
-    if not labels:
+    if labels:
+        failures.insert(
+            0,
+            f"{len(labels)} of {len(inputs.items)} test images were among the training images "
+            f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen.",
+        )
+    if not failures:
         return Verdict(verdict.verdict, verdict.reasons, tuple(remarks))
-    sentence = (
-        f"{len(labels)} of {len(inputs.items)} test images were among the training images "
-        f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen."
-    )
-    failures = verdict.reasons if verdict.verdict == "failed" else ()
-    return Verdict("failed", (sentence, *failures), tuple(remarks))
+    # Merits are no reasons of a failure.
+    known_failures = verdict.reasons if verdict.verdict == "failed" else ()
+    return Verdict("failed", (*failures, *known_failures), tuple(remarks))
 
 
 def with_reasons(images: Mapping[str, str]) -> str:

@@ -50,7 +50,11 @@ _GAIN: Final = 36.0
 
 
 class NoNoiseError(InvalidInputError):
-    """An input shows no noise, so that there is nothing its residual could be compared with."""
+    """An input shows no noise, so that there is nothing its residual could be compared with; `why` in two words."""
+
+    def __init__(self, message: str, why: str = "no noise") -> None:
+        super().__init__(message)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,9 @@ def score_residual(
     Raises
     ------
     InvalidInputError
-        Shapes differ or are too small, or values are not finite.
+        Shapes differ, or values are not finite.
     NoNoiseError
-        The input is constant or free of noise.
+        The input is constant, free of noise, or too small for it to be told.
     """
     if source.shape != prediction.shape:
         raise InvalidInputError(
@@ -129,8 +133,10 @@ def score_residual(
             "with the image it was made from."
         )
     if source.ndim < 2 or min(source.shape[-2:]) < _SMALLEST:
-        raise InvalidInputError(
-            f"{name}: images of {_SMALLEST}x{_SMALLEST} pixels or more are needed, this one is {source.shape}."
+        raise NoNoiseError(
+            f"{name} is too small to tell noise from structure: images of {_SMALLEST}x{_SMALLEST} pixels or more are "
+            f"needed, this one is {source.shape}.",
+            "too small",
         )
     for what, values in (("input", source), ("prediction", prediction)):
         check_values(values, f"{what} {name}")
