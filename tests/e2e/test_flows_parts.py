@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
+from PIL import Image
 
 from parfocal import v1
-from parfocal.flows import _show, deployments, forms
+from parfocal.flows import _show, _work, deployments, forms
 from parfocal.flows._jobs import Run, job_ending
 from parfocal.flows._scores import parse_scores, quality_rows, summary_rows
 from parfocal.flows._work import Finished
@@ -304,6 +307,16 @@ def test_a_prediction_report_names_the_images_that_failed() -> None:
     assert "# 1 of 2 images predicted" in page
     assert "`b.tif`: b.tif has three axes." in page
     assert "**m:2**" in page
+
+
+def test_a_large_picture_is_made_smaller_for_a_page() -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    picture = _work.smaller(buffer.getvalue(), 300_000)
+    assert len(picture) <= 300_000
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.width / image.height == pytest.approx(1.25, rel=0.02)
 
 
 def test_a_table_cell_cannot_break_the_table() -> None:

@@ -122,6 +122,21 @@ def test_models_and_jobs_are_listed_shown_and_downloaded(run: Callable[..., Ende
     assert run("jobs", "show", job).code == 3
 
 
+def test_a_cancelled_training_is_resumed_and_not_deleted_before(run: Callable[..., Ended], dataset: str) -> None:
+    training = ["train", "fake-2d", "--dataset", dataset, "--model", "again", "--detach"]
+    job = run(*training, "-p", "epochs=30", "-p", "pause_seconds=0.05", "--json").json["job"]["id"]
+    refused = run("jobs", "delete", job)
+    assert refused.code == 2
+    assert "cancel it before deleting" in refused.err
+    assert "[y/N]" not in refused.err
+    run("jobs", "cancel", job)
+    cancelled = run("jobs", "watch", job)
+    assert "if there is one, with: parfocal jobs resume" in cancelled.err
+    resumed = run("jobs", "resume", job)
+    assert resumed.code == 0
+    assert f"parfocal evaluate --model again:1 --dataset {dataset}" in resumed.err
+
+
 def test_an_identical_training_is_joined(run: Callable[..., Ended], dataset: str) -> None:
     arguments = ["train", "fake-2d", "--dataset", dataset, "--model", "joined", "--detach", "--json"]
     arguments += ["-p", "epochs=300", "-p", "pause_seconds=0.1"]

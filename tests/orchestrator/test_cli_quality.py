@@ -100,6 +100,12 @@ def test_a_second_evaluation_uses_the_prediction_there_is(
     names = {path.relative_to(tmp_path / "qc").as_posix() for path in (tmp_path / "qc").rglob("*") if path.is_file()}
     assert {"figure.png", "metrics.csv", "summary.json", "report.pdf", "report.html"} <= names
     assert any(name.startswith("maps/") for name in names)
+    known = set(run("jobs", "list").out.split())
+    for place, words in ((tmp_path / "qc", "has report.pdf"), (tmp_path / "qc" / "report.pdf", "not a folder")):
+        refused = run("evaluate", "--model", model, "--dataset", dataset, "--output", place)
+        assert refused.code == 2
+        assert words in refused.err
+    assert set(run("jobs", "list").out.split()) == known  # nothing was begun
 
 
 def test_images_of_another_program_are_judged_like_those_of_a_model(

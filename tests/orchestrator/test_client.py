@@ -22,6 +22,7 @@ from parfocal.client.predictions import publish_predicted_images, publish_predic
 from parfocal.client.results import download_result, find_inputs, read_result, upload_inputs
 from parfocal.runtime.errors import (
     AlreadyExistsError,
+    DamagedError,
     InvalidInputError,
     InvalidParameterError,
     NotFoundError,
@@ -29,8 +30,15 @@ from parfocal.runtime.errors import (
     Violation,
 )
 from parfocal.runtime.images import read_image
-from parfocal.runtime.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ImageEntry, ResultManifest
-from parfocal.runtime.names import dataset_location, new_request_id
+from parfocal.runtime.manifests import (
+    DATASET_MANIFEST,
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    DatasetManifest,
+    ImageEntry,
+    ResultManifest,
+)
+from parfocal.runtime.names import dataset_location, model_location, new_request_id
 from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store import Location
@@ -300,6 +308,24 @@ def test_models_are_listed_with_their_verdict(client: Client, dataset_uri: str) 
     summary = next(item for item in list_models(client) if item.manifest.job == job.id)
     assert summary.verdict == Verdict("unchecked")
     assert "has not been checked" in summary.verdict.sentence
+
+
+def test_a_damaged_model_hides_no_other(client: Client, dataset_uri: str) -> None:
+    job = client.wait(client.start(training(dataset_uri)).id)
+    place = model_location(client.store, client.project, "damaged", 1)
+    client.store.write(place / MODEL_MANIFEST, b'{"project": "defa')
+    told: list[DamagedError] = []
+    assert job.id in {item.manifest.job for item in list_models(client, told.append)}
+    (error,) = told
+    assert str(place) in error.message
+    client.store.delete(place / MODEL_MANIFEST)
+
+
+def test_names_without_a_version_are_not_offered(client: Client) -> None:
+    claim_version(client.store, model_location(client.store, client.project, "failed"), "test")
+    with pytest.raises(NotFoundError) as caught:
+        client.model_uri("failed")
+    assert "failed" not in caught.value.message.partition("(there:")[2]
 
 
 def test_datasets_get_rising_versions_and_the_newest_is_meant(client: Client, pairs_folder: Path) -> None:

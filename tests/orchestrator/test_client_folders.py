@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from parfocal.client.convert import convert, inspect_makers_format
 from parfocal.client.datasets import NO_TEST_IMAGES, check_folder
 from parfocal.client.results import find_inputs
-from parfocal.client.transfer import for_each
-from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.client.transfer import check_output, for_each
+from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from parfocal.runtime.images import Image, inspect_image, read_image, write_image
 
 
@@ -226,6 +226,19 @@ def test_inputs_whose_results_would_collide_are_refused(folder: Path) -> None:
     write_image(source / "field0.png", read_image(source / "field0.tif"))
     with pytest.raises(InvalidInputError, match="same name"):
         find_inputs(source)
+
+
+def test_a_folder_for_results_is_looked_at_beforehand(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "folder", ["report.pdf"], overwrite=False)
+    assert not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "report.pdf").touch()
+    check_output(tmp_path, ["report.pdf"], overwrite=True)
+    with pytest.raises(AlreadyExistsError, match=r"has report\.pdf already"):
+        check_output(tmp_path, ["report.pdf"], overwrite=False)
+    with pytest.raises(InvalidInputError, match="is a file"):
+        check_output(tmp_path / "report.pdf", ["summary.json"], overwrite=False)
+    with pytest.raises(InvalidInputError, match="cannot be written"):
+        check_output(Path("/proc/nothing"), ["summary.json"], overwrite=False)
 
 
 def test_the_first_failure_of_a_transfer_ends_it() -> None:

@@ -12,11 +12,11 @@ import pytest
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.fake import SERVICE
-from parfocal.runtime.jobs.admission import admit, check_dataset
+from parfocal.runtime.jobs.admission import admit, check_dataset, require_outputs
 from parfocal.runtime.jobs.records import JobStore
-from parfocal.runtime.manifests import MODEL_MANIFEST, DatasetManifest, ImageEntry, ModelManifest
+from parfocal.runtime.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, DatasetManifest, ImageEntry, ModelManifest
 from parfocal.runtime.names import model_location
-from parfocal.runtime.parameters import Roles
+from parfocal.runtime.parameters import PredictionParameters, Roles
 from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.service import Parameters, Work
 from parfocal.runtime.store import Store
@@ -41,6 +41,25 @@ def refusal(method: Any, images: list[ImageEntry], roles: Roles | None = None) -
     return caught.value
 
 
+class UncertaintyParameters(PredictionParameters):
+    """Of a prediction that can say how far it may be off."""
+
+    uncertainty: bool = False
+
+
+def test_an_uncertainty_that_the_model_cannot_make_is_refused_before_anything_is_computed() -> None:
+    model = ModelManifest(
+        project="p", model="m", version=1, service="s", method="m", job="j", parameters={}, axes="YX", normaliser={},
+        dataset_uri="",
+    )  # fmt: skip
+    with pytest.raises(InvalidInputError, match="The model m:1 makes no uncertainty") as caught:
+        require_outputs(UncertaintyParameters(uncertainty=True), model)
+    assert [violation.field for violation in caught.value.violations] == ["uncertainty"]
+    require_outputs(UncertaintyParameters(), model)
+    require_outputs(UncertaintyParameters(uncertainty=True), model.model_copy(update={"calibration": FACTOR}))
+
+
+FACTOR = {UNCERTAINTY_FACTOR: 1.2}
 PAIRS = [image(role, stem) for stem in "ab" for role in ("source", "target")]
 STACKS = [image("source_zstack", stem, (3, 64, 80), "ZYX") for stem in "ab"]
 

@@ -77,6 +77,7 @@ def compare(
         ) from error
     if again and not models:
         raise click.UsageError("--again has models predict anew, and only evaluations are named: leave it out.")
+    _work.check_evaluation_output(output, overwrite=overwrite)
     with app.client() as client:
         plan = plan_comparison(client, models, evaluations, dataset, split)
         values = parse_parameters(plan.method.title, schema_of(plan.method, v1.JOB_KIND_COMPARISON), parameters)

@@ -102,6 +102,7 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
     from parfocal.client.requests import evaluation_request
     from parfocal.client.results import read_result, result_uri
 
+    _work.check_evaluation_output(quality.output, overwrite=quality.overwrite)
     manifest, uri = read(client, name)
     method = check_method(client)
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), quality.parameters)
@@ -121,7 +122,13 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
         return
     _show(client, manifest, summary)
     where = str(quality.output) if quality.output is not None else place
-    print_fields({"Sheet": f"{where}/thumbnails.png", "Tables": f"{where}/findings.csv, {where}/images.csv"})
+    print_fields(
+        {
+            "Report": f"{where}/report.pdf",
+            "Sheet": f"{where}/thumbnails.png",
+            "Tables": f"{where}/findings.csv, {where}/images.csv",
+        }
+    )
     if quality.output is None:
         say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
 

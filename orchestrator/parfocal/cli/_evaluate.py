@@ -81,6 +81,7 @@ def evaluate(
             "--again belongs to --model with --dataset, whose predictions are kept. Images of this computer are "
             "uploaded and judged anew each time: leave it out."
         )
+    _work.check_evaluation_output(output, overwrite=overwrite)
     with app.client() as client:
         if images is not None:
             job = _judge_without_targets(app, client, images, model, prediction, method, parameters)

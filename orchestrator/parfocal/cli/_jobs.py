@@ -138,15 +138,17 @@ def cancel(job_id: str, keep_best: bool, why: str) -> None:
 @_JOB
 @click.option("--detach", is_flag=True, help="Do not wait for the end.")
 def resume(job_id: str, detach: bool) -> None:
-    """Go on with a failed or cancelled training from its last checkpoint."""
+    """Go on with a failed or cancelled training, from its last checkpoint if there is one."""
     app = current_app()
     from parfocal.cli._render import print_fields, print_json, say
-    from parfocal.cli._work import finish, job_json
+    from parfocal.cli._work import finish, job_json, output_uri, say_unchecked
 
     with app.client() as client:
         job = client.resume(job_id)
         if not detach:
             job = finish(app, client, job, _what(job))
+            # The flow run that would have had it judged may have ended with the job.
+            say_unchecked(client, job, output_uri(job, "model"))
     if app.json:
         print_json({"job": job_json(job)})
         return
@@ -162,9 +164,12 @@ def delete(job_id: str, yes: bool) -> None:
     """Delete the record of an ended job; models and results that it made stay."""
     app = current_app()
     from parfocal.cli._render import print_json, say
+    from parfocal.runtime.errors import PreconditionError
 
     with app.client() as client:
         job = client.get(job_id)
+        if not job.HasField("finished_at"):
+            raise PreconditionError(f"Job {job.id} is {_state(job)}: cancel it before deleting its record.")
         if not yes:
             click.confirm(f"Delete the record of {job.id} ({_what(job)}, {_state(job)})?", abort=True, err=True)
         client.delete(job_id)

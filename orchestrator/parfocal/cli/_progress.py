@@ -113,6 +113,8 @@ class _LineView:
         return
 
     def show(self, job: v1.Job, event: v1.JobEvent | None) -> None:
+        from parfocal import v1
+
         if event is None:
             return
         if event.HasField("epoch_completed"):
@@ -131,6 +133,8 @@ class _LineView:
         elif event.HasField("warning"):
             warn(event.warning.text)
         elif event.HasField("state_change"):
+            if event.state_change.state == v1.JOB_STATE_RUNNING:
+                self._images = 0  # what a lost worker had done is done again
             self._say_change(event.state_change)
 
     def _say_change(self, change: v1.StateChange) -> None:

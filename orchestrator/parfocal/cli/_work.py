@@ -11,7 +11,7 @@ from parfocal.cli._app import App
 from parfocal.cli._errors import DETACHED, FAILED, NOT_PASSED, fail_text
 from parfocal.cli._progress import Detached, follow, transfer
 from parfocal.cli._render import print_json, print_table, print_verdict, say, warn
-from parfocal.runtime.errors import NotFoundError
+from parfocal.runtime.errors import NotFoundError, ParfocalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,8 +102,20 @@ def show_failure(job: v1.Job) -> None:
         for violation in job.error.violations:
             if violation.description not in job.error.text:
                 click.echo(f"  - {violation.field}: {violation.description}", err=True)
-    if job.HasField("training"):
-        click.echo(f"Go on from its last checkpoint with: parfocal jobs resume {job.id}", err=True)
+    # What is wrong with images or parameters is as wrong the next time.
+    if job.HasField("training") and job.error.code != "INVALID_ARGUMENT":
+        click.echo(f"Go on, from its last checkpoint if there is one, with: parfocal jobs resume {job.id}", err=True)
+
+
+def say_unchecked(client: Client, training: v1.Job, model_uri: str) -> None:
+    """Say how to have a model judged that quality control has not looked at."""
+    from parfocal.client.models import read_model
+    from parfocal.runtime.names import versioned_name
+
+    if read_model(client, model_uri).verdict.state == "unchecked":
+        model, dataset = versioned_name(model_uri), versioned_name(training.training.dataset_uri)
+        command = f"parfocal evaluate --model {model} --dataset {dataset}"
+        say(f"Quality control has not judged the model. Have it judged: {command}")
 
 
 def job_json(job: v1.Job) -> dict[str, Any]:
@@ -225,12 +237,24 @@ def require_pass(verdict: Verdict, wanted: bool) -> None:
         raise click.exceptions.Exit(NOT_PASSED)
 
 
+def check_evaluation_output(folder: Path | None, *, overwrite: bool) -> None:
+    """Look whether an evaluation can be downloaded to a folder, if there is one, before there is an evaluation."""
+    from parfocal.client.transfer import check_output
+
+    if folder is not None:
+        check_output(folder, ["report.pdf", "report.html", "summary.json"], overwrite=overwrite)
+
+
 def download_evaluation(client: Client, job: v1.Job, folder: Path, *, overwrite: bool) -> list[Path]:
     """Download figure, maps and tables of an evaluation."""
     from parfocal.client.results import download_result
 
-    with transfer("Downloading") as on_progress:
-        return download_result(client, job, folder, overwrite=overwrite, on_progress=on_progress)
+    try:
+        with transfer("Downloading") as on_progress:
+            return download_result(client, job, folder, overwrite=overwrite, on_progress=on_progress)
+    except ParfocalError:
+        say(f"The evaluation is kept. Download it: parfocal jobs download {job.id} --output FOLDER")
+        raise
 
 
 def check_test_images(dataset: DatasetManifest, split: str = "test") -> bool:

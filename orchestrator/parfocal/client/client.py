@@ -217,6 +217,7 @@ class Client:
         near = difflib.get_close_matches(name, offered, n=1, cutoff=0.6)
         text = f"No service offers the method {name!r}; offered: {', '.join(offered) or 'none'}."
         text += f" Did you mean {near[0]!r}?" if near else ""
+        text += " `parfocal methods` says what else can be installed."
         if silent:
             addresses = ", ".join(info.address for info in silent)
             raise UnavailableError(f"{text} But {addresses} did not answer: see `parfocal status`.")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
-from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, ParfocalError
+from parfocal.runtime.errors import AlreadyExistsError, DiskFullError, InvalidInputError, ParfocalError
 from parfocal.runtime.manifests import FileEntry
 from parfocal.runtime.publish import sha256_of
-from parfocal.runtime.store import Location, Store, translate_disk_error
+from parfocal.runtime.store import Location, Store
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -101,9 +102,30 @@ def refuse_existing(paths: Iterable[Path]) -> None:
         )
 
 
-def _local_error(error: OSError, path: Path) -> ParfocalError | OSError:
-    if isinstance(error, PermissionError):
-        return InvalidInputError(f"{path} cannot be written: {os.strerror(error.errno or 13)}. Choose another folder.")
+def check_output(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Make a folder for results before hours are spent on them, and look whether they can be written there.
+
+    Raises
+    ------
+    AlreadyExistsError
+        It has files of these names already, and `overwrite` is false.
+    InvalidInputError
+        It cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-"):
+            pass
+    except OSError as error:
+        raise _local_error(error, folder / names[0]) from error
+    if not overwrite:
+        refuse_existing([folder / name for name in names])
+
+
+def _local_error(error: OSError, path: Path) -> ParfocalError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFullError(f"There is no room for {path}: free space on this disk, or choose another folder.")
     if isinstance(error, FileExistsError | NotADirectoryError):
         return InvalidInputError(f"{path.parent} is a file, not a folder. Choose another folder.")
-    return translate_disk_error(error)
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return InvalidInputError(f"{path} cannot be written: {why}. Choose another folder.")

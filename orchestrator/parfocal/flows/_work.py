@@ -5,6 +5,8 @@ Each may be done again with the same `Run`: it finds the job that the first time
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -201,11 +203,31 @@ def evaluate_model(
 
 
 def read_figure(client: Client, finished: Finished, name: str = "figure.png") -> bytes | None:
-    """Return a published picture as PNG; None where there is none, or one too large for a page."""
+    """Return a published picture as PNG, made smaller until it fits a page; None where there is none."""
     entry = finished.manifest.entry(name)
-    if entry is None or entry.size > _MAX_FIGURE_BYTES:
+    if entry is None:
         return None
-    return client.store.read(Location.parse(finished.uri) / entry.name)
+    picture = client.store.read(Location.parse(finished.uri) / entry.name)
+    return smaller(picture, _MAX_FIGURE_BYTES)
+
+
+def smaller(picture: bytes, most_bytes: int) -> bytes:
+    """Return a PNG with fewer pixels that has at most so many bytes; one that has them already as it is."""
+    if len(picture) <= most_bytes:
+        return picture
+    # Imported late: only large pictures need it.
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        image = opened.convert("RGB")
+    while len(picture) > most_bytes:
+        factor = 0.95 * math.sqrt(most_bytes / len(picture))
+        size = max(1, round(factor * image.width)), max(1, round(factor * image.height))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", optimize=True)
+        picture = buffer.getvalue()
+    return picture
 
 
 def jobs_of(client: Client, run_id: str) -> list[v1.Job]:

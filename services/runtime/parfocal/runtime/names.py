@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from datetime import UTC, datetime
+from itertools import islice
 
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.store import Location, Store
@@ -105,7 +106,9 @@ def resolve_version(store: Store, folder: Location, kind: str, manifest: str, ve
         raise NotFoundError(
             f"The {kind} {folder.name!r} has no version {version}; it has {', '.join(map(str, versions))}."
         )
-    others = ", ".join(store.folders(folder.parent)[:10]) or "none yet"
+    # A name without a version is that of a failed training, or of one that goes on.
+    known = (name for name in store.folders(folder.parent) if published_versions(store, folder.parent / name, manifest))
+    others = ", ".join(islice(known, 10)) or "none yet"
     raise NotFoundError(
         f"There is no {kind} named {folder.name!r} in project {folder.parent.name!r} (there: {others})."
     )

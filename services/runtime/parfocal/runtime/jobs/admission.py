@@ -8,10 +8,12 @@ from typing import TypeVar
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
+from parfocal.runtime.learning import UNCERTAINTY
 from parfocal.runtime.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
+    UNCERTAINTY_FACTOR,
     DatasetManifest,
     ImageEntry,
     Manifest,
@@ -117,6 +119,7 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     model = read_manifest(store, spec.model_uri, MODEL_MANIFEST, "prediction.model_uri", ModelManifest)
     method = service.method(model.method)
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
+    require_outputs(parameters, model)
     if spec.split:
         dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
         if not dataset.select(spec.split, model.source):
@@ -128,6 +131,13 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     elif next(iter(store.objects(Location.parse(spec.input_uri))), None) is None:
         raise NotFoundError(f"There are no images below {spec.input_uri}.")
     return method, parameters
+
+
+def require_outputs(parameters: Parameters, model: ModelManifest) -> None:
+    """Raise InvalidInputError if the parameters of a prediction ask for what the model was not trained to make."""
+    if getattr(parameters, UNCERTAINTY, False) and UNCERTAINTY_FACTOR not in model.calibration:
+        text = f"The model {model.model}:{model.version} makes no uncertainty: it was trained without it."
+        raise InvalidInputError(text, [Violation(UNCERTAINTY, text)])
 
 
 def _check_inputs(method: Method, model: ModelManifest, dataset: DatasetManifest, split: str) -> None:

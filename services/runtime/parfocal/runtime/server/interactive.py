@@ -25,7 +25,7 @@ from parfocal.runtime.errors import (
     Violation,
 )
 from parfocal.runtime.housekeeping import free_space, own_folder, remove_abandoned
-from parfocal.runtime.jobs.admission import read_manifest
+from parfocal.runtime.jobs.admission import read_manifest, require_outputs
 from parfocal.runtime.learning import model_channels, wanted_outputs
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters
@@ -146,6 +146,7 @@ class Interactive:
         parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(header.parameters))
         if not isinstance(parameters, PredictionParameters):
             raise InvalidInputError(f"{method.title} predicts no single images; start a prediction job instead.")
+        require_outputs(parameters, model)
         channels = model_channels(model)
         method.needs.check(header.image.axes, header.image.shape, channels.inputs)
         outputs = len(wanted_outputs(parameters, channels))
