@@ -166,7 +166,7 @@ def test_a_failure_names_the_image_as_it_is_written(run: Callable[..., Ended], i
         write_image(tmp_path / folder / "c.tif", Image(pixels, "YX"))
     result = run("evaluate", "--prediction", tmp_path / "mine", "--images", tmp_path / "inputs")
     assert result.code == 1
-    assert " c: images of 8x8 pixels or more are needed" in result.err
+    assert " c is too small to tell noise from structure: images of 8x8" in result.err
 
 
 def test_images_unlike_the_training_images_are_named(

@@ -114,7 +114,8 @@ def evaluate(context: JobContext) -> None:
     baseline = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
     folder = empty_folder(context.scratch / "evaluation")
     scored, unscorable, left_out = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
-    left_out |= dict.fromkeys(without, "not predicted")
+    failed = (image_stem(Path(image.input)) for image in prediction.images if image.reason)
+    left_out |= dict.fromkeys([*without, *failed], "not predicted")
     _publish(context, place, prediction, model, scored, unscorable, left_out, baseline, parameters.thresholds(), folder)
 
 
