@@ -17,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from parfocal import v1
+from parfocal.runtime._findings import count
 from parfocal.runtime.manifests import ModelManifest
 from parfocal.runtime.service import Method
 
@@ -128,14 +129,11 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
     training = len({region["stem"] for region in model.split.get("training", ())})
     validation = len({region["stem"] for region in model.split.get("validation", ())})
-    kept = (
-        f"{validation} further image(s) kept for validation"
-        if model.split.get("by") == "image"
-        else ("a block of the same image kept for validation")
-    )
+    further = count(validation, "further image") if model.split.get("by") == "image" else "a block of the same image"
+    kept = f"{further} kept for validation"
     return (
-        f"A {method.title} model was trained for {model.epochs} epochs on {training} image pair(s), with {kept}, "
-        f"on random patches (size {parameters.get('patch_size')}, batch size {parameters.get('batch_size')}, "
+        f"A {method.title} model was trained for {model.epochs} epochs on {count(training, 'image pair')}, with "
+        f"{kept}, on random patches (size {parameters.get('patch_size')}, batch size {parameters.get('batch_size')}, "
         f"initial learning rate {parameters.get('learning_rate')}) with Parfocal ({versions}). The weights with the "
         f"lowest validation loss (epoch {model.best_epoch}) were kept."
     )
