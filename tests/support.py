@@ -304,22 +304,12 @@ def publish_dataset(store: Any, name: str, folder: Path, project: str = "default
     return publish(store, place, DATASET_MANIFEST, manifest)
 
 
-def publish_model(store: Any, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
+def publish_model(store: Any, name: str, dataset: str, **fields: Any) -> str:
     """Publish a model without weights that learnt from a dataset, for what only reads its manifest."""
     place = claim_version(store, model_location(store, "default", name), "test")
-    manifest = ModelManifest(
-        project="default",
-        model=name,
-        version=int(place.name),
-        service="test",
-        method="test",
-        job="none",
-        parameters={},
-        axes="YX",
-        normaliser={},
-        dataset_uri=dataset,
-        dataset_sha256=learnt or {},
-    )
+    known = {"service": "test", "method": "test", "job": "none", "parameters": {}, "axes": "YX", "normaliser": {}}
+    known |= {"project": "default", "model": name, "version": int(place.name), "dataset_uri": dataset}
+    manifest = ModelManifest.model_validate(known | fields)
     return publish(store, place, MODEL_MANIFEST, manifest)
 
 

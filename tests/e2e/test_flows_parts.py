@@ -60,7 +60,14 @@ def test_a_form_takes_choices_and_parameters_in_range() -> None:
     form = forms.train_form(method(TRAIN), ["beads:2", "beads:1"])
     values = {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 5, "loss": "mse", "seed": 3}}
     assert accepts(form, values)
-    assert accepts(form, {"method": "sharp-2d", "project": "default", **values})
+
+
+def test_a_deployment_takes_its_own_values_and_those_of_its_form_alone() -> None:
+    catalogue = Catalogue([method(TRAIN)], ["beads:1"], {})
+    (schema,) = [offer.schema for offer in deployments.offers(catalogue, "default") if offer.flow == "train"]
+    values = {"dataset": "beads:1", "model": "m"}
+    assert accepts(schema, {"method": "sharp-2d", "project": "default", **values})
+    assert not accepts(schema, {"settings": {"epochs": 5}, **values})
 
 
 def test_a_training_can_go_on_from_a_model_of_its_method() -> None:
@@ -79,7 +86,6 @@ def test_a_training_can_go_on_from_a_model_of_its_method() -> None:
         {"dataset": "beads:1", "model": "m", "parameters": {"epochs": 0}},
         {"dataset": "beads:1", "model": "m", "parameters": {"loss": "dice"}},
         {"dataset": "beads:1", "model": "m", "parameters": {"epoch": 5}},
-        {"dataset": "beads:1", "model": "m", "settings": {"epochs": 5}},
     ],
     ids=[
         "no dataset",
@@ -88,7 +94,6 @@ def test_a_training_can_go_on_from_a_model_of_its_method() -> None:
         "out of range",
         "unknown choice",
         "unknown parameter",
-        "no field",
     ],
 )
 def test_a_form_refuses(values: dict[str, Any]) -> None:

@@ -230,7 +230,7 @@ def test_inputs_whose_results_would_collide_are_refused(folder: Path) -> None:
 
 def test_a_folder_for_results_is_looked_at_beforehand(tmp_path: Path) -> None:
     check_output(tmp_path / "new" / "folder", ["report.pdf"], overwrite=False)
-    assert not list((tmp_path / "new" / "folder").iterdir())
+    assert not list(tmp_path.iterdir())
     (tmp_path / "report.pdf").touch()
     check_output(tmp_path, ["report.pdf"], overwrite=True)
     with pytest.raises(AlreadyExistsError, match=r"has report\.pdf already"):

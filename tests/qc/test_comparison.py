@@ -88,7 +88,7 @@ class Bench:
 
     def model(self, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
         """Publish a model that learnt from a dataset."""
-        return publish_model(self.store, name, dataset, learnt)
+        return publish_model(self.store, name, dataset, dataset_sha256=learnt or {})
 
     def compare(self, dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any) -> v1.Job:
         return self.run(comparison_request(dataset, evaluations, method, **parameters))

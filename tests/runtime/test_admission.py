@@ -8,16 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support import publish_model
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.fake import SERVICE
 from parfocal.runtime.jobs.admission import admit, check_dataset, require_outputs
 from parfocal.runtime.jobs.records import JobStore
-from parfocal.runtime.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, DatasetManifest, ImageEntry, ModelManifest
-from parfocal.runtime.names import model_location
+from parfocal.runtime.manifests import UNCERTAINTY_FACTOR, DatasetManifest, ImageEntry, ModelManifest
 from parfocal.runtime.parameters import PredictionParameters, Roles
-from parfocal.runtime.publish import claim_version, publish
 from parfocal.runtime.service import Parameters, Work
 from parfocal.runtime.store import Store
 
@@ -136,21 +135,7 @@ def test_work_without_a_prediction_needs_a_dataset_alone(store: Any, dataset_uri
 
 def model_of(store: Store, channels: int) -> str:
     """The address of a published model, of which admission reads only the manifest."""
-    place = claim_version(store, model_location(store, "default", f"takes-{channels}"), "test")
-    manifest = ModelManifest(
-        project="default",
-        model=f"takes-{channels}",
-        version=int(place.name),
-        service="fake",
-        method="fake-2d",
-        job="none",
-        parameters={},
-        axes="YX",
-        normaliser={},
-        channels={"inputs": channels},
-        dataset_uri="",
-    )
-    return publish(store, place, MODEL_MANIFEST, manifest)
+    return publish_model(store, f"takes-{channels}", "", method="fake-2d", channels={"inputs": channels})
 
 
 def test_a_prediction_is_refused_where_no_image_of_the_split_suits_the_model(store: Any, dataset_uri: str) -> None:

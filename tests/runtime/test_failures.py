@@ -16,7 +16,7 @@ from support import ServiceProcess, publish_dataset, publish_model, wait_for
 
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, NotFoundError, UnavailableError
-from parfocal.runtime.jobs.controller import Lease
+from parfocal.runtime.jobs.lease import Lease
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
 from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.patient_store import PatientStore
@@ -122,6 +122,9 @@ class LosesAnswers(Store):
 
     lost = 0
 
+    def create(self, location: Location, data: bytes) -> str:
+        return self._answered(super().create(location, data))
+
     def replace(self, location: Location, data: bytes, etag: str) -> str:
         return self._answered(super().replace(location, data, etag))
 
@@ -143,6 +146,15 @@ def test_a_lease_whose_renewal_was_not_answered_is_still_held(store: Store) -> N
         lease.hold()
     assert lease.hold()
     assert not other.hold()
+
+
+def test_a_lease_whose_first_request_was_not_answered_is_held(store: Store) -> None:
+    losing = LosesAnswers(store.settings)
+    lease = Lease(losing, f"service-{uuid.uuid4().hex}", 60)
+    losing.lost = 1
+    with pytest.raises(UnavailableError):
+        lease.hold()
+    assert lease.hold()
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"{", b'{"until": "soon"}'])

@@ -160,11 +160,9 @@ def _say_verdict(verdict: Verdict) -> None:
 
 def _refuse_to_replace(paths: Sequence[Path], output: Path, *, overwrite: bool) -> None:
     from parfocal.client.results import input_stem
-    from parfocal.client.transfer import refuse_existing
+    from parfocal.client.transfer import check_output
     from parfocal.runtime.errors import InvalidInputError
 
-    if output.exists() and not output.is_dir():
-        raise InvalidInputError(f"{output} is a file; --output names a folder.")
     targets = [output / f"{input_stem(path)}.tif" for path in paths]
     # Accented letters may be stored in two ways, which some file systems take for the same name.
     inputs = {unicodedata.normalize("NFC", str(path.resolve())) for path in paths}
@@ -172,5 +170,4 @@ def _refuse_to_replace(paths: Sequence[Path], output: Path, *, overwrite: bool) 
         raise InvalidInputError(
             f"The results would replace the images in {output}, because they get the same names. Choose another folder."
         )
-    if not overwrite:
-        refuse_existing(targets)
+    check_output(output, [target.name for target in targets], overwrite=overwrite)

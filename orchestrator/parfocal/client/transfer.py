@@ -103,21 +103,21 @@ def refuse_existing(paths: Iterable[Path]) -> None:
 
 
 def check_output(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Make a folder for results before hours are spent on them, and look whether they can be written there.
+    """Look whether results can be written to a folder before hours are spent on them; it is not made yet.
 
     Raises
     ------
     AlreadyExistsError
         It has files of these names already, and `overwrite` is false.
-    InvalidInputError
+    DiskFullError, InvalidInputError
         It cannot be made or written.
     """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-"):
+        with tempfile.TemporaryDirectory(dir=there, prefix=".incoming-"):
             pass
     except OSError as error:
-        raise _local_error(error, folder / names[0]) from error
+        raise _local_error(error, there / names[0]) from error
     if not overwrite:
         refuse_existing([folder / name for name in names])
 

@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.runtime.errors import NotFoundError, ParfocalError, QueueFullError, UnavailableError
+from parfocal.runtime.errors import NotFoundError, ParfocalError, QueueFullError
+from parfocal.runtime.store import patiently
 
 _T = TypeVar("_T")
 FLOW_RUN_LABEL = "flow_run"
@@ -21,7 +22,7 @@ FLOW_RUN_LABEL = "flow_run"
 STARTED_LABEL = "parfocal.training-started-by-command"
 ACTIVE_STATES = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING)
 _ENDED_BADLY = (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED)
-_PATIENCE_SECONDS = 600.0
+PATIENCE_SECONDS = 600.0
 _MAX_PAUSE_SECONDS = 30.0
 
 
@@ -101,7 +102,7 @@ def resumable_job(client: Client, run: Run, request: v1.StartJobRequest, listene
     else:
         if run.attempt > 1 and job.state in _ENDED_BADLY:
             job_id = job.id
-            job = patiently(lambda: client.resume(job_id), listener)
+            job = ask_patiently(lambda: client.resume(job_id), listener)
         listener.started(job, again=True)
     return _follow(client, job, listener, whole=run.follows and run.attempt == 1)
 
@@ -148,24 +149,14 @@ def job_ending(job: v1.Job) -> str:
     return f"Job {job.id} has not ended."
 
 
-def patiently(call: Callable[[], _T], listener: Listener) -> _T:
+def ask_patiently(call: Callable[[], _T], listener: Listener) -> _T:
     """Return the answer to `call`, asked again for some minutes while services or store do not answer."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    pause = 1.0
-    while True:
-        try:
-            return call()
-        except UnavailableError as error:
-            if time.monotonic() > deadline:
-                raise
-            listener.waiting(error.message)
-            time.sleep(pause)
-            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+    return patiently(call, PATIENCE_SECONDS, lambda error: listener.waiting(error.message))
 
 
 def _find(client: Client, job_id: str, listener: Listener) -> v1.Job | None:
     try:
-        return patiently(lambda: client.get(job_id), listener)
+        return ask_patiently(lambda: client.get(job_id), listener)
     except NotFoundError:
         return None
 
@@ -173,7 +164,7 @@ def _find(client: Client, job_id: str, listener: Listener) -> v1.Job | None:
 def _start(client: Client, request: v1.StartJobRequest, listener: Listener) -> v1.Job:
     while True:
         try:
-            job = patiently(lambda: client.start(request), listener)
+            job = ask_patiently(lambda: client.start(request), listener)
         except QueueFullError as error:
             listener.waiting(error.message)
             time.sleep(min(max(error.retry_seconds, 1.0), _MAX_PAUSE_SECONDS))
@@ -193,7 +184,7 @@ def _follow(client: Client, job: v1.Job, listener: Listener, *, whole: bool = Fa
                 listener.happened(report.job, report.event)
             listener.progressed(report.job)
         job_id = job.id
-        job = patiently(lambda: client.get(job_id), listener)
+        job = ask_patiently(lambda: client.get(job_id), listener)
     if job.state != v1.JOB_STATE_SUCCEEDED:
         raise JobNotSucceededError(job)
     return job

@@ -18,20 +18,19 @@ from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import (
     ACTIVE_STATES,
     FLOW_RUN_LABEL,
+    PATIENCE_SECONDS,
     Listener,
     Run,
-    patiently,
+    ask_patiently,
     repeatable_job,
     resumable_job,
 )
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location
-from parfocal.runtime.store import patiently as for_seconds
+from parfocal.runtime.store import Location, patiently
 
 _MAX_FIGURE_BYTES = 3_000_000
-_CANCEL_PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def connect(project: str = "") -> Client:
 
 def find_method(client: Client, name: str, listener: Listener) -> v1.Method:
     """Return a method's description, waiting for a service that does not answer."""
-    return patiently(lambda: client.method(name), listener)
+    return ask_patiently(lambda: client.method(name), listener)
 
 
 def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDataset:
@@ -235,9 +234,7 @@ def jobs_of(client: Client, run_id: str) -> list[v1.Job]:
     return _of_run(client.jobs(), run_id)
 
 
-def cancel_jobs(
-    client: Client, run_id: str, why: str, *, patience_seconds: float = _CANCEL_PATIENCE_SECONDS
-) -> list[v1.Job]:
+def cancel_jobs(client: Client, run_id: str, why: str, *, patience_seconds: float = PATIENCE_SECONDS) -> list[v1.Job]:
     """Ask all jobs of a flow run that have not ended to end; return them.
 
     Raises
@@ -250,7 +247,7 @@ def cancel_jobs(
         active = client.jobs(ACTIVE_STATES, complete=True)
         return [client.cancel(job.id, why=why) for job in _of_run(active, run_id)]
 
-    return for_seconds(attempt, patience_seconds)
+    return patiently(attempt, patience_seconds)
 
 
 def _of_run(jobs: Sequence[v1.Job], run_id: str) -> list[v1.Job]:

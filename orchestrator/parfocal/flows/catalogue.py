@@ -76,6 +76,7 @@ class CatalogueReader:
         self._client = client
         self._methods: dict[str, v1.Method] = {}
         self._made_by: dict[str, str] = {}
+        self._told: set[str] = set()
         self._results: dict[str, _Evaluation | None] = {}
 
     def read(self) -> Catalogue:
@@ -91,7 +92,9 @@ class CatalogueReader:
                 try:
                     self._made_by[key] = ModelManifest.read(store, place / MODEL_MANIFEST).method
                 except DamagedError as error:
-                    log_damaged(error)
+                    if key not in self._told:
+                        log_damaged(error)
+                        self._told.add(key)
                     continue
             models.setdefault(self._made_by[key], []).append(name)
         datasets = [name for name, _ in published_places(store, store.datasets / project, DATASET_MANIFEST)]

@@ -16,7 +16,7 @@ from parfocal.client.quality import evaluation_summary, finished_job
 from parfocal.client.requests import evaluation_request
 from parfocal.flows import _quality_pages, _show, _work
 from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, ended_badly, quiet_failures, step
-from parfocal.flows._jobs import Run, patiently
+from parfocal.flows._jobs import Run, ask_patiently
 from parfocal.flows._process import end_with_runner
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import ParfocalError
@@ -60,7 +60,7 @@ def _check(client: Client, run: Run, dataset: str, parameters: dict[str, Any], *
     listener = PrefectListener(run.id)
     manifest = read_dataset(client, dataset)
     name = f"{manifest.dataset}:{manifest.version}"
-    method = patiently(lambda: check_method(client), listener)
+    method = ask_patiently(lambda: check_method(client), listener)
     request = evaluation_request(method.name, "", client.dataset_uri(name), parameters, split="")
     doer = FlowDoer(client, run, listener, 1)
     job = None if again else finished_job(client, request)

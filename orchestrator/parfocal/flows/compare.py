@@ -13,7 +13,7 @@ from parfocal.client import Client, comparisons
 from parfocal.client.quality import evaluation_summary
 from parfocal.flows import _quality_pages, _show, _work
 from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, ended_badly, quiet_failures, step
-from parfocal.flows._jobs import Run, patiently
+from parfocal.flows._jobs import Run, ask_patiently
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import job_of_choice
@@ -75,7 +75,9 @@ def compare(
             jobs = [job_of_choice(text) for text in evaluations or ()]
             listener = PrefectListener(run.id)
             listener.stage("Comparing", 0, 100)
-            plan = patiently(lambda: comparisons.plan_comparison(client, named, jobs, dataset.strip(), split), listener)
+            plan = ask_patiently(
+                lambda: comparisons.plan_comparison(client, named, jobs, dataset.strip(), split), listener
+            )
             if plan.method.name != method:
                 raise InvalidInputError(
                     f"{plan.method.title} judges these: compare them with compare/{plan.method.name}."

@@ -33,6 +33,11 @@ class Offer:
     description: str
     tags: Sequence[str]
 
+    @property
+    def schema(self) -> Schema:
+        """What a run may be given: the fields of the form, and what the deployment sets itself; nothing else."""
+        return {**self.form, "propertyNames": {"enum": [*self.form["properties"], *self.parameters]}}
+
 
 def offers(catalogue: Catalogue, project: str) -> list[Offer]:
     """Return the deployments that a catalogue calls for."""
@@ -101,7 +106,7 @@ async def to_deployment(offer: Offer) -> RunnerDeployment:
         enforce_parameter_schema=True,
     )
     # Prefect has no public way to give a deployment another form than the signature of its flow.
-    deployment._parameter_openapi_schema = ParameterSchema(**offer.form)
+    deployment._parameter_openapi_schema = ParameterSchema(**offer.schema)
     return deployment
 
 
@@ -109,7 +114,9 @@ async def _patch(identifier: UUID, offer: Offer) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
 
-    update = DeploymentUpdate(parameter_openapi_schema=offer.form, description=offer.description, tags=list(offer.tags))
+    update = DeploymentUpdate(
+        parameter_openapi_schema=offer.schema, description=offer.description, tags=list(offer.tags)
+    )
     async with get_client() as client:
         await client.update_deployment(identifier, update)
 

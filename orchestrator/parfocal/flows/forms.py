@@ -13,8 +13,6 @@ from typing import Any
 from parfocal import v1
 
 Schema = dict[str, Any]
-SET_BY_DEPLOYMENT = ("method", "project")
-"""Parameters of flows that no form shows."""
 _NO_DATASET = (
     "No dataset has been published yet: publish one with `parfocal dataset create NAME FOLDER`, "
     "or type the name of one that will be there."
@@ -175,8 +173,6 @@ def _form(properties: Mapping[str, Schema], required: Sequence[str]) -> Schema:
         "type": "object",
         "properties": {name: {**field, "position": at} for at, (name, field) in enumerate(properties.items())},
         "required": list(required),
-        # Not additionalProperties: what a deployment sets itself is among the values and shall not be among the fields.
-        "propertyNames": {"enum": [*properties, *SET_BY_DEPLOYMENT]},
     }
 
 

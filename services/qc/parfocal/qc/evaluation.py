@@ -43,8 +43,7 @@ def evaluate(context: JobContext) -> None:
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     baselines: dict[str, Baseline] = {}
     for role in inputs.roles:
-        if inputs.model is not None:
-            require_grey_targets(context, inputs, role)
+        require_grey_targets(context, inputs, role)
         if isinstance(parameters, TranslationParameters):
             baselines[role] = fit_linear_predictor(training_pairs(context, inputs, role, validation=False))
         else:

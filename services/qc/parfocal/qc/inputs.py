@@ -206,6 +206,9 @@ def require_grey_targets(context: JobContext, inputs: Inputs, role: str) -> None
     A dim image of few grey values may look like labels by itself, so the targets of the training decide: this is about
     a dataset that was made for another kind of model.
     """
+    # A dataset that the model was trained on is of its kind.
+    if inputs.model is None or inputs.model.dataset_uri in ("", context.job.evaluation.dataset_uri):
+        return
     items = [item for item in inputs.items if item.role == role]
     first = next(training_pairs(context, inputs, role, validation=False), None)
     if first is None or kind_of_target(_middle_plane(first[1])) != "image":

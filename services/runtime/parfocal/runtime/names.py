@@ -14,9 +14,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+def is_name(name: str) -> bool:
+    """Return whether `name` can name a project, dataset or model; other folders in the store are somebody else's."""
+    return bool(_NAME.fullmatch(name))
+
+
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it can name a `kind` ("project", "dataset", "model"), else raise InvalidInputError."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidInputError(
             f"{name!r} cannot name a {kind}: use 1 to 63 letters, digits, '.', '_' or '-', "
             "beginning with a letter or digit."
@@ -24,13 +29,8 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
-def is_project(name: str) -> bool:
-    """Return whether a folder found in the store can be a project; others were put there by somebody else."""
-    return bool(_NAME.fullmatch(name))
-
-
 def is_job_id(name: str) -> bool:
-    """Return whether a folder found in the store can be a job; others were put there by somebody else."""
+    """Return whether `name` can be that of a job; other folders among the jobs are somebody else's."""
     return bool(_REQUEST_ID.fullmatch(name))
 
 

@@ -293,15 +293,21 @@ class Store:
             raise translate_disk_error(error) from error
 
 
-def patiently(action: Callable[[], T], seconds: float) -> T:
-    """Do `action`, again and again for `seconds` while the store does not answer, with growing pauses."""
+def patiently(
+    action: Callable[[], T], seconds: float, on_wait: Callable[[UnavailableError], None] = lambda _: None
+) -> T:
+    """Do `action`, again and again for `seconds` while store or services do not answer, with growing pauses.
+
+    `on_wait` is told the reason of each pause.
+    """
     deadline, pause = time.monotonic() + seconds, 0.5
     while True:
         try:
             return action()
-        except UnavailableError:
+        except UnavailableError as error:
             if time.monotonic() > deadline:
                 raise
+            on_wait(error)
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
 

@@ -35,7 +35,8 @@ class InstanceThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Test images with objects in which none was found, or whose prediction cannot be scored.",
+        description="Test images with objects in which none was found, or whose prediction is missing or cannot be "
+        "scored.",
     )
     min_f1_gain_over_baseline: float = Field(
         default=0.0,

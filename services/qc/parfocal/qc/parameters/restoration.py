@@ -19,9 +19,9 @@ class ImageThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Test images whose prediction may be inverted, constant or impossible to score. One is enough to "
-        "mistrust a model: the fit used by the other metrics hides inversion, and in practice it comes from a fault of "
-        "normalisation, not from noise.",
+        description="Test images whose prediction may be missing, inverted, constant or impossible to score. One is "
+        "enough to mistrust a model: the fit used by the other metrics hides inversion, and in practice it comes from "
+        "a fault of normalisation, not from noise.",
     )
     max_failed_slices: float = Field(
         default=0.1,

@@ -27,7 +27,8 @@ class SemanticThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Test images with foreground in which none was found, or whose prediction cannot be scored.",
+        description="Test images with foreground in which none was found, or whose prediction is missing or cannot be "
+        "scored.",
     )
     min_iou_gain_over_baseline: float = Field(
         default=0.0,

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
-import platform
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
-
-import psutil
+from typing import TypeVar
 
 from parfocal import v1
 from parfocal.runtime.errors import (
@@ -35,6 +29,7 @@ from parfocal.runtime.errors import (
 from parfocal.runtime.housekeeping import tidy_machine, tidy_store
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.launcher import Launcher, NotStarted, Worker
+from parfocal.runtime.jobs.lease import Lease
 from parfocal.runtime.jobs.records import (
     FINAL_STATES,
     JobStore,
@@ -45,7 +40,7 @@ from parfocal.runtime.jobs.records import (
 from parfocal.runtime.server.errors import code_name
 from parfocal.runtime.service import Service
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import ConflictError, Store, translate_disk_error
+from parfocal.runtime.store import Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -68,78 +63,6 @@ class _Queued:
     project: str
     job_id: str
     needs_device: bool
-
-
-class Lease:
-    """The right to run a service's jobs: one object in the store that its holder renews.
-
-    A holder that died on this machine is recognised by its process and replaced at once; one of another machine
-    after the lease has run out.
-    """
-
-    def __init__(self, store: Store, service: str, seconds: float) -> None:
-        self._store = store
-        self._place = store.jobs / ".leases" / f"{service}.json"
-        self._seconds = seconds
-        self._etag: str | None = None
-        self._owner = {
-            "owner": uuid.uuid4().hex,
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
-        }
-
-    def hold(self) -> bool:
-        """Take or renew the lease; return whether this process has it now."""
-        content = json.dumps({**self._owner, "until": time.time() + self._seconds}).encode()
-        try:
-            self._etag = self._take(content) if self._etag is None else self._renew(content, self._etag)
-        except (ConflictError, NotFoundError):
-            # Another one was faster, or has just given it back: the next renewal tries again.
-            self._etag = None
-        return self._etag is not None
-
-    def _take(self, content: bytes) -> str | None:
-        try:
-            return self._store.create(self._place, content)
-        except ConflictError:
-            data, etag = self._store.read_versioned(self._place)
-            return self._store.replace(self._place, content, etag) if self._is_free(_holder(data)) else None
-
-    def _renew(self, content: bytes, etag: str) -> str | None:
-        try:
-            return self._store.replace(self._place, content, etag)
-        except ConflictError:
-            # Of a renewal before only the answer may have been lost: then the lease is still ours.
-            data, etag = self._store.read_versioned(self._place)
-            ours = _holder(data).get("owner") == self._owner["owner"]
-            return self._store.replace(self._place, content, etag) if ours else None
-
-    def release(self) -> None:
-        """Give the lease back, so that a successor need not wait."""
-        if self._etag is not None and self.hold():
-            self._store.delete(self._place)
-            self._etag = None
-
-    def _is_free(self, holder: Mapping[str, Any]) -> bool:
-        try:
-            if float(holder["until"]) < time.time():
-                return True
-            if holder["host"] != self._owner["host"]:
-                return False
-            process = psutil.Process(int(holder["pid"]))
-            return bool(abs(process.create_time() - float(holder["process_started"])) > 1.0)
-        except (KeyError, TypeError, ValueError, psutil.NoSuchProcess):
-            return True
-
-
-def _holder(lease: bytes) -> Mapping[str, Any]:
-    """Return what a lease says of its holder; nothing if it is damaged."""
-    try:
-        holder = json.loads(lease)
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
 
 
 class Controller:
@@ -315,7 +238,8 @@ class Controller:
             if worker is None:
                 await self._requeue(job, "waiting for the device", lost=False)
                 return
-            _log.info("worker started", extra={"job": job.id, "attempt": job.attempt})
+            if not isinstance(worker, NotStarted):
+                _log.info("worker started", extra={"job": job.id, "attempt": job.attempt})
             self._running[job.project, job.id] = _Running(job, worker)
 
     async def _look_after(self, running: _Running) -> None:

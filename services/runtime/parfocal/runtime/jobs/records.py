@@ -32,7 +32,7 @@ from parfocal.runtime.errors import (
     PreconditionError,
     StaleWorkerError,
 )
-from parfocal.runtime.names import is_job_id, is_project, job_location
+from parfocal.runtime.names import is_job_id, is_name, job_location
 from parfocal.runtime.store import ConflictError, Location, Store, patiently
 
 _log = logging.getLogger(__name__)
@@ -291,7 +291,7 @@ class JobStore:
 
     def projects(self) -> list[str]:
         """Return the names of all projects that have jobs."""
-        return [name for name in self.store.folders(self.store.jobs) if is_project(name)]
+        return [name for name in self.store.folders(self.store.jobs) if is_name(name)]
 
     def mark_cancelled(self, job: v1.Job, *, keep_best: bool, why: str) -> None:
         """Leave the mark that asks the worker of `job` to end."""
