@@ -17,10 +17,10 @@ from pydantic import Field
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
-from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits
-from parfocal.runtime.service import Method, Parameters, Service, Work
+from parfocal.runtime.methods.implementation import Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.methods.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits
+from parfocal.runtime.methods.service import Method, Parameters, Service, Work
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class FakeParameters(TrainingParameters):
@@ -163,8 +163,8 @@ SERVICE = Service(
             axes="YX",
             target=v1.TARGET_KIND_PAIRED_IMAGE,
             work={
-                v1.JOB_KIND_TRAINING: Work(FakeParameters, "parfocal.runtime.training:train"),
-                v1.JOB_KIND_PREDICTION: Work(ImagePredictionParameters, "parfocal.runtime.prediction:predict"),
+                v1.JOB_KIND_TRAINING: Work(FakeParameters, "parfocal.runtime.training.loop:train"),
+                v1.JOB_KIND_PREDICTION: Work(ImagePredictionParameters, "parfocal.runtime.prediction.job:predict"),
             },
             data="Pairs of two-dimensional grey images.",
             minimum_images=2,
@@ -172,7 +172,7 @@ SERVICE = Service(
             citation="None.",
             licence="BSD-3-Clause",
             documentation="docs/adding-a-method.md",
-            implementation="parfocal.runtime.fake:Fake2D",
+            implementation="fake:Fake2D",
             validate=check_patch,
         ),
     ),

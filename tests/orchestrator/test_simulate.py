@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parfocal.runtime.images import PixelSize, read_image
-from parfocal.runtime.pairs import check_pairs
-from parfocal.runtime.simulate import blur, simulate_pair, write_dataset
+from parfocal.demo.simulate import blur, simulate_pair, write_dataset
+from parfocal.runtime.datasets.pairs import check_pairs
+from parfocal.runtime.images.files import PixelSize, read_image
 
 
 def test_equal_seeds_give_equal_images_and_others_do_not() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.images import Image, PixelSize, write_image
+from parfocal.runtime.images.files import Image, PixelSize, write_image
 
 _STEP = 1 / 3  # pixels along a filament
 _PIXEL_SIZE = PixelSize(0.1, 0.1)

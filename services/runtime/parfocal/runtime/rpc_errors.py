@@ -13,7 +13,6 @@ from google.rpc import error_details_pb2, status_pb2
 
 from parfocal.runtime import errors
 from parfocal.runtime.errors import ParfocalError, Violation
-from parfocal.runtime.store import ConflictError
 
 # The first class that fits decides: subclasses stand before their bases.
 _CODES: tuple[tuple[type[ParfocalError], grpc.StatusCode], ...] = (
@@ -28,7 +27,7 @@ _CODES: tuple[tuple[type[ParfocalError], grpc.StatusCode], ...] = (
     (errors.DamagedError, grpc.StatusCode.DATA_LOSS),
     (errors.StaleWorkerError, grpc.StatusCode.ABORTED),
     (errors.CancelledError, grpc.StatusCode.CANCELLED),
-    (ConflictError, grpc.StatusCode.ABORTED),
+    (errors.ConflictError, grpc.StatusCode.ABORTED),
 )
 _CLASSES: dict[str, type[ParfocalError]] = {
     cls.reason: cls

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images import Image, ImageLimits, PixelSize, inspect_image, read_image
-from parfocal.runtime.pixel_values import LARGEST_VALUE, count_unusable
-from parfocal.runtime.saturation import saturation
+from parfocal.runtime.images.files import Image, ImageLimits, PixelSize, inspect_image, read_image
+from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
+from parfocal.runtime.images.saturation import saturation
 
 _SATURATED = 0.01
 
@@ -36,9 +36,11 @@ class Warnings:
     digests: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, name: str) -> None:
+        """Take down one finding of a kind of `texts`."""
         self.found.setdefault(kind, []).append(name)
 
     def note(self, name: str, image: Found, group: str, duplicates: bool = True) -> None:
+        """Take down what is suspicious about an image, by itself and beside the others of its group."""
         for kind, value in (("types", image.dtype), ("sizes", _size_text(image.pixel_size))):
             seen = self.found.setdefault(f"{kind} {group}", [])
             if value not in seen:
@@ -49,6 +51,7 @@ class Warnings:
             self.add("duplicates", f"{name} = {first}")
 
     def texts(self) -> tuple[str, ...]:
+        """Return one sentence for each kind of finding."""
         sentences = {
             "saturated": "More than 1 % of the pixels are saturated, their true brightness is lost: {}.",
             "duplicates": "The same image is there more than once and counts more than others: {}.",
@@ -78,6 +81,27 @@ def examine(
     headers_only: bool = False,
     allow_zero: bool = False,
 ) -> tuple[Found | None, list[Violation]]:
+    """Return what an image is like and no problems, or its problems, mostly without what it is like.
+
+    Parameters
+    ----------
+    path
+        The file.
+    axes
+        Axes the image must have.
+    min_size
+        Least number of pixels along some axes.
+    limits
+        Sizes beyond which the file is not read.
+    allow_constant
+        Whether all pixels may have one value.
+    allow_stacks
+        Whether further axes T and Z may stand before `axes`.
+    headers_only
+        Leave the pixels alone: digest and saturation stay unknown.
+    allow_zero
+        Whether all pixels of an image of integers may be 0, as those of a label image without objects.
+    """
     name = file_name(path)
     try:
         header = inspect_image(path, limits=limits)
@@ -141,18 +165,22 @@ def _digest(image: Image) -> str:
 
 
 def file_name(path: Path) -> str:
+    """Return the name of a file with its folder, as messages say it."""
     return f"{path.parent.name}/{path.name}"
 
 
 def by(shape: tuple[int, ...]) -> str:
+    """Return a shape in words, e.g. "64 x 80"."""
     return " x ".join(str(length) for length in shape)
 
 
 def count(number: int, what: str) -> str:
+    """Return a number of things in words, e.g. "3 images"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def some(values: Sequence[str]) -> str:
+    """Return the first five of some names, and how many more there are."""
     return ", ".join(values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parfocal.runtime._findings import Warnings, by, count, examine, file_name
+from parfocal.runtime.datasets.findings import Warnings, by, count, examine, file_name
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images import (
+from parfocal.runtime.images.files import (
     DEFAULT_LIMITS,
     IMAGE_SUFFIXES,
     ImageLimits,

@@ -20,8 +20,8 @@ import keras
 import tensorflow as tf
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
-from parfocal.runtime.learning import Arrays
-from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.methods.implementation import Arrays
+from parfocal.runtime.methods.precision import choose_precision
 
 
 def prepare(seed: int, precision: str, dimensions: int) -> None:

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
-from parfocal.runtime.learning import Arrays
-from parfocal.runtime.precision import choose_precision
-from parfocal.runtime.service import thread_count
+from parfocal.runtime.methods.implementation import Arrays
+from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.methods.service import thread_count
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

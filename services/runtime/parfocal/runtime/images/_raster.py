@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-# `parfocal.runtime.images` applies its own limits, on headers alone; Pillow's would refuse slide scans.
+# `parfocal.runtime.images.files` applies its own limits, on headers alone; Pillow's would refuse slide scans.
 PIL.Image.MAX_IMAGE_PIXELS = None
 
 

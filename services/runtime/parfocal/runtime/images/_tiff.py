@@ -3,7 +3,7 @@
 tifffile forgives a lot: strips that are missing are filled with zeros, a broken chain of directories is
 cut short with a log line, and OME metadata may name other files. A training set cannot live with either, so
 everything is checked here and a file that does not hold what it announces is refused with a `ValueError`,
-whose text `parfocal.runtime.images` completes with the file's name and a cure.
+whose text `parfocal.runtime.images.files` completes with the file's name and a cure.
 """
 
 from __future__ import annotations

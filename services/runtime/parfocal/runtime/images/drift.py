@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from parfocal.runtime.images import PixelSize
-from parfocal.runtime.noise import noise_sigma
+from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.noise import noise_sigma
 
 _LARGEST_SIDE: Final = 1024
 # Span of these percentiles in a normal distribution with standard deviation 1.

@@ -26,11 +26,6 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from parfocal.runtime._axes import ORDER, arrange, name_axes
-from parfocal.runtime._dtypes import convert_dtype, storable
-from parfocal.runtime._files import writing
-from parfocal.runtime._raster import decode_raster, describe_raster, encode_png
-from parfocal.runtime._tiff import FileFacts, decode_tiff, describe_tiff, open_tiff
 from parfocal.runtime.errors import (
     DiskFullError,
     InvalidInputError,
@@ -38,6 +33,11 @@ from parfocal.runtime.errors import (
     ParfocalError,
     Violation,
 )
+from parfocal.runtime.images._axes import ORDER, arrange, name_axes
+from parfocal.runtime.images._dtypes import convert_dtype, storable
+from parfocal.runtime.images._files import writing
+from parfocal.runtime.images._raster import decode_raster, describe_raster, encode_png
+from parfocal.runtime.images._tiff import FileFacts, decode_tiff, describe_tiff, open_tiff
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -11,10 +11,10 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.manifests import ModelManifest
-from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.objects import Objects
-from parfocal.runtime.parameters import PredictionParameters
+from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.methods.objects import Objects
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.store.manifests import ModelManifest
 
 Arrays = Mapping[str, NDArray[Any]]
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]

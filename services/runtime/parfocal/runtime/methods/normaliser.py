@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.pixel_values import LARGEST_VALUE, count_unusable
+from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
 
 _MOST_PIXELS = 2**26
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.images import Image, PixelSize
+from parfocal.runtime.images.files import Image, PixelSize
 
 _LABEL_TYPES = (np.uint16, np.uint32)
 

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.service import Parameters
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from pydantic_core import ErrorDetails
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidParameterError, NotFoundError, Violation
-from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.needs import ImageNeeds
-from parfocal.runtime.precision import Framework
+from parfocal.runtime.images.needs import ImageNeeds
+from parfocal.runtime.methods.precision import Framework
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class Parameters(BaseModel):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, name_clash
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, name_clash
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry
+from parfocal.runtime.store.store import Location, Store
 
 
 @dataclass(frozen=True)

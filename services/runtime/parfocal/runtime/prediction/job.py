@@ -14,14 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.runtime.drift import TrainingStatistics, find_drift, find_small
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, convert_dtype, image_stem, read_image, write_image
-from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
+from parfocal.runtime.images.files import Image, convert_dtype, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.learning import UNCERTAINTY
-from parfocal.runtime.loaded_model import LoadedModel, Predicted, load_model, predict_image
-from parfocal.runtime.manifests import (
+from parfocal.runtime.methods.implementation import UNCERTAINTY
+from parfocal.runtime.methods.objects import (
+    count_classes,
+    count_objects,
+    write_object_files,
+)
+from parfocal.runtime.methods.parameters import ImagePredictionParameters, PredictionParameters
+from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.prediction.loaded_model import LoadedModel, Predicted, load_model, predict_image
+from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
     FileEntry,
@@ -29,16 +36,9 @@ from parfocal.runtime.manifests import (
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.objects import (
-    count_classes,
-    count_objects,
-    write_object_files,
-)
-from parfocal.runtime.parameters import ImagePredictionParameters, PredictionParameters
-from parfocal.runtime.precision import choose_precision
-from parfocal.runtime.publish import file_entry, sha256_of
-from parfocal.runtime.store import Location
-from parfocal.runtime.verdicts import newest_content
+from parfocal.runtime.store.publish import file_entry, sha256_of
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.verdicts import newest_content
 
 _SHOWN = 5
 COUNTS = "counts.csv"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image
-from parfocal.runtime.learning import (
+from parfocal.runtime.images.files import Image
+from parfocal.runtime.methods.implementation import (
     UNCERTAINTY,
     Channels,
     ImageImplementation,
@@ -29,12 +29,12 @@ from parfocal.runtime.learning import (
     model_channels,
     wanted_outputs,
 )
-from parfocal.runtime.manifests import UNCERTAINTY_FACTOR, ModelManifest
-from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.objects import Objects, stack_classes, stack_labels
-from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.service import Method
-from parfocal.runtime.tiling import choose_tile, predict_tiled
+from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
+from parfocal.runtime.methods.objects import Objects, stack_classes, stack_labels
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.service import Method
+from parfocal.runtime.prediction.tiling import choose_tile, predict_tiled
+from parfocal.runtime.store.manifests import UNCERTAINTY_FACTOR, ModelManifest
 
 # A U-Net with 32 first filters keeps about eight full-size float32 layers of them while it predicts.
 _BYTES_PER_PIXEL = 32 * 4 * 8

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.learning import UNCERTAINTY, Channels, ImageImplementation, Learner
-from parfocal.runtime.loaded_model import raw_output
-from parfocal.runtime.manifests import UNCERTAINTY_FACTOR
+from parfocal.runtime.methods.implementation import UNCERTAINTY, Channels, ImageImplementation, Learner
+from parfocal.runtime.prediction.loaded_model import raw_output
+from parfocal.runtime.store.manifests import UNCERTAINTY_FACTOR
 
 LEVEL: Final = 0.9
 """Probability of the interval that is made true."""

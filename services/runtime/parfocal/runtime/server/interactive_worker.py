@@ -1,7 +1,8 @@
-"""The warm worker: `python -m parfocal.runtime.jobs.warm MODULE` predicts single images and keeps its last model.
+"""The warm worker predicts single images and keeps its last model.
 
-It reads one question a line from standard input and writes answers, one a line, to standard output, all in JSON;
-pixels are in files without header (C order, little endian). A question:
+It is started as `python -m parfocal.runtime.server.interactive_worker MODULE`, reads one question a line from standard
+input and writes answers, one a line, to standard output, all in JSON; pixels are in files without header (C order,
+little endian). A question:
 
     {"folder": FOLDER, "model_uri": URI, "method": NAME, "parameters": {...},
      "axes": AXES, "shape": [...], "dtype": NAME, "pixel_size": [X, Y, Z]}
@@ -33,19 +34,19 @@ from typing import Any, TextIO
 import numpy as np
 
 from parfocal import v1
-from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
-from parfocal.runtime.images import Image, PixelSize
+from parfocal.runtime.images.files import Image, PixelSize
 from parfocal.runtime.jobs.worker import is_out_of_memory
-from parfocal.runtime.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.logs import configure_logging
-from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.prediction import differences_from_training, in_wanted_type
-from parfocal.runtime.service import Service, load_service
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.service import Service, load_service
+from parfocal.runtime.prediction.job import differences_from_training, in_wanted_type
+from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, Store, translate_disk_error
-from parfocal.runtime.verdicts import Verdict, newest_verdict
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.store.store import Location, Store, translate_disk_error
+from parfocal.runtime.store.verdicts import Verdict, newest_verdict
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.2

@@ -14,13 +14,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from parfocal.runtime._files import partial_path
 from parfocal.runtime.errors import DamagedError, DiskFullError
-from parfocal.runtime.housekeeping import free_space
-from parfocal.runtime.images import decode_to_memmap, inspect_image
-from parfocal.runtime.manifests import FileEntry
-from parfocal.runtime.publish import sha256_of
-from parfocal.runtime.store import Location, Store, translate_disk_error
+from parfocal.runtime.images._files import partial_path
+from parfocal.runtime.images.files import decode_to_memmap, inspect_image
+from parfocal.runtime.store.housekeeping import free_space
+from parfocal.runtime.store.manifests import FileEntry
+from parfocal.runtime.store.publish import sha256_of
+from parfocal.runtime.store.store import Location, Store, translate_disk_error
 
 _RESERVE = 64 * 2**20
 

@@ -3,8 +3,8 @@
 Two facts on disk say what is in use, and both end with the process they belong to, however it ends:
 
 - a scratch folder is locked by its owner (`own_folder`);
-- a cached file that a job uses has a second name in the job's scratch folder (`parfocal.runtime.cache`). To remove it
-  from the cache would do no harm and free nothing, so it stays.
+- a cached file that a job uses has a second name in the job's scratch folder (`parfocal.runtime.store.cache`). To
+  remove it from the cache would do no harm and free nothing, so it stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Store
+from parfocal.runtime.store.store import Store
 
 _log = logging.getLogger(__name__)
 _DAY = 86400.0

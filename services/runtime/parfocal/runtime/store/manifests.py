@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from parfocal.runtime.errors import DamagedError
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 DATASET_MANIFEST = "dataset.json"
 MODEL_MANIFEST = "model.json"
@@ -125,10 +125,10 @@ class DatasetManifest(Manifest):
 class ModelManifest(Manifest):
     """A published model version: everything needed to apply it, and everything known of how it was made.
 
-    `source` is the dataset's role it was trained on; `channels` are those of `parfocal.runtime.learning.Channels`;
-    `target_constants` hold for each target the mean offset and scale of the training images; `calibration` what was
-    set on the validation images after training, such as thresholds. A model that was not trained by Parfocal has an
-    `origin`, and neither job nor dataset.
+    `source` is the dataset's role it was trained on; `channels` are those that
+    `parfocal.runtime.methods.implementation.Channels` describes; `target_constants` hold for each target the mean
+    offset and scale of the training images; `calibration` what was set on the validation images after training, such as
+    thresholds. A model that was not trained by Parfocal has an `origin`, and neither job nor dataset.
     """
 
     model: str

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from parfocal.runtime.errors import UnavailableError
+from parfocal.runtime.errors import ConflictError, UnavailableError
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import ConflictError, Location, ObjectInfo, Store, patiently
+from parfocal.runtime.store.store import Location, ObjectInfo, Store, patiently
 
 _T = TypeVar("_T")
 

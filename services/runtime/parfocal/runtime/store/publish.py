@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from parfocal.runtime.errors import AlreadyExistsError
-from parfocal.runtime.manifests import FileEntry, Manifest
-from parfocal.runtime.store import ConflictError, Location, Store
+from parfocal.runtime.errors import AlreadyExistsError, ConflictError
+from parfocal.runtime.store.manifests import FileEntry, Manifest
+from parfocal.runtime.store.store import Location, Store
 
 CLAIM = "claim.json"
 

@@ -23,6 +23,7 @@ from minio.error import MinioException, S3Error
 
 from parfocal.runtime.errors import (
     AlreadyExistsError,
+    ConflictError,
     DamagedError,
     DiskFullError,
     InvalidInputError,
@@ -34,12 +35,6 @@ from parfocal.runtime.settings import Settings
 
 T = TypeVar("T")
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchObject"}
-
-
-class ConflictError(ParfocalError):
-    """A conditional write lost: the object exists already or has changed since it was read."""
-
-    reason = "CONFLICT"
 
 
 @dataclass(frozen=True, order=True)

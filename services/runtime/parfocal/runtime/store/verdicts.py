@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from parfocal.runtime.errors import DamagedError, NotFoundError
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 _log = logging.getLogger(__name__)
 

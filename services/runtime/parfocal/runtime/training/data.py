@@ -11,18 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.runtime._findings import file_name
-from parfocal.runtime.augmentation import Augmentation
-from parfocal.runtime.drift import training_statistics
+from parfocal.runtime.datasets.findings import file_name
+from parfocal.runtime.datasets.pairs import check_pairs
+from parfocal.runtime.images.drift import training_statistics
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.label_targets import clean_label_targets
-from parfocal.runtime.learning import Channels, Implementation, ObjectImplementation
-from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-from parfocal.runtime.pairs import check_pairs
-from parfocal.runtime.parameters import ClassTrainingParameters, LabelTrainingParameters, Roles, TrainingParameters
-from parfocal.runtime.sampler import PatchSampler
-from parfocal.runtime.split import Split, split_images
-from parfocal.runtime.store import Location
+from parfocal.runtime.methods.implementation import Channels, Implementation, ObjectImplementation
+from parfocal.runtime.methods.parameters import (
+    ClassTrainingParameters,
+    LabelTrainingParameters,
+    Roles,
+    TrainingParameters,
+)
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.training.augmentation import Augmentation
+from parfocal.runtime.training.label_targets import clean_label_targets
+from parfocal.runtime.training.sampler import PatchSampler
+from parfocal.runtime.training.split import Split, split_images
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime._findings import count, some
+from parfocal.runtime.datasets.findings import count, some
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images import write_memmap
-from parfocal.runtime.learning import ObjectImplementation
-from parfocal.runtime.objects import compact_labels
-from parfocal.runtime.parameters import MOST_CLASSES
+from parfocal.runtime.images.files import write_memmap
+from parfocal.runtime.methods.implementation import ObjectImplementation
+from parfocal.runtime.methods.objects import compact_labels
+from parfocal.runtime.methods.parameters import MOST_CLASSES
 
 # Of pixels amid others, those unlike all neighbours: 0.02 % at most in label images of cells and nuclei, 10 % at least
 # in grey images of microscopes, and 2 to 70 % once these are blurred and rounded to 8 bit.

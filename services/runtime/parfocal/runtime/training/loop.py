@@ -25,19 +25,25 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.runtime.errors import CancelledError, DamagedError, InvalidInputError, TrainingDivergedError
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.learning import Channels, Implementation, Learner, ObjectImplementation, model_channels
-from parfocal.runtime.manifests import (
+from parfocal.runtime.methods.implementation import (
+    Channels,
+    Implementation,
+    Learner,
+    ObjectImplementation,
+    model_channels,
+)
+from parfocal.runtime.methods.parameters import TrainingParameters
+from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     DatasetManifest,
     ModelManifest,
 )
-from parfocal.runtime.parameters import TrainingParameters
-from parfocal.runtime.precision import choose_precision
-from parfocal.runtime.publish import empty_folder, folder_files, upload_files
-from parfocal.runtime.schedule import Plateau
-from parfocal.runtime.store import Location
-from parfocal.runtime.training_data import TrainingData, load_training_data
+from parfocal.runtime.store.publish import empty_folder, folder_files, upload_files
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.training.data import TrainingData, load_training_data
+from parfocal.runtime.training.schedule import Plateau
 
 _log = logging.getLogger(__name__)
 _Batch = tuple[NDArray[np.float32], Any]
@@ -304,7 +310,7 @@ def _publish(
     precision: str,
 ) -> None:
     # Imported late: drawing takes a second to load, and a worker should begin to train at once.
-    from parfocal.runtime.reports import write_training_report
+    from parfocal.runtime.training.report import write_training_report
 
     context.report_progress(
         v1.Progress(stage="publishing", epoch=state.epoch, epochs=state.epoch, fraction=1.0),

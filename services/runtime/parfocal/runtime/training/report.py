@@ -17,9 +17,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.runtime._findings import count
-from parfocal.runtime.manifests import ModelManifest
-from parfocal.runtime.service import Method
+from parfocal.runtime.datasets.findings import count
+from parfocal.runtime.methods.service import Method
+from parfocal.runtime.store.manifests import ModelManifest
 
 _A4 = (8.27, 11.69)
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"

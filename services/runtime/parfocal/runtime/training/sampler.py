@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.augmentation import Augmentation
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.split import Region
+from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
+from parfocal.runtime.training.augmentation import Augmentation
+from parfocal.runtime.training.split import Region
 
 Targets = NDArray[Any] | tuple[NDArray[Any], ...]
 # Draws before a rare object is looked for; until then every place with an object has the same chance.
