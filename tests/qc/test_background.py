@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from parfocal.demo.simulate import simulate_pair
 from parfocal.qc.background import background_shift, shared_gain, shift_remark
 from parfocal.qc.metrics.foreground import find_foreground
 from parfocal.qc.metrics.restoration import RestorationScore, scale_target, score_scaled
@@ -19,7 +20,6 @@ from parfocal.qc.rows import MORE_COLUMNS, MetricsRow, write_metrics_csv
 from parfocal.qc.scoring import regions
 from parfocal.qc.statistics import image_scores
 from parfocal.qc.summary import judge, summarise, summary_json
-from parfocal.runtime.simulate import simulate_pair
 
 
 @cache

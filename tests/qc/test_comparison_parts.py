@@ -31,7 +31,7 @@ from parfocal.qc.competitors import (
 from parfocal.qc.figures import save_png
 from parfocal.qc.parameters import ImageComparisonParameters, InstanceComparisonParameters
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.manifests import ResultFile, ResultManifest
+from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 
 BASE = np.linspace(20.0, 32.0, 12)
 SPEC = v1.ComparisonSpec(method="restoration", dataset_uri="s3://d/a/1")

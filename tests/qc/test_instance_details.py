@@ -22,7 +22,7 @@ from parfocal.qc.metrics.outcomes import ERROR_CODES, error_map, outcome_layers
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import PixelSize
+from parfocal.runtime.images.files import PixelSize
 
 Labels = NDArray[np.int64]
 

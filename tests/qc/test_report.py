@@ -21,7 +21,7 @@ from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.report.pdf import column_widths, longest_text
 from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
 from parfocal.qc.summary import judge, summarise, summary_json
-from parfocal.runtime.manifests import ModelManifest
+from parfocal.runtime.store.manifests import ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"
 

@@ -17,8 +17,8 @@ from parfocal.qc.metrics.semantic import Areas
 from parfocal.qc.parameters import SemanticParameters
 from parfocal.qc.semantic import Threshold, judge
 from parfocal.qc.semantic_figures import semantic_figure
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.store import Location
 
 Evaluate = Callable[..., v1.Job]
 

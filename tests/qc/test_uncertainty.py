@@ -13,7 +13,7 @@ from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.qc.metrics.uncertainty import LEVELS, coverage
 from parfocal.qc.reliability import coverage_remark, read_coverage_csv, reliability_figure, write_coverage_csv
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.uncertainty import LEVEL, calibration_factor, interval_width
+from parfocal.runtime.prediction.uncertainty import LEVEL, calibration_factor, interval_width
 
 RNG = np.random.default_rng(2)
 WIDTH = RNG.uniform(1, 5, (200, 220))

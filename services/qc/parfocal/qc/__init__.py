@@ -18,7 +18,7 @@ from parfocal.qc.parameters import (
     SemanticParameters,
     TranslationParameters,
 )
-from parfocal.runtime.service import Method, Service, Work
+from parfocal.runtime.methods.service import Method, Service, Work
 
 _COMPARE = "parfocal.qc.comparison:compare"
 

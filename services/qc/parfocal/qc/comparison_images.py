@@ -16,10 +16,10 @@ from parfocal.qc.inputs import predicted_files
 from parfocal.qc.metrics.instances import score_instances
 from parfocal.qc.parameters import ComparisonParameters, InstanceComparisonParameters
 from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ResultManifest
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ResultManifest
+from parfocal.runtime.store.store import Location
 
 
 def draw_images(

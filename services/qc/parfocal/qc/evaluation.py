@@ -28,9 +28,9 @@ from parfocal.qc.scoring import Baseline, mean_values, score_items, shown_input,
 from parfocal.qc.statistics import ImageScore
 from parfocal.qc.summary import PRIMARY, judge, summarise, summary_json
 from parfocal.qc.verdict import Verdict, with_test, with_unscorable
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.publish import empty_folder
+from parfocal.runtime.store.publish import empty_folder
 
 
 def evaluate(context: JobContext) -> None:

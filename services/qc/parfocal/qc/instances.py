@@ -50,9 +50,9 @@ from parfocal.qc.values import (
     write_values_csv,
 )
 from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_test, with_unscorable
-from parfocal.runtime.images import Image, PixelSize, read_image, write_image
+from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.publish import empty_folder
+from parfocal.runtime.store.publish import empty_folder
 
 DEFINITION: Final = (
     "Objects are paired one to one; a pair counts as found (TP) if its intersection over union (IoU) reaches a level, "

@@ -32,7 +32,7 @@ from parfocal.qc.reliability import SHOWN_LEVELS, write_coverage_csv
 from parfocal.qc.rows import Kind, MetricsRow
 from parfocal.qc.score_each import of_prediction, score_each
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
 
 _MICRO_WINDOWS: Final = 2**19

@@ -37,9 +37,9 @@ from parfocal.qc.statistics import INTERVAL, statistics
 from parfocal.qc.values import Table, Values, compare_with_baseline, summarise_values, write_values_csv
 from parfocal.qc.verdict import Verdict, few_images, judge_gain, with_test, with_unscorable
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.publish import empty_folder
+from parfocal.runtime.store.publish import empty_folder
 
 DEFINITION: Final = (
     "Pixels above 0 are foreground; TP, FP and FN are pixels found, invented and missed. IoU = TP / (TP + FP + FN); "

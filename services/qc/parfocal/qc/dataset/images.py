@@ -21,8 +21,8 @@ from parfocal.qc.metrics.noise import measure_noise
 from parfocal.qc.metrics.registration import Shift, estimate_shift
 from parfocal.qc.metrics.restoration import score_restoration, score_stack
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import PixelSize, read_image
-from parfocal.runtime.saturation import saturation
+from parfocal.runtime.images.files import PixelSize, read_image
+from parfocal.runtime.images.saturation import saturation
 
 COLUMNS: Final[dict[str, str]] = {
     "minimum": "minimum [grey values]",

@@ -20,8 +20,8 @@ from parfocal.qc.report.scores import scores_figure
 from parfocal.qc.report.text import value_text, versions
 from parfocal.qc.verdict import Verdict
 from parfocal.qc.words import worst_of
-from parfocal.runtime.manifests import ModelManifest
-from parfocal.runtime.scores import Scores, read_scores
+from parfocal.runtime.store.manifests import ModelManifest
+from parfocal.runtime.store.scores import Scores, read_scores
 
 _MOST_OVERLAYS: Final = 6
 _KINDS: Final = ("input", "baseline", "prediction")

@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal import v1
-from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     CancelledError,
+    ConflictError,
     DamagedError,
     NotFoundError,
     ParfocalError,
     UnavailableError,
 )
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
-from parfocal.runtime.manifests import FileEntry, Manifest, attempt_folder
-from parfocal.runtime.publish import empty_folder, upload_files
-from parfocal.runtime.service import Method, Parameters, Service, Work, struct_values
-from parfocal.runtime.store import ConflictError, Location, Store
+from parfocal.runtime.methods.service import Method, Parameters, Service, Work, struct_values
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.manifests import FileEntry, Manifest, attempt_folder
+from parfocal.runtime.store.publish import empty_folder, upload_files
+from parfocal.runtime.store.store import Location, Store
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 2.0

@@ -27,7 +27,6 @@ from parfocal.runtime.errors import (
     QueueFullError,
     UnavailableError,
 )
-from parfocal.runtime.housekeeping import tidy_machine, tidy_store
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.exits import Exit, ExitKind
 from parfocal.runtime.jobs.launcher import Launcher, NotStarted, Worker
@@ -40,12 +39,13 @@ from parfocal.runtime.jobs.records import (
     set_state,
     state_name,
 )
-from parfocal.runtime.manifests import Manifest
-from parfocal.runtime.publish import remove_leftovers
-from parfocal.runtime.server.errors import code_name
-from parfocal.runtime.service import Service
+from parfocal.runtime.methods.service import Service
+from parfocal.runtime.rpc_errors import code_name
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, Store, translate_disk_error
+from parfocal.runtime.store.housekeeping import tidy_machine, tidy_store
+from parfocal.runtime.store.manifests import Manifest
+from parfocal.runtime.store.publish import remove_leftovers
+from parfocal.runtime.store.store import Location, Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
