@@ -10,6 +10,8 @@ from pathlib import Path
 from chaos.arena import SETTINGS
 from chaos.run import Options, run
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if nothing is wrong, 1 if anything is, 130 after Ctrl-C or SIGTERM."""
@@ -23,8 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out.exists() and any(options.out.iterdir()):
         parser.error(f"--out: {options.out} is not empty; a run needs a folder and a store of its own")
     # A shell's background jobs ignore Ctrl-C, and children inherit that; a supervisor sends SIGTERM.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, _break_off)
     try:
         summary = run(
             Options(options.seed, options.config, options.kills, options.minutes, options.out.resolve(), echo=True)
@@ -34,6 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     print(summary.table())
     return 1 if summary.anomalies else 0
+
+
+def _break_off(*_: object) -> None:
+    for number in SIGNALS:
+        # Only once: ending the processes must not be broken off as well.
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

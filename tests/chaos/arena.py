@@ -54,6 +54,7 @@ class Arena:
         self.main = "A"
         self.troubles: list[str] = []
         self._journal = journal
+        self._closed = False
         self.instances: dict[str, ServiceProcess] = {}
         for name in ("A", "B"):
             state = folder / ("state" if config == "shared" else f"state-{name}")
@@ -80,6 +81,7 @@ class Arena:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed = True
         for channel in self._channels.values():
             channel.close()
         for name in self.instances:
@@ -138,8 +140,10 @@ class Arena:
         self.start(self.main)
 
     def start_store(self) -> None:
-        """Start the store and wait until it answers."""
+        """Start the store and wait until it answers; not when the arena is left meanwhile."""
         for _ in range(START_TRIES):
+            if self._closed:
+                return
             try:
                 self.s3.start()
                 self.store_is_up.set()

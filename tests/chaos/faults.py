@@ -27,7 +27,9 @@ from chaos.workers import LiveWorker
 
 WEIGHTS = MappingProxyType({"worker": 45, "service": 22, "both": 13, "store": 11, "pause": 9})
 WORKER_SECONDS = 5.0
-"""How long to wait for a worker to kill."""
+"""How long to wait for a worker to kill, or for one that publishes."""
+WRITING_SECONDS = 0.8
+"""How long a worker of the fake service takes to write its model."""
 TAKEOVER_SECONDS = 12.0
 """How long a takeover may take after the lease has run out."""
 
@@ -84,7 +86,8 @@ class Faults:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self.wait_for_store()
+        if self._store_back is not None:
+            self._store_back.join(10.0)
 
     @property
     def killed(self) -> int:
@@ -155,7 +158,9 @@ class Faults:
         if not arena.is_started(other):
             arena.start(other)
         time.sleep(rng.uniform(0, 1.5))
-        with_workers = rng.random() < 0.35
+        with_workers = rng.random() < 0.5
+        if with_workers:
+            self._wait_for_publishing(paused)
         with arena.frozen(paused, with_workers=with_workers) as stopped:
             self.counts["pause"] += 1
             self._note(f"paused instance {paused}", workers=len(stopped) - 1)
@@ -171,6 +176,16 @@ class Faults:
         arena.main = other if rng.random() < 0.7 else paused
         self._kill_service(arena.other)
         self._note("the pause is over", main=arena.main, taken_over=taken_over)
+
+    def _wait_for_publishing(self, name: str) -> None:
+        """Wait for a worker that writes its model: frozen then, it goes on writing when another one has published."""
+        deadline = time.monotonic() + WORKER_SECONDS
+        while time.monotonic() < deadline:
+            for worker in self._arena.workers(of=name):
+                if self._arena.jobs.read("default", worker.job).job.progress.stage == "publishing":
+                    time.sleep(self._rng.uniform(0, WRITING_SECONDS))
+                    return
+            time.sleep(0.05)
 
     def _wait_for_takeover(self, other: str) -> bool:
         deadline = time.monotonic() + self._arena.lease_seconds + TAKEOVER_SECONDS

@@ -112,7 +112,7 @@ def test_a_queued_job_that_younger_ones_overtake_is_forgotten() -> None:
     assert found(evidence(2, late)) == [(Kind.FORGOTTEN, "a")]
     assert found(evidence(1, late)) == []
     assert found(evidence(2, late - 2)) == []
-    waiting = Evidence(jobs=evidence(2, late).jobs | {"a": stored(state(QUEUED, 0))}, gathered_at=100.0)
+    waiting = Evidence(jobs={**evidence(2, late).jobs, "a": stored(state(QUEUED, 0))}, gathered_at=100.0)
     assert found(waiting) == [(Kind.FORGOTTEN, "a")]
 
 
