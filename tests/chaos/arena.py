@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -39,8 +38,6 @@ class Arena:
     ----------
     main
         Name of the instance that clients ask first; the other one runs only while the main one is paused.
-    store_is_up
-        Set while the store runs.
     troubles
         What went wrong with the processes themselves, in words.
     """
@@ -50,7 +47,6 @@ class Arena:
         self.s3 = S3Server(folder / "s3")
         self.store = self.s3.store()
         self.jobs = JobStore(self.store)
-        self.store_is_up = threading.Event()
         self.main = "A"
         self.troubles: list[str] = []
         self._journal = journal
@@ -146,17 +142,11 @@ class Arena:
                 return
             try:
                 self.s3.start()
-                self.store_is_up.set()
                 return
             except AssertionError as error:
                 self._trouble(f"the store did not start: {error}")
                 self.s3.stop()
         raise RuntimeError(f"the store did not start {START_TRIES} times: {self.s3.folder / 'weed.log'}")
-
-    def kill_store(self) -> None:
-        """Send SIGKILL to the store."""
-        self.store_is_up.clear()
-        self.s3.stop()
 
     @contextlib.contextmanager
     def frozen(self, name: str, *, with_workers: bool) -> Iterator[list[psutil.Process]]:

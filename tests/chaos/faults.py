@@ -26,7 +26,7 @@ from chaos.journal import Journal
 from chaos.workers import LiveWorker
 
 WEIGHTS = MappingProxyType({"worker": 45, "service": 22, "both": 13, "store": 11, "pause": 9})
-WORKER_SECONDS = 5.0
+WORKER_SECONDS = 10.0
 """How long to wait for a worker to kill, or for one that publishes."""
 WRITING_SECONDS = 0.8
 """How long a worker of the fake service takes to write its model."""
@@ -99,9 +99,9 @@ class Faults:
         time.sleep(self._rng.uniform(0.3, 3.0))
         self._arena.revive()
         kind = next(self._order)
-        if kind in ("store", "pause") and not self._arena.store_is_up.is_set():
+        if kind in ("store", "pause"):
             # Nobody could take over without the store.
-            kind = "worker"
+            self.wait_for_store()
         self.steps += 1
         {
             "worker": self._worker,
@@ -138,7 +138,7 @@ class Faults:
 
     def _store(self) -> None:
         request = self._maybe_request(0.6)
-        self._arena.kill_store()
+        self._arena.s3.stop()
         self.counts["store"] += 1
         away = self._arena.lease_seconds * (0.8 + 4.2 * self._rng.random() ** 2)
         self._note("killed the store", away=f"{away:.1f} s", in_flight=request)
