@@ -138,8 +138,8 @@ def bench(store: Store, dataset: str, tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(settings, dataset, service)
     yield bench
     for context in bench.contexts:
-        # Its thread looks for a cancel mark until it finds one.
-        context.jobs.mark_cancelled(context.job, context.job.attempt, keep_best=False, why="the test is over")
+        # Its thread looks for a cancel mark until it has found one.
+        context._cancel = {"keep_best": False, "why": "the test is over"}
 
 
 @contextlib.asynccontextmanager
@@ -326,6 +326,7 @@ def test_a_worker_waits_for_the_store_from_its_first_read_on(bench: Bench, monke
     (port,) = free_ports(1)
     monkeypatch.setenv("PARFOCAL_S3_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(worker_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(worker_module, "configure_logging", lambda **_: None)
     assert worker_module.main(["fake", "default", "any", "--attempt", "1"]) == STORE_AWAY
 
 
