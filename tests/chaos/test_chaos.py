@@ -17,7 +17,7 @@ from chaos.faults import WEIGHTS
 from chaos.run import Options, run
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("config", ["shared", "apart"])
 def test_no_job_is_lost_and_nothing_is_damaged(config: Config, tmp_path: Path) -> None:
     # With this seed the store is killed late, so that there is a worker whenever one is to be killed.
