@@ -85,9 +85,11 @@ class Arena:
         for name in self.instances:
             self.kill(name)
         # A frozen worker does not notice that its service is gone; the others may just be about to end.
-        for worker in self.workers():
+        left = [worker.process for worker in self.workers()]
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
-                worker.process.kill()
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
         self.s3.stop()
 
     @property
