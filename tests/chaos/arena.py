@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ SETTINGS: dict[Config, dict[str, str]] = {
 }
 SERVICE = "fake"
 START_TRIES = 3
+END_SECONDS = 30.0
 # A service that was killed shall be found again as soon as it is back.
 CHANNEL = tuple((f"grpc.{name}_reconnect_backoff_ms", 250) for name in ("initial", "min", "max"))
 
@@ -83,9 +85,11 @@ class Arena:
         for name in self.instances:
             self.kill(name)
         # A frozen worker does not notice that its service is gone; the others may just be about to end.
-        for worker in self.workers():
+        left = [worker.process for worker in self.workers()]
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
-                worker.process.kill()
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
         self.s3.stop()
 
     @property
@@ -183,10 +187,14 @@ class Arena:
             instance = self.instances[name]
             assert instance.process is not None
             instance.process.send_signal(signal.SIGTERM)
-            code = instance.process.wait(timeout=30)
+            try:
+                code = instance.process.wait(timeout=END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._trouble(f"instance {name} did not end within {END_SECONDS:.0f} s of SIGTERM")
+                continue
             instance.process = None
             if code != 0:
-                self._trouble(f"instance {name} ended with exit code {code} when it was asked to end")
+                self._trouble(f"instance {name} ended with exit code {code} after SIGTERM")
 
     def _trouble(self, text: str) -> None:
         self.troubles.append(text)

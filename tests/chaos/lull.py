@@ -24,6 +24,8 @@ STUCK_SECONDS = 20.0
 LONGEST_SECONDS = 150.0
 """A lull ends after this time although there are workers."""
 HEALING_SECONDS = 45.0
+WATCHERS_SECONDS = 30.0
+"""How long watchers may take to see the end of jobs that have ended."""
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Lulls:
             self.stuck.healed |= set(left) - set(still)
             self._watching.give_up(set(still))
             self._journal.note("restarted the service", loud=True, healed=len(left) - len(still), of=len(left))
-        self._watching.wait(self._ended, 20.0)
+        self._watching.wait(self._ended, WATCHERS_SECONDS)
 
     def _wait(self, idle: float, longest: float) -> dict[str, str]:
         """Return the state of what has not ended when all is idle for a time, or after the longest time."""

@@ -72,8 +72,9 @@ def run(options: Options) -> Summary:
         clients = stack.enter_context(Clients(arena, work, book, watching, journal, seed=seed, backlog=options.backlog))
         faults = stack.enter_context(Faults(arena, clients, journal, seed=seed))
         lulls = Lulls(arena, clients, watching, faults, lookout, journal)
-        _train_models(arena, clients, book, work)
         journal.note("begin", loud=True, seed=options.seed, config=options.config, store=arena.s3.endpoint)
+        _train_models(arena, clients, book, work)
+        journal.note("there are models", loud=True, names=", ".join(MODELS))
         deadline = time.monotonic() + 60 * options.minutes
         clients.go_on()
         while time.monotonic() < deadline and faults.killed < options.kills:

@@ -13,8 +13,8 @@ import psutil
 
 WORKER_MODULE = "parfocal.runtime.jobs.worker"
 LOOK_SECONDS = 0.25
-ORPHAN_SECONDS = 3.0
-"""A worker ends with its service, at once; after this time it is an orphan."""
+ORPHAN_SECONDS = 5.0
+"""A worker ends with its service, at once on an idle machine; after this time it is an orphan."""
 
 
 @dataclass(frozen=True)
