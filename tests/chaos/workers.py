@@ -38,7 +38,9 @@ def live_workers(endpoint: str) -> list[LiveWorker]:
             # … -m parfocal.runtime.jobs.worker MODULE PROJECT JOB --attempt N …
             job, attempt = words[words.index(WORKER_MODULE) + 3], int(words[words.index("--attempt") + 1])
             found.append(LiveWorker(process, process.ppid(), job, attempt))
-    return found
+    # A worker that starts a program has, for a moment, a child with its own command line.
+    known = {worker.process.pid for worker in found}
+    return [worker for worker in found if worker.parent not in known]
 
 
 class Lookout:

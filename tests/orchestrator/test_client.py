@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 import time
 import unicodedata
@@ -15,11 +16,12 @@ import pytest
 from support import S3Server, ServiceProcess, free_ports, wait_for
 
 from parfocal import v1
-from parfocal.client import Client, requests
+from parfocal.client import Client, requests, watching
 from parfocal.client.datasets import create_dataset, list_datasets, read_dataset
 from parfocal.client.models import download, list_models, read_model
 from parfocal.client.predictions import publish_predicted_images, publish_prediction
 from parfocal.client.results import download_result, find_inputs, read_result, upload_inputs
+from parfocal.client.services import Service
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     DamagedError,
@@ -265,6 +267,21 @@ def test_watch_bears_a_service_that_is_killed_and_started_again(
     assert not watcher.is_alive()
     assert states[-1] == v1.JOB_STATE_SUCCEEDED
     assert seen == list(range(1, len(seen) + 1))
+
+
+def test_watch_turns_to_another_service_when_one_hangs(
+    fake: ServiceProcess, connect: Callable[..., Client], dataset_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_STREAM_SECONDS", 1.0)
+    job = connect(fake.address).start(training(dataset_uri, epochs=30, pause_seconds=0.05))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        services = [Service(f"127.0.0.1:{hanging.getsockname()[1]}"), Service(fake.address)]
+        reports = list(watching.watch(services, job.project, job.id, 0, patience=60))
+        for service in services:
+            service.close()
+    sequences = [report.event.sequence for report in reports if report.HasField("event")]
+    assert reports[-1].job.state == v1.JOB_STATE_SUCCEEDED
+    assert sequences == list(range(1, reports[-1].job.last_sequence + 1)), "over several streams"
 
 
 def test_watch_gives_up_after_its_patience(connect: Callable[..., Client]) -> None:

@@ -14,6 +14,9 @@ from parfocal.runtime.rpc_errors import from_rpc_error
 
 FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+# A stream is asked for anew so often. A service that hangs would otherwise hold a watcher for ever: nothing tells it
+# from one whose job is silent, but that it does not answer the next time.
+_STREAM_SECONDS = 30.0
 # What a stream ends with when its server stops or the connection is lost.
 _DROPPED = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -28,10 +31,11 @@ def watch(
         # Any service reports any job, so the next one is tried when one is gone.
         service = services[turn % len(services)]
         request = v1.WatchJobRequest(project=project, job_id=job_id, after_sequence=after)
-        stream = service.jobs.WatchJob(request)
+        stream = service.jobs.WatchJob(request, timeout=_STREAM_SECONDS)
+        answered = False
         try:
             for report in stream:
-                deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
+                deadline, pause, answered = time.monotonic() + patience, _FIRST_PAUSE, True
                 if report.HasField("event"):
                     after = report.event.sequence
                 yield report
@@ -40,6 +44,8 @@ def watch(
             problem = UnavailableError(f"The service at {service.address} ended the stream before the job's end.")
         except grpc.RpcError as error:
             problem = _dropped(error, service.address)
+            if answered and error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                continue
         finally:
             stream.cancel()
         if time.monotonic() + pause > deadline:
