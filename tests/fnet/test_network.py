@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import ImageLearnerSuite
+from learner_suite import ImageLearnerSuite, batch_of, view_of
 
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
-from parfocal.runtime.methods.implementation import Channels
 from parfocal.runtime.methods.precision import cpu_flags
+from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 
 TINY: dict[str, Any] = {"first_filters": 4, "patch_size": 32, "learning_rate": 0.003, "precision": "float32"}
-TWO_TARGETS = Channels(3, ("target", "target_MAP2"))
+TWO_TARGETS = Facts(inputs=(Port(role="source", channels=3),), targets=(Port(role="target"), Port(role="target_MAP2")))
 
 
 class TestFnet2D(ImageLearnerSuite):
@@ -24,7 +24,7 @@ class TestFnet2D(ImageLearnerSuite):
     parameters = Fnet2DParameters(**TINY)
     other = Fnet2DParameters(**TINY, seed=9)
     larger = Fnet2DParameters(**TINY | {"first_filters": 8})
-    channels = TWO_TARGETS
+    facts = TWO_TARGETS
     patch = (32, 32)
     image = (192, 128)
     tile = (112, 128)
@@ -59,7 +59,7 @@ def test_the_loss_is_the_mean_squared_error_of_all_targets() -> None:
     rng = np.random.default_rng(0)
     inputs, targets = rng.random((2, 32, 32, 3), np.float32), rng.random((2, 32, 32, 2), np.float32)
     expected = np.mean((learner.predict_batch(inputs).astype(np.float64) - targets) ** 2)
-    assert learner.validate_batch(inputs, targets) == pytest.approx(expected, rel=1e-5)
+    assert learner.validate_batch(batch_of(inputs, targets))["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_each_target_is_an_image_of_its_own() -> None:
@@ -80,7 +80,7 @@ def test_a_pickled_file_is_not_opened(tmp_path: Path) -> None:
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "weights_best.safetensors")
     with pytest.raises(InvalidInputError, match="damaged"):
-        Fnet2D().load(tmp_path, Fnet2DParameters(**TINY), Channels(), "best")
+        Fnet2D().load(tmp_path, view_of(Fnet2DParameters(**TINY)), "best")
 
 
 def dataset(*roles: str) -> DatasetManifest:
@@ -142,9 +142,8 @@ def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monk
         torch.manual_seed(0)
         convolution = torch.nn.Conv3d(32, 32, 3, padding=1)
         optimiser = torch.optim.SGD(convolution.parameters(), lr=0.0)
-        driver.TorchLearner(convolution, optimiser, torch.nn.functional.mse_loss, precision).train_batch(
-            inputs, targets
-        )
+        learner = driver.SupervisedLearner(convolution, optimiser, torch.nn.functional.mse_loss, 0, precision)
+        learner.train_batch(batch_of(inputs, targets))
         assert convolution.weight.grad is not None
         gradients.append(convolution.weight.grad.numpy())
     exact, fast, again = gradients

@@ -15,11 +15,11 @@ from parfocal.qc.metrics.labels import kind_of_target
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.implementation import UNCERTAINTY
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
+    UNCERTAINTY,
     DatasetManifest,
     FileEntry,
     ImageEntry,

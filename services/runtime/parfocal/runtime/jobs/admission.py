@@ -8,13 +8,13 @@ from typing import TypeVar
 from parfocal import v1
 from parfocal.runtime.errors import ConflictError, DamagedError, InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
-from parfocal.runtime.methods.implementation import UNCERTAINTY
 from parfocal.runtime.methods.parameters import Roles, TrainingParameters
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
+    UNCERTAINTY,
     UNCERTAINTY_FACTOR,
     DatasetManifest,
     ImageEntry,

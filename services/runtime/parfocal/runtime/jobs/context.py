@@ -61,6 +61,8 @@ class JobContext:
         self.parameters: Parameters = self.method.parse(job_kind(job), struct_values(job.resolved_parameters))
         self.cache = Cache(self.settings.state_folder, scratch / "held")
         self.reserved = Location.parse(job.reserved_uri)
+        # Files of the last checkpoint that this context has saved: names, and places below the folder of checkpoints.
+        self._saved: dict[str, str] = {}
         self._cancel: dict[str, object] | None = None
         self._next_progress = 0.0
         threading.Thread(target=self._watch_cancel, name="cancel", daemon=True).start()
@@ -186,13 +188,24 @@ class JobContext:
 
         self._change(change)
 
-    def save_checkpoint(self, epoch: int, files: Sequence[Path]) -> None:
-        """Keep local files as the checkpoint after `epoch` epochs, and forget all but the one before it."""
+    def save_checkpoint(self, epoch: int, files: Sequence[Path], same: Sequence[str] = ()) -> None:
+        """Keep local files as the checkpoint after `epoch` epochs, and forget all but the one before it.
+
+        Parameters
+        ----------
+        files
+            What is uploaded.
+        same
+            Names of files that are as they were in the checkpoint saved before it: they are not uploaded again.
+        """
         folder = self._checkpoints / f"{self.job.attempt:04d}-{epoch:06d}"
         known = self.checkpoints()
         for path in files:
             self.store.upload(path, folder / path.name)
-        complete = json.dumps({"epoch": epoch, "files": [path.name for path in files]}).encode()
+        self._saved = {name: self._saved[name] for name in same} | {
+            path.name: f"{folder.name}/{path.name}" for path in files
+        }
+        complete = json.dumps({"epoch": epoch, "files": self._saved}).encode()
         self.store.write(folder / "complete.json", complete)
 
         def change(job: v1.Job) -> None:
@@ -200,9 +213,25 @@ class JobContext:
             job.lost_workers = 0
 
         self._change(change)
-        for old in known[:-1]:
-            for item in list(self.store.objects(old.place)):
+        if known:
+            self._forget_before(known[-1], folder / "complete.json")
+
+    def _forget_before(self, oldest: Checkpoint, newest: Location) -> None:
+        """Remove what is older than a checkpoint and used neither by it nor by the one just saved."""
+        spared = {*self._saved.values(), f"{newest.parent.name}/{newest.name}", *self._files(oldest).values()}
+        for item in list(self.store.objects(self._checkpoints)):
+            folder, name = item.location.parent.name, item.location.name
+            attempt, epoch = map(int, folder.split("-"))
+            if (epoch, attempt) < (oldest.epoch, oldest.attempt) and f"{folder}/{name}" not in spared:
                 self.store.delete(item.location)
+
+    def _files(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Return the files of a checkpoint: names, and places below that of all checkpoints; none if it is damaged."""
+        try:
+            files = self.store.read_json(checkpoint.place / "complete.json")["files"]
+            return {str(name): str(place) for name, place in files.items()}
+        except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the complete checkpoints, the one to go on from last."""
@@ -217,11 +246,13 @@ class JobContext:
         """Return local copies of the files of a checkpoint; raise DamagedError if it is not whole."""
         folder = empty_folder(self.scratch / "restored")
         try:
-            names = self.store.read_json(checkpoint.place / "complete.json")["files"]
-            for name in names:
-                self.store.download(checkpoint.place / name, folder / name)
-            return [folder / name for name in names]
-        except (NotFoundError, ValueError, KeyError, TypeError) as error:
+            files = self._files(checkpoint)
+            if not files:
+                raise ValueError("its list of files cannot be read")
+            for name, place in files.items():
+                self.store.download(self._checkpoints / place, folder / name)
+            return [folder / name for name in files]
+        except (NotFoundError, ValueError) as error:
             raise DamagedError(f"The checkpoint {checkpoint.place} is damaged ({error}).") from error
 
     def delete_checkpoints(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from parfocal.runtime.errors import DamagedError
+from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.store import Location, Store
 
 DATASET_MANIFEST = "dataset.json"
@@ -16,6 +17,8 @@ MODEL_MANIFEST = "model.json"
 RESULT_MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 """Of manifests: raised when readers that do not know a change would misunderstand them."""
+UNCERTAINTY = "uncertainty"
+"""The output that says how far a prediction may be off, in the units of the image."""
 UNCERTAINTY_FACTOR = "uncertainty_factor"
 """In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
 
@@ -122,13 +125,25 @@ class DatasetManifest(Manifest):
         return tuple(sorted(role for role in found if role == kind or role.startswith(f"{kind}_")))
 
 
+class KeptWeights(BaseModel):
+    """Weights of a model that can be predicted with: after which epoch, and why these.
+
+    `metric` is what they were selected by and `value` its value then; the weights of the last epoch have neither.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    epoch: int
+    metric: str = ""
+    value: float | None = None
+
+
 class ModelManifest(Manifest):
     """A published model version: everything needed to apply it, and everything known of how it was made.
 
-    `source` is the dataset's role it was trained on; `channels` are those that
-    `parfocal.runtime.methods.implementation.Channels` describes; `target_constants` hold for each target the mean
-    offset and scale of the training images; `calibration` what was set on the validation images after training, such as
-    thresholds. A model that was not trained by Parfocal has an `origin`, and neither job nor dataset.
+    `facts` are what the network was built for and what was measured on its data; `weights` are those that can be
+    predicted with, by name, the usual ones first. A model that was not trained by Parfocal has an `origin`, and neither
+    job nor dataset.
     """
 
     model: str
@@ -140,10 +155,8 @@ class ModelManifest(Manifest):
     citation: str = ""
     axes: str
     normaliser: dict[str, Any]
-    source: str = "source"
-    channels: dict[str, Any] = Field(default_factory=dict)
-    target_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
-    calibration: dict[str, float] = Field(default_factory=dict)
+    facts: Facts = Field(default_factory=Facts)
+    weights: dict[str, KeptWeights] = Field(default_factory=dict)
     training_statistics: dict[str, Any] = Field(default_factory=dict)
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)
@@ -155,12 +168,26 @@ class ModelManifest(Manifest):
     pixel_size_um: tuple[float | None, float | None, float | None] | None = None
     training_seconds: float = 0.0
     epochs: int = 0
-    best_epoch: int = 0
+
+    @property
+    def source(self) -> str:
+        """The dataset's role that the model was trained on."""
+        return self.facts.source
 
     @property
     def input_channels(self) -> int:
         """Channels of an image that the model takes."""
-        return int(self.channels.get("inputs", 1))
+        return self.facts.input_channels
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """What was set on the validation images or measured on the data, as far as it is single numbers."""
+        return {name: value for name, value in self.facts.measured.items() if isinstance(value, int | float)}
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the weights that are usually predicted with; 0 where no training is known."""
+        return next((kept.epoch for kept in self.weights.values()), 0)
 
 
 class ResultFile(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from parfocal.runtime.datasets.findings import count, some
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.files import write_memmap
-from parfocal.runtime.methods.implementation import ObjectImplementation
 from parfocal.runtime.methods.objects import compact_labels
 from parfocal.runtime.methods.parameters import MOST_CLASSES
 
@@ -42,7 +41,7 @@ class LabelTargets:
 def clean_label_targets(
     names: Sequence[Sequence[str]],
     targets: Sequence[tuple[NDArray[Any], ...]],
-    implementation: ObjectImplementation,
+    clean: Callable[[NDArray[Any]], NDArray[Any]],
     classes: int,
     folder: Path,
 ) -> LabelTargets:
@@ -54,6 +53,8 @@ def clean_label_targets(
         The files of each image's targets, for errors.
     targets
         Of each image its label image and, if there are `classes`, its class image.
+    clean
+        Makes of a label image, whose objects are numbered from 1, what the network is trained on.
     folder
         Where the results are kept.
 
@@ -70,17 +71,17 @@ def clean_label_targets(
         if problem := label_problem(labels):
             problems.append(Violation(files[0], problem))
             continue
-        clean = implementation.clean_labels(compact_labels(np.asarray(labels)))
-        objects += int(clean.max() > 0)
-        images = [clean]
+        mended = clean(compact_labels(np.asarray(labels)))
+        objects += int(mended.max() > 0)
+        images = [mended]
         if classes:
             drawn = np.asarray(further[0])
             if problem := class_problem(drawn, classes):
                 problems.append(Violation(files[1], problem))
                 continue
-            known = object_classes(clean, drawn, classes)
+            known = object_classes(mended, drawn, classes)
             seen |= set(known.tolist())
-            images.append(known[np.maximum(clean, 0)])
+            images.append(known[np.maximum(mended, 0)])
         cleaned.append(tuple(write_memmap(folder / f"{number}-{place}.npy", each) for place, each in enumerate(images)))
     if problems:
         raise InvalidInputError(
