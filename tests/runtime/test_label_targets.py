@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from parfocal.runtime.datasets.classes import object_classes
+from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.implementation import Arrays, Channels, Learner, ObjectImplementation, Tiling
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.parameters import PredictionParameters
-from parfocal.runtime.training.label_targets import clean_label_targets, label_problem, object_classes
+from parfocal.runtime.training.label_targets import clean_label_targets
 
 
 class Plain(ObjectImplementation):
