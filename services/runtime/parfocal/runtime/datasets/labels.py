@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from parfocal.runtime.datasets.classes import MOST_CLASSES
+from parfocal.runtime.datasets.findings import file_name
+from parfocal.runtime.errors import Violation
+from parfocal.runtime.images.files import Image
 
 # Of pixels amid others, those unlike all neighbours: 0.02 % at most in label images of cells and nuclei, 10 % at least
 # in grey images of microscopes, and 2 to 70 % once these are blurred and rounded to 8 bit.
@@ -18,6 +26,10 @@ _LOOKED_AT: Final = 2048
 _PLANES: Final = 8
 # Neighbours inside objects are of one object; in grey images they mostly differ.
 _EVEN: Final = 0.6
+# Runs of pixels of one value in the rows where it is: one for a convex object, more for a class of several.
+_SCATTERED: Final = 1.5
+# Label images number objects, so that a dataset of them has more values.
+_FEW_VALUES: Final = 20
 _CURE: Final = (
     "A label image has whole numbers, 0 for background and one number for all pixels of an object: put such images "
     "into target, or choose a method that learns grey images"
@@ -62,19 +74,12 @@ def _parts(image: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield np.asarray(planes[number][window])
 
 
-def looks_like_labels(image: NDArray[Any]) -> bool:
-    """Return whether an image is one of objects or of classes, rather than one of grey values.
+def _is_even(image: NDArray[Any]) -> bool:
+    """Return whether neighbours along X above 0 are mostly equal, as in objects and classes.
 
-    Beside what `label_problem` looks at, which large even parts of a grey image pass, neighbours along X above 0 must
-    mostly be equal; the most frequent value, which may be a background that is not 0, does not count.
-
-    Parameters
-    ----------
-    image
-        Image (Y, X) or (Z, Y, X); of a large one the middle and some planes are looked at.
+    The most frequent value, which may be a background that is not 0, does not count. `label_problem` alone is passed by
+    grey images with large even parts.
     """
-    if label_problem(image):
-        return False
     pairs = even = 0
     parts = list(_parts(image))
     values, counts = np.unique(np.concatenate([part.ravel() for part in parts]), return_counts=True)
@@ -85,3 +90,99 @@ def looks_like_labels(image: NDArray[Any]) -> bool:
         pairs += int(np.count_nonzero(inside))
         even += int(np.count_nonzero(inside & (left == right)))
     return even >= _EVEN * pairs
+
+
+@dataclass
+class TargetLook:
+    """Looks at each target image of a dataset and tells of which kind they are.
+
+    Attributes
+    ----------
+    grey
+        Of images of grey values: the file, and why they are no labels.
+    objects
+        Labels in all images.
+    pixels
+        Pixels of each value, as long as there are no more values than classes could have.
+    """
+
+    grey: list[Violation] = field(default_factory=list)
+    objects: int = 0
+    pixels: Counter[int] = field(default_factory=Counter)
+    _images: int = 0
+    _even: int = 0
+    _runs: int = 0
+    _rows: int = 0
+    _many: bool = False
+
+    def __call__(self, path: Path, image: Image) -> None:
+        """Look at one decoded target."""
+        self._images += 1
+        pixels = image.pixels
+        if problem := label_problem(pixels):
+            self.grey.append(Violation(file_name(path), problem))
+            return
+        self._even += int(_is_even(pixels))
+        values, counts = _values(pixels)
+        self.objects += int(np.count_nonzero(values > 0))
+        if not self._many:
+            self.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            self._many = len(self.pixels) > MOST_CLASSES
+        if not self._many:
+            for part in _parts(pixels):
+                runs, rows = _runs(part)
+                self._runs += runs
+                self._rows += rows
+
+    def add(self, other: TargetLook) -> TargetLook:
+        """Return what two looks have seen together."""
+        return TargetLook(
+            [*self.grey, *other.grey],
+            self.objects + other.objects,
+            self.pixels + other.pixels,
+            self._images + other._images,
+            self._even + other._even,
+            self._runs + other._runs,
+            self._rows + other._rows,
+            self._many or other._many or len(self.pixels + other.pixels) > MOST_CLASSES,
+        )
+
+    def kind(self) -> Literal["paired", "labels", "classes"]:
+        """Return the most likely kind of the dataset.
+
+        Targets are labels or classes if none of them has grey values. Classes are few values, and in most rows of an
+        image they begin again and again, because many objects have the same.
+        """
+        if self.grey or self._even < self._images or not self.objects:
+            return "paired"
+        values = [value for value in self.pixels if value]
+        few = not self._many and len(values) <= _FEW_VALUES and min(values, default=0) >= 0
+        return "classes" if few and self._runs > _SCATTERED * self._rows else "labels"
+
+    def problems(self, kind: str) -> list[Violation]:
+        """Return why the targets cannot be of a kind that somebody says they are."""
+        if kind not in {"labels", "classes"}:
+            return []
+        if kind == "classes" and not self.grey and self._many:
+            text = f"it has more than {MOST_CLASSES} values: a class image has the number of a class in each pixel."
+            return [Violation("target", f"{text} Are these label images (--kind labels)?")]
+        return self.grey
+
+
+def _values(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the values of an image of whole numbers and how many pixels have each."""
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
+        counts = np.bincount(pixels.ravel())
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+    return np.unique(pixels, return_counts=True)
+
+
+def _runs(plane: NDArray[Any]) -> tuple[int, int]:
+    """Return the runs of equal values above 0 along X, and how many there would be with one for each value in a row."""
+    begins = plane > 0
+    begins[:, 1:] &= plane[:, 1:] != plane[:, :-1]
+    rows, columns = np.nonzero(begins)
+    values = plane[rows, columns].astype(np.int64)
+    different = np.unique(rows * (values.max(initial=0) + 1) + values)
+    return len(rows), len(different)

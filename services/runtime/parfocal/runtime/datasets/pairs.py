@@ -222,6 +222,15 @@ def check_images(
     return ImageReport(tuple(images), warnings.texts())
 
 
+def no_partner(stem: str, free: Mapping[str, str], folder: Path) -> str:
+    """Return the words, to be said of a file, that `folder` has no image `stem`; `free` are other stems and names."""
+    # Other numbers are another field of view, however alike the names look.
+    alike = [other for other in free if _numbers(other) == _numbers(stem)]
+    near = difflib.get_close_matches(stem, alike, n=1, cutoff=0.5)
+    hint = f" (is it {free[near[0]]}?)" if near else ""
+    return f"no image named {stem} in {folder.name}{hint}: rename or remove one."
+
+
 def _partners(
     source_folder: Path, sources: Mapping[str, Path], target_folder: Path, targets: Mapping[str, Path]
 ) -> list[Violation]:
@@ -231,13 +240,8 @@ def _partners(
         for stem, path in mine.items():
             if stem in theirs:
                 continue
-            # Other numbers are another field of view, however alike the names look.
-            alike = [other for other in free if _numbers(other) == _numbers(stem)]
-            near = difflib.get_close_matches(stem, alike, n=1, cutoff=0.5)
-            hint = f" (is it {theirs[near[0]].name}?)" if near else ""
-            problems.append(
-                Violation(file_name(path), f"no image named {stem} in {folder.name}{hint}: rename or remove one.")
-            )
+            partners = {other: theirs[other].name for other in free}
+            problems.append(Violation(file_name(path), no_partner(stem, partners, folder)))
     return problems
 
 
