@@ -164,16 +164,15 @@ def _publish(
 
         try:
             sent = for_each(items, send, on_progress)
-            manifest = DatasetManifest(
+            files, entries = zip(*sent, strict=True)
+            manifest = report.manifest(
+                files,
+                entries,
                 project=client.project,
                 dataset=folder.name,
                 version=int(place.name),
-                files=tuple(entry for entry, _ in sent),
-                images=tuple(known for _, known in sent if isinstance(known, ImageEntry)),
-                annotations=tuple(known for _, known in sent if isinstance(known, AnnotationEntry)),
                 licence=licence,
                 description=description,
-                **report.manifest_fields(),
             )
             publish(client.store, place, DATASET_MANIFEST, manifest)
         except BaseException:

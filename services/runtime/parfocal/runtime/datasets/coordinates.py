@@ -44,17 +44,21 @@ class Localisations:
         float64 (N,): place in pixels from the upper left corner of the frame; pixel i reaches from i to i + 1.
     intensity
         float64 (N,): photons of the emitter, NaN where the table does not say.
+    uncertainty
+        float64 (N,): standard deviation of the place along each axis in pixels; None where the table does not say.
     """
 
     frame: NDArray[np.int64]
     y: NDArray[np.float64]
     x: NDArray[np.float64]
     intensity: NDArray[np.float64]
+    uncertainty: NDArray[np.float64] | None = None
 
     def of_frame(self, number: int) -> Localisations:
         """Return those of one frame, counted from 0, without copying."""
         part = slice(*np.searchsorted(self.frame, (number, number + 1)).tolist())
-        return Localisations(self.frame[part], self.y[part], self.x[part], self.intensity[part])
+        uncertainty = None if self.uncertainty is None else self.uncertainty[part]
+        return Localisations(self.frame[part], self.y[part], self.x[part], self.intensity[part], uncertainty)
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,13 @@ def read_localisations(path: Path, pixel_size_um: tuple[float, float], shape: Se
     if problems:
         raise refusal(f"{file_name(path)} cannot be used.", problems)
     columns = table.columns
-    intensity = columns.get("intensity", np.full(len(table.frame), np.nan))
-    return Localisations(table.frame, columns["y"] / (1e3 * size.y), columns["x"] / (1e3 * size.x), intensity)
+    return Localisations(
+        table.frame,
+        columns["y"] / (1e3 * size.y),
+        columns["x"] / (1e3 * size.x),
+        columns.get("intensity", np.full(len(table.frame), np.nan)),
+        columns["uncertainty"] / (1e3 * float(np.sqrt(size.y * size.x))) if "uncertainty" in columns else None,
+    )
 
 
 def _stack(
@@ -335,12 +344,15 @@ def _columns(
 
 
 def _row_problem(error: ValueError) -> str:
-    """Return what numpy found wrong in a row, in the words of people: it counts rows from 0, after the header."""
+    """Return what numpy found wrong in a row, in the words of people.
+
+    It counts rows after the header: from 0 where a value is no number, from 1 where values are missing.
+    """
     text = str(error)
     if found := re.search(r"could not convert string '?(.*?)'? to float64 at row (\d+), column (\d+)", text):
         return f"{found[1]!r} in line {int(found[2]) + 2}, column {found[3]}, is no number"
     if found := re.search(r"at row (\d+)", text):
-        return f"line {int(found[1]) + 2} has another number of columns than the header"
+        return f"line {int(found[1]) + 1} has another number of columns than the header"
     return f"it is no table of numbers ({text})"
 
 

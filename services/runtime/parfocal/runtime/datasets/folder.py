@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from parfocal.runtime.datasets.pairs import CheckedImage, ImagePair, check_image
 from parfocal.runtime.datasets.unpaired import check_unpaired, same_names_and_sizes
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import inspect_image, read_image, write_image
-from parfocal.runtime.store.manifests import AnnotationEntry, ImageEntry
+from parfocal.runtime.store.manifests import AnnotationEntry, DatasetManifest, FileEntry, ImageEntry
 
 NO_TEST_IMAGES: Final = (
     "There are no test images: quality control needs some that were not used for training. "
@@ -107,17 +107,33 @@ class FolderReport:
             items += [_table_item(split, role, table) for table in tables]
         return items
 
-    def manifest_fields(self) -> dict[str, Any]:
-        """Return what a manifest says of the dataset beside its files, as fields of `DatasetManifest`."""
-        return {
-            "kind": self.kind,
-            "warnings": self.warnings,
-            "classes": self.classes,
-            "class_values": self.class_values,
-            "counts": {split: dict(counts) for split, counts in self.counts.items()},
-            "class_counts": {split: dict(counts) for split, counts in self.class_counts.items()},
-            "unpaired": self.unpaired,
-        }
+    def manifest(
+        self, files: Sequence[FileEntry], entries: Sequence[ImageEntry | AnnotationEntry], **fields: Any
+    ) -> DatasetManifest:
+        """Return the manifest of the dataset.
+
+        Parameters
+        ----------
+        files
+            The published files.
+        entries
+            What `Item.write` returned for each of them.
+        fields
+            Further fields of `DatasetManifest`: project, dataset, version, and what is not found in files.
+        """
+        return DatasetManifest(
+            files=tuple(files),
+            images=tuple(entry for entry in entries if isinstance(entry, ImageEntry)),
+            annotations=tuple(entry for entry in entries if isinstance(entry, AnnotationEntry)),
+            kind=self.kind,
+            warnings=self.warnings,
+            classes=self.classes,
+            class_values=self.class_values,
+            counts={split: dict(counts) for split, counts in self.counts.items()},
+            class_counts={split: dict(counts) for split, counts in self.class_counts.items()},
+            unpaired=self.unpaired,
+            **fields,
+        )
 
 
 @dataclass

@@ -26,8 +26,8 @@ _LOOKED_AT: Final = 2048
 _PLANES: Final = 8
 # Neighbours inside objects are of one object; in grey images they mostly differ.
 _EVEN: Final = 0.6
-# Runs of pixels of one value in the rows where it is: one for a convex object, more for a class of several.
-_SCATTERED: Final = 1.5
+# Pieces for each value of a plane: about one for labels, more for a class that several objects have.
+_PIECES: Final = 1.5
 # Label images number objects, so that a dataset of them has more values.
 _FEW_VALUES: Final = 20
 _CURE: Final = (
@@ -111,8 +111,8 @@ class TargetLook:
     pixels: Counter[int] = field(default_factory=Counter)
     _images: int = 0
     _even: int = 0
-    _runs: int = 0
-    _rows: int = 0
+    _pieces: int = 0
+    _values: int = 0
     _many: bool = False
 
     def __call__(self, path: Path, image: Image) -> None:
@@ -130,9 +130,9 @@ class TargetLook:
             self._many = len(self.pixels) > MOST_CLASSES
         if not self._many:
             for part in _parts(pixels):
-                runs, rows = _runs(part)
-                self._runs += runs
-                self._rows += rows
+                pieces, different = _pieces(part)
+                self._pieces += pieces
+                self._values += different
 
     def add(self, other: TargetLook) -> TargetLook:
         """Return what two looks have seen together."""
@@ -142,22 +142,22 @@ class TargetLook:
             self.pixels + other.pixels,
             self._images + other._images,
             self._even + other._even,
-            self._runs + other._runs,
-            self._rows + other._rows,
+            self._pieces + other._pieces,
+            self._values + other._values,
             self._many or other._many or len(self.pixels + other.pixels) > MOST_CLASSES,
         )
 
     def kind(self) -> Literal["paired", "labels", "classes"]:
         """Return the most likely kind of the dataset.
 
-        Targets are labels or classes if none of them has grey values. Classes are few values, and in most rows of an
-        image they begin again and again, because many objects have the same.
+        Targets are labels or classes if none of them has grey values. Classes are few values, and most planes show
+        several pieces of each, because many objects have the same.
         """
         if self.grey or self._even < self._images or not self.objects:
             return "paired"
         values = [value for value in self.pixels if value]
         few = not self._many and len(values) <= _FEW_VALUES and min(values, default=0) >= 0
-        return "classes" if few and self._runs > _SCATTERED * self._rows else "labels"
+        return "classes" if few and self._pieces > _PIECES * self._values else "labels"
 
     def problems(self, kind: str) -> list[Violation]:
         """Return why the targets cannot be of a kind that somebody says they are."""
@@ -178,11 +178,19 @@ def _values(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     return np.unique(pixels, return_counts=True)
 
 
-def _runs(plane: NDArray[Any]) -> tuple[int, int]:
-    """Return the runs of equal values above 0 along X, and how many there would be with one for each value in a row."""
+def _pieces(plane: NDArray[Any]) -> tuple[int, int]:
+    """Return in how many pieces the values above 0 of a plane lie, and how many such values there are.
+
+    A piece is counted where it begins: at a run of pixels along X that touches no pixel of its value in the row above.
+    Branches that point upwards count as well.
+    """
     begins = plane > 0
     begins[:, 1:] &= plane[:, 1:] != plane[:, :-1]
-    rows, columns = np.nonzero(begins)
-    values = plane[rows, columns].astype(np.int64)
-    different = np.unique(rows * (values.max(initial=0) + 1) + values)
-    return len(rows), len(different)
+    above = np.zeros(plane.shape, np.bool_)
+    above[1:] = plane[1:] == plane[:-1]
+    above[1:, 1:] |= plane[1:, 1:] == plane[:-1, :-1]
+    above[1:, :-1] |= plane[1:, :-1] == plane[:-1, 1:]
+    inside = plane > 0
+    runs = np.cumsum(begins)[inside.ravel()]
+    touching = np.bincount(runs, weights=above[inside], minlength=1)[1:]
+    return int(np.count_nonzero(touching == 0)), len(np.unique(plane[begins]))
