@@ -115,6 +115,14 @@ class Manifest(BaseModel):
         return folder / entry.name
 
 
+def _checked_name(value: str) -> str:
+    """Return the name of a split, role or image; raise ValueError if it is none: it becomes the name of a file."""
+    if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
+        raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
+    # Also where another program wrote the manifest: images find their partners by name.
+    return unicodedata.normalize("NFC", value)
+
+
 class ImageEntry(BaseModel):
     """One image of a dataset: what its header says, so that a request can be checked without its pixels."""
 
@@ -132,25 +140,75 @@ class ImageEntry(BaseModel):
     @field_validator("split", "role", "stem")
     @classmethod
     def _is_a_name(cls, value: str) -> str:
-        # They become names of files.
-        if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
-            raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
-        # Also where another program wrote the manifest: images find their partners by name.
-        return unicodedata.normalize("NFC", value)
+        return _checked_name(value)
+
+
+class AnnotationEntry(BaseModel):
+    """One file of a dataset that is no image: what was drawn in, or located on, the source image of the same stem.
+
+    `objects` is the number of its boxes or localisations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    split: str
+    role: str
+    stem: str
+    file: str
+    objects: int
+
+    @field_validator("split", "role", "stem")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        return _checked_name(value)
 
 
 class DatasetManifest(Manifest):
-    """A published dataset version. `images` has one entry for each source and target file."""
+    """A published dataset version. `images` has one entry for each image, `annotations` for each other file.
+
+    Attributes
+    ----------
+    kind
+        What stands beside the source images: a name of `parfocal.runtime.datasets.kinds`. Empty in datasets of before
+        kinds were recorded, whose targets are images.
+    classes
+        Names of the classes of boxes or of class images, in the order of their index.
+    class_values
+        The grey value of each class in class images, in the same order.
+    counts
+        For each split how many there are of what, for example {"train": {"images": 20, "boxes": 93}}.
+    class_counts
+        For each split the number of boxes, or of pixels in class images, of each class.
+    unpaired
+        The splits in which images of the same name are no partners.
+    """
 
     dataset: str
     version: int
     images: tuple[ImageEntry, ...]
     licence: str = ""
     description: str = ""
+    kind: str = ""
+    annotations: tuple[AnnotationEntry, ...] = ()
+    classes: tuple[str, ...] = ()
+    class_values: tuple[int, ...] = ()
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    class_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    unpaired: tuple[str, ...] = ()
 
     def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
         """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""
         return tuple(image for image in self.images if image.split == split and image.role == role)
+
+    def select_annotations(self, split: str, role: str = "target") -> tuple[AnnotationEntry, ...]:
+        """Return the files with boxes or localisations of one split, one for each source image."""
+        return tuple(entry for entry in self.annotations if entry.split == split and entry.role == role)
+
+    def has_targets(self, split: str) -> bool:
+        """Return whether a split has what predictions of its sources can be compared with, image by image."""
+        if split in self.unpaired:
+            return False
+        return bool(self.select(split, "target") or self.select_annotations(split))
 
     def roles(self, kind: str) -> tuple[str, ...]:
         """Return the roles of a kind, e.g. "target", then "target_DAPI" and others with a suffix in order of name."""
