@@ -30,8 +30,9 @@ from parfocal.care import SERVICE
 from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
-from parfocal.runtime.methods.implementation import Channels
+from parfocal.runtime.methods.implementation import Batch
 from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import ModelManifest
 
 
@@ -97,17 +98,18 @@ def bare_steps(options: argparse.Namespace) -> tuple[Clock, Clock, int]:
     from parfocal.care.parameters import Care2DParameters
 
     parameters = Care2DParameters(patch_size=options.patch, batch_size=options.batch)
-    learner = Care2D().build(parameters, Channels())
-    batch = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
-    learner.train_batch(batch, batch)
-    learner.validate_batch(batch, batch)
+    learner = Care2D().build(parameters, Facts())
+    pixels = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
+    batch = Batch({"source": pixels}, pixels, options.batch)
+    learner.train_batch(batch)
+    learner.validate_batch(batch)
     count = 5
     with Clock() as training:
         for _ in range(count):
-            learner.train_batch(batch, batch)
+            learner.train_batch(batch)
     with Clock() as validating:
         for _ in range(count):
-            learner.validate_batch(batch, batch)
+            learner.validate_batch(batch)
     return training, validating, count
 
 

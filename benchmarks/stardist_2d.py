@@ -98,25 +98,27 @@ def plain_stardist(
 
 def making_targets(options: argparse.Namespace, data: Path) -> tuple[float, float]:
     """Return the seconds that the targets of a batch take, and that a training step takes."""
-    from parfocal.runtime.methods.implementation import Channels
+    from parfocal.runtime.methods.implementation import Batch
+    from parfocal.runtime.store.facts import Facts
     from parfocal.stardist.network import StarDist2D
     from parfocal.stardist.parameters import StarDist2DParameters
 
     parameters = StarDist2DParameters(patch_size=options.patch, batch_size=options.batch)
     method = StarDist2D()
-    learner = method.build(parameters, Channels())
+    learner = method.build(parameters, Facts())
     paths = list(find_images(data / "train" / "target").values())[: options.batch]
     cut = (slice(options.patch), slice(options.patch))
     labels = np.stack([read_image(path).pixels[cut] for path in paths])[..., np.newaxis]
     inputs = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
-    learner.train_batch(inputs, method.prepare_targets(labels, parameters))
+    raw, rng = Batch({"source": inputs}, labels, options.batch), np.random.default_rng(0)
+    learner.train_batch(method.prepare(raw, parameters, Facts(), rng))
     count = 5
     with Clock() as making:
         for _ in range(count):
-            targets = method.prepare_targets(labels, parameters)
+            batch = method.prepare(raw, parameters, Facts(), rng)
     with Clock() as training:
         for _ in range(count):
-            learner.train_batch(inputs, targets)
+            learner.train_batch(batch)
     return making.wall / count, training.wall / count
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,33 @@ import numpy as np
 import pytest
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.methods.implementation import Channels
+from parfocal.runtime.methods.implementation import Batch, ModelView, ValidationImage
+from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.service import load_object
+from parfocal.runtime.store.facts import Facts
+
+FACTS = Facts()
+
+
+def batch_of(inputs: Any, targets: Any = None) -> Batch:
+    """Return arrays as a batch of a method with one input."""
+    return Batch({"source": inputs}, targets, len(inputs))
+
+
+def prepared(implementation: Any, inputs: Any, targets: Any, parameters: Any, facts: Facts = FACTS) -> Batch:
+    """Return a batch as the method's loss takes it."""
+    return implementation.prepare(batch_of(inputs, targets), parameters, facts, np.random.default_rng(0))  # type: ignore[no-any-return]
+
+
+def images_of(*pairs: tuple[Any, Any]) -> Iterator[ValidationImage]:
+    """Yield images and targets without channels as calibration sees them."""
+    for image, target in pairs:
+        yield ValidationImage("a", {"source": image[..., np.newaxis]}, target[..., np.newaxis])
+
+
+def view_of(parameters: Any, facts: Facts = FACTS, rule: Any = "percentile", axes: str = "YX") -> ModelView:
+    """Return a model as loading and predicting see it."""
+    return ModelView(parameters, facts, Normaliser(rule=rule), axes)
 
 
 class LearnerSuite:
@@ -26,7 +51,7 @@ class LearnerSuite:
     parameters: Any
     other: Any
     larger: Any
-    channels = Channels()
+    facts = FACTS
     patch: tuple[int, ...]
     weights_suffix: str
 
@@ -34,70 +59,79 @@ class LearnerSuite:
     def implementation(self) -> Any:
         return load_object(self.path)()
 
-    def batches(self, implementation: Any, count: int) -> Sequence[tuple[Any, Any]]:
+    def batches(self, implementation: Any, count: int) -> Sequence[Batch]:
         rng = np.random.default_rng(0)
-        inputs = rng.random((count, 2, *self.patch, self.channels.inputs), dtype=np.float32)
-        targets = (self.target_of(each) for each in inputs)
+        inputs = rng.random((count, 2, *self.patch, self.facts.input_channels), dtype=np.float32)
         return [
-            (mine, implementation.prepare_targets(theirs, self.parameters))
-            for mine, theirs in zip(inputs, targets, strict=True)
+            implementation.prepare(batch_of(each, self.target_of(each)), self.parameters, self.facts, rng)
+            for each in inputs
         ]
+
+    def begun(self, implementation: Any, parameters: Any) -> Any:
+        """Return a new learner at the beginning of its first epoch."""
+        learner = implementation.build(parameters, self.facts)
+        learner.begin_epoch(0, parameters.learning_rate)
+        return learner
+
+    def view(self) -> ModelView:
+        return view_of(self.parameters, self.facts, axes="ZYX"[-len(self.patch) :])
 
     def target_of(self, inputs: Any) -> Any:
         """Return something a network can learn in a few steps: each target is the first channel inverted."""
-        return np.repeat(1 - inputs[..., :1], len(self.channels.targets), axis=-1)
+        return np.repeat(1 - inputs[..., :1], len(self.facts.targets), axis=-1)
 
     def test_training_lowers_the_loss_and_does_not_repeat_itself(self, implementation: Any) -> None:
-        learner = implementation.build(self.parameters, self.channels)
-        inputs, targets = self.batches(implementation, 1)[0]
-        losses = [learner.train_batch(inputs, targets) for _ in range(20)]
+        learner = self.begun(implementation, self.parameters)
+        batch = self.batches(implementation, 1)[0]
+        losses = [learner.train_batch(batch)["loss"] for _ in range(20)]
         # No fixed share: a likelihood loss may cross zero.
         assert max(losses[-3:]) < min(losses[:3])
-        assert learner.validate_batch(inputs, targets) == learner.validate_batch(inputs, targets)
+        assert learner.validate_batch(batch) == learner.validate_batch(batch)
 
     def test_a_restored_learner_goes_on_bit_for_bit(self, implementation: Any) -> None:
         batches = self.batches(implementation, 4)
-        straight = implementation.build(self.parameters, self.channels)
-        for inputs, targets in batches:
-            straight.train_batch(inputs, targets)
-        first = implementation.build(self.parameters, self.channels)
-        for inputs, targets in batches[:2]:
-            first.train_batch(inputs, targets)
-        second = implementation.build(self.other, self.channels)
-        second.set_weights(first.weights())
-        second.set_optimiser_state(first.optimiser_state())
-        second.learning_rate = first.learning_rate
-        for inputs, targets in batches[2:]:
-            second.train_batch(inputs, targets)
-        for mine, theirs in zip(second.weights().values(), straight.weights().values(), strict=True):
+        straight, resumed = (self.begun(implementation, self.parameters) for _ in range(2))
+        for batch in batches[:2]:
+            straight.train_batch(batch)
+        resumed.train_batch(batches[3])
+        resumed.set_weights(straight.weights())
+        resumed.set_state(straight.state())
+        for learner in (straight, resumed):
+            learner.begin_epoch(1, self.parameters.learning_rate / 2)
+            for batch in batches[2:]:
+                learner.train_batch(batch)
+        for mine, theirs in zip(resumed.weights().values(), straight.weights().values(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
     def test_the_learning_rate_can_be_set(self, implementation: Any) -> None:
-        learner = implementation.build(self.parameters, self.channels)
+        learner = implementation.build(self.parameters, self.facts)
         before = learner.weights()
-        learner.learning_rate = 0.0
-        learner.train_batch(*self.batches(implementation, 1)[0])
+        learner.begin_epoch(0, 0.0)
+        learner.train_batch(self.batches(implementation, 1)[0])
         trained = {name for name, value in learner.weights().items() if not np.array_equal(value, before[name])}
         assert all("running" in name or "moving" in name or "num_batches" in name for name in trained)
 
-    def test_best_and_last_weights_come_back(self, implementation: Any, tmp_path: Path) -> None:
-        best = implementation.build(self.parameters, self.channels)
-        last = implementation.build(self.other, self.channels)
-        implementation.save(tmp_path, self.parameters, self.channels, best.weights(), last.weights())
-        batch = self.batches(implementation, 1)[0][0]
-        for name, learner in (("best", best), ("last", last)):
-            loaded = implementation.load(tmp_path, self.parameters, self.channels, name)
-            np.testing.assert_array_equal(loaded.predict_batch(batch), learner.predict_batch(batch))
+    def test_kept_weights_come_back(self, implementation: Any, tmp_path: Path) -> None:
+        learners = {
+            "best": implementation.build(self.parameters, self.facts),
+            "last": implementation.build(self.other, self.facts),
+        }
+        weights = {name: learner.weights() for name, learner in learners.items()}
+        implementation.save(tmp_path, self.parameters, self.facts, weights)
+        inputs = self.batches(implementation, 1)[0].input
+        for name, learner in learners.items():
+            loaded = implementation.load(tmp_path, self.view(), name)
+            np.testing.assert_array_equal(loaded.predict_batch(inputs), learner.predict_batch(inputs))
 
     def test_damaged_weights_are_refused(self, implementation: Any, tmp_path: Path) -> None:
         name = f"weights_best{self.weights_suffix}"
         (tmp_path / name).write_bytes(b"not a weights file")
         with pytest.raises(InvalidInputError, match=name):
-            implementation.load(tmp_path, self.parameters, self.channels, "best")
+            implementation.load(tmp_path, self.view(), "best")
 
     def test_weights_of_another_network_are_refused(self, implementation: Any) -> None:
-        small = implementation.build(self.parameters, self.channels)
-        large = implementation.build(self.larger, self.channels)
+        small = implementation.build(self.parameters, self.facts)
+        large = implementation.build(self.larger, self.facts)
         with pytest.raises(InvalidInputError):
             small.set_weights(large.weights())
 
@@ -120,11 +154,11 @@ class ImageLearnerSuite(LearnerSuite):
     def test_tiled_prediction_equals_the_whole_image(self, implementation: Any) -> None:
         from parfocal.runtime.prediction.tiling import predict_tiled
 
-        learner = implementation.build(self.parameters, self.channels)
-        for inputs, targets in self.batches(implementation, 5):
-            learner.train_batch(inputs, targets)
-        geometry = implementation.geometry(self.parameters, self.channels)
-        image = np.random.default_rng(0).random((*self.image, self.channels.inputs), dtype=np.float32)
+        learner = self.begun(implementation, self.parameters)
+        for batch in self.batches(implementation, 5):
+            learner.train_batch(batch)
+        geometry = implementation.geometry(self.parameters, self.facts)
+        image = np.random.default_rng(0).random((*self.image, self.facts.input_channels), dtype=np.float32)
 
         def run(tile: tuple[int, ...]) -> Any:
             return predict_tiled(

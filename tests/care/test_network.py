@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import ImageLearnerSuite
+from learner_suite import ImageLearnerSuite, batch_of, images_of, view_of
 
 from parfocal.care import CARE_2D
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters
-from parfocal.runtime.methods.implementation import Channels
 from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.store.facts import Facts
 
 TINY: dict[str, Any] = {
     "network_depth": 2, "kernel_size": 3, "first_filters": 4, "patch_size": 32, "precision": "float32"
@@ -42,23 +42,23 @@ def count(learner: Any) -> int:
 def test_the_network_has_the_published_number_of_parameters(
     care: Any, parameters: dict[str, Any], expected: int
 ) -> None:
-    assert count(care.build(Care2DParameters(**parameters), Channels())) == expected
+    assert count(care.build(Care2DParameters(**parameters), Facts())) == expected
 
 
 def test_the_loss_is_the_laplace_likelihood(care: Any) -> None:
-    learner = care.build(Care2DParameters(**TINY), Channels())
+    learner = care.build(Care2DParameters(**TINY), Facts())
     rng = np.random.default_rng(0)
     inputs, targets = rng.random((2, 2, 32, 32, 1), dtype=np.float32)
     mean, scale = np.moveaxis(learner.predict_batch(inputs).astype(np.float64), -1, 0)
     expected = np.mean(np.abs(mean - targets[..., 0]) / scale + np.log(scale) + np.log(2))
-    assert learner.validate_batch(inputs, targets) == pytest.approx(expected, rel=1e-4)
+    assert learner.validate_batch(batch_of(inputs, targets))["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_without_probabilistic_the_loss_is_the_absolute_error(care: Any) -> None:
-    learner = care.build(Care2DParameters(**TINY, probabilistic=False), Channels())
+    learner = care.build(Care2DParameters(**TINY, probabilistic=False), Facts())
     inputs, targets = np.random.default_rng(0).random((2, 2, 32, 32, 1), dtype=np.float32)
     expected = np.mean(np.abs(learner.predict_batch(inputs) - targets))
-    assert learner.validate_batch(inputs, targets) == pytest.approx(float(expected), rel=1e-4)
+    assert learner.validate_batch(batch_of(inputs, targets))["loss"] == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
@@ -66,19 +66,18 @@ def test_the_saved_folder_opens_in_csbdeep_with_the_same_prediction(care: Any, t
     from csbdeep.models import CARE
 
     parameters = Care2DParameters(**TINY)
-    learner, other = care.build(parameters, Channels()), care.build(Care2DParameters(**TINY, seed=9), Channels())
+    learner, other = care.build(parameters, Facts()), care.build(Care2DParameters(**TINY, seed=9), Facts())
     folder = tmp_path / "model"
     folder.mkdir()
-    care.save(folder, parameters, Channels(), learner.weights(), other.weights())
+    care.save(folder, parameters, Facts(), {"best": learner.weights(), "last": other.weights()})
+    view = view_of(parameters)
     image = np.random.default_rng(0).random((1, 32, 32, 1), dtype=np.float32)
     expected = learner.predict_batch(image)
     opened = CARE(None, name="model", basedir=str(tmp_path))
     opened.load_weights("weights_best.h5")
     np.testing.assert_allclose(opened.keras_model(image).numpy(), expected, atol=1e-6)
-    np.testing.assert_array_equal(care.load(folder, parameters, Channels(), "best").predict_batch(image), expected)
-    np.testing.assert_array_equal(
-        care.load(folder, parameters, Channels(), "last").predict_batch(image), other.predict_batch(image)
-    )
+    np.testing.assert_array_equal(care.load(folder, view, "best").predict_batch(image), expected)
+    np.testing.assert_array_equal(care.load(folder, view, "last").predict_batch(image), other.predict_batch(image))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
@@ -88,28 +87,29 @@ def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path:
     from parfocal.runtime.store.manifests import ModelManifest
 
     parameters = Care2DParameters(**TINY)
-    weights = care.build(parameters, Channels()).weights()
-    care.save(tmp_path, parameters, Channels(), weights, weights)
+    learner = care.build(parameters, Facts())
+    care.save(tmp_path, parameters, Facts(), {"best": learner.weights()})
     rng = np.random.default_rng(0)
     pairs = [rng.random((2, 100, 120), dtype=np.float32) for _ in range(2)]
-    calibration = care.calibrate(tmp_path, parameters, Channels(), pairs)
+    calibrated_facts = care.calibrate(learner, images_of(*pairs), parameters, Facts())
     predicted = []
-    for recorded in ({}, calibration):
+    for facts in (Facts(), calibrated_facts):
         manifest = ModelManifest(
             project="p", model="m", version=1, service="care", method="care-2d", job="j",
             parameters=parameters.model_dump(), axes="YX", normaliser={"rule": "none"}, dataset_uri="",
-            calibration=recorded,
+            facts=facts,
         )  # fmt: skip
         model = load_model(CARE_2D, manifest, tmp_path, weights="best", precision="float32")
         image = Image(pairs[0][0], "YX", None)
         predicted.append(predict_image(model, image, CarePredictionParameters(uncertainty=True)).images)
-    factor = calibration["uncertainty_factor"]
+    factor = calibrated_facts.measured["uncertainty_factor"]
     raw, calibrated = (images["uncertainty"].pixels for images in predicted)
     np.testing.assert_allclose(calibrated, factor * raw, rtol=1e-5)
     # The factor is that of both images, the coverage that of one of them.
     inside = np.abs(pairs[0][1] - predicted[1]["prediction"].pixels) <= np.log(10) * calibrated
     assert inside.mean() == pytest.approx(0.9, abs=0.01)
-    assert care.calibrate(tmp_path, Care2DParameters(**TINY, probabilistic=False), Channels(), pairs) == {}
+    plain = Care2DParameters(**TINY, probabilistic=False)
+    assert care.calibrate(learner, images_of(*pairs), plain, Facts()) == Facts()
 
 
 @pytest.mark.skipif(not BFLOAT16, reason="this processor computes in float32")
@@ -118,8 +118,8 @@ def test_bfloat16_learns_like_float32_and_repeats_itself(care: Any) -> None:
     inputs = rng.random((8, 32, 32, 1), dtype=np.float32)
     runs = []
     for precision in ("float32", "auto", "auto"):
-        learner = care.build(Care2DParameters(**TINY | {"precision": precision}, learning_rate=0.003), Channels())
-        losses = [learner.train_batch(inputs, 1 - inputs) for _ in range(30)]
+        learner = care.build(Care2DParameters(**TINY | {"precision": precision}, learning_rate=0.003), Facts())
+        losses = [learner.train_batch(batch_of(inputs, 1 - inputs))["loss"] for _ in range(30)]
         runs.append((losses, learner.predict_batch(inputs)))
     (exact, _), (rough, predicted), (again, repeated) = runs
     assert rough != exact  # the arithmetic is really another one
@@ -150,3 +150,34 @@ class TestCare3D(ImageLearnerSuite):
     image = (12, 100, 52)
     tile = (12, 64, 52)
     weights_suffix = ".h5"
+
+
+def test_dropout_follows_from_seed_and_epoch() -> None:
+    from parfocal.runtime.frameworks import keras
+
+    def build() -> keras.KerasLearner:
+        keras.prepare(5, "float32", 2)
+        layers = keras.keras.layers
+        inputs = keras.keras.Input((None, None, 1))
+        outputs = layers.Conv2D(1, 3, padding="same")(layers.Dropout(0.5)(inputs))
+        model = keras.keras.Model(inputs, outputs)
+        model.compile(optimizer=keras.keras.optimizers.Adam(0.01), loss="mse")
+        return keras.KerasLearner(model, 5)
+
+    pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
+    batch = batch_of(pixels, 1 - pixels)
+    straight, resumed = build(), build()
+    straight.begin_epoch(0, 0.01)
+    for _ in range(3):
+        straight.train_batch(batch)
+    resumed.set_weights(straight.weights())
+    resumed.set_state(straight.state())
+    losses = []
+    for learner in (straight, resumed):
+        learner.begin_epoch(1, 0.0)
+        losses.append([learner.train_batch(batch)["loss"] for _ in range(3)])
+    assert losses[0] == losses[1]
+    # With a rate of 0 nothing but dropout changes.
+    assert len(set(losses[0])) == 3
+    straight.begin_epoch(2, 0.0)
+    assert straight.train_batch(batch)["loss"] not in losses[0]

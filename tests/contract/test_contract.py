@@ -64,6 +64,7 @@ def test_health_says_serving(service: Session) -> None:
 def test_methods_describe_themselves_completely(service: Session) -> None:
     method = service.method_description
     assert all([method.title, method.summary, method.citation, method.licence, method.data_requirements.axes])
+    assert method.presets[0].name == "quick"
     for schema in method.parameter_schemas:
         for name, field in json.loads(schema.json_schema)["properties"].items():
             assert field.get("description"), f"parameter {name} has no help"

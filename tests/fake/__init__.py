@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from parfocal import v1
+from parfocal.runtime.bases.images import ImageImplementation
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.methods.implementation import Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.methods.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits
-from parfocal.runtime.methods.service import Method, Parameters, Service, Work
+from parfocal.runtime.methods.service import Method, Parameters, Service, Work, quick
+from parfocal.runtime.prediction.tiling import Geometry
+from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import DatasetManifest
 
 
@@ -53,30 +57,34 @@ class FilterLearner:
 
     def __init__(self, parameters: FakeParameters) -> None:
         rng = np.random.default_rng(parameters.seed)
-        self.learning_rate = parameters.learning_rate
+        self._rate = parameters.learning_rate
         self._pause = parameters.pause_seconds
         self._values = rng.normal(0, 0.1, 10)
         self._first = np.zeros(10)
         self._second = np.zeros(10)
         self._steps = np.zeros(1)
 
-    def train_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    def begin_epoch(self, epoch: int, learning_rate: float) -> None:  # noqa: ARG002
+        """Set the learning rate; nothing is random."""
+        self._rate = learning_rate
+
+    def train_batch(self, batch: Batch) -> dict[str, float]:
         """Do one step of Adam."""
-        views = _neighbours(inputs)
-        error = self._apply(views) - targets[..., 0]
+        views = _neighbours(batch.input)
+        error = self._apply(views) - batch.targets[..., 0]
         gradient = np.append(np.tensordot(views, error, 3) * 2 / error.size, 2 * error.mean())
         self._steps += 1
         self._first += 0.1 * (gradient - self._first)
         self._second += 0.001 * (gradient**2 - self._second)
         first = self._first / (1 - 0.9 ** self._steps[0])
         second = self._second / (1 - 0.999 ** self._steps[0])
-        self._values -= self.learning_rate * first / (np.sqrt(second) + 1e-8)
+        self._values -= self._rate * first / (np.sqrt(second) + 1e-8)
         time.sleep(self._pause)
-        return float(np.mean(error**2))
+        return {"loss": float(np.mean(error**2))}
 
-    def validate_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    def validate_batch(self, batch: Batch) -> dict[str, float]:
         """Return the mean squared error."""
-        return float(np.mean((self._apply(_neighbours(inputs)) - targets[..., 0]) ** 2))
+        return {"loss": float(np.mean((self._apply(_neighbours(batch.input)) - batch.targets[..., 0]) ** 2))}
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the filtered batch."""
@@ -93,11 +101,11 @@ class FilterLearner:
             raise InvalidInputError("The weights are not those of a 3x3 filter.")
         self._values = np.array(weights["values"], dtype=np.float64)
 
-    def optimiser_state(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, NDArray[Any]]:
         """Return the moments and the step count."""
         return {"first": self._first.copy(), "second": self._second.copy(), "steps": self._steps.copy()}
 
-    def set_optimiser_state(self, state: Arrays) -> None:
+    def set_state(self, state: Arrays) -> None:
         """Replace the moments and the step count."""
         self._first, self._second, self._steps = (np.array(state[name]) for name in ("first", "second", "steps"))
 
@@ -112,32 +120,25 @@ def _neighbours(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.stack([planes[:, y : y + height, x : x + width] for y in range(3) for x in range(3)])
 
 
-class Fake2D(ImageImplementation):
+class Fake2D(ImageImplementation[FakeParameters, FilterLearner]):
     """The fake method as the runtime drives it."""
 
-    def build(self, parameters: FakeParameters, channels: Channels) -> FilterLearner:  # noqa: ARG002
+    def build(self, parameters: FakeParameters, facts: Facts) -> FilterLearner:  # noqa: ARG002
         """Return a new filter."""
         return FilterLearner(parameters)
 
-    def geometry(self, parameters: FakeParameters, channels: Channels) -> Geometry:  # noqa: ARG002
+    def geometry(self, parameters: FakeParameters, facts: Facts) -> Geometry:  # noqa: ARG002
         """Return the reach of a 3x3 filter; the divisor is stricter than needed, as it is for networks."""
         return Geometry(divisor=4, overlap=4, output_channels=1)
 
-    def save(
-        self,
-        folder: Path,
-        parameters: FakeParameters,  # noqa: ARG002
-        channels: Channels,  # noqa: ARG002
-        best: Arrays,
-        last: Arrays,
-    ) -> None:
+    def save(self, folder: Path, parameters: FakeParameters, facts: Facts, weights: Mapping[str, Arrays]) -> None:  # noqa: ARG002
         """Write the values as JSON."""
-        content = {"best": best["values"].tolist(), "last": last["values"].tolist()}
+        content = {name: arrays["values"].tolist() for name, arrays in weights.items()}
         (folder / "filter.json").write_text(json.dumps(content), encoding="utf-8")
 
-    def load(self, folder: Path, parameters: FakeParameters, channels: Channels, weights: str) -> FilterLearner:
+    def load(self, folder: Path, model: ModelView, weights: str) -> FilterLearner:
         """Return the saved filter."""
-        learner = self.build(parameters, channels)
+        learner = self.build(model.parameters, model.facts)
         content = json.loads((folder / "filter.json").read_text(encoding="utf-8"))
         learner.set_weights({"values": np.array(content[weights])})
         return learner
@@ -146,7 +147,7 @@ class Fake2D(ImageImplementation):
         self,
         output: NDArray[np.float32],
         parameters: FakeParameters,  # noqa: ARG002
-        channels: Channels,  # noqa: ARG002
+        facts: Facts,  # noqa: ARG002
     ) -> dict[str, tuple[NDArray[np.float32], bool]]:
         """Return the only channel as the prediction."""
         return {"prediction": (output[..., 0], True)}
@@ -169,6 +170,7 @@ SERVICE = Service(
             data="Pairs of two-dimensional grey images.",
             minimum_images=2,
             recommended_images=2,
+            presets=quick(epochs=4),
             citation="None.",
             licence="BSD-3-Clause",
             documentation="docs/adding-a-method.md",

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import ImageLearnerSuite
+from learner_suite import ImageLearnerSuite, batch_of, view_of
 
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
-from parfocal.runtime.methods.implementation import Channels
+from parfocal.runtime.methods.implementation import Batch
 from parfocal.runtime.methods.precision import cpu_flags
+from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 
 TINY: dict[str, Any] = {"first_filters": 4, "patch_size": 32, "learning_rate": 0.003, "precision": "float32"}
-TWO_TARGETS = Channels(3, ("target", "target_MAP2"))
+TWO_TARGETS = Facts(inputs=(Port(role="source", channels=3),), targets=(Port(role="target"), Port(role="target_MAP2")))
 
 
 class TestFnet2D(ImageLearnerSuite):
@@ -24,7 +25,7 @@ class TestFnet2D(ImageLearnerSuite):
     parameters = Fnet2DParameters(**TINY)
     other = Fnet2DParameters(**TINY, seed=9)
     larger = Fnet2DParameters(**TINY | {"first_filters": 8})
-    channels = TWO_TARGETS
+    facts = TWO_TARGETS
     patch = (32, 32)
     image = (192, 128)
     tile = (112, 128)
@@ -59,7 +60,7 @@ def test_the_loss_is_the_mean_squared_error_of_all_targets() -> None:
     rng = np.random.default_rng(0)
     inputs, targets = rng.random((2, 32, 32, 3), np.float32), rng.random((2, 32, 32, 2), np.float32)
     expected = np.mean((learner.predict_batch(inputs).astype(np.float64) - targets) ** 2)
-    assert learner.validate_batch(inputs, targets) == pytest.approx(expected, rel=1e-5)
+    assert learner.validate_batch(batch_of(inputs, targets))["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_each_target_is_an_image_of_its_own() -> None:
@@ -80,7 +81,7 @@ def test_a_pickled_file_is_not_opened(tmp_path: Path) -> None:
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "weights_best.safetensors")
     with pytest.raises(InvalidInputError, match="damaged"):
-        Fnet2D().load(tmp_path, Fnet2DParameters(**TINY), Channels(), "best")
+        Fnet2D().load(tmp_path, view_of(Fnet2DParameters(**TINY)), "best")
 
 
 def dataset(*roles: str) -> DatasetManifest:
@@ -142,11 +143,60 @@ def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monk
         torch.manual_seed(0)
         convolution = torch.nn.Conv3d(32, 32, 3, padding=1)
         optimiser = torch.optim.SGD(convolution.parameters(), lr=0.0)
-        driver.TorchLearner(convolution, optimiser, torch.nn.functional.mse_loss, precision).train_batch(
-            inputs, targets
-        )
+        learner = driver.SupervisedLearner(convolution, optimiser, torch.nn.functional.mse_loss, 0, precision)
+        learner.train_batch(batch_of(inputs, targets))
         assert convolution.weight.grad is not None
         gradients.append(convolution.weight.grad.numpy())
     exact, fast, again = gradients
     assert np.linalg.norm(fast - exact) < 0.01 * np.linalg.norm(exact)
     np.testing.assert_array_equal(fast, again)
+
+
+def test_several_networks_with_dropout_go_on_bit_for_bit() -> None:
+    import torch
+
+    from parfocal.runtime.frameworks.torch import TorchLearner, prepare
+
+    class Two(TorchLearner):
+        def train_batch(self, batch: Batch) -> dict[str, float]:
+            first, second = self.modules.values()
+            made = self.forward(first, batch.input)
+            judged = self.forward(second, made.detach())
+            return {
+                "first": self.step("a", torch.nn.functional.mse_loss(made, self.tensor(batch.targets))),
+                "second": self.step("b", judged.square().mean()),
+            }
+
+        def validate_batch(self, batch: Batch) -> dict[str, float]:
+            return {"first": float((self.infer(self.modules["first"], batch.input) ** 2).mean())}
+
+    def build() -> Two:
+        prepare(5)
+        modules = {
+            name: torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Dropout(0.5))
+            for name in ("first", "second")
+        }
+        optimisers = {
+            "a": torch.optim.Adam(modules["first"].parameters()),
+            "b": torch.optim.SGD(modules["second"].parameters(), momentum=0.9),
+        }
+        return Two(modules, optimisers, 5, "float32")
+
+    pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
+    batch = batch_of(pixels, 1 - pixels)
+    straight, resumed = build(), build()
+    straight.begin_epoch(0, 0.1)
+    for _ in range(3):
+        straight.train_batch(batch)
+    resumed.set_weights(straight.weights())
+    resumed.set_state(straight.state())
+    torch.rand(7)  # whatever else has drawn random numbers
+    losses = []
+    for learner in (straight, resumed):
+        learner.begin_epoch(1, 0.1)
+        losses.append([learner.train_batch(batch) for _ in range(3)])
+    assert losses[0] == losses[1]
+    assert len({each["first"] for each in losses[0]}) == 3
+    assert {name.partition(".")[0] for name in straight.weights()} == {"first", "second"}
+    for mine, theirs in zip(resumed.weights().values(), straight.weights().values(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -17,6 +17,7 @@ from parfocal.runtime.jobs.admission import admit, check_dataset, require_output
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.methods.parameters import PredictionParameters, Roles
 from parfocal.runtime.methods.service import Parameters, Work
+from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import UNCERTAINTY_FACTOR, DatasetManifest, ImageEntry, ModelManifest
 from parfocal.runtime.store.store import Store
 
@@ -135,7 +136,8 @@ def test_work_without_a_prediction_needs_a_dataset_alone(store: Any, dataset_uri
 
 def model_of(store: Store, channels: int) -> str:
     """The address of a published model, of which admission reads only the manifest."""
-    return publish_model(store, f"takes-{channels}", "", method="fake-2d", channels={"inputs": channels})
+    facts = Facts(inputs=(Port(role="source", channels=channels),))
+    return publish_model(store, f"takes-{channels}", "", method="fake-2d", facts=facts)
 
 
 def test_a_prediction_is_refused_where_no_image_of_the_split_suits_the_model(store: Any, dataset_uri: str) -> None:

@@ -19,6 +19,7 @@ FLOORS = (
     ("frameworks", "jobs"),
     ("prediction",),
     ("training", "server"),
+    ("bases",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

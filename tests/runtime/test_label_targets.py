@@ -10,30 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from parfocal.runtime.datasets.classes import object_classes
+from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.methods.implementation import Arrays, Channels, Learner, ObjectImplementation, Tiling
-from parfocal.runtime.methods.objects import Objects
-from parfocal.runtime.methods.parameters import PredictionParameters
-from parfocal.runtime.training.label_targets import clean_label_targets, label_problem, object_classes
-
-
-class Plain(ObjectImplementation):
-    """Learns labels as they are drawn; what is not asked here has no part in it."""
-
-    def build(self, parameters: Any, channels: Channels) -> Learner:
-        raise NotImplementedError
-
-    def save(self, folder: Path, parameters: Any, channels: Channels, best: Arrays, last: Arrays) -> None:
-        raise NotImplementedError
-
-    def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> Learner:
-        raise NotImplementedError
-
-    def find_objects(
-        self, learner: Learner, image: NDArray[np.float32], parameters: PredictionParameters, tiling: Tiling
-    ) -> Objects:
-        raise NotImplementedError
-
+from parfocal.runtime.training.label_targets import clean_label_targets
 
 LABELS = np.array([[7, 7, 7, 0, 9, 9], [7, 7, 7, 0, 9, 9], [-4, -4, 0, 0, 30, 30]], np.int16)
 
@@ -41,7 +21,7 @@ LABELS = np.array([[7, 7, 7, 0, 9, 9], [7, 7, 7, 0, 9, 9], [-4, -4, 0, 0, 30, 30
 def clean(folder: Path, drawn: Iterable[NDArray[Any]], classes: int = 2) -> Any:
     targets = [(LABELS, image) for image in drawn]
     names = [[f"target/{number}.tif", f"target_class/{number}.tif"] for number in range(len(targets))]
-    return clean_label_targets(names, targets, Plain(), classes, folder)
+    return clean_label_targets(names, targets, np.asarray, classes, folder)
 
 
 def test_an_object_has_the_class_that_is_most_frequent_in_it() -> None:
@@ -111,7 +91,7 @@ def test_grey_images_are_refused_by_name_with_the_cure(tmp_path: Path, image: ND
     names = [["target/a.tif"], ["target/b.tif"], ["target/c.tif"]]
     message = r"2 targets .* target/b\.tif has grey values instead of labels.*0 for background.*likewise target/c\.tif"
     with pytest.raises(InvalidInputError, match=message) as caught:
-        clean_label_targets(names, [(labels,), (image,), (image,)], Plain(), 0, tmp_path)
+        clean_label_targets(names, [(labels,), (image,), (image,)], np.asarray, 0, tmp_path)
     assert [violation.field for violation in caught.value.violations] == ["target/b.tif", "target/c.tif"]
 
 
@@ -121,7 +101,7 @@ def test_fractions_are_no_labels_in_whichever_plane_they_are(tmp_path: Path, val
     assert "save labels as 16-bit" in label_problem(image)
     image[1, 2, 2] = value
     with pytest.raises(InvalidInputError, match=r"target/a\.tif has fractions, as grey values.*one number for all"):
-        clean_label_targets([["target/a.tif"]], [(image,)], Plain(), 0, tmp_path)
+        clean_label_targets([["target/a.tif"]], [(image,)], np.asarray, 0, tmp_path)
 
 
 def test_labels_of_every_kind_are_taken() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fake import SERVICE
 
-from parfocal import v1
-from parfocal.runtime.store.manifests import ModelManifest
-from parfocal.runtime.training.report import methods_paragraph, write_training_report
+from parfocal.runtime.methods.implementation import Example
+from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
+from parfocal.runtime.training.report import loss_figure, methods_paragraph, write_training_report
 
 ROWS = [
     {"epoch": n, "loss": 1 / n, "val_loss": 2 / n - (n == 2), "learning_rate": 1e-3, "seconds": 1.5} for n in (1, 2, 3)
@@ -31,16 +31,20 @@ MODEL = ModelManifest(
     split={"by": "image", "training": [{"stem": "a"}, {"stem": "b"}], "validation": [{"stem": "c"}]},
     environment={"packages": {"numpy": "2.4.6"}},
     epochs=3,
-    best_epoch=2,
+    weights={"best": KeptWeights(epoch=2, metric="val_loss", value=0.0)},
     training_seconds=4.5,
 )
+
+
+def examples(source: Any, target: Any, *, labels: bool = False) -> tuple[Example, Example]:
+    return Example("a", "source", source), Example("a", "target", target, labels=labels)
 
 
 @pytest.mark.parametrize("source_shape", [(16, 16), (3, 16, 16), (2, 3, 16, 16)])
 def test_table_curve_and_report_are_written(tmp_path: Path, source_shape: tuple[int, ...]) -> None:
     image = np.arange(256, dtype=np.uint16).reshape(16, 16)
     source = np.broadcast_to(image, source_shape)
-    write_training_report(tmp_path, MODEL, SERVICE.method("fake-2d"), ROWS, ("a", source, image))
+    write_training_report(tmp_path, MODEL, SERVICE.method("fake-2d"), ROWS, examples(source, image))
     with (tmp_path / "training.csv").open() as file:
         assert [float(row["loss"]) for row in csv.DictReader(file)] == [row["loss"] for row in ROWS]
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -49,11 +53,11 @@ def test_table_curve_and_report_are_written(tmp_path: Path, source_shape: tuple[
 
 @pytest.mark.parametrize("source_shape", [(16, 16), (16, 16, 3), (4, 16, 16)])
 def test_labels_and_colour_images_are_drawn(tmp_path: Path, source_shape: tuple[int, ...]) -> None:
-    method = replace(SERVICE.method("fake-2d"), target=v1.TARGET_KIND_LABELS)
     labels = np.repeat(np.arange(16, dtype=np.uint16), 16).reshape(16, 16)
     labels = np.broadcast_to(labels, source_shape) if source_shape[0] == 4 else labels
     source = np.random.default_rng(0).integers(0, 255, source_shape).astype(np.uint8)
-    write_training_report(tmp_path, MODEL, method, ROWS, ("a", source, labels))
+    given = examples(source, labels, labels=True)
+    write_training_report(tmp_path, MODEL, SERVICE.method("fake-2d"), ROWS, given)
     assert (tmp_path / "training_report.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -70,3 +74,21 @@ def test_the_methods_paragraph_says_what_a_reader_needs() -> None:
         "epoch 2",
     ):
         assert part in text
+
+
+def test_several_losses_and_scores_are_columns_and_curves(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [
+        {"epoch": n, "cycle": 1 / n, "judge": 0.5, "val_cycle": 2 / n, "learning_rate": 0.1, "seconds": 1.0}
+        for n in (1, 2, 3)
+    ]
+    rows[1]["map"] = 0.25
+    model = MODEL.model_copy(update={"weights": {"best-map": KeptWeights(epoch=2, metric="map", value=0.25)}})
+    write_training_report(tmp_path, model, SERVICE.method("fake-2d"), rows, ())
+    with (tmp_path / "training.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["epoch", "cycle", "judge", "val_cycle", "map", "learning_rate", "seconds"]
+    assert [row["map"] for row in table] == ["", "0.25", ""]
+    panels = loss_figure(rows, model).axes
+    drawn = [[line.get_label() for line in panel.get_lines()] for panel in panels]
+    assert drawn[:2] == [["training", "validation"], ["judge", "map", "best-map: epoch 2, 0.25"]]
+    assert "best map (0.25, epoch 2)" in methods_paragraph(model, SERVICE.method("fake-2d"))

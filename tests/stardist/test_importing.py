@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from csbdeep.models import pretrained
 from csbdeep.utils import normalize
+from learner_suite import prepared
 from stardist import Rays_GoldenSpiral
 from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
 
@@ -128,16 +129,17 @@ def test_best_and_last_weights_are_both_brought_over(folder: Path, tmp_path: Pat
 def test_training_can_start_from_it(folder: Path, tmp_path: Path) -> None:
     manifest, files = published(folder, tmp_path / "model")
     imported = load_model(STARDIST_2D, manifest, files, weights="best", precision="float32")
-    assert imported.parameters.batch_size == 2
-    assert (imported.parameters.patch_size, imported.parameters.epochs) == (64, 3)
-    learner = STARDIST_2D.load().build(imported.parameters, imported.channels)
+    assert imported.view.parameters.batch_size == 2
+    assert (imported.view.parameters.patch_size, imported.view.parameters.epochs) == (64, 3)
+    learner = STARDIST_2D.load().build(imported.view.parameters, imported.facts)
     learner.set_weights(imported.learner.weights())
     labels, image = field_of_discs(30)
     inputs = normalize(image, 1, 99.8)[np.newaxis, :64, :64, np.newaxis].astype(np.float32)
-    targets = STARDIST_2D.load().prepare_targets(labels[np.newaxis, :64, :64, np.newaxis], imported.parameters)
-    fresh = STARDIST_2D.load().build(imported.parameters, imported.channels)
-    assert learner.validate_batch(inputs, targets) < 0.7 * fresh.validate_batch(inputs, targets)
-    assert np.isfinite(learner.train_batch(inputs, targets))
+    targets = labels[np.newaxis, :64, :64, np.newaxis]
+    batch = prepared(STARDIST_2D.load(), inputs, targets, imported.view.parameters)
+    fresh = STARDIST_2D.load().build(imported.view.parameters, imported.facts)
+    assert learner.validate_batch(batch)["loss"] < 0.7 * fresh.validate_batch(batch)["loss"]
+    assert np.isfinite(learner.train_batch(batch)["loss"])
 
 
 def test_without_thresholds_and_last_weights_it_says_what_is_used_instead(folder: Path, tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import roifile
-from learner_suite import LearnerSuite
+from learner_suite import LearnerSuite, images_of, prepared, view_of
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.methods.implementation import Channels, Tiling
-from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import stack_labels, write_object_files
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.prediction.loaded_model import LoadedModel, predict_image
+from parfocal.runtime.prediction.tiling import Tiling
+from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import ModelManifest
 from parfocal.stardist import STARDIST_2D
 from parfocal.stardist.parameters import (
@@ -33,6 +33,9 @@ TINY: dict[str, Any] = {"network_depth": 2, "first_filters": 8, "patch_size": 64
 TINY["precision"] = "float32"
 
 
+COLOUR = Facts(inputs=(Port(role="source", channels=3),))
+
+
 def discs(shape: tuple[int, int], centres: list[tuple[int, int]], radius: int = 9) -> Any:
     """Return a label image of discs, and the image they are seen in."""
     y, x = np.indices(shape)
@@ -41,6 +44,11 @@ def discs(shape: tuple[int, int], centres: list[tuple[int, int]], radius: int = 
         labels[(y - row) ** 2 + (x - column) ** 2 <= radius**2] = number
     noise = np.random.default_rng(0).normal(0, 0.05, shape)
     return labels, ((labels > 0) + noise).astype(np.float32)
+
+
+def targets_of(implementation: Any, targets: Any, parameters: Any) -> Any:
+    """Return what the loss compares with for a batch of label images."""
+    return prepared(implementation, np.zeros(targets.shape, np.float32), targets, parameters).targets
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +62,31 @@ def stardist() -> Any:
 def trained(stardist: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small network that knows discs, with the folder it was saved to and what calibration said."""
     parameters = StarDist2DParameters(**TINY)
-    learner = stardist.build(parameters, Channels())
+    learner = stardist.build(parameters, Facts())
     labels, image = discs((64, 128), [(16, 16), (20, 44), (48, 30), (46, 52), (20, 84), (44, 100), (20, 112)])
     inputs = np.stack([image[:, :64], image[:, 64:]])[..., np.newaxis]
-    targets = stardist.prepare_targets(np.stack([labels[:, :64], labels[:, 64:]])[..., np.newaxis], parameters)
+    batch = prepared(stardist, inputs, np.stack([labels[:, :64], labels[:, 64:]])[..., np.newaxis], parameters)
     for _ in range(150):
-        learner.train_batch(inputs, targets)
+        learner.train_batch(batch)
     folder = tmp_path_factory.mktemp("model") / "discs"
     folder.mkdir()
-    stardist.save(folder, parameters, Channels(), learner.weights(), learner.weights())
-    recorded = stardist.calibrate(folder, parameters, Channels(), [(image, labels)])
-    return stardist.load(folder, parameters, Channels(), "best"), folder, recorded
+    facts = stardist.calibrate(learner, images_of((image, labels)), parameters, Facts())
+    stardist.save(folder, parameters, facts, {"best": learner.weights()})
+    return stardist.load(folder, view_of(parameters, facts), "best"), folder, facts.measured
 
 
 @pytest.mark.parametrize(
-    ("parameters", "channels", "expected"),
-    [({"grid": 1}, Channels(), 1_406_689), ({}, Channels(), 1_425_185), ({}, Channels(3), 1_425_761)],
+    ("parameters", "facts", "expected"),
+    [
+        ({"grid": 1}, Facts(), 1_406_689),
+        ({}, Facts(), 1_425_185),
+        ({}, COLOUR, 1_425_761),
+    ],
 )
 def test_the_network_has_the_published_number_of_parameters(
-    stardist: Any, parameters: dict[str, Any], channels: Channels, expected: int
+    stardist: Any, parameters: dict[str, Any], facts: Facts, expected: int
 ) -> None:
-    learner = stardist.build(StarDist2DParameters(**parameters), channels)
+    learner = stardist.build(StarDist2DParameters(**parameters), facts)
     assert sum(array.size for array in learner.weights().values()) == expected
 
 
@@ -83,7 +95,7 @@ def test_targets_are_those_of_stardist(stardist: Any, grid: int) -> None:
     from stardist.models.model2d import StarDistData2D
 
     labels, image = discs((64, 64), [(12, 12), (14, 31), (40, 40), (62, 5)])
-    ours = stardist.prepare_targets(labels[np.newaxis, ..., np.newaxis], StarDist2DParameters(**TINY, grid=grid))
+    ours = targets_of(stardist, labels[np.newaxis, ..., np.newaxis], StarDist2DParameters(**TINY, grid=grid))
     data = StarDistData2D(
         [image], [labels.astype(np.int32)], 1, n_rays=16, length=1, patch_size=(64, 64), grid=(grid, grid)
     )
@@ -96,21 +108,22 @@ def test_targets_do_not_depend_on_the_numbers_of_the_objects(stardist: Any) -> N
     labels, _ = discs((64, 64), [(12, 12), (14, 31), (40, 40), (62, 5)])
     many = np.array([0, 65_535, 65_536, 131_072, 1_000_000], np.int32)[labels]
     parameters = StarDist2DParameters(**TINY)
-    few = stardist.prepare_targets(labels[np.newaxis, ..., np.newaxis], parameters)
-    for mine, other in zip(stardist.prepare_targets(many[np.newaxis, ..., np.newaxis], parameters), few, strict=True):
+    few = targets_of(stardist, labels[np.newaxis, ..., np.newaxis], parameters)
+    for mine, other in zip(targets_of(stardist, many[np.newaxis, ..., np.newaxis], parameters), few, strict=True):
         np.testing.assert_array_equal(mine, other)
 
 
 def test_pixels_with_negative_labels_count_for_nothing(stardist: Any) -> None:
     parameters = StarDist2DParameters(**TINY)
-    learner = stardist.build(parameters, Channels())
+    learner = stardist.build(parameters, Facts())
     labels, image = discs((64, 64), [(20, 20), (44, 44)])
     unsure = labels.astype(np.int32)
     unsure[unsure == 2] = -1
-    probability, distances = stardist.prepare_targets(unsure[np.newaxis, ..., np.newaxis], parameters)
+    batch = prepared(stardist, image[np.newaxis, ..., np.newaxis], unsure[np.newaxis, ..., np.newaxis], parameters)
+    probability, distances = batch.targets
     assert (probability[0, ..., 0] == -1)[22, 22]
     assert distances[0, 22, 22, -1] == 0
-    assert np.isfinite(learner.validate_batch(image[np.newaxis, ..., np.newaxis], (probability, distances)))
+    assert np.isfinite(learner.validate_batch(batch)["loss"])
 
 
 def test_holes_are_filled_and_the_type_is_kept(stardist: Any) -> None:
@@ -183,14 +196,13 @@ def test_images_smaller_than_a_step_of_the_network_are_predicted(
 def test_images_with_other_colours_than_the_training_images_are_refused(
     stardist: Any, channels: int, shape: tuple[int, ...], axes: str
 ) -> None:
+    facts = Facts(inputs=(Port(role="source", channels=channels),))
     model = LoadedModel(
         method=STARDIST_2D,
         manifest=ModelManifest.model_construct(),
-        parameters=StarDist2DParameters(**TINY),
+        view=view_of(StarDist2DParameters(**TINY), facts),
         implementation=stardist,
-        channels=Channels(channels),
-        learner=stardist.build(StarDist2DParameters(**TINY), Channels(channels)),
-        normaliser=stardist.normaliser,
+        learner=stardist.build(StarDist2DParameters(**TINY), facts),
     )
     with pytest.raises(InvalidInputError, match=rf"The image has axes {axes} .* StarDist 2D takes YX"):
         predict_image(model, Image(np.zeros(shape, np.uint8), axes), StarDistPredictionParameters())
@@ -198,10 +210,10 @@ def test_images_with_other_colours_than_the_training_images_are_refused(
 
 def test_batches_without_any_object_can_be_learnt(stardist: Any) -> None:
     parameters = StarDist2DParameters(**TINY)
-    learner = stardist.build(parameters, Channels())
-    targets = stardist.prepare_targets(np.zeros((2, 64, 64, 1), np.int32), parameters)
+    learner = stardist.build(parameters, Facts())
     inputs = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
-    assert np.isfinite([learner.train_batch(inputs, targets) for _ in range(3)]).all()
+    batch = prepared(stardist, inputs, np.zeros((2, 64, 64, 1), np.int32), parameters)
+    assert np.isfinite([learner.train_batch(batch)["loss"] for _ in range(3)]).all()
     assert all(np.isfinite(array).all() for array in learner.weights().values())
 
 
@@ -223,11 +235,9 @@ def test_planes_of_a_time_lapse_are_predicted_as_if_they_came_alone(
     model = LoadedModel(
         method=STARDIST_2D,
         manifest=ModelManifest.model_construct(),
-        parameters=StarDist2DParameters(**TINY),
+        view=view_of(StarDist2DParameters(**TINY), Facts(), "none"),  # the network was trained on these very values
         implementation=stardist,
-        channels=Channels(),
         learner=learner,
-        normaliser=Normaliser(rule="none"),  # the network was trained on these very values
     )
     frames = [discs((64, 96), centres)[1] for centres in ([(20, 30), (40, 70)], [(22, 30), (41, 72)], [(40, 40)])]
     stack = np.stack(frames)
@@ -290,14 +300,11 @@ def test_the_saved_folder_opens_in_stardist_with_the_same_result(trained: Any) -
 
 
 def test_validation_images_without_objects_leave_the_usual_thresholds(stardist: Any, trained: Any) -> None:
-    _, folder, _ = trained
+    learner, *_ = trained
     blank = np.zeros((64, 64))
-    other = Path(folder.parent / "blank")
-    other.mkdir()
-    recorded = stardist.calibrate(
-        other, StarDist2DParameters(**TINY), Channels(), [(blank.astype(np.float32), blank.astype(np.uint16))]
-    )
-    assert recorded == {"probability_threshold": 0.5, "overlap_threshold": 0.4}
+    images = images_of((blank.astype(np.float32), blank.astype(np.uint16)))
+    facts = stardist.calibrate(learner, images, StarDist2DParameters(**TINY), Facts())
+    assert facts.measured == {"probability_threshold": 0.5, "overlap_threshold": 0.4}
 
 
 @pytest.mark.skipif(
@@ -305,12 +312,12 @@ def test_validation_images_without_objects_leave_the_usual_thresholds(stardist: 
 )
 def test_a_network_that_is_sure_of_itself_and_wrong_has_a_finite_loss_in_bfloat16(stardist: Any) -> None:
     parameters = StarDist2DParameters(**TINY | {"precision": "auto"})
-    learner = stardist.build(parameters, Channels())
+    learner = stardist.build(parameters, Facts())
     learner.model.get_layer("prob").bias.assign([30.0])
     inputs = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
-    targets = stardist.prepare_targets(np.zeros((2, 64, 64, 1), np.int32), parameters)
-    assert 5 < learner.validate_batch(inputs, targets) < 100
-    assert np.isfinite(learner.train_batch(inputs, targets))
+    batch = prepared(stardist, inputs, np.zeros((2, 64, 64, 1), np.int32), parameters)
+    assert 5 < learner.validate_batch(batch)["loss"] < 100
+    assert np.isfinite(learner.train_batch(batch)["loss"])
     assert all(np.isfinite(array).all() for array in learner.weights().values())
 
 

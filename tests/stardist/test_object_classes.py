@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import roifile
-from learner_suite import LearnerSuite
+from learner_suite import LearnerSuite, images_of, prepared, view_of
 from stardist import Rays_GoldenSpiral
 from stardist.models import StarDist2D as OriginalStarDist2D
 from stardist.models.model2d import StarDistData2D
 from stardist.models.model3d import StarDistData3D
 
+from parfocal.runtime.datasets.classes import object_classes
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.methods.implementation import Channels, Tiling
-from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import write_object_files
 from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
+from parfocal.runtime.prediction.tiling import Tiling
+from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ModelManifest
-from parfocal.runtime.training.label_targets import object_classes
 from parfocal.stardist import STARDIST_2D, STARDIST_3D
 from parfocal.stardist.importing import import_model
 from parfocal.stardist.network import StarDist2D, StarDist3D
@@ -36,7 +36,7 @@ from parfocal.stardist.parameters import (
 
 # Keras' own way of saving.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-CLASSES = Channels(targets=("target", "target_class"))
+CLASSES = Facts(targets=(Port(role="target", kind="labels"), Port(role="target_class", kind="classes", classes=2)))
 TINY: dict[str, Any] = {
     "network_depth": 2,
     "first_filters": 8,
@@ -85,7 +85,7 @@ def test_targets_are_those_of_stardist(grid: int) -> None:
     labels, drawn, image = cells(3, 2, 2)
     labels, drawn = with_unknown(labels, drawn)
     targets = np.stack([labels, drawn], axis=-1)[np.newaxis, :64, :64]
-    ours = StarDist2D().prepare_targets(targets, StarDist2DParameters(**TINY, grid=grid))
+    ours = prepared(StarDist2D(), image[np.newaxis], targets, StarDist2DParameters(**TINY, grid=grid), CLASSES).targets
     cut = labels[:64, :64]
     data = StarDistData2D(
         [image[:64, :64]],
@@ -113,7 +113,8 @@ def test_targets_of_volumes_are_those_of_stardist(grid: int) -> None:
         labels[(2 * (z - centre[0])) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 <= 36] = number
     drawn = np.array([0, 2, 0, 1], np.uint8)[labels]
     parameters = StarDist3DParameters(**SMALL, grid=grid, anisotropy=2, classes=2)
-    ours = StarDist3D().prepare_targets(np.stack([labels, drawn], axis=-1)[np.newaxis], parameters)
+    targets = np.stack([labels, drawn], axis=-1)[np.newaxis]
+    ours = prepared(StarDist3D(), targets, targets, parameters, CLASSES).targets
     data = StarDistData3D(
         [labels.astype(np.float32)],
         [labels],
@@ -138,8 +139,9 @@ def test_objects_of_unknown_class_do_not_change_the_loss_of_classes() -> None:
     labels, drawn, image = (each[np.newaxis, :64, :64] for each in cells(0, 2, 2))
 
     def loss(drawn: Any) -> float:
-        targets = implementation.prepare_targets(np.stack([labels, drawn], axis=-1), parameters)
-        return learner.validate_batch(image[..., np.newaxis], targets)
+        targets = np.stack([labels, drawn], axis=-1)
+        batch = prepared(implementation, image[..., np.newaxis], targets, parameters, CLASSES)
+        return float(learner.validate_batch(batch)["loss"])
 
     # All classes count alike and a new network knows nothing, so what is left out makes the sum smaller.
     assert loss(np.where(labels == 1, 0, drawn)) < loss(drawn)
@@ -154,10 +156,10 @@ def test_objects_of_unknown_class_do_not_change_the_loss_of_classes() -> None:
     ],
 )
 def test_classes_add_a_head_to_the_network_and_nothing_else(kind: Any, parameters: Any, extra: int) -> None:
-    def size(parameters: Any, channels: Channels) -> int:
-        return sum(array.size for array in kind().build(parameters, channels).weights().values())
+    def size(parameters: Any, facts: Facts) -> int:
+        return sum(array.size for array in kind().build(parameters, facts).weights().values())
 
-    assert size(parameters.model_copy(update={"classes": 2}), CLASSES) - size(parameters, Channels()) == extra
+    assert size(parameters.model_copy(update={"classes": 2}), CLASSES) - size(parameters, Facts()) == extra
 
 
 @pytest.fixture(scope="module")
@@ -171,25 +173,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
             np.stack([each[:64, start : start + 64] for each in pair for start in (0, 64)])
             for pair in zip(left, right, strict=True)
         )
-        targets = implementation.prepare_targets(np.stack([labels, drawn], axis=-1), parameters)
-        learner.train_batch(image[..., np.newaxis], targets)
+        targets = np.stack([labels, drawn], axis=-1)
+        learner.train_batch(prepared(implementation, image[..., np.newaxis], targets, parameters, CLASSES))
     folder = tmp_path_factory.mktemp("model") / "cells"
     folder.mkdir()
-    implementation.save(folder, parameters, CLASSES, learner.weights(), learner.weights())
     labels, _, image = cells(1000, 6, 6)
-    implementation.calibrate(folder, parameters, CLASSES, [(image, labels)])
-    return implementation.load(folder, parameters, CLASSES, "best"), folder
+    facts = implementation.calibrate(learner, images_of((image, labels)), parameters, CLASSES)
+    implementation.save(folder, parameters, facts, {"best": learner.weights()})
+    return implementation.load(folder, view_of(parameters, facts), "best"), folder
 
 
 def loaded(learner: Any) -> LoadedModel:
     return LoadedModel(
         method=STARDIST_2D,
         manifest=ModelManifest.model_construct(),
-        parameters=StarDist2DParameters(**TINY),
+        view=view_of(StarDist2DParameters(**TINY), CLASSES, "none"),  # the network was trained on these very values
         implementation=StarDist2D(),
-        channels=CLASSES,
         learner=learner,
-        normaliser=Normaliser(rule="none"),  # the network was trained on these very values
     )
 
 
@@ -266,15 +266,15 @@ def test_the_saved_folder_opens_in_stardist_and_comes_back_by_import(trained: An
     places = {"project": "p", "model": "m", "version": 1, "service": "stardist", "job": "", "dataset_uri": ""}
     manifest = ModelManifest.model_validate({**contents, **places})
     again = load_model(STARDIST_2D, manifest, tmp_path, weights="best", precision="float32")
-    assert again.channels == CLASSES
+    assert again.facts.targets == CLASSES.targets
     imported = again.implementation.find_objects(again.learner, image, StarDistPredictionParameters(), Tiling(512**2))
     np.testing.assert_array_equal(imported.classes, details["class_id"])
 
 
 def test_the_configuration_without_classes_has_none(tmp_path: Path) -> None:
     parameters = StarDist2DParameters(**TINY | {"classes": 0})
-    learner = StarDist2D().build(parameters, Channels())
-    StarDist2D().save(tmp_path, parameters, Channels(), learner.weights(), learner.weights())
+    learner = StarDist2D().build(parameters, Facts())
+    StarDist2D().save(tmp_path, parameters, Facts(), {"best": learner.weights()})
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["n_classes"], config["train_loss_weights"]) == (None, [1, 0.2])
 
@@ -338,11 +338,12 @@ def test_a_trained_network_tells_classes_apart_in_volumes(tmp_path: Path) -> Non
     implementation = STARDIST_3D.load()
     parameters = StarDist3DParameters(**SMALL, anisotropy=2, classes=2)
     learner = implementation.build(parameters, CLASSES)
-    targets = implementation.prepare_targets(np.stack([labels, drawn], axis=-1)[np.newaxis], parameters)
+    targets = np.stack([labels, drawn], axis=-1)[np.newaxis]
+    batch = prepared(implementation, image[np.newaxis, ..., np.newaxis], targets, parameters, CLASSES)
     for _ in range(120):
-        learner.train_batch(image[np.newaxis, ..., np.newaxis], targets)
-    implementation.save(tmp_path, parameters, CLASSES, learner.weights(), learner.weights())
-    implementation.calibrate(tmp_path, parameters, CLASSES, [(image, labels)])
-    best = implementation.load(tmp_path, parameters, CLASSES, "best")
+        learner.train_batch(batch)
+    facts = implementation.calibrate(learner, images_of((image, labels)), parameters, CLASSES)
+    implementation.save(tmp_path, parameters, facts, {"best": learner.weights()})
+    best = implementation.load(tmp_path, view_of(parameters, facts, axes="ZYX"), "best")
     found = implementation.find_objects(best, image, StarDistPredictionParameters(), Tiling(512**3))
     assert agreement(labels, drawn, found) == (4, 4, 4)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import LearnerSuite
+from learner_suite import LearnerSuite, images_of, prepared, view_of
 
-from parfocal.runtime.methods.implementation import Channels, Tiling
+from parfocal.runtime.prediction.tiling import Tiling
+from parfocal.runtime.store.facts import Facts
 from parfocal.stardist.parameters import StarDist3DParameters, StarDistPredictionParameters
 
 # Keras' own way of saving.
@@ -49,7 +50,7 @@ def stardist_3d() -> Any:
 def test_the_networks_for_volumes_have_the_published_number_of_parameters(
     stardist_3d: Any, parameters: dict[str, Any], expected: int
 ) -> None:
-    learner = stardist_3d.build(StarDist3DParameters(**parameters, anisotropy=2), Channels())
+    learner = stardist_3d.build(StarDist3DParameters(**parameters, anisotropy=2), Facts())
     assert sum(array.size for array in learner.weights().values()) == expected
 
 
@@ -60,7 +61,8 @@ def test_targets_of_volumes_are_those_of_stardist(stardist_3d: Any, grid: int) -
 
     labels, image = balls((16, 32, 32), THREE)
     parameters = StarDist3DParameters(**SMALL, grid=grid, anisotropy=2)
-    ours = stardist_3d.prepare_targets(labels[np.newaxis, ..., np.newaxis], parameters)
+    inputs, targets = (each[np.newaxis, ..., np.newaxis] for each in (image, labels))
+    ours = prepared(stardist_3d, inputs, targets, parameters).targets
     data = StarDistData3D(
         [image],
         [labels.astype(np.int32)],
@@ -87,14 +89,14 @@ def test_anisotropy_is_measured_from_the_labels_unless_it_is_given(stardist_3d: 
 
 def test_a_trained_network_finds_the_objects_of_a_volume(stardist_3d: Any, tmp_path: Path) -> None:
     parameters = StarDist3DParameters(**SMALL, anisotropy=2)
-    learner = stardist_3d.build(parameters, Channels())
+    learner = stardist_3d.build(parameters, Facts())
     labels, image = balls((16, 32, 32), THREE)
-    targets = stardist_3d.prepare_targets(labels[np.newaxis, ..., np.newaxis], parameters)
+    batch = prepared(stardist_3d, image[np.newaxis, ..., np.newaxis], labels[np.newaxis, ..., np.newaxis], parameters)
     for _ in range(120):
-        learner.train_batch(image[np.newaxis, ..., np.newaxis], targets)
-    stardist_3d.save(tmp_path, parameters, Channels(), learner.weights(), learner.weights())
-    stardist_3d.calibrate(tmp_path, parameters, Channels(), [(image, labels)])
-    loaded = stardist_3d.load(tmp_path, parameters, Channels(), "best")
+        learner.train_batch(batch)
+    facts = stardist_3d.calibrate(learner, images_of((image, labels)), parameters, Facts())
+    stardist_3d.save(tmp_path, parameters, facts, {"best": learner.weights()})
+    loaded = stardist_3d.load(tmp_path, view_of(parameters, facts, axes="ZYX"), "best")
     objects = stardist_3d.find_objects(loaded, image, StarDistPredictionParameters(), Tiling(512**3))
     assert len(objects.probability) == 3
     assert objects.labels.shape == labels.shape

@@ -117,10 +117,10 @@ def _judge_by_dataset(
     from parfocal.runtime.errors import InvalidInputError
 
     manifest = read_dataset(client, dataset)
-    if not manifest.select("test", "target"):
+    if not manifest.has_targets("test"):
         raise InvalidInputError(
-            f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images to judge by. Create "
-            "it again with pairs in test/source and test/target."
+            f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images with targets to judge "
+            "by. Create it again with pairs in test/source and test/target."
         )
     if model is not None:
         return _judge_model(app, client, model, manifest, parameters, again=again)

@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import google.protobuf.struct_pb2
 import sys
 import typing
 
@@ -115,6 +116,8 @@ class _TargetKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """Source images alone."""
     TARGET_KIND_COORDINATES: _TargetKind.ValueType  # 6
     """One table of coordinates for each stack of frames."""
+    TARGET_KIND_CLASSES: _TargetKind.ValueType  # 7
+    """One class image of the same name and shape for each source image: the number of a class in each pixel."""
 
 class TargetKind(_TargetKind, metaclass=_TargetKindEnumTypeWrapper):
     """How a dataset pairs its images with what is to be learnt."""
@@ -133,6 +136,8 @@ TARGET_KIND_NONE: TargetKind.ValueType  # 5
 """Source images alone."""
 TARGET_KIND_COORDINATES: TargetKind.ValueType  # 6
 """One table of coordinates for each stack of frames."""
+TARGET_KIND_CLASSES: TargetKind.ValueType  # 7
+"""One class image of the same name and shape for each source image: the number of a class in each pixel."""
 global___TargetKind = TargetKind
 
 @typing.final
@@ -147,6 +152,7 @@ class DataRequirements(google.protobuf.message.Message):
     RECOMMENDED_IMAGES_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     CHANNEL_AXES_FIELD_NUMBER: builtins.int
+    SUITABLE_TARGETS_FIELD_NUMBER: builtins.int
     axes: builtins.str
     """Axes of one image as the method sees it, slowest first, for example "YX" or "ZYX"."""
     target: global___TargetKind.ValueType
@@ -159,6 +165,12 @@ class DataRequirements(google.protobuf.message.Message):
     """The same in words a biologist understands."""
     channel_axes: builtins.str
     """Further axes that may hold the channels of an image, for example "SC"; empty: images have one channel."""
+    @property
+    def suitable_targets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___TargetKind.ValueType]:
+        """All that datasets may have beside the source images for this method to be trained on them: `target` first, then
+        what serves as well, for example label images as target images.
+        """
+
     def __init__(
         self,
         *,
@@ -168,8 +180,9 @@ class DataRequirements(google.protobuf.message.Message):
         recommended_images: builtins.int = ...,
         description: builtins.str = ...,
         channel_axes: builtins.str = ...,
+        suitable_targets: collections.abc.Iterable[global___TargetKind.ValueType] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["axes", b"axes", "channel_axes", b"channel_axes", "description", b"description", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["axes", b"axes", "channel_axes", b"channel_axes", "description", b"description", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "suitable_targets", b"suitable_targets", "target", b"target"]) -> None: ...
 
 global___DataRequirements = DataRequirements
 
@@ -212,6 +225,7 @@ class Method(google.protobuf.message.Message):
     CITATION_FIELD_NUMBER: builtins.int
     LICENCE_FIELD_NUMBER: builtins.int
     DOCUMENTATION_FIELD_NUMBER: builtins.int
+    PRESETS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Identifier, for example "care-2d"."""
     title: builtins.str
@@ -242,6 +256,10 @@ class Method(google.protobuf.message.Message):
     def augmentations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Augmentation]:
         """How training images can be varied."""
 
+    @property
+    def presets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Preset]:
+        """Parameters of training that go well together, the first for a first try."""
+
     def __init__(
         self,
         *,
@@ -256,11 +274,41 @@ class Method(google.protobuf.message.Message):
         citation: builtins.str = ...,
         licence: builtins.str = ...,
         documentation: builtins.str = ...,
+        presets: collections.abc.Iterable[global___Preset] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["data_requirements", b"data_requirements"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["augmentations", b"augmentations", "citation", b"citation", "data_requirements", b"data_requirements", "documentation", b"documentation", "job_kinds", b"job_kinds", "licence", b"licence", "name", b"name", "parameter_schemas", b"parameter_schemas", "summary", b"summary", "task", b"task", "title", b"title"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["augmentations", b"augmentations", "citation", b"citation", "data_requirements", b"data_requirements", "documentation", b"documentation", "job_kinds", b"job_kinds", "licence", b"licence", "name", b"name", "parameter_schemas", b"parameter_schemas", "presets", b"presets", "summary", b"summary", "task", b"task", "title", b"title"]) -> None: ...
 
 global___Method = Method
+
+@typing.final
+class Preset(google.protobuf.message.Message):
+    """A named choice of training parameters; those it does not name have their defaults."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Identifier, for example "quick"."""
+    description: builtins.str
+    """What it is for, in a sentence."""
+    @property
+    def parameters(self) -> google.protobuf.struct_pb2.Struct:
+        """Values by the name of the parameter."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        description: builtins.str = ...,
+        parameters: google.protobuf.struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]) -> None: ...
+
+global___Preset = Preset
 
 @typing.final
 class ParameterSchema(google.protobuf.message.Message):

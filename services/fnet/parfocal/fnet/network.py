@@ -5,7 +5,6 @@ Written from the description in Ounkomol et al. (2018) and its supplement; no co
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.fnet.parameters import FnetParameters
-from parfocal.runtime.frameworks.torch import TorchLearner, load_weights, prepare, save_weights
-from parfocal.runtime.methods.implementation import Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.bases.images import ImageImplementation
+from parfocal.runtime.frameworks.torch import SupervisedLearner, TorchFiles, prepare
 from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.prediction.tiling import Geometry
+from parfocal.runtime.store.facts import Facts
 
 LEVELS = 4
 _CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -82,47 +83,36 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class Fnet(ImageImplementation):
+class Fnet(TorchFiles, ImageImplementation[FnetParameters, SupervisedLearner]):
     """fnet with its mean squared error on z-scores. Subclasses say how many dimensions."""
 
     spatial: int
     normaliser = Normaliser(rule="z-score")
     grey_values_of = "target"
 
-    def build(self, parameters: FnetParameters, channels: Channels) -> TorchLearner:
+    def build(self, parameters: FnetParameters, facts: Facts) -> SupervisedLearner:
         """Return a new network with the publication's optimiser."""
         prepare(parameters.seed)
-        module = FnetModule(self.spatial, channels.inputs, len(channels.targets), parameters.first_filters)
+        module = FnetModule(self.spatial, facts.input_channels, len(facts.targets), parameters.first_filters)
         optimiser = torch.optim.Adam(module.parameters(), lr=parameters.learning_rate, betas=(0.5, 0.999))
-        return TorchLearner(module, optimiser, nn.functional.mse_loss, parameters.precision)
+        return SupervisedLearner(module, optimiser, nn.functional.mse_loss, parameters.seed, parameters.precision)
 
-    def geometry(self, parameters: FnetParameters, channels: Channels) -> Geometry:  # noqa: ARG002
+    def geometry(self, parameters: FnetParameters, facts: Facts) -> Geometry:  # noqa: ARG002
         """Return sizes and overlap.
 
         The farthest pixel an output could depend on is 93 away; what comes from beyond 32 changes trained networks'
         output by less than a hundredth of the target's standard deviation (tests/fnet).
         """
-        return Geometry(divisor=2**LEVELS, overlap=32, output_channels=len(channels.targets))
-
-    def save(self, folder: Path, parameters: FnetParameters, channels: Channels, best: Arrays, last: Arrays) -> None:  # noqa: ARG002
-        """Write the weights as safetensors files."""
-        for name, weights in (("last", last), ("best", best)):
-            save_weights(folder / _weights_file(name), weights)
-
-    def load(self, folder: Path, parameters: FnetParameters, channels: Channels, weights: str) -> TorchLearner:
-        """Return the saved network; only arrays are read from the files."""
-        learner = self.build(parameters, channels)
-        learner.set_weights(load_weights(folder / _weights_file(weights)))
-        return learner
+        return Geometry(divisor=2**LEVELS, overlap=32, output_channels=len(facts.targets))
 
     def interpret(
         self,
         output: NDArray[np.float32],
         parameters: FnetParameters,  # noqa: ARG002
-        channels: Channels,
+        facts: Facts,
     ) -> dict[str, tuple[NDArray[np.float32], bool]]:
         """Return one image for each target."""
-        names = ("prediction", *channels.targets[1:])
+        names = ("prediction", *facts.target_roles[1:])
         return {name: (output[..., number], True) for number, name in enumerate(names)}
 
 
@@ -136,7 +126,3 @@ class Fnet3D(Fnet):
     """fnet for volumes."""
 
     spatial = 3
-
-
-def _weights_file(name: str) -> str:
-    return f"weights_{name}.safetensors"

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.metrics.labels import kind_of_target
+from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.implementation import UNCERTAINTY
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
+    UNCERTAINTY,
     DatasetManifest,
     FileEntry,
     ImageEntry,
@@ -27,7 +28,6 @@ from parfocal.runtime.store.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.store.store import Location
-from parfocal.runtime.training.label_targets import label_problem
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,16 @@ import h5py
 from csbdeep.models.pretrained import get_model_folder, get_registered_models
 
 from parfocal import v1
+from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, ParfocalError
-from parfocal.runtime.methods.implementation import Arrays, Channels
-from parfocal.runtime.methods.parameters import CLASS_ROLE, MOST_CLASSES, Roles
+from parfocal.runtime.frameworks.keras import weights_file
+from parfocal.runtime.methods.implementation import Arrays
+from parfocal.runtime.methods.parameters import Roles
 from parfocal.runtime.methods.service import Method
+from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.publish import empty_folder
 from parfocal.stardist import SERVICE
-from parfocal.stardist.network import DEFAULT_THRESHOLDS, THRESHOLDS, StarDist, StarDistLearner, weights_file
+from parfocal.stardist.network import DEFAULT_THRESHOLDS, THRESHOLDS, StarDist, StarDistLearner, with_thresholds
 from stardist import models
 
 _CONFIG = "config.json"
@@ -46,7 +48,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Fields of `ModelManifest`: parameters, channels, axes, normaliser, calibration, warnings.
+        Fields of `ModelManifest`: parameters, facts, weights, axes, normaliser, warnings.
 
     Raises
     ------
@@ -56,9 +58,12 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     config = _read_json(source / _CONFIG)
     implementation: StarDist = method.load()
     parameters = _parameters(method, config)
-    targets = (*Roles().targets, CLASS_ROLE) if parameters.classes else Roles().targets
-    channels = Channels(_whole(config, "n_channel_in", 1, _MOST_CHANNELS), targets)
-    learner = implementation.build(parameters, channels)
+    targets = [Port(role=Roles().targets[0], kind="labels")]
+    if parameters.classes:
+        targets.append(Port(role=CLASS_ROLE, kind="classes", classes=parameters.classes))
+    source = Port(role=Roles().source, channels=_whole(config, "n_channel_in", 1, _MOST_CHANNELS))
+    facts = Facts(inputs=(source,), targets=tuple(targets))
+    learner = implementation.build(parameters, facts)
     _check_network(config, vars(learner.stardist.config))
     weights, warnings = {}, []
     for name in ("best", "last"):
@@ -81,17 +86,17 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
             f"The model had no {THRESHOLDS}: stardist's usual ones are used (probability {thresholds['prob']:g}, "
             f"overlap {thresholds['nms']:g}), which may suit it badly."
         )
-    best, last = weights.get("best", weights[only]), weights.get("last", weights[only])
-    implementation.save(folder, parameters, channels, best, last)
-    (folder / THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
+    facts = with_thresholds(facts, thresholds)
+    kept = {name: weights.get(name, weights[only]) for name in ("best", "last")}
+    implementation.save(folder, parameters, facts, kept)
     return {
         "method": method.name,
         "citation": method.citation,
         "axes": method.axes,
         "parameters": parameters.model_dump(mode="json"),
-        "channels": asdict(channels),
+        "facts": facts.model_dump(mode="json"),
+        "weights": {name: {"epoch": 0} for name in kept},
         "normaliser": implementation.normaliser.model_dump(mode="json"),
-        "calibration": {"probability_threshold": thresholds["prob"], "overlap_threshold": thresholds["nms"]},
         "warnings": warnings,
     }
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from csbdeep.utils import save_json
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.bases.objects import ObjectImplementation
 from parfocal.runtime.frameworks import keras
-from parfocal.runtime.methods.implementation import Arrays, Channels, Learner, ObjectImplementation, Tiling
+from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import Objects, compact_labels
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import thread_count
+from parfocal.runtime.prediction.tiling import Tiling
+from parfocal.runtime.store.facts import Facts
 from parfocal.stardist.class_targets import class_targets
 from parfocal.stardist.parameters import (
     StarDist2DParameters,
@@ -44,8 +46,8 @@ _LARGEST_LABEL = 2**16 - 1
 class StarDistLearner(keras.KerasLearner):
     """A compiled StarDist network, with stardist's own object around it for prediction."""
 
-    def __init__(self, stardist: Any) -> None:
-        super().__init__(stardist.keras_model)
+    def __init__(self, stardist: Any, seed: int) -> None:
+        super().__init__(stardist.keras_model, seed)
         self.stardist = stardist
 
     @property
@@ -59,39 +61,29 @@ class StarDistLearner(keras.KerasLearner):
         return np.concatenate([np.asarray(output) for output in self._predict(inputs)], axis=-1)
 
 
-class StarDist(ObjectImplementation):
+class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
     """What two and three dimensions have in common."""
 
     normaliser = Normaliser(low=1.0)
 
-    def build(self, parameters: Any, channels: Channels) -> StarDistLearner:
+    def build(self, parameters: Any, facts: Facts) -> StarDistLearner:
         """Return a new network."""
-        config = self._config(parameters, channels)
+        config = self._config(parameters, facts)
         keras.prepare(parameters.seed, parameters.precision, config.n_dim)
         model = (models.StarDist2D if config.n_dim == 2 else models.StarDist3D)(config, name=None, basedir=None)
         model.prepare_for_training(keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate))
-        return StarDistLearner(model)
+        return StarDistLearner(model, parameters.seed)
 
-    def save(self, folder: Path, parameters: Any, channels: Channels, best: Arrays, last: Arrays) -> None:
+    def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:
         """Write a stardist model folder: `stardist.models.StarDist2D(None, NAME, BASEDIR)` opens it."""
-        save_json(vars(self._config(parameters, channels)), str(folder / "config.json"))
-        learner = self.build(parameters, channels)
-        for name, weights in (("last", last), ("best", best)):
-            learner.set_weights(weights)
-            learner.model.save_weights(str(folder / weights_file(name)))
+        save_json(vars(self._config(parameters, facts)), str(folder / "config.json"))
+        save_json(_thresholds(facts), str(folder / THRESHOLDS))
+        super().save(folder, parameters, facts, weights)
 
-    def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> StarDistLearner:
-        """Return the saved network with its thresholds; only arrays and numbers are read from the files."""
-        learner = self.build(parameters, channels)
-        path = folder / weights_file(weights)
-        try:
-            learner.model.load_weights(str(path))
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(
-                f"{path.name} of the model is damaged or belongs to a network with other parameters."
-            ) from error
-        if (folder / THRESHOLDS).is_file():
-            learner.stardist.thresholds = json.loads((folder / THRESHOLDS).read_text(encoding="utf-8"))
+    def load(self, folder: Path, model: ModelView, weights: str) -> StarDistLearner:
+        """Return the saved network with its thresholds; only arrays are read from the files."""
+        learner: StarDistLearner = super().load(folder, model, weights)
+        learner.stardist.thresholds = _thresholds(model.facts)
         return learner
 
     def clean_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
@@ -100,11 +92,13 @@ class StarDist(ObjectImplementation):
         filled = fill_label_holes(np.maximum(labels, 0))
         return np.where(labels < 0, labels, filled).astype(labels.dtype)
 
-    def prepare_targets(self, targets: NDArray[Any], parameters: Any) -> tuple[NDArray[np.float32], ...]:
-        """Return object probability, distances with the probability as their weight, and, if they are learnt, classes.
+    def prepare(self, batch: Batch, parameters: Any, facts: Facts, rng: np.random.Generator) -> Batch:  # noqa: ARG002
+        """Return a batch with the targets of the loss.
 
-        All are on the network's grid.
+        They are object probability, distances with the probability as their weight, and, if they are trained on,
+        classes, all on the network's grid.
         """
+        targets = batch.targets
         labels = np.maximum(targets[..., 0], 0).astype(np.int32)
         if labels.max() > _LARGEST_LABEL:
             labels = np.stack([compact_labels(image) for image in labels])
@@ -118,29 +112,29 @@ class StarDist(ObjectImplementation):
         distances[..., -1:] = probability
         # Pixels with negative labels count for nothing.
         ignored = targets[..., :1][(slice(None), *on_grid)] < 0
-        prepared = np.where(ignored, np.float32(-1), probability.astype(np.float32)), distances
-        if not parameters.classes:
-            return prepared
-        grid = self._grid(parameters)
-        return *prepared, class_targets(labels, targets[..., 1], parameters.classes, grid, ignored)
+        prepared = [np.where(ignored, np.float32(-1), probability.astype(np.float32)), distances]
+        if parameters.classes:
+            grid = self._grid(parameters)
+            prepared.append(class_targets(labels, targets[..., 1], parameters.classes, grid, ignored))
+        return replace(batch, targets=tuple(prepared))
 
     def calibrate(
         self,
-        folder: Path,
-        parameters: Any,
-        channels: Channels,
-        images: Iterable[tuple[NDArray[np.float32], NDArray[Any]]],
-    ) -> dict[str, float]:
-        """Choose the two thresholds by the accuracy on validation images and write them beside the weights."""
+        learner: StarDistLearner,
+        images: Iterator[ValidationImage],
+        parameters: Any,  # noqa: ARG002
+        facts: Facts,
+    ) -> Facts:
+        """Return the facts with the two thresholds that give the best accuracy on validation images."""
         chosen, pixels = [], 0
-        for image, labels in images:
+        for each in images:
+            labels = np.maximum(each.targets[..., 0], 0).astype(np.int32)
             if chosen and pixels + labels.size > _CALIBRATION_PIXELS:
                 break
-            chosen.append((image, np.maximum(labels, 0).astype(np.int32)))
+            chosen.append((each.input[..., 0] if facts.input_channels == 1 else each.input, labels))
             pixels += labels.size
         thresholds = dict(DEFAULT_THRESHOLDS)
         if any(labels.any() for _, labels in chosen):
-            learner = self.load(folder, parameters, channels, "best")
             found = learner.stardist.optimize_thresholds(
                 [image for image, _ in chosen],
                 [labels for _, labels in chosen],
@@ -149,14 +143,12 @@ class StarDist(ObjectImplementation):
                 save_to_json=False,
             )
             thresholds = {"prob": _inside(found["prob"]), "nms": _inside(found["nms"])}
-        (folder / THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
-        return {"probability_threshold": thresholds["prob"], "overlap_threshold": thresholds["nms"]}
+        return with_thresholds(facts, thresholds)
 
     def find_objects(
-        self, learner: Learner, image: NDArray[np.float32], parameters: PredictionParameters, tiling: Tiling
+        self, learner: StarDistLearner, image: NDArray[np.float32], parameters: PredictionParameters, tiling: Tiling
     ) -> Objects:
         """Return the objects; where an image is tiled, proposals of all tiles compete, so each object comes once."""
-        assert isinstance(learner, StarDistLearner)
         assert isinstance(parameters, StarDistPredictionParameters)
         axes = learner.stardist.config.axes
         if image.ndim < len(axes):
@@ -192,7 +184,7 @@ class StarDist(ObjectImplementation):
         }
 
     @abstractmethod
-    def _config(self, parameters: Any, channels: Channels) -> Any: ...
+    def _config(self, parameters: Any, facts: Facts) -> Any: ...
 
     @abstractmethod
     def _grid(self, parameters: Any) -> tuple[int, ...]: ...
@@ -212,10 +204,10 @@ class StarDist(ObjectImplementation):
 class StarDist2D(StarDist):
     """StarDist with polygons."""
 
-    def _config(self, parameters: StarDist2DParameters, channels: Channels) -> Any:
+    def _config(self, parameters: StarDist2DParameters, facts: Facts) -> Any:
         return models.Config2D(
-            axes="YX" if channels.inputs == 1 else "YXC",
-            n_channel_in=channels.inputs,
+            axes="YX" if facts.input_channels == 1 else "YXC",
+            n_channel_in=facts.input_channels,
             n_rays=parameters.rays,
             grid=self._grid(parameters),
             n_classes=parameters.classes or None,
@@ -255,7 +247,7 @@ class StarDist3D(StarDist):
         measured = float(np.mean(extents[1:]) / extents[0])
         return parameters.model_copy(update={"anisotropy": round(measured, 3)})
 
-    def _config(self, parameters: StarDist3DParameters, channels: Channels) -> Any:
+    def _config(self, parameters: StarDist3DParameters, facts: Facts) -> Any:
         anisotropy = (parameters.anisotropy or 1.0, 1.0, 1.0)
         network = (
             {"unet_n_depth": parameters.network_depth, "unet_n_filter_base": parameters.first_filters}
@@ -263,8 +255,8 @@ class StarDist3D(StarDist):
             else {"resnet_n_filter_base": parameters.first_filters}
         )
         return models.Config3D(
-            axes="ZYX" if channels.inputs == 1 else "ZYXC",
-            n_channel_in=channels.inputs,
+            axes="ZYX" if facts.input_channels == 1 else "ZYXC",
+            n_channel_in=facts.input_channels,
             rays=Rays_GoldenSpiral(parameters.rays, anisotropy=anisotropy),
             grid=self._grid(parameters),
             n_classes=parameters.classes or None,
@@ -321,6 +313,12 @@ def _inside(threshold: float) -> float:
     return float(np.clip(threshold, 0.01, 0.99))
 
 
-def weights_file(name: str) -> str:
-    """Return the name that stardist gives the file of the "best" or "last" weights."""
-    return f"weights_{name}.h5"
+def with_thresholds(facts: Facts, thresholds: Mapping[str, float]) -> Facts:
+    """Return the facts with thresholds that are named as stardist names them."""
+    return facts.with_measured(probability_threshold=thresholds["prob"], overlap_threshold=thresholds["nms"])
+
+
+def _thresholds(facts: Facts) -> dict[str, float]:
+    """Return the thresholds as stardist names them, its usual ones where none were chosen."""
+    names = {"prob": "probability_threshold", "nms": "overlap_threshold"}
+    return {name: facts.measured.get(ours, DEFAULT_THRESHOLDS[name]) for name, ours in names.items()}

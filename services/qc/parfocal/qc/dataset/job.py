@@ -33,9 +33,9 @@ from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
 from parfocal.qc.publish import packages_of, publish_result, published_before
 from parfocal.qc.report import write_report
 from parfocal.qc.report.dataset import dataset_report
+from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.images.files import PixelSize, read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.parameters import CLASS_ROLE
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     DatasetManifest,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ import keras
 import tensorflow as tf
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
-from parfocal.runtime.methods.implementation import Arrays
+from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.store.facts import Facts
 
 
 def prepare(seed: int, precision: str, dimensions: int) -> None:
@@ -41,32 +43,34 @@ class KerasLearner:
     ----------
     model
         A network compiled with optimiser and loss; inputs and targets are channels-last batches.
+    seed
+        From which, with the epoch, all that is random inside the network follows, such as dropout.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, seed: int) -> None:
         self.model = model
+        self._seed = seed
         self._predict: Callable[..., Any] = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         model.optimizer.build(model.trainable_variables)
 
-    @property
-    def learning_rate(self) -> float:
-        """The present learning rate, as the float32 the optimiser holds."""
-        return float(self.model.optimizer.learning_rate.numpy())
+    def begin_epoch(self, epoch: int, learning_rate: float) -> None:
+        """Set the learning rate and reseed what is random inside the network."""
+        self.model.optimizer.learning_rate.assign(learning_rate)
+        numbers = np.random.default_rng([self._seed, epoch])
+        for generator in _generators(self.model):
+            state = generator.state
+            state.assign(numbers.integers(2**31, size=state.shape).astype(state.dtype))
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self.model.optimizer.learning_rate.assign(value)
-
-    def train_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    def train_batch(self, batch: Batch) -> dict[str, float]:
         """Do one step of optimisation and return the loss of the batch before it."""
         # Keras reports running means; a reset makes them the means of this batch alone.
         self.model.reset_metrics()
-        return _loss(self.model.train_on_batch(inputs, targets, return_dict=True))
+        return _loss(self.model.train_on_batch(batch.input, batch.targets, return_dict=True))
 
-    def validate_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    def validate_batch(self, batch: Batch) -> dict[str, float]:
         """Return the loss of a batch."""
         self.model.reset_metrics()
-        return _loss(self.model.test_on_batch(inputs, targets, return_dict=True))
+        return _loss(self.model.test_on_batch(batch.input, batch.targets, return_dict=True))
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the network's output; the network is compiled once for each shape of a tile."""
@@ -83,17 +87,59 @@ class KerasLearner:
         """Replace all weights; raise InvalidInputError if they are of another network."""
         _assign(self.model.weights, weights, "weights")
 
-    def optimiser_state(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, NDArray[Any]]:
         """Return a copy of all variables of the optimiser, moments and step count included."""
         return _arrays(_variables(self.model.optimizer))
 
-    def set_optimiser_state(self, state: Arrays) -> None:
+    def set_state(self, state: Arrays) -> None:
         """Replace all variables of the optimiser."""
         _assign(_variables(self.model.optimizer), state, "optimiser")
 
 
-def _loss(logs: Any) -> float:
-    return float(np.asarray(logs["loss"]))
+class KerasFiles:
+    """Mixin of an implementation whose models are the files that csbdeep and stardist write and read."""
+
+    build: Callable[..., Any]
+
+    def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:
+        """Write the weights of each name to a file."""
+        learner = self.build(parameters, facts)
+        for name, arrays in weights.items():
+            learner.set_weights(arrays)
+            learner.model.save_weights(str(folder / weights_file(name)))
+
+    def load(self, folder: Path, model: ModelView, weights: str) -> Any:
+        """Return the saved network; only arrays are read from the file.
+
+        Raises
+        ------
+        InvalidInputError
+            The file is damaged or belongs to another network.
+        """
+        learner = self.build(model.parameters, model.facts)
+        path = folder / weights_file(weights)
+        try:
+            learner.model.load_weights(str(path))
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(
+                f"{path.name} of the model is damaged or belongs to a network with other parameters."
+            ) from error
+        return learner
+
+
+def weights_file(name: str) -> str:
+    """Return the name that csbdeep and stardist give the file of the weights "best" or "last"."""
+    return f"weights_{name}.h5"
+
+
+def _generators(model: Any) -> list[Any]:
+    """Return the seed generators of all layers, in a fixed order."""
+    found = (getattr(layer, "seed_generator", None) for layer in model._flatten_layers())
+    return [generator for generator in found if generator is not None]
+
+
+def _loss(logs: Any) -> dict[str, float]:
+    return {"loss": float(np.asarray(logs["loss"]))}
 
 
 def _variables(optimizer: Any) -> list[Any]:

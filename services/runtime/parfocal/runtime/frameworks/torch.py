@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
-from parfocal.runtime.methods.implementation import Arrays
+from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.service import thread_count
+from parfocal.runtime.store.facts import Facts
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -35,62 +37,64 @@ def prepare(seed: int) -> None:
     torch.use_deterministic_algorithms(True)
 
 
-class TorchLearner:
-    """A PyTorch module with optimiser and loss, as the training loop sees it.
+class TorchLearner(ABC):
+    """One or several PyTorch modules with their optimisers, as the training loop sees them.
+
+    A subclass says how they are trained. Names of weights are those of a single module, or have the name of the module
+    in front.
 
     Parameters
     ----------
-    module
-        Maps ``(batch, channels, *spatial)`` to the same with the channels of the output.
-    optimiser
-        Built on the module's parameters.
-    loss
-        Maps float32 output and target to a scalar.
+    modules
+        By name; each maps ``(batch, channels, *spatial)`` to the same with the channels of its output. The first one
+        is the one that predicts.
+    optimisers
+        By name; built on the modules' parameters. All have the same learning rate.
+    seed
+        From which, with the epoch, all that is random inside the modules follows, such as dropout.
     precision
         As in the parameters of a training: "auto", "float32" or "bfloat16".
     """
 
-    def __init__(self, module: torch.nn.Module, optimiser: torch.optim.Optimizer, loss: Loss, precision: str) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, torch.nn.Module],
+        optimisers: Mapping[str, torch.optim.Optimizer],
+        seed: int,
+        precision: str,
+    ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._seed = seed
+        self._optimisers = dict(optimisers)
         # Channels last is the order the images come in, and the faster one for convolutions.
-        spatial = max((weight.ndim for weight in module.parameters()), default=4) - 2
+        weights = (weight for module in modules.values() for weight in module.parameters())
+        spatial = max((weight.ndim for weight in weights), default=4) - 2
         self._format = torch.channels_last if spatial == 2 else torch.channels_last_3d
-        self.module = module.to(self.device, memory_format=self._format)
-        self._optimiser = optimiser
-        self._loss = loss
+        self.modules = {name: module.to(self.device, memory_format=self._format) for name, module in modules.items()}
         self._bfloat16 = choose_precision(precision, "torch", spatial)[0] == "bfloat16"
         if self._bfloat16 and self.device.type == "cpu":
-            _spare_short_volumes(module)
+            for module in self.modules.values():
+                _spare_short_volumes(module)
 
-    @property
-    def learning_rate(self) -> float:
-        """The present learning rate."""
-        return float(self._optimiser.param_groups[0]["lr"])
+    @abstractmethod
+    def train_batch(self, batch: Batch) -> dict[str, float]:
+        """Do one step of optimisation and return the losses of the batch before it."""
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        for group in self._optimiser.param_groups:
-            group["lr"] = value
+    @abstractmethod
+    def validate_batch(self, batch: Batch) -> dict[str, float]:
+        """Return the losses of a batch, with the statistics of batch normalisation that prediction uses."""
 
-    def train_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
-        """Do one step of optimisation and return the loss of the batch before it."""
-        self.module.train()
-        self._optimiser.zero_grad(set_to_none=True)
-        with self._arithmetic():
-            output = self.module(self._tensor(inputs))
-        loss = self._loss(output.float(), self._tensor(targets))
-        loss.backward()
-        self._optimiser.step()
-        return float(loss.detach())
-
-    def validate_batch(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
-        """Return the loss of a batch, with the statistics of batch normalisation that prediction uses."""
-        return float(self._loss(self._infer(inputs), self._tensor(targets)))
+    def begin_epoch(self, epoch: int, learning_rate: float) -> None:
+        """Set the learning rate and reseed what is random inside the modules."""
+        torch.manual_seed(int(np.random.default_rng([self._seed, epoch]).integers(2**62)))
+        for optimiser in self._optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's output for a batch, channels last."""
+        """Return the first module's output for a batch, channels last."""
         try:
-            output = self._infer(inputs)
+            output = self.infer(next(iter(self.modules.values())), inputs)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise OutOfMemoryError(f"A batch of shape {inputs.shape} does not fit the memory.") from error
@@ -99,47 +103,109 @@ class TorchLearner:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Return a copy of all weights, the statistics of batch normalisation among them."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self.module.state_dict().items()}
+        return {name: value.detach().cpu().numpy().copy() for name, value in self._weights().items()}
 
     def set_weights(self, weights: Arrays) -> None:
         """Replace all weights; raise InvalidInputError if they are of another network."""
-        own = {name: tuple(value.shape) for name, value in self.module.state_dict().items()}
+        own = {name: tuple(value.shape) for name, value in self._weights().items()}
         if own != {name: np.shape(value) for name, value in weights.items()}:
             raise InvalidInputError(f"The {len(weights)} arrays of weights do not fit the {len(own)} of this network.")
-        self.module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+        with torch.no_grad():
+            for name, value in self._weights().items():
+                value.copy_(torch.from_numpy(np.array(weights[name])))
 
-    def optimiser_state(self) -> dict[str, NDArray[Any]]:
-        """Return a copy of all variables of the optimiser; none before the first step."""
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return a copy of all variables of the optimisers; none before the first step."""
         return {
-            f"{number:04d} {name}": value.detach().cpu().numpy().copy()
-            for number, values in self._optimiser.state_dict()["state"].items()
+            f"{optimiser} {number:04d} {name}": value.detach().cpu().numpy().copy()
+            for optimiser, each in self._optimisers.items()
+            for number, values in each.state_dict()["state"].items()
             for name, value in values.items()
+            if value is not None
         }
 
-    def set_optimiser_state(self, state: Arrays) -> None:
-        """Replace all variables of the optimiser; its learning rate stays."""
-        content = self._optimiser.state_dict()
-        content["state"] = {}
-        for key, value in state.items():
-            number, _, name = key.partition(" ")
-            content["state"].setdefault(int(number), {})[name] = torch.from_numpy(np.array(value))
-        self._optimiser.load_state_dict(content)
+    def set_state(self, state: Arrays) -> None:
+        """Replace all variables of the optimisers; their learning rate stays."""
+        for optimiser, each in self._optimisers.items():
+            content = each.state_dict()
+            content["state"] = {}
+            for key, value in state.items():
+                owner, number, name = key.split(" ")
+                if owner == optimiser:
+                    content["state"].setdefault(int(number), {})[name] = torch.from_numpy(np.array(value))
+            each.load_state_dict(content)
 
-    def _infer(self, inputs: NDArray[np.float32]) -> torch.Tensor:
-        self.module.eval()
-        with torch.inference_mode(), self._arithmetic():
-            output: torch.Tensor = self.module(self._tensor(inputs))
+    def forward(self, module: torch.nn.Module, inputs: NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
+        """Return the float32 output of a module in training, for a batch with channels last or a tensor of its own."""
+        module.train()
+        with self._arithmetic():
+            output: torch.Tensor = module(self.tensor(inputs))
         return output.float()
 
-    def _tensor(self, values: NDArray[np.float32]) -> torch.Tensor:
+    def infer(self, module: torch.nn.Module, inputs: NDArray[np.float32]) -> torch.Tensor:
+        """Return the float32 output of a module that is applied and not trained."""
+        module.eval()
+        with torch.inference_mode(), self._arithmetic():
+            output: torch.Tensor = module(self.tensor(inputs))
+        return output.float()
+
+    def step(self, optimiser: str, loss: torch.Tensor) -> float:
+        """Let an optimiser take a step down a loss; return the loss."""
+        self._optimisers[optimiser].zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimisers[optimiser].step()
+        return float(loss.detach())
+
+    def tensor(self, values: NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
+        """Return a batch with channels last as a tensor on the device, channels first; tensors stay as they are."""
+        if isinstance(values, torch.Tensor):
+            return values
         tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32)).movedim(-1, 1)
         return tensor.to(self.device, memory_format=self._format)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        if len(self.modules) == 1:
+            (module,) = self.modules.values()
+            return dict(module.state_dict())
+        return {
+            f"{module}.{name}": value
+            for module, each in self.modules.items()
+            for name, value in each.state_dict().items()
+        }
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         context: AbstractContextManager[None] = torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16
         )
         return context
+
+
+class SupervisedLearner(TorchLearner):
+    """A PyTorch module with one optimiser and one loss.
+
+    Parameters
+    ----------
+    module, optimiser, seed, precision
+        As in `TorchLearner`.
+    loss
+        Maps float32 output and target to a scalar.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, optimiser: torch.optim.Optimizer, loss: Loss, seed: int, precision: str
+    ) -> None:
+        super().__init__({"network": module}, {"optimiser": optimiser}, seed, precision)
+        self._module = self.modules["network"]
+        self._loss = loss
+
+    def train_batch(self, batch: Batch) -> dict[str, float]:
+        """Do one step of optimisation and return the loss of the batch before it."""
+        loss = self._loss(self.forward(self._module, batch.input), self.tensor(batch.targets))
+        return {"loss": self.step("optimiser", loss)}
+
+    def validate_batch(self, batch: Batch) -> dict[str, float]:
+        """Return the loss of a batch."""
+        return {"loss": float(self._loss(self.infer(self._module, batch.input), self.tensor(batch.targets)))}
 
 
 def _spare_short_volumes(module: torch.nn.Module) -> None:
@@ -161,14 +227,26 @@ def _convolve(forward: Callable[[torch.Tensor], torch.Tensor], kernel: int, valu
         return forward(values.float())
 
 
-def save_weights(path: Path, weights: Arrays) -> None:
-    """Write weights as a safetensors file, which holds arrays and nothing that could be run."""
-    save_file(dict(weights), path)
+class TorchFiles:
+    """Mixin of an implementation whose models are safetensors files: arrays, and nothing that could be run."""
+
+    build: Callable[..., Any]
+
+    def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:  # noqa: ARG002
+        """Write the weights of each name to a file."""
+        for name, arrays in weights.items():
+            save_file(dict(arrays), folder / _weights_file(name))
+
+    def load(self, folder: Path, model: ModelView, weights: str) -> Any:
+        """Return the saved network; raise InvalidInputError if the file is damaged or something else."""
+        learner = self.build(model.parameters, model.facts)
+        path = folder / _weights_file(weights)
+        try:
+            learner.set_weights(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise InvalidInputError(f"{path.name} of the model is damaged: {error}.") from error
+        return learner
 
 
-def load_weights(path: Path) -> dict[str, NDArray[Any]]:
-    """Read weights from a safetensors file; raise InvalidInputError if it is damaged or something else."""
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise InvalidInputError(f"{path.name} of the model is damaged: {error}.") from error
+def _weights_file(name: str) -> str:
+    return f"weights_{name}.safetensors"

@@ -79,6 +79,8 @@ class JobContext:
         self.parameters: Parameters = self.method.parse(job_kind(job), struct_values(job.resolved_parameters))
         self.cache = Cache(self.settings.state_folder, scratch / "held")
         self.reserved = Location.parse(job.reserved_uri)
+        # Files of the last checkpoint that this context has saved: names, and places below the folder of checkpoints.
+        self._saved: dict[str, str] = {}
         self._cancel: dict[str, object] | None = None
         self._next_progress = 0.0
         threading.Thread(target=self._watch_cancel, name="cancel", daemon=True).start()
@@ -236,12 +238,23 @@ class JobContext:
 
         self._change(change)
 
-    def save_checkpoint(self, epoch: int, files: Sequence[Path]) -> None:
-        """Keep local files as the checkpoint after `epoch` epochs, and forget all but the one before it."""
+    def save_checkpoint(self, epoch: int, files: Sequence[Path], same: Sequence[str] = ()) -> None:
+        """Keep local files as the checkpoint after `epoch` epochs, and forget all but the one before it.
+
+        Parameters
+        ----------
+        files
+            What is uploaded.
+        same
+            Names of files that are as they were in the checkpoint saved before it: they are not uploaded again.
+        """
         name = f"{self.job.attempt:04d}-{epoch:06d}"
         for path in files:
             self.store.upload(path, self._checkpoints / name / path.name)
-        complete = json.dumps({"files": [path.name for path in files]}).encode()
+        self._saved = {known: self._saved[known] for known in same} | {
+            path.name: f"{name}/{path.name}" for path in files
+        }
+        complete = json.dumps({"files": self._saved}).encode()
         self.store.write(self._checkpoints / name / "complete.json", complete)
 
         def change(job: v1.Job) -> None:
@@ -252,11 +265,22 @@ class JobContext:
             job.checkpoints.extend([*kept, name])
 
         self._change(change)
+        used = {place for checkpoint in self.checkpoints() for place in self._files(checkpoint).values()}
         for item in list(self.store.objects(self._checkpoints)):
             folder = item.location.parent.name
+            if folder in self.job.checkpoints or f"{folder}/{item.location.name}" in used:
+                continue
             # A later attempt may be writing one that this job does not name yet.
-            if folder not in self.job.checkpoints and Checkpoint.of(item.location.parent).attempt <= self.job.attempt:
+            if Checkpoint.of(item.location.parent).attempt <= self.job.attempt:
                 self.store.delete(item.location)
+
+    def _files(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Return the files of a checkpoint: names, and places below that of all checkpoints; none if it is damaged."""
+        try:
+            files = self.store.read_json(checkpoint.place / "complete.json")["files"]
+            return {str(name): str(place) for name, place in files.items()}
+        except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints that the job names, the one to go on from last."""
@@ -266,11 +290,13 @@ class JobContext:
         """Return local copies of the files of a checkpoint; raise DamagedError if it is not whole."""
         folder = empty_folder(self.scratch / "restored")
         try:
-            names = self.store.read_json(checkpoint.place / "complete.json")["files"]
-            for name in names:
-                self.store.download(checkpoint.place / name, folder / name)
-            return [folder / name for name in names]
-        except (NotFoundError, ValueError, KeyError, TypeError) as error:
+            files = self._files(checkpoint)
+            if not files:
+                raise ValueError("its list of files cannot be read")
+            for name, place in files.items():
+                self.store.download(self._checkpoints / place, folder / name)
+            return [folder / name for name in files]
+        except (NotFoundError, ValueError) as error:
             raise DamagedError(f"The checkpoint {checkpoint.place} is damaged ({error}).") from error
 
     def _delete_checkpoints(self) -> None:

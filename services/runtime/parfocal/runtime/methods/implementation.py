@@ -1,211 +1,295 @@
-"""What training and prediction need of a framework and of a method, and nothing else."""
+"""What the runtime asks of a method, whatever data it is trained on and whatever it puts out.
+
+The runtime owns jobs, data, patches, checkpoints, selection of weights, reports and outputs; an `Implementation` brings
+the network with its loss, and says how data become batches and how the network's output becomes results.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.methods.normaliser import Normaliser
-from parfocal.runtime.methods.objects import Objects
-from parfocal.runtime.methods.parameters import PredictionParameters
-from parfocal.runtime.store.manifests import ModelManifest
+from parfocal.runtime.methods.parameters import TrainingSettings
+from parfocal.runtime.methods.schedule import Schedule
+from parfocal.runtime.store.facts import Facts
 
 Arrays = Mapping[str, NDArray[Any]]
-Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-UNCERTAINTY: Final = "uncertainty"
-"""The output that says how far a prediction may be off, in the units of the image."""
-
-
-class Learner(Protocol):
-    """A network with its loss and optimiser, whatever framework it is made of.
-
-    Batches have the method's axes with a leading batch axis and a trailing channel axis, float32. The state is
-    complete: once weights and optimiser are set again training goes on bit for bit as if it had never stopped.
-    """
-
-    learning_rate: float
-
-    def train_batch(self, inputs: NDArray[np.float32], targets: Any) -> float:
-        """Do one step of optimisation and return the loss of the batch before it.
-
-        `targets` are what `Implementation.prepare_targets` made: by default an array like the inputs.
-        """
-
-    def validate_batch(self, inputs: NDArray[np.float32], targets: Any) -> float:
-        """Return the loss of a batch without learning from it."""
-
-    def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's output for a batch."""
-
-    def weights(self) -> dict[str, NDArray[Any]]:
-        """Return a copy of all weights."""
-
-    def set_weights(self, weights: Arrays) -> None:
-        """Replace all weights; raise InvalidInputError if they are of another network."""
-
-    def optimiser_state(self) -> dict[str, NDArray[Any]]:
-        """Return a copy of all variables of the optimiser."""
-
-    def set_optimiser_state(self, state: Arrays) -> None:
-        """Replace all variables of the optimiser."""
+PixelSizes = tuple[float | None, float | None, float | None]
+P = TypeVar("P", bound=TrainingSettings)
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """How a network may be applied piece by piece: legal sizes, and how far an output pixel sees.
-
-    Attributes
-    ----------
-    divisor
-        The axes of an input must be multiples of this many pixels: one number for all, or one for each.
-    overlap
-        Pixels by which neighbouring tiles must overlap so that tiled equals untiled, likewise.
-    output_channels
-        Channels of the raw output.
-    """
-
-    divisor: int | tuple[int, ...]
-    overlap: int | tuple[int, ...]
-    output_channels: int
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How an image is to be cut for a network, and whom to tell.
-
-    Attributes
-    ----------
-    most_pixels
-        The most pixels that a tile may have.
-    on_tile
-        Called with the tiles done and all of them; may raise to end the prediction.
-    """
-
-    most_pixels: int
-    on_tile: Callable[[int, int], None] | None = None
-
-
-@dataclass(frozen=True)
-class Channels:
-    """What goes into a network and what it learns: found in the dataset, recorded in the model.
+class Batch:
+    """What a learner is given for one step.
 
     Attributes
     ----------
     inputs
-        Channels of an input image.
+        By role, arrays with a leading batch axis and a trailing channel axis, float32 and normalised.
     targets
-        The dataset's roles that are learnt, in the order of the network's outputs.
+        What the loss compares with, in whatever form `Implementation.open` and `prepare` give it; None where a method
+        has no targets.
+    size
+        Images or patches in the batch, by which losses are averaged.
     """
 
-    inputs: int = 1
-    targets: tuple[str, ...] = ("target",)
+    inputs: Mapping[str, NDArray[np.float32]]
+    targets: Any
+    size: int
+
+    @property
+    def input(self) -> NDArray[np.float32]:
+        """The first of the inputs: the only one for most methods."""
+        return next(iter(self.inputs.values()))
 
 
-def model_channels(model: ModelManifest) -> Channels:
-    """Return the channels that a model was trained with."""
-    return Channels(model.input_channels, tuple(model.channels.get("targets", ("target",))))
+class Batches(Protocol):
+    """The batches of a training. Each is a function of the seed, the epoch and the step, whatever was drawn before."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+
+    @property
+    def validation_steps(self) -> int:
+        """Validation batches, the same in every epoch; 0 where nothing is held out."""
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Return training batch number `step` of epoch number `epoch`, both from 0."""
+
+    def validation_batch(self, step: int) -> Batch:
+        """Return validation batch number `step`, from 0."""
 
 
-def wanted_outputs(parameters: PredictionParameters, channels: Channels) -> list[str]:
-    """Return the names of the outputs that these parameters ask for, the prediction first."""
-    uncertainty = [UNCERTAINTY] if getattr(parameters, "uncertainty", False) else []
-    return ["prediction", *channels.targets[1:], *uncertainty]
+@dataclass(frozen=True)
+class ValidationImage:
+    """One whole part of the data that was held out: inputs and targets as in a `Batch`, but without the batch axis."""
+
+    name: str
+    inputs: Mapping[str, NDArray[np.float32]]
+    targets: Any
+
+    @property
+    def input(self) -> NDArray[np.float32]:
+        """The first of the inputs."""
+        return next(iter(self.inputs.values()))
 
 
-class Implementation(ABC):
-    """One method, as the runtime drives it in a worker. A method derives from one of the two kinds below.
+@dataclass(frozen=True)
+class Example:
+    """An image of the training data for the report, with pixels (…, Y, X) or (Y, X, colours)."""
+
+    name: str
+    role: str
+    pixels: NDArray[Any]
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingDataRecord:
+    """What model and report say of the training data.
 
     Attributes
     ----------
+    split
+        What trains and what validates, as JSON values.
+    statistics
+        What the images look like, as JSON values of `TrainingStatistics`; empty where nothing is known.
+    pixel_size_um
+        Size of a pixel in x, y and z in micrometres; None where the images do not say it.
+    examples
+        Images for the report.
+    """
+
+    split: Mapping[str, Any]
+    statistics: Mapping[str, Any]
+    pixel_size_um: PixelSizes | None
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Opened(Generic[P]):
+    """A dataset as a method trains on it.
+
+    Attributes
+    ----------
+    batches
+        Training and validation batches.
+    parameters
+        Those of the job, with what was left to be measured on the data.
+    facts
+        The network's ports and what was measured.
+    record
+        What model and report say of the data.
+    validation_images
+        Gives the parts that were held out, whole and one after the other, each time it is called.
+    """
+
+    batches: Batches
+    parameters: P
+    facts: Facts
+    record: TrainingDataRecord
+    validation_images: Callable[[], Iterator[ValidationImage]]
+
+
+class Learner(Protocol):
+    """One or several networks with their losses and optimisers, whatever framework they are made of.
+
+    Weights and state together are complete: once both are set, training goes on bit for bit as if it had never stopped.
+    """
+
+    def begin_epoch(self, epoch: int, learning_rate: float) -> None:
+        """Set the learning rate, and make what is random inside the networks a function of seed and epoch (from 0)."""
+
+    def train_batch(self, batch: Batch) -> Mapping[str, float]:
+        """Do one step of optimisation and return the losses of the batch before it, by name."""
+
+    def validate_batch(self, batch: Batch) -> Mapping[str, float]:
+        """Return the losses of a batch without training on it, by name."""
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Return a copy of the weights of all networks."""
+
+    def set_weights(self, weights: Arrays) -> None:
+        """Replace all weights; raise InvalidInputError if they are of another network."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return a copy of everything besides the weights: variables of optimisers, image pools, running averages."""
+
+    def set_state(self, state: Arrays) -> None:
+        """Replace everything besides the weights."""
+
+
+L = TypeVar("L", bound=Learner)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which weights are kept: those of the epoch with the lowest or the highest value of a metric.
+
+    Attributes
+    ----------
+    metric
+        A validation loss ("val_" and its name), or a score that `Implementation.assess` returns.
+    better
+        Which values are better.
+    """
+
+    metric: str = "val_loss"
+    better: Literal["lower", "higher"] = "lower"
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Return whether a value is better than the best so far, None at the beginning."""
+        return best is None or (value < best if self.better == "lower" else value > best)
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """What loading and predicting need to know of a model.
+
+    Attributes
+    ----------
+    parameters
+        Those of the training.
+    facts
+        Those of the model.
+    normaliser
+        The rule by which images are brought to one scale.
+    axes
+        Axes of one image, for example "YX".
+    """
+
+    parameters: Any
+    facts: Facts
+    normaliser: Normaliser
+    axes: str
+
+
+class Implementation(ABC, Generic[P, L]):
+    """One method, as the runtime drives it in a worker.
+
+    Attributes
+    ----------
+    kept
+        Names of the weights that a model keeps, and how each is selected; those of the last epoch, "last", come
+        besides. The first one is what calibration and reports go by.
     normaliser
         The rule by which images are brought to one scale.
     """
 
-    normaliser = Normaliser()
+    kept: ClassVar[Mapping[str, Selection]] = {"best": Selection()}
+    normaliser: ClassVar[Normaliser] = Normaliser()
 
     @abstractmethod
-    def build(self, parameters: Any, channels: Channels) -> Learner:
-        """Return a new network with random weights that follow from `parameters.seed`."""
+    def open(self, data: DatasetView, parameters: P) -> Opened[P]:
+        """Return the training data as batches, with what was measured on them.
 
-    @abstractmethod
-    def save(self, folder: Path, parameters: Any, channels: Channels, best: Arrays, last: Arrays) -> None:
-        """Write the model's files to `folder`, so that `load` and the original library can read them."""
-
-    @abstractmethod
-    def load(self, folder: Path, parameters: Any, channels: Channels, weights: str) -> Learner:
-        """Return the network saved in `folder` with its "best" or "last" weights. Never runs code of the files."""
-
-    def prepare_targets(self, targets: NDArray[Any], parameters: Any) -> Any:  # noqa: ARG002
-        """Return what the learner's loss compares with, for a batch of targets with a trailing axis for their roles.
-
-        Called in a thread of its own, ahead of the step that needs it.
+        Raises
+        ------
+        InvalidInputError
+            An image or annotation is not usable; all that are wrong are named.
         """
-        return targets
+
+    def prepare(self, batch: Batch, parameters: P, facts: Facts, rng: np.random.Generator) -> Batch:  # noqa: ARG002
+        """Return a batch as the learner takes it, with the targets of its loss or masked inputs.
+
+        Called in a thread of its own, ahead of the step that needs it. `rng` follows from seed, epoch and step.
+        """
+        return batch
+
+    @abstractmethod
+    def build(self, parameters: P, facts: Facts) -> L:
+        """Return new networks with random weights that follow from `parameters.seed`."""
+
+    def schedule(self, parameters: P) -> Schedule:
+        """Return how the learning rate changes: as the parameters say."""
+        return parameters.schedule()
+
+    def assess_every(self, parameters: P) -> int:  # noqa: ARG002
+        """Return after how many epochs validation images are assessed; 0: never. The last epoch always is."""
+        return 0
+
+    def assess(
+        self,
+        learner: L,  # noqa: ARG002
+        images: Iterator[ValidationImage],  # noqa: ARG002
+        parameters: P,  # noqa: ARG002
+        facts: Facts,  # noqa: ARG002
+    ) -> Mapping[str, float]:
+        """Return scores of whole validation images by name, which a `Selection` may go by."""
+        return {}
 
     def calibrate(
         self,
-        folder: Path,  # noqa: ARG002
-        parameters: Any,  # noqa: ARG002
-        channels: Channels,  # noqa: ARG002
-        images: Iterable[tuple[NDArray[np.float32], NDArray[Any]]],  # noqa: ARG002
-    ) -> dict[str, float]:
-        """Set what the saved model needs besides weights, such as thresholds, and return it for the record.
+        learner: L,  # noqa: ARG002
+        images: Iterator[ValidationImage],  # noqa: ARG002
+        parameters: P,  # noqa: ARG002
+        facts: Facts,
+    ) -> Facts:
+        """Return the facts with what is set on the validation images after training, such as thresholds.
 
-        `images` are the validation images, normalised and channels last, with their first targets, normalised too
-        unless they are labels.
+        The learner has the first of the kept weights.
         """
-        return {}
-
-
-class ImageImplementation(Implementation):
-    """A method that turns images into images.
-
-    Attributes
-    ----------
-    grey_values_of
-        Whose scale a prediction is brought back to: that of the "source" it was made from, where both show the
-        same light (restoration), or that of the training's "target" images (where one kind of image is turned
-        into another).
-    """
-
-    grey_values_of: Literal["source", "target"] = "source"
+        return facts
 
     @abstractmethod
-    def geometry(self, parameters: Any, channels: Channels) -> Geometry:
-        """Return how the network of these parameters may be tiled."""
+    def save(self, folder: Path, parameters: P, facts: Facts, weights: Mapping[str, Arrays]) -> None:
+        """Write the model's files to `folder`, so that `load` and the original library can read them.
 
-    @abstractmethod
-    def interpret(
-        self, output: NDArray[np.float32], parameters: Any, channels: Channels
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return the named images in a raw output (channels last), first the prediction.
-
-        The flag says whether the offset applies when grey values are restored: it does for intensities, not for
-        widths such as an uncertainty. With several targets the first is the "prediction"; the others are named as
-        in `channels.targets`.
+        Parameters
+        ----------
+        weights
+            The kept weights and "last", by name; each is read when it is asked for.
         """
 
-
-class ObjectImplementation(Implementation):
-    """A method that finds objects and is trained on label images."""
-
-    def resolve(self, parameters: Any, labels: Iterable[NDArray[Any]]) -> Any:  # noqa: ARG002
-        """Return the parameters with what was left to be measured from the label images of the training set."""
-        return parameters
-
-    def clean_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Return a label image of the training set as the network shall learn it, of the same shape and dtype."""
-        return labels
-
     @abstractmethod
-    def find_objects(
-        self, learner: Learner, image: NDArray[np.float32], parameters: PredictionParameters, tiling: Tiling
-    ) -> Objects:
-        """Return the objects in one normalised image (channels last, if it has any)."""
+    def load(self, folder: Path, model: ModelView, weights: str) -> L:
+        """Return the networks saved in `folder` with the weights of this name. Never runs code of the files."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.schedule import Constant, LinearDecay, Plateau, Schedule
 from parfocal.runtime.methods.service import Parameters
 from parfocal.runtime.store.manifests import DatasetManifest
 
@@ -20,13 +22,6 @@ class Roles:
 
     source: str = "source"
     targets: tuple[str, ...] = ("target",)
-
-
-CLASS_ROLE = "target_class"
-"""The role of class images: beside a label image, one with the class of each object inside it."""
-
-MOST_CLASSES = 100
-"""Classes of objects that a model can tell apart."""
 
 
 def inherited(parent: type[Parameters], name: str, *, default: Any = None, description: str = "") -> Any:
@@ -55,8 +50,41 @@ def inherited(parent: type[Parameters], name: str, *, default: Any = None, descr
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-class TrainingParameters(Parameters):
-    """What every training by epochs and patches needs."""
+class TrainingBase(Parameters):
+    """Base of the mixins below, each of which brings the fields of one thing that a training does.
+
+    A method's parameters inherit those that act on it, so that forms show nothing that does not. Every training needs
+    `Epochs`, one of the rates, and `Arithmetic`. The fields of the base that is named last come first in forms.
+    """
+
+    def roles(self, dataset: DatasetManifest) -> Roles:  # noqa: ARG002
+        """Return which images of a dataset are the network's inputs and targets."""
+        return Roles()
+
+
+class TrainingSettings(Protocol):
+    """What the training loop asks of parameters; the mixins have it."""
+
+    @property
+    def seed(self) -> int:
+        """Start of all random choices."""
+
+    @property
+    def precision(self) -> Precision:
+        """Arithmetic that is asked for."""
+
+    def total_epochs(self, steps_per_epoch: int) -> int:
+        """Return the epochs to train."""
+
+    def schedule(self) -> Schedule:
+        """Return how the learning rate changes."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return the parameters as values; JSON values with the mode "json"."""
+
+
+class Epochs(TrainingBase):
+    """How long to train."""
 
     epochs: int = Field(
         default=100,
@@ -65,6 +93,15 @@ class TrainingParameters(Parameters):
         title="Epochs",
         description="How often training goes through the data. More is better until the validation loss stops falling.",
     )
+
+    def total_epochs(self, steps_per_epoch: int) -> int:  # noqa: ARG002
+        """Return the epochs to train; a method that counts in steps derives them from `steps_per_epoch`."""
+        return self.epochs
+
+
+class Patches(TrainingBase):
+    """Square patches, cut at random."""
+
     patch_size: int = Field(
         default=64,
         ge=8,
@@ -86,6 +123,15 @@ class TrainingParameters(Parameters):
         title="Patches per image",
         description="Patches cut from each image in every epoch, at places that change from epoch to epoch.",
     )
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape in pixels of a patch with these spatial axes, for example "YX"."""
+        return (self.patch_size,) * len(axes)
+
+
+class Validation(TrainingBase):
+    """Images that are held out."""
+
     validation_fraction: float = Field(
         default=0.1,
         gt=0,
@@ -93,6 +139,11 @@ class TrainingParameters(Parameters):
         title="Validation fraction",
         description="Part of the training images kept aside to judge progress: whole images, not patches.",
     )
+
+
+class PlateauRate(TrainingBase):
+    """A learning rate that is reduced when the validation loss stops falling."""
+
     learning_rate: float = Field(
         default=4e-4,
         gt=0,
@@ -114,6 +165,51 @@ class TrainingParameters(Parameters):
         title="Plateau factor",
         description="What the learning rate is multiplied with when it is reduced.",
     )
+
+    def schedule(self) -> Schedule:
+        """Return the schedule."""
+        return Plateau(self.learning_rate, self.plateau_factor, self.plateau_patience)
+
+
+class LinearDecayRate(Epochs):
+    """A learning rate that stays as it is and falls linearly to 0 over the last epochs."""
+
+    learning_rate: float = Field(
+        default=2e-4,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="Size of the training steps until the learning rate begins to fall.",
+    )
+    decay_epochs: int = Field(
+        default=100,
+        ge=0,
+        le=100_000,
+        title="Decay epochs",
+        description="Over how many of the last epochs the learning rate falls to 0; 0 keeps it as it is.",
+    )
+
+    def schedule(self) -> Schedule:
+        """Return the schedule."""
+        decay = min(self.decay_epochs, self.epochs)
+        return LinearDecay(self.learning_rate, self.epochs - decay, decay)
+
+
+class ConstantRate(TrainingBase):
+    """A learning rate that stays as it is."""
+
+    learning_rate: float = Field(
+        default=4e-4, gt=0, le=1, title="Learning rate", description="Size of the training steps."
+    )
+
+    def schedule(self) -> Schedule:
+        """Return the schedule."""
+        return Constant(self.learning_rate)
+
+
+class Flips(TrainingBase):
+    """Changes of view that are exact."""
+
     augment_flip: bool = Field(
         default=True,
         title="Augment by flipping",
@@ -124,34 +220,20 @@ class TrainingParameters(Parameters):
         title="Augment by rotating",
         description="Turn patches by 0, 90, 180 or 270 degrees at random.",
     )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        lt=2**31,
-        title="Seed",
-        description="Start of all random choices. The same seed and data give the same model on the same machine.",
-    )
-    precision: Precision = Field(
-        default="auto",
-        title="Precision",
-        description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+
+
+class Intensity(TrainingBase):
+    """Changes of brightness and noise, for targets that do not depend on them."""
+
+    augment_intensity: bool = Field(
+        default=True,
+        title="Augment by intensity",
+        description="Make patches brighter, darker and noisier at random, so that the model stands such changes.",
     )
 
-    def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape in pixels of a patch with these spatial axes, for example "YX"."""
-        return (self.patch_size,) * len(axes)
 
-    def total_epochs(self, steps_per_epoch: int) -> int:  # noqa: ARG002
-        """Return the epochs to train; a method that counts in steps derives them from `steps_per_epoch`."""
-        return self.epochs
-
-    def roles(self, dataset: DatasetManifest) -> Roles:  # noqa: ARG002
-        """Return which images of a dataset are learnt from, and which are learnt."""
-        return Roles()
-
-
-class LabelTrainingParameters(TrainingParameters):
-    """What trainings on label images need besides."""
+class Foreground(TrainingBase):
+    """Patches that are asked to show an object."""
 
     foreground_fraction: float = Field(
         default=0.9,
@@ -160,15 +242,10 @@ class LabelTrainingParameters(TrainingParameters):
         title="Foreground fraction",
         description="Part of the patches that must contain an object; the others are cut anywhere.",
     )
-    augment_intensity: bool = Field(
-        default=True,
-        title="Augment by intensity",
-        description="Make patches brighter, darker and noisier at random, so that the model stands such changes.",
-    )
 
 
-class ClassTrainingParameters(LabelTrainingParameters):
-    """What trainings need that can learn a class of each object beside its label."""
+class ObjectClasses(TrainingBase):
+    """A class of each object besides its label."""
 
     classes: int = Field(
         default=0,
@@ -192,6 +269,35 @@ class ClassTrainingParameters(LabelTrainingParameters):
                 [Violation("classes", f"the dataset has no images {CLASS_ROLE!r}")],
             )
         return Roles(targets=(*Roles().targets, CLASS_ROLE))
+
+
+class Arithmetic(TrainingBase):
+    """Random choices and precision."""
+
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        title="Seed",
+        description="Start of all random choices. The same seed and data give the same model on the same machine.",
+    )
+    precision: Precision = Field(
+        default="auto",
+        title="Precision",
+        description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+    )
+
+
+class TrainingParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, Epochs):
+    """What trainings on patches need whose learning rate follows the validation loss."""
+
+
+class LabelTrainingParameters(Intensity, Foreground, TrainingParameters):
+    """What trainings on label images need besides."""
+
+
+class ClassTrainingParameters(ObjectClasses, LabelTrainingParameters):
+    """What trainings need that can learn a class of each object beside its label."""
 
 
 def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:

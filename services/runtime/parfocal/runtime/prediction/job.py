@@ -18,7 +18,6 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
 from parfocal.runtime.images.files import Image, convert_dtype, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.implementation import UNCERTAINTY
 from parfocal.runtime.methods.objects import (
     count_classes,
     count_objects,
@@ -31,6 +30,7 @@ from parfocal.runtime.prediction.loaded_model import LoadedModel, Predicted, loa
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
+    UNCERTAINTY,
     FileEntry,
     ModelManifest,
     ResultFile,
@@ -102,7 +102,7 @@ def predict(context: JobContext) -> None:
         model_uri=spec.model_uri,
         input_uri=spec.input_uri,
         split=spec.split,
-        targets=model.channels.targets,
+        targets=model.facts.target_roles,
         parameters=parameters.model_dump(mode="json"),
         environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
         verdict=judged[1] if judged is not None else {"state": "unchecked"},
@@ -119,7 +119,7 @@ def differences_from_training(model: LoadedModel, image: Image) -> list[str]:
     training = TrainingStatistics.model_validate(recorded) if recorded else None
     axes = model.method.axes
     lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
-    small = find_small(lengths, model.parameters.patch_shape(axes))
+    small = find_small(lengths, model.view.parameters.patch_shape(axes))
     return [*small, *find_drift(image.pixels, image.pixel_size, training, size[0] if size else None)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -18,27 +18,36 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.methods.implementation import (
-    UNCERTAINTY,
-    Channels,
-    ImageImplementation,
-    Implementation,
-    Learner,
-    ObjectImplementation,
-    Tiling,
-    model_channels,
-    wanted_outputs,
-)
-from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
+from parfocal.runtime.methods.implementation import Learner, ModelView
+from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import Objects, stack_classes, stack_labels
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Method
-from parfocal.runtime.prediction.tiling import choose_tile, predict_tiled
-from parfocal.runtime.store.manifests import UNCERTAINTY_FACTOR, ModelManifest
+from parfocal.runtime.prediction.tiling import Geometry, TileLearner, Tiling, choose_tile, predict_tiled
+from parfocal.runtime.store.facts import Facts
+from parfocal.runtime.store.manifests import UNCERTAINTY, ModelManifest
 
 # A U-Net with 32 first filters keeps about eight full-size float32 layers of them while it predicts.
 _BYTES_PER_PIXEL = 32 * 4 * 8
 _SMALLEST_TILE, _LARGEST_TILE = 256**2, 2048**2
+
+
+Plane = Objects | dict[str, NDArray[np.float32]]
+"""What is made of one image of a method's axes: its objects, or images by name in grey values."""
+
+
+class Predicting(Protocol):
+    """What prediction asks of an implementation besides loading it."""
+
+    def predict_plane(
+        self,
+        learner: Any,
+        plane: NDArray[Any],
+        model: ModelView,
+        parameters: PredictionParameters,
+        tiling: Tiling,
+    ) -> Plane:
+        """Return what the model makes of one image of the method's axes, channels last if it has any."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +56,32 @@ class LoadedModel:
 
     method: Method
     manifest: ModelManifest
-    parameters: Any
-    implementation: Implementation
-    channels: Channels
+    view: ModelView
+    implementation: Predicting
     learner: Learner
-    normaliser: Normaliser
+
+    @property
+    def facts(self) -> Facts:
+        """What the network was built for."""
+        return self.view.facts
 
 
 def load_model(method: Method, manifest: ModelManifest, folder: Path, *, weights: str, precision: str) -> LoadedModel:
     """Return the model whose published files lie in `folder`."""
-    parameters = method.parse(v1.JOB_KIND_TRAINING, {**manifest.parameters, "precision": precision})
-    implementation: Implementation = method.load()
-    channels = model_channels(manifest)
-    return LoadedModel(
-        method=method,
-        manifest=manifest,
-        parameters=parameters,
-        implementation=implementation,
-        channels=channels,
-        learner=implementation.load(folder, parameters, channels, weights),
+    view = ModelView(
+        parameters=method.parse(v1.JOB_KIND_TRAINING, {**manifest.parameters, "precision": precision}),
+        facts=manifest.facts,
         normaliser=Normaliser.model_validate(manifest.normaliser),
+        axes=method.axes,
     )
+    implementation = method.load()
+    return LoadedModel(method, manifest, view, implementation, implementation.load(folder, view, weights))
+
+
+def wanted_outputs(parameters: PredictionParameters, facts: Facts) -> list[str]:
+    """Return the names of the outputs that these parameters ask for, the prediction first."""
+    uncertainty = [UNCERTAINTY] if getattr(parameters, UNCERTAINTY, False) else []
+    return ["prediction", *facts.target_roles[1:], *uncertainty]
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def predict_image(
     InvalidInputError
         The image has other axes than the method can take.
     """
-    channels, method = model.channels.inputs, model.method
+    channels, method = model.facts.input_channels, model.method
     method.needs.check(image.axes, image.pixels.shape, channels)
     pixels, axes = image.pixels, image.axes
     letter = method.needs.channel_axis(axes, channels)
@@ -110,21 +124,22 @@ def predict_image(
             def report(done: int, total: int, number: int = number) -> None:
                 on_tile(number * total + done, len(planes) * total)
 
-        if isinstance(model.implementation, ObjectImplementation):
-            objects.append(_find_objects(model, model.implementation, plane, parameters, report))
+        tiling = Tiling(_most_pixels(model, parameters), report)
+        made = model.implementation.predict_plane(model.learner, plane, model.view, parameters, tiling)
+        if isinstance(made, Objects):
+            objects.append(made)
             continue
-        assert isinstance(model.implementation, ImageImplementation)
-        for name, output in _predict_plane(model, model.implementation, plane, parameters, report).items():
+        for name, output in made.items():
             collected.setdefault(name, []).append(output)
     if objects:
         found = {"prediction": stack_labels(objects)}
-        for role in model.channels.targets[1:]:
+        for role in model.facts.target_roles[1:]:
             found[role] = stack_classes(objects)
         return Predicted(
             {name: replace(image, pixels=each.reshape(shape), axes=axes) for name, each in found.items()},
             tuple(objects),
         )
-    wanted = wanted_outputs(parameters, model.channels)
+    wanted = wanted_outputs(parameters, model.facts)
     missing = [name for name in wanted if name not in collected]
     if missing:
         raise InvalidInputError(f"The model makes no {missing[0]}: it was trained without it.")
@@ -133,81 +148,18 @@ def predict_image(
     )
 
 
-def _find_objects(
-    model: LoadedModel,
-    implementation: ObjectImplementation,
-    plane: NDArray[Any],
-    parameters: PredictionParameters,
-    report: Callable[[int, int], None] | None,
-) -> Objects:
-    several = plane.ndim > len(model.method.axes)
-    constants = model.normaliser.fit(plane, model.method.axes + "C" * several)
-    tiling = Tiling(_most_pixels(model, parameters), report)
-    return implementation.find_objects(model.learner, model.normaliser.apply(plane, constants), parameters, tiling)
-
-
-def _predict_plane(
-    model: LoadedModel,
-    implementation: ImageImplementation,
-    plane: NDArray[Any],
-    parameters: PredictionParameters,
-    report: Callable[[int, int], None] | None,
-) -> dict[str, NDArray[np.float32]]:
-    spatial = model.method.axes
-    several = plane.ndim > len(spatial)
-    constants = model.normaliser.fit(plane, spatial + "C" * several)
-    normalised = model.normaliser.apply(plane, constants)
-    output = raw_output(
-        implementation,
-        model.learner,
-        normalised if several else normalised[..., np.newaxis],
-        model.parameters,
-        model.channels,
-        _most_pixels(model, parameters),
-        report,
-    )
-    images = implementation.interpret(output, model.parameters, model.channels)
-    restored = {}
-    for name, (pixels, with_offset) in images.items():
-        if implementation.grey_values_of == "target":
-            role = model.channels.targets[0] if name == "prediction" else name
-            recorded = model.manifest.target_constants[role]
-            constants = NormaliserConstants(offset=(recorded["offset"],), scale=(recorded["scale"],))
-        if name == UNCERTAINTY:
-            pixels = pixels * np.float32(model.manifest.calibration.get(UNCERTAINTY_FACTOR, 1.0))
-        restored[name] = (model.normaliser.undo if with_offset else model.normaliser.undo_width)(pixels, constants)
-    return restored
-
-
 def raw_output(
-    implementation: ImageImplementation,
-    learner: Learner,
-    image: NDArray[np.float32],
-    parameters: Any,
-    channels: Channels,
-    most_pixels: int,
-    report: Callable[[int, int], None] | None = None,
+    learner: TileLearner, image: NDArray[np.float32], geometry: Geometry, tiling: Tiling
 ) -> NDArray[np.float32]:
-    """Return what a network makes of one normalised image of any size, channels last.
-
-    Parameters
-    ----------
-    image
-        Of the method's axes, with a channel axis at the end.
-    parameters
-        Those of the training.
-    most_pixels
-        Of a tile.
-    """
-    geometry = implementation.geometry(parameters, channels)
+    """Return what a network makes of one normalised image of any size, of the method's axes and channels last."""
     return predict_tiled(
         learner.predict_batch,
         image,
-        tile_shape=choose_tile(image.shape[:-1], geometry.divisor, most_pixels),
+        tile_shape=choose_tile(image.shape[:-1], geometry.divisor, tiling.most_pixels),
         overlap=geometry.overlap,
         divisor=geometry.divisor,
         output_channels=geometry.output_channels,
-        progress=report,
+        progress=tiling.on_tile,
     )
 
 

@@ -11,15 +11,58 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import OutOfMemoryError
+from parfocal.runtime.methods.implementation import Learner
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 _WIDEST_BLEND = 16
+
+
+class TileLearner(Learner, Protocol):
+    """A learner whose network turns tiles into tiles."""
+
+    def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the network's output for a batch, channels last."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a network may be applied piece by piece: legal sizes, and how far an output pixel sees.
+
+    Attributes
+    ----------
+    divisor
+        The axes of an input must be multiples of this many pixels: one number for all, or one for each.
+    overlap
+        Pixels by which neighbouring tiles must overlap so that tiled equals untiled, likewise.
+    output_channels
+        Channels of the raw output.
+    """
+
+    divisor: int | tuple[int, ...]
+    overlap: int | tuple[int, ...]
+    output_channels: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is to be cut for a network, and whom to tell.
+
+    Attributes
+    ----------
+    most_pixels
+        The most pixels that a tile may have.
+    on_tile
+        Called with the tiles done and all of them; may raise to end the prediction.
+    """
+
+    most_pixels: int
+    on_tile: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,20 @@ here by the interval that matters to people instead of by the likelihood.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.methods.implementation import UNCERTAINTY, Channels, ImageImplementation, Learner
-from parfocal.runtime.prediction.loaded_model import raw_output
+from parfocal.runtime.methods.implementation import ValidationImage
+from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import UNCERTAINTY_FACTOR
 
 LEVEL: Final = 0.9
 """Probability of the interval that is made true."""
 
 _MOST_PIXELS: Final = 2**24
-_LARGEST_TILE: Final = 2**20
 
 
 def interval_width(level: float) -> float:
@@ -44,28 +43,28 @@ def calibration_factor(ratios: NDArray[np.floating[Any]]) -> float:
 
 
 def calibrate_uncertainty(
-    implementation: ImageImplementation,
-    learner: Learner,
-    parameters: Any,
-    channels: Channels,
-    images: Iterable[tuple[NDArray[np.float32], NDArray[Any]]],
-) -> dict[str, float]:
-    """Return the factor for the calibration of a model; nothing where there are no validation images.
+    predict: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]],
+    images: Iterable[ValidationImage],
+    facts: Facts,
+) -> Facts:
+    """Return the facts with the factor for the uncertainty; unchanged where there are no validation images.
 
     Parameters
     ----------
+    predict
+        Returns the prediction and its uncertainty for a normalised image, channels last.
     images
-        The validation images with their targets, both normalised; of many images about 16 million pixels are taken.
+        The validation images; of many, about 16 million pixels are taken.
     """
     ratios: list[NDArray[np.floating[Any]]] = []
     pixels = 0
-    for image, target in images:
+    for image in images:
+        target = image.targets[..., 0]
         if ratios and pixels + target.size > _MOST_PIXELS:
             break
-        image = image if image.ndim > target.ndim else image[..., np.newaxis]
-        output = raw_output(implementation, learner, image, parameters, channels, _LARGEST_TILE)
-        found = implementation.interpret(output, parameters, channels)
-        prediction, scale = found["prediction"][0], found[UNCERTAINTY][0]
+        prediction, scale = predict(image.input)
         ratios.append((np.abs(target - prediction) / scale).ravel())
         pixels += target.size
-    return {UNCERTAINTY_FACTOR: round(calibration_factor(np.concatenate(ratios)), 4)} if ratios else {}
+    if not ratios:
+        return facts
+    return facts.with_measured(**{UNCERTAINTY_FACTOR: round(calibration_factor(np.concatenate(ratios)), 4)})

@@ -25,10 +25,10 @@ from parfocal.runtime.errors import (
     Violation,
 )
 from parfocal.runtime.jobs.admission import read_manifest, require_outputs
-from parfocal.runtime.methods.implementation import model_channels, wanted_outputs
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.service import Service, struct_values
+from parfocal.runtime.prediction.loaded_model import wanted_outputs
 from parfocal.runtime.rpc_errors import from_reason
 from parfocal.runtime.server.warm_worker import WarmWorker
 from parfocal.runtime.settings import Settings
@@ -147,9 +147,8 @@ class Interactive:
         if not isinstance(parameters, PredictionParameters):
             raise InvalidInputError(f"{method.title} predicts no single images; start a prediction job instead.")
         require_outputs(parameters, model)
-        channels = model_channels(model)
-        method.needs.check(header.image.axes, header.image.shape, channels.inputs)
-        outputs = len(wanted_outputs(parameters, channels))
+        method.needs.check(header.image.axes, header.image.shape, model.input_channels)
+        outputs = len(wanted_outputs(parameters, model.facts))
         item = max(_OUTPUT_ITEM_BYTES, _ITEM_BYTES[header.image.dtype])
         needed = size + outputs * math.prod(header.image.shape) * item
         free = free_space(self._scratch, self._settings.state_folder, needed + _DISK_RESERVE)

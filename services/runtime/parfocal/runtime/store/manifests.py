@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from parfocal.runtime.errors import DamagedError, NotFoundError
+from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.store import Location, Store
 
 DATASET_MANIFEST = "dataset.json"
@@ -17,6 +18,8 @@ MODEL_MANIFEST = "model.json"
 RESULT_MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 """Of manifests: raised when readers that do not know a change would misunderstand them."""
+UNCERTAINTY = "uncertainty"
+"""The output that says how far a prediction may be off, in the units of the image."""
 UNCERTAINTY_FACTOR = "uncertainty_factor"
 """In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
 
@@ -112,6 +115,14 @@ class Manifest(BaseModel):
         return folder / entry.name
 
 
+def _checked_name(value: str) -> str:
+    """Return the name of a split, role or image; raise ValueError if it is none: it becomes the name of a file."""
+    if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
+        raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
+    # Also where another program wrote the manifest: images find their partners by name.
+    return unicodedata.normalize("NFC", value)
+
+
 class ImageEntry(BaseModel):
     """One image of a dataset: what its header says, so that a request can be checked without its pixels."""
 
@@ -129,25 +140,75 @@ class ImageEntry(BaseModel):
     @field_validator("split", "role", "stem")
     @classmethod
     def _is_a_name(cls, value: str) -> str:
-        # They become names of files.
-        if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
-            raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
-        # Also where another program wrote the manifest: images find their partners by name.
-        return unicodedata.normalize("NFC", value)
+        return _checked_name(value)
+
+
+class AnnotationEntry(BaseModel):
+    """One file of a dataset that is no image: what was drawn in, or located on, the source image of the same stem.
+
+    `objects` is the number of its boxes or localisations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    split: str
+    role: str
+    stem: str
+    file: str
+    objects: int
+
+    @field_validator("split", "role", "stem")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        return _checked_name(value)
 
 
 class DatasetManifest(Manifest):
-    """A published dataset version. `images` has one entry for each source and target file."""
+    """A published dataset version. `images` has one entry for each image, `annotations` for each other file.
+
+    Attributes
+    ----------
+    kind
+        What stands beside the source images: a name of `parfocal.runtime.datasets.kinds`. Empty in datasets of before
+        kinds were recorded, whose targets are images.
+    classes
+        Names of the classes of boxes or of class images, in the order of their index.
+    class_values
+        The grey value of each class in class images, in the same order.
+    counts
+        For each split how many there are of what, for example {"train": {"images": 20, "boxes": 93}}.
+    class_counts
+        For each split the number of boxes, or of pixels in class images, of each class.
+    unpaired
+        The splits in which images of the same name are no partners.
+    """
 
     dataset: str
     version: int
     images: tuple[ImageEntry, ...]
     licence: str = ""
     description: str = ""
+    kind: str = ""
+    annotations: tuple[AnnotationEntry, ...] = ()
+    classes: tuple[str, ...] = ()
+    class_values: tuple[int, ...] = ()
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    class_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    unpaired: tuple[str, ...] = ()
 
     def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
         """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""
         return tuple(image for image in self.images if image.split == split and image.role == role)
+
+    def select_annotations(self, split: str, role: str = "target") -> tuple[AnnotationEntry, ...]:
+        """Return the files with boxes or localisations of one split, one for each source image."""
+        return tuple(entry for entry in self.annotations if entry.split == split and entry.role == role)
+
+    def has_targets(self, split: str) -> bool:
+        """Return whether a split has what predictions of its sources can be compared with, image by image."""
+        if split in self.unpaired:
+            return False
+        return bool(self.select(split, "target") or self.select_annotations(split))
 
     def roles(self, kind: str) -> tuple[str, ...]:
         """Return the roles of a kind, e.g. "target", then "target_DAPI" and others with a suffix in order of name."""
@@ -155,13 +216,25 @@ class DatasetManifest(Manifest):
         return tuple(sorted(role for role in found if role == kind or role.startswith(f"{kind}_")))
 
 
+class KeptWeights(BaseModel):
+    """Weights of a model that can be predicted with: after which epoch, and why these.
+
+    `metric` is what they were selected by and `value` its value then; the weights of the last epoch have neither.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    epoch: int
+    metric: str = ""
+    value: float | None = None
+
+
 class ModelManifest(Manifest):
     """A published model version: everything needed to apply it, and everything known of how it was made.
 
-    `source` is the dataset's role it was trained on; `channels` are those of
-    `parfocal.runtime.methods.implementation.Channels`; `target_constants` hold for each target the mean offset and
-    scale of the training images; `calibration` what was set on the validation images after training, such as
-    thresholds. A model that was not trained by Parfocal has an `origin`, and neither job nor dataset.
+    `facts` are what the network was built for and what was measured on its data; `weights` are those that can be
+    predicted with, by name, the usual ones first. A model that was not trained by Parfocal has an `origin`, and neither
+    job nor dataset.
     """
 
     model: str
@@ -173,10 +246,8 @@ class ModelManifest(Manifest):
     citation: str = ""
     axes: str
     normaliser: dict[str, Any]
-    source: str = "source"
-    channels: dict[str, Any] = Field(default_factory=dict)
-    target_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
-    calibration: dict[str, float] = Field(default_factory=dict)
+    facts: Facts = Field(default_factory=Facts)
+    weights: dict[str, KeptWeights] = Field(default_factory=dict)
     training_statistics: dict[str, Any] = Field(default_factory=dict)
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)
@@ -188,12 +259,26 @@ class ModelManifest(Manifest):
     pixel_size_um: tuple[float | None, float | None, float | None] | None = None
     training_seconds: float = 0.0
     epochs: int = 0
-    best_epoch: int = 0
+
+    @property
+    def source(self) -> str:
+        """The dataset's role that the model was trained on."""
+        return self.facts.source
 
     @property
     def input_channels(self) -> int:
         """Channels of an image that the model takes."""
-        return int(self.channels.get("inputs", 1))
+        return self.facts.input_channels
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """What was set on the validation images or measured on the data, as far as it is single numbers."""
+        return {name: value for name, value in self.facts.measured.items() if isinstance(value, int | float)}
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the weights that are usually predicted with; 0 where no training is known."""
+        return next((kept.epoch for kept in self.weights.values()), 0)
 
 
 class ResultFile(BaseModel):

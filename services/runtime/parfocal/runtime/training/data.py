@@ -1,87 +1,121 @@
-"""From a published dataset to a patch sampler: mirror, check, split, decode, take the normaliser's constants."""
+"""From a dataset to batches of patches, for each kind of data: check, split, decode, take the normaliser's constants.
+
+Memory use does not depend on the number of images. What a method's `Implementation.open` returns is made here, unless
+its data are of another kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal import v1
+from parfocal.runtime.datasets.classes import class_indices
 from parfocal.runtime.datasets.findings import file_name
-from parfocal.runtime.datasets.pairs import check_pairs
+from parfocal.runtime.datasets.pairs import CheckedImage, check_images, check_pairs
+from parfocal.runtime.datasets.unpaired import check_unpaired
+from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.images.drift import training_statistics
-from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.implementation import Channels, Implementation, ObjectImplementation
-from parfocal.runtime.methods.parameters import (
-    ClassTrainingParameters,
-    LabelTrainingParameters,
-    Roles,
-    TrainingParameters,
+from parfocal.runtime.images.files import PixelSize, write_memmap
+from parfocal.runtime.methods.implementation import (
+    Batch,
+    Batches,
+    Example,
+    Opened,
+    TrainingDataRecord,
+    ValidationImage,
 )
-from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
-from parfocal.runtime.store.store import Location
+from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
+from parfocal.runtime.methods.parameters import Flips, Foreground, Intensity, ObjectClasses, Roles, TrainingSettings
+from parfocal.runtime.store.facts import Facts, Port
+from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.training.augmentation import Augmentation
 from parfocal.runtime.training.label_targets import clean_label_targets
-from parfocal.runtime.training.sampler import PatchSampler
-from parfocal.runtime.training.split import Split, split_images
+from parfocal.runtime.training.sampler import FixedPatches, PatchSampler, Targets
+from parfocal.runtime.training.split import split_images
+
+
+class PatchSettings(TrainingSettings, Protocol):
+    """What is asked of parameters to cut patches; the mixins `Patches` and `Validation` have it."""
+
+    @property
+    def batch_size(self) -> int:
+        """Patches in a batch."""
+
+    @property
+    def patches_per_image(self) -> int:
+        """Patches cut from each image in an epoch."""
+
+    @property
+    def validation_fraction(self) -> float:
+        """Part of the images that is held out."""
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape in pixels of a patch with these spatial axes."""
+
+    def roles(self, dataset: DatasetManifest) -> Roles:
+        """Return which images of a dataset are the network's inputs and targets."""
+
+
+P = TypeVar("P", bound=PatchSettings)
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """What a training learns from, and what its model records of it."""
+class PatchBatches:
+    """Batches of patches of paired images, or of images without targets.
 
+    Attributes
+    ----------
+    role
+        Role of the inputs.
+    sampler
+        Cuts the patches of the training set.
+    validation
+        The patches of the part that is held out.
+    """
+
+    role: str
     sampler: PatchSampler
-    split: Split
-    roles: Roles
-    channels: Channels
-    statistics: dict[str, Any]
-    target_constants: dict[str, dict[str, float]]
-    pixel_size_um: tuple[float | None, float | None, float | None] | None
-    example: tuple[str, NDArray[Any], NDArray[Any]]
+    validation: FixedPatches
 
-    def labels(self) -> Iterator[NDArray[Any]]:
-        """Yield the first target of each image, label images where a method learns from such."""
-        for given in self.sampler.targets or ():
-            yield given[0] if isinstance(given, tuple) else given
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return self.sampler.steps_per_epoch
 
-    def validation_images(self) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
-        """Yield each part kept for validation as a normalised source, channels last, with its first target.
+    @property
+    def validation_steps(self) -> int:
+        """Validation batches."""
+        return len(self.validation)
 
-        The target is normalised as it is in training: labels are not.
-        """
-        sampler = self.sampler
-        assert sampler.targets is not None
-        assert sampler.source_constants is not None
-        for region in self.split.validation:
-            window = tuple(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
-            source = np.asarray(sampler.sources[region.index])
-            channel = next((number for number, axis in enumerate(sampler.axes) if axis in "CS"), None)
-            constants = sampler.source_constants[region.index]
-            if channel is None:
-                image = sampler.normaliser.apply(source[window], constants)
-            else:
-                cut = (*window[:channel], slice(None), *window[channel:])
-                image = np.moveaxis(sampler.normaliser.apply(source[cut], constants), channel, -1)
-            given = sampler.targets[region.index]
-            target = np.asarray(given[0] if isinstance(given, tuple) else given)[window]
-            if sampler.target_constants is not None:
-                known = sampler.target_constants[region.index]
-                first = known[0] if isinstance(known, tuple) else known
-                assert first is not None
-                target = sampler.normaliser.apply(target, first)
-            yield image, target
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Return a training batch; its targets have the method's axes and a trailing axis for their roles."""
+        return self._batch(*self.sampler.batch(epoch, step))
+
+    def validation_batch(self, step: int) -> Batch:
+        """Return a validation batch."""
+        return self._batch(*self.validation.batch(step))
+
+    def _batch(self, inputs: NDArray[np.float32], targets: Targets | None) -> Batch:
+        inputs = np.ascontiguousarray(channels_last(inputs, "B" + self.sampler.axes))
+        if targets is not None:
+            targets = np.stack(targets if isinstance(targets, tuple) else (targets,), axis=-1)
+        return Batch({self.role: inputs}, targets, len(inputs))
 
 
-def load_training_data(
-    context: JobContext, parameters: TrainingParameters, implementation: Implementation
-) -> TrainingData:
-    """Return the training data of a job with paired images; memory use does not depend on their number.
+def channels_last(pixels: NDArray[Any], axes: str) -> NDArray[Any]:
+    """Return an array with its channel axis, C or S of `axes`, at the end; one of length 1 where there is none."""
+    channel = next((number for number, axis in enumerate(axes) if axis in "CS"), None)
+    return pixels[..., np.newaxis] if channel is None else np.moveaxis(pixels, channel, -1)
 
-    Where the targets are label images, and perhaps class images, they are cleaned, and never normalised.
+
+def open_pairs(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
+    """Return paired images, sources and targets both normalised.
 
     Raises
     ------
@@ -90,66 +124,291 @@ def load_training_data(
     DiskFullError
         The cache cannot take the images.
     """
-    normaliser = implementation.normaliser
-    labels = implementation if isinstance(implementation, ObjectImplementation) else None
-    place = Location.parse(context.job.training.dataset_uri)
-    dataset = DatasetManifest.read(context.store, place / DATASET_MANIFEST)
-    roles = parameters.roles(dataset)
-    wanted = tuple(f"train/{role}/" for role in (roles.source, *roles.targets))
-    entries = [entry for entry in dataset.files if entry.name.startswith(wanted)]
-    folder = context.cache.mirror(context.store, place, entries, context.scratch / "dataset") / "train"
-    axes = context.method.axes
-    first = dataset.select("train", roles.source)[0]
-    source_axes = first.axes
-    patch = parameters.patch_shape(axes)
+    roles = parameters.roles(data.manifest)
+    images = _pairs(data, roles, parameters.patch_shape(data.axes), constant_targets=False)
+    targets = images.decode_targets(data)
+    constants = [tuple(normaliser.fit(each, data.axes) for each in several) for several in targets]
+    ports = tuple(
+        normalised_port(role, [each[number] for each in constants]) for number, role in enumerate(roles.targets)
+    )
+    return _opened(data, parameters, normaliser, images, targets=targets, constants=constants, ports=ports)
+
+
+def open_labels(
+    data: DatasetView,
+    parameters: P,
+    normaliser: Normaliser,
+    clean: Callable[[NDArray[Any]], NDArray[Any]],
+    resolve: Callable[[P, Iterable[NDArray[Any]]], P],
+) -> Opened[P]:
+    """Return images with their label images and, where classes are trained on, class images; these are not normalised.
+
+    Parameters
+    ----------
+    clean
+        Makes of a label image what the network is trained on, of the same shape and dtype.
+    resolve
+        Returns the parameters with what was left to be measured on the label images.
+
+    Raises
+    ------
+    InvalidInputError
+        An image is not usable; all that are wrong are named.
+    DiskFullError
+        The cache cannot take the images.
+    """
+    roles = parameters.roles(data.manifest)
+    images = _pairs(data, roles, parameters.patch_shape(data.axes), constant_targets=True)
+    classes = parameters.classes if isinstance(parameters, ObjectClasses) else 0
+    names = [[file_name(path) for path in paths] for paths in images.targets]
+    cleaned = clean_label_targets(names, images.decode_targets(data), clean, classes, data.scratch / "labels")
+    for warning in cleaned.warnings:
+        data.warn(warning)
+    parameters = resolve(parameters, (targets[0] for targets in cleaned.images))
+    labels, *further = roles.targets
+    ports = (Port(role=labels, kind="labels"), *(Port(role=role, kind="classes", classes=classes) for role in further))
+    return _opened(data, parameters, normaliser, images, targets=cleaned.images, ports=ports)
+
+
+def open_classes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
+    """Return images with class images: in each pixel the place of its class among those of the dataset, uint8.
+
+    Of a dataset with label images the classes are background and foreground.
+
+    Raises
+    ------
+    InvalidInputError
+        An image is not usable; all that are wrong are named.
+    DiskFullError
+        The cache cannot take the images.
+    """
+    roles = parameters.roles(data.manifest)
+    images = _pairs(data, roles, parameters.patch_shape(data.axes), constant_targets=True)
+    values = data.manifest.class_values
+    targets = [
+        tuple(
+            write_memmap(data.scratch / "classes" / f"{number}-{place}.npy", class_indices(np.asarray(each), values))
+            for place, each in enumerate(several)
+        )
+        for number, several in enumerate(images.decode_targets(data))
+    ]
+    ports = tuple(Port(role=role, kind="classes", classes=max(1, len(values) - 1)) for role in roles.targets)
+    return _opened(data, parameters, normaliser, images, targets=targets, ports=ports)
+
+
+def open_sources(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
+    """Return normalised images without targets: what a network is trained on follows from the images alone.
+
+    Raises
+    ------
+    InvalidInputError
+        An image is not usable; all that are wrong are named.
+    DiskFullError
+        The cache cannot take the images.
+    """
+    role = parameters.roles(data.manifest).source
+    folder, axes = data.fetch(role), data.manifest.select("train", role)[0].axes
+    least = dict(zip(data.axes, parameters.patch_shape(data.axes), strict=True))
+    report = check_images(folder / role, axes=axes, min_size=least, min_images=data.minimum_images)
+    _warn_once(data, report.warnings)
+    return _opened(data, parameters, normaliser, _alone(data, role, report.images))
+
+
+def open_unpaired(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
+    """Return two sets of normalised images of different fields, of which each batch has as many of one as of the other.
+
+    Raises
+    ------
+    InvalidInputError
+        An image is not usable; all that are wrong are named.
+    DiskFullError
+        The cache cannot take the images.
+    """
+    roles = parameters.roles(data.manifest)
+    source, target = roles.source, roles.targets[0]
+    folder = data.fetch(source, target)
+    source_axes, target_axes = (data.manifest.select("train", role)[0].axes for role in (source, target))
+    report = check_unpaired(
+        folder / source,
+        folder / target,
+        axes=source_axes,
+        target_axes=target_axes,
+        min_size=dict(zip(data.axes, parameters.patch_shape(data.axes), strict=True)),
+        min_images=data.minimum_images,
+    )
+    _warn_once(data, report.warnings)
+    first, second = (
+        _opened(data, parameters, normaliser, _alone(data, role, images), stream=stream)
+        for stream, (role, images) in enumerate(((source, report.sources), (target, report.targets)))
+    )
+    split = {name: (*first.record.split[name], *second.record.split[name]) for name in ("training", "validation")}
+
+    def validation_images() -> Iterator[ValidationImage]:
+        for mine, theirs in zip(first.validation_images(), second.validation_images(), strict=False):
+            yield ValidationImage(mine.name, {**mine.inputs, **theirs.inputs}, None)
+
+    return Opened(
+        UnpairedBatches(first.batches, second.batches),
+        parameters,
+        Facts(inputs=first.facts.inputs, targets=second.facts.inputs),
+        replace(
+            first.record,
+            split={**first.record.split, **split},
+            examples=(*first.record.examples, *second.record.examples),
+        ),
+        validation_images,
+    )
+
+
+@dataclass(frozen=True)
+class UnpairedBatches:
+    """Batches of two sets of images that have nothing to do with each other; an epoch goes through the larger one."""
+
+    first: Batches
+    second: Batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return max(self.first.steps_per_epoch, self.second.steps_per_epoch)
+
+    @property
+    def validation_steps(self) -> int:
+        """Validation batches, as many as there are of both."""
+        return min(self.first.validation_steps, self.second.validation_steps)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Return a batch whose inputs are of both sets; where one is used up, it is drawn from anew."""
+        return _together(self._draw(self.first, epoch, step), self._draw(self.second, epoch, step))
+
+    def validation_batch(self, step: int) -> Batch:
+        """Return a validation batch whose inputs are of both sets."""
+        return _together(self.first.validation_batch(step), self.second.validation_batch(step))
+
+    def _draw(self, batches: Batches, epoch: int, step: int) -> Batch:
+        rounds = math.ceil(self.steps_per_epoch / batches.steps_per_epoch)
+        return batches.batch(epoch * rounds + step // batches.steps_per_epoch, step % batches.steps_per_epoch)
+
+
+def _together(first: Batch, second: Batch) -> Batch:
+    size = min(first.size, second.size)
+    return Batch({role: pixels[:size] for each in (first, second) for role, pixels in each.inputs.items()}, None, size)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images that were found to be usable, in natural order of their names.
+
+    `shapes` are those along the method's axes; `axes` are those of the sources, which may have one more. `targets` are
+    the files of each image's targets, none for images alone.
+    """
+
+    source: str
+    axes: str
+    stems: Sequence[str]
+    shapes: Sequence[tuple[int, ...]]
+    sources: Sequence[Path]
+    targets: Sequence[tuple[Path, ...]]
+    pixel_size: PixelSize | None
+
+    def decode_targets(self, data: DatasetView) -> list[tuple[NDArray[Any], ...]]:
+        """Return the targets of each image, memory-mapped."""
+        return [tuple(data.decode(path) for path in paths) for paths in self.targets]
+
+
+def _pairs(data: DatasetView, roles: Roles, patch: tuple[int, ...], *, constant_targets: bool) -> _Images:
+    """Fetch and check sources with their targets, saying everything that is wrong with them."""
+    folder = data.fetch(roles.source, *roles.targets)
+    source_axes = data.manifest.select("train", roles.source)[0].axes
     reports = [
         check_pairs(
             folder / roles.source,
             folder / role,
-            axes=axes,
+            axes=data.axes,
             source_axes=source_axes,
-            min_size=dict(zip(axes, patch, strict=True)),
-            min_images=context.method.minimum_images,
-            constant_targets=labels is not None,
+            min_size=dict(zip(data.axes, patch, strict=True)),
+            min_images=data.minimum_images,
+            constant_targets=constant_targets,
         )
         for role in roles.targets
     ]
+    _warn_once(data, (warning for report in reports for warning in report.warnings))
     pairs = reports[0].pairs
-    for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
-        context.warn(warning)
+    return _Images(
+        source=roles.source,
+        axes=source_axes,
+        stems=[pair.stem for pair in pairs],
+        shapes=[pair.shape for pair in pairs],
+        sources=[pair.source for pair in pairs],
+        targets=[tuple(report.pairs[number].target for report in reports) for number in range(len(pairs))],
+        pixel_size=pairs[0].pixel_size,
+    )
+
+
+def _alone(data: DatasetView, role: str, images: Sequence[CheckedImage]) -> _Images:
+    """Return checked images of one role, which have no targets."""
+    axes = images[0].axes
+    return _Images(
+        source=role,
+        axes=axes,
+        stems=[image.stem for image in images],
+        shapes=[tuple(image.shape[axes.index(axis)] for axis in data.axes) for image in images],
+        sources=[image.path for image in images],
+        targets=[() for _ in images],
+        pixel_size=images[0].pixel_size,
+    )
+
+
+def _warn_once(data: DatasetView, warnings: Iterable[str]) -> None:
+    for warning in dict.fromkeys(warnings):
+        data.warn(warning)
+
+
+def normalised_port(role: str, constants: Sequence[NormaliserConstants], channels: int = 1) -> Port:
+    """Return the port of normalised images, with the means of their constants."""
+    offset, scale = (
+        tuple(np.mean(values, axis=0).tolist())
+        for values in ([each.offset for each in constants], [each.scale for each in constants])
+    )
+    return Port(role=role, channels=channels, offset=offset, scale=scale)
+
+
+def _opened(
+    data: DatasetView,
+    parameters: P,
+    normaliser: Normaliser,
+    images: _Images,
+    *,
+    targets: Sequence[tuple[NDArray[Any], ...]] | None = None,
+    constants: Sequence[tuple[NormaliserConstants, ...]] | None = None,
+    ports: tuple[Port, ...] = (),
+    stream: int = 0,
+) -> Opened[P]:
+    """Return images split, decoded and cut into patches.
+
+    Parameters
+    ----------
+    targets
+        Of each image, if any, as many as there are `ports`.
+    constants
+        What the targets are normalised with; None leaves them as they are.
+    stream
+        Number of the set among those of one training, so that their random choices differ.
+    """
+    patch = parameters.patch_shape(data.axes)
     split = split_images(
-        [pair.stem for pair in pairs],
-        [pair.shape for pair in pairs],
+        images.stems,
+        images.shapes,
         validation_fraction=parameters.validation_fraction,
         patch_shape=patch,
         seed=parameters.seed,
     )
-    for warning in split.warnings:
-        context.warn(warning)
-    context.report_progress(v1.Progress(stage="preparing"), message="decoding the images", at_once=True)
-    digests = {entry.name: entry.sha256 for entry in entries}
-
-    def decode(path: Path) -> NDArray[Any]:
-        return context.cache.decode(path, digests[f"train/{path.parent.name}/{path.name}"])
-
-    sources = [decode(pair.source) for pair in pairs]
-    targets = [tuple(decode(report.pairs[number].target) for report in reports) for number in range(len(pairs))]
-    if labels is not None:
-        cleaned = clean_label_targets(
-            [[file_name(report.pairs[number].target) for report in reports] for number in range(len(pairs))],
-            targets,
-            labels,
-            parameters.classes if isinstance(parameters, ClassTrainingParameters) else 0,
-            context.scratch / "labels",
-        )
-        targets = cleaned.images
-        for warning in cleaned.warnings:
-            context.warn(warning)
-    letter = next((axis for axis in source_axes if axis not in axes), "")
-    sampler_axes = source_axes.replace(letter, "C") if letter else source_axes
-    target_constants = None
-    if labels is None:
-        target_constants = [tuple(normaliser.fit(image, axes) for image in images) for images in targets]
+    _warn_once(data, split.warnings)
+    data.progress("decoding the images")
+    sources = [data.decode(path) for path in images.sources]
+    letter = next((axis for axis in images.axes if axis not in data.axes), "")
+    axes = images.axes.replace(letter, "C") if letter else images.axes
+    source_constants = [normaliser.fit(image, axes) for image in sources]
     sampler = PatchSampler(
         sources=sources,
         targets=targets,
@@ -157,35 +416,57 @@ def load_training_data(
         patch_shape=patch,
         patches_per_image=parameters.patches_per_image,
         batch_size=parameters.batch_size,
-        seed=parameters.seed,
-        axes=sampler_axes,
-        target_axes=axes,
+        # Seeds are below this number.
+        seed=parameters.seed + stream * 2**31,
+        axes=axes,
+        target_axes=data.axes,
         normaliser=normaliser,
-        source_constants=[normaliser.fit(image, sampler_axes) for image in sources],
-        target_constants=target_constants,
-        augmentation=Augmentation(
-            flip=parameters.augment_flip,
-            rotate90=parameters.augment_rotate,
-            intensity=isinstance(parameters, LabelTrainingParameters) and parameters.augment_intensity,
-        ),
-        foreground_fraction=parameters.foreground_fraction if isinstance(parameters, LabelTrainingParameters) else 0.0,
-    )
-    statistics = training_statistics(sources)
-    constants = {}
-    for number, role in enumerate(roles.targets if target_constants is not None else ()):
-        found = [each[number] for each in target_constants or ()]
-        constants[role] = {
-            "offset": float(np.mean([each.offset[0] for each in found])),
-            "scale": float(np.mean([each.scale[0] for each in found])),
-        }
-    pixel_size = pairs[0].pixel_size
-    return TrainingData(
-        sampler=sampler,
-        split=split,
-        roles=roles,
-        channels=Channels(first.shape[source_axes.index(letter)] if letter else 1, roles.targets),
-        statistics=statistics.model_dump() if statistics is not None else {},
+        source_constants=source_constants,
         target_constants=constants,
-        pixel_size_um=(pixel_size.x, pixel_size.y, pixel_size.z) if pixel_size else None,
-        example=(pairs[0].stem, sources[0], targets[0][0]),
+        augmentation=augmentation(parameters),
+        foreground_fraction=parameters.foreground_fraction if isinstance(parameters, Foreground) else 0.0,
+    )
+
+    def validation_images() -> Iterator[ValidationImage]:
+        for region in split.validation:
+            window = tuple(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
+            spatial = iter(window)
+            cut = tuple(slice(None) if axis in "CS" else next(spatial) for axis in axes)
+            source = normaliser.apply(np.asarray(sources[region.index])[cut], source_constants[region.index])
+            stacked = None
+            if targets is not None:
+                planes = [np.asarray(target)[window] for target in targets[region.index]]
+                if constants is not None:
+                    planes = [normaliser.apply(*each) for each in zip(planes, constants[region.index], strict=True)]
+                stacked = np.stack(planes, axis=-1)
+            yield ValidationImage(region.stem, {images.source: channels_last(source, axes)}, stacked)
+
+    statistics = training_statistics(sources)
+    labels = ports[0].kind != "image" if ports else False
+    examples = [Example(images.stems[0], images.source, sources[0])]
+    if targets is not None:
+        examples.append(Example(images.stems[0], ports[0].role, targets[0][0], labels=labels))
+    size = images.pixel_size
+    channels = sources[0].shape[images.axes.index(letter)] if letter else 1
+    return Opened(
+        PatchBatches(images.source, sampler, sampler.validation_batches(split.validation)),
+        parameters,
+        Facts(inputs=(normalised_port(images.source, source_constants, channels),), targets=ports),
+        TrainingDataRecord(
+            split=split.model_dump(mode="json"),
+            statistics=statistics.model_dump() if statistics is not None else {},
+            pixel_size_um=(size.x, size.y, size.z) if size else None,
+            examples=tuple(examples),
+        ),
+        validation_images,
+    )
+
+
+def augmentation(parameters: object) -> Augmentation:
+    """Return the changes of patches that the parameters have mixins for and ask for."""
+    flips = parameters if isinstance(parameters, Flips) else None
+    return Augmentation(
+        flip=flips is not None and flips.augment_flip,
+        rotate90=flips is not None and flips.augment_rotate,
+        intensity=isinstance(parameters, Intensity) and parameters.augment_intensity,
     )

@@ -16,73 +16,100 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from parfocal import v1
 from parfocal.runtime.datasets.findings import count
+from parfocal.runtime.methods.implementation import Example
 from parfocal.runtime.methods.service import Method
-from parfocal.runtime.store.manifests import ModelManifest
+from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
 
 _A4 = (8.27, 11.69)
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
+# Colours that are told apart in all kinds of colour vision; more scores than these share them.
+_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_BESIDE = ("epoch", "learning_rate", "seconds")
 Row = Mapping[str, float]
-Example = tuple[str, NDArray[Any], NDArray[Any]]
 
 
 def write_training_report(
-    folder: Path, model: ModelManifest, method: Method, rows: Sequence[Row], example: Example
+    folder: Path, model: ModelManifest, method: Method, rows: Sequence[Row], examples: Sequence[Example]
 ) -> None:
     """Write training.csv, loss.png and training_report.pdf to `folder`.
 
     Parameters
     ----------
     rows
-        One mapping for each epoch with `epoch`, `loss`, `val_loss`, `learning_rate` and `seconds`.
-    example
-        Name, source and target pixels (Y, X) of one training image.
+        One mapping for each epoch with `epoch`, losses and scores by name, `learning_rate` and `seconds`.
+    examples
+        Images of the training data.
     """
     write_training_csv(folder / "training.csv", rows)
-    figure = loss_figure(rows, model.best_epoch)
+    figure = loss_figure(rows, model)
     FigureCanvasAgg(figure)
     figure.savefig(folder / "loss.png", dpi=120)
     with PdfPages(folder / "training_report.pdf", metadata={"Title": f"Training of {model.model}"}) as pages:
         pages.savefig(_summary_page(model, method, rows))
-        pages.savefig(_figures_page(model, rows, example, labels=method.target == v1.TARGET_KIND_LABELS))
+        pages.savefig(_figures_page(model, rows, examples))
 
 
 def write_training_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write one line for each epoch."""
+    """Write one line for each epoch; a score that was not measured in an epoch is left empty."""
+    columns = ["epoch", *metric_names(rows), "learning_rate", "seconds"]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["epoch", "loss", "val_loss", "learning_rate", "seconds"])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
-def loss_figure(rows: Sequence[Row], best_epoch: int) -> Figure:
-    """Return the curves of training and validation loss and the learning rate; the best epoch is marked."""
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """Return the losses and scores that any epoch has: the method's losses, the same of validation, then scores."""
+    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _BESIDE]
+
+
+def loss_figure(rows: Sequence[Row], model: ModelManifest) -> Figure:
+    """Return the curves of all losses and scores and of the learning rate; the selected epochs are marked."""
     figure = Figure(figsize=(8, 5.4), layout="constrained")
-    _draw_losses(figure, rows, best_epoch)
+    _draw_curves(figure, rows, model.weights)
     return figure
 
 
-def _draw_losses(figure: Any, rows: Sequence[Row], best_epoch: int) -> None:
-    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
-    epochs = [row["epoch"] for row in rows]
-    upper.plot(epochs, [row["loss"] for row in rows], color=_BLUE, marker=".", label="training")
-    upper.plot(epochs, [row["val_loss"] for row in rows], color=_ORANGE, marker=".", label="validation")
-    if best_epoch:
-        best = rows[best_epoch - 1]["val_loss"]
-        label = f"best: epoch {best_epoch}, {best:.4g}"
-        upper.plot([best_epoch], [best], "o", mfc="none", mec="black", ms=10, label=label)
-    if all(row["loss"] > 0 and row["val_loss"] > 0 for row in rows):
-        upper.set_yscale("log")
-    upper.set_ylabel("loss")
-    upper.legend(frameon=False)
-    lower.step(epochs, [row["learning_rate"] for row in rows], color=_GREY, where="mid")
-    lower.set_yscale("log")
+def _draw_curves(figure: Any, rows: Sequence[Row], weights: Mapping[str, KeptWeights]) -> None:
+    """Draw a panel for each loss with the same of validation, one for all scores, and one for the learning rate."""
+    names = metric_names(rows)
+    losses = [name for name in names if f"val_{name}" in names]
+    alone = [name for name in names if name not in losses and name.removeprefix("val_") not in losses]
+    panels = [[(name, "training", _BLUE), (f"val_{name}", "validation", _ORANGE)] for name in losses]
+    if alone:
+        panels.append([(name, name, _COLOURS[number % len(_COLOURS)]) for number, name in enumerate(alone)])
+    shares = [3] * len(panels) + [1]
+    upper = figure.subplots(len(shares), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": shares})[:, 0]
+    for axes, panel in zip(upper, panels, strict=False):
+        _draw_panel(axes, rows, panel, weights)
+        axes.set_ylabel(panel[0][0].replace("_", " ") if panel[0][1] == "training" else "scores")
+    lower = upper[-1]
+    lower.step([row["epoch"] for row in rows], [row["learning_rate"] for row in rows], color=_GREY, where="mid")
+    if all(row["learning_rate"] > 0 for row in rows):
+        lower.set_yscale("log")
     lower.set_ylabel("learning rate")
     lower.set_xlabel("epoch")
     lower.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
+    lower.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_panel(
+    axes: Any, rows: Sequence[Row], panel: Sequence[tuple[str, str, str]], weights: Mapping[str, KeptWeights]
+) -> None:
+    values = []
+    for name, label, colour in panel:
+        known = [(row["epoch"], row[name]) for row in rows if name in row]
+        values += [value for _, value in known]
+        axes.plot(*zip(*known, strict=True), color=colour, marker=".", label=label)
+        for kept, chosen in weights.items():
+            if chosen.metric == name and chosen.value is not None:
+                label = f"{kept}: epoch {chosen.epoch}, {chosen.value:.4g}"
+                axes.plot([chosen.epoch], [chosen.value], "o", mfc="none", mec="black", ms=10, label=label)
+    if min(values) > 0:
+        axes.set_yscale("log")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _summary_page(model: ModelManifest, method: Method, rows: Sequence[Row]) -> Figure:
@@ -92,11 +119,11 @@ def _summary_page(model: ModelManifest, method: Method, rows: Sequence[Row]) -> 
     writer.text(f"{method.title} · {model.created_at:%Y-%m-%d %H:%M} UTC · project {model.project} · job {model.job}")
     writer.heading("Result")
     if rows:
-        best = rows[model.best_epoch - 1]
+        there = rows[model.best_epoch - 1]
+        shown = ", ".join(f"{name.replace('_', ' ')} {there[name]:.4g}" for name in metric_names([there]))
         writer.text(
-            f"{model.epochs} epochs in {_duration(model.training_seconds)}. Lowest validation loss "
-            f"{best['val_loss']:.4g} after epoch {model.best_epoch} (training loss there {best['loss']:.4g}). The loss "
-            "says how training went, not whether the model can be trusted: run quality control on test images."
+            f"{model.epochs} epochs in {_duration(model.training_seconds)}. {_selection(model)} There: {shown}. "
+            "Losses say how training went, not whether the model can be trusted: run quality control on test images."
         )
     for warning in model.warnings:
         writer.text(f"Note: {warning}", colour=_ORANGE)
@@ -134,38 +161,52 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
     return (
         f"A {method.title} model was trained for {model.epochs} epochs on {count(training, 'image pair')}, with "
         f"{kept}, on random patches (size {parameters.get('patch_size')}, batch size {parameters.get('batch_size')}, "
-        f"initial learning rate {parameters.get('learning_rate')}) with Parfocal ({versions}). The weights with the "
-        f"lowest validation loss (epoch {model.best_epoch}) were kept."
+        f"initial learning rate {parameters.get('learning_rate')}) with Parfocal ({versions}). {_selection(model)}"
     )
 
 
-def _figures_page(model: ModelManifest, rows: Sequence[Row], example: Example, *, labels: bool) -> Figure:
+def _selection(model: ModelManifest) -> str:
+    """Return a sentence on which weights the model has."""
+    for chosen in model.weights.values():
+        if chosen.metric and chosen.value is not None:
+            named = chosen.metric.replace("_", " ")
+            what = "lowest validation loss" if chosen.metric == "val_loss" else f"best {named}"
+            return f"The weights with the {what} ({chosen.value:.4g}, epoch {chosen.epoch}) were kept."
+    return f"The weights of the last epoch ({model.epochs}) were kept."
+
+
+def _figures_page(model: ModelManifest, rows: Sequence[Row], examples: Sequence[Example]) -> Figure:
     # The rectangle leaves the margins of a printed page.
     figure = Figure(figsize=_A4, layout=ConstrainedLayoutEngine(rect=(0.06, 0.04, 0.88, 0.92)))
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.1, 1])
     top, bottom = halves
-    top.suptitle("Loss during training", fontsize=12)
+    top.suptitle("Losses and scores during training", fontsize=12)
     if rows:
-        _draw_losses(top, rows, model.best_epoch)
-    name, source, target = example
-    bottom.suptitle(f"Example of the training images: {name}", fontsize=12)
-    for axes, pixels, title in zip(bottom.subplots(1, 2), (source, target), ("source", "target"), strict=True):
-        axes.set_axis_off()
-        if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) and pixels.dtype == np.uint8:
-            axes.imshow(pixels[..., :3], interpolation="nearest")
-            axes.set_title(title, fontsize=9)
-            continue
-        while pixels.ndim > 2:  # of volumes and of several channels the middle one
-            pixels = pixels[len(pixels) // 2]
-            title = f"{title}, middle plane"
-        if labels and title.startswith("target"):
-            axes.imshow(_coloured(pixels), interpolation="nearest")
-            axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9)
-            continue
-        low, high = np.percentile(pixels, [0.5, 99.8])
-        axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-        axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9)
+        _draw_curves(top, rows, model.weights)
+    if examples:
+        bottom.suptitle(f"Example of the training images: {examples[0].name}", fontsize=12)
+        for axes, example in zip(bottom.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
+            _draw_example(axes, example)
     return figure
+
+
+def _draw_example(axes: Any, example: Example) -> None:
+    axes.set_axis_off()
+    pixels, title = example.pixels, example.role
+    if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) and pixels.dtype == np.uint8:
+        axes.imshow(pixels[..., :3], interpolation="nearest")
+        axes.set_title(title, fontsize=9)
+        return
+    while pixels.ndim > 2:  # of volumes and of several channels the middle one
+        pixels = pixels[len(pixels) // 2]
+        title = f"{example.role}, middle plane"
+    if example.labels:
+        axes.imshow(_coloured(pixels), interpolation="nearest")
+        axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9)
+        return
+    low, high = np.percentile(pixels, [0.5, 99.8])
+    axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9)
 
 
 def _coloured(labels: NDArray[Any]) -> NDArray[np.float64]:

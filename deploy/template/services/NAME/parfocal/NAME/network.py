@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.NAME.parameters import NAMEParameters
-from parfocal.runtime.frameworks.torch import TorchLearner, load_weights, prepare, save_weights
-from parfocal.runtime.methods.implementation import Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.bases.images import ImageImplementation
+from parfocal.runtime.frameworks.torch import SupervisedLearner, TorchFiles, prepare
+from parfocal.runtime.prediction.tiling import Geometry
+from parfocal.runtime.store.facts import Facts
 
 
 class NAMEModule(nn.Module):
@@ -32,43 +33,25 @@ class NAMEModule(nn.Module):
         return result
 
 
-class NAME2D(ImageImplementation):
+class NAME2D(TorchFiles, ImageImplementation[NAMEParameters, SupervisedLearner]):
     """What the runtime's training and prediction drive."""
 
-    def build(self, parameters: NAMEParameters, channels: Channels) -> TorchLearner:  # noqa: ARG002
+    def build(self, parameters: NAMEParameters, facts: Facts) -> SupervisedLearner:  # noqa: ARG002
         """Return a new network with its optimiser and loss."""
         prepare(parameters.seed)
         module = NAMEModule(parameters.layers)
         optimiser = torch.optim.Adam(module.parameters(), lr=parameters.learning_rate)
-        return TorchLearner(module, optimiser, nn.functional.mse_loss, parameters.precision)
+        return SupervisedLearner(module, optimiser, nn.functional.mse_loss, parameters.seed, parameters.precision)
 
-    def geometry(self, parameters: NAMEParameters, channels: Channels) -> Geometry:  # noqa: ARG002
+    def geometry(self, parameters: NAMEParameters, facts: Facts) -> Geometry:  # noqa: ARG002
         """Return how far an output pixel sees: one pixel for each convolution."""
         return Geometry(divisor=1, overlap=parameters.layers + 1, output_channels=1)
-
-    def save(
-        self,
-        folder: Path,
-        parameters: NAMEParameters,  # noqa: ARG002
-        channels: Channels,  # noqa: ARG002
-        best: Arrays,
-        last: Arrays,
-    ) -> None:
-        """Write the weights as safetensors files."""
-        save_weights(folder / "weights_best.safetensors", best)
-        save_weights(folder / "weights_last.safetensors", last)
-
-    def load(self, folder: Path, parameters: NAMEParameters, channels: Channels, weights: str) -> TorchLearner:
-        """Return the saved network; only arrays are read from the files."""
-        learner = self.build(parameters, channels)
-        learner.set_weights(load_weights(folder / f"weights_{weights}.safetensors"))
-        return learner
 
     def interpret(
         self,
         output: NDArray[np.float32],
         parameters: NAMEParameters,  # noqa: ARG002
-        channels: Channels,  # noqa: ARG002
+        facts: Facts,  # noqa: ARG002
     ) -> dict[str, tuple[NDArray[np.float32], bool]]:
         """Return the only channel as the prediction, in grey values."""
         return {"prediction": (output[..., 0], True)}

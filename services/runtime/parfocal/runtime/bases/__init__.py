@@ -1,0 +1,1 @@
+"""Bases of implementations: what methods of one kind of data and output have in common."""

@@ -1,0 +1,74 @@
+"""The training images of a published dataset, as a method opens them: fetched once, decoded once, cancelled soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.manifests import DatasetManifest
+from parfocal.runtime.store.store import Location, Store
+
+
+def _nothing(*_: Any) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """The training split of a dataset.
+
+    Attributes
+    ----------
+    manifest
+        What is published.
+    axes
+        Axes of one image of the method, for example "ZYX".
+    minimum_images
+        The fewest images that the method trains on.
+    store, place, cache
+        Where the dataset is, and where local copies are kept.
+    scratch
+        Folder of the job; what is in it ends with the job.
+    warn, progress
+        Called with a sentence for people.
+    check_cancelled
+        Raises CancelledError when the job shall end. Call it for every image.
+    """
+
+    manifest: DatasetManifest
+    axes: str
+    minimum_images: int
+    store: Store
+    place: Location
+    cache: Cache
+    scratch: Path
+    warn: Callable[[str], None] = _nothing
+    progress: Callable[[str], None] = _nothing
+    check_cancelled: Callable[[], None] = _nothing
+    _digests: dict[Path, str] = field(default_factory=dict)
+
+    def fetch(self, *roles: str) -> Path:
+        """Return a folder with the training files of these roles, each role a folder of its own."""
+        wanted = tuple(f"train/{role}/" for role in roles)
+        entries = [entry for entry in self.manifest.files if entry.name.startswith(wanted)]
+        folder = self.cache.mirror(self.store, self.place, entries, self.scratch / "dataset")
+        self._digests.update({folder / entry.name: entry.sha256 for entry in entries})
+        return folder / "train"
+
+    def decode(self, path: Path) -> NDArray[Any]:
+        """Return the pixels of a fetched image, memory-mapped and read only; decoded once on a machine.
+
+        Raises
+        ------
+        InvalidInputError
+            The image cannot be read.
+        DiskFullError
+            There is no room for the pixels.
+        """
+        self.check_cancelled()
+        return self.cache.decode(path, self._digests[path])

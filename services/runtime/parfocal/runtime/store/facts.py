@@ -1,0 +1,76 @@
+"""What is measured from the data once and must be known wherever a network is built or applied: JSON in the model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Port(BaseModel):
+    """One input or output of a network: which of a dataset's images it stands for, and what they are.
+
+    Attributes
+    ----------
+    role
+        The role of the images in the dataset, for example "source" or "target_DAPI".
+    kind
+        What the images are: grey values, labels of objects, classes, or boxes or points annotated in them.
+    channels
+        Channels of an image.
+    classes
+        How many classes are told apart, the background not counted; 0: none.
+    offset, scale
+        Means, over the training images, of the constants that the images were normalised with, one or one for each
+        channel; empty where they were not normalised.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str
+    kind: Literal["image", "labels", "classes", "boxes", "points"] = "image"
+    channels: int = 1
+    classes: int = 0
+    offset: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+
+
+class Facts(BaseModel):
+    """What a network is built for and what was measured on its data.
+
+    Attributes
+    ----------
+    inputs, targets
+        The network's ports, in the order of its inputs and outputs; methods without targets have none.
+    measured
+        Further values by name, such as thresholds, anchors or a diameter; plain JSON.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: tuple[Port, ...] = (Port(role="source"),)
+    targets: tuple[Port, ...] = (Port(role="target"),)
+    measured: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of an image that the network takes."""
+        return self.inputs[0].channels
+
+    @property
+    def source(self) -> str:
+        """Role of the images that the network takes."""
+        return self.inputs[0].role
+
+    @property
+    def target_roles(self) -> tuple[str, ...]:
+        """Roles of the images that the network is trained to give, in the order of its outputs."""
+        return tuple(port.role for port in self.targets)
+
+    def target(self, role: str) -> Port:
+        """Return the target of this role."""
+        return next(port for port in self.targets if port.role == role)
+
+    def with_measured(self, **values: Any) -> Facts:
+        """Return the facts with further measured values."""
+        return self.model_copy(update={"measured": self.measured | values})
