@@ -24,8 +24,8 @@ from support import free_ports, publish_dataset
 
 from parfocal import v1
 from parfocal.runtime.errors import NotFoundError, StaleWorkerError, UnavailableError
+from parfocal.runtime.jobs import attempt as attempt_module
 from parfocal.runtime.jobs import controller as controller_module
-from parfocal.runtime.jobs import worker as worker_module
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.exits import STORE_AWAY, Exit, ExitKind
@@ -325,9 +325,9 @@ def test_three_deaths_fail_a_job_and_the_loss_of_its_service_does_not(bench: Ben
 def test_a_worker_waits_for_the_store_from_its_first_read_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     monkeypatch.setenv("PARFOCAL_S3_ENDPOINT", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(worker_module, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(worker_module, "configure_logging", lambda **_: None)
-    assert worker_module.main(["fake", "default", "any", "--attempt", "1"]) == STORE_AWAY
+    monkeypatch.setattr(attempt_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(attempt_module, "configure_logging", lambda **_: None)
+    assert attempt_module.work("fake", "default", "any", 1) == STORE_AWAY
 
 
 @pytest.mark.parametrize(

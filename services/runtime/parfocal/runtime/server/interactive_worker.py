@@ -36,7 +36,7 @@ import numpy as np
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError
 from parfocal.runtime.images.files import Image, PixelSize
-from parfocal.runtime.jobs.worker import is_out_of_memory
+from parfocal.runtime.jobs.attempt import is_out_of_memory
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Service, load_service
