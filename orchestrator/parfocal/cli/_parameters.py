@@ -55,11 +55,16 @@ def kind_word(kind: v1.JobKind.ValueType) -> str:
 
 def preset_values(method: v1.Method, name: str) -> dict[str, Any]:
     """Return the parameters of a preset; raise InvalidParameterError naming those there are."""
-    from parfocal.runtime.methods.service import struct_values
+    from google.protobuf import json_format
 
     for preset in method.presets:
         if preset.name == name:
-            return struct_values(preset.parameters)
+            values = json_format.MessageToDict(preset.parameters)
+            # JSON has one kind of number.
+            return {
+                key: int(value) if isinstance(value, float) and value.is_integer() else value
+                for key, value in values.items()
+            }
     known = ", ".join(preset.name for preset in method.presets) or "none"
     text = f"{method.title} has no preset {name!r}; it has: {known}."
     raise InvalidParameterError(text, [Violation("preset", text)])
