@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.fnet.parameters import FnetParameters
@@ -117,16 +115,6 @@ class Fnet(ImageImplementation[FnetParameters, SupervisedLearner]):
         learner = self.build(model.parameters, model.facts)
         learner.set_weights(load_weights(folder, weights))
         return learner
-
-    def interpret(
-        self,
-        output: NDArray[np.float32],
-        parameters: FnetParameters,  # noqa: ARG002
-        facts: Facts,
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return one image for each target."""
-        names = ("prediction", *facts.target_roles[1:])
-        return {name: (output[..., number], True) for number, name in enumerate(names)}
 
 
 class Fnet2D(Fnet):

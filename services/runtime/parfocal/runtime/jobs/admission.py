@@ -120,6 +120,7 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     method = service.method(model.method)
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     require_outputs(parameters, model)
+    require_weights(parameters, model)
     if spec.split:
         dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
         if not dataset.select(spec.split, model.source):
@@ -138,6 +139,14 @@ def require_outputs(parameters: Parameters, model: ModelManifest) -> None:
     if getattr(parameters, UNCERTAINTY, False) and UNCERTAINTY_FACTOR not in model.calibration:
         text = f"The model {model.model}:{model.version} makes no uncertainty: it was trained without it."
         raise InvalidInputError(text, [Violation(UNCERTAINTY, text)])
+
+
+def require_weights(parameters: Parameters, model: ModelManifest) -> None:
+    """Raise InvalidInputError if a prediction asks for weights that the model has not kept."""
+    name = getattr(parameters, "weights", "")
+    if name and name not in model.weights:
+        text = f"The model {model.model}:{model.version} has no weights {name!r}; it has {', '.join(model.weights)}."
+        raise InvalidInputError(text, [Violation("weights", text)])
 
 
 def _check_inputs(method: Method, model: ModelManifest, dataset: DatasetManifest, split: str) -> None:

@@ -59,12 +59,3 @@ class NAME2D(ImageImplementation[NAMEParameters, SupervisedLearner]):
         learner = self.build(model.parameters, model.facts)
         learner.set_weights(load_weights(folder, weights))
         return learner
-
-    def interpret(
-        self,
-        output: NDArray[np.float32],
-        parameters: NAMEParameters,  # noqa: ARG002
-        facts: Facts,  # noqa: ARG002
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return the only channel as the prediction, in grey values."""
-        return {"prediction": (output[..., 0], True)}
