@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.images.files import Image, PixelSize, image_stem, inspect_image, write_image
 from parfocal.runtime.settings import Settings
@@ -284,8 +286,23 @@ def write_pairs(folder: Path, pair: Callable[..., tuple[Any, Any]], shape: tuple
     return folder
 
 
+def publish_kind(store: Any, name: str, folder: Path, kind: str = "", axes: str = "") -> str:
+    """Publish a folder of any kind as the client does, and return the address of the dataset version."""
+    report = check_folder(folder, kind=kind, axes=axes)
+    place = claim_version(store, dataset_location(store, "default", name), "test")
+    with tempfile.TemporaryDirectory() as scratch:
+        entries = []
+        for item in report.items():
+            path = Path(scratch) / item.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            entries.append(item.write(path))
+        files = upload_files(store, place, folder_files(Path(scratch)))
+    manifest = report.manifest(files, entries, project="default", dataset=name, version=int(place.name))
+    return publish(store, place, DATASET_MANIFEST, manifest)
+
+
 def publish_dataset(store: Any, name: str, folder: Path, project: str = "default") -> str:
-    """Publish a folder {train,test}/{source,target} as a dataset version and return its address."""
+    """Publish a folder {train,test}/{source,target} as a dataset version without a kind and return its address."""
     place = claim_version(store, dataset_location(store, project, name), "test")
     files = folder_files(folder)
     images = []

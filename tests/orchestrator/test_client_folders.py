@@ -14,9 +14,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from parfocal.client.convert import convert, inspect_makers_format
-from parfocal.client.datasets import NO_TEST_IMAGES, check_folder
+from parfocal.client.datasets import check_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
+from parfocal.runtime.datasets.folder import NO_TEST_IMAGES
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
 
@@ -63,8 +64,8 @@ def test_further_targets_and_sources_stand_in_folders_beside_the_first(folder: P
         for path in (folder / split / "source_zstack").iterdir():
             write_image(path, Image(np.stack([read_image(path).pixels] * 3), "ZYX"))
     report = check_folder(folder)
-    assert {role for _, role in report.files} == {"source", "target", "target_DAPI", "source_zstack"}
-    assert [stem for stem, _ in report.files["train", "target_DAPI"]] == [pair.stem for pair in report.train]
+    assert {role for _, role in report.images} == {"source", "target", "target_DAPI", "source_zstack"}
+    assert [image.stem for image in report.images["train", "target_DAPI"]] == [image.stem for image in report.train]
 
 
 def test_what_is_wrong_in_a_further_folder_is_named(folder: Path) -> None:

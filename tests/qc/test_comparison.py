@@ -105,7 +105,7 @@ class Bench:
         scratch.mkdir()
         job = self._jobs.change("default", job.id, begin)
         if cancel:
-            self._jobs.mark_cancelled(job, keep_best=False, why="no longer wanted")
+            self._jobs.mark_cancelled(job, job.attempt, keep_best=False, why="no longer wanted")
         context = JobContext(SERVICE, self.store, job, scratch)
         if cancel:
             wait_for(lambda: is_cancelled(context), what="the mark")

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from parfocal.runtime.datasets.classes import object_classes
+from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.training.label_targets import clean_label_targets, label_problem, object_classes
+from parfocal.runtime.training.label_targets import clean_label_targets
 
 LABELS = np.array([[7, 7, 7, 0, 9, 9], [7, 7, 7, 0, 9, 9], [-4, -4, 0, 0, 30, 30]], np.int16)
 

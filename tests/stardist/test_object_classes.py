@@ -16,13 +16,13 @@ from stardist.models import StarDist2D as OriginalStarDist2D
 from stardist.models.model2d import StarDistData2D
 from stardist.models.model3d import StarDistData3D
 
+from parfocal.runtime.datasets.classes import object_classes
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.tiling import Tiling
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ModelManifest
-from parfocal.runtime.training.label_targets import object_classes
 from parfocal.stardist import STARDIST_2D, STARDIST_3D
 from parfocal.stardist.importing import import_model
 from parfocal.stardist.network import StarDist2D, StarDist3D

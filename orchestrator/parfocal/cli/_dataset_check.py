@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundErr
 
 if TYPE_CHECKING:
     from parfocal.client import Client
-    from parfocal.client.datasets import FolderReport
+    from parfocal.runtime.datasets.folder import FolderReport
     from parfocal.runtime.store.manifests import DatasetManifest
 
 
@@ -34,27 +34,57 @@ def is_folder(what: str) -> bool:
     return Path(what).is_dir() or "/" in what or "\\" in what or what[:1] in {".", "~"}
 
 
-def check_folder(app: App, folder: Path, axes: str) -> None:
+def check_folder(app: App, folder: Path, axes: str, kind: str, pixel_size_nm: float | None) -> None:
     """Check the images of a folder without storing anything."""
     from parfocal.client.datasets import check_folder
+    from parfocal.runtime.datasets.kinds import KINDS
 
     say(f"Checking the images in {folder} …")
-    report = check_folder(folder, axes)
+    report = check_folder(folder, axes, kind=kind, pixel_size_nm=pixel_size_nm)
     for text in report.warnings:
         warn(text)
+    train, test = len(report.train), len(report.test)
     if app.json:
-        print_json({"train": len(report.train), "test": len(report.test), "warnings": list(report.warnings)})
+        values = {"kind": report.kind, "train": train, "test": test, "classes": list(report.classes)}
+        print_json({**values, "counts": report.counts, "warnings": list(report.warnings)})
         return
-    print_fields({"Training pairs": str(len(report.train)), "Test pairs": str(len(report.test)), **_kinds(report)})
+    what = "pairs" if report.kind in {"paired", "labels", "classes"} else "images"
+    print_fields(
+        {
+            "Kind": f"{report.kind}: {KINDS[report.kind].title} ({report.told_by})",
+            f"Training {what}": str(train),
+            f"Test {what}": str(test),
+            "With": count_words(report.counts),
+            "Classes": class_words(report.classes, report.class_counts),
+            **_forms(report),
+        }
+    )
     say("The images can be used.")
 
 
-def refuse_folder(folder: Path, axes: str) -> InvalidInputError:
+def count_words(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return what the splits have beside images, e.g. "93 boxes (train), 21 boxes (test)"; empty if nothing."""
+    words = [
+        f"{number} {what} ({split})"
+        for split, found in counts.items()
+        for what, number in found.items()
+        if what != "images"
+    ]
+    return ", ".join(words)
+
+
+def class_words(classes: Sequence[str], counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the names of classes with how many boxes or pixels each has in all splits; empty without classes."""
+    totals = {name: sum(found.get(name, 0) for found in counts.values()) for name in classes}
+    return ", ".join(f"{name} ({number})" for name, number in totals.items())
+
+
+def refuse_folder(folder: Path, axes: str, kind: str) -> InvalidInputError:
     """Return the error of asking quality control for a folder that is not stored."""
-    option = "" if axes == "YX" else f" --axes {axes}"
+    options = "".join(f" --{name} {value}" for name, value in (("kind", kind), ("axes", axes)) if value)
     return InvalidInputError(
         f"Quality control looks at stored datasets, and {folder} is a folder. Store it and check it under its name:\n"
-        f"  parfocal dataset create NAME {folder}{option}\n"
+        f"  parfocal dataset create NAME {folder}{options}\n"
         "  parfocal dataset check NAME --qc"
     )
 
@@ -90,7 +120,7 @@ def check_stored(app: App, client: Client, name: str) -> None:
         say(f"Have quality control look at the images: parfocal dataset check {title} --qc")
     else:
         _show(client, manifest, summary)
-        print_fields({"Sheet": f"{result_uri(job)}/thumbnails.png", "Results": result_uri(job)})
+        print_fields({"Results": result_uri(job), "Report": f"parfocal jobs download {job.id} --output FOLDER"})
 
 
 def check_quality(app: App, client: Client, name: str, quality: Quality) -> None:
@@ -121,16 +151,17 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
         print_json({"job": _work.job_json(job), "uri": place, "summary": summary})
         return
     _show(client, manifest, summary)
-    where = str(quality.output) if quality.output is not None else place
+    if quality.output is None:
+        print_fields({"Results": place, "Report": f"parfocal jobs download {job.id} --output FOLDER"})
+        return
+    where = quality.output
     print_fields(
         {
-            "Report": f"{where}/report.pdf",
-            "Sheet": f"{where}/thumbnails.png",
-            "Tables": f"{where}/findings.csv, {where}/images.csv",
+            "Report": str(where / "report.pdf"),
+            "Sheet": str(where / "thumbnails.png"),
+            "Tables": f"{where / 'findings.csv'}, {where / 'images.csv'}",
         }
     )
-    if quality.output is None:
-        say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
 
 
 def read(client: Client, name: str) -> tuple[DatasetManifest, str]:
@@ -154,11 +185,12 @@ def _show(client: Client, manifest: DatasetManifest, summary: Mapping[str, Any])
 
 def _images(manifest: DatasetManifest) -> str:
     parts = Counter((image.split, image.role) for image in manifest.images)
+    parts.update((each.split, each.role) for each in manifest.annotations)
     return ", ".join(f"{number} {split}/{role}" for (split, role), number in parts.items())
 
 
-def _kinds(report: FolderReport) -> dict[str, str]:
-    shapes = sorted({" x ".join(map(str, pair.shape)) for pair in report.pairs})
-    types = sorted({dtype for pair in report.pairs for dtype in pair.dtypes})
+def _forms(report: FolderReport) -> dict[str, str]:
+    images = [image for found in report.images.values() for image in found]
+    shapes = sorted({" x ".join(map(str, image.shape)) for image in images})
     shown = ", ".join(shapes[:4]) + (f" and {len(shapes) - 4} more sizes" if len(shapes) > 4 else "")
-    return {"Pixels": shown, "Types": ", ".join(types)}
+    return {"Pixels": shown, "Types": ", ".join(sorted({image.dtype for image in images}))}

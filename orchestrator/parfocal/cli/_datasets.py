@@ -1,4 +1,4 @@
-"""`parfocal dataset …`: image pairs to learn from and to be judged by."""
+"""`parfocal dataset …`: images to train on and to be judged by."""
 
 from __future__ import annotations
 
@@ -15,33 +15,58 @@ if TYPE_CHECKING:
 
 _AXES = click.option(
     "--axes",
-    default="YX",
-    show_default=True,
+    default="",
     metavar="LETTERS",
-    help="Axes that each source image must have: YX for planes, ZYX for volumes, YXS for colour.",
+    help="Axes that each source image must have: YX for planes (the default), ZYX for volumes, YXS for colour.",
+)
+_KIND = click.option(
+    "--kind",
+    default="",
+    metavar="KIND",
+    help="What stands beside the source images, where the files do not tell: paired, labels (of objects), classes (of "
+    "pixels), unpaired, sources (no targets), boxes or coordinates.",
+)
+_PIXEL_SIZE = click.option(
+    "--pixel-size",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="NM",
+    help="Edge of a pixel in nm, where stacks with coordinates do not say it.",
 )
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
-@click.group(cls=Group, short_help="Make, check and list datasets of image pairs.")
+@click.group(cls=Group, short_help="Make, check and list datasets of images.")
 def dataset() -> None:
-    """Image pairs to learn from, and to be judged by.
+    """Images to train on, and to be judged by.
 
     \b
     A dataset is made from a folder of this layout; partners have the same name:
       FOLDER/train/source/a.tif    noisy        FOLDER/test/source/x.tif
       FOLDER/train/target/a.tif    clean        FOLDER/test/target/x.tif
-    The test images are never learnt from; quality control judges models by them.
+    No model is trained on the test images; quality control judges models by them.
+
+    \b
+    Other methods need other targets:
+      labels        label images in target: one number for each object
+      classes       class images in target: one number for each class
+      boxes         PASCAL VOC a.xml, one COCO .json, or YOLO a.txt and classes.txt
+      coordinates   ThunderSTORM tables a.csv beside stacks of frames
+      sources       no folder target
+      unpaired      any images in target, which are no partners: say --kind unpaired
     """  # noqa: D301 - click's mark for kept line ends
 
 
 @dataset.command(short_help="Check the images of FOLDER and store them.")
 @click.argument("name")
 @_FOLDER
+@_KIND
 @_AXES
+@_PIXEL_SIZE
 @click.option("--licence", default="", metavar="TEXT", help="Under which terms the images may be used.")
 @click.option("--description", default="", metavar="TEXT", help="What the images show, for others and for later.")
-def create(name: str, folder: Path, axes: str, licence: str, description: str) -> None:
+def create(
+    name: str, folder: Path, kind: str, axes: str, pixel_size: float | None, licence: str, description: str
+) -> None:
     """Check the images of FOLDER and store them as a new version of the dataset NAME.
 
     Nothing is stored if there is a problem; all problems are shown at once. Images are converted to OME-TIFF
@@ -62,6 +87,8 @@ def create(name: str, folder: Path, axes: str, licence: str, description: str) -
                 name,
                 folder,
                 axes=axes.upper(),
+                kind=kind.lower(),
+                pixel_size_nm=pixel_size,
                 licence=licence,
                 description=description,
                 on_progress=on_progress,
@@ -77,14 +104,24 @@ def create(name: str, folder: Path, axes: str, licence: str, description: str) -
 
 @dataset.command(short_help="Check a folder of images, or a stored dataset.")
 @click.argument("what", metavar="NAME_OR_FOLDER")
+@_KIND
 @_AXES
+@_PIXEL_SIZE
 @click.option("--qc", is_flag=True, help="Have quality control look at every image of the stored dataset NAME.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download sheets and tables (--qc).")
 @PARAMETERS
 @click.option("--again", is_flag=True, help="Look again even if quality control has done so before (--qc).")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER (--qc).")
 def check(
-    what: str, axes: str, qc: bool, output: Path | None, parameters: tuple[str, ...], again: bool, overwrite: bool
+    what: str,
+    kind: str,
+    axes: str,
+    pixel_size: float | None,
+    qc: bool,
+    output: Path | None,
+    parameters: tuple[str, ...],
+    again: bool,
+    overwrite: bool,
 ) -> None:
     """Check the images of a folder as `create` does, or a dataset that is stored already.
 
@@ -106,9 +143,11 @@ def check(
         raise InvalidInputError("--output, -p, --again and --overwrite belong to quality control: add --qc.")
     if _dataset_check.is_folder(what):
         if qc:
-            raise _dataset_check.refuse_folder(Path(what), axes.upper())
-        _dataset_check.check_folder(app, Path(what), axes.upper())
+            raise _dataset_check.refuse_folder(Path(what), axes.upper(), kind.lower())
+        _dataset_check.check_folder(app, Path(what), axes.upper(), kind.lower(), pixel_size)
         return
+    if kind or axes or pixel_size is not None:
+        raise InvalidInputError("--kind, --axes and --pixel-size belong to folders: a stored dataset has its own.")
     with app.client() as client:
         if qc:
             quality = _dataset_check.Quality(output, parameters, again, overwrite)
@@ -135,6 +174,7 @@ def list_() -> None:
     rows = [
         (
             f"{item.dataset}:{item.version}",
+            item.kind or "images",
             str(len(item.select("train", "source"))),
             str(len(item.select("test", "source"))),
             megabytes(sum(entry.size for entry in item.files)),
@@ -143,7 +183,7 @@ def list_() -> None:
         )
         for item in manifests
     ]
-    columns = ("Dataset", "Training", "Test", "Size", "Created", "Description")
+    columns = ("Dataset", "Kind", "Training", "Test", "Size", "Created", "Description")
     print_table(columns, rows, numbers=("Training", "Test", "Size"))
 
 
@@ -159,7 +199,9 @@ def show(name: str) -> None:
         manifest = read_dataset(client, name)
         uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
     if app.json:
-        print_json({**_json(manifest, uri), "images": [image.model_dump() for image in manifest.images]})
+        files = {"images": manifest.images, "annotations": manifest.annotations}
+        listed = {key: [each.model_dump() for each in found] for key, found in files.items()}
+        print_json({**_json(manifest, uri), **listed})
         return
     print_fields(
         {
@@ -173,19 +215,29 @@ def show(name: str) -> None:
         }
     )
     rows = [
-        (image.split, image.role, image.stem, " x ".join(map(str, image.shape)), image.dtype, _pixel_size(image))
+        (image.split, image.role, image.stem, " x ".join(map(str, image.shape)), image.dtype, _pixel_size(image), "")
         for image in manifest.images
     ]
-    print_table(("Part", "Role", "Image", "Pixels", "Type", "Pixel size"), rows)
+    rows += [(each.split, each.role, each.stem, "", "", "", str(each.objects)) for each in manifest.annotations]
+    columns = ("Part", "Role", "Image", "Pixels", "Type", "Pixel size", "Objects")
+    shown = len(columns) if manifest.annotations else len(columns) - 1
+    print_table(columns[:shown], [row[:shown] for row in rows])
     for text in manifest.warnings:
         warn(text)
 
 
 def _counts(manifest: DatasetManifest) -> dict[str, str]:
-    sources = manifest.select("train", "source")
+    from parfocal.cli._dataset_check import class_words, count_words
+    from parfocal.runtime.datasets.kinds import KINDS, title_of
+
+    what = "pairs" if not manifest.kind or manifest.kind in {"paired", "labels", "classes"} else "images"
+    title = title_of(manifest)
     return {
-        "Training pairs": str(len(sources)),
-        "Test pairs": str(len(manifest.select("test", "source"))),
+        "Kind": f"{manifest.kind}: {title}" if manifest.kind in KINDS else title,
+        f"Training {what}": str(len(manifest.select("train", "source"))),
+        f"Test {what}": str(len(manifest.select("test", "source"))),
+        "With": count_words(manifest.counts),
+        "Classes": class_words(manifest.classes, manifest.class_counts),
         "Also with": ", ".join(sorted({image.role for image in manifest.images} - {"source", "target"})),
         "Axes": ", ".join(sorted({image.axes for image in manifest.images})),
         "Types": ", ".join(sorted({image.dtype for image in manifest.images})),
@@ -198,7 +250,7 @@ def _pixel_size(image: Any) -> str:
 
 
 def _json(manifest: DatasetManifest, uri: str = "") -> dict[str, Any]:
-    values = manifest.model_dump(mode="json", exclude={"files", "images"})
+    values = manifest.model_dump(mode="json", exclude={"files", "images", "annotations"})
     values["train"] = len(manifest.select("train", "source"))
     values["test"] = len(manifest.select("test", "source"))
     values["bytes"] = sum(entry.size for entry in manifest.files)

@@ -65,7 +65,7 @@ def evaluate(
     """
     app = current_app()
     from parfocal.cli import _work
-    from parfocal.cli._render import print_fields, print_json, say
+    from parfocal.cli._render import print_fields, print_json
     from parfocal.client.results import result_uri
 
     if (model is None) == (prediction is None):
@@ -98,8 +98,7 @@ def evaluate(
             if output is not None:
                 print_fields({"Report": str(output / "report.pdf"), "Results": str(output)})
             else:
-                print_fields({"Report": f"{uri}/report.pdf", "Results": uri})
-                say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
+                print_fields({"Results": uri, "Report": f"parfocal jobs download {job.id} --output FOLDER"})
         _work.require_pass(verdict, require_pass)
 
 
@@ -118,10 +117,10 @@ def _judge_by_dataset(
     from parfocal.runtime.errors import InvalidInputError
 
     manifest = read_dataset(client, dataset)
-    if not manifest.select("test", "target"):
+    if not manifest.has_targets("test"):
         raise InvalidInputError(
-            f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images to judge by. Create "
-            "it again with pairs in test/source and test/target."
+            f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images with targets to judge "
+            "by. Create it again with pairs in test/source and test/target."
         )
     if model is not None:
         return _judge_model(app, client, model, manifest, parameters, again=again)

@@ -48,7 +48,7 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     if runner is None or runner.state is not UnitState.READY:
         return None
     dataset = DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)
-    if not dataset.select("test", "source") or evaluation_method(client, method.task) is None:
+    if not dataset.has_targets("test") or evaluation_method(client, method.task) is None:
         return None
     flow = TrainingFlow(client, connection.prefect_api_url, method.name)
     return flow if flow.served() else None

@@ -84,6 +84,7 @@ def _show(as_json: bool, method: v1.Method) -> None:
     print_fields(
         {
             "Images": needs.description,
+            "Dataset": _suitable(needs) if v1.JOB_KIND_TRAINING in method.job_kinds else "",
             "Axes": needs.axes
             + (f", channels along {' or '.join(needs.channel_axes)} besides" if needs.channel_axes else ""),
             "Number": f"{needs.minimum_images} or more {wanted}; {needs.recommended_images} for good results"
@@ -102,6 +103,14 @@ def _show(as_json: bool, method: v1.Method) -> None:
             print_table(("Name", "Type", "Default", "Range", "What it does"), rows, title=title, numbers=("Default",))
         else:
             print_text(f"{title}: none")
+
+
+def _suitable(needs: v1.DataRequirements) -> str:
+    """Return the kinds of dataset that a method can be trained on, the one made for it first."""
+    from parfocal.runtime.datasets.kinds import KINDS, kinds_for
+
+    first, *others = (KINDS[name].title for name in kinds_for(needs.target))
+    return first + (f"; also {', '.join(others)}" if others else "")
 
 
 def method_json(method: v1.Method) -> dict[str, object]:

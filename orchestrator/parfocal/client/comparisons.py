@@ -170,7 +170,7 @@ def _evaluation(client: Client, job_id: str) -> tuple[str, ResultManifest]:
 
 def _dataset_uri(client: Client, dataset: str, split: str) -> str:
     manifest = read_dataset(client, dataset)
-    if not manifest.select(split, "target"):
+    if not manifest.has_targets(split):
         raise InvalidInputError(
             f"The dataset {manifest.dataset!r} (version {manifest.version}) has no {split} images to compare on. "
             f"Create it again with pairs in {split}/source and {split}/target."

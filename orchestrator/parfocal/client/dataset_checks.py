@@ -8,6 +8,7 @@ from typing import Any
 from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.quality import evaluation_method
+from parfocal.runtime.datasets.kinds import suits
 from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.store.manifests import DatasetManifest
 
@@ -55,7 +56,7 @@ def purpose_sentences(client: Client, manifest: DatasetManifest, summary: Mappin
 
 
 def _methods(client: Client, manifest: DatasetManifest, tasks: Mapping[str, str]) -> list[str]:
-    """Return the methods that train for one of the tasks on images of these axes."""
+    """Return the methods that train for one of the tasks on images of these axes and kind."""
     wanted = {v1.Task.Value(f"TASK_{task.upper().replace(' ', '_')}") for task in tasks.values()}
     axes = {
         "".join(axis for axis in image.axes if axis in "ZYX") for image in manifest.images if image.role == "source"
@@ -64,5 +65,8 @@ def _methods(client: Client, manifest: DatasetManifest, tasks: Mapping[str, str]
         method.name
         for info in client.services()
         for method in info.methods
-        if v1.JOB_KIND_TRAINING in method.job_kinds and method.task in wanted and method.data_requirements.axes in axes
+        if v1.JOB_KIND_TRAINING in method.job_kinds
+        and method.task in wanted
+        and method.data_requirements.axes in axes
+        and suits(manifest.kind, method.data_requirements.target)
     ]

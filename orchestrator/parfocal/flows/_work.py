@@ -25,6 +25,7 @@ from parfocal.flows._jobs import (
     repeatable_job,
     resumable_job,
 )
+from parfocal.runtime.datasets.kinds import require_suitable
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
@@ -43,8 +44,8 @@ class CheckedDataset:
 
     @property
     def has_test_images(self) -> bool:
-        """Whether there are images for quality control."""
-        return bool(self.manifest.select("test", "source"))
+        """Whether there are images with targets for quality control."""
+        return self.manifest.has_targets("test")
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDat
     NotFoundError
         There is no such dataset.
     InvalidInputError
-        The method cannot be trained, or not with so few images.
+        The method cannot be trained, or not with so few images or with such ones.
     """
     if v1.JOB_KIND_TRAINING not in method.job_kinds:
         raise InvalidInputError(f"{method.title} cannot be trained; it offers prediction only.")
     uri = client.dataset_uri(dataset)
     manifest = DatasetManifest.read(client.store, Location.parse(uri) / DATASET_MANIFEST)
     needs = method.data_requirements
+    require_suitable(manifest, needs.target, method.title)
     count = len(manifest.select("train", "source"))
     if count < needs.minimum_images:
         raise InvalidInputError(
@@ -91,8 +93,8 @@ def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDat
     notes = list(manifest.warnings)
     if count < needs.recommended_images:
         notes.append(f"The dataset has {_images(count)}; good results can be expected from {needs.recommended_images}.")
-    if not manifest.select("test", "source"):
-        notes.append("The dataset has no test images, so quality control cannot judge the model.")
+    if not manifest.has_targets("test"):
+        notes.append("The dataset has no test images with targets, so quality control cannot judge the model.")
     return CheckedDataset(uri, manifest, tuple(notes))
 
 

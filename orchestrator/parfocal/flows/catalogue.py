@@ -9,15 +9,18 @@ from datetime import datetime
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.published import log_damaged, published_places
+from parfocal.runtime.datasets.kinds import suits
 from parfocal.runtime.errors import DamagedError, NotFoundError
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
+    DatasetManifest,
     ModelManifest,
     ResultManifest,
 )
 from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.store import Location
 
 # A longer drop-down helps nobody; older evaluations can be compared on the command line.
 _MOST_EVALUATIONS = 100
@@ -37,12 +40,20 @@ class Catalogue:
         The same for models, by the method that made them.
     evaluations
         The newest evaluations as `evaluation_choice` writes them, newest first, by the method that made them.
+    kinds
+        The kind of each dataset version; "" where none is recorded.
     """
 
     methods: Sequence[v1.Method]
     datasets: Sequence[str]
     models: Mapping[str, Sequence[str]]
     evaluations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def datasets_for(self, method: v1.Method) -> list[str]:
+        """Return the datasets of the kinds that a method can be trained on."""
+        target = method.data_requirements.target
+        return [name for name in self.datasets if suits(self.kinds.get(name, ""), target)]
 
     def models_for(self, task: v1.Task.ValueType) -> list[str]:
         """Return the models of all methods with a task."""
@@ -76,6 +87,7 @@ class CatalogueReader:
         self._client = client
         self._methods: dict[str, v1.Method] = {}
         self._made_by: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
         self._told: set[str] = set()
         self._results: dict[str, _Evaluation | None] = {}
 
@@ -97,9 +109,23 @@ class CatalogueReader:
                         self._told.add(key)
                     continue
             models.setdefault(self._made_by[key], []).append(name)
-        datasets = [name for name, _ in published_places(store, store.datasets / project, DATASET_MANIFEST)]
+        kinds = {
+            name: self._kind(place)
+            for name, place in published_places(store, store.datasets / project, DATASET_MANIFEST)
+        }
         methods = tuple(self._methods[name] for name in sorted(self._methods))
-        return Catalogue(methods, tuple(datasets), models, self._evaluations())
+        return Catalogue(methods, tuple(kinds), models, self._evaluations(), kinds)
+
+    def _kind(self, place: Location) -> str:
+        """Return the kind of a dataset; "" where its manifest is damaged, which whoever uses it is told."""
+        key = str(place)
+        if key not in self._kinds:
+            # A published manifest never changes.
+            try:
+                self._kinds[key] = DatasetManifest.read(self._client.store, place / DATASET_MANIFEST).kind
+            except (NotFoundError, DamagedError):
+                return ""
+        return self._kinds[key]
 
     def _evaluations(self) -> dict[str, list[str]]:
         store = self._client.store

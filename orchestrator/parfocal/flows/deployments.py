@@ -46,7 +46,7 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
         tags = (TAG, v1.Task.Name(method.task).removeprefix("TASK_").lower().replace("_", "-"))
         common = {"project": project}
         if v1.JOB_KIND_TRAINING in method.job_kinds:
-            form = train_form(method, catalogue.datasets, catalogue.models.get(method.name, ()))
+            form = train_form(method, catalogue.datasets_for(method), catalogue.models.get(method.name, ()))
             text = _description(method, "Trains a model, predicts the test images and has quality control judge it.")
             found.append(Offer("train", method.name, {"method": method.name, **common}, form, text, tags))
         if v1.JOB_KIND_PREDICTION in method.job_kinds:

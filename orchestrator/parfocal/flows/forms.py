@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parfocal import v1
+from parfocal.runtime.datasets.kinds import needed_title
 
 Schema = dict[str, Any]
-_NO_DATASET = (
-    "No dataset has been published yet: publish one with `parfocal dataset create NAME FOLDER`, "
-    "or type the name of one that will be there."
-)
+_PUBLISH = "publish one with `parfocal dataset create NAME FOLDER`, or type the name of one that will be there."
+_NO_DATASET = f"No dataset has been published yet: {_PUBLISH}"
 _SPLIT: Schema = {
     "type": "string",
     "title": "Part of the dataset",
@@ -28,14 +27,18 @@ _AGAIN: Schema = {"type": "boolean", "title": "Do it again", "default": False}
 
 
 def train_form(method: v1.Method, datasets: Sequence[str], models: Sequence[str] = ()) -> Schema:
-    """Return the schema of the form that trains `method`; `models` are those that a training can go on from."""
+    """Return the schema of the form that trains `method`.
+
+    `datasets` are those of a kind that suits the method, `models` those that a training can go on from.
+    """
     needs = method.data_requirements
+    wanted = needed_title(needs.target)
     properties = {
         "dataset": choice(
             "Dataset",
-            f"The images to learn from. {needs.description}",
+            f"The images to learn from: {wanted}. {needs.description}",
             datasets,
-            _NO_DATASET,
+            f"There is no dataset of {wanted} yet: {_PUBLISH}",
         ),
         "model": {
             "type": "string",

@@ -115,6 +115,8 @@ class _TargetKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """Source images alone."""
     TARGET_KIND_COORDINATES: _TargetKind.ValueType  # 6
     """One table of coordinates for each stack of frames."""
+    TARGET_KIND_CLASSES: _TargetKind.ValueType  # 7
+    """One class image of the same name and shape for each source image: the number of a class in each pixel."""
 
 class TargetKind(_TargetKind, metaclass=_TargetKindEnumTypeWrapper):
     """How a dataset pairs its images with what is to be learnt."""
@@ -133,6 +135,8 @@ TARGET_KIND_NONE: TargetKind.ValueType  # 5
 """Source images alone."""
 TARGET_KIND_COORDINATES: TargetKind.ValueType  # 6
 """One table of coordinates for each stack of frames."""
+TARGET_KIND_CLASSES: TargetKind.ValueType  # 7
+"""One class image of the same name and shape for each source image: the number of a class in each pixel."""
 global___TargetKind = TargetKind
 
 @typing.final
@@ -147,6 +151,7 @@ class DataRequirements(google.protobuf.message.Message):
     RECOMMENDED_IMAGES_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     CHANNEL_AXES_FIELD_NUMBER: builtins.int
+    SUITABLE_TARGETS_FIELD_NUMBER: builtins.int
     axes: builtins.str
     """Axes of one image as the method sees it, slowest first, for example "YX" or "ZYX"."""
     target: global___TargetKind.ValueType
@@ -159,6 +164,12 @@ class DataRequirements(google.protobuf.message.Message):
     """The same in words a biologist understands."""
     channel_axes: builtins.str
     """Further axes that may hold the channels of an image, for example "SC"; empty: images have one channel."""
+    @property
+    def suitable_targets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___TargetKind.ValueType]:
+        """All that datasets may have beside the source images for this method to be trained on them: `target` first, then
+        what serves as well, for example label images as target images.
+        """
+
     def __init__(
         self,
         *,
@@ -168,8 +179,9 @@ class DataRequirements(google.protobuf.message.Message):
         recommended_images: builtins.int = ...,
         description: builtins.str = ...,
         channel_axes: builtins.str = ...,
+        suitable_targets: collections.abc.Iterable[global___TargetKind.ValueType] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["axes", b"axes", "channel_axes", b"channel_axes", "description", b"description", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["axes", b"axes", "channel_axes", b"channel_axes", "description", b"description", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "suitable_targets", b"suitable_targets", "target", b"target"]) -> None: ...
 
 global___DataRequirements = DataRequirements
 

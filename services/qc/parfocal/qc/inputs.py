@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.metrics.labels import kind_of_target
+from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
@@ -27,7 +28,6 @@ from parfocal.runtime.store.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.store.store import Location
-from parfocal.runtime.training.label_targets import label_problem
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ def _items(
 
 
 def fetch_files(context: JobContext, uri: str, entries: Iterable[FileEntry]) -> dict[str, Path]:
-    """Return local copies of files of one dataset or result, by name."""
-    wanted = {entry.name: entry for entry in entries}
+    """Return local copies of files of one dataset or result, by public name."""
+    wanted = {entry.public_name: entry for entry in entries}
     return dict(zip(wanted, context.cache.fetch_all(context.store, Location.parse(uri), wanted.values()), strict=True))
 
 
@@ -176,8 +176,8 @@ def files_below(prediction: ResultManifest, folder: str) -> dict[str, FileEntry]
     return {
         image_stem(Path(entry.name)): entry
         for entry in prediction.files
-        if entry.name.startswith(folder)
-        and "/" not in entry.name.removeprefix(folder)
+        if entry.public_name.startswith(folder)
+        and "/" not in entry.public_name.removeprefix(folder)
         and entry.name.lower().endswith(IMAGE_SUFFIXES)
     }
 

@@ -16,9 +16,9 @@ from parfocal.qc.metrics.classes import NO_CLASS, ClassCounts, classes_of_object
 from parfocal.qc.metrics.instances import Matches
 from parfocal.qc.score_each import of_prediction
 from parfocal.qc.words import count
+from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.parameters import CLASS_ROLE
 from parfocal.runtime.store.manifests import FileEntry
 
 CLASS_DEFINITION: Final = (

@@ -33,9 +33,9 @@ from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
 from parfocal.qc.publish import packages_of, publish_result, published_before
 from parfocal.qc.report import write_report
 from parfocal.qc.report.dataset import dataset_report
+from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.images.files import PixelSize, read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.parameters import CLASS_ROLE
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     DatasetManifest,
@@ -63,7 +63,7 @@ def evaluate(context: JobContext) -> None:
     """Judge the dataset of the job and publish what was found."""
     parameters = context.parameters
     assert isinstance(parameters, DatasetParameters)
-    if published_before(context, "evaluation") is not None:
+    if published_before(context) is not None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="looking at the targets", at_once=True)
     context.describe(precision="float32")

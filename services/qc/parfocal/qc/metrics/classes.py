@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics.instances import Counts, Matches
+from parfocal.runtime.datasets.classes import MOST_CLASSES, class_problem, object_classes
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.objects import compact_labels
-from parfocal.runtime.methods.parameters import MOST_CLASSES
-from parfocal.runtime.training.label_targets import class_problem, object_classes
 
 NO_CLASS: Final = 0
 """In a target: of unknown class. In a prediction: an object that is most probably of none."""

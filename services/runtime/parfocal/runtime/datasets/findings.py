@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,6 +71,22 @@ class Warnings:
         return tuple(texts)
 
 
+@dataclass
+class Notes:
+    """Collects what was left out, converted or guessed, so that each kind of it is one sentence with its number."""
+
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, what: str, name: str, number: int = 1) -> None:
+        """Note that `what`, a sentence without its end, holds for `number` things in the file `name`."""
+        files = self.found.setdefault(what, {})
+        files[name] = files.get(name, 0) + number
+
+    def texts(self) -> tuple[str, ...]:
+        """Return one sentence for each kind, e.g. "Boxes without area were left out: 2 (target/a.xml)."."""
+        return tuple(f"{what}: {sum(files.values())} ({some(list(files))})." for what, files in self.found.items())
+
+
 def examine(
     path: Path,
     axes: str,
@@ -80,6 +96,7 @@ def examine(
     allow_stacks: bool = False,
     headers_only: bool = False,
     allow_zero: bool = False,
+    look: Callable[[Path, Image], None] | None = None,
 ) -> tuple[Found | None, list[Violation]]:
     """Return what an image is like and no problems, or its problems, mostly without what it is like.
 
@@ -120,6 +137,8 @@ def examine(
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:
         return None, [Violation(name, f"every pixel is {lowest}, there is nothing to learn: leave it out.")]
+    if look is not None:
+        look(path, image)
     return Found(
         found.shape,
         found.axes,

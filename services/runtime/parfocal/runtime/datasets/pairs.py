@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import (
     DEFAULT_LIMITS,
     IMAGE_SUFFIXES,
+    Image,
     ImageLimits,
     PixelSize,
     image_stem,
@@ -92,6 +93,7 @@ def check_pairs(
     min_images: int = 1,
     constant_targets: bool = False,
     empty_targets: bool = False,
+    look: Callable[[Path, Image], None] | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> PairReport:
     """Check the images of a training set, paired by stem.
@@ -114,6 +116,8 @@ def check_pairs(
     empty_targets
         Accept only those among them that are 0 everywhere and of an integer type, with a warning: nobody has said yet
         whether the targets are label images.
+    look
+        Called with each target once it is decoded.
     limits
         Larger images are refused.
 
@@ -140,7 +144,10 @@ def check_pairs(
         source_name, target_name = file_name(sources[stem]), file_name(targets[stem])
         source, wrong = examine(sources[stem], source_axes, min_size, limits, allow_constant=False)
         target, wrong_too = examine(
-            targets[stem], axes, min_size, limits, allow_constant=constant_targets, allow_zero=empty_targets
+            *(targets[stem], axes, min_size, limits),
+            allow_constant=constant_targets,
+            allow_zero=empty_targets,
+            look=look,
         )
         problems += wrong + wrong_too
         if source is None or target is None:
@@ -215,6 +222,15 @@ def check_images(
     return ImageReport(tuple(images), warnings.texts())
 
 
+def no_partner(stem: str, free: Mapping[str, str], folder: Path) -> str:
+    """Return the words, to be said of a file, that `folder` has no image `stem`; `free` are other stems and names."""
+    # Other numbers are another field of view, however alike the names look.
+    alike = [other for other in free if _numbers(other) == _numbers(stem)]
+    near = difflib.get_close_matches(stem, alike, n=1, cutoff=0.5)
+    hint = f" (is it {free[near[0]]}?)" if near else ""
+    return f"no image named {stem} in {folder.name}{hint}: rename or remove one."
+
+
 def _partners(
     source_folder: Path, sources: Mapping[str, Path], target_folder: Path, targets: Mapping[str, Path]
 ) -> list[Violation]:
@@ -224,13 +240,8 @@ def _partners(
         for stem, path in mine.items():
             if stem in theirs:
                 continue
-            # Other numbers are another field of view, however alike the names look.
-            alike = [other for other in free if _numbers(other) == _numbers(stem)]
-            near = difflib.get_close_matches(stem, alike, n=1, cutoff=0.5)
-            hint = f" (is it {theirs[near[0]].name}?)" if near else ""
-            problems.append(
-                Violation(file_name(path), f"no image named {stem} in {folder.name}{hint}: rename or remove one.")
-            )
+            partners = {other: theirs[other].name for other in free}
+            problems.append(Violation(file_name(path), no_partner(stem, partners, folder)))
     return problems
 
 

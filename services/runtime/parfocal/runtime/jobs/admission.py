@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from parfocal import v1
-from parfocal.runtime.errors import ConflictError, DamagedError, InvalidInputError, NotFoundError, Violation, refusal
+from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
+from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, has_comparable, require_suitable, title_of
+from parfocal.runtime.errors import (
+    ConflictError,
+    DamagedError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    Violation,
+    refusal,
+)
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.methods.parameters import Roles, TrainingParameters
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
@@ -77,7 +87,8 @@ def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRe
     except ConflictError:
         # The same request reached another instance at the same moment.
         known = jobs.repeated(request)
-        assert known is not None
+        if known is None:
+            raise UnavailableError(f"The job {job.id} is just being deleted. Try again.") from None
         return known
 
 
@@ -175,8 +186,10 @@ def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -
         _check_dataset_alone(dataset, spec)
         return method, parameters
     split = spec.split or "test"
-    if not dataset.select(split, "target"):
-        raise InvalidInputError(f"The dataset {spec.dataset_uri} has no {split!r} images with targets to compare with.")
+    if not has_comparable(dataset, split, method.target):
+        why = "they are no pairs" if split in dataset.unpaired else f"it has {title_of(dataset)}"
+        text = f"The dataset {spec.dataset_uri} has no {split!r} images with targets to compare with ({why})."
+        raise InvalidInputError(text, [Violation("evaluation.dataset_uri", text)])
     read_manifest(store, spec.prediction_uri, RESULT_MANIFEST, "evaluation.prediction_uri", ResultManifest)
     if spec.model_uri:
         read_manifest(store, spec.model_uri, MODEL_MANIFEST, "evaluation.model_uri", ModelManifest)
@@ -212,7 +225,9 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
     """Raise InvalidInputError where a dataset does not suit a method; the manifest alone tells."""
     sources = dataset.select("train", roles.source)
     name = f"The dataset {dataset.dataset!r} (version {dataset.version})"
-    for role in (roles.source, *roles.targets):
+    require_suitable(dataset, method.target, method.title)
+    learnt = roles.targets if method.target in IMAGE_TARGETS else ()
+    for role in (roles.source, *learnt):
         if not dataset.select("train", role) and dataset.images:
             known = ", ".join((*dataset.roles("source"), *dataset.roles("target")))
             raise InvalidInputError(
@@ -223,14 +238,43 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
         raise InvalidInputError(
             f"{name} has {len(sources)} training images; {method.title} needs at least {method.minimum_images}."
         )
-    problems = list(_axes_problems(method, sources))
-    if method.target in {v1.TARGET_KIND_PAIRED_IMAGE, v1.TARGET_KIND_LABELS}:
-        for role in roles.targets:
+    if method.target == v1.TARGET_KIND_COORDINATES:
+        problems = [*_frame_problems(sources), *_annotation_problems(dataset, sources)]
+    else:
+        problems = list(_axes_problems(method, sources))
+    if method.target == v1.TARGET_KIND_BOXES:
+        problems += _annotation_problems(dataset, sources)
+    elif method.target == v1.TARGET_KIND_UNPAIRED_IMAGE:
+        for role in learnt:
+            targets = dataset.select("train", role)
+            problems += _axes_problems(method, targets)
+            if len(targets) < method.minimum_images:
+                text = f"has {len(targets)} images; {method.title} needs at least {method.minimum_images}"
+                problems.append(Violation(f"train/{role}", text))
+    else:
+        for role in learnt:
             problems += _partner_problems(method, sources, dataset.select("train", role), role)
     if problems:
         shown = "; ".join(f"{problem.field} {problem.description}" for problem in problems[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InvalidInputError(f"{name} does not suit {method.title}: {shown}{more}.", problems)
+
+
+def _frame_problems(stacks: Iterable[ImageEntry]) -> Iterable[Violation]:
+    """Yield the stacks that are none of frames, or whose pixels have no size: coordinates could not be read."""
+    for stack in stacks:
+        if stack.axes != FRAME_AXES:
+            yield Violation(stack.file, f"has axes {stack.axes} where {FRAME_AXES} is needed")
+        elif stack.pixel_size_um is None or not stack.pixel_size_um[0] or not stack.pixel_size_um[1]:
+            yield Violation(stack.file, "has no pixel size, which the coordinates need")
+
+
+def _annotation_problems(dataset: DatasetManifest, images: Iterable[ImageEntry]) -> Iterable[Violation]:
+    """Yield the images that have no file with boxes or coordinates; where there are none it is an empty one."""
+    known = {entry.stem for entry in dataset.select_annotations("train")}
+    for image in images:
+        if image.stem not in known:
+            yield Violation(image.file, "has no annotation file of the same name")
 
 
 def _axes_problems(method: Method, images: Iterable[ImageEntry]) -> Iterable[Violation]:

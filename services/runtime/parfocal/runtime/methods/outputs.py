@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.methods.objects import Objects
 
 Window = tuple[slice, ...]
@@ -94,31 +95,6 @@ class Detections:
     confidence: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Localisations:
-    """The emitters located in the frames of one unit.
-
-    Attributes
-    ----------
-    frame
-        int64 (N,): number of the frame in the unit from 0; 0 where a unit is a single frame.
-    y, x
-        float64 (N,): place in pixels of the input from the upper left corner of the frame; pixel i reaches from i to
-        i + 1.
-    intensity
-        float64 (N,): photons of the emitter, NaN where they are unknown.
-    uncertainty
-        float64 (N,): standard deviation of the place in pixels, NaN where it is unknown; None where the method never
-        says it.
-    """
-
-    frame: NDArray[np.int64]
-    y: NDArray[np.float64]
-    x: NDArray[np.float64]
-    intensity: NDArray[np.float64]
-    uncertainty: NDArray[np.float64] | None = None
-
-
 class Outputs(Protocol):
     """Takes what a method makes of one unit. The first image or table is what the method is for."""
 
@@ -173,6 +149,8 @@ class Outputs(Protocol):
 
     def localisations(self, found: Localisations) -> None:
         """Take the emitters located, a table in the form of ThunderSTORM; may be called for every frame.
+
+        Frames count from 0 within the unit; a unit without T is a single frame.
 
         Raises
         ------

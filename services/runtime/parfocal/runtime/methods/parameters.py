@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
+from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.schedule import Constant, LinearDecay, Plateau, Schedule
 from parfocal.runtime.methods.service import Parameters
@@ -21,13 +22,6 @@ class Roles:
 
     source: str = "source"
     targets: tuple[str, ...] = ("target",)
-
-
-CLASS_ROLE = "target_class"
-"""The role of class images: beside a label image, one with the class of each object inside it."""
-
-MOST_CLASSES = 100
-"""Classes of objects that a model can tell apart."""
 
 
 def inherited(parent: type[Parameters], name: str, *, default: Any = None, description: str = "") -> Any:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from parfocal import v1
+from parfocal.runtime.datasets.kinds import KINDS, kinds_for
 from parfocal.runtime.errors import InvalidParameterError, NotFoundError, Violation
 from parfocal.runtime.images.needs import ImageNeeds
 from parfocal.runtime.methods.precision import Framework
@@ -131,6 +132,7 @@ class Method:
                 recommended_images=self.recommended_images,
                 description=inspect.cleandoc(self.data),
                 channel_axes=self.channel_axes,
+                suitable_targets=[KINDS[name].target for name in kinds_for(self.target)],
             ),
             augmentations=[
                 v1.Augmentation(parameter=name, description=text) for name, text in self.augmentations.items()

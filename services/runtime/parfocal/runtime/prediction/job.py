@@ -27,7 +27,7 @@ from parfocal.runtime.store.manifests import (
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.store.publish import file_entry, sha256_of
+from parfocal.runtime.store.publish import sha256_of
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.store.verdicts import newest_content
 
@@ -48,8 +48,7 @@ def predict(context: JobContext) -> None:
     spec = context.job.prediction
     parameters = context.parameters
     assert isinstance(parameters, PredictionParameters)
-    if context.store.exists(context.reserved / RESULT_MANIFEST):
-        context.record_output("result", str(context.reserved), {})
+    if context.complete_publication():
         return
     context.report_progress(v1.Progress(stage="preparing"), message="loading the model", at_once=True)
     place = Location.parse(spec.model_uri)
@@ -82,7 +81,7 @@ def predict(context: JobContext) -> None:
         context.warn(f"{result.input} was left out: {result.reason}")
     _warn_of_drift(context, done)
     if any(result.metrics for result in done):
-        files.append(_send(context, _write_counts(context, done), COUNTS))
+        files.append(_send(context, _write_counts(context, done)))
     environment = context.service.environment(image=context.settings.image, precision=precision)
     judged = newest_content(context.store, place)
     published = ResultManifest(
@@ -183,24 +182,23 @@ def _write(
         return ResultFile(input=item.name, input_sha256=digest, seconds=round(seconds, 3), reason=reason), []
     predicted = outputs.finish()
     folder, stem = _folder(context), image_stem(Path(item.name))
-    names = {kind: f"{stem}.tif" if kind == PREDICTION else f"{kind}/{stem}.tif" for kind in predicted.images}
-    entries = []
+    sent: dict[str, FileEntry] = {}
     for kind, image in predicted.images.items():
-        path = folder / names[kind]
+        path = folder / (f"{stem}.tif" if kind == PREDICTION else f"{kind}/{stem}.tif")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, image)
-        entries.append(_send(context, path, names[kind]))
-    entries += [_send(context, folder / name, name) for name in predicted.files.values()]
+        sent[kind] = _send(context, path)
+    sent |= {kind: _send(context, folder / name) for kind, name in predicted.files.items()}
     result = ResultFile(
         input=item.name,
         input_sha256=digest,
-        outputs=names | predicted.files,
+        outputs={kind: entry.name for kind, entry in sent.items()},
         seconds=round(seconds, 3),
         clipped_fraction=predicted.clipped,
         drift=tuple(differences_from_training(model, item.image)),
         metrics={name: float(count) for name, count in predicted.counts.items()},
     )
-    return result, entries
+    return result, list(sent.values())
 
 
 def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
@@ -220,10 +218,9 @@ def _folder(context: JobContext) -> Path:
     return context.scratch / "outputs"
 
 
-def _send(context: JobContext, path: Path, name: str) -> FileEntry:
-    """Upload a file of the result and remove it here."""
-    context.store.upload(path, context.reserved / name)
-    entry = file_entry(path, name)
+def _send(context: JobContext, path: Path) -> FileEntry:
+    """Upload a file of the result, under its name below the folder of outputs, and remove it here."""
+    entry = context.send(path, path.relative_to(_folder(context)).as_posix())
     path.unlink()
     return entry
 

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from parfocal.runtime.datasets.annotations.box import Box
+from parfocal.runtime.datasets.annotations.voc import voc_bytes
+from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, PixelSize, convert_dtype
 from parfocal.runtime.methods.objects import Objects
-from parfocal.runtime.methods.outputs import Column, Detections, Localisations, Values, Window
+from parfocal.runtime.methods.outputs import Column, Detections, Values, Window
 from parfocal.runtime.prediction.object_files import OBJECTS, ObjectFiles, class_image
 from parfocal.runtime.prediction.tables import TableFile
 from parfocal.runtime.prediction.unit import Stack
@@ -277,7 +280,7 @@ class UnitOutputs:
             columns += [Column(f"{edge}_um", "um") for edge in _EDGES]
         # Those without a box are counted too.
         self._result.counts.update({DETECTIONS: len(detections.classes)} | {f"class_{name}": 0 for name in names})
-        rows = []
+        rows, boxes = [], []
         for corners, number, confidence in zip(
             detections.corners.tolist(), detections.classes.tolist(), detections.confidence.tolist(), strict=True
         ):
@@ -287,8 +290,13 @@ class UnitOutputs:
             if size is not None:
                 row += [f"{edge * length:.4f}" for edge, length in zip(edges, (size.x, size.y) * 2, strict=True)]
             rows.append(row)
+            boxes.append(Box(names[number], edges))
             self._result.counts[f"class_{names[number]}"] += 1
         self.table(DETECTIONS, columns).write(rows)
+        if not self._result.stack.axes:
+            lengths = dict(zip(self._result.axes, self._shape, strict=True))
+            annotation = voc_bytes(f"{self._result.stem}.tif", (lengths["Y"], lengths["X"]), tuple(boxes))
+            self._result.write_file("voc", f"voc/{self._result.stem}.xml", annotation)
 
     def localisations(self, found: Localisations) -> None:
         """Take the emitters located."""

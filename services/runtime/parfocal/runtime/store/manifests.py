@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from parfocal.runtime.errors import DamagedError
+from parfocal.runtime.errors import DamagedError, NotFoundError
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.store import Location, Store
 
@@ -23,14 +24,36 @@ UNCERTAINTY_FACTOR = "uncertainty_factor"
 """In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
 
 
+_ATTEMPT_FOLDER = re.compile(r"a\d{4,}/")
+
+
+def attempt_folder(attempt: int) -> str:
+    """Return the name of the folder for the files of one attempt of a job, e.g. "a0001"."""
+    return f"a{attempt:04d}"
+
+
+def public_name(name: str) -> str:
+    """Return the name that people see for a file's name in a manifest: without the folder of the job's attempt."""
+    match = _ATTEMPT_FOLDER.match(name)
+    return name[match.end() :] if match else name
+
+
 class FileEntry(BaseModel):
-    """One file: `name` relative to the manifest's folder, size in bytes, SHA-256 in hexadecimal."""
+    """One file: `name` relative to the manifest's folder, size in bytes, SHA-256 in hexadecimal.
+
+    Files that a job wrote lie in the folder of its attempt, so that a worker that was replaced cannot touch them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     size: int
     sha256: str
+
+    @property
+    def public_name(self) -> str:
+        """The name that people see, and that a download has."""
+        return public_name(self.name)
 
 
 class Manifest(BaseModel):
@@ -78,8 +101,26 @@ class Manifest(BaseModel):
         return self.model_dump_json(indent=2).encode()
 
     def entry(self, name: str) -> FileEntry | None:
-        """Return the entry of the file `name`, or None."""
-        return next((entry for entry in self.files if entry.name == name), None)
+        """Return the entry of the file with the public name `name`, or None."""
+        return next((entry for entry in self.files if entry.public_name == name), None)
+
+    def place_of(self, folder: Location, name: str) -> Location:
+        """Return where the file with the public name `name` lies; raise NotFoundError if the manifest has none.
+
+        `folder` is the manifest's folder.
+        """
+        entry = self.entry(name)
+        if entry is None:
+            raise NotFoundError(f"There is no file {name} among those of {folder}.")
+        return folder / entry.name
+
+
+def _checked_name(value: str) -> str:
+    """Return the name of a split, role or image; raise ValueError if it is none: it becomes the name of a file."""
+    if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
+        raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
+    # Also where another program wrote the manifest: images find their partners by name.
+    return unicodedata.normalize("NFC", value)
 
 
 class ImageEntry(BaseModel):
@@ -99,25 +140,75 @@ class ImageEntry(BaseModel):
     @field_validator("split", "role", "stem")
     @classmethod
     def _is_a_name(cls, value: str) -> str:
-        # They become names of files.
-        if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
-            raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
-        # Also where another program wrote the manifest: images find their partners by name.
-        return unicodedata.normalize("NFC", value)
+        return _checked_name(value)
+
+
+class AnnotationEntry(BaseModel):
+    """One file of a dataset that is no image: what was drawn in, or located on, the source image of the same stem.
+
+    `objects` is the number of its boxes or localisations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    split: str
+    role: str
+    stem: str
+    file: str
+    objects: int
+
+    @field_validator("split", "role", "stem")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        return _checked_name(value)
 
 
 class DatasetManifest(Manifest):
-    """A published dataset version. `images` has one entry for each source and target file."""
+    """A published dataset version. `images` has one entry for each image, `annotations` for each other file.
+
+    Attributes
+    ----------
+    kind
+        What stands beside the source images: a name of `parfocal.runtime.datasets.kinds`. Empty in datasets of before
+        kinds were recorded, whose targets are images.
+    classes
+        Names of the classes of boxes or of class images, in the order of their index.
+    class_values
+        The grey value of each class in class images, in the same order.
+    counts
+        For each split how many there are of what, for example {"train": {"images": 20, "boxes": 93}}.
+    class_counts
+        For each split the number of boxes, or of pixels in class images, of each class.
+    unpaired
+        The splits in which images of the same name are no partners.
+    """
 
     dataset: str
     version: int
     images: tuple[ImageEntry, ...]
     licence: str = ""
     description: str = ""
+    kind: str = ""
+    annotations: tuple[AnnotationEntry, ...] = ()
+    classes: tuple[str, ...] = ()
+    class_values: tuple[int, ...] = ()
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    class_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    unpaired: tuple[str, ...] = ()
 
     def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
         """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""
         return tuple(image for image in self.images if image.split == split and image.role == role)
+
+    def select_annotations(self, split: str, role: str = "target") -> tuple[AnnotationEntry, ...]:
+        """Return the files with boxes or localisations of one split, one for each source image."""
+        return tuple(entry for entry in self.annotations if entry.split == split and entry.role == role)
+
+    def has_targets(self, split: str) -> bool:
+        """Return whether a split has what predictions of its sources can be compared with, image by image."""
+        if split in self.unpaired:
+            return False
+        return bool(self.select(split, "target") or self.select_annotations(split))
 
     def roles(self, kind: str) -> tuple[str, ...]:
         """Return the roles of a kind, e.g. "target", then "target_DAPI" and others with a suffix in order of name."""
@@ -193,7 +284,8 @@ class ModelManifest(Manifest):
 class ResultFile(BaseModel):
     """One processed image: its input with digest, what was written, or why nothing was.
 
-    `drift` says how the input differs from all images the model was trained on.
+    `outputs` are names in `files` of the manifest, by kind of output. `drift` says how the input differs from all
+    images the model was trained on.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -36,7 +36,7 @@ from parfocal.runtime.store.manifests import (
     KeptWeights,
     ModelManifest,
 )
-from parfocal.runtime.store.publish import empty_folder, folder_files, upload_files
+from parfocal.runtime.store.publish import empty_folder, folder_files
 from parfocal.runtime.store.store import Location
 
 _log = logging.getLogger(__name__)
@@ -68,10 +68,7 @@ class _State:
 
 def train(context: JobContext) -> None:
     """Train the job's method and publish the model; go on from the last checkpoint if there is one."""
-    if context.store.exists(context.reserved / MODEL_MANIFEST):
-        # The worker before this one was lost between publishing and saying so.
-        manifest = ModelManifest.read(context.store, context.reserved / MODEL_MANIFEST)
-        context.record_output("model", str(context.reserved), manifest.metrics)
+    if context.complete_publication():
         return
     parameters: Any = context.parameters
     context.report_progress(v1.Progress(stage="preparing"), message="fetching and checking the images", at_once=True)
@@ -365,9 +362,8 @@ class _Training:
             warnings=tuple(context.job.warnings),
         )
         write_training_report(folder, manifest, context.method, state.rows, opened.record.examples)
-        files = upload_files(context.store, context.reserved, folder_files(folder))
+        files = context.send_all(folder_files(folder))
         context.publish(MODEL_MANIFEST, manifest.model_copy(update={"files": files}), "model", manifest.metrics)
-        context.delete_checkpoints()
 
     def _calibrate(self, weights: Mapping[str, Any]) -> Facts:
         self._learner.set_weights(weights)

@@ -1,0 +1,471 @@
+"""A folder that is to become a dataset: which kind it is, and whether everything in it is fit for that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from parfocal.runtime.datasets.boxes import BoxReport, check_boxes, class_names
+from parfocal.runtime.datasets.classes import CLASS_ROLE
+from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
+from parfocal.runtime.datasets.coordinates import check_coordinates
+from parfocal.runtime.datasets.findings import count, some
+from parfocal.runtime.datasets.kinds import KINDS
+from parfocal.runtime.datasets.labels import TargetLook
+from parfocal.runtime.datasets.layout import family_of, split_folders
+from parfocal.runtime.datasets.pairs import CheckedImage, ImagePair, check_images, check_pairs, find_images
+from parfocal.runtime.datasets.unpaired import check_unpaired, same_names_and_sizes
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
+from parfocal.runtime.images.files import inspect_image, read_image, write_image
+from parfocal.runtime.store.manifests import AnnotationEntry, DatasetManifest, FileEntry, ImageEntry
+
+NO_TEST_IMAGES: Final = (
+    "There are no test images: quality control needs some that were not used for training. "
+    "Put a few images with their targets into test/source and test/target and create the dataset again."
+)
+"""The warning that nothing is held out for quality control."""
+_IMAGE_KINDS: Final = ("paired", "labels", "classes")
+_TOLD_BY_PIXELS: Final = {
+    "paired": "the targets have grey values",
+    "labels": "the targets have whole numbers, the same in all pixels of an object",
+    "classes": "the targets have few values, which many objects share",
+}
+Readable = Callable[[Path, str], Path]
+"""Given a folder and "split/role" of it, returns a folder with the same images in formats that services read."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file of a dataset that is no image; `content` makes what is published under the image's `stem`."""
+
+    stem: str
+    suffix: str
+    objects: int
+    content: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file of the dataset that a folder becomes.
+
+    `file` is its published name; `write` makes it at a local path and returns what the manifest says of it.
+    """
+
+    file: str
+    write: Callable[[Path], ImageEntry | AnnotationEntry]
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """A folder fit to become a dataset, and what is suspicious about it.
+
+    Attributes
+    ----------
+    kind
+        The kind of the dataset, a name of `KINDS`.
+    told_by
+        How the kind was found, for people.
+    images
+        All images by split and role, in natural order of their names. Where `pixel_size` is not None it replaces that
+        of the file, and `axes` replace the file's.
+    tables
+        All other files by split and role.
+    classes, class_values, counts, class_counts, unpaired
+        As in `DatasetManifest`.
+    """
+
+    kind: str
+    told_by: str
+    warnings: tuple[str, ...]
+    images: Mapping[tuple[str, str], tuple[CheckedImage, ...]]
+    tables: Mapping[tuple[str, str], tuple[TableFile, ...]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    class_values: tuple[int, ...] = ()
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unpaired: tuple[str, ...] = ()
+
+    @property
+    def train(self) -> tuple[CheckedImage, ...]:
+        """The source images for training."""
+        return self.images.get(("train", "source"), ())
+
+    @property
+    def test(self) -> tuple[CheckedImage, ...]:
+        """The source images for quality control."""
+        return self.images.get(("test", "source"), ())
+
+    def items(self) -> list[Item]:
+        """Return all files of the dataset, sorted by split and role."""
+        items = []
+        for (split, role), images in sorted(self.images.items()):
+            items += [_image_item(split, role, image) for image in images]
+        for (split, role), tables in sorted(self.tables.items()):
+            items += [_table_item(split, role, table) for table in tables]
+        return items
+
+    def manifest(
+        self, files: Sequence[FileEntry], entries: Sequence[ImageEntry | AnnotationEntry], **fields: Any
+    ) -> DatasetManifest:
+        """Return the manifest of the dataset.
+
+        Parameters
+        ----------
+        files
+            The published files.
+        entries
+            What `Item.write` returned for each of them.
+        fields
+            Further fields of `DatasetManifest`: project, dataset, version, and what is not found in files.
+        """
+        return DatasetManifest(
+            files=tuple(files),
+            images=tuple(entry for entry in entries if isinstance(entry, ImageEntry)),
+            annotations=tuple(entry for entry in entries if isinstance(entry, AnnotationEntry)),
+            kind=self.kind,
+            warnings=self.warnings,
+            classes=self.classes,
+            class_values=self.class_values,
+            counts={split: dict(counts) for split, counts in self.counts.items()},
+            class_counts={split: dict(counts) for split, counts in self.class_counts.items()},
+            unpaired=self.unpaired,
+            **fields,
+        )
+
+
+@dataclass
+class _Split:
+    """One split while it is checked, and what was found in it."""
+
+    name: str
+    path: Path
+    folder: Path
+    axes: str
+    pixel_size_nm: float | None
+    readable: Readable
+    look: TargetLook = field(default_factory=TargetLook)
+    class_look: TargetLook = field(default_factory=TargetLook)
+    images: dict[str, tuple[CheckedImage, ...]] = field(default_factory=dict)
+    tables: dict[str, tuple[TableFile, ...]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    boxes: BoxReport | None = None
+    unpaired: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def images_of(self, role: str) -> Path:
+        """Return a folder with the images of a role in formats that services read."""
+        return self.readable(self.path / role, f"{self.name}/{role}")
+
+    def roles(self) -> list[str]:
+        """Return the folders of further sources and targets."""
+        return sorted(
+            path.name for path in self.path.iterdir() if path.is_dir() and path.name.startswith(("source_", "target_"))
+        )
+
+
+def check_folder(
+    folder: Path,
+    *,
+    kind: str = "",
+    axes: str = "",
+    pixel_size_nm: float | None = None,
+    readable: Readable = lambda path, _: path,
+) -> FolderReport:
+    """Check a folder ``{train,test}/{source,target}/NAME.tif``, or ``{source,target}/NAME.tif`` without test images.
+
+    Further folders ``target_LABEL`` beside ``target`` hold other images of the same fields to learn, further folders
+    ``source_LABEL`` others to learn from; these may have more planes or channels than their targets.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    kind
+        What the dataset is, a name of `KINDS`; empty: what the files tell. Pairs and unpaired images look alike, so
+        the latter must be said.
+    axes
+        What each image must have, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are
+        pairs. Empty: "YX", and "TYX" for stacks with coordinates.
+    pixel_size_nm
+        Edge of a pixel in nm, for coordinates only; None: as the stacks say.
+    readable
+        Makes folders readable for services, for example by converting proprietary formats.
+
+    Raises
+    ------
+    InvalidInputError
+        Something is wrong: the message lists the first ten problems, `violations` holds all.
+    """
+    if kind and kind not in KINDS:
+        text = f"There is no kind of dataset {kind!r}: choose one of {', '.join(KINDS)}."
+        raise InvalidInputError(text, [Violation("kind", text)])
+    if axes and not re.fullmatch("T?C?Z?YXS?", axes):
+        text = (
+            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
+            "images with channels."
+        )
+        raise InvalidInputError(text, [Violation("axes", text)])
+    places = split_folders(folder)
+    family, told_by = family_of(places, kind)
+    if pixel_size_nm is not None and family != "coordinates":
+        text = "A pixel size is needed for coordinates only: that of images is read from their files. Leave it out."
+        raise InvalidInputError(text, [Violation("pixel_size", text)])
+    if axes not in {"", FRAME_AXES} and family == "coordinates":
+        text = f"Stacks with coordinates have the axes {FRAME_AXES}: leave the axes out."
+        raise InvalidInputError(text, [Violation("axes", text)])
+    splits = [_Split(name, path, folder, axes or "YX", pixel_size_nm, readable) for name, path in places.items()]
+    problems: list[Violation] = []
+    for split in splits:
+        where = "" if split.path == folder else f"{split.name}/"
+        try:
+            _CHECKS[family](split)
+            problems += [Violation(f"{where}{item.field}", item.description) for item in split.look.problems(kind)]
+        except InvalidInputError as error:
+            problems += [
+                Violation(f"{where}{item.field}", item.description)
+                for item in error.violations or (Violation(split.name, error.message),)
+            ]
+    if problems:
+        raise _refusal(folder, problems, kind, family)
+    return _report(splits, kind, family, told_by)
+
+
+def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> FolderReport:
+    """Return the report on splits without problems."""
+    look = TargetLook()
+    for split in splits:
+        look = look.add(split.look)
+    if family == "paired":
+        found = look.kind()
+        told_by = told_by or _TOLD_BY_PIXELS[found]
+        family = kind or found
+        if family == "labels" and (
+            wrong := [each for split in splits for each in split.class_look.problems("classes")]
+        ):
+            raise refusal(f"The images in {CLASS_ROLE} show no classes: {count(len(wrong), 'problem')}.", wrong)
+    by_name = {split.name: split for split in splits}
+    classes: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+    class_counts: dict[str, dict[str, int]] = {}
+    further: tuple[str, ...] = ()
+    reports = {split.name: split.boxes for split in splits if split.boxes is not None}
+    if reports:
+        classes, further = class_names(reports)
+        class_counts = {
+            name: {each: report.class_counts.get(each, 0) for each in classes} for name, report in reports.items()
+        }
+    looks = {name: split.look if family == "classes" else split.class_look for name, split in by_name.items()}
+    if family in {"classes", "labels"}:
+        values = tuple(
+            sorted({value for each in looks.values() for value in each.pixels if family == "classes" or value})
+        )
+        classes = tuple(str(value) for value in values)
+        class_counts = {
+            name: {str(value): each.pixels[value] for value in values} for name, each in looks.items() if each.pixels
+        }
+    for split in splits:
+        split.counts = {"images": len(split.images.get("source", ())), **split.counts}
+        if family == "labels":
+            split.counts["objects"] = split.look.objects
+    return FolderReport(
+        kind=family,
+        told_by=told_by,
+        warnings=_warnings(splits, family, further),
+        images={(split.name, role): images for split in splits for role, images in split.images.items()},
+        tables={(split.name, role): tables for split in splits for role, tables in split.tables.items()},
+        classes=classes,
+        class_values=values,
+        counts={split.name: split.counts for split in splits},
+        class_counts=class_counts if classes else {},
+        unpaired=tuple(split.name for split in splits if split.unpaired),
+    )
+
+
+def _warnings(splits: list[_Split], kind: str, further: tuple[str, ...]) -> tuple[str, ...]:
+    warnings = [*further]
+    for split in splits:
+        lead = f"{split.name}: " if len(splits) > 1 else ""
+        warnings += [f"{lead}{text}" for text in split.warnings]
+    roles = {frozenset([*split.images, *split.tables]) for split in splits}
+    if len(roles) > 1 and kind != "sources":
+        warnings.append("train and test do not have the same folders: what is missing in test cannot be judged.")
+    images = {split.name: split.counts["images"] for split in splits}
+    if images.get("train") == 1 and kind not in {"unpaired", "coordinates"}:
+        what = "pair" if kind in _IMAGE_KINDS else "image"
+        warnings.append(
+            f"There is only one training {what}: a part of it is held out for validation, and the model may not "
+            f"suit other images. Ten {what}s or more are better."
+        )
+    if not images.get("test"):
+        warnings.append(NO_TEST_IMAGES)
+    return tuple(warnings)
+
+
+def _refusal(folder: Path, problems: list[Violation], kind: str, family: str) -> InvalidInputError:
+    error = refusal(f"{folder} cannot become a dataset: {count(len(problems), 'problem')}.", problems)
+    unmatched = sum(problem.description.startswith("no image named") for problem in problems)
+    if not kind and family == "paired" and unmatched > 1 and len(problems) < 2 * unmatched:
+        text = f"{error.message}\nIf the images are no pairs on purpose, say so with --kind unpaired."
+        return InvalidInputError(text, problems)
+    return error
+
+
+def _check_image_targets(split: _Split) -> None:
+    """Check images whose targets are images: grey values, labels or classes, perhaps of several roles."""
+    axes = split.axes
+    target_axes = _without_channels(axes)
+    source, target = split.images_of("source"), split.images_of("target")
+    report = check_pairs(source, target, axes=target_axes, source_axes=axes, empty_targets=True, look=split.look)
+    split.warnings += report.warnings
+    split.images |= {
+        "source": tuple(_source(pair, axes) for pair in report.pairs),
+        "target": tuple(_target(pair, target_axes) for pair in report.pairs),
+    }
+    for role in split.roles():
+        _check_role_name(role)
+        if role.startswith("target_"):
+            look = split.class_look if role == CLASS_ROLE else None
+            other = check_pairs(
+                source, split.images_of(role), axes=target_axes, source_axes=axes, empty_targets=True, look=look
+            )
+            images = tuple(_target(pair, target_axes) for pair in other.pairs)
+        else:
+            folder = split.images_of(role)
+            found = next(iter(find_images(folder).values()), None)
+            own = inspect_image(found).axes if found is not None else axes
+            own = own if set(own) >= set(target_axes) else axes
+            other = check_pairs(folder, target, axes=target_axes, source_axes=own, empty_targets=True)
+            images = tuple(_source(pair, own) for pair in other.pairs)
+        split.images[role] = images
+        split.warnings += [text for text in other.warnings if text not in split.warnings]
+
+
+def _check_sources(split: _Split) -> None:
+    """Check images that need no targets; those that have some can be judged by them."""
+    if (split.path / "target").is_dir():
+        _check_image_targets(split)
+        return
+    report = check_images(split.images_of("source"), axes=split.axes)
+    split.warnings += report.warnings
+    split.images["source"] = report.images
+    _leave_out(split, split.roles())
+
+
+def _check_unpaired(split: _Split) -> None:
+    test = split.name == "test"
+    if test and not (split.path / "target").is_dir():
+        _check_sources(split)
+        return
+    report = check_unpaired(
+        split.images_of("source"), split.images_of("target"), axes=split.axes, min_images=1 if test else 2
+    )
+    split.warnings += report.warnings
+    split.images |= {"source": report.sources, "target": report.targets}
+    split.unpaired = not (test and same_names_and_sizes(report))
+    if not split.unpaired:
+        split.warnings.append(
+            f"All images of test/source have one of the same name and size in test/target: {len(report.sources)} "
+            "images are taken for pairs, by which quality control can judge. Rename them if they are none."
+        )
+    split.counts["targets"] = len(report.targets)
+    _leave_out(split, split.roles())
+
+
+def _check_boxes(split: _Split) -> None:
+    folders = (split.path, split.folder)
+    report = check_boxes(split.images_of("source"), split.path / "target", axes=split.axes, class_folders=folders)
+    split.boxes = report
+    split.warnings += report.warnings
+    split.images["source"] = tuple(boxed.image for boxed in report.images)
+    split.tables["target"] = tuple(
+        TableFile(boxed.image.stem, ".xml", len(boxed.boxes), boxed.to_voc) for boxed in report.images
+    )
+    split.counts |= {
+        "boxes": sum(len(boxed.boxes) for boxed in report.images),
+        "images without a box": sum(not boxed.boxes for boxed in report.images),
+    }
+    _leave_out(split, split.roles())
+
+
+def _check_coordinates(split: _Split) -> None:
+    report = check_coordinates(split.images_of("source"), split.path / "target", pixel_size_nm=split.pixel_size_nm)
+    split.warnings += report.warnings
+    split.images["source"] = tuple(stack.image for stack in report.stacks)
+    split.tables["target"] = tuple(
+        TableFile(stack.image.stem, ".csv", stack.objects, stack.to_csv) for stack in report.stacks
+    )
+    split.counts |= {
+        "frames": sum(stack.image.shape[0] for stack in report.stacks),
+        "localisations": sum(stack.objects for stack in report.stacks),
+    }
+    _leave_out(split, split.roles())
+
+
+_CHECKS: Final[Mapping[str, Callable[[_Split], None]]] = {
+    "paired": _check_image_targets,
+    "sources": _check_sources,
+    "unpaired": _check_unpaired,
+    "boxes": _check_boxes,
+    "coordinates": _check_coordinates,
+}
+
+
+def _image_item(split: str, role: str, checked: CheckedImage) -> Item:
+    file = f"{split}/{role}/{checked.stem}.tif"
+
+    def write(path: Path) -> ImageEntry:
+        read = read_image(checked.path)
+        # Of frames that a file takes for planes the check says so; the same holds for a pixel size that was given.
+        image = replace(read, axes=checked.axes, pixel_size=checked.pixel_size or read.pixel_size)
+        write_image(path, image)
+        size = image.pixel_size
+        return ImageEntry(
+            split=split,
+            role=role,
+            stem=checked.stem,
+            file=file,
+            shape=image.pixels.shape,
+            dtype=image.pixels.dtype.name,
+            axes=image.axes,
+            pixel_size_um=None if size is None else (size.x, size.y, size.z),
+        )
+
+    return Item(file, write)
+
+
+def _table_item(split: str, role: str, table: TableFile) -> Item:
+    file = f"{split}/{role}/{table.stem}{table.suffix}"
+
+    def write(path: Path) -> AnnotationEntry:
+        path.write_bytes(table.content())
+        return AnnotationEntry(split=split, role=role, stem=table.stem, file=file, objects=table.objects)
+
+    return Item(file, write)
+
+
+def _leave_out(split: _Split, roles: list[str]) -> None:
+    if roles:
+        split.warnings.append(
+            f"Folders that such a dataset has no use for were left out: {len(roles)} ({some(roles)})."
+        )
+
+
+def _check_role_name(role: str) -> None:
+    if not re.fullmatch(r"(source|target)_[A-Za-z0-9-]+", role):
+        text = f"the folder {role} needs a name of letters, digits and '-' after the first '_': rename it."
+        raise InvalidInputError(text, [Violation(role, text)])
+
+
+def _without_channels(axes: str) -> str:
+    return axes.translate({ord("S"): None, ord("C"): None})
+
+
+def _source(pair: ImagePair, axes: str) -> CheckedImage:
+    return CheckedImage(pair.stem, pair.source, pair.shape, axes, pair.dtypes[0], None)
+
+
+def _target(pair: ImagePair, axes: str) -> CheckedImage:
+    return CheckedImage(pair.stem, pair.target, pair.shape, axes, pair.dtypes[1], None)

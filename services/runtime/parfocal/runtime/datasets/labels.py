@@ -1,0 +1,196 @@
+"""Label images as targets: whole numbers, 0 for background and one number for all pixels of an object."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.runtime.datasets.classes import MOST_CLASSES
+from parfocal.runtime.datasets.findings import file_name
+from parfocal.runtime.errors import Violation
+from parfocal.runtime.images.files import Image
+
+# Of pixels amid others, those unlike all neighbours: 0.02 % at most in label images of cells and nuclei, 10 % at least
+# in grey images of microscopes, and 2 to 70 % once these are blurred and rounded to 8 bit.
+_LONELY: Final = 0.05
+# Fewer may be slips of the pen, whatever their share.
+_FEWEST_LONELY: Final = 100
+# Pixels that are looked at of an image: an edge of a plane, and planes.
+_LOOKED_AT: Final = 2048
+_PLANES: Final = 8
+# Neighbours inside objects are of one object; in grey images they mostly differ.
+_EVEN: Final = 0.6
+# Pieces for each value of a plane: about one for labels, more for a class that several objects have.
+_PIECES: Final = 1.5
+# Label images number objects, so that a dataset of them has more values.
+_FEW_VALUES: Final = 20
+_CURE: Final = (
+    "A label image has whole numbers, 0 for background and one number for all pixels of an object: put such images "
+    "into target, or choose a method that learns grey images"
+)
+
+
+def label_problem(labels: NDArray[Any]) -> str:
+    """Return why an image cannot be a label image and how to put it right; "" if it can.
+
+    In an image of grey values, unlike in one of objects, many pixels differ from all their neighbours. Only pixels
+    whose four neighbours in their plane are no background count, so that marks of a pixel each are labels too.
+
+    Parameters
+    ----------
+    labels
+        Image (Y, X) or (Z, Y, X); of a large one the middle and some planes are looked at.
+    """
+    if labels.dtype.kind == "f" and not all(np.array_equal(part, np.floor(part)) for part in _parts(labels)):
+        return f"has fractions, as grey values and probabilities do. {_CURE}"
+    if labels.dtype.kind not in "iu":
+        return f"has values of type {labels.dtype}: save labels as 16-bit whole numbers, 0 for background"
+    amid = lonely = 0
+    for plane in _parts(labels):
+        middle = plane[1:-1, 1:-1]
+        neighbours = plane[:-2, 1:-1], plane[2:, 1:-1], plane[1:-1, :-2], plane[1:-1, 2:]
+        inside = np.logical_and.reduce([each > 0 for each in (middle, *neighbours)])
+        amid += int(np.count_nonzero(inside))
+        lonely += int(np.count_nonzero(np.logical_and.reduce([inside, *(each != middle for each in neighbours)])))
+    if lonely < max(_FEWEST_LONELY, _LONELY * amid):
+        return ""
+    return f"has grey values instead of labels: its numbers change from one pixel to the next. {_CURE}"
+
+
+def _parts(image: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the middle of some planes, which is enough to see what kind of image it is."""
+    window = tuple(
+        slice(max(0, (length - _LOOKED_AT) // 2), max(0, (length - _LOOKED_AT) // 2) + _LOOKED_AT)
+        for length in image.shape[-2:]
+    )
+    planes = image.reshape(-1, *image.shape[-2:])
+    for number in sorted({*np.linspace(0, len(planes) - 1, _PLANES).round().astype(int).tolist()}):
+        yield np.asarray(planes[number][window])
+
+
+def _is_even(image: NDArray[Any]) -> bool:
+    """Return whether neighbours along X above 0 are mostly equal, as in objects and classes.
+
+    The most frequent value, which may be a background that is not 0, does not count. `label_problem` alone is passed by
+    grey images with large even parts.
+    """
+    pairs = even = 0
+    parts = list(_parts(image))
+    values, counts = np.unique(np.concatenate([part.ravel() for part in parts]), return_counts=True)
+    frequent = values[np.argmax(counts)]
+    for part in parts:
+        left, right = part[:, :-1], part[:, 1:]
+        inside = (left > 0) & (right > 0) & ((left != frequent) | (right != frequent))
+        pairs += int(np.count_nonzero(inside))
+        even += int(np.count_nonzero(inside & (left == right)))
+    return even >= _EVEN * pairs
+
+
+@dataclass
+class TargetLook:
+    """Looks at each target image of a dataset and tells of which kind they are.
+
+    Attributes
+    ----------
+    grey
+        Of images of grey values: the file, and why they are no labels.
+    objects
+        Labels in all images.
+    pixels
+        Pixels of each value, as long as there are no more values than classes could have.
+    """
+
+    grey: list[Violation] = field(default_factory=list)
+    objects: int = 0
+    pixels: Counter[int] = field(default_factory=Counter)
+    _images: int = 0
+    _even: int = 0
+    _pieces: int = 0
+    _values: int = 0
+    _many: bool = False
+
+    def __call__(self, path: Path, image: Image) -> None:
+        """Look at one decoded target."""
+        self._images += 1
+        pixels = image.pixels
+        if problem := label_problem(pixels):
+            self.grey.append(Violation(file_name(path), problem))
+            return
+        self._even += int(_is_even(pixels))
+        values, counts = _values(pixels)
+        self.objects += int(np.count_nonzero(values > 0))
+        if not self._many:
+            self.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            self._many = len(self.pixels) > MOST_CLASSES
+        if not self._many:
+            for part in _parts(pixels):
+                pieces, different = _pieces(part)
+                self._pieces += pieces
+                self._values += different
+
+    def add(self, other: TargetLook) -> TargetLook:
+        """Return what two looks have seen together."""
+        return TargetLook(
+            [*self.grey, *other.grey],
+            self.objects + other.objects,
+            self.pixels + other.pixels,
+            self._images + other._images,
+            self._even + other._even,
+            self._pieces + other._pieces,
+            self._values + other._values,
+            self._many or other._many or len(self.pixels + other.pixels) > MOST_CLASSES,
+        )
+
+    def kind(self) -> Literal["paired", "labels", "classes"]:
+        """Return the most likely kind of the dataset.
+
+        Targets are labels or classes if none of them has grey values. Classes are few values, and most planes show
+        several pieces of each, because many objects have the same.
+        """
+        if self.grey or self._even < self._images or not self.objects:
+            return "paired"
+        values = [value for value in self.pixels if value]
+        few = not self._many and len(values) <= _FEW_VALUES and min(values, default=0) >= 0
+        return "classes" if few and self._pieces > _PIECES * self._values else "labels"
+
+    def problems(self, kind: str) -> list[Violation]:
+        """Return why the targets cannot be of a kind that somebody says they are."""
+        if kind not in {"labels", "classes"}:
+            return []
+        if kind == "classes" and not self.grey and self._many:
+            text = f"it has more than {MOST_CLASSES} values: a class image has the number of a class in each pixel."
+            return [Violation("target", f"{text} Are these label images (--kind labels)?")]
+        return self.grey
+
+
+def _values(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the values of an image of whole numbers and how many pixels have each."""
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
+        counts = np.bincount(pixels.ravel())
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+    return np.unique(pixels, return_counts=True)
+
+
+def _pieces(plane: NDArray[Any]) -> tuple[int, int]:
+    """Return in how many pieces the values above 0 of a plane lie, and how many such values there are.
+
+    A piece is counted where it begins: at a run of pixels along X that touches no pixel of its value in the row above.
+    Branches that point upwards count as well.
+    """
+    begins = plane > 0
+    begins[:, 1:] &= plane[:, 1:] != plane[:, :-1]
+    above = np.zeros(plane.shape, np.bool_)
+    above[1:] = plane[1:] == plane[:-1]
+    above[1:, 1:] |= plane[1:, 1:] == plane[:-1, :-1]
+    above[1:, :-1] |= plane[1:, :-1] == plane[:-1, 1:]
+    inside = plane > 0
+    runs = np.cumsum(begins)[inside.ravel()]
+    touching = np.bincount(runs, weights=above[inside], minlength=1)[1:]
+    return int(np.count_nonzero(touching == 0)), len(np.unique(plane[begins]))

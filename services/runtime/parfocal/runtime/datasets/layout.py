@@ -1,0 +1,95 @@
+"""How a folder that is to become a dataset is laid out, and what its files tell of the kind of dataset."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from parfocal.runtime.datasets.annotations.yolo import CLASS_FILES
+from parfocal.runtime.datasets.boxes import annotation_files
+from parfocal.runtime.datasets.coordinates import table_files
+from parfocal.runtime.datasets.kinds import KINDS
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
+
+_FILES: Final = {"boxes": "annotation files", "tables": "tables of coordinates", "images": "images"}
+_KIND_OF_FILES: Final = {"boxes": "boxes", "tables": "coordinates"}
+_PASSED_OVER: Final = ("Thumbs.db", "desktop.ini")
+
+
+def family_of(places: Mapping[str, Path], kind: str) -> tuple[str, str]:
+    """Return how to check a folder, "paired" for all kinds of target images, and how that was told.
+
+    Raises
+    ------
+    InvalidInputError
+        The folder cannot be of the kind that somebody says it is.
+    """
+    split, parent = next(iter(places.items()))
+    target = parent / "target"
+    where = f"{split}/target" if parent.name == split else "target"
+    found = _found_in(target)
+    if kind:
+        _refuse_other_files(kind, target, found, where)
+        return kind if kind in {"sources", "unpaired", "boxes", "coordinates"} else "paired", "as you said"
+    if not target.is_dir() and not _misnamed(parent):
+        return "sources", f"there is no folder {where}"
+    if found in _KIND_OF_FILES:
+        return _KIND_OF_FILES[found], f"{where} holds {_FILES[found]}"
+    # What kind of images they are is told by their pixels.
+    return "paired", ""
+
+
+def _refuse_other_files(kind: str, target: Path, found: str, where: str) -> None:
+    """Raise InvalidInputError if a folder of targets does not hold the files of a kind; others may lie beside them."""
+    if kind == "sources":
+        return
+    wanted = next((files for files, each in _KIND_OF_FILES.items() if each == kind), "images")
+    there = {"boxes": annotation_files, "tables": table_files}.get(wanted)
+    if found == wanted or (there is not None and there(target)):
+        return
+    if not target.is_dir():
+        why = "there is no such folder"
+    elif found in _KIND_OF_FILES:
+        why = f"it holds {_FILES[found]} and no {_FILES[wanted]}: say --kind {_KIND_OF_FILES[found]}"
+    else:
+        why = f"it holds no {_FILES[wanted]}"
+    text = f"this is no dataset of {KINDS[kind].title} (--kind {kind}): {why}. Needed are {KINDS[kind].layout}."
+    raise refusal("The folder is of another kind than you say.", [Violation(where, text)])
+
+
+def _misnamed(parent: Path) -> bool:
+    """Return whether a folder has no sources, or one that may be the targets under another name, such as "targets"."""
+    names = [path.name.lower() for path in parent.iterdir() if path.is_dir() and not path.name.startswith("target_")]
+    return "source" not in names or bool(difflib.get_close_matches("target", names, n=1, cutoff=0.7))
+
+
+def _found_in(target: Path) -> str:
+    """Return what a folder of targets holds: images rule, because programs write all kinds of files beside them."""
+    if not target.is_dir():
+        return ""
+    known = {*_PASSED_OVER, *(path.name for path in (*annotation_files(target), *table_files(target)))}
+    names = [path.name for path in target.iterdir() if path.name[0] != "." and path.name.lower() not in CLASS_FILES]
+    # All else is taken for images: of proprietary formats too, some of which are folders.
+    if any(name not in known for name in names):
+        return "images"
+    if annotation_files(target):
+        return "boxes"
+    return "tables" if table_files(target) else "images"
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of the splits by name: "train" and perhaps "test"; raise an error if there are none."""
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no folder {folder}. Check the name.")
+    if (folder / "train").is_dir():
+        return {split: folder / split for split in ("train", "test") if (folder / split).is_dir()}
+    if (folder / "source").is_dir() or (folder / "target").is_dir():
+        return {"train": folder}
+    inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name[0] != ".")
+    found = ", ".join(inside[:5]) + (" …" if len(inside) > 5 else "") if inside else "nothing"
+    raise InvalidInputError(
+        f"{folder} is not laid out as a dataset (found: {found}). Put the noisy images into train/source, the clean "
+        "ones under the same names into train/target, and pairs for quality control into test/source and test/target."
+    )
