@@ -45,7 +45,7 @@ PORT_FLAGS = (
 )
 # Environment and module of services that have none of their own; the others are called as their folder. The module of
 # the fake service lies beside this file.
-MODULES = {"fake": ("qc", "fake"), "scaffold": ("fnet", "parfocal.scaffold")}
+MODULES = {"fake": ("qc", "fake"), "kinds": ("qc", "fake.kinds"), "scaffold": ("fnet", "parfocal.scaffold")}
 
 
 def free_ports(count: int) -> list[int]:
@@ -177,7 +177,7 @@ class ServiceProcess:
         python = ROOT / ".venvs" / env / "bin" / "python"
         variables = {**os.environ, **self.environment, "PARFOCAL_LISTEN": self.address}
         variables.setdefault("PARFOCAL_STATE_DIR", str(self.folder / "state"))
-        if self.name == "fake":
+        if module.startswith("fake"):
             # Its workers inherit it.
             variables["PYTHONPATH"] = search_path(ROOT / "tests")
         self.folder.mkdir(parents=True, exist_ok=True)
