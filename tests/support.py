@@ -45,7 +45,12 @@ PORT_FLAGS = (
 )
 # Environment and module of services that have none of their own; the others are called as their folder. The module of
 # the fake service lies beside this file.
-MODULES = {"fake": ("qc", "fake"), "kinds": ("qc", "fake.kinds"), "scaffold": ("fnet", "parfocal.scaffold")}
+MODULES = {
+    "fake": ("qc", "fake"),
+    "kinds": ("qc", "fake.kinds"),
+    "outcomes": ("qc", "fake.outcomes"),
+    "scaffold": ("fnet", "parfocal.scaffold"),
+}
 
 
 def free_ports(count: int) -> list[int]:
