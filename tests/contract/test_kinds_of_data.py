@@ -22,6 +22,9 @@ PAUSE = 0.1
 # By method: the kind of its data, the losses it names, and the weights it keeps with what selects them.
 METHODS: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     "tiny-labels": ("labels", ("loss", "brier"), {"best": "val_loss", "best-dice": "dice"}),
+    "tiny-boxes": ("boxes", ("count", "size"), {"best": "val_count"}),
+    "tiny-classes": ("classes", ("loss", "wrong"), {"best": "val_loss"}),
+    "tiny-coordinates": ("coordinates", ("loss",), {"best": "val_loss"}),
     "tiny-sources": ("sources", ("loss",), {"best": "val_loss"}),
     "tiny-unpaired": ("unpaired", ("cycle", "generator", "judge"), {"best-cycle": "val_cycle"}),
 }

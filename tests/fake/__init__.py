@@ -21,7 +21,7 @@ from parfocal.runtime.bases.images import ImageImplementation
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.methods.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits
-from parfocal.runtime.methods.service import Method, Parameters, Service, Work
+from parfocal.runtime.methods.service import Method, Parameters, Service, Work, quick
 from parfocal.runtime.prediction.tiling import Geometry
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import DatasetManifest
@@ -161,6 +161,7 @@ SERVICE = Service(
             data="Pairs of two-dimensional grey images.",
             minimum_images=2,
             recommended_images=2,
+            presets=quick(epochs=4),
             citation="None.",
             licence="BSD-3-Clause",
             documentation="docs/adding-a-method.md",

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from parfocal.cli._parameters import parse_parameters, table_rows
+from parfocal import v1
+from parfocal.cli._parameters import parse_parameters, preset_values, table_rows
 from parfocal.runtime.errors import InvalidParameterError
 
 
@@ -122,3 +123,13 @@ def test_the_table_has_type_default_range_and_help_of_every_parameter() -> None:
     assert rows["limit"][:2] == ("number", "none")
     assert rows["edges"][:2] == ("list of whole numbers", "1,2")
     assert rows["rate"][2] == "> 0, < 1"
+
+
+def test_a_preset_gives_its_values_and_an_unknown_one_names_those_there_are() -> None:
+    preset = v1.Preset(name="quick")
+    preset.parameters.update({"epochs": 3, "rate": 0.5, "flag": False})
+    method = v1.Method(title="Method", presets=[preset])
+    assert preset_values(method, "quick") == {"epochs": 3, "rate": 0.5, "flag": False}
+    with pytest.raises(InvalidParameterError, match="quick") as caught:
+        preset_values(method, "slow")
+    assert [violation.field for violation in caught.value.violations] == ["preset"]

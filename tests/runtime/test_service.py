@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from parfocal import v1
 from parfocal.runtime import errors
 from parfocal.runtime.errors import InvalidParameterError, NotFoundError, ParfocalError, QueueFullError, Violation
 from parfocal.runtime.methods import precision
-from parfocal.runtime.methods.service import struct_values, values_struct
+from parfocal.runtime.methods.service import quick, struct_values, values_struct
 from parfocal.runtime.rpc_errors import code_name, to_status
 
 FAKE = SERVICE.method("fake-2d")
@@ -122,3 +123,8 @@ def test_a_number_that_json_does_not_know_is_the_callers_mistake(value: float) -
     with pytest.raises(InvalidParameterError, match="'learning_rate': must be a finite number") as caught:
         struct_values(struct)
     assert [violation.field for violation in caught.value.violations] == ["learning_rate"]
+
+
+def test_a_preset_with_a_parameter_that_the_method_has_not_is_no_method() -> None:
+    with pytest.raises(InvalidParameterError, match="depth"):
+        replace(SERVICE.method("fake-2d"), presets=quick(depth=3))

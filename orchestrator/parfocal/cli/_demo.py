@@ -22,28 +22,6 @@ if TYPE_CHECKING:
 _NAME = "demo"
 # Not the seed of the images on which the values below were chosen.
 _TRAIN, _TEST, _SIZE, _SEED = 12, 6, 256, 1
-# A small network and few steps, so that two cores need about two minutes; each applies where a method publishes it.
-_QUICK = {
-    "epochs": 10,
-    "patches_per_image": 48,
-    "batch_size": 8,
-    "network_depth": 2,
-    "first_filters": 16,
-    "kernel_size": 3,
-    "learning_rate": 0.001,
-    "plateau_patience": 2,
-    "probabilistic": "false",
-}
-# For tiles with a dozen objects each, all of one field: small patches, and no need to stand other intensities.
-_QUICK_LABELS = {
-    "epochs": 14,
-    "patch_size": 64,
-    "patches_per_image": 32,
-    "network_depth": 3,
-    "first_filters": 16,
-    "plateau_patience": 4,
-    "augment_intensity": "false",
-}
 _IMAGES, _QC = "images", "qc"
 _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held out
 
@@ -70,10 +48,19 @@ _HELD_OUT = 5  # of the user's pairs without test images, every fifth is held ou
     metavar="FOLDER",
     help="Where report, tables and predicted images go. Those of an earlier demo are removed, your own files never.",
 )
+@click.option(
+    "--preset", default="quick", show_default=True, metavar="NAME", help="Which preset of the method to train with."
+)
 @PARAMETERS
 @REQUIRE_PASS
 def demo(
-    data: Path | None, method: str, minutes: float, output: Path, parameters: tuple[str, ...], require_pass: bool
+    data: Path | None,
+    method: str,
+    minutes: float,
+    output: Path,
+    preset: str,
+    parameters: tuple[str, ...],
+    require_pass: bool,
 ) -> None:
     """Train a model, have it judged and apply it, in about five minutes.
 
@@ -83,7 +70,7 @@ def demo(
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.cli._parameters import parse_parameters, preset_values, schema_of
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import say, warn
     from parfocal.cli._train import judge, show_model
@@ -98,9 +85,7 @@ def demo(
         with _pairs(data, client, description) as (folder, axes):
             report = check_folder(folder, axes)
             schema = schema_of(description, v1.JOB_KIND_TRAINING)
-            quick = _QUICK | (_QUICK_LABELS if _learns_labels(description) else {})
-            offered = [f"{name}={value}" for name, value in quick.items() if name in schema.get("properties", {})]
-            values = parse_parameters(description.title, schema, offered)
+            values = preset_values(description, preset)
             values |= parse_parameters(description.title, schema, parameters)
             with transfer("   Uploading") as on_progress:
                 dataset = create_dataset(client, _NAME, folder, axes=axes, on_progress=on_progress)
@@ -159,12 +144,6 @@ def _write_examples(client: Client, description: v1.Method, folder: Path) -> Non
         raise InvalidInputError(f"{description.title} has no example images. Give your own with --data FOLDER.")
     with waiting("Simulating fluorescence images"):
         write_dataset(folder, _TRAIN, _TEST, _SIZE, _SEED)
-
-
-def _learns_labels(description: v1.Method) -> bool:
-    from parfocal import v1
-
-    return description.data_requirements.target == v1.TARGET_KIND_LABELS
 
 
 def _hold_out(data: Path, folder: Path) -> Path:

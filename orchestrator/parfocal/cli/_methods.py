@@ -91,6 +91,7 @@ def _show(as_json: bool, method: v1.Method) -> None:
             if needs.minimum_images
             else "",
             "Variation": " ".join(f"{item.parameter}: {item.description}" for item in method.augmentations),
+            "Presets": " ".join(f"{preset.name}: {preset.description}" for preset in method.presets),
             "Cite": method.citation,
             "Licence": method.licence,
             "Read more": method.documentation,

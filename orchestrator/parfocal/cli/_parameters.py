@@ -53,6 +53,18 @@ def kind_word(kind: v1.JobKind.ValueType) -> str:
     return v1.JobKind.Name(kind).removeprefix("JOB_KIND_").lower()
 
 
+def preset_values(method: v1.Method, name: str) -> dict[str, Any]:
+    """Return the parameters of a preset; raise InvalidParameterError naming those there are."""
+    from parfocal.runtime.methods.service import struct_values
+
+    for preset in method.presets:
+        if preset.name == name:
+            return struct_values(preset.parameters)
+    known = ", ".join(preset.name for preset in method.presets) or "none"
+    text = f"{method.title} has no preset {name!r}; it has: {known}."
+    raise InvalidParameterError(text, [Violation("preset", text)])
+
+
 def parse_parameters(title: str, schema: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Return the values in "name=value" texts, converted and checked by the schema.
 

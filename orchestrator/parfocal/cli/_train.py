@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 PARAMETERS = click.option(
     "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a parameter; repeat for more."
 )
+PRESET = click.option(
+    "--preset",
+    metavar="NAME",
+    help="Begin with parameters that go well together: `parfocal methods METHOD` lists them.",
+)
 REQUIRE_PASS = click.option(
     "--require-pass", is_flag=True, help="End with exit code 5 unless the model has passed quality control."
 )
@@ -26,6 +31,7 @@ REQUIRE_PASS = click.option(
 @click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="What to learn from.")
 @click.option("--model", required=True, metavar="NAME", help="Name of the model; it gets the next version number.")
 @click.option("--from", "initial", default="", metavar="MODEL[:VERSION]", help="Go on from an existing model.")
+@PRESET
 @PARAMETERS
 @click.option("--qc/--no-qc", default=True, show_default=True, help="Judge the model by the test images afterwards.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end.")
@@ -36,6 +42,7 @@ def train(
     dataset: str,
     model: str,
     initial: str,
+    preset: str | None,
     parameters: tuple[str, ...],
     qc: bool,
     detach: bool,
@@ -50,7 +57,7 @@ def train(
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _flow, _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
+    from parfocal.cli._parameters import parse_parameters, preset_values, schema_of
     from parfocal.cli._render import print_json, say
     from parfocal.client.requests import training_request
     from parfocal.runtime.store.names import check_name
@@ -58,7 +65,8 @@ def train(
     check_name("model", model)
     with app.client() as client:
         description = client.method(method)
-        values = parse_parameters(description.title, schema_of(description, v1.JOB_KIND_TRAINING), parameters)
+        values = preset_values(description, preset) if preset else {}
+        values |= parse_parameters(description.title, schema_of(description, v1.JOB_KIND_TRAINING), parameters)
         dataset_uri = client.dataset_uri(dataset)
         initial_uri = client.model_uri(initial) if initial else ""
         request = training_request(method, dataset_uri, model, values, initial_model_uri=initial_uri)

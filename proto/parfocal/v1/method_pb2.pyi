@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import google.protobuf.struct_pb2
 import sys
 import typing
 
@@ -224,6 +225,7 @@ class Method(google.protobuf.message.Message):
     CITATION_FIELD_NUMBER: builtins.int
     LICENCE_FIELD_NUMBER: builtins.int
     DOCUMENTATION_FIELD_NUMBER: builtins.int
+    PRESETS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Identifier, for example "care-2d"."""
     title: builtins.str
@@ -254,6 +256,10 @@ class Method(google.protobuf.message.Message):
     def augmentations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Augmentation]:
         """How training images can be varied."""
 
+    @property
+    def presets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Preset]:
+        """Parameters of training that go well together, the first for a first try."""
+
     def __init__(
         self,
         *,
@@ -268,11 +274,41 @@ class Method(google.protobuf.message.Message):
         citation: builtins.str = ...,
         licence: builtins.str = ...,
         documentation: builtins.str = ...,
+        presets: collections.abc.Iterable[global___Preset] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["data_requirements", b"data_requirements"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["augmentations", b"augmentations", "citation", b"citation", "data_requirements", b"data_requirements", "documentation", b"documentation", "job_kinds", b"job_kinds", "licence", b"licence", "name", b"name", "parameter_schemas", b"parameter_schemas", "summary", b"summary", "task", b"task", "title", b"title"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["augmentations", b"augmentations", "citation", b"citation", "data_requirements", b"data_requirements", "documentation", b"documentation", "job_kinds", b"job_kinds", "licence", b"licence", "name", b"name", "parameter_schemas", b"parameter_schemas", "presets", b"presets", "summary", b"summary", "task", b"task", "title", b"title"]) -> None: ...
 
 global___Method = Method
+
+@typing.final
+class Preset(google.protobuf.message.Message):
+    """A named choice of training parameters; those it does not name have their defaults."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Identifier, for example "quick"."""
+    description: builtins.str
+    """What it is for, in a sentence."""
+    @property
+    def parameters(self) -> google.protobuf.struct_pb2.Struct:
+        """Values by the name of the parameter."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        description: builtins.str = ...,
+        parameters: google.protobuf.struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]) -> None: ...
+
+global___Preset = Preset
 
 @typing.final
 class ParameterSchema(google.protobuf.message.Message):

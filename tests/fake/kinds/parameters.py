@@ -43,10 +43,16 @@ class Small(Pause, Arithmetic, Validation, Patches, Epochs):
 
 
 class LabelParameters(Foreground, Flips, PlateauRate, Small):
-    """Parameters of trainings on label images or class images."""
+    """Parameters of trainings on label images."""
 
     learning_rate: float = Field(default=0.05, gt=0, le=1, title="Learning rate", description="Size of the steps.")
     plateau_patience: int = Field(default=1, ge=1, le=9, title="Patience", description="Epochs to wait.")
+
+
+class SmallParameters(Flips, PlateauRate, Small):
+    """Parameters of trainings on class images, boxes and coordinates."""
+
+    learning_rate: float = Field(default=0.05, gt=0, le=1, title="Learning rate", description="Size of the steps.")
 
 
 class SourceParameters(Flips, ConstantRate, Small):

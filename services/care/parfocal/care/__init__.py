@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parfocal import v1
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters, check_dataset
-from parfocal.runtime.methods.service import Method, Service, Work
+from parfocal.runtime.methods.service import Method, Service, Work, quick
 
 _CITATION = (
     "Weigert M, Schmidt U, Boothe T, et al. Content-aware image restoration: pushing the limits of fluorescence "
@@ -14,6 +14,17 @@ _AUGMENTATIONS = {
     "augment_flip": "Mirrors patches. Safe whenever left and right mean the same in your images.",
     "augment_rotate": "Turns patches by quarter turns. Safe whenever your microscope has no preferred direction.",
 }
+_QUICK = quick(
+    epochs=10,
+    patches_per_image=48,
+    batch_size=8,
+    network_depth=2,
+    first_filters=16,
+    kernel_size=3,
+    learning_rate=0.001,
+    plateau_patience=2,
+    probabilistic=False,
+)
 
 CARE_2D = Method(
     name="care-2d",
@@ -39,6 +50,7 @@ CARE_2D = Method(
     minimum_images=2,
     recommended_images=20,
     augmentations=_AUGMENTATIONS,
+    presets=_QUICK,
     citation=_CITATION,
     licence="BSD-3-Clause",
     documentation="docs/methods/care-2d.md",
@@ -69,6 +81,7 @@ CARE_3D = Method(
     minimum_images=1,
     recommended_images=5,
     augmentations=_AUGMENTATIONS,
+    presets=_QUICK,
     citation=_CITATION,
     licence="BSD-3-Clause",
     documentation="docs/methods/care-3d.md",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parfocal import v1
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetPredictionParameters, check_dataset
-from parfocal.runtime.methods.service import Method, Parameters, Service, Work
+from parfocal.runtime.methods.service import Method, Parameters, Service, Work, quick
 
 
 def _method(name: str, title: str, axes: str, parameters: type[Parameters], summary: str, data: str) -> Method:
@@ -28,6 +28,14 @@ def _method(name: str, title: str, axes: str, parameters: type[Parameters], summ
             "have a direction.",
             "augment_rotate": "Turns patches by quarter turns. Not for oblique or differential interference contrast.",
         },
+        presets=quick(
+            epochs=10,
+            patches_per_image=48,
+            batch_size=8,
+            first_filters=16,
+            learning_rate=0.001,
+            plateau_patience=2,
+        ),
         citation=(
             "Ounkomol C, Seshamani S, Maleckar MM, et al. Label-free prediction of three-dimensional fluorescence "
             "images from transmitted-light microscopy. Nature Methods 15, 917-920 (2018). "

@@ -61,10 +61,32 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Parameters of training that go well together.
+
+    Attributes
+    ----------
+    description
+        What it is for, in a sentence.
+    parameters
+        Values by name; all others have their defaults.
+    """
+
+    description: str
+    parameters: Mapping[str, Any]
+
+
+def quick(**parameters: Any) -> dict[str, Preset]:
+    """Return the preset that every method has: a small network and few steps, to try it in some minutes."""
+    return {"quick": Preset("A small network and few steps, to try the method in some minutes.", parameters)}
+
+
+@dataclass(frozen=True)
 class Method:
     """One method of a service, in the words that people read.
 
     `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input.
+    `presets` are choices of training parameters by name, "quick" first.
     `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
     `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError.
     """
@@ -83,9 +105,14 @@ class Method:
     minimum_images: int = 1
     recommended_images: int = 20
     augmentations: Mapping[str, str] = field(default_factory=dict)
+    presets: Mapping[str, Preset] = field(default_factory=dict)
     channel_axes: str = ""
     implementation: str = ""
     validate: Callable[[Parameters, DatasetManifest], None] | None = None
+
+    def __post_init__(self) -> None:
+        for preset in self.presets.values():
+            self.parse(v1.JOB_KIND_TRAINING, preset.parameters)
 
     def parse(self, kind: v1.JobKind.ValueType, values: Mapping[str, Any]) -> Parameters:
         """Return checked parameters with defaults; raise InvalidParameterError naming each bad one."""
@@ -140,6 +167,10 @@ class Method:
             citation=self.citation,
             licence=self.licence,
             documentation=self.documentation,
+            presets=[
+                v1.Preset(name=name, description=preset.description, parameters=values_struct(preset.parameters))
+                for name, preset in self.presets.items()
+            ],
         )
 
 

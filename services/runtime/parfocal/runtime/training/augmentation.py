@@ -55,17 +55,43 @@ class Augmentation(BaseModel):
         turned = []
         for array, letters in zip(arrays, axes, strict=True):
             y, x = letters.index("Y"), letters.index("X")
-            quarter = bool(draw & 1) and self.rotate90 and array.shape[y] == array.shape[x]
-            mirror_y, mirror_x = (bool(draw & 2), bool(draw & 4)) if self.flip else (False, False)
-            if not self.flip and self.rotate90 and array.shape[y] == array.shape[x]:
-                mirror_y = mirror_x = bool(draw & 2)  # both together are half a turn
+            swap, mirror_y, mirror_x = self._steps(draw, (array.shape[y], array.shape[x]))
             index = [slice(None)] * array.ndim
-            if quarter != mirror_y:  # a quarter turn is a transposition and one mirror
+            if mirror_y:
                 index[y] = slice(None, None, -1)
             if mirror_x:
                 index[x] = slice(None, None, -1)
-            turned.append((np.swapaxes(array, y, x) if quarter else array)[tuple(index)])
+            turned.append((np.swapaxes(array, y, x) if swap else array)[tuple(index)])
         return tuple(turned)
+
+    def turn_points(self, draw: int, points: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+        """Return where points lie in a patch that was changed by `turn`.
+
+        Parameters
+        ----------
+        draw
+            Number of the change.
+        points
+            (N, 2): y and x in pixels from the upper left corner of the patch.
+        shape
+            Shape of the patch in pixels (Y, X).
+        """
+        swap, mirror_y, mirror_x = self._steps(draw, shape)
+        moved = np.array(points[:, ::-1] if swap else points)
+        for axis, mirrored in enumerate((mirror_y, mirror_x)):
+            if mirrored:
+                moved[:, axis] = shape[axis] - moved[:, axis]
+        return moved
+
+    def _steps(self, draw: int, shape: tuple[int, int]) -> tuple[bool, bool, bool]:
+        """Return whether Y and X are swapped, and then Y and X mirrored."""
+        square = shape[0] == shape[1]
+        quarter = bool(draw & 1) and self.rotate90 and square
+        mirror_y, mirror_x = (bool(draw & 2), bool(draw & 4)) if self.flip else (False, False)
+        if not self.flip and self.rotate90 and square:
+            mirror_y = mirror_x = bool(draw & 2)  # both together are half a turn
+        # A quarter turn is a transposition and one mirror.
+        return quarter, quarter != mirror_y, mirror_x
 
     def vary_intensity(self, rng: np.random.Generator, source: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a normalised batch with a gain of 0.6 to 2, an offset of -0.2 to 0.2 and noise, drawn for each patch.

@@ -15,11 +15,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.datasets.classes import class_indices
 from parfocal.runtime.datasets.findings import file_name
-from parfocal.runtime.datasets.pairs import check_images, check_pairs
+from parfocal.runtime.datasets.pairs import CheckedImage, check_images, check_pairs
+from parfocal.runtime.datasets.unpaired import check_unpaired
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.images.drift import training_statistics
-from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.files import PixelSize, write_memmap
 from parfocal.runtime.methods.implementation import (
     Batch,
     Batches,
@@ -126,7 +128,9 @@ def open_pairs(data: DatasetView, parameters: P, normaliser: Normaliser) -> Open
     images = _pairs(data, roles, parameters.patch_shape(data.axes), constant_targets=False)
     targets = images.decode_targets(data)
     constants = [tuple(normaliser.fit(each, data.axes) for each in several) for several in targets]
-    ports = tuple(_port(role, [each[number] for each in constants]) for number, role in enumerate(roles.targets))
+    ports = tuple(
+        normalised_port(role, [each[number] for each in constants]) for number, role in enumerate(roles.targets)
+    )
     return _opened(data, parameters, normaliser, images, targets=targets, constants=constants, ports=ports)
 
 
@@ -166,6 +170,32 @@ def open_labels(
     return _opened(data, parameters, normaliser, images, targets=cleaned.images, ports=ports)
 
 
+def open_classes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
+    """Return images with class images: in each pixel the place of its class among those of the dataset, uint8.
+
+    Of a dataset with label images the classes are background and foreground.
+
+    Raises
+    ------
+    InvalidInputError
+        An image is not usable; all that are wrong are named.
+    DiskFullError
+        The cache cannot take the images.
+    """
+    roles = parameters.roles(data.manifest)
+    images = _pairs(data, roles, parameters.patch_shape(data.axes), constant_targets=True)
+    values = data.manifest.class_values
+    targets = [
+        tuple(
+            write_memmap(data.scratch / "classes" / f"{number}-{place}.npy", class_indices(np.asarray(each), values))
+            for place, each in enumerate(several)
+        )
+        for number, several in enumerate(images.decode_targets(data))
+    ]
+    ports = tuple(Port(role=role, kind="classes", classes=max(1, len(values) - 1)) for role in roles.targets)
+    return _opened(data, parameters, normaliser, images, targets=targets, ports=ports)
+
+
 def open_sources(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
     """Return normalised images without targets: what a network is trained on follows from the images alone.
 
@@ -177,7 +207,11 @@ def open_sources(data: DatasetView, parameters: P, normaliser: Normaliser) -> Op
         The cache cannot take the images.
     """
     role = parameters.roles(data.manifest).source
-    return _opened(data, parameters, normaliser, _single(data, role, parameters.patch_shape(data.axes)))
+    folder, axes = data.fetch(role), data.manifest.select("train", role)[0].axes
+    least = dict(zip(data.axes, parameters.patch_shape(data.axes), strict=True))
+    report = check_images(folder / role, axes=axes, min_size=least, min_images=data.minimum_images)
+    _warn_once(data, report.warnings)
+    return _opened(data, parameters, normaliser, _alone(data, role, report.images))
 
 
 def open_unpaired(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
@@ -191,10 +225,21 @@ def open_unpaired(data: DatasetView, parameters: P, normaliser: Normaliser) -> O
         The cache cannot take the images.
     """
     roles = parameters.roles(data.manifest)
-    patch = parameters.patch_shape(data.axes)
+    source, target = roles.source, roles.targets[0]
+    folder = data.fetch(source, target)
+    source_axes, target_axes = (data.manifest.select("train", role)[0].axes for role in (source, target))
+    report = check_unpaired(
+        folder / source,
+        folder / target,
+        axes=source_axes,
+        target_axes=target_axes,
+        min_size=dict(zip(data.axes, parameters.patch_shape(data.axes), strict=True)),
+        min_images=data.minimum_images,
+    )
+    _warn_once(data, report.warnings)
     first, second = (
-        _opened(data, parameters, normaliser, _single(data, role, patch), stream=stream)
-        for stream, role in enumerate((roles.source, roles.targets[0]))
+        _opened(data, parameters, normaliser, _alone(data, role, images), stream=stream)
+        for stream, (role, images) in enumerate(((source, report.sources), (target, report.targets)))
     )
     split = {name: (*first.record.split[name], *second.record.split[name]) for name in ("training", "validation")}
 
@@ -300,25 +345,17 @@ def _pairs(data: DatasetView, roles: Roles, patch: tuple[int, ...], *, constant_
     )
 
 
-def _single(data: DatasetView, role: str, patch: tuple[int, ...]) -> _Images:
-    """Fetch and check the images of one role."""
-    folder = data.fetch(role)
-    axes = data.manifest.select("train", role)[0].axes
-    report = check_images(
-        folder / role,
-        axes=axes,
-        min_size=dict(zip(data.axes, patch, strict=True)),
-        min_images=data.minimum_images,
-    )
-    _warn_once(data, report.warnings)
+def _alone(data: DatasetView, role: str, images: Sequence[CheckedImage]) -> _Images:
+    """Return checked images of one role, which have no targets."""
+    axes = images[0].axes
     return _Images(
         source=role,
         axes=axes,
-        stems=[image.stem for image in report.images],
-        shapes=[tuple(image.shape[axes.index(axis)] for axis in data.axes) for image in report.images],
-        sources=[image.path for image in report.images],
-        targets=[() for _ in report.images],
-        pixel_size=report.images[0].pixel_size,
+        stems=[image.stem for image in images],
+        shapes=[tuple(image.shape[axes.index(axis)] for axis in data.axes) for image in images],
+        sources=[image.path for image in images],
+        targets=[() for _ in images],
+        pixel_size=images[0].pixel_size,
     )
 
 
@@ -327,7 +364,7 @@ def _warn_once(data: DatasetView, warnings: Iterable[str]) -> None:
         data.warn(warning)
 
 
-def _port(role: str, constants: Sequence[NormaliserConstants], channels: int = 1) -> Port:
+def normalised_port(role: str, constants: Sequence[NormaliserConstants], channels: int = 1) -> Port:
     """Return the port of normalised images, with the means of their constants."""
     offset, scale = (
         tuple(np.mean(values, axis=0).tolist())
@@ -414,7 +451,7 @@ def _opened(
     return Opened(
         PatchBatches(images.source, sampler, sampler.validation_batches(split.validation)),
         parameters,
-        Facts(inputs=(_port(images.source, source_constants, channels),), targets=ports),
+        Facts(inputs=(normalised_port(images.source, source_constants, channels),), targets=ports),
         TrainingDataRecord(
             split=split.model_dump(mode="json"),
             statistics=statistics.model_dump() if statistics is not None else {},

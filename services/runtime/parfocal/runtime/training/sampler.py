@@ -113,16 +113,23 @@ class PatchSampler:
         ValueError
             The step is beyond the epoch.
         """
+        rng = np.random.default_rng([self.seed, epoch, step + 1])
+        patches, turns = self._drawn(rng, epoch, step)
+        source, targets = self._read(patches, turns)
+        return source if self.augmentation is None else self.augmentation.vary_intensity(rng, source), targets
+
+    def places(self, epoch: int, step: int) -> tuple[list[Patch], list[int]]:
+        """Return where the patches of a batch lie, and which change of view each is given; 0 is none."""
+        patches, turns = self._drawn(np.random.default_rng([self.seed, epoch, step + 1]), epoch, step)
+        return patches, [0] * len(patches) if turns is None else turns.tolist()
+
+    def _drawn(self, rng: np.random.Generator, epoch: int, step: int) -> tuple[list[Patch], NDArray[np.int64] | None]:
         if not 0 <= step < self.steps_per_epoch:
             raise ValueError(f"step {step} is not in an epoch of {self.steps_per_epoch} steps")
         slots = _slots(self.seed, epoch, len(self.regions), self.patches_per_image)
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size) % len(slots)
-        rng = np.random.default_rng([self.seed, epoch, step + 1])
-        patches = self._draw(rng, slots[places])
-        if self.augmentation is None:
-            return self._read(patches, None)
-        source, targets = self._read(patches, rng.integers(8, size=self.batch_size))
-        return self.augmentation.vary_intensity(rng, source), targets
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size) % len(slots)
+        patches = self._draw(rng, slots[numbers])
+        return patches, None if self.augmentation is None else rng.integers(8, size=self.batch_size)
 
     def validation_batches(self, regions: Sequence[Region], max_patches: int = 512) -> FixedPatches:
         """Return a fixed grid of patches from other regions, cut, normalised and batched alike but never augmented."""
@@ -222,10 +229,14 @@ class FixedPatches:
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], Targets | None]:
         """Return batch number `step`, as `PatchSampler.batch` does but for the random changes."""
+        return self.sampler._read(self.places(step), None)
+
+    def places(self, step: int) -> Sequence[Patch]:
+        """Return where the patches of a batch lie."""
         if not 0 <= step < len(self):
             raise ValueError(f"step {step} is not in {len(self)} validation steps")
         size = self.sampler.batch_size
-        return self.sampler._read(self.patches[step * size : (step + 1) * size], None)
+        return self.patches[step * size : (step + 1) * size]
 
 
 def fixed_patches(regions: Sequence[Region], patch_shape: Sequence[int], max_patches: int) -> list[Patch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from parfocal import v1
 from parfocal.NAME.parameters import NAMEParameters, check_dataset
 from parfocal.runtime.methods.parameters import ImagePredictionParameters
-from parfocal.runtime.methods.service import Method, Service, Work
+from parfocal.runtime.methods.service import Method, Service, Work, quick
 
 NAME_2D = Method(
     name="NAME-2d",
@@ -20,6 +20,7 @@ NAME_2D = Method(
     },
     data="Pairs of two-dimensional grey images with the same name and size.",
     minimum_images=2,
+    presets=quick(epochs=10),
     citation="The publication, in full, with its DOI.",
     licence="BSD-3-Clause",
     documentation="docs/methods/NAME-2d.md",
