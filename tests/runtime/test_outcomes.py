@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 import pytest
 from image_service import header_of, outputs_of, requests_for, tables_of
-from support import ServiceProcess
+from support import ROOT, ServiceProcess
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
@@ -347,3 +347,15 @@ def test_weights_that_a_model_does_not_keep_are_refused_with_those_it_has(outcom
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert [violation.field for violation in error.violations] == ["weights"]
         assert all(name in error.message for name in ("sharpest", *WEIGHTS))
+
+
+def test_the_example_of_the_page_gives_images_and_tables(outcomes: Outcomes) -> None:
+    page = (ROOT / "docs" / "predict-image.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/predict-image.md", "exec"), names)
+    pixels = spots((4, 5, 3)).pixels
+    images, tables = names["predict"](outcomes.process.address, outcomes.models["gives-objects"], pixels)
+    assert (images["prediction"] > 0).sum() == 9
+    assert list(tables) == ["objects"]
+    assert tables["objects"].splitlines()[0].startswith("plane,label,y_px,x_px")

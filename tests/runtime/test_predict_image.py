@@ -189,7 +189,7 @@ def test_the_example_of_the_page_works(service: Service) -> None:
     names: dict[str, Any] = {}
     exec(compile(example, "docs/predict-image.md", "exec"), names)
     stack = image(10, 512, 400)
-    outputs = names["predict"](service.process.address, service.models["quick"], stack, "ZYX")
+    outputs, tables = names["predict"](service.process.address, service.models["quick"], stack, "ZYX")
     expected = outputs_of(service.predict(stack, axes="ZYX"))
-    assert list(outputs) == ["prediction"]
+    assert (list(outputs), tables) == (["prediction"], {})
     assert np.array_equal(outputs["prediction"], expected["prediction"])

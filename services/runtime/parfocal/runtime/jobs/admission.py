@@ -18,7 +18,7 @@ from parfocal.runtime.errors import (
     refusal,
 )
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
-from parfocal.runtime.methods.parameters import Roles, TrainingParameters
+from parfocal.runtime.methods.parameters import PredictionParameters, Roles, TrainingParameters
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -123,6 +123,8 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
                 f"The initial model {spec.initial_model_uri} was made by {initial.method}; {method.name} can only "
                 "start from a model of its own."
             )
+        if spec.initial_weights_name:
+            initial.require_weights(spec.initial_weights_name, "training.initial_weights_name")
     return method, parameters
 
 
@@ -131,7 +133,6 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     method = service.method(model.method)
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     require_outputs(parameters, model)
-    require_weights(parameters, model)
     if spec.split:
         dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
         if not dataset.select(spec.split, model.source):
@@ -146,18 +147,12 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
 
 
 def require_outputs(parameters: Parameters, model: ModelManifest) -> None:
-    """Raise InvalidInputError if the parameters of a prediction ask for what the model was not trained to make."""
+    """Raise InvalidInputError if the parameters of a prediction ask for what the model does not have or make."""
+    if isinstance(parameters, PredictionParameters):
+        model.require_weights(parameters.weights, "weights")
     if getattr(parameters, UNCERTAINTY, False) and UNCERTAINTY_FACTOR not in model.calibration:
         text = f"The model {model.model}:{model.version} makes no uncertainty: it was trained without it."
         raise InvalidInputError(text, [Violation(UNCERTAINTY, text)])
-
-
-def require_weights(parameters: Parameters, model: ModelManifest) -> None:
-    """Raise InvalidInputError if a prediction asks for weights that the model has not kept."""
-    name = getattr(parameters, "weights", "")
-    if name and name not in model.weights:
-        text = f"The model {model.model}:{model.version} has no weights {name!r}; it has {', '.join(model.weights)}."
-        raise InvalidInputError(text, [Violation("weights", text)])
 
 
 def _check_inputs(method: Method, model: ModelManifest, dataset: DatasetManifest, split: str) -> None:

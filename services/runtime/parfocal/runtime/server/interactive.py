@@ -24,7 +24,7 @@ from parfocal.runtime.errors import (
     QueueFullError,
     Violation,
 )
-from parfocal.runtime.jobs.admission import read_manifest, require_outputs, require_weights
+from parfocal.runtime.jobs.admission import read_manifest, require_outputs
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.service import Service, struct_values
@@ -152,7 +152,6 @@ class Interactive:
         if not isinstance(parameters, PredictionParameters):
             raise InvalidInputError(f"{method.title} predicts no single images; start a prediction job instead.")
         require_outputs(parameters, model)
-        require_weights(parameters, model)
         method.needs.check(header.image.axes, header.image.shape, model.input_channels)
         outputs = max(1, len(model.facts.targets)) + parameters.wants_uncertainty
         item = max(_OUTPUT_ITEM_BYTES, _ITEM_BYTES[header.image.dtype])

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from parfocal.runtime.errors import DamagedError, NotFoundError
+from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.store import Location, Store
 
@@ -274,6 +274,13 @@ class ModelManifest(Manifest):
     def calibration(self) -> dict[str, float]:
         """What was set on the validation images or measured on the data, as far as it is single numbers."""
         return {name: value for name, value in self.facts.measured.items() if isinstance(value, int | float)}
+
+    def require_weights(self, name: str, field: str) -> None:
+        """Raise InvalidInputError unless the model has kept weights of this name; `field` is where it was asked for."""
+        if name not in self.weights:
+            known = ", ".join(self.weights) or "none"
+            text = f"The model {self.model}:{self.version} has no weights {name!r}; it has {known}."
+            raise InvalidInputError(text, [Violation(field, text)])
 
     @property
     def best_epoch(self) -> int:
