@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from learner_suite import ImageLearnerSuite
+from support import search_path
 
 import parfocal
 from parfocal import v1
@@ -28,7 +29,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (folder / "plain" / name).write_text(code, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parfocal, "__path__", [*parfocal.__path__, str(folder)])
-        patch.setenv("PYTHONPATH", str(folder.parent))  # for processes that a test starts
+        patch.setenv("PYTHONPATH", search_path(folder.parent))  # for processes that a test starts
         yield
     for name in [name for name in sys.modules if name.startswith("parfocal.plain")]:
         del sys.modules[name]

@@ -11,6 +11,7 @@ from learner_suite import ImageLearnerSuite, batch_of, view_of
 
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
+from parfocal.runtime.methods.implementation import Batch
 from parfocal.runtime.methods.precision import cpu_flags
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
@@ -149,3 +150,53 @@ def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monk
     exact, fast, again = gradients
     assert np.linalg.norm(fast - exact) < 0.01 * np.linalg.norm(exact)
     np.testing.assert_array_equal(fast, again)
+
+
+def test_several_networks_with_dropout_go_on_bit_for_bit() -> None:
+    import torch
+
+    from parfocal.runtime.frameworks.torch import TorchLearner, prepare
+
+    class Two(TorchLearner):
+        def train_batch(self, batch: Batch) -> dict[str, float]:
+            first, second = self.modules.values()
+            made = self.forward(first, batch.input)
+            judged = self.forward(second, made.detach())
+            return {
+                "first": self.step("a", torch.nn.functional.mse_loss(made, self.tensor(batch.targets))),
+                "second": self.step("b", judged.square().mean()),
+            }
+
+        def validate_batch(self, batch: Batch) -> dict[str, float]:
+            return {"first": float((self.infer(self.modules["first"], batch.input) ** 2).mean())}
+
+    def build() -> Two:
+        prepare(5)
+        modules = {
+            name: torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Dropout(0.5))
+            for name in ("first", "second")
+        }
+        optimisers = {
+            "a": torch.optim.Adam(modules["first"].parameters()),
+            "b": torch.optim.SGD(modules["second"].parameters(), momentum=0.9),
+        }
+        return Two(modules, optimisers, 5, "float32")
+
+    pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
+    batch = batch_of(pixels, 1 - pixels)
+    straight, resumed = build(), build()
+    straight.begin_epoch(0, 0.1)
+    for _ in range(3):
+        straight.train_batch(batch)
+    resumed.set_weights(straight.weights())
+    resumed.set_state(straight.state())
+    torch.rand(7)  # whatever else has drawn random numbers
+    losses = []
+    for learner in (straight, resumed):
+        learner.begin_epoch(1, 0.1)
+        losses.append([learner.train_batch(batch) for _ in range(3)])
+    assert losses[0] == losses[1]
+    assert len({each["first"] for each in losses[0]}) == 3
+    assert {name.partition(".")[0] for name in straight.weights()} == {"first", "second"}
+    for mine, theirs in zip(resumed.weights().values(), straight.weights().values(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

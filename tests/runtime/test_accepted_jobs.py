@@ -579,3 +579,35 @@ def test_a_job_without_a_mark_is_marked_when_a_service_looks_for_it(bench: Bench
     jobs.close(bench.service.name, "default", request.request_id)
     assert jobs.mark_forgotten(bench.service.name) == 1
     assert jobs.open_jobs(bench.service.name) == [("default", request.request_id)]
+
+
+def test_a_file_that_has_not_changed_is_uploaded_once_and_kept_as_long_as_it_is_used(
+    bench: Bench, tmp_path: Path
+) -> None:
+    request = admitted(bench)
+
+    def save(context: JobContext, epoch: int, best: str = "") -> None:
+        state = context.scratch / "state.json"
+        state.write_text(f"epoch {epoch}")
+        kept = context.scratch / "kept-best.npz"
+        if best:
+            kept.write_text(best)
+        context.save_checkpoint(epoch, [state, kept] if best else [state], [] if best else [kept.name])
+
+    def stored(context: JobContext) -> set[str]:
+        items = context.store.objects(context.jobs.folder("default", request.request_id) / "checkpoints")
+        places = (f"{item.location.parent.name}/{item.location.name}" for item in items)
+        return {place for place in places if "best" in place}
+
+    first = attempt(bench, request, 1, tmp_path)
+    save(first, 1, best="one")
+    for epoch in (2, 3, 4):
+        save(first, epoch)
+    assert stored(first) == {"0001-000001/kept-best.npz"}
+    second = attempt(bench, request, 2, tmp_path)
+    files = {path.name: path.read_text() for path in second.load_checkpoint(second.checkpoints()[-1])}
+    assert files == {"state.json": "epoch 4", "kept-best.npz": "one"}
+    save(second, 5, best="one")
+    assert stored(second) == {"0001-000001/kept-best.npz", "0002-000005/kept-best.npz"}
+    save(second, 6)
+    assert stored(second) == {"0002-000005/kept-best.npz"}

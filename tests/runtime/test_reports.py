@@ -12,7 +12,7 @@ from fake import SERVICE
 
 from parfocal.runtime.methods.implementation import Example
 from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
-from parfocal.runtime.training.report import methods_paragraph, write_training_report
+from parfocal.runtime.training.report import loss_figure, methods_paragraph, write_training_report
 
 ROWS = [
     {"epoch": n, "loss": 1 / n, "val_loss": 2 / n - (n == 2), "learning_rate": 1e-3, "seconds": 1.5} for n in (1, 2, 3)
@@ -74,3 +74,21 @@ def test_the_methods_paragraph_says_what_a_reader_needs() -> None:
         "epoch 2",
     ):
         assert part in text
+
+
+def test_several_losses_and_scores_are_columns_and_curves(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [
+        {"epoch": n, "cycle": 1 / n, "judge": 0.5, "val_cycle": 2 / n, "learning_rate": 0.1, "seconds": 1.0}
+        for n in (1, 2, 3)
+    ]
+    rows[1]["map"] = 0.25
+    model = MODEL.model_copy(update={"weights": {"best-map": KeptWeights(epoch=2, metric="map", value=0.25)}})
+    write_training_report(tmp_path, model, SERVICE.method("fake-2d"), rows, ())
+    with (tmp_path / "training.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["epoch", "cycle", "judge", "val_cycle", "map", "learning_rate", "seconds"]
+    assert [row["map"] for row in table] == ["", "0.25", ""]
+    panels = loss_figure(rows, model).axes
+    drawn = [[line.get_label() for line in panel.get_lines()] for panel in panels]
+    assert drawn[:2] == [["training", "validation"], ["judge", "map", "best-map: epoch 2, 0.25"]]
+    assert "best map (0.25, epoch 2)" in methods_paragraph(model, SERVICE.method("fake-2d"))

@@ -18,7 +18,7 @@ from parfocal.runtime.errors import (
     refusal,
 )
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
-from parfocal.runtime.methods.parameters import PredictionParameters, Roles, TrainingParameters
+from parfocal.runtime.methods.parameters import PredictionParameters, Roles, TrainingBase
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -110,7 +110,7 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
     parameters = method.parse(v1.JOB_KIND_TRAINING, struct_values(spec.parameters))
     check_name("model", spec.model)
     dataset = read_manifest(store, spec.dataset_uri, DATASET_MANIFEST, "training.dataset_uri", DatasetManifest)
-    roles = parameters.roles(dataset) if isinstance(parameters, TrainingParameters) else Roles()
+    roles = parameters.roles(dataset) if isinstance(parameters, TrainingBase) else Roles()
     check_dataset(method, dataset, roles)
     if method.validate is not None:
         method.validate(parameters, dataset)
