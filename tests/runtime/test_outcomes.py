@@ -20,7 +20,7 @@ from support import ROOT, ServiceProcess
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
-from parfocal.runtime.methods.arrays import save_arrays
+from parfocal.runtime.methods.arrays import load_arrays, save_arrays
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.service import load_service, values_struct
 from parfocal.runtime.prediction.tiling import predict_tiled
@@ -336,6 +336,53 @@ def test_all_weights_that_a_model_keeps_can_be_predicted_with(outcomes: Outcomes
     ramp = np.tile(np.arange(40, dtype=np.float32), (40, 1))
     outputs = outputs_of(outcomes.single("gives-blends", Image(ramp, "YX"), weights=weights))
     np.testing.assert_allclose(outputs["prediction"], factor * (ramp - ramp.mean()), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "factor"),
+    [
+        ({}, WEIGHTS["best"]),
+        ({"initial_weights": v1.WEIGHTS_LAST}, WEIGHTS["last"]),
+        ({"initial_weights_name": "sharp"}, WEIGHTS["sharp"]),
+    ],
+)
+def test_a_training_starts_from_the_weights_that_are_named(
+    outcomes: Outcomes, dataset_uri: str, spec: dict[str, Any], factor: float
+) -> None:
+    training = v1.TrainingSpec(
+        method="gives-blends",
+        dataset_uri=dataset_uri,
+        model="further",
+        initial_model_uri=outcomes.models["gives-blends"],
+        parameters=values_struct({"epochs": 1, "patch_size": 16, "patches_per_image": 1}),
+        **spec,
+    )
+    jobs = v1.JobServiceStub(outcomes.channel)
+    job = jobs.StartJob(v1.StartJobRequest(training=training)).job
+    done = list(jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=90))[-1].job
+    assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
+    place = Location.parse(done.outputs[0].uri)
+    model = ModelManifest.read(outcomes.store, place / MODEL_MANIFEST)
+    (entry,) = (entry for entry in model.files if entry.public_name == "last.npz")
+    path = outcomes.folder / job.id / "last.npz"
+    outcomes.store.download(place / entry.name, path)
+    # These methods are trained without being changed.
+    assert load_arrays(path)["factor"].tolist() == [factor]
+
+
+def test_initial_weights_that_a_model_does_not_keep_are_refused(outcomes: Outcomes, dataset_uri: str) -> None:
+    training = v1.TrainingSpec(
+        method="gives-blends",
+        dataset_uri=dataset_uri,
+        model="further",
+        initial_model_uri=outcomes.models["gives-blends"],
+        initial_weights_name="sharpest",
+        parameters=values_struct({"patch_size": 16}),
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        v1.JobServiceStub(outcomes.channel).StartJob(v1.StartJobRequest(training=training))
+    error = from_rpc_error(caught.value, "")
+    assert [violation.field for violation in error.violations] == ["training.initial_weights_name"]
 
 
 def test_weights_that_a_model_does_not_keep_are_refused_with_those_it_has(outcomes: Outcomes) -> None:
