@@ -66,7 +66,7 @@ def predict(
         method = client.method(summary.manifest.method)
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
         if "weights" in values:
-            summary.manifest.require_weights(values["weights"], "weights")
+            summary.manifest.weights_named(values["weights"])
         check_inputs(method, summary.manifest, paths)
         job = _work.start_prediction(client, summary, paths, values)
         if detach:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from parfocal.care.parameters import CareParameters
 from parfocal.runtime.bases.images import ImageImplementation, Picture
 from parfocal.runtime.frameworks import keras
-from parfocal.runtime.methods.implementation import Arrays, ModelView, ValidationImage
+from parfocal.runtime.methods.implementation import Arrays, ValidationImage
 from parfocal.runtime.prediction.tiling import Geometry
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import UNCERTAINTY
 
 
-class Care(ImageImplementation[CareParameters, keras.KerasLearner]):
+class Care(keras.KerasFiles, ImageImplementation[CareParameters, keras.KerasLearner]):
     """CARE: csbdeep's residual U-Net with its Laplace or absolute-error loss. Subclasses say which axes."""
 
     axes: str
@@ -46,13 +46,7 @@ class Care(ImageImplementation[CareParameters, keras.KerasLearner]):
     def save(self, folder: Path, parameters: CareParameters, facts: Facts, weights: Mapping[str, Arrays]) -> None:
         """Write a CSBDeep model folder: `csbdeep.models.CARE(None, NAME, BASEDIR)` opens it."""
         save_json(vars(self._config(parameters, facts)), str(folder / "config.json"))
-        keras.save_weights(self.build(parameters, facts), folder, weights)
-
-    def load(self, folder: Path, model: ModelView, weights: str) -> keras.KerasLearner:
-        """Return the saved network; only arrays are read from the files."""
-        learner = self.build(model.parameters, model.facts)
-        keras.load_weights(learner, folder, weights)
-        return learner
+        super().save(folder, parameters, facts, weights)
 
     def interpret(self, output: NDArray[np.float32], parameters: CareParameters, facts: Facts) -> dict[str, Picture]:
         """Return the mean as the prediction and the scale of the Laplace distribution as the uncertainty."""

@@ -5,8 +5,6 @@ Written from the description in Ounkomol et al. (2018) and its supplement; no co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +12,7 @@ from torch import nn
 
 from parfocal.fnet.parameters import FnetParameters
 from parfocal.runtime.bases.images import ImageImplementation
-from parfocal.runtime.frameworks.torch import SupervisedLearner, load_weights, prepare, save_weights
-from parfocal.runtime.methods.implementation import Arrays, ModelView
+from parfocal.runtime.frameworks.torch import SupervisedLearner, TorchFiles, prepare
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.prediction.tiling import Geometry
 from parfocal.runtime.store.facts import Facts
@@ -84,7 +81,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class Fnet(ImageImplementation[FnetParameters, SupervisedLearner]):
+class Fnet(TorchFiles, ImageImplementation[FnetParameters, SupervisedLearner]):
     """fnet with its mean squared error on z-scores. Subclasses say how many dimensions."""
 
     spatial: int
@@ -105,16 +102,6 @@ class Fnet(ImageImplementation[FnetParameters, SupervisedLearner]):
         output by less than a hundredth of the target's standard deviation (tests/fnet).
         """
         return Geometry(divisor=2**LEVELS, overlap=32, output_channels=len(facts.targets))
-
-    def save(self, folder: Path, parameters: FnetParameters, facts: Facts, weights: Mapping[str, Arrays]) -> None:  # noqa: ARG002
-        """Write the weights as safetensors files."""
-        save_weights(folder, weights)
-
-    def load(self, folder: Path, model: ModelView, weights: str) -> SupervisedLearner:
-        """Return the saved network; only arrays are read from the files."""
-        learner = self.build(model.parameters, model.facts)
-        learner.set_weights(load_weights(folder, weights))
-        return learner
 
 
 class Fnet2D(Fnet):

@@ -61,7 +61,7 @@ class StarDistLearner(keras.KerasLearner):
         return np.concatenate([np.asarray(output) for output in self._predict(inputs)], axis=-1)
 
 
-class StarDist(ObjectImplementation[Any, StarDistLearner]):
+class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
     """What two and three dimensions have in common."""
 
     normaliser = Normaliser(low=1.0)
@@ -78,12 +78,11 @@ class StarDist(ObjectImplementation[Any, StarDistLearner]):
         """Write a stardist model folder: `stardist.models.StarDist2D(None, NAME, BASEDIR)` opens it."""
         save_json(vars(self._config(parameters, facts)), str(folder / "config.json"))
         save_json(_thresholds(facts), str(folder / THRESHOLDS))
-        keras.save_weights(self.build(parameters, facts), folder, weights)
+        super().save(folder, parameters, facts, weights)
 
     def load(self, folder: Path, model: ModelView, weights: str) -> StarDistLearner:
         """Return the saved network with its thresholds; only arrays are read from the files."""
-        learner = self.build(model.parameters, model.facts)
-        keras.load_weights(learner, folder, weights)
+        learner: StarDistLearner = super().load(folder, model, weights)
         learner.stardist.thresholds = _thresholds(model.facts)
         return learner
 

@@ -21,8 +21,9 @@ import keras
 import tensorflow as tf
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
-from parfocal.runtime.methods.implementation import Arrays, Batch
+from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.store.facts import Facts
 
 
 def prepare(seed: int, precision: str, dimensions: int) -> None:
@@ -95,28 +96,35 @@ class KerasLearner:
         _assign(_variables(self.model.optimizer), state, "optimiser")
 
 
-def save_weights(learner: KerasLearner, folder: Path, weights: Mapping[str, Arrays]) -> None:
-    """Write weights in the files that csbdeep and stardist give them, through a network that is there for that."""
-    for name, arrays in weights.items():
-        learner.set_weights(arrays)
-        learner.model.save_weights(str(folder / weights_file(name)))
+class KerasFiles:
+    """Mixin of an implementation whose models are the files that csbdeep and stardist write and read."""
 
+    build: Callable[..., Any]
 
-def load_weights(learner: KerasLearner, folder: Path, name: str) -> None:
-    """Read weights into a network; only arrays are read from the file.
+    def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:
+        """Write the weights of each name to a file."""
+        learner = self.build(parameters, facts)
+        for name, arrays in weights.items():
+            learner.set_weights(arrays)
+            learner.model.save_weights(str(folder / weights_file(name)))
 
-    Raises
-    ------
-    InvalidInputError
-        The file is damaged or belongs to another network.
-    """
-    path = folder / weights_file(name)
-    try:
-        learner.model.load_weights(str(path))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(
-            f"{path.name} of the model is damaged or belongs to a network with other parameters."
-        ) from error
+    def load(self, folder: Path, model: ModelView, weights: str) -> Any:
+        """Return the saved network; only arrays are read from the file.
+
+        Raises
+        ------
+        InvalidInputError
+            The file is damaged or belongs to another network.
+        """
+        learner = self.build(model.parameters, model.facts)
+        path = folder / weights_file(weights)
+        try:
+            learner.model.load_weights(str(path))
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(
+                f"{path.name} of the model is damaged or belongs to a network with other parameters."
+            ) from error
+        return learner
 
 
 def weights_file(name: str) -> str:

@@ -22,9 +22,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
-from parfocal.runtime.methods.implementation import Arrays, Batch
+from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.service import thread_count
+from parfocal.runtime.store.facts import Facts
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -226,21 +227,26 @@ def _convolve(forward: Callable[[torch.Tensor], torch.Tensor], kernel: int, valu
         return forward(values.float())
 
 
-def save_weights(folder: Path, weights: Mapping[str, Arrays]) -> None:
-    """Write weights as safetensors files, which hold arrays and nothing that could be run."""
-    for name, arrays in weights.items():
-        save_file(dict(arrays), folder / weights_file(name))
+class TorchFiles:
+    """Mixin of an implementation whose models are safetensors files: arrays, and nothing that could be run."""
+
+    build: Callable[..., Any]
+
+    def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:  # noqa: ARG002
+        """Write the weights of each name to a file."""
+        for name, arrays in weights.items():
+            save_file(dict(arrays), folder / _weights_file(name))
+
+    def load(self, folder: Path, model: ModelView, weights: str) -> Any:
+        """Return the saved network; raise InvalidInputError if the file is damaged or something else."""
+        learner = self.build(model.parameters, model.facts)
+        path = folder / _weights_file(weights)
+        try:
+            learner.set_weights(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise InvalidInputError(f"{path.name} of the model is damaged: {error}.") from error
+        return learner
 
 
-def load_weights(folder: Path, name: str) -> dict[str, NDArray[Any]]:
-    """Read weights from a safetensors file; raise InvalidInputError if it is damaged or something else."""
-    path = folder / weights_file(name)
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise InvalidInputError(f"{path.name} of the model is damaged: {error}.") from error
-
-
-def weights_file(name: str) -> str:
-    """Return the file of the weights of a name."""
+def _weights_file(name: str) -> str:
     return f"weights_{name}.safetensors"

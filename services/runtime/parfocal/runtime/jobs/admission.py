@@ -124,7 +124,7 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
                 "start from a model of its own."
             )
         if spec.initial_weights_name:
-            initial.require_weights(spec.initial_weights_name, "training.initial_weights_name")
+            initial.weights_named(spec.initial_weights_name, "training.initial_weights_name")
     return method, parameters
 
 
@@ -149,7 +149,7 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
 def require_outputs(parameters: Parameters, model: ModelManifest) -> None:
     """Raise InvalidInputError if the parameters of a prediction ask for what the model does not have or make."""
     if isinstance(parameters, PredictionParameters):
-        model.require_weights(parameters.weights, "weights")
+        model.weights_named(parameters.weights)
     if getattr(parameters, UNCERTAINTY, False) and UNCERTAINTY_FACTOR not in model.calibration:
         text = f"The model {model.model}:{model.version} makes no uncertainty: it was trained without it."
         raise InvalidInputError(text, [Violation(UNCERTAINTY, text)])

@@ -56,7 +56,8 @@ def predict(context: JobContext) -> None:
     folder = context.cache.mirror(context.store, place, manifest.files, context.scratch / "model")
     precision, _ = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
     context.describe(precision=precision)
-    model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
+    weights = manifest.weights_named(parameters.weights)
+    model = load_model(context.method, manifest, folder, weights=weights, precision=parameters.precision)
     inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []

@@ -149,9 +149,8 @@ class WarmPredictor:
             manifest = ModelManifest.read(self._store, place / MODEL_MANIFEST)
             cache = Cache(self._store.settings.state_folder, folder / "held")
             files = cache.mirror(self._store, place, manifest.files, folder / "model")
-            self._model = load_model(
-                method, manifest, files, weights=parameters.weights, precision=parameters.precision
-            )
+            weights = manifest.weights_named(parameters.weights)
+            self._model = load_model(method, manifest, files, weights=weights, precision=parameters.precision)
             self._key = key
         return self._model, parameters
 

@@ -275,12 +275,21 @@ class ModelManifest(Manifest):
         """What was set on the validation images or measured on the data, as far as it is single numbers."""
         return {name: value for name, value in self.facts.measured.items() if isinstance(value, int | float)}
 
-    def require_weights(self, name: str, field: str) -> None:
-        """Raise InvalidInputError unless the model has kept weights of this name; `field` is where it was asked for."""
-        if name not in self.weights:
-            known = ", ".join(self.weights) or "none"
-            text = f"The model {self.model}:{self.version} has no weights {name!r}; it has {known}."
-            raise InvalidInputError(text, [Violation(field, text)])
+    def weights_named(self, name: str, field: str = "weights") -> str:
+        """Return the name of kept weights; "best" are the usual ones, the first, where none are called so.
+
+        Raises
+        ------
+        InvalidInputError
+            The model has no such weights; the violation has the name of the `field` that asked for them.
+        """
+        if name in self.weights:
+            return name
+        if name == "best" and self.weights:
+            return next(iter(self.weights))
+        known = ", ".join(self.weights) or "none"
+        text = f"The model {self.model}:{self.version} has no weights {name!r}; it has {known}."
+        raise InvalidInputError(text, [Violation(field, text)])
 
     @property
     def best_epoch(self) -> int:

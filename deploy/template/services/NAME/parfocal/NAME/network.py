@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,8 +11,7 @@ from torch import nn
 
 from parfocal.NAME.parameters import NAMEParameters
 from parfocal.runtime.bases.images import ImageImplementation
-from parfocal.runtime.frameworks.torch import SupervisedLearner, load_weights, prepare, save_weights
-from parfocal.runtime.methods.implementation import Arrays, ModelView
+from parfocal.runtime.frameworks.torch import SupervisedLearner, TorchFiles, prepare
 from parfocal.runtime.prediction.tiling import Geometry
 from parfocal.runtime.store.facts import Facts
 
@@ -36,7 +33,7 @@ class NAMEModule(nn.Module):
         return result
 
 
-class NAME2D(ImageImplementation[NAMEParameters, SupervisedLearner]):
+class NAME2D(TorchFiles, ImageImplementation[NAMEParameters, SupervisedLearner]):
     """What the runtime's training and prediction drive."""
 
     def build(self, parameters: NAMEParameters, facts: Facts) -> SupervisedLearner:  # noqa: ARG002
@@ -49,13 +46,3 @@ class NAME2D(ImageImplementation[NAMEParameters, SupervisedLearner]):
     def geometry(self, parameters: NAMEParameters, facts: Facts) -> Geometry:  # noqa: ARG002
         """Return how far an output pixel sees: one pixel for each convolution."""
         return Geometry(divisor=1, overlap=parameters.layers + 1, output_channels=1)
-
-    def save(self, folder: Path, parameters: NAMEParameters, facts: Facts, weights: Mapping[str, Arrays]) -> None:  # noqa: ARG002
-        """Write the weights as safetensors files."""
-        save_weights(folder, weights)
-
-    def load(self, folder: Path, model: ModelView, weights: str) -> SupervisedLearner:
-        """Return the saved network; only arrays are read from the files."""
-        learner = self.build(model.parameters, model.facts)
-        learner.set_weights(load_weights(folder, weights))
-        return learner
