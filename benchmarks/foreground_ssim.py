@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from parfocal.qc.metrics.foreground import Foreground, find_foreground, score_regions
-from parfocal.qc.metrics.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.foreground import Foreground, find_foreground, score_regions
+from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
 from parfocal.runtime.simulate import simulate_pair
 
 Image = npt.NDArray[Any]

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from parfocal.qc.background import background_shift, shared_gain, shift_remark
-from parfocal.qc.metrics.foreground import find_foreground
-from parfocal.qc.metrics.restoration import RestorationScore, scale_target, score_scaled
-from parfocal.qc.parameters import RestorationThresholds, TranslationThresholds
-from parfocal.qc.rows import MORE_COLUMNS, MetricsRow, write_metrics_csv
-from parfocal.qc.scoring import regions
-from parfocal.qc.statistics import image_scores
-from parfocal.qc.summary import judge, summarise, summary_json
+from parfocal.qc.evaluation.statistics import image_scores
+from parfocal.qc.metrics.images.foreground import find_foreground
+from parfocal.qc.metrics.images.restoration import RestorationScore, scale_target, score_scaled
+from parfocal.qc.restoration.background import background_shift, shared_gain, shift_remark
+from parfocal.qc.restoration.judge import judge, summarise, summary_json
+from parfocal.qc.restoration.parameters import RestorationThresholds, TranslationThresholds
+from parfocal.qc.restoration.rows import MORE_COLUMNS, MetricsRow, write_metrics_csv
+from parfocal.qc.restoration.scoring import regions
 from parfocal.runtime.simulate import simulate_pair
 
 

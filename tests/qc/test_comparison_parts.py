@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from parfocal import v1
-from parfocal.qc.comparison_figures import Shown, images_figure, scores_figure
-from parfocal.qc.comparison_summary import (
+from parfocal.qc.comparison.competitors import (
+    Competitor,
+    Evaluation,
+    TargetScores,
+    check_same_test,
+    choose_competitors,
+    lay_side_by_side,
+)
+from parfocal.qc.comparison.figure import Shown, images_figure, scores_figure
+from parfocal.qc.comparison.parameters import ImageComparisonParameters, InstanceComparisonParameters
+from parfocal.qc.comparison.summary import (
     METRICS,
     interval_remark,
     power_remark,
@@ -20,16 +29,7 @@ from parfocal.qc.comparison_summary import (
     write_comparison_csv,
     write_tests_csv,
 )
-from parfocal.qc.competitors import (
-    Competitor,
-    Evaluation,
-    TargetScores,
-    check_same_test,
-    choose_competitors,
-    lay_side_by_side,
-)
-from parfocal.qc.figures import save_png
-from parfocal.qc.parameters import ImageComparisonParameters, InstanceComparisonParameters
+from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.manifests import ResultFile, ResultManifest
 

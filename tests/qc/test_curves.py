@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from parfocal.qc.curves import curve_writer, read_curves
-from parfocal.qc.figures import save_png
-from parfocal.qc.metrics.resolution import FRC_THRESHOLD, FourierCorrelation
-from parfocal.qc.report.correlation import correlation_figure
-from parfocal.qc.rows import KINDS
+from parfocal.qc.metrics.images.resolution import FRC_THRESHOLD, FourierCorrelation
+from parfocal.qc.restoration.correlation import correlation_figure
+from parfocal.qc.restoration.curves import curve_writer, read_curves
+from parfocal.qc.restoration.figure import save_png
+from parfocal.qc.restoration.rows import KINDS
 
 NAMES = {"input": "Input", "baseline": "Gaussian filter", "prediction": "Prediction"}
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from parfocal.qc.figures import save_png
-from parfocal.qc.instance_figures import in_words, overlay_figure
-from parfocal.qc.instances import distance_values
-from parfocal.qc.metrics.boundaries import boundary_distances
-from parfocal.qc.metrics.instances import overlap, score_instances
-from parfocal.qc.metrics.outcomes import ERROR_CODES, error_map, outcome_layers
+from parfocal.qc.instances.figure import in_words, overlay_figure
+from parfocal.qc.instances.job import distance_values
+from parfocal.qc.instances.sizes import size_classes, target_outcomes, write_sizes_csv
+from parfocal.qc.metrics.objects.boundaries import boundary_distances
+from parfocal.qc.metrics.objects.instances import overlap, score_instances
+from parfocal.qc.metrics.objects.outcomes import ERROR_CODES, error_map, outcome_layers
 from parfocal.qc.metrics.parallel import map_bounded
-from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
+from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import PixelSize
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parfocal.qc.figures import save_png
-from parfocal.qc.instance_figures import COLOURS, instance_figure, overlay_figure
-from parfocal.qc.instances import judge
-from parfocal.qc.metrics.instances import IOU_LEVELS, Counts, f1_parts, overlap, score_instances
-from parfocal.qc.metrics.otsu import choose_otsu
-from parfocal.qc.parameters import InstanceThresholds
-from parfocal.qc.semantic_figures import semantic_figure
+from parfocal.qc.instances.figure import COLOURS, instance_figure, overlay_figure
+from parfocal.qc.instances.job import judge
+from parfocal.qc.instances.parameters import InstanceThresholds
+from parfocal.qc.metrics.baselines.otsu import choose_otsu
+from parfocal.qc.metrics.objects.instances import IOU_LEVELS, Counts, f1_parts, overlap, score_instances
+from parfocal.qc.restoration.figure import save_png
+from parfocal.qc.semantic.figure import semantic_figure
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -12,11 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parfocal.qc.class_figure import class_figure
-from parfocal.qc.figures import save_png
-from parfocal.qc.metrics.classes import ClassCounts, classes_of_objects, count_classes
-from parfocal.qc.metrics.instances import Counts, Matches, overlap
-from parfocal.qc.object_classes import (
+from parfocal.qc.instances.class_figure import class_figure
+from parfocal.qc.instances.classes import (
     ObjectClasses,
     class_remarks,
     class_values,
@@ -25,6 +22,9 @@ from parfocal.qc.object_classes import (
     summarise_classes,
     write_class_tables,
 )
+from parfocal.qc.metrics.objects.classes import ClassCounts, classes_of_objects, count_classes
+from parfocal.qc.metrics.objects.instances import Counts, Matches, overlap
+from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import InvalidInputError
 
 # Targets 1 to 6, of which 6 is of unknown class; predictions 11 to 17.

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from parfocal.qc.figures import save_png
-from parfocal.qc.metrics.restoration import RestorationScore
-from parfocal.qc.parameters import RestorationParameters
+from parfocal.qc.metrics.images.restoration import RestorationScore
 from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
 from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.report.pdf import column_widths, longest_text
-from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
-from parfocal.qc.summary import judge, summarise, summary_json
+from parfocal.qc.restoration.figure import save_png
+from parfocal.qc.restoration.judge import judge, summarise, summary_json
+from parfocal.qc.restoration.parameters import RestorationParameters
+from parfocal.qc.restoration.rows import KINDS, MetricsRow, write_metrics_csv
 from parfocal.runtime.manifests import ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, shift
 
-from parfocal.qc.metrics.blind import choose_blind_gaussian
-from parfocal.qc.metrics.residuals import score_residual
-from parfocal.qc.parameters import ResidualThresholds
-from parfocal.qc.residuals import judge
+from parfocal.qc.metrics.baselines.blind import choose_blind_gaussian
+from parfocal.qc.metrics.images.residuals import score_residual
+from parfocal.qc.residuals.job import judge
+from parfocal.qc.residuals.parameters import ResidualThresholds
 from parfocal.runtime.errors import InvalidInputError
 
 RNG = np.random.default_rng(5)
@@ -173,7 +173,7 @@ def test_the_blind_filter_does_not_depend_on_the_scale_of_grey_values(factor: fl
 
 def test_of_a_long_stack_planes_at_even_distances_choose_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = np.stack([NOISY, gaussian_filter(NOISY, 3)] * 3)
-    monkeypatch.setattr("parfocal.qc.metrics.blind._MOST_PIXELS", stack.size // 2)
+    monkeypatch.setattr("parfocal.qc.metrics.baselines.blind._MOST_PIXELS", stack.size // 2)
     assert choose_blind_gaussian([stack]).errors == choose_blind_gaussian([stack[::2]]).errors
 
 

@@ -16,11 +16,11 @@ from skimage.metrics import structural_similarity
 from support import publish_dataset, publish_images
 
 from parfocal import v1
-from parfocal.qc.metrics.foreground import find_foreground
-from parfocal.qc.metrics.microssim import fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
-from parfocal.qc.metrics.resolution import fourier_correlation
-from parfocal.qc.metrics.restoration import scale_target, score_scaled
-from parfocal.qc.metrics.ssim import mean_ssim_by_part
+from parfocal.qc.metrics.images.foreground import find_foreground
+from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
+from parfocal.qc.metrics.images.resolution import fourier_correlation
+from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.ssim import mean_ssim_by_part
 from parfocal.runtime.images import Image, PixelSize, read_image, write_image
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store import Location

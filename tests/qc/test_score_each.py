@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from parfocal.qc.competitors import Evaluation
-from parfocal.qc.score_each import PredictionError, of_prediction, score_each
+from parfocal.qc.comparison.competitors import Evaluation
+from parfocal.qc.evaluation.score_each import PredictionError, of_prediction, score_each
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.manifests import ResultFile, ResultManifest
 

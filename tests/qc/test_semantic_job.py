@@ -13,10 +13,10 @@ import pytest
 from scipy import ndimage
 
 from parfocal import v1
-from parfocal.qc.metrics.semantic import Areas
-from parfocal.qc.parameters import SemanticParameters
-from parfocal.qc.semantic import Threshold, judge
-from parfocal.qc.semantic_figures import semantic_figure
+from parfocal.qc.metrics.objects.semantic import Areas
+from parfocal.qc.semantic.figure import semantic_figure
+from parfocal.qc.semantic.job import Threshold, judge
+from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store import Location
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parfocal.qc.metrics.baseline import BaselineChoice
-from parfocal.qc.metrics.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED, RestorationScore
-from parfocal.qc.parameters import ImageComparisonParameters, RestorationThresholds
-from parfocal.qc.rows import COLUMNS, MORE_COLUMNS, MetricsRow, write_metrics_csv
-from parfocal.qc.statistics import METRICS, statistics
-from parfocal.qc.summary import PRIMARY, SHOWN, judge, summarise, summary_json
+from parfocal.qc.comparison.parameters import ImageComparisonParameters
+from parfocal.qc.evaluation.statistics import METRICS, statistics
+from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
+from parfocal.qc.metrics.images.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED, RestorationScore
+from parfocal.qc.restoration.judge import PRIMARY, SHOWN, judge, summarise, summary_json
+from parfocal.qc.restoration.parameters import RestorationThresholds
+from parfocal.qc.restoration.rows import COLUMNS, MORE_COLUMNS, MetricsRow, write_metrics_csv
 from parfocal.runtime.errors import InvalidInputError
 
 

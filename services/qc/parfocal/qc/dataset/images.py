@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from parfocal.qc.dataset.thumbnails import thumbnail
 from parfocal.qc.metrics._arrays import percentiles
-from parfocal.qc.metrics.duplicates import SIDE, fingerprint, pixel_digest
-from parfocal.qc.metrics.focus import sharpness
-from parfocal.qc.metrics.labels import Kind, LabelSanity, check_labels
-from parfocal.qc.metrics.noise import measure_noise
-from parfocal.qc.metrics.registration import Shift, estimate_shift
-from parfocal.qc.metrics.restoration import score_restoration, score_stack
+from parfocal.qc.metrics.data.duplicates import SIDE, fingerprint, pixel_digest
+from parfocal.qc.metrics.data.focus import sharpness
+from parfocal.qc.metrics.data.noise import measure_noise
+from parfocal.qc.metrics.data.registration import Shift, estimate_shift
+from parfocal.qc.metrics.images.restoration import score_restoration, score_stack
+from parfocal.qc.metrics.objects.labels import Kind, LabelSanity, check_labels
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images import PixelSize, read_image
 from parfocal.runtime.saturation import saturation

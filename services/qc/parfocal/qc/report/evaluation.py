@@ -10,16 +10,16 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from parfocal.qc.curves import read_curves
-from parfocal.qc.figures import save_png
-from parfocal.qc.reliability import read_coverage_csv, reliability_figure
-from parfocal.qc.report.classes import class_section
+from parfocal.qc.evaluation.verdict import Verdict
+from parfocal.qc.evaluation.words import worst_of
+from parfocal.qc.instances.class_report import class_section
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
-from parfocal.qc.report.correlation import correlation_figure
 from parfocal.qc.report.scores import scores_figure
 from parfocal.qc.report.text import value_text, versions
-from parfocal.qc.verdict import Verdict
-from parfocal.qc.words import worst_of
+from parfocal.qc.restoration.correlation import correlation_figure
+from parfocal.qc.restoration.curves import read_curves
+from parfocal.qc.restoration.figure import save_png
+from parfocal.qc.restoration.reliability import read_coverage_csv, reliability_figure
 from parfocal.runtime.manifests import ModelManifest
 from parfocal.runtime.scores import Scores, read_scores
 
