@@ -5,9 +5,9 @@ Run it in the environment of CARE, on an otherwise idle machine:
     PYTHONPATH=tests:services/qc .venvs/care/bin/python benchmarks/care_2d.py --data FOLDER --epochs 5
 
 FOLDER has {train,test}/{source,target}. csbdeep runs its own loops in float32: `create_patches`, `train`, `predict`.
-Parfocal runs the code of its worker (`parfocal.runtime.training.train`, `prediction.predict`) on a real S3 store, with
-the precision it chooses itself. Both see the same number of steps of the same batch and patch size. The cost beyond
-the network is the processor time of the whole job per step, less that of the bare network step.
+Parfocal runs the code of its worker (`parfocal.runtime.training.loop.train`, `prediction.job.predict`) on a real S3
+store, with the precision it chooses itself. Both see the same number of steps of the same batch and patch size. The
+cost beyond the network is the processor time of the whole job per step, less that of the bare network step.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from common import Clock, options_for, train_and_predict, training_parameters
 
 from parfocal.care import SERVICE
 from parfocal.qc.metrics.images.restoration import score_restoration
-from parfocal.runtime.images import read_image
-from parfocal.runtime.learning import Channels
-from parfocal.runtime.manifests import ModelManifest
-from parfocal.runtime.pairs import find_images
-from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.datasets.pairs import find_images
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.methods.implementation import Channels
+from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.store.manifests import ModelManifest
 
 
 def quality(predictions: dict[str, Any], target_folder: Path) -> tuple[float, float]:
@@ -47,7 +47,7 @@ def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: P
     from csbdeep.data import RawData, create_patches
     from csbdeep.models import CARE, Config
 
-    from parfocal.runtime import keras
+    from parfocal.runtime.frameworks import keras
 
     keras.prepare(options.seed, "float32", 2)  # the arithmetic is global, and Parfocal may have changed it
     raw = RawData.from_folder(str(data / "train"), ["source"], "target", axes="YX")

@@ -14,13 +14,13 @@ from typing import Any
 from support import S3Server, publish_dataset
 
 from parfocal import v1
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
-from parfocal.runtime.service import Service, load_object, values_struct
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.methods.service import Service, load_object, values_struct
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.store.store import Location, Store
 
 
 def options_for(page: str, *, epochs: int, patch: int, batch: int, patches_per_image: int) -> argparse.ArgumentParser:

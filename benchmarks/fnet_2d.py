@@ -23,9 +23,9 @@ from common import Clock, options_for, train_and_predict, training_parameters
 
 from parfocal.fnet import SERVICE
 from parfocal.fnet.network import FnetModule
-from parfocal.runtime.images import read_image
-from parfocal.runtime.pairs import find_images
-from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.datasets.pairs import find_images
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.methods.precision import choose_precision
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ noise had different SSIM (chapter III, figures 37 and 38), on simulated filament
 the target's range, is added to targets that differ in how much structure they hold. The noise is then removed in two
 ways: everywhere, by a Gaussian filter, or in the background alone, structures left as noisy as they are.
 
-    python benchmarks/foreground_ssim.py --size 512 --images 6
+    PYTHONPATH=orchestrator .venvs/qc/bin/python benchmarks/foreground_ssim.py --size 512 --images 6
 
 Read the spread, the largest mean less the smallest: as much of a score is the amount of background. And compare the
 last part with the first: SNR inside, on which the verdict rests, must not rise.
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from parfocal.demo.simulate import simulate_pair
 from parfocal.qc.metrics.images.foreground import Foreground, find_foreground, score_regions
 from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
-from parfocal.runtime.simulate import simulate_pair
 
 Image = npt.NDArray[Any]
 Treatment = Callable[[Image, Foreground], Image]

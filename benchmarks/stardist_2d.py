@@ -25,9 +25,9 @@ import numpy as np
 from common import Clock, options_for, train_and_predict, training_parameters
 
 from parfocal.qc.metrics.objects.instances import Counts, score_instances
-from parfocal.runtime.images import read_image
-from parfocal.runtime.pairs import find_images
-from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.datasets.pairs import find_images
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.methods.precision import choose_precision
 from parfocal.stardist import SERVICE
 
 
@@ -47,7 +47,7 @@ def plain_stardist(
     from stardist.models import Config2D, StarDist2D
     from stardist.utils import fill_label_holes
 
-    from parfocal.runtime import keras
+    from parfocal.runtime.frameworks import keras
 
     keras.prepare(options.seed, "float32", 2)  # the arithmetic is global, and Parfocal may have changed it
     rng = np.random.default_rng(options.seed)
@@ -98,7 +98,7 @@ def plain_stardist(
 
 def making_targets(options: argparse.Namespace, data: Path) -> tuple[float, float]:
     """Return the seconds that the targets of a batch take, and that a training step takes."""
-    from parfocal.runtime.learning import Channels
+    from parfocal.runtime.methods.implementation import Channels
     from parfocal.stardist.network import StarDist2D
     from parfocal.stardist.parameters import StarDist2DParameters
 

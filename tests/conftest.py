@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import S3Server, ServiceProcess, filament_pair, nuclei_pair, publish_dataset, write_pairs
+from support import S3Server, ServiceProcess, filament_pair, nuclei_pair, publish_dataset, search_path, write_pairs
 
-from parfocal.runtime.store import Store
+from parfocal.runtime.store.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def start_service(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
         folder = tmp_path_factory.mktemp(f"service-{name}")
         variables = {f"PARFOCAL_{key.upper()}": value for key, value in settings.items()}
         if pythonpath:
-            variables["PYTHONPATH"] = pythonpath
+            variables["PYTHONPATH"] = search_path(pythonpath)
         service = ServiceProcess(name, {**s3.environment, **variables}, folder)
         started.append(service)
         return service.start()

@@ -17,11 +17,11 @@ from support import ServiceProcess, wait_for
 
 from parfocal import v1
 from parfocal.runtime.jobs.device import Device
-from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.names import model_location
-from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
-from parfocal.runtime.service import values_struct
-from parfocal.runtime.store import Location
+from parfocal.runtime.methods.service import values_struct
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.store.names import model_location
+from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.store.store import Location
 
 CHUNK = 3 * 2**20
 IDLE_SECONDS = 4.0
@@ -84,7 +84,10 @@ class Service:
         found = []
         for child in psutil.Process(self.process.process.pid).children():
             try:
-                if child.status() != psutil.STATUS_ZOMBIE and "parfocal.runtime.jobs.warm" in child.cmdline():
+                if (
+                    child.status() != psutil.STATUS_ZOMBIE
+                    and "parfocal.runtime.server.interactive_worker" in child.cmdline()
+                ):
                     found.append(child)
             except psutil.NoSuchProcess:
                 continue

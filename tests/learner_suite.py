@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import Channels
-from parfocal.runtime.service import load_object
+from parfocal.runtime.methods.implementation import Channels
+from parfocal.runtime.methods.service import load_object
 
 
 class LearnerSuite:
@@ -118,7 +118,7 @@ class ImageLearnerSuite(LearnerSuite):
     tolerance = 1e-5
 
     def test_tiled_prediction_equals_the_whole_image(self, implementation: Any) -> None:
-        from parfocal.runtime.tiling import predict_tiled
+        from parfocal.runtime.prediction.tiling import predict_tiled
 
         learner = implementation.build(self.parameters, self.channels)
         for inputs, targets in self.batches(implementation, 5):

@@ -21,8 +21,9 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from parfocal.runtime.errors import UnavailableError
-from parfocal.runtime.images import Image, PixelSize, image_stem, inspect_image, write_image
-from parfocal.runtime.manifests import (
+from parfocal.runtime.images.files import Image, PixelSize, image_stem, inspect_image, write_image
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
@@ -31,18 +32,18 @@ from parfocal.runtime.manifests import (
     ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.names import dataset_location, model_location, result_location
-from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
-from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Store
+from parfocal.runtime.store.names import dataset_location, model_location, result_location
+from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 PORT_FLAGS = (
     *("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc"),
     *("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "admin.port.grpc"),
 )
-# Environment and module of services that have none of their own; the others are called as their folder.
-MODULES = {"fake": ("qc", "parfocal.runtime.fake"), "scaffold": ("fnet", "parfocal.scaffold")}
+# Environment and module of services that have none of their own; the others are called as their folder. The module of
+# the fake service lies beside this file.
+MODULES = {"fake": ("qc", "fake"), "scaffold": ("fnet", "parfocal.scaffold")}
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,6 +56,11 @@ def free_ports(count: int) -> list[int]:
     finally:
         for probe in sockets:
             probe.close()
+
+
+def search_path(*folders: Path | str) -> str:
+    """Return a PYTHONPATH of some folders and what is on the present one."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30.0, what: str = "the condition") -> Any:
@@ -169,6 +175,9 @@ class ServiceProcess:
         python = ROOT / ".venvs" / env / "bin" / "python"
         variables = {**os.environ, **self.environment, "PARFOCAL_LISTEN": self.address}
         variables.setdefault("PARFOCAL_STATE_DIR", str(self.folder / "state"))
+        if self.name == "fake":
+            # Its workers inherit it.
+            variables["PYTHONPATH"] = search_path(ROOT / "tests")
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

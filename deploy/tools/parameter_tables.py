@@ -32,7 +32,7 @@ END = "<!-- end -->"
 _ASK = """
 import json, sys
 from parfocal import v1
-from parfocal.runtime.service import load_service
+from parfocal.runtime.methods.service import load_service
 print(json.dumps([
     (method.documentation, v1.JobKind.Name(kind).removeprefix("JOB_KIND_").lower(), work.parameters.model_json_schema())
     for method in load_service(sys.argv[1]).methods

@@ -11,8 +11,8 @@ from learner_suite import ImageLearnerSuite
 
 from parfocal.care import CARE_2D
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters
-from parfocal.runtime.learning import Channels
-from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.methods.implementation import Channels
+from parfocal.runtime.methods.precision import choose_precision
 
 TINY: dict[str, Any] = {
     "network_depth": 2, "kernel_size": 3, "first_filters": 4, "patch_size": 32, "precision": "float32"
@@ -83,9 +83,9 @@ def test_the_saved_folder_opens_in_csbdeep_with_the_same_prediction(care: Any, t
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
 def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path: Path) -> None:
-    from parfocal.runtime.images import Image
-    from parfocal.runtime.loaded_model import load_model, predict_image
-    from parfocal.runtime.manifests import ModelManifest
+    from parfocal.runtime.images.files import Image
+    from parfocal.runtime.prediction.loaded_model import load_model, predict_image
+    from parfocal.runtime.store.manifests import ModelManifest
 
     parameters = Care2DParameters(**TINY)
     weights = care.build(parameters, Channels()).weights()

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support import ROOT, publish_dataset, wait_for
 
 from parfocal import v1
-from parfocal.runtime.server.errors import STATUS_KEY, from_rpc_error
+from parfocal.runtime.rpc_errors import STATUS_KEY, from_rpc_error
 
 
 @pytest.fixture(scope="module", params=list(TINY), ids=lambda method: method.partition("-")[0])
@@ -47,7 +47,7 @@ def images_folder(service: Session, request: pytest.FixtureRequest) -> Path:
 def trained(service: Session, s3: Any, images_folder: Path) -> tuple[v1.Job, str]:
     """A finished training and its dataset."""
     from parfocal.runtime.settings import Settings
-    from parfocal.runtime.store import Store
+    from parfocal.runtime.store.store import Store
 
     store = Store(Settings(s3_endpoint=s3.endpoint, s3_access_key=s3.access_key, s3_secret_key=s3.secret_key))
     uri = publish_dataset(store, f"pairs-{service.method}", images_folder)
@@ -71,8 +71,8 @@ def test_methods_describe_themselves_completely(service: Session) -> None:
 
 
 def test_training_publishes_a_model_with_its_history(trained: tuple[v1.Job, str], store: Any) -> None:
-    from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+    from parfocal.runtime.store.store import Location
 
     job, _ = trained
     (output,) = job.outputs
@@ -181,9 +181,9 @@ def test_patch_larger_than_the_images_is_refused(service: Session, trained: tupl
 def test_prediction_keeps_names_shape_and_pixel_size(
     service: Session, trained: tuple[v1.Job, str], store: Any, tmp_path: Path
 ) -> None:
-    from parfocal.runtime.images import inspect_image
-    from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.images.files import inspect_image
+    from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+    from parfocal.runtime.store.store import Location
 
     model, dataset = trained
     spec = v1.PredictionSpec(model_uri=model.outputs[0].uri, input_uri=dataset, split="test")
@@ -205,8 +205,8 @@ def test_prediction_keeps_names_shape_and_pixel_size(
 def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
     service: Session, trained: tuple[v1.Job, str], store: Any, images_folder: Path, tmp_path: Path
 ) -> None:
-    from parfocal.runtime.images import read_image
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.images.files import read_image
+    from parfocal.runtime.store.store import Location
 
     model, dataset = trained
     spec = v1.PredictionSpec(model_uri=model.outputs[0].uri, input_uri=dataset, split="test")
@@ -243,8 +243,8 @@ def test_a_single_image_for_an_unknown_model_is_not_found(service: Session) -> N
 def test_cancel_ends_a_running_job_soon_and_publishes_nothing(
     service: Session, trained: tuple[v1.Job, str], store: Any
 ) -> None:
-    from parfocal.runtime.manifests import MODEL_MANIFEST
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.store.manifests import MODEL_MANIFEST
+    from parfocal.runtime.store.store import Location
 
     job = service.jobs.StartJob(service.request(trained[1], epochs=900)).job
     get = v1.GetJobRequest(job_id=job.id)
@@ -332,8 +332,8 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
 ) -> None:
     import psutil
 
-    from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+    from parfocal.runtime.store.store import Location
 
     parameters: dict[str, Any] = {"epochs": 8, "patches_per_image": 8}
     if service.method == "fake-2d":

@@ -19,9 +19,9 @@ from google.protobuf import json_format
 from support import filament_pair, filament_volumes, nuclei_pair, nuclei_volumes, publish_dataset, write_pairs
 
 from parfocal import v1
-from parfocal.runtime.images import inspect_image, read_image
-from parfocal.runtime.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
-from parfocal.runtime.store import Location
+from parfocal.runtime.images.files import inspect_image, read_image
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.store.store import Location
 
 # By axes and whether targets are labels.
 PAIRS: dict[tuple[str, bool], tuple[Callable[..., Any], tuple[int, ...]]] = {

@@ -21,7 +21,7 @@ from parfocal.stack.control import down, up
 from parfocal.stack.processes import UNIT_MARK, marked, stack_mark
 
 SERVICES = (
-    ("fake", "parfocal.runtime.fake", "qc"),
+    ("fake", "fake", "qc"),
     ("stardist", "parfocal.stardist", "stardist"),
     ("qc", "parfocal.qc", "qc"),
 )
@@ -128,13 +128,24 @@ class Stack:
         return found
 
 
+def fake_command(python: Path) -> tuple[str, ...]:
+    """Return what starts the fake service: a stack takes PYTHONPATH from its units, and this one is found by it."""
+    return ("env", f"PYTHONPATH={ROOT / 'tests'}", str(python), "-m", "parfocal.runtime.server", "fake")
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running stack with the services fake, stardist and qc."""
     folder = tmp_path_factory.mktemp("stack")
     s3_port, prefect_port, *ports = free_ports(5)
     services = tuple(
-        ServiceUnit(name=name, module=module, python=ROOT / ".venvs" / environment / "bin" / "python", port=port)
+        ServiceUnit(
+            name=name,
+            module=module,
+            python=(python := ROOT / ".venvs" / environment / "bin" / "python"),
+            port=port,
+            command=fake_command(python) if name == "fake" else (),
+        )
         for (name, module, environment), port in zip(SERVICES, ports, strict=True)
     )
     config = StackConfig(

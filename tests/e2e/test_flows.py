@@ -18,7 +18,7 @@ from support import publish_dataset, wait_for
 from parfocal import v1
 from parfocal.client.models import read_model
 from parfocal.flows.hooks import MAX_ATTEMPTS
-from parfocal.runtime.images import Image, write_image
+from parfocal.runtime.images.files import Image, write_image
 
 # Ends only on request, so the tests do not depend on the speed of the machine.
 ENDLESS = {"epochs": 1000, "pause_seconds": 0.4}

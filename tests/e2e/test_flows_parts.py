@@ -23,8 +23,8 @@ from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import Catalogue, evaluation_choice, job_of_choice
 from parfocal.flows.reconcile import Fate, decide
 from parfocal.flows.remote import just_polled
-from parfocal.runtime.manifests import ResultFile, ResultManifest
-from parfocal.runtime.names import check_request_id
+from parfocal.runtime.store.manifests import ResultFile, ResultManifest
+from parfocal.runtime.store.names import check_request_id
 
 SCHEMA = {
     "$defs": {"Loss": {"enum": ["mae", "mse"], "type": "string"}},

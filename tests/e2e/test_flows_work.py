@@ -17,7 +17,7 @@ from parfocal.client import Client, requests
 from parfocal.flows import _jobs, _work
 from parfocal.flows._jobs import JobNotSucceededError, Run
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
-from parfocal.runtime.images import Image, write_image
+from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.settings import Settings
 
 

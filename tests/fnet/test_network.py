@@ -11,9 +11,9 @@ from learner_suite import ImageLearnerSuite
 
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
-from parfocal.runtime.learning import Channels
-from parfocal.runtime.manifests import DatasetManifest, ImageEntry
-from parfocal.runtime.precision import cpu_flags
+from parfocal.runtime.methods.implementation import Channels
+from parfocal.runtime.methods.precision import cpu_flags
+from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 
 TINY: dict[str, Any] = {"first_filters": 4, "patch_size": 32, "learning_rate": 0.003, "precision": "float32"}
 TWO_TARGETS = Channels(3, ("target", "target_MAP2"))
@@ -130,7 +130,7 @@ def test_steps_are_rounded_up_to_epochs(steps: int, epochs: int, expected: int) 
 def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from parfocal.runtime import torch as driver
+    from parfocal.runtime.frameworks import torch as driver
 
     # Also where it is possible and not chosen, because it is no faster.
     monkeypatch.setattr(driver, "choose_precision", lambda wanted, *_: (wanted, ""))

@@ -9,7 +9,7 @@ import pytest
 from support import Ended, S3Server, ServiceProcess
 
 from parfocal.cli import main
-from parfocal.runtime.simulate import write_dataset
+from parfocal.demo.simulate import write_dataset
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from support import Ended, free_ports, interruptible, wait_for
 
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
-from parfocal.runtime.images import Image, write_image
+from parfocal.demo.simulate import write_dataset
+from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.simulate import write_dataset
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.store import Location
 
 
 def test_methods_shows_the_published_parameters_as_a_table(run: Callable[..., Ended]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support import ROOT, Ended, ServiceProcess
 
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 
 # Written by stardist itself, in its own environment.
 WRITE_FOLDER = """

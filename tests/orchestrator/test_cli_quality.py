@@ -17,7 +17,7 @@ from parfocal.cli._app import App
 from parfocal.cli._train import judge
 from parfocal.client import Client, requests
 from parfocal.flows.remote import TrainingFlow
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 
 
 def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., Ended], dataset: str) -> None:

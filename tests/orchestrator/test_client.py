@@ -29,8 +29,9 @@ from parfocal.runtime.errors import (
     UnavailableError,
     Violation,
 )
-from parfocal.runtime.images import read_image
-from parfocal.runtime.manifests import (
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
@@ -38,11 +39,10 @@ from parfocal.runtime.manifests import (
     ImageEntry,
     ResultManifest,
 )
-from parfocal.runtime.names import dataset_location, model_location, new_request_id
-from parfocal.runtime.publish import claim_version, publish
-from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location
-from parfocal.runtime.verdicts import Verdict
+from parfocal.runtime.store.names import dataset_location, model_location, new_request_id
+from parfocal.runtime.store.publish import claim_version, publish
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.verdicts import Verdict
 
 
 @pytest.fixture(scope="module")

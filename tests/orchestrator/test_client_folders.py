@@ -18,7 +18,7 @@ from parfocal.client.datasets import NO_TEST_IMAGES, check_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError
-from parfocal.runtime.images import Image, inspect_image, read_image, write_image
+from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
 
 
 @pytest.fixture

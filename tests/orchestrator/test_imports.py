@@ -11,9 +11,9 @@ from support import ROOT
 ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
-        *("errors", "housekeeping", "images", "manifests", "names", "needs", "pairs", "publish", "scores", "settings"),
-        *("simulate", "store", "verdicts"),
-        "server.errors",
+        *("errors", "rpc_errors", "settings", "datasets.pairs", "images.files", "images.needs"),
+        *("store.housekeeping", "store.manifests", "store.names", "store.publish", "store.scores", "store.store"),
+        "store.verdicts",
     )
 }
 UNITS = ("parfocal.care", "parfocal.qc")

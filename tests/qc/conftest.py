@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from support import publish_dataset, publish_images, wait_for
+from support import ROOT, publish_dataset, publish_images, wait_for
 
 from parfocal import v1
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.records import FINAL_STATES
-from parfocal.runtime.service import values_struct
+from parfocal.runtime.methods.service import values_struct
+
+# Some tests score the simulated images of the demo, which is not installed in the environment of a service.
+sys.path.append(str(ROOT / "orchestrator"))
 
 RunJob = Callable[[v1.StartJobRequest], v1.Job]
 

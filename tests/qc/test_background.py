@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from parfocal.demo.simulate import simulate_pair
 from parfocal.qc.evaluation.statistics import image_scores
 from parfocal.qc.metrics.images.foreground import find_foreground
 from parfocal.qc.metrics.images.restoration import RestorationScore, scale_target, score_scaled
@@ -19,7 +20,6 @@ from parfocal.qc.restoration.judge import judge, summarise, summary_json
 from parfocal.qc.restoration.parameters import RestorationThresholds, TranslationThresholds
 from parfocal.qc.restoration.rows import MORE_COLUMNS, MetricsRow, write_metrics_csv
 from parfocal.qc.restoration.scoring import regions
-from parfocal.runtime.simulate import simulate_pair
 
 
 @cache

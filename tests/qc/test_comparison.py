@@ -22,19 +22,19 @@ from parfocal import v1
 from parfocal.qc import SERVICE
 from parfocal.qc.metrics.paired import holm
 from parfocal.runtime.errors import CancelledError
-from parfocal.runtime.images import Image, PixelSize, read_image, write_image
+from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.jobs.worker import run
-from parfocal.runtime.manifests import (
+from parfocal.runtime.methods.service import values_struct
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     RESULT_MANIFEST,
     DatasetManifest,
     ResultManifest,
 )
-from parfocal.runtime.service import values_struct
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 Change = Callable[[Any, int], Any]
 

@@ -31,7 +31,7 @@ from parfocal.qc.comparison.summary import (
 )
 from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.manifests import ResultFile, ResultManifest
+from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 
 BASE = np.linspace(20.0, 32.0, 12)
 SPEC = v1.ComparisonSpec(method="restoration", dataset_uri="s3://d/a/1")

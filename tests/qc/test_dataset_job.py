@@ -16,10 +16,10 @@ from scipy import ndimage
 from support import filament_pair, nuclei_pair, publish_dataset, write_pairs
 
 from parfocal import v1
-from parfocal.runtime.images import Image, PixelSize, read_image, write_image
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.service import values_struct
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
+from parfocal.runtime.methods.service import values_struct
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.store import Location, Store
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from parfocal.qc.metrics.data.noise import measure_noise
 from parfocal.qc.metrics.data.registration import estimate_shift
 from parfocal.qc.metrics.objects.labels import check_labels, kind_of_target
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.noise import noise_sigma
-from parfocal.runtime.saturation import saturation
+from parfocal.runtime.images.noise import noise_sigma
+from parfocal.runtime.images.saturation import saturation
 
 
 def texture(seed: int, shape: tuple[int, ...] = (192, 192), sigma: float = 2.0) -> Any:

@@ -22,7 +22,7 @@ from parfocal.qc.metrics.objects.outcomes import ERROR_CODES, error_map, outcome
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import PixelSize
+from parfocal.runtime.images.files import PixelSize
 
 Labels = NDArray[np.int64]
 

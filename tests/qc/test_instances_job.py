@@ -16,10 +16,10 @@ import pytest
 from support import nuclei_pair, publish_dataset, publish_images, write_pairs
 
 from parfocal import v1
-from parfocal.runtime.images import Image, read_image, write_image
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.service import values_struct
-from parfocal.runtime.store import Location
+from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.methods.service import values_struct
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.store import Location
 
 Evaluate = Callable[..., v1.Job]
 

@@ -16,7 +16,7 @@ from parfocal.qc.restoration.job import evaluate
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 
 class LostAtTheModel(Store):

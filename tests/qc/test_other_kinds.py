@@ -11,8 +11,8 @@ import pytest
 from support import publish_dataset, publish_images, publish_model
 
 from parfocal import v1
-from parfocal.runtime.images import Image, read_image, write_image
-from parfocal.runtime.store import Location
+from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.store.store import Location
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from parfocal.qc.restoration.figure import save_png
 from parfocal.qc.restoration.judge import judge, summarise, summary_json
 from parfocal.qc.restoration.parameters import RestorationParameters
 from parfocal.qc.restoration.rows import KINDS, MetricsRow, write_metrics_csv
-from parfocal.runtime.manifests import ModelManifest
+from parfocal.runtime.store.manifests import ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"
 

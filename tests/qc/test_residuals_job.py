@@ -14,12 +14,12 @@ from support import publish_dataset
 
 from parfocal import v1
 from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images import Image, PixelSize, read_image, write_image
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultFile, ResultManifest
-from parfocal.runtime.names import result_location
-from parfocal.runtime.publish import folder_files, publish, upload_files
-from parfocal.runtime.server.errors import from_rpc_error
-from parfocal.runtime.store import Location
+from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
+from parfocal.runtime.rpc_errors import from_rpc_error
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, ResultManifest
+from parfocal.runtime.store.names import result_location
+from parfocal.runtime.store.publish import folder_files, publish, upload_files
+from parfocal.runtime.store.store import Location
 
 Judge = Callable[..., v1.Job]
 

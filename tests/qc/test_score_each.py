@@ -10,7 +10,7 @@ import pytest
 from parfocal.qc.comparison.competitors import Evaluation
 from parfocal.qc.evaluation.score_each import PredictionError, of_prediction, score_each
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.manifests import ResultFile, ResultManifest
+from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 
 NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
 

@@ -15,7 +15,7 @@ from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
 from parfocal.qc.metrics.images.restoration import score_restoration
 from parfocal.qc.restoration.scoring import score_item
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, PixelSize, read_image, write_image
+from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 
 GAUSSIAN = BaselineChoice(1.0, ((1.0, 30.0),), 1)
 

@@ -17,8 +17,8 @@ from parfocal.qc.metrics.objects.semantic import Areas
 from parfocal.qc.semantic.figure import semantic_figure
 from parfocal.qc.semantic.job import Threshold, judge
 from parfocal.qc.semantic.parameters import SemanticParameters
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.store import Location
 
 Evaluate = Callable[..., v1.Job]
 

@@ -18,7 +18,7 @@ from parfocal.qc.restoration.reliability import (
     write_coverage_csv,
 )
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.uncertainty import LEVEL, calibration_factor, interval_width
+from parfocal.runtime.prediction.uncertainty import LEVEL, calibration_factor, interval_width
 
 RNG = np.random.default_rng(2)
 WIDTH = RNG.uniform(1, 5, (200, 220))

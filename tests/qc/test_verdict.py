@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from parfocal.qc.evaluation.inputs import Inputs, Item
 from parfocal.qc.evaluation.verdict import Verdict, with_test, with_unscorable
-from parfocal.runtime.manifests import DatasetManifest, ImageEntry, ModelManifest, ResultManifest
+from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ModelManifest, ResultManifest
 
 NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
 PASSED = Verdict("passed", ("It is better.",), ("A remark.",))

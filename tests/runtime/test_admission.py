@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fake import SERVICE
 from support import publish_model
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.fake import SERVICE
 from parfocal.runtime.jobs.admission import admit, check_dataset, require_outputs
 from parfocal.runtime.jobs.records import JobStore
-from parfocal.runtime.manifests import UNCERTAINTY_FACTOR, DatasetManifest, ImageEntry, ModelManifest
-from parfocal.runtime.parameters import PredictionParameters, Roles
-from parfocal.runtime.service import Parameters, Work
-from parfocal.runtime.store import Store
+from parfocal.runtime.methods.parameters import PredictionParameters, Roles
+from parfocal.runtime.methods.service import Parameters, Work
+from parfocal.runtime.store.manifests import UNCERTAINTY_FACTOR, DatasetManifest, ImageEntry, ModelManifest
+from parfocal.runtime.store.store import Store
 
 FAKE = SERVICE.method("fake-2d")
 CHANNELS = replace(FAKE, channel_axes="CZ", target=v1.TARGET_KIND_PAIRED_IMAGE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from parfocal.runtime.augmentation import Augmentation
+from parfocal.runtime.training.augmentation import Augmentation
 
 SQUARE = np.arange(16).reshape(4, 4)
 OBLONG = np.arange(20).reshape(4, 5)

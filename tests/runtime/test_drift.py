@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from support import filament_pair
 
-from parfocal.runtime.drift import find_drift, find_small, image_statistics, training_statistics
-from parfocal.runtime.images import PixelSize
+from parfocal.runtime.images.drift import find_drift, find_small, image_statistics, training_statistics
+from parfocal.runtime.images.files import PixelSize
 
 
 def noisy(seed: int, sigma: float = 20.0, shape: tuple[int, int] = (128, 128)) -> NDArray[Any]:

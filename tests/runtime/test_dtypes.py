@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parfocal.runtime.images import convert_dtype
+from parfocal.runtime.images.files import convert_dtype
 
 
 def test_conversion_rounds_clips_and_reports() -> None:

@@ -15,13 +15,13 @@ from image_service import Service
 from support import ServiceProcess, publish_dataset, publish_model, wait_for
 
 from parfocal import v1
-from parfocal.runtime.errors import DamagedError, NotFoundError, UnavailableError
+from parfocal.runtime.errors import ConflictError, DamagedError, NotFoundError, UnavailableError
 from parfocal.runtime.jobs.lease import Lease
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
-from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.patient_store import PatientStore
-from parfocal.runtime.store import ConflictError, Location, Store
-from parfocal.runtime.verdicts import VERDICT_FILE, newest_verdict
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.store.patient import PatientStore
+from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.verdicts import VERDICT_FILE, newest_verdict
 
 SLOW = {"epochs": 1000, "pause_seconds": 0.05}
 

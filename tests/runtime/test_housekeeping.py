@@ -19,15 +19,15 @@ import pytest
 from support import S3Server, ServiceProcess, free_ports, wait_for
 
 from parfocal import v1
-from parfocal.runtime import housekeeping
-from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import DiskFullError
-from parfocal.runtime.images import Image, write_image
+from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.manifests import FileEntry
-from parfocal.runtime.publish import upload_files
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store import housekeeping
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.manifests import FileEntry
+from parfocal.runtime.store.publish import upload_files
+from parfocal.runtime.store.store import Location, Store
 
 DAY = 86400.0
 KIB = 2**10
@@ -38,12 +38,12 @@ WORKER = """
 import sys
 from pathlib import Path
 import numpy as np
-from parfocal.runtime.cache import Cache
-from parfocal.runtime.housekeeping import own_folder
-from parfocal.runtime.images import read_image
-from parfocal.runtime.manifests import FileEntry
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.housekeeping import own_folder
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.store.manifests import FileEntry
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 state, place, entry = Path(sys.argv[1]), Location.parse(sys.argv[2]), FileEntry.model_validate_json(sys.argv[3])
 cache = Cache(state, own_folder(state / "scratch", "job-") / "held")
@@ -58,10 +58,10 @@ print(np.array_equal(read_image(path).pixels, pixels), pixels.sum(), flush=True)
 READER = """
 import shutil, sys, time
 from pathlib import Path
-from parfocal.runtime.cache import Cache
-from parfocal.runtime.manifests import FileEntry
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.manifests import FileEntry
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 state, place, entry = Path(sys.argv[1]), Location.parse(sys.argv[2]), FileEntry.model_validate_json(sys.argv[3])
 store, held, rounds = Store(Settings()), state / "scratch" / "reader", 0
@@ -202,7 +202,7 @@ def test_a_short_disk_takes_from_the_cache_before_it_is_an_error(
     store: Store, folder: Location, files: list[FileEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = tmp_path / "state"
-    monkeypatch.setattr("parfocal.runtime.cache._RESERVE", 0)
+    monkeypatch.setattr("parfocal.runtime.store.cache._RESERVE", 0)
     first, second = fetch_for_ended_jobs(state, store, folder, files[:2])
     a_disk_of(140 * KIB, state, monkeypatch)
     held = Cache(state, state / "held").fetch(store, folder, files[2])
@@ -219,7 +219,7 @@ def test_decoded_images_make_room_too(
     store: Store, folder: Location, files: list[FileEntry], image: FileEntry, tmp_path: Path, monkeypatch: Any
 ) -> None:
     state = tmp_path / "state"
-    monkeypatch.setattr("parfocal.runtime.cache._RESERVE", 0)
+    monkeypatch.setattr("parfocal.runtime.store.cache._RESERVE", 0)
     fetch_for_ended_jobs(state, store, folder, files[:1])
     cache = Cache(state, state / "held")
     path = cache.fetch(store, folder, image)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from parfocal.runtime._files import partial_path
 from parfocal.runtime.errors import DiskFullError, InvalidInputError
-from parfocal.runtime.images import (
+from parfocal.runtime.images._files import partial_path
+from parfocal.runtime.images.files import (
     Image,
     ImageLimits,
     PixelSize,

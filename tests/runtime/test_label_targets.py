@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.label_targets import clean_label_targets, label_problem, object_classes
-from parfocal.runtime.learning import Arrays, Channels, Learner, ObjectImplementation, Tiling
-from parfocal.runtime.objects import Objects
-from parfocal.runtime.parameters import PredictionParameters
+from parfocal.runtime.methods.implementation import Arrays, Channels, Learner, ObjectImplementation, Tiling
+from parfocal.runtime.methods.objects import Objects
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.training.label_targets import clean_label_targets, label_problem, object_classes
 
 
 class Plain(ObjectImplementation):

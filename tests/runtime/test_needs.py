@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.needs import ImageNeeds
+from parfocal.runtime.images.needs import ImageNeeds
 
 PLANES, VOLUMES = ImageNeeds("Planes", "YX", "SC"), ImageNeeds("Volumes", "ZYX", "C")
 

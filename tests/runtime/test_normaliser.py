@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from parfocal.runtime import normaliser as module
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.normaliser import Normaliser, NormaliserConstants
+from parfocal.runtime.methods import normaliser as module
+from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.gamma(2, 300, (60, 70)).astype(np.uint16)

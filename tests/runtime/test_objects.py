@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parfocal.runtime.images import PixelSize
-from parfocal.runtime.objects import (
+from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.methods.objects import (
     Objects,
     compact_labels,
     count_classes,

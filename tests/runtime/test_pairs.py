@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from parfocal.runtime.datasets.pairs import check_images, check_pairs, find_images
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, PixelSize, write_image
-from parfocal.runtime.pairs import check_images, check_pairs, find_images
+from parfocal.runtime.images.files import Image, PixelSize, write_image
 
 
 def picture(seed: int = 0, shape: tuple[int, ...] = (32, 40), dtype: str = "uint16") -> NDArray[Any]:

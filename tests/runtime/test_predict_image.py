@@ -16,11 +16,11 @@ from image_service import CHUNK, Service, header_of, image, outputs_of, requests
 from support import ROOT
 
 from parfocal import v1
-from parfocal.runtime.parameters import ImagePredictionParameters
-from parfocal.runtime.prediction import in_wanted_type
-from parfocal.runtime.server.errors import from_rpc_error
-from parfocal.runtime.store import Location
-from parfocal.runtime.verdicts import VERDICT_FILE
+from parfocal.runtime.methods.parameters import ImagePredictionParameters
+from parfocal.runtime.prediction.job import in_wanted_type
+from parfocal.runtime.rpc_errors import from_rpc_error
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.verdicts import VERDICT_FILE
 
 
 def test_the_answer_has_progress_then_header_then_pixels(service: Service) -> None:

@@ -19,7 +19,7 @@ from support import ROOT, wait_for
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, QueueFullError
 from parfocal.runtime.jobs.device import Device
-from parfocal.runtime.server.errors import from_rpc_error
+from parfocal.runtime.rpc_errors import from_rpc_error
 
 
 def test_the_worker_and_its_model_are_kept(service: Service) -> None:
@@ -212,12 +212,13 @@ def _predicts(service: Service) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("environment", "module"), [("qc", "parfocal.runtime.fake"), ("care", "parfocal.care")])
+@pytest.mark.parametrize(("environment", "module"), [("qc", "fake"), ("care", "parfocal.care")])
 def test_the_server_imports_no_framework(environment: str, module: str) -> None:
     code = (
         f"import sys, parfocal.runtime.server.__main__, {module}; "
         "print(', '.join({'tensorflow', 'keras', 'torch', 'csbdeep'} & set(sys.modules)))"
     )
     python = ROOT / ".venvs" / environment / "bin" / "python"
-    run = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    command, where = [str(python), "-c", code], ROOT / "tests"  # where the fake service is found
+    run = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.strip() == ""

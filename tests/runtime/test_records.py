@@ -11,7 +11,7 @@ import pytest
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, NotFoundError, PreconditionError, StaleWorkerError, UnavailableError
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.store import Store
+from parfocal.runtime.store.store import Store
 
 
 @pytest.fixture

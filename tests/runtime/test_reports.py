@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake import SERVICE
 
 from parfocal import v1
-from parfocal.runtime.fake import SERVICE
-from parfocal.runtime.manifests import ModelManifest
-from parfocal.runtime.reports import methods_paragraph, write_training_report
+from parfocal.runtime.store.manifests import ModelManifest
+from parfocal.runtime.training.report import methods_paragraph, write_training_report
 
 ROWS = [
     {"epoch": n, "loss": 1 / n, "val_loss": 2 / n - (n == 2), "learning_rate": 1e-3, "seconds": 1.5} for n in (1, 2, 3)

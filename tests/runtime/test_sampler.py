@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from parfocal.runtime.augmentation import Augmentation
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.sampler import PatchSampler, fixed_patches
-from parfocal.runtime.split import Region
+from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.training.augmentation import Augmentation
+from parfocal.runtime.training.sampler import PatchSampler, fixed_patches
+from parfocal.runtime.training.split import Region
 
 
 def numbered(index: int, shape: tuple[int, ...] = (50, 60)) -> NDArray[np.float64]:
@@ -60,9 +60,9 @@ def test_another_process_draws_the_same_batch(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", IMAGES[0])
     code = """
 import numpy as np, sys
-from parfocal.runtime.augmentation import Augmentation
-from parfocal.runtime.sampler import PatchSampler
-from parfocal.runtime.split import Region
+from parfocal.runtime.training.augmentation import Augmentation
+from parfocal.runtime.training.sampler import PatchSampler
+from parfocal.runtime.training.split import Region
 made = PatchSampler(
     sources=[np.load(sys.argv[1], mmap_mode="r")], targets=None, patch_shape=(16, 16), patches_per_image=20,
     regions=[Region(index=0, stem="a", start=(0, 0), stop=(50, 60))], batch_size=4, seed=7, augmentation=Augmentation(),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
-from parfocal.runtime.schedule import Plateau
+from parfocal.runtime.training.schedule import Plateau
 
 
 def run(losses: list[float], plateau: Plateau, rate: float = 1.0) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.scores import read_scores
+from parfocal.runtime.store.scores import read_scores
 
 PSNR = {"psnr": "PSNR [dB]"}
 

@@ -6,15 +6,16 @@ import json
 from typing import Any
 
 import pytest
+from fake import SERVICE
 from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 
 from parfocal import v1
-from parfocal.runtime import errors, precision
+from parfocal.runtime import errors
 from parfocal.runtime.errors import InvalidParameterError, NotFoundError, ParfocalError, QueueFullError, Violation
-from parfocal.runtime.fake import SERVICE
-from parfocal.runtime.server.errors import code_name, to_status
-from parfocal.runtime.service import struct_values, values_struct
+from parfocal.runtime.methods import precision
+from parfocal.runtime.methods.service import struct_values, values_struct
+from parfocal.runtime.rpc_errors import code_name, to_status
 
 FAKE = SERVICE.method("fake-2d")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
-from parfocal.runtime.split import Region, Split, split_images
+from parfocal.runtime.training.split import Region, Split, split_images
 
 
 def split(count: int, shape: tuple[int, ...] = (256, 256), **options: object) -> Split:

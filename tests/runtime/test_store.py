@@ -13,10 +13,18 @@ from typing import Any
 import pytest
 from support import free_ports
 
-from parfocal.runtime.cache import Cache
-from parfocal.runtime.errors import AlreadyExistsError, DamagedError, InvalidInputError, NotFoundError, UnavailableError
-from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-from parfocal.runtime.names import (
+from parfocal.runtime.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DamagedError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
+from parfocal.runtime.store.names import (
     check_name,
     dataset_location,
     new_request_id,
@@ -24,9 +32,8 @@ from parfocal.runtime.names import (
     published_versions,
     resolve_version,
 )
-from parfocal.runtime.publish import claim_version, publish, upload_files
-from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import ConflictError, Location, Store
+from parfocal.runtime.store.publish import claim_version, publish, upload_files
+from parfocal.runtime.store.store import Location, Store
 
 
 @pytest.fixture
@@ -90,7 +97,7 @@ def test_a_writer_killed_between_headers_and_body_changes_nothing(
     script = f"""
 import http.client, os
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 store, place = Store(Settings()), Location({folder.bucket!r}, {folder.key!r}) / "x"
 etag = store.read_versioned(place)[1]
 send = http.client.HTTPConnection.send

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import OutOfMemoryError
-from parfocal.runtime.tiling import choose_tile, predict_tiled
+from parfocal.runtime.prediction.tiling import choose_tile, predict_tiled
 
 
 def identity(batch: NDArray[Any]) -> NDArray[Any]:

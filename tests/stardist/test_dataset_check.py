@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.manifests import DatasetManifest, ImageEntry
+from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 from parfocal.stardist.parameters import StarDist2DParameters, StarDist3DParameters, check_dataset
 
 

@@ -19,11 +19,11 @@ from csbdeep.utils import normalize
 from stardist import Rays_GoldenSpiral
 from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
 
-from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import Image
-from parfocal.runtime.loaded_model import load_model, predict_image
-from parfocal.runtime.manifests import ModelManifest
+from parfocal.runtime.frameworks import keras
+from parfocal.runtime.images.files import Image
+from parfocal.runtime.prediction.loaded_model import load_model, predict_image
+from parfocal.runtime.store.manifests import ModelManifest
 from parfocal.stardist import STARDIST_2D, STARDIST_3D, importing
 from parfocal.stardist.importing import import_model, main
 from parfocal.stardist.parameters import StarDistPredictionParameters

@@ -13,13 +13,13 @@ import roifile
 from learner_suite import LearnerSuite
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image
-from parfocal.runtime.learning import Channels, Tiling
-from parfocal.runtime.loaded_model import LoadedModel, predict_image
-from parfocal.runtime.manifests import ModelManifest
-from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.objects import stack_labels, write_object_files
-from parfocal.runtime.precision import choose_precision
+from parfocal.runtime.images.files import Image
+from parfocal.runtime.methods.implementation import Channels, Tiling
+from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.methods.objects import stack_labels, write_object_files
+from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.prediction.loaded_model import LoadedModel, predict_image
+from parfocal.runtime.store.manifests import ModelManifest
 from parfocal.stardist import STARDIST_2D
 from parfocal.stardist.parameters import (
     StarDist2DParameters,

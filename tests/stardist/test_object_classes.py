@@ -17,13 +17,13 @@ from stardist.models.model2d import StarDistData2D
 from stardist.models.model3d import StarDistData3D
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image
-from parfocal.runtime.label_targets import object_classes
-from parfocal.runtime.learning import Channels, Tiling
-from parfocal.runtime.loaded_model import LoadedModel, load_model, predict_image
-from parfocal.runtime.manifests import DatasetManifest, ImageEntry, ModelManifest
-from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.objects import write_object_files
+from parfocal.runtime.images.files import Image
+from parfocal.runtime.methods.implementation import Channels, Tiling
+from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.methods.objects import write_object_files
+from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
+from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ModelManifest
+from parfocal.runtime.training.label_targets import object_classes
 from parfocal.stardist import STARDIST_2D, STARDIST_3D
 from parfocal.stardist.importing import import_model
 from parfocal.stardist.network import StarDist2D, StarDist3D

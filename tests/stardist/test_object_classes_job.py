@@ -14,9 +14,9 @@ from google.protobuf import json_format, struct_pb2
 from support import nuclei_pair, publish_dataset, wait_for, write_pairs
 
 from parfocal import v1
-from parfocal.runtime.images import Image, read_image, write_image
-from parfocal.runtime.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
-from parfocal.runtime.store import Location
+from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.store.store import Location
 
 FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 TINY = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from learner_suite import LearnerSuite
 
-from parfocal.runtime.learning import Channels, Tiling
+from parfocal.runtime.methods.implementation import Channels, Tiling
 from parfocal.stardist.parameters import StarDist3DParameters, StarDistPredictionParameters
 
 # Keras' own way of saving.

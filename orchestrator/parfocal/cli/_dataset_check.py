@@ -16,7 +16,7 @@ from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundErr
 if TYPE_CHECKING:
     from parfocal.client import Client
     from parfocal.client.datasets import FolderReport
-    from parfocal.runtime.manifests import DatasetManifest
+    from parfocal.runtime.store.manifests import DatasetManifest
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def check_stored(app: App, client: Client, name: str) -> None:
     from parfocal.client.dataset_checks import earlier_check
     from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.store.store import Location
 
     manifest, uri = read(client, name)
     title = f"{manifest.dataset}:{manifest.version}"

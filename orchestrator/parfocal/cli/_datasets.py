@@ -11,7 +11,7 @@ from parfocal.cli._app import Group, current_app
 from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
-    from parfocal.runtime.manifests import DatasetManifest
+    from parfocal.runtime.store.manifests import DatasetManifest
 
 _AXES = click.option(
     "--axes",
@@ -51,7 +51,7 @@ def create(name: str, folder: Path, axes: str, licence: str, description: str) -
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json, say, warn
     from parfocal.client.datasets import create_dataset
-    from parfocal.runtime.names import check_name
+    from parfocal.runtime.store.names import check_name
 
     check_name("dataset", name)
     with app.client() as client:

@@ -145,8 +145,8 @@ def _write_examples(client: Client, description: v1.Method, folder: Path) -> Non
     from parfocal.cli._modules import run_module, service_of
     from parfocal.cli._progress import waiting
     from parfocal.cli._render import say
+    from parfocal.demo.simulate import write_dataset
     from parfocal.runtime.errors import InvalidInputError
-    from parfocal.runtime.simulate import write_dataset
 
     done = run_module(service_of(client, description.name), "example", str(folder), description.name)
     if done is not None and done.returncode:
@@ -169,7 +169,7 @@ def _learns_labels(description: v1.Method) -> bool:
 
 def _hold_out(data: Path, folder: Path) -> Path:
     """Return a folder of links in which every fifth pair of `data` is a test image; `data` if there are too few."""
-    from parfocal.runtime.pairs import find_images
+    from parfocal.runtime.datasets.pairs import find_images
 
     stems = list(find_images(data / "source"))
     if len(stems) < _HELD_OUT:
@@ -257,7 +257,7 @@ def _conclude(
 ) -> None:
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json, say
-    from parfocal.runtime.verdicts import Verdict
+    from parfocal.runtime.store.verdicts import Verdict
 
     verdict = Verdict("unchecked")
     figure, qc, applied = "", output / _QC, str(output / _IMAGES)

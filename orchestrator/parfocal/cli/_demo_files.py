@@ -60,7 +60,7 @@ def bring(client: Client, output: Path, jobs: Mapping[str, v1.Job]) -> None:
 
 def _written(output: Path) -> list[Path]:
     """Return the files that the last demo wrote and that are as it wrote them."""
-    from parfocal.runtime.publish import sha256_of
+    from parfocal.runtime.store.publish import sha256_of
 
     try:
         names = json.loads((output / _RECORD).read_text(encoding="utf-8"))

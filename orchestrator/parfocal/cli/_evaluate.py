@@ -14,7 +14,7 @@ from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
-    from parfocal.runtime.manifests import DatasetManifest
+    from parfocal.runtime.store.manifests import DatasetManifest
 
 
 @click.command(cls=Command, short_help="Judge a model, or predicted images, by test images.")

@@ -13,7 +13,7 @@ from parfocal.cli._render import print_json, say, warn
 from parfocal.cli._work import CommandDoer
 from parfocal.flows.remote import ENDED, TrainingFlow
 from parfocal.runtime.errors import UnavailableError
-from parfocal.runtime.names import versioned_name
+from parfocal.runtime.store.names import versioned_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +34,8 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     services and the store of that stack. Without test images or a service to judge there is nothing to be left to it.
     """
     from parfocal.client.quality import evaluation_method
-    from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
+    from parfocal.runtime.store.store import Location
     from parfocal.stack.control import status
     from parfocal.stack.state import UnitState
 

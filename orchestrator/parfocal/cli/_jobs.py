@@ -205,7 +205,7 @@ def download(job_id: str, output: Path, overwrite: bool) -> None:
 
 def _what(job: v1.Job) -> str:
     """Return what a job does, in a few words."""
-    from parfocal.runtime.names import versioned_name
+    from parfocal.runtime.store.names import versioned_name
 
     if job.HasField("training"):
         # The version is reserved when the job is admitted.
@@ -225,7 +225,7 @@ def _what(job: v1.Job) -> str:
 
 
 def _dataset(spec: v1.EvaluationSpec | v1.ComparisonSpec) -> str:
-    from parfocal.runtime.names import versioned_name
+    from parfocal.runtime.store.names import versioned_name
 
     return versioned_name(spec.dataset_uri)
 

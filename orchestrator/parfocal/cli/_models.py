@@ -151,7 +151,7 @@ def import_(name: str, source: str, method: str) -> None:
     from parfocal.cli._render import number, print_fields, print_json, warn
     from parfocal.client.models import publish_import
     from parfocal.runtime.errors import InvalidInputError, NotFoundError
-    from parfocal.runtime.names import check_name
+    from parfocal.runtime.store.names import check_name
 
     check_name("model", name)
     with app.client() as client, tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:

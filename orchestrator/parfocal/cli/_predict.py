@@ -15,8 +15,8 @@ from parfocal.cli._train import PARAMETERS
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
-    from parfocal.runtime.manifests import ModelManifest
-    from parfocal.runtime.verdicts import Verdict
+    from parfocal.runtime.store.manifests import ModelManifest
+    from parfocal.runtime.store.verdicts import Verdict
 
 _SHOWN = 10
 

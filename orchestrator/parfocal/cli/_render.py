@@ -16,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from parfocal.runtime.verdicts import Verdict
+    from parfocal.runtime.store.verdicts import Verdict
 
 _PIPE_WIDTH = 160  # nobody looks at a pipe, and programs do not like folded lines
 _COLOURS = {

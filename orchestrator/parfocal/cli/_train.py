@@ -53,7 +53,7 @@ def train(
     from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._render import print_json, say
     from parfocal.client.requests import training_request
-    from parfocal.runtime.names import check_name
+    from parfocal.runtime.store.names import check_name
 
     check_name("model", model)
     with app.client() as client:
@@ -92,8 +92,8 @@ def judge(
     from parfocal.cli import _work
     from parfocal.cli._render import warn
     from parfocal.client.quality import evaluation_method, judge_model
-    from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest
-    from parfocal.runtime.store import Location
+    from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
+    from parfocal.runtime.store.store import Location
 
     if not _work.check_test_images(DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)):
         return None
@@ -134,8 +134,8 @@ def conclude(
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json
     from parfocal.client.results import result_uri
-    from parfocal.runtime.store import Location
-    from parfocal.runtime.verdicts import Verdict
+    from parfocal.runtime.store.store import Location
+    from parfocal.runtime.store.verdicts import Verdict
 
     place = Location.parse(model_uri)
     verdict = Verdict("unchecked")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
     from parfocal.client.models import ModelSummary
-    from parfocal.runtime.manifests import DatasetManifest
-    from parfocal.runtime.verdicts import Verdict
+    from parfocal.runtime.store.manifests import DatasetManifest
+    from parfocal.runtime.store.verdicts import Verdict
 
 
 def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -> v1.Job:
@@ -110,7 +110,7 @@ def show_failure(job: v1.Job) -> None:
 def say_unchecked(client: Client, training: v1.Job, model_uri: str) -> None:
     """Say how to have a model judged that quality control has not looked at."""
     from parfocal.client.models import read_model
-    from parfocal.runtime.names import versioned_name
+    from parfocal.runtime.store.names import versioned_name
 
     if read_model(client, model_uri).verdict.state == "unchecked":
         model, dataset = versioned_name(model_uri), versioned_name(training.training.dataset_uri)
@@ -142,7 +142,7 @@ def start_prediction(
     """Upload images and start a job that applies a model to them."""
     from parfocal.client.requests import prediction_request
     from parfocal.client.results import upload_inputs
-    from parfocal.runtime.names import new_request_id
+    from parfocal.runtime.store.names import new_request_id
 
     request_id = new_request_id(f"predict-{model.manifest.model}")
     with transfer("Uploading") as on_progress:
@@ -173,7 +173,7 @@ def show_evaluation(client: Client, job: v1.Job) -> Verdict:
     """Print table and verdict of an evaluation and say where everything is; return the verdict."""
     from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
-    from parfocal.runtime.verdicts import verdict_of
+    from parfocal.runtime.store.verdicts import verdict_of
 
     result, uri = read_result(client, job), result_uri(job)
     print_metrics(evaluation_summary(client, result, uri))
@@ -188,7 +188,7 @@ def evaluation_json(client: Client, job: v1.Job) -> tuple[Verdict, dict[str, Any
     """Return the verdict of an evaluation, and all of it as plain values, for --json."""
     from parfocal.client.quality import evaluation_summary
     from parfocal.client.results import read_result, result_uri
-    from parfocal.runtime.verdicts import verdict_of
+    from parfocal.runtime.store.verdicts import verdict_of
 
     result, uri = read_result(client, job), result_uri(job)
     values = {"uri": uri, "verdict": result.verdict, "summary": evaluation_summary(client, result, uri)}

@@ -12,16 +12,16 @@ from parfocal import v1
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.watching import watch
 from parfocal.runtime.errors import NotFoundError, QueueFullError, UnavailableError
-from parfocal.runtime.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.names import (
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.store.names import (
     check_name,
     dataset_location,
     model_location,
     parse_version,
     resolve_version,
 )
-from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.store import Location, Store
 
 _T = TypeVar("_T")
 _PAGE = 500

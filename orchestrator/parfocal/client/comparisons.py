@@ -14,7 +14,7 @@ from parfocal.client.quality import Doer, evaluation_method, judge_model, metric
 from parfocal.client.requests import comparison_request
 from parfocal.client.results import read_result, result_uri
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
-from parfocal.runtime.manifests import ResultManifest
+from parfocal.runtime.store.manifests import ResultManifest
 
 Row = dict[str, str]
 

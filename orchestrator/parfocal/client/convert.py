@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images import IMAGE_SUFFIXES, Image, PixelSize, image_stem, write_image
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, PixelSize, image_stem, write_image
 
 MAKERS_SUFFIXES = (
     *(".czi", ".nd2", ".lif", ".lsm", ".stk", ".dv", ".r3d", ".oib", ".oif", ".ims", ".sldy"),

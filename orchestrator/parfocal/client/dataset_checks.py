@@ -9,7 +9,7 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.quality import evaluation_method
 from parfocal.runtime.errors import UnavailableError
-from parfocal.runtime.manifests import DatasetManifest
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 def check_method(client: Client) -> v1.Method:

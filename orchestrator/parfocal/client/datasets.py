@@ -13,8 +13,9 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, is_makers_format
 from parfocal.client.published import OnDamaged, log_damaged, read_published
 from parfocal.client.transfer import OnProgress, for_each, no_progress
+from parfocal.runtime.datasets.pairs import ImagePair, PairReport, check_pairs, find_images
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
-from parfocal.runtime.images import (
+from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
     image_stem,
     inspect_image,
@@ -22,11 +23,10 @@ from parfocal.runtime.images import (
     read_image,
     write_image,
 )
-from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry, ImageEntry
-from parfocal.runtime.names import check_name, dataset_location
-from parfocal.runtime.pairs import ImagePair, PairReport, check_pairs, find_images
-from parfocal.runtime.publish import claim_version, file_entry, publish
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry, ImageEntry
+from parfocal.runtime.store.names import check_name, dataset_location
+from parfocal.runtime.store.publish import claim_version, file_entry, publish
+from parfocal.runtime.store.store import Location
 
 NO_TEST_IMAGES = (
     "There are no test images: quality control needs some that were not used for training. "

@@ -10,11 +10,11 @@ from typing import Any
 from parfocal.client.client import Client
 from parfocal.client.published import OnDamaged, log_damaged, read_published
 from parfocal.client.transfer import OnProgress, download_files, no_progress, refuse_existing
-from parfocal.runtime.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, ModelManifest
-from parfocal.runtime.names import model_location
-from parfocal.runtime.publish import claim_version, folder_files, publish, upload_files
-from parfocal.runtime.store import Location
-from parfocal.runtime.verdicts import Verdict, newest_verdict
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, ModelManifest
+from parfocal.runtime.store.names import model_location
+from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.verdicts import Verdict, newest_verdict
 
 
 @dataclass(frozen=True)

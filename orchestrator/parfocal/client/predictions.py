@@ -11,16 +11,16 @@ from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.results import find_inputs, input_stem, upload_inputs
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images import inspect_image
-from parfocal.runtime.manifests import (
+from parfocal.runtime.images.files import inspect_image
+from parfocal.runtime.store.manifests import (
     RESULT_MANIFEST,
     DatasetManifest,
     FileEntry,
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.names import new_request_id, result_location
-from parfocal.runtime.publish import publish, sha256_of, upload_files
+from parfocal.runtime.store.names import new_request_id, result_location
+from parfocal.runtime.store.publish import publish, sha256_of, upload_files
 
 _SHOWN = 5
 _METHOD = "external"

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from parfocal.client.transfer import for_each
 from parfocal.runtime.errors import DamagedError
-from parfocal.runtime.names import published_versions
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.names import published_versions
+from parfocal.runtime.store.store import Location, Store
 
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R")

@@ -10,9 +10,9 @@ from parfocal.client.client import Client
 from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.requests import evaluation_request, prediction_request
 from parfocal.client.results import result_uri
-from parfocal.runtime.manifests import ResultManifest
-from parfocal.runtime.names import versioned_name
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.manifests import ResultManifest
+from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.store import Location
 
 
 class Doer(Protocol):

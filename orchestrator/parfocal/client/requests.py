@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 from parfocal import v1
-from parfocal.runtime.names import new_request_id
+from parfocal.runtime.store.names import new_request_id
 
 
 def training_request(

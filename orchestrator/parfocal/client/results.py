@@ -12,11 +12,11 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
-from parfocal.runtime.images import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, unreadable_name
-from parfocal.runtime.manifests import RESULT_MANIFEST, ModelManifest, ResultManifest
-from parfocal.runtime.names import result_location
-from parfocal.runtime.needs import ImageNeeds
-from parfocal.runtime.store import Location
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, unreadable_name
+from parfocal.runtime.images.needs import ImageNeeds
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.store.names import result_location
+from parfocal.runtime.store.store import Location
 
 
 def find_inputs(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import grpc
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
-from parfocal.runtime.server.errors import from_rpc_error
+from parfocal.runtime.rpc_errors import from_rpc_error
 
 _T = TypeVar("_T")
 _CALL_SECONDS = 60.0

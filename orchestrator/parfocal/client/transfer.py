@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from parfocal.runtime.errors import AlreadyExistsError, DiskFullError, InvalidInputError, ParfocalError
-from parfocal.runtime.manifests import FileEntry
-from parfocal.runtime.publish import sha256_of
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.manifests import FileEntry
+from parfocal.runtime.store.publish import sha256_of
+from parfocal.runtime.store.store import Location, Store
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -10,7 +10,7 @@ import grpc
 from parfocal import v1
 from parfocal.client.services import Service
 from parfocal.runtime.errors import ParfocalError, UnavailableError
-from parfocal.runtime.server.errors import from_rpc_error
+from parfocal.runtime.rpc_errors import from_rpc_error
 
 FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0

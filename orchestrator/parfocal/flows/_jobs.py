@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.runtime.errors import NotFoundError, ParfocalError, QueueFullError
-from parfocal.runtime.store import patiently
+from parfocal.runtime.store.store import patiently
 
 _T = TypeVar("_T")
 FLOW_RUN_LABEL = "flow_run"

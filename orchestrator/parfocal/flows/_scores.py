@@ -8,9 +8,9 @@ from typing import Any
 
 from parfocal.client import Client
 from parfocal.flows._work import Finished
-from parfocal.runtime.scores import Scores as ImageScores
-from parfocal.runtime.scores import read_scores as read_table
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.scores import Scores as ImageScores
+from parfocal.runtime.store.scores import read_scores as read_table
+from parfocal.runtime.store.store import Location
 
 Row = dict[str, str | float]
 # More columns than these for each kind do not fit the page.

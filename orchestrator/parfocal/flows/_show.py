@@ -11,7 +11,7 @@ from typing import Any
 from parfocal import v1
 from parfocal.flows._scores import Row, Scores, summary_rows
 from parfocal.flows._work import Finished
-from parfocal.runtime.names import versioned_name
+from parfocal.runtime.store.names import versioned_name
 
 _METRIC_NAMES = {"loss": "loss", "val_loss": "validation loss", "learning_rate": "learning rate"}
 _STATES = {

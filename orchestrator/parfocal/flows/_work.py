@@ -26,9 +26,9 @@ from parfocal.flows._jobs import (
     resumable_job,
 )
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Location, patiently
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
+from parfocal.runtime.store.store import Location, patiently
 
 _MAX_FIGURE_BYTES = 3_000_000
 

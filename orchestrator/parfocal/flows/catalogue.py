@@ -10,14 +10,14 @@ from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.published import log_damaged, published_places
 from parfocal.runtime.errors import DamagedError, NotFoundError
-from parfocal.runtime.manifests import (
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
     ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.names import versioned_name
+from parfocal.runtime.store.names import versioned_name
 
 # A longer drop-down helps nobody; older evaluations can be compared on the command line.
 _MOST_EVALUATIONS = 100

@@ -19,7 +19,7 @@ from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
-from parfocal.runtime.names import versioned_name
+from parfocal.runtime.store.names import versioned_name
 
 
 @flow(

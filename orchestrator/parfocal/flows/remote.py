@@ -19,7 +19,7 @@ from parfocal import v1
 from parfocal.client import Client
 from parfocal.flows._jobs import FLOW_RUN_LABEL, STARTED_LABEL, Run
 from parfocal.runtime.errors import NotFoundError, UnavailableError
-from parfocal.runtime.names import versioned_name
+from parfocal.runtime.store.names import versioned_name
 
 #: States of a flow run that starts nothing more. A crashed one is none of them: the runner takes it up again.
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED"})

@@ -20,7 +20,7 @@ from parfocal.flows._scores import Scores, quality_rows, read_scores
 from parfocal.flows._work import CheckedDataset, Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
-from parfocal.runtime.names import versioned_name
+from parfocal.runtime.store.names import versioned_name
 
 
 @flow(

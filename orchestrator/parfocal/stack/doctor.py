@@ -13,9 +13,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from parfocal.runtime.errors import ParfocalError
-from parfocal.runtime.housekeeping import count_trash
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Store
+from parfocal.runtime.store.housekeeping import count_trash
+from parfocal.runtime.store.store import Store
 from parfocal.stack import machine, probes
 from parfocal.stack.config import SavedConfig, StackConfig, load_config, resolve_folder
 from parfocal.stack.control import status

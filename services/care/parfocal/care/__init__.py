@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parfocal import v1
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters, check_dataset
-from parfocal.runtime.service import Method, Service, Work
+from parfocal.runtime.methods.service import Method, Service, Work
 
 _CITATION = (
     "Weigert M, Schmidt U, Boothe T, et al. Content-aware image restoration: pushing the limits of fluorescence "
@@ -28,8 +28,8 @@ CARE_2D = Method(
     axes="YX",
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
-        v1.JOB_KIND_TRAINING: Work(Care2DParameters, "parfocal.runtime.training:train"),
-        v1.JOB_KIND_PREDICTION: Work(CarePredictionParameters, "parfocal.runtime.prediction:predict"),
+        v1.JOB_KIND_TRAINING: Work(Care2DParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(CarePredictionParameters, "parfocal.runtime.prediction.job:predict"),
     },
     data="""
         Pairs of two-dimensional grey images with the same name and size: source (poor, for example short exposure)
@@ -58,8 +58,8 @@ CARE_3D = Method(
     axes="ZYX",
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
-        v1.JOB_KIND_TRAINING: Work(Care3DParameters, "parfocal.runtime.training:train"),
-        v1.JOB_KIND_PREDICTION: Work(CarePredictionParameters, "parfocal.runtime.prediction:predict"),
+        v1.JOB_KIND_TRAINING: Work(Care3DParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(CarePredictionParameters, "parfocal.runtime.prediction.job:predict"),
     },
     data="""
         Pairs of grey volumes (planes, height, width) with the same name and size: source (poor) and target (good),

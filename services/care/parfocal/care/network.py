@@ -14,10 +14,10 @@ from csbdeep.utils import save_json
 from numpy.typing import NDArray
 
 from parfocal.care.parameters import CareParameters
-from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import UNCERTAINTY, Arrays, Channels, Geometry, ImageImplementation
-from parfocal.runtime.uncertainty import calibrate_uncertainty
+from parfocal.runtime.frameworks import keras
+from parfocal.runtime.methods.implementation import UNCERTAINTY, Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.prediction.uncertainty import calibrate_uncertainty
 
 
 class Care(ImageImplementation):

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import ImagePredictionParameters, TrainingParameters, check_patch_fits, inherited
-from parfocal.runtime.service import Parameters
+from parfocal.runtime.methods.parameters import (
+    ImagePredictionParameters,
+    TrainingParameters,
+    check_patch_fits,
+    inherited,
+)
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class CareParameters(TrainingParameters):

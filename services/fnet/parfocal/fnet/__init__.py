@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parfocal import v1
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetPredictionParameters, check_dataset
-from parfocal.runtime.service import Method, Parameters, Service, Work
+from parfocal.runtime.methods.service import Method, Parameters, Service, Work
 
 
 def _method(name: str, title: str, axes: str, parameters: type[Parameters], summary: str, data: str) -> Method:
@@ -17,8 +17,8 @@ def _method(name: str, title: str, axes: str, parameters: type[Parameters], summ
         channel_axes="CZ" if axes == "YX" else "C",
         target=v1.TARGET_KIND_PAIRED_IMAGE,
         work={
-            v1.JOB_KIND_TRAINING: Work(parameters, "parfocal.runtime.training:train"),
-            v1.JOB_KIND_PREDICTION: Work(FnetPredictionParameters, "parfocal.runtime.prediction:predict"),
+            v1.JOB_KIND_TRAINING: Work(parameters, "parfocal.runtime.training.loop:train"),
+            v1.JOB_KIND_PREDICTION: Work(FnetPredictionParameters, "parfocal.runtime.prediction.job:predict"),
         },
         data=data,
         minimum_images=1,

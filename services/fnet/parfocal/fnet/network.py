@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.fnet.parameters import FnetParameters
-from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
-from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.torch import TorchLearner, load_weights, prepare, save_weights
+from parfocal.runtime.frameworks.torch import TorchLearner, load_weights, prepare, save_weights
+from parfocal.runtime.methods.implementation import Arrays, Channels, Geometry, ImageImplementation
+from parfocal.runtime.methods.normaliser import Normaliser
 
 LEVELS = 4
 _CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}

@@ -7,15 +7,15 @@ import math
 from pydantic import Field
 
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import (
+from parfocal.runtime.methods.parameters import (
     ImagePredictionParameters,
     Roles,
     TrainingParameters,
     check_patch_fits,
     inherited,
 )
-from parfocal.runtime.service import Parameters
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class FnetParameters(TrainingParameters):

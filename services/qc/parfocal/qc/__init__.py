@@ -18,7 +18,7 @@ from parfocal.qc.instances.parameters import InstanceParameters
 from parfocal.qc.residuals.parameters import ResidualParameters
 from parfocal.qc.restoration.parameters import RestorationParameters, TranslationParameters
 from parfocal.qc.semantic.parameters import SemanticParameters
-from parfocal.runtime.service import Method, Service, Work
+from parfocal.runtime.methods.service import Method, Service, Work
 
 _COMPARE = "parfocal.qc.comparison.job:compare"
 

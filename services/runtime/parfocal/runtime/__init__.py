@@ -1,1 +1,1 @@
-"""What every Parfocal service shares; framework-free except the workers' drivers (`keras`, `torch`)."""
+"""What every Parfocal service shares; framework-free except the workers' drivers (`frameworks`)."""

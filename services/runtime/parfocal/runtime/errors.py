@@ -16,6 +16,7 @@ ParfocalError
 ├── TrainingDivergedError    FAILED_PRECONDITION  the loss became infinite or not a number
 ├── UnavailableError         UNAVAILABLE          a service or the store does not answer: retry later
 ├── DamagedError             DATA_LOSS            what the store holds cannot be read
+├── ConflictError            ABORTED              a conditional write lost: somebody else wrote first
 ├── StaleWorkerError         ABORTED              another attempt of the same job has taken over
 └── CancelledError           CANCELLED            the job was cancelled
 ```
@@ -139,6 +140,12 @@ class UnavailableError(ParfocalError):
     """A service or the store does not answer at the moment."""
 
     reason = "UNAVAILABLE"
+
+
+class ConflictError(ParfocalError):
+    """A conditional write lost: the object exists already or has changed since it was read."""
+
+    reason = "CONFLICT"
 
 
 class StaleWorkerError(ParfocalError):

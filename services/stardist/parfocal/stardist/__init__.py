@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parfocal import v1
-from parfocal.runtime.service import Method, Service, Work
+from parfocal.runtime.methods.service import Method, Service, Work
 from parfocal.stardist.parameters import (
     StarDist2DParameters,
     StarDist3DParameters,
@@ -25,8 +25,8 @@ STARDIST_2D = Method(
     channel_axes="SC",
     target=v1.TARGET_KIND_LABELS,
     work={
-        v1.JOB_KIND_TRAINING: Work(StarDist2DParameters, "parfocal.runtime.training:train"),
-        v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction:predict"),
+        v1.JOB_KIND_TRAINING: Work(StarDist2DParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction.job:predict"),
     },
     data="""
         Two-dimensional images (source) and for each a label image (target) of the same name and size: whole numbers,
@@ -62,8 +62,8 @@ STARDIST_3D = Method(
     channel_axes="SC",
     target=v1.TARGET_KIND_LABELS,
     work={
-        v1.JOB_KIND_TRAINING: Work(StarDist3DParameters, "parfocal.runtime.training:train"),
-        v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction:predict"),
+        v1.JOB_KIND_TRAINING: Work(StarDist3DParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction.job:predict"),
     },
     data="""
         Volumes (planes, height, width; source) and for each a label volume (target) of the same name and size: whole

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 
 _TILE = 128
 _TEST = (3, 6, 9, 12)  # one in each row and column of tiles

@@ -22,10 +22,10 @@ from csbdeep.models.pretrained import get_model_folder, get_registered_models
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, ParfocalError
-from parfocal.runtime.learning import Arrays, Channels
-from parfocal.runtime.parameters import CLASS_ROLE, MOST_CLASSES, Roles
-from parfocal.runtime.publish import empty_folder
-from parfocal.runtime.service import Method
+from parfocal.runtime.methods.implementation import Arrays, Channels
+from parfocal.runtime.methods.parameters import CLASS_ROLE, MOST_CLASSES, Roles
+from parfocal.runtime.methods.service import Method
+from parfocal.runtime.store.publish import empty_folder
 from parfocal.stardist import SERVICE
 from parfocal.stardist.network import DEFAULT_THRESHOLDS, THRESHOLDS, StarDist, StarDistLearner, weights_file
 from stardist import models

@@ -15,13 +15,13 @@ from csbdeep.utils import save_json
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from parfocal.runtime import keras
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.learning import Arrays, Channels, Learner, ObjectImplementation, Tiling
-from parfocal.runtime.normaliser import Normaliser
-from parfocal.runtime.objects import Objects, compact_labels
-from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.service import thread_count
+from parfocal.runtime.frameworks import keras
+from parfocal.runtime.methods.implementation import Arrays, Channels, Learner, ObjectImplementation, Tiling
+from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.methods.objects import Objects, compact_labels
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.service import thread_count
 from parfocal.stardist.class_targets import class_targets
 from parfocal.stardist.parameters import (
     StarDist2DParameters,

@@ -8,15 +8,15 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import (
+from parfocal.runtime.methods.parameters import (
     CLASS_ROLE,
     ClassTrainingParameters,
     PredictionParameters,
     check_patch_fits,
     inherited,
 )
-from parfocal.runtime.service import Parameters
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class StarDistParameters(ClassTrainingParameters):

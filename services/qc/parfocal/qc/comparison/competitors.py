@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
-from parfocal.runtime.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.scores import read_scores
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.scores import read_scores
+from parfocal.runtime.store.store import Location, Store
 
 _SHOWN: Final = 5
 # Parameters of an evaluation that change its scores; the others are thresholds of the verdict.

@@ -16,10 +16,10 @@ from parfocal.qc.evaluation.inputs import predicted_files
 from parfocal.qc.metrics.objects.instances import score_instances
 from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ResultManifest
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ResultManifest
+from parfocal.runtime.store.store import Location
 
 
 def draw_images(

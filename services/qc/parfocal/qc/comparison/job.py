@@ -44,13 +44,13 @@ from parfocal.qc.report import write_report
 from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import (
+from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     ModelManifest,
     ResultFile,
 )
-from parfocal.runtime.publish import empty_folder
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.publish import empty_folder
+from parfocal.runtime.store.store import Location
 
 _Reference = Literal["input", "baseline"]
 # What needs no training and is worth comparing with; elsewhere the input is no image of the same kind.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from parfocal.runtime.service import Parameters
+from parfocal.runtime.methods.service import Parameters
 
 
 class ComparisonParameters(Parameters):

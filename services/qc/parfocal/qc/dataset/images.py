@@ -21,8 +21,8 @@ from parfocal.qc.metrics.data.registration import Shift, estimate_shift
 from parfocal.qc.metrics.images.restoration import score_restoration, score_stack
 from parfocal.qc.metrics.objects.labels import Kind, LabelSanity, check_labels
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import PixelSize, read_image
-from parfocal.runtime.saturation import saturation
+from parfocal.runtime.images.files import PixelSize, read_image
+from parfocal.runtime.images.saturation import saturation
 
 COLUMNS: Final[dict[str, str]] = {
     "minimum": "minimum [grey values]",

@@ -33,18 +33,18 @@ from parfocal.qc.evaluation.publish import packages_of, publish_result, publishe
 from parfocal.qc.metrics.objects.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.report import write_report
-from parfocal.runtime.images import PixelSize, read_image
+from parfocal.runtime.images.files import PixelSize, read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import (
+from parfocal.runtime.methods.parameters import CLASS_ROLE
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     DatasetManifest,
     FileEntry,
     ImageEntry,
     ResultFile,
 )
-from parfocal.runtime.parameters import CLASS_ROLE
-from parfocal.runtime.publish import empty_folder
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.publish import empty_folder
+from parfocal.runtime.store.store import Location
 
 DEFINITION: Final = (
     "Noise: median of the absolute second differences along Y and X, divided by 6 x 0.6745. Signal: 99.8 minus 2 "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from parfocal.runtime.service import Parameters
+from parfocal.runtime.methods.service import Parameters
 
 
 class DatasetThresholds(BaseModel):

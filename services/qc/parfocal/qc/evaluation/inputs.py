@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images import IMAGE_SUFFIXES, Image, image_stem, read_image
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.label_targets import label_problem
-from parfocal.runtime.learning import UNCERTAINTY
-from parfocal.runtime.manifests import (
+from parfocal.runtime.methods.implementation import UNCERTAINTY
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
@@ -27,7 +26,8 @@ from parfocal.runtime.manifests import (
     ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.training.label_targets import label_problem
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from parfocal.qc.evaluation.inputs import Inputs, fetch_files
 from parfocal.qc.evaluation.verdict import Verdict
 from parfocal.qc.report import write_report
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
-from parfocal.runtime.images import Image, write_image
+from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import RESULT_MANIFEST, ModelManifest, ResultFile, ResultManifest
-from parfocal.runtime.publish import folder_files, upload_files
-from parfocal.runtime.store import Location
-from parfocal.runtime.verdicts import VERDICT_FILE
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ModelManifest, ResultFile, ResultManifest
+from parfocal.runtime.store.publish import folder_files, upload_files
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.verdicts import VERDICT_FILE
 
 
 def published_before(context: JobContext, kind: str) -> ResultManifest | None:

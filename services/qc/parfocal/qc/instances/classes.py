@@ -16,10 +16,10 @@ from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.metrics.objects.classes import NO_CLASS, ClassCounts, classes_of_objects, count_classes
 from parfocal.qc.metrics.objects.instances import Matches
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import FileEntry
-from parfocal.runtime.parameters import CLASS_ROLE
+from parfocal.runtime.methods.parameters import CLASS_ROLE
+from parfocal.runtime.store.manifests import FileEntry
 
 CLASS_DEFINITION: Final = (
     "An object has the class that is drawn most often inside it. Objects of unknown class in the target are left out, "

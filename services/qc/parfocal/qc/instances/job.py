@@ -50,9 +50,9 @@ from parfocal.qc.metrics.objects.instances import Counts, InstanceScore, Matches
 from parfocal.qc.metrics.objects.outcomes import error_map, outcome_layers
 from parfocal.qc.metrics.parallel import workers_for
 from parfocal.qc.restoration.figure import save_png
-from parfocal.runtime.images import Image, PixelSize, read_image, write_image
+from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.publish import empty_folder
+from parfocal.runtime.store.publish import empty_folder
 
 DEFINITION: Final = (
     "Objects are paired one to one; a pair counts as found (TP) if its intersection over union (IoU) reaches a level, "

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.pixel_values import LARGEST_VALUE, count_unusable
+from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
 
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]

@@ -20,8 +20,8 @@ from parfocal.qc.restoration.correlation import correlation_figure
 from parfocal.qc.restoration.curves import read_curves
 from parfocal.qc.restoration.figure import save_png
 from parfocal.qc.restoration.reliability import read_coverage_csv, reliability_figure
-from parfocal.runtime.manifests import ModelManifest
-from parfocal.runtime.scores import Scores, read_scores
+from parfocal.runtime.store.manifests import ModelManifest
+from parfocal.runtime.store.scores import Scores, read_scores
 
 _MOST_OVERLAYS: Final = 6
 _KINDS: Final = ("input", "baseline", "prediction")

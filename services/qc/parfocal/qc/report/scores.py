@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parfocal.runtime.scores import Scores
+from parfocal.runtime.store.scores import Scores
 
 COLOURS: Final = {"input": "#999999", "baseline": "#E69F00", "prediction": "#0072B2"}
 MARKERS: Final = {"input": "s", "baseline": "^", "prediction": "o"}

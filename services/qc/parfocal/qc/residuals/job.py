@@ -27,10 +27,10 @@ from parfocal.qc.residuals.figure import residual_figure
 from parfocal.qc.residuals.parameters import ResidualParameters, ResidualThresholds
 from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, image_stem, inspect_image, read_image
-from parfocal.runtime.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.images.files import Image, image_stem, inspect_image, read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.manifests import (
+from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
     FileEntry,
@@ -38,8 +38,8 @@ from parfocal.runtime.manifests import (
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.publish import empty_folder
-from parfocal.runtime.store import Location
+from parfocal.runtime.store.publish import empty_folder
+from parfocal.runtime.store.store import Location
 
 DEFINITION: Final = (
     "The prediction is fitted to its input by least squares (a x + b); the residual is the input less the fitted "

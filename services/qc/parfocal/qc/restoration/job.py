@@ -28,9 +28,9 @@ from parfocal.qc.restoration.judge import PRIMARY, judge, summarise, summary_jso
 from parfocal.qc.restoration.parameters import RestorationParameters, TranslationParameters
 from parfocal.qc.restoration.rows import KINDS, MetricsRow, write_metrics_csv
 from parfocal.qc.restoration.scoring import Baseline, mean_values, score_items, shown_input, versions
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.publish import empty_folder
+from parfocal.runtime.store.publish import empty_folder
 
 
 def evaluate(context: JobContext) -> None:

@@ -44,7 +44,7 @@ from parfocal.qc.restoration.curves import curve_writer
 from parfocal.qc.restoration.reliability import SHOWN_LEVELS, write_coverage_csv
 from parfocal.qc.restoration.rows import Kind, MetricsRow
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import read_image
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
 
 _MICRO_WINDOWS: Final = 2**19

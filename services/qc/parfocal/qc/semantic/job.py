@@ -37,9 +37,9 @@ from parfocal.qc.restoration.figure import save_png
 from parfocal.qc.semantic.figure import ERROR_CODES, semantic_figure
 from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.publish import empty_folder
+from parfocal.runtime.store.publish import empty_folder
 
 DEFINITION: Final = (
     "Pixels above 0 are foreground; TP, FP and FN are pixels found, invented and missed. IoU = TP / (TP + FP + FN); "

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from parfocal import v1
-from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation, refusal
+from parfocal.runtime.errors import ConflictError, DamagedError, InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
-from parfocal.runtime.learning import UNCERTAINTY
-from parfocal.runtime.manifests import (
+from parfocal.runtime.methods.implementation import UNCERTAINTY
+from parfocal.runtime.methods.parameters import Roles, TrainingParameters
+from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
+from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
     RESULT_MANIFEST,
@@ -20,11 +22,9 @@ from parfocal.runtime.manifests import (
     ModelManifest,
     ResultManifest,
 )
-from parfocal.runtime.names import check_name, check_request_id, model_location, result_location
-from parfocal.runtime.parameters import Roles, TrainingParameters
-from parfocal.runtime.publish import claim_version
-from parfocal.runtime.service import Method, Parameters, Service, struct_values, values_struct
-from parfocal.runtime.store import ConflictError, Location, Store
+from parfocal.runtime.store.names import check_name, check_request_id, model_location, result_location
+from parfocal.runtime.store.publish import claim_version
+from parfocal.runtime.store.store import Location, Store
 
 M = TypeVar("M", bound=Manifest)
 

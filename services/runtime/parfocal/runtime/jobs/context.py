@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal import v1
-from parfocal.runtime.cache import Cache
 from parfocal.runtime.errors import CancelledError, DamagedError, NotFoundError, ParfocalError, UnavailableError
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
-from parfocal.runtime.manifests import Manifest
-from parfocal.runtime.publish import empty_folder, publish
-from parfocal.runtime.service import Method, Parameters, Service, Work, struct_values
-from parfocal.runtime.store import Location, Store
+from parfocal.runtime.methods.service import Method, Parameters, Service, Work, struct_values
+from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.manifests import Manifest
+from parfocal.runtime.store.publish import empty_folder, publish
+from parfocal.runtime.store.store import Location, Store
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 2.0

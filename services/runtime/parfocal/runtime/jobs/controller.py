@@ -26,7 +26,6 @@ from parfocal.runtime.errors import (
     QueueFullError,
     UnavailableError,
 )
-from parfocal.runtime.housekeeping import tidy_machine, tidy_store
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.launcher import Launcher, NotStarted, Worker
 from parfocal.runtime.jobs.lease import Lease
@@ -37,10 +36,11 @@ from parfocal.runtime.jobs.records import (
     set_state,
     state_name,
 )
-from parfocal.runtime.server.errors import code_name
-from parfocal.runtime.service import Service
+from parfocal.runtime.methods.service import Service
+from parfocal.runtime.rpc_errors import code_name
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Store, translate_disk_error
+from parfocal.runtime.store.housekeeping import tidy_machine, tidy_store
+from parfocal.runtime.store.store import Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.store import ConflictError, Store
+from parfocal.runtime.errors import ConflictError, NotFoundError
+from parfocal.runtime.store.store import Store
 
 
 class Lease:

@@ -27,13 +27,14 @@ from google.protobuf import json_format, timestamp_pb2
 from parfocal import v1
 from parfocal.runtime.errors import (
     AlreadyExistsError,
+    ConflictError,
     DamagedError,
     NotFoundError,
     PreconditionError,
     StaleWorkerError,
 )
-from parfocal.runtime.names import is_job_id, is_name, job_location
-from parfocal.runtime.store import ConflictError, Location, Store, patiently
+from parfocal.runtime.store.names import is_job_id, is_name, job_location
+from parfocal.runtime.store.store import Location, Store, patiently
 
 _log = logging.getLogger(__name__)
 FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})

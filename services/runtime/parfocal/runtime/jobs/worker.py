@@ -13,15 +13,15 @@ import sys
 import threading
 
 from parfocal.runtime.errors import CancelledError, OutOfMemoryError, ParfocalError, StaleWorkerError
-from parfocal.runtime.housekeeping import own_folder
 from parfocal.runtime.jobs.context import PATIENCE_SECONDS, JobContext
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.logs import configure_logging
-from parfocal.runtime.patient_store import PatientStore
-from parfocal.runtime.server.errors import code_name
-from parfocal.runtime.service import load_object, load_service
+from parfocal.runtime.methods.service import load_object, load_service
+from parfocal.runtime.rpc_errors import code_name
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Store, translate_disk_error
+from parfocal.runtime.store.housekeeping import own_folder
+from parfocal.runtime.store.patient import PatientStore
+from parfocal.runtime.store.store import Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.device import Device
 from parfocal.runtime.jobs.launcher import LocalLauncher
 from parfocal.runtime.logs import configure_logging
+from parfocal.runtime.methods.service import Service, load_service
 from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.server.interceptors import EdgeInterceptor
 from parfocal.runtime.server.servicers import JobServicer, MethodServicer
 from parfocal.runtime.server.warm_worker import WarmWorker
-from parfocal.runtime.service import Service, load_service
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Store
+from parfocal.runtime.store.store import Store
 
 _log = logging.getLogger(__name__)
 _SHUTDOWN_SECONDS = 3.0

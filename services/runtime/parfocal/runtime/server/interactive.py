@@ -24,17 +24,17 @@ from parfocal.runtime.errors import (
     QueueFullError,
     Violation,
 )
-from parfocal.runtime.housekeeping import free_space, own_folder, remove_abandoned
 from parfocal.runtime.jobs.admission import read_manifest, require_outputs
-from parfocal.runtime.learning import model_channels, wanted_outputs
-from parfocal.runtime.manifests import MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.parameters import PredictionParameters
-from parfocal.runtime.precision import choose_precision
-from parfocal.runtime.server.errors import from_reason
+from parfocal.runtime.methods.implementation import model_channels, wanted_outputs
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.methods.service import Service, struct_values
+from parfocal.runtime.rpc_errors import from_reason
 from parfocal.runtime.server.warm_worker import WarmWorker
-from parfocal.runtime.service import Service, struct_values
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store import Store, translate_disk_error
+from parfocal.runtime.store.housekeeping import free_space, own_folder, remove_abandoned
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.store.store import Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 CHUNK_BYTES = 3 * 2**20

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import grpc
 
 from parfocal.runtime.errors import ParfocalError
-from parfocal.runtime.server.errors import STATUS_KEY, to_status
+from parfocal.runtime.rpc_errors import STATUS_KEY, to_status
 
 _log = logging.getLogger(__name__)
 REQUEST_ID_KEY = "x-request-id"

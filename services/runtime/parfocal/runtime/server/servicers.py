@@ -10,10 +10,10 @@ from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, Violation
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
-from parfocal.runtime.names import check_name, new_request_id
+from parfocal.runtime.methods.service import Service
 from parfocal.runtime.server.interactive import Interactive
-from parfocal.runtime.service import Service
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.names import check_name, new_request_id
 
 _WATCH_SECONDS = 0.3
 _PAGE_SIZE = 50

@@ -17,7 +17,7 @@ from typing import Any
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError, QueueFullError, UnavailableError
 from parfocal.runtime.jobs.device import Device, Loan
-from parfocal.runtime.service import Service
+from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class WarmWorker:
         self._stopped = False
 
     async def ask(self, question: dict[str, Any], precision: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield what the worker answers, as `parfocal.runtime.jobs.warm` describes it.
+        """Yield what the worker answers, as `parfocal.runtime.server.interactive_worker` describes it.
 
         An iteration that ends before the last answer drops the work: its worker is killed.
 
@@ -154,7 +154,7 @@ class WarmWorker:
             with log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    *("-m", "parfocal.runtime.jobs.warm", self._module),
+                    *("-m", "parfocal.runtime.server.interactive_worker", self._module),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=output,

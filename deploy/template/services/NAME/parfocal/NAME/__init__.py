@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from parfocal import v1
 from parfocal.NAME.parameters import NAMEParameters, check_dataset
-from parfocal.runtime.parameters import ImagePredictionParameters
-from parfocal.runtime.service import Method, Service, Work
+from parfocal.runtime.methods.parameters import ImagePredictionParameters
+from parfocal.runtime.methods.service import Method, Service, Work
 
 NAME_2D = Method(
     name="NAME-2d",
@@ -15,8 +15,8 @@ NAME_2D = Method(
     axes="YX",
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
-        v1.JOB_KIND_TRAINING: Work(NAMEParameters, "parfocal.runtime.training:train"),
-        v1.JOB_KIND_PREDICTION: Work(ImagePredictionParameters, "parfocal.runtime.prediction:predict"),
+        v1.JOB_KIND_TRAINING: Work(NAMEParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(ImagePredictionParameters, "parfocal.runtime.prediction.job:predict"),
     },
     data="Pairs of two-dimensional grey images with the same name and size.",
     minimum_images=2,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.NAME.parameters import NAMEParameters
-from parfocal.runtime.learning import Arrays, Channels, Geometry, ImageImplementation
-from parfocal.runtime.torch import TorchLearner, load_weights, prepare, save_weights
+from parfocal.runtime.frameworks.torch import TorchLearner, load_weights, prepare, save_weights
+from parfocal.runtime.methods.implementation import Arrays, Channels, Geometry, ImageImplementation
 
 
 class NAMEModule(nn.Module):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from parfocal.runtime.manifests import DatasetManifest
-from parfocal.runtime.parameters import TrainingParameters, check_patch_fits
-from parfocal.runtime.service import Parameters
+from parfocal.runtime.methods.parameters import TrainingParameters, check_patch_fits
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class NAMEParameters(TrainingParameters):

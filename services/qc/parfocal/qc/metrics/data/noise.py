@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from parfocal.qc.metrics._arrays import check_values
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.noise import noise_sigma
+from parfocal.runtime.images.noise import noise_sigma
 
 _SMOOTHING: Final = 2.0
 _PERCENTILES: Final = (2.0, 99.8)
@@ -24,7 +24,7 @@ class Noise:
     Attributes
     ----------
     sigma
-        Standard deviation of the noise, in grey values; see `parfocal.runtime.noise.noise_sigma`.
+        Standard deviation of the noise, in grey values; see `parfocal.runtime.images.noise.noise_sigma`.
     signal
         Difference of the 99.8 and 2 percentiles of the smoothed image (Gaussian, sigma 2 pixels), in grey values:
         the percentiles by which Parfocal normalises, without what noise adds to them.

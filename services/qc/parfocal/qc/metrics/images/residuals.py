@@ -31,7 +31,7 @@ from scipy.ndimage import gaussian_filter
 from parfocal.qc.metrics._arrays import Float32, Float64, check_values
 from parfocal.qc.metrics.images.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.noise import noise_sigma
+from parfocal.runtime.images.noise import noise_sigma
 
 SMOOTHING: Final = 2.0
 """Sigma in pixels of the Gaussian under which the residual is compared with noise."""

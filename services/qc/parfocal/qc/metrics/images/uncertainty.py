@@ -10,7 +10,7 @@ import numpy.typing as npt
 from parfocal.qc.metrics._arrays import Float64, check_values, naming
 from parfocal.qc.metrics.images.restoration import RestorationScore, scale_target
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.uncertainty import interval_width
+from parfocal.runtime.prediction.uncertainty import interval_width
 
 LEVELS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Probabilities of the intervals that are looked at."""

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from parfocal.qc.metrics.objects.instances import Counts, Matches
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.label_targets import class_problem, object_classes
-from parfocal.runtime.objects import compact_labels
-from parfocal.runtime.parameters import MOST_CLASSES
+from parfocal.runtime.methods.objects import compact_labels
+from parfocal.runtime.methods.parameters import MOST_CLASSES
+from parfocal.runtime.training.label_targets import class_problem, object_classes
 
 NO_CLASS: Final = 0
 """In a target: of unknown class. In a prediction: an object that is most probably of none."""

@@ -1,0 +1,1 @@
+"""What the demo has of its own: simulated images."""

@@ -1,0 +1,1 @@
+"""Datasets: pairs of images, and what is found when they are checked."""

@@ -1,0 +1,272 @@
+"""Tell whether a folder of images, or a pair of folders, is fit for training or prediction.
+
+Everything that is wrong is collected and said at once, with file names and cures, before a minute of training is
+spent. What is merely suspicious (saturation, duplicates, mixed pixel sizes) is returned as warnings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parfocal.runtime.datasets.findings import Warnings, by, count, examine, file_name
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
+from parfocal.runtime.images.files import (
+    DEFAULT_LIMITS,
+    IMAGE_SUFFIXES,
+    ImageLimits,
+    PixelSize,
+    image_stem,
+    name_clash,
+    unreadable_name,
+)
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """One source image and its target; `shape` is the target's, `dtypes` and `pixel_size` as found in the files."""
+
+    stem: str
+    source: Path
+    target: Path
+    shape: tuple[int, ...]
+    dtypes: tuple[str, str]
+    pixel_size: PixelSize | None
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """Pairs fit for training, in natural order of their names, and what is suspicious about them."""
+
+    pairs: tuple[ImagePair, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """One image fit for use."""
+
+    stem: str
+    path: Path
+    shape: tuple[int, ...]
+    axes: str
+    dtype: str
+    pixel_size: PixelSize | None
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """Images fit for use, in natural order of their names, and what is suspicious about them."""
+
+    images: tuple[CheckedImage, ...]
+    warnings: tuple[str, ...]
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """List the images of a folder by stem, in natural order (``image2`` before ``image10``).
+
+    Hidden files, sub-folders and other kinds of files are passed over.
+
+    Raises
+    ------
+    InvalidInputError
+        The folder does not exist, or two files have the same stem: ``a.tif`` and ``a.png``, or names that differ only
+        in how accented letters are stored.
+    """
+    images, problems = _list_images(folder)
+    if problems:
+        raise _refusal(f"{folder.name} cannot be used", problems)
+    return images
+
+
+def check_pairs(
+    source_folder: Path,
+    target_folder: Path,
+    *,
+    axes: str,
+    source_axes: str = "",
+    min_size: Mapping[str, int] | None = None,
+    min_images: int = 1,
+    constant_targets: bool = False,
+    empty_targets: bool = False,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> PairReport:
+    """Check the images of a training set, paired by stem.
+
+    Parameters
+    ----------
+    source_folder, target_folder
+        Folders with one image per stem.
+    axes
+        What each image must have, e.g. ``YX`` or ``ZYX``.
+    source_axes
+        What the sources must have if they have more axes than their targets, e.g. channels; those they have in
+        common must be equally long.
+    min_size
+        The least length per axis in pixels, usually the patch.
+    min_images
+        The least number of pairs.
+    constant_targets
+        Accept targets without any contrast, such as a label image without objects.
+    empty_targets
+        Accept only those among them that are 0 everywhere and of an integer type, with a warning: nobody has said yet
+        whether the targets are label images.
+    limits
+        Larger images are refused.
+
+    Raises
+    ------
+    InvalidInputError
+        Something is wrong: the message lists the first ten problems, `violations` holds all.
+    """
+    source_axes = source_axes or axes
+    common = [source_axes.index(axis) for axis in axes]
+    sources, problems = _list_images(source_folder)
+    targets, more = _list_images(target_folder)
+    problems += more
+    if not problems:
+        problems += _partners(source_folder, sources, target_folder, targets)
+    stems = [stem for stem in sources if stem in targets]
+    if sources and targets and len(stems) < min_images:
+        problems.append(
+            Violation(source_folder.name, f"{count(len(stems), 'pair')} found, {min_images} needed: add images.")
+        )
+    warnings = Warnings()
+    pairs = []
+    for stem in stems:
+        source_name, target_name = file_name(sources[stem]), file_name(targets[stem])
+        source, wrong = examine(sources[stem], source_axes, min_size, limits, allow_constant=False)
+        target, wrong_too = examine(
+            targets[stem], axes, min_size, limits, allow_constant=constant_targets, allow_zero=empty_targets
+        )
+        problems += wrong + wrong_too
+        if source is None or target is None:
+            continue
+        shape = tuple(source.shape[axis] for axis in common)
+        if shape != target.shape:
+            text = f"is {by(shape)} pixels, {target_name} is {by(target.shape)}: register or crop them alike."
+            problems.append(Violation(source_name, text))
+            continue
+        if target.constant and empty_targets:
+            warnings.add("empty", target_name)
+        if source.digest == target.digest:
+            warnings.add("identical", f"{source_name} and {target_name}")
+        warnings.note(source_name, source, "source images")
+        warnings.note(target_name, target, "target images", duplicates=False)
+        dtypes = (source.dtype, target.dtype)
+        pairs.append(
+            ImagePair(stem, sources[stem], targets[stem], target.shape, dtypes, source.pixel_size or target.pixel_size)
+        )
+    if problems:
+        raise _refusal("The images cannot be used", problems)
+    return PairReport(tuple(pairs), warnings.texts())
+
+
+def check_images(
+    folder: Path,
+    *,
+    axes: str,
+    min_size: Mapping[str, int] | None = None,
+    min_images: int = 1,
+    allow_stacks: bool = False,
+    headers_only: bool = False,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> ImageReport:
+    """Check a folder of images without partners.
+
+    Parameters
+    ----------
+    folder
+        A folder with one image per stem.
+    axes
+        What each image must have, e.g. ``YX`` or ``ZYX``.
+    min_size, min_images, limits
+        As for `check_pairs`.
+    allow_stacks
+        Accept further Z or T axes in front, for methods that are applied slice by slice.
+    headers_only
+        Do not decode: pixels are then checked when they are used. Images without contrast are a warning here,
+        since a blank well is no reason to refuse a batch.
+
+    Raises
+    ------
+    InvalidInputError
+        Something is wrong: the message lists the first ten problems, `violations` holds all.
+    """
+    paths, problems = _list_images(folder)
+    if paths and len(paths) < min_images:
+        problems.append(Violation(folder.name, f"{count(len(paths), 'image')} found, {min_images} needed: add images."))
+    warnings = Warnings()
+    images = []
+    for stem, path in paths.items():
+        found, wrong = examine(path, axes, min_size, limits, True, allow_stacks, headers_only)
+        problems += wrong
+        if found is None:
+            continue
+        warnings.note(file_name(path), found, "images")
+        if found.constant:
+            warnings.add("constant", file_name(path))
+        images.append(CheckedImage(stem, path, found.shape, found.axes, found.dtype, found.pixel_size))
+    if problems:
+        raise _refusal("The images cannot be used", problems)
+    return ImageReport(tuple(images), warnings.texts())
+
+
+def _partners(
+    source_folder: Path, sources: Mapping[str, Path], target_folder: Path, targets: Mapping[str, Path]
+) -> list[Violation]:
+    problems = []
+    for mine, theirs, folder in ((sources, targets, target_folder), (targets, sources, source_folder)):
+        free = [stem for stem in theirs if stem not in mine]
+        for stem, path in mine.items():
+            if stem in theirs:
+                continue
+            # Other numbers are another field of view, however alike the names look.
+            alike = [other for other in free if _numbers(other) == _numbers(stem)]
+            near = difflib.get_close_matches(stem, alike, n=1, cutoff=0.5)
+            hint = f" (is it {theirs[near[0]].name}?)" if near else ""
+            problems.append(
+                Violation(file_name(path), f"no image named {stem} in {folder.name}{hint}: rename or remove one.")
+            )
+    return problems
+
+
+def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation]]:
+    if not folder.is_dir():
+        return {}, [Violation(folder.name, f"there is no folder {folder}: check the name.")]
+    files = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."), key=_natural)
+    images: dict[str, Path] = {}
+    problems = []
+    for path in files:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if (unreadable := unreadable_name(path)) is not None:
+            problems.append(Violation(f"{folder.name}/{unreadable.field}", unreadable.description))
+            continue
+        other = images.setdefault(image_stem(path), path)
+        if other != path:
+            problems.append(Violation(file_name(path), name_clash(path, other)))
+    if not images and not problems:
+        text = "it holds no TIFF, PNG or JPEG images"
+        if files:
+            text += f", only files such as {files[0].name}: convert them with `parfocal dataset create`"
+        problems.append(Violation(folder.name, f"{text}."))
+    return images, problems
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    parts: list[str | int] = [
+        int(part) if part.isdecimal() else part.lower() for part in re.split("([0-9]+)", path.name)
+    ]
+    return parts, path.name
+
+
+def _numbers(stem: str) -> list[int]:
+    return [int(digits) for digits in re.findall("[0-9]+", stem)]
+
+
+def _refusal(what: str, problems: Sequence[Violation]) -> InvalidInputError:
+    return refusal(f"{what}: {count(len(problems), 'problem')}.", problems)

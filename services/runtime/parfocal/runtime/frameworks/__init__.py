@@ -1,0 +1,1 @@
+"""Drivers of the deep-learning frameworks; the only modules that import one."""

@@ -1,0 +1,387 @@
+"""Images on disk: headers, pixels, axes and pixel size.
+
+Services read TIFF (plain, ImageJ, OME) and PNG or JPEG, and write OME-TIFF or PNG; every other format is
+converted once, on the way into the store. Files are hostile until checked: the kind of a file is told from
+its first bytes, its size from its headers, and limits are applied before a pixel is decoded.
+
+Axes are letters in the order ``TCZYXS`` (time, channel, depth, rows, columns, RGB samples). Axes of length
+one are dropped, except Y and X. A stack without any metadata about its axes is taken as depth (``ZYX``).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import re
+import unicodedata
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from parfocal.runtime.errors import (
+    DiskFullError,
+    InvalidInputError,
+    OutOfMemoryError,
+    ParfocalError,
+    Violation,
+)
+from parfocal.runtime.images._axes import ORDER, arrange, name_axes
+from parfocal.runtime.images._dtypes import convert_dtype, storable
+from parfocal.runtime.images._files import writing
+from parfocal.runtime.images._raster import decode_raster, describe_raster, encode_png
+from parfocal.runtime.images._tiff import FileFacts, decode_tiff, describe_tiff, open_tiff
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "IMAGE_SUFFIXES",
+    "Image",
+    "ImageHeader",
+    "ImageLimits",
+    "PixelSize",
+    "convert_dtype",
+    "decode_to_memmap",
+    "image_stem",
+    "inspect_image",
+    "name_clash",
+    "read_image",
+    "unreadable_name",
+    "write_image",
+]
+
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_CLASSIC_TIFF_BYTES = 2**32 - 2**25  # what fits a classic TIFF, with room for its headers
+
+
+@dataclass(frozen=True)
+class PixelSize:
+    """Size of a pixel in micrometre; `z` is the distance between planes, None where it is unknown."""
+
+    x: float
+    y: float
+    z: float | None = None
+
+    def lengths(self, dimensions: int) -> tuple[float, ...] | None:
+        """Return the lengths along (Y, X) or (Z, Y, X); None where the distance of planes is needed and unknown."""
+        if dimensions == 2:
+            return self.y, self.x
+        return None if self.z is None else (self.z, self.y, self.x)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """The largest image that is read: pixels, and bytes once decoded."""
+
+    max_pixels: int = 2**35
+    max_bytes: int = 2**36
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the headers of an image file say: nothing is decoded to learn it."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: str
+    pixel_size: PixelSize | None
+
+
+@dataclass(frozen=True)
+class Image:
+    """Pixels with the meaning of their axes; ``len(axes) == pixels.ndim``."""
+
+    pixels: NDArray[Any]
+    axes: str
+    pixel_size: PixelSize | None = None
+
+
+def inspect_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+    """Read the headers of an image file.
+
+    Parameters
+    ----------
+    path
+        A TIFF, PNG or JPEG file.
+    limits
+        Larger images are refused.
+
+    Raises
+    ------
+    InvalidInputError
+        The file is missing, unreadable, truncated, of another kind or too large.
+    """
+    with _opened(path, limits) as (header, _):
+        return header
+
+
+def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+    """Decode an image file.
+
+    Colour images have axes ``YXS`` with three samples; a fully opaque alpha channel is left out. Values are
+    those stored in the file: an inverted or coloured look-up table of a grey TIFF does not change them. Booleans
+    become 0 and 1 in uint8.
+
+    Parameters
+    ----------
+    path
+        A TIFF, PNG or JPEG file.
+    limits
+        Larger images are refused before they are decoded.
+
+    Raises
+    ------
+    InvalidInputError
+        As for `inspect_image`, or the pixels cannot be decoded.
+    OutOfMemoryError
+        The decoded image does not fit into memory.
+    """
+    with _opened(path, limits) as (header, decode):
+        full = decode()
+        alpha = full.shape[-1] == 4 and header.axes.endswith("S")
+        opaque = np.iinfo(full.dtype).max if full.dtype.kind in "ui" else 1
+        if alpha and np.any(full[..., 3] != opaque):
+            raise ValueError("it has a transparency (alpha) channel that is not fully opaque")
+        pixels = full[..., :3] if alpha else full
+        native = np.ascontiguousarray(pixels, dtype=_native(pixels.dtype))
+    return Image(native, header.axes, header.pixel_size)
+
+
+def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
+    """Write an image whole or not at all: OME-TIFF, or PNG when `path` ends in ``.png``.
+
+    The data type is kept, so labels stay integers; OME-TIFF knows no 64-bit integers, half floats and
+    Booleans: these are written as 32-bit integers (where every value fits), float32 and uint8. Compression is
+    lossless, files that could exceed 4 GB are BigTIFF, and equal images give equal bytes.
+
+    Parameters
+    ----------
+    path
+        The file to write; an existing file is replaced.
+    image
+        Axes from ``TCZYXS`` ending in ``YX`` or ``YXS``. A PNG holds uint8 or uint16 YX, or uint8 YXS.
+    compress
+        False leaves a TIFF uncompressed: floats full of noise shrink by a tenth and take thirty times as long.
+
+    Raises
+    ------
+    InvalidInputError
+        The pixels cannot be written in this kind of file.
+    DiskFullError
+        There is no room.
+    """
+    if len(image.axes) != image.pixels.ndim or image.axes.removesuffix("S")[-2:] != "YX":
+        raise ValueError(f"axes {image.axes!r} do not describe an array of shape {image.pixels.shape}")
+    try:
+        pixels = storable(image.pixels)
+    except ValueError as error:
+        raise _refusal(path, str(error), "Write smaller integers or float64.") from error
+    if path.suffix.lower() == ".png":
+        if (pixels.dtype.name, image.axes) not in (("uint8", "YX"), ("uint16", "YX"), ("uint8", "YXS")):
+            raise _refusal(path, f"{pixels.dtype.name} {image.axes} cannot be a PNG", "Write a .tif file.")
+        with writing(path) as handle:
+            encode_png(pixels, handle)
+        return
+    size = image.pixel_size
+    metadata: dict[str, Any] = {
+        "axes": image.axes,
+        "Creator": "Parfocal",
+        "UUID": _content_uuid(pixels, image),
+    }
+    resolution = None
+    if size is not None:
+        for axis, length in (("X", size.x), ("Y", size.y), ("Z", size.z)):
+            if length is not None:
+                metadata |= {f"PhysicalSize{axis}": length, f"PhysicalSize{axis}Unit": "µm"}
+        resolution = (1e4 / size.x, 1e4 / size.y)  # pixels per centimetre
+    with writing(path) as handle:
+        tifffile.imwrite(
+            handle,
+            pixels,
+            ome=True,
+            metadata=metadata,
+            compression="zlib" if compress else None,
+            predictor=compress and pixels.dtype.name in ("uint8", "uint16"),  # Fiji reads no other with a predictor
+            photometric="rgb" if image.axes.endswith("S") else "minisblack",
+            resolution=resolution,
+            resolutionunit="CENTIMETER" if resolution else None,
+            bigtiff=pixels.nbytes > _CLASSIC_TIFF_BYTES,
+            software="Parfocal",
+        )
+
+
+def decode_to_memmap(path: Path, folder: Path, key: str) -> NDArray[Any]:
+    """Decode an image once into `folder` and return it memory-mapped, read only.
+
+    Parameters
+    ----------
+    path
+        The image; it is not looked at when the folder has the pixels already.
+    folder
+        A cache folder of this machine; made when missing.
+    key
+        Names the content, e.g. the SHA-256 of the file. The same key always means the same pixels.
+
+    Returns
+    -------
+    NDArray
+        The pixels as `read_image` gives them.
+
+    Raises
+    ------
+    InvalidInputError
+        As for `read_image`.
+    DiskFullError
+        The folder has no room.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", key):
+        raise ValueError(f"key {key!r} is no digest")
+    target = folder / f"{key}.npy"
+    if (mapped := _load_mapped(target)) is not None:
+        return mapped
+    return write_memmap(target, read_image(path).pixels)
+
+
+def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Write an array to a .npy file and return it memory-mapped, read only; raise DiskFullError without room."""
+    pixels = np.ascontiguousarray(pixels)
+    with writing(path) as handle:
+        # Not np.save: it hides a full disk behind an OSError without a number.
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(pixels))
+        handle.write(pixels.data)
+    mapped = _load_mapped(path)
+    if mapped is None:
+        raise DiskFullError(f"{path} could not be read back after writing: check the disk of the cache folder")
+    return mapped
+
+
+def image_stem(path: Path) -> str:
+    """Return the file's name without its image suffix; ``.ome.tif`` counts as one suffix.
+
+    Accented letters are in their composed form (NFC) however the file system has them: macOS takes them apart (NFD),
+    other systems do not, and the names of a pair must be equal wherever its images come from.
+    """
+    stem = path.stem[:-4] if path.stem.lower().endswith(".ome") else path.stem
+    return unicodedata.normalize("NFC", stem)
+
+
+def unreadable_name(path: Path) -> Violation | None:
+    """Return what is wrong with a file's name that is not UTF-8, which no store and no manifest can hold; else None."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        shown = path.name.encode(errors="replace").decode()
+        return Violation(shown, "its name is not written in UTF-8 (each ? is a letter that cannot be read): rename it.")
+    return None
+
+
+def name_clash(path: Path, other: Path) -> str:
+    """Return the words, to be said of `path`, for two different files that have the same stem."""
+    if unicodedata.normalize("NFC", path.name) == unicodedata.normalize("NFC", other.name):
+        return (
+            "another file has the same name, but for how its accented letters are stored (NFC or NFD): keep one of "
+            "the two."
+        )
+    return f"{other.name} has the same name but for its ending: keep one of the two."
+
+
+@contextmanager
+def _opened(path: Path, limits: ImageLimits) -> Iterator[tuple[ImageHeader, Any]]:
+    """Give the header and a function that decodes to the header's axes; translate every failure."""
+    try:
+        with path.open("rb") as handle:
+            magic = handle.read(8)
+        if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            with open_tiff(path) as tif:
+                facts = describe_tiff(tif, limits.max_pixels)
+                header, order = _header(path, facts, limits)
+                yield header, lambda: arrange(decode_tiff(tif, facts), order, header.axes)
+        elif magic == b"\x89PNG\r\n\x1a\n" or magic[:3] == b"\xff\xd8\xff":
+            shape, dtype = describe_raster(path)
+            header, _ = _header(path, FileFacts(shape, "YXS"[: len(shape)], dtype, True, None), limits)
+            yield header, lambda: decode_raster(path)
+        else:
+            raise ValueError("it is no TIFF, PNG or JPEG file" if magic else "it is empty")
+    except ParfocalError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{path.name} does not fit into memory: crop it or use a larger machine.") from error
+    except FileNotFoundError as error:
+        raise _refusal(path, "there is no such file", "Check the name.") from error
+    except IsADirectoryError as error:
+        raise _refusal(path, "it is a folder", "Name an image file.") from error
+    except PermissionError as error:
+        raise _refusal(path, "it may not be read", "Check its permissions.") from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the disk's fault; EINVAL is a seek to nowhere
+            raise
+        raise _unreadable(path, error) from error
+    except Exception as error:  # a hostile file can raise anything inside a decoder
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InvalidInputError:
+    text = str(error) if type(error) is ValueError else f"it is damaged ({error})"
+    if "trunc" in text or "damaged" in text or "incomplete" in text:
+        return _refusal(path, text, "Copy or export it again.")
+    cure = "Export it as a single-image OME-TIFF; `parfocal dataset create` converts makers' formats."
+    return _refusal(path, text, cure)
+
+
+def _refusal(path: Path, what: str, cure: str) -> InvalidInputError:
+    text = f"{what}. {cure}"
+    return InvalidInputError(f"{path.name} cannot be used: {text}", [Violation(path.name, text)])
+
+
+def _header(path: Path, facts: FileFacts, limits: ImageLimits) -> tuple[ImageHeader, str]:
+    """Apply the limits and name the axes; also return the file's axes in our letters, in the file's order."""
+    shape, dtype = facts.shape, facts.dtype
+    pixels = math.prod(shape)
+    if pixels > limits.max_pixels or pixels * dtype.itemsize > limits.max_bytes:
+        raise _refusal(
+            path,
+            f"it holds {pixels} pixels ({pixels * dtype.itemsize / 2**20:.0f} MiB), over the service's limit",
+            "Crop it or split it into several files.",
+        )
+    if pixels == 0:
+        raise ValueError("it has no pixels")
+    if dtype.kind not in "buif":
+        raise ValueError(f"its pixels are of type {dtype}, not real numbers")
+    letters = name_axes(shape, facts.axes, facts.rgb)
+    kept = [(letter, length) for letter, length in zip(letters, shape, strict=True) if letter != "_"]
+    kept.sort(key=lambda item: ORDER.index(item[0]))
+    lengths = tuple(3 if letter == "S" else length for letter, length in kept)
+    axes = "".join(letter for letter, _ in kept)
+    pixel_size = None if facts.pixel_size is None else PixelSize(*facts.pixel_size)
+    return ImageHeader(path, lengths, _native(dtype), axes, pixel_size), letters
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of the pixels once read: Booleans, which know no differences, are 0 and 1 in uint8."""
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+
+
+def _content_uuid(pixels: NDArray[Any], image: Image) -> str:
+    """OME wants an identifier in each file; taken from the content so that equal images are equal files."""
+    digest = hashlib.sha256(pixels.reshape(-1).view(np.uint8).data)
+    digest.update(f"{pixels.shape} {pixels.dtype.str} {image.axes} {image.pixel_size}".encode())
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()))
+
+
+def _load_mapped(path: Path) -> NDArray[Any] | None:
+    """Memory-map a cached array; None when it is not there or no longer whole."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return array

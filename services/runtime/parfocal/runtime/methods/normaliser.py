@@ -1,0 +1,158 @@
+"""Intensities of any microscope brought to one scale, and back.
+
+Rule and constants are recorded in the model and replayed wherever it is used. Constants are taken from a whole image or
+volume, per channel, and never from a tile or a patch: training, prediction and quality control see the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
+
+_MOST_PIXELS = 2**26
+
+
+class NormaliserConstants(BaseModel):
+    """What one image was normalised with: ``normalised = (value - offset) / scale``.
+
+    `offset` and `scale` have one entry, or one per channel along `channel_axis`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    channel_axis: int | None = None
+
+
+class Normaliser(BaseModel):
+    """The rule by which images are brought to one scale.
+
+    ``percentile`` maps the `low` percentile to 0 and the `high` one to 1; ``z-score`` maps mean and standard
+    deviation to 0 and 1; ``none`` leaves values as they are. Nothing is clipped unless `clip` asks for it (to 0
+    and 1; only with ``percentile``).
+
+    The defaults are those of CSBDeep's prediction (Weigert et al., Nature Methods 15, 1090, 2018).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["percentile", "z-score", "none"] = "percentile"
+    low: float = Field(default=2.0, ge=0, lt=100)
+    high: float = Field(default=99.8, gt=0, le=100)
+    clip: bool = False
+    per: Literal["image"] = "image"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Normaliser:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.clip and self.rule != "percentile":
+            raise ValueError("clip needs the percentile rule")
+        return self
+
+    def fit(self, pixels: NDArray[Any], axes: str) -> NormaliserConstants:
+        """Take the constants of one whole image or volume.
+
+        Above 2**26 pixels per channel every n-th pixel along each axis is looked at, with the least n that comes
+        below that number: the same pixels every time, and 67 million of them.
+
+        Parameters
+        ----------
+        pixels
+            The image; its values must be finite.
+        axes
+            One letter per dimension. C or S is the channel axis, normalised channel by channel.
+
+        Returns
+        -------
+        NormaliserConstants
+            Where an image has no contrast at all, the scale is 1; where the two percentiles coincide (few bright
+            spots on nothing) it is the range of the image.
+
+        Raises
+        ------
+        InvalidInputError
+            The image holds values that are not finite, or too large to compute with.
+        """
+        if len(axes) != pixels.ndim:
+            raise ValueError(f"axes {axes!r} do not describe an array of shape {pixels.shape}")
+        # Every pixel, for percentiles need not meet the one that is wrong.
+        if count_unusable(pixels):
+            raise InvalidInputError(
+                f"The image holds values that are not finite or beyond {LARGEST_VALUE:.0e}: export it without them."
+            )
+        channel_axis = next((index for index, axis in enumerate(axes) if axis in "CS"), None)
+        if self.rule == "none":
+            return NormaliserConstants(offset=(0.0,), scale=(1.0,))
+        channels = [pixels] if channel_axis is None else list(np.moveaxis(pixels, channel_axis, 0))
+        constants = [self._constants(channel) for channel in channels]
+        return NormaliserConstants(
+            offset=tuple(offset for offset, _ in constants),
+            scale=tuple(scale for _, scale in constants),
+            channel_axis=channel_axis,
+        )
+
+    def apply(self, pixels: NDArray[Any], constants: NormaliserConstants) -> NDArray[np.float32]:
+        """Normalise an image, or any patch or tile of it, with the constants of the whole image.
+
+        Returns
+        -------
+        NDArray
+            float32, of the same shape; a new array.
+        """
+        offset, scale = _columns(constants, pixels)
+        if pixels.dtype.itemsize > 2 and pixels.dtype != np.float32:
+            # Large integers and doubles lose digits in float32 unless the offset goes first.
+            values: NDArray[np.float32] = ((pixels - offset) / scale).astype(np.float32)
+        else:
+            values = np.subtract(pixels, np.float32(offset), dtype=np.float32)
+            np.divide(values, np.float32(scale), out=values)
+        return np.clip(values, 0, 1, out=values) if self.clip else values
+
+    def undo(self, values: NDArray[Any], constants: NormaliserConstants) -> NDArray[np.float32]:
+        """Bring normalised values back to the image's own units; clipped values cannot come back."""
+        offset, scale = _columns(constants, values)
+        restored: NDArray[np.float32] = (values * scale + offset).astype(np.float32)
+        return restored
+
+    def undo_width(self, values: NDArray[Any], constants: NormaliserConstants) -> NDArray[np.float32]:
+        """Bring differences of normalised values, such as an uncertainty, back to the image's own units."""
+        _, scale = _columns(constants, values)
+        widths: NDArray[np.float32] = (values * scale).astype(np.float32)
+        return widths
+
+    def _constants(self, channel: NDArray[Any]) -> tuple[float, float]:
+        sample = _subsample(channel, _MOST_PIXELS)
+        if self.rule == "z-score":
+            offset, top = float(np.mean(sample, dtype=np.float64)), 0.0
+            scale = float(np.std(sample, dtype=np.float64))
+        else:
+            offset, top = (float(value) for value in np.percentile(sample, (self.low, self.high)))
+            scale = top - offset
+        if scale <= 0:
+            scale = float(channel.max()) - float(channel.min())
+        return offset, scale if scale > 0 else 1.0
+
+
+def _subsample(pixels: NDArray[Any], most: int) -> NDArray[Any]:
+    """Every n-th pixel along each axis, with the least n that leaves at most `most` pixels."""
+    step = 1
+    while np.prod([-(-length // step) for length in pixels.shape], dtype=np.int64) > most:
+        step += 1
+    return np.asarray(pixels[(slice(None, None, step),) * pixels.ndim])
+
+
+def _columns(constants: NormaliserConstants, pixels: NDArray[Any]) -> tuple[Any, Any]:
+    """Offset and scale as numbers, or as arrays that broadcast along the channel axis."""
+    if constants.channel_axis is None:
+        return constants.offset[0], constants.scale[0]
+    shape = [1] * pixels.ndim
+    shape[constants.channel_axis] = len(constants.offset)
+    return np.reshape(constants.offset, shape), np.reshape(constants.scale, shape)

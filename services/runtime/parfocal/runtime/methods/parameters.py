@@ -1,0 +1,244 @@
+"""Parameters that many methods share. A method inherits them and changes a default where its publication does."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of a dataset's images in a training: what the network sees, and what it learns."""
+
+    source: str = "source"
+    targets: tuple[str, ...] = ("target",)
+
+
+CLASS_ROLE = "target_class"
+"""The role of class images: beside a label image, one with the class of each object inside it."""
+
+MOST_CLASSES = 100
+"""Classes of objects that a model can tell apart."""
+
+
+def inherited(parent: type[Parameters], name: str, *, default: Any = None, description: str = "") -> Any:
+    """Return a field of a parent with another default or description, for the class that inherits it.
+
+    Title and limits stay the parent's, so that what is the same is written once. A field with other limits is written
+    anew.
+
+    Parameters
+    ----------
+    parent, name
+        Where the field is.
+    default
+        The new default; None keeps the parent's.
+    description
+        The new description; empty keeps the parent's.
+    """
+    field = copy(parent.model_fields[name])
+    if default is not None:
+        field.default = default
+    if description:
+        field.description = description
+    return field
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class TrainingParameters(Parameters):
+    """What every training by epochs and patches needs."""
+
+    epochs: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        title="Epochs",
+        description="How often training goes through the data. More is better until the validation loss stops falling.",
+    )
+    patch_size: int = Field(
+        default=64,
+        ge=8,
+        le=4096,
+        title="Patch size",
+        description="Edge in pixels of the square patches learnt from; not larger than your images.",
+    )
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        title="Batch size",
+        description="Patches per training step. Smaller needs less memory.",
+    )
+    patches_per_image: int = Field(
+        default=50,
+        ge=1,
+        le=100_000,
+        title="Patches per image",
+        description="Patches cut from each image in every epoch, at places that change from epoch to epoch.",
+    )
+    validation_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=0.9,
+        title="Validation fraction",
+        description="Part of the training images kept aside to judge progress: whole images, not patches.",
+    )
+    learning_rate: float = Field(
+        default=4e-4,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="Size of the first training steps. It is reduced whenever the validation loss stops falling.",
+    )
+    plateau_patience: int = Field(
+        default=10,
+        ge=1,
+        le=100_000,
+        title="Plateau patience",
+        description="Epochs without a better validation loss after which the learning rate is reduced.",
+    )
+    plateau_factor: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        title="Plateau factor",
+        description="What the learning rate is multiplied with when it is reduced.",
+    )
+    augment_flip: bool = Field(
+        default=True,
+        title="Augment by flipping",
+        description="Mirror patches at random. Switch off only if left and right differ in your images.",
+    )
+    augment_rotate: bool = Field(
+        default=True,
+        title="Augment by rotating",
+        description="Turn patches by 0, 90, 180 or 270 degrees at random.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        title="Seed",
+        description="Start of all random choices. The same seed and data give the same model on the same machine.",
+    )
+    precision: Precision = Field(
+        default="auto",
+        title="Precision",
+        description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+    )
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape in pixels of a patch with these spatial axes, for example "YX"."""
+        return (self.patch_size,) * len(axes)
+
+    def total_epochs(self, steps_per_epoch: int) -> int:  # noqa: ARG002
+        """Return the epochs to train; a method that counts in steps derives them from `steps_per_epoch`."""
+        return self.epochs
+
+    def roles(self, dataset: DatasetManifest) -> Roles:  # noqa: ARG002
+        """Return which images of a dataset are learnt from, and which are learnt."""
+        return Roles()
+
+
+class LabelTrainingParameters(TrainingParameters):
+    """What trainings on label images need besides."""
+
+    foreground_fraction: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        title="Foreground fraction",
+        description="Part of the patches that must contain an object; the others are cut anywhere.",
+    )
+    augment_intensity: bool = Field(
+        default=True,
+        title="Augment by intensity",
+        description="Make patches brighter, darker and noisier at random, so that the model stands such changes.",
+    )
+
+
+class ClassTrainingParameters(LabelTrainingParameters):
+    """What trainings need that can learn a class of each object beside its label."""
+
+    classes: int = Field(
+        default=0,
+        ge=0,
+        le=MOST_CLASSES,
+        title="Classes",
+        description="How many classes of objects to tell apart, for example 2 for dividing and not dividing; 0: none. "
+        f"The dataset then needs a folder {CLASS_ROLE} beside target: images that have, inside each object, the number "
+        "of its class from 1, or 0 where it is unknown.",
+    )
+
+    def roles(self, dataset: DatasetManifest) -> Roles:
+        """Return label images and, where classes are learnt, class images; raise InvalidInputError without them."""
+        if not self.classes:
+            return Roles()
+        if dataset.images and not dataset.select("train", CLASS_ROLE):
+            raise InvalidInputError(
+                f"The dataset {dataset.dataset!r} (version {dataset.version}) has no class images, which a training "
+                f"with classes = {self.classes} learns from. Create it with a folder train/{CLASS_ROLE} beside "
+                "train/target, or set classes to 0.",
+                [Violation("classes", f"the dataset has no images {CLASS_ROLE!r}")],
+            )
+        return Roles(targets=(*Roles().targets, CLASS_ROLE))
+
+
+def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:
+    """Raise InvalidInputError naming the training images that are smaller than a patch of this shape in pixels."""
+    images = dataset.select("train", role)
+    small = [image for image in images if any(np.less(image.shape[-len(patch) :], patch))]
+    if not small:
+        return
+    wanted = " x ".join(map(str, patch))
+    shapes = ", ".join(f"{image.file} {' x '.join(map(str, image.shape))}" for image in small[:5])
+    raise InvalidInputError(
+        f"{len(small)} training image{'s are' if len(small) > 1 else ' is'} smaller than a patch of {wanted} pixels "
+        f"({shapes}). Choose a smaller patch_size or leave {'these images' if len(small) > 1 else 'it'} out.",
+        [Violation(image.file, f"is smaller than a patch of {wanted}") for image in small],
+    )
+
+
+class PredictionParameters(Parameters):
+    """What every prediction needs."""
+
+    weights: Literal["best", "last"] = Field(
+        default="best",
+        title="Weights",
+        description="best: the weights with the lowest validation loss; last: those of the last epoch.",
+    )
+    tile_size: int = Field(
+        default=0,
+        ge=0,
+        le=65536,
+        title="Tile size",
+        description="Edge in pixels of the pieces in which large images are processed; 0 chooses by the free memory. "
+        "Pieces are not made smaller than the network's field of view needs.",
+    )
+    precision: Precision = Field(
+        default="float32",
+        title="Precision",
+        description="Arithmetic of the network. float32 keeps all grey values. auto is faster where the processor is "
+        "made for bfloat16, but then a result has a thousand different grey values, and the last ones are rough.",
+    )
+
+
+class ImagePredictionParameters(PredictionParameters):
+    """What every prediction that turns images into images needs."""
+
+    output_dtype: Literal["float32", "like-input"] = Field(
+        default="float32",
+        title="Type of the output",
+        description="float32 keeps all grey values; like-input rounds and clips to the type of the input (never an "
+        "uncertainty).",
+    )

@@ -1,0 +1,255 @@
+"""How a service describes itself and its methods; imported by servers, so no framework is imported here.
+
+A method package (`parfocal.care`) has one constant `SERVICE`; everything a client is told, and everything a
+worker runs, follows from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from google.protobuf import json_format, struct_pb2
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from parfocal import v1
+from parfocal.runtime.errors import InvalidParameterError, NotFoundError, Violation
+from parfocal.runtime.images.needs import ImageNeeds
+from parfocal.runtime.methods.precision import Framework
+from parfocal.runtime.store.manifests import DatasetManifest
+
+
+class Parameters(BaseModel):
+    """Base of all parameter models: unknown names are refused, values are checked, nothing changes later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of work of a method.
+
+    Attributes
+    ----------
+    parameters
+        Model of the parameters; its JSON Schema is what clients see.
+    run
+        "module:function" called by the worker with a `JobContext`; imported nowhere else.
+    needs_device
+        Whether the worker must hold the machine's device.
+    needs_prediction
+        Whether an evaluation judges a prediction; without one it judges a dataset alone.
+    needs_targets
+        Whether an evaluation compares a prediction with targets; without them it looks at the prediction's inputs.
+    """
+
+    parameters: type[Parameters]
+    run: str
+    needs_device: bool = True
+    needs_prediction: bool = True
+    needs_targets: bool = True
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a service, in the words that people read.
+
+    `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input.
+    `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
+    `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError.
+    """
+
+    name: str
+    title: str
+    task: v1.Task.ValueType
+    summary: str
+    axes: str
+    target: v1.TargetKind.ValueType
+    work: Mapping[v1.JobKind.ValueType, Work]
+    data: str
+    citation: str
+    licence: str
+    documentation: str
+    minimum_images: int = 1
+    recommended_images: int = 20
+    augmentations: Mapping[str, str] = field(default_factory=dict)
+    channel_axes: str = ""
+    implementation: str = ""
+    validate: Callable[[Parameters, DatasetManifest], None] | None = None
+
+    def parse(self, kind: v1.JobKind.ValueType, values: Mapping[str, Any]) -> Parameters:
+        """Return checked parameters with defaults; raise InvalidParameterError naming each bad one."""
+        model = self.work_of(kind).parameters
+        try:
+            return model.model_validate(dict(values))
+        except ValidationError as error:
+            violations = [_violation(model, detail) for detail in error.errors()]
+            text = " ".join(violation.description for violation in violations)
+            raise InvalidParameterError(f"{self.title}: {text}", violations) from error
+
+    def work_of(self, kind: v1.JobKind.ValueType) -> Work:
+        """Return the work of this kind; raise NotFoundError if the method does not offer it."""
+        if kind not in self.work:
+            name = v1.JobKind.Name(kind).removeprefix("JOB_KIND_").lower()
+            raise NotFoundError(f"{self.title} offers no {name}.")
+        return self.work[kind]
+
+    @property
+    def needs(self) -> ImageNeeds:
+        """What an image must be to be predicted."""
+        return ImageNeeds(self.title, self.axes, self.channel_axes)
+
+    def load(self) -> Any:
+        """Import and instantiate the implementation; workers only."""
+        return load_object(self.implementation)()
+
+    def to_proto(self) -> v1.Method:
+        """Return the description that ListMethods sends."""
+        return v1.Method(
+            name=self.name,
+            title=self.title,
+            task=self.task,
+            summary=inspect.cleandoc(self.summary),
+            job_kinds=list(self.work),
+            parameter_schemas=[
+                v1.ParameterSchema(job_kind=kind, json_schema=schema_text(work.parameters))
+                for kind, work in self.work.items()
+            ],
+            data_requirements=v1.DataRequirements(
+                axes=self.axes,
+                target=self.target,
+                minimum_images=self.minimum_images,
+                recommended_images=self.recommended_images,
+                description=inspect.cleandoc(self.data),
+                channel_axes=self.channel_axes,
+            ),
+            augmentations=[
+                v1.Augmentation(parameter=name, description=text) for name, text in self.augmentations.items()
+            ],
+            citation=self.citation,
+            licence=self.licence,
+            documentation=self.documentation,
+        )
+
+
+@dataclass(frozen=True)
+class Service:
+    """One image's worth of methods.
+
+    `packages` are those whose versions are recorded; `framework` is what the methods compute with.
+    """
+
+    name: str
+    methods: Sequence[Method]
+    packages: Sequence[str] = ()
+    framework: Framework = ""
+
+    def method(self, name: str) -> Method:
+        """Return a method by name; raise NotFoundError naming those there are."""
+        for method in self.methods:
+            if method.name == name:
+                return method
+        offered = ", ".join(method.name for method in self.methods)
+        raise NotFoundError(f"The service {self.name!r} has no method {name!r}; it has {offered}.")
+
+    def environment(self, *, image: str = "", precision: str = "", device: str = "CPU") -> v1.Environment:
+        """Return what the service runs on."""
+        packages = {"python": platform.python_version()}
+        for package in ("parfocal-runtime", f"parfocal-{self.name}", "numpy", *self.packages):
+            try:
+                packages[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return v1.Environment(
+            packages=packages,
+            image=image,
+            device=device,
+            threads=thread_count(),
+            precision=precision,
+            host=platform.node(),
+        )
+
+
+def thread_count() -> int:
+    """Return how many processor threads this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count() or 1
+
+
+def load_service(module: str) -> Service:
+    """Return the constant `SERVICE` of a method package."""
+    service = importlib.import_module(module).SERVICE
+    assert isinstance(service, Service)
+    return service
+
+
+def load_object(path: str) -> Any:
+    """Return the object named "module:name". Only names written in Parfocal's own code come here."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def schema_text(model: type[Parameters]) -> str:
+    """Return the JSON Schema of a parameter model as text."""
+    import json
+
+    return json.dumps(model.model_json_schema(), sort_keys=False)
+
+
+def struct_values(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """Return a Struct as plain values; whole numbers become int, because JSON has one kind of number.
+
+    Raises
+    ------
+    InvalidParameterError
+        A number is infinite or none at all.
+    """
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, dict):
+            return {key: whole(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [whole(item) for item in value]
+        return value
+
+    try:
+        values = whole(json_format.MessageToDict(struct))
+    except ValueError as error:  # JSON has no NaN and no infinity
+        wrong = [name for name, value in struct.fields.items() if not math.isfinite(value.number_value)]
+        violations = [
+            Violation(name, f"Parameter {name!r}: must be a finite number.") for name in wrong or ["parameters"]
+        ]
+        raise InvalidParameterError(" ".join(each.description for each in violations), violations) from error
+    assert isinstance(values, dict)
+    return values
+
+
+def values_struct(values: Mapping[str, Any]) -> struct_pb2.Struct:
+    """Return plain values as a Struct."""
+    struct = struct_pb2.Struct()
+    json_format.ParseDict(dict(values), struct)
+    return struct
+
+
+def _violation(model: type[Parameters], detail: ErrorDetails) -> Violation:
+    name = ".".join(str(part) for part in detail["loc"]) or "parameters"
+    if detail["type"] == "extra_forbidden":
+        import difflib
+
+        near = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(model.model_fields)}."
+        return Violation(name, f"There is no parameter {name!r}.{hint}")
+    message = detail["msg"].removeprefix("Value error, ")
+    return Violation(name, f"Parameter {name!r}: {message[:1].lower() + message[1:]} (got {detail['input']!r}).")

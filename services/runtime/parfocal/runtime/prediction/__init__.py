@@ -1,0 +1,1 @@
+"""Prediction: the job, the loaded model, its tiles and its uncertainty."""

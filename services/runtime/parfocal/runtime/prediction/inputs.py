@@ -1,0 +1,60 @@
+"""The images that a prediction is made of: one split of a dataset, or a plain folder of the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, name_clash
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry
+from parfocal.runtime.store.store import Location, Store
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """An image in the store: its name, its manifest entry (None in a plain folder), and the place of the manifest."""
+
+    name: str
+    entry: FileEntry | None
+    place: Location
+
+
+def list_inputs(store: Store, input_uri: str, split: str, role: str) -> list[InputFile]:
+    """Return the images of a split in one role, or without a split all images of a folder.
+
+    Raises
+    ------
+    InvalidInputError
+        A folder holds no images, or two whose results would have the same name.
+    """
+    place = Location.parse(input_uri)
+    if split:
+        dataset = DatasetManifest.read(store, place / DATASET_MANIFEST)
+        entries = {entry.name: entry for entry in dataset.files}
+        images = dataset.select(split, role)
+        return [InputFile(image.file.rsplit("/", 1)[-1], entries[image.file], place) for image in images]
+    names = [item.location.name for item in store.objects(place)]
+    found = [InputFile(name, None, place) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    if not found:
+        raise InvalidInputError(f"There are no TIFF, PNG or JPEG images below {place}.")
+    known: dict[str, str] = {}
+    clashes = [
+        Violation(name, name_clash(Path(name), Path(other)))
+        for name in (item.name for item in found)
+        if (other := known.setdefault(image_stem(Path(name)), name)) != name
+    ]
+    if clashes:
+        raise refusal(f"The images below {place} cannot be told apart:", clashes)
+    return found
+
+
+def fetch_input(context: JobContext, item: InputFile) -> Path:
+    """Return the image as a local file: from the cache, or downloaded once for this job."""
+    if item.entry is not None:
+        return context.cache.fetch(context.store, item.place, item.entry)
+    path = context.scratch / "inputs" / item.name
+    if not path.exists():  # a download is there complete or not at all
+        context.store.download(item.place / item.name, path)
+    return path

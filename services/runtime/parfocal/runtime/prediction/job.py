@@ -1,0 +1,281 @@
+"""The job that predicts images with a published model, as a pipeline: fetch ahead, compute, write and upload behind."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal import v1
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
+from parfocal.runtime.images.files import Image, convert_dtype, image_stem, read_image, write_image
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.methods.implementation import UNCERTAINTY
+from parfocal.runtime.methods.objects import (
+    count_classes,
+    count_objects,
+    write_object_files,
+)
+from parfocal.runtime.methods.parameters import ImagePredictionParameters, PredictionParameters
+from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.prediction.loaded_model import LoadedModel, Predicted, load_model, predict_image
+from parfocal.runtime.store.manifests import (
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    FileEntry,
+    ModelManifest,
+    ResultFile,
+    ResultManifest,
+)
+from parfocal.runtime.store.publish import file_entry, sha256_of
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.verdicts import newest_content
+
+_SHOWN = 5
+COUNTS = "counts.csv"
+
+
+@dataclass(frozen=True)
+class _Input:
+    name: str
+    path: Path
+    image: Image | None
+    reason: str
+
+
+def predict(context: JobContext) -> None:
+    """Predict every input image of the job and publish the results under the inputs' names."""
+    spec = context.job.prediction
+    parameters = context.parameters
+    assert isinstance(parameters, PredictionParameters)
+    if context.store.exists(context.reserved / RESULT_MANIFEST):
+        context.record_output("result", str(context.reserved), {})
+        return
+    context.report_progress(v1.Progress(stage="preparing"), message="loading the model", at_once=True)
+    place = Location.parse(spec.model_uri)
+    manifest = ModelManifest.read(context.store, place / MODEL_MANIFEST)
+    folder = context.cache.mirror(context.store, place, manifest.files, context.scratch / "model")
+    precision, _ = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
+    context.describe(precision=precision)
+    model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
+    inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
+    done: list[ResultFile] = []
+    files: list[FileEntry] = []
+    with ThreadPoolExecutor(max_workers=1) as uploader:
+        pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
+        for number, item in enumerate(_fetch_ahead(context, inputs)):
+            context.check_cancelled()
+            begin = time.monotonic()
+            outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
+            if pending is not None:
+                _collect(context, pending, done, files, len(inputs))
+            seconds = time.monotonic() - begin
+            pending = uploader.submit(_write, context, model, item, outputs, parameters, reason, seconds)
+        if pending is not None:
+            _collect(context, pending, done, files, len(inputs))
+    failed = [result for result in done if result.reason]
+    if len(failed) == len(done):
+        first = failed[0]
+        said = first.reason if first.reason.startswith(first.input) else f"{first.input}: {first.reason}"
+        raise InvalidInputError(f"None of the {len(done)} images could be predicted. {said}")
+    for result in failed:
+        context.warn(f"{result.input} was left out: {result.reason}")
+    _warn_of_drift(context, done)
+    if any(result.metrics for result in done):
+        files.append(_send(context, _write_counts(context, done), COUNTS))
+    environment = context.service.environment(image=context.settings.image, precision=precision)
+    judged = newest_content(context.store, place)
+    published = ResultManifest(
+        project=context.job.project,
+        job=context.job.id,
+        service=context.service.name,
+        method=context.method.name,
+        kind="prediction",
+        model_uri=spec.model_uri,
+        input_uri=spec.input_uri,
+        split=spec.split,
+        targets=model.channels.targets,
+        parameters=parameters.model_dump(mode="json"),
+        environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
+        verdict=judged[1] if judged is not None else {"state": "unchecked"},
+        files=tuple(files),
+        images=tuple(done),
+        warnings=tuple(context.job.warnings),
+    )
+    context.publish(RESULT_MANIFEST, published, "result")
+
+
+def differences_from_training(model: LoadedModel, image: Image) -> list[str]:
+    """Return how an image differs from those that a model was trained on, as parts of a sentence."""
+    recorded, size = model.manifest.training_statistics, model.manifest.pixel_size_um
+    training = TrainingStatistics.model_validate(recorded) if recorded else None
+    axes = model.method.axes
+    lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
+    small = find_small(lengths, model.parameters.patch_shape(axes))
+    return [*small, *find_drift(image.pixels, image.pixel_size, training, size[0] if size else None)]
+
+
+def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
+    """Say which images are unlike the training images: the check of the model does not hold for them."""
+    strange = [result for result in done if result.drift]
+    if strange:
+        shown = "; ".join(f"{result.input}: {' and '.join(result.drift)}" for result in strange[:_SHOWN])
+        more = f"; and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+        context.warn(
+            f"{len(strange)} of {len(done)} images are unlike the images the model was trained on, so that its quality "
+            f"control says little about them. {shown}{more}."
+        )
+
+
+def _fetch_ahead(context: JobContext, inputs: Sequence[InputFile]) -> Iterator[_Input]:
+    def fetch(item: InputFile) -> _Input:
+        path = fetch_input(context, item)
+        try:
+            return _Input(item.name, path, read_image(path), "")
+        except InvalidInputError as error:
+            return _Input(item.name, path, None, error.message)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(fetch, inputs[0])
+        for following in [*inputs[1:], None]:
+            item = ahead.result()
+            if following is not None:
+                ahead = pool.submit(fetch, following)
+            yield item
+
+
+def _predict_one(
+    context: JobContext,
+    model: LoadedModel,
+    item: _Input,
+    parameters: PredictionParameters,
+    position: tuple[int, int],
+) -> tuple[Predicted, str]:
+    number, count = position
+
+    def on_tile(done: int, total: int) -> None:
+        context.check_cancelled()
+        fraction = (number + done / total) / count
+        progress = v1.Progress(stage="predicting", step=number, steps=count, fraction=fraction)
+        context.report_progress(progress, message=f"predicting {item.name}")
+
+    if item.image is None:
+        return Predicted({}), item.reason
+    try:
+        return predict_image(model, item.image, parameters, on_tile=on_tile), ""
+    except InvalidInputError as error:
+        return Predicted({}), error.message
+
+
+def _write(
+    context: JobContext,
+    model: LoadedModel,
+    item: _Input,
+    predicted: Predicted,
+    parameters: PredictionParameters,
+    reason: str,
+    seconds: float,
+) -> tuple[ResultFile, list[FileEntry]]:
+    names: dict[str, str] = {}
+    entries: list[FileEntry] = []
+    clipped = 0.0
+    for kind, image in predicted.images.items():
+        assert item.image is not None
+        pixels, lost = in_wanted_type(parameters, kind, image.pixels, item.image.pixels.dtype)
+        image, clipped = replace(image, pixels=pixels), max(clipped, lost)
+        stem = image_stem(Path(item.name))
+        name = f"{stem}.tif" if kind == "prediction" else f"{kind}/{stem}.tif"
+        path = _output_path(context, name)
+        write_image(path, image)
+        entries.append(_send(context, path, name))
+        names[kind] = name
+    metrics = {}
+    if predicted.objects:
+        folder = context.scratch / "outputs"
+        written = write_object_files(
+            folder, image_stem(Path(item.name)), predicted.images["prediction"], predicted.objects
+        )
+        names |= written
+        entries += [_send(context, folder / name, name) for name in written.values()]
+        metrics["objects"] = float(count_objects(predicted.objects))
+        metrics |= {f"class_{number}": float(count) for number, count in count_classes(predicted.objects).items()}
+    result = ResultFile(
+        input=item.name,
+        input_sha256=sha256_of(item.path),
+        outputs=names,
+        seconds=round(seconds, 3),
+        clipped_fraction=clipped,
+        reason=reason,
+        drift=tuple(differences_from_training(model, item.image)) if item.image is not None and not reason else (),
+        metrics=metrics,
+    )
+    return result, entries
+
+
+def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
+    path = _output_path(context, COUNTS)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        counted = [result for result in done if result.metrics]
+        writer.writerow(["image", *counted[0].metrics])
+        writer.writerows([result.input, *map(int, result.metrics.values())] for result in counted)
+    return path
+
+
+def in_wanted_type(
+    parameters: PredictionParameters, output: str, pixels: NDArray[Any], like: np.dtype[Any]
+) -> tuple[NDArray[Any], float]:
+    """Return an output in the type that was asked for, and the fraction of its pixels (0 to 1) that were clipped.
+
+    Parameters
+    ----------
+    parameters
+        Of the prediction.
+    output
+        What it is called. An uncertainty keeps its fractions of grey values.
+    pixels
+        Of any shape.
+    like
+        The type of the input.
+    """
+    asked = isinstance(parameters, ImagePredictionParameters) and parameters.output_dtype == "like-input"
+    return convert_dtype(pixels, like) if asked and output != UNCERTAINTY else (pixels, 0.0)
+
+
+def _output_path(context: JobContext, name: str) -> Path:
+    path = context.scratch / "outputs" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _send(context: JobContext, path: Path, name: str) -> FileEntry:
+    """Upload a file of the result and remove it here."""
+    context.store.upload(path, context.reserved / name)
+    entry = file_entry(path, name)
+    path.unlink()
+    return entry
+
+
+def _collect(
+    context: JobContext,
+    pending: Future[tuple[ResultFile, list[FileEntry]]],
+    done: list[ResultFile],
+    files: list[FileEntry],
+    count: int,
+) -> None:
+    result, entries = pending.result()
+    done.append(result)
+    files.extend(entries)
+    context.report_image(
+        v1.ImageCompleted(name=result.input, seconds=result.seconds),
+        v1.Progress(stage="predicting", step=len(done), steps=count, fraction=len(done) / count),
+    )

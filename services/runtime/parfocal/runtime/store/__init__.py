@@ -1,0 +1,1 @@
+"""The store: its objects, names and manifests, local copies, publishing, and the trash."""

@@ -1,0 +1,203 @@
+"""The manifests that make a dataset, model or result exist: written last, never changed."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from parfocal.runtime.errors import DamagedError
+from parfocal.runtime.store.store import Location, Store
+
+DATASET_MANIFEST = "dataset.json"
+MODEL_MANIFEST = "model.json"
+RESULT_MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+"""Of manifests: raised when readers that do not know a change would misunderstand them."""
+UNCERTAINTY_FACTOR = "uncertainty_factor"
+"""In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
+
+
+class FileEntry(BaseModel):
+    """One file: `name` relative to the manifest's folder, size in bytes, SHA-256 in hexadecimal."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What all manifests have in common. Unknown fields of a newer Parfocal are kept out of the way, not refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    project: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    created_by: str = "unverified"
+    files: tuple[FileEntry, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, store: Store, location: Location) -> Self:
+        """Read a manifest from the store.
+
+        Raises
+        ------
+        NotFoundError
+            It is not published.
+        DamagedError
+            It cannot be read, or a newer Parfocal wrote it in a way that this one does not know.
+        """
+        data = store.read(location)
+        try:
+            manifest = cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "its content"
+            raise DamagedError(
+                f"{location} is damaged, or was not written by Parfocal: {where}: {first['msg']}. Restore it from a "
+                "backup, or remove its folder."
+            ) from error
+        if manifest.schema_version > SCHEMA_VERSION:
+            raise DamagedError(
+                f"{location} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
+                f"{SCHEMA_VERSION}). Update this installation."
+            )
+        return manifest
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as it is stored."""
+        return self.model_dump_json(indent=2).encode()
+
+    def entry(self, name: str) -> FileEntry | None:
+        """Return the entry of the file `name`, or None."""
+        return next((entry for entry in self.files if entry.name == name), None)
+
+
+class ImageEntry(BaseModel):
+    """One image of a dataset: what its header says, so that a request can be checked without its pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    split: str
+    role: str
+    stem: str
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: str
+    pixel_size_um: tuple[float | None, float | None, float | None] | None = None
+
+    @field_validator("split", "role", "stem")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        # They become names of files.
+        if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
+            raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
+        # Also where another program wrote the manifest: images find their partners by name.
+        return unicodedata.normalize("NFC", value)
+
+
+class DatasetManifest(Manifest):
+    """A published dataset version. `images` has one entry for each source and target file."""
+
+    dataset: str
+    version: int
+    images: tuple[ImageEntry, ...]
+    licence: str = ""
+    description: str = ""
+
+    def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
+        """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""
+        return tuple(image for image in self.images if image.split == split and image.role == role)
+
+    def roles(self, kind: str) -> tuple[str, ...]:
+        """Return the roles of a kind, e.g. "target", then "target_DAPI" and others with a suffix in order of name."""
+        found = {image.role for image in self.images}
+        return tuple(sorted(role for role in found if role == kind or role.startswith(f"{kind}_")))
+
+
+class ModelManifest(Manifest):
+    """A published model version: everything needed to apply it, and everything known of how it was made.
+
+    `source` is the dataset's role it was trained on; `channels` are those that
+    `parfocal.runtime.methods.implementation.Channels` describes; `target_constants` hold for each target the mean
+    offset and scale of the training images; `calibration` what was set on the validation images after training, such as
+    thresholds. A model that was not trained by Parfocal has an `origin`, and neither job nor dataset.
+    """
+
+    model: str
+    version: int
+    service: str
+    method: str
+    job: str
+    parameters: dict[str, Any]
+    citation: str = ""
+    axes: str
+    normaliser: dict[str, Any]
+    source: str = "source"
+    channels: dict[str, Any] = Field(default_factory=dict)
+    target_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
+    calibration: dict[str, float] = Field(default_factory=dict)
+    training_statistics: dict[str, Any] = Field(default_factory=dict)
+    dataset_uri: str
+    dataset_sha256: dict[str, str] = Field(default_factory=dict)
+    split: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    parent: str = ""
+    origin: str = ""
+    pixel_size_um: tuple[float | None, float | None, float | None] | None = None
+    training_seconds: float = 0.0
+    epochs: int = 0
+    best_epoch: int = 0
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of an image that the model takes."""
+        return int(self.channels.get("inputs", 1))
+
+
+class ResultFile(BaseModel):
+    """One processed image: its input with digest, what was written, or why nothing was.
+
+    `drift` says how the input differs from all images the model was trained on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    input: str
+    input_sha256: str
+    outputs: dict[str, str] = Field(default_factory=dict)
+    seconds: float = 0.0
+    clipped_fraction: float = 0.0
+    reason: str = ""
+    drift: tuple[str, ...] = ()
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class ResultManifest(Manifest):
+    """A published result of a prediction or evaluation.
+
+    `targets` are the dataset's roles that a prediction stands for: the output "prediction" for the first, an output
+    of the role's name for each of the others.
+    """
+
+    job: str
+    service: str
+    method: str
+    kind: str
+    model_uri: str = ""
+    input_uri: str = ""
+    split: str = ""
+    targets: tuple[str, ...] = ("target",)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    verdict: dict[str, Any] = Field(default_factory=dict)
+    summary: dict[str, Any] = Field(default_factory=dict)
+    images: tuple[ResultFile, ...] = ()

@@ -1,0 +1,319 @@
+"""Objects in the S3 store, with the conditional writes on which jobs and publishing rest.
+
+All functions are synchronous; servers call them in threads.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.error import MinioException, S3Error
+
+from parfocal.runtime.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DamagedError,
+    DiskFullError,
+    InvalidInputError,
+    NotFoundError,
+    ParfocalError,
+    UnavailableError,
+)
+from parfocal.runtime.settings import Settings
+
+T = TypeVar("T")
+_MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchObject"}
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A place in the store: `bucket` and `key` without a leading slash; a folder's key has no trailing one."""
+
+    bucket: str
+    key: str
+
+    def __truediv__(self, name: str) -> Location:
+        """Return the place `name` below this one; `name` may have several parts but cannot climb out."""
+        parts = name.split("/")
+        if any(part in {"", ".", ".."} for part in parts) or "\\" in name or "\0" in name:
+            raise InvalidInputError(
+                f"{name!r} cannot be a name in the store: empty parts, '.', '..' and backslashes are refused."
+            )
+        return Location(self.bucket, f"{self.key}/{name}" if self.key else name)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        """The folder this place is in."""
+        return Location(self.bucket, self.key.rsplit("/", 1)[0] if "/" in self.key else "")
+
+    @classmethod
+    def parse(cls, uri: str) -> Location:
+        """Read an `s3://bucket/key` address; raise InvalidInputError for anything else."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        if not uri.startswith("s3://") or not bucket or not key.strip("/"):
+            raise InvalidInputError(f"{uri!r} is not a place in the store: write s3://BUCKET/PATH.")
+        return cls(bucket, "") / key.strip("/")
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object of a listing; `is_folder` marks a common prefix of a listing that is not recursive."""
+
+    location: Location
+    size: int
+    etag: str
+    is_folder: bool
+
+
+class Store:
+    """The S3 store of one deployment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        url = urllib3.util.parse_url(settings.s3_endpoint)
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise InvalidInputError(
+                f"PARFOCAL_S3_ENDPOINT is {settings.s3_endpoint!r}; it must be a URL such as http://host:9000."
+            )
+        self._http = urllib3.PoolManager(
+            maxsize=32,
+            # Less in all than the minute in which a service has to answer, so that a store that hangs is named.
+            timeout=urllib3.Timeout(connect=5.0, read=25.0),
+            retries=urllib3.Retry(total=3, read=1, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+        )
+        self._client = Minio(
+            url.netloc or "",
+            access_key=settings.s3_access_key.get_secret_value(),
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            secure=url.scheme == "https",
+            region=settings.s3_region,
+            http_client=self._http,
+        )
+
+    @property
+    def datasets(self) -> Location:
+        """Root of all datasets."""
+        return Location(self.settings.bucket_datasets, "")
+
+    @property
+    def models(self) -> Location:
+        """Root of all models."""
+        return Location(self.settings.bucket_models, "")
+
+    @property
+    def results(self) -> Location:
+        """Root of all results."""
+        return Location(self.settings.bucket_results, "")
+
+    @property
+    def jobs(self) -> Location:
+        """Root of all job records."""
+        return Location(self.settings.bucket_jobs, "")
+
+    def ensure_buckets(self) -> None:
+        """Create the four buckets where they do not exist."""
+        with self._errors(self.jobs):
+            for root in (self.datasets, self.models, self.results, self.jobs):
+                if not self._client.bucket_exists(root.bucket):
+                    try:
+                        self._client.make_bucket(root.bucket)
+                    except S3Error as error:
+                        if error.code not in {"BucketAlreadyExists", "BucketAlreadyOwnedByYou"}:
+                            raise
+
+    def read(self, location: Location) -> bytes:
+        """Return the content of an object."""
+        return self.read_versioned(location)[0]
+
+    def read_versioned(self, location: Location) -> tuple[bytes, str]:
+        """Return the content of an object and the ETag that `replace` needs."""
+        with self._errors(location):
+            response = self._client.get_object(location.bucket, location.key)
+            try:
+                return response.read(), response.headers["ETag"].strip('"')
+            finally:
+                response.close()
+                response.release_conn()
+
+    def read_json(self, location: Location) -> Any:
+        """Return the content of a JSON object; raise DamagedError if it is none."""
+        data = self.read(location)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise DamagedError(f"{location} is damaged ({error}). Restore it from a backup, or remove it.") from error
+
+    def exists(self, location: Location) -> bool:
+        """Return whether there is an object at `location`."""
+        try:
+            with self._errors(location):
+                self._client.stat_object(location.bucket, location.key)
+        except NotFoundError:
+            return False
+        return True
+
+    def write(self, location: Location, data: bytes) -> None:
+        """Write an object, whether it exists or not. Never for anything published."""
+        self._put(location, data, {})
+
+    def create(self, location: Location, data: bytes) -> str:
+        """Create an object and return its ETag; raise ConflictError if it exists. Atomic among any writers."""
+        return self._put(location, data, {"If-None-Match": "*"})
+
+    def replace(self, location: Location, data: bytes, etag: str) -> str:
+        """Replace an object that still has this ETag and return the new one; else raise ConflictError."""
+        return self._put(location, data, {"If-Match": f'"{etag}"'})
+
+    def _put(self, location: Location, data: bytes, conditions: dict[str, str]) -> str:
+        # A writer that is killed between the headers and the body must not leave an empty object: SeaweedFS 4.48
+        # stores one, unless the digest of the body is announced.
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        headers = {**conditions, "Content-MD5": base64.b64encode(digest).decode()}
+        # The client has no public parameter for conditional headers; a presigned address takes them.
+        with self._errors(location):
+            url = self._client.presigned_put_object(location.bucket, location.key, expires=timedelta(minutes=5))
+            # No retry by the transport: a repeated conditional write would conflict with its own success.
+            response = self._http.request("PUT", url, body=data, headers=headers, retries=False)
+        if response.status in {409, 412}:
+            raise ConflictError(f"{location} exists already or was changed by somebody else.")
+        if response.status == 404:
+            if "If-Match" in headers:
+                raise ConflictError(f"{location} does not exist any more.")
+            raise NotFoundError(f"The bucket {location.bucket!r} does not exist in the store.")
+        if response.status in {401, 403}:
+            raise UnavailableError(
+                f"The store refused to write {location} (status {response.status}): check the access keys."
+            )
+        if response.status >= 300:
+            raise UnavailableError(
+                f"The store could not write {location} (status {response.status}). Look whether its disk is full, and "
+                "into its log."
+            )
+        return str(response.headers.get("ETag", "")).strip('"')
+
+    def upload(self, path: Path, location: Location) -> None:
+        """Write the file at `path` to the store."""
+        with self._errors(location):
+            self._client.fput_object(location.bucket, location.key, str(path))
+
+    def download(self, location: Location, path: Path) -> None:
+        """Write an object to the file `path`, complete or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors(location):
+            self._client.fget_object(location.bucket, location.key, str(path))
+
+    def objects(
+        self, folder: Location, *, recursive: bool = True, start_after: str | None = None
+    ) -> Iterator[ObjectInfo]:
+        """Yield what is below `folder` in order of names; `start_after` is a name relative to it."""
+        prefix = f"{folder.key}/" if folder.key else ""
+        with self._errors(folder):
+            for item in self._client.list_objects(
+                folder.bucket,
+                prefix=prefix,
+                recursive=recursive,
+                start_after=prefix + start_after if start_after else None,
+            ):
+                key = str(item.object_name)
+                if key == prefix:
+                    continue
+                yield ObjectInfo(
+                    Location(folder.bucket, key.rstrip("/")),
+                    item.size or 0,
+                    (item.etag or "").strip('"'),
+                    bool(item.is_dir),
+                )
+
+    def folders(self, folder: Location) -> list[str]:
+        """Return the names of the folders directly below `folder`."""
+        return [item.location.name for item in self.objects(folder, recursive=False) if item.is_folder]
+
+    def copy(self, source: Location, target: Location) -> None:
+        """Copy one object within the store."""
+        with self._errors(source):
+            self._client.copy_object(target.bucket, target.key, CopySource(source.bucket, source.key))
+
+    def delete(self, location: Location) -> None:
+        """Remove one object; a missing one is no error."""
+        with self._errors(location):
+            self._client.remove_object(location.bucket, location.key)
+
+    @contextmanager
+    def _errors(self, location: Location) -> Iterator[None]:
+        try:
+            yield
+        except S3Error as error:
+            if error.code in _MISSING:
+                raise NotFoundError(f"{location} does not exist in the store.") from error
+            if error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
+                raise UnavailableError(
+                    f"The store at {self.settings.s3_endpoint} refused access to {location}: "
+                    "check PARFOCAL_S3_ACCESS_KEY and PARFOCAL_S3_SECRET_KEY."
+                ) from error
+            if error.code == "BucketAlreadyExists":
+                raise AlreadyExistsError(str(error)) from error
+            raise UnavailableError(f"The store could not serve {location}: {error.code}.") from error
+        except (urllib3.exceptions.HTTPError, MinioException) as error:
+            reason = getattr(error, "reason", None)
+            if isinstance(reason, urllib3.exceptions.ResponseError):
+                raise UnavailableError(
+                    f"The store at {self.settings.s3_endpoint} cannot serve {location} at the moment ({reason}). Look "
+                    "whether its disk is full, and into its log."
+                ) from error
+            raise UnavailableError(
+                f"The store at {self.settings.s3_endpoint} does not answer. "
+                "Check that it runs (`parfocal status`) and try again."
+            ) from error
+        except OSError as error:
+            raise translate_disk_error(error) from error
+
+
+def patiently(
+    action: Callable[[], T], seconds: float, on_wait: Callable[[UnavailableError], None] = lambda _: None
+) -> T:
+    """Do `action`, again and again for `seconds` while store or services do not answer, with growing pauses.
+
+    `on_wait` is told the reason of each pause.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.5
+    while True:
+        try:
+            return action()
+        except UnavailableError as error:
+            if time.monotonic() > deadline:
+                raise
+            on_wait(error)
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
+
+
+def translate_disk_error(error: OSError) -> ParfocalError | OSError:
+    """Return the error to raise instead of `error`: DiskFullError when a disk or quota is full."""
+    import errno
+
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return DiskFullError(
+            f"The disk is full{where}. Free some space, or move the cache by setting PARFOCAL_STATE_DIR."
+        )
+    return error

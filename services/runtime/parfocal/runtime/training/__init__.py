@@ -1,0 +1,1 @@
+"""Training: patches of a dataset, the loop over them, and its report."""
