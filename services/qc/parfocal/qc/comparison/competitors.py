@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
+from parfocal.runtime.store.evaluations import METRICS_FILE, SUMMARY_FILE, EvaluationSummary, Metric
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.scores import read_scores
 from parfocal.runtime.store.store import Location, Store
@@ -32,7 +33,7 @@ class Evaluation:
     uri: str
     name: str
     manifest: ResultManifest
-    summary: Mapping[str, Any]
+    summary: EvaluationSummary
     scores: Mapping[str, Mapping[str, Mapping[str, float]]]
 
     @property
@@ -76,12 +77,15 @@ class TargetScores:
     images
         Names of the images, in order.
     scores
-        By metric and name of the competitor: float64 of shape (images,).
+        By key of the metric and name of the competitor: float64 of shape (images,).
+    metrics
+        By key: what is known of the metrics.
     """
 
     target: str
     images: tuple[str, ...]
     scores: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
+    metrics: Mapping[str, Metric]
 
 
 def read_evaluation(store: Store, uri: str, metrics: Sequence[str]) -> Evaluation:
@@ -99,13 +103,12 @@ def read_evaluation(store: Store, uri: str, metrics: Sequence[str]) -> Evaluatio
             f"{uri} is a {manifest.kind}, not an evaluation. Have the prediction scored first (`parfocal evaluate`).",
             [Violation("comparison.evaluation_uris", f"{uri} is no evaluation")],
         )
-    for name in ("summary.json", "metrics.csv"):
+    for name in (SUMMARY_FILE, METRICS_FILE):
         if manifest.entry(name) is None:
             raise NotFoundError(f"The evaluation {uri} has no {name}. Evaluate again.")
-    summary = store.read_json(place / "summary.json")
-    text = store.read(place / "metrics.csv").decode("utf-8")
-    headings = {metric: summary["units"].get(metric, metric) for metric in metrics}
-    scores = read_scores(text, headings, f"metrics.csv of {uri}")
+    summary = EvaluationSummary.parse(store.read(place / SUMMARY_FILE), uri)
+    text = store.read(place / METRICS_FILE).decode("utf-8")
+    scores = read_scores(text, metrics, f"{METRICS_FILE} of {uri}")
     return Evaluation(uri, _name(manifest, uri), manifest, summary, scores)
 
 
@@ -136,7 +139,7 @@ def check_same_test(evaluations: Sequence[Evaluation], spec: v1.ComparisonSpec) 
         for what, fact in facts:
             if fact(other) != fact(first):
                 raise _differ(f"{first.name} has the {what} {fact(first)}, {other.name} the {what} {fact(other)}")
-        if other.summary.get("definition") != first.summary.get("definition"):
+        if other.summary.definition != first.summary.definition:
             raise _differ(
                 f"{first.name} and {other.name} were scored by different definitions, one of them by another "
                 "version of Parfocal; evaluate that one again (`parfocal compare --again` does)"
@@ -167,8 +170,7 @@ def choose_competitors(
     competitors = [Competitor(name, "model", each) for name, each in zip(names, evaluations, strict=True)]
     remarks = []
     for kind in kinds:
-        baseline = evaluations[0].summary.get("baseline") or {}
-        name = str(baseline.get("name", "baseline")) if kind == "baseline" else "input"
+        name = str(evaluations[0].summary.baseline["name"]) if kind == "baseline" else "input"
         if all(_agree(kind, evaluations[0], each, shared_targets(evaluations)) for each in evaluations):
             competitors.append(Competitor(name, kind, evaluations[0]))
         else:
@@ -187,7 +189,8 @@ def lay_side_by_side(competitors: Sequence[Competitor], metrics: Sequence[str]) 
         scores = {
             metric: {each.name: _column(each, target, images, metric) for each in competitors} for metric in metrics
         }
-        sides.append(TargetScores(target, images, scores))
+        described = {metric: first.summary.metric(metric) for metric in metrics}
+        sides.append(TargetScores(target, images, scores, described))
     return sides
 
 

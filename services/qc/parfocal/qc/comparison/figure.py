@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
-from parfocal.qc.comparison.summary import METRICS
-from parfocal.qc.instances.figure import COLOURS, draw_mistakes, draw_outlines, part_shown, plane_shown
+from parfocal.qc.figures.drawing import LARGEST_SHOWN, centre, draw_scale_bar, drawable, shortened, show_grey
+from parfocal.qc.figures.objects import COLOURS, draw_mistakes, draw_outlines, part_shown, plane_shown
 from parfocal.qc.metrics.objects.instances import InstanceScore
-from parfocal.qc.restoration.figure import LARGEST_SHOWN, centre, draw_scale_bar, drawable, shortened, show_grey
 
 # Okabe and Ito's palette, which can be told apart with any colour vision; references are grey.
 _MODEL_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -76,8 +75,9 @@ def scores_figure(scores: Sequence[TargetScores], competitors: Sequence[Competit
             axes = panels[row][column]
             _boxes(axes, [target.scores[metric][name] for name in names], competitors)
             axes.set_xticks(range(len(names)), labels, fontsize=9)
-            heading = METRICS[metric].heading
-            axes.set_ylabel(heading if METRICS[metric].higher_is_better else f"{heading} (lower is better)")
+            described = target.metrics[metric]
+            lower = " (lower is better)" if described.better == "lower" else ""
+            axes.set_ylabel(f"{described.heading}{lower}")
             axes.set_title(drawable(shortened(target.target)) if len(scores) > 1 else "", fontsize=11)
     count = len(scores[0].images)
     lined = ", grey lines join the same image" if count <= _MOST_LINES else ""

@@ -11,10 +11,10 @@ from parfocal import v1
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
 from parfocal.qc.comparison.figure import Shown, images_figure, objects_figure
 from parfocal.qc.comparison.parameters import ComparisonParameters, InstanceComparisonParameters
-from parfocal.qc.comparison.summary import METRICS, rank_images
+from parfocal.qc.comparison.summary import rank_images
 from parfocal.qc.evaluation.inputs import predicted_files
+from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.objects.instances import score_instances
-from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
@@ -42,7 +42,7 @@ def draw_images(
             except NotFoundError as error:
                 context.warn(f"The picture of the best and worst images is left out: {error.message}")
                 return
-        name = METRICS[metric].title
+        name = scores[0].metrics[metric].title
         title = f"Best and worst by the mean {name} of all models"
         title += f" ({side.target})" if len(scores) > 1 else ""
         save_png(
@@ -93,7 +93,7 @@ def _fetch(context: JobContext, models: Sequence[Competitor], scores: TargetScor
         predictions=predictions,
         captions={
             model.name: ", ".join(
-                f"{METRICS[metric].title} {METRICS[metric].write(float(columns[model.name][index]))}"
+                f"{scores.metrics[metric].title} {scores.metrics[metric].text(float(columns[model.name][index]))}"
                 for metric, columns in list(scores.scores.items())[:2]
             )
             for model in models

@@ -26,7 +26,6 @@ from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.qc.comparison.report import comparison_report
 from parfocal.qc.comparison.summary import (
     DEFINITION,
-    METRICS,
     PairResult,
     interval_remark,
     power_remark,
@@ -39,9 +38,9 @@ from parfocal.qc.comparison.summary import (
 )
 from parfocal.qc.evaluation.publish import packages_of, publish_result, published_before
 from parfocal.qc.evaluation.statistics import INTERVAL, statistics
+from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.paired import smallest_p
 from parfocal.qc.report import write_report
-from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import (
@@ -203,7 +202,8 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
             }
             for scores in found.scores
         },
-        "shown": {metric: METRICS[metric].heading for metric in found.scores[0].scores},
+        "columns": [each.model_dump() for each in found.scores[0].metrics.values()],
+        "shown": list(found.scores[0].scores),
         "tests": [row_of(test) for test in found.tests],
         "best_images": {target: order[0][0] for target, order in ranked.items()},
         "worst_images": {target: order[-1][0] for target, order in ranked.items()},
@@ -211,5 +211,5 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
         "correction": {"method": "Holm", "tests": len(found.tests), "alpha": parameters.alpha},
         "smallest_p": smallest_p(images),
         "interval": {**INTERVAL, "confidence": confidence},
-        "definition": f"{DEFINITION} {first.summary.get('definition', '')}".strip(),
+        "definition": f"{DEFINITION} {first.summary.definition}",
     }

@@ -74,10 +74,10 @@ class InstanceComparisonParameters(ComparisonParameters):
 class SemanticComparisonParameters(ComparisonParameters):
     """How predicted foreground is compared, image by image."""
 
-    metrics: tuple[Literal["iou", "dice", "boundary_f", "precision", "recall"], ...] = Field(
-        default=("iou", "boundary_f"),
+    metrics: tuple[Literal["iou", "dice", "boundary_f1", "precision", "recall"], ...] = Field(
+        default=("iou", "boundary_f1"),
         min_length=1,
         title="Metrics",
-        description="What is compared, of iou, dice, boundary_f, precision and recall. The first decides which image "
+        description="What is compared, of iou, dice, boundary_f1, precision and recall. The first decides which image "
         "is called best and worst. More metrics are more tests, so more images are needed to show a difference.",
     )

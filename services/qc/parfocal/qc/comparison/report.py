@@ -9,6 +9,7 @@ from typing import Any
 
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.text import versions
+from parfocal.runtime.store.evaluations import Metric
 
 
 def comparison_report(
@@ -34,22 +35,22 @@ def comparison_report(
     blocks += [Heading("Scores"), *_means(summary)]
     blocks += _pictures(folder)
     blocks += [Heading("Tests"), _tests(summary)]
-    blocks += [Heading("Every test image"), *_images(folder)]
+    blocks += [Heading("Every test image"), *_images(summary, folder)]
     blocks += [Heading("Definitions"), Text(summary["definition"]), Text(f"Computed with {versions(packages)}.")]
     return Report(f"Comparison of {' and '.join(models)}", facts, tuple(blocks))
 
 
 def _means(summary: Mapping[str, Any]) -> Iterator[Block]:
-    several = len(summary["metrics"]) > 1
+    several, metrics = len(summary["metrics"]) > 1, _metrics(summary)
     confidence = f"{100 * summary['interval']['confidence']:g} % interval"
     for target, by_metric in summary["metrics"].items():
         rows = []
         for metric, by_name in by_metric.items():
             for name, values in by_name.items():
-                interval = "too few images"
+                described, interval = metrics[metric], "too few images"
                 if values["low"] is not None and values["high"] is not None:
-                    interval = f"{values['low']:.4g} to {values['high']:.4g}"
-                rows.append((summary["shown"][metric], name, f"{values['mean']:.4g}", interval))
+                    interval = f"{described.number(values['low'])} to {described.number(values['high'])}"
+                rows.append((described.heading, name, described.number(values["mean"]), interval))
         columns = ("Metric", "Model or reference", "Mean", confidence)
         yield Table(columns, rows, frozenset(columns[2:]), target if several else "")
 
@@ -63,14 +64,16 @@ def _pictures(folder: Path) -> Iterator[Block]:
 
 def _tests(summary: Mapping[str, Any]) -> Table:
     columns = ("Metric", "First", "Second", "Difference", "Wilcoxon p", "Mann-Whitney p", "Effect", "Outcome")
+    metrics = _metrics(summary)
+    several = {target: f"{target}: " if len(summary["metrics"]) > 1 else "" for target in summary["metrics"]}
     rows = [
         (
-            test["metric"] if len(summary["metrics"]) == 1 else f"{test['target']}: {test['metric']}",
+            f"{several[test['target']]}{metrics[test['metric']].heading}",
             test["first"],
             test["second"],
-            f"{test['mean difference']:+.3g}",
-            f"{test['Wilcoxon p after Holm']:.2g}",
-            f"{test['Mann-Whitney p after Holm']:.2g}",
+            metrics[test["metric"]].number(test["mean_difference"], signed=True),
+            f"{test['wilcoxon_p_holm']:.2g}",
+            f"{test['mann_whitney_p_holm']:.2g}",
             _effect(test),
             test["outcome"],
         )
@@ -85,23 +88,27 @@ def _tests(summary: Mapping[str, Any]) -> Table:
 
 
 def _effect(test: Mapping[str, Any]) -> str:
-    effect = f"{test['rank-biserial correlation']:+.2f}"
-    if test["rank-biserial low"] is None:
+    effect = f"{test['rank_biserial']:+.2f}"
+    if test["rank_biserial_low"] is None:
         return effect
-    return f"{effect} ({test['rank-biserial low']:.2f} to {test['rank-biserial high']:.2f})"
+    return f"{effect} ({test['rank_biserial_low']:.2f} to {test['rank_biserial_high']:.2f})"
 
 
-def _images(folder: Path) -> Iterator[Table]:
+def _images(summary: Mapping[str, Any], folder: Path) -> Iterator[Table]:
     """Yield a table for each metric, with a column for each competitor."""
     with (folder / "comparison.csv").open(encoding="utf-8", newline="") as file:
-        (_, _, *columns), *lines = csv.reader(file)
-    several = len({line[0] for line in lines}) > 1
-    names = [column.rpartition(": ") for column in columns]
-    for metric in dict.fromkeys(metric for *_, metric in names):
-        chosen = [index for index, (*_, each) in enumerate(names) if each == metric]
-        heading = ("Image", *(names[index][0] for index in chosen))
-        rows = [
-            (f"{target}/{image}" if several else image, *(f"{float(values[index]):.4g}" for index in chosen))
-            for target, image, *values in lines
-        ]
-        yield Table(heading, rows, frozenset(heading[1:]), metric)
+        lines = list(csv.DictReader(file))
+    several = len(summary["metrics"]) > 1
+    names = list(dict.fromkeys(line["competitor"] for line in lines))
+    heading = ("Image", *names)
+    for key, metric in _metrics(summary).items():
+        images: dict[str, list[str]] = {}
+        for line in lines:
+            image = f"{line['target']}/{line['image']}" if several else line["image"]
+            images.setdefault(image, [image]).append(metric.number(float(line[key])))
+        yield Table(heading, list(images.values()), frozenset(heading[1:]), metric.heading)
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, Metric]:
+    """Return what is known of the metrics that are compared, by key."""
+    return {column["key"]: Metric.model_validate(column) for column in summary["columns"]}

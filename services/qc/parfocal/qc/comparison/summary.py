@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -11,10 +11,11 @@ from typing import Final, Literal
 import numpy as np
 
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
-from parfocal.qc.evaluation.statistics import Statistics, statistics
+from parfocal.qc.evaluation.statistics import statistics
 from parfocal.qc.evaluation.verdict import listed
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.metrics.paired import PairedTest, holm, images_needed, paired_test, smallest_p
+from parfocal.runtime.store.evaluations import Metric, Statistics
 
 DEFINITION: Final = (
     "Each test image is scored for every competitor, a stack as the mean over its slices, and competitors are compared "
@@ -31,45 +32,6 @@ Outcome = Literal["first is better", "second is better", "not shown"]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric in words: its title, unit ("" for a pure number), how it is written, and which way is better."""
-
-    title: str
-    unit: str = ""
-    form: str = ".3f"
-    higher_is_better: bool = True
-
-    @property
-    def heading(self) -> str:
-        """Title with unit, for axes and tables."""
-        return f"{self.title} [{self.unit}]" if self.unit else self.title
-
-    def write(self, value: float, *, sign: bool = False) -> str:
-        """Return a value with its unit."""
-        return f"{value:{'+' if sign else ''}{self.form}}{f' {self.unit}' if self.unit else ''}"
-
-
-METRICS: Final[Mapping[str, Metric]] = {
-    "psnr": Metric("PSNR", "dB", ".2f"),
-    "ssim": Metric("SSIM"),
-    "nrmse": Metric("NRMSE", form=".4f", higher_is_better=False),
-    "pearson": Metric("Pearson correlation"),
-    "f1": Metric("F1"),
-    "mean_accuracy": Metric("mean accuracy"),
-    "panoptic_quality": Metric("panoptic quality"),
-    "precision": Metric("precision"),
-    "recall": Metric("recall"),
-    "accuracy": Metric("accuracy"),
-    "mean_matched_iou": Metric("mean IoU of found objects"),
-    "foreground_iou": Metric("IoU of the foreground"),
-    "iou": Metric("IoU"),
-    "dice": Metric("Dice"),
-    "boundary_f": Metric("boundary F"),
-}
-"""Every metric that can be compared."""
-
-
-@dataclass(frozen=True)
 class PairResult:
     """Two competitors in one metric of one target.
 
@@ -78,7 +40,7 @@ class PairResult:
     """
 
     target: str
-    metric: str
+    metric: Metric
     first: Competitor
     second: Competitor
     means: tuple[float, float]
@@ -122,7 +84,7 @@ def run_tests(
                 tests.append(
                     PairResult(
                         target=each.target,
-                        metric=metric,
+                        metric=each.metrics[metric],
                         first=first,
                         second=second,
                         means=(float(ours.mean()), float(theirs.mean())),
@@ -177,8 +139,7 @@ def interval_remark(tests: Sequence[PairResult], alpha: float) -> str:
     """
     several = len({test.target for test in tests}) > 1
     hints = [
-        f"{test.first.name} and {test.second.name} in {METRICS[test.metric].title}"
-        + (f" of {test.target}" if several else "")
+        f"{test.first.name} and {test.second.name} in {test.metric.title}" + (f" of {test.target}" if several else "")
         for test in tests
         if test.outcome == "not shown" and _leaves_out_zero(test)
     ]
@@ -204,24 +165,21 @@ def rank_images(competitors: Sequence[Competitor], scores: TargetScores, metric:
     """Return the images with their mean score over the models, the best first."""
     columns = [scores.scores[metric][each.name] for each in competitors if each.kind == "model"]
     means = np.mean(columns, axis=0)
-    order = np.argsort(-means if METRICS[metric].higher_is_better else means, kind="stable")
+    order = np.argsort(-means if scores.metrics[metric].better == "higher" else means, kind="stable")
     return [(scores.images[index], float(means[index])) for index in order]
 
 
-def write_comparison_csv(path: Path, scores: Iterable[TargetScores]) -> None:
-    """Write the paired table: one line for each image, one column for each competitor and metric."""
+def write_comparison_csv(path: Path, scores: Sequence[TargetScores]) -> None:
+    """Write the paired table: one line for each image and competitor, one column for each metric."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        for number, each in enumerate(scores):
-            columns = {
-                f"{name}: {METRICS[metric].heading}": values
-                for metric, by_name in each.scores.items()
-                for name, values in by_name.items()
-            }
-            if number == 0:
-                writer.writerow(["target", "image", *columns])
+        writer.writerow(["target", "image", "competitor", *scores[0].scores])
+        for each in scores:
+            names = next(iter(each.scores.values()))
             for index, image in enumerate(each.images):
-                writer.writerow([each.target, image, *(repr(float(values[index])) for values in columns.values())])
+                for name in names:
+                    values = (repr(float(columns[name][index])) for columns in each.scores.values())
+                    writer.writerow([each.target, image, name, *values])
 
 
 def write_tests_csv(path: Path, tests: Iterable[PairResult]) -> None:
@@ -238,24 +196,24 @@ def row_of(test: PairResult) -> dict[str, str | float | None]:
     effect_low, effect_high = test.paired.rank_biserial_interval if test.difference.low is not None else (None, None)
     return {
         "target": test.target,
-        "metric": METRICS[test.metric].heading,
+        "metric": test.metric.key,
         "first": test.first.name,
         "second": test.second.name,
         "images": test.paired.images,
-        "mean of first": test.means[0],
-        "mean of second": test.means[1],
-        "mean difference": test.difference.mean,
-        "interval low": test.difference.low,
-        "interval high": test.difference.high,
-        "first higher on": test.paired.higher,
-        "second higher on": test.paired.lower,
-        "rank-biserial correlation": test.paired.rank_biserial,
-        "rank-biserial low": effect_low,
-        "rank-biserial high": effect_high,
-        "Wilcoxon p": test.paired.wilcoxon,
-        "Wilcoxon p after Holm": test.wilcoxon_holm,
-        "Mann-Whitney p": test.paired.mann_whitney,
-        "Mann-Whitney p after Holm": test.mann_whitney_holm,
+        "mean_first": test.means[0],
+        "mean_second": test.means[1],
+        "mean_difference": test.difference.mean,
+        "difference_low": test.difference.low,
+        "difference_high": test.difference.high,
+        "first_higher": test.paired.higher,
+        "second_higher": test.paired.lower,
+        "rank_biserial": test.paired.rank_biserial,
+        "rank_biserial_low": effect_low,
+        "rank_biserial_high": effect_high,
+        "wilcoxon_p": test.paired.wilcoxon,
+        "wilcoxon_p_holm": test.wilcoxon_holm,
+        "mann_whitney_p": test.paired.mann_whitney,
+        "mann_whitney_p_holm": test.mann_whitney_holm,
         "outcome": test.outcome,
     }
 
@@ -269,7 +227,7 @@ def _outcome(test: PairResult, p: float, alpha: float) -> Outcome:
     low, high = test.difference.low, test.difference.high
     if p > alpha or low is None or high is None:
         return "not shown"
-    higher = METRICS[test.metric].higher_is_better
+    higher = test.metric.better == "higher"
     if low > 0 and test.paired.rank_biserial > 0:
         return "first is better" if higher else "second is better"
     if high < 0 and test.paired.rank_biserial < 0:
@@ -294,24 +252,24 @@ def _between_models(group: Sequence[PairResult], tests: int, alpha: float, where
 def _shown(test: PairResult, alpha: float) -> str:
     """Say "a is better than b by 1.20 dB in PSNR (95 % interval …; Wilcoxon p = 0.004 …)"."""
     better, worse = (test.first, test.second) if test.outcome == "first is better" else (test.second, test.first)
-    metric = METRICS[test.metric]
+    metric = test.metric
     low, high = sorted(abs(each) for each in (test.difference.low or 0.0, test.difference.high or 0.0))
     return (
-        f"{better.name} is better than {worse.name} by {metric.write(abs(test.difference.mean))} in "
-        f"{metric.title} ({100 * (1 - alpha):g} % interval {low:{metric.form}} to {high:{metric.form}}; "
+        f"{better.name} is better than {worse.name} by {metric.text(abs(test.difference.mean))} in "
+        f"{metric.title} ({100 * (1 - alpha):g} % interval {metric.number(low)} to {metric.number(high)}; "
         f"Wilcoxon p = {test.wilcoxon_holm:.2g}{{correction}})"
     )
 
 
 def _not_shown(test: PairResult, alpha: float) -> str:
-    metric, difference = METRICS[test.metric], test.difference
+    metric, difference = test.metric, test.difference
     interval = ""
     if difference.low is not None and difference.high is not None:
-        low, high = (f"{each:+{metric.form}}" for each in (difference.low, difference.high))
+        low, high = (metric.number(each, signed=True) for each in (difference.low, difference.high))
         interval = f", {100 * (1 - alpha):g} % interval {low} to {high}"
     return (
         f"no difference in {metric.title} between {test.first.name} and {test.second.name} is shown "
-        f"({metric.write(difference.mean, sign=True)} on average{interval}; "
+        f"({metric.text(difference.mean, signed=True)} on average{interval}; "
         f"Wilcoxon p = {test.wilcoxon_holm:.2g}{{correction}})"
     )
 
@@ -323,11 +281,11 @@ def _to_references(group: Sequence[PairResult], where: str) -> str:
         "second is better": "worse than",
         "not shown": "not shown to differ from",
     }
-    metric = METRICS[group[0].metric]
+    metric = group[0].metric
     clauses = []
     for model in dict.fromkeys(test.first.name for test in group):
         parts = [
-            f"{words[test.outcome]} the {test.second.name} ({metric.write(test.difference.mean, sign=True)}, "
+            f"{words[test.outcome]} the {test.second.name} ({metric.text(test.difference.mean, signed=True)}, "
             f"p = {test.wilcoxon_holm:.2g})"
             for test in group
             if test.first.name == model

@@ -55,7 +55,7 @@ COLUMNS: Final[dict[str, str]] = {
     "tiny": "tiny objects",
     "at_border": "objects at the border",
 }
-"""Name of each number of an image and its heading in images.csv."""
+"""Each number of an image, which is its column in images.csv, and what people call it."""
 
 _SMOOTHING: Final = 2.0
 # Of thicker volumes every second, third … plane is enough to tell noise and sharpness.
@@ -286,7 +286,7 @@ def count_tiny(records: Iterable[Record], fraction: float) -> None:
 
 
 def write_images_csv(path: Path, records: Iterable[Record], findings: Mapping[str, Sequence[str]]) -> None:
-    """Write one line for each image, UTF-8, with units in the heading; what was not measured is empty.
+    """Write one line for each image, UTF-8; what was not measured is empty.
 
     Parameters
     ----------
@@ -295,8 +295,8 @@ def write_images_csv(path: Path, records: Iterable[Record], findings: Mapping[st
     """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        heads = ("part", "role", "image", "kind", "axes", "shape", "type", "pixel size [µm]", "findings")
-        writer.writerow([*heads, *COLUMNS.values(), "no shift because"])
+        heads = ("split", "role", "image", "kind", "axes", "shape", "dtype", "pixel_size_um", "findings")
+        writer.writerow([*heads, *COLUMNS, "no_shift_reason"])
         for record in records:
             picture = record.picture
             writer.writerow(

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from parfocal.qc.dataset.findings import SEVERITIES, Severity
 from parfocal.qc.evaluation.words import count
-from parfocal.qc.restoration.figure import drawable, save_png
+from parfocal.qc.figures.drawing import drawable, save_png
 
 FIELDS: Final = 40
 """Fields of view on one sheet."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal import v1
 from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
@@ -28,6 +27,33 @@ from parfocal.runtime.store.manifests import (
 )
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.training.label_targets import label_problem
+
+
+class ImageToScore(Protocol):
+    """What every item has: a name for tables, the target it belongs to, the digest of its source, and its shape."""
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        ...
+
+    @property
+    def role(self) -> str:
+        """The target; empty where there are none."""
+        ...
+
+    @property
+    def source_sha256(self) -> str:
+        """Digest of the source in hexadecimal; empty where it is not known."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in pixels."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=ImageToScore)
 
 
 @dataclass(frozen=True)
@@ -55,18 +81,38 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(Generic[ItemT]):
     """What an evaluation is about: the dataset, the model if one is named, the prediction, and the images to score.
 
-    `missing` are the labels of test images without a prediction.
+    Attributes
+    ----------
+    dataset
+        None where there are no targets.
+    source_role
+        Role of the images that the prediction was made from.
+    missing
+        Labels of test images without a prediction.
+    left_out
+        By label of other images that are not judged: why.
+    input_uri, split
+        Where the images lie, and which of them were chosen.
+    images_of
+        What the images are, for the report, e.g. "test images of the dataset cells, version 1".
+    model_uri
+        Of the model to which the verdict is added; empty for none.
     """
 
-    dataset: DatasetManifest
+    dataset: DatasetManifest | None
     model: ModelManifest | None
     prediction: ResultManifest
     source_role: str
-    items: list[Item]
+    items: Sequence[ItemT]
     missing: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    input_uri: str = ""
+    split: str = ""
+    images_of: str = ""
+    model_uri: str = ""
 
     @property
     def roles(self) -> list[str]:
@@ -79,7 +125,7 @@ class Inputs:
         return list(self.model.split.get("validation", ())) if self.model is not None else []
 
 
-def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inputs:
+def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inputs[Item]:
     """Return what a job is to score.
 
     Parameters
@@ -95,8 +141,6 @@ def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inpu
         No prediction has the name of a target.
     """
     spec = context.job.evaluation
-    context.report_progress(v1.Progress(stage="preparing"), message="fetching images", at_once=True)
-    context.describe(precision="float32")
     dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
     model = None
     if spec.model_uri:
@@ -105,7 +149,19 @@ def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inpu
     source_role = model.source if model else "source"
     roles = prediction.targets[:1] if first_target_only else prediction.targets
     items, missing = _items(context, dataset, prediction, source_role, roles)
-    return Inputs(dataset, model, prediction, source_role, items, missing)
+    split = spec.split or "test"
+    return Inputs(
+        dataset,
+        model,
+        prediction,
+        source_role,
+        items,
+        missing,
+        input_uri=spec.dataset_uri,
+        split=split,
+        images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
+        model_uri=spec.model_uri,
+    )
 
 
 def _items(
@@ -200,7 +256,7 @@ def read_label_target(item: Item) -> Image:
     return target
 
 
-def require_grey_targets(context: JobContext, inputs: Inputs, role: str) -> None:
+def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -> None:
     """Raise InvalidInputError if all targets look like label images although the model learnt from grey values.
 
     A dim image of few grey values may look like labels by itself, so the targets of the training decide: this is about
@@ -226,10 +282,11 @@ def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def training_pairs(
-    context: JobContext, inputs: Inputs, role: str, *, validation: bool
+    context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
     uri = context.job.evaluation.dataset_uri
+    assert inputs.dataset is not None
     dataset, model, source_role = inputs.dataset, inputs.model, inputs.source_role
     # An imported model has no dataset of its own.
     if model is not None and model.dataset_uri not in ("", uri):

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.evaluation.inputs import Inputs, fetch_files
-from parfocal.qc.evaluation.verdict import Verdict
+from parfocal.qc.evaluation.inputs import Inputs, ItemT, fetch_files
+from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.report import write_report
-from parfocal.qc.report.evaluation import Evaluation, evaluation_report
+from parfocal.qc.report.evaluation import Evaluation, MoreBlocks, evaluation_report
 from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, ModelManifest, ResultFile, ResultManifest
+from parfocal.runtime.store.evaluations import EvaluationSummary
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, ResultManifest
 from parfocal.runtime.store.publish import folder_files, upload_files
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.store.verdicts import VERDICT_FILE
@@ -58,51 +59,71 @@ def write_maps(folder: Path, label: str, maps: Mapping[str, NDArray[np.float32]]
 
 def publish_evaluation(
     context: JobContext,
-    inputs: Inputs,
+    inputs: Inputs[ItemT],
     folder: Path,
-    verdict: Verdict,
-    metrics: Mapping[str, float],
+    summary: EvaluationSummary,
     by_image: Mapping[str, Mapping[str, float]],
-    unscorable: Mapping[str, str],
+    *,
+    tables: MoreBlocks,
+    pictures: MoreBlocks,
 ) -> None:
-    """Publish the files in `folder` with a verdict, and add them to the model if one is named.
+    """Add verdict and report to the files in `folder`, publish all of them, and add them to the model if one is named.
 
     Parameters
     ----------
-    metrics
-        The numbers that lists show.
     by_image
-        By label of an item: its numbers.
-    unscorable
-        By label of the items without numbers: why their prediction could not be scored.
+        By label of an item that was scored: its numbers.
+    tables, pictures
+        What only this kind of quality control has in its report, see `Evaluation`.
     """
-    spec = context.job.evaluation
-    scored = [item for item in inputs.items if item.label not in unscorable]
-    split, dataset = spec.split or "test", inputs.dataset
-    publish_verdict(
+    judgement = Judgement(summary.verdict, summary.reasons, summary.remarks)
+    content = _verdict_content(context, judgement)
+    (folder / VERDICT_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+    prediction_uri = context.job.evaluation.prediction_uri
+    report = evaluation_report(
+        Evaluation(
+            job=context.job.id,
+            prediction=Location.parse(prediction_uri).name,
+            title=context.method.title,
+            citation=context.method.citation,
+            images_of=inputs.images_of,
+            model=inputs.model,
+            verdict=judgement,
+            thresholds=context.parameters,
+            packages=packages_of(context),
+            created_at=content["created_at"],
+            folder=folder,
+            tables=tables,
+            pictures=pictures,
+        )
+    )
+    write_report(report, folder)
+    known = [item for item in inputs.items if item.label in by_image or item.label in summary.unscorable]
+    targets = dict.fromkeys(item.role for item in known if item.label in by_image and item.role)
+    publish_result(
         context,
         folder,
-        verdict,
-        metrics,
-        model=inputs.model,
-        images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
-        model_uri=spec.model_uri,
-        input_uri=spec.dataset_uri,
-        split=split,
-        targets=tuple(dict.fromkeys(item.role for item in scored)),
+        "evaluation",
+        summary.headline,
+        model_uri=inputs.model_uri,
+        input_uri=inputs.input_uri,
+        split=inputs.split,
+        targets=tuple(targets) or ("target",),
+        verdict=content,
+        summary={"images": len(by_image), "metrics": summary.headline},
         images=tuple(
             ResultFile(
                 input=item.label,
                 input_sha256=item.source_sha256,
-                outputs={"prediction": spec.prediction_uri},
+                outputs={"prediction": prediction_uri},
                 metrics=dict(by_image.get(item.label, {})),
-                reason=unscorable.get(item.label, ""),
+                reason=summary.unscorable.get(item.label, ""),
             )
-            for item in inputs.items
+            for item in known
         ),
     )
-    if spec.model_uri:
-        _add_to_model(context, folder_files(folder), metrics)
+    if inputs.model_uri:
+        _add_to_model(context, folder_files(folder), summary.headline)
 
 
 def _add_to_model(context: JobContext, files: Iterable[tuple[Path, str]], metrics: Mapping[str, float]) -> None:
@@ -113,62 +134,6 @@ def _add_to_model(context: JobContext, files: Iterable[tuple[Path, str]], metric
         if "/" not in name:
             context.store.upload(path, place / name)
     context.record_output("qc", str(place), metrics)
-
-
-def publish_verdict(
-    context: JobContext,
-    folder: Path,
-    verdict: Verdict,
-    metrics: Mapping[str, float],
-    *,
-    model: ModelManifest | None,
-    images_of: str,
-    images: tuple[ResultFile, ...],
-    **fields: Any,
-) -> None:
-    """Add the verdict and the report to the files in `folder`, and publish all as the job's evaluation.
-
-    Parameters
-    ----------
-    metrics
-        The numbers that lists show.
-    model
-        That made the predictions; None where it is not known.
-    images_of
-        What the images are, for the report, e.g. "test images of the dataset cells, version 1".
-    images
-        What was judged.
-    fields
-        Further fields of `ResultManifest`.
-    """
-    content = _verdict_content(context, verdict)
-    (folder / VERDICT_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
-    report = evaluation_report(
-        Evaluation(
-            job=context.job.id,
-            prediction=Location.parse(context.job.evaluation.prediction_uri).name,
-            title=context.method.title,
-            citation=context.method.citation,
-            images_of=images_of,
-            model=model,
-            verdict=verdict,
-            thresholds=context.parameters,
-            packages=packages_of(context),
-            created_at=content["created_at"],
-            folder=folder,
-        )
-    )
-    write_report(report, folder)
-    publish_result(
-        context,
-        folder,
-        "evaluation",
-        metrics,
-        verdict=content,
-        summary={"images": len({image.input for image in images if not image.reason}), "metrics": dict(metrics)},
-        images=images,
-        **fields,
-    )
 
 
 def publish_result(context: JobContext, folder: Path, kind: str, metrics: Mapping[str, float], **fields: Any) -> None:
@@ -203,7 +168,7 @@ def packages_of(context: JobContext) -> dict[str, str]:
     return dict(context.service.environment(image=context.settings.image).packages)
 
 
-def _verdict_content(context: JobContext, verdict: Verdict) -> dict[str, Any]:
+def _verdict_content(context: JobContext, verdict: Judgement) -> dict[str, Any]:
     spec = context.job.evaluation
     return {
         "state": verdict.verdict,

@@ -21,6 +21,14 @@ class PredictionError(InvalidInputError):
     """A prediction that cannot be scored, though its test image can."""
 
 
+class LeftOutError(InvalidInputError):
+    """An image that says nothing about a prediction, whatever was predicted; `why` is for a list of such images."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 class Labelled(Protocol):
     """What can be scored: anything with a name for tables."""
 
@@ -58,6 +66,7 @@ def score_each(
     *,
     shown: Callable[[Scored], Mapping[str, float]],
     unscorable: dict[str, str],
+    left_out: dict[str, str],
     workers: int,
 ) -> Iterator[Scored]:
     """Score items in threads, report each of them, and yield the scores in their order.
@@ -70,6 +79,8 @@ def score_each(
         Returns the numbers that are reported for an item.
     unscorable
         Is given the items whose prediction cannot be scored: by label, why, in sentences that name it.
+    left_out
+        Is given the items that say nothing about a prediction: by label, why.
     workers
         Number of threads; see `workers_for`.
 
@@ -78,11 +89,13 @@ def score_each(
     InvalidInputError
         No prediction can be scored.
     """
+    scored = 0
+    without: LeftOutError | None = None
 
-    def attempt(item: Scorable) -> Scored | PredictionError:
+    def attempt(item: Scorable) -> Scored | PredictionError | LeftOutError:
         try:
             return score(item)
-        except PredictionError as error:
+        except (PredictionError, LeftOutError) as error:
             return error
 
     for number, each in enumerate(map_bounded(attempt, items, workers), start=1):
@@ -93,9 +106,17 @@ def score_each(
             unscorable[label] = each.message
             context.warn(f"The prediction of {label} was not scored. {each.message}")
             context.report_progress(progress)
+        elif isinstance(each, LeftOutError):
+            left_out[label] = each.why
+            without = without or each
+            context.warn(each.message)
+            context.report_progress(progress)
         else:
+            scored += 1
             context.report_image(v1.ImageCompleted(name=label, metrics=shown(each)), progress)
             yield each
-    if len(unscorable) == len(items):
+    if not scored and without is not None:
+        raise without
+    if not scored:
         why = next(iter(unscorable.values()))
         raise InvalidInputError(f"None of the {len(items)} predictions can be scored. {why}")

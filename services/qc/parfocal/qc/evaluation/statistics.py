@@ -9,17 +9,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.restoration.rows import COLUMNS, KINDS, MORE_COLUMNS, Kind, MetricsRow
+from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.runtime.errors import InvalidInputError
-
-METRICS: Final = (*(name for name in COLUMNS if name not in {"scale", "offset", "failed"}), *MORE_COLUMNS)
-"""Fields of `RestorationScore` and names of `MORE_COLUMNS` that are averaged."""
+from parfocal.runtime.store.evaluations import ImageScore, Kind, Outcome, PairedDifference, Statistics
 
 COMPARED: Final = ("psnr", "ssim")
 """Metrics in which a prediction is compared, over the whole image and inside the foreground; more is better."""
@@ -41,65 +38,24 @@ INTERVAL: Final = {
 _RESAMPLED_AT_ONCE: Final = 2**18
 """Values in memory at once while resampling, however many images there are."""
 
-Outcome = Literal["better", "worse", "not distinguishable", "too few images"]
 
-
-@dataclass(frozen=True)
-class ImageScore:
-    """One image of one kind: `values` by metric, averaged over its `slices`, of which `failed_slices` failed.
-
-    A mean is over the slices that have a value, and NaN where none has. An image (Y, X) has one slice. `failures` are
-    the different reasons.
-    """
-
-    image: str
-    values: Mapping[str, float]
-    slices: int
-    failed_slices: int
-    failures: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """One metric over the images.
-
-    `sd` is the sample standard deviation (None for one image); `low` and `high` are the bootstrap interval of the
-    mean (None for fewer than three images).
-    """
-
-    mean: float
-    median: float
-    sd: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The prediction against `other`, image by image, in one metric.
-
-    `difference` is prediction minus other, `wins` the number of images in which the prediction is better. `outcome` is
-    "better" or "worse" where the interval of the mean difference leaves out zero.
-    """
-
-    metric: str
-    other: Kind
-    difference: Statistics
-    wins: int
-    images: int
-    outcome: Outcome
-
-
-def image_scores(rows: Iterable[MetricsRow]) -> dict[Kind, tuple[ImageScore, ...]]:
+def image_scores(rows: Iterable[ScoreRow], kinds: Sequence[Kind]) -> dict[Kind, tuple[ImageScore, ...]]:
     """Average the rows of each image over its slices; by kind, images in order of name.
+
+    Parameters
+    ----------
+    rows
+        Of every image and slice one of each kind.
+    kinds
+        What was scored.
 
     Raises
     ------
     InvalidInputError
         There are no rows, a row is given twice, or the kinds do not cover the same images and slices.
     """
-    grouped: dict[Kind, dict[str, list[MetricsRow]]] = {kind: defaultdict(list) for kind in KINDS}
-    covered: dict[Kind, set[tuple[str, int | None]]] = {kind: set() for kind in KINDS}
+    grouped: dict[Kind, dict[str, list[ScoreRow]]] = {kind: defaultdict(list) for kind in kinds}
+    covered: dict[Kind, set[tuple[str, int | None]]] = {kind: set() for kind in kinds}
     for row in rows:
         key = (row.image, row.slice)
         if key in covered[row.kind]:
@@ -109,14 +65,13 @@ def image_scores(rows: Iterable[MetricsRow]) -> dict[Kind, tuple[ImageScore, ...
     everything = set().union(*covered.values())
     if not everything:
         raise InvalidInputError("There are no scored images to summarise. Give at least one test image.")
-    for kind in KINDS:
+    for kind in kinds:
         missing = sorted(everything - covered[kind], key=str)
         if missing:
             raise InvalidInputError(
-                f"{_named(missing[0])} has no row of kind {kind}. Input, baseline and prediction must be scored for "
-                "every image."
+                f"{_named(missing[0])} has no row of kind {kind}. Every image must be scored as {', '.join(kinds)}."
             )
-    return {kind: tuple(_image_score(name, grouped[kind][name]) for name in sorted(grouped[kind])) for kind in KINDS}
+    return {kind: tuple(_image_score(name, grouped[kind][name]) for name in sorted(grouped[kind])) for kind in kinds}
 
 
 def statistics(values: Sequence[float] | npt.NDArray[np.float64], *, confidence: float = CONFIDENCE) -> Statistics:
@@ -148,13 +103,13 @@ def statistics(values: Sequence[float] | npt.NDArray[np.float64], *, confidence:
     )
 
 
-def compare(prediction: Sequence[ImageScore], other: Sequence[ImageScore], kind: Kind, metric: str) -> Comparison:
+def compare(prediction: Sequence[ImageScore], other: Sequence[ImageScore], kind: Kind, metric: str) -> PairedDifference:
     """Compare the prediction with another kind in a metric of which more is better.
 
     Images without a value are left out; at least one must have one.
     """
     pairs = zip(prediction, other, strict=True)
-    differences = np.array([ours.values[metric] - theirs.values[metric] for ours, theirs in pairs])
+    differences = np.array([_difference(ours, theirs, metric) for ours, theirs in pairs])
     differences = differences[~np.isnan(differences)]
     difference = statistics(differences)
     outcome: Outcome = "not distinguishable"
@@ -164,14 +119,31 @@ def compare(prediction: Sequence[ImageScore], other: Sequence[ImageScore], kind:
         outcome = "better"
     elif difference.high < 0:
         outcome = "worse"
-    return Comparison(metric, kind, difference, int((differences > 0).sum()), differences.size, outcome)
+    return PairedDifference(metric, kind, difference, int((differences > 0).sum()), differences.size, outcome)
 
 
-def _image_score(name: str, rows: Sequence[MetricsRow]) -> ImageScore:
-    failures = [row.score.failed for row in rows if row.score.failed is not None]
+def summarise_scores(scores: Mapping[Kind, Sequence[ImageScore]]) -> dict[Kind, dict[str, Statistics]]:
+    """Return by kind and metric the statistics over the images that have a value, of which there must be one."""
+    return {kind: _statistics(images) for kind, images in scores.items()}
+
+
+def _statistics(images: Sequence[ImageScore]) -> dict[str, Statistics]:
+    metrics = dict.fromkeys(metric for image in images for metric in image.values)
+    values = {metric: [image.values.get(metric, math.nan) for image in images] for metric in metrics}
+    defined = {metric: [value for value in each if not math.isnan(value)] for metric, each in values.items()}
+    return {metric: statistics(each) for metric, each in defined.items() if each}
+
+
+def _difference(ours: ImageScore, theirs: ImageScore, metric: str) -> float:
+    return ours.values.get(metric, math.nan) - theirs.values.get(metric, math.nan)
+
+
+def _image_score(name: str, rows: Sequence[ScoreRow]) -> ImageScore:
+    failures = [row.failed for row in rows if row.failed is not None]
+    metrics = dict.fromkeys(metric for row in rows for metric in row.values)
     return ImageScore(
         image=name,
-        values={metric: _mean([row.value(metric) for row in rows]) for metric in METRICS},
+        values={metric: _mean([row.value(metric) for row in rows]) for metric in metrics},
         slices=len(rows),
         failed_slices=len(failures),
         failures=tuple(sorted(set(failures))),

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from parfocal.qc.evaluation.inputs import Inputs
-from parfocal.qc.evaluation.statistics import CONFIDENCE, FEW_IMAGES, Comparison
+from parfocal.qc.evaluation.inputs import Inputs, ItemT
+from parfocal.qc.evaluation.statistics import CONFIDENCE, FEW_IMAGES
 from parfocal.qc.evaluation.words import count
+from parfocal.runtime.store.evaluations import Metric, PairedDifference
 
 _NAMED: Final = 5
-_DECIBEL: Final = frozenset({"psnr", "snr_inside"})
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """Whether the model can be trusted, and why.
 
     `reasons` say what decided; `remarks` say what a reader should know besides.
@@ -26,7 +26,7 @@ class Verdict:
     remarks: tuple[str, ...]
 
 
-def judge_gain(comparison: Comparison, metric: str, other: str, needed: float) -> tuple[str, bool]:
+def judge_gain(comparison: PairedDifference, metric: Metric, other: str, needed: float) -> tuple[str, bool]:
     """Say whether the gain over something else is shown to exceed what is needed, and return whether it is.
 
     The lower end of the interval must exceed it; with too few images for an interval, the mean.
@@ -35,8 +35,10 @@ def judge_gain(comparison: Comparison, metric: str, other: str, needed: float) -
     ----------
     comparison
         In a metric of which more is better.
-    metric, other
-        What they are called in a sentence, e.g. "F1" and "Otsu's threshold".
+    metric
+        The metric that is compared.
+    other
+        What it is compared with, as in "Otsu's threshold".
     needed
         The gain asked for.
     """
@@ -46,11 +48,11 @@ def judge_gain(comparison: Comparison, metric: str, other: str, needed: float) -
         return f"The prediction is better than {other} {amount(comparison, metric)}.", True
     if comparison.outcome == "worse":
         return f"The prediction is worse than {other} {amount(comparison, metric)}.", False
-    beyond = f" by the {number(comparison.metric, needed)} asked for" if needed else ""
+    beyond = f" by the {metric.text(needed)} asked for" if needed else ""
     return f"The prediction is not shown to be better than {other}{beyond} {amount(comparison, metric)}.", False
 
 
-def with_unscorable(verdict: Verdict, unscorable: Mapping[str, str], images: int, allowed: int) -> Verdict:
+def with_unscorable(verdict: Judgement, unscorable: Mapping[str, str], images: int, allowed: int) -> Judgement:
     """Name the predictions that could not be scored; more than are allowed to fail, or all of them, fail the model.
 
     Parameters
@@ -72,13 +74,13 @@ def with_unscorable(verdict: Verdict, unscorable: Mapping[str, str], images: int
     if left:
         remarks = (f"Scores and means are those of the {count(left, 'image')} that could be scored.", *remarks)
     if left and len(unscorable) <= allowed:
-        return Verdict(verdict.verdict, verdict.reasons, (f"{sentence} The thresholds allow that.", *remarks))
+        return Judgement(verdict.verdict, verdict.reasons, (f"{sentence} The thresholds allow that.", *remarks))
     # Merits are no reasons of a failure.
     failures = verdict.reasons if verdict.verdict == "failed" else ()
-    return Verdict("failed", (sentence, *failures), remarks)
+    return Judgement("failed", (sentence, *failures), remarks)
 
 
-def with_test(verdict: Verdict, inputs: Inputs, allowed: int) -> Verdict:
+def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgement:
     """Add what the test itself says: fail a model that had learnt from its images, or of which images are missing.
 
     A selection of images may flatter, so `allowed`, the number of images that may fail, holds for missing ones too.
@@ -103,10 +105,10 @@ def with_test(verdict: Verdict, inputs: Inputs, allowed: int) -> Verdict:
             f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen.",
         )
     if not failures:
-        return Verdict(verdict.verdict, verdict.reasons, tuple(remarks))
+        return Judgement(verdict.verdict, verdict.reasons, tuple(remarks))
     # Merits are no reasons of a failure.
     known_failures = verdict.reasons if verdict.verdict == "failed" else ()
-    return Verdict("failed", (*failures, *known_failures), tuple(remarks))
+    return Judgement("failed", (*failures, *known_failures), tuple(remarks))
 
 
 def with_reasons(images: Mapping[str, str]) -> str:
@@ -130,23 +132,19 @@ def few_images(images: int) -> list[str]:
     ]
 
 
-def amount(comparison: Comparison, metric: str) -> str:
+def amount(comparison: PairedDifference, metric: Metric) -> str:
     """Say "in F1: +0.120 on average, 95 % interval +0.100 to +0.140; better in 9 of 9 images"."""
-    mean = number(comparison.metric, comparison.difference.mean, signed=True)
+    mean = metric.text(comparison.difference.mean, signed=True)
     images = count(comparison.images, "image")
-    return f"in {metric}: {mean} on average{interval(comparison)}; better in {comparison.wins} of {images}"
+    return (
+        f"in {metric.title}: {mean} on average{interval(comparison, metric)}; better in {comparison.wins} of {images}"
+    )
 
 
-def interval(comparison: Comparison) -> str:
+def interval(comparison: PairedDifference, metric: Metric) -> str:
     """Say ", 95 % interval +0.100 to +0.140"; empty where there is none."""
     low, high = comparison.difference.low, comparison.difference.high
     if low is None or high is None:
         return ""
-    ends = (number(comparison.metric, end, signed=True) for end in (low, high))
+    ends = (metric.text(end, signed=True) for end in (low, high))
     return f", {100 * CONFIDENCE:.0f} % interval {' to '.join(ends)}"
-
-
-def number(metric: str, value: float, *, signed: bool = False) -> str:
-    """Return the value of a metric, or a difference of two, with its unit."""
-    sign = "+" if signed else ""
-    return f"{value:{sign}.2f} dB" if metric in _DECIBEL else f"{value:{sign}.3f}"

@@ -29,13 +29,6 @@ CLASS_DEFINITION: Final = (
 )
 """How the numbers were made, to be printed beside them."""
 
-CLASS_COLUMNS: Final[dict[str, str]] = {
-    "class_accuracy": "right class among found objects of known class [0..1]",
-    "class_known": "found objects of known class",
-    "class_right": "found objects of the right class",
-}
-"""Name of each further column of metrics.csv and its heading, where classes are scored."""
-
 NO_CLASS_NAME: Final = "none"
 MISSED: Final = "missed"
 INVENTED: Final = "invented"
@@ -58,17 +51,19 @@ class ObjectClasses:
     counts: ClassCounts
 
 
-def predicted_class_images(inputs: Inputs) -> dict[str, FileEntry]:
+def predicted_class_images(inputs: Inputs[Item]) -> dict[str, FileEntry]:
     """Return the class images of a prediction by stem; none where it has no classes."""
     return files_below(inputs.prediction, f"{CLASS_ROLE}/")
 
 
-def with_class_images(context: JobContext, inputs: Inputs) -> Inputs:
+def with_class_images(context: JobContext, inputs: Inputs[Item]) -> Inputs[Item]:
     """Return the inputs with the class images of those items that have one in dataset and prediction."""
     spec = context.job.evaluation
+    dataset = inputs.dataset
+    assert dataset is not None
     predicted = predicted_class_images(inputs)
-    entries = {entry.name: entry for entry in inputs.dataset.files}
-    drawn = {image.stem: entries[image.file] for image in inputs.dataset.select(spec.split or "test", CLASS_ROLE)}
+    entries = {entry.name: entry for entry in dataset.files}
+    drawn = {image.stem: entries[image.file] for image in dataset.select(spec.split or "test", CLASS_ROLE)}
     both = [item.label for item in inputs.items if item.label in drawn and item.label in predicted]
     targets = fetch_files(context, spec.dataset_uri, (drawn[label] for label in both))
     predictions = fetch_files(context, spec.prediction_uri, (predicted[label] for label in both))
@@ -100,8 +95,8 @@ def score_classes(item: Item, target: NDArray[Any], prediction: NDArray[Any], ma
 
 
 def class_values(counts: ClassCounts) -> dict[str, float]:
-    """Return the numbers of one image under the names of `CLASS_COLUMNS`, without an accuracy where there is none."""
-    values: dict[str, float] = {"class_known": counts.known, "class_right": counts.right}
+    """Return the numbers of one image by the keys of `CLASS_METRICS`, without an accuracy where there is none."""
+    values: dict[str, float] = {"class_known": counts.known, "class_correct": counts.right}
     return values if counts.accuracy is None else {"class_accuracy": counts.accuracy, **values}
 
 
@@ -152,9 +147,9 @@ def class_rows(counts: ClassCounts) -> list[dict[str, Any]]:
         rows.append(
             {
                 "class": number,
-                "targets": of_class.tp + of_class.fn,
-                "predicted": of_class.tp + of_class.fp,
-                "right": of_class.tp,
+                "target_objects": of_class.tp + of_class.fn,
+                "predicted_objects": of_class.tp + of_class.fp,
+                "true_positives": of_class.tp,
                 "precision": of_class.precision,
                 "recall": of_class.recall,
                 "f1": of_class.f1,
@@ -173,8 +168,11 @@ def write_class_tables(folder: Path, counts: ClassCounts) -> None:
         writer.writerows(rows)
     with (folder / "confusion.csv").open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(["class of the target", *columns])
-        lines.writerows([name, *numbers] for name, numbers in zip(names, table.tolist(), strict=True))
+        lines.writerow(
+            ["target_class", *(f"predicted_{name}" if name != MISSED else "false_negatives" for name in columns)]
+        )
+        given = [name if name != INVENTED else "false_positives" for name in names]
+        lines.writerows([name, *numbers] for name, numbers in zip(given, table.tolist(), strict=True))
 
 
 def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]:
@@ -200,7 +198,7 @@ def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]
             f"({100 * counts.right / counts.known:.1f} %); to call all of them class {commonest[0]} would be right in "
             f"{100 * commonest[1]:.1f} %."
         )
-        rows = [row for row in class_rows(counts) if row["targets"]]
+        rows = [row for row in class_rows(counts) if row["target_objects"]]
         if len(rows) > 1:
             worst = min(rows, key=lambda row: float(row["f1"]))
             remarks.append(f"The class that is found worst is {worst['class']}, with F1 {worst['f1']:.3f}.")

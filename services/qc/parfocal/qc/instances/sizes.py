@@ -22,25 +22,25 @@ class SizeClass:
 
     Attributes
     ----------
-    name
+    size_class
         "small", "medium" or "large".
-    smallest, largest
+    smallest_px, largest_px
         Of its targets, in pixels.
-    targets, found
+    target_objects, true_positives
         Number of targets and of those found.
     recall
-        found / targets.
-    mean_iou
+        Their ratio.
+    mean_matched_iou
         Of those found; None where there are none.
     """
 
-    name: str
-    smallest: int
-    largest: int
-    targets: int
-    found: int
+    size_class: str
+    smallest_px: int
+    largest_px: int
+    target_objects: int
+    true_positives: int
     recall: float
-    mean_iou: float | None
+    mean_matched_iou: float | None
 
 
 def target_outcomes(overlap: Overlap, matches: Matches) -> npt.NDArray[np.float64]:
@@ -77,13 +77,13 @@ def size_classes(outcomes: Sequence[npt.NDArray[np.float64]]) -> tuple[SizeClass
         found = iou[mine] > 0
         classes.append(
             SizeClass(
-                name=name,
-                smallest=int(areas[mine].min()),
-                largest=int(areas[mine].max()),
-                targets=int(mine.sum()),
-                found=int(found.sum()),
+                size_class=name,
+                smallest_px=int(areas[mine].min()),
+                largest_px=int(areas[mine].max()),
+                target_objects=int(mine.sum()),
+                true_positives=int(found.sum()),
                 recall=float(found.mean()),
-                mean_iou=float(iou[mine][found].mean()) if found.any() else None,
+                mean_matched_iou=float(iou[mine][found].mean()) if found.any() else None,
             )
         )
     return tuple(classes)

@@ -28,9 +28,9 @@ from reportlab.platypus import (
     TableStyle,
 )
 
+from parfocal.qc.figures.drawing import drawable
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.html import SIGNS
-from parfocal.qc.restoration.figure import drawable
 
 _MARGIN: Final = 20 * mm
 _WIDTH: Final = A4[0] - 2 * _MARGIN

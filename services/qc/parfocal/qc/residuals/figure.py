@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from parfocal.qc.evaluation.words import worst_of
+from parfocal.qc.figures.drawing import centre, draw_scale_bar, drawable, shortened, show_grey
 from parfocal.qc.metrics.images.residuals import LARGEST_DEVIATION, ResidualMaps, ResidualScore
-from parfocal.qc.restoration.figure import centre, draw_scale_bar, drawable, shortened, show_grey
+from parfocal.qc.residuals.metrics import BY_KEY
 
 _COLOURS: Final = "PuOr_r"  # both ends can be told apart with any colour vision
 _SIDE: Final = 3.6
@@ -61,12 +62,15 @@ def residual_figure(
     draw_scale_bar(first, width, height, pixel_size, max(height, width) / _SIDE)
     spread = float(np.percentile(np.abs(shown["residual"]), 99.5)) or 1.0
     _show(figure, third, shown["residual"], spread, "grey values of the input")
-    third.set_title(f"Residual: autocorrelation {score.neighbours:.3f}".replace("-", "−"), fontsize=10)
+    third.set_title(
+        f"Residual: autocorrelation {BY_KEY['autocorrelation'].number(score.neighbours)}".replace("-", "−"), fontsize=10
+    )
     _show(figure, fourth, shown["deviation"], _LARGEST_SHOWN, "standard deviations of smoothed noise")
     outside = np.abs(shown["deviation"]) > LARGEST_DEVIATION
     if outside.any() and not outside.all():
         fourth.contour(outside, levels=[0.5], colors="black", linewidths=0.5)
-    fourth.set_title(f"Deviation: agreement {score.agreement:.4f}, structure {score.structure:.2f}", fontsize=10)
+    agreement, structure = BY_KEY["agreement"].number(score.agreement), BY_KEY["structure"].number(score.structure)
+    fourth.set_title(f"Deviation: agreement {agreement}, structure {structure}", fontsize=10)
     return figure
 
 

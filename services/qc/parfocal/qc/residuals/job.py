@@ -1,10 +1,9 @@
-"""Evaluation without targets: look at what was taken away from each input, publish maps, tables, report and verdict."""
+"""Evaluation without targets: what was removed from each input."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,114 +11,168 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from parfocal import v1
-from parfocal.qc.evaluation.inputs import predicted_files
-from parfocal.qc.evaluation.publish import publish_verdict, published_before, write_maps
-from parfocal.qc.evaluation.score_each import of_prediction, score_each
-from parfocal.qc.evaluation.statistics import INTERVAL, statistics
-from parfocal.qc.evaluation.values import Table, Values, summarise_values, write_values_csv
-from parfocal.qc.evaluation.verdict import Verdict, few_images, listed, with_reasons, with_unscorable
-from parfocal.qc.evaluation.words import count
-from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian
+from parfocal.qc.evaluation.inputs import Inputs, predicted_files
+from parfocal.qc.evaluation.publish import write_maps
+from parfocal.qc.evaluation.rows import ScoreRow
+from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
+from parfocal.qc.evaluation.score_each import LeftOutError, of_prediction
+from parfocal.qc.evaluation.verdict import Judgement
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.baselines.blind import choose_blind_gaussian
 from parfocal.qc.metrics.images.residuals import NoNoiseError, ResidualScore, score_residual
-from parfocal.qc.metrics.parallel import workers_for
 from parfocal.qc.residuals.figure import residual_figure
+from parfocal.qc.residuals.judge import DEFINITION, judge, rank
+from parfocal.qc.residuals.metrics import METRICS, SHOWN
 from parfocal.qc.residuals.parameters import ResidualParameters, ResidualThresholds
-from parfocal.qc.restoration.figure import save_png
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, image_stem, inspect_image, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, Kind
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
     FileEntry,
     ModelManifest,
-    ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.store.publish import empty_folder
 from parfocal.runtime.store.store import Location
 
-DEFINITION: Final = (
-    "The prediction is fitted to its input by least squares (a x + b); the residual is the input less the fitted "
-    "prediction. The local strength of noise is that of the residual's finest scale (second differences along Y and X, "
-    "averaged with a Gaussian of 8 pixels). The deviation is the residual smoothed with a Gaussian of 2 pixels, in "
-    "standard deviations of white noise of that strength smoothed alike. Agreement: part of the pixels whose deviation "
-    "is at most 4. Structure: root mean square of the deviation in that third of the blocks of 16x16 pixels in which "
-    "the prediction varies most; 1 for noise alone. Sharpness: root mean square, in the same blocks, of the fitted "
-    "prediction between Gaussians of 1 and 4 pixels, by that of the input without what noise has there. Noise left: "
-    "noise of the fitted prediction by that of the input. Autocorrelation: of the residual at the next pixel; 0 for "
-    "noise that pixels do not share. Stacks are scored plane by plane and averaged."
-)
-"""How the numbers were made, to be printed beside them."""
-
-COLUMNS: Final[dict[str, str]] = {
-    "agreement": "agreement with the input [0..1]",
-    "structure": "structure in the residual [standard deviations of noise]",
-    "sharpness": "sharpness [fraction of the input's]",
-    "noise_left": "noise left [fraction of the input's]",
-    "neighbours": "autocorrelation of the residual at the next pixel [-1..1]",
-    "scale": "scale a",
-    "clipped": "input at its smallest or largest grey value [0..1]",
-}
-"""Name of each column of metrics.csv and its heading."""
-
-_SHOWN: Final = {
-    "agreement": "Agreement",
-    "structure": "Structure",
-    "sharpness": "Sharpness",
-    "noise_left": "Noise left",
-    "neighbours": "Autocorrelation",
-}
-_KINDS: Final = ("baseline", "prediction")
 _BASELINE_IMAGES: Final = 50
-# From which difference to the ideal on the sentence about lost structure names a cause.
-_CLEAR: Final = 0.1
-# Measured with perfect predictions: 2 % of saturated pixels are enough for a structure above the limit.
-_CLIPPED: Final = 0.02
+# Fields of `ResidualScore` that have another key in tables.
+_KEYS: Final = {"neighbours": "autocorrelation", "clipped": "clipped_fraction"}
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """One predicted image and the input it was made from."""
+class Pair:
+    """One predicted image and the input it was made from; there is no target."""
 
     label: str
     source: InputFile
     prediction: FileEntry
+    source_sha256: str
+    shape: tuple[int, ...]
+    role: str = ""
 
 
 @dataclass(frozen=True)
-class _Scored:
-    pair: _Pair
-    scores: Mapping[str, ResidualScore]
+class ScoredResidual:
+    """One image that was scored."""
+
+    item: Pair
+    rows: tuple[ScoreRow, ...]
 
 
 def evaluate(context: JobContext) -> None:
-    """Judge the job's prediction by its own inputs and publish the evaluation; it is not added to a model."""
-    parameters = context.parameters
-    assert isinstance(parameters, ResidualParameters)
-    if published_before(context, "evaluation") is not None:
-        return
-    context.report_progress(v1.Progress(stage="preparing"), message="fetching images", at_once=True)
-    context.describe(precision="float32")
-    place = Location.parse(context.job.evaluation.prediction_uri)
-    prediction = ResultManifest.read(context.store, place / RESULT_MANIFEST)
-    model = None
-    if prediction.model_uri:
-        model = ModelManifest.read(context.store, Location.parse(prediction.model_uri) / MODEL_MANIFEST)
-    pairs, without = _pairs(context, prediction, model.source if model is not None else "source")
-    context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
-    sources = (read_image(fetch_input(context, pair.source)).pixels for pair in pairs)
-    baseline = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
-    folder = empty_folder(context.scratch / "evaluation")
-    scored, unscorable, left_out = _score(context, place, pairs, baseline, folder, maps=parameters.maps)
-    failed = (image_stem(Path(image.input)) for image in prediction.images if image.reason)
-    left_out |= dict.fromkeys([*without, *failed], "not predicted")
-    _publish(context, place, prediction, model, scored, unscorable, left_out, baseline, parameters.thresholds(), folder)
+    """Judge the job's prediction by its own inputs; the evaluation is not added to a model."""
+    run_evaluation(context, ResidualJudge)
 
 
-def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> tuple[list[_Pair], list[str]]:
+class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
+    """Restored images without targets."""
+
+    metrics = METRICS
+    shown = SHOWN
+    headline = ("agreement", "structure", "sharpness", "noise_left")
+    definition = DEFINITION
+
+    def inputs(self) -> Inputs[Pair]:
+        """Return the predicted images with their inputs."""
+        context = self.context
+        self._place = Location.parse(context.job.evaluation.prediction_uri)
+        prediction = ResultManifest.read(context.store, self._place / RESULT_MANIFEST)
+        model = None
+        if prediction.model_uri:
+            model = ModelManifest.read(context.store, Location.parse(prediction.model_uri) / MODEL_MANIFEST)
+        role = model.source if model is not None else "source"
+        pairs, without = _pairs(context, prediction, role)
+        failed = (image_stem(Path(image.input)) for image in prediction.images if image.reason)
+        self._strange = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
+        return Inputs(
+            None,
+            model,
+            prediction,
+            role,
+            pairs,
+            left_out=dict.fromkeys([*without, *failed], "not predicted"),
+            input_uri=prediction.input_uri,
+            split=prediction.split,
+            images_of="images without targets",
+        )
+
+    def prepare(self, inputs: Inputs[Pair]) -> None:
+        """Choose the Gaussian filter that foretells each pixel best from its neighbours."""
+        sources = (read_image(fetch_input(self.context, pair.source)).pixels for pair in inputs.items)
+        self._gaussian = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
+
+    def score(self, item: Pair) -> ScoredResidual:
+        """Score the residual of one image, and write its maps."""
+        source = self._source(item)
+        try:
+            # The baseline first: what is wrong with the input shows there.
+            theirs = score_residual(source.pixels, self._gaussian.apply(source.pixels), name=item.label)[0]
+        except NoNoiseError as error:
+            raise LeftOutError(error.message, error.why) from error
+        with of_prediction(item.label):
+            ours, found = score_residual(source.pixels, self._prediction(item), name=item.label)
+        if self.parameters.maps:
+            maps = {"residual": found.residual, "deviation": found.deviation}
+            write_maps(self.folder / "maps", item.label, maps, source)
+        return ScoredResidual(item, (_row(item.label, "baseline", theirs), _row(item.label, "prediction", ours)))
+
+    def rank(self, image: ImageScore) -> tuple[float, ...]:
+        """Order by agreement, then by structure in the residual."""
+        return rank(image)
+
+    def verdict(self, part: Part[ScoredResidual], left_out: Mapping[str, str]) -> Judgement:
+        """Say whether anything speaks against the predictions."""
+        return judge(part.images, self.thresholds(), self._strange, left_out, part.unscorable)
+
+    def verdict_of_test(self, judgement: Judgement, inputs: Inputs[Pair]) -> Judgement:  # noqa: ARG002
+        """Return the judgement as it is: images without targets are no test that could flatter."""
+        return judgement
+
+    def thresholds(self) -> ResidualThresholds:
+        """Return what the verdict asked for."""
+        return self.parameters.thresholds()
+
+    def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002
+        """Return the filter, and how it was chosen."""
+        return self._gaussian.describe()
+
+    def note(self, part: Part[ScoredResidual]) -> str:  # noqa: ARG002
+        """Say how the numbers are read."""
+        return (
+            "Agreement: more is better. Structure: 1 is what noise alone gives. Sharpness: 1 keeps what the input has. "
+            "Noise left and autocorrelation: near 0 is better. The Gaussian filter has the sigma that foretells each "
+            f"pixel best from its neighbours, {self._gaussian.sigma:.2f} px."
+        )
+
+    def draw(self, part: Part[ScoredResidual], summary: EvaluationSummary, suffix: str) -> None:
+        """Draw the worst image, so that nobody is shown a lucky one."""
+        pair = part.of(part.worst.image).item
+        source, prediction = self._source(pair), self._prediction(pair)
+        score, maps = score_residual(source.pixels, prediction, name=pair.label)
+        size = source.pixel_size.x if source.pixel_size is not None else None
+        figure = residual_figure(
+            source.pixels, prediction, maps, score, name=pair.label, images=summary.images, pixel_size=size
+        )
+        save_png(figure, self.folder / f"figure{suffix}.png")
+
+    def _source(self, pair: Pair) -> Image:
+        source = read_image(fetch_input(self.context, pair.source))
+        if "S" in source.axes or "C" in source.axes:
+            raise InvalidInputError(
+                f"{pair.label} has channels (axes {source.axes}): residuals are looked at in grey images and their "
+                "stacks."
+            )
+        return source
+
+    def _prediction(self, pair: Pair) -> NDArray[Any]:
+        return read_image(self.context.cache.fetch(self.context.store, self._place, pair.prediction)).pixels
+
+
+def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> tuple[list[Pair], list[str]]:
     """Return the predicted images with their inputs, by name, and the names of inputs without a prediction."""
     if not prediction.input_uri:
         raise InvalidInputError(
@@ -130,254 +183,18 @@ def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> tuple[
         image_stem(Path(item.name)): item
         for item in list_inputs(context.store, prediction.input_uri, prediction.split, role)
     }
+    digests = {image_stem(Path(image.input)): image.input_sha256 for image in prediction.images}
     pairs = [
-        _Pair(stem, inputs[stem], entry)
+        Pair(stem, source, entry, digests.get(stem, ""), inspect_image(fetch_input(context, source)).shape)
         for stem, entry in sorted(predicted_files(prediction, prediction.targets[0]).items())
-        if stem in inputs
+        if (source := inputs.get(stem)) is not None
     ]
     if not pairs:
         raise InvalidInputError(f"No predicted image has the name of an image of {prediction.input_uri}.")
     return pairs, sorted(set(inputs) - {pair.label for pair in pairs})
 
 
-def _score(
-    context: JobContext, place: Location, pairs: Sequence[_Pair], baseline: BlindGaussian, folder: Path, *, maps: bool
-) -> tuple[list[_Scored], dict[str, str], dict[str, str]]:
-    """Return the scores, and by label why the predictions of others cannot be scored, and why others were left out."""
-
-    def score(pair: _Pair) -> _Scored | NoNoiseError:
-        source = _read_source(context, pair)
-        try:
-            # The baseline first: what is wrong with the input shows there.
-            theirs = score_residual(source.pixels, baseline.apply(source.pixels), name=pair.label)[0]
-        except NoNoiseError as error:
-            return error
-        with of_prediction(pair.label):
-            prediction = _read_prediction(context, place, pair)
-            ours, found = score_residual(source.pixels, prediction, name=pair.label)
-        if maps:
-            write_maps(folder / "maps", pair.label, {"residual": found.residual, "deviation": found.deviation}, source)
-        return _Scored(pair, {"baseline": theirs, "prediction": ours})
-
-    def shown(each: _Scored | NoNoiseError) -> dict[str, float]:
-        return {} if isinstance(each, NoNoiseError) else _shown(_values(each.scores["prediction"]))
-
-    workers = workers_for(inspect_image(fetch_input(context, pair.source)).shape for pair in pairs)
-    unscorable: dict[str, str] = {}
-    scored: list[_Scored] = []
-    without_noise: list[NoNoiseError] = []
-    for each in score_each(context, pairs, score, shown=shown, unscorable=unscorable, workers=workers):
-        if isinstance(each, NoNoiseError):
-            context.warn(each.message)
-            without_noise.append(each)
-        else:
-            scored.append(each)
-    if not scored:
-        raise without_noise[0]
-    known = {each.pair.label for each in scored} | set(unscorable)
-    others = [pair.label for pair in pairs if pair.label not in known]
-    return scored, unscorable, dict(zip(others, (error.why for error in without_noise), strict=True))
-
-
-def _read_prediction(context: JobContext, place: Location, pair: _Pair) -> NDArray[Any]:
-    return read_image(context.cache.fetch(context.store, place, pair.prediction)).pixels
-
-
-def _read_source(context: JobContext, pair: _Pair) -> Image:
-    source = read_image(fetch_input(context, pair.source))
-    if "S" in source.axes or "C" in source.axes:
-        raise InvalidInputError(
-            f"{pair.label} has channels (axes {source.axes}): residuals are looked at in grey images and their stacks."
-        )
-    return source
-
-
-def _publish(
-    context: JobContext,
-    place: Location,
-    prediction: ResultManifest,
-    model: ModelManifest | None,
-    scored: Sequence[_Scored],
-    unscorable: Mapping[str, str],
-    left_out: Mapping[str, str],
-    baseline: BlindGaussian,
-    thresholds: ResidualThresholds,
-    folder: Path,
-) -> None:
-    table = {kind: {each.pair.label: _values(each.scores[kind]) for each in scored} for kind in _KINDS}
-    failed = {each.pair.label: why for each in scored if (why := each.scores["prediction"].failed)}
-    strange = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
-    verdict = judge(table, failed, thresholds, strange, left_out, unscorable)
-    worst = _worst(table["prediction"])
-    found = summarise_values(table, COLUMNS)
-    summary = {
-        "task": "residuals",
-        "definition": DEFINITION,
-        "verdict": verdict.verdict,
-        "reasons": list(verdict.reasons),
-        "remarks": list(verdict.remarks),
-        "images": len(scored),
-        "metrics": found,
-        "worst_image": {"image": worst, **table["prediction"][worst]},
-        "failed_images": sorted(failed),
-        "unscorable": dict(unscorable),
-        "units": COLUMNS,
-        "shown": {name: title for name, title in _SHOWN.items() if all(name in found[kind] for kind in _KINDS)},
-        "note": (
-            "Agreement: more is better. Structure: 1 is what noise alone gives. Sharpness: 1 keeps what the input has. "
-            "Noise left and autocorrelation: near 0 "
-            f"is better. The Gaussian filter has the sigma that foretells each pixel best from its neighbours, "
-            f"{baseline.sigma:.2f} px."
-        ),
-        "interval": INTERVAL,
-        "thresholds": thresholds.model_dump(),
-        "baseline": baseline.describe(),
-    }
-    write_values_csv(folder / "metrics.csv", table, COLUMNS)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    _draw(context, place, next(each for each in scored if each.pair.label == worst), len(scored), folder)
-    digests = {image_stem(Path(image.input)): image.input_sha256 for image in prediction.images}
-    uri = context.job.evaluation.prediction_uri
-    publish_verdict(
-        context,
-        folder,
-        verdict,
-        {
-            f"{kind}_{name}": statistics(known).mean
-            for kind in _KINDS
-            for name in ("agreement", "structure", "sharpness", "noise_left")
-            if (known := [row[name] for row in table[kind].values() if name in row])
-        },
-        model=model,
-        images_of="images without targets",
-        input_uri=prediction.input_uri,
-        split=prediction.split,
-        images=tuple(
-            ResultFile(
-                input=label,
-                input_sha256=digests.get(label, ""),
-                outputs={"prediction": uri},
-                metrics=_shown(table["prediction"].get(label, {})),
-                reason=unscorable.get(label, ""),
-            )
-            for label in (*table["prediction"], *unscorable)
-        ),
-    )
-
-
-def _draw(context: JobContext, place: Location, worst: _Scored, images: int, folder: Path) -> None:
-    source, prediction = _read_source(context, worst.pair), _read_prediction(context, place, worst.pair)
-    score, maps = score_residual(source.pixels, prediction, name=worst.pair.label)
-    size = source.pixel_size.x if source.pixel_size is not None else None
-    figure = residual_figure(
-        source.pixels, prediction, maps, score, name=worst.pair.label, images=images, pixel_size=size
-    )
-    save_png(figure, folder / "figure.png")
-
-
-def judge(
-    table: Table,
-    failed: Mapping[str, str],
-    thresholds: ResidualThresholds,
-    strange: Sequence[str] = (),
-    left_out: Mapping[str, str] | None = None,
-    unscorable: Mapping[str, str] | None = None,
-) -> Verdict:
-    """Say whether anything speaks against the predictions; see `ResidualThresholds`.
-
-    Parameters
-    ----------
-    table
-        By kind and image: the columns.
-    failed
-        By image: why its prediction failed outright.
-    strange
-        Images that are unlike those the model was trained on.
-    left_out
-        By image that is not in the table: why it was not judged.
-    unscorable
-        By image that is not in the table either: why its prediction cannot be scored, which is a failure.
-    """
-    images, lost = table["prediction"], unscorable or {}
-    failures: list[str] = []
-    merits: list[str] = []
-    total = len(images) + len(lost)
-    if failed and len(failed) + len(lost) > thresholds.max_failed_images:
-        failures.append(f"{len(failed)} of {count(total, 'prediction')} failed outright: {with_reasons(failed)}.")
-    means = {name: _mean(images, name) for name in COLUMNS}
-    agreement, structure, left = means["agreement"], means["structure"], means["noise_left"]
-    sentence = f"Prediction and input agree within the noise in {_percent(agreement)} of the pixels"
-    if agreement < thresholds.min_agreement:
-        failures.append(f"{sentence}; {_percent(thresholds.min_agreement)} is asked for.")
-    else:
-        merits.append(f"{sentence}.")
-    sentence = f"In structures, what was taken away varies {structure:.2f} times as much as noise would"
-    if structure > thresholds.max_structure:
-        failures.append(f"{sentence}; {thresholds.max_structure:g} times is allowed. {_cause(means)}")
-    else:
-        merits.append(f"{sentence}.")
-    sentence = f"{_percent(left)} of the noise is left"
-    if left > thresholds.max_noise_left:
-        failures.append(f"{sentence}; {_percent(thresholds.max_noise_left)} is allowed.")
-    else:
-        merits.append(f"{sentence}.")
-    remarks = [
-        "Without targets only part can be seen: what is invented within the noise leaves no trace. Judge the model by "
-        "test images with targets besides.",
-        *few_images(len(images)),
-    ]
-    if left_out:
-        all_of_them = count(len(left_out) + total, "image")
-        remarks.append(f"{len(left_out)} of {all_of_them} could not be judged: {with_reasons(left_out)}.")
-    if strange:
-        are = "is" if len(strange) == 1 else "are"
-        what = f"{count(len(strange), 'image')} {are} unlike those the model was trained on"
-        remarks.append(f"{what}: {listed(strange)}.")
-    worst = _worst(images)
-    remarks.append(f"The worst image is {worst}, with agreement {images[worst]['agreement']:.3f}.")
-    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
-    return with_unscorable(verdict, lost, total, thresholds.max_failed_images)
-
-
-def _cause(means: Values) -> str:
-    """Say what may have happened to structures."""
-    sharpness = means["sharpness"]
-    if sharpness < 1 - _CLEAR:
-        what = f"Structures were blurred or weakened (sharpness {sharpness:.2f} of the input's)."
-    elif sharpness > 1 + _CLEAR:
-        what = f"Structures were sharpened or invented (sharpness {sharpness:.2f} of the input's)."
-    else:
-        what = "Structures were changed, or lie elsewhere than in the input."
-    if means["neighbours"] > _CLEAR:
-        what += (
-            f" Or the noise of neighbouring pixels is shared (autocorrelation {means['neighbours']:.2f}), as in "
-            "interpolated or compressed images: then this says nothing."
-        )
-    if means["clipped"] > _CLIPPED:
-        what += (
-            f" Or the input is clipped ({_percent(means['clipped'])} of its pixels have the smallest or largest grey "
-            "value), which a prediction need not be: then this says nothing either."
-        )
-    return what
-
-
-def _values(score: ResidualScore) -> dict[str, float]:
-    return {name: value for name, value in asdict(score).items() if name in COLUMNS and not math.isnan(value)}
-
-
-def _shown(values: Values) -> dict[str, float]:
-    return {name: values[name] for name in _SHOWN if name in values}
-
-
-def _mean(images: Mapping[str, Values], name: str) -> float:
-    known = [row[name] for row in images.values() if name in row]
-    return statistics(known).mean if known else math.nan
-
-
-def _worst(images: Mapping[str, Values]) -> str:
-    """Return the image with the lowest agreement, of several that with the most structure in its residual."""
-    return min(images, key=lambda name: (images[name]["agreement"], -images[name]["structure"]))
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.3g} %"
+def _row(label: str, kind: Kind, score: ResidualScore) -> ScoreRow:
+    values = {_KEYS.get(name, name): value for name, value in asdict(score).items() if isinstance(value, float)}
+    defined = {metric.key: values[metric.key] for metric in METRICS if not math.isnan(values.get(metric.key, math.nan))}
+    return ScoreRow(label, kind, defined, failed=score.failed or None)

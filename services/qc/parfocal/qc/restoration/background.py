@@ -29,10 +29,11 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from parfocal.qc.evaluation.statistics import Comparison, ImageScore, Statistics, compare, statistics
-from parfocal.qc.evaluation.verdict import interval, number
+from parfocal.qc.evaluation.statistics import compare, statistics
+from parfocal.qc.evaluation.verdict import interval
 from parfocal.qc.evaluation.words import count
-from parfocal.qc.restoration.rows import Kind
+from parfocal.qc.restoration.metrics import BY_KEY
+from parfocal.runtime.store.evaluations import ImageScore, Kind, PairedDifference, Statistics
 
 INSIDE: Final = {"psnr": "snr_inside", "ssim": "ssim_inside"}
 """What the prediction is compared in inside the foreground, by the metric of the whole image."""
@@ -69,7 +70,7 @@ class Shift:
         return self.whole - self.inside
 
 
-def compare_inside(prediction: Sequence[ImageScore], other: Sequence[ImageScore], kind: Kind) -> list[Comparison]:
+def compare_inside(prediction: Sequence[ImageScore], other: Sequence[ImageScore], kind: Kind) -> list[PairedDifference]:
     """Compare inside the foreground, in the metrics in which at least one image has a value."""
     defined = [metric for metric in INSIDE.values() if _defined(prediction, other, metric)]
     return [compare(prediction, other, kind, metric) for metric in defined]
@@ -79,7 +80,7 @@ def shared_gain(prediction: Sequence[ImageScore], other: Sequence[ImageScore], s
     """Gain in SNR inside less a share of the gain in PSNR, over the images with a value, of which there must be one."""
     differences = []
     for ours, theirs in zip(prediction, other, strict=True):
-        inside = ours.values["snr_inside"] - theirs.values["snr_inside"]
+        inside = ours.values.get("snr_inside", math.nan) - theirs.values.get("snr_inside", math.nan)
         whole = ours.values["psnr"] - theirs.values["psnr"]
         if not math.isnan(inside):
             differences.append(inside - share * max(0.0, whole))
@@ -89,9 +90,9 @@ def shared_gain(prediction: Sequence[ImageScore], other: Sequence[ImageScore], s
 def background_shift(prediction: Sequence[ImageScore]) -> Shift | None:
     """Return how the prediction's SSIM differs inside the foreground; None where no image has a value inside."""
     values = [
-        [score.values[name] for name in ("ssim", "ssim_inside", "foreground")]
+        [score.values[name] for name in ("ssim", "ssim_inside", "foreground_fraction")]
         for score in prediction
-        if not math.isnan(score.values["ssim_inside"])
+        if not math.isnan(score.values.get("ssim_inside", math.nan))
     ]
     return Shift(*map(float, np.mean(values, axis=0))) if values else None
 
@@ -109,7 +110,7 @@ def shift_remark(shift: Shift, limit: float) -> str | None:
 
 
 def carried(
-    whole: Comparison,
+    whole: PairedDifference,
     scores: Mapping[Kind, Sequence[ImageScore]],
     limits: InsideLimits,
     *,
@@ -149,7 +150,7 @@ def carried(
     return _sentence(whole, inside, name, background_shift(prediction), asked)
 
 
-def held_back(whole: Comparison, scores: Mapping[Kind, Sequence[ImageScore]], *, name: str) -> str | None:
+def held_back(whole: PairedDifference, scores: Mapping[Kind, Sequence[ImageScore]], *, name: str) -> str | None:
     """Return a remark if a comparison that the whole image fails is won inside the foreground, else None."""
     prediction, other = scores["prediction"], scores[whole.other]
     if not _defined(prediction, other, INSIDE[whole.metric]):
@@ -159,24 +160,26 @@ def held_back(whole: Comparison, scores: Mapping[Kind, Sequence[ImageScore]], *,
         return None
     return (
         f"Inside the foreground the prediction is better than {name}, {_amount(inside)}: what it lacks in "
-        f"{whole.metric.upper()} it lacks in the background."
+        f"{BY_KEY[whole.metric].title} it lacks in the background."
     )
 
 
-def _sentence(whole: Comparison, inside: Comparison, name: str, shift: Shift | None, asked: str) -> str:
+def _sentence(whole: PairedDifference, inside: PairedDifference, name: str, shift: Shift | None, asked: str) -> str:
     fraction = "" if shift is None else f" (which is {_percent(shift.fraction)} of the image)"
-    mean = number(whole.metric, whole.difference.mean, signed=True)
+    metric = BY_KEY[whole.metric]
+    mean = metric.text(whole.difference.mean, signed=True)
     return (
-        f"Against {name} the score in {whole.metric.upper()} is carried by background: {mean} over the whole image, "
+        f"Against {name} the score in {metric.title} is carried by background: {mean} over the whole image, "
         f"but inside the foreground{fraction} {_amount(inside)}{asked}."
     )
 
 
-def _amount(inside: Comparison) -> str:
+def _amount(inside: PairedDifference) -> str:
     """Say "-0.36 dB in SNR, 95 % interval -0.73 to +0.01 dB, better in 2 of 6 images"."""
-    name = "SNR" if inside.metric == "snr_inside" else "SSIM"
-    mean = number(inside.metric, inside.difference.mean, signed=True)
-    return f"{mean} in {name}{interval(inside)}, better in {inside.wins} of {count(inside.images, 'image')}"
+    metric = BY_KEY[inside.metric]
+    name = metric.title.split()[0]  # the sentence says where
+    mean = metric.text(inside.difference.mean, signed=True)
+    return f"{mean} in {name}{interval(inside, metric)}, better in {inside.wins} of {count(inside.images, 'image')}"
 
 
 def _low(difference: Statistics) -> float:
@@ -193,6 +196,6 @@ def _percent(fraction: float) -> str:
 
 def _defined(prediction: Sequence[ImageScore], other: Sequence[ImageScore], metric: str) -> bool:
     return any(
-        not math.isnan(ours.values[metric] - theirs.values[metric])
+        not math.isnan(ours.values.get(metric, math.nan) - theirs.values.get(metric, math.nan))
         for ours, theirs in zip(prediction, other, strict=True)
     )

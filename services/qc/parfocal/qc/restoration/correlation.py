@@ -10,11 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from parfocal.qc.figures.scores import COLOURS, MARKERS
 from parfocal.qc.metrics.images.resolution import FRC_THRESHOLD
-from parfocal.qc.report.scores import COLOURS, MARKERS
 from parfocal.qc.restoration.curves import Curves
+from parfocal.runtime.store.evaluations import Kind, Statistics
 
-_STYLES: Final = {"prediction": ("-", 2.8, 9), "baseline": ("--", 2.0, 7), "input": (":", 1.6, 4)}
+_STYLES: Final[dict[Kind, tuple[str, float, float]]] = {
+    "prediction": ("-", 2.8, 9),
+    "baseline": ("--", 2.0, 7),
+    "input": (":", 1.6, 4),
+}
 """Line, its width, and size of the marker. The narrow ones lie over the wide: filters leave the curve as it is."""
 
 _GREY: Final = "0.35"
@@ -22,13 +27,15 @@ _NYQUIST_PIXELS: Final = 2.0
 _ROUND: Final = tuple(step * 10.0**power for power in range(-4, 5) for step in (1, 2, 5))
 
 
-def correlation_figure(curves: Curves, metrics: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
+def correlation_figure(
+    curves: Curves, metrics: Mapping[Kind, Mapping[str, Statistics]], names: Mapping[Kind, str]
+) -> Figure:
     """Draw the median curve of each kind, the band of all images, and the resolution on the line of 1/7.
 
     Parameters
     ----------
     metrics
-        By kind: the statistics of summary.json, whose median resolution is marked.
+        By kind: the statistics over the images, whose median resolution is marked.
     names
         What the kinds are called, in the order of the legend.
     """
@@ -51,9 +58,9 @@ def correlation_figure(curves: Curves, metrics: Mapping[str, Any], names: Mappin
             axis.fill_between(frequency, low, high, color=COLOURS[kind], alpha=0.2, lw=0)
         line, width, size = _STYLES[kind]
         (lines[kind],) = axis.plot(frequency, np.nanmedian(values, axis=0), line, lw=width, **style)
-        resolution = metrics[kind].get("resolution" if curves.unit == "pixel" else "resolution_um", {}).get("median")
+        resolution = metrics[kind].get("resolution_px" if curves.unit == "pixel" else "resolution_um")
         if resolution is not None:
-            place = 1 / resolution
+            place = 1 / resolution.median
             axis.plot([place, place], [lowest, FRC_THRESHOLD], line, lw=0.6 * width, **style)
             axis.plot(place, FRC_THRESHOLD, MARKERS[kind], ms=size, mec="white", mew=0.6, clip_on=False, **style)
     legend = {f"{name}: {_resolution_text(metrics[kind])}": lines[kind] for kind, name in names.items()}
@@ -65,13 +72,13 @@ def correlation_figure(curves: Curves, metrics: Mapping[str, Any], names: Mappin
     return figure
 
 
-def _resolution_text(metrics: Mapping[str, Any]) -> str:
+def _resolution_text(metrics: Mapping[str, Statistics]) -> str:
     """Say "4.1 pixels (0.41 µm)", as the median over the images."""
-    if "resolution" not in metrics:
+    if "resolution_px" not in metrics:
         return "nothing in common with the targets"
-    pixels = metrics["resolution"]["median"]
+    pixels = metrics["resolution_px"].median
     text = f"{pixels:.3g} pixels" if pixels > _NYQUIST_PIXELS else f"{pixels:.0f} pixels or finer"
-    return f"{text} ({metrics['resolution_um']['median']:.3g} µm)" if "resolution_um" in metrics else text
+    return f"{text} ({metrics['resolution_um'].median:.3g} µm)" if "resolution_um" in metrics else text
 
 
 def _label(axis: Axes, curves: Curves) -> None:

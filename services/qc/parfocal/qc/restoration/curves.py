@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics.images.resolution import FourierCorrelation
-from parfocal.qc.restoration.rows import KINDS, Kind
+from parfocal.runtime.store.evaluations import KINDS, Kind
 
 _COLUMNS: Final = (
     "image",
     "kind",
-    "frequency [1/pixel]",
-    "frequency [1/µm]",
-    "correlation [-1..1]",
-    "smoothed [-1..1]",
+    "frequency_per_px",
+    "frequency_per_um",
+    "correlation",
+    "correlation_smoothed",
     "coefficients",
 )
 _STEPS: Final = 400
@@ -65,7 +65,7 @@ class Curves:
 
     unit: str
     frequency: npt.NDArray[np.float64]
-    by_kind: Mapping[str, npt.NDArray[np.float32]]
+    by_kind: Mapping[Kind, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from parfocal.qc.metrics.images.restoration import RestorationScore
-from parfocal.qc.restoration.figure import (
+from parfocal.qc.figures.drawing import (
     RSE_COLOURS,
     centre,
     draw_colour_bar,
@@ -23,6 +22,8 @@ from parfocal.qc.restoration.figure import (
     shortened,
     show_grey,
 )
+from parfocal.qc.metrics.images.restoration import RestorationScore
+from parfocal.qc.restoration.metrics import BY_KEY
 
 EXAMPLE_PIXELS: Final = 256
 """Pixels shown along each side, from the centre, as many as the panels have: reports stay small enough to be mailed."""
@@ -105,7 +106,9 @@ def examples_figure(examples: Sequence[Example]) -> Figure:
         axis = figure.add_axes(places[3])
         axis.imshow(errors[index], norm=scale, cmap=RSE_COLOURS, interpolation="nearest")
         frame(axis)
-        axis.set_title(f"Error of the prediction\nNRMSE {example.prediction_score.nrmse:.4f}", fontsize=8)
+        axis.set_title(
+            f"Error of the prediction\nNRMSE {BY_KEY['nrmse'].number(example.prediction_score.nrmse)}", fontsize=8
+        )
     # Beside all rows, whose scale it is.
     height = max(row * (len(examples) - 1) + side, 1.0) / size[1]
     bar = (size[0] - _BAR) / size[0], bottom, 0.12 / size[0], height
@@ -114,4 +117,4 @@ def examples_figure(examples: Sequence[Example]) -> Figure:
 
 
 def _words(score: RestorationScore) -> str:
-    return score.failed or f"PSNR {score.psnr:.2f} dB, SSIM {score.ssim:.3f}"
+    return score.failed or f"PSNR {BY_KEY['psnr'].text(score.psnr)}, SSIM {BY_KEY['ssim'].text(score.ssim)}"

@@ -1,49 +1,49 @@
-"""Figures for a QC report: drawn on Figure objects, never on global plotting state."""
+"""The figure of a restored image: input, prediction and target with their maps and scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.patches import Rectangle
 
+from parfocal.qc.figures.drawing import (
+    RSE_COLOURS,
+    centre,
+    draw_colour_bar,
+    draw_scale_bar,
+    drawable,
+    frame,
+    shortened,
+    show_grey,
+)
 from parfocal.qc.metrics.images.foreground import RegionScore
 from parfocal.qc.metrics.images.restoration import RestorationMaps, RestorationScore
+from parfocal.qc.restoration.metrics import BY_KEY
 from parfocal.runtime.errors import InvalidInputError
 
-LARGEST_SHOWN: Final = 512
-"""Pixels shown along each side, from the centre. Larger images are cropped, not shrunk: shrinking averages noise
-away and would flatter the input."""
+_GREY: Final = "0.35"
 
 _SSIM_COLOURS: Final = "cividis"
-RSE_COLOURS: Final = "magma"
-_GREY: Final = "0.35"
-_ROOM_FOR_BAR: Final = 0.6  # inches
 _OUTLINE: Final = "#e69f00"  # orange of Okabe and Ito's palette, which any colour vision tells from grey
 _TABLE: Final = (
-    ("PSNR (dB)", "psnr", ".2f"),
-    ("SSIM", "ssim", ".3f"),
-    ("NRMSE", "nrmse", ".4f"),
-    ("Pearson r", "pearson", ".3f"),
-    ("scale a", "scale", ".3g"),
-    ("offset b", "offset", ".3g"),
+    ("PSNR (dB)", "psnr", BY_KEY["psnr"].number),
+    ("SSIM", "ssim", BY_KEY["ssim"].number),
+    ("NRMSE", "nrmse", BY_KEY["nrmse"].number),
+    ("Pearson r", "pearson", BY_KEY["pearson"].number),
+    ("scale a", "scale", "{:.3g}".format),
+    ("offset b", "offset", "{:.3g}".format),
 )
 _INSIDE_TABLE: Final = (
-    ("SSIM", "ssim", ".3f"),
-    ("PSNR (dB)", "psnr", ".2f"),
-    ("SNR (dB)", "snr", ".2f"),
+    ("SSIM", "ssim", BY_KEY["ssim_inside"].number),
+    ("PSNR (dB)", "psnr", BY_KEY["psnr_inside"].number),
+    ("SNR (dB)", "snr", BY_KEY["snr_inside"].number),
 )
 _KINDS: Final = ("input", "baseline", "prediction")
 
@@ -123,8 +123,14 @@ def restoration_figure(
     scale = PowerNorm(0.5, 0, largest_error)  # as a root, so that small errors of a good prediction show too
     for column, kind in enumerate(_MAPPED):
         for row, field, norm, colours, title in (
-            (1, "ssim", Normalize(0, 1), _SSIM_COLOURS, f"SSIM of {kind}: mean {scores[kind].ssim:.3f}"),
-            (2, "rse", scale, RSE_COLOURS, f"Error of {kind}: NRMSE {scores[kind].nrmse:.4f}"),
+            (
+                1,
+                "ssim",
+                Normalize(0, 1),
+                _SSIM_COLOURS,
+                f"SSIM of {kind}: mean {BY_KEY['ssim'].number(scores[kind].ssim)}",
+            ),
+            (2, "rse", scale, RSE_COLOURS, f"Error of {kind}: NRMSE {BY_KEY['nrmse'].number(scores[kind].nrmse)}"),
         ):
             axis = figure.add_axes(layout.panel(row, column))
             values = getattr(maps[kind], field)[window]
@@ -142,11 +148,6 @@ def restoration_figure(
     bottom = _write_table(text, scores, inside or {}, layout.text_width, baseline.split()[0].capitalize())
     _write_notes(text, bottom - 0.2, target.shape, (height, width), fraction)
     return figure
-
-
-def save_png(fig: Figure, path: Path) -> None:
-    """Write a figure as PNG at its own resolution."""
-    fig.savefig(path, format="png")
 
 
 _MAPPED: Final = ("input", "prediction")
@@ -215,96 +216,6 @@ def _check(images: Mapping[str, npt.NDArray[Any]], maps: Mapping[str, Restoratio
             raise InvalidInputError(f"In the figure, {what} has shape {other} and the target {shape}.")
 
 
-def centre(height: int, width: int, *, largest: int = LARGEST_SHOWN) -> tuple[slice, slice]:
-    """Return the part of an image that is shown: its centre, `largest` pixels along each side at most."""
-
-    def middle(size: int) -> slice:
-        start = max(0, (size - largest) // 2)
-        return slice(start, min(size, start + largest))
-
-    return middle(height), middle(width)
-
-
-def show_grey(axis: Axes, image: npt.NDArray[Any]) -> None:
-    """Show an image (Y, X) between its own 0.1 and 99.9 percentiles, which are written below it."""
-    values = image.astype(np.float32)
-    low, high = np.percentile(values, [0.1, 99.9])
-    high = high if high > low else low + 1
-    axis.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    frame(axis)
-    axis.set_xlabel(f"black {low:.4g}, white {high:.4g}", fontsize=8, color=_GREY, labelpad=2)
-
-
-def frame(axis: Axes) -> None:
-    """Draw a thin frame without ticks."""
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_linewidth(0.5)
-        spine.set_color(_GREY)
-
-
-def draw_scale_bar(axis: Axes, width: int, height: int, pixel_size: float | None, pixels_per_inch: float) -> None:
-    """Draw a scale bar of a round length into an image of `width` x `height` pixels, unless it is too small for one.
-
-    Parameters
-    ----------
-    pixel_size
-        In micrometres; None where it is unknown, then the bar is some pixels long.
-    pixels_per_inch
-        Of the image in the figure.
-    """
-    if min(width, height) < _ROOM_FOR_BAR * pixels_per_inch:
-        return
-    unit = pixel_size if pixel_size is not None else 1.0
-    length = _round_length(width * unit / 4)
-    pixels = length / unit
-    thickness, pad, text_height, text_width = (inches * pixels_per_inch for inches in (0.05, 0.05, 0.17, 0.52))
-    box_width = max(pixels, text_width) + 2 * pad
-    box_height = thickness + text_height + 2 * pad
-    right, bottom = width - 0.5 - 2 * pad, height - 0.5 - 2 * pad
-    middle = right - box_width / 2
-    axis.add_patch(
-        Rectangle(
-            (right - box_width, bottom - box_height),
-            box_width,
-            box_height,
-            facecolor="black",
-            alpha=0.65,
-            linewidth=0,
-        )
-    )
-    top_of_bar = bottom - pad - thickness
-    axis.add_patch(Rectangle((middle - pixels / 2, top_of_bar), pixels, thickness, facecolor="white", linewidth=0))
-    text = f"{length:g} µm" if length >= 1 else f"{1000 * length:g} nm"
-    if pixel_size is None:
-        text = f"{length:g} px"
-    axis.text(middle, top_of_bar - pad / 2, text, color="white", fontsize=9, ha="center", va="bottom")
-
-
-def _round_length(length: float) -> float:
-    """Largest of 1, 2 and 5 times a power of ten that is not longer."""
-    power = 10.0 ** math.floor(math.log10(length))
-    return max(step * power for step in (1, 2, 5) if step * power <= length * (1 + 1e-9))
-
-
-def draw_colour_bar(
-    figure: Figure,
-    place: tuple[float, float, float, float],
-    norm: Normalize,
-    colours: str,
-    extend: Literal["min", "max"],
-    label: str,
-) -> None:
-    """Draw a colour bar at a place, with the ticks of a root scale where it extends to larger values."""
-    bar = figure.colorbar(ScalarMappable(norm, colormaps[colours]), cax=figure.add_axes(place), extend=extend)
-    if extend == "max" and norm.vmax is not None:
-        bar.set_ticks([step * step * norm.vmax for step in (0, 0.25, 0.5, 0.75, 1)])
-        bar.ax.set_yticklabels([f"{tick:.2g}" for tick in bar.get_ticks()])
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-
-
 def _draw_outline(axis: Axes, mask: npt.NDArray[np.bool_]) -> None:
     if min(mask.shape) > 1 and mask.any() and not mask.all():
         axis.contour(mask, levels=[0.5], colors=_OUTLINE, linewidths=0.4)
@@ -337,16 +248,16 @@ def _write_table(
 
 def _write_rows(
     axis: Axes,
-    rows: Sequence[tuple[str, str, str]],
+    rows: Sequence[tuple[str, str, Callable[[float], str]]],
     scores: Mapping[str, RestorationScore] | Mapping[str, RegionScore],
     right: Mapping[str, float],
     y: float,
 ) -> float:
-    for label, field, form in rows:
+    for label, field, written in rows:
         axis.text(0, y, label, ha="left", va="top", fontsize=9)
         for kind, score in scores.items():
             value = getattr(score, field)
-            text = "none" if math.isnan(value) else f"{value:{form}}".replace("-", "−")
+            text = "none" if math.isnan(value) else written(value).replace("-", "−")
             axis.text(right[kind], y, text, ha="right", va="top", fontsize=9)
         y -= 0.2
     return y
@@ -369,19 +280,3 @@ def _write_notes(
         lines.append(f"Shown: central {shown[1]} × {shown[0]} of {shape[1]} × {shape[0]} pixels;")
         lines.append("scores are of the whole image.")
     axis.text(0, top, "\n".join(lines), ha="left", va="top", fontsize=8, linespacing=1.3, color=_GREY)
-
-
-def shortened(name: str, longest: int = 70) -> str:
-    """Leave out the middle of a long name."""
-    return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-longest // 2 + 1 :]}"
-
-
-def drawable(text: str) -> str:
-    """Replace characters the figure's font lacks, which would otherwise be drawn as boxes with a warning."""
-    known = _known_characters()
-    return "".join(character if ord(character) in known else "?" for character in text)
-
-
-@lru_cache(maxsize=1)
-def _known_characters() -> frozenset[int]:
-    return frozenset(get_font(findfont(FontProperties(weight="bold"))).get_charmap())

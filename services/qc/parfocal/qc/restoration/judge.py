@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
-from parfocal.qc.evaluation.statistics import (
-    COMPARED,
-    INTERVAL,
-    METRICS,
-    Comparison,
-    ImageScore,
-    Statistics,
-    compare,
-    image_scores,
-    statistics,
-)
-from parfocal.qc.evaluation.verdict import (
-    Verdict,
-    amount,
-    few_images,
-    judge_gain,
-    number,
-    with_reasons,
-    with_unscorable,
-)
+import numpy as np
+
+from parfocal.qc.evaluation.rows import ScoreRow
+from parfocal.qc.evaluation.statistics import COMPARED, compare, image_scores, summarise_scores
+from parfocal.qc.evaluation.verdict import Judgement, amount, few_images, judge_gain, with_reasons, with_unscorable
 from parfocal.qc.evaluation.words import count
-from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD
 from parfocal.qc.restoration.background import background_shift, carried, compare_inside, held_back, shift_remark
+from parfocal.qc.restoration.metrics import BY_KEY, PRIMARY
 from parfocal.qc.restoration.parameters import RestorationThresholds, TranslationThresholds
 from parfocal.qc.restoration.reliability import coverage_remark
-from parfocal.qc.restoration.rows import (
-    COLUMNS,
-    KINDS,
-    MORE_COLUMNS,
-    Kind,
-    MetricsRow,
-)
+from parfocal.runtime.store.evaluations import KINDS, ImageScore, Kind, PairedDifference, Statistics
 
 DEFINITION: Final = (
     "Target scaled by its own 0.1 and 99.9 percentiles; image fitted to it by least squares (a x + b); both clipped to "
@@ -58,44 +37,6 @@ DEFINITION: Final = (
 _MOST_FOREGROUND: Final = 0.5
 """Fraction of the image from which on the brighter side of a threshold is probably no foreground."""
 
-PRIMARY: Final = "psnr"
-"""The metric by which images are called best, median and worst, in figures, tables and sentences alike.
-
-It is also what the sigma of the Gaussian filter is chosen by, and every image has it. It is the first of `SHOWN`, as in
-every kind of quality control the first metric shown is the one that ranks.
-"""
-
-SHOWN: Final = {
-    "psnr": "PSNR in dB",
-    "ssim": "SSIM",
-    "nrmse": "NRMSE",
-    "pearson": "Correlation",
-    "ssim_inside": "SSIM in the foreground",
-}
-"""The metrics that tables for people have, the most important first, and what they are called there."""
-
-
-REGIONS: Final = {
-    "psnr": "PSNR in dB",
-    "snr": "SNR in dB",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "micro_ssim": "MicroSSIM",
-    "nrmse": "NRMSE",
-    "pearson": "Correlation",
-    **{
-        f"volume_{metric}": f"{title}, volume"
-        for metric, title in {
-            "psnr": "PSNR in dB",
-            "snr": "SNR in dB",
-            "ssim": "SSIM",
-            "nrmse": "NRMSE",
-            "pearson": "Correlation",
-        }.items()
-    },
-}
-"""The metrics that have values inside and outside the foreground, and what tables for people call them."""
-
 
 @dataclass(frozen=True)
 class RestorationSummary:
@@ -105,8 +46,6 @@ class RestorationSummary:
     ----------
     images
         Number of test images (a stack is one).
-    metrics
-        By kind and metric: statistics over the images that have a value; metrics that no image has are left out.
     comparisons
         The prediction against input and baseline, in PSNR and SSIM.
     inside
@@ -120,15 +59,19 @@ class RestorationSummary:
     """
 
     images: int
-    metrics: Mapping[Kind, Mapping[str, Statistics]]
-    comparisons: tuple[Comparison, ...]
-    inside: tuple[Comparison, ...]
+    comparisons: tuple[PairedDifference, ...]
+    inside: tuple[PairedDifference, ...]
     scores: Mapping[Kind, tuple[ImageScore, ...]]
     worst: ImageScore
     failed: tuple[ImageScore, ...]
 
+    @property
+    def metrics(self) -> Mapping[Kind, Mapping[str, Statistics]]:
+        """By kind and metric: statistics over the images that have a value."""
+        return summarise_scores(self.scores)
 
-def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
+
+def summarise(rows: Iterable[ScoreRow]) -> RestorationSummary:
     """Summarise the rows of input, baseline and prediction over the images.
 
     Failed images stay in all means: their number is given beside them.
@@ -138,12 +81,11 @@ def summarise(rows: Iterable[MetricsRow]) -> RestorationSummary:
     InvalidInputError
         There are no rows, or the three kinds do not cover the same images.
     """
-    scores = image_scores(rows)
+    scores = image_scores(rows, KINDS)
     predictions = scores["prediction"]
     others: tuple[Kind, ...] = ("input", "baseline")
     return RestorationSummary(
         images=len(predictions),
-        metrics={kind: _metrics(scores[kind]) for kind in KINDS},
         comparisons=tuple(
             compare(predictions, scores[other], other, metric) for other in others for metric in COMPARED
         ),
@@ -158,7 +100,7 @@ def judge(
     summary: RestorationSummary,
     thresholds: RestorationThresholds | TranslationThresholds | None = None,
     unscorable: Mapping[str, str] | None = None,
-) -> Verdict:
+) -> Judgement:
     """Pass or fail a model on its summary; see `RestorationThresholds` and `TranslationThresholds`.
 
     With fewer than three images there is no interval: the mean differences decide and a remark says so. `unscorable`
@@ -180,11 +122,12 @@ def judge(
         remarks.extend([remark] if remark else [])
     remarks.extend(few_images(summary.images))
     remarks.extend(_tolerated(score) for score in summary.failed if score not in refused)
-    lowest = number(PRIMARY, summary.worst.values[PRIMARY])
-    remarks.append(f"The worst image is {summary.worst.image}, with {PRIMARY.upper()} {lowest}.")
-    if known := summary.metrics["prediction"].get("coverage_90"):
-        inside = summary.metrics["prediction"].get("coverage_90_inside")
-        remarks.append(coverage_remark(known.mean, inside.mean if inside else None))
+    primary = BY_KEY[PRIMARY]
+    lowest = primary.text(summary.worst.values[PRIMARY])
+    remarks.append(f"The worst image is {summary.worst.image}, with {primary.title} {lowest}.")
+    coverage = _mean(summary.scores["prediction"], "coverage_90")
+    if coverage is not None:
+        remarks.append(coverage_remark(coverage, _mean(summary.scores["prediction"], "coverage_90_inside")))
     shift = background_shift(summary.scores["prediction"])
     if shift is None:
         remarks.append("No test image has a score inside the foreground: whether background carries them is unknown.")
@@ -196,27 +139,27 @@ def judge(
             )
         if remark := shift_remark(shift, limits.max_background_shift):
             remarks.append(remark)
-    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
+    verdict = Judgement("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
     return with_unscorable(verdict, lost, summary.images + len(lost), limits.max_failed_images)
 
 
-def _metrics(scores: Sequence[ImageScore]) -> dict[str, Statistics]:
-    values = {metric: [score.values[metric] for score in scores] for metric in METRICS}
-    defined = {metric: [value for value in each if not math.isnan(value)] for metric, each in values.items()}
-    return {metric: statistics(each) for metric, each in defined.items() if each}
+def _mean(images: Sequence[ImageScore], metric: str) -> float | None:
+    """Return the mean over the images that have a value; None where none has."""
+    values = [value for image in images if not math.isnan(value := image.values.get(metric, math.nan))]
+    return float(np.mean(values)) if values else None
 
 
 def _judged(
-    comparison: Comparison, summary: RestorationSummary, limits: RestorationThresholds | TranslationThresholds
+    comparison: PairedDifference, summary: RestorationSummary, limits: RestorationThresholds | TranslationThresholds
 ) -> tuple[str, bool, str | None]:
     """Judge a comparison over the whole image and then inside the foreground: sentence, passed, remark."""
-    metric, title, allowed = comparison.metric, comparison.metric.upper(), None
+    metric, described, allowed = comparison.metric, BY_KEY[comparison.metric], None
     if isinstance(limits, TranslationThresholds):
         name = "a linear predictor"
-        sentence, passed = judge_gain(comparison, title, name, limits.gain_over_baseline(metric))
+        sentence, passed = judge_gain(comparison, described, name, limits.gain_over_baseline(metric))
     elif comparison.other == "input":
         name = "its input"
-        sentence, passed = judge_gain(comparison, title, name, limits.gain_over_input(metric))
+        sentence, passed = judge_gain(comparison, described, name, limits.gain_over_input(metric))
     else:
         name, allowed = "a Gaussian filter", limits.loss_to_baseline(metric)
         sentence, passed = _against_baseline(comparison, allowed)
@@ -226,61 +169,15 @@ def _judged(
     return background or sentence, background is None, None
 
 
-def summary_json(
-    summary: RestorationSummary,
-    verdict: Verdict,
-    *,
-    task: str = "restoration",
-    thresholds: RestorationThresholds | TranslationThresholds | None = None,
-    baseline: Mapping[str, Any] | None = None,
-    unscorable: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Everything a reader of the verdict needs, as plain JSON types; every number is finite.
-
-    `baseline` says what the prediction was compared with and how it was chosen; `unscorable` is that of `judge`.
-    """
-    known: set[str] = set().union(*summary.metrics.values())
-    return {
-        "task": task,
-        "definition": DEFINITION,
-        "verdict": verdict.verdict,
-        "reasons": list(verdict.reasons),
-        "remarks": list(verdict.remarks),
-        "images": summary.images,
-        "metrics": {
-            kind: {metric: asdict(values) for metric, values in by_metric.items()}
-            for kind, by_metric in summary.metrics.items()
-        },
-        "comparisons": [asdict(comparison) for comparison in (*summary.comparisons, *summary.inside)],
-        "foreground": _foreground_json(summary),
-        "worst_image": _image_json(summary.worst),
-        "failed_images": [_image_json(score) for score in summary.failed],
-        "unscorable": dict(unscorable or {}),
-        "units": {metric: heading for metric, heading in (COLUMNS | MORE_COLUMNS).items() if metric in known},
-        "shown": {metric: title for metric, title in SHOWN.items() if metric in known},
-        "regions": {metric: title for metric, title in REGIONS.items() if f"{metric}_inside" in known},
-        "note": _note(baseline or {}),
-        "interval": INTERVAL,
-        "thresholds": (thresholds or RestorationThresholds()).model_dump(),
-        "baseline": dict(baseline) if baseline is not None else None,
-    }
-
-
-def _foreground_json(summary: RestorationSummary) -> dict[str, Any] | None:
-    shift = background_shift(summary.scores["prediction"])
-    return None if shift is None else {"method": FOREGROUND_METHOD, **asdict(shift)}
-
-
-def _note(baseline: Mapping[str, Any]) -> str:
-    """Say what a reader of the table must know."""
-    note = "Higher is better, except for NRMSE."
+def baseline_note(baseline: Mapping[str, Any]) -> str:
+    """Say how a baseline was chosen, from what it says of itself."""
     if baseline.get("filter") == "gaussian":
         sigma = f"{baseline['sigma_pixels']:.2f} px"
-        return f"{note} The Gaussian filter has the sigma that suits the {baseline['chosen_on']} best, {sigma}."
+        return f" The Gaussian filter has the sigma that suits the {baseline['chosen_on']} best, {sigma}."
     if "coefficients" in baseline:
         what = "the best linear function of the input's pixels"
-        return f"{note} The linear predictor is {what} on the {baseline['chosen_on']}."
-    return note
+        return f" The linear predictor is {what} on the {baseline['chosen_on']}."
+    return ""
 
 
 def _failed_images(failed: Sequence[ImageScore], images: int) -> str:
@@ -295,10 +192,10 @@ def _tolerated(score: ImageScore) -> str:
     return f"{score.image}: {failures} in {score.failed_slices} of {score.slices} slices, which the thresholds allow."
 
 
-def _against_baseline(comparison: Comparison, allowed: float) -> tuple[str, bool]:
+def _against_baseline(comparison: PairedDifference, allowed: float) -> tuple[str, bool]:
     difference = comparison.difference
     high = difference.mean if difference.high is None else difference.high
-    by = amount(comparison, comparison.metric.upper())
+    by = amount(comparison, BY_KEY[comparison.metric])
     if high < -allowed:
         return f"The prediction is worse than a Gaussian filter {by}.", False
     if comparison.outcome == "better":
@@ -308,13 +205,3 @@ def _against_baseline(comparison: Comparison, allowed: float) -> tuple[str, bool
     if comparison.outcome == "not distinguishable":
         return f"The prediction is not distinguishable from a Gaussian filter {by}.", True
     return f"The prediction is not worse than a Gaussian filter {by}.", True
-
-
-def _image_json(score: ImageScore) -> dict[str, Any]:
-    return {
-        "image": score.image,
-        "slices": score.slices,
-        "failed_slices": score.failed_slices,
-        "failures": list(score.failures),
-        **{metric: value for metric, value in score.values.items() if not math.isnan(value)},
-    }

@@ -28,7 +28,7 @@ def write_coverage_csv(path: Path, coverages: Mapping[str, Float64]) -> None:
     """Write one line for each image, with the coverage at each of `LEVELS`."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", *(f"within {100 * level:g} % interval [0..1]" for level in LEVELS)])
+        writer.writerow(["image", *(f"coverage_{100 * level:g}" for level in LEVELS)])
         for image, values in coverages.items():
             writer.writerow([image, *(f"{value:.6g}" for value in values)])
 

@@ -5,8 +5,7 @@ Two passes over the files: MicroSSIM is fitted to the whole set and can score an
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 from parfocal import v1
 from parfocal.qc.evaluation.inputs import Item
 from parfocal.qc.evaluation.publish import write_maps
-from parfocal.qc.evaluation.score_each import of_prediction, score_each
+from parfocal.qc.evaluation.rows import ScoreRow
+from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.images.foreground import Foreground, RegionScore, find_foreground, score_regions
 from parfocal.qc.metrics.images.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_map, sample_for_fit
@@ -41,11 +41,12 @@ from parfocal.qc.metrics.images.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.images.volume import score_volume
 from parfocal.qc.metrics.parallel import map_bounded, workers_for
 from parfocal.qc.restoration.curves import curve_writer
+from parfocal.qc.restoration.metrics import score_row
 from parfocal.qc.restoration.reliability import SHOWN_LEVELS, write_coverage_csv
-from parfocal.qc.restoration.rows import Kind, MetricsRow
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.store.evaluations import Kind
 
 _MICRO_WINDOWS: Final = 2**19
 """Windows of all images of a kind that MicroSSIM is fitted to, about 24 bytes each."""
@@ -74,74 +75,61 @@ class ImageScores:
     """
 
     item: Item
-    rows: tuple[MetricsRow, ...]
+    rows: tuple[ScoreRow, ...]
     curves: Mapping[Kind, FourierCorrelation]
     samples: Mapping[Kind, tuple[MicroSample, ...]]
     threshold: float
     coverage: Float64 | None = None
 
 
-def score_items(
-    context: JobContext, items: Sequence[Item], baselines: Mapping[str, Baseline], folder: Path, *, maps: bool
-) -> tuple[list[MetricsRow], dict[str, str]]:
-    """Score all items as input, baseline and prediction; write `frc.csv`, `coverage.csv` and, if asked for, the maps.
+def windows_each(images: int) -> int:
+    """Return how many windows to sample of each image for the fit of MicroSSIM."""
+    return max(_FEWEST_WINDOWS, _MICRO_WINDOWS // images)
+
+
+def collect_scores(
+    context: JobContext,
+    stream: Iterator[ImageScores],
+    baselines: Mapping[str, Baseline],
+    shapes: Iterable[tuple[int, ...]],
+    folder: Path,
+) -> list[ImageScores]:
+    """Return the scores of all images with MicroSSIM; write `frc.csv` and `coverage.csv`.
 
     Parameters
     ----------
+    stream
+        One image after the other; curves and samples are not kept.
     baselines
         By role of the target.
+    shapes
+        Of the targets, by which the number of threads is chosen.
     folder
         Where to write.
-    maps
-        Write SSIM and error maps.
-
-    Returns
-    -------
-    rows
-        The scores, without those of images whose prediction cannot be scored.
-    unscorable
-        The labels of these, and why.
-
-    Raises
-    ------
-    InvalidInputError
-        An input or target cannot be used, which the message names, or none of the predictions.
     """
-    windows = max(_FEWEST_WINDOWS, _MICRO_WINDOWS // len(items))
-    workers = workers_for(item.shape for item in items)
-
-    def score(item: Item) -> ImageScores:
-        return score_item(item, baselines[item.role], windows=windows, folder=folder / "maps" if maps else None)
-
-    unscorable: dict[str, str] = {}
-    rows: list[MetricsRow] = []
     samples: dict[tuple[str, Kind], list[MicroSample]] = {}
     coverages: dict[str, Float64] = {}
-    thresholds: dict[str, float] = {}
+    kept: list[ImageScores] = []
     with curve_writer(folder / "frc.csv") as write:
-        for scored in score_each(context, items, score, shown=_shown, unscorable=unscorable, workers=workers):
-            rows.extend(scored.rows)
-            thresholds[scored.item.label] = scored.threshold
+        for scored in stream:
             for kind, curve in scored.curves.items():
                 write(scored.item.label, kind, curve, scored.item.pixel_size)
             if scored.coverage is not None:
                 coverages[scored.item.label] = scored.coverage
             for kind, values in scored.samples.items():
                 samples.setdefault((scored.item.role, kind), []).extend(values)
+            kept.append(replace(scored, curves={}, samples={}))
     if coverages:
         write_coverage_csv(folder / "coverage.csv", coverages)
-    done = v1.Progress(stage="scoring", step=len(items), steps=len(items), fraction=1.0)
+    done = v1.Progress(stage="scoring", step=len(kept), steps=len(kept), fraction=1.0)
     context.report_progress(done, message="MicroSSIM", at_once=True)
     fits = {key: fit_micro_ssim(values) for key, values in samples.items()}
-    by_image: dict[str, list[MetricsRow]] = {}
-    for row in rows:
-        by_image.setdefault(row.image, []).append(row)
-    of_image = partial(_with_micro_ssim, rows=by_image, baselines=baselines, fits=fits, thresholds=thresholds)
-    result: list[MetricsRow] = []
-    for completed in map_bounded(of_image, [item for item in items if item.label in by_image], workers):
+    of_image = partial(_with_micro_ssim, baselines=baselines, fits=fits)
+    result = []
+    for completed in map_bounded(of_image, kept, workers_for(shapes)):
         context.check_cancelled()
-        result.extend(completed)
-    return result, unscorable
+        result.append(completed)
+    return result
 
 
 def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | None = None) -> ImageScores:
@@ -161,7 +149,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
         find_foreground(pixels, name=item.label),
         spectrum(pixels, name=item.label) if min(pixels.shape[-2:]) >= SMALLEST_SPECTRUM else None,
     )
-    rows: list[MetricsRow] = []
+    rows: list[ScoreRow] = []
     curves: dict[Kind, FourierCorrelation] = {}
     samples: dict[Kind, tuple[MicroSample, ...]] = {}
     covered: Float64 | None = None
@@ -192,7 +180,7 @@ class _Target:
 class _Version:
     """One version of an image, scored."""
 
-    rows: tuple[MetricsRow, ...]
+    rows: tuple[ScoreRow, ...]
     maps: RestorationMaps
     samples: tuple[MicroSample, ...]
     curve: FourierCorrelation | None
@@ -209,7 +197,7 @@ def _score_version(item: Item, kind: Kind, image: NDArray[Any], target: _Target,
         whole |= _resolution(curve, item)
     planes = _planes(image, target.pixels, scores, foreground.mask)
     widths = _uncertainty(item, kind, target.pixels.shape)
-    rows: list[MetricsRow] = []
+    rows: list[ScoreRow] = []
     covered: list[Float64] = []
     for index, (score, plane, target_plane, mask) in enumerate(planes):
         if score is None:
@@ -223,7 +211,7 @@ def _score_version(item: Item, kind: Kind, image: NDArray[Any], target: _Target,
                 for part, values in zip(("", "_inside", "_outside"), (whole_plane, *parts), strict=True)
                 for level in SHOWN_LEVELS
             }
-        rows.append(MetricsRow(item.label, kind, score, index if image.ndim == 3 else None, more))
+        rows.append(score_row(item.label, kind, score, index if image.ndim == 3 else None, more))
     samples = tuple(
         sample_for_fit(plane, target_plane, windows=max(_FEWEST_WINDOWS, windows // len(planes)))
         for score, plane, target_plane, _ in planes
@@ -280,9 +268,9 @@ def regions(
     mask: NDArray[np.bool_],
     foreground: Foreground,
 ) -> dict[str, float]:
-    """Return the scores of one plane inside and outside the foreground, by their names in `MORE_COLUMNS`."""
+    """Return the scores of one plane inside and outside the foreground, by their keys."""
     values = {
-        "foreground": float(np.count_nonzero(mask)) / mask.size,
+        "foreground_fraction": float(np.count_nonzero(mask)) / mask.size,
         "foreground_threshold": foreground.threshold,
     }
     return values | _by_part("", *score_regions(maps, image, target, mask))
@@ -318,51 +306,34 @@ def _by_part(prefix: str, inside: RegionScore, outside: RegionScore) -> dict[str
 
 
 def _resolution(curve: FourierCorrelation, item: Item) -> dict[str, float]:
-    values = {"resolution": curve.resolution, "resolution_at_least": float(curve.at_least)}
+    values = {"resolution_px": curve.resolution, "resolution_at_limit": float(curve.at_least)}
     if item.pixel_size is not None:
         values["resolution_um"] = curve.resolution * item.pixel_size
     return values
 
 
 def _with_micro_ssim(
-    item: Item,
-    *,
-    rows: Mapping[str, Sequence[MetricsRow]],
-    baselines: Mapping[str, Baseline],
-    fits: Mapping[tuple[str, Kind], MicroFit],
-    thresholds: Mapping[str, float],
-) -> list[MetricsRow]:
-    """Return the rows of one image with MicroSSIM."""
+    scored: ImageScores, *, baselines: Mapping[str, Baseline], fits: Mapping[tuple[str, Kind], MicroFit]
+) -> ImageScores:
+    """Return one image with MicroSSIM in its rows."""
+    item = scored.item
     target = read_image(item.target).pixels
-    mask = target >= thresholds[item.label]
-    return [
+    mask = target >= scored.threshold
+    rows = [
         _micro_row(row, image, target, mask, fits[item.role, kind])
         for kind, image in versions(item, baselines[item.role], target.ndim)
-        for row in rows[item.label]
+        for row in scored.rows
         if row.kind == kind
     ]
+    return replace(scored, rows=tuple(rows))
 
 
 def _micro_row(
-    row: MetricsRow, image: NDArray[Any], target: NDArray[Any], mask: NDArray[np.bool_], fit: MicroFit
-) -> MetricsRow:
+    row: ScoreRow, image: NDArray[Any], target: NDArray[Any], mask: NDArray[np.bool_], fit: MicroFit
+) -> ScoreRow:
     if row.slice is not None:
         image, target, mask = image[row.slice], target[row.slice], mask[row.slice]
     values = micro_ssim_map(image, target, fit, name=row.image)
     inside, outside = mean_ssim_by_part(values, mask)
     more = {"micro_ssim": mean_ssim(values), "micro_ssim_inside": inside, "micro_ssim_outside": outside}
-    return replace(row, more={**row.more, **more})
-
-
-def _shown(scored: ImageScores) -> dict[str, float]:
-    return mean_values([row for row in scored.rows if row.kind == "prediction"], ("psnr", "ssim", "nrmse"))
-
-
-def mean_values(rows: Sequence[MetricsRow], metrics: Sequence[str]) -> dict[str, float]:
-    """Return the means over the rows that have a value, of the metrics that have one."""
-    means: dict[str, float] = {}
-    for metric in metrics:
-        values = [value for row in rows if not math.isnan(value := row.value(metric))]
-        if values:
-            means[metric] = float(np.mean(values))
-    return means
+    return replace(row, values={**row.values, **more})

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from parfocal.qc.evaluation.words import worst_of
-from parfocal.qc.instances.figure import COLOURS, part_shown, picture
+from parfocal.qc.figures.drawing import draw_scale_bar, drawable
+from parfocal.qc.figures.objects import COLOURS, part_shown, picture
 from parfocal.qc.metrics.objects.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.objects.outcomes import Outcome
 from parfocal.qc.metrics.objects.semantic import CURVE_THRESHOLDS
-from parfocal.qc.restoration.figure import draw_scale_bar, drawable
+from parfocal.qc.semantic.metrics import BY_KEY
 
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("found", "missed", "invented")
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
@@ -76,7 +77,7 @@ def semantic_figure(
     for outcome, code in ERROR_CODES.items():
         coloured[mistakes == code] += 0.45 * np.array(COLOURS[outcome])
     axes[1].imshow(coloured, interpolation="nearest")
-    axes[1].set_title(f"foreground, IoU {iou:.3f}", fontsize=10)
+    axes[1].set_title(f"foreground, IoU {BY_KEY['iou'].number(iou)}", fontsize=10)
     for each in axes[:2]:
         each.set_axis_off()
     if curve is not None:

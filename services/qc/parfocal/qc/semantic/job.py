@@ -1,320 +1,177 @@
-"""Evaluation of foreground masks: fetch predictions and targets, score them, publish tables, pictures and verdict."""
+"""Evaluation of foreground masks and of probabilities of foreground, pixel by pixel and along the outlines."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal import v1
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target, training_pairs
-from parfocal.qc.evaluation.publish import evaluation_published_before, publish_evaluation
-from parfocal.qc.evaluation.score_each import of_prediction, score_each
-from parfocal.qc.evaluation.statistics import INTERVAL, statistics
-from parfocal.qc.evaluation.values import Table, Values, compare_with_baseline, summarise_values, write_values_csv
-from parfocal.qc.evaluation.verdict import Verdict, few_images, judge_gain, with_test, with_unscorable
-from parfocal.qc.metrics.baselines.otsu import OtsuBaseline, choose_otsu
-from parfocal.qc.metrics.objects.semantic import (
-    CURVE_THRESHOLDS,
-    Areas,
-    Mask,
-    areas,
-    boundary_f,
-    foreground,
-    iou_parts,
-    is_probability,
-    threshold_counts,
+from parfocal.qc.evaluation.rows import ScoreRow
+from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
+from parfocal.qc.evaluation.score_each import of_prediction
+from parfocal.qc.evaluation.statistics import compare
+from parfocal.qc.evaluation.verdict import Judgement
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.baselines.otsu import choose_otsu
+from parfocal.qc.metrics.objects.semantic import Areas, Mask, areas, boundary_f, foreground, iou_parts
+from parfocal.qc.semantic.figure import semantic_figure
+from parfocal.qc.semantic.judge import (
+    DEFINITION,
+    choose_threshold,
+    cut_mask,
+    error_map,
+    judge,
+    without_foreground,
+    write_curve,
 )
-from parfocal.qc.metrics.parallel import workers_for
-from parfocal.qc.restoration.figure import save_png
-from parfocal.qc.semantic.figure import ERROR_CODES, semantic_figure
+from parfocal.qc.semantic.metrics import METRICS, SHOWN
 from parfocal.qc.semantic.parameters import SemanticParameters
-from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.store.publish import empty_folder
+from parfocal.runtime.store.evaluations import EvaluationSummary, Kind, PairedDifference
 
-DEFINITION: Final = (
-    "Pixels above 0 are foreground; TP, FP and FN are pixels found, invented and missed. IoU = TP / (TP + FP + FN); "
-    "Dice = 2 TP / (2 TP + FP + FN); precision = TP / (TP + FP); recall = TP / (TP + FN). Boundary F is the F1 of "
-    "outline pixels, of which those within the tolerance of the other outline agree. Ratios are 1 where there is no "
-    "foreground and none was predicted. Probabilities are cut at a threshold that no test image had a part in."
-)
-"""How the numbers were made, to be printed beside them."""
-
-COLUMNS: Final[dict[str, str]] = {
-    "iou": "IoU [0..1]",
-    "dice": "Dice [0..1]",
-    "boundary_f": "boundary F [0..1]",
-    "precision": "precision [0..1]",
-    "recall": "recall [0..1]",
-    "foreground": "foreground of the target [0..1]",
-    "predicted": "predicted foreground [0..1]",
-}
-"""Name of each column of metrics.csv and its heading."""
-
-_SHOWN: Final = {"iou": "IoU", "dice": "Dice", "boundary_f": "Boundary F", "precision": "Precision", "recall": "Recall"}
-_KINDS: Final = ("baseline", "prediction")
 # Enough to choose one of six thresholds.
 _BASELINE_IMAGES: Final = 50
-_HALF: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """Where probabilities are cut, and who said so."""
+class ScoredMask:
+    """One test image: what is kept of it once its pixels are gone.
 
-    value: float
-    chosen_by: str
+    `curve` is what other thresholds would have given; None where a mask was predicted.
+    """
 
-
-@dataclass(frozen=True)
-class _Scored:
     item: Item
-    values: Mapping[str, Values]
-    areas: Mapping[str, Areas]
+    rows: Sequence[ScoreRow]
+    areas: Mapping[Kind, Areas]
     curve: NDArray[np.int64] | None
 
 
 def evaluate(context: JobContext) -> None:
-    """Score the masks of the job's prediction and publish the evaluation; add it to the model if one is named."""
-    parameters = context.parameters
-    assert isinstance(parameters, SemanticParameters)
-    if evaluation_published_before(context):
-        return
-    inputs = read_inputs(context, first_target_only=True)
-    context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
-    pairs = training_pairs(context, inputs, inputs.roles[0], validation=False)
-    baseline = choose_otsu(islice(pairs, _BASELINE_IMAGES), iou_parts)
-    threshold = choose_threshold(inputs, parameters)
-    folder = empty_folder(context.scratch / "evaluation")
-    scored, unscorable = _score(context, inputs.items, baseline, threshold, parameters, folder)
-    _publish(context, inputs, scored, unscorable, baseline, threshold, parameters, folder)
+    """Judge the masks of the job's prediction by its targets."""
+    run_evaluation(context, SemanticJudge)
 
 
-def choose_threshold(inputs: Inputs, parameters: SemanticParameters) -> Threshold:
-    """Return the threshold asked for, else the one the model set on its validation images, else one half."""
-    if parameters.threshold is not None:
-        return Threshold(parameters.threshold, "the parameter threshold")
-    stored = inputs.model.calibration.get("threshold") if inputs.model is not None else None
-    if stored is not None:
-        return Threshold(float(stored), "the model, on its validation images")
-    return Threshold(_HALF, "default, as the model stores none")
+class SemanticJudge(Judge[SemanticParameters, Item, ScoredMask]):
+    """Foreground masks, or probabilities that are cut at a threshold."""
 
+    metrics = METRICS
+    shown = SHOWN
+    headline = ("iou", "dice", "boundary_f1")
+    definition = DEFINITION
 
-def _score(
-    context: JobContext,
-    items: Sequence[Item],
-    baseline: OtsuBaseline,
-    threshold: Threshold,
-    parameters: SemanticParameters,
-    folder: Path,
-) -> tuple[list[_Scored], dict[str, str]]:
-    """Return the scores, and by label why the predictions of the other images cannot be scored."""
+    def inputs(self) -> Inputs[Item]:
+        """Return the test images of the first target."""
+        return read_inputs(self.context, first_target_only=True)
 
-    def score(item: Item) -> _Scored:
+    def prepare(self, inputs: Inputs[Item]) -> None:
+        """Choose Otsu's threshold on images of the training, and find out where probabilities are cut."""
+        pairs = training_pairs(self.context, inputs, inputs.roles[0], validation=False)
+        self._otsu = choose_otsu(islice(pairs, _BASELINE_IMAGES), iou_parts)
+        self._threshold = choose_threshold(inputs, self.parameters)
+
+    def score(self, item: Item) -> ScoredMask:
+        """Score the mask of one image, and write its error map."""
         source, labelled = read_image(item.source).pixels, read_label_target(item)
         target = foreground(labelled.pixels, name=f"{item.label} (target)")
         with of_prediction(item.label):
-            mask, curve = _cut(item.label, target, read_image(item.prediction).pixels, threshold)
-        masks = {"baseline": baseline.apply(source, target.ndim) > 0, "prediction": mask}
-        counted = {kind: areas(target, masks[kind]) for kind in _KINDS}
-        values = {
-            kind: {
-                "iou": counted[kind].iou,
-                "dice": counted[kind].dice,
-                "boundary_f": boundary_f(target, masks[kind], parameters.boundary_tolerance),
-                "precision": counted[kind].precision,
-                "recall": counted[kind].recall,
-                "foreground": float(target.mean()),
-                "predicted": float(masks[kind].mean()),
-            }
-            for kind in _KINDS
-        }
-        if parameters.maps:
-            path = folder / "maps" / f"{item.label}.tif"
+            mask, curve = cut_mask(item.label, target, read_image(item.prediction).pixels, self._threshold)
+        masks: dict[Kind, Mask] = {"baseline": self._otsu.apply(source, target.ndim) > 0, "prediction": mask}
+        counted = {kind: areas(target, each) for kind, each in masks.items()}
+        rows = tuple(
+            ScoreRow(
+                item.label,
+                kind,
+                {
+                    "iou": counted[kind].iou,
+                    "dice": counted[kind].dice,
+                    "boundary_f1": boundary_f(target, each, self.parameters.boundary_tolerance),
+                    "precision": counted[kind].precision,
+                    "recall": counted[kind].recall,
+                    "foreground_fraction": float(target.mean()),
+                    "predicted_fraction": float(each.mean()),
+                },
+            )
+            for kind, each in masks.items()
+        )
+        if self.parameters.maps:
+            path = self.folder / "maps" / f"{item.label}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, Image(error_map(target, mask), labelled.axes, labelled.pixel_size))
-        return _Scored(item, values, counted, curve)
+        return ScoredMask(item, rows, counted, curve)
 
-    def shown(each: _Scored) -> dict[str, float]:
-        return {name: each.values["prediction"][name] for name in ("iou", "dice")}
+    def verdict(self, part: Part[ScoredMask], left_out: Mapping[str, str]) -> Judgement:  # noqa: ARG002
+        """Judge the predicted foreground."""
+        pooled = _pooled(part)["prediction"]
+        return judge(part.scores, pooled, _curve(part), self._threshold, self.parameters, part.unscorable)
 
-    unscorable: dict[str, str] = {}
-    workers = workers_for(item.shape for item in items)
-    each = score_each(context, items, score, shown=shown, unscorable=unscorable, workers=workers)
-    return list(each), unscorable
+    def thresholds(self) -> SemanticParameters:
+        """Return what the verdict asked for, and how masks are made and compared."""
+        return self.parameters
 
+    def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002
+        """Return the threshold, and how it was chosen."""
+        return self._otsu.describe()
 
-def _cut(
-    label: str, target: Mask, prediction: NDArray[Any], threshold: Threshold
-) -> tuple[Mask, NDArray[np.int64] | None]:
-    """Return the predicted mask and, of a probability, what other thresholds would have given."""
-    name = f"{label} (prediction)"
-    if prediction.shape != target.shape:
-        raise InvalidInputError(
-            f"{name} has shape {prediction.shape} and its target {target.shape}. Compare images of the same field and "
-            "size."
+    def note(self, part: Part[ScoredMask]) -> str:
+        """Say what the means are of, and where probabilities were cut."""
+        pooled, threshold = _pooled(part)["prediction"], self._threshold
+        cut = ""
+        if _curve(part) is not None:
+            cut = f" Probabilities were cut at {threshold.value:g}, chosen by {threshold.chosen_by}."
+        return (
+            f"Means over the images; over all pixels together IoU {pooled.iou:.3f} and Dice {pooled.dice:.3f}. "
+            f"Outlines may be {self.parameters.boundary_tolerance:g} px off.{cut} Otsu's threshold needs no training."
         )
-    if not is_probability(prediction, name=name):
-        return foreground(prediction, name=name), None
-    mask: Mask = prediction >= threshold.value
-    return mask, threshold_counts(target, prediction)
 
+    def comparisons(self, part: Part[ScoredMask]) -> Sequence[PairedDifference]:
+        """Return the IoU against that of Otsu's threshold."""
+        return [compare(part.images, part.scores["baseline"], "baseline", "iou")]
 
-def error_map(target: Mask, prediction: Mask) -> NDArray[np.uint8]:
-    """Return an image of `ERROR_CODES`: foreground found, missed and invented."""
-    result = np.zeros(target.shape, np.uint8)
-    result[target & prediction] = ERROR_CODES["found"]
-    result[target & ~prediction] = ERROR_CODES["missed"]
-    result[~target & prediction] = ERROR_CODES["invented"]
-    return result
+    def failed(self, part: Part[ScoredMask]) -> Sequence[str]:
+        """Return the images with foreground in which none was predicted."""
+        return without_foreground(part.images)
 
+    def details(self, part: Part[ScoredMask]) -> dict[str, Any]:
+        """Return the scores over all pixels together, and where probabilities were cut."""
+        return {
+            "pooled": {kind: {"iou": each.iou, "dice": each.dice} for kind, each in _pooled(part).items()},
+            "threshold": None if _curve(part) is None else asdict(self._threshold),
+        }
 
-def _publish(
-    context: JobContext,
-    inputs: Inputs,
-    scored: Sequence[_Scored],
-    unscorable: Mapping[str, str],
-    baseline: OtsuBaseline,
-    threshold: Threshold,
-    parameters: SemanticParameters,
-    folder: Path,
-) -> None:
-    table = {kind: {each.item.label: each.values[kind] for each in scored} for kind in _KINDS}
-    pooled = {kind: sum((each.areas[kind] for each in scored), Areas()) for kind in _KINDS}
-    curves = [each.curve for each in scored if each.curve is not None]
-    curve = np.sum(curves, axis=0) if curves else None
-    verdict = judge(table, pooled["prediction"], curve, threshold, parameters, unscorable)
-    verdict = with_test(verdict, inputs, parameters.max_failed_images)
-    worst = min(table["prediction"], key=lambda label: table["prediction"][label]["iou"])
-    summary = {
-        "task": "semantic",
-        "definition": DEFINITION,
-        "verdict": verdict.verdict,
-        "reasons": list(verdict.reasons),
-        "remarks": list(verdict.remarks),
-        "images": len(scored),
-        "metrics": summarise_values(table, COLUMNS),
-        "pooled": {kind: {"iou": pooled[kind].iou, "dice": pooled[kind].dice} for kind in _KINDS},
-        "comparisons": [asdict(compare_with_baseline(table, "iou"))],
-        "worst_image": {"image": worst, **table["prediction"][worst]},
-        "unscorable": dict(unscorable),
-        "units": COLUMNS,
-        "shown": _SHOWN,
-        "note": _note(pooled["prediction"], threshold, parameters, probabilities=bool(curves)),
-        "interval": INTERVAL,
-        "thresholds": parameters.model_dump(),
-        "threshold": asdict(threshold) if curves else None,
-        "baseline": baseline.describe(),
-    }
-    write_values_csv(folder / "metrics.csv", table, COLUMNS)
-    if curve is not None:
-        _write_curve(folder / "curve.csv", curve)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    _draw(next(each for each in scored if each.item.label == worst), curve, threshold, len(scored), folder)
-    metrics = {
-        f"{kind}_{name}": statistics([row[name] for row in table[kind].values()]).mean
-        for kind in _KINDS
-        for name in ("iou", "dice", "boundary_f")
-    }
-    by_image = {
-        label: {name: values[name] for name in ("iou", "dice")} for label, values in table["prediction"].items()
-    }
-    publish_evaluation(context, inputs, folder, verdict, metrics, by_image, unscorable)
-
-
-def _draw(worst: _Scored, curve: NDArray[np.int64] | None, threshold: Threshold, images: int, folder: Path) -> None:
-    source, target, prediction = (
-        read_image(path).pixels for path in (worst.item.source, worst.item.target, worst.item.prediction)
-    )
-    mask, _ = _cut(worst.item.label, target > 0, prediction, threshold)
-    figure = semantic_figure(
-        source,
-        error_map(target > 0, mask),
-        name=worst.item.label,
-        images=images,
-        iou=worst.values["prediction"]["iou"],
-        curve=None if curve is None else [Areas(*row).iou for row in curve.tolist()],
-        threshold=threshold.value,
-        pixel_size=worst.item.pixel_size,
-    )
-    save_png(figure, folder / "figure.png")
-
-
-def judge(
-    table: Table,
-    pooled: Areas,
-    curve: NDArray[np.int64] | None,
-    threshold: Threshold,
-    parameters: SemanticParameters,
-    unscorable: Mapping[str, str] | None = None,
-) -> Verdict:
-    """Pass or fail a model; see `SemanticThresholds`.
-
-    Parameters
-    ----------
-    table
-        By kind and image: the columns.
-    pooled
-        Pixels of the prediction over all images.
-    curve
-        Counts over all images at each of `CURVE_THRESHOLDS`; None where the predictions are masks.
-    unscorable
-        By image that is not in the table: why its prediction cannot be scored.
-    """
-    lost = unscorable or {}
-    images = table["prediction"]
-    failures: list[str] = []
-    merits: list[str] = []
-    if not pooled.tp + pooled.fn:
-        failures.append("No test image has any foreground to find: such a test shows nothing.")
-    empty = [name for name, row in images.items() if row["foreground"] and not row["predicted"]]
-    if empty and len(empty) + len(lost) > parameters.max_failed_images:
-        failures.append(f"In {len(empty)} of {len(images)} images no foreground was found: {', '.join(empty[:5])}.")
-    sentence = f"Over all images together the foreground was found with IoU {pooled.iou:.3f}"
-    if pooled.iou < parameters.min_iou:
-        failures.append(f"{sentence}, below the {parameters.min_iou:g} asked for.")
-    else:
-        merits.append(f"{sentence}.")
-    sentence, better = judge_gain(
-        compare_with_baseline(table, "iou"), "IoU", "Otsu's threshold", parameters.min_iou_gain_over_baseline
-    )
-    (merits if better else failures).append(sentence)
-    remarks = few_images(len(images))
-    if curve is not None:
-        ious = [Areas(*row).iou for row in curve.tolist()]
-        best = int(np.argmax(ious))
-        remarks.append(
-            f"Probabilities were cut at {threshold.value:g} (chosen by {threshold.chosen_by}). On the test images "
-            f"themselves {CURVE_THRESHOLDS[best]:g} would have given the highest IoU, {ious[best]:.3f}; it was not "
-            "used."
+    def draw(self, part: Part[ScoredMask], summary: EvaluationSummary, suffix: str) -> None:
+        """Draw the worst image, so that nobody is shown a lucky one, and write the curve over thresholds."""
+        curve, worst = _curve(part), part.of(part.worst.image)
+        if curve is not None:
+            write_curve(self.folder / "curve.csv", curve)
+        item = worst.item
+        source, target, prediction = (read_image(path).pixels for path in (item.source, item.target, item.prediction))
+        mask, _ = cut_mask(item.label, target > 0, prediction, self._threshold)
+        figure = semantic_figure(
+            source,
+            error_map(target > 0, mask),
+            name=item.label,
+            images=summary.images,
+            iou=part.worst.values["iou"],
+            curve=None if curve is None else [Areas(*row).iou for row in curve.tolist()],
+            threshold=self._threshold.value,
+            pixel_size=item.pixel_size,
         )
-    worst = min(images, key=lambda name: images[name]["iou"])
-    remarks.append(f"The worst image is {worst}, with IoU {images[worst]['iou']:.3f}.")
-    verdict = Verdict("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
-    return with_unscorable(verdict, lost, len(images) + len(lost), parameters.max_failed_images)
+        save_png(figure, self.folder / f"figure{suffix}.png")
 
 
-def _note(pooled: Areas, threshold: Threshold, parameters: SemanticParameters, *, probabilities: bool) -> str:
-    cut = f" Probabilities were cut at {threshold.value:g}, chosen by {threshold.chosen_by}." if probabilities else ""
-    return (
-        f"Means over the images; over all pixels together IoU {pooled.iou:.3f} and Dice {pooled.dice:.3f}. Outlines "
-        f"may be {parameters.boundary_tolerance:g} px off.{cut} Otsu's threshold needs no training."
-    )
+def _pooled(part: Part[ScoredMask]) -> dict[Kind, Areas]:
+    """Return the counts over the pixels of all images, by kind."""
+    kinds: tuple[Kind, ...] = ("baseline", "prediction")
+    return {kind: sum((each.areas[kind] for each in part.scored), Areas()) for kind in kinds}
 
 
-def _write_curve(path: Path, curve: NDArray[np.int64]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["threshold", "IoU [0..1]", "Dice [0..1]", "precision [0..1]", "recall [0..1]"])
-        for threshold, row in zip(CURVE_THRESHOLDS, curve.tolist(), strict=True):
-            counted = Areas(*row)
-            writer.writerow([threshold, counted.iou, counted.dice, counted.precision, counted.recall])
+def _curve(part: Part[ScoredMask]) -> NDArray[np.int64] | None:
+    """Return the counts over all images at each of the thresholds; None where masks were predicted."""
+    curves = [each.curve for each in part.scored if each.curve is not None]
+    return np.sum(curves, axis=0) if curves else None

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from parfocal.runtime.store.evaluations import Kind, Metric
 from parfocal.runtime.store.scores import Scores
 
 COLOURS: Final = {"input": "#999999", "baseline": "#E69F00", "prediction": "#0072B2"}
@@ -17,23 +18,23 @@ MARKERS: Final = {"input": "s", "baseline": "^", "prediction": "o"}
 _MOST_PANELS: Final = 4
 
 
-def scores_figure(scores: Scores, shown: Mapping[str, str], names: Mapping[str, str]) -> Figure:
+def scores_figure(scores: Scores, shown: Sequence[Metric], names: Mapping[Kind, str]) -> Figure:
     """Every image as a point for each kind, joined over the kinds; the bar is the median.
 
     Parameters
     ----------
     shown
-        The metrics to draw, at most four of them, and what they are called.
+        The metrics to draw, of which the first four are.
     names
         What the kinds are called, in the order from left to right.
     """
-    drawn = list(shown.items())[:_MOST_PANELS]
+    drawn = shown[:_MOST_PANELS]
     kinds = [kind for kind in names if kind in scores]
     figure = Figure(figsize=(2.6 * len(drawn) + 0.4, 3.3), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    for axis, (metric, title) in zip(np.ravel(figure.subplots(1, len(drawn))), drawn, strict=True):
-        _draw_metric(axis, scores, kinds, metric)
-        axis.set_title(title, fontsize=10)
+    for axis, metric in zip(np.ravel(figure.subplots(1, len(drawn))), drawn, strict=True):
+        _draw_metric(axis, scores, kinds, metric.key)
+        axis.set_title(metric.heading, fontsize=10)
         axis.set_xticks(range(len(kinds)), [names[kind] for kind in kinds], fontsize=8, rotation=20)
         axis.tick_params(axis="y", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,24 +1,39 @@
-"""The section of a report on the classes of objects."""
+"""What a report has of objects besides: the scores of their classes, and the mistakes of the worst images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.report.content import Block, Heading, Picture, Table, Text
+from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary
+
+_MOST_OVERLAYS: Final = 6
 
 
-def class_section(folder: Path, summary: Mapping[str, Any]) -> Iterator[Block]:
+def pictures(folder: Path, summary: EvaluationSummary) -> Iterator[Block]:
+    """Yield the scores of classes where there are any, and the overlays of the worst images but that of the figure."""
+    yield from class_section(folder, summary)
+    scores = summary.scores((folder / METRICS_FILE).read_text(encoding="utf-8"))["prediction"]
+    primary = summary.primary
+    worst_first = sorted(scores, key=lambda image: scores[image][primary.key])
+    paths = {image: folder / "overlays" / f"{image}.png" for image in worst_first}
+    shown = [image for image, path in paths.items() if path.exists()][1 : _MOST_OVERLAYS + 1]
+    for image in shown:
+        yield Picture(paths[image], f"{image}: {primary.title} {primary.text(scores[image][primary.key])}.", small=True)
+
+
+def class_section(folder: Path, summary: EvaluationSummary) -> Iterator[Block]:
     """Yield the scores of each class and which was taken for which; nothing where classes were not scored."""
-    scored = summary.get("classes")
+    scored = summary.details.get("classes")
     if scored is None:
         return
     yield Heading("Classes of objects")
     columns = ("Class", "In the target", "Predicted", "Right", "Precision", "Recall", "F1")
     rows = [
-        [*(str(row[name]) for name in ("class", "targets", "predicted", "right"))]
+        [*(str(row[name]) for name in ("class", "target_objects", "predicted_objects", "true_positives"))]
         + [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
         for row in scored["classes"]
     ]
