@@ -27,7 +27,7 @@ import numpy as np
 from common import Clock, options_for, train_and_predict, training_parameters
 
 from parfocal.care import SERVICE
-from parfocal.qc.metrics.restoration import score_restoration
+from parfocal.qc.metrics.images.restoration import score_restoration
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.methods.implementation import Batch

@@ -5,7 +5,8 @@ The package requires PyTorch, so it is run by another interpreter:
     python -m venv ENV && ENV/bin/pip install microssim==0.0.5
     python benchmarks/microssim.py ENV/bin/python
 
-Both are given the same images, all of one range (see `parfocal.qc.metrics.microssim` for what differs otherwise).
+Both are given the same images, all of one range (see `parfocal.qc.metrics.images.microssim` for what differs
+otherwise).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from parfocal.qc.metrics.microssim import fit_micro_ssim, micro_ssim, sample_for_fit
+from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim, sample_for_fit
 
 THEIRS = """
 import json, sys

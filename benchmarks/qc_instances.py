@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from stardist.matching import matching
 
-from parfocal.qc.figures import save_png
-from parfocal.qc.instance_figures import overlay_figure
-from parfocal.qc.metrics.boundaries import boundary_distances
-from parfocal.qc.metrics.instances import IOU_LEVELS, score_instances
-from parfocal.qc.metrics.outcomes import error_map, outcome_layers
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.instances.figure import overlay_figure
+from parfocal.qc.metrics.objects.boundaries import boundary_distances
+from parfocal.qc.metrics.objects.instances import IOU_LEVELS, score_instances
+from parfocal.qc.metrics.objects.outcomes import error_map, outcome_layers
 
 Labels = npt.NDArray[np.int32]
 _PITCH = 40

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from common import Clock, options_for, train_and_predict, training_parameters
 
-from parfocal.qc.metrics.instances import Counts, score_instances
+from parfocal.qc.metrics.objects.instances import Counts, score_instances
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.methods.precision import choose_precision

@@ -12,7 +12,7 @@ from support import ROOT, publish_dataset, read_published
 
 from parfocal.client.models import read_model
 from parfocal.client.quality import evaluation_summary
-from parfocal.client.results import read_result, result_uri
+from parfocal.client.results import result_uri
 
 TINY = json.loads((ROOT / "tests/stardist/contract.json").read_text())["parameters"]
 
@@ -33,13 +33,17 @@ def trained(stack: Any, nuclei_folder: Path) -> dict[str, Any]:
 def test_found_missed_and_invented_objects_of_each_image_are_in_the_table(stack: Any, trained: dict[str, Any]) -> None:
     rows = json.loads(stack.artifacts(trained["id"])["table"]["data"])
     job = stack.client.get(f"{trained['id']}-qc")
-    summary = evaluation_summary(stack.client, read_result(stack.client, job), result_uri(job))
+    summary = evaluation_summary(stack.client, result_uri(job))
     assert [row["Image"] for row in rows] == ["Mean of 3, objects of all", "field0", "field1", "field2"]
     assert {"F1 prediction", "F1 Otsu"} <= set(rows[0])
-    pooled = summary["pooled"]["prediction"]["0.5"]
-    for column, name in (("Found", "found"), ("Missed", "missed"), ("Invented", "invented")):
+    pooled = summary.details["pooled"]["prediction"]["0.5"]
+    for column, name in (
+        ("True positives", "true_positives"),
+        ("False negatives", "false_negatives"),
+        ("False positives", "false_positives"),
+    ):
         assert rows[0][column] == sum(row[column] for row in rows[1:]) == pooled[name]
-    assert rows[0]["Found"] > 0
+    assert rows[0]["True positives"] > 0
 
 
 def test_the_page_has_the_verdict_the_sentence_on_the_objects_and_the_overlay(
@@ -50,8 +54,8 @@ def test_the_page_has_the_verdict_the_sentence_on_the_objects_and_the_overlay(
     verdict = read_model(stack.client, "nuclei").verdict
     assert f"Quality control: {verdict.state}" in page
     assert all(reason in page for reason in verdict.reasons)
-    objects = rows[0]["Found"] + rows[0]["Missed"]
-    assert f"{rows[0]['Found']} of {objects} objects found, {rows[0]['Invented']} invented" in page
+    objects = rows[0]["True positives"] + rows[0]["False negatives"]
+    assert f"{rows[0]['True positives']} of {objects} objects found, {rows[0]['False positives']} invented" in page
     encoded = page.split("data:image/png;base64,")[1].split(")")[0]
     job = stack.client.get(f"{trained['id']}-qc")
     place = stack.client.store.results / "default" / job.id

@@ -18,11 +18,12 @@ from PIL import Image
 from parfocal import v1
 from parfocal.flows import _show, _work, deployments, forms
 from parfocal.flows._jobs import Run, job_ending
-from parfocal.flows._scores import parse_scores, quality_rows, summary_rows
+from parfocal.flows._scores import Evaluated, quality_rows, summary_rows
 from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import Catalogue, evaluation_choice, job_of_choice
 from parfocal.flows.reconcile import Fate, decide
 from parfocal.flows.remote import just_polled
+from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, Metric, Statistics
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 from parfocal.runtime.store.names import check_request_id
 
@@ -248,25 +249,38 @@ def test_durations_are_short(seconds: float, text: str) -> None:
     assert _show.duration(seconds) == text
 
 
-TABLE = """image,slice,kind,PSNR [dB],SSIM [-1..1]
-a,0,input,20.0,0.5
-a,1,input,22.0,0.7
-a,0,prediction,30.0,0.9
-a,1,prediction,32.0,0.9
+TABLE = """image,slice,kind,failed,psnr,ssim
+a,0,input,,20.0,0.5
+a,1,input,,22.0,0.7
+a,0,prediction,,30.0,0.9
+a,1,prediction,,32.0,0.9
 """
-SUMMARY: dict[str, Any] = {
-    "units": {"psnr": "PSNR [dB]", "ssim": "SSIM [-1..1]"},
-    "shown": {"ssim": "SSIM", "psnr": "PSNR in dB"},
-    "metrics": {
-        "input": {"psnr": {"mean": 21.0, "low": None, "high": None}, "ssim": {"mean": 0.6, "low": 0.5, "high": 0.7}},
-        "prediction": {"psnr": {"mean": 31.0, "low": None, "high": None}, "ssim": {"mean": 0.9}},
-    },
-}
+
+
+def evaluated(table: str = TABLE, **means: dict[str, Statistics]) -> Evaluated:
+    """What an evaluation says that has this table; `means` replace those of a kind."""
+    metrics = {
+        "input": {"psnr": Statistics(21.0, 21.0, None, None, None), "ssim": Statistics(0.6, 0.6, 0.1, 0.5, 0.7)},
+        "prediction": {"psnr": Statistics(31.0, 31.0, None, None, None), "ssim": Statistics(0.9, 0.9, 0.0, None, None)},
+    }
+    summary = EvaluationSummary(
+        task="restoration",
+        definition="",
+        verdict="passed",
+        images=1,
+        columns=(Metric(key="psnr", title="PSNR", unit="dB", digits=2), Metric(key="ssim", title="SSIM")),
+        shown=("ssim", "psnr"),
+        metrics=metrics | means,  # type: ignore[arg-type]
+        worst_image=ImageScore("a", {}),
+        interval={},
+        thresholds={},
+        baseline={"name": "Gaussian filter"},
+    )
+    return Evaluated(summary, summary.scores(table))
 
 
 def test_slices_of_a_stack_are_averaged_in_the_table_of_images() -> None:
-    rows = quality_rows(parse_scores(TABLE, SUMMARY))
-    assert rows[1] == {
+    assert quality_rows(evaluated())[1] == {
         "Image": "a",
         "SSIM input": 0.6,
         "SSIM prediction": 0.9,
@@ -275,26 +289,21 @@ def test_slices_of_a_stack_are_averaged_in_the_table_of_images() -> None:
     }
 
 
-def test_images_are_ranked_by_the_metric_that_is_shown_first() -> None:
-    assert parse_scores(TABLE, SUMMARY).primary == "SSIM"
-
-
 def test_an_image_without_a_number_has_an_empty_cell() -> None:
-    rows = quality_rows(parse_scores(TABLE + "b,0,input,20.0,0.5\nb,0,prediction,30.0,\n", SUMMARY))
+    rows = quality_rows(evaluated(TABLE + "b,0,input,,20.0,0.5\nb,0,prediction,,30.0,\n"))
     assert (rows[2]["Image"], rows[2]["SSIM prediction"], rows[2]["PSNR prediction"]) == ("b", "", 30.0)
 
 
 def test_a_number_that_no_image_has_is_no_mean() -> None:
-    metrics = {**SUMMARY["metrics"], "input": {"psnr": {"mean": 21.0, "low": None, "high": None}}}
     table = TABLE.replace("20.0,0.5", "20.0,").replace("22.0,0.7", "22.0,")
-    scores = parse_scores(table, {**SUMMARY, "metrics": metrics})
-    assert summary_rows(scores)[0] == {"": "Input", "SSIM": "", "PSNR [dB]": "21"}
-    assert [row["SSIM input"] for row in quality_rows(scores)] == ["", ""]
+    without = evaluated(table, input={"psnr": Statistics(21.0, 21.0, None, None, None)})
+    assert summary_rows(without)[0] == {"": "Input", "SSIM": "", "PSNR [dB]": "21.00"}
+    assert [row["SSIM input"] for row in quality_rows(without)] == ["", ""]
 
 
 def test_means_carry_their_interval_where_there_is_one() -> None:
-    rows = summary_rows(parse_scores(TABLE, SUMMARY))
-    assert rows[0] == {"": "Input", "SSIM": "0.6 (0.5 to 0.7)", "PSNR [dB]": "21"}
+    rows = summary_rows(evaluated())
+    assert rows[0] == {"": "Input", "SSIM": "0.600 (0.500 to 0.700)", "PSNR [dB]": "21.00"}
 
 
 def test_a_prediction_report_names_the_images_that_failed() -> None:

@@ -172,9 +172,9 @@ def test_predicting_a_split_gives_one_output_for_each_image(
     client: Client, images: str, run: Run, notes: Notes
 ) -> None:
     model_uri = _work.model_uri_of(train(client, run, notes, images))
-    finished = _work.predict_split(client, run, notes, model_uri=model_uri, dataset_uri=images)
+    finished = _work.predict_images(client, run, notes, model_uri=model_uri, input_uri=images, split="test")
     assert sorted(image.input for image in finished.manifest.images) == ["field0.tif", "field1.tif", "field2.tif"]
-    again = _work.predict_split(client, run, notes, model_uri=model_uri, dataset_uri=images)
+    again = _work.predict_images(client, run, notes, model_uri=model_uri, input_uri=images, split="test")
     assert again.job.id == finished.job.id
 
 

@@ -24,7 +24,7 @@ def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., 
     result = run("train", "fake-2d", "--dataset", dataset, "--model", "judged", "-p", "epochs=2")
     assert result.code == 0, result.err
     assert "epoch 2 of 2" in result.err
-    for words in ("Prediction", "Input", "Gaussian filter", "PSNR in dB", "Verdict: ", "figure.png", "s3://"):
+    for words in ("Prediction", "Input", "Gaussian filter", "PSNR [dB]", "Verdict: ", "figure.png", "s3://"):
         assert words in result.out
 
 
@@ -242,7 +242,7 @@ def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
     first = next(job for job in run("jobs", "list", "--json").json if "evaluation" in job)["id"]
     again = run("compare", "--evaluation", first, "--evaluation", evaluated, "-p", "metrics=ssim", "--json")
     assert again.code == 0, again.err
-    assert {test["metric"] for test in again.json["summary"]["tests"]} == {"SSIM"}
+    assert {test["metric"] for test in again.json["summary"]["tests"]} == {"ssim"}
     assert {each["name"] for each in again.json["summary"]["competitors"][:2]} == {model, rival}
     job = again.json["job"]["id"]
     assert run("jobs", "download", job, "--output", tmp_path / "again").code == 0

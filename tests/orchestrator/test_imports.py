@@ -12,7 +12,15 @@ ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
         *("errors", "rpc_errors", "settings", "datasets.pairs", "images.files", "images.needs"),
-        *("store.housekeeping", "store.manifests", "store.names", "store.publish", "store.scores", "store.store"),
+        *(
+            "store.evaluations",
+            "store.housekeeping",
+            "store.manifests",
+            "store.names",
+            "store.publish",
+            "store.scores",
+            "store.store",
+        ),
         "store.verdicts",
     )
 }

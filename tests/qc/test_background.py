@@ -5,21 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+from qc_summaries import summary_of
 from scipy.ndimage import gaussian_filter
 
 from parfocal.demo.simulate import simulate_pair
-from parfocal.qc.background import background_shift, shared_gain, shift_remark
-from parfocal.qc.metrics.foreground import find_foreground
-from parfocal.qc.metrics.restoration import RestorationScore, scale_target, score_scaled
-from parfocal.qc.parameters import RestorationThresholds, TranslationThresholds
-from parfocal.qc.rows import MORE_COLUMNS, MetricsRow, write_metrics_csv
-from parfocal.qc.scoring import regions
-from parfocal.qc.statistics import image_scores
-from parfocal.qc.summary import judge, summarise, summary_json
+from parfocal.qc.evaluation.rows import write_metrics_csv
+from parfocal.qc.evaluation.statistics import image_scores
+from parfocal.qc.metrics.images.foreground import find_foreground
+from parfocal.qc.metrics.images.restoration import RestorationScore, scale_target, score_scaled
+from parfocal.qc.restoration.background import background_shift, shared_gain, shift_remark
+from parfocal.qc.restoration.judge import judge, summarise
+from parfocal.qc.restoration.metrics import METRICS, score_row
+from parfocal.qc.restoration.parameters import RestorationThresholds, TranslationThresholds
+from parfocal.qc.restoration.scoring import regions
+from parfocal.runtime.store.evaluations import KINDS, EvaluationSummary
+
+# Of the whole image, not of a part of it.
+WHOLE = ("nrmse", "psnr", "ssim", "scale", "offset", "pearson", "nrmse_zerocost")
 
 
 @cache
@@ -55,7 +62,7 @@ def rows_of(model, density=1.0, photons=8.0, count=5):
         for kind, image in images.items():
             score, maps = score_scaled(image, scaled)
             more = regions(maps, image, clean, foreground.mask, foreground)
-            rows.append(MetricsRow(f"image_{number}", kind, score, None, more))
+            rows.append(score_row(f"image_{number}", kind, score, None, more))
     return rows
 
 
@@ -107,10 +114,10 @@ def test_worse_than_the_filter_inside_alone_fails():
     swapped = {"prediction": "baseline", "baseline": "prediction"}
     better = rows_of("filtered", 0.2, 40.0)
     # The baseline is what was the prediction; the prediction has the SSIM of the whole image of another one.
-    rows = [MetricsRow(row.image, swapped.get(row.kind, row.kind), row.score, None, row.more) for row in better]
-    scores = {(row.image, row.kind): row.score for row in better}
+    rows = [replace(row, kind=swapped.get(row.kind, row.kind)) for row in better]
+    scores = {(row.image, row.kind): row.values for row in better}
     rows = [
-        MetricsRow(row.image, row.kind, scores[row.image, "prediction"], None, row.more)
+        replace(row, values=row.values | {name: scores[row.image, "prediction"][name] for name in WHOLE})
         if row.kind == "prediction"
         else row
         for row in rows
@@ -121,9 +128,7 @@ def test_worse_than_the_filter_inside_alone_fails():
 
 def test_translations_are_judged_against_the_linear_predictor():
     rows = [
-        MetricsRow(
-            row.image, {"input": "baseline", "baseline": "input"}.get(row.kind, row.kind), row.score, None, row.more
-        )
+        replace(row, kind={"input": "baseline", "baseline": "input"}.get(row.kind, row.kind))
         for row in rows_of("blackened")
     ]
     (reason, *_) = carried(judge(summarise(rows), TranslationThresholds()))
@@ -135,7 +140,7 @@ def test_a_baseline_carried_by_background_is_told_but_wins():
     rows = []
     for row in rows_of("blurred", 0.2):
         if row.kind == "prediction":
-            rows.append(MetricsRow(row.image, "baseline", row.score, None, row.more))
+            rows.append(replace(row, kind="baseline"))
         elif row.kind == "baseline":
             rows.append(good[row.image, "prediction"])
         else:
@@ -150,8 +155,8 @@ def test_a_baseline_carried_by_background_is_told_but_wins():
 
 
 def test_shift_is_told_in_both_directions():
-    raised = background_shift(image_scores(rows_of("blurred", 0.2))["prediction"])
-    lowered = background_shift(image_scores(rows_of("filtered", 0.2))["prediction"])
+    raised = background_shift(image_scores(rows_of("blurred", 0.2), KINDS)["prediction"])
+    lowered = background_shift(image_scores(rows_of("filtered", 0.2), KINDS)["prediction"])
     assert raised.amount > 0.1
     assert lowered.amount < -0.1
     assert "is raised by background" in shift_remark(raised, 0.1)
@@ -161,7 +166,8 @@ def test_shift_is_told_in_both_directions():
 
 
 def test_shared_gain_counts_a_loss_as_none():
-    prediction, other = image_scores(rows_of("blackened"))["prediction"], image_scores(rows_of("blackened"))["input"]
+    scores = image_scores(rows_of("blackened"), KINDS)
+    prediction, other = scores["prediction"], scores["input"]
     inside = [a.values["snr_inside"] - b.values["snr_inside"] for a, b in zip(other, prediction, strict=True)]
     assert shared_gain(other, prediction, 0.5).mean == pytest.approx(np.mean(inside))
 
@@ -170,7 +176,7 @@ def scores_without_inside():
     plain = RestorationScore(0.1, 20.0, 0.5, 1.0, 0.0, 0.9, 0.3)
     better = RestorationScore(0.05, 26.0, 0.7, 1.0, 0.0, 0.95, 0.2)
     return [
-        MetricsRow(f"i{n}", kind, better if kind == "prediction" else plain, None, {"ssim_inside": math.nan})
+        score_row(f"i{n}", kind, better if kind == "prediction" else plain, None, {"ssim_inside": math.nan})
         for n in range(3)
         for kind in ("input", "baseline", "prediction")
     ]
@@ -184,30 +190,23 @@ def test_without_values_inside_the_whole_image_decides_and_a_remark_says_so():
 
 @pytest.mark.parametrize("rows", [rows_of("filtered"), scores_without_inside()])
 def test_summary_is_strict_json_and_shows_what_has_values(rows):
-    summary = summarise(rows)
-    content = summary_json(summary, judge(summary))
+    content = json.loads(summary_of(rows).to_json())
     json.dumps(content, allow_nan=False)
-    assert list(content["shown"])[:4] == ["psnr", "ssim", "nrmse", "pearson"]
-    inside = "ssim_inside" in content["metrics"]["prediction"]
-    assert ("ssim_inside" in content["shown"]) is inside
-    assert set(content["shown"]) <= set(content["units"]) == set().union(*content["metrics"].values())
-    if inside:
-        assert content["foreground"]["method"].startswith("Otsu")
-        assert content["foreground"]["fraction"] == pytest.approx(
-            content["metrics"]["prediction"]["foreground"]["mean"]
-        )
-    else:
-        assert content["foreground"] is None
+    assert EvaluationSummary.model_validate(content) == summary_of(rows)
+    assert content["shown"][:4] == ["psnr", "ssim", "nrmse", "pearson"]
+    assert ("ssim_inside" in content["shown"]) is ("ssim_inside" in content["metrics"]["prediction"])
+    columns = {column["key"] for column in content["columns"]}
+    assert set(content["shown"]) <= columns == set().union(*content["metrics"].values())
 
 
 def test_table_has_all_numbers_and_empty_cells(tmp_path):
     rows = [*rows_of("filtered"), *scores_without_inside()]
-    write_metrics_csv(tmp_path / "metrics.csv", rows)
+    write_metrics_csv(tmp_path / "metrics.csv", rows, METRICS)
     with (tmp_path / "metrics.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     for line, row in zip(lines, rows, strict=True):
-        for name, heading in MORE_COLUMNS.items():
-            value = row.value(name)
-            assert line[heading] == ("" if math.isnan(value) else repr(value))
-    assert any(line[MORE_COLUMNS["ssim_inside"]] == "" for line in lines)
-    assert any(line[MORE_COLUMNS["ssim_inside"]] != "" for line in lines)
+        for metric in METRICS:
+            value = row.value(metric.key)
+            assert line[metric.key] == ("" if math.isnan(value) else repr(value))
+    assert any(line["ssim_inside"] == "" for line in lines)
+    assert any(line["ssim_inside"] != "" for line in lines)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from parfocal.qc.metrics.baseline import best_gaussian_sigma, gaussian_baseline
-from parfocal.qc.metrics.restoration import fitted_psnr, scale_target
+from parfocal.qc.metrics.baselines.gaussian import best_gaussian_sigma, gaussian_baseline
+from parfocal.qc.metrics.images.restoration import fitted_psnr, scale_target
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +24,9 @@ from parfocal.qc.metrics.paired import holm
 from parfocal.runtime.errors import CancelledError
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.admission import admit
-from parfocal.runtime.jobs.attempt import run
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
+from parfocal.runtime.jobs.worker import run
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -106,7 +105,7 @@ class Bench:
         scratch.mkdir()
         job = self._jobs.change("default", job.id, begin)
         if cancel:
-            self._jobs.mark_cancelled(job, job.attempt, keep_best=False, why="no longer wanted")
+            self._jobs.mark_cancelled(job, keep_best=False, why="no longer wanted")
         context = JobContext(SERVICE, self.store, job, scratch)
         if cancel:
             wait_for(lambda: is_cancelled(context), what="the mark")
@@ -126,7 +125,7 @@ class Bench:
 
     def summary(self, job: v1.Job) -> dict[str, Any]:
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
-        return dict(json.loads(read_published(self.store, job.outputs[0].uri, "summary.json")))
+        return dict(self.store.read_json(Location.parse(job.outputs[0].uri) / "summary.json"))
 
 
 def is_cancelled(context: JobContext) -> bool:
@@ -195,6 +194,11 @@ def poor(bench: Bench, ten: str) -> str:
     return bench.evaluate(ten, noisy(50), model=bench.model("poor", ten))
 
 
+def is_model(row: dict[str, str], image: str) -> bool:
+    """Whether a row of comparison.csv is that of a model on this image."""
+    return row["image"] == image and row["competitor"] in {"good:1", "poor:1"}
+
+
 def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
     bench: Bench, run_job: Any, ten: str, good: str, poor: str
 ) -> None:
@@ -216,30 +220,31 @@ def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
 
     table = rows_of(files["comparison.csv"])
     scored = rows_of(read_published(bench.store, good, "metrics.csv"))
-    psnr = {row["image"]: row["PSNR [dB]"] for row in scored if row["kind"] == "prediction"}
-    assert {row["image"]: row["good:1: PSNR [dB]"] for row in table} == psnr
+    psnr = {row["image"]: row["psnr"] for row in scored if row["kind"] == "prediction"}
+    assert {row["image"]: row["psnr"] for row in table if row["competitor"] == "good:1"} == psnr
     tests = rows_of(files["tests.csv"])
     assert len(tests) == 10  # five pairs with a model in it, in two metrics
     for test in tests:
         first, second = (
-            [float(row[f"{test[name]}: {test['metric']}"]) for row in table] for name in ("first", "second")
+            [float(row[test["metric"]]) for row in table if row["competitor"] == test[name]]
+            for name in ("first", "second")
         )
-        assert float(test["Wilcoxon p"]) == pytest.approx(stats.wilcoxon(first, second).pvalue)
-        assert float(test["Mann-Whitney p"]) == pytest.approx(stats.mannwhitneyu(first, second, method="exact").pvalue)
-        assert float(test["mean difference"]) == pytest.approx(np.mean(first) - np.mean(second))
-        assert float(test["interval low"]) <= float(test["mean difference"]) <= float(test["interval high"])
-    corrected = holm([float(test["Wilcoxon p"]) for test in tests])
-    assert [float(test["Wilcoxon p after Holm"]) for test in tests] == pytest.approx(list(corrected))
+        assert float(test["wilcoxon_p"]) == pytest.approx(stats.wilcoxon(first, second).pvalue)
+        assert float(test["mann_whitney_p"]) == pytest.approx(stats.mannwhitneyu(first, second, method="exact").pvalue)
+        assert float(test["mean_difference"]) == pytest.approx(np.mean(first) - np.mean(second))
+        assert float(test["difference_low"]) <= float(test["mean_difference"]) <= float(test["difference_high"])
+    corrected = holm([float(test["wilcoxon_p"]) for test in tests])
+    assert [float(test["wilcoxon_p_holm"]) for test in tests] == pytest.approx(list(corrected))
     assert (tests[0]["first"], tests[0]["second"], tests[0]["outcome"]) == ("poor:1", "good:1", "second is better")
 
-    means = [(float(row["good:1: PSNR [dB]"]) + float(row["poor:1: PSNR [dB]"]), row["image"]) for row in table]
-    assert summary["best_images"]["target"] == max(means)[1]
-    assert summary["worst_images"]["target"] == min(means)[1]
+    sums = {image: sum(float(row["psnr"]) for row in table if is_model(row, image)) for image in psnr}
+    assert summary["best_images"]["target"] == max(sums, key=sums.__getitem__)
+    assert summary["worst_images"]["target"] == min(sums, key=sums.__getitem__)
     assert job.metrics["psnr good:1"] == pytest.approx(np.mean([float(value) for value in psnr.values()]))
     hints = [
-        f"{test['first']} and {test['second']} in {test['metric'].partition(' [')[0]}"
+        f"{test['first']} and {test['second']} in {test['metric'].upper()}"
         for test in tests
-        if test["outcome"] == "not shown" and float(test["interval low"]) * float(test["interval high"]) > 0
+        if test["outcome"] == "not shown" and float(test["difference_low"]) * float(test["difference_high"]) > 0
     ]
     assert len(job.warnings) == (1 if hints else 0)  # nothing else to be known
     assert all(hint in job.warnings[0] for hint in hints)
@@ -257,7 +262,7 @@ def test_translation_is_compared_target_by_target(bench: Bench, ten: str) -> Non
     assert list(summary["metrics"]) == list(both)
     assert [each["name"] for each in summary["competitors"]] == ["clear:1", "dull:1", "linear predictor"]
     assert any("of target_B, clear:1 is better than dull:1" in each for each in summary["sentences"])
-    assert len(rows_of(files["comparison.csv"])) == 20
+    assert len(rows_of(files["comparison.csv"])) == 60
 
 
 def test_found_objects_are_compared_image_by_image(bench: Bench, nuclei_folder: Path) -> None:
@@ -321,7 +326,7 @@ def test_a_target_whose_predictions_can_none_of_them_be_scored_fails_and_is_not_
     both, method = ("target", "target_B"), "translation"
     uri = bench.evaluate(ten, second_target_diverged, method=method, targets=both, model=bench.model("half", ten))
     place = Location.parse(uri)
-    summary, verdict = (json.loads(read_published(bench.store, uri, f"{name}.json")) for name in ("summary", "verdict"))
+    summary, verdict = (bench.store.read_json(place / f"{name}.json") for name in ("summary", "verdict"))
     assert verdict["state"] == "failed"
     assert verdict["reasons"][0].startswith(
         "target_B: 10 of 10 predictions could not be scored: target_B/field0 (prediction): The image has 2688 of 2688"

@@ -9,9 +9,21 @@ import numpy as np
 import pytest
 
 from parfocal import v1
-from parfocal.qc.comparison_figures import Shown, images_figure, scores_figure
-from parfocal.qc.comparison_summary import (
-    METRICS,
+from parfocal.qc.comparison.competitors import (
+    Competitor,
+    Evaluation,
+    TargetScores,
+    check_same_test,
+    choose_competitors,
+    lay_side_by_side,
+)
+from parfocal.qc.comparison.figure import Shown, images_figure, scores_figure
+from parfocal.qc.comparison.parameters import (
+    ImageComparisonParameters,
+    InstanceComparisonParameters,
+    SemanticComparisonParameters,
+)
+from parfocal.qc.comparison.summary import (
     interval_remark,
     power_remark,
     rank_images,
@@ -20,17 +32,12 @@ from parfocal.qc.comparison_summary import (
     write_comparison_csv,
     write_tests_csv,
 )
-from parfocal.qc.competitors import (
-    Competitor,
-    Evaluation,
-    TargetScores,
-    check_same_test,
-    choose_competitors,
-    lay_side_by_side,
-)
-from parfocal.qc.figures import save_png
-from parfocal.qc.parameters import ImageComparisonParameters, InstanceComparisonParameters
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.instances.metrics import BY_KEY as INSTANCES
+from parfocal.qc.restoration.metrics import BY_KEY as RESTORATION
+from parfocal.qc.semantic.metrics import BY_KEY as SEMANTIC
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 
 BASE = np.linspace(20.0, 32.0, 12)
@@ -54,7 +61,9 @@ def evaluation(name="a:1", *, images=None, **facts):
         parameters={"iou": 0.5},
     )
     scores = {kind: {stem: {"psnr": 20.0} for stem in digests} for kind in ("prediction", "input", "baseline")}
-    summary = {"definition": "as ever", "baseline": {"name": "Gaussian filter"}}
+    summary = EvaluationSummary.model_construct(
+        definition="as ever", baseline={"name": "Gaussian filter"}, columns=tuple(RESTORATION.values())
+    )
     known = {name: facts.pop(name) for name in ("summary", "scores") if name in facts}
     made = Evaluation(f"s3://r/{name}", name, manifest.model_copy(update=facts), summary, scores)
     return replace(made, **known)
@@ -68,7 +77,7 @@ def competitors(*names, references=()):
 def table(metric="psnr", target="target", **columns):
     names = {name.replace("_", ":"): np.asarray(values, float) for name, values in columns.items()}
     count = len(next(iter(names.values())))
-    return TargetScores(target, tuple(f"field{number:02}" for number in range(count)), {metric: names})
+    return TargetScores(target, tuple(f"field{number:02}" for number in range(count)), {metric: names}, RESTORATION)
 
 
 def test_one_sentence_names_the_better_model_with_interval_and_p():
@@ -167,16 +176,20 @@ def test_equal_models_are_seldom_called_different():
     for _ in range(runs):
         base = rng.normal(28, 3, 10)
         columns = {metric: {name: base + rng.normal(0, 0.5, 10) for name in "abc"} for metric in ("psnr", "ssim")}
-        scores = TargetScores("target", tuple(map(str, range(10))), columns)
+        scores = TargetScores("target", tuple(map(str, range(10))), columns, RESTORATION)
         wrong += any(test.outcome != "not shown" for test in run_tests(competitors(*"abc"), [scores], 0.05))
     # Three standard deviations above the promise.
     assert wrong <= runs * 0.05 + 3 * np.sqrt(runs * 0.05 * 0.95)
 
 
 def test_every_metric_that_may_be_chosen_is_described():
-    for parameters in (ImageComparisonParameters, InstanceComparisonParameters):
+    for parameters, metrics in (
+        (ImageComparisonParameters, RESTORATION),
+        (InstanceComparisonParameters, INSTANCES),
+        (SemanticComparisonParameters, SEMANTIC),
+    ):
         schema = parameters.model_json_schema()["properties"]["metrics"]
-        assert set(schema["items"]["enum"]) <= METRICS.keys()
+        assert set(schema["items"]["enum"]) <= metrics.keys()
         assert set(parameters().metrics) <= set(schema["items"]["enum"])
 
 
@@ -185,8 +198,8 @@ def test_tables_hold_every_score_and_test(tmp_path):
     write_comparison_csv(tmp_path / "comparison.csv", scores)
     write_tests_csv(tmp_path / "tests.csv", run_tests(competitors("a:1", "b:1"), scores, 0.05))
     rows = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
-    assert len(rows) == 24
-    assert float(rows[12]["b:1: PSNR [dB]"]) == 21.0
+    assert len(rows) == 48
+    assert (rows[25]["target"], rows[25]["competitor"], float(rows[25]["psnr"])) == ("target_B", "b:1", 21.0)
     tests = csv.DictReader((tmp_path / "tests.csv").read_text().splitlines())
     assert [row["target"] for row in tests] == ["target", "target_B"]
 
@@ -198,7 +211,7 @@ def test_tables_hold_every_score_and_test(tmp_path):
         ({"split": "train"}, "the split test, b:1 the split train"),
         ({"method": "instances"}, "b:1 was judged by 'instances'"),
         ({"parameters": {"iou": 0.8}}, "the iou 0.5, b:1 the iou 0.8"),
-        ({"summary": {"definition": "another"}}, "different definitions"),
+        ({"summary": EvaluationSummary.model_construct(definition="another")}, "different definitions"),
         ({"targets": ("target_B",)}, "no target in common"),
         ({"images": {"field0": "sha0", "field1": "sha1"}}, "field2 was scored for a:1, not for b:1"),
         (
@@ -263,7 +276,7 @@ def test_the_scores_are_drawn_for_few_and_many_images(images, tmp_path):
     rng = np.random.default_rng(0)
     names = ["a:1", "a-model-with-a-very-long-name-indeed-that-no-axis-has-room-for:12"]
     columns = {name: rng.normal(30, 2, images) for name in names}
-    scores = [TargetScores("target", tuple(map(str, range(images))), {"psnr": columns, "nrmse": columns})]
+    scores = [TargetScores("target", tuple(map(str, range(images))), {"psnr": columns, "nrmse": columns}, RESTORATION)]
     figure = scores_figure(scores, competitors(*names))
     save_png(figure, tmp_path / "figure.png")
     drawn = [axes.collections for axes in figure.axes]

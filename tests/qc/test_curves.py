@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from parfocal.qc.curves import curve_writer, read_curves
-from parfocal.qc.figures import save_png
-from parfocal.qc.metrics.resolution import FRC_THRESHOLD, FourierCorrelation
-from parfocal.qc.report.correlation import correlation_figure
-from parfocal.qc.rows import KINDS
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.images.resolution import FRC_THRESHOLD, FourierCorrelation
+from parfocal.qc.restoration.correlation import correlation_figure
+from parfocal.qc.restoration.curves import curve_writer, read_curves
+from parfocal.runtime.store.evaluations import KINDS, Kind, Statistics
 
 NAMES = {"input": "Input", "baseline": "Gaussian filter", "prediction": "Prediction"}
 
@@ -34,11 +34,12 @@ def table(path: Path, images: Sequence[tuple[str, int, float, float | None]]) ->
     return path
 
 
-def metrics(resolution: float, pixel_size: float | None = None) -> dict[str, dict[str, dict[str, float]]]:
-    values = {"resolution": {"median": resolution}}
+def metrics(resolution: float, pixel_size: float | None = None) -> dict[Kind, dict[str, Statistics]]:
+    values = {"resolution_px": resolution}
     if pixel_size is not None:
-        values["resolution_um"] = {"median": resolution * pixel_size}
-    return dict.fromkeys(KINDS, values)
+        values["resolution_um"] = resolution * pixel_size
+    found = {name: Statistics(value, value, None, None, None) for name, value in values.items()}
+    return dict.fromkeys(KINDS, found)
 
 
 def texts(figure: Figure) -> list[str]:

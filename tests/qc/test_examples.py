@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.image import AxesImage
 
-from parfocal.qc.evaluation import typical
-from parfocal.qc.examples_figure import EXAMPLE_PIXELS, Example, examples_figure
-from parfocal.qc.figures import save_png
-from parfocal.qc.metrics.restoration import CONTRAST_INVERTED, score_restoration
-from parfocal.qc.statistics import ImageScore
-from parfocal.qc.summary import PRIMARY
+from parfocal.qc.evaluation.statistics import ImageScore
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.images.restoration import CONTRAST_INVERTED, score_restoration
+from parfocal.qc.restoration.examples import EXAMPLE_PIXELS, Example, examples_figure
+from parfocal.qc.restoration.job import typical
+from parfocal.qc.restoration.judge import PRIMARY
 
 
 def example(shape: tuple[int, int], *, invert: bool = False, pixel_size: float | None = 0.1) -> Example:

@@ -7,9 +7,10 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.image import imread
 
-from parfocal.qc.figures import restoration_figure, save_png
-from parfocal.qc.metrics.foreground import find_foreground, score_regions
-from parfocal.qc.metrics.restoration import score_restoration
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.images.foreground import find_foreground, score_regions
+from parfocal.qc.metrics.images.restoration import score_restoration
+from parfocal.qc.restoration.figure import restoration_figure
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from parfocal.qc.figures import save_png
-from parfocal.qc.instance_figures import in_words, overlay_figure
-from parfocal.qc.instances import distance_values
-from parfocal.qc.metrics.boundaries import boundary_distances
-from parfocal.qc.metrics.instances import overlap, score_instances
-from parfocal.qc.metrics.outcomes import ERROR_CODES, error_map, outcome_layers
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.instances.figure import in_words, overlay_figure
+from parfocal.qc.instances.judge import distance_values
+from parfocal.qc.instances.sizes import size_classes, target_outcomes, write_sizes_csv
+from parfocal.qc.metrics.objects.boundaries import boundary_distances
+from parfocal.qc.metrics.objects.instances import overlap, score_instances
+from parfocal.qc.metrics.objects.outcomes import ERROR_CODES, error_map, outcome_layers
 from parfocal.qc.metrics.parallel import map_bounded
-from parfocal.qc.object_sizes import size_classes, target_outcomes, write_sizes_csv
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import PixelSize
 
@@ -178,16 +178,16 @@ def test_small_objects_that_are_missed_show_in_their_class(tmp_path: Path) -> No
     prediction = np.where(target > 2, target, 0)
     matched = overlap(target, prediction, name="a")
     classes = size_classes([target_outcomes(matched, matched.match(0.5))])
-    assert [(each.name, each.targets, each.found) for each in classes] == [
+    assert [(each.size_class, each.target_objects, each.true_positives) for each in classes] == [
         ("small", 2, 0), ("medium", 2, 2), ("large", 2, 2),
     ]  # fmt: skip
-    assert classes[0].mean_iou is None
-    assert (classes[2].smallest, classes[2].largest, classes[2].recall) == (81, 100, 1.0)
+    assert classes[0].mean_matched_iou is None
+    assert (classes[2].smallest_px, classes[2].largest_px, classes[2].recall) == (81, 100, 1.0)
     write_sizes_csv(tmp_path / "sizes.csv", classes)
     with (tmp_path / "sizes.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["found"] for row in rows] == ["0", "2", "2"]
-    assert rows[0]["mean_iou"] == ""
+    assert [row["true_positives"] for row in rows] == ["0", "2", "2"]
+    assert rows[0]["mean_matched_iou"] == ""
 
 
 def test_classes_need_targets_and_keep_equal_sizes_together() -> None:
@@ -196,7 +196,7 @@ def test_classes_need_targets_and_keep_equal_sizes_together() -> None:
     empty = overlap(nothing, nothing, name="a")
     assert size_classes([target_outcomes(empty, empty.match(0.5))]) == ()
     equal = np.array([[25.0, 0.8]] * 5)
-    assert [each.targets for each in size_classes([equal])] == [5]
+    assert [each.target_objects for each in size_classes([equal])] == [5]
 
 
 @pytest.mark.parametrize("pixel_size", [PixelSize(0.13, 0.13, 0.13), PixelSize(0.13, 0.13, 0.5)])
@@ -213,9 +213,9 @@ def test_distances_in_micrometres_are_the_measured_ones_also_where_pixels_are_sc
     in_pixels = boundary_distances(target, prediction, matches)
     assert values == pytest.approx(
         {
-            "boundary_px": in_pixels.mean.mean(),
+            "boundary_distance_px": in_pixels.mean.mean(),
             "hausdorff_95_px": in_pixels.hausdorff_95.mean(),
-            "boundary_um": measured.mean.mean(),
+            "boundary_distance_um": measured.mean.mean(),
             "hausdorff_95_um": measured.hausdorff_95.mean(),
         },
         rel=1e-12,

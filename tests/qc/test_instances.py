@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from parfocal.qc.figures import save_png
-from parfocal.qc.instance_figures import COLOURS, instance_figure, overlay_figure
-from parfocal.qc.instances import judge
-from parfocal.qc.metrics.instances import IOU_LEVELS, Counts, f1_parts, overlap, score_instances
-from parfocal.qc.metrics.otsu import choose_otsu
-from parfocal.qc.parameters import InstanceThresholds
-from parfocal.qc.semantic_figures import semantic_figure
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.figures.objects import COLOURS
+from parfocal.qc.instances.figure import instance_figure, overlay_figure
+from parfocal.qc.instances.judge import judge
+from parfocal.qc.instances.parameters import InstanceThresholds
+from parfocal.qc.metrics.baselines.otsu import choose_otsu
+from parfocal.qc.metrics.objects.instances import IOU_LEVELS, Counts, f1_parts, overlap, score_instances
+from parfocal.qc.semantic.figure import semantic_figure
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.store.evaluations import ImageScore
 
 
 def boxes(*windows: tuple[int, int, int, int], shape: tuple[int, int] = (20, 40)) -> Any:
@@ -188,10 +191,9 @@ def test_levels_are_those_of_the_definition() -> None:
     assert IOU_LEVELS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
-def values(**f1: float) -> dict[str, dict[str, float]]:
-    return {
-        name: {"f1": each, "objects": 5.0, "predicted": 5.0, "cut": 0.0, "merged": 0.0} for name, each in f1.items()
-    }
+def values(**f1: float) -> list[ImageScore]:
+    counts = {"target_objects": 5.0, "predicted_objects": 5.0, "split": 0.0, "merged": 0.0}
+    return [ImageScore(name, {"f1": each, **counts}) for name, each in f1.items()]
 
 
 @pytest.mark.parametrize(
@@ -212,8 +214,8 @@ def test_the_verdict_follows_the_thresholds_and_says_why(
 
 
 def test_an_image_in_which_nothing_was_found_fails_the_model() -> None:
-    images = values(a=0.9, b=0.9, c=0.0)
-    images["c"]["predicted"] = 0.0
+    *images, last = values(a=0.9, b=0.9, c=0.0)
+    images.append(replace(last, values={**last.values, "predicted_objects": 0.0}))
     verdict = judge(
         {"prediction": images, "baseline": values(a=0.1, b=0.1, c=0.0)}, Counts(10, 0, 5), InstanceThresholds()
     )

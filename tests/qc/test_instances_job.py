@@ -48,11 +48,12 @@ def test_nearly_right_objects_pass_and_everything_is_written(evaluate: Evaluate,
     assert set(summary["shown"]) <= set(summary["metrics"]["prediction"])
     rows = list(csv.DictReader(io.StringIO(read_published(store, str(place), "metrics.csv").decode())))
     assert [(row["image"], row["kind"]) for row in rows[:2]] == [("field0", "baseline"), ("field0", "prediction")]
-    counted = summary["pooled"]["prediction"]["0.5"]
-    assert counted["found"] == sum(int(row["found (TP)"]) for row in rows if row["kind"] == "prediction")
+    counted = summary["details"]["pooled"]["prediction"]["0.5"]
+    assert counted["true_positives"] == sum(int(row["true_positives"]) for row in rows if row["kind"] == "prediction")
     assert job.metrics["prediction_f1"] == pytest.approx(counted["f1"])
     # A prediction without classes is not asked for them.
-    assert "class" not in json.dumps([summary["remarks"], [*summary["units"]], [*job.metrics], [*names]])
+    columns = [column["key"] for column in summary["columns"]]
+    assert "class" not in json.dumps([summary["remarks"], columns, [*job.metrics], [*names]])
 
 
 def test_empty_predictions_fail_by_name(evaluate: Evaluate, s3: Any) -> None:
@@ -146,15 +147,15 @@ def test_classes_are_scored_where_targets_and_prediction_have_them(
     ]
     right, even = sum(number % 4 != 3 for number in numbers), sum(number % 2 == 0 for number in numbers)
     summary = json.loads(read_published(store, str(place), "summary.json"))
-    scored = summary["classes"]
+    scored = summary["details"]["classes"]
     assert (scored["found"], scored["right"], scored["unknown"]) == (len(numbers), right, 3)
     assert job.metrics["prediction_class_accuracy"] == pytest.approx(right / len(numbers)) == scored["accuracy"]
     assert scored["confusion"]["objects"][1] == [0, even, 0]
-    assert [row["targets"] for row in scored["classes"]] == [len(numbers) - even, even]
+    assert [row["target_objects"] for row in scored["classes"]] == [len(numbers) - even, even]
     assert any(remark.startswith(f"The class is right in {right} of ") for remark in summary["remarks"])
     assert summary["verdict"] == "passed"
     rows = list(csv.DictReader(io.StringIO(read_published(store, str(place), "metrics.csv").decode())))
-    column = "found objects of the right class"
+    column = "class_correct"
     assert sum(int(row[column]) for row in rows if row["kind"] == "prediction") == right
     assert {row[column] for row in rows if row["kind"] == "baseline"} == {""}
     names = {entry.public_name for entry in ResultManifest.read(store, place / RESULT_MANIFEST).files}
@@ -169,7 +170,7 @@ def test_predicted_classes_without_drawn_ones_are_not_judged(
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     place, store = Location.parse(job.outputs[0].uri), s3.store()
     summary = json.loads(read_published(store, str(place), "summary.json"))
-    assert "classes" not in summary
+    assert "classes" not in summary["details"]
     assert any("the test images have no images target_class" in remark for remark in summary["remarks"])
     assert "prediction_class_accuracy" not in job.metrics
     assert "class" not in read_published(store, str(place), "metrics.csv").decode().splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parfocal.qc.metrics.linear import fit_linear_predictor
+from parfocal.qc.metrics.baselines.linear import fit_linear_predictor
 from parfocal.runtime.errors import InvalidInputError
 
 RNG = np.random.default_rng(0)

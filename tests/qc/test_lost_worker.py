@@ -12,7 +12,7 @@ from support import publish_dataset, publish_images, publish_model
 
 from parfocal import v1
 from parfocal.qc import SERVICE
-from parfocal.qc.evaluation import evaluate
+from parfocal.qc.restoration.job import evaluate
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state

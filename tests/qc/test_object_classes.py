@@ -12,11 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parfocal.qc.class_figure import class_figure
-from parfocal.qc.figures import save_png
-from parfocal.qc.metrics.classes import ClassCounts, classes_of_objects, count_classes
-from parfocal.qc.metrics.instances import Counts, Matches, overlap
-from parfocal.qc.object_classes import (
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.instances.class_figure import class_figure
+from parfocal.qc.instances.classes import (
     ObjectClasses,
     class_remarks,
     class_values,
@@ -25,6 +23,8 @@ from parfocal.qc.object_classes import (
     summarise_classes,
     write_class_tables,
 )
+from parfocal.qc.metrics.objects.classes import ClassCounts, classes_of_objects, count_classes
+from parfocal.qc.metrics.objects.instances import Counts, Matches, overlap
 from parfocal.runtime.errors import InvalidInputError
 
 # Targets 1 to 6, of which 6 is of unknown class; predictions 11 to 17.
@@ -53,18 +53,18 @@ def test_classes_are_counted_as_by_hand(tmp_path: Path) -> None:
     assert counts.counts(3).f1 == 0
     write_class_tables(tmp_path, counts)
     assert read_csv(tmp_path / "confusion.csv") == [
-        ["class of the target", "1", "2", "3", "none", "missed"],
+        ["target_class", "predicted_1", "predicted_2", "predicted_3", "predicted_none", "false_negatives"],
         ["1", "1", "1", "0", "0", "1"],
         ["2", "0", "1", "0", "1", "0"],
         ["3", "0", "0", "0", "0", "0"],
-        ["invented", "0", "0", "1", "0", "0"],
+        ["false_positives", "0", "0", "1", "0", "0"],
     ]
     header, _, second, _ = read_csv(tmp_path / "classes.csv")
-    assert header == ["class", "targets", "predicted", "right", "precision", "recall", "f1"]
+    assert header == ["class", "target_objects", "predicted_objects", "true_positives", "precision", "recall", "f1"]
     assert second == ["2", "2", "2", "1", "0.5", "0.5", "0.5"]
     summary = summarise_classes(counts)
     assert (summary["accuracy"], summary["unknown"], summary["commonest"]) == (0.5, 1, {"class": 1, "part": 0.5})
-    assert class_values(counts) == {"class_accuracy": 0.5, "class_known": 4, "class_right": 2}
+    assert class_values(counts) == {"class_accuracy": 0.5, "class_known": 4, "class_correct": 2}
     remarks = class_remarks(counts, 2, 3)
     assert "The class is right in 2 of 4 found objects of known class (50.0 %)" in remarks[0]
     assert "all of them class 1 would be right in 50.0 %" in remarks[0]
@@ -157,7 +157,7 @@ def test_where_nothing_was_found_there_is_no_accuracy() -> None:
     counts = count_classes(nothing, {1: 1, 2: 2}, {11: 2})
     assert pool_classes([counts]) == counts
     assert counts.accuracy is None
-    assert class_values(counts) == {"class_known": 0, "class_right": 0}
+    assert class_values(counts) == {"class_known": 0, "class_correct": 0}
     assert summarise_classes(counts)["commonest"] is None
     assert class_remarks(counts, 1, 1) == ["No object of known class was found, so nothing can be said about classes."]
     assert [counts.counts(number).f1 for number in (1, 2)] == [0, 0]

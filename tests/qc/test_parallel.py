@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from parfocal.qc.metrics.images.restoration import score_restoration
 from parfocal.qc.metrics.parallel import default_workers, map_bounded, workers_for
-from parfocal.qc.metrics.restoration import score_restoration
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from qc_summaries import summary_of
 
-from parfocal.qc.figures import save_png
-from parfocal.qc.metrics.restoration import RestorationScore
-from parfocal.qc.parameters import RestorationParameters
+from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.images.restoration import RestorationScore
 from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
 from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
 from parfocal.qc.report.pdf import column_widths, longest_text
-from parfocal.qc.rows import KINDS, MetricsRow, write_metrics_csv
-from parfocal.qc.summary import judge, summarise, summary_json
+from parfocal.qc.restoration.judge import judge, summarise
+from parfocal.qc.restoration.metrics import METRICS, score_row
+from parfocal.qc.restoration.parameters import RestorationParameters
+from parfocal.qc.restoration.report import pictures, regions_table
+from parfocal.runtime.store.evaluations import KINDS
 from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
 
 HOSTILE = "a<script>alert('&')</script>"
@@ -32,10 +36,10 @@ def score(psnr: float) -> RestorationScore:
     )
 
 
-def rows(images: int = 4) -> list[MetricsRow]:
+def rows(images: int = 4) -> list[ScoreRow]:
     level = {"input": 20.0, "baseline": 27.0, "prediction": 30.0}
     return [
-        MetricsRow(
+        score_row(
             HOSTILE if number == 0 else f"image_{number}",
             kind,
             score(level[kind] + number),
@@ -48,17 +52,15 @@ def rows(images: int = 4) -> list[MetricsRow]:
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluation:
     verdict = judge(summarise(rows()))
-    content = summary_json(summarise(rows()), verdict, baseline={"name": "Gaussian filter", "filter": "none"})
-    (tmp_path / "summary.json").write_text(json.dumps(content), encoding="utf-8")
-    write_metrics_csv(tmp_path / "metrics.csv", rows())
+    (tmp_path / "summary.json").write_text(summary_of(rows()).to_json(), encoding="utf-8")
+    write_metrics_csv(tmp_path / "metrics.csv", rows(), METRICS)
     save_png(Figure(figsize=(4, 9)), tmp_path / "figure.png")
     model = ModelManifest(
         project="p", model="denoiser", version=3, service="care", method="care-2d", job="j", citation="Weigert 2018",
         parameters={"epochs": 20, "learning_rate": 0.0004, "probabilistic": True}, axes="YX", normaliser={},
         dataset_uri="s3://d/p/w2s/2/", dataset_sha256={"train/source/a.tif": "1", "train/target/a.tif": "2"},
         environment={"packages": {"csbdeep": "0.8.2"}, "device": "CPU", "precision": "float32"},
-        training_seconds=600, epochs=20, weights={"best": KeptWeights(epoch=17)},
-        warnings=("Only one validation image.",),
+        training_seconds=600, epochs=20, weights={"best": KeptWeights(epoch=17)}, warnings=("Only one validation image.",),
     )  # fmt: skip
     return Evaluation(
         prediction="20261122-120000-prediction-mine-4f3a12",
@@ -72,6 +74,8 @@ def evaluation(tmp_path: Path) -> Evaluation:
         packages={"scipy": "1.17.1"},
         created_at="2026-01-02T03:04:05+00:00",
         folder=tmp_path,
+        tables=lambda summary, role: filter(None, [regions_table(summary, role)]),
+        pictures=partial(pictures, tmp_path),
     )
 
 
@@ -112,22 +116,21 @@ def test_the_page_says_all_that_was_found_and_needs_nothing_else(evaluation: Eva
         "Restoration QC: model denoiser, version 3", "Passed", *evaluation.verdict.reasons, "31.50", "28.50",
         "PSNR loss to the Gaussian filter allowed", "Only one validation image.", "csbdeep 0.8.2", "scipy 1.17.1",
         "from 1 training image of the dataset w2s, version 2, in 20 epochs (10 min on CPU",
-        "Cite: Weigert 2018", "Cite: von Chamier 2021", "PSNR in dB 31.50 ± 1.29",
+        "Cite: Weigert 2018", "Cite: von Chamier 2021", "PSNR [dB] 31.50 ± 1.29",
     ):  # fmt: skip
         assert text in page.words, text
 
 
 def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Evaluation) -> None:
     both = {
-        role: [replace(row, image=f"{role}/{row.image}", score=score(row.score.psnr + shift)) for row in rows(3)]
+        role: [score_row(f"{role}/{row.image}", row.kind, score(row.value("psnr") + shift)) for row in rows(3)]
         for role, shift in (("target", 0.0), ("target_DAPI", -15.0))
     }
     summaries = {role: summarise(each) for role, each in both.items()}
     everything = [row for each in both.values() for row in each]
-    content = summary_json(summarise(everything), evaluation.verdict)
-    content["targets"] = {role: summary_json(each, judge(each)) for role, each in summaries.items()}
-    (evaluation.folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
-    write_metrics_csv(evaluation.folder / "metrics.csv", everything)
+    content = summary_of(everything, targets={role: summary_of(each) for role, each in both.items()})
+    (evaluation.folder / "summary.json").write_text(content.to_json(), encoding="utf-8")
+    write_metrics_csv(evaluation.folder / "metrics.csv", everything, METRICS)
     save_png(Figure(figsize=(3, 3)), evaluation.folder / "figure_target_DAPI.png")
     save_png(Figure(figsize=(3, 2)), evaluation.folder / "examples_target_DAPI.png")
     write_report(evaluation_report(evaluation), evaluation.folder)
@@ -138,8 +141,8 @@ def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Eva
     assert pictures[-2:] == of_dapi  # the first target has no picture of examples
     assert len(pictures) == 5
     assert "3 test images of the dataset" in words
-    assert "target: PSNR in dB 31.00 ± 1.00" in words
-    assert "target_DAPI: PSNR in dB 16.00 ± 1.00" in words
+    assert "target: PSNR [dB] 31.00 ± 1.00" in words
+    assert "target_DAPI: PSNR [dB] 16.00 ± 1.00" in words
     assert "evaluated on 3 test images" in words
     assert f"{summaries['target'].worst.image}, the worst of 3 images by PSNR." in words
     assert f"{summaries['target_DAPI'].worst.image}, the worst of 3 images by PSNR." in words
@@ -226,7 +229,7 @@ def test_two_small_pictures_fit_a_page(tmp_path: Path) -> None:
 def test_an_image_without_a_number_leaves_its_cell_empty(evaluation: Evaluation) -> None:
     path = evaluation.folder / "metrics.csv"
     lines = path.read_text(encoding="utf-8").splitlines()
-    heading = lines[0].split(",").index("SSIM [-1..1]")
+    heading = lines[0].split(",").index("ssim")
     for number, line in enumerate(lines[1:], start=1):
         if line.startswith("image_1,"):
             cells = line.split(",")
@@ -242,19 +245,17 @@ def test_scores_inside_and_outside_stand_beside_those_of_the_whole_image(evaluat
     with_parts = [
         replace(
             row,
-            score=replace(row.score, ms_ssim=0.876, ms_ssim_inside=inside[row.kind], ms_ssim_outside=0.912),
-            more={"foreground": 0.125, "snr_inside": 9.5},
+            values=row.values
+            | {"ms_ssim": 0.876, "ms_ssim_inside": inside[row.kind], "ms_ssim_outside": 0.912}
+            | {"foreground_fraction": 0.125, "snr_inside": 9.5},
         )
         for row in rows()
     ]
-    summary = summarise(with_parts)
-    content = summary_json(summary, evaluation.verdict)
-    assert content["regions"] == {"snr": "SNR in dB", "ms_ssim": "MS-SSIM"}
-    (evaluation.folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+    (evaluation.folder / "summary.json").write_text(summary_of(with_parts).to_json(), encoding="utf-8")
     report = evaluation_report(evaluation)
     (table,) = (block for block in report.blocks if isinstance(block, Table) and "Outside" in block.columns)
     assert table.rows == [
-        ("SNR in dB", "", "9.50", "", "9.50", "9.50"),
+        ("SNR [dB]", "", "9.50", "", "9.50", "9.50"),
         ("MS-SSIM", "0.876", "0.711", "0.912", "0.333", "0.500"),
     ]
     assert "12 % of the image" in table.caption

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, shift
 
-from parfocal.qc.metrics.blind import choose_blind_gaussian
-from parfocal.qc.metrics.residuals import score_residual
-from parfocal.qc.parameters import ResidualThresholds
-from parfocal.qc.residuals import judge
+from parfocal.qc.metrics.baselines.blind import choose_blind_gaussian
+from parfocal.qc.metrics.images.residuals import score_residual
+from parfocal.qc.residuals.judge import judge
+from parfocal.qc.residuals.parameters import ResidualThresholds
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.store.evaluations import ImageScore
 
 RNG = np.random.default_rng(5)
 SHAPE = (160, 192)
@@ -173,7 +174,7 @@ def test_the_blind_filter_does_not_depend_on_the_scale_of_grey_values(factor: fl
 
 def test_of_a_long_stack_planes_at_even_distances_choose_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = np.stack([NOISY, gaussian_filter(NOISY, 3)] * 3)
-    monkeypatch.setattr("parfocal.qc.metrics.blind._MOST_PIXELS", stack.size // 2)
+    monkeypatch.setattr("parfocal.qc.metrics.baselines.blind._MOST_PIXELS", stack.size // 2)
     assert choose_blind_gaussian([stack]).errors == choose_blind_gaussian([stack[::2]]).errors
 
 
@@ -182,9 +183,10 @@ def test_images_without_contrast_choose_no_filter() -> None:
         choose_blind_gaussian([np.zeros(SHAPE)])
 
 
-def table(**values: float) -> Any:
-    row = {"agreement": 1.0, "structure": 1.0, "noise_left": 0.1, "neighbours": 0.0, "sharpness": 1.0, "clipped": 0.0}
-    return {kind: dict.fromkeys("abc", row | values) for kind in ("baseline", "prediction")}
+def images(**values: float) -> Any:
+    row = {"agreement": 1.0, "structure": 1.0, "noise_left": 0.1, "sharpness": 1.0}
+    row |= {"autocorrelation": 0.0, "clipped_fraction": 0.0}
+    return [ImageScore(name, row | values) for name in "abc"]
 
 
 @pytest.mark.parametrize(
@@ -193,19 +195,19 @@ def table(**values: float) -> Any:
         ({"agreement": 0.9}, "agree within the noise in 90 %"),
         ({"structure": 2.0, "sharpness": 0.7}, "blurred or weakened (sharpness 0.70"),
         ({"structure": 2.0, "sharpness": 1.3}, "sharpened or invented (sharpness 1.30"),
-        ({"structure": 2.0, "neighbours": 0.4}, "noise of neighbouring pixels is shared"),
-        ({"structure": 2.0, "clipped": 0.05}, "clipped (5 % of its pixels"),
+        ({"structure": 2.0, "autocorrelation": 0.4}, "noise of neighbouring pixels is shared"),
+        ({"structure": 2.0, "clipped_fraction": 0.05}, "clipped (5 % of its pixels"),
         ({"noise_left": 0.9}, "90 % of the noise is left"),
     ],
 )
 def test_every_objection_fails_with_its_words(values: dict[str, float], words: str) -> None:
-    verdict = judge(table(**values), {}, ResidualThresholds())
+    verdict = judge(images(**values), ResidualThresholds())
     assert verdict.verdict == "failed"
     assert words in " ".join(verdict.reasons)
-    assert judge(table(), {}, ResidualThresholds()).verdict == "passed"
+    assert judge(images(), ResidualThresholds()).verdict == "passed"
 
 
 def test_a_pass_says_what_it_cannot_show_and_names_strange_images() -> None:
-    verdict = judge(table(), {}, ResidualThresholds(), ["b"])
+    verdict = judge(images(), ResidualThresholds(), ["b"])
     assert "leaves no trace" in verdict.remarks[0]
     assert "1 image is unlike those the model was trained on: b." in verdict.remarks

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parfocal.qc.metrics.resolution import correlate_spectra, fourier_correlation, spectrum
+from parfocal.qc.metrics.images.resolution import correlate_spectra, fourier_correlation, spectrum
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from parfocal.qc.metrics.restoration import (
+from parfocal.qc.metrics.images.restoration import (
     CONSTANT_PREDICTION,
     CONTRAST_INVERTED,
     PSNR_CEILING,

@@ -16,11 +16,11 @@ from skimage.metrics import structural_similarity
 from support import publish_dataset, publish_images, read_published
 
 from parfocal import v1
-from parfocal.qc.metrics.foreground import find_foreground
-from parfocal.qc.metrics.microssim import fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
-from parfocal.qc.metrics.resolution import fourier_correlation
-from parfocal.qc.metrics.restoration import scale_target, score_scaled
-from parfocal.qc.metrics.ssim import mean_ssim_by_part
+from parfocal.qc.metrics.images.foreground import find_foreground
+from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
+from parfocal.qc.metrics.images.resolution import fourier_correlation
+from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.ssim import mean_ssim_by_part
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location
@@ -98,25 +98,25 @@ def test_images_have_all_numbers(evaluate: Any, s3: Any, pairs_folder: Path) -> 
         source, target = images[row["image"]]
         mask = find_foreground(target).mask
         score, _ = score_scaled(source, scale_target(target), foreground=mask)
-        assert float(row["MS-SSIM [0..1]"]) == pytest.approx(score.ms_ssim)
-        assert float(row["MS-SSIM inside the foreground [0..1]"]) == pytest.approx(score.ms_ssim_inside)
-        assert float(row["MS-SSIM outside the foreground [0..1]"]) == pytest.approx(score.ms_ssim_outside)
+        assert float(row["ms_ssim"]) == pytest.approx(score.ms_ssim)
+        assert float(row["ms_ssim_inside"]) == pytest.approx(score.ms_ssim_inside)
+        assert float(row["ms_ssim_outside"]) == pytest.approx(score.ms_ssim_outside)
         parts = mean_ssim_by_part(micro_ssim_map(source, target, fit), mask)
         for part, value in zip(("inside", "outside"), parts, strict=True):
-            assert float(row[f"MicroSSIM {part} the foreground [-1..1]"]) == pytest.approx(value, abs=1e-6)
-        assert float(row["MicroSSIM [-1..1]"]) == pytest.approx(micro_ssim(source, target, fit), abs=1e-6)
-        assert float(row["foreground [fraction of pixels]"]) == find_foreground(target).fraction
+            assert float(row[f"micro_ssim_{part}"]) == pytest.approx(value, abs=1e-6)
+        assert float(row["micro_ssim"]) == pytest.approx(micro_ssim(source, target, fit), abs=1e-6)
+        assert float(row["foreground_fraction"]) == find_foreground(target).fraction
         curve = fourier_correlation(source, target)
-        assert float(row["Fourier correlation resolution [pixels]"]) == pytest.approx(curve.resolution)
-        assert float(row["Fourier correlation resolution [µm]"]) == pytest.approx(0.1 * curve.resolution)
-        assert row["SSIM of the volume [-1..1]"] == ""
+        assert float(row["resolution_px"]) == pytest.approx(curve.resolution)
+        assert float(row["resolution_um"]) == pytest.approx(0.1 * curve.resolution)
+        assert row["volume_ssim"] == ""
     curves = list(csv.DictReader(io.StringIO(published(s3, job, "frc.csv"))))
     assert {(row["image"], row["kind"]) for row in curves} == {(row["image"], row["kind"]) for row in rows}
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert {"frc.png", "figure.png", "examples.png", "report.pdf", "report.html"} <= {
         entry.public_name for entry in result.files
     }
-    assert float(curves[0]["frequency [1/µm]"]) == pytest.approx(10 * float(curves[0]["frequency [1/pixel]"]), rel=1e-5)
+    assert float(curves[0]["frequency_per_um"]) == pytest.approx(10 * float(curves[0]["frequency_per_px"]), rel=1e-5)
 
 
 def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stacks_folder: Path) -> None:
@@ -141,10 +141,10 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
         use_sample_covariance=False,
         data_range=1,
     )
-    assert float(row["SSIM of the volume [-1..1]"]) == pytest.approx(expected, abs=1e-6)
+    assert float(row["volume_ssim"]) == pytest.approx(expected, abs=1e-6)
     mask = find_foreground(target).mask
     r = np.corrcoef(source[mask], target[mask])[0, 1]
-    assert float(row["SNR of the volume inside the foreground [dB]"]) == pytest.approx(-10 * np.log10(1 - r**2))
+    assert float(row["volume_snr_inside"]) == pytest.approx(-10 * np.log10(1 - r**2))
     inside = summary["metrics"]["prediction"]["volume_ssim_inside"]["mean"]
     assert inside > summary["metrics"]["input"]["volume_ssim_inside"]["mean"]
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
@@ -164,9 +164,9 @@ def test_an_uncertainty_is_checked_and_drawn(
     summary = json.loads(published(s3, job, "summary.json"))
     assert words in " ".join(summary["remarks"])
     rows = list(csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))))
-    values = [float(row["true values within the 90 % interval [0..1]"]) for row in rows if row["kind"] == "prediction"]
+    values = [float(row["coverage_90"]) for row in rows if row["kind"] == "prediction"]
     assert summary["metrics"]["prediction"]["coverage_90"]["mean"] == pytest.approx(np.mean(values))
-    assert not any(row["true values within the 90 % interval [0..1]"] for row in rows if row["kind"] != "prediction")
+    assert not any(row["coverage_90"] for row in rows if row["kind"] != "prediction")
     assert len(published(s3, job, "coverage.csv").splitlines()) == 4
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert "reliability.png" in {entry.public_name for entry in result.files}
@@ -194,7 +194,7 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Any, s
     assert summary["metrics"]["prediction"]["psnr"]["mean"] > summary["metrics"]["input"]["psnr"]["mean"]
     rows = list(csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))))
     assert {row["image"] for row in rows} == {"stack0", "stack1", "stack2"} - {bad}
-    assert all(row["MicroSSIM [-1..1]"] for row in rows)
+    assert all(row["micro_ssim"] for row in rows)
 
 
 def test_a_target_that_cannot_be_used_is_refused_by_name(evaluate: Any, s3: Any, tmp_path: Path) -> None:

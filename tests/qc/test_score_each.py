@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from parfocal.qc.competitors import Evaluation
-from parfocal.qc.score_each import PredictionError, of_prediction, score_each
+from parfocal.qc.comparison.competitors import Evaluation
+from parfocal.qc.evaluation.score_each import PredictionError, of_prediction, score_each
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 
 NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
@@ -58,7 +59,7 @@ def score_all(bad: str, error: InvalidInputError) -> tuple[list[str], dict[str, 
 
     context, unscorable = _Context(), {}
     items = [SimpleNamespace(label=label) for label in "abcd"]
-    each = score_each(context, items, score, shown=lambda _: {}, unscorable=unscorable, workers=2)  # type: ignore[arg-type]
+    each = score_each(context, items, score, shown=lambda _: {}, unscorable=unscorable, left_out={}, workers=2)  # type: ignore[arg-type]
     return list(each), unscorable, context
 
 
@@ -80,4 +81,5 @@ def test_nothing_to_score_and_bad_test_data_end_the_job() -> None:
 def test_a_comparison_has_the_images_that_were_scored() -> None:
     images = (ResultFile(input="a", input_sha256="1"), ResultFile(input="x", input_sha256="2", reason=NAN))
     manifest = ResultManifest(project="p", job="j", service="qc", method="m", kind="evaluation", images=images)
-    assert Evaluation("s3://a/b", "m", manifest, {}, {}).images("target") == {"a": "1"}
+    summary = EvaluationSummary.model_construct()
+    assert Evaluation("s3://a/b", "m", manifest, summary, {}).images("target") == {"a": "1"}

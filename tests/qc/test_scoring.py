@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from parfocal.qc.inputs import Item
-from parfocal.qc.metrics.baseline import BaselineChoice
-from parfocal.qc.metrics.restoration import score_restoration
-from parfocal.qc.score_each import PredictionError
-from parfocal.qc.scoring import score_item
+from parfocal.qc.evaluation.inputs import Item
+from parfocal.qc.evaluation.score_each import PredictionError
+from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
+from parfocal.qc.metrics.images.restoration import score_restoration
+from parfocal.qc.restoration.scoring import score_item
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import disk
 
-from parfocal.qc.metrics.semantic import (
+from parfocal.qc.metrics.objects.semantic import (
     CURVE_THRESHOLDS,
     Areas,
     areas,

@@ -15,10 +15,11 @@ from scipy import ndimage
 from support import read_published
 
 from parfocal import v1
-from parfocal.qc.metrics.semantic import Areas
-from parfocal.qc.parameters import SemanticParameters
-from parfocal.qc.semantic import Threshold, judge
-from parfocal.qc.semantic_figures import semantic_figure
+from parfocal.qc.metrics.objects.semantic import Areas
+from parfocal.qc.semantic.figure import semantic_figure
+from parfocal.qc.semantic.judge import Threshold, judge
+from parfocal.qc.semantic.parameters import SemanticParameters
+from parfocal.runtime.store.evaluations import ImageScore
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location
 
@@ -51,25 +52,25 @@ def test_probabilities_are_cut_and_the_curve_is_not_used_to_choose(evaluate: Eva
     names = {entry.public_name for entry in result.files}
     assert {"figure.png", "metrics.csv", "curve.csv", "summary.json", "report.pdf", "maps/field0.tif"} <= names
     assert result.verdict["state"] == "passed"
-    assert summary["threshold"] == {"value": 0.5, "chosen_by": "default, as the model stores none"}
+    assert summary["details"]["threshold"] == {"value": 0.5, "chosen_by": "default, as the model stores none"}
     rows = list(csv.DictReader(io.StringIO(read_published(s3.store(), str(place), "curve.csv").decode())))
     assert len(rows) == 99
     at_half = next(row for row in rows if row["threshold"] == "0.5")
-    assert float(at_half["IoU [0..1]"]) == pytest.approx(summary["pooled"]["prediction"]["iou"])
+    assert float(at_half["iou"]) == pytest.approx(summary["details"]["pooled"]["prediction"]["iou"])
     assert "it was not used" in " ".join(result.verdict["remarks"])
 
 
 def test_a_threshold_that_is_asked_for_is_applied(evaluate: Evaluate, s3: Any) -> None:
     result, summary, _ = read(evaluate(as_probability, threshold=0.97, maps=False), s3)
-    assert summary["threshold"]["value"] == 0.97
+    assert summary["details"]["threshold"]["value"] == 0.97
     assert summary["metrics"]["prediction"]["recall"]["mean"] < 0.9
     assert not any(entry.public_name.startswith("maps/") for entry in result.files)
 
 
 def test_the_target_itself_is_perfect_and_needs_no_threshold(evaluate: Evaluate, s3: Any) -> None:
     result, summary, _ = read(evaluate(lambda labels: (labels > 0).astype(np.uint8) * 255), s3)
-    assert summary["threshold"] is None
-    for metric in ("iou", "dice", "boundary_f", "precision", "recall"):
+    assert summary["details"]["threshold"] is None
+    for metric in ("iou", "dice", "boundary_f1", "precision", "recall"):
         assert summary["metrics"]["prediction"][metric]["mean"] == 1
     assert not any(entry.public_name == "curve.csv" for entry in result.files)
 
@@ -88,9 +89,10 @@ def test_what_is_neither_mask_nor_probability_is_refused_by_name(evaluate: Evalu
 
 
 def test_a_test_without_foreground_passes_nobody() -> None:
-    row = {"iou": 1.0, "foreground": 0.0, "predicted": 0.0}
-    table = {kind: {"a": row, "b": row, "c": row} for kind in ("baseline", "prediction")}
-    verdict = judge(table, Areas(), None, Threshold(0.5, "default"), SemanticParameters())
+    row = {"iou": 1.0, "foreground_fraction": 0.0, "predicted_fraction": 0.0}
+    scores = [ImageScore(name, row) for name in "abc"]
+    by_kind = {"baseline": scores, "prediction": scores}
+    verdict = judge(by_kind, Areas(), None, Threshold(0.5, "default"), SemanticParameters())
     assert verdict.verdict == "failed"
     assert "No test image has any foreground" in verdict.reasons[0]
 

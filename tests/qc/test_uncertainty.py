@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from parfocal.qc.metrics.restoration import score_restoration
-from parfocal.qc.metrics.uncertainty import LEVELS, coverage
-from parfocal.qc.reliability import coverage_remark, read_coverage_csv, reliability_figure, write_coverage_csv
+from parfocal.qc.metrics.images.restoration import score_restoration
+from parfocal.qc.metrics.images.uncertainty import LEVELS, coverage
+from parfocal.qc.restoration.reliability import (
+    coverage_remark,
+    read_coverage_csv,
+    reliability_figure,
+    write_coverage_csv,
+)
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.prediction.uncertainty import LEVEL, calibration_factor, interval_width
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from parfocal.qc.inputs import Inputs, Item
-from parfocal.qc.verdict import Verdict, with_test, with_unscorable
+from parfocal.qc.evaluation.inputs import Inputs, Item
+from parfocal.qc.evaluation.verdict import Judgement, with_test, with_unscorable
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ModelManifest, ResultManifest
 
 NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
-PASSED = Verdict("passed", ("It is better.",), ("A remark.",))
+PASSED = Judgement("passed", ("It is better.",), ("A remark.",))
 DATASET = DatasetManifest(project="p", dataset="d", version=1, images=())
 PREDICTION = ResultManifest(project="p", job="j", service="s", method="m", kind="prediction")
 
@@ -64,7 +64,7 @@ def test_a_prediction_that_cannot_be_scored_fails_the_model_unless_it_is_allowed
     allowed = with_unscorable(PASSED, {"x": NAN}, 3, 1)
     assert (allowed.verdict, allowed.reasons) == ("passed", PASSED.reasons)
     assert allowed.remarks[0] == f"{sentence} The thresholds allow that."
-    worse = with_unscorable(Verdict("failed", ("It is worse.",), ()), {"x": NAN}, 3, 0)
+    worse = with_unscorable(Judgement("failed", ("It is worse.",), ()), {"x": NAN}, 3, 0)
     assert worse.reasons == (sentence, "It is worse.")
     assert with_unscorable(PASSED, {"x": NAN}, 1, 5).verdict == "failed"  # nothing was scored
     assert with_unscorable(PASSED, {}, 3, 0) is PASSED

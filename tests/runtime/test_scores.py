@@ -7,33 +7,31 @@ import pytest
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store.scores import read_scores
 
-PSNR = {"psnr": "PSNR [dB]"}
+PSNR = ["psnr"]
 
 
-def test_scores_are_found_by_heading_and_slices_averaged() -> None:
-    text = (
-        "new,kind,slice,image,PSNR [dB]\r\nx,prediction,0,stack,20\r\nx,prediction,1,stack,30\r\nx,input,0,stack,10\r\n"
-    )
+def test_scores_are_found_by_key_and_slices_averaged() -> None:
+    text = "new,kind,slice,image,psnr\r\nx,prediction,0,stack,20\r\nx,prediction,1,stack,30\r\nx,input,0,stack,10\r\n"
     assert read_scores(text, PSNR) == {"prediction": {"stack": {"psnr": 25.0}}, "input": {"stack": {"psnr": 10.0}}}
 
 
 def test_an_image_without_a_number_is_there_without_it() -> None:
-    text = "image,kind,PSNR [dB]\na,prediction,\nb,prediction,20\n"
+    text = "image,kind,psnr\na,prediction,\nb,prediction,20\n"
     assert read_scores(text, PSNR) == {"prediction": {"a": {}, "b": {"psnr": 20.0}}}
 
 
 def test_slices_without_a_number_do_not_count_in_the_mean() -> None:
-    text = "image,kind,PSNR [dB]\na,prediction,\na,prediction,20\n"
+    text = "image,kind,psnr\na,prediction,\na,prediction,20\n"
     assert read_scores(text, PSNR) == {"prediction": {"a": {"psnr": 20.0}}}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("image,kind\na,prediction\n", r"metrics of x has no column 'PSNR \[dB\]'"),
+        ("image,kind\na,prediction\n", r"metrics of x has no column 'psnr'"),
         ("", "metrics of x has no column 'image'"),
-        ("image,kind,PSNR [dB]\na,prediction,poor\n", "line 2: 'poor' is no number"),
-        ("image,kind,PSNR [dB]\na,prediction\n", "line 2: '' is no number"),
+        ("image,kind,psnr\na,prediction,poor\n", "line 2: 'poor' is no number"),
+        ("image,kind,psnr\na,prediction\n", "line 2: '' is no number"),
     ],
     ids=["no column", "empty", "text", "cut off"],
 )

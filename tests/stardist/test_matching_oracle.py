@@ -13,7 +13,7 @@ import pytest
 def instances(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The metrics of the QC service, which this environment has no package of."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "services" / "qc"))
-    from parfocal.qc.metrics import instances
+    from parfocal.qc.metrics.objects import instances
 
     return instances
 

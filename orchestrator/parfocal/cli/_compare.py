@@ -64,7 +64,7 @@ def compare(
     from parfocal.cli._render import print_fields, print_json
     from parfocal.client.comparisons import check_competitors, plan_comparison
     from parfocal.client.comparisons import compare as compare_all
-    from parfocal.client.quality import evaluation_summary
+    from parfocal.client.quality import published_summary
     from parfocal.client.results import read_result, result_uri
     from parfocal.runtime.errors import InvalidInputError
 
@@ -86,7 +86,7 @@ def compare(
         if output is not None:
             _work.download_evaluation(client, job, output, overwrite=overwrite)
         result = read_result(client, job)
-        summary = evaluation_summary(client, result, uri)
+        summary = published_summary(client, uri)
         if app.json:
             print_json({"job": _work.job_json(job), "uri": uri, "summary": summary})
             return

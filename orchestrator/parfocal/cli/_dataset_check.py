@@ -92,8 +92,8 @@ def refuse_folder(folder: Path, axes: str, kind: str) -> InvalidInputError:
 def check_stored(app: App, client: Client, name: str) -> None:
     """Check that a stored dataset is whole, and show what quality control has found in it before."""
     from parfocal.client.dataset_checks import earlier_check
-    from parfocal.client.quality import evaluation_summary
-    from parfocal.client.results import read_result, result_uri
+    from parfocal.client.quality import published_summary
+    from parfocal.client.results import result_uri
     from parfocal.runtime.store.store import Location
 
     manifest, uri = read(client, name)
@@ -110,7 +110,7 @@ def check_stored(app: App, client: Client, name: str) -> None:
     for text in manifest.warnings:
         warn(text)
     job = earlier_check(client, uri)
-    summary = evaluation_summary(client, read_result(client, job), result_uri(job)) if job is not None else None
+    summary = published_summary(client, result_uri(job)) if job is not None else None
     if app.json:
         values = {"dataset": title, "uri": uri, "files": len(manifest.files), "warnings": list(manifest.warnings)}
         print_json({**values, "qc": summary})
@@ -128,9 +128,9 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
     from parfocal import v1
     from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.client.dataset_checks import check_method
-    from parfocal.client.quality import evaluation_summary, finished_job
+    from parfocal.client.quality import finished_job, published_summary
     from parfocal.client.requests import evaluation_request
-    from parfocal.client.results import read_result, result_uri
+    from parfocal.client.results import result_uri
 
     _work.check_evaluation_output(quality.output, overwrite=quality.overwrite)
     manifest, uri = read(client, name)
@@ -146,7 +146,7 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
     place = result_uri(job)
     if quality.output is not None:
         _work.download_evaluation(client, job, quality.output, overwrite=quality.overwrite)
-    summary = evaluation_summary(client, read_result(client, job), place)
+    summary = published_summary(client, place)
     if app.json:
         print_json({"job": _work.job_json(job), "uri": place, "summary": summary})
         return

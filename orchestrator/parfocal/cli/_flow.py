@@ -11,6 +11,7 @@ from parfocal.cli import _work
 from parfocal.cli._errors import DETACHED
 from parfocal.cli._render import print_json, say, warn
 from parfocal.cli._work import CommandDoer
+from parfocal.flows._jobs import STEPS
 from parfocal.flows.remote import ENDED, TrainingFlow
 from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.store.names import versioned_name
@@ -152,7 +153,7 @@ class FlowDoer:
             # In this order: a run that has ended starts nothing more.
             state = self._flow.state(self._training)
             try:
-                job = self._flow.job(self._training, "predict" if request.HasField("prediction") else "qc")
+                job = self._flow.job(self._training, STEPS[str(request.WhichOneof("spec"))])
             except UnavailableError:
                 state = ""
             else:

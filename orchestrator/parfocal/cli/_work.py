@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
     from parfocal.client.models import ModelSummary
+    from parfocal.runtime.store.evaluations import EvaluationSummary
     from parfocal.runtime.store.manifests import DatasetManifest
     from parfocal.runtime.store.verdicts import Verdict
 
@@ -176,7 +177,7 @@ def show_evaluation(client: Client, job: v1.Job) -> Verdict:
     from parfocal.runtime.store.verdicts import verdict_of
 
     result, uri = read_result(client, job), result_uri(job)
-    print_metrics(evaluation_summary(client, result, uri))
+    print_metrics(evaluation_summary(client, uri))
     verdict = verdict_of(result.verdict, job.id, uri)
     print_verdict(verdict)
     for remark in result.verdict.get("remarks", ()):
@@ -191,44 +192,27 @@ def evaluation_json(client: Client, job: v1.Job) -> tuple[Verdict, dict[str, Any
     from parfocal.runtime.store.verdicts import verdict_of
 
     result, uri = read_result(client, job), result_uri(job)
-    values = {"uri": uri, "verdict": result.verdict, "summary": evaluation_summary(client, result, uri)}
+    values = {"uri": uri, "verdict": result.verdict, "summary": evaluation_summary(client, uri).model_dump(mode="json")}
     return verdict_of(result.verdict, job.id, uri), values
 
 
-def print_metrics(summary: Mapping[str, Any], target: str = "") -> None:
+def print_metrics(summary: EvaluationSummary) -> None:
     """Print each metric for the prediction, the input and the baseline beside each other, for each target."""
-    for role, values in summary.get("targets", {}).items():
-        print_metrics(values, role)
-    if "targets" in summary:
-        return
-    from parfocal.client.quality import metric_text
-
-    found = summary.get("metrics", {})
-    kinds = [kind for kind in ("prediction", "input", "baseline") if kind in found]
-    if not kinds:
-        return
-    baseline = summary.get("baseline") or {}
-    name = str(baseline.get("name", "baseline"))
-    names = {"prediction": "Prediction", "input": "Input", "baseline": name[:1].upper() + name[1:]}
-    shown: Mapping[str, str] = summary["shown"]
-    rows = [
-        (
-            title,
-            metric_text(metric, found[kinds[0]][metric]["mean"]),
-            _interval(metric, found[kinds[0]][metric]),
-            *(metric_text(metric, found[kind][metric]["mean"]) for kind in kinds[1:]),
-        )
-        for metric, title in shown.items()
-    ]
-    images = summary.get("images", 0)
-    columns = ["Mean", names[kinds[0]], "95 % interval", *(names[kind] for kind in kinds[1:])]
-    print_table(
-        columns,
-        rows,
-        title=f"{target + ': ' if target else ''}{images} image{'' if images == 1 else 's'}",
-        numbers=columns[1:],
-    )
-    say(summary["note"])
+    for role, part in summary.parts.items():
+        names = part.names
+        others = [kind for kind in names if kind != "prediction"]
+        columns = ["Mean", names["prediction"], "95 % interval", *(names[kind] for kind in others)]
+        rows = []
+        for metric in part.shown_metrics:
+            ours = part.metrics["prediction"][metric.key]
+            interval = "too few images"
+            if ours.low is not None and ours.high is not None:
+                interval = f"{metric.number(ours.low)} to {metric.number(ours.high)}"
+            means = (metric.number(part.metrics[kind][metric.key].mean) for kind in others)
+            rows.append((metric.heading, metric.number(ours.mean), interval, *means))
+        title = f"{f'{role}: ' if role else ''}{part.images} image{'' if part.images == 1 else 's'}"
+        print_table(columns, rows, title=title, numbers=columns[1:])
+        say(part.note)
 
 
 def require_pass(verdict: Verdict, wanted: bool) -> None:
@@ -268,14 +252,6 @@ def check_test_images(dataset: DatasetManifest, split: str = "test") -> bool:
         cure = "Create it again with a few in test/source and test/target that are not among the training images."
     warn(f"The dataset {dataset.dataset!r} {why}, so quality control cannot judge the model. {cure}")
     return False
-
-
-def _interval(metric: str, values: Mapping[str, Any]) -> str:
-    from parfocal.client.quality import metric_text
-
-    if values.get("low") is None or values.get("high") is None:
-        return "too few images"
-    return f"{metric_text(metric, values['low'])} to {metric_text(metric, values['high'])}"
 
 
 def _sentence(text: str) -> str:

@@ -10,10 +10,11 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.datasets import read_dataset
 from parfocal.client.models import read_model
-from parfocal.client.quality import Doer, evaluation_method, judge_model, metric_text
+from parfocal.client.quality import Doer, evaluation_method, judge_model
 from parfocal.client.requests import comparison_request
 from parfocal.client.results import read_result, result_uri
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
+from parfocal.runtime.store.evaluations import Metric
 from parfocal.runtime.store.manifests import ResultManifest
 
 Row = dict[str, str]
@@ -121,11 +122,14 @@ def compare(
 
 def mean_rows(summary: Mapping[str, Any], target: str) -> list[Row]:
     """Return one row for each competitor: its mean in each metric, with the interval where there is one."""
-    metrics = summary["metrics"][target]
+    metrics = _metrics(summary)
     return [
         {
             "Competitor": each["name"],
-            **{summary["shown"][metric]: _mean(metric, columns[each["name"]]) for metric, columns in metrics.items()},
+            **{
+                metrics[key].heading: _mean(metrics[key], columns[each["name"]])
+                for key, columns in summary["metrics"][target].items()
+            },
         }
         for each in summary["competitors"]
     ]
@@ -133,24 +137,28 @@ def mean_rows(summary: Mapping[str, Any], target: str) -> list[Row]:
 
 def difference_rows(summary: Mapping[str, Any], target: str) -> list[Row]:
     """Return one row for each test: the pair, the difference, how sure it is, and who is better if that is shown."""
-    return [
-        {
+    metrics = _metrics(summary)
+    rows = []
+    for test in summary["tests"]:
+        if test["target"] != target:
+            continue
+        metric = metrics[test["metric"]]
+        row = {
             "Pair": f"{test['first']} - {test['second']}",
-            "Metric": test["metric"],
-            "Difference": f"{test['mean difference']:+.3g}",
-            "Interval": _interval(test["interval low"], test["interval high"]),
-            "Wilcoxon": f"{test['Wilcoxon p']:.2g}",
-            "corrected": f"{test['Wilcoxon p after Holm']:.2g}",
+            "Metric": metric.heading,
+            "Difference": metric.number(test["mean_difference"], signed=True),
+            "Interval": _interval(metric, test["difference_low"], test["difference_high"]),
+            "Wilcoxon": f"{test['wilcoxon_p']:.2g}",
+            "corrected": f"{test['wilcoxon_p_holm']:.2g}",
             "Real": _winner(test),
         }
-        for test in summary["tests"]
-        if test["target"] == target
-    ]
+        rows.append(row)
+    return rows
 
 
 def ranking_sentence(summary: Mapping[str, Any], target: str) -> str:
     """Return which images are best and worst for the models."""
-    ranked = summary["shown"][summary["ranked_by"]]
+    ranked = _metrics(summary)[summary["ranked_by"]].heading
     return (
         f"Best image by the models' mean {ranked}: {summary['best_images'][target]}; "
         f"worst: {summary['worst_images'][target]}."
@@ -195,15 +203,22 @@ def _method(client: Client, models: Sequence[str], evaluations: Sequence[ResultM
     return client.method(next(iter(makers)))
 
 
-def _mean(metric: str, values: Mapping[str, Any]) -> str:
-    if values["low"] is None:
-        return metric_text(metric, values["mean"])
-    low, high = (metric_text(metric, values[each]) for each in ("low", "high"))
-    return f"{metric_text(metric, values['mean'])} ({low} to {high})"
+def _metrics(summary: Mapping[str, Any]) -> dict[str, Metric]:
+    """Return what is known of the metrics that are compared, by key."""
+    return {column["key"]: Metric.model_validate(column) for column in summary["columns"]}
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "too few images" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
+def _mean(metric: Metric, values: Mapping[str, Any]) -> str:
+    mean = metric.number(values["mean"])
+    return (
+        mean if values["low"] is None else f"{mean} ({metric.number(values['low'])} to {metric.number(values['high'])})"
+    )
+
+
+def _interval(metric: Metric, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "too few images"
+    return f"{metric.number(low, signed=True)} to {metric.number(high, signed=True)}"
 
 
 def _winner(test: Mapping[str, Any]) -> str:

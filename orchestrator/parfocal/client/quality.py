@@ -10,7 +10,8 @@ from parfocal.client.client import Client
 from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.requests import evaluation_request, prediction_request
 from parfocal.client.results import result_uri
-from parfocal.runtime.store.manifests import ResultManifest
+from parfocal.runtime.store.evaluations import SUMMARY_FILE, EvaluationSummary
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
 
@@ -38,18 +39,16 @@ def evaluation_method(client: Client, task: v1.Task.ValueType, *, targets: bool 
     return None
 
 
-def evaluation_summary(client: Client, result: ResultManifest, uri: str) -> dict[str, Any]:
-    """Return the full summary of an evaluation or comparison."""
-    summary = dict(result.summary)
-    details = result.entry("summary.json")
-    if details is not None:
-        summary = {**summary, **client.store.read_json(Location.parse(uri) / details.name)}
-    return summary
+def evaluation_summary(client: Client, uri: str) -> EvaluationSummary:
+    """Return what an evaluation says, from the place where it was published."""
+    return EvaluationSummary.read(client.store, Location.parse(uri))
 
 
-def metric_text(metric: str, value: float) -> str:
-    """Return the value of a metric as tables show it."""
-    return f"{value:.2f}" if metric == "psnr" else f"{value:.3f}"
+def published_summary(client: Client, uri: str) -> dict[str, Any]:
+    """Return what a comparison or a check of a dataset says, from the place where it was published."""
+    place = Location.parse(uri)
+    manifest = ResultManifest.read(client.store, place / RESULT_MANIFEST)
+    return dict(client.store.read_json(manifest.place_of(place, SUMMARY_FILE)))
 
 
 def finished_job(client: Client, request: v1.StartJobRequest) -> v1.Job | None:

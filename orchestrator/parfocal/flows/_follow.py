@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -119,17 +119,33 @@ class FlowDoer:
     ----------
     steps
         How many jobs there are, those that turn out to have been done before included.
+    begin
+        From which percentage on they have the progress bar.
+    names
+        By kind of job ("prediction", "evaluation"): what its step is called in request ids, where there is one of each.
     """
 
-    def __init__(self, client: Client, run: Run, listener: PrefectListener, steps: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        run: Run,
+        listener: PrefectListener,
+        steps: int,
+        *,
+        begin: float = 0.0,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self._client, self._run, self._listener, self._steps = client, run, listener, steps
+        self._begin, self._names = begin, names or {}
         self._done = 0
 
     def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
         """Return the finished job of a request."""
-        self._listener.stage(title, 100 * self._done / self._steps, 100 * (self._done + 1) / self._steps)
+        begin, end = (self._begin + (100 - self._begin) * done / self._steps for done in (self._done, self._done + 1))
+        self._listener.stage(title, begin, end)
         self._done += 1
-        name = f"{request.WhichOneof('spec')}-{self._done}"
+        kind = str(request.WhichOneof("spec"))
+        name = self._names.get(kind, f"{kind}-{self._done}")
 
         def labelled(request_id: str) -> v1.StartJobRequest:
             mine = v1.StartJobRequest(labels=self._run.labels)

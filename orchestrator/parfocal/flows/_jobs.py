@@ -22,6 +22,8 @@ FLOW_RUN_LABEL = "flow_run"
 STARTED_LABEL = "parfocal.training-started-by-command"
 ACTIVE_STATES = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING)
 _ENDED_BADLY = (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED)
+# By kind of job: what the steps after a training are called in the request ids of its flow run.
+STEPS = {"prediction": "predict", "evaluation": "qc"}
 PATIENCE_SECONDS = 600.0
 _MAX_PAUSE_SECONDS = 30.0
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parfocal import v1
-from parfocal.flows._scores import Row, Scores, summary_rows
+from parfocal.flows._scores import Evaluated, Row, summary_rows
 from parfocal.flows._work import Finished
 from parfocal.runtime.store.manifests import public_name
 from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.store import Location
 
 _METRIC_NAMES = {"loss": "loss", "val_loss": "validation loss", "learning_rate": "learning rate"}
 _STATES = {
@@ -102,9 +103,8 @@ def training_report(
     model_uri: str,
     dataset_uri: str,
     training: v1.Job,
-    prediction: Finished | None,
     evaluation: Finished | None,
-    scores: Scores | None,
+    evaluated: Evaluated | None,
     figure: bytes | None,
     notes: Sequence[str],
 ) -> str:
@@ -118,20 +118,23 @@ def training_report(
     lines.append("")
     if figure is not None:
         lines += [embedded_png("Input, prediction and target of a test image", figure), ""]
-        if scores and scores.worst_image:
-            lines += [f"Shown is the worst of the test images by {scores.primary}, {scores.worst_image}.", ""]
-    if scores:
-        count = len(scores.images)
-        lines += ["## Scores", "", markdown_table(summary_rows(scores)), ""]
+        if evaluated:
+            summary = evaluated.summary
+            worst = summary.worst_image.image
+            lines += [f"Shown is the worst of the test images by {summary.primary.title}, {worst}.", ""]
+    if evaluated:
+        count = len(evaluated.scores["prediction"])
+        lines += ["## Scores", "", markdown_table(summary_rows(evaluated)), ""]
         means = f"Means over {count} test image{'s' if count > 1 else ''}, in brackets their 95 % intervals."
-        lines += [f"{means} {scores.note}".strip(), ""]
+        lines += [f"{means} {evaluated.summary.note}".strip(), ""]
     lines += notes_section([*notes, *verdict.get("remarks", ()), *training.warnings])
     lines += ["## Where everything is", ""]
     facts = [("Model", name), ("Model files", f"`{model_uri}`"), ("Dataset", f"`{dataset_uri}`")]
     facts.append(("Training job", f"`{training.id}`"))
-    if prediction:
-        facts += [("Predicted test images", f"`{prediction.uri}`"), ("Prediction job", f"`{prediction.job.id}`")]
     if evaluation:
+        prediction = evaluation.job.evaluation.prediction_uri
+        facts += [("Predicted test images", f"`{prediction}`")]
+        facts += [("Prediction job", f"`{Location.parse(prediction).name}`")]
         facts += [("Quality control files", f"`{evaluation.uri}`"), ("Quality control job", f"`{evaluation.job.id}`")]
     facts.append(("Training time", duration(_seconds(training))))
     lines += [markdown_table([{"What": what, "": value} for what, value in facts]), ""]

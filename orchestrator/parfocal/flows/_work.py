@@ -13,7 +13,6 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client, requests
-from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import (
     ACTIVE_STATES,
@@ -154,55 +153,6 @@ def predict_images(
         )
 
     return finished(client, repeatable_job(client, run, "predict", request, listener))
-
-
-def predict_split(
-    client: Client,
-    run: Run,
-    listener: Listener,
-    *,
-    model_uri: str,
-    dataset_uri: str,
-    split: str = "test",
-) -> Finished:
-    """Apply a model to one split of a dataset, to be judged by its targets."""
-    parameters = judging_parameters(read_model(client, model_uri).manifest)
-    return predict_images(
-        client, run, listener, model_uri=model_uri, input_uri=dataset_uri, split=split, parameters=parameters
-    )
-
-
-def evaluate_model(
-    client: Client,
-    run: Run,
-    listener: Listener,
-    *,
-    method: str,
-    prediction_uri: str,
-    dataset_uri: str,
-    model_uri: str,
-    split: str = "test",
-) -> Finished:
-    """Score a prediction and add the verdict to the model.
-
-    Raises
-    ------
-    JobNotSucceededError
-        The evaluation failed or was cancelled; this is no verdict on the model.
-    """
-
-    def request(request_id: str) -> v1.StartJobRequest:
-        return requests.evaluation_request(
-            method,
-            prediction_uri,
-            dataset_uri,
-            split=split,
-            model_uri=model_uri,
-            request_id=request_id,
-            labels=run.labels,
-        )
-
-    return finished(client, repeatable_job(client, run, "qc", request, listener))
 
 
 def read_figure(client: Client, finished: Finished, name: str = "figure.png") -> bytes | None:

@@ -12,7 +12,7 @@ from prefect.states import Completed
 from parfocal.client import Client
 from parfocal.client.dataset_checks import check_method, headline, purpose_sentences
 from parfocal.client.datasets import read_dataset
-from parfocal.client.quality import evaluation_summary, finished_job
+from parfocal.client.quality import finished_job, published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.flows import _quality_pages, _show, _work
 from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, ended_badly, quiet_failures, step
@@ -69,7 +69,7 @@ def _check(client: Client, run: Run, dataset: str, parameters: dict[str, Any], *
     else:
         job = doer.do(request, f"Looking at {name}")
     finished = _work.finished(client, job)
-    summary = evaluation_summary(client, finished.manifest, finished.uri)
+    summary = published_summary(client, finished.uri)
     purpose = purpose_sentences(client, manifest, summary)
 
     def report() -> None:

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from parfocal.client import Client, comparisons
-from parfocal.client.quality import evaluation_summary
+from parfocal.client.quality import published_summary
 from parfocal.flows import _quality_pages, _show, _work
 from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, ended_badly, quiet_failures, step
 from parfocal.flows._jobs import Run, ask_patiently
@@ -98,7 +98,7 @@ def _compare(
 ) -> State[Any]:
     doer = FlowDoer(client, run, listener, 2 * len(plan.model_uris) + 1)
     finished = _work.finished(client, comparisons.compare(client, doer, plan, parameters, again=again))
-    summary = evaluation_summary(client, finished.manifest, finished.uri)
+    summary = published_summary(client, finished.uri)
     step("Report", lambda: _report(client, finished, summary))
     text = _quality_pages.comparison_outcome(summary)
     listener.done(text)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, Literal
+from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client
@@ -122,7 +122,7 @@ class TrainingFlow:
         """Return whether a flow run follows this training and has not ended."""
         return self.state(training) not in {"", "CRASHED", *ENDED}
 
-    def job(self, training: v1.Job, step: Literal["predict", "qc"]) -> v1.Job | None:
+    def job(self, training: v1.Job, step: str) -> v1.Job | None:
         """Return the newest job of a later step of a training's flow run; None while there is none."""
         run = Run(training.labels[FLOW_RUN_LABEL])
         found, number = None, 1

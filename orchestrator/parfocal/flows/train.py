@@ -11,15 +11,16 @@ from prefect.states import Completed
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.client.quality import evaluation_method
+from parfocal.client.quality import evaluation_method, judge_model
 from parfocal.flows import _show, _work
-from parfocal.flows._follow import PrefectListener, add_tag, current_run, ended_badly, quiet_failures, step
-from parfocal.flows._jobs import Run
+from parfocal.flows._follow import FlowDoer, PrefectListener, add_tag, current_run, ended_badly, quiet_failures, step
+from parfocal.flows._jobs import STEPS, Run
 from parfocal.flows._process import end_with_runner
-from parfocal.flows._scores import Scores, quality_rows, read_scores
+from parfocal.flows._scores import Evaluated, quality_rows, read_evaluated
 from parfocal.flows._work import CheckedDataset, Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.store.evaluations import direction_note
 from parfocal.runtime.store.names import versioned_name
 
 
@@ -106,12 +107,15 @@ def _train(
     model_uri = _work.model_uri_of(training)
     notes = list(checked.notes)
     quality = evaluation_method(client, method.task)
-    prediction = evaluation = None
+    evaluation = None
     if quality is None:
         notes.append("No service of this installation offers quality control for this kind of model.")
     elif checked.has_test_images:
-        prediction, evaluation = _judge(client, run, listener, checked, model_uri, quality)
-    step("Report", lambda: _report(client, method, checked, training, prediction, evaluation, notes))
+        doer = FlowDoer(client, run, listener, 2, begin=90, names=STEPS)
+        # Again: what an earlier attempt of this run has done is found by its request ids.
+        judged = judge_model(client, doer, quality, model_uri, checked.uri, again=True)
+        evaluation = _work.finished(client, judged)
+    step("Report", lambda: _report(client, method, checked, training, evaluation, notes))
 
     verdict = evaluation.manifest.verdict if evaluation else {}
     text = f"{versioned_name(model_uri)} · {_show.verdict_headline(verdict)}"
@@ -121,65 +125,33 @@ def _train(
     return Completed(message=text)
 
 
-def _judge(
-    client: Client,
-    run: Run,
-    listener: PrefectListener,
-    checked: CheckedDataset,
-    model_uri: str,
-    quality: v1.Method,
-) -> tuple[Finished, Finished]:
-    listener.stage("Predicting the test images", 90, 95)
-    prediction = step(
-        "Predict the test images",
-        lambda: _work.predict_split(client, run, listener, model_uri=model_uri, dataset_uri=checked.uri),
-    )
-    listener.stage("Quality control", 95, 100)
-    evaluation = step(
-        "Quality control",
-        lambda: _work.evaluate_model(
-            client,
-            run,
-            listener,
-            method=quality.name,
-            prediction_uri=prediction.uri,
-            dataset_uri=checked.uri,
-            model_uri=model_uri,
-        ),
-    )
-    return prediction, evaluation
-
-
 def _report(
     client: Client,
     method: v1.Method,
     checked: CheckedDataset,
     training: v1.Job,
-    prediction: Finished | None,
     evaluation: Finished | None,
     notes: list[str],
 ) -> None:
     model_uri = _work.model_uri_of(training)
     name = versioned_name(model_uri)
-    scores: Scores | None = None
+    evaluated: Evaluated | None = None
     figure: bytes | None = None
     if evaluation:
-        scores = read_scores(client, evaluation)
+        evaluated = read_evaluated(client, evaluation)
         figure = _work.read_figure(client, evaluation)
         create_table_artifact(
-            quality_rows(scores),
+            quality_rows(evaluated),
             key=_show.artifact_key("scores", name),
-            description=f"Scores of {name} on each test image: more is better"
-            + (", but for NRMSE." if "nrmse" in scores.metrics else "."),
+            description=f"Scores of {name} on each test image. {direction_note(evaluated.metrics)}",
         )
     page = _show.training_report(
         method=method,
         model_uri=model_uri,
         dataset_uri=checked.uri,
         training=training,
-        prediction=prediction,
         evaluation=evaluation,
-        scores=scores,
+        evaluated=evaluated,
         figure=figure,
         notes=notes,
     )

@@ -1,26 +1,26 @@
 """Quality control: metrics, error maps, reports and a verdict on any prediction, whoever made it.
 
-`metrics/` are pure functions on arrays; `evaluation.py` (restoration and translation), `residuals.py`, `instances.py`,
-`semantic.py`, `comparison.py` and `dataset/job.py` are what workers run.
+Each kind has a room with what workers run (`job.py`), its parameters and its figures: `restoration/` (translation
+too), `instances/`, `semantic/`, `residuals/`, `dataset/` and `comparison/`. They share `evaluation/`, `report/` and
+`metrics/`, which are pure functions on arrays.
 """
 
 from __future__ import annotations
 
 from parfocal import v1
-from parfocal.qc.parameters import (
-    DatasetParameters,
+from parfocal.qc.comparison.parameters import (
     ImageComparisonParameters,
     InstanceComparisonParameters,
-    InstanceParameters,
-    ResidualParameters,
-    RestorationParameters,
     SemanticComparisonParameters,
-    SemanticParameters,
-    TranslationParameters,
 )
+from parfocal.qc.dataset.parameters import DatasetParameters
+from parfocal.qc.instances.parameters import InstanceParameters
+from parfocal.qc.residuals.parameters import ResidualParameters
+from parfocal.qc.restoration.parameters import RestorationParameters, TranslationParameters
+from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.runtime.methods.service import Method, Service, Work
 
-_COMPARE = "parfocal.qc.comparison:compare"
+_COMPARE = "parfocal.qc.comparison.job:compare"
 
 RESTORATION = Method(
     name="restoration",
@@ -33,7 +33,7 @@ RESTORATION = Method(
     axes="YX",
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
-        v1.JOB_KIND_EVALUATION: Work(RestorationParameters, "parfocal.qc.evaluation:evaluate", needs_device=False),
+        v1.JOB_KIND_EVALUATION: Work(RestorationParameters, "parfocal.qc.restoration.job:evaluate", needs_device=False),
         v1.JOB_KIND_COMPARISON: Work(ImageComparisonParameters, _COMPARE, needs_device=False),
     },
     data="Test images with targets, which the model has not seen in training. Three at least, ten or more are better.",
@@ -61,7 +61,7 @@ RESIDUALS = Method(
     target=v1.TARGET_KIND_NONE,
     work={
         v1.JOB_KIND_EVALUATION: Work(
-            ResidualParameters, "parfocal.qc.residuals:evaluate", needs_device=False, needs_targets=False
+            ResidualParameters, "parfocal.qc.residuals.job:evaluate", needs_device=False, needs_targets=False
         ),
     },
     data="""
@@ -90,7 +90,7 @@ TRANSLATION = Method(
     axes="YX",
     target=v1.TARGET_KIND_PAIRED_IMAGE,
     work={
-        v1.JOB_KIND_EVALUATION: Work(TranslationParameters, "parfocal.qc.evaluation:evaluate", needs_device=False),
+        v1.JOB_KIND_EVALUATION: Work(TranslationParameters, "parfocal.qc.restoration.job:evaluate", needs_device=False),
         v1.JOB_KIND_COMPARISON: Work(ImageComparisonParameters, _COMPARE, needs_device=False),
     },
     data="Test images with targets, which the model has not seen in training. Three at least, ten or more are better.",
@@ -113,7 +113,7 @@ INSTANCES = Method(
     axes="YX",
     target=v1.TARGET_KIND_LABELS,
     work={
-        v1.JOB_KIND_EVALUATION: Work(InstanceParameters, "parfocal.qc.instances:evaluate", needs_device=False),
+        v1.JOB_KIND_EVALUATION: Work(InstanceParameters, "parfocal.qc.instances.job:evaluate", needs_device=False),
         v1.JOB_KIND_COMPARISON: Work(InstanceComparisonParameters, _COMPARE, needs_device=False),
     },
     data="""
@@ -141,7 +141,7 @@ SEMANTIC = Method(
     axes="YX",
     target=v1.TARGET_KIND_LABELS,
     work={
-        v1.JOB_KIND_EVALUATION: Work(SemanticParameters, "parfocal.qc.semantic:evaluate", needs_device=False),
+        v1.JOB_KIND_EVALUATION: Work(SemanticParameters, "parfocal.qc.semantic.job:evaluate", needs_device=False),
         v1.JOB_KIND_COMPARISON: Work(SemanticComparisonParameters, _COMPARE, needs_device=False),
     },
     data="Test images with masks, which the model has not seen in training. Three at least, ten or more are better.",

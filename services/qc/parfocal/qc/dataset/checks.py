@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from parfocal.qc.dataset.findings import Finding, Severity, named
 from parfocal.qc.dataset.images import Record, pixel_size_text
-from parfocal.qc.parameters import DatasetThresholds
-from parfocal.qc.words import count
+from parfocal.qc.dataset.parameters import DatasetThresholds
+from parfocal.qc.evaluation.words import count
 
 FEW_IMAGES: Final = 10
 """Fewer training images are worth a note."""

@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from parfocal.qc.dataset.thumbnails import thumbnail
 from parfocal.qc.metrics._arrays import percentiles
-from parfocal.qc.metrics.duplicates import SIDE, fingerprint, pixel_digest
-from parfocal.qc.metrics.focus import sharpness
-from parfocal.qc.metrics.labels import Kind, LabelSanity, check_labels
-from parfocal.qc.metrics.noise import measure_noise
-from parfocal.qc.metrics.registration import Shift, estimate_shift
-from parfocal.qc.metrics.restoration import score_restoration, score_stack
+from parfocal.qc.metrics.data.duplicates import SIDE, fingerprint, pixel_digest
+from parfocal.qc.metrics.data.focus import sharpness
+from parfocal.qc.metrics.data.noise import measure_noise
+from parfocal.qc.metrics.data.registration import Shift, estimate_shift
+from parfocal.qc.metrics.images.restoration import score_restoration, score_stack
+from parfocal.qc.metrics.objects.labels import Kind, LabelSanity, check_labels
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import PixelSize, read_image
 from parfocal.runtime.images.saturation import saturation
@@ -55,7 +55,7 @@ COLUMNS: Final[dict[str, str]] = {
     "tiny": "tiny objects",
     "at_border": "objects at the border",
 }
-"""Name of each number of an image and its heading in images.csv."""
+"""Each number of an image, which is its column in images.csv, and what people call it."""
 
 _SMOOTHING: Final = 2.0
 # Of thicker volumes every second, third … plane is enough to tell noise and sharpness.
@@ -286,7 +286,7 @@ def count_tiny(records: Iterable[Record], fraction: float) -> None:
 
 
 def write_images_csv(path: Path, records: Iterable[Record], findings: Mapping[str, Sequence[str]]) -> None:
-    """Write one line for each image, UTF-8, with units in the heading; what was not measured is empty.
+    """Write one line for each image, UTF-8; what was not measured is empty.
 
     Parameters
     ----------
@@ -295,8 +295,8 @@ def write_images_csv(path: Path, records: Iterable[Record], findings: Mapping[st
     """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        heads = ("part", "role", "image", "kind", "axes", "shape", "type", "pixel size [µm]", "findings")
-        writer.writerow([*heads, *COLUMNS.values(), "no shift because"])
+        heads = ("split", "role", "image", "kind", "axes", "shape", "dtype", "pixel_size_um", "findings")
+        writer.writerow([*heads, *COLUMNS, "no_shift_reason"])
         for record in records:
             picture = record.picture
             writer.writerow(

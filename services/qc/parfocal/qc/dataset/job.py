@@ -25,14 +25,14 @@ from parfocal.qc.dataset.images import (
     measure_field,
     write_images_csv,
 )
+from parfocal.qc.dataset.parameters import DatasetParameters, DatasetThresholds
 from parfocal.qc.dataset.purpose import Purpose, purpose_of
+from parfocal.qc.dataset.report import dataset_report
 from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, write_sheets
-from parfocal.qc.metrics.labels import Kind, kind_of_target
+from parfocal.qc.evaluation.publish import packages_of, publish_result, published_before
+from parfocal.qc.metrics.objects.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
-from parfocal.qc.parameters import DatasetParameters, DatasetThresholds
-from parfocal.qc.publish import packages_of, publish_result, published_before
 from parfocal.qc.report import write_report
-from parfocal.qc.report.dataset import dataset_report
 from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.images.files import PixelSize, read_image
 from parfocal.runtime.jobs.context import JobContext

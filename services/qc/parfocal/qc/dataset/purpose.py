@@ -9,8 +9,8 @@ import numpy as np
 
 from parfocal.qc.dataset.findings import Finding
 from parfocal.qc.dataset.images import Record
-from parfocal.qc.parameters import DatasetThresholds
-from parfocal.qc.words import count
+from parfocal.qc.dataset.parameters import DatasetThresholds
+from parfocal.qc.evaluation.words import count
 
 
 @dataclass(frozen=True)

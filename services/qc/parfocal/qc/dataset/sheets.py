@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from parfocal.qc.dataset.findings import SEVERITIES, Severity
-from parfocal.qc.figures import drawable, save_png
-from parfocal.qc.words import count
+from parfocal.qc.evaluation.words import count
+from parfocal.qc.figures.drawing import drawable, save_png
 
 FIELDS: Final = 40
 """Fields of view on one sheet."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from parfocal.qc.metrics.labels import Kind
+from parfocal.qc.metrics.objects.labels import Kind
 
 _THUMBNAIL: Final = 160
 # Light blue and orange of Okabe and Ito's palette.

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 from pydantic import BaseModel
 
-from parfocal.qc.curves import read_curves
-from parfocal.qc.figures import save_png
-from parfocal.qc.reliability import read_coverage_csv, reliability_figure
-from parfocal.qc.report.classes import class_section
+from parfocal.qc.evaluation.verdict import Judgement
+from parfocal.qc.evaluation.words import worst_of
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.figures.scores import scores_figure
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
-from parfocal.qc.report.correlation import correlation_figure
-from parfocal.qc.report.scores import scores_figure
 from parfocal.qc.report.text import value_text, versions
-from parfocal.qc.verdict import Verdict
-from parfocal.qc.words import worst_of
+from parfocal.runtime.store.evaluations import METRICS_FILE, SUMMARY_FILE, EvaluationSummary
 from parfocal.runtime.store.manifests import ModelManifest
-from parfocal.runtime.store.scores import Scores, read_scores
+from parfocal.runtime.store.scores import Scores
 
-_MOST_OVERLAYS: Final = 6
-_KINDS: Final = ("input", "baseline", "prediction")
+MoreBlocks = Callable[[EvaluationSummary, str], Iterable[Block]]
+
+
+def _nothing(summary: EvaluationSummary, role: str) -> Iterable[Block]:  # noqa: ARG001
+    return ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,9 @@ class Evaluation:
     ----------
     folder
         Holds summary.json, metrics.csv and the figures.
+    tables, pictures
+        Give for the summary of a target, and its role where there are several, what only this kind of quality control
+        has below its scores and below its figure.
     images_of
         What the images are, e.g. "test images of the dataset cells, version 1".
     thresholds
@@ -51,28 +52,27 @@ class Evaluation:
     citation: str
     images_of: str
     model: ModelManifest | None
-    verdict: Verdict
+    verdict: Judgement
     thresholds: BaseModel
     packages: Mapping[str, str]
     created_at: str
     folder: Path
+    tables: MoreBlocks = _nothing
+    pictures: MoreBlocks = _nothing
 
 
 def evaluation_report(evaluation: Evaluation) -> Report:
     """Return the report of an evaluation; writes scores.png and frc.png to its folder for it."""
-    summary = json.loads((evaluation.folder / "summary.json").read_text(encoding="utf-8"))
-    headings = {metric: summary["units"].get(metric, metric) for metric in summary["shown"]}
-    scores = read_scores((evaluation.folder / "metrics.csv").read_text(encoding="utf-8"), headings)
+    folder = evaluation.folder
+    summary = EvaluationSummary.parse((folder / SUMMARY_FILE).read_text(encoding="utf-8"), str(folder))
+    scores = summary.scores((folder / METRICS_FILE).read_text(encoding="utf-8"))
     blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
-    for role, part in _parts(summary).items():
-        blocks += [_scores_table(part, role), Text(part["note"])]
-        if part.get("regions"):  # of restoration and translation
-            blocks.append(_regions_table(part, role))
-        blocks += _figures(evaluation.folder, part, role, _scores_of(scores, role))
-    blocks += class_section(evaluation.folder, summary)
-    blocks += _overlays(evaluation.folder, summary, scores)
+    for role, part in summary.parts.items():
+        blocks += [_scores_table(part, role), Text(part.note), *evaluation.tables(part, role)]
+        blocks += _figures(folder, part, role, _scores_of(scores, role))
+        blocks += evaluation.pictures(part, role)
     blocks += [Heading("Every image"), _images_table(summary, scores)]
-    blocks += [Heading("What the verdict asked for"), _thresholds_table(evaluation.thresholds)]
+    blocks += [Heading("What the verdict asked for"), _used(summary), _thresholds_table(evaluation.thresholds)]
     if evaluation.model is not None:
         blocks += [Heading("How the model was made"), *_training(evaluation.model)]
     blocks += [Heading("Definitions"), *(Text(text) for text in _definitions(evaluation, summary))]
@@ -82,7 +82,7 @@ def evaluation_report(evaluation: Evaluation) -> Report:
     return Report(f"{evaluation.title}: {about}", _facts(evaluation, summary), tuple(blocks))
 
 
-def _facts(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
+def _facts(evaluation: Evaluation, summary: EvaluationSummary) -> dict[str, str]:
     model = evaluation.model
     facts = {"Images": f"{_images(summary)} {evaluation.images_of}"}
     if model is not None:
@@ -96,15 +96,9 @@ def _facts(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]
     }
 
 
-def _parts(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Return the summary of each target by its role, or the only one under no name."""
-    parts: Mapping[str, Mapping[str, Any]] = summary.get("targets", {"": summary})
-    return parts
-
-
-def _images(summary: Mapping[str, Any]) -> int:
+def _images(summary: EvaluationSummary) -> int:
     """Return the number of images; one with several targets counts once."""
-    return max(int(part["images"]) for part in _parts(summary).values())
+    return max(part.images for part in summary.parts.values())
 
 
 def _scores_of(scores: Scores, role: str) -> Scores:
@@ -117,150 +111,52 @@ def _scores_of(scores: Scores, role: str) -> Scores:
     }
 
 
-def _verdict(verdict: Verdict) -> Notice:
+def _verdict(verdict: Judgement) -> Notice:
     return Notice(verdict.verdict, verdict.verdict.capitalize(), (*verdict.reasons, *verdict.remarks))
 
 
-def _names(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the kinds are called, in the order in which they are shown."""
-    baseline = str((summary.get("baseline") or {}).get("name", "baseline"))
-    names = {"input": "Input", "baseline": baseline[:1].upper() + baseline[1:], "prediction": "Prediction"}
-    return {kind: name for kind, name in names.items() if kind in summary["metrics"]}
-
-
-def _scores_table(summary: Mapping[str, Any], role: str) -> Table:
-    names = _names(summary)
+def _scores_table(summary: EvaluationSummary, role: str) -> Table:
+    names = summary.names
     others = [kind for kind in names if kind != "prediction"]
     columns = ("Mean over images", "Prediction", "95 % interval", "SD", *(names[kind] for kind in others))
     rows = []
-    for metric, title in summary["shown"].items():
-        ours = summary["metrics"]["prediction"][metric]
+    for metric in summary.shown_metrics:
+        ours = summary.metrics["prediction"][metric.key]
         interval = "too few images"
-        if ours["low"] is not None and ours["high"] is not None:
-            interval = f"{_number(metric, ours['low'])} to {_number(metric, ours['high'])}"
-        spread = "" if ours["sd"] is None else _number(metric, ours["sd"])
-        means = (_number(metric, summary["metrics"][kind][metric]["mean"]) for kind in others)
-        rows.append((title, _number(metric, ours["mean"]), interval, spread, *means))
+        if ours.low is not None and ours.high is not None:
+            interval = f"{metric.number(ours.low)} to {metric.number(ours.high)}"
+        spread = "" if ours.sd is None else metric.number(ours.sd)
+        means = (metric.number(summary.metrics[kind][metric.key].mean) for kind in others)
+        rows.append((metric.heading, metric.number(ours.mean), interval, spread, *means))
     return Table(columns, rows, frozenset(columns[1:]), role)
 
 
-def _regions_table(summary: Mapping[str, Any], role: str) -> Table:
-    """Return the means inside and outside the foreground, beside those of the whole image."""
-    names = _names(summary)
-    ours, others = summary["metrics"]["prediction"], [kind for kind in names if kind != "prediction"]
-    columns = (
-        "Prediction",
-        "Whole image",
-        "Inside the foreground",
-        "Outside",
-        *(f"{names[kind]}, inside" for kind in others),
-    )
-
-    def written(kind: str, metric: str) -> str:
-        values = summary["metrics"][kind].get(metric)
-        return "" if values is None else _number(metric, values["mean"])
-
-    rows = [
-        (
-            title,
-            *(written("prediction", f"{metric}{part}") for part in ("", "_inside", "_outside")),
-            *(written(kind, f"{metric}_inside") for kind in others),
-        )
-        for metric, title in summary["regions"].items()
-    ]
-    caption = (
-        f"The foreground, what is above Otsu's threshold of the target, is {100 * ours['foreground']['mean']:.2g} % of "
-        "the image on average. Means over the images that have a value. What is gained outside alone is gained in the "
-        "background."
-    )
-    return Table(columns, rows, frozenset(columns[1:]), f"{role}: {caption}" if role else caption)
-
-
-def _figures(folder: Path, summary: Mapping[str, Any], role: str, scores: Scores) -> Iterator[Block]:
+def _figures(folder: Path, summary: EvaluationSummary, role: str, scores: Scores) -> Iterator[Block]:
     path = folder / (f"scores_{role}.png" if role else "scores.png")
-    save_png(scores_figure(scores, summary["shown"], _names(summary)), path)
+    save_png(scores_figure(scores, summary.shown_metrics, summary.names), path)
     yield Picture(path, "Every image is a point, joined over what was scored; bars are medians.")
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
-    worst = summary["worst_image"]["image"]
-    primary = _primary(summary)
-    yield Picture(figure, f"{worst}, {worst_of(summary['images'], primary)}.")
-    examples = figure.with_name(figure.name.replace("figure", "examples", 1))
-    if examples.exists():
-        yield Picture(
-            examples,
-            f"What to expect besides the worst: the best and the median image by {primary}. Of large images the centre "
-            "is shown; scores are of the whole image or plane.",
-        )
-    yield from _correlation(folder, summary, role)
-    yield from _reliability(folder, role)
+    yield Picture(figure, f"{summary.worst_image.image}, {worst_of(summary.images, summary.primary.title)}.")
 
 
-def _primary(summary: Mapping[str, Any]) -> str:
-    """Return what the metric is called that ranks the images: the first one shown."""
-    first = next(iter(summary["shown"]))
-    return str(summary["units"].get(first, first)).partition(" [")[0]
-
-
-def _reliability(folder: Path, role: str) -> Iterator[Block]:
-    """Yield the figure of the uncertainty's coverage, which only the first target can have."""
-    table = folder / "coverage.csv"
-    if not table.exists() or role not in {"", "target"}:
-        return
-    path = folder / "reliability.png"
-    save_png(reliability_figure(read_coverage_csv(table)), path)
-    yield Picture(
-        path,
-        "Is the uncertainty honest? The line is the mean over the images, the band reaches from the lowest to the "
-        "highest image. Below the diagonal the model is surer of itself than it may be.",
-        small=True,
-    )
-
-
-def _correlation(folder: Path, summary: Mapping[str, Any], role: str) -> Iterator[Block]:
-    """Yield the figure of the Fourier correlation, where there are images large enough for it."""
-    table = folder / "frc.csv"
-    curves = read_curves(table, role) if table.exists() else None
-    if curves is None:
-        return
-    path = folder / (f"frc_{role}.png" if role else "frc.png")
-    save_png(correlation_figure(curves, summary["metrics"], _names(summary)), path)
-    yield Picture(
-        path,
-        "Fourier correlation with the target: what is shared of coarse detail (left) and fine detail (right), 1 for "
-        "all of it. Lines are medians over the images, bands reach from the lowest to the highest image. The "
-        "resolution is where an image's curve first falls below 1/7. A Gaussian filter makes detail weaker without "
-        "changing what is shared of it, so its curve is nearly that of the input.",
-    )
-
-
-def _overlays(folder: Path, summary: Mapping[str, Any], scores: Scores) -> Iterator[Block]:
-    """Yield the overlays of the worst images; the very worst is in the figure."""
-    first = next(iter(summary["shown"]))
-    images = scores["prediction"]
-    worst_first = sorted(images, key=lambda image: images[image][first])
-    paths = {image: folder / "overlays" / f"{image}.png" for image in worst_first}
-    shown = [image for image, path in paths.items() if path.exists()][1 : _MOST_OVERLAYS + 1]
-    for image in shown:
-        caption = f"{image}: {summary['shown'][first]} {_number(first, images[image][first])}."
-        yield Picture(paths[image], caption, small=True)
-
-
-def _images_table(summary: Mapping[str, Any], scores: Scores) -> Table:
+def _images_table(summary: EvaluationSummary, scores: Scores) -> Table:
     """Return one row for each image, those without scores and then the lowest first: that is where to look."""
-    shown = summary["shown"]
-    first = next(iter(shown))
-    columns = ["Image", *shown.values()]
+    shown, first = summary.shown_metrics, summary.primary
+    columns = ["Image", *(metric.heading for metric in shown)]
     baseline = scores.get("baseline", {})
     if baseline:
-        columns.append(f"{shown[first]}, {_names(summary)['baseline']}")
-    rows: list[list[str]] = [
-        [image, "not scored", *[""] * (len(columns) - 2)] for image in sorted(summary.get("unscorable", ()))
-    ]
-    for image, values in sorted(scores["prediction"].items(), key=lambda each: each[1][first]):
-        row = [image, *(_number(metric, values[metric]) if metric in values else "" for metric in shown)]
-        rows.append([*row, _number(first, baseline[image][first])] if baseline else row)
-    return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {_primary(summary)}, the lowest first.")
+        columns.append(f"{first.heading}, {summary.names['baseline']}")
+    rows: list[list[str]] = [[image, "not scored", *[""] * (len(columns) - 2)] for image in sorted(summary.unscorable)]
+    for image, values in sorted(scores["prediction"].items(), key=lambda each: each[1][first.key]):
+        row = [image, *(metric.number(values[metric.key]) if metric.key in values else "" for metric in shown)]
+        rows.append([*row, first.number(baseline[image][first.key])] if baseline else row)
+    return Table(tuple(columns), rows, frozenset(columns[1:]), f"In order of {first.title}, the lowest first.")
+
+
+def _used(summary: EvaluationSummary) -> Text:
+    used = (metric.title for part in summary.parts.values() for metric in part.columns if metric.used_by_verdict)
+    return Text(f"The verdict depends on {', '.join(dict.fromkeys(used))}.")
 
 
 def _thresholds_table(thresholds: BaseModel) -> Table:
@@ -300,9 +196,9 @@ def _training_sentence(model: ModelManifest) -> str:
     )
 
 
-def _definitions(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str]:
-    yield str(summary["definition"])
-    interval = summary["interval"]
+def _definitions(evaluation: Evaluation, summary: EvaluationSummary) -> Iterator[str]:
+    yield summary.definition
+    interval = summary.interval
     yield (
         f"Intervals hold with {100 * interval['confidence']:.0f} % confidence: {interval['method']}, "
         f"{interval['resamples']} resamples, seed {interval['seed']}. The unit is the image; slices of a stack count "
@@ -311,39 +207,34 @@ def _definitions(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator
     yield f"Computed with {versions(evaluation.packages)}."
 
 
-def _methods(evaluation: Evaluation, summary: Mapping[str, Any]) -> Iterator[str]:
+def _methods(evaluation: Evaluation, summary: EvaluationSummary) -> Iterator[str]:
     """Sentences ready to be copied into a publication."""
     model = evaluation.model
     if model is not None:
         yield _training_sentence(model)
     images = f"{_images(summary)} {evaluation.images_of}"
     scored = "; ".join(
-        f"{role}: {_in_words(part)}" if role else _in_words(part) for role, part in _parts(summary).items()
+        f"{role}: {_in_words(part)}" if role else _in_words(part) for role, part in summary.parts.items()
     )
     begin = f"It was evaluated on {images}" if model is not None else f"Predictions for {images} were evaluated"
     yield f"{begin}, as mean ± standard deviation over images: {scored}."
-    yield str(summary["definition"])
+    yield summary.definition
     cited: Iterable[str] = (model.citation if model is not None else "", evaluation.citation)
     for citation in dict.fromkeys(text for text in cited if text):
         yield f"Cite: {citation}"
 
 
-def _in_words(summary: Mapping[str, Any]) -> str:
-    """Say "PSNR in dB 28.41 ± 0.82 (input 19.56, Gaussian filter 27.08), SSIM …"."""
-    names = _names(summary)
+def _in_words(summary: EvaluationSummary) -> str:
+    """Say "PSNR [dB] 28.41 ± 0.82 (input 19.56, Gaussian filter 27.08), SSIM …"."""
+    names = summary.names
     scored = []
-    for metric, title in summary["shown"].items():
-        ours = summary["metrics"]["prediction"][metric]
-        spread = f" ± {_number(metric, ours['sd'])}" if ours["sd"] is not None else ""
+    for metric in summary.shown_metrics:
+        ours = summary.metrics["prediction"][metric.key]
+        spread = f" ± {metric.number(ours.sd)}" if ours.sd is not None else ""
         others = ", ".join(
-            f"{names[kind].lower() if kind == 'input' else names[kind]} "
-            f"{_number(metric, summary['metrics'][kind][metric]['mean'])}"
-            for kind in names
+            f"{name.lower() if kind == 'input' else name} {metric.number(summary.metrics[kind][metric.key].mean)}"
+            for kind, name in names.items()
             if kind != "prediction"
         )
-        scored.append(f"{title} {_number(metric, ours['mean'])}{spread} ({others})")
+        scored.append(f"{metric.heading} {metric.number(ours.mean)}{spread} ({others})")
     return ", ".join(scored)
-
-
-def _number(metric: str, value: float) -> str:
-    return f"{value:.2f}" if {"psnr", "snr"} & set(metric.split("_")) else f"{value:.3f}"

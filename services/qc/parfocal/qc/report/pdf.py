@@ -28,7 +28,7 @@ from reportlab.platypus import (
     TableStyle,
 )
 
-from parfocal.qc.figures import drawable
+from parfocal.qc.figures.drawing import drawable
 from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.html import SIGNS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from parfocal.runtime.errors import InvalidInputError
 
@@ -14,13 +14,13 @@ Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 A metric is left out where an image does not have it, as a score inside the foreground of an empty field."""
 
 
-def read_scores(text: str, headings: Mapping[str, str], name: str = "metrics.csv") -> Scores:
+def read_scores(text: str, metrics: Sequence[str], name: str = "metrics.csv") -> Scores:
     """Return the scores in the text of a metrics.csv, whatever kind of evaluation wrote it.
 
     Parameters
     ----------
-    headings
-        By metric wanted: the heading of its column. The table may have others besides.
+    metrics
+        Keys of the metrics wanted, which are the names of their columns. The table may have others besides.
     name
         What the table is called in errors.
 
@@ -30,21 +30,21 @@ def read_scores(text: str, headings: Mapping[str, str], name: str = "metrics.csv
         A column is missing, or a cell that is not empty holds no number; the message names them.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [heading for heading in ("image", "kind", *headings.values()) if heading not in (reader.fieldnames or ())]
+    missing = [column for column in ("image", "kind", *metrics) if column not in (reader.fieldnames or ())]
     if missing:
         raise InvalidInputError(f"{name} has no column {missing[0]!r}. Evaluate again.")
     collected: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in reader:
         values = collected.setdefault(row["kind"], {}).setdefault(row["image"], {})
-        for metric, heading in headings.items():
-            cell = row[heading]
+        for metric in metrics:
+            cell = row[metric]
             if cell == "":
                 continue  # this image has no such number
             try:
                 values.setdefault(metric, []).append(float(cell))
             except (TypeError, ValueError) as error:
                 raise InvalidInputError(
-                    f"{name}, line {reader.line_num}: {cell or ''!r} is no number ({heading}). Evaluate again."
+                    f"{name}, line {reader.line_num}: {cell or ''!r} is no number ({metric}). Evaluate again."
                 ) from error
     return {
         kind: {

@@ -1,0 +1,1 @@
+"""Comparisons of evaluations of the same test images: which difference is more than chance."""

@@ -1,0 +1,1 @@
+"""What all evaluations share: inputs, scoring, statistics, sentences of a verdict, and publication."""

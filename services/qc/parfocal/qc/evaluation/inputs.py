@@ -1,0 +1,312 @@
+"""What an evaluation is about: its dataset, its model, and where prediction and target of each test image lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.qc.metrics.objects.labels import kind_of_target
+from parfocal.runtime.datasets.labels import label_problem
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.store.manifests import (
+    DATASET_MANIFEST,
+    MODEL_MANIFEST,
+    RESULT_MANIFEST,
+    UNCERTAINTY,
+    DatasetManifest,
+    FileEntry,
+    ImageEntry,
+    ModelManifest,
+    ResultManifest,
+)
+from parfocal.runtime.store.store import Location
+
+
+class ImageToScore(Protocol):
+    """What every item has: a name for tables, the target it belongs to, the digest of its source, and its shape."""
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        ...
+
+    @property
+    def role(self) -> str:
+        """The target; empty where there are none."""
+        ...
+
+    @property
+    def source_sha256(self) -> str:
+        """Digest of the source in hexadecimal; empty where it is not known."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in pixels."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=ImageToScore)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One test image and one of its targets: where its three versions lie, and the digest of its source.
+
+    `label` names it in tables: the stem, or role and stem where there are several targets. `shape` is that of the
+    target, `pixel_size` its pixel size in X and `voxel_um` that along all its axes, both in micrometres, None where
+    they are unknown. `uncertainty` is what the model said of itself, where it did. `target_classes` and
+    `predicted_classes` are images of the classes of objects, where both are there and asked for.
+    """
+
+    label: str
+    role: str
+    source: Path
+    target: Path
+    prediction: Path
+    source_sha256: str
+    pixel_size: float | None
+    shape: tuple[int, ...]
+    voxel_um: tuple[float, ...] | None
+    uncertainty: Path | None = None
+    target_classes: Path | None = None
+    predicted_classes: Path | None = None
+
+
+@dataclass(frozen=True)
+class Inputs(Generic[ItemT]):
+    """What an evaluation is about: the dataset, the model if one is named, the prediction, and the images to score.
+
+    Attributes
+    ----------
+    dataset
+        None where there are no targets.
+    source_role
+        Role of the images that the prediction was made from.
+    missing
+        Labels of test images without a prediction.
+    left_out
+        By label of other images that are not judged: why.
+    input_uri, split
+        Where the images lie, and which of them were chosen.
+    images_of
+        What the images are, for the report, e.g. "test images of the dataset cells, version 1".
+    model_uri
+        Of the model to which the verdict is added; empty for none.
+    """
+
+    dataset: DatasetManifest | None
+    model: ModelManifest | None
+    prediction: ResultManifest
+    source_role: str
+    items: Sequence[ItemT]
+    missing: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    input_uri: str = ""
+    split: str = ""
+    images_of: str = ""
+    model_uri: str = ""
+
+    @property
+    def roles(self) -> list[str]:
+        """The targets that are judged."""
+        return list(dict.fromkeys(item.role for item in self.items))
+
+    @property
+    def validation_regions(self) -> list[Any]:
+        """What of which training images the model's training was judged by; empty where no model says so."""
+        return list(self.model.split.get("validation", ())) if self.model is not None else []
+
+
+def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inputs[Item]:
+    """Return what a job is to score.
+
+    Parameters
+    ----------
+    context
+        The job.
+    first_target_only
+        Leave out what a prediction has besides the first target, such as the classes of objects.
+
+    Raises
+    ------
+    InvalidInputError
+        No prediction has the name of a target.
+    """
+    spec = context.job.evaluation
+    dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
+    model = None
+    if spec.model_uri:
+        model = ModelManifest.read(context.store, Location.parse(spec.model_uri) / MODEL_MANIFEST)
+    prediction = ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST)
+    source_role = model.source if model else "source"
+    roles = prediction.targets[:1] if first_target_only else prediction.targets
+    items, missing = _items(context, dataset, prediction, source_role, roles)
+    split = spec.split or "test"
+    return Inputs(
+        dataset,
+        model,
+        prediction,
+        source_role,
+        items,
+        missing,
+        input_uri=spec.dataset_uri,
+        split=split,
+        images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
+        model_uri=spec.model_uri,
+    )
+
+
+def _items(
+    context: JobContext, dataset: DatasetManifest, prediction: ResultManifest, source_role: str, roles: Sequence[str]
+) -> tuple[list[Item], tuple[str, ...]]:
+    """Return the images to score, and the labels of those without a prediction."""
+    spec = context.job.evaluation
+    split = spec.split or "test"
+    sources = {image.stem: image for image in dataset.select(split, source_role)}
+    entries = {entry.name: entry for entry in dataset.files}
+    missing: list[str] = []
+    found: list[tuple[str, ImageEntry, FileEntry, FileEntry, FileEntry | None]] = []
+    for role in roles:
+        predictions = predicted_files(prediction, role)
+        widths = files_below(prediction, f"{UNCERTAINTY}/") if role == prediction.targets[0] else {}
+        for target in dataset.select(split, role):
+            stem = target.stem
+            label = f"{role}/{stem}" if len(roles) > 1 else stem
+            if stem in predictions and stem in sources:
+                found.append((label, target, entries[sources[stem].file], predictions[stem], widths.get(stem)))
+            else:
+                missing.append(label)
+    if not found:
+        raise InvalidInputError(
+            f"No prediction of {spec.prediction_uri} has the name of a target of {spec.dataset_uri} ({split}). "
+            "Predict this split of the dataset first."
+        )
+    of_dataset = fetch_files(
+        context, spec.dataset_uri, (each for _, target, source, *_ in found for each in (source, entries[target.file]))
+    )
+    of_prediction = fetch_files(
+        context, spec.prediction_uri, (entry for *_, predicted, width in found for entry in (predicted, width) if entry)
+    )
+    items = [
+        Item(
+            label=label,
+            role=target.role,
+            source=of_dataset[source.name],
+            target=of_dataset[target.file],
+            prediction=of_prediction[predicted.name],
+            source_sha256=source.sha256,
+            pixel_size=target.pixel_size_um[0] if target.pixel_size_um else None,
+            shape=target.shape,
+            voxel_um=_voxel(target),
+            uncertainty=None if width is None else of_prediction[width.name],
+        )
+        for label, target, source, predicted, width in found
+    ]
+    for role in roles:
+        if not any(item.role == role for item in items):
+            context.warn(f"The dataset has no {split} images of {role}: this target was not judged.")
+    return items, tuple(missing)
+
+
+def fetch_files(context: JobContext, uri: str, entries: Iterable[FileEntry]) -> dict[str, Path]:
+    """Return local copies of files of one dataset or result, by public name."""
+    wanted = {entry.public_name: entry for entry in entries}
+    return dict(zip(wanted, context.cache.fetch_all(context.store, Location.parse(uri), wanted.values()), strict=True))
+
+
+def predicted_files(prediction: ResultManifest, role: str) -> dict[str, FileEntry]:
+    """Return the files that a prediction published for one of its targets, by stem."""
+    return files_below(prediction, "" if role == prediction.targets[0] else f"{role}/")
+
+
+def files_below(prediction: ResultManifest, folder: str) -> dict[str, FileEntry]:
+    """Return the images that a prediction published in a folder, by stem; `folder` is empty or ends in a slash."""
+    return {
+        image_stem(Path(entry.name)): entry
+        for entry in prediction.files
+        if entry.public_name.startswith(folder)
+        and "/" not in entry.public_name.removeprefix(folder)
+        and entry.name.lower().endswith(IMAGE_SUFFIXES)
+    }
+
+
+def _voxel(image: ImageEntry) -> tuple[float, ...] | None:
+    """Distances of pixels along the spatial axes, in their order; None unless all are known."""
+    letters = [letter for letter in image.axes if letter in "ZYX"]
+    sizes = dict(zip("XYZ", image.pixel_size_um or (None, None, None), strict=True))
+    known = [size for letter in letters if (size := sizes[letter]) is not None]
+    return tuple(known) if known and len(known) == len(letters) else None
+
+
+def read_label_target(item: Item) -> Image:
+    """Read a target that shows objects or foreground; raise InvalidInputError if it holds grey values."""
+    target = read_image(item.target)
+    if problem := label_problem(target.pixels):
+        raise InvalidInputError(
+            f"{item.label} (target) {problem}. If the dataset is not one of label images, name another one."
+        )
+    return target
+
+
+def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -> None:
+    """Raise InvalidInputError if all targets look like label images although the model learnt from grey values.
+
+    A dim image of few grey values may look like labels by itself, so the targets of the training decide: this is about
+    a dataset that was made for another kind of model.
+    """
+    # A dataset that the model was trained on is of its kind.
+    if inputs.model is None or inputs.model.dataset_uri in ("", context.job.evaluation.dataset_uri):
+        return
+    items = [item for item in inputs.items if item.role == role]
+    first = next(training_pairs(context, inputs, role, validation=False), None)
+    if first is None or kind_of_target(_middle_plane(first[1])) != "image":
+        return
+    if all(kind_of_target(_middle_plane(read_image(item.target).pixels)) == "labels" for item in items):
+        raise InvalidInputError(
+            f"The targets of {context.job.evaluation.dataset_uri} are label images, but the model learnt to predict "
+            "grey values. Judge it with a dataset whose targets are images."
+        )
+
+
+def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
+    planes: NDArray[Any] = image.reshape(-1, *image.shape[-2:])
+    return np.asarray(planes[len(planes) // 2])
+
+
+def training_pairs(
+    context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
+    uri = context.job.evaluation.dataset_uri
+    assert inputs.dataset is not None
+    dataset, model, source_role = inputs.dataset, inputs.model, inputs.source_role
+    # An imported model has no dataset of its own.
+    if model is not None and model.dataset_uri not in ("", uri):
+        uri = model.dataset_uri
+        dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
+    if validation and inputs.validation_regions:
+        regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
+    else:
+        regions = [(image.stem, None, None) for image in dataset.select("train", source_role)]
+    place = Location.parse(uri)
+    entries = {entry.name: entry for entry in dataset.files}
+    files = {(image.role, image.stem): entries[image.file] for image in dataset.images if image.split == "train"}
+    for stem, start, stop in regions:
+        pair = []
+        for each in (source_role, role):
+            if (each, stem) not in files:
+                raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
+            pixels = read_image(context.cache.fetch(context.store, place, files[each, stem])).pixels
+            window: tuple[Any, ...] = (...,)
+            if start is not None:  # the last axes: channels of a source come first
+                window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
+            pair.append(pixels[window])
+        yield pair[0], pair[1]

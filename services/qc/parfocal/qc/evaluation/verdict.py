@@ -1,0 +1,150 @@
+"""The verdict of a quality control, and the sentences that all verdicts have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from parfocal.qc.evaluation.inputs import Inputs, ItemT
+from parfocal.qc.evaluation.statistics import CONFIDENCE, FEW_IMAGES
+from parfocal.qc.evaluation.words import count
+from parfocal.runtime.store.evaluations import Metric, PairedDifference
+
+_NAMED: Final = 5
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether the model can be trusted, and why.
+
+    `reasons` say what decided; `remarks` say what a reader should know besides.
+    """
+
+    verdict: Literal["passed", "failed"]
+    reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def judge_gain(comparison: PairedDifference, metric: Metric, other: str, needed: float) -> tuple[str, bool]:
+    """Say whether the gain over something else is shown to exceed what is needed, and return whether it is.
+
+    The lower end of the interval must exceed it; with too few images for an interval, the mean.
+
+    Parameters
+    ----------
+    comparison
+        In a metric of which more is better.
+    metric
+        The metric that is compared.
+    other
+        What it is compared with, as in "Otsu's threshold".
+    needed
+        The gain asked for.
+    """
+    difference = comparison.difference
+    low = difference.mean if difference.low is None else difference.low
+    if low > needed:
+        return f"The prediction is better than {other} {amount(comparison, metric)}.", True
+    if comparison.outcome == "worse":
+        return f"The prediction is worse than {other} {amount(comparison, metric)}.", False
+    beyond = f" by the {metric.text(needed)} asked for" if needed else ""
+    return f"The prediction is not shown to be better than {other}{beyond} {amount(comparison, metric)}.", False
+
+
+def with_unscorable(verdict: Judgement, unscorable: Mapping[str, str], images: int, allowed: int) -> Judgement:
+    """Name the predictions that could not be scored; more than are allowed to fail, or all of them, fail the model.
+
+    Parameters
+    ----------
+    unscorable
+        By image: why, in sentences that name it.
+    images
+        Number of all images that have a prediction.
+    allowed
+        How many may fail. Those that failed in another way must have been counted together with these before.
+    """
+    if not unscorable:
+        return verdict
+    # What is wrong, without what to do.
+    reasons = listed([reason.split(". ")[0].rstrip(".") for _, reason in sorted(unscorable.items())], "; ")
+    sentence = f"{len(unscorable)} of {count(images, 'prediction')} could not be scored: {reasons}."
+    left = images - len(unscorable)
+    remarks = verdict.remarks
+    if left:
+        remarks = (f"Scores and means are those of the {count(left, 'image')} that could be scored.", *remarks)
+    if left and len(unscorable) <= allowed:
+        return Judgement(verdict.verdict, verdict.reasons, (f"{sentence} The thresholds allow that.", *remarks))
+    # Merits are no reasons of a failure.
+    failures = verdict.reasons if verdict.verdict == "failed" else ()
+    return Judgement("failed", (sentence, *failures), remarks)
+
+
+def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgement:
+    """Add what the test itself says: fail a model that had learnt from its images, or of which images are missing.
+
+    A selection of images may flatter, so `allowed`, the number of images that may fail, holds for missing ones too.
+    """
+    remarks, failures = [*verdict.remarks], []
+    if inputs.missing:
+        lost, total = len(inputs.missing), len(inputs.missing) + len(inputs.items)
+        sentence = f"{lost} of {total} test images have no prediction and were not scored: {listed(inputs.missing)}."
+        if lost > allowed:
+            failures.append(f"{sentence} Predict all of them.")
+        else:
+            remarks.append(f"{sentence} The thresholds allow that.")
+    known = set(inputs.model.dataset_sha256.values()) if inputs.model is not None else set()
+    if not known:
+        what = "No model is named" if inputs.model is None else "The model was made elsewhere"
+        remarks.append(f"{what}, so whether these images were learnt from is not known.")
+    labels = [item.label for item in inputs.items if item.source_sha256 in known]
+    if labels:
+        failures.insert(
+            0,
+            f"{len(labels)} of {len(inputs.items)} test images were among the training images "
+            f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen.",
+        )
+    if not failures:
+        return Judgement(verdict.verdict, verdict.reasons, tuple(remarks))
+    # Merits are no reasons of a failure.
+    known_failures = verdict.reasons if verdict.verdict == "failed" else ()
+    return Judgement("failed", (*failures, *known_failures), tuple(remarks))
+
+
+def with_reasons(images: Mapping[str, str]) -> str:
+    """Say "a (contrast inverted), b (prediction is constant)", in order of name."""
+    return listed([f"{image} ({why})" for image, why in sorted(images.items())])
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Say "a, b, c, d, e and 3 more"."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return separator.join(names[:_NAMED]) + more
+
+
+def few_images(images: int) -> list[str]:
+    """Return a remark where there are too few test images for an interval, else nothing."""
+    if images >= FEW_IMAGES:
+        return []
+    return [
+        f"Only {count(images, 'test image')}: no interval can be given, and the verdict rests on the mean alone. Use "
+        f"at least {FEW_IMAGES} images, better ten."
+    ]
+
+
+def amount(comparison: PairedDifference, metric: Metric) -> str:
+    """Say "in F1: +0.120 on average, 95 % interval +0.100 to +0.140; better in 9 of 9 images"."""
+    mean = metric.text(comparison.difference.mean, signed=True)
+    images = count(comparison.images, "image")
+    return (
+        f"in {metric.title}: {mean} on average{interval(comparison, metric)}; better in {comparison.wins} of {images}"
+    )
+
+
+def interval(comparison: PairedDifference, metric: Metric) -> str:
+    """Say ", 95 % interval +0.100 to +0.140"; empty where there is none."""
+    low, high = comparison.difference.low, comparison.difference.high
+    if low is None or high is None:
+        return ""
+    ends = (metric.text(end, signed=True) for end in (low, high))
+    return f", {100 * CONFIDENCE:.0f} % interval {' to '.join(ends)}"

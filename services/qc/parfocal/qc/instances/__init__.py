@@ -1,0 +1,1 @@
+"""Quality control of objects: predicted ones paired one to one with those of the target."""

@@ -1,0 +1,72 @@
+"""What a report has of objects besides: the scores of their classes, and the mistakes of the worst images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from parfocal.qc.evaluation.words import count
+from parfocal.qc.report.content import Block, Heading, Picture, Table, Text
+from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary
+
+_MOST_OVERLAYS: Final = 6
+
+
+def pictures(folder: Path, summary: EvaluationSummary) -> Iterator[Block]:
+    """Yield the scores of classes where there are any, and the overlays of the worst images but that of the figure."""
+    yield from class_section(folder, summary)
+    scores = summary.scores((folder / METRICS_FILE).read_text(encoding="utf-8"))["prediction"]
+    primary = summary.primary
+    worst_first = sorted(scores, key=lambda image: scores[image][primary.key])
+    paths = {image: folder / "overlays" / f"{image}.png" for image in worst_first}
+    shown = [image for image, path in paths.items() if path.exists()][1 : _MOST_OVERLAYS + 1]
+    for image in shown:
+        yield Picture(paths[image], f"{image}: {primary.title} {primary.text(scores[image][primary.key])}.", small=True)
+
+
+def class_section(folder: Path, summary: EvaluationSummary) -> Iterator[Block]:
+    """Yield the scores of each class and which was taken for which; nothing where classes were not scored."""
+    scored = summary.details.get("classes")
+    if scored is None:
+        return
+    yield Heading("Classes of objects")
+    columns = ("Class", "In the target", "Predicted", "Right", "Precision", "Recall", "F1")
+    rows = [
+        [*(str(row[name]) for name in ("class", "target_objects", "predicted_objects", "true_positives"))]
+        + [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
+        for row in scored["classes"]
+    ]
+    yield Table(columns, rows, frozenset(columns), "Over all images together.")
+    yield Text(_in_words(scored))
+    table = scored["confusion"]
+    given = ("Class of the target", *(_heading(name) for name in table["columns"]))
+    rows = [
+        [name, *(str(number) for number in numbers)]
+        for name, numbers in zip(table["rows"], table["objects"], strict=True)
+    ]
+    rows[-1][-1] = ""  # what was neither there nor predicted cannot be counted
+    yield Table(given, rows, frozenset(given[1:]), "Objects of all images by their class in target and prediction.")
+    if (folder / "classes.png").exists():
+        yield Picture(
+            folder / "classes.png",
+            "The image with the most objects of a wrong class, and which class was taken for which over all images: "
+            "the brighter, the larger a part of the class.",
+        )
+    yield Text(scored["definition"])
+
+
+def _heading(name: str) -> str:
+    return f"Given class {name}" if name.isdigit() else f"Given {name}" if name == "none" else name.capitalize()
+
+
+def _in_words(scored: Mapping[str, Any]) -> str:
+    unknown = f" Left out for their unknown class: {count(scored['unknown'], 'object')}." if scored["unknown"] else ""
+    if scored["accuracy"] is None:
+        return f"No object of known class was found.{unknown}"
+    commonest = scored["commonest"]
+    return (
+        f"The class is right in {scored['right']} of {count(scored['found'], 'found object')} of known class "
+        f"({100 * scored['accuracy']:.1f} %); to call all of them class {commonest['class']} would be right in "
+        f"{100 * commonest['part']:.1f} %. The class has no part in the verdict.{unknown}"
+    )

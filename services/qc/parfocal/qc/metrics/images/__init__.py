@@ -1,0 +1,1 @@
+"""Metrics of images against their targets, and of residuals."""

@@ -1,0 +1,202 @@
+"""Scores inside and outside the foreground of the target, so that empty background cannot make a score.
+
+Definition
+
+1. The foreground is what lies above Otsu's threshold (IEEE Trans. Systems, Man, and Cybernetics 9 (1979) 62) in the
+   target, scaled by its 0.1 and 99.9 percentiles and clipped to 0..1, in a histogram of 256 bins
+   (`skimage.filters.threshold_otsu`). Scaling first makes it independent of brightness and offset of the target and of
+   single hot pixels. Of a volume there is one threshold over all voxels, with the volume's percentiles.
+2. The image is fitted and mapped once, as for the whole image. SSIM inside is the mean of the SSIM map over the
+   foreground, without the 5-pixel border; NRMSE inside is the root of the mean of the squared error map over the
+   foreground, PSNR follows from it; the same outside. So the whole image's SSIM and squared NRMSE are the means of
+   inside and outside, weighted by their pixels, to the rounding of the maps. MS-SSIM and MicroSSIM have maps of their
+   own (see `multiscale` and `microssim`), whose means are taken in the same way.
+3. Pearson's r inside and outside is that of the unclipped values there.
+4. ``SNR = -10 log10(1 - r^2)`` in dB, with r of at least 0, is the variance of the target there over the mean squared
+   difference that remains when the image is fitted to it *there*. It is what the verdict rests on, because neither
+   PSNR nor SSIM inside is free of the background: the fit of the whole image improves inside too when only the
+   background is cleaned, and the windows of SSIM reach beyond the edges of structures.
+
+Of a volume as a whole the same holds, with its one fit and SSIM in three dimensions (see `volume`).
+
+What has no value is NaN: SSIM of a part that lies in the border alone, r of a part in which image or target is
+constant (the background of a simulated target), everything of a part without pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from skimage.filters import threshold_otsu
+
+from parfocal.qc.metrics._arrays import check_values, dot, naming, resolution
+from parfocal.qc.metrics.images.restoration import RestorationMaps, psnr_of, target_range
+from parfocal.qc.metrics.images.ssim import mean_ssim_by_part
+from parfocal.runtime.errors import InvalidInputError
+
+FOREGROUND_METHOD: Final = "Otsu's threshold of the target (scaled by its 0.1 and 99.9 percentiles, 256 bins)"
+_BINS: Final = 256
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """What of a target is structure.
+
+    Attributes
+    ----------
+    mask
+        bool, in the shape of the target; true where the target lies above the threshold.
+    threshold
+        In target ranges: 0 is the target's 0.1 percentile, 1 its 99.9 percentile.
+    grey_value
+        The same threshold in grey values of the target.
+    fraction
+        Fraction of the pixels that are foreground, 0..1.
+    """
+
+    mask: npt.NDArray[np.bool_]
+    threshold: float
+    grey_value: float
+    fraction: float
+
+
+@dataclass(frozen=True)
+class RegionScore:
+    """Scores over a part of an image, `psnr` and `snr` in dB, both at most 100; NaN where one has no value."""
+
+    nrmse: float
+    psnr: float
+    ssim: float
+    pearson: float
+    snr: float
+
+
+def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> Foreground:
+    """Find the foreground of a target; see the module for the definition.
+
+    Parameters
+    ----------
+    target
+        Finite grey values of any integer or floating type, (Y, X) or (Z, Y, X).
+    name
+        Name of the image, for the error message.
+
+    Raises
+    ------
+    InvalidInputError
+        The target is empty, not numeric, not finite, or (almost) constant.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> target = np.zeros((20, 20))
+    >>> target[:5] = 7.0
+    >>> find_foreground(target).fraction
+    0.25
+    """
+    with naming(name):
+        check_values(target, "target")
+        if target.ndim not in (2, 3):
+            raise InvalidInputError(f"The target has {target.ndim} axes; (Y, X) or (Z, Y, X) is needed.")
+        low, high = target_range(target)
+    counts = np.zeros(_BINS, np.int64)
+    for plane in target if target.ndim == 3 else (target,):
+        scaled = plane.astype(np.float64)
+        scaled -= low
+        scaled *= _BINS / (high - low)
+        bins = np.clip(scaled, 0, _BINS - 1, out=scaled).astype(np.uint8)
+        counts += np.bincount(bins.ravel(), minlength=_BINS)
+    # The value of a bin is its upper edge: the bins up to the threshold are background as a whole.
+    edges = np.arange(1, _BINS + 1) / _BINS
+    threshold = float(threshold_otsu(hist=(counts, edges)))
+    grey_value = low + threshold * (high - low)
+    mask: npt.NDArray[np.bool_] = target >= grey_value
+    return Foreground(mask, threshold, grey_value, float(np.count_nonzero(mask)) / mask.size)
+
+
+def score_regions(
+    maps: RestorationMaps,
+    image: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_],
+) -> tuple[RegionScore, RegionScore]:
+    """Score an image (Y, X) inside and outside the foreground.
+
+    Parameters
+    ----------
+    maps
+        Of the whole image, from `parfocal.qc.metrics.images.restoration.score_scaled`.
+    image
+        The scored image, as it was given there.
+    target
+        Its target, scaled or not.
+    mask
+        The foreground.
+
+    Returns
+    -------
+    inside, outside : RegionScore
+
+    Raises
+    ------
+    InvalidInputError
+        The shapes differ.
+    """
+    if not maps.ssim.shape == image.shape == target.shape == mask.shape or mask.ndim != 2:
+        raise InvalidInputError(
+            f"Maps, image, target and foreground must be of one shape (Y, X); they are {maps.ssim.shape}, "
+            f"{image.shape}, {target.shape} and {mask.shape}."
+        )
+    squares = np.square(maps.rse, dtype=np.float64)
+    parts = []
+    for part, ssim in zip((mask, ~mask), mean_ssim_by_part(maps.ssim, mask), strict=True):
+        pixels = np.count_nonzero(part)
+        nrmse = math.sqrt(float(squares.sum(where=part)) / pixels) if pixels else math.nan
+        pearson = pearson_of([(image[part], target[part])])
+        parts.append(
+            RegionScore(
+                nrmse=nrmse,
+                psnr=psnr_of(nrmse),
+                ssim=ssim,
+                pearson=pearson,
+                snr=snr_of(pearson),
+            )
+        )
+    return parts[0], parts[1]
+
+
+def snr_of(pearson: float) -> float:
+    """SNR in dB of a correlation, see the module; NaN of NaN."""
+    return psnr_of(math.sqrt(1 - max(pearson, 0.0) ** 2))
+
+
+def pearson_of(pieces: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> float:
+    """Pearson's r of two sets of values that come in pieces; NaN of fewer than two values, or of constant ones.
+
+    Parameters
+    ----------
+    pieces
+        Pieces of both sets, of any integer or floating type. They are gone through twice, so that none need be kept.
+    """
+    count, sums, limits = 0, np.zeros(2), [0.0, 0.0]
+    for pair in pieces:
+        if pair[0].size:
+            count += pair[0].size
+            sums += [float(values.sum(dtype=np.float64)) for values in pair]
+            limits = [max(limit, resolution(values)) for limit, values in zip(limits, pair, strict=True)]
+    if count < 2:
+        return math.nan
+    means, products, spreads = sums / count, np.zeros(3), [0.0, 0.0]
+    for pair in pieces:
+        if pair[0].size:
+            x, y = (values.astype(np.float64) - mean for values, mean in zip(pair, means, strict=True))
+            products += dot(x, y), dot(x, x), dot(y, y)
+            spreads = [max(s, float(v.max()), -float(v.min())) for s, v in zip(spreads, (x, y), strict=True)]
+    if any(spread <= limit for spread, limit in zip(spreads, limits, strict=True)):
+        return math.nan
+    return max(-1.0, min(1.0, float(products[0] / math.sqrt(products[1] * products[2]))))

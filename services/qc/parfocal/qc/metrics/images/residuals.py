@@ -1,0 +1,276 @@
+"""Scores of a restored image without a target: what was taken away from the input should be noise and nothing else.
+
+The prediction is fitted to its input by least squares, ``a * prediction + b``, because a restoration is free in
+brightness and offset; the residual is the input less the fitted prediction. If the camera's noise is independent from
+pixel to pixel, the residual of a perfect restoration is white noise, whose strength may follow the brightness. This is
+checked in three ways:
+
+- its autocorrelation at neighbouring pixels is 0 (residual whiteness);
+- smoothed with a Gaussian of 2 pixels it varies no more than white noise of its own local strength would. Where it
+  does, structure was taken away from the image or put into it. The strength is estimated from the finest scale alone,
+  by the filter of Immerkaer (Computer Vision and Image Understanding 64, 300, 1996), which leaves little of structures;
+- the fine structure of the prediction is as strong as that of the input, once the noise's part of the latter is taken
+  off: the residual is uncorrelated with the signal.
+
+Noise that neighbouring pixels share (interpolated, binned or compressed images) looks like lost structure here. And
+what is invented within the noise leaves no trace in the residual: only targets can show it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from parfocal.qc.metrics._arrays import Float32, Float64, check_values
+from parfocal.qc.metrics.images.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.noise import noise_sigma
+
+SMOOTHING: Final = 2.0
+"""Sigma in pixels of the Gaussian under which the residual is compared with noise."""
+
+LARGEST_DEVIATION: Final = 4.0
+"""Standard deviations up to which prediction and input agree; white noise exceeds them in 6 of 100,000 pixels."""
+
+_BLOCK: Final = 16
+# Over which the strength of the noise is averaged, and below which part of its mean it is not believed.
+_LOCAL: Final = 8.0
+_WEAKEST: Final = 0.05
+_FINE, _COARSE = 1.0, 4.0
+_SMALLEST: Final = 8
+# Sum of the squared weights of Immerkaer's filter: its gain on the variance of white noise.
+_GAIN: Final = 36.0
+
+
+class NoNoiseError(InvalidInputError):
+    """An input shows no noise, so that there is nothing its residual could be compared with; `why` in two words."""
+
+    def __init__(self, message: str, why: str = "no noise") -> None:
+        super().__init__(message)
+        self.why = why
+
+
+@dataclass(frozen=True)
+class ResidualScore:
+    """What the residual of one image shows. The autocorrelation is 0 where nothing was taken away.
+
+    Attributes
+    ----------
+    agreement
+        Part of the pixels, 0..1, in which prediction and input agree within `LARGEST_DEVIATION`.
+    structure
+        Standard deviation of the smoothed residual in the third of the image with the most structure, divided by that
+        of smoothed white noise: 1 for noise alone, more where structure was lost or added, less where noise was left.
+    noise_left
+        Noise of the fitted prediction divided by that of its input: 0 where none is left, 1 for the input itself.
+        Where most pixels of the input show no noise at all, the finest scales of both are compared.
+    neighbours
+        Autocorrelation of the residual at the next pixel, -1..1, after division by the local strength of the noise.
+    sharpness
+        Fine structure of the fitted prediction by that of the input without noise, in the same third: root mean square
+        between Gaussians of 1 and 4 pixels. Below 1 where structures were blurred or weakened, above 1 where they were
+        sharpened or invented; NaN where the input shows none beyond its noise.
+    scale
+        Factor `a` of the fit.
+    clipped
+        Part of the pixels, 0..1, at the smallest or largest grey value of the input, where noise is cut off.
+    failed
+        `CONTRAST_INVERTED` (only beyond what chance gives), `CONSTANT_PREDICTION`, or None.
+    """
+
+    agreement: float
+    structure: float
+    noise_left: float
+    neighbours: float
+    sharpness: float
+    scale: float
+    clipped: float
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class ResidualMaps:
+    """Of the shape of the image, float32: the residual in grey values of the input, and its deviation.
+
+    The deviation is the smoothed residual in standard deviations of smoothed noise: beyond `LARGEST_DEVIATION` the
+    prediction contradicts its input.
+    """
+
+    residual: Float32
+    deviation: Float32
+
+
+def score_residual(
+    source: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
+) -> tuple[ResidualScore, ResidualMaps]:
+    """Score a restored image by what was taken away from its input.
+
+    Parameters
+    ----------
+    source, prediction
+        Grey values of one shape, (Y, X), or (…, Y, X) for stacks, which are scored plane by plane and averaged; sides
+        of 8 pixels at least.
+    name
+        Name of the image, for errors.
+
+    Raises
+    ------
+    InvalidInputError
+        Shapes differ, or values are not finite.
+    NoNoiseError
+        The input is constant, free of noise, or too small for it to be told.
+    """
+    if source.shape != prediction.shape:
+        raise InvalidInputError(
+            f"{name}: the prediction has shape {prediction.shape} and its input {source.shape}. Compare a prediction "
+            "with the image it was made from."
+        )
+    if source.ndim < 2 or min(source.shape[-2:]) < _SMALLEST:
+        raise NoNoiseError(
+            f"{name} is too small to tell noise from structure: images of {_SMALLEST}x{_SMALLEST} pixels or more are "
+            f"needed, this one is {source.shape}.",
+            "too small",
+        )
+    for what, values in (("input", source), ("prediction", prediction)):
+        check_values(values, f"{what} {name}")
+    shape = (-1, *source.shape[-2:])
+    planes = zip(source.reshape(shape), prediction.reshape(shape), strict=True)
+    maps = ResidualMaps(np.zeros(source.shape, np.float32), np.zeros(source.shape, np.float32))
+    into = zip(maps.residual.reshape(shape), maps.deviation.reshape(shape), strict=True)
+    scores = [_score(*pair, ResidualMaps(*where)) for pair, where in zip(planes, into, strict=True)]
+    known = [score for score in scores if score is not None]
+    if not known:
+        raise NoNoiseError(
+            f"{name}: the input shows no noise, so that there is nothing a residual could be compared with. Judge "
+            "such images by targets."
+        )
+    return _mean(known), maps
+
+
+def _score(source: npt.NDArray[Any], prediction: npt.NDArray[Any], maps: ResidualMaps) -> ResidualScore | None:
+    """Score one plane and fill its maps; None where its input shows no noise."""
+    values = source.astype(np.float64)
+    power = _fine_power(values)
+    mean_power = float(power.mean())
+    if not mean_power > 0:
+        return None
+    failed, scale, fitted = _fit(values, prediction.astype(np.float64))
+    residual = values - fitted
+    variance = _local_variance(residual, max(_WEAKEST**2 * mean_power, _rounding(source)))
+    strength = np.sqrt(variance)
+    deviation = _smooth(residual) / (strength * math.sqrt(_gain(_smooth)))
+    blocks = _Blocks(gaussian_filter(fitted, 1.0))
+    fine = blocks.mean(_band(values) ** 2) - _gain(_band) * blocks.mean(variance)
+    noise = noise_sigma(source)
+    maps.residual[:], maps.deviation[:] = residual, deviation
+    return ResidualScore(
+        agreement=float((np.abs(deviation) <= LARGEST_DEVIATION).mean()),
+        structure=math.sqrt(blocks.mean(deviation**2)),
+        noise_left=(
+            noise_sigma(fitted, clipped=source) / noise
+            if noise > 0
+            else math.sqrt(float(_fine_power(fitted).mean()) / mean_power)
+        ),
+        neighbours=_neighbours(residual / strength),
+        sharpness=_ratio(blocks.mean(_band(fitted) ** 2), fine),
+        scale=scale,
+        clipped=float(((source == source.min()) | (source == source.max())).mean()),
+        failed=failed,
+    )
+
+
+def _fit(values: Float64, prediction: Float64) -> tuple[str | None, float, Float64]:
+    """Return why the prediction failed, the factor of the fit, and the fitted prediction."""
+    centred = prediction - prediction.mean()
+    spread = float((centred**2).mean())
+    if spread <= (1e-7 * float(np.abs(prediction).max())) ** 2:
+        return CONSTANT_PREDICTION, 0.0, np.full(values.shape, values.mean())
+    scale = float((centred * (values - values.mean())).mean()) / spread
+    # Where there is nothing but noise, half of all predictions correlate with it negatively by chance.
+    chance = LARGEST_DEVIATION * float(values.std()) / math.sqrt(spread * values.size)
+    return CONTRAST_INVERTED if scale < -chance else None, scale, scale * centred + values.mean()
+
+
+def _fine_power(values: Float64) -> Float64:
+    """Return the square of Immerkaer's filter at each pixel, scaled so that its mean on white noise is the variance."""
+    for axis in (-1, -2):
+        values = np.diff(values, n=2, axis=axis)
+    return np.pad(values**2 / _GAIN, 1, mode="edge")
+
+
+def _local_variance(residual: Float64, least: float) -> Float64:
+    variance: Float64 = np.maximum(gaussian_filter(_fine_power(residual), _LOCAL), least)
+    return variance
+
+
+def _rounding(source: npt.NDArray[Any]) -> float:
+    """Return the variance of rounding to whole grey values: integers never have less noise."""
+    return 1 / 12 if source.dtype.kind in "ui" else 0.0
+
+
+def _smooth(values: Float64) -> Float64:
+    smoothed: Float64 = gaussian_filter(values, SMOOTHING)
+    return smoothed
+
+
+def _band(values: Float64) -> Float64:
+    """Return the fine structure of an image."""
+    fine: Float64 = gaussian_filter(values, _FINE) - gaussian_filter(values, _COARSE)
+    return fine
+
+
+@cache
+def _gain(linear: Callable[[Float64], Float64]) -> float:
+    """Return the variance of white noise of strength 1 after a linear filter."""
+    point = np.zeros((65, 65))
+    point[32, 32] = 1.0
+    return float((linear(point) ** 2).sum())
+
+
+def _ratio(power: float, of: float) -> float:
+    return math.sqrt(power / of) if of > 0 else math.nan
+
+
+class _Blocks:
+    """An image cut into square blocks, of which the third that varies most is called structured."""
+
+    def __init__(self, image: Float64) -> None:
+        self._edge = min(_BLOCK, *image.shape)
+        spread = self._of(image).std(axis=(1, 2))
+        self._structured = np.argsort(spread, kind="stable")[-max(1, len(spread) // 3) :]
+
+    def mean(self, image: Float64) -> float:
+        """Return the mean of an image over the structured blocks."""
+        return float(self._of(image)[self._structured].mean())
+
+    def _of(self, image: Float64) -> Float64:
+        edge = self._edge
+        rows, columns = (length // edge for length in image.shape)
+        cut = image[: rows * edge, : columns * edge].reshape(rows, edge, columns, edge)
+        return cut.swapaxes(1, 2).reshape(-1, edge, edge)
+
+
+def _neighbours(values: Float64) -> float:
+    values = values - values.mean()
+    power = float((values**2).mean())
+    along = [float((values[1:] * values[:-1]).mean()), float((values[:, 1:] * values[:, :-1]).mean())]
+    return float(np.mean(along)) / power if power > 0 else 0.0
+
+
+def _mean(scores: Sequence[ResidualScore]) -> ResidualScore:
+    """Average the planes of a stack; one that failed fails the stack."""
+    if len(scores) == 1:
+        return scores[0]
+    means: dict[str, float] = {}
+    for field in fields(ResidualScore):
+        if field.name != "failed":
+            known = [value for each in scores if not math.isnan(value := getattr(each, field.name))]
+            means[field.name] = float(np.mean(known)) if known else math.nan
+    return ResidualScore(**means, failed=next((each.failed for each in scores if each.failed), None))

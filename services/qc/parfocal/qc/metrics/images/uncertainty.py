@@ -1,0 +1,73 @@
+"""Whether a predicted uncertainty is honest: how many true values lie within its intervals."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from parfocal.qc.metrics._arrays import Float64, check_values, naming
+from parfocal.qc.metrics.images.restoration import RestorationScore, scale_target
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.prediction.uncertainty import interval_width
+
+LEVELS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Probabilities of the intervals that are looked at."""
+
+
+def coverage(
+    target: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    uncertainty: npt.NDArray[Any],
+    score: RestorationScore,
+    foreground: npt.NDArray[np.bool_],
+    *,
+    name: str,
+) -> Float64:
+    """Return the part of the pixels whose true value lies within the predicted interval.
+
+    The uncertainty is taken as the scale of a Laplace distribution, so the interval of a level is ``scale * ln(1 / (1 -
+    level))`` on either side of the prediction. Prediction and uncertainty are brought to the target's scale by the
+    fit of the score. An honest uncertainty has a coverage equal to the level.
+
+    Parameters
+    ----------
+    target, prediction, uncertainty
+        Of one plane (Y, X); prediction and uncertainty in the same grey values.
+    score
+        Of the prediction; its scale must be above 0.
+    foreground
+        The foreground of the target, of the same shape: an uncertainty that is only true of empty background is none.
+    name
+        Name of the image, for errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (3, levels), 0..1: of all pixels, of those inside the foreground and of those outside, for each of
+        `LEVELS`; NaN where a part has no pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        The uncertainty has another shape, or values that are negative or not finite.
+    """
+    with naming(name):
+        check_values(uncertainty, "uncertainty")
+        if uncertainty.shape != prediction.shape:
+            raise InvalidInputError(
+                f"The uncertainty has shape {uncertainty.shape} and its prediction {prediction.shape}."
+            )
+        if float(uncertainty.min()) < 0:
+            raise InvalidInputError("The uncertainty has values below 0, so that it is no width.")
+        scaled = scale_target(target)
+    error = np.abs(scaled - (score.scale * prediction.astype(np.float64) + score.offset))
+    width = score.scale * uncertainty.astype(np.float64)
+    covered = np.full((3, len(LEVELS)), np.nan)
+    for column, level in enumerate(LEVELS):
+        within = error <= interval_width(level) * width
+        for row, part in enumerate((within, within[foreground], within[~foreground])):
+            if part.size:
+                covered[row, column] = part.mean()
+    return covered

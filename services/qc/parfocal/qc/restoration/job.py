@@ -1,0 +1,196 @@
+"""Evaluation of restored and translated images: predictions beside their targets, inputs and a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
+
+from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, require_grey_targets, training_pairs
+from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
+from parfocal.qc.evaluation.verdict import Judgement
+from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.baselines.gaussian import best_gaussian_sigma
+from parfocal.qc.metrics.baselines.linear import fit_linear_predictor
+from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
+from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.report.content import Block
+from parfocal.qc.restoration.background import background_shift
+from parfocal.qc.restoration.examples import Example, examples_figure
+from parfocal.qc.restoration.figure import restoration_figure
+from parfocal.qc.restoration.judge import DEFINITION, baseline_note, judge, summarise
+from parfocal.qc.restoration.metrics import BY_KEY, METRICS, PRIMARY, SHOWN
+from parfocal.qc.restoration.parameters import (
+    RestorationParameters,
+    RestorationThresholds,
+    TranslationParameters,
+    TranslationThresholds,
+)
+from parfocal.qc.restoration.report import pictures, regions_table
+from parfocal.qc.restoration.scoring import (
+    Baseline,
+    ImageScores,
+    collect_scores,
+    score_item,
+    shown_input,
+    versions,
+    windows_each,
+)
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.store.evaluations import (
+    KINDS,
+    EvaluationSummary,
+    ImageScore,
+    Kind,
+    PairedDifference,
+    direction_note,
+)
+
+
+def evaluate(context: JobContext) -> None:
+    """Judge the job's prediction by its targets."""
+    run_evaluation(context, RestorationJudge)
+
+
+class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item, ImageScores]):
+    """Restored or translated images, each target by itself."""
+
+    metrics = METRICS
+    shown = SHOWN
+    headline = ("psnr", "ssim", "nrmse", "ssim_inside")
+    kinds: ClassVar[tuple[Kind, ...]] = KINDS
+    definition = DEFINITION
+
+    def inputs(self) -> Inputs[Item]:
+        """Return the test images of all targets."""
+        return read_inputs(self.context)
+
+    def prepare(self, inputs: Inputs[Item]) -> None:
+        """Choose the baseline of each target on images of the training."""
+        self._baselines: dict[str, Baseline] = {}
+        self._windows = windows_each(len(inputs.items))
+        for role in inputs.roles:
+            require_grey_targets(self.context, inputs, role)
+            if isinstance(self.parameters, TranslationParameters):
+                pairs = training_pairs(self.context, inputs, role, validation=False)
+                self._baselines[role] = fit_linear_predictor(pairs)
+            else:
+                choice = best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=True))
+                known = inputs.validation_regions
+                self._baselines[role] = choice if known else replace(choice, chosen_on="training images")
+
+    def score(self, item: Item) -> ImageScores:
+        """Score one image as input, baseline and prediction."""
+        maps = self.folder / "maps" if self.parameters.maps else None
+        return score_item(item, self._baselines[item.role], windows=self._windows, folder=maps)
+
+    def collect(self, stream: Iterator[ImageScores], items: Sequence[Item]) -> list[ImageScores]:
+        """Add MicroSSIM, which is fitted to the whole set and can score an image only when all have been seen."""
+        shapes = (item.shape for item in items)
+        return collect_scores(self.context, stream, self._baselines, shapes, self.folder)
+
+    def verdict(self, part: Part[ImageScores], left_out: Mapping[str, str]) -> Judgement:  # noqa: ARG002
+        """Judge the predictions of one target."""
+        rows = (row for each in part.scored for row in each.rows)
+        return judge(summarise(rows), self.thresholds(), part.unscorable)
+
+    def thresholds(self) -> RestorationThresholds | TranslationThresholds:
+        """Return what the verdict asked for."""
+        return self.parameters.thresholds()
+
+    def baseline(self, role: str) -> dict[str, Any]:
+        """Return what the baseline is, and how it was chosen."""
+        return self._baselines[role].describe()
+
+    def note(self, part: Part[ImageScores]) -> str:
+        """Say which way is better, and how the baseline was chosen."""
+        return direction_note(BY_KEY[key] for key in SHOWN) + baseline_note(self.baseline(part.role))
+
+    def comparisons(self, part: Part[ImageScores]) -> Sequence[PairedDifference]:
+        """Return the prediction against input and baseline, over the whole image."""
+        return summarise(row for each in part.scored for row in each.rows).comparisons
+
+    def details(self, part: Part[ImageScores]) -> dict[str, Any]:
+        """Return the comparisons inside the foreground, and how much background there is."""
+        summary = summarise(row for each in part.scored for row in each.rows)
+        shift = background_shift(part.images)
+        return {
+            "inside": [asdict(each) for each in summary.inside],
+            "foreground": None if shift is None else {"method": FOREGROUND_METHOD, **asdict(shift)},
+        }
+
+    def draw(self, part: Part[ImageScores], summary: EvaluationSummary, suffix: str) -> None:
+        """Draw the worst image, so that nobody is shown a lucky one, and the best and the median one."""
+        primary = BY_KEY[PRIMARY].title
+        which = f"Worst of {summary.images} images by {primary}: " if summary.images > 1 else ""
+        self._draw(part.of(part.worst.image), which, f"figure{suffix}.png")
+        examples = [self._example(why, part.of(label)) for why, label in typical(part.images).items()]
+        if examples:
+            save_png(examples_figure(examples), self.folder / f"examples{suffix}.png")
+
+    def tables(self, summary: EvaluationSummary, role: str) -> Iterator[Block]:
+        """Yield the scores inside and outside the foreground."""
+        if table := regions_table(summary, role):
+            yield table
+
+    def pictures(self, summary: EvaluationSummary, role: str) -> Iterator[Block]:
+        """Yield examples, Fourier correlation and reliability."""
+        return pictures(self.folder, summary, role)
+
+    def _draw(self, scored: ImageScores, which: str, file: str) -> None:
+        item = scored.item
+        target = read_image(item.target).pixels
+        foreground = find_foreground(target)
+        images = dict(versions(item, self._baselines[item.role], target.ndim))
+        mask, name = foreground.mask, f"{which}{item.label}"
+        if target.ndim == 3:
+            index = _planes(scored)[0]
+            name += f", plane {index}"
+            target, mask, images = target[index], mask[index], {kind: image[index] for kind, image in images.items()}
+        scaled = scale_target(target)
+        found = {str(kind): score_scaled(image, scaled) for kind, image in images.items()}
+        figure = restoration_figure(
+            images["input"],
+            images["prediction"],
+            target,
+            {kind: score for kind, (score, _) in found.items()},
+            {kind: maps for kind, (_, maps) in found.items()},
+            name=name,
+            pixel_size=item.pixel_size,
+            baseline=str(self.baseline(item.role)["name"]),
+            foreground=mask,
+            inside={kind: score_regions(found[kind][1], image, target, mask)[0] for kind, image in images.items()},
+        )
+        save_png(figure, self.folder / file)
+
+    def _example(self, why: str, scored: ImageScores) -> Example:
+        item = scored.item
+        target, prediction = read_image(item.target).pixels, read_image(item.prediction).pixels
+        source = shown_input(read_image(item.source).pixels, target.ndim)
+        heading = f"{why.capitalize()} image by {BY_KEY[PRIMARY].title}: {item.label}"
+        if target.ndim == 3:
+            planes = _planes(scored)
+            index = planes[(len(planes) - 1) // 2]
+            heading += f", its median plane {index}"
+            source, target, prediction = source[index], target[index], prediction[index]
+        scaled = scale_target(target)
+        score, maps = score_scaled(prediction, scaled)
+        input_score, _ = score_scaled(source, scaled)
+        return Example(heading, source, prediction, target, maps.rse, input_score, score, item.pixel_size)
+
+
+def _planes(scored: ImageScores) -> list[int]:
+    """Return the planes of a stack that have a score, the worst first."""
+    rows = [row for row in scored.rows if row.kind == "prediction"]
+    return [row.slice for row in sorted(rows, key=lambda row: row.value(PRIMARY)) if row.slice is not None]
+
+
+def typical(scores: Sequence[ImageScore]) -> dict[str, str]:
+    """Return the names of the best and the median image in the primary metric, where there are such besides the worst.
+
+    Of an even number the median is the lower of the two in the middle.
+    """
+    ordered = [score.image for score in sorted(scores, key=lambda score: score.values[PRIMARY])]
+    chosen = {"best": ordered[-1], "median": ordered[(len(ordered) - 1) // 2]}
+    return {why: image for why, image in chosen.items() if image != ordered[0]}

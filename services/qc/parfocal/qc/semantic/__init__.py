@@ -1,0 +1,1 @@
+"""Quality control of foreground masks and of probabilities of foreground."""

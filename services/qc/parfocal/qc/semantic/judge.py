@@ -1,0 +1,154 @@
+"""From masks to numbers, the curve over thresholds, and a verdict with reasons in plain sentences."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.qc.evaluation.inputs import Inputs, Item
+from parfocal.qc.evaluation.statistics import compare
+from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, with_unscorable
+from parfocal.qc.metrics.objects.semantic import (
+    CURVE_THRESHOLDS,
+    Areas,
+    Mask,
+    foreground,
+    is_probability,
+    threshold_counts,
+)
+from parfocal.qc.semantic.figure import ERROR_CODES
+from parfocal.qc.semantic.metrics import BY_KEY
+from parfocal.qc.semantic.parameters import SemanticParameters
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.store.evaluations import ImageScore, Kind
+
+DEFINITION: Final = (
+    "Pixels above 0 are foreground; TP, FP and FN are pixels found, invented and missed. IoU = TP / (TP + FP + FN); "
+    "Dice = 2 TP / (2 TP + FP + FN); precision = TP / (TP + FP); recall = TP / (TP + FN). Boundary F is the F1 of "
+    "outline pixels, of which those within the tolerance of the other outline agree. Ratios are 1 where there is no "
+    "foreground and none was predicted. Probabilities are cut at a threshold that no test image had a part in."
+)
+"""How the numbers were made, to be printed beside them."""
+
+_HALF: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where probabilities are cut, and who said so."""
+
+    value: float
+    chosen_by: str
+
+
+def choose_threshold(inputs: Inputs[Item], parameters: SemanticParameters) -> Threshold:
+    """Return the threshold asked for, else the one the model set on its validation images, else one half."""
+    if parameters.threshold is not None:
+        return Threshold(parameters.threshold, "the parameter threshold")
+    stored = inputs.model.calibration.get("threshold") if inputs.model is not None else None
+    if stored is not None:
+        return Threshold(float(stored), "the model, on its validation images")
+    return Threshold(_HALF, "default, as the model stores none")
+
+
+def cut_mask(
+    label: str, target: Mask, prediction: NDArray[Any], threshold: Threshold
+) -> tuple[Mask, NDArray[np.int64] | None]:
+    """Return the predicted mask and, of a probability, what other thresholds would have given."""
+    name = f"{label} (prediction)"
+    if prediction.shape != target.shape:
+        raise InvalidInputError(
+            f"{name} has shape {prediction.shape} and its target {target.shape}. Compare images of the same field and "
+            "size."
+        )
+    if not is_probability(prediction, name=name):
+        return foreground(prediction, name=name), None
+    mask: Mask = prediction >= threshold.value
+    return mask, threshold_counts(target, prediction)
+
+
+def error_map(target: Mask, prediction: Mask) -> NDArray[np.uint8]:
+    """Return an image of `ERROR_CODES`: foreground found, missed and invented."""
+    result = np.zeros(target.shape, np.uint8)
+    result[target & prediction] = ERROR_CODES["found"]
+    result[target & ~prediction] = ERROR_CODES["missed"]
+    result[~target & prediction] = ERROR_CODES["invented"]
+    return result
+
+
+def without_foreground(images: Iterable[ImageScore]) -> list[str]:
+    """Return the images with foreground in which none was predicted."""
+    return [
+        image.image
+        for image in images
+        if image.values["foreground_fraction"] and not image.values["predicted_fraction"]
+    ]
+
+
+def judge(
+    scores: Mapping[Kind, Sequence[ImageScore]],
+    pooled: Areas,
+    curve: NDArray[np.int64] | None,
+    threshold: Threshold,
+    parameters: SemanticParameters,
+    unscorable: Mapping[str, str] | None = None,
+) -> Judgement:
+    """Pass or fail a model; see `SemanticThresholds`.
+
+    Parameters
+    ----------
+    scores
+        By kind, every image with the metrics, in one order.
+    pooled
+        Pixels of the prediction over all images.
+    curve
+        Counts over all images at each of `CURVE_THRESHOLDS`; None where the predictions are masks.
+    unscorable
+        By image that is not among them: why its prediction cannot be scored.
+    """
+    lost = unscorable or {}
+    images = scores["prediction"]
+    failures: list[str] = []
+    merits: list[str] = []
+    if not pooled.tp + pooled.fn:
+        failures.append("No test image has any foreground to find: such a test shows nothing.")
+    empty = without_foreground(images)
+    if empty and len(empty) + len(lost) > parameters.max_failed_images:
+        failures.append(f"In {len(empty)} of {len(images)} images no foreground was found: {', '.join(empty[:5])}.")
+    sentence = f"Over all images together the foreground was found with IoU {pooled.iou:.3f}"
+    if pooled.iou < parameters.min_iou:
+        failures.append(f"{sentence}, below the {parameters.min_iou:g} asked for.")
+    else:
+        merits.append(f"{sentence}.")
+    gain = compare(images, scores["baseline"], "baseline", "iou")
+    sentence, better = judge_gain(gain, BY_KEY["iou"], "Otsu's threshold", parameters.min_iou_gain_over_baseline)
+    (merits if better else failures).append(sentence)
+    remarks = few_images(len(images))
+    if curve is not None:
+        ious = [Areas(*row).iou for row in curve.tolist()]
+        best = int(np.argmax(ious))
+        remarks.append(
+            f"Probabilities were cut at {threshold.value:g} (chosen by {threshold.chosen_by}). On the test images "
+            f"themselves {CURVE_THRESHOLDS[best]:g} would have given the highest IoU, {ious[best]:.3f}; it was not "
+            "used."
+        )
+    worst = min(images, key=lambda image: image.values["iou"])
+    remarks.append(f"The worst image is {worst.image}, with IoU {BY_KEY['iou'].number(worst.values['iou'])}.")
+    judgement = Judgement("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
+    return with_unscorable(judgement, lost, len(images) + len(lost), parameters.max_failed_images)
+
+
+def write_curve(path: Path, curve: NDArray[np.int64]) -> None:
+    """Write one line for each of `CURVE_THRESHOLDS`, over the pixels of all images together."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["threshold", "iou", "dice", "precision", "recall"])
+        for threshold, row in zip(CURVE_THRESHOLDS, curve.tolist(), strict=True):
+            counted = Areas(*row)
+            writer.writerow([threshold, counted.iou, counted.dice, counted.precision, counted.recall])

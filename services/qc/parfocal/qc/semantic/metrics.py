@@ -1,0 +1,23 @@
+"""What is measured of foreground masks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from parfocal.runtime.store.evaluations import Metric
+
+METRICS: Final[tuple[Metric, ...]] = (
+    Metric(key="iou", title="IoU", used_by_verdict=True),
+    Metric(key="dice", title="Dice"),
+    Metric(key="boundary_f1", title="boundary F1"),
+    Metric(key="precision", title="precision"),
+    Metric(key="recall", title="recall"),
+    Metric(key="foreground_fraction", title="foreground fraction", better="none"),
+    Metric(key="predicted_fraction", title="predicted foreground fraction", better="none"),
+)
+"""The columns of metrics.csv."""
+
+SHOWN: Final = ("iou", "dice", "boundary_f1", "precision", "recall")
+"""The metrics that tables for people have, the most important first."""
+
+BY_KEY: Final = {metric.key: metric for metric in METRICS}
