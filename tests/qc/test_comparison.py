@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,7 @@ class Bench:
 
     def summary(self, job: v1.Job) -> dict[str, Any]:
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
-        return dict(self.store.read_json(Location.parse(job.outputs[0].uri) / "summary.json"))
+        return dict(json.loads(read_published(self.store, job.outputs[0].uri, "summary.json")))
 
 
 def is_cancelled(context: JobContext) -> bool:
@@ -326,7 +327,7 @@ def test_a_target_whose_predictions_can_none_of_them_be_scored_fails_and_is_not_
     both, method = ("target", "target_B"), "translation"
     uri = bench.evaluate(ten, second_target_diverged, method=method, targets=both, model=bench.model("half", ten))
     place = Location.parse(uri)
-    summary, verdict = (bench.store.read_json(place / f"{name}.json") for name in ("summary", "verdict"))
+    summary, verdict = (json.loads(read_published(bench.store, uri, f"{name}.json")) for name in ("summary", "verdict"))
     assert verdict["state"] == "failed"
     assert verdict["reasons"][0].startswith(
         "target_B: 10 of 10 predictions could not be scored: target_B/field0 (prediction): The image has 2688 of 2688"
