@@ -195,7 +195,10 @@ def test_grey_targets_are_neither_labels_nor_classes(tmp_path: Path) -> None:
     write_kind(tmp_path, "labels")
     noise = np.random.default_rng(0).integers(1, 60_000, SHAPE).astype(np.uint16)
     save(tmp_path / "train" / "target" / "field1.tif", noise)
-    assert check_folder(tmp_path).kind == "paired"
+    report = check_folder(tmp_path)
+    assert report.kind == "paired"
+    assert "target/field1.tif" in report.told_by
+    assert any("look like label images" in text and "target/field1.tif" in text for text in report.warnings)
     for kind in ("labels", "classes"):
         assert fields(refused(tmp_path, kind=kind)) == ["train/target/field1.tif"]
 

@@ -29,7 +29,6 @@ NO_TEST_IMAGES: Final = (
 """The warning that nothing is held out for quality control."""
 _IMAGE_KINDS: Final = ("paired", "labels", "classes")
 _TOLD_BY_PIXELS: Final = {
-    "paired": "the targets have grey values",
     "labels": "the targets have whole numbers, the same in all pixels of an object",
     "classes": "the targets have few values, which many objects share",
 }
@@ -240,8 +239,13 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         look = look.add(split.look)
     if family == "paired":
         found = look.kind()
-        told_by = told_by or _TOLD_BY_PIXELS[found]
+        told_by = told_by or _TOLD_BY_PIXELS.get(found) or look.why_grey()
         family = kind or found
+        if family == "paired" and not kind and look.few_grey:
+            splits[0].warnings.append(
+                f"Most targets look like label images, but {len(look.grey)} have grey values, so all count as grey "
+                f"images: {some([each.field for each in look.grey])}. Correct them if objects shall be found."
+            )
         if family == "labels" and (
             wrong := [each for split in splits for each in split.class_look.problems("classes")]
         ):
