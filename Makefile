@@ -21,6 +21,10 @@ demo: ## Train, check and apply a model on this machine (METHOD=stardist-2d for 
 test: envs ## Run all tests
 	@tests/run
 
+chaos: envs ## Kill and pause at random for minutes (SEED=1 CONFIG=shared|apart KILLS=100 MINUTES=11 OUT=FOLDER)
+	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" .venvs/orchestrator/bin/python -m chaos --seed $(or $(SEED),1) \
+	    --config $(or $(CONFIG),shared) --kills $(or $(KILLS),100) --minutes $(or $(MINUTES),11) --out "$(or $(OUT),build/chaos-$(or $(SEED),1)-$(or $(CONFIG),shared))"
+
 lint: envs ## Check style, types, the contract and that generated files are current
 	@deploy/tools/lint
 
@@ -44,4 +48,4 @@ new-method: ## Make the folders of a new method family (NAME=family)
 format: ## Format the Python files
 	@$(TOOLS)/ruff check --fix --quiet . ; $(TOOLS)/ruff format --quiet .
 
-.PHONY: help envs demo test lint proto docs locks new-method format
+.PHONY: help envs demo test lint proto docs locks new-method format chaos

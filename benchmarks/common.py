@@ -19,7 +19,7 @@ from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.methods.service import Service, load_object, values_struct
-from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest, public_name
 from parfocal.runtime.store.store import Location, Store
 
 
@@ -144,10 +144,10 @@ def train_and_predict(
         for image in ResultManifest.read(store, place / RESULT_MANIFEST).images:
             for role, name in image.outputs.items():
                 if name.endswith(".tif"):
-                    store.download(place / name, folder / "out" / name)
+                    store.download(place / name, folder / "out" / public_name(name))
                     stem = Path(name).stem
                     label = stem if role == "prediction" else f"{role}/{stem}"
-                    predictions[label] = read_image(folder / "out" / name).pixels
+                    predictions[label] = read_image(folder / "out" / public_name(name)).pixels
         return Measured(
             training,
             predicting,

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from support import ServiceProcess, wait_for
+from support import ServiceProcess, read_published, wait_for
 
 from parfocal import v1
 from parfocal.runtime.jobs.device import Device
@@ -136,8 +136,7 @@ def image(*shape: int, dtype: str = "uint16") -> np.ndarray[Any, Any]:
 def publish_variant(store: Any, model: str, name: str, folder: Path, factor: float = 1.0, **parameters: Any) -> str:
     """Publish a copy of a fake model with another filter or other parameters: quicker than to train it."""
     manifest = ModelManifest.read(store, Location.parse(model) / MODEL_MANIFEST)
-    store.download(Location.parse(model) / "filter.json", folder / "filter.json")
-    content = json.loads((folder / "filter.json").read_text())
+    content = json.loads(read_published(store, model, "filter.json"))
     content = {key: [factor * value for value in values] for key, values in content.items()}
     (folder / "filter.json").write_text(json.dumps(content))
     place = claim_version(store, model_location(store, "default", name), "test")

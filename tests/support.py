@@ -31,12 +31,13 @@ from parfocal.runtime.store.manifests import (
     RESULT_MANIFEST,
     DatasetManifest,
     ImageEntry,
+    Manifest,
     ModelManifest,
     ResultManifest,
 )
 from parfocal.runtime.store.names import dataset_location, model_location, result_location
 from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
-from parfocal.runtime.store.store import Store
+from parfocal.runtime.store.store import Location, Store
 
 ROOT = Path(__file__).parent.parent
 PORT_FLAGS = (
@@ -355,3 +356,10 @@ def publish_images(store: Any, folder: Path, targets: tuple[str, ...] = ("target
         files=upload_files(store, place, folder_files(folder)),
     )
     return publish(store, place, RESULT_MANIFEST, manifest)
+
+
+def read_published(store: Any, uri: str, name: str) -> bytes:
+    """Return the content of a file that a job published, by its public name; the manifest tells where it lies."""
+    place = Location.parse(uri)
+    manifest = MODEL_MANIFEST if place.bucket == store.models.bucket else RESULT_MANIFEST
+    return bytes(store.read(Manifest.read(store, place / manifest).place_of(place, name)))

@@ -14,7 +14,7 @@ from contract_session import FINAL, TINY, Session, rpc_error, single_image
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import ROOT, publish_dataset, wait_for
+from support import ROOT, publish_dataset, read_published, wait_for
 
 from parfocal import v1
 from parfocal.runtime.rpc_errors import STATUS_KEY, from_rpc_error
@@ -78,9 +78,9 @@ def test_training_publishes_a_model_with_its_history(trained: tuple[v1.Job, str]
     (output,) = job.outputs
     place = Location.parse(output.uri)
     model = ModelManifest.read(store, place / MODEL_MANIFEST)
-    names = {entry.name for entry in model.files}
+    names = {entry.public_name for entry in model.files}
     assert {"training.csv", "training_report.pdf", "loss.png"} <= names
-    rows = store.read(place / "training.csv").decode().splitlines()
+    rows = read_published(store, output.uri, "training.csv").decode().splitlines()
     assert len(rows) == 1 + int(json_format.MessageToDict(job.resolved_parameters)["epochs"])
 
 
@@ -182,7 +182,7 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     service: Session, trained: tuple[v1.Job, str], store: Any, tmp_path: Path
 ) -> None:
     from parfocal.runtime.images.files import inspect_image
-    from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+    from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest, public_name
     from parfocal.runtime.store.store import Location
 
     model, dataset = trained
@@ -191,10 +191,11 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     place = Location.parse(job.outputs[0].uri)
     result = ResultManifest.read(store, place / RESULT_MANIFEST)
-    assert [image.outputs["prediction"] for image in result.images] == ["field0.tif", "field1.tif", "field2.tif"]
+    names = [public_name(image.outputs["prediction"]) for image in result.images]
+    assert names == ["field0.tif", "field1.tif", "field2.tif"]
     written = {name for image in result.images for name in image.outputs.values()}
-    assert {entry.name for entry in result.files} - {"counts.csv"} == written
-    store.download(place / "field0.tif", tmp_path / "field0.tif")
+    assert {entry.name for entry in result.files if entry.public_name != "counts.csv"} == written
+    store.download(place / result.images[0].outputs["prediction"], tmp_path / "field0.tif")
     header = inspect_image(tmp_path / "field0.tif")
     labels = service.method_description.task == v1.TASK_INSTANCE_SEGMENTATION
     assert (header.shape, str(header.dtype)) == ((64, 80), "uint16" if labels else "float32")
@@ -206,13 +207,12 @@ def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
     service: Session, trained: tuple[v1.Job, str], store: Any, images_folder: Path, tmp_path: Path
 ) -> None:
     from parfocal.runtime.images.files import read_image
-    from parfocal.runtime.store.store import Location
 
     model, dataset = trained
     spec = v1.PredictionSpec(model_uri=model.outputs[0].uri, input_uri=dataset, split="test")
     job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
-    store.download(Location.parse(job.outputs[0].uri) / "field1.tif", tmp_path / "batch.tif")
+    (tmp_path / "batch.tif").write_bytes(read_published(store, job.outputs[0].uri, "field1.tif"))
     pixels = read_image(images_folder / "test" / "source" / "field1.tif").pixels
     outputs = single_image(service, model.outputs[0].uri, pixels)
     batch = read_image(tmp_path / "batch.tif").pixels
@@ -358,7 +358,7 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
     for finished in (undisturbed, done):
         model = ModelManifest.read(store, Location.parse(finished.outputs[0].uri) / MODEL_MANIFEST)
         made_by_time = {"training.csv", "training_report.pdf", "loss.png"}
-        files = {entry.name: entry.sha256 for entry in model.files if entry.name not in made_by_time}
+        files = {entry.public_name: entry.sha256 for entry in model.files if entry.public_name not in made_by_time}
         digests.append((model.metrics, files))
     assert digests[0][1]
     assert digests[0] == digests[1]

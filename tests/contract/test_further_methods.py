@@ -16,11 +16,19 @@ import grpc
 import pytest
 from contract_session import FURTHER, Session, rpc_error, single_image
 from google.protobuf import json_format
-from support import filament_pair, filament_volumes, nuclei_pair, nuclei_volumes, publish_dataset, write_pairs
+from support import (
+    filament_pair,
+    filament_volumes,
+    nuclei_pair,
+    nuclei_volumes,
+    publish_dataset,
+    read_published,
+    write_pairs,
+)
 
 from parfocal import v1
 from parfocal.runtime.images.files import inspect_image, read_image
-from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest, public_name
 from parfocal.runtime.store.store import Location
 
 # By axes and whether targets are labels.
@@ -115,7 +123,7 @@ def test_training_is_watched_epoch_by_epoch_and_publishes_a_model(
     assert epochs == list(range(1, count + 1))
     model = ModelManifest.read(store, Location.parse(trained.model) / MODEL_MANIFEST)
     assert (model.method, model.axes) == (service.method, service.method_description.data_requirements.axes)
-    assert {"training.csv", "training_report.pdf", "loss.png"} <= {entry.name for entry in model.files}
+    assert {"training.csv", "training_report.pdf", "loss.png"} <= {entry.public_name for entry in model.files}
 
 
 def test_prediction_keeps_names_shape_and_pixel_size(
@@ -123,8 +131,9 @@ def test_prediction_keeps_names_shape_and_pixel_size(
 ) -> None:
     place = Location.parse(predicted)
     result = ResultManifest.read(store, place / RESULT_MANIFEST)
-    assert [image.outputs["prediction"] for image in result.images] == ["field0.tif", "field1.tif", "field2.tif"]
-    store.download(place / "field0.tif", tmp_path / "field0.tif")
+    names = [public_name(image.outputs["prediction"]) for image in result.images]
+    assert names == ["field0.tif", "field1.tif", "field2.tif"]
+    store.download(place / result.images[0].outputs["prediction"], tmp_path / "field0.tif")
     output, source = (inspect_image(path / "field0.tif") for path in (tmp_path, trained.folder / "test" / "source"))
     labels = service.method_description.task == v1.TASK_INSTANCE_SEGMENTATION
     assert (output.shape, str(output.dtype)) == (source.shape, "uint16" if labels else "float32")
@@ -138,7 +147,7 @@ def test_prediction_keeps_names_shape_and_pixel_size(
 def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
     service: Session, trained: Trained, predicted: str, store: Any, tmp_path: Path
 ) -> None:
-    store.download(Location.parse(predicted) / "field1.tif", tmp_path / "batch.tif")
+    (tmp_path / "batch.tif").write_bytes(read_published(store, predicted, "field1.tif"))
     source = read_image(trained.folder / "test" / "source" / "field1.tif")
     outputs = single_image(service, trained.model, source.pixels, source.axes)
     assert list(outputs) == ["prediction"]
@@ -162,5 +171,5 @@ def test_quality_control_of_its_task_judges_it(
     result = ResultManifest.read(store, place / RESULT_MANIFEST)
     assert result.verdict["state"] in {"passed", "failed"}
     assert result.verdict["reasons"]
-    assert store.read_json(place / "summary.json")["images"] == 3
-    assert {"report.pdf", "figure.png", "metrics.csv"} <= {entry.name for entry in result.files}
+    assert json.loads(read_published(store, str(place), "summary.json"))["images"] == 3
+    assert {"report.pdf", "figure.png", "metrics.csv"} <= {entry.public_name for entry in result.files}

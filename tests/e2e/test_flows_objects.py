@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, publish_dataset
+from support import ROOT, publish_dataset, read_published
 
 from parfocal.client.models import read_model
 from parfocal.client.quality import evaluation_summary
@@ -55,4 +55,4 @@ def test_the_page_has_the_verdict_the_sentence_on_the_objects_and_the_overlay(
     encoded = page.split("data:image/png;base64,")[1].split(")")[0]
     job = stack.client.get(f"{trained['id']}-qc")
     place = stack.client.store.results / "default" / job.id
-    assert base64.b64decode(encoded) == stack.client.store.read(place / "figure.png")
+    assert base64.b64decode(encoded) == read_published(stack.client.store, str(place), "figure.png")

@@ -131,7 +131,7 @@ def test_accented_names_are_the_same_name_however_a_computer_stores_them(
         publish_predicted_images(client, predicted, folder / "test" / "target"),
     ):
         result = ResultManifest.read(client.store, Location.parse(uri) / RESULT_MANIFEST)
-        assert [entry.name for entry in result.files] == [f"{composed}.tif"]
+        assert [entry.public_name for entry in result.files] == [f"{composed}.tif"]
 
     # Inputs that another program brought into the store have a result under the one name.
     model = client.wait(client.start(training(client.dataset_uri("accents"), epochs=1)).id).outputs[0].uri

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from support import filament_pair, publish_dataset, publish_images, publish_model, wait_for
+from support import filament_pair, publish_dataset, publish_images, publish_model, read_published, wait_for
 
 from parfocal import v1
 from parfocal.qc import SERVICE
@@ -105,7 +106,7 @@ class Bench:
         scratch.mkdir()
         job = self._jobs.change("default", job.id, begin)
         if cancel:
-            self._jobs.mark_cancelled(job, keep_best=False, why="no longer wanted")
+            self._jobs.mark_cancelled(job, job.attempt, keep_best=False, why="no longer wanted")
         context = JobContext(SERVICE, self.store, job, scratch)
         if cancel:
             wait_for(lambda: is_cancelled(context), what="the mark")
@@ -119,13 +120,13 @@ class Bench:
         assert output.kind == "comparison"
         place = Location.parse(output.uri)
         return {
-            entry.name: self.store.read(place / entry.name)
+            entry.public_name: self.store.read(place / entry.name)
             for entry in ResultManifest.read(self.store, place / RESULT_MANIFEST).files
         }
 
     def summary(self, job: v1.Job) -> dict[str, Any]:
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
-        return dict(self.store.read_json(Location.parse(job.outputs[0].uri) / "summary.json"))
+        return dict(json.loads(read_published(self.store, job.outputs[0].uri, "summary.json")))
 
 
 def is_cancelled(context: JobContext) -> bool:
@@ -214,7 +215,7 @@ def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
     assert [each["kind"] for each in summary["competitors"]] == ["model", "model", "input", "baseline"]
 
     table = rows_of(files["comparison.csv"])
-    scored = rows_of(bench.store.read(Location.parse(good) / "metrics.csv"))
+    scored = rows_of(read_published(bench.store, good, "metrics.csv"))
     psnr = {row["image"]: row["PSNR [dB]"] for row in scored if row["kind"] == "prediction"}
     assert {row["image"]: row["good:1: PSNR [dB]"] for row in table} == psnr
     tests = rows_of(files["tests.csv"])
@@ -320,7 +321,7 @@ def test_a_target_whose_predictions_can_none_of_them_be_scored_fails_and_is_not_
     both, method = ("target", "target_B"), "translation"
     uri = bench.evaluate(ten, second_target_diverged, method=method, targets=both, model=bench.model("half", ten))
     place = Location.parse(uri)
-    summary, verdict = (bench.store.read_json(place / f"{name}.json") for name in ("summary", "verdict"))
+    summary, verdict = (json.loads(read_published(bench.store, uri, f"{name}.json")) for name in ("summary", "verdict"))
     assert verdict["state"] == "failed"
     assert verdict["reasons"][0].startswith(
         "target_B: 10 of 10 predictions could not be scored: target_B/field0 (prediction): The image has 2688 of 2688"

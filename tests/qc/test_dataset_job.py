@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from example_data import write_kind
 from scipy import ndimage
-from support import filament_pair, nuclei_pair, publish_dataset, publish_kind, write_pairs
+from support import filament_pair, nuclei_pair, publish_dataset, publish_kind, read_published, write_pairs
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
@@ -34,10 +35,10 @@ class Outcome:
 
     @property
     def summary(self) -> Any:
-        return self.store.read_json(self.place / "summary.json")
+        return json.loads(read_published(self.store, str(self.place), "summary.json"))
 
     def table(self, name: str) -> list[dict[str, str]]:
-        return list(csv.DictReader(io.StringIO(self.store.read(self.place / name).decode())))
+        return list(csv.DictReader(io.StringIO(read_published(self.store, str(self.place), name).decode())))
 
     def images(self, check: str) -> list[str]:
         """The images of all findings of a check."""
@@ -77,7 +78,7 @@ def test_sound_pairs_have_nothing_but_notes_and_everything_is_written(
 ) -> None:
     outcome = evaluate(filaments)
     result = ResultManifest.read(outcome.store, outcome.place / RESULT_MANIFEST)
-    names = {entry.name for entry in result.files}
+    names = {entry.public_name for entry in result.files}
     assert names == {
         "images.csv",
         "findings.csv",

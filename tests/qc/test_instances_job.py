@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import nuclei_pair, publish_dataset, publish_images, write_pairs
+from support import nuclei_pair, publish_dataset, publish_images, read_published, write_pairs
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, read_image, write_image
@@ -39,14 +39,14 @@ def test_nearly_right_objects_pass_and_everything_is_written(evaluate: Evaluate,
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     place, store = Location.parse(job.outputs[0].uri), s3.store()
     result = ResultManifest.read(store, place / RESULT_MANIFEST)
-    names = {entry.name for entry in result.files}
+    names = {entry.public_name for entry in result.files}
     assert {"figure.png", "metrics.csv", "levels.csv", "summary.json", "verdict.json", "overlays/field0.png"} <= names
     assert {"report.pdf", "report.html", "sizes.csv", "maps/field0.tif"} <= names
     assert result.verdict["state"] == "passed"
-    summary = store.read_json(place / "summary.json")
+    summary = json.loads(read_published(store, str(place), "summary.json"))
     assert summary["baseline"]["objects"] == "bright"
     assert set(summary["shown"]) <= set(summary["metrics"]["prediction"])
-    rows = list(csv.DictReader(io.StringIO(store.read(place / "metrics.csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(read_published(store, str(place), "metrics.csv").decode())))
     assert [(row["image"], row["kind"]) for row in rows[:2]] == [("field0", "baseline"), ("field0", "prediction")]
     counted = summary["pooled"]["prediction"]["0.5"]
     assert counted["found"] == sum(int(row["found (TP)"]) for row in rows if row["kind"] == "prediction")
@@ -58,7 +58,7 @@ def test_nearly_right_objects_pass_and_everything_is_written(evaluate: Evaluate,
 def test_empty_predictions_fail_by_name(evaluate: Evaluate, s3: Any) -> None:
     job = evaluate(np.zeros_like)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
-    verdict = s3.store().read_json(Location.parse(job.outputs[0].uri) / "verdict.json")
+    verdict = json.loads(read_published(s3.store(), job.outputs[0].uri, "verdict.json"))
     assert verdict["state"] == "failed"
     assert "In 3 of 3 images no object was found" in json.dumps(verdict["reasons"])
 
@@ -68,7 +68,7 @@ def test_a_stricter_level_asks_for_better_outlines(evaluate: Evaluate, s3: Any) 
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert result.verdict["state"] == "failed"
-    assert not any(entry.name.startswith("overlays/") for entry in result.files)
+    assert not any(entry.public_name.startswith("overlays/") for entry in result.files)
 
 
 def test_a_prediction_that_is_no_label_image_is_refused_by_name(evaluate: Evaluate) -> None:
@@ -88,8 +88,8 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Evalua
     (remark,) = (text for text in result.verdict["remarks"] if "could not be scored" in text)
     assert remark.startswith("1 of 3 predictions could not be scored: field0: the prediction has shape")
     assert remark.endswith("The thresholds allow that.")
-    assert list(store.read_json(place / "summary.json")["unscorable"]) == ["field0"]
-    assert "not scored" in store.read(place / "report.html").decode()
+    assert list(json.loads(read_published(store, str(place), "summary.json"))["unscorable"]) == ["field0"]
+    assert "not scored" in read_published(store, str(place), "report.html").decode()
 
 
 def write_like(path: Path, labels: Image, pixels: Any) -> None:
@@ -145,7 +145,7 @@ def test_classes_are_scored_where_targets_and_prediction_have_them(
         if number > 1
     ]
     right, even = sum(number % 4 != 3 for number in numbers), sum(number % 2 == 0 for number in numbers)
-    summary = store.read_json(place / "summary.json")
+    summary = json.loads(read_published(store, str(place), "summary.json"))
     scored = summary["classes"]
     assert (scored["found"], scored["right"], scored["unknown"]) == (len(numbers), right, 3)
     assert job.metrics["prediction_class_accuracy"] == pytest.approx(right / len(numbers)) == scored["accuracy"]
@@ -153,13 +153,13 @@ def test_classes_are_scored_where_targets_and_prediction_have_them(
     assert [row["targets"] for row in scored["classes"]] == [len(numbers) - even, even]
     assert any(remark.startswith(f"The class is right in {right} of ") for remark in summary["remarks"])
     assert summary["verdict"] == "passed"
-    rows = list(csv.DictReader(io.StringIO(store.read(place / "metrics.csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(read_published(store, str(place), "metrics.csv").decode())))
     column = "found objects of the right class"
     assert sum(int(row[column]) for row in rows if row["kind"] == "prediction") == right
     assert {row[column] for row in rows if row["kind"] == "baseline"} == {""}
-    names = {entry.name for entry in ResultManifest.read(store, place / RESULT_MANIFEST).files}
+    names = {entry.public_name for entry in ResultManifest.read(store, place / RESULT_MANIFEST).files}
     assert {"classes.csv", "confusion.csv", "classes.png"} <= names
-    assert "Classes of objects" in store.read(place / "report.html").decode()
+    assert "Classes of objects" in read_published(store, str(place), "report.html").decode()
 
 
 def test_predicted_classes_without_drawn_ones_are_not_judged(
@@ -168,11 +168,11 @@ def test_predicted_classes_without_drawn_ones_are_not_judged(
     job = evaluate_classes(nuclei_folder, np.sign)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     place, store = Location.parse(job.outputs[0].uri), s3.store()
-    summary = store.read_json(place / "summary.json")
+    summary = json.loads(read_published(store, str(place), "summary.json"))
     assert "classes" not in summary
     assert any("the test images have no images target_class" in remark for remark in summary["remarks"])
     assert "prediction_class_accuracy" not in job.metrics
-    assert "class" not in store.read(place / "metrics.csv").decode().splitlines()[0]
+    assert "class" not in read_published(store, str(place), "metrics.csv").decode().splitlines()[0]
 
 
 def test_class_images_with_grey_values_are_refused_by_name(
@@ -193,7 +193,7 @@ def test_a_predicted_class_image_with_grey_values_is_a_failed_image(
     calls = iter(range(100))
     job = evaluate_classes(classes_folder, lambda labels: np.full_like(labels, 200) if next(calls) == 0 else labels > 0)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
-    summary = s3.store().read_json(Location.parse(job.outputs[0].uri) / "summary.json")
+    summary = json.loads(read_published(s3.store(), job.outputs[0].uri, "summary.json"))
     [why] = summary["unscorable"].values()
     assert "(target_class of the prediction) has the value 200" in why
     assert summary["verdict"] == "failed"

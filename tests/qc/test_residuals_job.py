@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from support import publish_dataset
+from support import publish_dataset, read_published
 
 from parfocal import v1
 from parfocal.runtime.errors import NotFoundError
@@ -80,13 +81,15 @@ def _shape(pixels: Any, axes: str) -> tuple[int, ...]:
 def read(job: v1.Job, s3: Any) -> tuple[ResultManifest, dict[str, Any]]:
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     place, store = Location.parse(job.outputs[0].uri), s3.store()
-    return ResultManifest.read(store, place / RESULT_MANIFEST), store.read_json(place / "summary.json")
+    return ResultManifest.read(store, place / RESULT_MANIFEST), json.loads(
+        read_published(store, str(place), "summary.json")
+    )
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["folder", "dataset"])
 def test_targets_in_the_place_of_predictions_pass(judge: Judge, s3: Any, plain: bool) -> None:
     result, summary = read(judge("target", plain=plain), s3)
-    names = {entry.name for entry in result.files}
+    names = {entry.public_name for entry in result.files}
     assert {"report.pdf", "report.html", "figure.png", "metrics.csv", "maps/deviation/field0.tif"} <= names
     assert result.verdict["state"] == "passed", result.verdict["reasons"]
     assert summary["metrics"]["prediction"]["agreement"]["mean"] > 0.99

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
-from support import publish_dataset, publish_images
+from support import publish_dataset, publish_images, read_published
 
 from parfocal import v1
 from parfocal.qc.metrics.foreground import find_foreground
@@ -76,7 +76,7 @@ def denoised(source: Any, target: Any) -> Any:
 
 def published(s3: Any, job: v1.Job, name: str) -> str:
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
-    return s3.store().read(Location.parse(job.outputs[0].uri) / name).decode()
+    return read_published(s3.store(), job.outputs[0].uri, name).decode()
 
 
 def test_images_have_all_numbers(evaluate: Any, s3: Any, pairs_folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_images_have_all_numbers(evaluate: Any, s3: Any, pairs_folder: Path) -> 
     assert {(row["image"], row["kind"]) for row in curves} == {(row["image"], row["kind"]) for row in rows}
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert {"frc.png", "figure.png", "examples.png", "report.pdf", "report.html"} <= {
-        entry.name for entry in result.files
+        entry.public_name for entry in result.files
     }
     assert float(curves[0]["frequency [1/µm]"]) == pytest.approx(10 * float(curves[0]["frequency [1/pixel]"]), rel=1e-5)
 
@@ -149,7 +149,7 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
     assert inside > summary["metrics"]["input"]["volume_ssim_inside"]["mean"]
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert result.verdict["state"] == "passed"
-    assert "examples.png" in {entry.name for entry in result.files}
+    assert "examples.png" in {entry.public_name for entry in result.files}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_an_uncertainty_is_checked_and_drawn(
     assert not any(row["true values within the 90 % interval [0..1]"] for row in rows if row["kind"] != "prediction")
     assert len(published(s3, job, "coverage.csv").splitlines()) == 4
     result = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
-    assert "reliability.png" in {entry.name for entry in result.files}
+    assert "reliability.png" in {entry.public_name for entry in result.files}
 
 
 def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Any, s3: Any, stacks_folder: Path) -> None:

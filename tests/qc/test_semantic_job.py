@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage
+from support import read_published
 
 from parfocal import v1
 from parfocal.qc.metrics.semantic import Areas
@@ -37,16 +39,20 @@ def as_probability(labels: Any) -> Any:
 def read(job: v1.Job, s3: Any) -> tuple[ResultManifest, dict[str, Any], Location]:
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     place, store = Location.parse(job.outputs[0].uri), s3.store()
-    return ResultManifest.read(store, place / RESULT_MANIFEST), store.read_json(place / "summary.json"), place
+    return (
+        ResultManifest.read(store, place / RESULT_MANIFEST),
+        json.loads(read_published(store, str(place), "summary.json")),
+        place,
+    )
 
 
 def test_probabilities_are_cut_and_the_curve_is_not_used_to_choose(evaluate: Evaluate, s3: Any) -> None:
     result, summary, place = read(evaluate(as_probability), s3)
-    names = {entry.name for entry in result.files}
+    names = {entry.public_name for entry in result.files}
     assert {"figure.png", "metrics.csv", "curve.csv", "summary.json", "report.pdf", "maps/field0.tif"} <= names
     assert result.verdict["state"] == "passed"
     assert summary["threshold"] == {"value": 0.5, "chosen_by": "default, as the model stores none"}
-    rows = list(csv.DictReader(io.StringIO(s3.store().read(place / "curve.csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(read_published(s3.store(), str(place), "curve.csv").decode())))
     assert len(rows) == 99
     at_half = next(row for row in rows if row["threshold"] == "0.5")
     assert float(at_half["IoU [0..1]"]) == pytest.approx(summary["pooled"]["prediction"]["iou"])
@@ -57,7 +63,7 @@ def test_a_threshold_that_is_asked_for_is_applied(evaluate: Evaluate, s3: Any) -
     result, summary, _ = read(evaluate(as_probability, threshold=0.97, maps=False), s3)
     assert summary["threshold"]["value"] == 0.97
     assert summary["metrics"]["prediction"]["recall"]["mean"] < 0.9
-    assert not any(entry.name.startswith("maps/") for entry in result.files)
+    assert not any(entry.public_name.startswith("maps/") for entry in result.files)
 
 
 def test_the_target_itself_is_perfect_and_needs_no_threshold(evaluate: Evaluate, s3: Any) -> None:
@@ -65,7 +71,7 @@ def test_the_target_itself_is_perfect_and_needs_no_threshold(evaluate: Evaluate,
     assert summary["threshold"] is None
     for metric in ("iou", "dice", "boundary_f", "precision", "recall"):
         assert summary["metrics"]["prediction"][metric]["mean"] == 1
-    assert not any(entry.name == "curve.csv" for entry in result.files)
+    assert not any(entry.public_name == "curve.csv" for entry in result.files)
 
 
 def test_empty_masks_fail_by_name(evaluate: Evaluate, s3: Any) -> None:

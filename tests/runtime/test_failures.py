@@ -110,10 +110,10 @@ def test_a_lost_event_ends_no_watching(service: Service, store: Store) -> None:
 
 def test_a_damaged_cancel_mark_is_none(store: Store) -> None:
     jobs, job = JobStore(store), v1.Job(id=uuid.uuid4().hex, project="marks", attempt=1)
-    jobs.mark_cancelled(job, keep_best=False, why="no")
+    jobs.mark_cancelled(job, 1, keep_best=False, why="no")
     assert jobs.cancel_mark(job) is not None
-    for content in (b'{"attempt": 1, "kee', b"[]", b'{"attempt": 1}'):
-        store.write(jobs.folder("marks", job.id) / "cancel", content)
+    for content in (b'{"kee', b"[]", b'{"why": ""}'):
+        store.write(jobs.folder("marks", job.id) / "cancel-0001", content)
         assert jobs.cancel_mark(job) is None
 
 

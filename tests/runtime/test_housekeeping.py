@@ -296,8 +296,9 @@ def test_an_empty_variable_is_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def deleted_job(jobs: JobStore, project: str) -> str:
-    job = jobs.create(v1.Job(id=uuid.uuid4().hex, project=project), "digest").job
-    jobs.delete(jobs.change(project, job.id, lambda job: set_state(job, v1.JOB_STATE_FAILED, "no")))
+    job = jobs.create(v1.Job(id=uuid.uuid4().hex, project=project, service="mine"), "digest").job
+    jobs.change(project, job.id, lambda job: set_state(job, v1.JOB_STATE_FAILED, "no"))
+    jobs.delete(project, job.id)
     return job.id
 
 
@@ -343,7 +344,7 @@ def test_a_record_can_be_taken_out_of_the_trash_by_hand(store: Store) -> None:
     record = jobs.read(project, job_id)
     assert record.job.state == v1.JOB_STATE_FAILED
     assert len(list(jobs.events(record, 0))) == 2
-    assert [listed.job_id for listed in jobs.jobs_of("", project)] == [job_id]
+    assert [listed.job_id for listed in jobs.jobs_of("mine", project)] == [job_id]
 
 
 def test_an_error_keeps_nothing_else_from_being_done(

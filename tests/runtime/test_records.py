@@ -21,7 +21,7 @@ def jobs(store: Store) -> JobStore:
 
 @pytest.fixture
 def job(jobs: JobStore) -> v1.Job:
-    record = jobs.create(v1.Job(id=uuid.uuid4().hex, project="records", attempt=1), "digest")
+    record = jobs.create(v1.Job(id=uuid.uuid4().hex, project="records", service="mine", attempt=1), "digest")
     jobs.change("records", record.job.id, lambda job: set_state(job, v1.JOB_STATE_RUNNING, "go"))
     return record.job
 
@@ -61,16 +61,15 @@ def test_a_worker_of_an_ended_job_is_refused(jobs: JobStore, job: v1.Job) -> Non
 
 
 def test_a_cancel_mark_is_for_one_attempt(jobs: JobStore, job: v1.Job) -> None:
-    jobs.mark_cancelled(job, keep_best=True, why="enough")
-    assert jobs.cancel_mark(job) == {"attempt": 1, "keep_best": True, "why": "enough"}
+    jobs.mark_cancelled(job, 1, keep_best=True, why="enough")
+    assert jobs.cancel_mark(job) == {"keep_best": True, "why": "enough"}
     job.attempt = 2
     assert jobs.cancel_mark(job) is None
 
 
 def test_a_working_job_is_not_deleted(jobs: JobStore, job: v1.Job) -> None:
-    running = jobs.read("records", job.id).job
     with pytest.raises(PreconditionError):
-        jobs.delete(running)
+        jobs.delete("records", job.id)
 
 
 def test_an_unknown_job_is_not_found(jobs: JobStore) -> None:
@@ -80,11 +79,11 @@ def test_an_unknown_job_is_not_found(jobs: JobStore) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"job": {"state": 1.5}}'])
 def test_a_damaged_record_is_reported_and_hides_no_other(jobs: JobStore, job: v1.Job, content: bytes) -> None:
-    damaged = jobs.create(v1.Job(id=uuid.uuid4().hex, project="records", attempt=1), "digest").job
+    damaged = jobs.create(v1.Job(id=uuid.uuid4().hex, project="records", service="mine", attempt=1), "digest").job
     jobs.store.write(jobs.folder("records", damaged.id) / "job.json", content)
     with pytest.raises(DamagedError, match=damaged.id):
         jobs.read("records", damaged.id)
-    known = {found.job_id for found in jobs.jobs_of("", "records")}
+    known = {found.job_id for found in jobs.jobs_of("mine", "records")}
     assert job.id in known
     assert damaged.id not in known
 
@@ -95,7 +94,7 @@ def test_folders_that_others_put_into_the_store_hide_no_job(jobs: JobStore, job:
         jobs.store.write(place / "job.json", b"{}")
     assert "records" in jobs.projects()
     assert "@eaDir" not in jobs.projects()
-    assert job.id in {found.job_id for found in jobs.jobs_of("", "records")}
+    assert job.id in {found.job_id for found in jobs.jobs_of("mine", "records")}
 
 
 def ended(jobs: JobStore, project: str, service: str = "mine") -> v1.Job:
@@ -144,7 +143,7 @@ def test_a_list_shows_what_became_of_an_ended_job(jobs: JobStore) -> None:
     assert listed(jobs, project)[job.id] == v1.JOB_STATE_QUEUED
     job = jobs.change(project, job.id, lambda job: set_state(job, v1.JOB_STATE_CANCELLED, "enough"))
     assert listed(jobs, project)[job.id] == v1.JOB_STATE_CANCELLED
-    jobs.delete(job)
+    jobs.delete(project, job.id)
     assert listed(jobs, project) == {}
     jobs.create(v1.Job(id=job.id, project=project, service="mine"), "digest")
     assert listed(jobs, project)[job.id] == v1.JOB_STATE_QUEUED
@@ -173,7 +172,7 @@ def test_the_next_page_does_not_ask_for_newer_jobs_but_misses_deleted_ones(jobs:
     first, second = ended(jobs, project), ended(jobs, project)
     listed(jobs, project)
     newer = ended(jobs, project)
-    jobs.delete(first)
+    jobs.delete(project, first.id)
     assert list(listed(jobs, project, further=True)) == [second.id]
     assert set(listed(jobs, project)) == {second.id, newer.id}
 

@@ -61,7 +61,7 @@ def compare(
     from parfocal import v1
     from parfocal.cli import _work
     from parfocal.cli._parameters import parse_parameters, schema_of
-    from parfocal.cli._render import print_fields, print_json, say
+    from parfocal.cli._render import print_fields, print_json
     from parfocal.client.comparisons import check_competitors, plan_comparison
     from parfocal.client.comparisons import compare as compare_all
     from parfocal.client.quality import evaluation_summary
@@ -91,18 +91,18 @@ def compare(
             print_json({"job": _work.job_json(job), "uri": uri, "summary": summary})
             return
         _show(summary)
-        place = str(output) if output is not None else uri
-        pictures = sorted(entry.name for entry in result.files if entry.name.startswith("images"))
+        if output is None:
+            print_fields({"Results": uri, "Report": f"parfocal jobs download {job.id} --output FOLDER"})
+            return
+        pictures = sorted(entry.public_name for entry in result.files if entry.public_name.startswith("images"))
         print_fields(
             {
-                "Report": f"{place}/report.pdf",
-                "Figure": f"{place}/figure.png",
-                "Best, worst": ", ".join(f"{place}/{name}" for name in pictures),
-                "Tables": f"{place}/comparison.csv, {place}/tests.csv",
+                "Report": str(output / "report.pdf"),
+                "Figure": str(output / "figure.png"),
+                "Best, worst": ", ".join(str(output / name) for name in pictures),
+                "Tables": f"{output / 'comparison.csv'}, {output / 'tests.csv'}",
             }
         )
-        if output is None:
-            say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
 
 
 def _show(summary: Mapping[str, Any]) -> None:

@@ -120,7 +120,7 @@ def check_stored(app: App, client: Client, name: str) -> None:
         say(f"Have quality control look at the images: parfocal dataset check {title} --qc")
     else:
         _show(client, manifest, summary)
-        print_fields({"Sheet": f"{result_uri(job)}/thumbnails.png", "Results": result_uri(job)})
+        print_fields({"Results": result_uri(job), "Report": f"parfocal jobs download {job.id} --output FOLDER"})
 
 
 def check_quality(app: App, client: Client, name: str, quality: Quality) -> None:
@@ -151,16 +151,17 @@ def check_quality(app: App, client: Client, name: str, quality: Quality) -> None
         print_json({"job": _work.job_json(job), "uri": place, "summary": summary})
         return
     _show(client, manifest, summary)
-    where = str(quality.output) if quality.output is not None else place
+    if quality.output is None:
+        print_fields({"Results": place, "Report": f"parfocal jobs download {job.id} --output FOLDER"})
+        return
+    where = quality.output
     print_fields(
         {
-            "Report": f"{where}/report.pdf",
-            "Sheet": f"{where}/thumbnails.png",
-            "Tables": f"{where}/findings.csv, {where}/images.csv",
+            "Report": str(where / "report.pdf"),
+            "Sheet": str(where / "thumbnails.png"),
+            "Tables": f"{where / 'findings.csv'}, {where / 'images.csv'}",
         }
     )
-    if quality.output is None:
-        say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
 
 
 def read(client: Client, name: str) -> tuple[DatasetManifest, str]:

@@ -40,7 +40,7 @@ def bring(client: Client, output: Path, jobs: Mapping[str, v1.Job]) -> None:
     from parfocal.client.results import download_result, read_result
 
     names = {
-        f"{folder}/{entry.name}": entry.sha256
+        f"{folder}/{entry.public_name}": entry.sha256
         for folder, job in jobs.items()
         for entry in read_result(client, job).files
     }

@@ -65,7 +65,7 @@ def evaluate(
     """
     app = current_app()
     from parfocal.cli import _work
-    from parfocal.cli._render import print_fields, print_json, say
+    from parfocal.cli._render import print_fields, print_json
     from parfocal.client.results import result_uri
 
     if (model is None) == (prediction is None):
@@ -98,8 +98,7 @@ def evaluate(
             if output is not None:
                 print_fields({"Report": str(output / "report.pdf"), "Results": str(output)})
             else:
-                print_fields({"Report": f"{uri}/report.pdf", "Results": uri})
-                say(f"Download them: parfocal jobs download {job.id} --output FOLDER")
+                print_fields({"Results": uri, "Report": f"parfocal jobs download {job.id} --output FOLDER"})
         _work.require_pass(verdict, require_pass)
 
 

@@ -98,7 +98,7 @@ def show(name: str) -> None:
     print_verdict(summary.verdict)
     rows = [(name, _value(value)) for name, value in manifest.parameters.items()]
     print_table(("Parameter", "Value"), rows, numbers=("Value",))
-    files = [(entry.name, megabytes(entry.size)) for entry in manifest.files]
+    files = [(entry.public_name, megabytes(entry.size)) for entry in manifest.files]
     print_table(("File", "Size"), files, numbers=("Size",))
     for text in manifest.warnings:
         warn(text)

@@ -152,10 +152,8 @@ def conclude(
             name = f"{place.parent.name}:{place.name}"
             print_fields(
                 {
-                    "Figure": f"{uri}/figure.png",
-                    "Report": f"{uri}/report.pdf",
                     "Results": uri,
-                    "Download": f"parfocal jobs download {evaluation.id} --output FOLDER",
+                    "Report": f"parfocal jobs download {evaluation.id} --output FOLDER",
                     "Use it": f"parfocal predict --model {name} IMAGES --output FOLDER",
                 }
             )

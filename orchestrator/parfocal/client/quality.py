@@ -41,8 +41,9 @@ def evaluation_method(client: Client, task: v1.Task.ValueType, *, targets: bool 
 def evaluation_summary(client: Client, result: ResultManifest, uri: str) -> dict[str, Any]:
     """Return the full summary of an evaluation or comparison."""
     summary = dict(result.summary)
-    if result.entry("summary.json") is not None:
-        summary = {**summary, **client.store.read_json(Location.parse(uri) / "summary.json")}
+    details = result.entry("summary.json")
+    if details is not None:
+        summary = {**summary, **client.store.read_json(Location.parse(uri) / details.name)}
     return summary
 
 

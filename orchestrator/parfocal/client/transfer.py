@@ -59,7 +59,7 @@ def download_files(
     overwrite: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> list[Path]:
-    """Download published files below `folder` under their own names and return their paths.
+    """Download published files below `folder` under their public names and return their paths.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def download_files(
         The store's copy differs from the manifest.
     """
     # Location's rules keep a hostile name inside `folder`.
-    targets = [(entry, folder / (Location("", "") / entry.name).key) for entry in entries]
+    targets = [(entry, folder / (Location("", "") / entry.public_name).key) for entry in entries]
     if not overwrite:
         refuse_existing([path for _, path in targets])
 
@@ -89,7 +89,7 @@ def download_files(
             raise _local_error(error, path) from error
         return path
 
-    return for_each([(entry.name, (entry, path)) for entry, path in targets], fetch, on_progress)
+    return for_each([(entry.public_name, (entry, path)) for entry, path in targets], fetch, on_progress)
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:

@@ -68,9 +68,8 @@ class Scores:
 def read_scores(client: Client, finished: Finished) -> Scores:
     """Return the scores of an evaluation."""
     place = Location.parse(finished.uri)
-    return parse_scores(
-        client.store.read(place / "metrics.csv").decode(), client.store.read_json(place / "summary.json")
-    )
+    table, summary = (finished.manifest.place_of(place, name) for name in ("metrics.csv", "summary.json"))
+    return parse_scores(client.store.read(table).decode(), client.store.read_json(summary))
 
 
 def parse_scores(table: str, summary: Mapping[str, Any]) -> Scores:

@@ -11,6 +11,7 @@ from typing import Any
 from parfocal import v1
 from parfocal.flows._scores import Row, Scores, summary_rows
 from parfocal.flows._work import Finished
+from parfocal.runtime.store.manifests import public_name
 from parfocal.runtime.store.names import versioned_name
 
 _METRIC_NAMES = {"loss": "loss", "val_loss": "validation loss", "learning_rate": "learning rate"}
@@ -167,7 +168,7 @@ def prediction_rows(finished: Finished) -> list[Row]:
     return [
         {
             "Image": image.input.rsplit("/", 1)[-1],
-            "Output": ", ".join(image.outputs.values()) or "none",
+            "Output": ", ".join(map(public_name, image.outputs.values())) or "none",
             "Seconds": round(image.seconds, 2),
             "Remark": image.reason or (f"{image.clipped_fraction:.2%} clipped" if image.clipped_fraction else ""),
         }

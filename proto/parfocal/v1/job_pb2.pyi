@@ -127,6 +127,8 @@ class Job(google.protobuf.message.Message):
     WARNINGS_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     RESERVED_URI_FIELD_NUMBER: builtins.int
+    CHECKPOINTS_FIELD_NUMBER: builtins.int
+    PUBLICATION_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifier, unique within the project."""
     project: builtins.str
@@ -144,7 +146,9 @@ class Job(google.protobuf.message.Message):
     attempt: builtins.int
     """How often a worker was started for it, from 1. Writes of older attempts are refused."""
     lost_workers: builtins.int
-    """How often the present run lost its worker; three losses fail the job."""
+    """How often a worker of the present run died by itself since the last checkpoint; three losses fail the job. A worker
+    that ended because its service did, or because the store was away, is not counted.
+    """
     last_sequence: builtins.int
     """Number of its newest event."""
     message: builtins.str
@@ -211,6 +215,14 @@ class Job(google.protobuf.message.Message):
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What people should know about the result: small validation set, precision chosen and so on."""
 
+    @property
+    def checkpoints(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The checkpoints that a training may continue from, the newest last: names of folders, "<attempt>-<epoch>"."""
+
+    @property
+    def publication(self) -> global___Publication:
+        """What the job has decided to publish; from then on it can only succeed. Unset before."""
+
     def __init__(
         self,
         *,
@@ -241,12 +253,40 @@ class Job(google.protobuf.message.Message):
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         message: builtins.str = ...,
         reserved_uri: builtins.str = ...,
+        checkpoints: collections.abc.Iterable[builtins.str] | None = ...,
+        publication: global___Publication | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "prediction", b"prediction", "progress", b"progress", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "prediction", b"prediction", "progress", b"progress", "project", b"project", "request_id", b"request_id", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison"] | None: ...
 
 global___Job = Job
+
+@typing.final
+class Publication(google.protobuf.message.Message):
+    """The decision which attempt's files become the output of a job. It is made once, by the attempt that holds the job."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    MANIFEST_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    attempt: builtins.int
+    """The attempt whose files are published. Its manifest is complete in a folder of its own."""
+    manifest: builtins.str
+    """File name of the manifest, for example "model.json"."""
+    kind: builtins.str
+    """Kind of the output, for example "model"."""
+    def __init__(
+        self,
+        *,
+        attempt: builtins.int = ...,
+        manifest: builtins.str = ...,
+        kind: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "kind", b"kind", "manifest", b"manifest"]) -> None: ...
+
+global___Publication = Publication
 
 @typing.final
 class Progress(google.protobuf.message.Message):

@@ -72,7 +72,7 @@ def compare(context: JobContext) -> None:
     """Compare the evaluations that the job names and publish the comparison."""
     parameters = context.parameters
     assert isinstance(parameters, ComparisonParameters)
-    if published_before(context, "comparison") is not None:
+    if published_before(context) is not None:
         return
     context.describe(precision="float64")
     evaluations = _read(context, parameters.metrics)

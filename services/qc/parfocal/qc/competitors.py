@@ -102,8 +102,8 @@ def read_evaluation(store: Store, uri: str, metrics: Sequence[str]) -> Evaluatio
     for name in ("summary.json", "metrics.csv"):
         if manifest.entry(name) is None:
             raise NotFoundError(f"The evaluation {uri} has no {name}. Evaluate again.")
-    summary = store.read_json(place / "summary.json")
-    text = store.read(place / "metrics.csv").decode("utf-8")
+    summary = store.read_json(manifest.place_of(place, "summary.json"))
+    text = store.read(manifest.place_of(place, "metrics.csv")).decode("utf-8")
     headings = {metric: summary["units"].get(metric, metric) for metric in metrics}
     scores = read_scores(text, headings, f"metrics.csv of {uri}")
     return Evaluation(uri, _name(manifest, uri), manifest, summary, scores)

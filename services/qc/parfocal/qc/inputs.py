@@ -161,8 +161,8 @@ def _items(
 
 
 def fetch_files(context: JobContext, uri: str, entries: Iterable[FileEntry]) -> dict[str, Path]:
-    """Return local copies of files of one dataset or result, by name."""
-    wanted = {entry.name: entry for entry in entries}
+    """Return local copies of files of one dataset or result, by public name."""
+    wanted = {entry.public_name: entry for entry in entries}
     return dict(zip(wanted, context.cache.fetch_all(context.store, Location.parse(uri), wanted.values()), strict=True))
 
 
@@ -176,8 +176,8 @@ def files_below(prediction: ResultManifest, folder: str) -> dict[str, FileEntry]
     return {
         image_stem(Path(entry.name)): entry
         for entry in prediction.files
-        if entry.name.startswith(folder)
-        and "/" not in entry.name.removeprefix(folder)
+        if entry.public_name.startswith(folder)
+        and "/" not in entry.public_name.removeprefix(folder)
         and entry.name.lower().endswith(IMAGE_SUFFIXES)
     }
 

@@ -19,27 +19,25 @@ from parfocal.qc.verdict import Verdict
 from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ModelManifest, ResultFile, ResultManifest
-from parfocal.runtime.store.publish import folder_files, upload_files
+from parfocal.runtime.store.publish import folder_files
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.store.verdicts import VERDICT_FILE
 
 
-def published_before(context: JobContext, kind: str) -> ResultManifest | None:
-    """Return what the job published before its worker was lost, and record it as its output; None if nothing."""
-    if not context.store.exists(context.reserved / RESULT_MANIFEST):
+def published_before(context: JobContext) -> ResultManifest | None:
+    """Return what the job published before its worker was lost; None if nothing."""
+    if not context.complete_publication():
         return None
-    manifest = ResultManifest.read(context.store, context.reserved / RESULT_MANIFEST)
-    context.record_output(kind, str(context.reserved), manifest.summary["metrics"])
-    return manifest
+    return ResultManifest.read(context.store, context.reserved / RESULT_MANIFEST)
 
 
 def evaluation_published_before(context: JobContext) -> bool:
     """Return whether the job published its evaluation before its worker was lost; the model gets its copy again."""
-    published = published_before(context, "evaluation")
+    published = published_before(context)
     if published is None:
         return False
     if context.job.evaluation.model_uri:
-        kept = [entry for entry in published.files if "/" not in entry.name]
+        kept = [entry for entry in published.files if "/" not in entry.public_name]
         files = fetch_files(context, str(context.reserved), kept)
         _add_to_model(context, ((path, name) for name, path in files.items()), published.summary["metrics"])
     return True
@@ -191,7 +189,7 @@ def publish_result(context: JobContext, folder: Path, kind: str, metrics: Mappin
         kind=kind,
         parameters=context.parameters.model_dump(mode="json"),
         environment={"packages": packages_of(context)},
-        files=upload_files(context.store, context.reserved, folder_files(folder)),
+        files=context.send_all(folder_files(folder)),
         warnings=tuple(context.job.warnings),
         **fields,
     )

@@ -99,7 +99,7 @@ def evaluate(context: JobContext) -> None:
     """Judge the job's prediction by its own inputs and publish the evaluation; it is not added to a model."""
     parameters = context.parameters
     assert isinstance(parameters, ResidualParameters)
-    if published_before(context, "evaluation") is not None:
+    if published_before(context) is not None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="fetching images", at_once=True)
     context.describe(precision="float32")

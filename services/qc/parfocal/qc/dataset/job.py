@@ -63,7 +63,7 @@ def evaluate(context: JobContext) -> None:
     """Judge the dataset of the job and publish what was found."""
     parameters = context.parameters
     assert isinstance(parameters, DatasetParameters)
-    if published_before(context, "evaluation") is not None:
+    if published_before(context) is not None:
         return
     context.report_progress(v1.Progress(stage="preparing"), message="looking at the targets", at_once=True)
     context.describe(precision="float32")

@@ -8,7 +8,15 @@ from typing import TypeVar
 from parfocal import v1
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
 from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, has_comparable, require_suitable, title_of
-from parfocal.runtime.errors import ConflictError, DamagedError, InvalidInputError, NotFoundError, Violation, refusal
+from parfocal.runtime.errors import (
+    ConflictError,
+    DamagedError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    Violation,
+    refusal,
+)
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.methods.implementation import UNCERTAINTY
 from parfocal.runtime.methods.parameters import Roles, TrainingParameters
@@ -79,7 +87,8 @@ def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRe
     except ConflictError:
         # The same request reached another instance at the same moment.
         known = jobs.repeated(request)
-        assert known is not None
+        if known is None:
+            raise UnavailableError(f"The job {job.id} is just being deleted. Try again.") from None
         return known
 
 

@@ -6,17 +6,25 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal import v1
-from parfocal.runtime.errors import CancelledError, DamagedError, NotFoundError, ParfocalError, UnavailableError
+from parfocal.runtime.errors import (
+    AlreadyExistsError,
+    CancelledError,
+    ConflictError,
+    DamagedError,
+    NotFoundError,
+    ParfocalError,
+    UnavailableError,
+)
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.methods.service import Method, Parameters, Service, Work, struct_values
 from parfocal.runtime.store.cache import Cache
-from parfocal.runtime.store.manifests import Manifest
-from parfocal.runtime.store.publish import empty_folder, publish
+from parfocal.runtime.store.manifests import FileEntry, Manifest, attempt_folder
+from parfocal.runtime.store.publish import empty_folder, upload_files
 from parfocal.runtime.store.store import Location, Store
 
 _log = logging.getLogger(__name__)
@@ -34,9 +42,19 @@ class Checkpoint:
     attempt: int
     place: Location
 
+    @classmethod
+    def of(cls, place: Location) -> Checkpoint:
+        """Return the checkpoint in a folder named "<attempt>-<epoch>"."""
+        attempt, epoch = place.name.split("-")
+        return cls(int(epoch), int(attempt), place)
+
 
 class JobContext:
-    """One attempt of one job, as its worker sees it. Every write carries the attempt.
+    """One attempt of one job, as its worker sees it.
+
+    A worker that was replaced while it did not run must not change anything that others read. So the record is changed
+    only by the attempt that holds the job, and everything else is written to places of the attempt's own, which count
+    only once the record names them: files by `Job.publication`, checkpoints by `Job.checkpoints`.
 
     Parameters
     ----------
@@ -132,12 +150,44 @@ class JobContext:
 
         self._change(change)
 
+    def send(self, path: Path, name: str) -> FileEntry:
+        """Upload a file of what the job publishes to the folder of this attempt; return its entry of the manifest."""
+        return self.send_all([(path, name)])[0]
+
+    def send_all(self, files: Iterable[tuple[Path, str]]) -> tuple[FileEntry, ...]:
+        """Upload several files with their public names; return their entries in the given order."""
+        return upload_files(self.store, self.reserved, files, self._folder)
+
     def publish(self, name: str, manifest: Manifest, kind: str, metrics: Mapping[str, float] | None = None) -> None:
-        """Make the reserved place exist by its manifest and record it; files must be uploaded before."""
-        # The attempt is checked immediately before, so that a stale worker publishes nothing.
-        self.report_progress(self.job.progress, message="publishing", at_once=True)
-        uri = publish(self.store, self.reserved, name, manifest)
-        self.record_output(kind, uri, metrics or {})
+        """Make what was sent exist by its manifest, and record it as an output with its metrics."""
+        self.store.write(self.reserved / self._folder / name, manifest.to_bytes())
+        decision = v1.Publication(attempt=self.job.attempt, manifest=name, kind=kind)
+
+        def change(job: v1.Job) -> None:
+            job.metrics.update(metrics or {})
+            job.publication.CopyFrom(decision)
+
+        self._change(change)
+        self.complete_publication()
+
+    def complete_publication(self) -> bool:
+        """Make the manifest visible that the job has decided to publish; return False if it has decided nothing.
+
+        A worker calls this before it begins: the one before it may have been lost after the decision. Any number of
+        workers may do it, because all write the same.
+        """
+        if not self.job.HasField("publication"):
+            return False
+        decided = self.job.publication
+        content = self.store.read(self.reserved / attempt_folder(decided.attempt) / decided.manifest)
+        try:
+            self.store.create(self.reserved / decided.manifest, content)
+        except ConflictError as error:
+            if self.store.read(self.reserved / decided.manifest) != content:
+                raise AlreadyExistsError(f"{self.reserved} was published by something else than this job.") from error
+        self.record_output(decided.kind, str(self.reserved), {})
+        self._delete_checkpoints()
+        return True
 
     def record_output(self, kind: str, uri: str, metrics: Mapping[str, float]) -> None:
         """Record something published, with the metrics that belong to it."""
@@ -188,30 +238,29 @@ class JobContext:
 
     def save_checkpoint(self, epoch: int, files: Sequence[Path]) -> None:
         """Keep local files as the checkpoint after `epoch` epochs, and forget all but the one before it."""
-        folder = self._checkpoints / f"{self.job.attempt:04d}-{epoch:06d}"
-        known = self.checkpoints()
+        name = f"{self.job.attempt:04d}-{epoch:06d}"
         for path in files:
-            self.store.upload(path, folder / path.name)
-        complete = json.dumps({"epoch": epoch, "files": [path.name for path in files]}).encode()
-        self.store.write(folder / "complete.json", complete)
+            self.store.upload(path, self._checkpoints / name / path.name)
+        complete = json.dumps({"files": [path.name for path in files]}).encode()
+        self.store.write(self._checkpoints / name / "complete.json", complete)
 
         def change(job: v1.Job) -> None:
             # A training that gets on may lose its worker any number of times.
             job.lost_workers = 0
+            kept = [known for known in job.checkpoints if known != name][-1:]
+            del job.checkpoints[:]
+            job.checkpoints.extend([*kept, name])
 
         self._change(change)
-        for old in known[:-1]:
-            for item in list(self.store.objects(old.place)):
+        for item in list(self.store.objects(self._checkpoints)):
+            folder = item.location.parent.name
+            # A later attempt may be writing one that this job does not name yet.
+            if folder not in self.job.checkpoints and Checkpoint.of(item.location.parent).attempt <= self.job.attempt:
                 self.store.delete(item.location)
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the complete checkpoints, the one to go on from last."""
-        found = []
-        for item in self.store.objects(self._checkpoints):
-            if item.location.name == "complete.json":
-                attempt, epoch = item.location.parent.name.split("-")
-                found.append(Checkpoint(int(epoch), int(attempt), item.location.parent))
-        return sorted(found, key=lambda checkpoint: (checkpoint.epoch, checkpoint.attempt))
+        """Return the checkpoints that the job names, the one to go on from last."""
+        return [Checkpoint.of(self._checkpoints / name) for name in self.job.checkpoints]
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> list[Path]:
         """Return local copies of the files of a checkpoint; raise DamagedError if it is not whole."""
@@ -224,16 +273,20 @@ class JobContext:
         except (NotFoundError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"The checkpoint {checkpoint.place} is damaged ({error}).") from error
 
-    def delete_checkpoints(self) -> None:
+    def _delete_checkpoints(self) -> None:
         """Remove all checkpoints: the job has published its model."""
         for item in list(self.store.objects(self._checkpoints)):
             self.store.delete(item.location)
 
     def epochs(self) -> list[v1.EpochCompleted]:
         """Return all completed epochs that the job has reported in any attempt, in order of the events."""
-        record = self.jobs.read(self.job.project, self.job.id)
-        events = self.jobs.events(record, 0)
+        jobs = JobStore(self.store)
+        events = jobs.events(jobs.read(self.job.project, self.job.id), 0)
         return [event.epoch_completed for event in events if event.HasField("epoch_completed")]
+
+    @property
+    def _folder(self) -> str:
+        return attempt_folder(self.job.attempt)
 
     @property
     def _checkpoints(self) -> Location:

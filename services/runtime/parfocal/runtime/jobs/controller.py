@@ -1,7 +1,9 @@
 """Admits jobs, runs each through a launcher, and keeps the store's records true whatever dies.
 
-A controller keeps nothing that it could not read from the store again: after a restart it rebuilds its queue from
-there and re-queues every job that lost its worker.
+A controller keeps nothing that it could not read from the store again. Its queue follows from the store: every second
+it compares what it holds with the jobs that are marked there as open (`JobStore.open_jobs`), and takes up what nobody
+holds. So it does not matter how a job came to be queued, or lost its worker: by a request whose client went away, by a
+write whose answer was lost, or by an instance that ran the jobs before.
 """
 
 from __future__ import annotations
@@ -11,11 +13,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from parfocal import v1
 from parfocal.runtime.errors import (
@@ -27,10 +28,12 @@ from parfocal.runtime.errors import (
     UnavailableError,
 )
 from parfocal.runtime.jobs.admission import admit
+from parfocal.runtime.jobs.exits import Exit, ExitKind
 from parfocal.runtime.jobs.launcher import Launcher, NotStarted, Worker
 from parfocal.runtime.jobs.lease import Lease
 from parfocal.runtime.jobs.records import (
     FINAL_STATES,
+    WORKING_STATES,
     JobStore,
     job_kind,
     set_state,
@@ -40,13 +43,24 @@ from parfocal.runtime.methods.service import Service
 from parfocal.runtime.rpc_errors import code_name
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import tidy_machine, tidy_store
-from parfocal.runtime.store.store import Store, translate_disk_error
+from parfocal.runtime.store.manifests import Manifest
+from parfocal.runtime.store.publish import remove_leftovers
+from parfocal.runtime.store.store import Location, Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.2
+_RECONCILE_SECONDS = 1.0
 _TIDY_SECONDS = 3600.0
+# Far longer than a worker that was replaced needs to notice it.
+_LEFTOVER_SECONDS = 600.0
+# Far longer than the admission of a job takes.
+_ABANDONED_SECONDS = 3600.0
+# Waited at the end for requests that are being carried out.
+_STOP_SECONDS = 10.0
 MAX_LOST_WORKERS = 3
+_LOST = Exit(ExitKind.INTERRUPTED, "was lost when its service stopped or was replaced")
+_Key = tuple[str, str]
 _LESS_MEMORY = {True: "Try a smaller batch or patch. ", False: "Try a smaller tile_size or smaller images. "}
 
 
@@ -64,6 +78,11 @@ class _Queued:
     job_id: str
     needs_device: bool
 
+    @property
+    def key(self) -> _Key:
+        """Project and id."""
+        return self.project, self.job_id
+
 
 class Controller:
     """Runs the jobs of one service. All methods belong to one event loop; the store is asked in threads."""
@@ -76,17 +95,24 @@ class Controller:
         self._settings = settings
         self._lease = Lease(store, service.name, settings.lease_seconds)
         self._active = False
-        self._queue: deque[_Queued] = deque()
-        self._running: dict[tuple[str, str], _Running] = {}
+        self._renewing = asyncio.Lock()
+        self._queue: dict[_Key, _Queued] = {}
+        self._running: dict[_Key, _Running] = {}
+        # Workers of jobs that another instance has taken over: killed, and only to be reaped.
+        self._replaced: list[Worker] = []
+        # Jobs with an open mark that need nothing before a time (of time.monotonic).
+        self._not_before: dict[_Key, float] = {}
+        self._reconcile_at = 0.0
         self._admitting = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._locks: dict[_Key, asyncio.Lock] = {}
         self._stopped = threading.Event()
 
     @property
     def is_active(self) -> bool:
         """Whether this instance holds the lease and runs jobs."""
-        return self._active
+        return self._active and self._lease.is_valid()
 
     async def start(self) -> None:
         """Begin to run jobs as soon as the lease is free; returns after the first attempt to take it."""
@@ -101,12 +127,14 @@ class Controller:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=_STOP_SECONDS)
         for running in self._running.values():
             running.worker.kill()
         for running in self._running.values():
-            while running.worker.exit_reason() is None:
+            while running.worker.exit() is None:
                 await asyncio.sleep(0.01)
-        if self._active:
+        if self.is_active:
             for running in self._running.values():
                 with contextlib.suppress(ParfocalError):
                     await self._requeue(running.job, "the service was stopped", lost=False)
@@ -116,10 +144,42 @@ class Controller:
 
     async def submit(self, request: v1.StartJobRequest) -> v1.Job:
         """Admit a job, or return the one that the same request started before."""
-        self._require_active()
+        return await self._carry_out(self._submit(request))
+
+    async def cancel(self, project: str, job_id: str, *, keep_best: bool, why: str) -> v1.Job:
+        """Ask a job to end; one without a worker ends at once, an ended one is returned as it is.
+
+        A job that is already publishing is returned as it is, too: it will have succeeded in a moment.
+        """
+        return await self._carry_out(self._cancel(project, job_id, keep_best=keep_best, why=why))
+
+    async def resume(self, project: str, job_id: str) -> v1.Job:
+        """Queue a failed or cancelled training again; it continues from its last checkpoint."""
+        return await self._carry_out(self._resume(project, job_id))
+
+    async def delete(self, project: str, job_id: str) -> None:
+        """Move the record of an ended job to the trash."""
+        await self._carry_out(self._delete(project, job_id))
+
+    async def _carry_out(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do what was asked for to its end, whatever becomes of the client who asked."""
+        task = asyncio.create_task(work)
+        self._requests.add(task)
+
+        def forget(task: asyncio.Task[Any]) -> None:
+            self._requests.discard(task)
+            if not task.cancelled():
+                task.exception()  # nobody else asks for it once the client is gone
+
+        task.add_done_callback(forget)
+        return await asyncio.shield(task)
+
+    async def _submit(self, request: v1.StartJobRequest) -> v1.Job:
+        await self._require_active()
         async with self._lock(request.project, request.request_id):
             known = await asyncio.to_thread(self.jobs.repeated, request)
             if known is not None:
+                self._take_up(known)
                 return known
             occupied = len(self._queue) + len(self._running) + self._admitting
             if occupied >= self._settings.max_active_jobs:
@@ -130,76 +190,85 @@ class Controller:
             self._admitting += 1
             try:
                 job = await asyncio.to_thread(admit, self.service, self.store, self.jobs, request)
-                self._enqueue(job)
             finally:
                 self._admitting -= 1
+            self._take_up(job)
             return job
 
-    async def cancel(self, project: str, job_id: str, *, keep_best: bool, why: str) -> v1.Job:
-        """Ask a job to end; one without a worker ends at once, an ended one is returned as it is."""
-        self._require_active()
+    async def _cancel(self, project: str, job_id: str, *, keep_best: bool, why: str) -> v1.Job:
+        await self._require_active()
         async with self._lock(project, job_id):
             job = (await asyncio.to_thread(self.jobs.read, project, job_id)).job
             self._require_own(job)
-            if job.state in FINAL_STATES:
+            if job.state in FINAL_STATES or job.HasField("publication"):
                 return job
             if keep_best and job.WhichOneof("spec") != "training":
                 raise PreconditionError(f"Job {job_id} trains no model, so there are no best weights to keep.")
             reason = f"cancelled: {why}" if why else "cancelled on request"
             running = self._running.get((project, job_id))
             if running is None:
-                self._queue = deque(item for item in self._queue if (item.project, item.job_id) != (project, job_id))
-                return await self._change(job, lambda job: set_state(job, v1.JOB_STATE_CANCELLED, reason))
-            await asyncio.to_thread(self.jobs.mark_cancelled, running.job, keep_best=keep_best, why=why)
-            if not keep_best:
-                running.kill_at = time.monotonic() + self._settings.grace_seconds
+                return await self._change(job, partial(_cancelled, reason))
+            await asyncio.to_thread(
+                self.jobs.mark_cancelled, running.job, running.job.attempt, keep_best=keep_best, why=why
+            )
 
             def cancelling(job: v1.Job) -> v1.JobEvent | None:
-                if job.state in FINAL_STATES:
+                if job.state in FINAL_STATES or job.HasField("publication"):
                     return None
                 ending = "ending training early, keeping the best weights" if keep_best else reason
                 return set_state(job, v1.JOB_STATE_CANCELLING, ending)
 
-            return await asyncio.to_thread(self.jobs.change, project, job_id, cancelling)
+            job = await self._change(job, cancelling)
+            if job.state == v1.JOB_STATE_CANCELLING and not keep_best:
+                running.kill_at = time.monotonic() + self._settings.grace_seconds
+            return job
 
-    async def resume(self, project: str, job_id: str) -> v1.Job:
-        """Queue a failed or cancelled training again; it continues from its last checkpoint."""
-        self._require_active()
+    async def _resume(self, project: str, job_id: str) -> v1.Job:
+        await self._require_active()
         async with self._lock(project, job_id):
             job = (await asyncio.to_thread(self.jobs.read, project, job_id)).job
             self._require_own(job)
             if job.WhichOneof("spec") != "training":
                 raise PreconditionError(f"Job {job_id} is no training; start it again instead of resuming it.")
-            if job.state not in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
-                raise PreconditionError(
-                    f"Job {job_id} is {state_name(job.state)}; only a failed or cancelled training can be resumed."
-                )
+            _require_resumable(job)
 
             def queued(job: v1.Job) -> v1.JobEvent:
+                _require_resumable(job)
                 job.ClearField("error")
                 job.lost_workers = 0
                 return set_state(job, v1.JOB_STATE_QUEUED, "resumed: waiting for its turn")
 
+            await asyncio.to_thread(self.jobs.mark_open, job)
+            await asyncio.to_thread(self.jobs.unmark_cancelled, job, job.attempt + 1)
+            self._not_before.pop((project, job_id), None)
             job = await self._change(job, queued)
-            self._enqueue(job)
+            self._take_up(job)
             return job
 
-    async def delete(self, project: str, job_id: str) -> None:
-        """Move the record of an ended job to the trash."""
-        self._require_active()
+    async def _delete(self, project: str, job_id: str) -> None:
+        await self._require_active()
         async with self._lock(project, job_id):
-            record = await asyncio.to_thread(self.jobs.read, project, job_id)
-            self._require_own(record.job)
-            await asyncio.to_thread(self.jobs.delete, record.job)
+            job = (await asyncio.to_thread(self.jobs.read, project, job_id, deleting=True)).job
+            self._require_own(job)
+            await asyncio.to_thread(self.jobs.delete, project, job_id)
+            await asyncio.to_thread(self._remove_leftovers, job)
 
     async def _schedule(self) -> None:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            if not self._active:
-                continue
             try:
+                self._replaced = [worker for worker in self._replaced if worker.exit() is None]
+                if not self._active:
+                    continue
+                if not self._lease.is_valid():
+                    await self._renew()
+                    if not self.is_active:
+                        await asyncio.sleep(1.0)
+                        continue
                 for running in list(self._running.values()):
                     await self._look_after(running)
+                if time.monotonic() >= self._reconcile_at:
+                    await self._reconcile()
                 await self._start_next()
             except UnavailableError as error:
                 _log.warning("the store does not answer; jobs wait: %s", error)
@@ -215,20 +284,28 @@ class Controller:
             return
         if len(self._running) >= self._settings.max_workers:
             return
-        item = self._queue[0]
+        # The oldest first: a job that lost its worker does not go behind those that came after it.
+        item = min(self._queue.values())
         if not self._launcher.reserve(needs_device=item.needs_device):
             return
-        async with self._lock(item.project, item.job_id):
-            if not self._queue or self._queue[0] != item:
+        async with self._lock(*item.key):
+            if item.key not in self._queue:
                 return
+            started = False
+
+            def begin(job: v1.Job) -> v1.JobEvent | None:
+                nonlocal started
+                started = job.state == v1.JOB_STATE_QUEUED
+                return _begin(job) if started else None
+
             try:
-                job = await asyncio.to_thread(self.jobs.change, item.project, item.job_id, _running)
+                job = await asyncio.to_thread(self.jobs.change, item.project, item.job_id, begin)
             except (NotFoundError, DamagedError) as error:
-                _log.error("job %s is left out: %s", item.job_id, error)
-                self._queue.popleft()
+                self._set_aside(item.key, error)
                 return
-            self._queue.popleft()
-            if job.state != v1.JOB_STATE_RUNNING:
+            self._queue.pop(item.key, None)
+            # Only who has set RUNNING may start a worker; a job that another instance holds is left to `_reconcile`.
+            if not started or not self._active:
                 return
             try:
                 worker = self._launcher.start(job, needs_device=item.needs_device)
@@ -240,12 +317,12 @@ class Controller:
                 return
             if not isinstance(worker, NotStarted):
                 _log.info("worker started", extra={"job": job.id, "attempt": job.attempt})
-            self._running[job.project, job.id] = _Running(job, worker)
+            self._running[item.key] = _Running(job, worker)
 
     async def _look_after(self, running: _Running) -> None:
         job = running.job
-        reason = running.worker.exit_reason()
-        if reason is None:
+        ended = running.worker.exit()
+        if ended is None:
             if running.kill_at is not None and time.monotonic() > running.kill_at:
                 running.worker.kill()
             return
@@ -253,28 +330,96 @@ class Controller:
             try:
                 stored = (await asyncio.to_thread(self.jobs.read, job.project, job.id)).job
                 # Not if another instance has taken over meanwhile: then a later attempt may be running there.
-                if self._active and stored.state not in FINAL_STATES and stored.attempt == job.attempt:
+                if self._active and stored.state in WORKING_STATES and stored.attempt == job.attempt:
                     if isinstance(running.worker, NotStarted):
                         await self._change(stored, partial(_fail, running.worker.error))
                     else:
-                        await self._settle(stored, reason)
+                        await self._settle(stored, ended)
             except NotFoundError:
                 pass  # it may be deleted between its final state and the end of its worker
             except DamagedError as error:
                 _log.error("job %s is left as it is: %s", job.id, error)
             if self._running.get((job.project, job.id)) is running:
                 del self._running[job.project, job.id]
-            _log.info("worker ended", extra={"job": job.id, "attempt": job.attempt, "how": reason or "regularly"})
+            _log.info("worker ended", extra={"job": job.id, "attempt": job.attempt, "how": ended.detail})
 
-    async def _settle(self, job: v1.Job, reason: str) -> None:
+    async def _settle(self, job: v1.Job, ended: Exit) -> None:
         """Decide what becomes of a job whose worker is gone without a word."""
-        if job.state == v1.JOB_STATE_CANCELLING:
-            mark = await asyncio.to_thread(self.jobs.cancel_mark, job)
-            if mark is None or not mark["keep_best"]:
-                why = str(mark["why"]) if mark and mark["why"] else "on request"
-                await self._change(job, lambda job: set_state(job, v1.JOB_STATE_CANCELLED, f"cancelled: {why}"))
+        mark = await asyncio.to_thread(self.jobs.cancel_mark, job)
+        # What has decided to publish goes on, cancelled or not: others may have seen its output already.
+        if mark is not None and not job.HasField("publication"):
+            why = str(mark["why"] or "")
+            if not mark["keep_best"]:
+                await self._change(job, partial(_cancelled, f"cancelled: {why}" if why else "cancelled on request"))
                 return
-        await self._requeue(job, f"the worker {reason or 'ended without a result'}", lost=True)
+            await asyncio.to_thread(self.jobs.mark_cancelled, job, job.attempt + 1, keep_best=True, why=why)
+        killed = mark is not None and not mark["keep_best"]
+        lost = ended.kind in {ExitKind.DIED, ExitKind.FINISHED} and not killed
+        await self._requeue(job, f"the worker {ended.detail}", lost=lost)
+
+    async def _reconcile(self) -> None:
+        """Take up every job that the store has marked as open and nobody here holds."""
+        begin = time.monotonic()
+        keys = await asyncio.to_thread(self.jobs.open_jobs, self.service.name)
+        self._not_before = {key: until for key, until in self._not_before.items() if key in set(keys)}
+        for key in keys:
+            busy = key in self._queue or key in self._running or self._lock(*key).locked()
+            if busy or self._not_before.get(key, 0.0) > begin:
+                continue
+            async with self._lock(*key):
+                if self.is_active and key not in self._queue and key not in self._running:
+                    try:
+                        await self._reconcile_one(*key)
+                    except DamagedError as error:
+                        self._set_aside(key, error)
+        self._reconcile_at = time.monotonic() + _RECONCILE_SECONDS
+
+    async def _reconcile_one(self, project: str, job_id: str) -> None:
+        key = project, job_id
+        try:
+            record = await asyncio.to_thread(self.jobs.read, project, job_id, deleting=True)
+        except NotFoundError:
+            # It is being admitted, or never came to that.
+            if key in self._not_before:
+                await asyncio.to_thread(self.jobs.abandon, self.service.name, project, job_id)
+            self._not_before[key] = time.monotonic() + _ABANDONED_SECONDS
+            return
+        job = record.job
+        if job.service != self.service.name:
+            await asyncio.to_thread(self.jobs.close, self.service.name, project, job_id)
+        elif record.deleting:
+            await asyncio.to_thread(self.jobs.delete, project, job_id)
+        elif job.state in FINAL_STATES:
+            left = job.finished_at.ToNanoseconds() / 1e9 + _LEFTOVER_SECONDS - time.time()
+            if left > 0:
+                self._not_before[key] = time.monotonic() + left
+                return
+            await asyncio.to_thread(self._remove_leftovers, job)
+            await asyncio.to_thread(self.jobs.close, job.service, project, job_id)
+        elif job.state == v1.JOB_STATE_QUEUED:
+            self._take_up(job)
+        else:
+            await self._settle(job, _LOST)
+
+    def _remove_leftovers(self, job: v1.Job) -> None:
+        """Remove what attempts of an ended job have left beside what it published."""
+        place = Location.parse(job.reserved_uri)
+        kept = []
+        if job.HasField("publication"):
+            try:
+                kept = [entry.name for entry in Manifest.read(self.store, place / job.publication.manifest).files]
+            except (NotFoundError, DamagedError) as error:
+                _log.warning("files of other attempts stay: %s", error, extra={"job": job.id})
+                return
+        removed = remove_leftovers(self.store, place, kept)
+        if removed:
+            _log.info("files of other attempts removed", extra={"job": job.id, "files": removed})
+
+    def _set_aside(self, key: _Key, error: ParfocalError) -> None:
+        """Leave a job alone whose record cannot be used; it is looked at again some time."""
+        _log.error("job %s is left out: %s", key[1], error)
+        self._queue.pop(key, None)
+        self._not_before[key] = time.monotonic() + _LEFTOVER_SECONDS
 
     async def _requeue(self, job: v1.Job, why: str, *, lost: bool) -> None:
         attempt, resumable = job.attempt, job.WhichOneof("spec") == "training"
@@ -296,16 +441,14 @@ class Controller:
             again = "it will go on from its last checkpoint, if there is one" if resumable else "it will be done again"
             return set_state(job, v1.JOB_STATE_QUEUED, f"{why}; {again}")
 
-        job = await self._change(job, change)
-        if job.state == v1.JOB_STATE_QUEUED:
-            self._enqueue(job)
+        self._take_up(await self._change(job, change))
 
-    def _enqueue(self, job: v1.Job) -> None:
-        needs_device = self.service.method(job.method).work_of(job_kind(job)).needs_device
-        item = _Queued(job.created_at.ToNanoseconds(), job.project, job.id, needs_device)
-        if item not in self._queue:
-            # The oldest first: a job that lost its worker does not go behind those that came after it.
-            self._queue = deque(sorted([*self._queue, item]))
+    def _take_up(self, job: v1.Job) -> None:
+        """Put a job into the queue if it waits for its turn; no worker of this instance has it."""
+        key = job.project, job.id
+        if self._active and job.state == v1.JOB_STATE_QUEUED and job.service == self.service.name:
+            needs_device = self.service.method(job.method).work_of(job_kind(job)).needs_device
+            self._queue[key] = _Queued(job.created_at.ToNanoseconds(), job.project, job.id, needs_device)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -313,50 +456,38 @@ class Controller:
             await self._renew()
 
     async def _renew(self) -> None:
-        try:
-            held = await asyncio.to_thread(self._lease.hold)
-        except UnavailableError as error:
-            # Without the store nobody else can take over either; workers wait for it as well.
-            _log.warning("the lease could not be renewed: %s", error)
-            return
-        if held and not self._active:
+        async with self._renewing:
             try:
-                await self._rebuild()
+                held = await asyncio.to_thread(self._lease.hold)
             except UnavailableError as error:
-                _log.warning("the queue could not be rebuilt: %s", error)
+                # Without the store nobody else can take over either; workers wait for it as well.
+                _log.warning("the lease could not be renewed: %s", error)
                 return
-            self._active = True
-            _log.info("this instance runs the jobs of %s", self.service.name)
-        elif not held and self._active:
-            _log.error("another instance has taken over; ending the workers of this one")
-            self._active = False
-            for running in self._running.values():
-                running.worker.kill()
-            self._running.clear()
-            self._queue.clear()
-
-    async def _rebuild(self) -> None:
-        """Queue what the store says is not finished. Local workers have died with their server."""
-        self.jobs.forget_all()
-        for project in await asyncio.to_thread(self.jobs.projects):
-            for listed in await asyncio.to_thread(self.jobs.jobs_of, self.service.name, project, remember=True):
-                if listed.state in FINAL_STATES:
-                    continue
-                job = listed.job()
-                try:
-                    if job.state == v1.JOB_STATE_QUEUED:
-                        self._enqueue(job)
-                    else:
-                        await self._settle(job, "was lost when the service stopped")
-                except (NotFoundError, DamagedError) as error:
-                    _log.error("job %s cannot go on: %s", job.id, error)
+            if held and not self._active:
+                self.jobs.forget_all()
+                self._not_before.clear()
+                self._reconcile_at = 0.0
+                self._active = True
+                _log.info("this instance runs the jobs of %s", self.service.name)
+            elif not held and self._active:
+                _log.error("another instance has taken over; ending the workers of this one")
+                self._active = False
+                for running in self._running.values():
+                    running.worker.kill()
+                    self._replaced.append(running.worker)
+                self._running.clear()
+                self._queue.clear()
 
     def _tidy(self) -> None:
         """Clean up now and every hour. Every instance does so for its machine, the active one for the store as well."""
         while True:
             tidy_machine(self._settings)
-            if self._active:
+            if self.is_active:
                 tidy_store(self.store, self._settings)
+                try:
+                    self.jobs.mark_forgotten(self.service.name)
+                except ParfocalError as error:
+                    _log.warning("jobs without a mark could not be looked for: %s", error)
             if self._stopped.wait(_TIDY_SECONDS):
                 return
 
@@ -368,8 +499,11 @@ class Controller:
             self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
         return self._locks.setdefault((project, job_id), asyncio.Lock())
 
-    def _require_active(self) -> None:
-        if not self._active:
+    async def _require_active(self) -> None:
+        if self._active and not self._lease.is_valid():
+            # The process was paused, or the store was away: somebody else may have taken over.
+            await self._renew()
+        if not self.is_active:
             raise UnavailableError(
                 f"This instance of {self.service.name!r} does not run jobs at the moment: another one does, "
                 "or the store does not answer. Try again."
@@ -393,9 +527,20 @@ def _fail(error: ParfocalError, job: v1.Job) -> v1.JobEvent:
     return set_state(job, v1.JOB_STATE_FAILED, error.message)
 
 
-def _running(job: v1.Job) -> v1.JobEvent | None:
-    if job.state != v1.JOB_STATE_QUEUED:
+def _cancelled(reason: str, job: v1.Job) -> v1.JobEvent | None:
+    if job.state in FINAL_STATES or job.HasField("publication"):
         return None
+    return set_state(job, v1.JOB_STATE_CANCELLED, reason)
+
+
+def _require_resumable(job: v1.Job) -> None:
+    if job.state not in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
+        raise PreconditionError(
+            f"Job {job.id} is {state_name(job.state)}; only a failed or cancelled training can be resumed."
+        )
+
+
+def _begin(job: v1.Job) -> v1.JobEvent:
     job.attempt += 1
     if not job.HasField("started_at"):
         job.started_at.GetCurrentTime()

@@ -14,14 +14,15 @@ from typing import Protocol
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.device import Device, Loan
+from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY, Exit, ExitKind
 from parfocal.runtime.settings import Settings
 
 
 class Worker(Protocol):
     """A running worker."""
 
-    def exit_reason(self) -> str | None:
-        """Return None while it runs, else how it ended in plain words ("" for a regular end)."""
+    def exit(self) -> Exit | None:
+        """Return None while it runs, else how it ended."""
 
     def kill(self) -> None:
         """End it by force, at once."""
@@ -33,9 +34,9 @@ class NotStarted:
 
     error: ParfocalError
 
-    def exit_reason(self) -> str:
+    def exit(self) -> Exit:
         """Return that it never ran."""
-        return "could not be started"
+        return Exit(ExitKind.NOT_STARTED, "could not be started")
 
     def kill(self) -> None:
         """Do nothing."""
@@ -68,7 +69,7 @@ class LocalWorker:
     lifeline: int
     log: Path
 
-    def exit_reason(self) -> str | None:
+    def exit(self) -> Exit | None:
         """Return None while the process runs, else how it ended."""
         code = self.process.poll()
         if code is None:
@@ -77,12 +78,18 @@ class LocalWorker:
             os.close(self.lifeline)
             self.lifeline = -1
         if code == 0:
-            return ""
+            return Exit(ExitKind.FINISHED)
+        if code == SERVICE_GONE:
+            return Exit(ExitKind.INTERRUPTED, "lost its service")
+        if code == STORE_AWAY:
+            return Exit(ExitKind.INTERRUPTED, "waited for the store in vain")
+        if code == -signal.SIGTERM:
+            return Exit(ExitKind.INTERRUPTED, "was asked to end by the machine")
         if code == -signal.SIGKILL:
-            return "was killed, most likely because the machine ran out of memory"
+            return Exit(ExitKind.DIED, "was killed, most likely because the machine ran out of memory")
         if code < 0:
-            return f"was ended by signal {signal.Signals(-code).name}"
-        return f"ended with exit code {code}; its log is {self.log}"
+            return Exit(ExitKind.DIED, f"was ended by signal {signal.Signals(-code).name}")
+        return Exit(ExitKind.DIED, f"ended with exit code {code}; its log is {self.log}")
 
     def kill(self) -> None:
         """Send SIGKILL: a Python SIGTERM handler would have to wait for the running network operation."""

@@ -27,6 +27,7 @@ class Lease:
         self._store = store
         self._place = store.jobs / ".leases" / f"{service}.json"
         self._seconds = seconds
+        self._until = 0.0
         self._etag: str | None = None
         self._owner = {
             "owner": uuid.uuid4().hex,
@@ -37,13 +38,22 @@ class Lease:
 
     def hold(self) -> bool:
         """Take or renew the lease; return whether this process has it now."""
-        content = json.dumps({**self._owner, "until": time.time() + self._seconds}).encode()
+        until = time.time() + self._seconds
+        content = json.dumps({**self._owner, "until": until}).encode()
         try:
             self._etag = self._take(content) if self._etag is None else self._renew(content, self._etag)
         except (ConflictError, NotFoundError):
             # Another one was faster, or has just given it back: the next renewal tries again.
             self._etag = None
+        self._until = until if self._etag is not None else 0.0
         return self._etag is not None
+
+    def is_valid(self) -> bool:
+        """Return whether nobody else can have taken the lease yet, by the clock that the others go by, too.
+
+        A process that was paused finds out here, before it does anything in the belief that it holds the lease.
+        """
+        return time.time() < self._until
 
     def _take(self, content: bytes) -> str | None:
         try:
@@ -64,7 +74,7 @@ class Lease:
         """Give the lease back, so that a successor need not wait."""
         if self._etag is not None and self.hold():
             self._store.delete(self._place)
-            self._etag = None
+            self._etag, self._until = None, 0.0
 
     def _is_ours(self, holder: Mapping[str, Any]) -> bool:
         return holder.get("owner") == self._owner["owner"]

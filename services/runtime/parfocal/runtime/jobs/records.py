@@ -2,10 +2,14 @@
 
 ```
 jobs/<project>/<job>/job.json                the job and its newest event; changed only by If-Match
-                     cancel                  the mark that asks the worker to end
+                     cancel-<attempt>        the mark that asks the worker of an attempt to end
                      events/<sequence>.json  created once each
                      checkpoints/<attempt>-<epoch>/
+jobs/.open/<service>/<project>/<job>         marks the jobs with which a service may have something left to do
 ```
+
+The mark in `.open` is written before its job is queued and removed after the job has ended and was cleaned up. So
+these few marks lead the instance that runs a service's jobs to every job that it has to do with, whoever queued it.
 
 An event is first written into job.json together with the change it reports, and only then as its own object.
 So one conditional write decides who may report at all (a stale worker loses it), and an event whose own object
@@ -18,6 +22,7 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,18 +42,25 @@ from parfocal.runtime.store.names import is_job_id, is_name, job_location
 from parfocal.runtime.store.store import Location, Store, patiently
 
 _log = logging.getLogger(__name__)
+_OPEN = ".open"
 FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED})
 WORKING_STATES = frozenset({v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING})
+# After so long a job that was not stored may have lost its mark (`JobStore.abandon`).
+_SLOW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """A job as stored: the message, its newest event, the digest of the request, and the ETag for `If-Match`."""
+    """A job as stored: the message, its newest event, the digest of the request, and the ETag for `If-Match`.
+
+    `deleting` says that its deletion has begun: for everybody else the job is gone.
+    """
 
     job: v1.Job
     last_event: v1.JobEvent | None
     request_sha256: str
     etag: str
+    deleting: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,14 +147,21 @@ class JobStore:
         event = set_state(job, v1.JOB_STATE_QUEUED, "waiting for its turn")
         self._number(job, event)
         data = self._encode(job, event, request_sha256)
+        begin = time.monotonic()
+        self.mark_open(job)
         etag = self.store.create(self.folder(job.project, job.id) / "job.json", data)
+        if time.monotonic() - begin > _SLOW_SECONDS:
+            self.mark_open(job)
         # A deleted job's id may be used again.
         self._forget(job.project, job.id)
         self._write_event(job, event)
         return Record(job, event, request_sha256, etag)
 
-    def read(self, project: str, job_id: str) -> Record:
-        """Return a job's record; raise NotFoundError if there is none."""
+    def read(self, project: str, job_id: str, *, deleting: bool = False) -> Record:
+        """Return a job's record; raise NotFoundError if there is none.
+
+        A record that is being deleted is there only for those who ask for it by `deleting`, to finish the deletion.
+        """
         try:
             data, etag = self.store.read_versioned(self.folder(project, job_id) / "job.json")
         except NotFoundError as error:
@@ -153,12 +172,15 @@ class JobStore:
             event = None
             if content.get("last_event"):
                 event = json_format.ParseDict(content["last_event"], v1.JobEvent(), ignore_unknown_fields=True)
-            return Record(job, event, content["request_sha256"], etag)
+            record = Record(job, event, content["request_sha256"], etag, bool(content.get("deleting")))
         except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
             place = self.folder(project, job_id) / "job.json"
             raise DamagedError(
                 f"The record of job {job_id} cannot be read ({error}): restore or remove {place}."
             ) from error
+        if record.deleting and not deleting:
+            raise NotFoundError(f"Job {job_id!r} of project {project!r} is being deleted.")
+        return record
 
     def change(
         self,
@@ -294,41 +316,100 @@ class JobStore:
         """Return the names of all projects that have jobs."""
         return [name for name in self.store.folders(self.store.jobs) if is_name(name)]
 
-    def mark_cancelled(self, job: v1.Job, *, keep_best: bool, why: str) -> None:
-        """Leave the mark that asks the worker of `job` to end."""
-        mark = json.dumps({"attempt": job.attempt, "keep_best": keep_best, "why": why}).encode()
-        self.store.write(self.folder(job.project, job.id) / "cancel", mark)
+    def mark_open(self, job: v1.Job) -> None:
+        """Note that the service has something to do with a job. To be done before the job is queued."""
+        self.store.write(self._open_mark(job.service, job.project, job.id), b"open")
+
+    def open_jobs(self, service: str) -> list[tuple[str, str]]:
+        """Return project and id of each job that a service may have something left to do with."""
+        root = self.store.jobs / _OPEN / service
+        names = (item.location.key.removeprefix(f"{root.key}/").partition("/") for item in self.store.objects(root))
+        return [(project, job_id) for project, _, job_id in names if is_name(project) and is_job_id(job_id)]
+
+    def close(self, service: str, project: str, job_id: str) -> None:
+        """Remove the mark of a job that needs nothing any more."""
+        self.store.delete(self._open_mark(service, project, job_id))
+
+    def abandon(self, service: str, project: str, job_id: str) -> None:
+        """Remove the mark of a job that was never stored."""
+        self.close(service, project, job_id)
+        try:
+            # Stored just now? A slower one marks its job again (`create`).
+            self.mark_open(self.read(project, job_id).job)
+        except NotFoundError:
+            return
+
+    def mark_forgotten(self, service: str) -> int:
+        """Mark the jobs of a service that have no mark although they have not ended; return how many these are."""
+        known, count = set(self.open_jobs(service)), 0
+        for project in self.projects():
+            for listed in self.jobs_of(service, project, remember=True):
+                if listed.state not in FINAL_STATES and (project, listed.job_id) not in known:
+                    self.mark_open(listed.job())
+                    count += 1
+        return count
+
+    def _open_mark(self, service: str, project: str, job_id: str) -> Location:
+        return self.store.jobs / _OPEN / service / project / job_id
+
+    def mark_cancelled(self, job: v1.Job, attempt: int, *, keep_best: bool, why: str) -> None:
+        """Leave the mark that asks the worker of an attempt of `job` to end."""
+        mark = json.dumps({"keep_best": keep_best, "why": why}).encode()
+        self.store.write(self._cancel_mark(job, attempt), mark)
+
+    def unmark_cancelled(self, job: v1.Job, attempt: int) -> None:
+        """Remove the mark for an attempt, if there is one."""
+        self.store.delete(self._cancel_mark(job, attempt))
 
     def cancel_mark(self, job: v1.Job) -> dict[str, object] | None:
-        """Return the cancel mark that applies to the present attempt of `job`, or None."""
-        place = self.folder(job.project, job.id) / "cancel"
+        """Return the cancel mark for the present attempt of `job`, or None."""
+        place = self._cancel_mark(job, job.attempt)
         try:
             mark: dict[str, object] = json.loads(self.store.read(place))
-            # A mark of an earlier attempt was meant for that one: the job has been resumed since.
-            return mark if mark["attempt"] == job.attempt and {"keep_best", "why"} <= set(mark) else None
+            if not {"keep_best", "why"} <= set(mark):
+                raise ValueError("keep_best or why is missing")
         except NotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             _log.error("the cancel mark %s is damaged and left out: %s", place, error)
             return None
+        return mark
 
-    def delete(self, job: v1.Job) -> None:
-        """Move the record of an ended job to the trash."""
+    def _cancel_mark(self, job: v1.Job, attempt: int) -> Location:
+        # One for each attempt, so that an instance that was replaced cannot overwrite that of its successor.
+        return self.folder(job.project, job.id) / f"cancel-{attempt:04d}"
+
+    def delete(self, project: str, job_id: str) -> None:
+        """Move the record of an ended job to the trash, or go on where an interrupted deletion has stopped."""
+        record = self.read(project, job_id, deleting=True)
+        job = record.job
         if job.state not in FINAL_STATES:
             raise PreconditionError(f"Job {job.id} is {state_name(job.state)}: cancel it before deleting its record.")
-        folder = self.folder(job.project, job.id)
-        trash = self.store.jobs / ".trash" / job.project / f"{job.id}-{now().ToSeconds()}"
-        items = [item.location for item in self.store.objects(folder)]
+        folder = self.folder(project, job_id)
+        whole = self._encode(job, record.last_event, record.request_sha256)
+        if not record.deleting:
+            # Whoever deletes need not be the one who finishes it, and nobody can resume the job meanwhile.
+            self.mark_open(job)
+            try:
+                self.store.replace(
+                    folder / "job.json",
+                    self._encode(job, record.last_event, record.request_sha256, deleting=True),
+                    record.etag,
+                )
+            except ConflictError as error:
+                raise PreconditionError(f"Job {job.id} was changed meanwhile; look at it again.") from error
+            finally:
+                self._forget(project, job_id)
+        trash = self.store.jobs / ".trash" / project / f"{job.id}-{now().ToSeconds()}"
+        items = [item.location for item in self.store.objects(folder) if item.location != folder / "job.json"]
         for item in items:
             name = item.key.removeprefix(f"{folder.key}/")
             if not name.startswith("checkpoints/"):
                 self.store.copy(item, trash / name)
-        # job.json last: until then a repeated call finds the job and goes on.
-        try:
-            for item in sorted(items, key=lambda item: item.name == "job.json"):
-                self.store.delete(item)
-        finally:
-            self._forget(job.project, job.id)
+        self.store.write(trash / "job.json", whole)
+        for item in [*items, folder / "job.json"]:
+            self.store.delete(item)
+        self.close(job.service, project, job_id)
 
     def repeated(self, request: v1.StartJobRequest) -> v1.Job | None:
         """Return the job that the same request started before; None if there is none.
@@ -364,8 +445,9 @@ class JobStore:
             return  # already written, by us or by whoever repaired it: the number was given only once
 
     @staticmethod
-    def _encode(job: v1.Job, event: v1.JobEvent | None, request_sha256: str) -> bytes:
+    def _encode(job: v1.Job, event: v1.JobEvent | None, request_sha256: str, *, deleting: bool = False) -> bytes:
         content = {
+            "deleting": deleting,
             "job": json_format.MessageToDict(job),
             "last_event": json_format.MessageToDict(event) if event is not None else None,
             "request_sha256": request_sha256,

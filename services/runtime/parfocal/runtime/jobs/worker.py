@@ -1,6 +1,7 @@
 """The worker: `python -m parfocal.runtime.jobs.worker MODULE PROJECT JOB --attempt N` does one attempt of one job.
 
-It reads everything it needs from the store and reports there; it needs nothing else from whoever started it.
+It reads everything it needs from the store and reports there; it needs nothing else from whoever started it. Its exit
+code says only whether the job's record tells how it ended (0), or why it does not (`parfocal.runtime.jobs.exits`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,15 @@ import shutil
 import sys
 import threading
 
-from parfocal.runtime.errors import CancelledError, OutOfMemoryError, ParfocalError, StaleWorkerError
+from parfocal.runtime.errors import (
+    CancelledError,
+    OutOfMemoryError,
+    ParfocalError,
+    StaleWorkerError,
+    UnavailableError,
+)
 from parfocal.runtime.jobs.context import PATIENCE_SECONDS, JobContext
+from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import load_object, load_service
@@ -21,13 +29,13 @@ from parfocal.runtime.rpc_errors import code_name
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import own_folder
 from parfocal.runtime.store.patient import PatientStore
-from parfocal.runtime.store.store import Store, translate_disk_error
+from parfocal.runtime.store.store import translate_disk_error
 
 _log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do one attempt of one job; return 0 if the job's record says how it ended."""
+    """Do one attempt of one job; return the exit code."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("module")
     parser.add_argument("project")
@@ -40,15 +48,20 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging(job=options.job_id, attempt=options.attempt)
     settings = Settings()
     service = load_service(options.module)
-    job = JobStore(Store(settings)).read(options.project, options.job_id).job
-    if job.attempt != options.attempt:
-        _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, options.attempt)
-        return 0
-    folder = own_folder(settings.state_folder / "scratch", f"{job.id}-")
+    store = PatientStore(settings, PATIENCE_SECONDS)
     try:
-        run(JobContext(service, PatientStore(settings, PATIENCE_SECONDS), job, folder))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        job = JobStore(store).read(options.project, options.job_id).job
+        if job.attempt != options.attempt:
+            _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, options.attempt)
+            return 0
+        folder = own_folder(settings.state_folder / "scratch", f"{job.id}-")
+        try:
+            run(JobContext(service, store, job, folder))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except UnavailableError as error:
+        _log.error("the end of the job could not be recorded: %s", error)
+        return STORE_AWAY
     return 0
 
 
@@ -100,7 +113,7 @@ def _translate(error: OSError | MemoryError) -> Exception:
 def _end_with(lifeline: int) -> None:
     """End this process at once when whoever started it is gone: its end of the pipe then closes."""
     os.read(lifeline, 1)
-    os._exit(3)
+    os._exit(SERVICE_GONE)
 
 
 if __name__ == "__main__":

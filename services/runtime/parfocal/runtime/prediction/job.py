@@ -36,7 +36,7 @@ from parfocal.runtime.store.manifests import (
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.store.publish import file_entry, sha256_of
+from parfocal.runtime.store.publish import sha256_of
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.store.verdicts import newest_content
 
@@ -57,8 +57,7 @@ def predict(context: JobContext) -> None:
     spec = context.job.prediction
     parameters = context.parameters
     assert isinstance(parameters, PredictionParameters)
-    if context.store.exists(context.reserved / RESULT_MANIFEST):
-        context.record_output("result", str(context.reserved), {})
+    if context.complete_publication():
         return
     context.report_progress(v1.Progress(stage="preparing"), message="loading the model", at_once=True)
     place = Location.parse(spec.model_uri)
@@ -197,15 +196,16 @@ def _write(
         path = _output_path(context, name)
         write_image(path, image)
         entries.append(_send(context, path, name))
-        names[kind] = name
+        names[kind] = entries[-1].name
     metrics = {}
     if predicted.objects:
         folder = context.scratch / "outputs"
         written = write_object_files(
             folder, image_stem(Path(item.name)), predicted.images["prediction"], predicted.objects
         )
-        names |= written
-        entries += [_send(context, folder / name, name) for name in written.values()]
+        for kind, name in written.items():
+            entries.append(_send(context, folder / name, name))
+            names[kind] = entries[-1].name
         metrics["objects"] = float(count_objects(predicted.objects))
         metrics |= {f"class_{number}": float(count) for number, count in count_classes(predicted.objects).items()}
     result = ResultFile(
@@ -259,8 +259,7 @@ def _output_path(context: JobContext, name: str) -> Path:
 
 def _send(context: JobContext, path: Path, name: str) -> FileEntry:
     """Upload a file of the result and remove it here."""
-    context.store.upload(path, context.reserved / name)
-    entry = file_entry(path, name)
+    entry = context.send(path, name)
     path.unlink()
     return entry
 

@@ -88,11 +88,11 @@ class Cache:
             return list(pool.map(lambda entry: self.fetch(store, place, entry), list(entries)))
 
     def mirror(self, store: Store, place: Location, entries: Iterable[FileEntry], folder: Path) -> Path:
-        """Lay out published files below `folder` under their own names."""
+        """Lay out published files below `folder` under their public names."""
         entries = list(entries)
         for entry, path in zip(entries, self.fetch_all(store, place, entries), strict=True):
             # Location's rules keep a hostile name inside `folder`.
-            _give_name(path, folder / (Location("", "") / entry.name).key)
+            _give_name(path, folder / (Location("", "") / entry.public_name).key)
         return folder
 
     def decode(self, path: Path, sha256: str) -> NDArray[Any]:

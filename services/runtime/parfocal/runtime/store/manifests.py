@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from parfocal.runtime.errors import DamagedError
+from parfocal.runtime.errors import DamagedError, NotFoundError
 from parfocal.runtime.store.store import Location, Store
 
 DATASET_MANIFEST = "dataset.json"
@@ -20,14 +21,36 @@ UNCERTAINTY_FACTOR = "uncertainty_factor"
 """In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
 
 
+_ATTEMPT_FOLDER = re.compile(r"a\d{4,}/")
+
+
+def attempt_folder(attempt: int) -> str:
+    """Return the name of the folder for the files of one attempt of a job, e.g. "a0001"."""
+    return f"a{attempt:04d}"
+
+
+def public_name(name: str) -> str:
+    """Return the name that people see for a file's name in a manifest: without the folder of the job's attempt."""
+    match = _ATTEMPT_FOLDER.match(name)
+    return name[match.end() :] if match else name
+
+
 class FileEntry(BaseModel):
-    """One file: `name` relative to the manifest's folder, size in bytes, SHA-256 in hexadecimal."""
+    """One file: `name` relative to the manifest's folder, size in bytes, SHA-256 in hexadecimal.
+
+    Files that a job wrote lie in the folder of its attempt, so that a worker that was replaced cannot touch them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     size: int
     sha256: str
+
+    @property
+    def public_name(self) -> str:
+        """The name that people see, and that a download has."""
+        return public_name(self.name)
 
 
 class Manifest(BaseModel):
@@ -75,8 +98,18 @@ class Manifest(BaseModel):
         return self.model_dump_json(indent=2).encode()
 
     def entry(self, name: str) -> FileEntry | None:
-        """Return the entry of the file `name`, or None."""
-        return next((entry for entry in self.files if entry.name == name), None)
+        """Return the entry of the file with the public name `name`, or None."""
+        return next((entry for entry in self.files if entry.public_name == name), None)
+
+    def place_of(self, folder: Location, name: str) -> Location:
+        """Return where the file with the public name `name` lies; raise NotFoundError if the manifest has none.
+
+        `folder` is the manifest's folder.
+        """
+        entry = self.entry(name)
+        if entry is None:
+            raise NotFoundError(f"There is no file {name} among those of {folder}.")
+        return folder / entry.name
 
 
 def _checked_name(value: str) -> str:
@@ -183,9 +216,9 @@ class DatasetManifest(Manifest):
 class ModelManifest(Manifest):
     """A published model version: everything needed to apply it, and everything known of how it was made.
 
-    `source` is the dataset's role it was trained on; `channels` are those that
-    `parfocal.runtime.methods.implementation.Channels` describes; `target_constants` hold for each target the mean
-    offset and scale of the training images; `calibration` what was set on the validation images after training, such as
+    `source` is the dataset's role it was trained on; `channels` are those of
+    `parfocal.runtime.methods.implementation.Channels`; `target_constants` hold for each target the mean offset and
+    scale of the training images; `calibration` what was set on the validation images after training, such as
     thresholds. A model that was not trained by Parfocal has an `origin`, and neither job nor dataset.
     """
 
@@ -224,7 +257,8 @@ class ModelManifest(Manifest):
 class ResultFile(BaseModel):
     """One processed image: its input with digest, what was written, or why nothing was.
 
-    `drift` says how the input differs from all images the model was trained on.
+    `outputs` are names in `files` of the manifest, by kind of output. `drift` says how the input differs from all
+    images the model was trained on.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

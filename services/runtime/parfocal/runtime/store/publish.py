@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from parfocal.runtime.errors import AlreadyExistsError, ConflictError
-from parfocal.runtime.store.manifests import FileEntry, Manifest
+from parfocal.runtime.store.manifests import FileEntry, Manifest, public_name
 from parfocal.runtime.store.store import Location, Store
 
 CLAIM = "claim.json"
@@ -41,13 +41,18 @@ def claim_version(store: Store, folder: Location, owner: str) -> Location:
             return place
 
 
-def upload_files(store: Store, place: Location, files: Iterable[tuple[Path, str]]) -> tuple[FileEntry, ...]:
-    """Upload local files under their published names; return their entries in the given order."""
+def upload_files(
+    store: Store, place: Location, files: Iterable[tuple[Path, str]], folder: str = ""
+) -> tuple[FileEntry, ...]:
+    """Upload local files below `place` under their public names; return their entries in the given order.
+
+    `folder` is that of a job's attempt, which the public names do not have.
+    """
 
     def send(item: tuple[Path, str]) -> FileEntry:
         path, name = item
-        entry = file_entry(path, name)
-        store.upload(path, place / name)
+        entry = file_entry(path, f"{folder}/{name}" if folder else name)
+        store.upload(path, place / entry.name)
         return entry
 
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -61,6 +66,25 @@ def publish(store: Store, place: Location, manifest_name: str, manifest: Manifes
     except ConflictError as error:
         raise AlreadyExistsError(f"{place} is published already; published data never change.") from error
     return str(place)
+
+
+def remove_leftovers(store: Store, place: Location, kept: Iterable[str]) -> int:
+    """Remove what attempts of a job have left below `place`, and return the number of objects.
+
+    Parameters
+    ----------
+    store, place
+        The folder reserved for what the job publishes.
+    kept
+        Names of the files that its manifest lists; empty where the job has published nothing.
+    """
+    names, removed = frozenset(kept), 0
+    for item in list(store.objects(place)):
+        name = item.location.key.removeprefix(f"{place.key}/")
+        if name != public_name(name) and name not in names:
+            store.delete(item.location)
+            removed += 1
+    return removed
 
 
 def folder_files(folder: Path) -> list[tuple[Path, str]]:

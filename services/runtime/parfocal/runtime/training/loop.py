@@ -40,7 +40,7 @@ from parfocal.runtime.store.manifests import (
     DatasetManifest,
     ModelManifest,
 )
-from parfocal.runtime.store.publish import empty_folder, folder_files, upload_files
+from parfocal.runtime.store.publish import empty_folder, folder_files
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.training.data import TrainingData, load_training_data
 from parfocal.runtime.training.schedule import Plateau
@@ -64,10 +64,7 @@ class _State:
 
 def train(context: JobContext) -> None:
     """Train the job's method and publish the model; go on from the last checkpoint if there is one."""
-    if context.store.exists(context.reserved / MODEL_MANIFEST):
-        # The worker before this one was lost between publishing and saying so.
-        manifest = ModelManifest.read(context.store, context.reserved / MODEL_MANIFEST)
-        context.record_output("model", str(context.reserved), manifest.metrics)
+    if context.complete_publication():
         return
     parameters = context.parameters
     assert isinstance(parameters, TrainingParameters)
@@ -359,6 +356,5 @@ def _publish(
         warnings=tuple(context.job.warnings),
     )
     write_training_report(folder, manifest, context.method, state.rows, data.example)
-    files = upload_files(context.store, context.reserved, folder_files(folder))
+    files = context.send_all(folder_files(folder))
     context.publish(MODEL_MANIFEST, manifest.model_copy(update={"files": files}), "model", metrics)
-    context.delete_checkpoints()
