@@ -214,6 +214,14 @@ def test_label_images_with_many_objects_are_no_class_images(tmp_path: Path) -> N
     assert check_folder(tmp_path, kind="labels").kind == "labels"
 
 
+def test_an_image_all_of_one_class_is_taken_where_classes_are_said(tmp_path: Path) -> None:
+    write_kind(tmp_path, "classes")
+    save(tmp_path / "train" / "target" / "field0.tif", np.full(SHAPE, 2, np.uint8))
+    assert fields(refused(tmp_path)) == ["train/target/field0.tif"]
+    report = check_folder(tmp_path, kind="classes")
+    assert (report.kind, report.class_values, report.warnings) == ("classes", (0, 1, 2), ())
+
+
 def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path: Path) -> None:
     error = refused(write_kind(tmp_path, "paired"), kind="pairs")
     assert fields(error) == ["kind"]

@@ -30,7 +30,7 @@ _PIXEL_SIZE = click.option(
     "--pixel-size",
     type=click.FloatRange(min=0, min_open=True),
     metavar="NM",
-    help="Edge of a pixel in nm, where stacks with coordinates do not say it.",
+    help="Side length of a pixel in nm, where stacks with coordinates do not say it.",
 )
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 

@@ -82,7 +82,7 @@ def _is_even(image: NDArray[Any]) -> bool:
     """
     pairs = even = 0
     parts = list(_parts(image))
-    values, counts = np.unique(np.concatenate([part.ravel() for part in parts]), return_counts=True)
+    values, counts = _values(np.concatenate([part.ravel() for part in parts]))
     frequent = values[np.argmax(counts)]
     for part in parts:
         left, right = part[:, :-1], part[:, 1:]
