@@ -125,6 +125,17 @@ def outputs_of(answers: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
     return {head.name: np.frombuffer(data, head.dtype).reshape(head.shape) for head, data in collected}
 
 
+def tables_of(answers: list[Any]) -> dict[str, tuple[list[v1.TableColumn], bytes]]:
+    """Return the columns and the text of each table."""
+    collected: list[tuple[v1.TableHeader, bytearray]] = []
+    for answer in answers:
+        if answer.HasField("table"):
+            collected.append((answer.table, bytearray()))
+        elif answer.HasField("csv"):
+            collected[-1][1].extend(answer.csv)
+    return {head.name: (list(head.columns), bytes(data)) for head, data in collected}
+
+
 def warnings_of(answers: list[Any]) -> str:
     return " ".join(answer.warning for answer in answers if answer.HasField("warning"))
 

@@ -46,7 +46,12 @@ PORT_FLAGS = (
 )
 # Environment and module of services that have none of their own; the others are called as their folder. The module of
 # the fake service lies beside this file.
-MODULES = {"fake": ("qc", "fake"), "kinds": ("qc", "fake.kinds"), "scaffold": ("fnet", "parfocal.scaffold")}
+MODULES = {
+    "fake": ("qc", "fake"),
+    "kinds": ("qc", "fake.kinds"),
+    "outcomes": ("qc", "fake.outcomes"),
+    "scaffold": ("fnet", "parfocal.scaffold"),
+}
 
 
 def free_ports(count: int) -> list[int]:
@@ -332,10 +337,11 @@ def publish_dataset(store: Any, name: str, folder: Path, project: str = "default
 
 
 def publish_model(store: Any, name: str, dataset: str, **fields: Any) -> str:
-    """Publish a model without weights that learnt from a dataset, for what only reads its manifest."""
+    """Publish a model without files that was trained on a dataset, for what only reads its manifest."""
     place = claim_version(store, model_location(store, "default", name), "test")
     known = {"service": "test", "method": "test", "job": "none", "parameters": {}, "axes": "YX", "normaliser": {}}
     known |= {"project": "default", "model": name, "version": int(place.name), "dataset_uri": dataset}
+    known["weights"] = {"best": {"epoch": 1}, "last": {"epoch": 1}}
     manifest = ModelManifest.model_validate(known | fields)
     return publish(store, place, MODEL_MANIFEST, manifest)
 

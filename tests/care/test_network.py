@@ -101,7 +101,8 @@ def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path:
         )  # fmt: skip
         model = load_model(CARE_2D, manifest, tmp_path, weights="best", precision="float32")
         image = Image(pairs[0][0], "YX", None)
-        predicted.append(predict_image(model, image, CarePredictionParameters(uncertainty=True)).images)
+        wanted = CarePredictionParameters(uncertainty=True)
+        predicted.append(predict_image(model, image, wanted, tmp_path, "a").finish().images)
     factor = calibrated_facts.measured["uncertainty_factor"]
     raw, calibrated = (images["uncertainty"].pixels for images in predicted)
     np.testing.assert_allclose(calibrated, factor * raw, rtol=1e-5)

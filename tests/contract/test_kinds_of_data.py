@@ -15,7 +15,7 @@ from example_data import write_kind
 from support import publish_kind, wait_for
 
 from parfocal import v1
-from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
 from parfocal.runtime.store.store import Location
 
 PAUSE = 0.1
@@ -27,6 +27,17 @@ METHODS: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     "tiny-coordinates": ("coordinates", ("loss",), {"best": "val_loss"}),
     "tiny-sources": ("sources", ("loss",), {"best": "val_loss"}),
     "tiny-unpaired": ("unpaired", ("cycle", "generator", "judge"), {"best-cycle": "val_cycle"}),
+}
+
+
+# What each method makes of an image.
+OUTPUTS = {
+    "tiny-labels": {"prediction", "objects"},
+    "tiny-boxes": {"detections", "voc"},
+    "tiny-classes": {"prediction", "probability"},
+    "tiny-coordinates": {"localisations"},
+    "tiny-sources": {"prediction"},
+    "tiny-unpaired": {"prediction"},
 }
 
 
@@ -87,6 +98,17 @@ def test_losses_and_scores_are_shown_under_their_names(service: Session, undistu
         best = max if name == "best-dice" else min
         assert model.weights[name].value == best(values.values())
         assert model.weights[name].epoch == best(values, key=lambda epoch: values[epoch])
+
+
+def test_the_model_predicts_the_images_it_was_not_trained_on(
+    service: Session, dataset: str, undisturbed: v1.Job, store: Any
+) -> None:
+    spec = v1.PredictionSpec(model_uri=undisturbed.outputs[0].uri, input_uri=dataset, split="test")
+    job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    result = ResultManifest.read(store, Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    assert result.images
+    assert all(set(image.outputs) - {"trackmate"} == OUTPUTS[service.method] for image in result.images)
 
 
 def test_a_training_that_is_cancelled_resumed_and_killed_gives_the_same_model(

@@ -143,15 +143,6 @@ class Fake2D(ImageImplementation[FakeParameters, FilterLearner]):
         learner.set_weights({"values": np.array(content[weights])})
         return learner
 
-    def interpret(
-        self,
-        output: NDArray[np.float32],
-        parameters: FakeParameters,  # noqa: ARG002
-        facts: Facts,  # noqa: ARG002
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return the only channel as the prediction."""
-        return {"prediction": (output[..., 0], True)}
-
 
 SERVICE = Service(
     name="fake",

@@ -68,9 +68,9 @@ def test_each_target_is_an_image_of_its_own() -> None:
 
     output = np.stack([np.full((4, 4), 1.0, np.float32), np.full((4, 4), 2.0, np.float32)], axis=-1)
     images = Fnet2D().interpret(output, Fnet2DParameters(**TINY), TWO_TARGETS)
-    assert {name: float(pixels[0, 0]) for name, (pixels, _) in images.items()} == {
-        "prediction": 1.0,
-        "target_MAP2": 2.0,
+    assert {name: (float(each.pixels[0, 0]), each.values) for name, each in images.items()} == {
+        "prediction": (1.0, "intensity"),
+        "target_MAP2": (2.0, "intensity"),
     }
 
 

@@ -108,6 +108,25 @@ def test_images_that_do_not_suit_the_model_are_refused_before_they_are_uploaded(
     client.close()
 
 
+def test_weights_are_those_that_the_model_lists(
+    run: Callable[..., Ended], model: str, dataset: str, images: Path, tmp_path: Path
+) -> None:
+    shown = run("models", "show", model).out
+    assert "last (epoch 4)" in shown
+    image = images / "test" / "source" / "field_001.tif"
+    predict = ("predict", "--model", model, image, "--output")
+    for weights in ("best", "last"):
+        assert run(*predict, tmp_path / weights, "-p", f"weights={weights}").code == 0
+    refused = run(*predict, tmp_path / "none", "-p", "weights=better")
+    assert refused.code == 2
+    assert "best, last" in refused.err
+    train = ("train", "fake-2d", "--dataset", dataset, "--model", "further", "--no-qc", "--from", model)
+    refused = run(*train, "--from-weights", "better")
+    assert refused.code == 2
+    assert "best, last" in refused.err
+    assert run(*train, "--from-weights", "last", "-p", "epochs=1").code == 0
+
+
 def test_models_and_jobs_are_listed_shown_and_downloaded(run: Callable[..., Ended], model: str, tmp_path: Path) -> None:
     assert model in run("models", "list").out
     shown = run("models", "show", model)

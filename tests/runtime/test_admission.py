@@ -27,6 +27,7 @@ from parfocal.runtime.store.manifests import (
     AnnotationEntry,
     DatasetManifest,
     ImageEntry,
+    KeptWeights,
     ModelManifest,
     ResultManifest,
 )
@@ -63,16 +64,16 @@ class UncertaintyParameters(PredictionParameters):
 def test_an_uncertainty_that_the_model_cannot_make_is_refused_before_anything_is_computed() -> None:
     model = ModelManifest(
         project="p", model="m", version=1, service="s", method="m", job="j", parameters={}, axes="YX", normaliser={},
-        dataset_uri="",
+        dataset_uri="", weights={"best": KeptWeights(epoch=1)},
     )  # fmt: skip
     with pytest.raises(InvalidInputError, match="The model m:1 makes no uncertainty") as caught:
         require_outputs(UncertaintyParameters(uncertainty=True), model)
     assert [violation.field for violation in caught.value.violations] == ["uncertainty"]
     require_outputs(UncertaintyParameters(), model)
-    require_outputs(UncertaintyParameters(uncertainty=True), model.model_copy(update={"calibration": FACTOR}))
+    calibrated = Facts(measured={UNCERTAINTY_FACTOR: 1.2})
+    require_outputs(UncertaintyParameters(uncertainty=True), model.model_copy(update={"facts": calibrated}))
 
 
-FACTOR = {UNCERTAINTY_FACTOR: 1.2}
 PAIRS = [image(role, stem) for stem in "ab" for role in ("source", "target")]
 STACKS = [image("source_zstack", stem, (3, 64, 80), "ZYX") for stem in "ab"]
 
@@ -229,7 +230,7 @@ def test_a_dataset_without_target_images_is_compared_with_no_image(kind: str, s3
 def alone(store: Store, dataset_uri: str, **values: str) -> InvalidInputError | None:
     """The refusal of an evaluation that needs no prediction; None where it is admitted."""
     work: Mapping[Any, Work] = {v1.JOB_KIND_EVALUATION: Work(Parameters, "none:none", needs_prediction=False)}
-    service = replace(SERVICE, methods=(replace(FAKE, work=work),))
+    service = replace(SERVICE, methods=(replace(FAKE, work=work, presets={}),))
     spec = v1.EvaluationSpec(method="fake-2d", dataset_uri=dataset_uri, **values)  # type: ignore[arg-type]
     request = v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", evaluation=spec)
     try:

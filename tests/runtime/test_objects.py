@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,10 @@ import numpy as np
 import pytest
 
 from parfocal.runtime.images.files import PixelSize
-from parfocal.runtime.methods.objects import (
-    Objects,
-    compact_labels,
-    count_classes,
-    count_objects,
-    stack_classes,
-    stack_labels,
-    write_object_table,
-    write_trackmate_table,
-)
+from parfocal.runtime.methods.objects import Objects, compact_labels
+from parfocal.runtime.prediction.object_files import ObjectFiles, class_image
+from parfocal.runtime.prediction.outputs import Predicted, ResultOutputs
+from parfocal.runtime.prediction.unit import Stack
 
 
 def plane(*windows: tuple[int, int, int, int], shape: tuple[int, ...] = (20, 30)) -> Objects:
@@ -29,14 +24,31 @@ def plane(*windows: tuple[int, int, int, int], shape: tuple[int, ...] = (20, 30)
     return Objects(labels, np.linspace(0.9, 0.5, len(windows)).astype(np.float32))
 
 
+def write(
+    folder: Path, planes: Sequence[Objects], pixel_size: PixelSize | None = None, stack: Stack | None = None
+) -> ObjectFiles:
+    files = ObjectFiles(folder, "a", stack or Stack("Z", (len(planes),)), pixel_size)
+    for number, each in enumerate(planes):
+        files.add(number, each)
+    files.close()
+    return files
+
+
+def predicted(folder: Path, planes: Sequence[Objects], class_role: str = "") -> Predicted:
+    outputs = ResultOutputs(folder, "a", "YX", Stack("Z", (len(planes),)), None)
+    for number, each in enumerate(planes):
+        outputs.unit(number, each.labels.shape).objects(each, class_role=class_role)
+    return outputs.finish()
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def test_the_table_has_centroid_and_area_in_pixels_and_micrometres(tmp_path: Path) -> None:
-    write_object_table(tmp_path / "a.csv", [plane((0, 4, 0, 6), (10, 12, 20, 30))], PixelSize(0.5, 0.25, None))
-    first, second = rows(tmp_path / "a.csv")
+    write(tmp_path, [plane((0, 4, 0, 6), (10, 12, 20, 30))], PixelSize(0.5, 0.25, None))
+    first, second = rows(tmp_path / "objects" / "a.csv")
     assert first == {
         "plane": "0",
         "label": "1",
@@ -52,32 +64,35 @@ def test_the_table_has_centroid_and_area_in_pixels_and_micrometres(tmp_path: Pat
 
 
 def test_without_a_pixel_size_there_are_no_micrometres(tmp_path: Path) -> None:
-    write_object_table(tmp_path / "a.csv", [plane((0, 4, 0, 6))], None)
-    assert list(rows(tmp_path / "a.csv")[0]) == ["plane", "label", "y_px", "x_px", "area_px", "probability"]
+    write(tmp_path, [plane((0, 4, 0, 6))])
+    assert list(rows(tmp_path / "objects" / "a.csv")[0]) == ["plane", "label", "y_px", "x_px", "area_px", "probability"]
 
 
 def test_volumes_have_a_third_coordinate(tmp_path: Path) -> None:
-    write_object_table(tmp_path / "a.csv", [plane((0, 4, 0, 6), shape=(5, 20, 30))], PixelSize(1.0, 1.0, 2.0))
-    (row,) = rows(tmp_path / "a.csv")
+    write(tmp_path, [plane((0, 4, 0, 6), shape=(5, 20, 30))], PixelSize(1.0, 1.0, 2.0))
+    (row,) = rows(tmp_path / "objects" / "a.csv")
     assert (row["z_px"], row["z_um"], row["volume_px"], row["volume_um3"]) == ("2.000", "4.0000", "120", "240")
 
 
 def test_every_plane_of_a_stack_counts_from_one(tmp_path: Path) -> None:
     planes = [plane((0, 4, 0, 6), (10, 12, 20, 30)), plane(), plane((5, 9, 5, 9))]
-    labels = stack_labels(planes)
-    assert labels.dtype == np.uint16
-    assert [int(each.max()) for each in labels] == [2, 0, 1]
-    assert count_objects(planes) == 3
-    write_object_table(tmp_path / "a.csv", planes, None)
-    assert [(row["plane"], row["label"]) for row in rows(tmp_path / "a.csv")] == [("0", "1"), ("0", "2"), ("2", "1")]
+    result = predicted(tmp_path, planes)
+    labels = result.images["prediction"]
+    assert (labels.axes, labels.pixels.dtype) == ("ZYX", np.uint16)
+    assert [int(each.max()) for each in labels.pixels] == [2, 0, 1]
+    assert result.counts == {"objects": 3}
+    assert [(row["plane"], row["label"]) for row in rows(tmp_path / "objects" / "a.csv")] == [
+        ("0", "1"),
+        ("0", "2"),
+        ("2", "1"),
+    ]
 
 
 @pytest.mark.parametrize("seen", [1, 2])
 def test_an_object_that_others_cover_is_not_counted(seen: int, tmp_path: Path) -> None:
     covered = Objects(plane((0, 4, 0, 6)).labels * seen, np.array([0.9, 0.4], np.float32))
-    assert count_objects([covered]) == 1
-    write_object_table(tmp_path / "a.csv", [covered], None)
-    assert [row["label"] for row in rows(tmp_path / "a.csv")] == [str(seen)]
+    assert write(tmp_path, [covered]).counts == {"objects": 1}
+    assert [row["label"] for row in rows(tmp_path / "objects" / "a.csv")] == [str(seen)]
 
 
 def with_classes(objects: Objects, *probabilities: tuple[float, ...]) -> Objects:
@@ -91,38 +106,45 @@ def test_the_class_of_an_object_is_in_table_image_and_counts(tmp_path: Path) -> 
         with_classes(plane()),
         with_classes(plane((5, 9, 5, 9)), (0, 1, 0)),
     ]
-    write_object_table(tmp_path / "a.csv", planes, None)
-    found = [(row["class"], row["class_probability"]) for row in rows(tmp_path / "a.csv")]
+    result = predicted(tmp_path, planes, "target_class")
+    found = [(row["class"], row["class_probability"]) for row in rows(tmp_path / "objects" / "a.csv")]
     assert found == [("2", "0.7000"), ("0", "0.5000"), ("2", "0.9000"), ("1", "1.0000")]
-    image = stack_classes(planes)
+    image = result.images["target_class"].pixels
     assert (image.shape, image.dtype) == ((3, 20, 30), np.uint8)
     assert [int(image[0, top, left]) for top, _, left, _ in windows] == [2, 0, 2]
     assert image[1].sum() == 0
     assert (image[2] == 1).sum() == 16
-    assert count_classes(planes) == {1: 1, 2: 2, 0: 1}
-    assert count_classes([plane()]) == {}
+    assert result.counts == {"objects": 4, "class_1": 1, "class_2": 2, "class_0": 1}
+    with pytest.raises(ValueError, match="no classes"):
+        class_image(plane())
 
 
-def test_a_covered_object_is_not_counted_with_its_class() -> None:
+def test_a_covered_object_is_not_counted_with_its_class(tmp_path: Path) -> None:
     covered = Objects(plane((0, 4, 0, 6)).labels * 2, np.array([0.9, 0.4], np.float32))
-    assert count_classes([with_classes(covered, (0, 1, 0), (0, 0, 1))]) == {1: 0, 2: 1, 0: 0}
+    counts = write(tmp_path, [with_classes(covered, (0, 1, 0), (0, 0, 1))]).counts
+    assert counts == {"objects": 1, "class_1": 0, "class_2": 1, "class_0": 0}
 
 
-def test_more_objects_than_16_bits_count_take_32() -> None:
-    labels = np.arange(1, 70_001).reshape(200, 350)
-    assert stack_labels([Objects(labels, np.ones(70_000, np.float32))]).dtype == np.uint32
+@pytest.mark.parametrize("first", [0, 1])
+def test_more_objects_than_16_bits_count_take_32(first: int, tmp_path: Path) -> None:
+    many = Objects(np.arange(1, 70_001).reshape(200, 350), np.ones(70_000, np.float32))
+    planes = [plane((0, 4, 0, 6), shape=(200, 350)), many]
+    pixels = predicted(tmp_path, planes[first:]).images["prediction"].pixels
+    assert pixels.dtype == np.uint32
+    for found, expected in zip(pixels, planes[first:], strict=True):
+        np.testing.assert_array_equal(found, expected.labels)
 
 
 @pytest.mark.parametrize("planes", [1, 3])
 def test_no_objects_at_all_make_an_empty_table(planes: int, tmp_path: Path) -> None:
-    write_object_table(tmp_path / "a.csv", [plane()] * planes, PixelSize(1.0, 1.0, None))
-    assert rows(tmp_path / "a.csv") == []
+    write(tmp_path, [plane()] * planes, PixelSize(1.0, 1.0, None))
+    assert rows(tmp_path / "objects" / "a.csv") == []
 
 
 def test_trackmate_gets_frames_names_and_places_in_micrometres(tmp_path: Path) -> None:
     frames = [plane((0, 4, 0, 6), (10, 12, 20, 30)), plane(), plane((5, 9, 5, 9))]
-    write_trackmate_table(tmp_path / "a.csv", frames, "T", (3,), PixelSize(0.5, 0.25, None))
-    first, second, third = rows(tmp_path / "a.csv")
+    write(tmp_path, frames, PixelSize(0.5, 0.25, None), Stack("T", (3,)))
+    first, second, third = rows(tmp_path / "trackmate" / "a.csv")
     assert first == {
         "frame": "0",
         "id": "1",
@@ -140,24 +162,24 @@ def test_trackmate_gets_frames_names_and_places_in_micrometres(tmp_path: Path) -
 
 
 def test_trackmate_gets_pixels_where_the_image_says_no_size(tmp_path: Path) -> None:
-    write_trackmate_table(tmp_path / "a.csv", [plane(), plane((0, 4, 0, 6))], "T", (2,), None)
-    (row,) = rows(tmp_path / "a.csv")
+    write(tmp_path, [plane(), plane((0, 4, 0, 6))], None, Stack("T", (2,)))
+    (row,) = rows(tmp_path / "trackmate" / "a.csv")
     assert (row["frame"], row["x"], row["y"], row["z"]) == ("1", "2.5000", "1.5000", "0.0000")
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(3.0, ["0.0000", "6.0000"]), (None, ["0.0000", "2.0000"])])
 def test_planes_of_a_frame_have_a_depth_for_trackmate(depth: float | None, expected: list[str], tmp_path: Path) -> None:
     planes = [plane()] * 3 + [plane((0, 4, 0, 6)), plane(), plane((0, 4, 0, 6))]
-    write_trackmate_table(tmp_path / "a.csv", planes, "TZ", (2, 3), PixelSize(1.0, 1.0, depth))
-    found = rows(tmp_path / "a.csv")
+    write(tmp_path, planes, PixelSize(1.0, 1.0, depth), Stack("TZ", (2, 3)))
+    found = rows(tmp_path / "trackmate" / "a.csv")
     assert [row["frame"] for row in found] == ["1", "1"]
     assert [row["z"] for row in found] == expected
 
 
 def test_volumes_have_their_depth_and_radius_for_trackmate(tmp_path: Path) -> None:
     frames = [plane((0, 4, 0, 6), shape=(5, 20, 30)), plane((2, 6, 1, 7), shape=(5, 20, 30))]
-    write_trackmate_table(tmp_path / "a.csv", frames, "T", (2,), PixelSize(0.5, 0.5, 2.0))
-    found = rows(tmp_path / "a.csv")
+    write(tmp_path, frames, PixelSize(0.5, 0.5, 2.0), Stack("T", (2,)))
+    found = rows(tmp_path / "trackmate" / "a.csv")
     assert [row["frame"] for row in found] == ["0", "1"]
     assert [(row["x"], row["y"], row["z"]) for row in found] == [
         ("1.2500", "0.7500", "4.0000"),

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,8 +17,8 @@ from image_service import CHUNK, Service, header_of, image, outputs_of, requests
 from support import ROOT
 
 from parfocal import v1
-from parfocal.runtime.methods.parameters import ImagePredictionParameters
-from parfocal.runtime.prediction.job import in_wanted_type
+from parfocal.runtime.prediction.outputs import ResultOutputs
+from parfocal.runtime.prediction.unit import Stack
 from parfocal.runtime.rpc_errors import from_rpc_error
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.store.verdicts import VERDICT_FILE
@@ -79,12 +80,14 @@ def test_like_input_gives_the_type_of_the_input(service: Service) -> None:
     assert np.array_equal(rounded, np.clip(np.rint(exact.astype(float)), 0, 65535).astype(np.uint16))
 
 
-@pytest.mark.parametrize(("output", "converted"), [("prediction", True), ("dapi", True), ("uncertainty", False)])
-def test_like_input_is_for_all_targets_but_no_uncertainty(output: str, converted: bool) -> None:
-    parameters = ImagePredictionParameters(output_dtype="like-input")
+@pytest.mark.parametrize(("kind", "converted"), [("intensity", True), ("width", False), ("none", False)])
+def test_like_input_is_for_intensities_alone(kind: Any, converted: bool, tmp_path: Path) -> None:
     values = np.array([[-1.2, 3.4, 300.0, 7.0]], np.float32)
-    pixels, clipped = in_wanted_type(parameters, output, values, np.dtype(np.uint8))
-    assert (pixels.dtype, clipped) == ((np.uint8, 0.5) if converted else (np.float32, 0.0))
+    outputs = ResultOutputs(tmp_path, "a", "YX", Stack(), None, like=np.dtype(np.uint8))
+    outputs.unit(0, (1, 4)).image("prediction", values=kind).write(values)
+    predicted = outputs.finish()
+    pixels = predicted.images["prediction"].pixels
+    assert (pixels.dtype, predicted.clipped) == ((np.uint8, 0.5) if converted else (np.float32, 0.0))
     assert pixels.tolist() == ([[0, 3, 255, 7]] if converted else values.tolist())
 
 
@@ -186,7 +189,7 @@ def test_the_example_of_the_page_works(service: Service) -> None:
     names: dict[str, Any] = {}
     exec(compile(example, "docs/predict-image.md", "exec"), names)
     stack = image(10, 512, 400)
-    outputs = names["predict"](service.process.address, service.models["quick"], stack, "ZYX")
+    outputs, tables = names["predict"](service.process.address, service.models["quick"], stack, "ZYX")
     expected = outputs_of(service.predict(stack, axes="ZYX"))
-    assert list(outputs) == ["prediction"]
+    assert (list(outputs), tables) == (["prediction"], {})
     assert np.array_equal(outputs["prediction"], expected["prediction"])

@@ -194,9 +194,76 @@ def test_a_tile_too_small_for_its_overlap_is_made_larger() -> None:
     assert seen == {(232, 232)}
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_output_may_be_larger_and_lack_an_axis(exact: bool) -> None:
+    image = picture(3, 101, 90)
+
+    def predict(batch: NDArray[Any]) -> NDArray[Any]:
+        mean = batch.mean(1)
+        return np.repeat(np.repeat(mean, 8, 1), 2, 2)
+
+    options: dict[str, Any] = {"overlap": (9, 2, 2), "divisor": (1, 4, 4), "scale": (0, 8, 2), "exact": exact}
+    tiled = predict_tiled(predict, image, tile_shape=(1, 32, 40), **options)
+    assert tiled.shape == (808, 180)
+    np.testing.assert_allclose(tiled, np.repeat(np.repeat(image.mean(0), 8, 0), 2, 1), rtol=1e-5)
+
+
+def test_memory_is_not_saved_along_an_axis_that_collapses() -> None:
+    tried = []
+
+    def predict(batch: NDArray[Any]) -> NDArray[Any]:
+        tried.append(batch.shape[1:])
+        if batch.size > 64 * 32 * 32:
+            raise MemoryError
+        return batch.mean(1)
+
+    image = picture(64, 64, 64)
+    result = predict_tiled(predict, image, tile_shape=(64, 64, 64), overlap=1, divisor=1, scale=(0, 1, 1))
+    np.testing.assert_allclose(result, image.mean(0), rtol=1e-4)
+    assert {shape[0] for shape in tried} == {64}
+    assert tried[-1] == (64, 32, 32)
+
+
+def test_tiles_that_are_not_exact_hide_their_differences() -> None:
+    ramp = np.tile(np.linspace(0, 100, 400, dtype=np.float32), (150, 1))
+
+    def lose_mean(batch: NDArray[Any]) -> NDArray[Any]:
+        return batch - batch.mean((1, 2), keepdims=True)
+
+    def seam(pixels: NDArray[Any]) -> float:
+        return float(np.abs(np.diff(pixels, n=2, axis=1)).max())
+
+    options: dict[str, Any] = {"tile_shape": (64, 64), "overlap": 4, "divisor": 4}
+    soft, hard = (predict_tiled(lose_mean, ramp, exact=exact, **options) for exact in (False, True))
+    assert seam(soft) < seam(hard) / 10
+    same = predict_tiled(identity, ramp, exact=False, **options)
+    np.testing.assert_allclose(same, ramp, rtol=1e-5, atol=1e-4)
+
+
+def test_only_the_windows_of_tiles_are_read() -> None:
+    image, read = picture(100, 120), []
+
+    class Watched:
+        shape = image.shape
+
+        def __getitem__(self, window: tuple[slice, ...]) -> NDArray[Any]:
+            read.append(tuple(along.stop - along.start for along in window))
+            return image[window]
+
+    result = predict_tiled(identity, Watched(), tile_shape=(32, 32), overlap=2, divisor=8)
+    np.testing.assert_allclose(result, image, rtol=1e-6)
+    assert max(max(lengths) for lengths in read) <= 32
+
+
 def test_a_network_of_another_shape_is_a_defect() -> None:
     with pytest.raises(ValueError, match="expected"):
         predict_tiled(lambda batch: batch[:, :-2], picture(40, 40), tile_shape=(16, 16), overlap=1, divisor=1)
+
+
+def test_a_tile_counts_the_pixels_that_come_out_of_it() -> None:
+    assert choose_tile((256, 256), 4, 256**2) == (256, 256)
+    assert choose_tile((256, 256), 4, 256**2, scale=8) == (32, 32)
+    assert choose_tile((20, 256, 256), 1, 20 * 128**2, scale=(0, 1, 1)) == (20, 128, 128)
 
 
 @given(

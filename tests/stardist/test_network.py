@@ -14,10 +14,11 @@ from learner_suite import LearnerSuite, images_of, prepared, view_of
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.methods.objects import stack_labels, write_object_files
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.prediction.loaded_model import LoadedModel, predict_image
+from parfocal.runtime.prediction.outputs import ResultOutputs
 from parfocal.runtime.prediction.tiling import Tiling
+from parfocal.runtime.prediction.unit import Stack
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import ModelManifest
 from parfocal.stardist import STARDIST_2D
@@ -194,7 +195,7 @@ def test_images_smaller_than_a_step_of_the_network_are_predicted(
     ("channels", "shape", "axes"), [(1, (32, 32, 3), "YXS"), (3, (32, 32), "YX"), (3, (4, 32, 32), "CYX")]
 )
 def test_images_with_other_colours_than_the_training_images_are_refused(
-    stardist: Any, channels: int, shape: tuple[int, ...], axes: str
+    stardist: Any, channels: int, shape: tuple[int, ...], axes: str, tmp_path: Path
 ) -> None:
     facts = Facts(inputs=(Port(role="source", channels=channels),))
     model = LoadedModel(
@@ -205,7 +206,7 @@ def test_images_with_other_colours_than_the_training_images_are_refused(
         learner=stardist.build(StarDist2DParameters(**TINY), facts),
     )
     with pytest.raises(InvalidInputError, match=rf"The image has axes {axes} .* StarDist 2D takes YX"):
-        predict_image(model, Image(np.zeros(shape, np.uint8), axes), StarDistPredictionParameters())
+        predict_image(model, Image(np.zeros(shape, np.uint8), axes), StarDistPredictionParameters(), tmp_path, "a")
 
 
 def test_batches_without_any_object_can_be_learnt(stardist: Any) -> None:
@@ -242,13 +243,13 @@ def test_planes_of_a_time_lapse_are_predicted_as_if_they_came_alone(
     frames = [discs((64, 96), centres)[1] for centres in ([(20, 30), (40, 70)], [(22, 30), (41, 72)], [(40, 40)])]
     stack = np.stack(frames)
     parameters = StarDistPredictionParameters()
-    together = predict_image(model, Image(stack, "TYX"), parameters)
+    together = predict_image(model, Image(stack, "TYX"), parameters, tmp_path, "a").finish()
     assert together.images["prediction"].axes == "TYX"
-    assert [len(plane.probability) for plane in together.objects] == [2, 2, 1]
+    assert together.counts == {"objects": 5}
     for number, frame in enumerate(stack):
-        alone = predict_image(model, Image(frame, "YX"), parameters)
+        alone = predict_image(model, Image(frame, "YX"), parameters, tmp_path, "b").finish()
         np.testing.assert_array_equal(alone.images["prediction"].pixels, together.images["prediction"].pixels[number])
-    names = write_object_files(tmp_path, "a", together.images["prediction"], together.objects)
+    names = together.files
     assert names == {"objects": "objects/a.csv", "rois": "rois/a.zip", "trackmate": "trackmate/a.csv"}
     rois = roifile.roiread(tmp_path / names["rois"])
     assert [roi.position for roi in rois] == [1, 1, 2, 2, 3]
@@ -261,9 +262,8 @@ def test_planes_of_a_time_lapse_are_predicted_as_if_they_came_alone(
         y, x = (float(np.mean(places)) for places in np.nonzero(inside))
         assert (float(spot["x"]), float(spot["y"])) == pytest.approx((x, y), abs=1e-4)
         assert float(spot["radius"]) == pytest.approx(np.sqrt(inside.sum() / np.pi), abs=1e-4)
-    alone_names = write_object_files(tmp_path, "b", alone.images["prediction"], alone.objects)
-    assert "trackmate" not in alone_names
-    y, x = np.mean(together.objects[0].outlines[0], axis=0)
+    assert "trackmate" not in alone.files
+    y, x = np.mean(stardist.find_objects(learner, frames[0], parameters, Tiling(512**2)).outlines[0], axis=0)
     np.testing.assert_allclose(rois[0].coordinates().mean(axis=0), (x + 0.5, y + 0.5), atol=0.6)
 
 
@@ -282,8 +282,9 @@ def test_an_empty_image_has_no_objects(stardist: Any, trained: Any, tmp_path: Pa
     assert objects.labels.shape == (70, 90)
     assert not objects.labels.any()
     assert len(objects.outlines) == 0
-    image = Image(stack_labels([objects])[0], "YX")
-    assert write_object_files(tmp_path, "a", image, [objects]) == {"objects": "objects/a.csv"}
+    outputs = ResultOutputs(tmp_path, "a", "YX", Stack(), None)
+    outputs.unit(0, (70, 90)).objects(objects)
+    assert outputs.finish().files == {"objects": "objects/a.csv"}
     assert (tmp_path / "objects" / "a.csv").read_text().splitlines() == ["plane,label,y_px,x_px,area_px,probability"]
 
 

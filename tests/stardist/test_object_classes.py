@@ -19,7 +19,6 @@ from stardist.models.model3d import StarDistData3D
 from parfocal.runtime.datasets.classes import object_classes
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.methods.objects import write_object_files
 from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.tiling import Tiling
 from parfocal.runtime.store.facts import Facts, Port
@@ -223,14 +222,15 @@ def test_a_trained_network_tells_classes_apart_whole_and_in_tiles(trained: Any) 
 def test_a_stack_has_classes_in_its_image_table_and_regions(trained: Any, tmp_path: Path) -> None:
     learner, _ = trained
     frames = [cells(seed, 2, 3)[2] for seed in (2001, 2002)] + [np.zeros((2 * STEP, 3 * STEP), np.float32)]
-    together = predict_image(loaded(learner), Image(np.stack(frames), "TYX"), StarDistPredictionParameters())
+    stack = Image(np.stack(frames), "TYX")
+    together = predict_image(loaded(learner), stack, StarDistPredictionParameters(), tmp_path, "a").finish()
     classes, labels = together.images["target_class"], together.images["prediction"].pixels
     assert (classes.axes, classes.pixels.dtype, classes.pixels.shape) == ("TYX", np.uint8, labels.shape)
     assert not classes.pixels[labels == 0].any()
-    names = write_object_files(tmp_path, "a", together.images["prediction"], together.objects)
+    names = together.files
     with (tmp_path / names["objects"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == sum(len(each.probability) for each in together.objects) > 6
+    assert len(rows) == together.counts["objects"] == together.counts["class_1"] + together.counts["class_2"] > 6
     assert {row["class"] for row in rows} == {"1", "2"}
     for row in rows:
         found = classes.pixels[int(row["plane"])][labels[int(row["plane"])] == int(row["label"])]
@@ -244,10 +244,10 @@ def test_a_stack_has_classes_in_its_image_table_and_regions(trained: Any, tmp_pa
 
 def test_images_without_objects_have_no_classes(trained: Any, tmp_path: Path) -> None:
     learner, _ = trained
-    empty = predict_image(loaded(learner), Image(np.zeros((70, 90), np.float32), "YX"), StarDistPredictionParameters())
+    image = Image(np.zeros((70, 90), np.float32), "YX")
+    empty = predict_image(loaded(learner), image, StarDistPredictionParameters(), tmp_path, "a").finish()
     assert not empty.images["target_class"].pixels.any()
-    names = write_object_files(tmp_path, "a", empty.images["prediction"], empty.objects)
-    assert (tmp_path / names["objects"]).read_text().splitlines() == [
+    assert (tmp_path / empty.files["objects"]).read_text().splitlines() == [
         "plane,label,y_px,x_px,area_px,probability,class,class_probability"
     ]
 

@@ -11,6 +11,7 @@ from parfocal.cli._app import Group, current_app
 
 if TYPE_CHECKING:
     from parfocal.client.models import ModelSummary
+    from parfocal.runtime.store.manifests import KeptWeights
 
 
 @click.group(cls=Group, short_help="List, show, download and import models.")
@@ -83,6 +84,7 @@ def show(name: str) -> None:
             "Training": ""
             if manifest.origin
             else f"{manifest.epochs} epochs in {duration(manifest.training_seconds)}, best epoch {manifest.best_epoch}",
+            "Weights": ", ".join(_kept(name, kept) for name, kept in manifest.weights.items()),
             "Losses": ", ".join(f"{name} {number(value)}" for name, value in manifest.metrics.items()),
             "Set on validation": ", ".join(
                 f"{name.replace('_', ' ')} {number(value)}" for name, value in manifest.calibration.items()
@@ -196,6 +198,15 @@ def _dataset(summary: ModelSummary) -> str:
 
 def _value(value: object) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _kept(name: str, kept: KeptWeights) -> str:
+    """Return the name of weights with the epoch they are from and what they were selected by, where that is known."""
+    from parfocal.cli._render import number
+
+    said = [f"epoch {kept.epoch}"] if kept.epoch else []
+    said += [f"{kept.metric} {number(kept.value)}"] if kept.value is not None else []
+    return f"{name} ({', '.join(said)})" if said else name
 
 
 def _json(summary: ModelSummary) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def predict(
         _work.require_pass(summary.verdict, require_pass)
         method = client.method(summary.manifest.method)
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
+        if "weights" in values:
+            summary.manifest.weights_named(values["weights"])
         check_inputs(method, summary.manifest, paths)
         job = _work.start_prediction(client, summary, paths, values)
         if detach:
@@ -103,11 +105,15 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
             }
         )
         return
-    objects = [image.metrics["objects"] for image in done if "objects" in image.metrics]
+    found = {
+        name: sum(image.metrics.get(name, 0) for image in done)
+        for name in ("objects", "detections", "localisations")
+        if any(name in image.metrics for image in done)
+    }
     print_fields(
         {
             "Images": f"{len(done)} of {len(result.images)} predicted",
-            "Objects": f"{sum(objects):.0f} found" if objects else "",
+            **{name.capitalize(): f"{count:.0f} found" for name, count in found.items()},
             "Results": str(output),
             "Left out": "; ".join(f"{image.input}: {image.reason}" for image in result.images if image.reason),
         }

@@ -31,6 +31,13 @@ REQUIRE_PASS = click.option(
 @click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="What to learn from.")
 @click.option("--model", required=True, metavar="NAME", help="Name of the model; it gets the next version number.")
 @click.option("--from", "initial", default="", metavar="MODEL[:VERSION]", help="Go on from an existing model.")
+@click.option(
+    "--from-weights",
+    "initial_weights",
+    default="",
+    metavar="NAME",
+    help="Which of its weights, as `parfocal models show` lists them.  [default: the usual ones]",
+)
 @PRESET
 @PARAMETERS
 @click.option("--qc/--no-qc", default=True, show_default=True, help="Judge the model by the test images afterwards.")
@@ -42,6 +49,7 @@ def train(
     dataset: str,
     model: str,
     initial: str,
+    initial_weights: str,
     preset: str | None,
     parameters: tuple[str, ...],
     qc: bool,
@@ -69,7 +77,14 @@ def train(
         values |= parse_parameters(description.title, schema_of(description, v1.JOB_KIND_TRAINING), parameters)
         dataset_uri = client.dataset_uri(dataset)
         initial_uri = client.model_uri(initial) if initial else ""
-        request = training_request(method, dataset_uri, model, values, initial_model_uri=initial_uri)
+        request = training_request(
+            method,
+            dataset_uri,
+            model,
+            values,
+            initial_model_uri=initial_uri,
+            initial_weights=initial_weights,
+        )
         flow = _flow.training_flow(app, client, description, dataset_uri) if qc else None
         job = _flow.start_or_join(client, flow, request, values, again=again)
         doer = _flow.doer(app, client, flow, job) if qc else None

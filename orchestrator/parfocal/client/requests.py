@@ -18,7 +18,7 @@ def training_request(
     parameters: Mapping[str, Any] | None = None,
     *,
     initial_model_uri: str = "",
-    initial_weights: v1.Weights.ValueType = v1.WEIGHTS_UNSPECIFIED,
+    initial_weights: str = "",
     project: str = "",
     request_id: str = "",
     labels: Mapping[str, str] | None = None,
@@ -36,7 +36,7 @@ def training_request(
     parameters
         Those that differ from their defaults.
     initial_model_uri, initial_weights
-        A model to start from instead of random weights.
+        A model to start from instead of random weights, and which of its weights; empty: its usual ones.
     project, request_id, labels
         Empty: the client's project, a fresh id, no labels.
     """
@@ -46,7 +46,7 @@ def training_request(
         model=model,
         parameters=to_struct(parameters),
         initial_model_uri=initial_model_uri,
-        initial_weights=initial_weights,
+        initial_weights_name=initial_weights,
     )
     request = _request(f"train-{model}", project, request_id, labels)
     request.training.CopyFrom(spec)

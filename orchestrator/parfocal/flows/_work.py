@@ -108,6 +108,7 @@ def train_model(
     model: str,
     parameters: Mapping[str, Any],
     initial_model_uri: str = "",
+    initial_weights: str = "",
 ) -> v1.Job:
     """Train a model and return its job; a training that failed in an earlier attempt of the run is continued.
 
@@ -122,6 +123,7 @@ def train_model(
         model,
         parameters,
         initial_model_uri=initial_model_uri,
+        initial_weights=initial_weights,
         request_id=run.request_id("train"),
         labels=run.labels,
     )

@@ -53,6 +53,12 @@ def train_form(method: v1.Method, datasets: Sequence[str], models: Sequence[str]
             models,
             f"No model has been made with {method.title} yet: leave this empty.",
         ),
+        "initial_weights": {
+            "type": "string",
+            "title": "Weights of this model",
+            "description": "Which of the weights that it keeps, for example best or last. Leave it empty for the usual "
+            "ones.",
+        },
         "parameters": parameter_group(method, v1.JOB_KIND_TRAINING, "Settings of the training"),
     }
     return _form(properties, required=("dataset", "model"))

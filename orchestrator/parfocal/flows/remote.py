@@ -86,6 +86,7 @@ class TrainingFlow:
             "parameters": dict(parameters),
             "project": self._client.project,
             "initial_model": versioned_name(spec.initial_model_uri) if spec.initial_model_uri else "",
+            "initial_weights": spec.initial_weights_name,
         }
         deployment = self._call("GET", self._path)["id"]
         later = (datetime.now(UTC) + _HELD_BACK).isoformat()

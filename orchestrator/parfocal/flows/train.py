@@ -38,6 +38,7 @@ def train(
     parameters: dict[str, Any] | None = None,
     project: str = "",
     initial_model: str = "",
+    initial_weights: str = "",
 ) -> State[Any]:
     """Train a model and let quality control judge it on the test images.
 
@@ -55,13 +56,16 @@ def train(
         Project of dataset and model; empty means that of the runner.
     initial_model
         "name" or "name:version" of a model to go on from; empty means none.
+    initial_weights
+        Which of the weights of that model; empty means its usual ones.
     """
     end_with_runner()
     quiet_failures()
     try:
         run = current_run()
         with _work.connect(project) as client:
-            return _train(client, run, dataset.strip(), model.strip(), method, parameters or {}, initial_model.strip())
+            initial = initial_model.strip(), initial_weights.strip()
+            return _train(client, run, dataset.strip(), model.strip(), method, parameters or {}, initial)
     except ParfocalError as error:
         return ended_badly(error)
 
@@ -73,7 +77,7 @@ def _train(
     model: str,
     method_name: str,
     parameters: dict[str, Any],
-    initial_model: str,
+    initial: tuple[str, str],
 ) -> State[Any]:
     if not dataset or not model:
         raise InvalidInputError("Choose a dataset and give the model a name.")
@@ -81,6 +85,7 @@ def _train(
     listener.stage("Checking the dataset", 0, 1)
     method = _work.find_method(client, method_name, listener)
     checked = step("Check the dataset", lambda: _work.check_dataset(client, method, dataset))
+    initial_model, initial_weights = initial
     initial_model_uri = client.model_uri(initial_model) if initial_model else ""
 
     listener.stage("Training", 1, 90)
@@ -95,6 +100,7 @@ def _train(
             model=model,
             parameters=parameters,
             initial_model_uri=initial_model_uri,
+            initial_weights=initial_weights,
         ),
     )
     model_uri = _work.model_uri_of(training)

@@ -181,8 +181,56 @@ class PredictImageHeader(google.protobuf.message.Message):
 global___PredictImageHeader = PredictImageHeader
 
 @typing.final
+class TableColumn(google.protobuf.message.Message):
+    """A column of a table."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name as in the first line of the table, for example "y_px" or "x [nm]"."""
+    unit: builtins.str
+    """Unit of the values: "px", "um", "nm" and so on; empty: a number without unit, or text."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        unit: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "unit", b"unit"]) -> None: ...
+
+global___TableColumn = TableColumn
+
+@typing.final
+class TableHeader(google.protobuf.message.Message):
+    """What the columns of a table are that is sent as CSV."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the table: "objects", "detections" or "localisations", or as the method calls it."""
+    @property
+    def columns(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TableColumn]:
+        """The columns in the order of the table."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        columns: collections.abc.Iterable[global___TableColumn] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["columns", b"columns", "name", b"name"]) -> None: ...
+
+global___TableHeader = TableHeader
+
+@typing.final
 class PredictImageResponse(google.protobuf.message.Message):
-    """Progress while computing; then warnings, if any; then for each output a header and its pixels."""
+    """Progress while computing; then warnings, if any; then each output: of images a header and the pixels, of tables a
+    header and the text.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -190,10 +238,14 @@ class PredictImageResponse(google.protobuf.message.Message):
     HEADER_FIELD_NUMBER: builtins.int
     PIXELS_FIELD_NUMBER: builtins.int
     WARNING_FIELD_NUMBER: builtins.int
+    TABLE_FIELD_NUMBER: builtins.int
+    CSV_FIELD_NUMBER: builtins.int
     pixels: builtins.bytes
     """Next bytes of the present output: C order, little endian."""
     warning: builtins.str
     """What the person who looks at the outputs should know, a sentence or more for people."""
+    csv: builtins.bytes
+    """Next bytes of the present table: CSV in UTF-8, at most 3 MiB a message; the first line names the columns."""
     @property
     def progress(self) -> parfocal.v1.job_pb2.Progress:
         """Computing goes on."""
@@ -202,6 +254,10 @@ class PredictImageResponse(google.protobuf.message.Message):
     def header(self) -> global___ImageHeader:
         """An output begins."""
 
+    @property
+    def table(self) -> global___TableHeader:
+        """A table begins."""
+
     def __init__(
         self,
         *,
@@ -209,9 +265,11 @@ class PredictImageResponse(google.protobuf.message.Message):
         header: global___ImageHeader | None = ...,
         pixels: builtins.bytes = ...,
         warning: builtins.str = ...,
+        table: global___TableHeader | None = ...,
+        csv: builtins.bytes = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress", "warning", b"warning"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress", "warning", b"warning"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["progress", "header", "pixels", "warning"] | None: ...
+    def HasField(self, field_name: typing.Literal["csv", b"csv", "header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress", "table", b"table", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["csv", b"csv", "header", b"header", "part", b"part", "pixels", b"pixels", "progress", b"progress", "table", b"table", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["progress", "header", "pixels", "warning", "table", "csv"] | None: ...
 
 global___PredictImageResponse = PredictImageResponse

@@ -56,6 +56,7 @@ class TrainingSpec(google.protobuf.message.Message):
     PARAMETERS_FIELD_NUMBER: builtins.int
     INITIAL_MODEL_URI_FIELD_NUMBER: builtins.int
     INITIAL_WEIGHTS_FIELD_NUMBER: builtins.int
+    INITIAL_WEIGHTS_NAME_FIELD_NUMBER: builtins.int
     method: builtins.str
     """Name of the method, for example "care-2d"."""
     dataset_uri: builtins.str
@@ -65,7 +66,9 @@ class TrainingSpec(google.protobuf.message.Message):
     initial_model_uri: builtins.str
     """Published model version to start from (transfer learning); empty: random initial weights."""
     initial_weights: global___Weights.ValueType
-    """Which weights of the initial model."""
+    """Which weights of the initial model; `initial_weights_name` goes first."""
+    initial_weights_name: builtins.str
+    """Name of the weights of the initial model, one of those that its manifest lists; empty: as `initial_weights` says."""
     @property
     def parameters(self) -> google.protobuf.struct_pb2.Struct:
         """Parameters of the method; what is left out has its default."""
@@ -79,9 +82,10 @@ class TrainingSpec(google.protobuf.message.Message):
         parameters: google.protobuf.struct_pb2.Struct | None = ...,
         initial_model_uri: builtins.str = ...,
         initial_weights: global___Weights.ValueType = ...,
+        initial_weights_name: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["parameters", b"parameters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dataset_uri", b"dataset_uri", "initial_model_uri", b"initial_model_uri", "initial_weights", b"initial_weights", "method", b"method", "model", b"model", "parameters", b"parameters"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dataset_uri", b"dataset_uri", "initial_model_uri", b"initial_model_uri", "initial_weights", b"initial_weights", "initial_weights_name", b"initial_weights_name", "method", b"method", "model", b"model", "parameters", b"parameters"]) -> None: ...
 
 global___TrainingSpec = TrainingSpec
 

@@ -11,16 +11,12 @@ from parfocal import v1
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Method, Parameters, Service, Work, quick
 
-_PREDICTION = Work(PredictionParameters, "parfocal.runtime.prediction.job:predict")
-
 
 def _method(
     name: str,
     target: v1.TargetKind.ValueType,
     parameters: type[Parameters],
     implementation: str,
-    *,
-    predicts: bool = True,
 ) -> Method:
     return Method(
         name=name,
@@ -29,8 +25,10 @@ def _method(
         summary=f"Is trained on {name.partition('-')[2]}, to test what the runtime does with them.",
         axes="YX",
         target=target,
-        work={v1.JOB_KIND_TRAINING: Work(parameters, "parfocal.runtime.training.loop:train")}
-        | ({v1.JOB_KIND_PREDICTION: _PREDICTION} if predicts else {}),
+        work={
+            v1.JOB_KIND_TRAINING: Work(parameters, "parfocal.runtime.training.loop:train"),
+            v1.JOB_KIND_PREDICTION: Work(PredictionParameters, "parfocal.runtime.prediction.job:predict"),
+        },
         data="Small images.",
         minimum_images=2,
         recommended_images=2,
@@ -46,15 +44,9 @@ SERVICE = Service(
     name="kinds",
     methods=(
         _method("tiny-labels", v1.TARGET_KIND_LABELS, LabelParameters, "labels:TinyLabels"),
-        _method("tiny-boxes", v1.TARGET_KIND_BOXES, SmallParameters, "annotated:TinyBoxes", predicts=False),
-        _method("tiny-classes", v1.TARGET_KIND_CLASSES, SmallParameters, "classes:TinyClasses", predicts=False),
-        _method(
-            "tiny-coordinates",
-            v1.TARGET_KIND_COORDINATES,
-            SmallParameters,
-            "annotated:TinyCoordinates",
-            predicts=False,
-        ),
+        _method("tiny-boxes", v1.TARGET_KIND_BOXES, SmallParameters, "annotated:TinyBoxes"),
+        _method("tiny-classes", v1.TARGET_KIND_CLASSES, SmallParameters, "classes:TinyClasses"),
+        _method("tiny-coordinates", v1.TARGET_KIND_COORDINATES, SmallParameters, "annotated:TinyCoordinates"),
         _method("tiny-sources", v1.TARGET_KIND_NONE, SourceParameters, "sources:TinySources"),
         _method("tiny-unpaired", v1.TARGET_KIND_UNPAIRED_IMAGE, UnpairedParameters, "unpaired:TinyUnpaired"),
     ),

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fake.kinds.learner import NumpyLearner, Values, neighbours
 from fake.kinds.parameters import SmallParameters
+from parfocal.runtime.bases.images import ImageImplementation, Picture, class_pictures
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.methods.arrays import load_arrays, save_arrays
-from parfocal.runtime.methods.implementation import Arrays, Batch, Implementation, ModelView, Opened
+from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, Opened
+from parfocal.runtime.prediction.tiling import Geometry
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.training.data import open_classes
 
@@ -20,13 +23,14 @@ from parfocal.runtime.training.data import open_classes
 class ClassLearner(NumpyLearner):
     """A multinomial regression."""
 
+    def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probability of each class."""
+        return self._probability(inputs).astype(np.float32)
+
     def losses(self, batch: Batch, *, training: bool) -> tuple[dict[str, float], Values]:  # noqa: ARG002
         """Return the cross entropy, classes weighted as the facts say, and the share of wrong pixels."""
         wanted, weight = batch.targets
-        views = neighbours(batch.input)
-        value = views @ self.values["filters"] + self.values["offsets"]
-        value = np.exp(value - value.max(axis=-1, keepdims=True))
-        probability = value / value.sum(axis=-1, keepdims=True)
+        views, probability = neighbours(batch.input), self._probability(batch.input)
         known = np.eye(probability.shape[-1])[wanted]
         error = (probability - known) * weight[..., np.newaxis] / weight.sum()
         entropy = -np.sum(np.log((probability * known).sum(axis=-1) + 1e-9) * weight) / weight.sum()
@@ -34,8 +38,13 @@ class ClassLearner(NumpyLearner):
         gradients = {"filters": np.tensordot(views, error, ((0, 1, 2), (0, 1, 2))), "offsets": error.sum((0, 1, 2))}
         return {"loss": float(entropy), "wrong": float(wrong)}, gradients
 
+    def _probability(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        value = neighbours(inputs) @ self.values["filters"] + self.values["offsets"]
+        value = np.exp(value - value.max(axis=-1, keepdims=True))
+        return np.asarray(value / value.sum(axis=-1, keepdims=True))
 
-class TinyClasses(Implementation[SmallParameters, ClassLearner]):
+
+class TinyClasses(ImageImplementation[SmallParameters, ClassLearner]):
     """Tells classes apart; how frequent each is is measured before training."""
 
     def open(self, data: DatasetView, parameters: SmallParameters) -> Opened[SmallParameters]:
@@ -56,6 +65,19 @@ class TinyClasses(Implementation[SmallParameters, ClassLearner]):
         classes = 1 + facts.targets[0].classes
         first = {"filters": np.zeros((9, classes)), "offsets": np.zeros(classes)}
         return ClassLearner(first, parameters.seed, parameters.pause_seconds)
+
+    def geometry(self, parameters: SmallParameters, facts: Facts) -> Geometry:  # noqa: ARG002
+        """Return the reach of the filters."""
+        return Geometry(divisor=1, overlap=1, output_channels=1 + facts.targets[0].classes)
+
+    def interpret(
+        self,
+        output: NDArray[np.float32],
+        parameters: SmallParameters,  # noqa: ARG002
+        facts: Facts,  # noqa: ARG002
+    ) -> dict[str, Picture]:
+        """Return classes and their probabilities."""
+        return class_pictures(output)
 
     def save(self, folder: Path, parameters: SmallParameters, facts: Facts, weights: Mapping[str, Arrays]) -> None:  # noqa: ARG002
         """Write arrays."""

@@ -158,12 +158,3 @@ class TinyUnpaired(ImageImplementation[UnpairedParameters, CycleLearner]):
         learner = self.build(model.parameters, model.facts)
         learner.set_weights(load_arrays(folder / f"{weights}.npz"))
         return learner
-
-    def interpret(
-        self,
-        output: NDArray[np.float32],
-        parameters: UnpairedParameters,  # noqa: ARG002
-        facts: Facts,  # noqa: ARG002
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return the only channel."""
-        return {"prediction": (output[..., 0], True)}

@@ -14,7 +14,7 @@ from csbdeep.utils import save_json
 from numpy.typing import NDArray
 
 from parfocal.care.parameters import CareParameters
-from parfocal.runtime.bases.images import ImageImplementation
+from parfocal.runtime.bases.images import ImageImplementation, Picture
 from parfocal.runtime.frameworks import keras
 from parfocal.runtime.methods.implementation import Arrays, ValidationImage
 from parfocal.runtime.prediction.tiling import Geometry
@@ -48,13 +48,11 @@ class Care(keras.KerasFiles, ImageImplementation[CareParameters, keras.KerasLear
         save_json(vars(self._config(parameters, facts)), str(folder / "config.json"))
         super().save(folder, parameters, facts, weights)
 
-    def interpret(
-        self, output: NDArray[np.float32], parameters: CareParameters, facts: Facts
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
+    def interpret(self, output: NDArray[np.float32], parameters: CareParameters, facts: Facts) -> dict[str, Picture]:
         """Return the mean as the prediction and the scale of the Laplace distribution as the uncertainty."""
-        images = {"prediction": (output[..., 0], True)}
+        images = super().interpret(output, parameters, facts)
         if parameters.probabilistic:
-            images[UNCERTAINTY] = (output[..., len(facts.targets)], False)
+            images[UNCERTAINTY] = Picture(output[..., len(facts.targets)], "width")
         return images
 
     def calibrate(

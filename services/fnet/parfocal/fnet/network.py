@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.fnet.parameters import FnetParameters
@@ -104,16 +102,6 @@ class Fnet(TorchFiles, ImageImplementation[FnetParameters, SupervisedLearner]):
         output by less than a hundredth of the target's standard deviation (tests/fnet).
         """
         return Geometry(divisor=2**LEVELS, overlap=32, output_channels=len(facts.targets))
-
-    def interpret(
-        self,
-        output: NDArray[np.float32],
-        parameters: FnetParameters,  # noqa: ARG002
-        facts: Facts,
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return one image for each target."""
-        names = ("prediction", *facts.target_roles[1:])
-        return {name: (output[..., number], True) for number, name in enumerate(names)}
 
 
 class Fnet2D(Fnet):

@@ -1,21 +1,24 @@
-"""Methods that turn images into images of the same size."""
+"""Methods that turn images into images."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.view import DatasetView
+from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.implementation import Implementation, ModelView, Opened, ValidationImage
 from parfocal.runtime.methods.normaliser import NormaliserConstants
+from parfocal.runtime.methods.outputs import Outputs, Unit, Values
 from parfocal.runtime.methods.parameters import PredictionParameters
-from parfocal.runtime.prediction.loaded_model import raw_output
-from parfocal.runtime.prediction.tiling import Geometry, TileLearner, Tiling
+from parfocal.runtime.prediction.tiling import Geometry, Pixels, TileLearner, Tiling, apply_tiled
 from parfocal.runtime.prediction.uncertainty import calibrate_uncertainty
+from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import UNCERTAINTY, UNCERTAINTY_FACTOR
 from parfocal.runtime.training.data import PatchSettings, open_pairs
@@ -25,8 +28,43 @@ L = TypeVar("L", bound=TileLearner)
 _LARGEST_TILE = 2**20
 
 
+@dataclass(frozen=True)
+class Picture:
+    """An image in a network's output.
+
+    Attributes
+    ----------
+    pixels
+        With the spatial axes of the output, and behind them the channel axis, if there is one.
+    values
+        What the values are: by this they are brought back to the scale of the images, or left as they are.
+    channel_axis
+        What the last axis holds: "S" red, green and blue, "C" other channels, "" if it is none.
+    """
+
+    pixels: NDArray[Any]
+    values: Values = "intensity"
+    channel_axis: Literal["", "C", "S"] = ""
+
+
+def class_pictures(probability: NDArray[np.float32]) -> dict[str, Picture]:
+    """Return the class of each pixel as the prediction, and the probabilities of all classes.
+
+    Parameters
+    ----------
+    probability
+        float32, with a last axis for the classes, the first of which is the background.
+    """
+    return {
+        "prediction": Picture(np.argmax(probability, axis=-1).astype(np.uint8), "none"),
+        "probability": Picture(probability, "none", "C"),
+    }
+
+
 class ImageImplementation(Implementation[P, L]):
     """A method that turns images into images, trained on pairs of them unless it overrides `open`.
+
+    Its output may have another size and other axes than its input (`Geometry.scale`), and several images.
 
     Attributes
     ----------
@@ -46,22 +84,22 @@ class ImageImplementation(Implementation[P, L]):
     def geometry(self, parameters: P, facts: Facts) -> Geometry:
         """Return how the network of these parameters may be tiled."""
 
-    @abstractmethod
     def interpret(
-        self, output: NDArray[np.float32], parameters: P, facts: Facts
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return the named images in a raw output (channels last), first the prediction.
+        self,
+        output: NDArray[np.float32],
+        parameters: P,  # noqa: ARG002
+        facts: Facts,
+    ) -> dict[str, Picture]:
+        """Return the named images in a raw output (channels last): by default one for each target, in their order.
 
-        The flag says whether the offset applies when grey values are restored: it does for intensities, not for
-        widths such as an uncertainty. With several targets the first is the "prediction"; the others are named as
-        in `facts.targets`.
+        The first is called "prediction", further ones as their targets.
         """
+        names = ("prediction", *facts.target_roles[1:])
+        return {name: Picture(output[..., number]) for number, name in enumerate(names)}
 
-    def apply(
-        self, learner: L, image: NDArray[np.float32], parameters: P, facts: Facts, tiling: Tiling
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
+    def apply(self, learner: L, image: Pixels, parameters: P, facts: Facts, tiling: Tiling) -> dict[str, Picture]:
         """Return what `interpret` finds in the network's output for a normalised image of any size, channels last."""
-        output = raw_output(learner, image, self.geometry(parameters, facts), tiling)
+        output = apply_tiled(learner, image, self.geometry(parameters, facts), tiling)
         return self.interpret(output, parameters, facts)
 
     def calibrate_uncertainty(
@@ -71,29 +109,48 @@ class ImageImplementation(Implementation[P, L]):
 
         def predict(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             found = self.apply(learner, image, parameters, facts, Tiling(_LARGEST_TILE))
-            return found["prediction"][0], found[UNCERTAINTY][0]
+            return found["prediction"].pixels, found[UNCERTAINTY].pixels
 
         return calibrate_uncertainty(predict, images, facts)
 
-    def predict_plane(
-        self,
-        learner: L,
-        plane: NDArray[Any],
-        model: ModelView,
-        parameters: PredictionParameters,  # noqa: ARG002
-        tiling: Tiling,
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return the images that the model makes of one, in grey values."""
-        several = plane.ndim > len(model.axes)
-        constants = model.normaliser.fit(plane, model.axes + "C" * several)
-        normalised = model.normaliser.apply(plane, constants)
-        image = normalised if several else normalised[..., np.newaxis]
-        restored = {}
-        for name, (pixels, with_offset) in self.apply(learner, image, model.parameters, model.facts, tiling).items():
-            if self.grey_values_of == "target":
-                port = model.facts.targets[0] if name == "prediction" else model.facts.target(name)
-                constants = NormaliserConstants(offset=port.offset, scale=port.scale)
-            if name == UNCERTAINTY:
-                pixels = pixels * np.float32(model.facts.measured.get(UNCERTAINTY_FACTOR, 1.0))
-            restored[name] = (model.normaliser.undo if with_offset else model.normaliser.undo_width)(pixels, constants)
-        return restored
+    def predict(
+        self, learner: L, unit: Unit, model: ModelView, parameters: PredictionParameters, outputs: Outputs
+    ) -> None:
+        """Hand over the images that the model makes of one, on the scale of the images they show."""
+        source = Normalised(unit, model.normaliser)
+        tiling = Tiling(unit.most_pixels, unit.report)
+        pictures = self.apply(learner, source, model.parameters, model.facts, tiling)
+        if parameters.wants_uncertainty and UNCERTAINTY not in pictures:
+            raise InvalidInputError(f"The model makes no {UNCERTAINTY}: it was trained without it.")
+        scales = dict(zip(unit.axes, self.geometry(model.parameters, model.facts).scales(unit.axes), strict=True))
+        axes = "".join(axis for axis in unit.axes if scales[axis])
+        spatial = [scales[axis] for axis in axes if axis in "ZYX"]
+        for name, picture in pictures.items():
+            if name == UNCERTAINTY and not parameters.wants_uncertainty:
+                continue
+            pixels = self._restored(name, picture, model, source.constants)
+            named = axes + picture.channel_axis
+            if picture.channel_axis == "C":
+                pixels, named = np.moveaxis(pixels, -1, 0), "C" + axes
+            sink = outputs.image(
+                name, shape=pixels.shape, axes=named, dtype=pixels.dtype, scale=spatial, values=picture.values
+            )
+            sink.write(pixels)
+
+    def _restored(self, name: str, picture: Picture, model: ModelView, constants: NormaliserConstants) -> NDArray[Any]:
+        """Return an image on the scale of the images it shows."""
+        if picture.values == "none":
+            return picture.pixels
+        if self.grey_values_of == "target":
+            port = model.facts.targets[0] if name in ("prediction", UNCERTAINTY) else model.facts.target(name)
+            constants = _constants(port.offset, port.scale, picture.pixels.ndim)
+        pixels = picture.pixels
+        if name == UNCERTAINTY:
+            pixels = pixels * np.float32(model.facts.measured.get(UNCERTAINTY_FACTOR, 1.0))
+        undo = model.normaliser.undo if picture.values == "intensity" else model.normaliser.undo_width
+        return undo(pixels, constants)
+
+
+def _constants(offset: tuple[float, ...], scale: tuple[float, ...], dimensions: int) -> NormaliserConstants:
+    """Return recorded constants, of several channels for an image that has them in its last axis."""
+    return NormaliserConstants(offset=offset, scale=scale, channel_axis=dimensions - 1 if len(offset) > 1 else None)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.methods.implementation import Implementation, Learner, ModelView, Opened
 from parfocal.runtime.methods.objects import Objects
+from parfocal.runtime.methods.outputs import Outputs, Unit
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.prediction.tiling import Tiling
+from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.training.data import PatchSettings, open_labels
 
 P = TypeVar("P", bound=PatchSettings)
@@ -41,14 +43,11 @@ class ObjectImplementation(Implementation[P, L]):
     ) -> Objects:
         """Return the objects in one normalised image (channels last, if it has any)."""
 
-    def predict_plane(
-        self,
-        learner: L,
-        plane: NDArray[Any],
-        model: ModelView,
-        parameters: PredictionParameters,
-        tiling: Tiling,
-    ) -> Objects:
-        """Return the objects in one image."""
-        constants = model.normaliser.fit(plane, model.axes + "C" * (plane.ndim > len(model.axes)))
-        return self.find_objects(learner, model.normaliser.apply(plane, constants), parameters, tiling)
+    def predict(
+        self, learner: L, unit: Unit, model: ModelView, parameters: PredictionParameters, outputs: Outputs
+    ) -> None:
+        """Hand over the objects in one image, with their classes where the model tells them apart."""
+        pixels = Normalised(unit, model.normaliser).whole()
+        image = pixels if unit.channels > 1 else pixels[..., 0]
+        objects = self.find_objects(learner, image, parameters, Tiling(unit.most_pixels, unit.report))
+        outputs.objects(objects, class_role=next(iter(model.facts.target_roles[1:]), ""))

@@ -18,7 +18,7 @@ from parfocal.runtime.errors import (
     refusal,
 )
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
-from parfocal.runtime.methods.parameters import Roles, TrainingBase
+from parfocal.runtime.methods.parameters import PredictionParameters, Roles, TrainingBase
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -123,6 +123,8 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
                 f"The initial model {spec.initial_model_uri} was made by {initial.method}; {method.name} can only "
                 "start from a model of its own."
             )
+        if spec.initial_weights_name:
+            initial.weights_named(spec.initial_weights_name, "training.initial_weights_name")
     return method, parameters
 
 
@@ -145,7 +147,9 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
 
 
 def require_outputs(parameters: Parameters, model: ModelManifest) -> None:
-    """Raise InvalidInputError if the parameters of a prediction ask for what the model was not trained to make."""
+    """Raise InvalidInputError if the parameters of a prediction ask for what the model does not have or make."""
+    if isinstance(parameters, PredictionParameters):
+        model.weights_named(parameters.weights)
     if getattr(parameters, UNCERTAINTY, False) and UNCERTAINTY_FACTOR not in model.calibration:
         text = f"The model {model.model}:{model.version} makes no uncertainty: it was trained without it."
         raise InvalidInputError(text, [Violation(UNCERTAINTY, text)])

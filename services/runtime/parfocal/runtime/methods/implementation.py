@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.methods.normaliser import Normaliser
-from parfocal.runtime.methods.parameters import TrainingSettings
+from parfocal.runtime.methods.outputs import Outputs, Unit
+from parfocal.runtime.methods.parameters import PredictionParameters, TrainingSettings
 from parfocal.runtime.methods.schedule import Schedule
 from parfocal.runtime.store.facts import Facts
 
@@ -293,3 +294,15 @@ class Implementation(ABC, Generic[P, L]):
     @abstractmethod
     def load(self, folder: Path, model: ModelView, weights: str) -> L:
         """Return the networks saved in `folder` with the weights of this name. Never runs code of the files."""
+
+    @abstractmethod
+    def predict(
+        self, learner: L, unit: Unit, model: ModelView, parameters: PredictionParameters, outputs: Outputs
+    ) -> None:
+        """Hand over what the model makes of one unit, as soon as parts of it are known.
+
+        Raises
+        ------
+        InvalidInputError
+            The unit is unusable, or the parameters ask for what the model does not make.
+        """

@@ -13,7 +13,7 @@ from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.schedule import Constant, LinearDecay, Plateau, Schedule
 from parfocal.runtime.methods.service import Parameters
-from parfocal.runtime.store.manifests import DatasetManifest
+from parfocal.runtime.store.manifests import UNCERTAINTY, DatasetManifest
 
 
 @dataclass(frozen=True)
@@ -318,10 +318,13 @@ def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str
 class PredictionParameters(Parameters):
     """What every prediction needs."""
 
-    weights: Literal["best", "last"] = Field(
+    weights: str = Field(
         default="best",
+        min_length=1,
+        max_length=64,
         title="Weights",
-        description="best: the weights with the lowest validation loss; last: those of the last epoch.",
+        description="Which of the weights that the model keeps. best: those that did best on the validation images; "
+        "last: those of the last epoch. `parfocal models show` lists all that a model has.",
     )
     tile_size: int = Field(
         default=0,
@@ -338,6 +341,16 @@ class PredictionParameters(Parameters):
         "made for bfloat16, but then a result has a thousand different grey values, and the last ones are rough.",
     )
 
+    @property
+    def like_input(self) -> bool:
+        """Whether intensities are converted to the type of the input."""
+        return False
+
+    @property
+    def wants_uncertainty(self) -> bool:
+        """Whether the uncertainty of a prediction is asked for; methods that know it have a field of that name."""
+        return bool(getattr(self, UNCERTAINTY, False))
+
 
 class ImagePredictionParameters(PredictionParameters):
     """What every prediction that turns images into images needs."""
@@ -348,3 +361,8 @@ class ImagePredictionParameters(PredictionParameters):
         description="float32 keeps all grey values; like-input rounds and clips to the type of the input (never an "
         "uncertainty).",
     )
+
+    @property
+    def like_input(self) -> bool:
+        """Whether intensities are converted to the type of the input."""
+        return self.output_dtype == "like-input"

@@ -6,31 +6,22 @@ import csv
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
-from parfocal.runtime.images.files import Image, convert_dtype, image_stem, read_image, write_image
+from parfocal.runtime.images.files import Image, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.methods.objects import (
-    count_classes,
-    count_objects,
-    write_object_files,
-)
-from parfocal.runtime.methods.parameters import ImagePredictionParameters, PredictionParameters
+from parfocal.runtime.methods.parameters import Patches, PredictionParameters
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
-from parfocal.runtime.prediction.loaded_model import LoadedModel, Predicted, load_model, predict_image
+from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
+from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
-    UNCERTAINTY,
     FileEntry,
     ModelManifest,
     ResultFile,
@@ -65,7 +56,8 @@ def predict(context: JobContext) -> None:
     folder = context.cache.mirror(context.store, place, manifest.files, context.scratch / "model")
     precision, _ = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
     context.describe(precision=precision)
-    model = load_model(context.method, manifest, folder, weights=parameters.weights, precision=parameters.precision)
+    weights = manifest.weights_named(parameters.weights)
+    model = load_model(context.method, manifest, folder, weights=weights, precision=parameters.precision)
     inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
@@ -78,7 +70,7 @@ def predict(context: JobContext) -> None:
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
-            pending = uploader.submit(_write, context, model, item, outputs, parameters, reason, seconds)
+            pending = uploader.submit(_write, context, model, item, outputs, reason, seconds)
         if pending is not None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
@@ -90,7 +82,7 @@ def predict(context: JobContext) -> None:
         context.warn(f"{result.input} was left out: {result.reason}")
     _warn_of_drift(context, done)
     if any(result.metrics for result in done):
-        files.append(_send(context, _write_counts(context, done), COUNTS))
+        files.append(_send(context, _write_counts(context, done)))
     environment = context.service.environment(image=context.settings.image, precision=precision)
     judged = newest_content(context.store, place)
     published = ResultManifest(
@@ -102,7 +94,7 @@ def predict(context: JobContext) -> None:
         model_uri=spec.model_uri,
         input_uri=spec.input_uri,
         split=spec.split,
-        targets=model.facts.target_roles,
+        targets=model.view.facts.target_roles,
         parameters=parameters.model_dump(mode="json"),
         environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
         verdict=judged[1] if judged is not None else {"state": "unchecked"},
@@ -119,7 +111,8 @@ def differences_from_training(model: LoadedModel, image: Image) -> list[str]:
     training = TrainingStatistics.model_validate(recorded) if recorded else None
     axes = model.method.axes
     lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
-    small = find_small(lengths, model.view.parameters.patch_shape(axes))
+    trained = model.view.parameters
+    small = find_small(lengths, trained.patch_shape(axes)) if isinstance(trained, Patches) else []
     return [*small, *find_drift(image.pixels, image.pixel_size, training, size[0] if size else None)]
 
 
@@ -158,7 +151,7 @@ def _predict_one(
     item: _Input,
     parameters: PredictionParameters,
     position: tuple[int, int],
-) -> tuple[Predicted, str]:
+) -> tuple[ResultOutputs | None, str]:
     number, count = position
 
     def on_tile(done: int, total: int) -> None:
@@ -168,98 +161,67 @@ def _predict_one(
         context.report_progress(progress, message=f"predicting {item.name}")
 
     if item.image is None:
-        return Predicted({}), item.reason
+        return None, item.reason
     try:
-        return predict_image(model, item.image, parameters, on_tile=on_tile), ""
+        stem = image_stem(Path(item.name))
+        return predict_image(model, item.image, parameters, _folder(context), stem, on_tile=on_tile), ""
     except InvalidInputError as error:
-        return Predicted({}), error.message
+        return None, error.message
 
 
 def _write(
     context: JobContext,
     model: LoadedModel,
     item: _Input,
-    predicted: Predicted,
-    parameters: PredictionParameters,
+    outputs: ResultOutputs | None,
     reason: str,
     seconds: float,
 ) -> tuple[ResultFile, list[FileEntry]]:
-    names: dict[str, str] = {}
-    entries: list[FileEntry] = []
-    clipped = 0.0
+    """Write and upload what was made of an image, and say what the result lists of it."""
+    digest = sha256_of(item.path)
+    if item.image is None or outputs is None:
+        return ResultFile(input=item.name, input_sha256=digest, seconds=round(seconds, 3), reason=reason), []
+    predicted = outputs.finish()
+    folder, stem = _folder(context), image_stem(Path(item.name))
+    sent: dict[str, FileEntry] = {}
     for kind, image in predicted.images.items():
-        assert item.image is not None
-        pixels, lost = in_wanted_type(parameters, kind, image.pixels, item.image.pixels.dtype)
-        image, clipped = replace(image, pixels=pixels), max(clipped, lost)
-        stem = image_stem(Path(item.name))
-        name = f"{stem}.tif" if kind == "prediction" else f"{kind}/{stem}.tif"
-        path = _output_path(context, name)
+        path = folder / (f"{stem}.tif" if kind == PREDICTION else f"{kind}/{stem}.tif")
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, image)
-        entries.append(_send(context, path, name))
-        names[kind] = entries[-1].name
-    metrics = {}
-    if predicted.objects:
-        folder = context.scratch / "outputs"
-        written = write_object_files(
-            folder, image_stem(Path(item.name)), predicted.images["prediction"], predicted.objects
-        )
-        for kind, name in written.items():
-            entries.append(_send(context, folder / name, name))
-            names[kind] = entries[-1].name
-        metrics["objects"] = float(count_objects(predicted.objects))
-        metrics |= {f"class_{number}": float(count) for number, count in count_classes(predicted.objects).items()}
+        sent[kind] = _send(context, path)
+    sent |= {kind: _send(context, folder / name) for kind, name in predicted.files.items()}
     result = ResultFile(
         input=item.name,
-        input_sha256=sha256_of(item.path),
-        outputs=names,
+        input_sha256=digest,
+        outputs={kind: entry.name for kind, entry in sent.items()},
         seconds=round(seconds, 3),
-        clipped_fraction=clipped,
-        reason=reason,
-        drift=tuple(differences_from_training(model, item.image)) if item.image is not None and not reason else (),
-        metrics=metrics,
+        clipped_fraction=predicted.clipped,
+        drift=tuple(differences_from_training(model, item.image)),
+        metrics={name: float(count) for name, count in predicted.counts.items()},
     )
-    return result, entries
+    return result, list(sent.values())
 
 
 def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
-    path = _output_path(context, COUNTS)
+    path = _folder(context) / COUNTS
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         counted = [result for result in done if result.metrics]
-        writer.writerow(["image", *counted[0].metrics])
-        writer.writerows([result.input, *map(int, result.metrics.values())] for result in counted)
+        names = list(dict.fromkeys(name for result in counted for name in result.metrics))
+        writer.writerow(["image", *names])
+        writer.writerows([result.input, *(int(result.metrics.get(name, 0)) for name in names)] for result in counted)
     return path
 
 
-def in_wanted_type(
-    parameters: PredictionParameters, output: str, pixels: NDArray[Any], like: np.dtype[Any]
-) -> tuple[NDArray[Any], float]:
-    """Return an output in the type that was asked for, and the fraction of its pixels (0 to 1) that were clipped.
-
-    Parameters
-    ----------
-    parameters
-        Of the prediction.
-    output
-        What it is called. An uncertainty keeps its fractions of grey values.
-    pixels
-        Of any shape.
-    like
-        The type of the input.
-    """
-    asked = isinstance(parameters, ImagePredictionParameters) and parameters.output_dtype == "like-input"
-    return convert_dtype(pixels, like) if asked and output != UNCERTAINTY else (pixels, 0.0)
+def _folder(context: JobContext) -> Path:
+    """Return where the files of the result are made."""
+    return context.scratch / "outputs"
 
 
-def _output_path(context: JobContext, name: str) -> Path:
-    path = context.scratch / "outputs" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _send(context: JobContext, path: Path, name: str) -> FileEntry:
-    """Upload a file of the result and remove it here."""
-    entry = context.send(path, name)
+def _send(context: JobContext, path: Path) -> FileEntry:
+    """Upload a file of the result, under its name below the folder of outputs, and remove it here."""
+    entry = context.send(path, path.relative_to(_folder(context)).as_posix())
     path.unlink()
     return entry
 

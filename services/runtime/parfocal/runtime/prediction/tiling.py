@@ -2,7 +2,8 @@
 
 All tiles are equal, so a network is compiled once; they lie on a grid of the network's divisor, so pooling sees the
 same groups of pixels as it would in the whole image. Nothing is cropped: images are padded by reflection to a legal
-size and cut back to their own.
+size and cut back to their own. Networks whose output at a pixel depends on the whole tile (instance normalisation) have
+no exact tiles: theirs overlap by half and fade into each other.
 """
 
 from __future__ import annotations
@@ -42,11 +43,23 @@ class Geometry:
         Pixels by which neighbouring tiles must overlap so that tiled equals untiled, likewise.
     output_channels
         Channels of the raw output.
+    scale
+        How many pixels of the output one of the input becomes, likewise; 0 where the output has no such axis, which
+        tiles then hold whole.
+    exact
+        Whether an output pixel depends on nothing beyond `overlap`. It is not so with instance normalisation: such
+        tiles overlap by half and fade into each other.
     """
 
     divisor: int | tuple[int, ...]
     overlap: int | tuple[int, ...]
     output_channels: int
+    scale: int | tuple[int, ...] = 1
+    exact: bool = True
+
+    def scales(self, axes: str) -> tuple[int, ...]:
+        """Return the scale along each of the axes of an image."""
+        return _per_axis(self.scale, len(axes))
 
 
 @dataclass(frozen=True)
@@ -65,10 +78,25 @@ class Tiling:
     on_tile: Callable[[int, int], None] | None = None
 
 
+class Pixels(Protocol):
+    """An image of which parts can be had: an array, or something that reads or normalises them when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of all axes in pixels."""
+
+    def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
+        """Return the pixels in a window along the first axes."""
+
+
 @dataclass(frozen=True)
 class _Axis:
-    """The tiles along one axis of the padded image, and each tile's weights, which add up to 1 at every pixel."""
+    """The tiles along one axis of the padded image, and each tile's weights, which add up to 1 at every pixel.
 
+    `scale` is how many pixels of the output one of the input becomes; 0 where the output has no such axis.
+    """
+
+    scale: int
     length: int
     before: int
     padded: int
@@ -79,11 +107,13 @@ class _Axis:
 
 def predict_tiled(
     predict: Predict,
-    image: NDArray[Any],
+    image: Pixels,
     *,
     tile_shape: Sequence[int],
     overlap: int | Sequence[int],
     divisor: int | Sequence[int],
+    scale: int | Sequence[int] = 1,
+    exact: bool = True,
     batch_size: int = 1,
     output_channels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -92,7 +122,8 @@ def predict_tiled(
 
     Of each tile, the `overlap` outermost pixels at its inner edges, which lack context, are given no weight; over
     up to 16 pixels further in, neighbouring tiles fade into each other along a raised cosine. A network that looks
-    no further than `overlap` pixels therefore gives the same result tiled and whole.
+    no further than `overlap` pixels therefore gives the same result tiled and whole. Where that is never so (`exact` is
+    False) tiles overlap by half, and fade into each other over all of it that has context.
 
     When memory runs out the batch is halved down to one tile, then the tile along its longest axis down to the
     smallest that still has something to contribute; then the image is started again.
@@ -100,7 +131,8 @@ def predict_tiled(
     Parameters
     ----------
     predict
-        Maps ``(batch, *tile)`` to ``(batch, *tile)``, or to ``(batch, *tile, output_channels)``.
+        Maps ``(batch, *tile)`` to ``(batch, *tile)``, or to ``(batch, *tile, output_channels)``; the lengths of a tile
+        come back times `scale`.
     image
         YX or ZYX, with any further (channel) axes behind the axes of the tile.
     tile_shape
@@ -110,6 +142,11 @@ def predict_tiled(
         How far the network looks, in pixels, per axis or for all.
     divisor
         Tile lengths must be multiples of it, per axis or for all (e.g. 2**depth).
+    scale
+        How many pixels of the output one of the input becomes, per axis or for all. 0: the output has no such axis,
+        and tiles hold all of it.
+    exact
+        Whether the network's output at a pixel depends on nothing beyond `overlap`.
     batch_size
         The most tiles per call; fewer where that spreads the tiles evenly over the calls.
     output_channels
@@ -120,7 +157,7 @@ def predict_tiled(
     Returns
     -------
     NDArray
-        float32, of the image's spatial shape and, where there are, `output_channels`.
+        float32, of the image's spatial shape times `scale` and, where there are, `output_channels`.
 
     Raises
     ------
@@ -128,17 +165,18 @@ def predict_tiled(
         Even the smallest tile needs more memory than there is.
     """
     count = len(tile_shape)
-    overlaps, divisors = _per_axis(overlap, count), _per_axis(divisor, count)
+    overlaps, divisors, scales = (_per_axis(each, count) for each in (overlap, divisor, scale))
     wanted = tuple(tile_shape)
     while True:
-        axes = [_plan(length, *along) for length, *along in zip(image.shape, wanted, overlaps, divisors, strict=False)]
+        planned = zip(image.shape, wanted, overlaps, divisors, scales, strict=False)
+        axes = [_plan(length, *along, exact=exact) for length, *along in planned]
         try:
             return _run(predict, image, axes, batch_size, output_channels, progress)
         except (MemoryError, OutOfMemoryError) as error:
             tile = tuple(axis.tile for axis in axes)
             if batch_size > 1 and math.prod(len(axis.starts) for axis in axes) > 1:
                 batch_size = max(1, batch_size // 2)
-            elif (smaller := _halved(tile, overlaps, divisors)) is not None:
+            elif (smaller := _halved(axes, overlaps, divisors, exact=exact)) is not None:
                 wanted = smaller
             else:
                 raise OutOfMemoryError(
@@ -147,7 +185,24 @@ def predict_tiled(
                 ) from error
 
 
-def choose_tile(shape: Sequence[int], divisor: int | Sequence[int], max_pixels: int) -> tuple[int, ...]:
+def apply_tiled(learner: TileLearner, image: Pixels, geometry: Geometry, tiling: Tiling) -> NDArray[np.float32]:
+    """Return what a network makes of one normalised image of any size, channels last in both."""
+    return predict_tiled(
+        learner.predict_batch,
+        image,
+        tile_shape=choose_tile(image.shape[:-1], geometry.divisor, tiling.most_pixels, geometry.scale),
+        overlap=geometry.overlap,
+        divisor=geometry.divisor,
+        scale=geometry.scale,
+        exact=geometry.exact,
+        output_channels=geometry.output_channels,
+        progress=tiling.on_tile,
+    )
+
+
+def choose_tile(
+    shape: Sequence[int], divisor: int | Sequence[int], max_pixels: int, scale: int | Sequence[int] = 1
+) -> tuple[int, ...]:
     """Choose a tile for an image: all of it where it fits, else halved along its longest axis until it does.
 
     Parameters
@@ -157,12 +212,16 @@ def choose_tile(shape: Sequence[int], divisor: int | Sequence[int], max_pixels: 
     divisor
         Tile lengths are multiples of it, per axis or for all.
     max_pixels
-        The most pixels that a tile may have; a tile is never smaller than the divisor.
+        The most pixels that a tile may have before or after the network; a tile is never smaller than the divisor.
+    scale
+        How many pixels of the output one of the input becomes, per axis or for all; an axis with 0 stays whole.
     """
-    divisors = _per_axis(divisor, len(shape))
+    divisors, scales = _per_axis(divisor, len(shape)), _per_axis(scale, len(shape))
     tile = [_round_up(length, multiple) for length, multiple in zip(shape, divisors, strict=True)]
-    while math.prod(tile) > max_pixels:
-        longest = max(range(len(tile)), key=lambda axis: tile[axis] / divisors[axis])
+    gain = math.prod(max(each, 1) for each in scales)
+    parts = [axis for axis in range(len(tile)) if scales[axis]]
+    while parts and math.prod(tile) * gain > max_pixels:
+        longest = max(parts, key=lambda axis: tile[axis] / divisors[axis])
         if tile[longest] == divisors[longest]:
             break
         tile[longest] = _round_up(tile[longest] // 2, divisors[longest])
@@ -171,14 +230,14 @@ def choose_tile(shape: Sequence[int], divisor: int | Sequence[int], max_pixels: 
 
 def _run(
     predict: Predict,
-    image: NDArray[Any],
+    image: Pixels,
     axes: Sequence[_Axis],
     batch_size: int,
     output_channels: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> NDArray[np.float32]:
     channels = () if output_channels is None else (output_channels,)
-    out = np.zeros((*(axis.length for axis in axes), *channels), np.float32)
+    out = np.zeros((*(axis.length * axis.scale for axis in axes if axis.scale), *channels), np.float32)
     places = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
     calls = math.ceil(len(places) / batch_size)
     size = math.ceil(len(places) / calls)
@@ -188,7 +247,7 @@ def _run(
         tiles += tiles[-1:] * (size - len(tiles))  # an incomplete batch would be compiled once more
         batch = np.stack(tiles)
         values = np.asarray(predict(batch))
-        expected = (*batch.shape[: len(axes) + 1], *channels)
+        expected = (len(batch), *(axis.tile * axis.scale for axis in axes if axis.scale), *channels)
         if values.shape != expected:
             raise ValueError(f"the network gave {values.shape} for a batch of {batch.shape}, {expected} expected")
         for place, tile in zip(group, values, strict=False):
@@ -198,7 +257,7 @@ def _run(
     return out
 
 
-def _cut(image: NDArray[Any], axes: Sequence[_Axis], place: tuple[int, ...]) -> NDArray[Any]:
+def _cut(image: Pixels, axes: Sequence[_Axis], place: tuple[int, ...]) -> NDArray[Any]:
     """Cut one tile; pixels outside the image are mirrored into it, as often as it takes."""
     starts = [axis.starts[number] - axis.before for axis, number in zip(axes, place, strict=True)]
     if all(0 <= start <= axis.length - axis.tile for axis, start in zip(axes, starts, strict=True)):
@@ -208,34 +267,42 @@ def _cut(image: NDArray[Any], axes: Sequence[_Axis], place: tuple[int, ...]) -> 
         period = max(1, 2 * (axis.length - 1))
         folded = np.arange(start, start + axis.tile) % period
         index.append(np.minimum(folded, period - folded))
-    return image[np.ix_(*index)]
+    part = image[tuple(slice(int(along.min()), int(along.max()) + 1) for along in index)]
+    mirrored: NDArray[Any] = part[np.ix_(*(along - along.min() for along in index))]
+    return mirrored
 
 
 def _add(out: NDArray[np.float32], tile: NDArray[Any], axes: Sequence[_Axis], place: tuple[int, ...]) -> None:
     """Add the weighted part of a tile that lies in the image and counts."""
     target, source = [], []
-    weights = np.ones((1,) * len(axes), np.float32)
-    for number, (axis, chosen) in enumerate(zip(axes, place, strict=True)):
+    kept = [(axis, chosen) for axis, chosen in zip(axes, place, strict=True) if axis.scale]
+    weights = np.ones((1,) * len(kept), np.float32)
+    for number, (axis, chosen) in enumerate(kept):
         weight = axis.weights[chosen]
         start = axis.starts[chosen] - axis.before
         counted = np.flatnonzero(weight)
         low, high = max(int(counted[0]), -start), min(int(counted[-1]) + 1, axis.length - start)
-        target.append(slice(start + low, start + high))
-        source.append(slice(low, high))
-        weights = weights * weight[low:high].reshape([-1 if axis_ == number else 1 for axis_ in range(len(axes))])
-    if out.ndim > len(axes):
+        target.append(slice((start + low) * axis.scale, (start + high) * axis.scale))
+        source.append(slice(low * axis.scale, high * axis.scale))
+        along = np.repeat(weight[low:high], axis.scale)
+        weights = weights * along.reshape([-1 if axis_ == number else 1 for axis_ in range(len(kept))])
+    if out.ndim > len(kept):
         weights = weights[..., np.newaxis]
     out[tuple(target)] += tile[tuple(source)].astype(np.float32, copy=False) * weights
 
 
-def _plan(length: int, wanted: int, overlap: int, divisor: int) -> _Axis:
+def _plan(length: int, wanted: int, overlap: int, divisor: int, scale: int, *, exact: bool) -> _Axis:
     padded = _round_up(length, divisor)
-    tile = min(max(_round_up(wanted, divisor), _least_tile(overlap, divisor)), padded)
+    tile = min(max(_round_up(wanted, divisor), _least_tile(overlap, divisor, exact=exact)), padded)
     before = (padded - length) // 2
-    if tile == padded:
-        return _Axis(length, before, padded, tile, (0,), (np.ones(tile, np.float32),))
-    blend = min(_WIDEST_BLEND, overlap)
-    stride = (tile - 2 * overlap - blend) // divisor * divisor
+    if tile == padded or not scale:
+        return _Axis(scale, length, before, padded, padded, (0,), (np.ones(padded, np.float32),))
+    if exact:
+        blend = min(_WIDEST_BLEND, overlap)
+        stride = (tile - 2 * overlap - blend) // divisor * divisor
+    else:
+        stride = tile // 2 // divisor * divisor
+        blend = tile - 2 * overlap - stride
     count = 1 + math.ceil((padded - tile) / stride)
     starts = tuple(min(number * stride, padded - tile) for number in range(count))
     raw = [_ramp(tile, overlap, blend, start == 0, start == padded - tile) for start in starts]
@@ -243,7 +310,7 @@ def _plan(length: int, wanted: int, overlap: int, divisor: int) -> _Axis:
     for start, weight in zip(starts, raw, strict=True):
         total[start : start + tile] += weight
     weights = tuple((w / total[start : start + tile]).astype(np.float32) for start, w in zip(starts, raw, strict=True))
-    return _Axis(length, before, padded, tile, starts, weights)
+    return _Axis(scale, length, before, padded, tile, starts, weights)
 
 
 def _ramp(tile: int, overlap: int, blend: int, at_start: bool, at_end: bool) -> NDArray[np.float64]:
@@ -260,16 +327,22 @@ def _ramp(tile: int, overlap: int, blend: int, at_start: bool, at_end: bool) -> 
     return weight
 
 
-def _least_tile(overlap: int, divisor: int) -> int:
-    """Return the smallest legal tile that leaves a stride of at least one divisor."""
+def _least_tile(overlap: int, divisor: int, *, exact: bool) -> int:
+    """Return the smallest legal tile that leaves a stride of at least one divisor, and something to fade in."""
+    if not exact:
+        return _round_up(4 * overlap + 4 * divisor, divisor)
     return _round_up(2 * overlap + min(_WIDEST_BLEND, overlap) + divisor, divisor)
 
 
-def _halved(tile: tuple[int, ...], overlaps: Sequence[int], divisors: Sequence[int]) -> tuple[int, ...] | None:
+def _halved(
+    axes: Sequence[_Axis], overlaps: Sequence[int], divisors: Sequence[int], *, exact: bool
+) -> tuple[int, ...] | None:
     """Halve the tile along the longest axis that allows it; None when none does."""
+    tile = tuple(axis.tile for axis in axes)
     for axis in sorted(range(len(tile)), key=lambda axis: -tile[axis]):
-        half = max(_round_up(tile[axis] // 2, divisors[axis]), _least_tile(overlaps[axis], divisors[axis]))
-        if half < tile[axis]:
+        least = _least_tile(overlaps[axis], divisors[axis], exact=exact)
+        half = max(_round_up(tile[axis] // 2, divisors[axis]), least)
+        if half < tile[axis] and axes[axis].scale:
             return (*tile[:axis], half, *tile[axis + 1 :])
     return None
 

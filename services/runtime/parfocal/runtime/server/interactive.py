@@ -28,7 +28,6 @@ from parfocal.runtime.jobs.admission import read_manifest, require_outputs
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.service import Service, struct_values
-from parfocal.runtime.prediction.loaded_model import wanted_outputs
 from parfocal.runtime.rpc_errors import from_reason
 from parfocal.runtime.server.warm_worker import WarmWorker
 from parfocal.runtime.settings import Settings
@@ -84,7 +83,7 @@ class Interactive:
     async def predict(
         self, requests: AsyncIterator[v1.PredictImageRequest]
     ) -> AsyncGenerator[v1.PredictImageResponse, None]:
-        """Yield progress while the image of `requests` is predicted, then warnings, then the outputs.
+        """Yield progress while the image of `requests` is predicted, then warnings, then images, then tables.
 
         Raises
         ------
@@ -124,10 +123,16 @@ class Interactive:
                 image.CopyFrom(task.header.image)
                 image.name, image.dtype, image.axes = output["name"], output["dtype"], output["axes"]
                 image.shape[:] = output["shape"]
+                x, y, z = output["pixel_size"]
+                image.pixel_size.CopyFrom(v1.PixelSize(x=x, y=y, z=z))
                 yield v1.PredictImageResponse(header=image)
-                with (folder / output["file"]).open("rb") as file:
-                    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                        yield v1.PredictImageResponse(pixels=chunk)
+                async for chunk in _chunks(folder / output["file"]):
+                    yield v1.PredictImageResponse(pixels=chunk)
+            for table in result.get("tables", ()):
+                columns = [v1.TableColumn(name=name, unit=unit) for name, unit in table["columns"]]
+                yield v1.PredictImageResponse(table=v1.TableHeader(name=table["name"], columns=columns))
+                async for chunk in _chunks(folder / table["file"]):
+                    yield v1.PredictImageResponse(csv=chunk)
         finally:
             self._images -= 1
             if folder is not None:
@@ -148,7 +153,7 @@ class Interactive:
             raise InvalidInputError(f"{method.title} predicts no single images; start a prediction job instead.")
         require_outputs(parameters, model)
         method.needs.check(header.image.axes, header.image.shape, model.input_channels)
-        outputs = len(wanted_outputs(parameters, model.facts))
+        outputs = max(1, len(model.facts.targets)) + parameters.wants_uncertainty
         item = max(_OUTPUT_ITEM_BYTES, _ITEM_BYTES[header.image.dtype])
         needed = size + outputs * math.prod(header.image.shape) * item
         free = free_space(self._scratch, self._settings.state_folder, needed + _DISK_RESERVE)
@@ -225,6 +230,13 @@ def _result(answer: dict[str, Any]) -> dict[str, Any]:
         # A defect: the edge logs it and gives people a request id.
         raise RuntimeError(f"the warm worker failed by {error['text']}")
     raise from_reason(error["reason"], error["text"], [Violation(*item) for item in error["violations"]])
+
+
+async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
+    """Yield a file in pieces that fit a message."""
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
 
 
 async def _next(requests: AsyncIterator[v1.PredictImageRequest]) -> v1.PredictImageRequest | None:

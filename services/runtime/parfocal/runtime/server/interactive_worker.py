@@ -9,8 +9,9 @@ little endian). A question:
 
 where FOLDER/input holds the pixels, and a pixel size of 0 is unknown. Any number of {"progress": {...}} comes back,
 then either
-{"outputs": [{"name": ..., "dtype": ..., "axes": ..., "shape": [...], "file": NAME}, ...], "warnings": [TEXT, ...]}
-with the files in FOLDER, or
+{"outputs": [{"name": ..., "dtype": ..., "axes": ..., "shape": [...], "pixel_size": [X, Y, Z], "file": NAME}, ...],
+ "tables": [{"name": ..., "columns": [[NAME, UNIT], ...], "file": NAME}, ...], "warnings": [TEXT, ...]}
+with the files in FOLDER, tables as CSV, or
 {"error": {"reason": ..., "text": ..., "violations": [[FIELD, DESCRIPTION], ...]}}.
 """
 
@@ -40,7 +41,7 @@ from parfocal.runtime.jobs.worker import is_out_of_memory
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Service, load_service
-from parfocal.runtime.prediction.job import differences_from_training, in_wanted_type
+from parfocal.runtime.prediction.job import differences_from_training
 from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.cache import Cache
@@ -106,12 +107,10 @@ class WarmPredictor:
 
         x, y, z = question["pixel_size"]
         image = Image(pixels, axes, PixelSize(x, y, z or None) if x and y else None)
-        outputs = predict_image(model, image, parameters, on_tile=on_tile).images
+        predicted = predict_image(model, image, parameters, folder, "image", on_tile=on_tile).finish()
         described: list[dict[str, Any]] = []
-        clipped = 0.0
-        for number, (name, output) in enumerate(outputs.items()):
-            values, lost = in_wanted_type(parameters, name, output.pixels, pixels.dtype)
-            clipped = max(clipped, lost)
+        for number, (name, output) in enumerate(predicted.images.items()):
+            values, size = output.pixels, output.pixel_size
             # Not ndarray.tofile: it hides a full disk behind an OSError without a number.
             with (folder / f"output-{number}").open("wb") as file:
                 file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
@@ -121,11 +120,20 @@ class WarmPredictor:
                     "dtype": values.dtype.name,
                     "axes": output.axes,
                     "shape": list(values.shape),
+                    "pixel_size": [0, 0, 0] if size is None else [size.x, size.y, size.z or 0],
                     "file": f"output-{number}",
                 }
             )
         verdict = newest_verdict(self._store, Location.parse(question["model_uri"]))
-        return {"outputs": described, "warnings": _warnings(verdict, differences_from_training(model, image), clipped)}
+        differences = differences_from_training(model, image)
+        return {
+            "outputs": described,
+            "tables": [
+                {"name": name, "columns": [[each.name, each.unit] for each in table.columns], "file": table.file}
+                for name, table in predicted.tables.items()
+            ],
+            "warnings": _warnings(verdict, differences, predicted.clipped),
+        }
 
     def _load(self, question: dict[str, Any], folder: Path) -> tuple[LoadedModel, PredictionParameters]:
         method = self._service.method(question["method"])
@@ -141,9 +149,8 @@ class WarmPredictor:
             manifest = ModelManifest.read(self._store, place / MODEL_MANIFEST)
             cache = Cache(self._store.settings.state_folder, folder / "held")
             files = cache.mirror(self._store, place, manifest.files, folder / "model")
-            self._model = load_model(
-                method, manifest, files, weights=parameters.weights, precision=parameters.precision
-            )
+            weights = manifest.weights_named(parameters.weights)
+            self._model = load_model(method, manifest, files, weights=weights, precision=parameters.precision)
             self._key = key
         return self._model, parameters
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from parfocal.runtime.errors import DamagedError, NotFoundError
+from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.store import Location, Store
 
@@ -274,6 +274,22 @@ class ModelManifest(Manifest):
     def calibration(self) -> dict[str, float]:
         """What was set on the validation images or measured on the data, as far as it is single numbers."""
         return {name: value for name, value in self.facts.measured.items() if isinstance(value, int | float)}
+
+    def weights_named(self, name: str, field: str = "weights") -> str:
+        """Return the name of kept weights; "best" are the usual ones, the first, where none are called so.
+
+        Raises
+        ------
+        InvalidInputError
+            The model has no such weights; the violation has the name of the `field` that asked for them.
+        """
+        if name in self.weights:
+            return name
+        if name == "best" and self.weights:
+            return next(iter(self.weights))
+        known = ", ".join(self.weights) or "none"
+        text = f"The model {self.model}:{self.version} has no weights {name!r}; it has {known}."
+        raise InvalidInputError(text, [Violation(field, text)])
 
     @property
     def best_epoch(self) -> int:

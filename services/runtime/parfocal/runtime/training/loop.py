@@ -154,14 +154,17 @@ class _Training:
         place = Location.parse(uri)
         model = ModelManifest.read(context.store, place / MODEL_MANIFEST)
         folder = context.cache.mirror(context.store, place, model.files, context.scratch / "initial")
-        wanted = LAST if context.job.training.initial_weights == v1.WEIGHTS_LAST else next(iter(model.weights), LAST)
+        spec = context.job.training
+        usual = LAST if spec.initial_weights == v1.WEIGHTS_LAST else "best"
         view = ModelView(
             parameters=context.method.parse(v1.JOB_KIND_TRAINING, model.parameters),
             facts=model.facts,
             normaliser=Normaliser.model_validate(model.normaliser),
             axes=model.axes,
         )
-        initial: Learner = self._implementation.load(folder, view, wanted)
+        initial: Learner = self._implementation.load(
+            folder, view, model.weights_named(spec.initial_weights_name or usual)
+        )
         try:
             if (known := model.input_channels) != (channels := self._opened.facts.input_channels):
                 raise InvalidInputError(f"It reads {known} channels and these images have {channels}.")

@@ -46,12 +46,3 @@ class NAME2D(TorchFiles, ImageImplementation[NAMEParameters, SupervisedLearner])
     def geometry(self, parameters: NAMEParameters, facts: Facts) -> Geometry:  # noqa: ARG002
         """Return how far an output pixel sees: one pixel for each convolution."""
         return Geometry(divisor=1, overlap=parameters.layers + 1, output_channels=1)
-
-    def interpret(
-        self,
-        output: NDArray[np.float32],
-        parameters: NAMEParameters,  # noqa: ARG002
-        facts: Facts,  # noqa: ARG002
-    ) -> dict[str, tuple[NDArray[np.float32], bool]]:
-        """Return the only channel as the prediction, in grey values."""
-        return {"prediction": (output[..., 0], True)}
