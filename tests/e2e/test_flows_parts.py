@@ -23,6 +23,7 @@ from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import Catalogue, evaluation_choice, job_of_choice
 from parfocal.flows.reconcile import Fate, decide
 from parfocal.flows.remote import just_polled
+from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, Metric, Statistics
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 from parfocal.runtime.store.names import check_request_id
@@ -69,6 +70,20 @@ def test_a_deployment_takes_its_own_values_and_those_of_its_form_alone() -> None
     values = {"dataset": "beads:1", "model": "m"}
     assert accepts(schema, {"method": "sharp-2d", "project": "default", **values})
     assert not accepts(schema, {"settings": {"epochs": 5}, **values})
+
+
+def test_a_form_offers_the_datasets_that_suit_its_method() -> None:
+    finds = method(TRAIN)
+    finds.data_requirements.target = v1.TARGET_KIND_BOXES
+    kinds = {"beads:1": "", "cells:2": "boxes", "cells:1": "paired", "later:1": "a kind of tomorrow"}
+    catalogue = Catalogue([finds, method(TRAIN)], list(kinds), {}, kinds=kinds)
+    boxes, anything = (offer.form["properties"]["dataset"] for offer in deployments.offers(catalogue, "default"))
+    assert boxes["enum"] == ["cells:2"]
+    assert KINDS["boxes"].title in boxes["description"]
+    assert anything["enum"] == list(kinds)
+    without = forms.train_form(finds, [])["properties"]["dataset"]
+    assert "enum" not in without
+    assert KINDS["boxes"].title in without["description"]
 
 
 def test_a_training_can_go_on_from_a_model_of_its_method() -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_data import COUNTS, write_kind
 from support import Ended, free_ports, interruptible, wait_for
 
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
 from parfocal.demo.simulate import write_dataset
+from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.store import Location
@@ -236,6 +238,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         (("dataset", "check", "nothing", "--qc"), 3, "no dataset named 'nothing'"),
         (("dataset", "check", "./nothing"), 3, "There is no folder"),
         (("dataset", "check", "DATASET", "--again"), 2, "add --qc"),
+        (("dataset", "check", "DATASET", "--kind", "boxes"), 2, "--kind"),
         (("dataset", "check", "DATASET", "--qc", "-p", "max_shfit=2"), 2, "Did you mean 'max_shift'"),
         (("logs",), 3, "no logs"),
         (("frobnicate",), 2, "No such command"),
@@ -274,6 +277,48 @@ def test_a_good_folder_passes_the_check(run: Callable[..., Ended], images: Path)
     result = run("dataset", "check", images)
     assert result.code == 0
     assert "Training pairs  4" in result.out
+
+
+@pytest.mark.parametrize("kind", ["boxes", "coordinates", "unpaired", "sources", "classes"])
+def test_a_dataset_of_any_kind_is_made_and_says_what_it_is(
+    kind: str, run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    folder, name = write_kind(tmp_path, kind), f"of-{kind}"
+    options = ("--kind", kind) if kind == "unpaired" else ()
+    checked = run("--json", "dataset", "check", folder, *options)
+    assert (checked.code, checked.json["kind"], checked.json["train"]) == (0, kind, COUNTS["train"])
+    assert run("dataset", "create", name, folder, *options).code == 0
+    shown = run("--json", "dataset", "show", name).json
+    assert (shown["kind"], shown["counts"], shown["classes"]) == (
+        kind,
+        checked.json["counts"],
+        checked.json["classes"],
+    )
+    annotated = COUNTS["train"] + COUNTS["test"] if kind in {"boxes", "coordinates"} else 0
+    assert len(shown["annotations"]) == annotated
+    assert kind in run("dataset", "show", name).out
+    assert f"{name}:1" in {f"{each['dataset']}:{each['version']}" for each in run("--json", "dataset", "list").json}
+    assert run("dataset", "check", name).code == 0
+    refused = run("train", "fake-2d", "--dataset", name, "--model", "x")
+    if kind == "classes":
+        assert refused.code == 0
+    else:
+        assert refused.code == 2
+        assert KINDS[kind].title in refused.err
+        assert KINDS["paired"].title in refused.err
+
+
+def test_a_wrong_kind_is_refused_with_the_reason(run: Callable[..., Ended], images: Path) -> None:
+    result = run("dataset", "create", "wrong", images, "--kind", "boxes")
+    assert result.code == 2
+    assert "train/target" in result.err
+    assert run("dataset", "show", "wrong").code == 3
+
+
+def test_every_kind_is_named_in_the_help(run: Callable[..., Ended]) -> None:
+    for command in ("create", "check"):
+        text = run("dataset", command, "--help").out
+        assert all(kind in text for kind in KINDS)
 
 
 def test_a_stored_dataset_that_lost_a_file_is_told(run: Callable[..., Ended], dataset: str) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from example_data import write_kind
 from scipy import ndimage
-from support import filament_pair, nuclei_pair, publish_dataset, read_published, write_pairs
+from support import filament_pair, nuclei_pair, publish_dataset, publish_kind, read_published, write_pairs
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
@@ -49,8 +50,9 @@ def evaluate(run_job: Any, s3: Any) -> Callable[..., Outcome]:
     """Judge a folder as a stored dataset."""
     store = s3.store()
 
-    def run(folder: Path, split: str = "", **parameters: Any) -> Outcome:
-        uri = publish_dataset(store, folder.name.rstrip("0123456789"), folder)
+    def run(folder: Path, split: str = "", kind: str | None = None, **parameters: Any) -> Outcome:
+        name = folder.name.rstrip("0123456789")
+        uri = publish_dataset(store, name, folder) if kind is None else publish_kind(store, name, folder, kind)
         spec = v1.EvaluationSpec(method="dataset", dataset_uri=uri, split=split, parameters=values_struct(parameters))
         job = run_job(v1.StartJobRequest(evaluation=spec))
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
@@ -184,3 +186,26 @@ def test_volumes_and_further_targets_are_judged_too(evaluate: Callable[..., Outc
     assert "volumes" in outcome.summary["purpose"]["text"]
     assert "shift unknown" in {finding["check"] for finding in outcome.summary["findings"]}
     assert outcome.summary["counts"]["error"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("classes", "semantic segmentation"),
+        ("unpaired", "translation"),
+        ("sources", "restoration"),
+        ("boxes", "detection"),
+        ("coordinates", "localisation"),
+    ],
+)
+def test_data_of_every_kind_are_looked_at_as_what_they_are(
+    kind: str, task: str, evaluate: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = evaluate(write_kind(tmp_path, kind), kind=kind)
+    summary = outcome.summary
+    assert summary["counts"]["error"] == 0, summary["findings"]
+    assert task in summary["purpose"]["tasks"].values()
+    assert task in summary["purpose"]["text"]
+    # Images that are no partners are not compared; the objects of a class are not taken for one in pieces.
+    checks = {finding["check"] for finding in summary["findings"]}
+    assert not checks & {"unlike", "shifted", "shift unknown", "inverted", "same as source", "in pieces"}

@@ -60,7 +60,8 @@ def evaluation(tmp_path: Path) -> Evaluation:
         parameters={"epochs": 20, "learning_rate": 0.0004, "probabilistic": True}, axes="YX", normaliser={},
         dataset_uri="s3://d/p/w2s/2/", dataset_sha256={"train/source/a.tif": "1", "train/target/a.tif": "2"},
         environment={"packages": {"csbdeep": "0.8.2"}, "device": "CPU", "precision": "float32"},
-        training_seconds=600, epochs=20, weights={"best": KeptWeights(epoch=17)}, warnings=("Only one validation image.",),
+        training_seconds=600, epochs=20, weights={"best": KeptWeights(epoch=17)},
+        warnings=("Only one validation image.",),
     )  # fmt: skip
     return Evaluation(
         prediction="20261122-120000-prediction-mine-4f3a12",

@@ -5,20 +5,34 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from example_data import write_kind
 from fake import SERVICE
-from support import publish_model
+from support import publish_kind, publish_model
 
 from parfocal import v1
+from parfocal.runtime.datasets.kinds import needed_title, title_of
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.jobs.admission import admit, check_dataset, require_outputs
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.methods.parameters import PredictionParameters, Roles
 from parfocal.runtime.methods.service import Parameters, Work
 from parfocal.runtime.store.facts import Facts, Port
-from parfocal.runtime.store.manifests import UNCERTAINTY_FACTOR, DatasetManifest, ImageEntry, KeptWeights, ModelManifest
+from parfocal.runtime.store.manifests import (
+    RESULT_MANIFEST,
+    UNCERTAINTY_FACTOR,
+    AnnotationEntry,
+    DatasetManifest,
+    ImageEntry,
+    KeptWeights,
+    ModelManifest,
+    ResultManifest,
+)
+from parfocal.runtime.store.names import result_location
+from parfocal.runtime.store.publish import publish
 from parfocal.runtime.store.store import Store
 
 FAKE = SERVICE.method("fake-2d")
@@ -106,6 +120,111 @@ def test_a_target_of_another_size_is_named_with_both_sizes() -> None:
 
 def test_too_few_images_are_counted() -> None:
     assert "has 1 training images" in refusal(FAKE, PAIRS[:2]).message
+
+
+def kind_of(kind: str, *images: ImageEntry, annotated: str = "ab") -> DatasetManifest:
+    entries = [
+        AnnotationEntry(split="train", role="target", stem=stem, file=f"train/target/{stem}.xml", objects=1)
+        for stem in annotated
+    ]
+    return dataset(*images).model_copy(update={"kind": kind, "annotations": tuple(entries)})
+
+
+def needing(target: Any, **fields: Any) -> Any:
+    return replace(FAKE, target=target, **fields)
+
+
+SOURCES = [image("source", stem) for stem in "ab"]
+MICROMETRE = (0.1, 0.1, None)
+FRAMES = [image("source", stem, (6, 64, 80), "TYX").model_copy(update={"pixel_size_um": MICROMETRE}) for stem in "ab"]
+UNPAIRED = [*SOURCES, *(image("target", stem, (32, 32)) for stem in "xyz")]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "target"),
+    [
+        (kind_of("paired", *PAIRS), v1.TARGET_KIND_PAIRED_IMAGE),
+        (kind_of("labels", *PAIRS), v1.TARGET_KIND_LABELS),
+        (kind_of("labels", *PAIRS), v1.TARGET_KIND_PAIRED_IMAGE),
+        (kind_of("classes", *PAIRS), v1.TARGET_KIND_CLASSES),
+        (kind_of("unpaired", *UNPAIRED), v1.TARGET_KIND_UNPAIRED_IMAGE),
+        (kind_of("paired", *PAIRS), v1.TARGET_KIND_UNPAIRED_IMAGE),
+        (kind_of("sources", *SOURCES), v1.TARGET_KIND_NONE),
+        (kind_of("boxes", *SOURCES), v1.TARGET_KIND_NONE),
+        (kind_of("boxes", *SOURCES), v1.TARGET_KIND_BOXES),
+        (kind_of("coordinates", *FRAMES), v1.TARGET_KIND_COORDINATES),
+        (kind_of("", *PAIRS), v1.TARGET_KIND_LABELS),
+    ],
+)
+def test_a_dataset_suits_what_finds_its_needs_in_it(manifest: DatasetManifest, target: Any) -> None:
+    check_dataset(needing(target), manifest, Roles())
+
+
+@pytest.mark.parametrize(
+    ("manifest", "target"),
+    [
+        (kind_of("paired", *PAIRS), v1.TARGET_KIND_LABELS),
+        (kind_of("classes", *PAIRS), v1.TARGET_KIND_LABELS),
+        (kind_of("unpaired", *UNPAIRED), v1.TARGET_KIND_PAIRED_IMAGE),
+        (kind_of("sources", *SOURCES), v1.TARGET_KIND_PAIRED_IMAGE),
+        (kind_of("coordinates", *FRAMES), v1.TARGET_KIND_BOXES),
+        (kind_of("", *PAIRS), v1.TARGET_KIND_BOXES),
+    ],
+)
+def test_a_dataset_of_another_kind_is_refused_with_the_kind_that_is_needed(
+    manifest: DatasetManifest, target: Any
+) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_dataset(needing(target), manifest, Roles())
+    assert [violation.field for violation in caught.value.violations] == ["training.dataset_uri"]
+    assert needed_title(target) in caught.value.message
+    assert title_of(manifest) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("manifest", "target", "field"),
+    [
+        (kind_of("boxes", *SOURCES, annotated="a"), v1.TARGET_KIND_BOXES, "train/source/b.tif"),
+        (kind_of("coordinates", *FRAMES, annotated="b"), v1.TARGET_KIND_COORDINATES, "train/source/a.tif"),
+        (kind_of("coordinates", FRAMES[0], SOURCES[1]), v1.TARGET_KIND_COORDINATES, "train/source/b.tif"),
+        (
+            kind_of("coordinates", FRAMES[0], FRAMES[1].model_copy(update={"pixel_size_um": None})),
+            v1.TARGET_KIND_COORDINATES,
+            "train/source/b.tif",
+        ),
+        (kind_of("unpaired", *UNPAIRED[:3]), v1.TARGET_KIND_UNPAIRED_IMAGE, "train/target"),
+    ],
+)
+def test_what_is_missing_in_a_dataset_of_the_right_kind_is_named(
+    manifest: DatasetManifest, target: Any, field: str
+) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_dataset(needing(target), manifest, Roles())
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def judged(store: Store, uri: str, target: Any) -> v1.Job:
+    """The admitted job of an evaluation that compares with targets."""
+    work: Mapping[Any, Work] = {v1.JOB_KIND_EVALUATION: Work(Parameters, "none:none")}
+    service = replace(SERVICE, methods=(needing(target, work=work),))
+    place = result_location(store, "default", f"none-{uuid.uuid4().hex}")
+    empty = ResultManifest(project="default", job="none", service="s", method="m", kind="prediction")
+    spec = v1.EvaluationSpec(
+        method="fake-2d", dataset_uri=uri, prediction_uri=publish(store, place, RESULT_MANIFEST, empty)
+    )
+    request = v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", evaluation=spec)
+    return admit(service, store, JobStore(store), request)
+
+
+@pytest.mark.parametrize("kind", ["unpaired", "sources", "boxes"])
+def test_a_dataset_without_target_images_is_compared_with_no_image(kind: str, s3: Any, tmp_path: Path) -> None:
+    store = s3.store()
+    uri = publish_kind(store, "compared", write_kind(tmp_path, kind), kind)
+    with pytest.raises(InvalidInputError) as caught:
+        judged(store, uri, v1.TARGET_KIND_PAIRED_IMAGE)
+    assert [violation.field for violation in caught.value.violations] == ["evaluation.dataset_uri"]
+    if kind == "boxes":
+        assert judged(store, uri, v1.TARGET_KIND_BOXES).state == v1.JOB_STATE_QUEUED
 
 
 def alone(store: Store, dataset_uri: str, **values: str) -> InvalidInputError | None:

@@ -195,7 +195,10 @@ def test_grey_targets_are_neither_labels_nor_classes(tmp_path: Path) -> None:
     write_kind(tmp_path, "labels")
     noise = np.random.default_rng(0).integers(1, 60_000, SHAPE).astype(np.uint16)
     save(tmp_path / "train" / "target" / "field1.tif", noise)
-    assert check_folder(tmp_path).kind == "paired"
+    report = check_folder(tmp_path)
+    assert report.kind == "paired"
+    assert "target/field1.tif" in report.told_by
+    assert any("look like label images" in text and "target/field1.tif" in text for text in report.warnings)
     for kind in ("labels", "classes"):
         assert fields(refused(tmp_path, kind=kind)) == ["train/target/field1.tif"]
 
@@ -209,6 +212,14 @@ def test_label_images_with_many_objects_are_no_class_images(tmp_path: Path) -> N
         save(path, np.broadcast_to(stripes + 40 * int(path.stem[-1]), SHAPE).copy())
     assert "--kind labels" in refused(tmp_path, kind="classes").message
     assert check_folder(tmp_path, kind="labels").kind == "labels"
+
+
+def test_an_image_all_of_one_class_is_taken_where_classes_are_said(tmp_path: Path) -> None:
+    write_kind(tmp_path, "classes")
+    save(tmp_path / "train" / "target" / "field0.tif", np.full(SHAPE, 2, np.uint8))
+    assert fields(refused(tmp_path)) == ["train/target/field0.tif"]
+    report = check_folder(tmp_path, kind="classes")
+    assert (report.kind, report.class_values, report.warnings) == ("classes", (0, 1, 2), ())
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path: Path) -> None:

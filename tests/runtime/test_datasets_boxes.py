@@ -288,6 +288,7 @@ def changed(**lists: Any) -> str:
         (changed(annotations={"bbox": [1, 2, 3]}), "bbox"),
         (changed(annotations={"bbox": [1, 2, None, 4]}), "bbox[2]"),
         (changed(annotations={"bbox": [1, 2, 1e999, 4]}), "bbox[2]"),
+        (changed(annotations={"bbox": [1, 10**400, 3, 4]}), "bbox[1]"),
         (changed(annotations={"bbox": [30, 20, -20, 5]}), "lower right"),
         (changed(annotations={"bbox": [300, 20, 20, 5]}), "outside"),
         (changed(annotations={"category_id": 99}), "category_id 99"),

@@ -30,7 +30,7 @@ _PIXEL_SIZE = click.option(
     "--pixel-size",
     type=click.FloatRange(min=0, min_open=True),
     metavar="NM",
-    help="Edge of a pixel in nm, where stacks with coordinates do not say it.",
+    help="Side length of a pixel in nm, where stacks with coordinates do not say it.",
 )
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -43,16 +43,16 @@ def dataset() -> None:
     A dataset is made from a folder of this layout; partners have the same name:
       FOLDER/train/source/a.tif    noisy        FOLDER/test/source/x.tif
       FOLDER/train/target/a.tif    clean        FOLDER/test/target/x.tif
-    No model is trained on the test images; quality control judges models by them.
+    Models are judged by the test images, and never trained on them.
 
     \b
     Other methods need other targets:
       labels        label images in target: one number for each object
       classes       class images in target: one number for each class
-      boxes         PASCAL VOC a.xml, one COCO .json, or YOLO a.txt and classes.txt
+      boxes         PASCAL VOC a.xml, a COCO .json, or YOLO a.txt and classes.txt
       coordinates   ThunderSTORM tables a.csv beside stacks of frames
       sources       no folder target
-      unpaired      any images in target, which are no partners: say --kind unpaired
+      unpaired      images in target that are no partners: say --kind unpaired
     """  # noqa: D301 - click's mark for kept line ends
 
 

@@ -140,7 +140,7 @@ def check_objects(role: str, records: Sequence[Record], limits: DatasetThreshold
 
 
 def check_masks(role: str, records: Sequence[Record]) -> Iterator[Finding]:
-    """Yield what is worth knowing about targets of two values."""
+    """Yield what is worth knowing about targets that are masks or class images."""
     empty = [record for record in records if not record.values["labelled"]]
     yield from _finding(
         *("warning", "not labelled", empty),
@@ -148,7 +148,7 @@ def check_masks(role: str, records: Sequence[Record]) -> Iterator[Finding]:
         "If there is something in the image, draw it or leave the image out.",
     )
     text = (
-        f"The images of {role} have two values, foreground and background. Methods that tell one object from the next "
+        f"The images of {role} have one value for many objects. Methods that tell one object from the next "
         "need a number for each object."
     )
     yield Finding("note", "mask", text)

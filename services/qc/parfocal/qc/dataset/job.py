@@ -74,7 +74,7 @@ def evaluate(context: JobContext) -> None:
     records = _measure(context, source, scratch)
     limits = parameters.thresholds()
     findings = find(records, limits, whole=not spec.split)
-    purpose = purpose_of(records, findings, limits)
+    purpose = purpose_of(records, findings, limits, dataset.kind)
     context.report_progress(v1.Progress(stage="drawing", fraction=1.0), message="drawing", at_once=True)
     checks = Checks(findings)
     names = {record.label: [check for _, check in checks.of([record.label])] for record in records}
@@ -155,6 +155,8 @@ class _Images:
         self._entries = {entry.name: entry for entry in dataset.files}
         # What can be wrong with grey images or labels is right for classes: one number for many objects.
         self._images = [image for image in dataset.images if split in {"", image.split} and image.role != CLASS_ROLE]
+        self._classes = dataset.kind == "classes"
+        self._unpaired = dataset.unpaired
         roles = sorted({image.role for image in self._images}, key=lambda role: (role.startswith("target"), role))
         self._kinds: dict[str, Kind] = {role: self._kind(role) for role in roles}
         self._files = {(image.split, image.role, image.stem): image.file for image in self._images}
@@ -164,17 +166,20 @@ class _Images:
         )
 
     def fields(self) -> Iterator[list[Picture]]:
-        """Yield the images of one field of view after the other, training images first."""
-        for _, images in groupby(self._images, key=lambda image: (image.split, image.stem)):
+        """Yield the images of one field of view after the other, training images first; an unpaired image is alone."""
+        for _, images in groupby(self._images, key=self._field):
             yield [self._picture(image) for image in images]
 
     def count(self) -> int:
         """Return the number of fields of view."""
-        return len({(image.split, image.stem) for image in self._images})
+        return len({self._field(image) for image in self._images})
 
     def entry(self, record: Record) -> FileEntry:
         """Return the file of a record."""
         return self._entries[self._files[record.picture.split, record.picture.role, record.picture.stem]]
+
+    def _field(self, image: ImageEntry) -> tuple[str, str, str]:
+        return image.split, image.stem, image.role if image.split in self._unpaired else ""
 
     def _picture(self, image: ImageEntry) -> Picture:
         return Picture(
@@ -191,6 +196,9 @@ class _Images:
         """Tell what a role holds by some of its images: one grey image makes all grey, one label image all labels."""
         if not role.startswith("target"):
             return "image"
+        if role == "target" and self._classes:
+            # One number for many objects is what class images have, as masks do.
+            return "mask"
         images = [image for image in self._images if image.role == role]
         kinds = set()
         for index in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int)):

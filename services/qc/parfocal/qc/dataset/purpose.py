@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -20,7 +21,8 @@ class Purpose:
     Attributes
     ----------
     tasks
-        By target role: "restoration", "translation", "instance segmentation" or "semantic segmentation".
+        By target role: "restoration", "translation", "instance segmentation", "semantic segmentation", "detection" or
+        "localisation".
     text
         One sentence on them, or on why there is none.
     """
@@ -29,11 +31,23 @@ class Purpose:
     text: str
 
 
-def purpose_of(records: Sequence[Record], findings: Iterable[Finding], limits: DatasetThresholds) -> Purpose:
-    """Say what the images are good for.
+_OF_KIND: Final = {
+    "unpaired": ("translation", "the images of source and target are no pairs"),
+    "sources": ("restoration", "there are images without targets, on which some methods can be trained"),
+    "boxes": ("detection", "boxes stand beside the images"),
+    "coordinates": ("localisation", "coordinates stand beside the stacks of frames"),
+}
+"""By kind of dataset the task, and the reason."""
 
-    Grey targets that are alike to their smoothed sources (median correlation) suit restoration, others translation;
-    label images suit instance segmentation, masks semantic segmentation.
+
+def purpose_of(
+    records: Sequence[Record], findings: Iterable[Finding], limits: DatasetThresholds, kind: str = ""
+) -> Purpose:
+    """Say what the images of a dataset of some kind are good for.
+
+    Without target images, or with unpaired ones, the kind tells. Grey targets that are alike to their smoothed sources
+    (median correlation) suit restoration, others translation; label images suit instance segmentation, masks semantic
+    segmentation.
     """
     sources = [record for record in records if record.picture.role == "source"]
     training = sum(record.picture.split == "train" for record in sources)
@@ -45,6 +59,10 @@ def purpose_of(records: Sequence[Record], findings: Iterable[Finding], limits: D
     }
     tasks: dict[str, str] = {}
     reasons: list[str] = []
+    if kind in _OF_KIND:
+        tasks["target"], what = _OF_KIND[kind]
+        reasons.append(f"{what} ({count(training, 'training image')})")
+        targets = {}
     for role, group in targets.items():
         if group:
             tasks[role], reason = _task(role, group, limits)

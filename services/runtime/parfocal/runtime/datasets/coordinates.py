@@ -128,7 +128,7 @@ def check_coordinates(
         A table ``NAME.csv`` for each stack, as ThunderSTORM exports it: columns ``frame`` (from 1), ``x [nm]``,
         ``y [nm]`` from the upper left corner, and more that may be missing. Lengths in px or µm are converted.
     pixel_size_nm
-        Edge of a pixel in nm; None: as the stacks say.
+        Side length of a pixel in nm; None: as the stacks say.
     min_images, limits
         As for `check_images`.
 
@@ -173,7 +173,7 @@ def check_coordinates(
             notes.add("Frames without a localisation", f"{name}: {frames}", len(empty))
         checked.append(LocalisedStack(image, tables[stem], len(table.frame)))
     if not problems and not any(stack.objects for stack in checked):
-        problems.append(Violation(target_folder.name, "no table has a row: there is nothing to learn."))
+        problems.append(Violation(target_folder.name, "no table has a row: there is nothing to train on."))
     if problems:
         raise refusal(f"The localisations cannot be used: {count(len(problems), 'problem')}.", problems)
     return CoordinateReport(tuple(checked), (*notes.texts(), *found.texts()))

@@ -29,7 +29,6 @@ NO_TEST_IMAGES: Final = (
 """The warning that nothing is held out for quality control."""
 _IMAGE_KINDS: Final = ("paired", "labels", "classes")
 _TOLD_BY_PIXELS: Final = {
-    "paired": "the targets have grey values",
     "labels": "the targets have whole numbers, the same in all pixels of an object",
     "classes": "the targets have few values, which many objects share",
 }
@@ -143,6 +142,7 @@ class _Split:
     name: str
     path: Path
     folder: Path
+    kind: str
     axes: str
     pixel_size_nm: float | None
     readable: Readable
@@ -176,8 +176,8 @@ def check_folder(
 ) -> FolderReport:
     """Check a folder ``{train,test}/{source,target}/NAME.tif``, or ``{source,target}/NAME.tif`` without test images.
 
-    Further folders ``target_LABEL`` beside ``target`` hold other images of the same fields to learn, further folders
-    ``source_LABEL`` others to learn from; these may have more planes or channels than their targets.
+    Further folders ``target_LABEL`` beside ``target`` hold other targets of the same fields, further folders
+    ``source_LABEL`` other sources; these may have more planes or channels than their targets.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def check_folder(
         What each image must have, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are
         pairs. Empty: "YX", and "TYX" for stacks with coordinates.
     pixel_size_nm
-        Edge of a pixel in nm, for coordinates only; None: as the stacks say.
+        Side length of a pixel in nm, for coordinates only; None: as the stacks say.
     readable
         Makes folders readable for services, for example by converting proprietary formats.
 
@@ -216,7 +216,7 @@ def check_folder(
     if axes not in {"", FRAME_AXES} and family == "coordinates":
         text = f"Stacks with coordinates have the axes {FRAME_AXES}: leave the axes out."
         raise InvalidInputError(text, [Violation("axes", text)])
-    splits = [_Split(name, path, folder, axes or "YX", pixel_size_nm, readable) for name, path in places.items()]
+    splits = [_Split(name, path, folder, kind, axes or "YX", pixel_size_nm, readable) for name, path in places.items()]
     problems: list[Violation] = []
     for split in splits:
         where = "" if split.path == folder else f"{split.name}/"
@@ -240,8 +240,13 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         look = look.add(split.look)
     if family == "paired":
         found = look.kind()
-        told_by = told_by or _TOLD_BY_PIXELS[found]
+        told_by = told_by or _TOLD_BY_PIXELS.get(found) or look.why_grey()
         family = kind or found
+        if family == "paired" and not kind and look.few_grey:
+            splits[0].warnings.append(
+                f"Most targets look like label images, but {len(look.grey)} have grey values, so all count as grey "
+                f"images: {some([each.field for each in look.grey])}. Correct them if objects shall be found."
+            )
         if family == "labels" and (
             wrong := [each for split in splits for each in split.class_look.problems("classes")]
         ):
@@ -318,7 +323,17 @@ def _check_image_targets(split: _Split) -> None:
     axes = split.axes
     target_axes = _without_channels(axes)
     source, target = split.images_of("source"), split.images_of("target")
-    report = check_pairs(source, target, axes=target_axes, source_axes=axes, empty_targets=True, look=split.look)
+    # Where nobody says that targets are labels or classes, one without contrast is taken for a mistake, unless it is 0.
+    said = split.kind in {"labels", "classes"}
+    report = check_pairs(
+        source,
+        target,
+        axes=target_axes,
+        source_axes=axes,
+        constant_targets=said,
+        empty_targets=not said,
+        look=split.look,
+    )
     split.warnings += report.warnings
     split.images |= {
         "source": tuple(_source(pair, axes) for pair in report.pairs),

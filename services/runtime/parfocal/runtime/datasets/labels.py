@@ -82,7 +82,7 @@ def _is_even(image: NDArray[Any]) -> bool:
     """
     pairs = even = 0
     parts = list(_parts(image))
-    values, counts = np.unique(np.concatenate([part.ravel() for part in parts]), return_counts=True)
+    values, counts = _values(np.concatenate([part.ravel() for part in parts]))
     frequent = values[np.argmax(counts)]
     for part in parts:
         left, right = part[:, :-1], part[:, 1:]
@@ -146,6 +146,18 @@ class TargetLook:
             self._values + other._values,
             self._many or other._many or len(self.pixels + other.pixels) > MOST_CLASSES,
         )
+
+    @property
+    def few_grey(self) -> bool:
+        """Whether only a few images have grey values, so that they may be mistakes among labels."""
+        return 0 < len(self.grey) < self._images / 2 and self._even >= self._images - len(self.grey)
+
+    def why_grey(self) -> str:
+        """Return why the targets are grey values, for people."""
+        if not self.grey:
+            return "the targets have grey values"
+        first = self.grey[0]
+        return f"{first.field} {first.description.split('. ')[0].split(': ')[0]}"
 
     def kind(self) -> Literal["paired", "labels", "classes"]:
         """Return the most likely kind of the dataset.

@@ -79,7 +79,7 @@ def number(text: object, what: str) -> float:
     """Return a finite number; `what` names it in the ValueError if it is none."""
     try:
         value = float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value) or isinstance(text, bool):
         raise ValueError(f"{what} is {str(text)[:40]!r}, not a number")
