@@ -96,8 +96,8 @@ def test_sound_pairs_have_nothing_but_notes_and_everything_is_written(
     assert len(rows) == 16
     assert [row["image"] for row in rows[:2]] == ["field0", "field0"]
     targets = [row for row in rows if row["role"] == "target"]
-    assert all(float(row["shift [pixels]"]) < 0.3 for row in targets if row["shift [pixels]"])
-    assert all(float(row["PSNR of the source [dB]"]) > 5 for row in targets)
+    assert all(float(row["shift_px"]) < 0.3 for row in targets if row["shift_px"])
+    assert all(float(row["source_psnr"]) > 5 for row in targets)
 
 
 def test_every_defect_made_on_purpose_is_found_in_its_image_alone(
@@ -127,8 +127,8 @@ def test_every_defect_made_on_purpose_is_found_in_its_image_alone(
     assert "r = 1.000" in leaks[2]["text"]
     assert {"train/target/field2", "test/target/field0"} <= set(outcome.images("unlike"))
     (shifted,) = (row for row in outcome.table("images.csv") if "shifted" in row["findings"])
-    assert float(shifted["shift Y [pixels]"]) == pytest.approx(3, abs=0.3)
-    assert float(shifted["shift X [pixels]"]) == pytest.approx(-2, abs=0.3)
+    assert float(shifted["shift_y_px"]) == pytest.approx(3, abs=0.3)
+    assert float(shifted["shift_x_px"]) == pytest.approx(-2, abs=0.3)
     assert {row["check"] for row in outcome.table("findings.csv")} >= {
         "leak",
         "shifted",
@@ -181,7 +181,7 @@ def test_volumes_and_further_targets_are_judged_too(evaluate: Callable[..., Outc
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, Image(pixels.clip(0, 65000).astype(np.uint16), "ZYX", PixelSize(0.1, 0.1, 0.3)))
     outcome = evaluate(folder, split="train", max_sheets=1)
-    assert {row["part"] for row in outcome.table("images.csv")} == {"train"}
+    assert {row["split"] for row in outcome.table("images.csv")} == {"train"}
     assert outcome.summary["purpose"]["tasks"] == {"target": "restoration", "target_DAPI": "translation"}
     assert "volumes" in outcome.summary["purpose"]["text"]
     assert "shift unknown" in {finding["check"] for finding in outcome.summary["findings"]}

@@ -79,21 +79,21 @@ def check_grey(role: str, records: Sequence[Record], limits: DatasetThresholds) 
         "Look at them and leave out those without a sample.",
         lambda record: f"{record.values['rise']:.1f} sigma",
     )
-    saturated = _above(records, "saturated", limits.max_saturated)
+    saturated = _above(records, "saturated_fraction", limits.max_saturated)
     yield from _finding(
         *("warning", "saturated", saturated),
         f"More than {100 * limits.max_saturated:g} % of the pixels have the largest value, their true brightness is "
         f"lost, in {_part(saturated, records, 'image', role)}",
         "Take such images again with less light or exposure, or leave them out.",
-        lambda record: f"{100 * record.values['saturated']:.1f} %",
+        lambda record: f"{100 * record.values['saturated_fraction']:.1f} %",
     )
-    clipped = _above(records, "zero", limits.max_zero)
+    clipped = _above(records, "zero_fraction", limits.max_zero)
     yield from _finding(
         *("note", "cut off at 0", clipped),
         f"More than {100 * limits.max_zero:g} % of the pixels are 0, cut off with their noise, in "
         f"{_part(clipped, records, 'image', role)}",
         "Use the images as the camera gave them if you can.",
-        lambda record: f"{100 * record.values['zero']:.0f} %",
+        lambda record: f"{100 * record.values['zero_fraction']:.0f} %",
     )
     yield from _blurred(role, records, limits)
     yield from _unusual(role, records, limits)
@@ -141,7 +141,7 @@ def check_objects(role: str, records: Sequence[Record], limits: DatasetThreshold
 
 def check_masks(role: str, records: Sequence[Record]) -> Iterator[Finding]:
     """Yield what is worth knowing about targets that are masks or class images."""
-    empty = [record for record in records if not record.values["labelled"]]
+    empty = [record for record in records if not record.values["labelled_fraction"]]
     yield from _finding(
         *("warning", "not labelled", empty),
         f"There is no foreground in {_part(empty, records, 'mask', role)}",
@@ -172,7 +172,7 @@ def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds)
         )
     yield from _unlike(role, records, limits)
     asked = [record for record in records if record.shift is not None]
-    known = [record for record in asked if "shift" in record.values]
+    known = [record for record in asked if "shift_px" in record.values]
     if asked and not known:
         text = (
             f"Whether the images of {role} are shifted against their sources cannot be told: they show too few of "
@@ -181,9 +181,9 @@ def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds)
         yield Finding("note", "shift unknown", text)
     # Outlines are drawn by hand, and often a pixel beside or around the object.
     allowed = limits.max_shift * (1 if records[0].picture.kind == "image" else 2)
-    shifted = _above(known, "shift", allowed)
+    shifted = _above(known, "shift_px", allowed)
     if shifted:
-        severity: Severity = "error" if shifted[0].values["shift"] > _FAR * limits.max_shift else "warning"
+        severity: Severity = "error" if shifted[0].values["shift_px"] > _FAR * limits.max_shift else "warning"
         unit = "pixel" if allowed == 1 else "pixels"
         yield from _finding(
             *(severity, "shifted", shifted),

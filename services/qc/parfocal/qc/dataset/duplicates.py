@@ -94,4 +94,4 @@ def _shows_something(record: Record) -> bool:
         return False
     if record.picture.kind == "image":
         return record.values["minimum"] < record.values["maximum"]
-    return record.values["labelled"] > 0
+    return record.values["labelled_fraction"] > 0

@@ -36,20 +36,20 @@ COLUMNS: Final[dict[str, str]] = {
     "signal": "signal [grey values]",
     "snr": "signal / noise",
     "rise": "largest rise / noise",
-    "saturated": "saturated [fraction of pixels]",
-    "zero": "at zero [fraction of pixels]",
+    "saturated_fraction": "saturated [fraction of pixels]",
+    "zero_fraction": "at zero [fraction of pixels]",
     "sharpness": "sharpness [fine / coarse structures]",
     "likeness": "correlation with the smoothed source [-1..1]",
-    "shift_z": "shift Z [planes]",
-    "shift_y": "shift Y [pixels]",
-    "shift_x": "shift X [pixels]",
-    "shift": "shift [pixels]",
+    "shift_z_px": "shift Z [planes]",
+    "shift_y_px": "shift Y [pixels]",
+    "shift_x_px": "shift X [pixels]",
+    "shift_px": "shift [pixels]",
     "source_psnr": "PSNR of the source [dB]",
     "source_ssim": "SSIM of the source [-1..1]",
     "source_pearson": "Pearson r of the source [-1..1]",
     "objects": "objects",
-    "object_size": "median object [pixels]",
-    "labelled": "labelled [fraction of pixels]",
+    "object_size_px": "median object [pixels]",
+    "labelled_fraction": "labelled [fraction of pixels]",
     "with_holes": "objects with holes",
     "in_pieces": "objects in pieces",
     "tiny": "tiny objects",
@@ -180,7 +180,7 @@ def _measure(
                 parts["sizes"] = sanity.sizes
                 parts["marked"] = tuple({*sanity.with_holes, *sanity.in_pieces})
             else:
-                values["labelled"] = float(np.count_nonzero(pixels) / pixels.size)
+                values["labelled_fraction"] = float(np.count_nonzero(pixels) / pixels.size)
         if source is not None:
             values |= _against(source, pixels, picture.kind, parts)
     except InvalidInputError as error:
@@ -203,7 +203,7 @@ def _statistics(pixels: npt.NDArray[Any]) -> dict[str, float]:
 
 def _quality(original: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> dict[str, float]:
     lost = saturation(original)
-    values = {"saturated": lost.at_ceiling, "zero": lost.at_zero}
+    values = {"saturated_fraction": lost.at_ceiling, "zero_fraction": lost.at_zero}
     if min(pixels.shape[-2:]) < 3:
         return values
     if pixels.ndim == 3:
@@ -217,12 +217,12 @@ def _quality(original: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> dict[str, 
 def _objects(sanity: LabelSanity) -> dict[str, float]:
     values = {
         "objects": sanity.objects,
-        "labelled": sanity.labelled,
+        "labelled_fraction": sanity.labelled,
         "with_holes": len(sanity.with_holes),
         "in_pieces": len(sanity.in_pieces),
         "at_border": len(sanity.at_border),
     }
-    return values | ({"object_size": float(np.median(sanity.sizes))} if sanity.objects else {})
+    return values | ({"object_size_px": float(np.median(sanity.sizes))} if sanity.objects else {})
 
 
 def _against(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, parts: dict[str, Any]) -> dict[str, float]:
@@ -237,8 +237,8 @@ def _against(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, par
     shift = estimate_shift(source, shown)
     parts["shift"] = shift
     if shift.vector is not None and shift.distance is not None:
-        values |= dict(zip(("shift_z", "shift_y", "shift_x")[-len(shift.vector) :], shift.vector, strict=True))
-        values["shift"] = shift.distance
+        values |= dict(zip(("shift_z_px", "shift_y_px", "shift_x_px")[-len(shift.vector) :], shift.vector, strict=True))
+        values["shift_px"] = shift.distance
     likeness = _likeness(source, shown)
     if likeness is not None:
         values["likeness"] = likeness
