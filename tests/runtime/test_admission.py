@@ -206,7 +206,7 @@ def test_what_is_missing_in_a_dataset_of_the_right_kind_is_named(
 def judged(store: Store, uri: str, target: Any) -> v1.Job:
     """The admitted job of an evaluation that compares with targets."""
     work: Mapping[Any, Work] = {v1.JOB_KIND_EVALUATION: Work(Parameters, "none:none")}
-    service = replace(SERVICE, methods=(needing(target, work=work),))
+    service = replace(SERVICE, methods=(needing(target, work=work, presets={}),))
     place = result_location(store, "default", f"none-{uuid.uuid4().hex}")
     empty = ResultManifest(project="default", job="none", service="s", method="m", kind="prediction")
     spec = v1.EvaluationSpec(
