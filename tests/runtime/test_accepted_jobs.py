@@ -219,6 +219,19 @@ def test_a_job_that_another_instance_has_queued_is_taken_up(bench: Bench) -> Non
     play(scene())
 
 
+def test_a_job_of_a_method_that_the_service_has_no_more_holds_up_no_other(bench: Bench) -> None:
+    async def scene() -> None:
+        foreign = v1.Job(id="foreign", project="default", service=bench.service.name, method="gone-2d")
+        foreign.training.model = "m"
+        JobStore(Store(bench.settings)).create(foreign, "digest")
+        launcher, request = PlayedLauncher(), bench.request()
+        async with running(bench.controller(launcher)) as controller:
+            await controller.submit(request)
+            await until(lambda: launcher.attempts(request.request_id) == [1], "the worker of the other job")
+
+    play(scene())
+
+
 def test_an_instance_that_was_paused_past_its_lease_accepts_nothing(bench: Bench) -> None:
     async def scene() -> None:
         bench.settings = bench.settings.model_copy(update={"lease_seconds": 0.5})

@@ -370,7 +370,8 @@ class Controller:
                 if self.is_active and key not in self._queue and key not in self._running:
                     try:
                         await self._reconcile_one(*key)
-                    except DamagedError as error:
+                    except (NotFoundError, DamagedError) as error:
+                        # Its record is damaged, or its method is one that this version of the service does not have.
                         self._set_aside(key, error)
         self._reconcile_at = time.monotonic() + _RECONCILE_SECONDS
 
