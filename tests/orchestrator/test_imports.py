@@ -11,7 +11,8 @@ from support import ROOT
 ALLOWED = {
     f"parfocal.runtime.{name}"
     for name in (
-        *("errors", "rpc_errors", "settings", "datasets.pairs", "images.files", "images.needs"),
+        *("errors", "rpc_errors", "settings", "images.files", "images.needs"),
+        *("datasets", "datasets.folder", "datasets.kinds", "datasets.pairs", "store.evaluations"),
         *(
             "store.evaluations",
             "store.housekeeping",
@@ -24,7 +25,11 @@ ALLOWED = {
         "store.verdicts",
     )
 }
-UNITS = ("parfocal.care", "parfocal.qc")
+UNITS = tuple(
+    f"parfocal.{path.parent.name}"
+    for path in (ROOT / "services").glob("*/pyproject.toml")
+    if path.parent.name != "runtime"
+)
 FRAMEWORKS = ("tensorflow", "keras", "torch", "csbdeep")
 
 
@@ -37,6 +42,10 @@ def imported_modules() -> set[str]:
             elif isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
     return found
+
+
+def test_the_services_are_found() -> None:
+    assert {"parfocal.care", "parfocal.qc"} < set(UNITS)
 
 
 def test_the_orchestrator_uses_only_the_light_modules_of_the_runtime() -> None:

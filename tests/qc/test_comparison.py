@@ -25,9 +25,9 @@ from parfocal.qc.metrics.paired import holm
 from parfocal.runtime.errors import CancelledError
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.jobs.admission import admit
+from parfocal.runtime.jobs.attempt import run
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.jobs.worker import run
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
