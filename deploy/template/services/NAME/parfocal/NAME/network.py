@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from parfocal.NAME.parameters import NAMEParameters
