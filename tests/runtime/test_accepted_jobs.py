@@ -23,7 +23,7 @@ from fake import SERVICE
 from support import free_ports, publish_dataset
 
 from parfocal import v1
-from parfocal.runtime.errors import NotFoundError, StaleWorkerError, UnavailableError
+from parfocal.runtime.errors import DamagedError, NotFoundError, StaleWorkerError, UnavailableError
 from parfocal.runtime.jobs import attempt as attempt_module
 from parfocal.runtime.jobs import controller as controller_module
 from parfocal.runtime.jobs.context import JobContext
@@ -448,6 +448,18 @@ def test_a_checkpoint_of_a_replaced_worker_is_not_gone_on_from(bench: Bench, tmp
     assert path.read_text() == "five"
     kept = third.store.objects(third.jobs.folder("default", request.request_id) / "checkpoints")
     assert {item.location.parent.name for item in kept} == {"0002-000004", "0002-000005"}
+
+
+def test_a_damaged_checkpoint_keeps_no_further_one_from_being_saved(bench: Bench, tmp_path: Path) -> None:
+    context = attempt(bench, admitted(bench), 1, tmp_path)
+    context.save_checkpoint(1, [write(context, "one")])
+    (first,) = context.checkpoints()
+    context.store.write(first.place / "complete.json", b'{"files"')
+    context.save_checkpoint(2, [write(context, "two")])
+    with pytest.raises(DamagedError):
+        context.load_checkpoint(first)
+    (path,) = context.load_checkpoint(context.checkpoints()[-1])
+    assert path.read_text() == "two"
 
 
 def test_a_decided_publication_is_completed_by_the_next_worker(

@@ -279,7 +279,7 @@ class JobContext:
         try:
             files = self.store.read_json(checkpoint.place / "complete.json")["files"]
             return {str(name): str(place) for name, place in files.items()}
-        except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        except (NotFoundError, DamagedError, KeyError, TypeError, AttributeError):
             return {}
 
     def checkpoints(self) -> list[Checkpoint]:
