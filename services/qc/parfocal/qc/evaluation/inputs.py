@@ -217,8 +217,8 @@ def _items(
 
 
 def fetch_files(context: JobContext, uri: str, entries: Iterable[FileEntry]) -> dict[str, Path]:
-    """Return local copies of files of one dataset or result, by public name."""
-    wanted = {entry.public_name: entry for entry in entries}
+    """Return local copies of files of one dataset or result, by the names in its manifest."""
+    wanted = {entry.name: entry for entry in entries}
     return dict(zip(wanted, context.cache.fetch_all(context.store, Location.parse(uri), wanted.values()), strict=True))
 
 

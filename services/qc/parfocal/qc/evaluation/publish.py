@@ -19,7 +19,7 @@ from parfocal.qc.report.evaluation import Evaluation, MoreBlocks, evaluation_rep
 from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.evaluations import EvaluationSummary
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, ResultManifest
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, ResultManifest, public_name
 from parfocal.runtime.store.publish import folder_files
 from parfocal.runtime.store.store import Location
 from parfocal.runtime.store.verdicts import VERDICT_FILE
@@ -40,7 +40,8 @@ def evaluation_published_before(context: JobContext) -> bool:
     if context.job.evaluation.model_uri:
         kept = [entry for entry in published.files if "/" not in entry.public_name]
         files = fetch_files(context, str(context.reserved), kept)
-        _add_to_model(context, ((path, name) for name, path in files.items()), published.summary["metrics"])
+        named = ((path, public_name(name)) for name, path in files.items())
+        _add_to_model(context, named, published.summary["metrics"])
     return True
 
 
