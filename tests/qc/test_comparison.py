@@ -11,6 +11,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ from parfocal.runtime.store.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.store.store import Location, Store
+
+# A name of its own: a running service would take up the jobs that are done here.
+OWN = replace(SERVICE, name="qc-by-hand")
 
 Change = Callable[[Any, int], Any]
 
@@ -96,7 +100,7 @@ class Bench:
 
     def run(self, request: v1.StartJobRequest, *, cancel: bool = False) -> v1.Job:
         request.project, request.request_id = "default", uuid.uuid4().hex
-        job = admit(SERVICE, self.store, self._jobs, request)
+        job = admit(OWN, self.store, self._jobs, request)
 
         def begin(job: v1.Job) -> v1.JobEvent:
             job.attempt = 1
@@ -106,8 +110,8 @@ class Bench:
         scratch.mkdir()
         job = self._jobs.change("default", job.id, begin)
         if cancel:
-            self._jobs.mark_cancelled(job, keep_best=False, why="no longer wanted")
-        context = JobContext(SERVICE, self.store, job, scratch)
+            self._jobs.mark_cancelled(job, job.attempt, keep_best=False, why="no longer wanted")
+        context = JobContext(OWN, self.store, job, scratch)
         if cancel:
             wait_for(lambda: is_cancelled(context), what="the mark")
         run(context)

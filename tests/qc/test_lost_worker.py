@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.store.store import Location, Store
+
+# A name of its own: a running service would take up the jobs that are done here.
+OWN = replace(SERVICE, name="qc-by-hand")
 
 
 class LostAtTheModel(Store):
@@ -44,9 +48,7 @@ def test_the_model_has_its_verdict_although_the_worker_was_lost_before(
         model_uri=model,
     )
     jobs = JobStore(store)
-    job = admit(
-        SERVICE, store, jobs, v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", evaluation=spec)
-    )
+    job = admit(OWN, store, jobs, v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", evaluation=spec))
 
     def attempt(number: int, of: Store) -> JobContext:
         def begin(job: v1.Job) -> v1.JobEvent:
@@ -55,7 +57,7 @@ def test_the_model_has_its_verdict_although_the_worker_was_lost_before(
 
         scratch = tmp_path / f"attempt-{number}"
         scratch.mkdir()
-        return JobContext(SERVICE, of, jobs.change("default", job.id, begin), scratch)
+        return JobContext(OWN, of, jobs.change("default", job.id, begin), scratch)
 
     with pytest.raises(SystemExit, match="killed"):
         evaluate(attempt(1, losing))
