@@ -112,7 +112,7 @@ def test_the_input_itself_fails_for_its_noise(judge: Judge, s3: Any) -> None:
 def test_maps_have_the_axes_and_the_pixel_size_of_their_image(judge: Judge, s3: Any, tmp_path: Path, axes: str) -> None:
     job = judge("target", plain=True, axes=axes)
     read(job, s3)
-    s3.store().download(Location.parse(job.outputs[0].uri) / "maps" / "residual" / "field0.tif", tmp_path / "map.tif")
+    (tmp_path / "map.tif").write_bytes(read_published(s3.store(), job.outputs[0].uri, "maps/residual/field0.tif"))
     image = read_image(tmp_path / "map.tif")
     assert image.axes == axes
     assert image.pixel_size is not None
