@@ -61,8 +61,8 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     targets = [Port(role=Roles().targets[0], kind="labels")]
     if parameters.classes:
         targets.append(Port(role=CLASS_ROLE, kind="classes", classes=parameters.classes))
-    source = Port(role=Roles().source, channels=_whole(config, "n_channel_in", 1, _MOST_CHANNELS))
-    facts = Facts(inputs=(source,), targets=tuple(targets))
+    images = Port(role=Roles().source, channels=_whole(config, "n_channel_in", 1, _MOST_CHANNELS))
+    facts = Facts(inputs=(images,), targets=tuple(targets))
     learner = implementation.build(parameters, facts)
     _check_network(config, vars(learner.stardist.config))
     weights, warnings = {}, []
