@@ -134,13 +134,13 @@ def test_training_can_start_from_it(folder: Path, tmp_path: Path) -> None:
     imported = load_model(STARDIST_2D, manifest, files, weights="best", precision="float32")
     assert imported.view.parameters.batch_size == 2
     assert (imported.view.parameters.patch_size, imported.view.parameters.epochs) == (64, 3)
-    learner = STARDIST_2D.load().build(imported.view.parameters, imported.facts)
+    learner = STARDIST_2D.load().build(imported.view.parameters, imported.view.facts)
     learner.set_weights(imported.learner.weights())
     labels, image = field_of_discs(30)
     inputs = normalize(image, 1, 99.8)[np.newaxis, :64, :64, np.newaxis].astype(np.float32)
     targets = labels[np.newaxis, :64, :64, np.newaxis]
     batch = prepared(STARDIST_2D.load(), inputs, targets, imported.view.parameters)
-    fresh = STARDIST_2D.load().build(imported.view.parameters, imported.facts)
+    fresh = STARDIST_2D.load().build(imported.view.parameters, imported.view.facts)
     assert learner.validate_batch(batch)["loss"] < 0.7 * fresh.validate_batch(batch)["loss"]
     assert np.isfinite(learner.train_batch(batch)["loss"])
 
