@@ -97,6 +97,14 @@ def test_units_whose_outputs_differ_are_a_defect(tmp_path: Path) -> None:
     result.close()
 
 
+def test_an_image_and_a_table_of_one_name_are_a_defect(tmp_path: Path) -> None:
+    result = outputs(tmp_path)
+    result.unit(0, (4, 4)).image("areas")
+    result.unit(0, (4, 4)).table("areas", [Column("a")])
+    with pytest.raises(ValueError, match="areas"):
+        result.finish()
+
+
 def test_rows_are_on_disk_before_the_table_is_complete(tmp_path: Path) -> None:
     result = outputs(tmp_path, Stack("T", (2,)))
     result.unit(0, (4, 4)).table("t", [Column("a"), Column("b")]).write([number, number**2] for number in range(5000))

@@ -94,7 +94,8 @@ def predict(context: JobContext) -> None:
         model_uri=spec.model_uri,
         input_uri=spec.input_uri,
         split=spec.split,
-        targets=model.view.facts.target_roles,
+        # What was trained without targets is judged by those that images of its kind have.
+        targets=model.view.facts.target_roles or ("target",),
         parameters=parameters.model_dump(mode="json"),
         environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
         verdict=judged[1] if judged is not None else {"state": "unchecked"},

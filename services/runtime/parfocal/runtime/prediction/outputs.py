@@ -116,7 +116,7 @@ class ResultOutputs:
         self.usual_pixel_size = usual_pixel_size
         self.counts: Counter[str] = Counter()
         self._folder = folder
-        self._stem = stem
+        self.stem = stem
         self._like = like
         self._images: dict[str, _Collected] = {}
         self._tables: dict[str, TableFile] = {}
@@ -144,10 +144,11 @@ class ResultOutputs:
             self.counts.update(self._objects.counts)
             files |= self._objects.names
             tables[OBJECTS] = Table(self._objects.names[OBJECTS], self._objects.columns)
+        images = sorted(self._images.items(), key=lambda item: item[0] != PREDICTION)
+        if twice := self._images.keys() & files.keys():
+            raise ValueError(f"an image and a table or file have the same name: {', '.join(sorted(twice))}")
         return Predicted(
-            images={
-                name: Image(each.pixels, each.axes, each.pixel_size) for name, each in self._in_order(self._images)
-            },
+            images={name: Image(each.pixels, each.axes, each.pixel_size) for name, each in images},
             tables=tables,
             files=files,
             counts=dict(self.counts),
@@ -162,10 +163,6 @@ class ResultOutputs:
             table.close()
         if self._objects is not None:
             self._objects.close()
-
-    @staticmethod
-    def _in_order(images: dict[str, _Collected]) -> list[tuple[str, _Collected]]:
-        return sorted(images.items(), key=lambda item: item[0] != PREDICTION)
 
     def collect(
         self, name: str, shape: Sequence[int], axes: str, dtype: DTypeLike, scale: Sequence[float], values: Values
@@ -194,7 +191,7 @@ class ResultOutputs:
     def table(self, name: str, columns: Sequence[Column]) -> TableFile:
         """Return the table of this name for all units, made when the first one asks for it."""
         if name not in self._tables:
-            self._files[name] = f"{name}/{self._stem}.csv"
+            self._files[name] = f"{name}/{self.stem}.csv"
             self._tables[name] = TableFile(self._folder / self._files[name], columns)
         elif self._tables[name].columns != tuple(columns):
             raise ValueError(f"the table {name!r} had other columns before")
@@ -203,7 +200,7 @@ class ResultOutputs:
     def write_objects(self, number: int, objects: Objects) -> None:
         """Have the files of the objects of a unit written."""
         if self._objects is None:
-            self._objects = ObjectFiles(self._folder, self._stem, self.stack, self.pixel_size)
+            self._objects = ObjectFiles(self._folder, self.stem, self.stack, self.pixel_size)
         self._later(self._objects.add, number, objects)
 
     def write_file(self, kind: str, name: str, content: bytes) -> None:
@@ -212,11 +209,6 @@ class ResultOutputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         self._files[kind] = name
-
-    @property
-    def stem(self) -> str:
-        """What the image is called."""
-        return self._stem
 
     def _later(self, task: Callable[..., None], *arguments: Any) -> None:
         if self._writer is None:
