@@ -24,7 +24,7 @@ def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., 
     result = run("train", "fake-2d", "--dataset", dataset, "--model", "judged", "-p", "epochs=2")
     assert result.code == 0, result.err
     assert "epoch 2 of 2" in result.err
-    for words in ("Prediction", "Input", "Gaussian filter", "PSNR [dB]", "Verdict: ", "figure.png", "s3://"):
+    for words in ("Prediction", "Input", "Gaussian filter", "PSNR [dB]", "Verdict: ", "jobs download", "s3://"):
         assert words in result.out
 
 
@@ -119,7 +119,7 @@ def test_images_of_another_program_are_judged_like_those_of_a_model(
     result = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
     assert result.code == 0, result.err
     assert "is not known" in result.out + result.err
-    assert "report.pdf" in result.out
+    assert "jobs download" in result.out
     next(folder.iterdir()).rename(folder / "other.tif")
     refused = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
     assert refused.code == 2

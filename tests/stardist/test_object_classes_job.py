@@ -67,7 +67,7 @@ def test_a_model_of_classes_is_trained_and_its_prediction_counts_them(run: Any, 
     trained = run(training=training(uri, classes=2))
     assert trained.state == v1.JOB_STATE_SUCCEEDED, trained.error.text
     model = ModelManifest.read(store, Location.parse(trained.outputs[0].uri) / MODEL_MANIFEST)
-    assert model.channels["targets"] == ["target", "target_class"]
+    assert model.facts.target_roles == ("target", "target_class")
     assert model.parameters["classes"] == 2
     assert any(name.startswith("train/target_class/") for name in model.dataset_sha256)
     # A threshold near 0, so that a model that has learnt next to nothing finds objects.
