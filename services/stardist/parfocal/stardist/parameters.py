@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.parameters import (
-    CLASS_ROLE,
     ClassTrainingParameters,
     PredictionParameters,
     check_patch_fits,

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE", "Sigmoid,Log,Log1p")
 os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_DENYLIST_ADD", "Sigmoid,Log,Log1p")
 
-import keras
+import keras as keras  # for families, whose driver has its name
 import tensorflow as tf
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
