@@ -50,7 +50,7 @@ def installed_distributions(environment: Path) -> Mapping[str, str]:
 
 
 def required_distributions(environment: Path, distribution: str) -> tuple[str, ...]:
-    """Return the normalised names of what an installed distribution asks for, with its extras, without Parfocal's own."""
+    """Return the normalised names of what a distribution asks for, with its extras, without Parfocal's own."""
     name = distribution.replace("-", "_")
     found = {}
     for path in environment.glob(f"lib/python3.*/site-packages/{name}-*.dist-info/METADATA"):
