@@ -18,11 +18,6 @@ from parfocal.qc.comparison.competitors import (
     lay_side_by_side,
 )
 from parfocal.qc.comparison.figure import Shown, images_figure, scores_figure
-from parfocal.qc.comparison.parameters import (
-    ImageComparisonParameters,
-    InstanceComparisonParameters,
-    SemanticComparisonParameters,
-)
 from parfocal.qc.comparison.summary import (
     interval_remark,
     power_remark,
@@ -34,8 +29,11 @@ from parfocal.qc.comparison.summary import (
 )
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.instances.metrics import BY_KEY as INSTANCES
+from parfocal.qc.instances.parameters import InstanceComparisonParameters
 from parfocal.qc.restoration.metrics import BY_KEY as RESTORATION
+from parfocal.qc.restoration.parameters import ImageComparisonParameters
 from parfocal.qc.semantic.metrics import BY_KEY as SEMANTIC
+from parfocal.qc.semantic.parameters import SemanticComparisonParameters
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
@@ -222,14 +220,14 @@ def test_tables_hold_every_score_and_test(tmp_path):
 )
 def test_what_differs_is_named(facts, words):
     with pytest.raises(InvalidInputError, match="cannot be compared") as caught:
-        check_same_test([evaluation(), evaluation("b:1", **facts)], SPEC)
+        check_same_test([evaluation(), evaluation("b:1", **facts)], SPEC, InstanceComparisonParameters.scoring)
     assert words in str(caught.value)
 
 
 def test_the_same_evaluation_twice_is_no_comparison():
-    check_same_test([evaluation(), evaluation("b:1")], SPEC)
+    check_same_test([evaluation(), evaluation("b:1")], SPEC, InstanceComparisonParameters.scoring)
     with pytest.raises(InvalidInputError, match="two different evaluations"):
-        check_same_test([evaluation(), evaluation()], SPEC)
+        check_same_test([evaluation(), evaluation()], SPEC, InstanceComparisonParameters.scoring)
 
 
 def test_a_target_that_only_some_have_is_left_out():
@@ -240,7 +238,7 @@ def test_a_target_that_only_some_have_is_left_out():
     second = {"prediction": {f"field{number}": {"psnr": 7.0 + number} for number in (0, 1)}}
     one = evaluation("b:1", images={f"field{number}": f"sha{number}" for number in (0, 1)}, scores=second)
     one = replace(one, manifest=one.manifest.model_copy(update={"targets": ("target_B",)}))
-    check_same_test([both, one], SPEC)
+    check_same_test([both, one], SPEC, InstanceComparisonParameters.scoring)
     rivals, _ = choose_competitors([both, one], ())
     (side,) = lay_side_by_side(rivals, ["psnr"])
     assert (side.target, side.images) == ("target_B", ("field0", "field1"))
@@ -291,7 +289,7 @@ def test_volumes_show_the_plane_with_most_in_it(tmp_path):
     prediction = np.arange(5, dtype=np.float32)[:, np.newaxis, np.newaxis] * 100 + target
     source = np.stack([target, target + 1])
     shown = Shown("name_ü_漢", "worst image", source, target, {"a:1": prediction}, {"a:1": "PSNR 20 dB"}, 0.1)
-    figure = images_figure([shown], title="Best and worst")
+    figure = images_figure([shown], {}, title="Best and worst")
     save_png(figure, tmp_path / "images.png")
     assert "plane 3" in figure.axes[0].get_ylabel()
     assert figure.axes[2].images[0].get_array().min() == 300

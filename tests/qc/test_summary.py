@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qc_summaries import summary_of
 
-from parfocal.qc.comparison.parameters import ImageComparisonParameters
 from parfocal.qc.evaluation.rows import write_metrics_csv
 from parfocal.qc.evaluation.statistics import statistics
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
 from parfocal.qc.metrics.images.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED, RestorationScore
 from parfocal.qc.restoration.judge import judge, summarise
 from parfocal.qc.restoration.metrics import METRICS, PRIMARY, SHOWN, score_row
-from parfocal.qc.restoration.parameters import RestorationThresholds
+from parfocal.qc.restoration.parameters import ImageComparisonParameters, RestorationThresholds
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -17,8 +17,6 @@ from parfocal.runtime.store.scores import read_scores
 from parfocal.runtime.store.store import Location, Store
 
 _SHOWN: Final = 5
-# Parameters of an evaluation that change its scores; the others are thresholds of the verdict.
-_SCORING: Final = ("iou", "boundary_tolerance")
 _LEAST: Final = 2
 
 
@@ -112,11 +110,11 @@ def read_evaluation(store: Store, uri: str, metrics: Sequence[str]) -> Evaluatio
     return Evaluation(uri, _name(manifest, uri), manifest, summary, scores)
 
 
-def check_same_test(evaluations: Sequence[Evaluation], spec: v1.ComparisonSpec) -> None:
+def check_same_test(evaluations: Sequence[Evaluation], spec: v1.ComparisonSpec, scoring: Sequence[str]) -> None:
     """Raise InvalidInputError, saying what differs, unless all evaluations are of one test.
 
     That is: another evaluation each, the method and dataset of the comparison, one split, one definition of the
-    scores, and for every target they share the same images with the same sources.
+    scores, the same values of the parameters `scoring`, and for every shared target the same images and sources.
     """
     if len({each.uri for each in evaluations}) < max(_LEAST, len(evaluations)):
         raise InvalidInputError("A comparison needs two different evaluations or more, each of them once.")
@@ -133,7 +131,7 @@ def check_same_test(evaluations: Sequence[Evaluation], spec: v1.ComparisonSpec) 
     facts: tuple[tuple[str, Callable[[Evaluation], Any]], ...] = (
         ("dataset", lambda each: each.manifest.input_uri),
         ("split", lambda each: each.manifest.split),
-        *((name, lambda each, name=name: each.manifest.parameters.get(name)) for name in _SCORING),
+        *((name, lambda each, name=name: each.manifest.parameters.get(name)) for name in scoring),
     )
     for other in evaluations[1:]:
         for what, fact in facts:

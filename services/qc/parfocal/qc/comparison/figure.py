@@ -5,19 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
 from parfocal.qc.figures.drawing import LARGEST_SHOWN, centre, draw_scale_bar, drawable, shortened, show_grey
-from parfocal.qc.figures.objects import COLOURS, draw_mistakes, draw_outlines, part_shown, plane_shown
-from parfocal.qc.metrics.objects.instances import InstanceScore
 
 # Okabe and Ito's palette, which can be told apart with any colour vision; references are grey.
 _MODEL_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -91,13 +88,19 @@ def scores_figure(scores: Sequence[TargetScores], competitors: Sequence[Competit
     return figure
 
 
-def images_figure(images: Sequence[Shown], *, title: str) -> Figure:
+class DrawImages(Protocol):
+    """Draws the best and the worst image of a comparison; `parameters` are those of the evaluations."""
+
+    def __call__(self, images: Sequence[Shown], parameters: Mapping[str, Any], *, title: str) -> Figure: ...  # noqa: D102
+
+
+def images_figure(images: Sequence[Shown], parameters: Mapping[str, Any], *, title: str) -> Figure:  # noqa: ARG001
     """Source, target and each model's prediction with its score; a row for each image.
 
     Every panel is shown between its own 0.1 and 99.9 percentiles. Of large images the centre is shown, of volumes the
     plane whose target varies most.
     """
-    figure, panels, side = _panels(images, title)
+    figure, panels, side = new_panels(images, title)
     for row, image in zip(panels, images, strict=True):
         plane = None
         if image.target.ndim == 3:
@@ -109,49 +112,10 @@ def images_figure(images: Sequence[Shown], *, title: str) -> Figure:
         window = centre(*image.target.shape[-2:])
         for axes, (name, values) in zip(row, pixels.items(), strict=True):
             show_grey(axes, (values if plane is None else values[plane])[window])
-            _entitle(axes, name, image.captions.get(name, ""))
-        _label_row(row[0], image, plane)
+            entitle(axes, name, image.captions.get(name, ""))
+        label_row(row[0], image, plane)
         height, width = (part.stop - part.start for part in window)
         draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
-    return figure
-
-
-def objects_figure(
-    images: Sequence[Shown], scored: Sequence[Mapping[str, InstanceScore]], level: float, *, title: str
-) -> Figure:
-    """Source, labelled objects and each model's objects coloured by what became of them; a row for each image.
-
-    Parameters
-    ----------
-    images
-        With label images as targets and predictions.
-    scored
-        For each image, by model: how its objects were matched.
-    level
-        IoU that counts as found.
-    title
-        Of the figure.
-    """
-    figure, panels, side = _panels(images, title)
-    for row, image, scores in zip(panels, images, scored, strict=True):
-        matched = {name: score.overlap.match(level) for name, score in scores.items()}
-        first = next(iter(matched))
-        plane = plane_shown(image.target, image.predictions[first], matched[first])
-        for index, (name, prediction) in enumerate(image.predictions.items()):
-            source, target, objects = part_shown(image.source, [image.target, prediction], plane)
-            if index == 0:
-                show_grey(row[0], source if source.ndim == 2 else source.mean(axis=-1))
-                height, width = target.shape
-                draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
-                labels = np.unique(target[target > 0])
-                draw_outlines(row[1], source, [(target, labels, (1.0, 1.0, 1.0))])
-                _entitle(row[1], "target", f"{len(labels)} objects")
-            draw_mistakes(row[2 + index], source, target, objects, scores[name], matched[name])
-            _entitle(row[2 + index], name, image.captions.get(name, ""))
-        _entitle(row[0], "source", "")
-        _label_row(row[0], image, plane)
-    handles = [Line2D([], [], color=colour, linewidth=3) for colour in COLOURS.values()]
-    figure.legend(handles, list(COLOURS), loc="outside lower center", ncols=len(COLOURS), frameon=False, fontsize=9)
     return figure
 
 
@@ -195,7 +159,7 @@ def _boxes(axes: Axes, columns: Sequence[npt.NDArray[np.float64]], competitors: 
     axes.set_axisbelow(True)
 
 
-def _panels(images: Sequence[Shown], title: str) -> tuple[Figure, npt.NDArray[np.object_], float]:
+def new_panels(images: Sequence[Shown], title: str) -> tuple[Figure, npt.NDArray[np.object_], float]:
     """Return a figure with a panel for source, target and every model of each image, and the inches of a panel."""
     shapes = [[min(length, LARGEST_SHOWN) for length in image.target.shape[-2:]] for image in images]
     tallest = max(min(height / width, 2.0) for height, width in shapes)
@@ -207,12 +171,14 @@ def _panels(images: Sequence[Shown], title: str) -> tuple[Figure, npt.NDArray[np
     return figure, figure.subplots(len(images), columns, squeeze=False), _SIDE
 
 
-def _entitle(axes: Axes, name: str, caption: str) -> None:
+def entitle(axes: Axes, name: str, caption: str) -> None:
+    """Write the name of a panel and, below it, what is said of it."""
     text = drawable(shortened(name, 36))
     axes.set_title(f"{text}\n{caption}" if caption else text, fontsize=9, parse_math=False)
 
 
-def _label_row(axes: Axes, image: Shown, plane: int | None) -> None:
+def label_row(axes: Axes, image: Shown, plane: int | None) -> None:
+    """Write beside the first panel of a row which image it is."""
     where = "" if plane is None else f", plane {plane}"
     text = "\n".join(textwrap.wrap(f"{image.what}: {drawable(shortened(image.name))}{where}", 32))
     axes.set_ylabel(text, fontsize=9, fontweight="bold", parse_math=False)

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from parfocal import v1
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
-from parfocal.qc.comparison.figure import Shown, images_figure, objects_figure
-from parfocal.qc.comparison.parameters import ComparisonParameters, InstanceComparisonParameters
+from parfocal.qc.comparison.figure import DrawImages, Shown
+from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.qc.comparison.summary import rank_images
 from parfocal.qc.evaluation.inputs import predicted_files
 from parfocal.qc.figures.drawing import save_png
-from parfocal.qc.metrics.objects.instances import score_instances
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.methods.service import load_object
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ResultManifest
 from parfocal.runtime.store.store import Location
 
@@ -28,6 +26,7 @@ def draw_images(
     """Draw the best and the worst image of every target."""
     parameters = context.parameters
     assert isinstance(parameters, ComparisonParameters)
+    draw: DrawImages = load_object(parameters.draw)
     metric = parameters.metrics[0]
     models = [each for each in competitors if each.kind == "model"]
     for number, side in enumerate(scores):
@@ -46,25 +45,9 @@ def draw_images(
         title = f"Best and worst by the mean {name} of all models"
         title += f" ({side.target})" if len(scores) > 1 else ""
         save_png(
-            _figure(parameters, models, shown, title),
+            draw(shown, models[0].evaluation.manifest.parameters, title=title),
             folder / ("images.png" if number == 0 else f"images_{side.target}.png"),
         )
-
-
-def _figure(
-    parameters: ComparisonParameters, models: Sequence[Competitor], shown: Sequence[Shown], title: str
-) -> Figure:
-    if not isinstance(parameters, InstanceComparisonParameters):
-        return images_figure(shown, title=title)
-    level = float(models[0].evaluation.manifest.parameters["iou"])
-    scored = [
-        {
-            name: score_instances(image.target, prediction, name=f"{image.name} ({name})", levels=[level])
-            for name, prediction in image.predictions.items()
-        }
-        for image in shown
-    ]
-    return objects_figure(shown, scored, level, title=f"{title}; an object is found at IoU {level:g}")
 
 
 def _fetch(context: JobContext, models: Sequence[Competitor], scores: TargetScores, stem: str, what: str) -> Shown:

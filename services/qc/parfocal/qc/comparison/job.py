@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 from parfocal.qc.comparison.competitors import (
     Competitor,
@@ -51,10 +51,6 @@ from parfocal.runtime.store.manifests import (
 from parfocal.runtime.store.publish import empty_folder
 from parfocal.runtime.store.store import Location
 
-_Reference = Literal["input", "baseline"]
-# What needs no training and is worth comparing with; elsewhere the input is no image of the same kind.
-_REFERENCES: Final[dict[str, tuple[_Reference, ...]]] = {"restoration": ("input", "baseline")}
-
 
 @dataclass(frozen=True)
 class _Found:
@@ -75,8 +71,8 @@ def compare(context: JobContext) -> None:
         return
     context.describe(precision="float64")
     evaluations = _read(context, parameters.metrics)
-    check_same_test(evaluations, context.job.comparison)
-    kinds = _REFERENCES.get(context.method.name, ("baseline",)) if parameters.references else ()
+    check_same_test(evaluations, context.job.comparison, parameters.scoring)
+    kinds = parameters.compared_with if parameters.references else ()
     competitors, remarks = choose_competitors(evaluations, kinds)
     scores = lay_side_by_side(competitors, list(dict.fromkeys(parameters.metrics)))
     report(context, "testing", 0.4)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from parfocal.runtime.methods.service import Parameters
 
+COMPARE: Final = "parfocal.qc.comparison.job:compare"
+"""What workers run for the comparison of any kind of quality control."""
+
 
 class ComparisonParameters(Parameters):
     """How competitors are compared; each kind of evaluation names the metrics it has."""
+
+    compared_with: ClassVar[tuple[Literal["input", "baseline"], ...]] = ("baseline",)
+    """What needs no training and is worth comparing with: the input is where it is an image of the same kind."""
+    scoring: ClassVar[tuple[str, ...]] = ()
+    """Parameters of an evaluation that change its scores; the others are thresholds of the verdict."""
+    draw: ClassVar[str] = "parfocal.qc.comparison.figure:images_figure"
+    """What draws the best and the worst image, as "module:function": a `DrawImages`."""
 
     metrics: tuple[str, ...]
     alpha: float = Field(
@@ -31,53 +41,4 @@ class ComparisonParameters(Parameters):
         default=True,
         title="Pictures",
         description="Write the picture of the best and the worst image with the predictions of all models.",
-    )
-
-
-class ImageComparisonParameters(ComparisonParameters):
-    """How restored or translated images are compared."""
-
-    metrics: tuple[Literal["psnr", "ssim", "nrmse", "pearson"], ...] = Field(
-        default=("psnr", "ssim"),
-        min_length=1,
-        title="Metrics",
-        description="What is compared, of psnr, ssim, nrmse and pearson. The first decides which image is called best "
-        "and worst. More metrics are more tests, so more images are needed to show a difference.",
-    )
-
-
-class InstanceComparisonParameters(ComparisonParameters):
-    """How found objects are compared, image by image."""
-
-    metrics: tuple[
-        Literal[
-            "f1",
-            "mean_accuracy",
-            "panoptic_quality",
-            "precision",
-            "recall",
-            "accuracy",
-            "mean_matched_iou",
-            "foreground_iou",
-        ],
-        ...,
-    ] = Field(
-        default=("f1", "mean_accuracy", "panoptic_quality"),
-        min_length=1,
-        title="Metrics",
-        description="What is compared, of f1, mean_accuracy, panoptic_quality, precision, recall, accuracy, "
-        "mean_matched_iou and foreground_iou. The first decides which image is called best and worst. More metrics are "
-        "more tests, so more images are needed to show a difference.",
-    )
-
-
-class SemanticComparisonParameters(ComparisonParameters):
-    """How predicted foreground is compared, image by image."""
-
-    metrics: tuple[Literal["iou", "dice", "boundary_f1", "precision", "recall"], ...] = Field(
-        default=("iou", "boundary_f1"),
-        min_length=1,
-        title="Metrics",
-        description="What is compared, of iou, dice, boundary_f1, precision and recall. The first decides which image "
-        "is called best and worst. More metrics are more tests, so more images are needed to show a difference.",
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.runtime.methods.service import Parameters
 
 
@@ -61,3 +64,31 @@ class InstanceParameters(Parameters, InstanceThresholds):
     def thresholds(self) -> InstanceThresholds:
         """Return the thresholds alone."""
         return InstanceThresholds(**self.model_dump(include=set(InstanceThresholds.model_fields)))
+
+
+class InstanceComparisonParameters(ComparisonParameters):
+    """How found objects are compared, image by image."""
+
+    scoring = ("iou",)
+    draw = "parfocal.qc.instances.comparison:objects_figure"
+
+    metrics: tuple[
+        Literal[
+            "f1",
+            "mean_accuracy",
+            "panoptic_quality",
+            "precision",
+            "recall",
+            "accuracy",
+            "mean_matched_iou",
+            "foreground_iou",
+        ],
+        ...,
+    ] = Field(
+        default=("f1", "mean_accuracy", "panoptic_quality"),
+        min_length=1,
+        title="Metrics",
+        description="What is compared, of f1, mean_accuracy, panoptic_quality, precision, recall, accuracy, "
+        "mean_matched_iou and foreground_iou. The first decides which image is called best and worst. More metrics are "
+        "more tests, so more images are needed to show a difference.",
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.runtime.methods.service import Parameters
 
 
@@ -148,3 +151,21 @@ class TranslationParameters(ImageParameters, TranslationThresholds):
     def thresholds(self) -> TranslationThresholds:
         """Return the thresholds alone."""
         return TranslationThresholds(**self.model_dump(include=set(TranslationThresholds.model_fields)))
+
+
+class ImageComparisonParameters(ComparisonParameters):
+    """How restored or translated images are compared."""
+
+    metrics: tuple[Literal["psnr", "ssim", "nrmse", "pearson"], ...] = Field(
+        default=("psnr", "ssim"),
+        min_length=1,
+        title="Metrics",
+        description="What is compared, of psnr, ssim, nrmse and pearson. The first decides which image is called best "
+        "and worst. More metrics are more tests, so more images are needed to show a difference.",
+    )
+
+
+class RestorationComparisonParameters(ImageComparisonParameters):
+    """How restored images are compared."""
+
+    compared_with = ("input", "baseline")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.runtime.methods.service import Parameters
 
 
@@ -63,4 +66,18 @@ class SemanticParameters(Parameters, SemanticThresholds):
         default=True,
         title="Maps",
         description="Write an error map for every test image.",
+    )
+
+
+class SemanticComparisonParameters(ComparisonParameters):
+    """How predicted foreground is compared, image by image."""
+
+    scoring = ("boundary_tolerance",)
+
+    metrics: tuple[Literal["iou", "dice", "boundary_f1", "precision", "recall"], ...] = Field(
+        default=("iou", "boundary_f1"),
+        min_length=1,
+        title="Metrics",
+        description="What is compared, of iou, dice, boundary_f1, precision and recall. The first decides which image "
+        "is called best and worst. More metrics are more tests, so more images are needed to show a difference.",
     )
