@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,16 +19,27 @@ from parfocal import v1
 
 FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 _CONTENTS = [json.loads(path.read_text()) for path in sorted(ROOT.glob("tests/*/contract.json"))]
+
+
+def _driver(service: str) -> str:
+    """Return the name of the framework's driver that a service imports; none for the numpy methods of tests."""
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "services" / service).rglob("*.py"))
+    found = re.search(r"parfocal\.runtime\.frameworks(?:\.| import )(\w+)", code)
+    return found[1] if found else ""
+
+
 # Every folder of tests with such a file is held to the contract: its service, a method, and parameters that train in
-# a second or two on images of 64x80 pixels. The last is what `make new-method` makes, before anybody has changed it.
-TINY = {content["method"]: content for content in _CONTENTS} | {
-    "scaffold-2d": json.loads((ROOT / "deploy/template/tests/NAME/contract.json").read_text())
-}
-# Further methods of the same services, with parameters that are as small: what is special to them is tested again.
-FURTHER = {
+# a second or two on images of 64x80 pixels. What services share is tested with one of each driver.
+TINY = {content["method"]: content for content in reversed(_CONTENTS)}
+TINY = {each["method"]: each for each in {_driver(each["service"]): each for each in TINY.values()}.values()}
+# What a method can break by itself is tested with all others: further methods of the services, and what
+# `make new-method` makes, before anybody has changed it.
+_SCAFFOLD = json.loads((ROOT / "deploy/template/tests/NAME/contract.json").read_text().replace("NAME", "scaffold"))
+SESSIONS = {
     entry["method"]: {"service": content["service"], **entry}
-    for content in _CONTENTS
-    for entry in content.get("further", ())
+    for content in (*_CONTENTS, _SCAFFOLD)
+    for entry in (content, *content.get("further", ()))
+    if entry["method"] not in TINY
 }
 
 
@@ -63,7 +75,7 @@ class Session:
             method=self.method,
             dataset_uri=dataset_uri,
             model=f"m-{uuid.uuid4().hex[:8]}",
-            parameters=struct((TINY | FURTHER)[self.method]["parameters"] | parameters),
+            parameters=struct((TINY | SESSIONS)[self.method]["parameters"] | parameters),
         )
         return v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
 

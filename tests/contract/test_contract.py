@@ -1,9 +1,8 @@
-"""One suite for every service with a method that trains: what the contract promises, over real sockets and real S3."""
+"""What the contract promises, over real sockets and real S3, with a service of each framework's driver."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,17 @@ from contract_session import FINAL, TINY, Session, rpc_error, single_image
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import ROOT, publish_dataset, read_published, wait_for
+from support import publish_dataset, read_published, wait_for
 
 from parfocal import v1
 from parfocal.runtime.rpc_errors import STATUS_KEY, from_rpc_error
 
 
 @pytest.fixture(scope="module", params=list(TINY), ids=lambda method: method.partition("-")[0])
-def service(
-    request: pytest.FixtureRequest, start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Session]:
-    method = request.param
-    if method == "scaffold-2d":
-        place = tmp_path_factory.mktemp("scaffold")
-        subprocess.run([str(ROOT / "deploy/tools/new-method"), "scaffold", str(place)], check=True)
-        process = start_service("scaffold", checkpoint_seconds="0", pythonpath=str(place / "services/scaffold"))
-    else:
-        process = start_service(TINY[method]["service"], checkpoint_seconds="0")
+def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -> Iterator[Session]:
+    process = start_service(TINY[request.param]["service"], checkpoint_seconds="0")
     with grpc.insecure_channel(process.address) as channel:
-        yield Session(process, method, channel)
+        yield Session(process, request.param, channel)
     process.stop()
 
 

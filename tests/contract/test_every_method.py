@@ -1,28 +1,34 @@
-"""Further methods of the services: what each can break by itself, from training to quality control.
+"""A session with every method: what each can break by itself, from training to quality control.
 
-Health, repetition, cancelling, restarts belong to the service and are tested with its first method. A method is added
-by an entry in `further` of tests/UNIT/contract.json.
+What belongs to the service is tested in test_contract.py, with a service of each driver. A method is added by
+tests/UNIT/contract.json, a further one of the same service by an entry in `further` there.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
-from contract_session import FURTHER, Session, rpc_error, single_image
+from contract_session import FINAL, SESSIONS, Session, rpc_error, single_image
+from example_data import write_kind
 from google.protobuf import json_format
 from support import (
+    ROOT,
     filament_pair,
     filament_volumes,
     nuclei_pair,
     nuclei_volumes,
     publish_dataset,
+    publish_kind,
     read_published,
+    wait_for,
     write_pairs,
 )
 
@@ -37,6 +43,14 @@ PAIRS: dict[tuple[str, bool], tuple[Callable[..., Any], tuple[int, ...]]] = {
     ("YX", True): (nuclei_pair, (64, 80)),
     ("ZYX", False): (filament_volumes, (16, 40, 48)),
     ("ZYX", True): (nuclei_volumes, (16, 40, 48)),
+}
+# Datasets of the other kinds are two-dimensional.
+KINDS = {
+    v1.TARGET_KIND_BOXES: "boxes",
+    v1.TARGET_KIND_UNPAIRED_IMAGE: "unpaired",
+    v1.TARGET_KIND_NONE: "sources",
+    v1.TARGET_KIND_COORDINATES: "coordinates",
+    v1.TARGET_KIND_CLASSES: "classes",
 }
 
 
@@ -53,9 +67,17 @@ class Trained:
         return self.job.outputs[0].uri
 
 
-@pytest.fixture(scope="module", params=list(FURTHER))
-def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -> Iterator[Session]:
-    process = start_service(FURTHER[request.param]["service"])
+@pytest.fixture(scope="module", params=list(SESSIONS))
+def service(
+    request: pytest.FixtureRequest, start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Session]:
+    name = SESSIONS[request.param]["service"]
+    if (ROOT / "services" / name).is_dir():
+        process = start_service(name, checkpoint_seconds="0")
+    else:
+        place = tmp_path_factory.mktemp(name)
+        subprocess.run([str(ROOT / "deploy/tools/new-method"), name, str(place)], check=True)
+        process = start_service(name, checkpoint_seconds="0", pythonpath=str(place / "services" / name))
     with grpc.insecure_channel(process.address) as channel:
         yield Session(process, request.param, channel)
     process.stop()
@@ -71,10 +93,13 @@ def judges(start_service: Callable[..., Any]) -> Iterator[grpc.Channel]:
 @pytest.fixture(scope="module")
 def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A training of the method on images of its axes and kind of targets."""
-    needs = service.method_description.data_requirements
-    labels = needs.target == v1.TARGET_KIND_LABELS
-    folder = write_pairs(tmp_path_factory.mktemp(service.method), *PAIRS[needs.axes, labels])
-    uri = publish_dataset(s3.store(), f"images-{service.method}", folder)
+    needs, folder = service.method_description.data_requirements, tmp_path_factory.mktemp(service.method)
+    if needs.target in KINDS:
+        kind = KINDS[needs.target]
+        uri = publish_kind(s3.store(), f"images-{service.method}", write_kind(folder, kind), kind)
+    else:
+        write_pairs(folder, *PAIRS[needs.axes, needs.target == v1.TARGET_KIND_LABELS])
+        uri = publish_dataset(s3.store(), f"images-{service.method}", folder)
     job = service.train(uri)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     return Trained(job, uri, folder)
@@ -107,7 +132,7 @@ def test_images_of_other_axes_and_patches_that_do_not_fit_are_refused(
     error = rpc_error(lambda: service.jobs.StartJob(service.request(other)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert axes in error.details()
-    error = rpc_error(lambda: service.jobs.StartJob(service.request(trained.dataset, patch_size=64)))
+    error = rpc_error(lambda: service.jobs.StartJob(service.request(trained.dataset, patch_size=256)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "patch_size" in error.details()
 
@@ -124,6 +149,45 @@ def test_training_is_watched_epoch_by_epoch_and_publishes_a_model(
     model = ModelManifest.read(store, Location.parse(trained.model) / MODEL_MANIFEST)
     assert (model.method, model.axes) == (service.method, service.method_description.data_requirements.axes)
     assert {"training.csv", "training_report.pdf", "loss.png"} <= {entry.public_name for entry in model.files}
+
+
+def test_a_training_that_is_killed_cancelled_and_resumed_gives_the_same_model(
+    service: Session, trained: Trained, store: Any
+) -> None:
+    for epochs in (8, 40, 200):  # more of them where they are fast
+        job = service.jobs.StartJob(service.request(trained.dataset, epochs=epochs)).job
+        get = v1.GetJobRequest(job_id=job.id)
+        wait_for(lambda get=get: service.jobs.GetJob(get).job.progress.epoch >= 2, 120, "the second epoch")
+        server = psutil.Process(service.process.process.pid)
+        for worker in (child for child in server.children() if job.id in child.cmdline()):
+            worker.kill()
+        wait_for(
+            lambda get=get: (
+                (now := service.jobs.GetJob(get).job).state in FINAL or (now.attempt == 2 and now.progress.epoch >= 4)
+            ),
+            120,
+            "the second attempt",
+        )
+        service.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
+        wait_for(lambda get=get: service.jobs.GetJob(get).job.state in FINAL, 30, "the end")
+        if service.jobs.GetJob(get).job.state == v1.JOB_STATE_CANCELLED:
+            break
+    service.jobs.ResumeJob(v1.ResumeJobRequest(job_id=job.id))
+    done = service.finish(job)
+    assert (done.state, done.attempt) == (v1.JOB_STATE_SUCCEEDED, 3), done.error.text
+    undisturbed = service.train(trained.dataset, epochs=epochs)
+    models = [
+        ModelManifest.read(store, Location.parse(each.outputs[0].uri) / MODEL_MANIFEST) for each in (undisturbed, done)
+    ]
+    by_time = {"training.csv", "training_report.pdf", "loss.png"}
+    files = [
+        {entry.public_name: entry.sha256 for entry in model.files if entry.public_name not in by_time}
+        for model in models
+    ]
+    assert files[0]
+    assert files[0] == files[1]
+    assert models[0].facts == models[1].facts
+    assert models[0].metrics == models[1].metrics
 
 
 def test_prediction_keeps_names_shape_and_pixel_size(
