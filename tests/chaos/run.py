@@ -83,6 +83,8 @@ def run(options: Options) -> Summary:
                 lulls.hold()
                 clients.go_on()
         lulls.hold()
+        # Every watcher should be done; where one is not, this tells why.
+        (options.out / "waiting.txt").write_text(watching.waiting(), encoding="utf-8")
         arena.stop()
         left = arena.workers()
         jobs, unreadable = read_jobs(arena)

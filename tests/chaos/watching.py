@@ -7,9 +7,12 @@ seconds.
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
+from types import FrameType
 
 import grpc
 
@@ -124,6 +127,21 @@ class Watching:
             if all(watched.is_done for job, watched in self.watched().items() if job in jobs):
                 return
             time.sleep(0.1)
+
+    def waiting(self) -> str:
+        """Return where the threads stand that have not yet seen their job end, with their streams' numbers."""
+        frames, lines = sys._current_frames(), []
+        for thread in self._threads:
+            job = thread.name.removeprefix("watch ")
+            if self._watched[job].is_done or thread.ident not in frames:
+                continue
+            frame: FrameType | None = frames[thread.ident]
+            lines += [f"{job}: {self._watched[job].newest} events\n", *traceback.format_stack(frame)]
+            while frame is not None:
+                known = {name: frame.f_locals.get(name) for name in ("after", "turn", "pause", "answered", "stream")}
+                lines += [f"{frame.f_code.co_name}: {known}\n"] if known["turn"] is not None else []
+                frame = frame.f_back
+        return "".join(lines)
 
     def _follow(self, job: str, watched: Watched) -> None:
         rng = random.Random(f"{self._seed} watcher of {job}")
