@@ -142,6 +142,17 @@ def test_no_pixel_beyond_the_region_is_shown() -> None:
     assert -5 in filled
 
 
+def test_a_warped_patch_stays_inside_where_there_is_room() -> None:
+    image = np.ones((EDGE, EDGE), np.float32)
+    for seed in range(20):
+        warp = view(WARPS, 0, (24, 24), seed).warp
+        assert warp is not None
+        kept = warp.kept_inside((100, 0), REGION)
+        window = (slice(100, 124), slice(0, 24))
+        assert -5 not in warp_array(image, "YX", window, REGION, kept, nearest=False, fill=-5)
+        np.testing.assert_array_equal(kept.matrix, warp.matrix)
+
+
 def test_planes_and_colours_are_warped_alike() -> None:
     plane = np.random.default_rng(2).random((EDGE, EDGE)).astype(np.float32)
     warp = view(WARPS, 0, PATCH, 3).warp

@@ -18,7 +18,7 @@ from parfocal.runtime.methods.implementation import Batch, Example, Opened, Trai
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.training.augmentation import UNCHANGED, View, moved_box
-from parfocal.runtime.training.data import PatchSettings, augmentation, channels_last, normalised_port
+from parfocal.runtime.training.data import PatchSettings, augmentation, backgrounds, channels_last, normalised_port
 from parfocal.runtime.training.sampler import FixedPatches, Patch, PatchSampler
 from parfocal.runtime.training.split import Region, Split, split_images
 
@@ -251,8 +251,7 @@ def _opened(
         normaliser=normaliser,
         source_constants=constants,
         augmentation=augmentation(parameters),
-        # Mirrored objects would be objects without annotation.
-        fill=[float(np.median(image[..., ::4, ::4] if axes[-1] != "S" else image[::4, ::4])) for image in sources],
+        fill=backgrounds(sources, plain),
     )
 
     def validation_images() -> Iterator[ValidationImage]:

@@ -8,8 +8,8 @@ drawn anew for each patch, from numbers that follow from the seed, the epoch and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -84,6 +84,24 @@ class Warp:
             for _ in range(_INVERSION_STEPS):
                 found = found + inverse @ (wanted - self._of(found))
         return np.asarray(found.T + 0.5)
+
+    def kept_inside(self, corner: Sequence[int], region: Sequence[tuple[int, int]]) -> Warp:
+        """Return the warp moved so far that the patch shows nothing from beyond a region, if that is large enough.
+
+        Parameters
+        ----------
+        corner
+            The patch's first pixel along Y and X.
+        region
+            First and end pixel along Y and X.
+        """
+        places = self.places()
+        shift = self.shift.copy()
+        for axis, (first, (start, stop)) in enumerate(zip(corner, region, strict=True)):
+            low, high = places[axis].min() + first, places[axis].max() + first
+            if high - low <= stop - 1 - start:
+                shift[axis] += max(0.0, start - low) - max(0.0, high - (stop - 1))
+        return replace(self, shift=shift)
 
     def _middle(self) -> NDArray[np.float64]:
         return (np.array(self.shape, np.float64)[:, None] - 1) / 2
@@ -306,7 +324,7 @@ def warp_array(
     nearest
         Take the nearest pixel, for labels and classes; else interpolate linearly, as float32.
     fill
-        Value of what lies beyond the region, where mirrored pixels would show what is not annotated; None mirrors.
+        Value of what lies beyond the region; None mirrors.
 
     Returns
     -------
@@ -367,11 +385,3 @@ def moved_box(corners: NDArray[Any], view: View, shape: tuple[int, int]) -> NDAr
     points = (middle[:, None] + half[:, None] * around).reshape(-1, 2)
     outline = view.move(points, shape).reshape(len(corners), len(around), 2)
     return np.concatenate([outline.min(axis=1), outline.max(axis=1)], axis=1)
-
-
-def views(
-    augmentation: Augmentation, draws: Sequence[int], shape: tuple[int, int], seed: Sequence[int]
-) -> Iterator[View]:
-    """Yield the view of each patch of a batch; the warp of patch k follows from the seed and k alone."""
-    for number, draw in enumerate(draws):
-        yield augmentation.view(int(draw), shape, np.random.default_rng([*seed, number]))

@@ -426,6 +426,7 @@ def _opened(
         source_constants=source_constants,
         target_constants=constants,
         augmentation=augmentation(parameters),
+        fill=backgrounds(sources, axes) if ports and ports[0].kind == "labels" else None,
         foreground_fraction=parameters.foreground_fraction if isinstance(parameters, Foreground) else 0.0,
     )
 
@@ -462,6 +463,12 @@ def _opened(
         ),
         validation_images,
     )
+
+
+def backgrounds(sources: Sequence[NDArray[Any]], axes: str) -> list[float]:
+    """Return the median of each image, of every fourth pixel along Y and X."""
+    thinned = tuple(slice(None, None, 4) if axis in "YX" else slice(None) for axis in axes)
+    return [float(np.median(image[thinned])) for image in sources]
 
 
 def augmentation(parameters: object) -> Augmentation:

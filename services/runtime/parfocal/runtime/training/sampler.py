@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.training.augmentation import UNCHANGED, Augmentation, View, views, warp_array
+from parfocal.runtime.training.augmentation import UNCHANGED, Augmentation, View, warp_array
 from parfocal.runtime.training.split import Region
 
 Targets = NDArray[Any] | tuple[NDArray[Any], ...]
@@ -71,7 +71,8 @@ class PatchSampler:
     foreground_fraction
         Chance that a patch is asked to contain an object of the first target, which is then a label image.
     fill
-        Per image, what warped patches show from beyond their region; None mirrors the region.
+        Per image, what warped patches show of the source where they look beyond their region: mirrored objects would
+        be objects without annotation. There labels are 0. None mirrors the region.
     """
 
     sources: Sequence[NDArray[Any]]
@@ -140,8 +141,17 @@ class PatchSampler:
         if self.augmentation is None:
             return patches, [UNCHANGED] * len(patches)
         draws = rng.integers(8, size=self.batch_size)
-        shape = (self.patch_shape[-2], self.patch_shape[-1])
-        return patches, list(views(self.augmentation, draws.tolist(), shape, [self.seed, epoch, step + 1]))
+        return patches, [
+            self._view(patch, draw, np.random.default_rng([self.seed, epoch, step + 1, number]))
+            for number, (patch, draw) in enumerate(zip(patches, draws.tolist(), strict=True))
+        ]
+
+    def _view(self, patch: Patch, draw: int, rng: np.random.Generator) -> View:
+        assert self.augmentation is not None
+        view = self.augmentation.view(draw, (self.patch_shape[-2], self.patch_shape[-1]), rng)
+        if view.warp is None:
+            return view
+        return replace(view, warp=view.warp.kept_inside(patch.corner[-2:], patch.region[-2:]))
 
     def validation_batches(self, regions: Sequence[Region], max_patches: int = 512) -> FixedPatches:
         """Return a fixed grid of patches from other regions, cut, normalised and batched alike but never augmented."""
@@ -214,7 +224,7 @@ class PatchSampler:
         window = self._window(patch.corner, axes)
         if change.warp is None:
             return np.asarray(array)[window]
-        fill = None if self.fill is None else self.fill[patch.image]
+        fill = None if self.fill is None else 0.0 if nearest else self.fill[patch.image]
         return warp_array(array, axes, window, patch.region[-2:], change.warp, nearest=nearest, fill=fill)
 
     def _window(self, corner: tuple[int, ...], axes: str) -> tuple[slice, ...]:
