@@ -18,7 +18,8 @@ from parfocal.runtime.datasets.kinds import needed_title, title_of
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.jobs.admission import admit, check_dataset, require_outputs
 from parfocal.runtime.jobs.records import JobStore
-from parfocal.runtime.methods.parameters import PredictionParameters, Roles
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Parameters, Work
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import (

@@ -11,8 +11,8 @@ from parfocal.runtime.datasets.boxes import Boxes
 from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.training.annotated import AnnotatedBatches, cut_boxes, cut_localisations
-from parfocal.runtime.training.augmentation import Augmentation
-from parfocal.runtime.training.sampler import PatchSampler
+from parfocal.runtime.training.augmentation import UNCHANGED, Augmentation
+from parfocal.runtime.training.sampler import Patch, PatchSampler
 from parfocal.runtime.training.split import Region
 
 SHAPE = (40, 56)
@@ -57,7 +57,8 @@ def test_boxes_lie_around_their_objects(flip: bool, rotate: bool) -> None:
 
 def test_a_box_belongs_to_the_patch_that_has_its_middle() -> None:
     boxes = Boxes(CORNERS, np.array([1, 2, 3]), np.zeros(3, bool), np.zeros(3, bool))
-    parts = [cut_boxes(boxes, (y, x), (y + 20, x + 28), lambda points: points) for y in (0, 20) for x in (0, 28)]
+    region = ((0, SHAPE[0]), (0, SHAPE[1]))
+    parts = [cut_boxes(boxes, Patch(0, (y, x), region), (20, 28), UNCHANGED) for y in (0, 20) for x in (0, 28)]
     assert sorted(kind for part in parts for kind in part.classes.tolist()) == [1, 2, 3]
 
 

@@ -111,6 +111,7 @@ def test_a_batch_may_be_larger_than_an_epoch() -> None:
     assert sampler(patches_per_image=1, batch_size=11).batch(0, 0)[0].shape == (11, 16, 16)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     start=st.tuples(st.integers(0, 20), st.integers(0, 20)), size=st.tuples(st.integers(16, 30), st.integers(16, 40))
 )

@@ -156,6 +156,57 @@ def check(
             _dataset_check.check_stored(app, client, what)
 
 
+@dataset.command(short_help="Draw examples of a dataset or folder.")
+@click.argument("what", metavar="NAME_OR_FOLDER")
+@_KIND
+@_AXES
+@click.option("--augment", is_flag=True, help="Show patches too, before and after augmentation.")
+@click.option("--method", default="", metavar="METHOD", help="Cut and change patches as this method does by default.")
+@PARAMETERS
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("preview.png"),
+    show_default=True,
+    metavar="FILE",
+    help="The picture to write (PNG).",
+)
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+def preview(
+    what: str,
+    kind: str,
+    axes: str,
+    augment: bool,
+    method: str,
+    parameters: tuple[str, ...],
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Draw training images with their targets, labels, boxes or points, of a folder or a stored dataset.
+
+    \b
+      parfocal dataset preview FOLDER
+      parfocal dataset preview NAME --augment --method stardist-2d -p augment_angle=45
+
+    With --augment the picture also shows patches, each beside what augmentation makes of it in the first epoch of a
+    training with these parameters (-p) and seed.
+    """  # noqa: D301 - click's mark for kept line ends
+    app = current_app()
+    from parfocal.cli import _dataset_preview
+
+    _dataset_preview.preview(
+        app,
+        what,
+        kind=kind.lower(),
+        axes=axes.upper(),
+        augment=augment,
+        method=method,
+        parameters=parameters,
+        output=output,
+        overwrite=overwrite,
+    )
+
+
 @dataset.command("list", short_help="List the datasets of the project.")
 def list_() -> None:
     """List the datasets of the project with all their versions."""

@@ -34,7 +34,7 @@ def check_folder(
     folder: Path, axes: str = "", *, kind: str = "", pixel_size_nm: float | None = None
 ) -> folders.FolderReport:
     """Check a folder as `create_dataset` does; see `parfocal.runtime.datasets.folder.check_folder`."""
-    with _checked(folder, axes, kind, pixel_size_nm) as report:
+    with checked_folder(folder, axes, kind, pixel_size_nm) as report:
         return report
 
 
@@ -78,7 +78,7 @@ def create_dataset(
     place = dataset_location(client.store, client.project, name)
     # Before minutes are spent on reading images.
     client.store.folders(place)
-    with _checked(folder, axes, kind, pixel_size_nm) as report:
+    with checked_folder(folder, axes, kind, pixel_size_nm) as report:
         return _publish(client, place, report, licence, description, on_progress)
 
 
@@ -103,7 +103,7 @@ def read_dataset(client: Client, name: str) -> DatasetManifest:
 
 
 @contextlib.contextmanager
-def _checked(folder: Path, axes: str, kind: str, pixel_size_nm: float | None) -> Iterator[folders.FolderReport]:
+def checked_folder(folder: Path, axes: str, kind: str, pixel_size_nm: float | None) -> Iterator[folders.FolderReport]:
     """Give the report on a folder; converted copies of proprietary formats live as long as the context."""
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         yield folders.check_folder(

@@ -62,7 +62,12 @@ def comparison_report(summary: Mapping[str, Any], finished: Finished, figures: M
 
 
 def check_report(
-    name: str, summary: Mapping[str, Any], purpose: Sequence[str], finished: Finished, sheet: bytes | None
+    name: str,
+    summary: Mapping[str, Any],
+    purpose: Sequence[str],
+    finished: Finished,
+    sheet: bytes | None,
+    examples: bytes | None = None,
 ) -> str:
     """Return the page about a dataset: what it is good for, the first sheet, all findings, places.
 
@@ -74,11 +79,15 @@ def check_report(
         Sentences on what the data are good for.
     sheet
         The first sheet of thumbnails as PNG; None where it is too large for a page.
+    examples
+        Some training images with their targets as PNG; None where there is no such picture.
     """
     lines = [f"# {name}: {headline(summary)}", "", " ".join(purpose), ""]
     rows = finding_rows(summary)
     if rows:
         lines += ["## What was found", "", markdown_table(rows), ""]
+    if examples is not None:
+        lines += ["## Examples", "", embedded_png("Training images with their targets", examples), ""]
     if sheet is not None:
         lines += ["## The images", "", "In thick frames: fields in which something was found.", ""]
         lines += [embedded_png("The first sheet of thumbnails", sheet), ""]

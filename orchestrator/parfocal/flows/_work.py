@@ -30,7 +30,7 @@ from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
 from parfocal.runtime.store.store import Location, patiently
 
-_MAX_FIGURE_BYTES = 3_000_000
+MAX_FIGURE_BYTES = 3_000_000
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def read_figure(client: Client, finished: Finished, name: str = "figure.png") ->
     if entry is None:
         return None
     picture = client.store.read(Location.parse(finished.uri) / entry.name)
-    return smaller(picture, _MAX_FIGURE_BYTES)
+    return smaller(picture, MAX_FIGURE_BYTES)
 
 
 def smaller(picture: bytes, most_bytes: int) -> bytes:

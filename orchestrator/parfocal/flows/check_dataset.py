@@ -19,7 +19,7 @@ from parfocal.flows._follow import FlowDoer, PrefectListener, current_run, ended
 from parfocal.flows._jobs import Run, ask_patiently
 from parfocal.flows._process import end_with_runner
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
-from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.errors import InvalidInputError, ParfocalError
 
 
 @flow(
@@ -56,6 +56,17 @@ def check_dataset(
         return ended_badly(error)
 
 
+def _examples(client: Client, name: str) -> bytes | None:
+    """Return a sheet of training images with their targets as PNG; None where there is none."""
+    # Imported late: it draws.
+    from parfocal.client.previews import preview_stored
+
+    try:
+        return _work.smaller(preview_stored(client, name, {}), _work.MAX_FIGURE_BYTES)
+    except InvalidInputError:
+        return None  # what is wrong with the images is among the findings
+
+
 def _check(client: Client, run: Run, dataset: str, parameters: dict[str, Any], *, again: bool) -> State[Any]:
     listener = PrefectListener(run.id)
     manifest = read_dataset(client, dataset)
@@ -80,7 +91,7 @@ def _check(client: Client, run: Run, dataset: str, parameters: dict[str, Any], *
         )
         sheets = summary["sheets"]
         sheet = _work.read_figure(client, finished, sheets[0]) if sheets else None
-        page = _quality_pages.check_report(name, summary, purpose, finished, sheet)
+        page = _quality_pages.check_report(name, summary, purpose, finished, sheet, _examples(client, name))
         create_markdown_artifact(page, key=_show.artifact_key("dataset", name), description=f"The dataset {name}")
 
     step("Report", report)

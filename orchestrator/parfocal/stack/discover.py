@@ -52,7 +52,7 @@ def installed_distributions(environment: Path) -> Mapping[str, str]:
 def required_distributions(environment: Path, distribution: str) -> tuple[str, ...]:
     """Return the normalised names of what a distribution asks for, with its extras, without Parfocal's own."""
     name = distribution.replace("-", "_")
-    found = {}
+    found: dict[str, None] = {}
     for path in environment.glob(f"lib/python3.*/site-packages/{name}-*.dist-info/METADATA"):
         for line in message_from_string(path.read_text("utf-8")).get_all("Requires-Dist", []):
             required = re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line, maxsplit=1)[0]).lower()

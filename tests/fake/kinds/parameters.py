@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from parfocal.runtime.methods.augmenting import Flips
 from parfocal.runtime.methods.parameters import (
     Arithmetic,
     ConstantRate,
     Epochs,
-    Flips,
     Foreground,
     LinearDecayRate,
     Patches,
     PlateauRate,
-    Roles,
-    TrainingBase,
     Validation,
 )
+from parfocal.runtime.methods.roles import Roles, TrainingBase
 from parfocal.runtime.store.manifests import DatasetManifest
 
 

@@ -10,10 +10,6 @@ _CITATION = (
     "Weigert M, Schmidt U, Boothe T, et al. Content-aware image restoration: pushing the limits of fluorescence "
     "microscopy. Nature Methods 15, 1090-1097 (2018). doi:10.1038/s41592-018-0216-7"
 )
-_AUGMENTATIONS = {
-    "augment_flip": "Mirrors patches. Safe whenever left and right mean the same in your images.",
-    "augment_rotate": "Turns patches by quarter turns. Safe whenever your microscope has no preferred direction.",
-}
 _QUICK = quick(
     epochs=10,
     patches_per_image=48,
@@ -49,7 +45,6 @@ CARE_2D = Method(
     """,
     minimum_images=2,
     recommended_images=20,
-    augmentations=_AUGMENTATIONS,
     presets=_QUICK,
     citation=_CITATION,
     licence="BSD-3-Clause",
@@ -80,7 +75,6 @@ CARE_3D = Method(
     """,
     minimum_images=1,
     recommended_images=5,
-    augmentations=_AUGMENTATIONS,
     presets=_QUICK,
     citation=_CITATION,
     licence="BSD-3-Clause",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.augmenting import FlipZ
 from parfocal.runtime.methods.parameters import (
     ImagePredictionParameters,
     TrainingParameters,
@@ -62,7 +63,7 @@ class Care2DParameters(CareParameters):
     """Parameters of a CARE 2D training."""
 
 
-class Care3DParameters(CareParameters):
+class Care3DParameters(FlipZ, CareParameters):
     """Parameters of a CARE 3D training."""
 
     epochs: int = inherited(CareParameters, "epochs", default=40)

@@ -23,11 +23,6 @@ def _method(name: str, title: str, axes: str, parameters: type[Parameters], summ
         data=data,
         minimum_images=1,
         recommended_images=30,
-        augmentations={
-            "augment_flip": "Mirrors patches. Not for oblique or differential interference contrast, whose shadows "
-            "have a direction.",
-            "augment_rotate": "Turns patches by quarter turns. Not for oblique or differential interference contrast.",
-        },
         presets=quick(
             epochs=10,
             patches_per_image=48,

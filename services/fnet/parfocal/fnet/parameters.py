@@ -7,13 +7,14 @@ import math
 from pydantic import Field
 
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.augmenting import FlipZ
 from parfocal.runtime.methods.parameters import (
     ImagePredictionParameters,
-    Roles,
     TrainingParameters,
     check_patch_fits,
     inherited,
 )
+from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Parameters
 from parfocal.runtime.store.manifests import DatasetManifest
 
@@ -52,6 +53,18 @@ class FnetParameters(TrainingParameters):
         description="Edge in pixels of the square patches learnt from; a multiple of 16, not larger than your images.",
     )
     learning_rate: float = inherited(TrainingParameters, "learning_rate", default=1e-3)
+    augment_flip: bool = inherited(
+        TrainingParameters,
+        "augment_flip",
+        description="Mirror patches at random. Not for oblique or differential interference contrast, whose shadows "
+        "have a direction.",
+    )
+    augment_rotate: bool = inherited(
+        TrainingParameters,
+        "augment_rotate",
+        description="Turn patches by 0, 90, 180 or 270 degrees at random. Not for oblique or differential interference "
+        "contrast.",
+    )
     first_filters: int = Field(
         default=32,
         ge=4,
@@ -77,7 +90,7 @@ class Fnet2DParameters(FnetParameters):
     """Parameters of an fnet 2D training."""
 
 
-class Fnet3DParameters(FnetParameters):
+class Fnet3DParameters(FlipZ, FnetParameters):
     """Parameters of an fnet 3D training."""
 
     patch_size: int = Field(

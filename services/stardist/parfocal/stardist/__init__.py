@@ -21,7 +21,9 @@ _QUICK = quick(
     first_filters=16,
     learning_rate=0.001,
     plateau_patience=4,
-    augment_intensity=False,
+    augment_scale=0,
+    augment_offset=0,
+    augment_noise=0,
 )
 
 STARDIST_2D = Method(
@@ -48,11 +50,6 @@ STARDIST_2D = Method(
     """,
     minimum_images=2,
     recommended_images=20,
-    augmentations={
-        "augment_flip": "Mirrors patches. Safe for objects without handedness.",
-        "augment_rotate": "Turns patches by quarter turns. Safe whenever your microscope has no preferred direction.",
-        "augment_intensity": "Changes brightness, contrast and noise. Not where brightness alone tells objects apart.",
-    },
     presets=_QUICK,
     citation=(
         "Schmidt U, Weigert M, Broaddus C, Myers G. Cell detection with star-convex polygons. MICCAI 2018, LNCS 11071, "
@@ -87,7 +84,6 @@ STARDIST_3D = Method(
     """,
     minimum_images=1,
     recommended_images=10,
-    augmentations=STARDIST_2D.augmentations,
     presets=_QUICK,
     citation=(
         "Weigert M, Schmidt U, Haase R, Sugawara K, Myers G. Star-convex polyhedra for 3D object detection and "

@@ -24,7 +24,7 @@ from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, ParfocalError
 from parfocal.runtime.frameworks.keras import weights_file
 from parfocal.runtime.methods.implementation import Arrays
-from parfocal.runtime.methods.parameters import Roles
+from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Method
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.publish import empty_folder

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.augmenting import FlipZ
 from parfocal.runtime.methods.parameters import (
     ClassTrainingParameters,
     PredictionParameters,
@@ -90,7 +91,7 @@ class StarDist2DParameters(StarDistParameters):
     """Parameters of a StarDist 2D training."""
 
 
-class StarDist3DParameters(StarDistParameters):
+class StarDist3DParameters(FlipZ, StarDistParameters):
     """Parameters of a StarDist 3D training."""
 
     patch_size: int = Field(

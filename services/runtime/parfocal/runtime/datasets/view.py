@@ -1,7 +1,8 @@
-"""The training images of a published dataset, as a method opens them: fetched once, decoded once, cancelled soon."""
+"""The training images of a dataset, as a method opens them: fetched once, decoded once, cancelled soon."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from parfocal.runtime.images.files import read_image
 from parfocal.runtime.store.cache import Cache
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.store import Location, Store
@@ -18,20 +20,18 @@ def _nothing(*_: Any) -> None:
     """Do nothing."""
 
 
-@dataclass(frozen=True)
-class DatasetView:
+@dataclass(frozen=True, kw_only=True)
+class DatasetView(ABC):
     """The training split of a dataset.
 
     Attributes
     ----------
     manifest
-        What is published.
+        What is published, or what would be.
     axes
         Axes of one image of the method, for example "ZYX".
     minimum_images
         The fewest images that the method trains on.
-    store, place, cache
-        Where the dataset is, and where local copies are kept.
     scratch
         Folder of the job; what is in it ends with the job.
     warn, progress
@@ -43,13 +43,35 @@ class DatasetView:
     manifest: DatasetManifest
     axes: str
     minimum_images: int
-    store: Store
-    place: Location
-    cache: Cache
     scratch: Path
     warn: Callable[[str], None] = _nothing
     progress: Callable[[str], None] = _nothing
     check_cancelled: Callable[[], None] = _nothing
+
+    @abstractmethod
+    def fetch(self, *roles: str) -> Path:
+        """Return a folder with the training files of these roles, each role a folder of its own."""
+
+    @abstractmethod
+    def decode(self, path: Path) -> NDArray[Any]:
+        """Return the pixels of a fetched image, read only.
+
+        Raises
+        ------
+        InvalidInputError
+            The image cannot be read.
+        DiskFullError
+            There is no room for the pixels.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedView(DatasetView):
+    """A published dataset; `store`, `place` and `cache` say where it is and where local copies are kept."""
+
+    store: Store
+    place: Location
+    cache: Cache
     _digests: dict[Path, str] = field(default_factory=dict)
 
     def fetch(self, *roles: str) -> Path:
@@ -61,14 +83,22 @@ class DatasetView:
         return folder / "train"
 
     def decode(self, path: Path) -> NDArray[Any]:
-        """Return the pixels of a fetched image, memory-mapped and read only; decoded once on a machine.
-
-        Raises
-        ------
-        InvalidInputError
-            The image cannot be read.
-        DiskFullError
-            There is no room for the pixels.
-        """
+        """Return the pixels of a fetched image, memory-mapped and read only; decoded once on a machine."""
         self.check_cancelled()
         return self.cache.decode(path, self._digests[path])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderView(DatasetView):
+    """A dataset in a local `folder`, laid out as it would be published."""
+
+    folder: Path
+
+    def fetch(self, *roles: str) -> Path:  # noqa: ARG002
+        """Return the folder of the training files."""
+        return self.folder / "train"
+
+    def decode(self, path: Path) -> NDArray[Any]:
+        """Return the pixels of an image, in memory."""
+        self.check_cancelled()
+        return read_image(path).pixels

@@ -18,7 +18,8 @@ from parfocal.runtime.errors import (
     refusal,
 )
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
-from parfocal.runtime.methods.parameters import PredictionParameters, Roles, TrainingBase
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.roles import Roles, TrainingBase
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,17 +10,11 @@ from pydantic import Field
 
 from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.augmenting import Flips, Intensity, Warps
+from parfocal.runtime.methods.roles import Roles, TrainingBase
 from parfocal.runtime.methods.schedule import Constant, LinearDecay, Plateau, Schedule
 from parfocal.runtime.methods.service import Parameters
 from parfocal.runtime.store.manifests import UNCERTAINTY, DatasetManifest
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The roles of a dataset's images in a training: what the network sees, and what it learns."""
-
-    source: str = "source"
-    targets: tuple[str, ...] = ("target",)
 
 
 def inherited(parent: type[Parameters], name: str, *, default: Any = None, description: str = "") -> Any:
@@ -48,18 +41,6 @@ def inherited(parent: type[Parameters], name: str, *, default: Any = None, descr
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-
-class TrainingBase(Parameters):
-    """Base of the mixins below, each of which brings the fields of one thing that a training does.
-
-    A method's parameters inherit those that act on it, so that forms show nothing that does not. Every training needs
-    `Epochs`, one of the rates, and `Arithmetic`. The fields of the base that is named last come first in forms.
-    """
-
-    def roles(self, dataset: DatasetManifest) -> Roles:  # noqa: ARG002
-        """Return which images of a dataset are the network's inputs and targets."""
-        return Roles()
 
 
 class TrainingSettings(Protocol):
@@ -207,31 +188,6 @@ class ConstantRate(TrainingBase):
         return Constant(self.learning_rate)
 
 
-class Flips(TrainingBase):
-    """Changes of view that are exact."""
-
-    augment_flip: bool = Field(
-        default=True,
-        title="Augment by flipping",
-        description="Mirror patches at random. Switch off only if left and right differ in your images.",
-    )
-    augment_rotate: bool = Field(
-        default=True,
-        title="Augment by rotating",
-        description="Turn patches by 0, 90, 180 or 270 degrees at random.",
-    )
-
-
-class Intensity(TrainingBase):
-    """Changes of brightness and noise, for targets that do not depend on them."""
-
-    augment_intensity: bool = Field(
-        default=True,
-        title="Augment by intensity",
-        description="Make patches brighter, darker and noisier at random, so that the model stands such changes.",
-    )
-
-
 class Foreground(TrainingBase):
     """Patches that are asked to show an object."""
 
@@ -288,7 +244,7 @@ class Arithmetic(TrainingBase):
     )
 
 
-class TrainingParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, Epochs):
+class TrainingParameters(Arithmetic, Warps, Flips, PlateauRate, Validation, Patches, Epochs):
     """What trainings on patches need whose learning rate follows the validation loss."""
 
 

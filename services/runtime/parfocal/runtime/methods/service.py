@@ -12,7 +12,7 @@ import inspect
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,6 @@ class Method:
     documentation: str
     minimum_images: int = 1
     recommended_images: int = 20
-    augmentations: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, Preset] = field(default_factory=dict)
     channel_axes: str = ""
     implementation: str = ""
@@ -136,6 +135,13 @@ class Method:
         """What an image must be to be predicted."""
         return ImageNeeds(self.title, self.axes, self.channel_axes)
 
+    def _augmentations(self) -> Iterator[v1.Augmentation]:
+        """Yield the parameters of training that say whether and how strongly patches are changed."""
+        training = self.work.get(v1.JOB_KIND_TRAINING)
+        for name, info in training.parameters.model_fields.items() if training else ():
+            if name.startswith("augment_") and not name.endswith("_probability"):
+                yield v1.Augmentation(parameter=name, description=info.description or "")
+
     def load(self) -> Any:
         """Import and instantiate the implementation; workers only."""
         return load_object(self.implementation)()
@@ -161,9 +167,7 @@ class Method:
                 channel_axes=self.channel_axes,
                 suitable_targets=[KINDS[name].target for name in kinds_for(self.target)],
             ),
-            augmentations=[
-                v1.Augmentation(parameter=name, description=text) for name, text in self.augmentations.items()
-            ],
+            augmentations=list(self._augmentations()),
             citation=self.citation,
             licence=self.licence,
             documentation=self.documentation,

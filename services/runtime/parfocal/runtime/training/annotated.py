@@ -17,16 +17,15 @@ from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.methods.implementation import Batch, Example, Opened, TrainingDataRecord, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.store.facts import Facts, Port
-from parfocal.runtime.training.data import PatchSettings, augmentation, channels_last, normalised_port
+from parfocal.runtime.training.augmentation import UNCHANGED, View, moved_box
+from parfocal.runtime.training.data import PatchSettings, augmentation, backgrounds, channels_last, normalised_port
 from parfocal.runtime.training.sampler import FixedPatches, Patch, PatchSampler
 from parfocal.runtime.training.split import Region, Split, split_images
 
 P = TypeVar("P", bound=PatchSettings)
 A = TypeVar("A")
-Turn = Callable[[NDArray[Any]], NDArray[Any]]
-"""Moves points (N, 2), y and x in pixels of a patch, to where they are after a change of view."""
-Cut = Callable[[A, tuple[int, ...], tuple[int, ...], Turn], A]
-"""Returns what of an annotation lies between a first and an end pixel (Y, X), in pixels of this part, turned."""
+Cut = Callable[[A, Patch, tuple[int, int], View], A]
+"""Returns what of an annotation a patch of a shape (Y, X) shows, in pixels of the patch."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +62,21 @@ class AnnotatedBatches(Generic[A]):
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return a training batch; its targets are a list with an annotation for each patch."""
-        patches, turns = self.sampler.places(epoch, step)
-        return self._batch(self.sampler.batch(epoch, step)[0], patches, turns)
+        return self._batch(self.sampler.batch(epoch, step)[0], *self.sampler.places(epoch, step))
 
     def validation_batch(self, step: int) -> Batch:
         """Return a validation batch."""
         patches = self.validation.places(step)
-        return self._batch(self.validation.batch(step)[0], patches, [0] * len(patches))
+        return self._batch(self.validation.batch(step)[0], patches, [UNCHANGED] * len(patches))
 
-    def _batch(self, inputs: NDArray[np.float32], patches: Sequence[Patch], turns: Sequence[int]) -> Batch:
-        targets = [self._target(patch, turn) for patch, turn in zip(patches, turns, strict=True)]
+    def _batch(self, inputs: NDArray[np.float32], patches: Sequence[Patch], views: Sequence[View]) -> Batch:
+        shape = (self.sampler.patch_shape[0], self.sampler.patch_shape[1])
+        targets = [
+            self.cut(self.annotations[patch.image], patch, shape, view)
+            for patch, view in zip(patches, views, strict=True)
+        ]
         pixels = np.ascontiguousarray(channels_last(inputs, "B" + self.sampler.axes))
         return Batch({self.role: pixels}, targets, len(inputs))
-
-    def _target(self, patch: Patch, number: int) -> A:
-        shape = self.sampler.patch_shape
-        end = tuple(first + length for first, length in zip(patch.corner, shape, strict=True))
-
-        def turn(points: NDArray[Any]) -> NDArray[Any]:
-            if self.sampler.augmentation is None:
-                return points
-            return self.sampler.augmentation.turn_points(number, points, (shape[0], shape[1]))
-
-        return self.cut(self.annotations[patch.image], patch.corner, end, turn)
 
 
 def open_boxes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
@@ -179,35 +170,43 @@ def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -
     return replace(opened, record=replace(opened.record, split=split.model_dump(mode="json")))
 
 
-def cut_boxes(boxes: Boxes, start: tuple[int, ...], end: tuple[int, ...], turn: Turn) -> Boxes:
-    """Return the boxes whose middle lies in a part of the image, clipped to it."""
-    middle = (boxes.corners[:, :2] + boxes.corners[:, 2:]) / 2
-    inside = np.all((middle >= start) & (middle < end), axis=1)
-    corners = boxes.corners[inside]
-    clipped = np.clip(corners, [*start, *start], [*end, *end])
-    opposite = [turn(part - np.array(start, np.float32)) for part in (clipped[:, :2], clipped[:, 2:])]
+def cut_boxes(boxes: Boxes, patch: Patch, shape: tuple[int, int], view: View) -> Boxes:
+    """Return the boxes whose middle a patch shows, clipped to it; see `moved_box` for turned ones."""
+    inside = _inside((boxes.corners[:, :2] + boxes.corners[:, 2:]) / 2, patch.region)
+    corners = moved_box(boxes.corners[inside] - np.tile(np.array(patch.corner, np.float32), 2), view, shape)
+    middle = (corners[:, :2] + corners[:, 2:]) / 2
+    shown = np.all((middle >= 0) & (middle < shape), axis=1)
+    inside[inside] = shown
+    corners = corners[shown]
+    clipped = np.clip(corners, 0, [*shape, *shape])
     return Boxes(
-        np.concatenate([np.minimum(*opposite), np.maximum(*opposite)], axis=1).astype(np.float32),
+        clipped.astype(np.float32),
         boxes.classes[inside],
         boxes.difficult[inside],
         boxes.truncated[inside] | np.any(clipped != corners, axis=1),
     )
 
 
-def cut_localisations(
-    located: Localisations, start: tuple[int, ...], end: tuple[int, ...], turn: Turn
-) -> Localisations:
-    """Return the emitters in a part of a frame."""
+def cut_localisations(located: Localisations, patch: Patch, shape: tuple[int, int], view: View) -> Localisations:
+    """Return the emitters that a patch of a frame shows."""
     places = np.stack([located.y, located.x], axis=1)
-    inside = np.all((places >= start) & (places < end), axis=1)
-    moved = turn(places[inside] - np.array(start))
+    inside = _inside(places, patch.region)
+    moved = view.move(places[inside] - np.array(patch.corner), shape)
+    shown = np.all((moved >= 0) & (moved < shape), axis=1)
+    inside[inside] = shown
     return Localisations(
         located.frame[inside],
-        moved[:, 0],
-        moved[:, 1],
+        moved[shown, 0],
+        moved[shown, 1],
         located.intensity[inside],
         None if located.uncertainty is None else located.uncertainty[inside],
     )
+
+
+def _inside(places: NDArray[Any], region: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Return which places (N, 2) lie in a region: beyond it images are not read, and show nothing that is annotated."""
+    start, stop = np.array(region).T
+    return np.asarray(np.all((places >= start) & (places < stop), axis=1))
 
 
 def _split(data: DatasetView, parameters: P, stems: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Split:
@@ -252,6 +251,7 @@ def _opened(
         normaliser=normaliser,
         source_constants=constants,
         augmentation=augmentation(parameters),
+        fill=backgrounds(sources, plain),
     )
 
     def validation_images() -> Iterator[ValidationImage]:
@@ -259,7 +259,9 @@ def _opened(
             spatial = iter(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
             window = tuple(slice(None) if axis in "CS" else next(spatial) for axis in plain)
             pixels = normaliser.apply(np.asarray(sources[region.index])[window], constants[region.index])
-            annotation = cut(annotations[region.index], region.start, region.stop, lambda points: points)
+            bounds = tuple(zip(region.start, region.stop, strict=True))
+            whole = Patch(region.index, region.start, bounds)
+            annotation = cut(annotations[region.index], whole, (region.shape[0], region.shape[1]), UNCHANGED)
             yield ValidationImage(names[region.index], {source: channels_last(pixels, plain)}, annotation)
 
     statistics = training_statistics(sources)

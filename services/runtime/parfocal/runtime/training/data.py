@@ -22,6 +22,7 @@ from parfocal.runtime.datasets.unpaired import check_unpaired
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.images.drift import training_statistics
 from parfocal.runtime.images.files import PixelSize, write_memmap
+from parfocal.runtime.methods.augmenting import Flips, FlipZ, Intensity, Warps
 from parfocal.runtime.methods.implementation import (
     Batch,
     Batches,
@@ -31,10 +32,11 @@ from parfocal.runtime.methods.implementation import (
     ValidationImage,
 )
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.methods.parameters import Flips, Foreground, Intensity, ObjectClasses, Roles, TrainingSettings
+from parfocal.runtime.methods.parameters import Foreground, ObjectClasses, TrainingSettings
+from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest
-from parfocal.runtime.training.augmentation import Augmentation
+from parfocal.runtime.training.augmentation import Augmentation, Change
 from parfocal.runtime.training.label_targets import clean_label_targets
 from parfocal.runtime.training.sampler import FixedPatches, PatchSampler, Targets
 from parfocal.runtime.training.split import split_images
@@ -424,6 +426,7 @@ def _opened(
         source_constants=source_constants,
         target_constants=constants,
         augmentation=augmentation(parameters),
+        fill=backgrounds(sources, axes) if ports and ports[0].kind == "labels" else None,
         foreground_fraction=parameters.foreground_fraction if isinstance(parameters, Foreground) else 0.0,
     )
 
@@ -462,11 +465,27 @@ def _opened(
     )
 
 
+def backgrounds(sources: Sequence[NDArray[Any]], axes: str) -> list[float]:
+    """Return the median of each image, of every fourth pixel along Y and X."""
+    thinned = tuple(slice(None, None, 4) if axis in "YX" else slice(None) for axis in axes)
+    return [float(np.median(image[thinned])) for image in sources]
+
+
 def augmentation(parameters: object) -> Augmentation:
     """Return the changes of patches that the parameters have mixins for and ask for."""
     flips = parameters if isinstance(parameters, Flips) else None
+    asked = {
+        name: Change(
+            strength=getattr(parameters, f"augment_{name}"),
+            probability=getattr(parameters, f"augment_{name}_probability"),
+        )
+        for mixin in (Warps, Intensity)
+        if isinstance(parameters, mixin)
+        for name in mixin.changes
+    }
     return Augmentation(
         flip=flips is not None and flips.augment_flip,
         rotate90=flips is not None and flips.augment_rotate,
-        intensity=isinstance(parameters, Intensity) and parameters.augment_intensity,
+        flip_z=isinstance(parameters, FlipZ) and parameters.augment_flip_z,
+        **asked,
     )

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from parfocal import v1
-from parfocal.runtime.datasets.view import DatasetView
+from parfocal.runtime.datasets.view import DatasetView, PublishedView
 from parfocal.runtime.errors import CancelledError, DamagedError, InvalidInputError, TrainingDivergedError
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.arrays import StoredArrays, load_arrays, save_arrays
@@ -92,7 +92,7 @@ def _view(context: JobContext) -> DatasetView:
     def progress(text: str) -> None:
         context.report_progress(v1.Progress(stage="preparing"), message=text, at_once=True)
 
-    return DatasetView(
+    return PublishedView(
         manifest=DatasetManifest.read(context.store, place / DATASET_MANIFEST),
         axes=context.method.axes,
         minimum_images=context.method.minimum_images,

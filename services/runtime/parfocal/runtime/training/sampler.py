@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.training.augmentation import Augmentation
+from parfocal.runtime.training.augmentation import UNCHANGED, Augmentation, View, warp_array
 from parfocal.runtime.training.split import Region
 
 Targets = NDArray[Any] | tuple[NDArray[Any], ...]
@@ -27,10 +27,14 @@ _FOREGROUND_TRIES = 10
 
 
 class Patch(NamedTuple):
-    """Where a patch lies: the image's place in the list and the patch's first pixel along each spatial axis."""
+    """Where a patch lies: the image's place in the list and the patch's first pixel along each spatial axis.
+
+    `region` are the first and the end pixel, along each axis, of what may be shown besides by a warped patch.
+    """
 
     image: int
     corner: tuple[int, ...]
+    region: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,9 @@ class PatchSampler:
         Applied alike to source and targets; None for none.
     foreground_fraction
         Chance that a patch is asked to contain an object of the first target, which is then a label image.
+    fill
+        Per image, what warped patches show of the source where they look beyond their region: mirrored objects would
+        be objects without annotation. There labels are 0. None mirrors the region.
     """
 
     sources: Sequence[NDArray[Any]]
@@ -82,6 +89,7 @@ class PatchSampler:
     target_constants: Sequence[NormaliserConstants | tuple[NormaliserConstants | None, ...]] | None = None
     augmentation: Augmentation | None = None
     foreground_fraction: float = 0.0
+    fill: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if not self.regions or min(self.patches_per_image, self.batch_size) < 1:
@@ -114,22 +122,36 @@ class PatchSampler:
             The step is beyond the epoch.
         """
         rng = np.random.default_rng([self.seed, epoch, step + 1])
-        patches, turns = self._drawn(rng, epoch, step)
-        source, targets = self._read(patches, turns)
-        return source if self.augmentation is None else self.augmentation.vary_intensity(rng, source), targets
+        patches, changes = self._drawn(rng, epoch, step)
+        source, targets = self._read(patches, changes)
+        if self.augmentation is not None:
+            source = self.augmentation.vary_intensity(rng, source, self.axes)
+        return source, targets
 
-    def places(self, epoch: int, step: int) -> tuple[list[Patch], list[int]]:
-        """Return where the patches of a batch lie, and which change of view each is given; 0 is none."""
-        patches, turns = self._drawn(np.random.default_rng([self.seed, epoch, step + 1]), epoch, step)
-        return patches, [0] * len(patches) if turns is None else turns.tolist()
+    def places(self, epoch: int, step: int) -> tuple[list[Patch], list[View]]:
+        """Return where the patches of a batch lie, and the change of view that each is given."""
+        return self._drawn(np.random.default_rng([self.seed, epoch, step + 1]), epoch, step)
 
-    def _drawn(self, rng: np.random.Generator, epoch: int, step: int) -> tuple[list[Patch], NDArray[np.int64] | None]:
+    def _drawn(self, rng: np.random.Generator, epoch: int, step: int) -> tuple[list[Patch], list[View]]:
         if not 0 <= step < self.steps_per_epoch:
             raise ValueError(f"step {step} is not in an epoch of {self.steps_per_epoch} steps")
         slots = _slots(self.seed, epoch, len(self.regions), self.patches_per_image)
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size) % len(slots)
         patches = self._draw(rng, slots[numbers])
-        return patches, None if self.augmentation is None else rng.integers(8, size=self.batch_size)
+        if self.augmentation is None:
+            return patches, [UNCHANGED] * len(patches)
+        draws = rng.integers(8, size=self.batch_size)
+        return patches, [
+            self._view(patch, draw, np.random.default_rng([self.seed, epoch, step + 1, number]))
+            for number, (patch, draw) in enumerate(zip(patches, draws.tolist(), strict=True))
+        ]
+
+    def _view(self, patch: Patch, draw: int, rng: np.random.Generator) -> View:
+        assert self.augmentation is not None
+        view = self.augmentation.view(draw, (self.patch_shape[-2], self.patch_shape[-1]), rng)
+        if view.warp is None:
+            return view
+        return replace(view, warp=view.warp.kept_inside(patch.corner[-2:], patch.region[-2:]))
 
     def validation_batches(self, regions: Sequence[Region], max_patches: int = 512) -> FixedPatches:
         """Return a fixed grid of patches from other regions, cut, normalised and batched alike but never augmented."""
@@ -147,7 +169,10 @@ class PatchSampler:
         if self.foreground_fraction:
             for number in np.flatnonzero(rng.random(len(slots)) < self.foreground_fraction):
                 corners[number] = self._near_object(rng, regions[number], corners[number], room[number])
-        return [Patch(region.index, tuple(corner)) for region, corner in zip(regions, corners.tolist(), strict=True)]
+        return [
+            Patch(region.index, tuple(corner), tuple(zip(region.start, region.stop, strict=True)))
+            for region, corner in zip(regions, corners.tolist(), strict=True)
+        ]
 
     def _near_object(
         self, rng: np.random.Generator, region: Region, corner: NDArray[np.int64], room: NDArray[np.int64]
@@ -169,23 +194,20 @@ class PatchSampler:
             corner = region.start + np.clip(offset, 0, room - 1)
         return corner
 
-    def _read(
-        self, patches: Sequence[Patch], turns: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.float32], Targets | None]:
-        """Cut, turn and normalise; without targets None takes their place."""
+    def _read(self, patches: Sequence[Patch], changes: Sequence[View]) -> tuple[NDArray[np.float32], Targets | None]:
+        """Cut, change and normalise; without targets None takes their place."""
         target_axes = self.target_axes or "".join(axis for axis in self.axes if axis not in "CS")
         rows = []
-        for number, patch in enumerate(patches):
+        for patch, change in zip(patches, changes, strict=True):
             given = () if self.targets is None else self.targets[patch.image]
             arrays = [self.sources[patch.image], *(given if isinstance(given, tuple) else (given,))]
             axes = [self.axes] + [target_axes] * (len(arrays) - 1)
-            views: Sequence[NDArray[Any]] = [
-                np.asarray(array)[self._window(patch.corner, letters)]
-                for array, letters in zip(arrays, axes, strict=True)
-            ]
-            if turns is not None and self.augmentation is not None:
-                views = self.augmentation.turn(int(turns[number]), views, axes)
             constants = self._constants(patch.image, len(arrays))
+            views = [
+                # Of targets, only images have constants.
+                change.turn(self._cut(patch, change, *each, nearest=number > 0 and constants[number] is None), each[1])
+                for number, each in enumerate(zip(arrays, axes, strict=True))
+            ]
             rows.append(
                 [
                     view if constant is None else self.normaliser.apply(view, constant)
@@ -197,6 +219,13 @@ class PatchSampler:
         if self.targets is None:
             return source, None
         return source, tuple(targets) if isinstance(self.targets[0], tuple) else targets[0]
+
+    def _cut(self, patch: Patch, change: View, array: NDArray[Any], axes: str, *, nearest: bool) -> NDArray[Any]:
+        window = self._window(patch.corner, axes)
+        if change.warp is None:
+            return np.asarray(array)[window]
+        fill = None if self.fill is None else 0.0 if nearest else self.fill[patch.image]
+        return warp_array(array, axes, window, patch.region[-2:], change.warp, nearest=nearest, fill=fill)
 
     def _window(self, corner: tuple[int, ...], axes: str) -> tuple[slice, ...]:
         spatial = iter(zip(corner, self.patch_shape, strict=True))
@@ -229,7 +258,8 @@ class FixedPatches:
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], Targets | None]:
         """Return batch number `step`, as `PatchSampler.batch` does but for the random changes."""
-        return self.sampler._read(self.places(step), None)
+        places = self.places(step)
+        return self.sampler._read(places, [UNCHANGED] * len(places))
 
     def places(self, step: int) -> Sequence[Patch]:
         """Return where the patches of a batch lie."""
@@ -249,7 +279,8 @@ def fixed_patches(regions: Sequence[Region], patch_shape: Sequence[int], max_pat
             for start, stop, length in zip(region.start, region.stop, patch_shape, strict=True)
         ]
         grid = np.stack(np.meshgrid(*corners, indexing="ij"), axis=-1).reshape(-1, len(corners))
-        patches += [Patch(region.index, tuple(corner)) for corner in grid.tolist()]
+        bounds = tuple(zip(region.start, region.stop, strict=True))
+        patches += [Patch(region.index, tuple(corner), bounds) for corner in grid.tolist()]
     return _spread(patches, max_patches)
 
 
