@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from qc_summaries import summary_of
+from support import mentions
 
 from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
 from parfocal.qc.figures.drawing import save_png
@@ -141,14 +142,13 @@ def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Eva
     of_dapi = [(evaluation.folder / f"{name}_target_DAPI.png").read_bytes() for name in ("figure", "examples")]
     assert pictures[-2:] == of_dapi  # the first target has no picture of examples
     assert len(pictures) == 5
-    assert "3 test images of the dataset" in words
+    assert "3 test images of" in words
     assert "target: PSNR [dB] 31.00 ± 1.00" in words
     assert "target_DAPI: PSNR [dB] 16.00 ± 1.00" in words
     assert "evaluated on 3 test images" in words
     assert f"{summaries['target'].worst.image}, the worst of 3 images by PSNR." in words
     assert f"{summaries['target_DAPI'].worst.image}, the worst of 3 images by PSNR." in words
-    assert "the best and the median image by PSNR." in words
-    assert "In order of PSNR, the lowest first." in words
+    assert mentions(words, "median image by PSNR", "order of PSNR")
 
 
 def test_an_imported_model_is_not_said_to_be_trained_here(evaluation: Evaluation) -> None:
@@ -171,7 +171,7 @@ def test_the_document_has_pages_and_a_title(evaluation: Evaluation) -> None:
 def test_a_prediction_without_a_model_has_a_report_too(evaluation: Evaluation) -> None:
     write_report(evaluation_report(replace(evaluation, model=None)), evaluation.folder)
     words = page_of(evaluation.folder).words
-    assert "How the model was made" not in words
+    assert "How the model" not in words
     assert "Predictions for 4 test images" in words
     assert evaluation.prediction in words
 
