@@ -12,26 +12,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, TypeAlias
 
 _LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 # Calls whose strings are read by code alone.
-_CODE = {
-    "compile",
-    "search",
-    "fullmatch",
-    "match",
-    "sub",
-    "findall",
-    "split",
-    "partition",
-    "startswith",
-    "removeprefix",
-}
-_CODE |= {"endswith", "removesuffix", "filterwarnings", "encode"}
+_CODE = {"compile", "search", "fullmatch", "match", "sub", "findall", "split", "partition", "filterwarnings", "encode"}
+_CODE |= {"startswith", "endswith", "removeprefix", "removesuffix"}
 _CODE_KEYWORDS = {"loc", "pattern", "prog", "citation", "licence"}
 # Calls that say nothing to a reader of the placeholder.
 _SILENT = {"len", "str", "sum", "sorted", "list", "tuple", "int", "round", "text", "number", "get", "float"}
+_STRIPPED = {"replace", "removeprefix", "removesuffix", "strip", "rstrip", "upper", "lower", "capitalize"}
 _LONGEST = 40
 """Characters of a placeholder; a longer expression is shortened."""
 
@@ -43,6 +33,11 @@ class Message:
     use: Literal["error", "text", "log"]
     kind: str
     text: str
+
+
+_Use: TypeAlias = tuple[Literal["error", "text", "log"], str]
+_SHOWN: Final[_Use] = ("text", "")
+_PROBLEM: Final[_Use] = ("error", "Violation")
 
 
 @dataclass
@@ -96,21 +91,31 @@ class _Reader:
         self._tree, self._errors = tree, errors
 
     def messages(self) -> Iterator[Message]:
-        yield from self._visit(self._tree, ("text", ""))
+        yield from self._visit(self._tree, _SHOWN, {})
 
-    def _visit(self, node: ast.AST, use: tuple[Literal["error", "text", "log"], str]) -> Iterator[Message]:
+    def _visit(self, node: ast.AST, use: _Use, variables: Mapping[str, _Use]) -> Iterator[Message]:
         text = _template(node)
         if text is not None:
             if _is_prose(text):
                 yield Message(*use, text)
-            # Of an f-string only what its placeholders do not show.
+            # The placeholders of an f-string show what texts they have.
             return
         if isinstance(node, ast.Call):
             use = self._use_of(node) or use
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            variables = self._variables(node)
+        elif isinstance(node, ast.Assign) and use == _SHOWN:
+            use = next((variables[name] for name in map(_last, node.targets) if name in variables), use)
         for child in _read_by_people(node):
-            yield from self._visit(child, use)
+            yield from self._visit(child, use, variables)
 
-    def _use_of(self, call: ast.Call) -> tuple[Literal["error", "text", "log"], str] | None:
+    def _variables(self, function: ast.AST) -> Mapping[str, _Use]:
+        """Return the variables of a function that errors or loggers get, with their use."""
+        calls = [(call, self._use_of(call)) for call in ast.walk(function) if isinstance(call, ast.Call)]
+        calls.sort(key=lambda each: each[1] != _PROBLEM)  # an error rather than the problem that it lists
+        return {each.id: use for call, use in calls if use for each in call.args if isinstance(each, ast.Name)}
+
+    def _use_of(self, call: ast.Call) -> _Use | None:
         name = _last(call.func)
         if _is_error(name, self._errors):
             return "error", name
@@ -164,9 +169,15 @@ def _placeholder(node: ast.expr) -> str:
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Constant):  # ", ".join(names)
             return ", ".join(_placeholder(value) for value in node.args)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _STRIPPED:
+            return _placeholder(node.func.value)
         name = _last(node.func).strip("_")
         if name in _SILENT and node.args:
             return _placeholder(node.args[0])
+        if name == "map":
+            return _placeholder(node.args[-1])
+        if not node.args:
+            return _shortened(node)
         shown = [each for place, each in enumerate(node.args) if place == 0 or _template(each) is not None]
         return f"{name}({', '.join(_placeholder(each) for each in shown)})"
     if isinstance(node, ast.Attribute | ast.Name):
@@ -175,10 +186,14 @@ def _placeholder(node: ast.expr) -> str:
         return node.slice.value
     if isinstance(node, ast.GeneratorExp | ast.ListComp):
         return f"{_placeholder(node.elt)}, …"
+    return _shortened(node)
+
+
+def _shortened(node: ast.expr) -> str:
     text = ast.unparse(node)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
 
 
 def _is_prose(text: str) -> bool:
-    plain = re.sub(r"\{[^{}]*\}", "{}", text)
+    plain = re.sub(r"\{[^{}\"]*\}", "{}", text)  # those with texts in them stay
     return re.search(r"[A-Za-z]{2}", plain) is not None and re.search(r"[\w{}'’.,;:)%] [\w{(]", plain) is not None
