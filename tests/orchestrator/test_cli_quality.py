@@ -223,10 +223,9 @@ def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
     rival = f"rival:{trained.json['model']['version']}"
     result = run("compare", model, rival, "--dataset", dataset, "--output", tmp_path / "compared")
     assert result.code == 0, result.err
-    assert f"scored before (job {evaluated})" in result.err
-    for words in ("Gaussian filter", "PSNR [dB]", "not shown", f"no difference in PSNR between {model} and {rival} is"):
-        assert words in result.out
-    assert "It takes 9 images for 10 comparisons" in result.err
+    assert f"(job {evaluated})" in result.err
+    assert mentions(result.out, "Gaussian filter", "PSNR [dB]", "not shown", "no difference", f"{model} and {rival}")
+    assert mentions(result.err, "9 images", "10 comparisons")
     names = {path.name for path in (tmp_path / "compared").iterdir()}
     assert names == {
         "figure.png",

@@ -313,8 +313,8 @@ def test_a_service_that_fails_is_reported_with_the_end_of_its_log(
     services = (service("broken"), service("never"), service("tiny"))
     with pytest.raises(UnavailableError) as caught:
         up(light.model_copy(update={"services": services, "start_timeout": 6.0}))
-    assert mentions(caught.value.message, "broken did not start: ", "exit code 1", "cannot find my model zoo")
-    assert mentions(caught.value.message, "never did not start: ", "6 seconds")
+    assert mentions(caught.value.message, "broken did not start", "exit code 1", "cannot find my model zoo")
+    assert mentions(caught.value.message, "never did not start", "6 seconds")
     states = {unit.name: unit.state for unit in status(light.folder).units}
     assert states["s3"] is states["tiny"] is UnitState.READY
     assert states["broken"] is states["never"] is UnitState.FAILED

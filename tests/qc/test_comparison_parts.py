@@ -120,7 +120,7 @@ def test_references_are_compared_with_models_and_not_with_each_other():
         *(("b:1", other) for other in ("input", "filter")),
     ]
     _, beside = sentences(tests, 0.05)
-    assert mentions(beside, "better than the input (+4.50 dB", "the filter (+0.00 dB, p = 1)")
+    assert mentions(beside, "better than", "the input (+4.50 dB", "the filter (+0.00 dB, p = 1)")
 
 
 def test_a_difference_of_few_images_is_not_called_real_however_large():

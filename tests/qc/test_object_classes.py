@@ -68,7 +68,7 @@ def test_classes_are_counted_as_by_hand(tmp_path: Path) -> None:
     assert class_values(counts) == {"class_accuracy": 0.5, "class_known": 4, "class_correct": 2}
     remarks = class_remarks(counts, 2, 3)
     right, worst, judged = remarks
-    assert mentions(right, "2 of 4 found objects", "(50.0 %)", "class 1 would be right in 50.0 %")
+    assert mentions(right, "2 of 4 found objects", "(50.0 %)", "class 1 ", " 50.0 %.")
     assert mentions(worst, "worst is 1", "F1 0.500")
     assert "2 of 3 test images" in judged
 
