@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from support import mentions
 
 from parfocal import v1
 from parfocal.cli._jobs import _what
@@ -16,28 +17,28 @@ DATASET, MODEL, RESULT = "s3://d/default/beads/2", "s3://m/default/beads/1", "s3
     [
         (
             v1.Job(training=v1.TrainingSpec(model="beads", dataset_uri=DATASET), reserved_uri=MODEL),
-            ("train", "beads:1"),
+            r"train .*beads:1",
         ),
-        (v1.Job(training=v1.TrainingSpec(model="beads", dataset_uri=DATASET)), ("train", "beads")),
+        (v1.Job(training=v1.TrainingSpec(model="beads", dataset_uri=DATASET)), r"train .*beads"),
         (
             v1.Job(prediction=v1.PredictionSpec(model_uri=MODEL, input_uri=DATASET, split="test"), reserved_uri=RESULT),
-            ("predict", "beads:1"),
+            r"predict .*beads:1",
         ),
         (
             v1.Job(evaluation=v1.EvaluationSpec(model_uri=MODEL, prediction_uri=RESULT, dataset_uri=DATASET)),
-            ("evaluate", "model beads:1", "beads:2"),
+            r"evaluate model beads:1 .*beads:2",
         ),
         (
             v1.Job(evaluation=v1.EvaluationSpec(prediction_uri=RESULT, dataset_uri=DATASET)),
-            ("evaluate images", "beads:2"),
+            r"evaluate images .*beads:2",
         ),
-        (v1.Job(evaluation=v1.EvaluationSpec(prediction_uri=RESULT)), ("evaluate images", "without targets")),
-        (v1.Job(evaluation=v1.EvaluationSpec(dataset_uri=DATASET)), ("check", "beads:2")),
+        (v1.Job(evaluation=v1.EvaluationSpec(prediction_uri=RESULT)), r"evaluate images without .*"),
+        (v1.Job(evaluation=v1.EvaluationSpec(dataset_uri=DATASET)), r"check .*beads:2"),
         (
             v1.Job(comparison=v1.ComparisonSpec(evaluation_uris=[RESULT, RESULT], dataset_uri=DATASET)),
-            ("compare 2", "beads:2"),
+            r"compare 2 .*beads:2",
         ),
     ],
 )
-def test_every_kind_of_work_says_what_it_is(job: v1.Job, words: tuple[str, ...]) -> None:
-    assert mentions(_what(job), *words)
+def test_every_kind_of_work_says_what_it_is(job: v1.Job, words: str) -> None:
+    assert re.fullmatch(words, _what(job))
