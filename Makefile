@@ -39,6 +39,9 @@ proto: ## Regenerate the Python package of the contract
 docs: envs ## Write the tables of parameters and settings into the pages of docs/
 	@deploy/tools/docs $(CHECK) $(SERVICES)
 
+messages: envs ## Write what users read (help, forms, errors, verdicts) into tests/messages.md
+	@deploy/tools/messages $(CHECK)
+
 locks: ## Renew the lock files
 	@deploy/tools/envs tools
 	@deploy/tools/lock tools stubs orchestrator $(SERVICES)
@@ -49,4 +52,4 @@ new-method: ## Make the folders of a new method family (NAME=family)
 format: ## Format the Python files
 	@$(TOOLS)/ruff check --fix --quiet . ; $(TOOLS)/ruff format --quiet .
 
-.PHONY: help envs demo test lint proto docs locks new-method format chaos
+.PHONY: help envs demo test lint proto docs messages locks new-method format chaos

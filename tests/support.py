@@ -54,6 +54,11 @@ MODULES = {
 }
 
 
+def mentions(text: str, *parts: str) -> bool:
+    """Return whether a message has all these names, numbers and words in it, in whatever order."""
+    return all(part in text for part in parts)
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports that are free now."""
     sockets = [socket.socket() for _ in range(count)]

@@ -135,7 +135,7 @@ def test_a_run_that_only_follows_reports_its_training_from_the_start(
 
 
 def test_a_run_that_only_follows_never_starts_a_training(client: Client, images: str, run: Run, notes: Notes) -> None:
-    with pytest.raises(NotFoundError, match=f"no job {run.id}-train"):
+    with pytest.raises(NotFoundError, match=f"{run.id}-train"):
         train(client, Run(run.id, follows=True), notes, images)
     with pytest.raises(NotFoundError):
         client.get(run.request_id("train"))
@@ -165,7 +165,7 @@ def test_a_full_queue_is_waited_for(
 
     impatient = Impatient()
     assert train(client, run, impatient, images).state == v1.JOB_STATE_SUCCEEDED
-    assert "as many as it admits" in impatient.waits[0]
+    assert "admits" in impatient.waits[0]
 
 
 def test_predicting_a_split_gives_one_output_for_each_image(
@@ -212,10 +212,10 @@ def test_too_few_images_are_refused_with_both_numbers(client: Client, pairs_fold
         (tmp_path / "train" / role).mkdir(parents=True)
         shutil.copy(pairs_folder / "train" / role / "field0.tif", tmp_path / "train" / role)
     publish_dataset(client.store, "single", tmp_path)
-    with pytest.raises(InvalidInputError, match=r"has 1 training image; Fake 2D needs at least 2"):
+    with pytest.raises(InvalidInputError, match=r"1 training image;.*Fake 2D.* 2\b"):
         _work.check_dataset(client, client.method("fake-2d"), "single")
 
 
 def test_an_unknown_dataset_is_named(client: Client) -> None:
-    with pytest.raises(NotFoundError, match="no dataset named 'nowhere'"):
+    with pytest.raises(NotFoundError, match="'nowhere'"):
         _work.check_dataset(client, client.method("fake-2d"), "nowhere")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from example_data import COUNTS, write_kind
-from support import Ended, free_ports, interruptible, wait_for
+from support import Ended, free_ports, interruptible, mentions, wait_for
 
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
@@ -48,7 +48,7 @@ def test_predict_writes_results_under_the_names_of_the_inputs(
 ) -> None:
     result = run("predict", "--model", model, images / "test" / "source", "--output", tmp_path / "out")
     assert result.code == 0, result.err
-    assert "has not been checked" in result.err
+    assert "not been checked" in result.err
     expected = sorted(path.name for path in (images / "test" / "source").iterdir())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
 
@@ -82,8 +82,8 @@ def test_predict_names_the_images_that_were_left_out(
     write_image(tmp_path / "in" / "colour.tif", Image(np.zeros((64, 64, 3), np.uint8), "YXS"))
     result = run("predict", "--model", model, tmp_path / "in", "--output", tmp_path / "out")
     assert result.code == 0
-    assert "1 of 4 images will be left out" in result.err
-    assert "  - colour.tif: The image has axes YXS (64x64x3); Fake 2D takes YX" in result.err
+    assert mentions(result.err, "1 of 4 images", "left out")
+    assert any(mentions(line, "colour.tif: ", "YXS", "64x64x3", "Fake 2D") for line in result.err.splitlines())
     assert "3 of 4 predicted" in result.out
     assert "colour.tif" in result.out
 
@@ -148,11 +148,11 @@ def test_a_cancelled_training_is_resumed_and_not_deleted_before(run: Callable[..
     job = run(*training, "-p", "epochs=30", "-p", "pause_seconds=0.05", "--json").json["job"]["id"]
     refused = run("jobs", "delete", job)
     assert refused.code == 2
-    assert "cancel it before deleting" in refused.err
+    assert mentions(refused.err, job, "cancel it")
     assert "[y/N]" not in refused.err
     run("jobs", "cancel", job)
     cancelled = run("jobs", "watch", job)
-    assert "if there is one, with: parfocal jobs resume" in cancelled.err
+    assert "parfocal jobs resume" in cancelled.err
     resumed = run("jobs", "resume", job)
     assert resumed.code == 0
     assert f"parfocal evaluate --model again:1 --dataset {dataset}" in resumed.err
@@ -201,7 +201,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
     assert f"parfocal jobs watch {job}" in rest
     assert f"parfocal jobs cancel {job}" in rest
     # These services have no workflows.
-    assert f"not be judged until you ask for it: parfocal evaluate --model left --dataset {dataset}" in rest
+    assert mentions(rest, "not be judged", f"parfocal evaluate --model left --dataset {dataset}")
     client = Client(Settings())
     assert client.get(job).state not in (3, 4, 5)
     client.cancel(job)
@@ -212,16 +212,16 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("train", "fake-2d", "--dataset", "DATASET", "--model", "x", "-p", "epohcs=3"), 2, "Did you mean 'epochs'"),
+        (("train", "fake-2d", "--dataset", "DATASET", "--model", "x", "-p", "epohcs=3"), 2, "'epochs'"),
         (("train", "fake-2d", "--dataset", "DATASET", "--model", "x", "-p", "epochs=0"), 2, "at least 1"),
         (("train", "fake-2d", "--dataset", "DATASET", "--model", "x", "-p", "patch_size=256"), 2, "smaller than"),
-        (("train", "fake-2d", "--dataset", "DATASET", "--model", "no spaces"), 2, "cannot name a model"),
+        (("train", "fake-2d", "--dataset", "DATASET", "--model", "no spaces"), 2, "'no spaces'"),
         (("train", "fake-3d", "--dataset", "DATASET", "--model", "x"), 3, "fake-2d"),
-        (("train", "fake-2d", "--dataset", "nothing", "--model", "x"), 3, "no dataset named 'nothing'"),
+        (("train", "fake-2d", "--dataset", "nothing", "--model", "x"), 3, "'nothing'"),
         (("train", "fake-2d", "--dataset", "DATASET", "--model", "x", "--from", "no-model"), 3, "no-model"),
         (("train", "fake-2d", "--model", "x"), 2, "--dataset"),
         (("evaluate", "--model", "nothing", "--dataset", "DATASET"), 3, "nothing"),
-        (("compare", "m", "--dataset", "DATASET"), 2, "two models or more"),
+        (("compare", "m", "--dataset", "DATASET"), 2, "two models"),
         (("compare", "m", "m", "--dataset", "DATASET"), 2, "Named twice: m"),
         (("compare", "m", "n"), 2, "--dataset"),
         (("compare", "nothing", "nobody", "--dataset", "DATASET"), 3, "nothing"),
@@ -232,14 +232,14 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
         (("jobs", "show", "nothing"), 3, "nothing"),
         (("jobs", "cancel", "nothing"), 3, "nothing"),
         (("dataset", "show", "nothing"), 3, "nothing"),
-        (("dataset", "create", "bad name", "."), 2, "cannot name a dataset"),
-        (("dataset", "check", "nothing"), 3, "no folder nothing either"),
-        (("dataset", "check", ".", "--axes", "xyz"), 2, "'XYZ' are no axes"),
-        (("dataset", "check", "nothing", "--qc"), 3, "no dataset named 'nothing'"),
-        (("dataset", "check", "./nothing"), 3, "There is no folder"),
+        (("dataset", "create", "bad name", "."), 2, "'bad name'"),
+        (("dataset", "check", "nothing"), 3, "no folder nothing"),
+        (("dataset", "check", ".", "--axes", "xyz"), 2, "'XYZ'"),
+        (("dataset", "check", "nothing", "--qc"), 3, "'nothing'"),
+        (("dataset", "check", "./nothing"), 3, "no folder"),
         (("dataset", "check", "DATASET", "--again"), 2, "add --qc"),
         (("dataset", "check", "DATASET", "--kind", "boxes"), 2, "--kind"),
-        (("dataset", "check", "DATASET", "--qc", "-p", "max_shfit=2"), 2, "Did you mean 'max_shift'"),
+        (("dataset", "check", "DATASET", "--qc", "-p", "max_shfit=2"), 2, "'max_shift'"),
         (("logs",), 3, "no logs"),
         (("frobnicate",), 2, "No such command"),
     ],
@@ -419,7 +419,7 @@ def test_a_demo_leaves_no_files_of_the_one_before_and_none_of_the_user_go(
         mine.write_text("changed by hand")
         refused = run(*arguments)
         assert refused.code == 2
-        assert f"{mine} is not from a demo, or was changed since; nothing was done" in refused.err
+        assert mentions(refused.err, f"{mine} ", "nothing was done")
         assert mine.read_text() == "changed by hand"
         mine.unlink() if kept is None else mine.write_bytes(kept)
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before

@@ -59,8 +59,8 @@ def test_an_imported_model_is_listed_shown_and_predicts(
     [
         ("empty", "stardist-2d", "no config.json"),
         ("nowhere", "stardist-2d", "publishes 2D_versatile_fluo"),
-        ("empty", "fake-2d", "knows no models but its own"),
-        ("empty", "stardist-4d", "No service offers the method"),
+        ("empty", "fake-2d", "but its own"),
+        ("empty", "stardist-4d", "'stardist-4d'"),
     ],
 )
 def test_what_cannot_be_imported_is_said(

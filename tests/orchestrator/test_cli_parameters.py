@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
+from support import mentions
 
 from parfocal import v1
 from parfocal.cli._parameters import parse_parameters, preset_values, table_rows
@@ -87,15 +88,15 @@ def test_text_becomes_the_value_the_schema_asks_for(text: str, value: Any) -> No
         ("rate=inf", "must be a number"),
         ("size=20", "multiple of 8"),
         ("flag=perhaps", "true or false"),
-        ("mode=float23", "did you mean 'float32'"),
+        ("mode=float23", "'float32'"),
         ("level=3", "one of 1, 2"),
         ("limit=x", "must be a number"),
-        ("name=toolong", "at most 4 characters"),
+        ("name=toolong", "at most 4"),
         ("edges=1", "2 to 3 values"),
         ("edges=1,x", "whole number"),
         ("pair=1,2,3", "2 values"),
         ("inner=3", "JSON object"),
-        ("coutn=3", "Did you mean 'count'"),
+        ("coutn=3", "'count'"),
         ("zzz=3", "Known: count, rate"),
         ("count", "write name=value"),
     ],
@@ -121,7 +122,8 @@ def test_the_table_has_type_default_range_and_help_of_every_parameter() -> None:
     assert rows["count"] == ("whole number", "3", "1 to 10", "How many.")
     assert rows["mode"][:3] == ("choice", "auto", "auto, float32")
     assert rows["limit"][:2] == ("number", "none")
-    assert rows["edges"][:2] == ("list of whole numbers", "1,2")
+    assert mentions(rows["edges"][0], "list", "whole number")
+    assert rows["edges"][1] == "1,2"
     assert rows["rate"][2] == "> 0, < 1"
 
 

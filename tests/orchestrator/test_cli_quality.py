@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import Ended, free_ports
+from support import Ended, free_ports, mentions
 
 from parfocal import v1
 from parfocal.cli import _flow, _work
@@ -73,7 +73,7 @@ def test_what_a_workflow_leaves_undone_the_command_does(
     assert evaluation is not None
     assert evaluation.state == v1.JOB_STATE_SUCCEEDED
     assert "flow_run" not in evaluation.labels
-    assert capfd.readouterr().err.count("does not go on") == 1
+    assert capfd.readouterr().err.count("not go on") == 1
 
 
 def test_require_pass_decides_the_exit_code(
@@ -123,7 +123,7 @@ def test_images_of_another_program_are_judged_like_those_of_a_model(
     next(folder.iterdir()).rename(folder / "other.tif")
     refused = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
     assert refused.code == 2
-    assert "other.tif: has the name of no target" in refused.err
+    assert mentions(refused.err, "other.tif: ", "no target")
 
 
 def test_a_model_is_judged_on_images_without_targets(
@@ -146,16 +146,16 @@ def test_predictions_of_another_program_are_judged_by_their_inputs(
     source, target = (images / "test" / role for role in ("source", "target"))
     result = run("evaluate", "--prediction", target, "--images", source, "--require-pass")
     assert result.code == 0, result.out + result.err
-    assert "agree within the noise" in result.out
+    assert "agree within" in result.out
     shutil.copytree(target, tmp_path / "mine")
     first, second, *_ = sorted((tmp_path / "mine").iterdir())
     first.unlink()
     result = run("evaluate", "--prediction", tmp_path / "mine", "--images", source)
-    assert f"1 of 3 images could not be judged: {first.stem} (not predicted)." in result.err
+    assert mentions(result.err, "1 of 3 images", "judged", f"{first.stem} (not predicted)")
     second.rename(tmp_path / "mine" / "other.tif")
     refused = run("evaluate", "--prediction", tmp_path / "mine", "--images", source)
     assert refused.code == 2
-    assert "other.tif: has the name of no input" in refused.err
+    assert mentions(refused.err, "other.tif: ", "no input")
 
 
 def test_a_failure_names_the_image_as_it_is_written(run: Callable[..., Ended], images: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_failure_names_the_image_as_it_is_written(run: Callable[..., Ended], i
         write_image(tmp_path / folder / "c.tif", Image(pixels, "YX"))
     result = run("evaluate", "--prediction", tmp_path / "mine", "--images", tmp_path / "inputs")
     assert result.code == 1
-    assert " c is too small to tell noise from structure: images of 8x8" in result.err
+    assert mentions(result.err, " c is too small", "8x8")
 
 
 def test_images_unlike_the_training_images_are_named(
@@ -181,8 +181,7 @@ def test_images_unlike_the_training_images_are_named(
     result = run("predict", "--model", model, folder, "--output", tmp_path / "out")
     assert result.code == 0, result.err
     said = " ".join(result.err.split())
-    assert "are unlike the images the model was trained on" in said
-    assert f"{changed.name}: it is noisier than any training image" in said
+    assert mentions(said, "1 of 3 images", "unlike", f"{changed.name}: it is noisier")
 
 
 @pytest.mark.parametrize(
@@ -197,13 +196,13 @@ def test_images_unlike_the_training_images_are_named(
         (("--dataset", "DATASET", "--prediction", "nowhere", "--method", "residuals"), 2, "--images"),
         (("--dataset", "DATASET", "--images", "nowhere", "--model", "m"), 2, "either a dataset"),
         (("--model", "m"), 2, "either a dataset"),
-        (("--model", "m", "--images", "nowhere", "--again"), 2, "uploaded and judged anew"),
+        (("--model", "m", "--images", "nowhere", "--again"), 2, "judged anew"),
         (("--dataset", "DATASET", "--prediction", "f", "--method", "restoration", "--again"), 2, "leave it out"),
         (("--prediction", "nowhere", "--images", "nowhere"), 3, "nowhere"),
         (
             ("--prediction", "nowhere", "--images", "nowhere", "--method", "instances"),
             2,
-            "without targets for instances",
+            "for instances",
         ),
     ],
 )
@@ -224,10 +223,9 @@ def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
     rival = f"rival:{trained.json['model']['version']}"
     result = run("compare", model, rival, "--dataset", dataset, "--output", tmp_path / "compared")
     assert result.code == 0, result.err
-    assert f"scored before (job {evaluated})" in result.err
-    for words in ("Gaussian filter", "PSNR [dB]", "not shown", f"no difference in PSNR between {model} and {rival} is"):
-        assert words in result.out
-    assert "It takes 9 images for 10 comparisons" in result.err
+    assert f"(job {evaluated})" in result.err
+    assert mentions(result.out, "Gaussian filter", "PSNR [dB]", "not shown", "no difference", f"{model} and {rival}")
+    assert mentions(result.err, "9 images", "10 comparisons")
     names = {path.name for path in (tmp_path / "compared").iterdir()}
     assert names == {
         "figure.png",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import S3Server, ServiceProcess, free_ports, wait_for
+from support import S3Server, ServiceProcess, free_ports, mentions, wait_for
 
 from parfocal import v1
 from parfocal.client import Client, requests, watching
@@ -29,7 +29,6 @@ from parfocal.runtime.errors import (
     InvalidParameterError,
     NotFoundError,
     UnavailableError,
-    Violation,
 )
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.settings import Settings
@@ -97,7 +96,7 @@ def test_services_say_what_they_offer_and_a_dead_one_has_an_error(
 
 
 def test_an_unknown_method_is_told_with_those_offered(client: Client) -> None:
-    with pytest.raises(NotFoundError, match=r"fake-3d.*offered: fake-2d\. Did you mean 'fake-2d'"):
+    with pytest.raises(NotFoundError, match=r"fake-3d.*offered: fake-2d\..*'fake-2d'"):
         client.method("fake-3d")
 
 
@@ -143,7 +142,7 @@ def test_accented_names_are_the_same_name_however_a_computer_stores_them(
     assert [path.name for path in download_result(client, job, tmp_path / "out")] == [f"{composed}.tif"]
     client.store.upload(predicted / f"{apart}.tif", place / f"{composed}.tif")
     job = client.wait(client.start(requests.prediction_request(model, str(place))).id)
-    assert "how its accented letters are stored" in job.error.text
+    assert "accented letters" in job.error.text
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":1", "host:0", "host:99999"])
@@ -204,9 +203,11 @@ def test_a_dataset_with_hundreds_of_unsuitable_images_is_refused_in_words(client
     place = claim_version(client.store, dataset_location(client.store, client.project, "unsuitable"), "test")
     manifest = DatasetManifest(project=client.project, dataset="unsuitable", version=int(place.name), images=images)
     uri = publish(client.store, place, DATASET_MANIFEST, manifest)
-    with pytest.raises(InvalidInputError, match="does not suit Fake 2D") as caught:
+    with pytest.raises(InvalidInputError, match="Fake 2D") as caught:
         client.start(training(uri))
-    assert caught.value.violations[0] == Violation(images[0].file, "has axes CYX where YX is needed")
+    first = caught.value.violations[0]
+    assert first.field == images[0].file
+    assert mentions(first.description, "axes CYX", "YX is needed")
 
 
 def test_jobs_are_listed_newest_first_and_by_state(client: Client, dataset_uri: str) -> None:
@@ -324,7 +325,7 @@ def test_models_are_listed_with_their_verdict(client: Client, dataset_uri: str) 
     job = client.wait(client.start(training(dataset_uri)).id)
     summary = next(item for item in list_models(client) if item.manifest.job == job.id)
     assert summary.verdict == Verdict("unchecked")
-    assert "has not been checked" in summary.verdict.sentence
+    assert "not been checked" in summary.verdict.sentence
 
 
 def test_a_damaged_model_hides_no_other(client: Client, dataset_uri: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from support import mentions
 
 from parfocal.client.convert import convert, inspect_makers_format
 from parfocal.client.datasets import check_folder
@@ -81,7 +82,7 @@ def test_a_further_folder_with_an_impossible_name_is_refused(folder: Path) -> No
 
 def test_folders_that_only_the_training_images_have_are_warned_about(folder: Path) -> None:
     shutil.copytree(folder / "train" / "target", folder / "train" / "target_DAPI")
-    assert any("do not have the same folders" in warning for warning in check_folder(folder).warnings)
+    assert any(mentions(warning, "train and test", "folders") for warning in check_folder(folder).warnings)
 
 
 def test_a_missing_partner_is_named(folder: Path) -> None:
@@ -165,7 +166,7 @@ def test_one_single_pair_is_allowed_with_a_warning(folder: Path) -> None:
         path.unlink()
     report = check_folder(folder)
     assert len(report.train) == 1
-    assert any("only one training pair" in text for text in report.warnings)
+    assert any("one training pair" in text for text in report.warnings)
 
 
 def test_source_and_target_alone_are_accepted_with_a_warning(folder: Path) -> None:
@@ -176,7 +177,7 @@ def test_source_and_target_alone_are_accepted_with_a_warning(folder: Path) -> No
 
 def test_a_makers_format_without_a_reader_says_what_to_do(folder: Path) -> None:
     (folder / "train" / "source" / "field0.tif").rename(folder / "train" / "source" / "field0.czi")
-    assert "bioio-czi" in problem(folder) or "Export it as TIFF" in problem(folder)
+    assert "bioio-czi" in problem(folder) or "as TIFF" in problem(folder)
 
 
 def test_a_makers_format_is_converted_without_loss(folder: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_makers_format_is_converted_without_loss(folder: Path) -> None:
 def test_an_image_beside_its_export_is_refused(folder: Path) -> None:
     path = folder / "train" / "source" / "field0.tif"
     tifffile.imwrite(path.with_suffix(".lsm"), read_image(path).pixels)
-    assert "source/field0.lsm: field0.tif has the same name but for its ending" in problem(folder)
+    assert mentions(problem(folder), "source/field0.lsm: field0.tif", "same name")
 
 
 @pytest.mark.parametrize("shape", [(64, 80), (3, 64, 80)])
@@ -217,8 +218,8 @@ def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
     for part, other in (("train", "target"), ("test", "source")):
         path = folder / part / other / "field0.tif"
         path.rename(os.fsdecode(bytes(path).replace(b"field0", b"fl\xe4che")))
-    assert "train/target/fl?che.tif: its name is not written in UTF-8" in problem(folder)
-    with pytest.raises(InvalidInputError, match=r"fl\?che\.tif: its name is not written in UTF-8"):
+    assert mentions(problem(folder), "train/target/fl?che.tif: ", "UTF-8")
+    with pytest.raises(InvalidInputError, match=r"fl\?che\.tif: .*UTF-8"):
         find_inputs(folder / "test" / "source")
 
 
@@ -234,7 +235,7 @@ def test_a_folder_for_results_is_looked_at_beforehand(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     (tmp_path / "report.pdf").touch()
     check_output(tmp_path, ["report.pdf"], overwrite=True)
-    with pytest.raises(AlreadyExistsError, match=r"has report\.pdf already"):
+    with pytest.raises(AlreadyExistsError, match=r"report\.pdf already"):
         check_output(tmp_path, ["report.pdf"], overwrite=False)
     with pytest.raises(InvalidInputError, match="is a file"):
         check_output(tmp_path / "report.pdf", ["summary.json"], overwrite=False)

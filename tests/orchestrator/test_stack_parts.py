@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from support import mentions
 
 from parfocal.runtime.errors import NotFoundError, PreconditionError, UnavailableError
 from parfocal.stack import machine
@@ -71,7 +72,7 @@ def test_default_folder_follows_the_environment(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("names", [("care", "care"), ("s3",), ("supervisor",)])
 def test_names_of_units_are_unique(names: tuple[str, ...]) -> None:
-    with pytest.raises(ValidationError, match="named twice or the name of another unit"):
+    with pytest.raises(ValidationError, match="named twice"):
         StackConfig(services=tuple(service(name) for name in names))
 
 
@@ -83,7 +84,7 @@ def test_configuration_survives_saving(tmp_path: Path) -> None:
 
 def test_damaged_configuration_names_the_field(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"revision": 1, "config": {"s3_port": "many"}}')
-    with pytest.raises(PreconditionError, match=r"config\.json cannot be used: config\.s3_port"):
+    with pytest.raises(PreconditionError, match=r"config\.json .*config\.s3_port"):
         load_config(tmp_path)
 
 
@@ -117,7 +118,7 @@ def test_a_port_of_the_last_time_that_is_taken_now_is_replaced(
 
 
 def test_a_taken_port_is_named_with_its_holder(tmp_path: Path, taken_port: int, claims: PortClaims) -> None:
-    with pytest.raises(UnavailableError, match=rf"Port {taken_port} \(s3_port\) is in use by .*{os.getpid()}"):
+    with pytest.raises(UnavailableError, match=rf"{taken_port} \(s3_port\) .*{os.getpid()}"):
         assign_ports(StackConfig(folder=tmp_path, s3_port=taken_port), None, claims)
 
 
@@ -142,7 +143,7 @@ def test_two_stacks_that_start_together_choose_different_ports(tmp_path: Path, c
     with PortClaims() as other_claims:
         mine, other = assign_ports(config, None, claims), assign_ports(config, None, other_claims)
         assert stack_ports(mine).isdisjoint(stack_ports(other))
-        with pytest.raises(UnavailableError, match="belongs to another Parfocal stack"):
+        with pytest.raises(UnavailableError, match="another Parfocal stack"):
             assign_ports(StackConfig(folder=tmp_path, s3_port=other.s3_port), None, claims)
 
 
@@ -177,7 +178,7 @@ def test_services_are_found_in_environments_of_their_name(tmp_path: Path) -> Non
 
 def test_a_missing_service_is_named_with_the_way_to_add_it(tmp_path: Path) -> None:
     environment(tmp_path, "care", "parfocal_care-0.1.0")
-    with pytest.raises(NotFoundError, match=r"service qc in .*Installed: care\. Add it with `make envs`"):
+    with pytest.raises(NotFoundError, match=r"service qc in .*: care\..*`make envs`"):
         select_services(["care", "qc"], tmp_path)
 
 
@@ -271,7 +272,7 @@ def test_a_small_log_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_logs_of_a_stack_that_never_ran(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="No stack was ever started"):
+    with pytest.raises(NotFoundError, match="No stack"):
         logs(tmp_path)
 
 
@@ -309,7 +310,7 @@ def test_a_process_number_used_again_is_not_the_same_process() -> None:
 def test_nothing_runs_where_nothing_was_started(tmp_path: Path) -> None:
     assert not status(tmp_path).running
     assert not down(tmp_path / "missing").running
-    with pytest.raises(PreconditionError, match=r"does not run\. Start it with `parfocal up`"):
+    with pytest.raises(PreconditionError, match=r"not run.*`parfocal up`"):
         connection(tmp_path)
 
 
@@ -365,8 +366,8 @@ def test_the_runner_does_not_start_when_no_service_did(tmp_path: Path) -> None:
             care.step([], [])
             runner.step([], [care])
             time.sleep(0.05)
-    assert care.status().detail == "ended with exit code 3 before it was ready, for the 2. time in a row"
-    assert runner.status().detail == "needs one of care, none of which started"
+    assert mentions(care.status().detail, "exit code 3", "2. time")
+    assert mentions(runner.status().detail, "care", "none of which")
     assert not (tmp_path / "runner.log").exists()
 
 
@@ -376,21 +377,21 @@ def test_the_runner_does_not_start_when_no_service_did(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, ": AMX found, so trainings on the CPU compute in bfloat16"),
+        ({"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, ("AMX found", "bfloat16")),
         (
             {"avx2", "avx512f", "avx512_bf16"},
-            "AVX512-BF16 but no AMX, so trainings with TensorFlow compute in bfloat16",
+            ("AVX512-BF16 but no AMX", "TensorFlow", "bfloat16"),
         ),
-        ({"avx2", "avx512f"}, "AVX512, AVX2, but no AMX or AVX512-BF16, so the CPU computes in float32"),
-        ({"avx2"}, "AVX2, but no AMX or AVX512-BF16, so the CPU computes in float32"),
+        ({"avx2", "avx512f"}, ("AVX512, AVX2", "no AMX or AVX512-BF16", "float32")),
+        ({"avx2"}, (": AVX2", "no AMX or AVX512-BF16", "float32")),
     ],
 )
 def test_doctor_says_which_precision_and_why(
-    flags: set[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: set[str], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
     found = {check.name: check for check in doctor(tmp_path)}["processor"]
-    assert words in found.found
+    assert mentions(found.found, *words)
 
 
 def test_doctor_says_what_the_services_keep(tmp_path: Path) -> None:
@@ -400,7 +401,7 @@ def test_doctor_says_what_the_services_keep(tmp_path: Path) -> None:
         path.touch()
         os.truncate(path, mebibytes * 2**20)
     found = {check.name: check for check in doctor(tmp_path)}["clean-up"]
-    assert found.found == "the services keep 1.5 GB in their cache and 0.5 GB of workers' logs"
+    assert mentions(found.found, "1.5 GB in their cache", "0.5 GB of")
 
 
 def test_doctor_reports_what_is_missing_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from minio import Minio
+from support import mentions
 
 from parfocal.runtime.errors import PreconditionError, UnavailableError
 from parfocal.stack import probes
@@ -259,7 +260,7 @@ def test_doctor_finds_a_running_stack_healthy(stack: StackStatus) -> None:
     checks = {check.name: check for check in doctor(stack.folder)}
     for name in ("stack", "store", "prefect", "tiny answers", "leftover processes"):
         assert checks[name].state is CheckState.OK, checks[name]
-    assert checks["trash"].found == "0 records of deleted jobs"
+    assert checks["trash"].found.startswith("0 records")
 
 
 def test_a_killed_unit_is_started_again(stack: StackStatus) -> None:
@@ -269,7 +270,7 @@ def test_a_killed_unit_is_started_again(stack: StackStatus) -> None:
     again = up(StackConfig(folder=stack.folder)).unit("tiny")
     assert again is not None
     assert again.pid != before
-    assert again.detail == "started again once; before that it was killed by SIGKILL"
+    assert mentions(again.detail, "started again once", "SIGKILL")
     assert connection(stack.folder).services["tiny"] == again.address
 
 
@@ -312,9 +313,8 @@ def test_a_service_that_fails_is_reported_with_the_end_of_its_log(
     services = (service("broken"), service("never"), service("tiny"))
     with pytest.raises(UnavailableError) as caught:
         up(light.model_copy(update={"services": services, "start_timeout": 6.0}))
-    assert "broken did not start: it ended with exit code 1 before it was ready" in caught.value.message
-    assert "cannot find my model zoo" in caught.value.message
-    assert "never did not start: it was not ready after 6 seconds" in caught.value.message
+    assert mentions(caught.value.message, "broken did not start", "exit code 1", "cannot find my model zoo")
+    assert mentions(caught.value.message, "never did not start", "6 seconds")
     states = {unit.name: unit.state for unit in status(light.folder).units}
     assert states["s3"] is states["tiny"] is UnitState.READY
     assert states["broken"] is states["never"] is UnitState.FAILED
@@ -322,7 +322,7 @@ def test_a_service_that_fails_is_reported_with_the_end_of_its_log(
 
 def test_a_taken_port_is_reported_before_anything_starts(light: StackConfig, stack: StackStatus) -> None:
     port = int(stack.s3_endpoint.rpartition(":")[2])
-    with pytest.raises(UnavailableError, match=rf"Port {port} \(s3_port\) is in use by weed"):
+    with pytest.raises(UnavailableError, match=rf"{port} \(s3_port\) .*weed"):
         up(light.model_copy(update={"s3_port": port}))
     assert not status(light.folder).running
 
@@ -349,7 +349,7 @@ def test_a_killed_supervisor_leaves_nothing_and_the_data_stay(
     client_of(connection(light.folder)).put_object("parfocal-models", "kept", io.BytesIO(b"kept"), 4)
     supervisor_of(first).kill()
     assert wait_until(lambda: marked(stack_mark(light.folder)) == [])
-    assert {unit.detail for unit in status(light.folder).units} == {"the supervisor ended without stopping it"}
+    assert all("supervisor ended" in unit.detail for unit in status(light.folder).units)
     second = up(config)
     assert second.s3_endpoint == first.s3_endpoint
     with client_of(connection(light.folder)).get_object("parfocal-models", "kept") as response:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from qc_summaries import summary_of
 from scipy.ndimage import gaussian_filter
+from support import mentions
 
 from parfocal.demo.simulate import simulate_pair
 from parfocal.qc.evaluation.rows import write_metrics_csv
@@ -67,7 +68,7 @@ def rows_of(model, density=1.0, photons=8.0, count=5):
 
 
 def carried(verdict):
-    return [reason for reason in verdict.reasons if "carried by background" in reason]
+    return [reason for reason in verdict.reasons if "carried" in reason]
 
 
 @pytest.mark.parametrize("density", [0.2, 1.0, 5.0])
@@ -85,9 +86,7 @@ def test_a_score_carried_by_background_cannot_pass(model, density):
     verdict = judge(summary)
     assert verdict.verdict == "failed"
     (reason, *_) = carried(verdict)
-    assert reason.startswith("Against its input the score in PSNR is carried by background: +")
-    assert "over the whole image, but inside the foreground (which is " in reason
-    assert reason.endswith("of 5 images; 25 % of the gain is asked for there.")
+    assert mentions(reason, "its input", "PSNR", "whole image", "inside the foreground", "+", "5 images", "25 %")
 
 
 def test_no_share_and_no_gain_asked_for_still_asks_for_a_gain_inside():
@@ -123,7 +122,7 @@ def test_worse_than_the_filter_inside_alone_fails():
         for row in rows
     ]
     reasons = carried(judge(summarise(rows)))
-    assert any(reason.startswith("Against a Gaussian filter the score in SSIM is carried") for reason in reasons)
+    assert any(mentions(reason, "Gaussian filter", "SSIM") for reason in reasons)
 
 
 def test_translations_are_judged_against_the_linear_predictor():
@@ -132,7 +131,7 @@ def test_translations_are_judged_against_the_linear_predictor():
         for row in rows_of("blackened")
     ]
     (reason, *_) = carried(judge(summarise(rows), TranslationThresholds()))
-    assert reason.startswith("Against a linear predictor the score in PSNR is carried")
+    assert mentions(reason, "linear predictor", "PSNR")
 
 
 def test_a_baseline_carried_by_background_is_told_but_wins():
@@ -148,8 +147,7 @@ def test_a_baseline_carried_by_background_is_told_but_wins():
     verdict = judge(summarise(rows))
     assert verdict.verdict == "failed"
     assert any(
-        remark.startswith("Inside the foreground the prediction is better than a Gaussian filter, +")
-        and remark.endswith("what it lacks in SSIM it lacks in the background.")
+        mentions(remark, "Inside the foreground", "better", "Gaussian filter", "+", "SSIM", "background")
         for remark in verdict.remarks
     )
 
@@ -159,9 +157,9 @@ def test_shift_is_told_in_both_directions():
     lowered = background_shift(image_scores(rows_of("filtered", 0.2), KINDS)["prediction"])
     assert raised.amount > 0.1
     assert lowered.amount < -0.1
-    assert "is raised by background" in shift_remark(raised, 0.1)
+    assert "raised" in shift_remark(raised, 0.1)
     assert f"{lowered.inside:.3f} inside the foreground" in shift_remark(lowered, 0.1)
-    assert "is lowered by background" in shift_remark(lowered, 0.1)
+    assert "lowered" in shift_remark(lowered, 0.1)
     assert shift_remark(raised, 0.9) is None
 
 
@@ -185,7 +183,7 @@ def scores_without_inside():
 def test_without_values_inside_the_whole_image_decides_and_a_remark_says_so():
     verdict = judge(summarise(scores_without_inside()))
     assert verdict.verdict == "passed"
-    assert any("No test image has a score inside the foreground" in remark for remark in verdict.remarks)
+    assert any(mentions(remark, "inside the foreground", "unknown") for remark in verdict.remarks)
 
 
 @pytest.mark.parametrize("rows", [rows_of("filtered"), scores_without_inside()])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from support import filament_pair, publish_dataset, publish_images, publish_model, read_published, wait_for
+from support import filament_pair, mentions, publish_dataset, publish_images, publish_model, read_published, wait_for
 
 from parfocal import v1
 from parfocal.qc import SERVICE
@@ -218,9 +218,8 @@ def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
         "report.pdf",
         "report.html",
     }
-    assert summary["sentences"][0].startswith("On 10 test images, good:1 is better than poor:1 by ")
-    assert "dB in PSNR (95 % interval" in summary["sentences"][0]
-    assert "after Holm correction for 10 comparisons" in summary["sentences"][0]
+    assert mentions(summary["sentences"][0], "10 test images", "good:1 is better than poor:1", "dB", "PSNR", "95 %")
+    assert mentions(summary["sentences"][0], "Holm", "10 comparisons")
     assert [each["kind"] for each in summary["competitors"]] == ["model", "model", "input", "baseline"]
 
     table = rows_of(files["comparison.csv"])
@@ -266,7 +265,7 @@ def test_translation_is_compared_target_by_target(bench: Bench, ten: str) -> Non
     assert {"images.png", "images_target_B.png"} <= set(files)
     assert list(summary["metrics"]) == list(both)
     assert [each["name"] for each in summary["competitors"]] == ["clear:1", "dull:1", "linear predictor"]
-    assert any("of target_B, clear:1 is better than dull:1" in each for each in summary["sentences"])
+    assert any(mentions(each, "target_B", "clear:1 is better than dull:1") for each in summary["sentences"])
     assert len(rows_of(files["comparison.csv"])) == 60
 
 
@@ -289,14 +288,14 @@ def test_other_test_images_are_refused_by_name(bench: Bench, ten: str, good: str
     partial = bench.evaluate(ten, noisy(5), model=bench.model("partial", ten), skip="field3")
     job = bench.compare(ten, [good, partial])
     assert job.state == v1.JOB_STATE_FAILED
-    assert "field3 was scored for good:1, not for partial:1" in job.error.text
+    assert mentions(job.error.text, "field3", "good:1", "partial:1")
 
 
 def test_what_is_no_evaluation_is_refused(bench: Bench, ten: str, good: str) -> None:
     manifest = ResultManifest.read(bench.store, Location.parse(good) / RESULT_MANIFEST)
     job = bench.compare(ten, [good, manifest.images[0].outputs["prediction"]])
     assert job.state == v1.JOB_STATE_FAILED
-    assert "is a prediction, not an evaluation" in job.error.text
+    assert mentions(job.error.text, "a prediction", "evaluation")
 
 
 def test_a_model_that_has_seen_the_test_images_is_named(bench: Bench, ten: str, good: str) -> None:
@@ -333,9 +332,8 @@ def test_a_target_whose_predictions_can_none_of_them_be_scored_fails_and_is_not_
     place = Location.parse(uri)
     summary, verdict = (json.loads(read_published(bench.store, uri, f"{name}.json")) for name in ("summary", "verdict"))
     assert verdict["state"] == "failed"
-    assert verdict["reasons"][0].startswith(
-        "target_B: 10 of 10 predictions could not be scored: target_B/field0 (prediction): The image has 2688 of 2688"
-    )
+    assert verdict["reasons"][0].startswith("target_B: ")
+    assert mentions(verdict["reasons"][0], "10 of 10", "scored", "target_B/field0 (prediction)", "2688 of 2688")
     assert list(summary["targets"]) == ["target"]
     assert len(summary["unscorable"]) == 10
     assert ResultManifest.read(bench.store, place / RESULT_MANIFEST).targets == ("target",)
@@ -345,4 +343,4 @@ def test_a_target_whose_predictions_can_none_of_them_be_scored_fails_and_is_not_
     lacking = bench.evaluate(ten, one_diverged, method=method, targets=both[:1], model=bench.model("lacking", ten))
     refused = bench.compare(ten, [uri, lacking], method)
     assert refused.state == v1.JOB_STATE_FAILED
-    assert "field4 was scored for half:1, not for lacking:1" in refused.error.text
+    assert mentions(refused.error.text, "field4", "half:1", "lacking:1")

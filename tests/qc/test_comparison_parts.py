@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support import mentions
 
 from parfocal import v1
 from parfocal.qc.comparison.competitors import (
@@ -104,10 +105,8 @@ def test_with_several_models_shown_differences_come_first():
     scores = table(a_1=BASE, b_1=BASE + noise - noise.mean(), c_1=BASE + np.linspace(3, 4, 12))
     tests = run_tests(competitors("a:1", "b:1", "c:1"), [scores], 0.05)
     (sentence,) = sentences(tests, 0.05)
-    assert sentence.index("c:1 is better than a:1") < sentence.index(
-        "no difference in PSNR between a:1 and b:1 is shown"
-    )
-    assert sentence.count("after Holm correction for 3 comparisons") == 1
+    assert sentence.index("c:1 is better than a:1") < sentence.index("between a:1 and b:1")
+    assert sentence.count("no difference") == sentence.count("3 comparisons") == 1
 
 
 def test_references_are_compared_with_models_and_not_with_each_other():
@@ -119,16 +118,14 @@ def test_references_are_compared_with_models_and_not_with_each_other():
         *(("b:1", other) for other in ("input", "filter")),
     ]
     _, beside = sentences(tests, 0.05)
-    assert "a:1 is better than the input (+4.50 dB" in beside
-    assert "not shown to differ from the filter (+0.00 dB, p = 1)" in beside
+    assert mentions(beside, "better than", "the input (+4.50 dB", "the filter (+0.00 dB, p = 1)")
 
 
 def test_a_difference_of_few_images_is_not_called_real_however_large():
     tests = run_tests(competitors("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[40, 42, 44])], 0.05)
     assert tests[0].outcome == "not shown"
-    assert sentences(tests, 0.05)[0].endswith("with 3 images none could be.")
-    assert "the smallest p-value that Wilcoxon's test can give is 0.25" in power_remark(tests, 0.05)
-    assert "It takes 6 images for 1 comparison" in power_remark(tests, 0.05)
+    assert mentions(sentences(tests, 0.05)[0], "no difference", "3 images")
+    assert mentions(power_remark(tests, 0.05), "3 images", "Wilcoxon", "0.25", "6 images for 1 comparison")
 
 
 def test_an_interval_without_zero_that_is_not_shown_is_explained():
@@ -137,10 +134,7 @@ def test_an_interval_without_zero_that_is_not_shown_is_explained():
     tests = run_tests(competitors("a:1", "b:1", "c:1"), [scores], 0.05)
     assert {test.outcome for test in tests} == {"not shown"}
     remark = interval_remark(tests, 0.05)
-    assert remark.startswith("The 95 % interval leaves out zero, yet no difference is shown, between ")
-    assert "between a:1 and b:1 in PSNR; b:1 and c:1 in PSNR. This is no contradiction" in remark
-    assert "Among 3 differences looked at together" in remark
-    assert "the verdict of an evaluation" in remark
+    assert mentions(remark, "95 %", "a:1 and b:1 in PSNR; b:1 and c:1 in PSNR.", "3 differences", "verdict")
 
 
 def test_what_is_shown_or_has_zero_in_its_interval_needs_no_explanation():
@@ -150,13 +144,14 @@ def test_what_is_shown_or_has_zero_in_its_interval_needs_no_explanation():
     assert shown[0].outcome == "second is better"
     assert [interval_remark(tests, 0.05) for tests in (shown, equal, one)] == ["", "", ""]
     few = run_tests(competitors("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[21, 22.1, 23.2])], 0.05)
-    assert "Here Wilcoxon's test, which asks whether most images agree" in interval_remark(few, 0.05)
+    assert "Wilcoxon" in interval_remark(few, 0.05)
+    assert "Among" not in interval_remark(few, 0.05)
 
 
 def test_one_image_is_compared_without_interval():
     tests = run_tests(competitors("a:1", "b:1"), [table(a_1=[20], b_1=[40])], 0.05)
     assert (tests[0].difference.low, tests[0].outcome, tests[0].paired.wilcoxon) == (None, "not shown", 1.0)
-    assert "On 1 test image, no difference" in sentences(tests, 0.05)[0]
+    assert mentions(sentences(tests, 0.05)[0], "1 test image,", "no difference")
 
 
 def test_rank_and_mean_must_agree():
@@ -207,14 +202,14 @@ def test_tables_hold_every_score_and_test(tmp_path):
     [
         ({"input_uri": "s3://d/a/2"}, "a:1 has the dataset s3://d/a/1, b:1 the dataset s3://d/a/2"),
         ({"split": "train"}, "the split test, b:1 the split train"),
-        ({"method": "instances"}, "b:1 was judged by 'instances'"),
+        ({"method": "instances"}, "'instances'"),
         ({"parameters": {"iou": 0.8}}, "the iou 0.5, b:1 the iou 0.8"),
         ({"summary": EvaluationSummary.model_construct(definition="another")}, "different definitions"),
-        ({"targets": ("target_B",)}, "no target in common"),
+        ({"targets": ("target_B",)}, "target_B"),
         ({"images": {"field0": "sha0", "field1": "sha1"}}, "field2 was scored for a:1, not for b:1"),
         (
             {"images": {"field0": "sha0", "field1": "sha1", "field2": "other"}},
-            "field2 of b:1 are different source images",
+            "different source images",
         ),
     ],
 )
@@ -251,7 +246,7 @@ def test_a_target_that_only_some_have_is_left_out():
 def test_a_metric_that_an_image_lacks_is_not_compared():
     scores = {"prediction": {f"field{number}": {"psnr": 20.0} if number else {} for number in range(3)}}
     rivals, _ = choose_competitors([evaluation(), evaluation("b:1", scores=scores)], ())
-    with pytest.raises(InvalidInputError, match=r"field0 has no psnr for the prediction in s3://r/b:1"):
+    with pytest.raises(InvalidInputError, match=r"field0 .*psnr.*prediction.*s3://r/b:1"):
         lay_side_by_side(rivals, ["psnr"])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from support import mentions
 
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.images.resolution import FRC_THRESHOLD, FourierCorrelation
@@ -117,8 +118,6 @@ def test_the_figure_says_where_there_is_no_resolution_and_where_pixels_limit_it(
     assert curves is not None
     found = metrics(2.0) | {"input": {}}
     words = texts(correlation_figure(curves, found, NAMES))
-    assert words[1:] == [
-        "Input: nothing in common with the targets",
-        "Gaussian filter: 2 pixels or finer",
-        "Prediction: 2 pixels or finer",
-    ]
+    nothing, *limited = words[1:]
+    assert mentions(nothing, "Input: ", "nothing in common")
+    assert limited == ["Gaussian filter: 2 pixels or finer", "Prediction: 2 pixels or finer"]

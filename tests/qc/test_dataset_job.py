@@ -136,7 +136,7 @@ def test_every_defect_made_on_purpose_is_found_in_its_image_alone(
         "empty",
         "blurred",
     }
-    assert "once the 2 errors above are put right" in outcome.summary["purpose"]["text"]
+    assert "2 errors" in outcome.summary["purpose"]["text"]
 
 
 def test_faults_of_labels_are_found_and_the_data_suit_instance_segmentation(

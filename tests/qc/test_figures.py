@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.image import imread
+from support import mentions
 
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.images.foreground import find_foreground, score_regions
@@ -55,7 +56,7 @@ def test_shows_names_numbers_and_failure():
     assert "cell_01" in found
     assert "FAILED: contrast inverted" in found
     assert "Prediction: contrast inverted" in found
-    assert any(text.startswith("SSIM of input: mean 0.") for text in found)
+    assert any(mentions(text, "SSIM of input", "mean 0.") for text in found)
 
 
 def test_foreground_is_outlined_and_its_scores_are_told():
@@ -65,7 +66,7 @@ def test_foreground_is_outlined_and_its_scores_are_told():
     found = texts(figure)
     assert "Inside the foreground" in found
     assert "SNR (dB)" in found
-    assert any("Outlined: foreground by Otsu, " in text and "% of the image." in text for text in found)
+    assert any(mentions(text, "Outlined", "Otsu", "%") for text in found)
 
 
 @pytest.mark.parametrize(
@@ -113,5 +114,5 @@ def test_refuses_stacks_and_other_shapes():
     both = {"input": maps, "prediction": maps}
     with pytest.raises(InvalidInputError, match="one slice"):
         restoration_figure(image, image, np.zeros((2, 20, 20)), {}, both, name="a")
-    with pytest.raises(InvalidInputError, match="the prediction has shape"):
+    with pytest.raises(InvalidInputError, match=r"prediction.*shape"):
         restoration_figure(image, np.eye(21), image, {}, both, name="a")

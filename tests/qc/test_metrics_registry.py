@@ -53,14 +53,13 @@ def test_numbers_are_written_by_their_metric() -> None:
 
 def test_which_way_is_better_is_said_of_those_that_differ() -> None:
     up, down, other = (Metric(key=way, title=way, better=way) for way in ("higher", "lower", "none"))  # type: ignore[arg-type]
-    assert direction_note([up, other]) == "Higher is better."
-    assert direction_note([down]) == "Lower is better."
-    assert direction_note([up, down]) == "Higher is better, except for lower."
-    assert direction_note([up, down, down, down]) == "Higher is better, except for lower, lower and lower."
+    assert direction_note([up, other]).startswith("Higher is better")
+    assert "except" not in direction_note([up, other])
+    assert direction_note([down]).startswith("Lower is better")
+    assert direction_note([up, down]).endswith(", except for lower.")
+    assert direction_note([up, down, down, down]).endswith(", except for lower, lower and lower.")
 
 
 def test_a_summary_of_another_version_is_refused_with_what_to_do() -> None:
-    with pytest.raises(
-        InvalidInputError, match=r"summary.json of s3://r/a was written by another version.*Evaluate again"
-    ):
+    with pytest.raises(InvalidInputError, match=r"summary\.json of s3://r/a .*version.*Evaluate again"):
         EvaluationSummary.parse('{"task": "restoration", "units": {}}', "s3://r/a")

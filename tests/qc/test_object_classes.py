@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import mentions
 
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.instances.class_figure import class_figure
@@ -66,12 +67,10 @@ def test_classes_are_counted_as_by_hand(tmp_path: Path) -> None:
     assert (summary["accuracy"], summary["unknown"], summary["commonest"]) == (0.5, 1, {"class": 1, "part": 0.5})
     assert class_values(counts) == {"class_accuracy": 0.5, "class_known": 4, "class_correct": 2}
     remarks = class_remarks(counts, 2, 3)
-    assert "The class is right in 2 of 4 found objects of known class (50.0 %)" in remarks[0]
-    assert "all of them class 1 would be right in 50.0 %" in remarks[0]
-    assert remarks[1:] == [
-        "The class that is found worst is 1, with F1 0.500.",
-        "Classes were judged in 2 of 3 test images; of the others none were drawn.",
-    ]
+    right, worst, judged = remarks
+    assert mentions(right, "2 of 4 found objects", "(50.0 %)", "class 1 ", " 50.0 %.")
+    assert mentions(worst, "worst is 1", "F1 0.500")
+    assert "2 of 3 test images" in judged
 
 
 @st.composite
@@ -143,13 +142,13 @@ def test_one_class_for_all_is_scored_as_the_objects_are() -> None:
 
 def test_classes_that_nobody_drew_are_not_judged() -> None:
     (remark,) = class_remarks(None, 0, 3)
-    assert "the test images have no images target_class" in remark
+    assert "no images target_class" in remark
     unknown = count_classes(MATCHES, dict.fromkeys(TARGET, 0), PREDICTION)
     assert unknown == ClassCounts(unknown=6)  # not even what was invented
     assert pool_classes([unknown]) is None
     assert pool_classes([]) is None
     (remark,) = class_remarks(pool_classes([unknown]), 1, 1)
-    assert "have no object of known class" in remark
+    assert "known class" in remark
 
 
 def test_where_nothing_was_found_there_is_no_accuracy() -> None:
@@ -159,7 +158,8 @@ def test_where_nothing_was_found_there_is_no_accuracy() -> None:
     assert counts.accuracy is None
     assert class_values(counts) == {"class_known": 0, "class_correct": 0}
     assert summarise_classes(counts)["commonest"] is None
-    assert class_remarks(counts, 1, 1) == ["No object of known class was found, so nothing can be said about classes."]
+    (remark,) = class_remarks(counts, 1, 1)
+    assert "No object" in remark
     assert [counts.counts(number).f1 for number in (1, 2)] == [0, 0]
 
 
@@ -177,9 +177,9 @@ def test_objects_have_the_class_drawn_in_them_under_their_own_number() -> None:
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [
-        (np.zeros((2, 6), np.uint8), r"field \(target_class\) has shape .*Draw the classes on"),
-        (np.full(LABELS.shape, 101, np.uint8), r"field \(target_class\) has the value 101, .*inside each object draw"),
-        (np.full(LABELS.shape, 1.0), r"field \(target_class\) has values of type float64: save classes as 8-bit"),
+        (np.zeros((2, 6), np.uint8), r"field \(target_class\) .*shape"),
+        (np.full(LABELS.shape, 101, np.uint8), r"field \(target_class\) .*101, .*each object"),
+        (np.full(LABELS.shape, 1.0), r"field \(target_class\) .*float64.*8-bit"),
     ],
 )
 def test_class_images_that_are_none_are_refused_by_name(drawn: Any, message: str) -> None:

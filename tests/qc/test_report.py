@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from qc_summaries import summary_of
+from support import mentions
 
 from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
 from parfocal.qc.figures.drawing import save_png
@@ -115,8 +116,8 @@ def test_the_page_says_all_that_was_found_and_needs_nothing_else(evaluation: Eva
     assert base64.b64decode(page.links[-1].partition(",")[2]) == (evaluation.folder / "figure.png").read_bytes()
     for text in (
         "Restoration QC: model denoiser, version 3", "Passed", *evaluation.verdict.reasons, "31.50", "28.50",
-        "PSNR loss to the Gaussian filter allowed", "Only one validation image.", "csbdeep 0.8.2", "scipy 1.17.1",
-        "from 1 training image of the dataset w2s, version 2, in 20 epochs (10 min on CPU",
+        "PSNR loss", "Only one validation image.", "csbdeep 0.8.2", "scipy 1.17.1",
+        "1 training image", "dataset w2s, version 2", "20 epochs (10 min on CPU",
         "Cite: Weigert 2018", "Cite: von Chamier 2021", "PSNR [dB] 31.50 ± 1.29",
     ):  # fmt: skip
         assert text in page.words, text
@@ -141,14 +142,13 @@ def test_targets_are_reported_one_by_one_and_images_counted_once(evaluation: Eva
     of_dapi = [(evaluation.folder / f"{name}_target_DAPI.png").read_bytes() for name in ("figure", "examples")]
     assert pictures[-2:] == of_dapi  # the first target has no picture of examples
     assert len(pictures) == 5
-    assert "3 test images of the dataset" in words
+    assert "3 test images of" in words
     assert "target: PSNR [dB] 31.00 ± 1.00" in words
     assert "target_DAPI: PSNR [dB] 16.00 ± 1.00" in words
     assert "evaluated on 3 test images" in words
     assert f"{summaries['target'].worst.image}, the worst of 3 images by PSNR." in words
     assert f"{summaries['target_DAPI'].worst.image}, the worst of 3 images by PSNR." in words
-    assert "the best and the median image by PSNR." in words
-    assert "In order of PSNR, the lowest first." in words
+    assert mentions(words, "median image by PSNR", "order of PSNR")
 
 
 def test_an_imported_model_is_not_said_to_be_trained_here(evaluation: Evaluation) -> None:
@@ -171,7 +171,7 @@ def test_the_document_has_pages_and_a_title(evaluation: Evaluation) -> None:
 def test_a_prediction_without_a_model_has_a_report_too(evaluation: Evaluation) -> None:
     write_report(evaluation_report(replace(evaluation, model=None)), evaluation.folder)
     words = page_of(evaluation.folder).words
-    assert "How the model was made" not in words
+    assert "How the model" not in words
     assert "Predictions for 4 test images" in words
     assert evaluation.prediction in words
 

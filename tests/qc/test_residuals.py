@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, shift
+from support import mentions
 
 from parfocal.qc.metrics.baselines.blind import choose_blind_gaussian
 from parfocal.qc.metrics.images.residuals import score_residual
@@ -138,9 +139,9 @@ def test_what_the_fit_would_hide_fails_by_name(prediction: Any, failed: str) -> 
 @pytest.mark.parametrize(
     ("source", "prediction", "words"),
     [
-        (NOISY, CLEAN[:-1], "cell: the prediction has shape"),
-        (NOISY[:5, :5], CLEAN[:5, :5], "cell is too small to tell noise"),
-        (np.full(SHAPE, 3), CLEAN, "cell: the input shows no noise"),
+        (NOISY, CLEAN[:-1], "cell: .*prediction.*shape"),
+        (NOISY[:5, :5], CLEAN[:5, :5], "cell .*too small"),
+        (np.full(SHAPE, 3), CLEAN, "cell: .*no noise"),
         (NOISY, np.where(CLEAN > 100, np.nan, CLEAN), "prediction cell has"),
     ],
 )
@@ -192,22 +193,22 @@ def images(**values: float) -> Any:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"agreement": 0.9}, "agree within the noise in 90 %"),
-        ({"structure": 2.0, "sharpness": 0.7}, "blurred or weakened (sharpness 0.70"),
-        ({"structure": 2.0, "sharpness": 1.3}, "sharpened or invented (sharpness 1.30"),
-        ({"structure": 2.0, "autocorrelation": 0.4}, "noise of neighbouring pixels is shared"),
-        ({"structure": 2.0, "clipped_fraction": 0.05}, "clipped (5 % of its pixels"),
-        ({"noise_left": 0.9}, "90 % of the noise is left"),
+        ({"agreement": 0.9}, ("agree", "90 %")),
+        ({"structure": 2.0, "sharpness": 0.7}, ("blurred", "sharpness 0.70")),
+        ({"structure": 2.0, "sharpness": 1.3}, ("sharpened", "sharpness 1.30")),
+        ({"structure": 2.0, "autocorrelation": 0.4}, ("neighbouring pixels",)),
+        ({"structure": 2.0, "clipped_fraction": 0.05}, ("clipped", "5 %")),
+        ({"noise_left": 0.9}, ("90 %", "is left")),
     ],
 )
-def test_every_objection_fails_with_its_words(values: dict[str, float], words: str) -> None:
+def test_every_objection_fails_with_its_words(values: dict[str, float], words: tuple[str, ...]) -> None:
     verdict = judge(images(**values), ResidualThresholds())
     assert verdict.verdict == "failed"
-    assert words in " ".join(verdict.reasons)
+    assert mentions(" ".join(verdict.reasons), *words)
     assert judge(images(), ResidualThresholds()).verdict == "passed"
 
 
 def test_a_pass_says_what_it_cannot_show_and_names_strange_images() -> None:
     verdict = judge(images(), ResidualThresholds(), ["b"])
     assert "leaves no trace" in verdict.remarks[0]
-    assert "1 image is unlike those the model was trained on: b." in verdict.remarks
+    assert any(mentions(remark, "1 image ", "unlike", ": b.") for remark in verdict.remarks)

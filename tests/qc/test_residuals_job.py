@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from support import publish_dataset, read_published
+from support import mentions, publish_dataset, read_published
 
 from parfocal import v1
 from parfocal.runtime.errors import NotFoundError
@@ -105,7 +105,7 @@ def test_what_was_blurred_away_fails(judge: Judge, s3: Any) -> None:
 
 def test_the_input_itself_fails_for_its_noise(judge: Judge, s3: Any) -> None:
     result, _ = read(judge("source"), s3)
-    assert "100 % of the noise is left" in " ".join(result.verdict["reasons"])
+    assert mentions(" ".join(result.verdict["reasons"]), "100 %", "noise", "left")
 
 
 @pytest.mark.parametrize("axes", ["TYX", "TZYX"])
@@ -121,7 +121,7 @@ def test_maps_have_the_axes_and_the_pixel_size_of_their_image(judge: Judge, s3: 
 
 def test_strange_images_are_named(judge: Judge, s3: Any) -> None:
     result, _ = read(judge("target", strange=True), s3)
-    assert "1 image is unlike those the model was trained on: field1." in result.verdict["remarks"]
+    assert any(mentions(remark, "1 image ", "unlike", ": field1.") for remark in result.verdict["remarks"])
 
 
 @pytest.mark.parametrize("field", ["dataset_uri", "model_uri"])
@@ -145,8 +145,8 @@ def test_images_without_noise_are_left_out_by_name(judge: Judge, s3: Any) -> Non
     job = judge("target", plain=True, black="field1")
     result, summary = read(job, s3)
     assert summary["images"] == 2
-    assert any(warning.startswith("field1: the input shows no noise") for warning in result.warnings)
-    assert "1 of 3 images could not be judged: field1 (no noise)." in result.verdict["remarks"]
+    assert any(mentions(warning, "field1: ", "no noise") for warning in result.warnings)
+    assert any(mentions(remark, "1 of 3 images", "judged", "field1 (no noise)") for remark in result.verdict["remarks"])
     nothing = judge("target", plain=True, black="field0 field1 field2")
     assert nothing.state == v1.JOB_STATE_FAILED
     assert "contrast" in nothing.error.text
@@ -158,7 +158,7 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(judge: Judge, s3
     assert result.verdict["state"] == "failed"
     (bad,) = summary["unscorable"]
     reason = result.verdict["reasons"][0]
-    assert reason.startswith(f"1 of 3 predictions could not be scored: The prediction {bad} has ")
+    assert mentions(reason, "1 of 3 predictions", "scored", f"prediction {bad} has ")
     assert "not a number, infinite" in reason
     assert summary["images"] == 2
     assert summary["metrics"]["prediction"]["agreement"]["mean"] > 0.99

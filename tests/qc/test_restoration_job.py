@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
-from support import publish_dataset, publish_images, read_published
+from support import mentions, publish_dataset, publish_images, read_published
 
 from parfocal import v1
 from parfocal.qc.metrics.images.foreground import find_foreground
@@ -152,9 +152,7 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
     assert "examples.png" in {entry.public_name for entry in result.files}
 
 
-@pytest.mark.parametrize(
-    ("width", "words"), [(30.0, "The uncertainty is honest"), (6.0, "The uncertainty is too small")]
-)
+@pytest.mark.parametrize(("width", "words"), [(30.0, "uncertainty is honest"), (6.0, "uncertainty is too small")])
 def test_an_uncertainty_is_checked_and_drawn(
     evaluate: Any, s3: Any, request: pytest.FixtureRequest, width: float, words: str
 ) -> None:
@@ -186,10 +184,8 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Any, s
     summary = json.loads(published(s3, job, "summary.json"))
     (bad,) = summary["unscorable"]
     assert summary["verdict"] == "failed"
-    assert summary["reasons"] == [
-        f"1 of 3 predictions could not be scored: {bad} (prediction), slice 4: The image has 1760 of 1760 values that "
-        "are not a number, infinite or beyond 1e+30."
-    ]
+    (reason,) = summary["reasons"]
+    assert mentions(reason, "1 of 3 predictions", "scored", f"{bad} (prediction), slice 4: ", "1760 of 1760", "1e+30")
     assert summary["images"] == 2
     assert summary["metrics"]["prediction"]["psnr"]["mean"] > summary["metrics"]["input"]["psnr"]["mean"]
     rows = list(csv.DictReader(io.StringIO(published(s3, job, "metrics.csv"))))
@@ -208,4 +204,4 @@ def test_a_target_that_cannot_be_used_is_refused_by_name(evaluate: Any, s3: Any,
             write_image(path, Image(pixels, "YX", None))
     job = evaluate(tmp_path, lambda source, _: source)
     assert job.state == v1.JOB_STATE_FAILED
-    assert job.error.text.startswith("c: The target is constant")
+    assert mentions(job.error.text, "c: ", "target is constant")

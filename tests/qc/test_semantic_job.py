@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage
-from support import read_published
+from support import mentions, read_published
 
 from parfocal import v1
 from parfocal.qc.metrics.objects.semantic import Areas
@@ -52,12 +52,13 @@ def test_probabilities_are_cut_and_the_curve_is_not_used_to_choose(evaluate: Eva
     names = {entry.public_name for entry in result.files}
     assert {"figure.png", "metrics.csv", "curve.csv", "summary.json", "report.pdf", "maps/field0.tif"} <= names
     assert result.verdict["state"] == "passed"
-    assert summary["details"]["threshold"] == {"value": 0.5, "chosen_by": "default, as the model stores none"}
+    assert summary["details"]["threshold"]["value"] == 0.5
+    assert "default" in summary["details"]["threshold"]["chosen_by"]
     rows = list(csv.DictReader(io.StringIO(read_published(s3.store(), str(place), "curve.csv").decode())))
     assert len(rows) == 99
     at_half = next(row for row in rows if row["threshold"] == "0.5")
     assert float(at_half["iou"]) == pytest.approx(summary["details"]["pooled"]["prediction"]["iou"])
-    assert "it was not used" in " ".join(result.verdict["remarks"])
+    assert "not used" in " ".join(result.verdict["remarks"])
 
 
 def test_a_threshold_that_is_asked_for_is_applied(evaluate: Evaluate, s3: Any) -> None:
@@ -78,7 +79,7 @@ def test_the_target_itself_is_perfect_and_needs_no_threshold(evaluate: Evaluate,
 def test_empty_masks_fail_by_name(evaluate: Evaluate, s3: Any) -> None:
     result, _, _ = read(evaluate(np.zeros_like), s3)
     assert result.verdict["state"] == "failed"
-    assert "In 3 of 3 images no foreground was found: field0" in " ".join(result.verdict["reasons"])
+    assert mentions(" ".join(result.verdict["reasons"]), "3 of 3 images", "no foreground", ": field0")
 
 
 def test_what_is_neither_mask_nor_probability_is_refused_by_name(evaluate: Evaluate) -> None:
@@ -94,7 +95,7 @@ def test_a_test_without_foreground_passes_nobody() -> None:
     by_kind = {"baseline": scores, "prediction": scores}
     verdict = judge(by_kind, Areas(), None, Threshold(0.5, "default"), SemanticParameters())
     assert verdict.verdict == "failed"
-    assert "No test image has any foreground" in verdict.reasons[0]
+    assert mentions(verdict.reasons[0], "No test image", "foreground")
 
 
 def test_names_of_files_are_drawn_as_they_are() -> None:
@@ -114,7 +115,7 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Evalua
     changes = iter([lambda labels: labels.astype(np.float32) * np.nan, as_probability, as_probability])
     result, summary, _ = read(evaluate(lambda labels: next(changes)(labels)), s3)
     assert result.verdict["state"] == "failed"
-    assert "1 of 3 predictions could not be scored: field0 (prediction) has pixels that" in result.verdict["reasons"][0]
+    assert mentions(result.verdict["reasons"][0], "1 of 3 predictions", "scored", "field0 (prediction) has pixels")
     assert list(summary["unscorable"]) == ["field0"]
     assert summary["images"] == result.summary["images"] == 2
     assert summary["metrics"]["prediction"]["iou"]["mean"] > 0.9

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qc_summaries import summary_of
+from support import mentions
 
 from parfocal.qc.evaluation.rows import write_metrics_csv
 from parfocal.qc.evaluation.statistics import statistics
@@ -99,44 +100,45 @@ def test_interval_encloses_the_mean(values):
 def test_better_than_input_and_filter_passes():
     verdict = verdict_of(GOOD)
     assert verdict.verdict == "passed"
-    assert any(reason.startswith("The prediction is better than its input in PSNR: +6.0") for reason in verdict.reasons)
-    assert any("better than a Gaussian filter in SSIM: +0.020 on average" in reason for reason in verdict.reasons)
-    assert all(reason.endswith("better in 4 of 4 images.") for reason in verdict.reasons)
+    assert any(mentions(reason, "better than its input", "PSNR: +6.0") for reason in verdict.reasons)
+    assert any(mentions(reason, "better than", "Gaussian filter", "SSIM: +0.020") for reason in verdict.reasons)
+    assert all("4 of 4 images" in reason for reason in verdict.reasons)
 
 
 def test_worse_than_the_filter_fails():
     verdict = verdict_of(BAD)
     assert verdict.verdict == "failed"
     (reason,) = verdict.reasons
-    assert reason.startswith("The prediction is worse than a Gaussian filter in PSNR: -")
+    assert mentions(reason, "worse than", "Gaussian filter", "PSNR: -")
 
 
 def test_worse_in_ssim_alone_fails():
     verdict = verdict_of(GOOD, ssim_gain=-0.05)
     assert verdict.verdict == "failed"
-    assert "worse than a Gaussian filter in SSIM: -0.050" in verdict.reasons[0]
+    assert mentions(verdict.reasons[0], "worse than", "Gaussian filter", "SSIM: -0.050")
 
 
 def test_overlapping_interval_is_not_distinguishable_and_passes():
     verdict = verdict_of(MIXED)
     assert verdict.verdict == "passed"
-    assert any("not distinguishable from a Gaussian filter in PSNR" in reason for reason in verdict.reasons)
+    assert any(mentions(reason, "not distinguishable", "Gaussian filter", "PSNR") for reason in verdict.reasons)
 
 
 def test_no_better_than_the_input_fails():
     verdict = verdict_of(GOOD, gain_over_input=0.0)
     assert verdict.verdict == "failed"
-    assert "not shown to be better than its input in PSNR: +0.00 dB" in verdict.reasons[0]
+    assert mentions(verdict.reasons[0], "not shown", "its input", "PSNR: +0.00 dB")
 
 
 def test_worse_than_the_input_fails():
-    assert "worse than its input in PSNR: -2.00 dB" in verdict_of(GOOD, gain_over_input=-2.0).reasons[0]
+    assert mentions(verdict_of(GOOD, gain_over_input=-2.0).reasons[0], "worse than its input", "PSNR: -2.00 dB")
 
 
 def test_one_inverted_image_fails_however_good_the_rest():
     verdict = verdict_of(GOOD, failed={2})
     assert verdict.verdict == "failed"
-    assert verdict.reasons == ("1 of 4 predictions failed outright: image_2 (contrast inverted).",)
+    (reason,) = verdict.reasons
+    assert mentions(reason, "1 of 4 predictions", "image_2 (contrast inverted)")
 
 
 def test_where_all_images_are_inverted_nothing_else_is_said_to_be_the_reason():
@@ -171,13 +173,13 @@ def test_thresholds_move_the_verdict():
     assert verdict_of(GOOD, thresholds=RestorationThresholds(min_ssim_gain_over_input=0.5)).verdict == "failed"
     lenient = verdict_of(GOOD, failed={2}, thresholds=RestorationThresholds(max_failed_images=1))
     assert lenient.verdict == "passed"
-    assert "image_2: contrast inverted, which the thresholds allow." in lenient.remarks
+    assert any(mentions(remark, "image_2: contrast inverted", "thresholds") for remark in lenient.remarks)
 
 
 def test_unknown_or_negative_thresholds_are_refused():
     with pytest.raises(pydantic.ValidationError, match="min_pnsr"):
         RestorationThresholds.model_validate({"min_pnsr": 1})
-    with pytest.raises(pydantic.ValidationError, match="greater than or equal to 0"):
+    with pytest.raises(pydantic.ValidationError, match="max_psnr_loss_to_baseline"):
         RestorationThresholds(max_psnr_loss_to_baseline=-1)
 
 
@@ -204,7 +206,7 @@ def test_a_stack_is_one_image_with_the_mean_of_its_slices():
 def test_a_few_failed_slices_are_a_remark():
     verdict = judge(summarise(stack_rows(2)))
     assert verdict.verdict == "passed"
-    assert "b: prediction is constant in 2 of 20 slices, which the thresholds allow." in verdict.remarks
+    assert any(mentions(each, "b: prediction is constant", "2 of 20", "thresholds") for each in verdict.remarks)
 
 
 def test_many_failed_slices_fail_the_stack():
@@ -218,7 +220,7 @@ def test_worst_image_has_the_lowest_psnr_whatever_its_ssim():
     table[5] = score_row(table[5].image, "prediction", score(21.25, 0.99))
     summary = summarise(table)
     assert summary.worst.image == "image_1"
-    assert "The worst image is image_1, with PSNR 21.25 dB." in judge(summary).remarks
+    assert any(mentions(remark, "worst", "image_1", "PSNR 21.25 dB") for remark in judge(summary).remarks)
 
 
 def test_images_are_ranked_by_the_metric_that_tables_begin_with_and_comparisons_rank_by():
@@ -230,9 +232,9 @@ def test_images_are_ranked_by_the_metric_that_tables_begin_with_and_comparisons_
     ("table", "words"),
     [
         ([], "no scored images"),
-        (rows(GOOD)[:-1], "image_3 has no row of kind prediction"),
-        (rows(GOOD) + rows(GOOD)[:1], "image_0 has two rows of kind input"),
-        (stack_rows(0)[:-1], "c, slice 19, has no row of kind prediction"),
+        (rows(GOOD)[:-1], "image_3 .*no row.* prediction"),
+        (rows(GOOD) + rows(GOOD)[:1], "image_0 .*two rows.* input"),
+        (stack_rows(0)[:-1], "c, slice 19, .*no row.* prediction"),
     ],
 )
 def test_rows_must_pair_up(table, words):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from support import mentions
 
 from parfocal.qc.evaluation.inputs import Inputs, Item
 from parfocal.qc.evaluation.verdict import Judgement, with_test, with_unscorable
@@ -34,38 +35,42 @@ def test_a_model_that_had_learnt_from_the_test_images_fails() -> None:
         PASSED, Inputs(DATASET, model(a="1"), PREDICTION, "source", [item("x", "1"), item("y", "2")]), 0
     )
     assert verdict.verdict == "failed"
-    assert "1 of 2 test images were among the training images (x)" in verdict.reasons[0]
+    assert mentions(verdict.reasons[0], "1 of 2 test images", "training images", "(x)")
 
 
-@pytest.mark.parametrize(("given", "words"), [(None, "No model is named"), (model(), "The model was made elsewhere")])
+@pytest.mark.parametrize(("given", "words"), [(None, "No model"), (model(), "made elsewhere")])
 def test_what_is_not_known_is_said(given: ModelManifest | None, words: str) -> None:
     verdict = with_test(PASSED, Inputs(DATASET, given, PREDICTION, "source", [item("x", "1")]), 0)
     assert (verdict.verdict, verdict.reasons) == ("passed", PASSED.reasons)
-    assert any(remark.startswith(words) for remark in verdict.remarks)
+    assert any(words in remark for remark in verdict.remarks)
 
 
 def test_images_that_were_not_scored_are_named() -> None:
     inputs = Inputs(DATASET, model(a="1"), PREDICTION, "source", [item("x", "2")], ("y", "z"))
-    sentence = "2 of 3 test images have no prediction and were not scored: y, z."
+    parts = ("2 of 3 test images", "no prediction", ": y, z.")
     verdict = with_test(PASSED, inputs, 1)
-    assert (verdict.verdict, verdict.reasons) == ("failed", (f"{sentence} Predict all of them.",))
+    assert verdict.verdict == "failed"
+    (reason,) = verdict.reasons
+    assert mentions(reason, *parts)
     allowed = with_test(PASSED, inputs, 2)
     assert (allowed.verdict, allowed.reasons) == ("passed", PASSED.reasons)
-    assert f"{sentence} The thresholds allow that." in allowed.remarks
+    assert any(mentions(remark, *parts, "thresholds") for remark in allowed.remarks)
 
 
 def test_a_prediction_that_cannot_be_scored_fails_the_model_unless_it_is_allowed() -> None:
-    sentence = (
-        "1 of 3 predictions could not be scored: x (prediction): The image has 1 of 9 values that are not a number."
-    )
+    what_is_wrong, what_to_do = NAN.split(". ")
+    parts = ("1 of 3 predictions", "scored", what_is_wrong)
     verdict = with_unscorable(PASSED, {"x": NAN}, 3, 0)
-    assert (verdict.verdict, verdict.reasons) == ("failed", (sentence,))
-    assert "Scores and means are those of the 2 images that could be scored." in verdict.remarks
+    assert verdict.verdict == "failed"
+    (reason,) = verdict.reasons
+    assert mentions(reason, *parts)
+    assert what_to_do not in reason
+    assert any("2 images" in remark for remark in verdict.remarks)
     allowed = with_unscorable(PASSED, {"x": NAN}, 3, 1)
     assert (allowed.verdict, allowed.reasons) == ("passed", PASSED.reasons)
-    assert allowed.remarks[0] == f"{sentence} The thresholds allow that."
+    assert mentions(allowed.remarks[0], *parts, "thresholds")
     worse = with_unscorable(Judgement("failed", ("It is worse.",), ()), {"x": NAN}, 3, 0)
-    assert worse.reasons == (sentence, "It is worse.")
+    assert worse.reasons == (reason, "It is worse.")
     assert with_unscorable(PASSED, {"x": NAN}, 1, 5).verdict == "failed"  # nothing was scored
     assert with_unscorable(PASSED, {}, 3, 0) is PASSED
 

@@ -67,7 +67,7 @@ def test_an_uncertainty_that_the_model_cannot_make_is_refused_before_anything_is
         project="p", model="m", version=1, service="s", method="m", job="j", parameters={}, axes="YX", normaliser={},
         dataset_uri="", weights={"best": KeptWeights(epoch=1)},
     )  # fmt: skip
-    with pytest.raises(InvalidInputError, match="The model m:1 makes no uncertainty") as caught:
+    with pytest.raises(InvalidInputError, match=r"m:1 .*no uncertainty") as caught:
         require_outputs(UncertaintyParameters(uncertainty=True), model)
     assert [violation.field for violation in caught.value.violations] == ["uncertainty"]
     require_outputs(UncertaintyParameters(), model)
@@ -269,7 +269,7 @@ def test_a_prediction_is_refused_where_no_image_of_the_split_suits_the_model(sto
         return admit(service, store, JobStore(store), request)
 
     assert start(1).state == v1.JOB_STATE_QUEUED
-    with pytest.raises(InvalidInputError, match=r"No test image .* suits the model takes-3:1") as caught:
+    with pytest.raises(InvalidInputError, match=r"No test image .*takes-3:1") as caught:
         start(3)
     assert [violation.field for violation in caught.value.violations] == [
         f"test/source/field{number}.tif" for number in range(3)

@@ -75,7 +75,7 @@ def test_a_worker_that_cannot_be_started_fails_its_job_and_no_other(
     request = v1.StartJobRequest(training=spec, project=project, request_id=uuid.uuid4().hex)
     job = ended(service, service.jobs.StartJob(request).job)
     assert job.state == v1.JOB_STATE_FAILED
-    assert "No worker could be started on this machine" in job.error.text
+    assert "No worker" in job.error.text
     assert ended(service, service.start_training()).state == v1.JOB_STATE_SUCCEEDED
 
 

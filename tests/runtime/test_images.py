@@ -71,7 +71,7 @@ def test_a_truncated_tiff_is_refused_wherever_it_was_cut(
     path = folder / "cut.tif"
     path.write_bytes(whole[: int(keep * len(whole))])
     if keep < 0.99:
-        with pytest.raises(InvalidInputError, match=r"cut\.tif cannot be used"):
+        with pytest.raises(InvalidInputError, match=r"cut\.tif cannot"):
             read_image(path)
         return
     with suppress(InvalidInputError):  # the last bytes of a TIFF may be padding: then all pixels are there
@@ -208,7 +208,7 @@ def test_64_bit_labels_are_narrowed_only_where_they_fit(tmp_path: Path) -> None:
 
 
 def test_a_png_of_floats_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="float32 YX cannot be a PNG"):
+    with pytest.raises(InvalidInputError, match=r"float32 YX .*PNG"):
         write_image(tmp_path / "a.png", Image(noise(8, 8, dtype="float32"), "YX"))
 
 
@@ -261,9 +261,9 @@ def test_limits_apply_before_pixels_are_decoded(tmp_path: Path) -> None:
         strip = tif.pages.first.dataoffsets[0]
     content[strip : strip + 8] = b"garbage!"  # decoding would fail
     path.write_bytes(bytes(content))
-    with pytest.raises(InvalidInputError, match="over the service's limit"):
+    with pytest.raises(InvalidInputError, match=r"10000 pixels .*limit"):
         read_image(path, limits=ImageLimits(max_pixels=9_999))
-    with pytest.raises(InvalidInputError, match="over the service's limit"):
+    with pytest.raises(InvalidInputError, match=r"10000 pixels .*limit"):
         inspect_image(path, limits=ImageLimits(max_bytes=19_999))
     with pytest.raises(InvalidInputError, match="damaged"):
         read_image(path)
@@ -276,7 +276,7 @@ def test_a_giant_png_is_refused_from_its_header(tmp_path: Path) -> None:
     chunk = b"IHDR" + header
     forged = content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
     (tmp_path / "a.png").write_bytes(forged)
-    with pytest.raises(InvalidInputError, match="over the service's limit"):
+    with pytest.raises(InvalidInputError, match=rf"{2**60} pixels .*limit"):
         inspect_image(tmp_path / "a.png")
 
 
@@ -344,8 +344,8 @@ def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         (b"", "empty"),
-        (b"not an image at all", "no TIFF, PNG or JPEG"),
-        (b"\x80\x04K\x01.", "no TIFF, PNG or JPEG"),
+        (b"not an image at all", "TIFF, PNG or JPEG"),
+        (b"\x80\x04K\x01.", "TIFF, PNG or JPEG"),
     ],
 )
 def test_other_files_are_refused_by_name(content: bytes, expected: str, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_other_files_are_refused_by_name(content: bytes, expected: str, tmp_path
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"gone\.tif cannot be used: there is no such file"):
+    with pytest.raises(InvalidInputError, match=r"gone\.tif .*no such file"):
         inspect_image(tmp_path / "gone.tif")
 
 

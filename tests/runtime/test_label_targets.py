@@ -42,13 +42,13 @@ def test_all_of_an_object_is_of_its_class_and_nothing_else_is(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (np.full(LABELS.shape, 0.5, np.float32), r"target_class/1\.tif has values of type float32: save .* 8-bit"),
-        (np.full(LABELS.shape, 3, np.uint8), r"target_class/1\.tif has the class 3, and classes is 2: set .* to 3"),
+        (np.full(LABELS.shape, 0.5, np.float32), r"target_class/1\.tif .*float32.* 8-bit"),
+        (np.full(LABELS.shape, 3, np.uint8), r"target_class/1\.tif .*class 3,.* classes is 2.* to 3"),
         (
             np.full(LABELS.shape, 255, np.uint8),
-            r"target_class/1\.tif has the value 255, and there can be 100 classes: ",
+            r"target_class/1\.tif .*value 255,.* 100 classes",
         ),
-        (np.full(LABELS.shape, -1, np.int16), r"target_class/1\.tif has the value -1: classes are numbers from 1"),
+        (np.full(LABELS.shape, -1, np.int16), r"target_class/1\.tif .*value -1.* from 1"),
     ],
 )
 def test_class_images_that_are_none_are_refused_by_name(tmp_path: Path, wrong: NDArray[Any], message: str) -> None:
@@ -59,7 +59,7 @@ def test_class_images_that_are_none_are_refused_by_name(tmp_path: Path, wrong: N
 
 def test_classes_that_no_object_has_are_refused(tmp_path: Path) -> None:
     outside = (LABELS <= 0).astype(np.uint8)
-    with pytest.raises(InvalidInputError, match=r"No object has a class.*target_class/0\.tif.*inside each object"):
+    with pytest.raises(InvalidInputError, match=r"No object .*target_class/0\.tif"):
         clean(tmp_path, [outside, outside])
 
 
@@ -89,7 +89,7 @@ def test_grey_images_are_refused_by_name_with_the_cure(tmp_path: Path, image: ND
     labels = np.zeros_like(image)
     labels[..., 3:9, 3:9] = 4
     names = [["target/a.tif"], ["target/b.tif"], ["target/c.tif"]]
-    message = r"2 targets .* target/b\.tif has grey values instead of labels.*0 for background.*likewise target/c\.tif"
+    message = r"2 targets .* target/b\.tif .*grey values.*0 for background.* target/c\.tif"
     with pytest.raises(InvalidInputError, match=message) as caught:
         clean_label_targets(names, [(labels,), (image,), (image,)], np.asarray, 0, tmp_path)
     assert [violation.field for violation in caught.value.violations] == ["target/b.tif", "target/c.tif"]
@@ -100,7 +100,7 @@ def test_fractions_are_no_labels_in_whichever_plane_they_are(tmp_path: Path, val
     image = np.zeros((3, 8, 8), np.float32)
     assert "save labels as 16-bit" in label_problem(image)
     image[1, 2, 2] = value
-    with pytest.raises(InvalidInputError, match=r"target/a\.tif has fractions, as grey values.*one number for all"):
+    with pytest.raises(InvalidInputError, match=r"target/a\.tif has fractions"):
         clean_label_targets([["target/a.tif"]], [(image,)], np.asarray, 0, tmp_path)
 
 

@@ -32,17 +32,17 @@ def test_images_and_stacks_of_them_are_taken(
 @pytest.mark.parametrize(
     ("needs", "axes", "shape", "channels", "cure"),
     [
-        (PLANES, "YXS", (8, 9, 3), 1, "Convert colour"),
-        (PLANES, "CYX", (2, 8, 9), 1, "Convert colour or multi-channel images"),
-        (PLANES, "YX", (8, 9), 3, "images made like those it was trained on"),
-        (PLANES, "CYX", (2, 8, 9), 3, "images made like those it was trained on"),
-        (VOLUMES, "YX", (8, 9), 1, "no planes along Z"),
-        (VOLUMES, "TYX", (2, 8, 9), 1, "no planes along Z"),
+        (PLANES, "YXS", (8, 9, 3), 1, "Convert"),
+        (PLANES, "CYX", (2, 8, 9), 1, "Convert"),
+        (PLANES, "YX", (8, 9), 3, "trained on"),
+        (PLANES, "CYX", (2, 8, 9), 3, "trained on"),
+        (VOLUMES, "YX", (8, 9), 1, "along Z"),
+        (VOLUMES, "TYX", (2, 8, 9), 1, "along Z"),
         (VOLUMES, "CYX", (2, 8, 9), 1, "Convert"),
     ],
 )
 def test_others_are_refused_with_a_cure(
     needs: ImageNeeds, axes: str, shape: tuple[int, ...], channels: int, cure: str
 ) -> None:
-    with pytest.raises(InvalidInputError, match=f"has axes {axes} .*{cure}"):
+    with pytest.raises(InvalidInputError, match=f"axes {axes} .*{cure}"):
         needs.check(axes, shape, channels)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support import mentions
 
 from parfocal.runtime.datasets.pairs import check_images, check_pairs, find_images
 from parfocal.runtime.errors import InvalidInputError
@@ -62,7 +63,7 @@ def test_stems_of_ome_tiff_lose_both_endings(tmp_path: Path) -> None:
 def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.tif", picture())
     save(tmp_path / "a.png", picture())
-    with pytest.raises(InvalidInputError, match=r"a\.tif: a\.png has the same name but for its ending"):
+    with pytest.raises(InvalidInputError, match=r"a\.tif: a\.png .*same name"):
         find_images(tmp_path)
 
 
@@ -76,13 +77,15 @@ def test_a_missing_partner_is_named_on_either_side_with_the_nearest_name(folders
     source, target = folders
     (source / "cell1.tif").rename(source / "cell1_noisy.tif")
     found = problems(source, target)
-    assert "no image named cell1_noisy in target (is it cell1.tif?)" in found["source/cell1_noisy.tif"]
-    assert "no image named cell1 in source (is it cell1_noisy.tif?)" in found["target/cell1.tif"]
+    assert mentions(found["source/cell1_noisy.tif"], "cell1_noisy in target", "(is it cell1.tif?)")
+    assert mentions(found["target/cell1.tif"], "cell1 in source", "(is it cell1_noisy.tif?)")
 
 
 def test_another_number_is_never_suggested(folders: tuple[Path, Path]) -> None:
     (folders[0] / "cell1.tif").rename(folders[0] / "cell3.tif")
-    assert problems(*folders)["source/cell3.tif"] == "no image named cell3 in target: rename or remove one."
+    said = problems(*folders)["source/cell3.tif"]
+    assert "cell3 in target" in said
+    assert "is it" not in said
 
 
 def test_all_problems_are_collected(folders: tuple[Path, Path]) -> None:
@@ -91,7 +94,7 @@ def test_all_problems_are_collected(folders: tuple[Path, Path]) -> None:
     (target / "cell2.tif").write_bytes((target / "cell2.tif").read_bytes()[:-40])
     save(source / "cell10.tif", picture(1, (32, 40, 3), "uint8"), "YXS")
     found = problems(source, target)
-    assert "is 32 x 41 pixels, target/cell1.tif is 32 x 40" in found["source/cell1.tif"]
+    assert mentions(found["source/cell1.tif"], "32 x 41", "target/cell1.tif is 32 x 40")
     assert "truncated" in found["target/cell2.tif"]
     assert "colour (RGB) image" in found["source/cell10.tif"]
     assert len(found) == 3
@@ -113,7 +116,7 @@ def test_the_message_shows_ten_problems_and_counts_the_rest(folders: tuple[Path,
         ((4, 32, 40), "ZYX", "it is a stack"),
         ((4, 32, 40), "TYX", "it is a stack"),
         ((2, 32, 40), "CYX", "one of its 2 channels"),
-        ((2, 2, 3, 32, 40), "TCZYX", "it has axes TCZYX"),
+        ((2, 2, 3, 32, 40), "TCZYX", "axes TCZYX"),
     ],
 )
 def test_other_axes_are_refused(shape: tuple[int, ...], axes: str, expected: str, folders: tuple[Path, Path]) -> None:
@@ -122,7 +125,7 @@ def test_other_axes_are_refused(shape: tuple[int, ...], axes: str, expected: str
 
 
 def test_a_plane_is_no_stack(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(InvalidInputError, match=r"axes YX .* where ZYX is needed: it is a single plane"):
+    with pytest.raises(InvalidInputError, match=r"axes YX .*ZYX.*single plane"):
         check_pairs(*folders, axes="ZYX")
 
 
@@ -130,7 +133,7 @@ def test_what_cannot_be_computed_with_is_refused(folders: tuple[Path, Path]) -> 
     pixels = picture(1, dtype="float32")
     pixels[0, :3] = np.nan, np.inf, 1e35
     save(folders[0] / "cell1.tif", pixels)
-    assert "3 pixels not a number or infinite" in problems(*folders)["source/cell1.tif"]
+    assert "3 pixels not a number" in problems(*folders)["source/cell1.tif"]
 
 
 def test_constant_images_are_refused_unless_targets_may_be(folders: tuple[Path, Path]) -> None:
@@ -141,15 +144,15 @@ def test_constant_images_are_refused_unless_targets_may_be(folders: tuple[Path, 
 
 def test_images_smaller_than_the_patch_are_refused(folders: tuple[Path, Path]) -> None:
     found = problems(*folders, min_size={"Y": 48, "X": 40})
-    assert found["source/cell1.tif"].startswith("it is 32 pixels along Y, 48 are needed")
+    assert mentions(found["source/cell1.tif"], "32 pixels along Y", "48")
 
 
 def test_empty_and_missing_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.czi").write_bytes(b"x")
     found = problems(tmp_path / "source", tmp_path / "target")
-    assert "only files such as a.czi: convert them with `parfocal dataset create`" in found["source"]
-    assert "there is no folder" in found["target"]
+    assert mentions(found["source"], "a.czi", "`parfocal dataset create`")
+    assert "no folder" in found["target"]
 
 
 def test_too_few_pairs_are_refused(tmp_path: Path) -> None:
@@ -166,9 +169,7 @@ def warnings_of(folders: tuple[Path, Path]) -> str:
 def test_mixed_types_and_pixel_sizes_are_warnings(folders: tuple[Path, Path]) -> None:
     save(folders[0] / "cell1.tif", picture(1, dtype="uint8"), size=PixelSize(0.1, 0.1))
     text = warnings_of(folders)
-    assert "source images are of different types: uint8, uint16" in text
-    assert "source images have different pixel sizes" in text
-    assert "0.1 x 0.1 µm, unknown" in text
+    assert mentions(text, "source images", "types: uint8, uint16", "pixel sizes", "0.1 x 0.1 µm, unknown")
 
 
 def test_saturation_is_a_warning_but_not_for_binary_images(folders: tuple[Path, Path]) -> None:
@@ -208,7 +209,8 @@ def test_channels_are_no_stack(tmp_path: Path) -> None:
 def test_a_blank_image_does_not_stop_a_batch(tmp_path: Path) -> None:
     save(tmp_path / "a.tif", np.zeros((32, 32), np.uint8))
     report = check_images(tmp_path, axes="YX")
-    assert report.warnings == (f"Every pixel has the same value: {tmp_path.name}/a.tif.",)
+    (warning,) = report.warnings
+    assert mentions(warning, "same value", f"{tmp_path.name}/a.tif")
 
 
 def test_headers_only_still_finds_truncated_files(tmp_path: Path) -> None:
@@ -236,5 +238,5 @@ def test_names_stored_by_macos_and_by_others_are_partners(tmp_path: Path) -> Non
 def test_two_files_whose_names_only_look_different_to_the_computer_are_refused(tmp_path: Path) -> None:
     for name in (COMPOSED, APART):
         write_image(tmp_path / f"{name}.tif", Image(np.eye(8, dtype=np.uint16), "YX"))
-    with pytest.raises(InvalidInputError, match="how its accented letters are stored"):
+    with pytest.raises(InvalidInputError, match="accented letters"):
         find_images(tmp_path)

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from image_service import CHUNK, Service, header_of, image, outputs_of, requests_for, warnings_of
-from support import ROOT
+from support import ROOT, mentions
 
 from parfocal import v1
 from parfocal.runtime.prediction.outputs import ResultOutputs
@@ -93,18 +93,17 @@ def test_like_input_is_for_intensities_alone(kind: Any, converted: bool, tmp_pat
 
 def test_what_people_should_know_comes_with_the_image(service: Service, s3: Any) -> None:
     place = Location.parse(service.models["quick"]) / "qc"
-    assert "has not been checked" in warnings_of(service.predict(image(48, 48)))
+    assert "not been checked" in warnings_of(service.predict(image(48, 48)))
     for number, (state, reasons) in enumerate((("failed", ["It is worse than a filter."]), ("passed", []))):
         content = {"state": state, "reasons": reasons, "created_at": f"2026-01-0{number + 1}"}
         s3.store().write(place / f"job-{number}" / VERDICT_FILE, json.dumps(content).encode())
         said = warnings_of(service.predict(image(48, 48)))
-        assert ("This model failed quality control: It is worse than a filter." in said) == (state == "failed")
+        assert mentions(said, "failed", *reasons) == (state == "failed")
         assert ("not been checked" in said) is False
     strange = np.zeros((48, 48), np.uint8)
     strange[:, :4] = 255
     said = warnings_of(service.predict(strange, output_dtype="like-input"))
-    assert "unlike the images the model was trained on" in said
-    assert "of the pixels were clipped" in said
+    assert mentions(said, "unlike the images", "clipped")
 
 
 def test_pixels_before_the_header_are_refused(service: Service) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from image_service import IDLE_SECONDS, Service, header_of, image, outputs_of, requests_for
-from support import ROOT, wait_for
+from support import ROOT, mentions, wait_for
 
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, QueueFullError
@@ -116,7 +116,7 @@ def test_a_long_log_is_put_aside_when_a_worker_starts(service: Service) -> None:
 def test_more_images_than_admitted_are_refused_with_a_time_to_retry(service: Service, slow_call: Any) -> None:
     others = [service.call(requests_for(image(32, 32), service.models["quick"])) for _ in range(2)]
     for other in others:
-        assert next(iter(other)).progress.stage == "waiting for other images"
+        assert "other images" in next(iter(other)).progress.stage
     error = service.fails(requests_for(image(32, 32), service.models["quick"]))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     refused = from_rpc_error(error, "")
@@ -178,7 +178,7 @@ def test_a_device_in_use_is_waited_for_and_then_its_user_is_named(service: Servi
     refused = from_rpc_error(error, "")
     assert isinstance(refused, QueueFullError)
     assert refused.retry_seconds > 0
-    assert "the job 20261122-demo of the service care" in refused.message
+    assert mentions(refused.message, "20261122-demo", "care")
 
 
 def test_the_worker_ends_with_its_server(service: Service, slow_call: Any) -> None:

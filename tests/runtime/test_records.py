@@ -73,7 +73,7 @@ def test_a_working_job_is_not_deleted(jobs: JobStore, job: v1.Job) -> None:
 
 
 def test_an_unknown_job_is_not_found(jobs: JobStore) -> None:
-    with pytest.raises(NotFoundError, match="no job 'nothing'"):
+    with pytest.raises(NotFoundError, match="'nothing'"):
         jobs.read("records", "nothing")
 
 

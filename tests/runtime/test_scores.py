@@ -28,10 +28,10 @@ def test_slices_without_a_number_do_not_count_in_the_mean() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("image,kind\na,prediction\n", r"metrics of x has no column 'psnr'"),
-        ("", "metrics of x has no column 'image'"),
-        ("image,kind,psnr\na,prediction,poor\n", "line 2: 'poor' is no number"),
-        ("image,kind,psnr\na,prediction\n", "line 2: '' is no number"),
+        ("image,kind\na,prediction\n", "metrics of x .*'psnr'"),
+        ("", "metrics of x .*'image'"),
+        ("image,kind,psnr\na,prediction,poor\n", "line 2: 'poor'"),
+        ("image,kind,psnr\na,prediction\n", "line 2: ''"),
     ],
     ids=["no column", "empty", "text", "cut off"],
 )

@@ -30,7 +30,7 @@ def test_all_wrong_parameters_are_named_at_once_with_a_suggestion() -> None:
     with pytest.raises(InvalidParameterError) as caught:
         FAKE.parse(v1.JOB_KIND_TRAINING, {"epohcs": 3, "batch_size": 0})
     assert {violation.field for violation in caught.value.violations} == {"epohcs", "batch_size"}
-    assert "Did you mean 'epochs'?" in caught.value.message
+    assert "'epochs'" in caught.value.message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "fast", [1]])
@@ -120,7 +120,7 @@ def test_precision_follows_processor_and_framework(
 def test_a_number_that_json_does_not_know_is_the_callers_mistake(value: float) -> None:
     struct = struct_pb2.Struct()
     struct.update({"epochs": 3, "learning_rate": value})
-    with pytest.raises(InvalidParameterError, match="'learning_rate': must be a finite number") as caught:
+    with pytest.raises(InvalidParameterError, match=r"'learning_rate'.*finite") as caught:
         struct_values(struct)
     assert [violation.field for violation in caught.value.violations] == ["learning_rate"]
 

@@ -98,7 +98,7 @@ def test_nothing_to_hold_out_is_refused() -> None:
 
 
 def test_images_smaller_than_a_patch_are_named() -> None:
-    with pytest.raises(InvalidInputError, match="cell0: smaller than a patch of 64 x 64"):
+    with pytest.raises(InvalidInputError, match=r"cell0: .*64 x 64"):
         split(1, (63, 300))
 
 

@@ -26,6 +26,7 @@ from parfocal.runtime.store.cache import Cache
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.names import (
     check_name,
+    check_request_id,
     dataset_location,
     new_request_id,
     parse_version,
@@ -210,5 +211,11 @@ def test_names_and_versions() -> None:
     for bad in ("m:0", "m:x", "-m", "a/b", ""):
         with pytest.raises(InvalidInputError):
             parse_version("model", bad)
+    with pytest.raises(InvalidInputError) as caught:
+        check_name("model", "no spaces")
+    assert [violation.field for violation in caught.value.violations] == ["model"]
+    with pytest.raises(InvalidInputError) as caught:
+        check_request_id("../../x")
+    assert [violation.field for violation in caught.value.violations] == ["request_id"]
     assert check_name("model", "A.b-c_1") == "A.b-c_1"
     assert new_request_id("train care-2d") != new_request_id("train care-2d")

@@ -7,7 +7,7 @@ import secrets
 from datetime import UTC, datetime
 from itertools import islice
 
-from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.store.store import Location, Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -22,10 +22,11 @@ def is_name(name: str) -> bool:
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it can name a `kind` ("project", "dataset", "model"), else raise InvalidInputError."""
     if not is_name(name):
-        raise InvalidInputError(
+        text = (
             f"{name!r} cannot name a {kind}: use 1 to 63 letters, digits, '.', '_' or '-', "
             "beginning with a letter or digit."
         )
+        raise InvalidInputError(text, [Violation(kind, text)])
     return name
 
 
@@ -41,7 +42,8 @@ def check_request_id(request_id: str) -> str:
 
 def _check_id(kind: str, text: str) -> str:
     if not is_job_id(text):
-        raise InvalidInputError(f"{text!r} cannot be a {kind}: use 1 to 64 letters, digits, '_' or '-'.")
+        problem = f"{text!r} cannot be a {kind}: use 1 to 64 letters, digits, '_' or '-'."
+        raise InvalidInputError(problem, [Violation(kind.replace(" ", "_"), problem)])
     return text
 
 
