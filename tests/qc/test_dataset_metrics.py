@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from parfocal.qc.metrics.data.duplicates import alike, fingerprint, pixel_digest
 from parfocal.qc.metrics.data.focus import sharpness, white_noise_gain
 from parfocal.qc.metrics.data.noise import measure_noise
 from parfocal.qc.metrics.data.registration import estimate_shift
@@ -16,6 +15,7 @@ from parfocal.qc.metrics.objects.labels import check_labels, kind_of_target
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.noise import noise_sigma
 from parfocal.runtime.images.saturation import saturation
+from parfocal.runtime.images.similarity import alike, fingerprint, pixel_digest
 
 
 def texture(seed: int, shape: tuple[int, ...] = (192, 192), sigma: float = 2.0) -> Any:
@@ -184,7 +184,7 @@ def test_pairs_are_the_same_whatever_is_held_at_once(monkeypatch: pytest.MonkeyP
     whole = {(first, second) for first, second, _ in alike(table, 0.02)}
     products = np.triu(table @ table.T >= 0.02, k=1)
     assert whole == {(int(first), int(second)) for first, second in np.argwhere(products)}
-    monkeypatch.setattr("parfocal.qc.metrics.data.duplicates._AT_ONCE", 350)
+    monkeypatch.setattr("parfocal.runtime.images.similarity._AT_ONCE", 350)
     assert {(first, second) for first, second, _ in alike(table, 0.02)} == whole
 
 

@@ -11,7 +11,7 @@ from parfocal.qc.dataset.findings import Finding, Severity, named
 from parfocal.qc.dataset.images import Record
 from parfocal.qc.dataset.parameters import DatasetThresholds
 from parfocal.qc.evaluation.words import count
-from parfocal.qc.metrics.data.duplicates import alike
+from parfocal.runtime.images.similarity import alike
 
 _LEAK: Final = "Such a test shows nothing: take the field out of one of the two parts."
 

@@ -14,7 +14,6 @@ from scipy import ndimage
 
 from parfocal.qc.dataset.thumbnails import thumbnail
 from parfocal.qc.metrics._arrays import percentiles
-from parfocal.qc.metrics.data.duplicates import SIDE, fingerprint, pixel_digest
 from parfocal.qc.metrics.data.focus import sharpness
 from parfocal.qc.metrics.data.noise import measure_noise
 from parfocal.qc.metrics.data.registration import Shift, estimate_shift
@@ -23,6 +22,7 @@ from parfocal.qc.metrics.objects.labels import Kind, LabelSanity, check_labels
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import PixelSize, read_image
 from parfocal.runtime.images.saturation import saturation
+from parfocal.runtime.images.similarity import SIDE, fingerprint, pixel_digest
 
 COLUMNS: Final[dict[str, str]] = {
     "minimum": "minimum [grey values]",

@@ -1,4 +1,4 @@
-"""Images that are there more than once: pixel for pixel, or almost."""
+"""Images that show the same: pixel for pixel, or almost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from parfocal.qc.metrics._arrays import Float32, check_values
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.pixel_values import count_unusable
 
 SIDE: Final = 32
 _BACKGROUND: Final = 4.0
@@ -27,7 +27,7 @@ def pixel_digest(image: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(image: npt.NDArray[Any]) -> Float32 | None:
+def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     """Return what an image shows in 32x32 numbers, whatever its size, brightness and contrast.
 
     Means of 32x32 blocks without the polynomial of fourth degree that fits them best, and then without their
@@ -49,7 +49,8 @@ def fingerprint(image: npt.NDArray[Any]) -> Float32 | None:
     InvalidInputError
         Other axes, smaller, not numeric or not finite.
     """
-    check_values(image, "image")
+    if image.dtype.kind not in "buif" or count_unusable(image):
+        raise InvalidInputError("A fingerprint needs finite grey values.")
     if image.ndim not in (2, 3) or min(image.shape[-2:]) < SIDE:
         raise InvalidInputError(
             f"A fingerprint needs an image (Y, X) or (Z, Y, X) of {SIDE}x{SIDE}; not {image.shape}."
@@ -66,7 +67,7 @@ def fingerprint(image: npt.NDArray[Any]) -> Float32 | None:
     length = float(np.linalg.norm(blocks))
     if length <= 1e-9 * max(1.0, float(np.abs(image).max())):
         return None
-    result: Float32 = (blocks.ravel() / length).astype(np.float32)
+    result: npt.NDArray[np.float32] = (blocks.ravel() / length).astype(np.float32)
     return result
 
 

@@ -1,0 +1,48 @@
+"""Fields of view: counted, and found in training and test, whatever their brightness."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from parfocal.runtime.datasets.fields import Fields
+from parfocal.runtime.images.files import Image
+
+
+def scene(seed: int, shape: tuple[int, int] = (96, 128)) -> np.ndarray:
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).random(shape), 2)
+    return (60_000 * (values - values.min()) / np.ptp(values)).astype(np.uint16)
+
+
+def test_frames_of_one_field_are_one_field() -> None:
+    fields, rng = Fields(), np.random.default_rng(0)
+    for seed in range(3):
+        for frame in range(4):
+            noisy = scene(seed).astype(np.float32) * (1 - 0.1 * frame) + rng.normal(0, 500, (96, 128))
+            fields.add("train", f"{seed}-{frame}", Image(noisy.astype(np.float32), "YX"))
+    fields.add("test", "other", Image(scene(9), "YX"))
+    assert fields.counts() == {"train": 3, "test": 1}
+    assert not fields.warnings()
+
+
+@pytest.mark.parametrize("axes", ["YX", "ZYX", "YXS", "CYX"])
+def test_a_field_in_both_parts_is_named(axes: str) -> None:
+    fields = Fields()
+    for split, name, seed in (("train", "a.tif", 1), ("train", "b.tif", 2), ("test", "c.tif", 2)):
+        pixels = scene(seed)
+        if axes != "YX":
+            pixels = np.stack([pixels, pixels // 2, pixels // 3], axis=2 if axes == "YXS" else 0)
+        fields.add(split, name, Image(pixels, axes))
+    (text,) = fields.warnings()
+    assert "c.tif" in text
+    assert "b.tif" in text
+    assert "a.tif" not in text
+
+
+def test_small_and_even_images_are_fields_of_their_own() -> None:
+    fields = Fields()
+    for number in range(3):
+        fields.add("train", f"{number}", Image(np.ones((16, 16), np.uint8), "YX"))
+        fields.add("train", f"even {number}", Image(np.ones((64, 64), np.uint8), "YX"))
+    assert fields.counts() == {"train": 6}
