@@ -8,14 +8,15 @@ Run it in the environment of the method, on an otherwise idle machine:
 The images are simulated and the model is trained for one short epoch with the default network: neither matters to
 speed. All is wall time as people wait for it. A job counts from the request to its end, on a running service and a
 store on the same machine, with the start of the worker, checksums and upload. The plain loop is a script that opens the
-model, reads, predicts and writes every image: csbdeep's `CARE.predict` for CARE, a loop in PyTorch for fnet, in float32.
-It counts with the start of its process, and without.
+model, reads, predicts and writes every image in float32: csbdeep's `CARE.predict` for CARE, a loop in PyTorch for fnet.
+It counts with the start of its process, and without. Processor time says more than wall time on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,11 +75,15 @@ class Running:
         spec = v1.PredictionSpec(model_uri=model, input_uri=dataset, split="test")
         return self.finish(v1.StartJobRequest(prediction=spec))
 
-    def worker_mebibytes(self) -> float:
-        """Return the memory of the largest worker there is now."""
+    def spare_worker(self) -> psutil.Process | None:
+        """Return the worker that waits for another job, None where there is none."""
         assert self._process.process is not None
-        children = psutil.Process(self._process.process.pid).children()
-        return max((child.memory_info().rss / 2**20 for child in children), default=0.0)
+        return next(iter(psutil.Process(self._process.process.pid).children()), None)
+
+    def end_spare_worker(self) -> None:
+        """Wait until no worker waits any more, so that the next job has to start one."""
+        while self.spare_worker() is not None:
+            time.sleep(0.1)
 
 
 @contextmanager
@@ -148,13 +153,15 @@ def plain_pytorch(model: Path, sources: list[Path], out: Path) -> float:
 PLAIN = {"care-2d": plain_csbdeep, "fnet-2d": plain_pytorch}
 
 
-def plain(method: str, model: Path, sources: Path, out: Path) -> tuple[float, float]:
-    """Run a plain loop as a script of its own; return the seconds of the process and of the loop alone."""
+def plain(method: str, model: Path, sources: Path, out: Path) -> tuple[float, float, float]:
+    """Run a plain loop as a script of its own; return its seconds, its processor's, and those of the loop alone."""
     out.mkdir()
     command = [sys.executable, __file__, "--method", method, "--plain", str(model), str(sources), str(out)]
-    begin = time.perf_counter()
+    begin, before = time.perf_counter(), os.times()
     ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return time.perf_counter() - begin, float(ended.stdout.splitlines()[-1])
+    seconds, after = time.perf_counter() - begin, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return seconds, cpu, float(ended.stdout.splitlines()[-1])
 
 
 def largest_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
@@ -177,6 +184,8 @@ def main() -> None:
     parser.add_argument("--images-per-job", type=int, default=5)
     parser.add_argument("--plain", type=Path, nargs=3, metavar=("MODEL", "SOURCES", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    # Store and services end with it, however it is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.plain:
         model, sources, out = options.plain
         print(PLAIN[options.method](model, sorted(sources.iterdir()), out))
@@ -209,16 +218,23 @@ def measure(options: argparse.Namespace, family: str, server: S3Server, folder: 
                 begin = time.perf_counter()
                 job = service.predict(model, large)
                 job_seconds = time.perf_counter() - begin
+                worker = service.spare_worker()
+                assert worker is not None
+                job_cpu = sum(worker.cpu_times()[:2])
+                service.end_spare_worker()
             begin = time.perf_counter()
             jobs, memory = [], []
             for _ in range(options.jobs):
                 jobs.append(service.predict(model, few))
-                memory.append(service.worker_mebibytes())
+                if spare_seconds and (worker := service.spare_worker()) is not None:
+                    memory.append(worker.memory_info().rss / 2**20)
             small[spare_seconds] = time.perf_counter() - begin, jobs
             if spare_seconds:
                 print(f"memory of the spare worker after each small job: {', '.join(f'{m:.0f}' for m in memory)} MiB")
     files = fetch(store, model, folder / "model")
-    process_seconds, loop_seconds = plain(options.method, files, many / "test" / "source", folder / "plain")
+    process_seconds, process_cpu, loop_seconds = plain(
+        options.method, files, many / "test" / "source", folder / "plain"
+    )
     found = results(store, job)
     for public, (_, place) in found.items():
         store.download(place, folder / "ours" / public)
@@ -231,7 +247,9 @@ def measure(options: argparse.Namespace, family: str, server: S3Server, folder: 
     precision = ModelManifest.read(store, Location.parse(model) / MODEL_MANIFEST).environment.get("precision", "")
     rows = [
         (f"one job of {options.images} images", job_seconds),
+        ("  processor time of its worker", job_cpu),
         ("plain loop, with its process", process_seconds),
+        ("  processor time", process_cpu),
         ("plain loop alone", loop_seconds),
         (f"{options.jobs} jobs of {options.images_per_job} images, spare workers", small[5.0][0]),
         (f"{options.jobs} jobs of {options.images_per_job} images, without", small[0.0][0]),
