@@ -1,6 +1,6 @@
 """Spare workers: a process that has done a prediction goes on to the next one of the same model, and to nothing else.
 
-Service, store, workers and device are real. Each test leaves nothing running, so that the next one starts with none.
+Service, store, workers and device are real. Tests that neither end nor pause a service share one.
 """
 
 from __future__ import annotations
@@ -47,9 +47,29 @@ def models(
     }
 
 
+@pytest.fixture(scope="module")
+def shared() -> list[Service]:
+    """The service that tests share while there is one."""
+    return []
+
+
 @pytest.fixture
-def start(start_service: Callable[..., ServiceProcess], models: dict[str, str]) -> Iterator[Callable[..., Service]]:
-    """Start services for one test each."""
+def service(shared: list[Service], start_service: Callable[..., ServiceProcess], models: dict[str, str]) -> Service:
+    """A running service, with a spare worker of an earlier test or without."""
+    if not shared:
+        process = start_service("fake", spare_seconds=str(SPARE_SECONDS))
+        shared.append(Service(process, grpc.insecure_channel(process.address), models["dataset"], models))
+    return shared[0]
+
+
+@pytest.fixture
+def start(
+    shared: list[Service], start_service: Callable[..., ServiceProcess], models: dict[str, str]
+) -> Iterator[Callable[..., Service]]:
+    """Start services for one test each. Only one of them can run the jobs, so the shared one ends."""
+    while shared:
+        shared[0].channel.close()
+        shared.pop().process.stop()
     started: list[tuple[ServiceProcess, grpc.Channel]] = []
 
     def begin(**settings: str) -> Service:
@@ -126,6 +146,118 @@ def outputs(store: Store, job: v1.Job) -> dict[str, bytes]:
     return {entry.public_name: read_published(store, uri, entry.public_name) for entry in manifest.files}
 
 
+@pytest.mark.parametrize("change", ["model", "parameter", "training"])
+def test_anything_else_has_a_process_of_its_own(service: Service, store: Store, change: str) -> None:
+    first = service.finish(predict(service))
+    worker = the_worker(service)
+    begin: dict[str, Callable[[], v1.Job]] = {
+        "model": lambda: predict(service, "other"),
+        "parameter": lambda: predict(service, tile_size=64),
+        "training": service.start_training,
+    }
+    other = service.finish(begin[change]())
+    assert not is_worker(worker), "two processes with a model each may not fit the memory"
+    third = service.finish(predict(service))
+    assert (other.attempt, third.attempt) == (1, 1)
+    assert outputs(store, third) == outputs(store, first)
+    if change == "model":
+        assert outputs(store, other) != outputs(store, first)
+
+
+def test_an_idle_spare_worker_has_no_device_and_gives_way(service: Service) -> None:
+    service.finish(predict(service))
+    worker = the_worker(service)
+    loan = wait_for(lambda: device(service).take(for_job=True), 5, "the device")
+    assert is_worker(worker)
+    loan.describe("another service")
+    wait_for(lambda: not is_worker(worker), 5, "the end of the spare worker")
+    loan.close()
+
+
+def test_a_spare_worker_has_the_device_during_its_next_job(service: Service) -> None:
+    service.finish(predict(service, "slow"))
+    second = predict(service, "slow")
+    until_running(service, second)
+    assert device(service).take(for_job=True) is None
+    assert second.id in device(service).holder()
+    service.finish(second)
+
+
+def test_a_spare_worker_that_dies_idle_is_no_loss(service: Service) -> None:
+    first = service.finish(predict(service))
+    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
+    worker = the_worker(service)
+    worker.kill()
+    second = service.finish(predict(service))
+    first = service.jobs.GetJob(v1.GetJobRequest(job_id=first.id)).job
+    assert [(job.attempt, job.lost_workers) for job in (first, second)] == [(1, 0), (1, 0)]
+
+
+def test_a_death_in_the_second_job_counts_there_alone(service: Service, store: Store) -> None:
+    first = service.finish(predict(service, "slow"))
+    second = predict(service, "slow")
+    worker = until_running(service, second)
+    until_predicting(service, second)
+    worker.kill()
+    second = service.finish(second)
+    first = service.jobs.GetJob(v1.GetJobRequest(job_id=first.id)).job
+    assert [(job.attempt, job.lost_workers) for job in (first, second)] == [(1, 0), (2, 1)]
+    assert outputs(store, second) == outputs(store, first)
+
+
+def test_a_spare_worker_that_dies_before_it_takes_up_a_job_is_no_loss(service: Service) -> None:
+    service.finish(predict(service))
+    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
+    worker = the_worker(service)
+    worker.suspend()
+    second = predict(service)
+    wait_for(lambda: service.state_of(second) == v1.JOB_STATE_RUNNING, 10, "the start of the job")
+    assert log_of(worker) != f"{second.id}-1.log"
+    worker.kill()
+    second = service.finish(second)
+    assert (second.attempt, second.lost_workers) == (2, 0)
+
+
+def test_cancelling_the_second_job_leaves_the_first_alone(service: Service, store: Store) -> None:
+    first = service.finish(predict(service, "slow"))
+    second, third = predict(service, "slow"), predict(service, "slow")
+    worker = until_running(service, second)
+    service.jobs.CancelJob(v1.CancelJobRequest(job_id=second.id))
+    third = service.finish(third)
+    assert service.state_of(second) == v1.JOB_STATE_CANCELLED
+    assert not is_worker(worker), "after a job that did not succeed a process is not used again"
+    assert (third.attempt, third.lost_workers) == (1, 0)
+    assert outputs(store, third) == outputs(store, first)
+
+
+def test_a_job_that_fails_leaves_no_spare_worker(service: Service, store: Store) -> None:
+    place = store.results / f"inputs-{uuid.uuid4().hex}"
+    store.write(place / "a.tif", b"no image")
+    spec = v1.PredictionSpec(model_uri=service.models["quick"], input_uri=str(place))
+    job = service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job
+    wait_for(lambda: service.state_of(job) == v1.JOB_STATE_FAILED, 30, "the failure")
+    wait_for(lambda: not workers(service), 5, "the end of the worker")
+
+
+@pytest.mark.timeout(180)
+def test_thirty_jobs_in_one_process_leave_nothing_behind(service: Service) -> None:
+    first = service.finish(predict(service))
+    worker = the_worker(service)
+    jobs = [predict(service) for _ in range(29)]
+    held: list[tuple[float, int, int]] = []
+    for job in jobs:
+        service.finish(job)
+        with worker.oneshot():
+            held.append((worker.memory_info().rss / 2**20, worker.num_fds(), worker.num_threads()))
+    assert workers(service) == [worker]
+    assert first.attempt == 1
+    # Pools and caches fill in the first jobs. Files and threads of a job end a moment after it.
+    early, late = held[4], held[-1]
+    assert late[0] < early[0] + 8, held
+    assert max(fds for _, fds, _ in held[-5:]) <= max(fds for _, fds, _ in held[:10]) + 2, held
+    assert max(threads for *_, threads in held[-5:]) <= max(threads for *_, threads in held[:10]) + 2, held
+
+
 def test_the_next_prediction_is_done_by_the_same_process(start: Callable[..., Service], store: Store) -> None:
     service = start()
     first = service.finish(predict(service))
@@ -148,113 +280,12 @@ def test_the_next_prediction_is_done_by_the_same_process(start: Callable[..., Se
     wait_for(lambda: not workers(fresh), 10, "the end of the worker")
 
 
-@pytest.mark.parametrize("change", ["model", "parameter", "training"])
-def test_anything_else_has_a_process_of_its_own(start: Callable[..., Service], store: Store, change: str) -> None:
-    service = start()
-    first = service.finish(predict(service))
-    worker = the_worker(service)
-    other = {
-        "model": lambda: predict(service, "other"),
-        "parameter": lambda: predict(service, tile_size=64),
-        "training": service.start_training,
-    }[change]()
-    other = service.finish(other)
-    assert not is_worker(worker), "two processes with a model each may not fit the memory"
-    third = service.finish(predict(service))
-    assert (other.attempt, third.attempt) == (1, 1)
-    assert outputs(store, third) == outputs(store, first)
-    if change == "model":
-        assert outputs(store, other) != outputs(store, first)
-
-
-def test_an_idle_spare_worker_has_no_device_and_gives_way(start: Callable[..., Service]) -> None:
-    service = start()
-    service.finish(predict(service))
-    worker = the_worker(service)
-    loan = wait_for(lambda: device(service).take(for_job=True), 5, "the device")
-    assert is_worker(worker)
-    loan.describe("another service")
-    wait_for(lambda: not is_worker(worker), 5, "the end of the spare worker")
-    loan.close()
-
-
-def test_a_spare_worker_has_the_device_during_its_next_job(start: Callable[..., Service]) -> None:
-    service = start()
-    service.finish(predict(service, "slow"))
-    second = predict(service, "slow")
-    until_running(service, second)
-    assert device(service).take(for_job=True) is None
-    assert second.id in device(service).holder()
-    service.finish(second)
-
-
 def test_a_spare_worker_ends_when_it_is_idle(start: Callable[..., Service]) -> None:
     service = start(spare_seconds="1")
     service.finish(predict(service))
     worker = the_worker(service)
     wait_for(lambda: not is_worker(worker), 10, "the end of the spare worker")
     assert service.finish(predict(service)).attempt == 1
-
-
-def test_a_spare_worker_that_dies_idle_is_no_loss(start: Callable[..., Service]) -> None:
-    service = start()
-    first = service.finish(predict(service))
-    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
-    worker = the_worker(service)
-    worker.kill()
-    second = service.finish(predict(service))
-    first = service.jobs.GetJob(v1.GetJobRequest(job_id=first.id)).job
-    assert [(job.attempt, job.lost_workers) for job in (first, second)] == [(1, 0), (1, 0)]
-
-
-def test_a_death_in_the_second_job_counts_there_alone(start: Callable[..., Service], store: Store) -> None:
-    service = start()
-    first = service.finish(predict(service, "slow"))
-    second = predict(service, "slow")
-    worker = until_running(service, second)
-    until_predicting(service, second)
-    worker.kill()
-    second = service.finish(second)
-    first = service.jobs.GetJob(v1.GetJobRequest(job_id=first.id)).job
-    assert [(job.attempt, job.lost_workers) for job in (first, second)] == [(1, 0), (2, 1)]
-    assert outputs(store, second) == outputs(store, first)
-
-
-def test_a_spare_worker_that_dies_before_it_takes_up_a_job_is_no_loss(start: Callable[..., Service]) -> None:
-    service = start()
-    service.finish(predict(service))
-    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
-    worker = the_worker(service)
-    worker.suspend()
-    second = predict(service)
-    wait_for(lambda: service.state_of(second) == v1.JOB_STATE_RUNNING, 10, "the start of the job")
-    assert log_of(worker) != f"{second.id}-1.log"
-    worker.kill()
-    second = service.finish(second)
-    assert (second.attempt, second.lost_workers) == (2, 0)
-
-
-def test_cancelling_the_second_job_leaves_the_first_alone(start: Callable[..., Service], store: Store) -> None:
-    service = start()
-    first = service.finish(predict(service, "slow"))
-    second, third = predict(service, "slow"), predict(service, "slow")
-    worker = until_running(service, second)
-    service.jobs.CancelJob(v1.CancelJobRequest(job_id=second.id))
-    third = service.finish(third)
-    assert service.state_of(second) == v1.JOB_STATE_CANCELLED
-    assert not is_worker(worker), "after a job that did not succeed a process is not used again"
-    assert (third.attempt, third.lost_workers) == (1, 0)
-    assert outputs(store, third) == outputs(store, first)
-
-
-def test_a_job_that_fails_leaves_no_spare_worker(start: Callable[..., Service], store: Store) -> None:
-    service = start()
-    place = store.results / f"inputs-{uuid.uuid4().hex}"
-    store.write(place / "a.tif", b"no image")
-    spec = v1.PredictionSpec(model_uri=service.models["quick"], input_uri=str(place))
-    job = service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job
-    wait_for(lambda: service.state_of(job) == v1.JOB_STATE_FAILED, 30, "the failure")
-    wait_for(lambda: not workers(service), 5, "the end of the worker")
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
@@ -317,23 +348,3 @@ def started_by(service: Service) -> v1.Job:
             return None
 
     return wait_for(begin, 30, "the takeover")  # type: ignore[no-any-return]
-
-
-@pytest.mark.timeout(180)
-def test_thirty_jobs_in_one_process_leave_nothing_behind(start: Callable[..., Service]) -> None:
-    service = start()
-    first = service.finish(predict(service))
-    worker = the_worker(service)
-    jobs = [predict(service) for _ in range(29)]
-    held: list[tuple[float, int, int]] = []
-    for job in jobs:
-        service.finish(job)
-        with worker.oneshot():
-            held.append((worker.memory_info().rss / 2**20, worker.num_fds(), worker.num_threads()))
-    assert workers(service) == [worker]
-    assert first.attempt == 1
-    # Pools and caches fill in the first jobs. Files and threads of a job end a moment after it.
-    early, late = held[4], held[-1]
-    assert late[0] < early[0] + 8, held
-    assert max(fds for _, fds, _ in held[-5:]) <= max(fds for _, fds, _ in held[:10]) + 2, held
-    assert max(threads for *_, threads in held[-5:]) <= max(threads for *_, threads in held[:10]) + 2, held
