@@ -123,6 +123,13 @@ class LearnerSuite:
             loaded = implementation.load(tmp_path, self.view(), name)
             np.testing.assert_array_equal(loaded.predict_batch(inputs), learner.predict_batch(inputs))
 
+    def test_a_prediction_does_not_depend_on_those_before(self, implementation: Any) -> None:
+        learner = implementation.build(self.parameters, self.facts)
+        first, second = (batch.input for batch in self.batches(implementation, 2))
+        fresh = implementation.build(self.parameters, self.facts).predict_batch(second)
+        learner.predict_batch(np.concatenate([first, first]))
+        np.testing.assert_array_equal(learner.predict_batch(second), fresh)
+
     def test_damaged_weights_are_refused(self, implementation: Any, tmp_path: Path) -> None:
         name = f"weights_best{self.weights_suffix}"
         (tmp_path / name).write_bytes(b"not a weights file")

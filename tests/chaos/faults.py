@@ -209,7 +209,7 @@ class Faults:
                 worker = self._rng.choice(workers)
                 time.sleep(self._rng.choice([0, 1.5, 3]) * self._rng.random())
                 try:
-                    worker.process.kill()
+                    worker = worker.kill()
                 except psutil.NoSuchProcess:
                     continue
                 self.kills.append(Kill(time.time(), worker.job, worker.attempt))

@@ -25,6 +25,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "slow": {"epochs": 1, "patches_per_image": 1, "pause_seconds": 0.4},
 }
 SHARE_OF_TRAININGS = 0.65
+# After a prediction, one with the same model: a spare worker goes on to it.
+SHARE_OF_REPEATS = 0.6
 
 
 @dataclass
@@ -96,11 +98,16 @@ class Work:
     def __init__(self, dataset_uri: str) -> None:
         self._dataset_uri = dataset_uri
         self.models: dict[str, str] = {}
+        self._predicted = ""
 
     def any(self, request_id: str, mode: str, rng: random.Random) -> Request:
         """Return a request for anything."""
+        if self._predicted and rng.random() < SHARE_OF_REPEATS:
+            return self.prediction(request_id, mode, self._predicted)
+        self._predicted = ""
         if rng.random() >= SHARE_OF_TRAININGS and self.models:
-            return self.prediction(request_id, mode, rng.choice(sorted(self.models)))
+            self._predicted = rng.choice(sorted(self.models))
+            return self.prediction(request_id, mode, self._predicted)
         work = rng.choice(sorted(TRAININGS))
         return self.training(request_id, mode, work, TRAININGS[work])
 

@@ -7,7 +7,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
 
@@ -15,16 +16,37 @@ WORKER_MODULE = "parfocal.runtime.jobs.worker"
 LOOK_SECONDS = 0.25
 ORPHAN_SECONDS = 5.0
 """A worker ends with its service, at once on an idle machine; after this time it is an orphan."""
+_STOP_TRIES = 200
 
 
 @dataclass(frozen=True)
 class LiveWorker:
-    """One running worker process; `process` also knows when it started, so its number is never taken for another."""
+    """One running worker process; `process` also knows when it started, so its number is never taken for another.
+
+    Job and attempt are what it is at, or what it was at last if it is a spare worker that waits.
+    """
 
     process: psutil.Process
     parent: int
     job: str
     attempt: int
+
+    def kill(self) -> LiveWorker:
+        """Send SIGKILL; return what it was at then, for it may have gone on to another job since it was found.
+
+        Raises
+        ------
+        psutil.NoSuchProcess
+            It has ended before.
+        """
+        self.process.suspend()
+        for _ in range(_STOP_TRIES):
+            if self.process.status() == psutil.STATUS_STOPPED:
+                break
+            time.sleep(0.01)
+        job, attempt = _work_of(self.process)
+        self.process.kill()
+        return replace(self, job=job, attempt=attempt)
 
 
 def live_workers(endpoint: str) -> list[LiveWorker]:
@@ -35,12 +57,19 @@ def live_workers(endpoint: str) -> list[LiveWorker]:
             words = process.cmdline()
             if WORKER_MODULE not in words or process.environ().get("PARFOCAL_S3_ENDPOINT") != endpoint:
                 continue
-            # … -m parfocal.runtime.jobs.worker MODULE PROJECT JOB --attempt N …
-            job, attempt = words[words.index(WORKER_MODULE) + 3], int(words[words.index("--attempt") + 1])
-            found.append(LiveWorker(process, process.ppid(), job, attempt))
+            found.append(LiveWorker(process, process.ppid(), *_work_of(process)))
     # A worker that starts a program has, for a moment, a child with its own command line.
     known = {worker.process.pid for worker in found}
     return [worker for worker in found if worker.parent not in known]
+
+
+def _work_of(process: psutil.Process) -> tuple[str, int]:
+    """Return job and attempt that a worker is at: its log, to which it writes, is called JOB-ATTEMPT.log."""
+    try:
+        job, _, attempt = Path(f"/proc/{process.pid}/fd/1").readlink().stem.rpartition("-")
+        return job, int(attempt)
+    except (OSError, ValueError) as error:  # it has just ended, or is a program that a worker has just started
+        raise psutil.NoSuchProcess(process.pid) from error
 
 
 class Lookout:

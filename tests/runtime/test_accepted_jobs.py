@@ -71,6 +71,12 @@ class PlayedLauncher:
     def release(self) -> None:
         return
 
+    def tend(self) -> None:
+        return
+
+    def dismiss(self) -> bool:
+        return True
+
     def attempts(self, job_id: str) -> list[int]:
         return [attempt for known, attempt, _ in self.started if known == job_id]
 
@@ -340,7 +346,7 @@ def test_a_worker_waits_for_the_store_from_its_first_read_on(bench: Bench, monke
     monkeypatch.setenv("PARFOCAL_S3_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(attempt_module, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(attempt_module, "configure_logging", lambda **_: None)
-    assert attempt_module.work("fake", "default", "any", 1) == STORE_AWAY
+    assert attempt_module.work("fake", "default", "any", 1).code == STORE_AWAY
 
 
 @pytest.mark.parametrize(
@@ -357,7 +363,7 @@ def test_a_worker_waits_for_the_store_from_its_first_read_on(bench: Bench, monke
 def test_the_end_of_a_process_is_told_apart(program: str, kind: ExitKind, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", f"import os, signal, sys; {program}"])
     process.wait()
-    ended = LocalWorker(process, -1, tmp_path / "log").exit()
+    ended = LocalWorker(process, None, tmp_path / "log").exit()
     assert ended is not None
     assert ended.kind == kind
 

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         default=2.0, gt=0, description="time between the mark of a cancelled job and the end of its worker by force"
     )
+    spare_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        description="time for which a worker that has done a prediction waits for another one with the same model and "
+        "parameters; 0: it ends at once",
+    )
     warm_idle_seconds: float = Field(
         default=120.0, gt=0, description="time without an image after which the warm worker of PredictImage ends"
     )

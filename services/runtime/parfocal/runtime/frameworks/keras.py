@@ -29,7 +29,7 @@ from parfocal.runtime.store.facts import Facts
 def prepare(seed: int, precision: str, dimensions: int) -> None:
     """Set the seed and the arithmetic of this process; call it before a network is built.
 
-    The arithmetic is global in TensorFlow, which is one reason why every job has a process of its own.
+    The arithmetic is global in TensorFlow, which is one reason why only jobs with equal parameters share a process.
     """
     keras.utils.set_random_seed(seed)
     bfloat16 = choose_precision(precision, "tensorflow", dimensions)[0] == "bfloat16"

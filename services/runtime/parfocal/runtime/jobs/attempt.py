@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+from typing import NamedTuple
 
 from parfocal.runtime.errors import (
     CancelledError,
@@ -19,15 +19,22 @@ from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import load_object, load_service
 from parfocal.runtime.rpc_errors import code_name
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.housekeeping import own_folder
+from parfocal.runtime.store.housekeeping import scratch_folder
 from parfocal.runtime.store.patient import PatientStore
 from parfocal.runtime.store.store import translate_disk_error
 
 _log = logging.getLogger(__name__)
 
 
-def work(module: str, project: str, job_id: str, attempt: int) -> int:
-    """Do an attempt of a job of the service in `module`; return the exit code of the worker."""
+class Ended(NamedTuple):
+    """How an attempt ended: the exit code of its worker, and whether the job has succeeded."""
+
+    code: int
+    succeeded: bool
+
+
+def work(module: str, project: str, job_id: str, attempt: int) -> Ended:
+    """Do an attempt of a job of the service in `module`."""
     configure_logging(job=job_id, attempt=attempt)
     settings = Settings()
     service = load_service(module)
@@ -36,20 +43,16 @@ def work(module: str, project: str, job_id: str, attempt: int) -> int:
         job = JobStore(store).read(project, job_id).job
         if job.attempt != attempt:
             _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, attempt)
-            return 0
-        folder = own_folder(settings.state_folder / "scratch", f"{job.id}-")
-        try:
-            run(JobContext(service, store, job, folder))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            return Ended(0, succeeded=False)
+        with scratch_folder(settings.state_folder / "scratch", f"{job.id}-") as folder:
+            return Ended(0, succeeded=run(JobContext(service, store, job, folder)))
     except UnavailableError as error:
         _log.error("the end of the job could not be recorded: %s", error)
-        return STORE_AWAY
-    return 0
+        return Ended(STORE_AWAY, succeeded=False)
 
 
-def run(context: JobContext) -> None:
-    """Do the work of a job and record how it ended."""
+def run(context: JobContext) -> bool:
+    """Do the work of a job and record how it ended; return whether it has succeeded."""
     try:
         try:
             load_object(context.work.run)(context)
@@ -67,7 +70,7 @@ def run(context: JobContext) -> None:
             memory = _translate(MemoryError())
             assert isinstance(memory, ParfocalError)
             context.fail(code_name(memory), memory.reason, memory)
-            return
+            return False
         _log.exception("the job failed by a defect")
         context.fail(
             "INTERNAL",
@@ -77,6 +80,8 @@ def run(context: JobContext) -> None:
         )
     else:
         context.succeed()
+        return True
+    return False
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -134,6 +134,8 @@ class Controller:
         for running in self._running.values():
             while running.worker.exit() is None:
                 await asyncio.sleep(0.01)
+        while not self._launcher.dismiss():
+            await asyncio.sleep(0.01)
         if self.is_active:
             for running in self._running.values():
                 with contextlib.suppress(ParfocalError):
@@ -258,6 +260,7 @@ class Controller:
             await asyncio.sleep(_POLL_SECONDS)
             try:
                 self._replaced = [worker for worker in self._replaced if worker.exit() is None]
+                self._launcher.tend()
                 if not self._active:
                     continue
                 if not self._lease.is_valid():
@@ -476,6 +479,7 @@ class Controller:
                 for running in self._running.values():
                     running.worker.kill()
                     self._replaced.append(running.worker)
+                self._launcher.dismiss()
                 self._running.clear()
                 self._queue.clear()
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import json
+import logging
 import signal
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from google.protobuf import json_format
 
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.device import Device, Loan
 from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY, Exit, ExitKind
+from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, hand_over
 from parfocal.runtime.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
@@ -60,48 +69,118 @@ class Launcher(Protocol):
     def release(self) -> None:
         """Give back what was reserved for a job that will not start after all."""
 
+    def tend(self) -> None:
+        """End the spare workers that have waited long enough or are in the way. To be called several times a second."""
+
+    def dismiss(self) -> bool:
+        """End all spare workers; return whether they are gone. To be called until they are."""
+
 
 @dataclass
 class LocalWorker:
-    """A worker as a child process. It ends by itself when the server dies: its lifeline then closes."""
+    """One attempt of a job in a child process. The process ends by itself when the server dies: its lifeline closes.
+
+    A process that may do another job stays when this one is done. This worker has ended then, and what becomes of the
+    process is no matter of its job any more.
+
+    Attributes
+    ----------
+    process, lifeline
+        The process, and this end of its socket; None where it has none.
+    log
+        Where the process writes during this attempt.
+    keep
+        Called once the process is free for another job.
+    taken
+        Whether the process has begun with this job. A spare one may end before: that is no loss of the job's worker.
+    """
 
     process: subprocess.Popen[bytes]
-    lifeline: int
+    lifeline: socket.socket | None
     log: Path
+    keep: Callable[[], None] = lambda: None
+    taken: bool = True
+    _ended: Exit | None = field(default=None, init=False)
 
     def exit(self) -> Exit | None:
-        """Return None while the process runs, else how it ended."""
-        code = self.process.poll()
-        if code is None:
-            return None
-        if self.lifeline >= 0:
-            os.close(self.lifeline)
-            self.lifeline = -1
-        if code == 0:
-            return Exit(ExitKind.FINISHED)
-        if code == SERVICE_GONE:
-            return Exit(ExitKind.INTERRUPTED, "lost its service")
-        if code == STORE_AWAY:
-            return Exit(ExitKind.INTERRUPTED, "waited for the store in vain")
-        if code == -signal.SIGTERM:
-            return Exit(ExitKind.INTERRUPTED, "was asked to end by the machine")
-        if code == -signal.SIGKILL:
-            return Exit(ExitKind.DIED, "was killed, most likely because the machine ran out of memory")
-        if code < 0:
-            return Exit(ExitKind.DIED, f"was ended by signal {signal.Signals(-code).name}")
-        return Exit(ExitKind.DIED, f"ended with exit code {code}; its log is {self.log}")
+        """Return None while the process is at this job, else how that ended."""
+        if self._ended is None:
+            self._ended = self._look()
+        return self._ended
 
     def kill(self) -> None:
         """Send SIGKILL: a Python SIGTERM handler would have to wait for the running network operation."""
-        with contextlib.suppress(ProcessLookupError):
+        if self._ended is None:
             self.process.kill()
+
+    def _look(self) -> Exit | None:
+        # The end before the words: so nothing is missed that the process said last.
+        code = self.process.poll()
+        said = self._said()
+        self.taken = self.taken or TAKEN in said
+        if FREE in said:
+            self.keep()
+            return Exit(ExitKind.FINISHED)
+        if code is None:
+            return None
+        if self.lifeline is not None:
+            self.lifeline.close()
+        return _exit(code, self.log) if self.taken else Exit(ExitKind.INTERRUPTED, "ended before it took up the job")
+
+    def _said(self) -> bytes:
+        """Return what the process has said since the last time."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            return self.lifeline.recv(16, socket.MSG_DONTWAIT) if self.lifeline is not None else b""
+        return b""
+
+
+def _exit(code: int, log: Path) -> Exit:
+    """Return how a process with this return code ended."""
+    if code == 0:
+        return Exit(ExitKind.FINISHED)
+    if code == SERVICE_GONE:
+        return Exit(ExitKind.INTERRUPTED, "lost its service")
+    if code == STORE_AWAY:
+        return Exit(ExitKind.INTERRUPTED, "waited for the store in vain")
+    if code == -signal.SIGTERM:
+        return Exit(ExitKind.INTERRUPTED, "was asked to end by the machine")
+    if code == -signal.SIGKILL:
+        return Exit(ExitKind.DIED, "was killed, most likely because the machine ran out of memory")
+    if code < 0:
+        return Exit(ExitKind.DIED, f"was ended by signal {signal.Signals(-code).name}")
+    return Exit(ExitKind.DIED, f"ended with exit code {code}; its log is {log}")
+
+
+@dataclass(frozen=True)
+class _Spare:
+    """A process that has done a prediction and waits for another one of the same kind.
+
+    Attributes
+    ----------
+    affinity
+        Of its jobs, see `_affinity`.
+    holder
+        What the device says of its holder as long as nobody had it after this process; empty if it needs none.
+    until
+        When it ends, by time.monotonic().
+    """
+
+    process: subprocess.Popen[bytes]
+    lifeline: socket.socket
+    affinity: str
+    holder: str
+    until: float
 
 
 class LocalLauncher:
     """Starts workers as processes of this machine and keeps the device to one worker at a time.
 
-    A worker is given the device's loan, so that it has the device exactly as long as it lives, whatever becomes of
+    A worker is given the device's loan, so that it has the device exactly as long as it works, whatever becomes of
     the server.
+
+    A process that has done a prediction stays for `spare_seconds` as a spare worker, without the device, and goes on to
+    a prediction with the same model and the same parameters. It occupies memory, so it ends when a worker for anything
+    else is started, and when anybody else has the device: there are never more processes than jobs at a time.
     """
 
     def __init__(self, settings: Settings, service_module: str, device: Device) -> None:
@@ -109,6 +188,9 @@ class LocalLauncher:
         self._module = service_module
         self._device = device
         self._loan: Loan | None = None
+        self._spares: list[_Spare] = []
+        # Killed spare workers that are still to be reaped.
+        self._ending: list[subprocess.Popen[bytes]] = []
 
     def reserve(self, *, needs_device: bool) -> bool:
         """Take the device for the next worker; return False while something else has it."""
@@ -125,31 +207,112 @@ class LocalLauncher:
             self._loan = None
 
     def start(self, job: v1.Job, *, needs_device: bool) -> LocalWorker | None:
-        """Start `python -m parfocal.runtime.jobs.worker` for this attempt of `job`; raise OSError if that fails."""
+        """Give this attempt of `job` to a spare worker, or to a new one; raise OSError if none can be started."""
         if not self.reserve(needs_device=needs_device):
             return None
-        loan = self._loan if needs_device else None
-        if loan is not None:
-            loan.describe(f"the job {job.id} of the service {job.service}")
+        files: Sequence[int] = ()
+        if needs_device and self._loan is not None:
+            self._loan.describe(f"the job {job.id} of the service {job.service}")
+            files = self._loan.files
+        holder = self._device.holder() if files else ""
+        assignment = Assignment(job.project, job.id, job.attempt)
+        affinity = _affinity(job) if self._settings.spare_seconds else ""
         log = self._settings.state_folder / "logs" / job.project / f"{job.id}-{job.attempt}.log"
-        command = [sys.executable, "-m", "parfocal.runtime.jobs.worker", self._module, job.project, job.id]
-        read_end, write_end = os.pipe()
-        command += ["--attempt", str(job.attempt), "--lifeline", str(read_end)]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
+                known = self._take_spare(affinity, assignment, [output.fileno(), *files])
+                process, lifeline = known or self._new_process(assignment, output.fileno(), files, spare=bool(affinity))
+        finally:
+            if needs_device:
+                self.release()
+
+        def keep() -> None:
+            until = time.monotonic() + self._settings.spare_seconds
+            self._spares.append(_Spare(process, lifeline, affinity, holder, until))
+
+        return LocalWorker(process, lifeline, log, keep, taken=known is None)
+
+    def tend(self) -> None:
+        """End the spare workers that have waited for `spare_seconds` or whose device somebody else has; reap them."""
+        for spare in list(self._spares):
+            if time.monotonic() > spare.until:
+                self._end(spare, "it was idle")
+            elif spare.process.poll() is not None:
+                self._end(spare, "it is gone")
+            # A device that is reserved is for the next job here: `start` knows whether that is one for this worker.
+            elif spare.holder and self._loan is None and self._device.holder() != spare.holder:
+                self._end(spare, "other work has the device")
+        self._ending = [process for process in self._ending if process.poll() is None]
+
+    def dismiss(self) -> bool:
+        """End all spare workers; return whether they are gone."""
+        for spare in list(self._spares):
+            self._end(spare, "the service runs no jobs any more")
+        self.tend()
+        return not self._ending
+
+    def _take_spare(
+        self, affinity: str, assignment: Assignment, files: Sequence[int]
+    ) -> tuple[subprocess.Popen[bytes], socket.socket] | None:
+        """Hand a job to a spare worker of its kind. If there is none, make room for a new one, and return None."""
+        self.tend()
+        for spare in list(self._spares):
+            if spare.affinity != affinity:
+                continue
+            try:
+                hand_over(spare.lifeline, assignment, files)
+            except OSError as error:
+                self._end(spare, f"it takes no job: {error}")
+                continue
+            self._spares.remove(spare)
+            _log.info("spare worker goes on", extra={"pid": spare.process.pid, "job": assignment.job_id})
+            return spare.process, spare.lifeline
+        if self._spares:
+            self._end(self._spares[0], "another worker is started")
+        return None
+
+    def _new_process(
+        self, assignment: Assignment, output: int, files: Sequence[int], *, spare: bool
+    ) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Start `python -m parfocal.runtime.jobs.worker`; raise OSError if that fails."""
+        lifeline, other = socket.socketpair()
+        command = [sys.executable, "-m", "parfocal.runtime.jobs.worker", self._module]
+        command += [assignment.project, assignment.job_id, "--attempt", str(assignment.attempt)]
+        command += ["--lifeline", str(other.fileno())]
+        for file in files:
+            command += ["--device", str(file)]
+        if spare:
+            command += ["--spare", str(self._settings.spare_seconds)]
+        with other:
+            try:
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[read_end, *(loan.files if loan is not None else ())],
+                    pass_fds=[other.fileno(), *files],
                 )
-        except OSError:
-            os.close(write_end)
-            raise
-        finally:
-            os.close(read_end)
-            if loan is not None:
-                self.release()
-        return LocalWorker(process, write_end, log)
+            except OSError:
+                lifeline.close()
+                raise
+        return process, lifeline
+
+    def _end(self, spare: _Spare, why: str) -> None:
+        _log.info("spare worker ends", extra={"pid": spare.process.pid, "why": why})
+        spare.process.kill()
+        spare.lifeline.close()
+        self._spares.remove(spare)
+        self._ending.append(spare.process)
+
+
+def _affinity(job: v1.Job) -> str:
+    """Return what a worker's jobs have in common; empty for jobs that need a process of their own.
+
+    Arithmetic, seeds and threads are global in a process. So nothing but the images differs: model, weights and all
+    parameters are the same.
+    """
+    if not job.HasField("prediction"):
+        return ""
+    parameters = json_format.MessageToDict(job.resolved_parameters)
+    return json.dumps([job.method, job.prediction.model_uri, parameters], sort_keys=True)

@@ -17,7 +17,7 @@ from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
 from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
-from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
+from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
@@ -33,6 +33,8 @@ from parfocal.runtime.store.verdicts import newest_content
 
 _SHOWN = 5
 COUNTS = "counts.csv"
+# For the next job of this process, which a spare worker may be given.
+_KEPT = KeptModel()
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,15 @@ def predict(context: JobContext) -> None:
     context.report_progress(v1.Progress(stage="preparing"), message="loading the model", at_once=True)
     place = Location.parse(spec.model_uri)
     manifest = ModelManifest.read(context.store, place / MODEL_MANIFEST)
-    folder = context.cache.mirror(context.store, place, manifest.files, context.scratch / "model")
     precision, _ = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
     context.describe(precision=precision)
     weights = manifest.weights_named(parameters.weights)
-    model = load_model(context.method, manifest, folder, weights=weights, precision=parameters.precision)
+
+    def load() -> LoadedModel:
+        folder = context.cache.mirror(context.store, place, manifest.files, context.scratch / "model")
+        return load_model(context.method, manifest, folder, weights=weights, precision=parameters.precision)
+
+    model = _KEPT.get((context.method.name, manifest, weights, parameters.precision), load)
     inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []

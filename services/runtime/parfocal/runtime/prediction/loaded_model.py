@@ -6,6 +6,8 @@ single images, stacks and parts of them give the same grey values.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,27 @@ def load_model(method: Method, manifest: ModelManifest, folder: Path, *, weights
     )
     implementation: Implementation[Any, Any] = method.load()
     return LoadedModel(method, manifest, view, implementation, implementation.load(folder, view, weights))
+
+
+class KeptModel:
+    """The model that was loaded last, for a process that may be asked for it again.
+
+    What a model makes of an image does not depend on the images before, so it makes no difference who has used it.
+    """
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._model: LoadedModel | None = None
+
+    def get(self, key: object, load: Callable[[], LoadedModel]) -> LoadedModel:
+        """Return the kept model if `key` is equal to that it was loaded for, else load another one and keep that."""
+        if self._model is None or key != self._key:
+            # The former model goes first: two may not fit the memory.
+            self._key = self._model = None
+            gc.collect()
+            self._model = load()
+            self._key = key
+        return self._model
 
 
 def predict_image(

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import gc
 import json
 import logging
 import os
@@ -42,7 +41,7 @@ from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Service, load_service
 from parfocal.runtime.prediction.job import differences_from_training
-from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
+from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.cache import Cache
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
@@ -78,8 +77,7 @@ class WarmPredictor:
         self._service = service
         self._store = store
         self._answers = answers
-        self._key: tuple[str, str, str] | None = None
-        self._model: LoadedModel | None = None
+        self._kept = KeptModel()
         self._next_progress = 0.0
 
     def answer(self, question: dict[str, Any]) -> None:
@@ -139,20 +137,17 @@ class WarmPredictor:
         method = self._service.method(question["method"])
         parameters = method.parse(v1.JOB_KIND_PREDICTION, question["parameters"])
         assert isinstance(parameters, PredictionParameters)
-        key = (question["model_uri"], parameters.weights, parameters.precision)
-        if self._model is None or key != self._key:
+
+        def load() -> LoadedModel:
             self._report({"stage": "loading the model"})
-            # The former model goes first: two may not fit the memory.
-            self._key = self._model = None
-            gc.collect()
             place = Location.parse(question["model_uri"])
             manifest = ModelManifest.read(self._store, place / MODEL_MANIFEST)
             cache = Cache(self._store.settings.state_folder, folder / "held")
             files = cache.mirror(self._store, place, manifest.files, folder / "model")
             weights = manifest.weights_named(parameters.weights)
-            self._model = load_model(method, manifest, files, weights=weights, precision=parameters.precision)
-            self._key = key
-        return self._model, parameters
+            return load_model(method, manifest, files, weights=weights, precision=parameters.precision)
+
+        return self._kept.get((question["model_uri"], parameters.weights, parameters.precision), load), parameters
 
     def _report(self, progress: dict[str, Any]) -> None:
         if time.monotonic() >= self._next_progress:

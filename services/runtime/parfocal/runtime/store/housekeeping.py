@@ -2,13 +2,14 @@
 
 Two facts on disk say what is in use, and both end with the process they belong to, however it ends:
 
-- a scratch folder is locked by its owner (`own_folder`);
+- a scratch folder is locked by its owner (`own_folder`, `scratch_folder`);
 - a cached file that a job uses has a second name in the job's scratch folder (`parfocal.runtime.store.cache`). To
   remove it from the cache would do no harm and free nothing, so it stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -50,10 +51,18 @@ def tidy_store(store: Store, settings: Settings) -> None:
 
 def own_folder(parent: Path, prefix: str) -> Path:
     """Make a folder that counts as in use until this process has ended or removed it."""
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-    _lock(folder)  # never closed: the lock ends with the process
-    return folder
+    return _locked_folder(parent, prefix)[0]  # never closed: the lock ends with the process
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder that counts as in use until the end of the block, and remove it then."""
+    folder, lock = _locked_folder(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def remove_abandoned(parent: Path, prefix: str = "", *, older_than: float = _LOCK_SECONDS) -> int:
@@ -227,6 +236,12 @@ def _attempt(what: str, action: Callable[[], int]) -> None:
         _log.warning("%s could not be cleaned up: %s", what, error, exc_info=not isinstance(error, OSError))
     else:
         _log.debug("%s cleaned up: %d", what, done)
+
+
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    return folder, _lock(folder)
 
 
 def _lock(folder: Path) -> int:
