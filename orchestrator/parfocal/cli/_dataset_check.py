@@ -34,19 +34,22 @@ def is_folder(what: str) -> bool:
     return Path(what).is_dir() or "/" in what or "\\" in what or what[:1] in {".", "~"}
 
 
-def check_folder(app: App, folder: Path, axes: str, kind: str, pixel_size_nm: float | None) -> None:
+def check_folder(
+    app: App, folder: Path, axes: str, kind: str, pixel_size_nm: float | None, *, label_components: bool
+) -> None:
     """Check the images of a folder without storing anything."""
     from parfocal.client.datasets import check_folder
     from parfocal.runtime.datasets.kinds import KINDS
 
     say(f"Checking the images in {folder} …")
-    report = check_folder(folder, axes, kind=kind, pixel_size_nm=pixel_size_nm)
+    report = check_folder(folder, axes, kind=kind, pixel_size_nm=pixel_size_nm, label_components=label_components)
     for text in report.warnings:
         warn(text)
     train, test = len(report.train), len(report.test)
     if app.json:
         values = {"kind": report.kind, "train": train, "test": test, "classes": list(report.classes)}
-        print_json({**values, "counts": report.counts, "warnings": list(report.warnings)})
+        sizes = {split: found.model_dump() for split, found in report.object_sizes.items()}
+        print_json({**values, "counts": report.counts, "object_sizes": sizes, "warnings": list(report.warnings)})
         return
     what = "pairs" if report.kind in {"paired", "labels", "classes"} else "images"
     print_fields(

@@ -290,7 +290,7 @@ def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def image_stem(path: Path) -> str:
-    """Return the file's name without its image suffix; ``.ome.tif`` counts as one suffix.
+    """Return the file's name without its image suffix; ``.ome.tif`` and ``.ome.zarr`` count as one suffix.
 
     Accented letters are in their composed form (NFC) however the file system has them: macOS takes them apart (NFD),
     other systems do not, and the names of a pair must be equal wherever its images come from.
@@ -394,7 +394,7 @@ def _header(path: Path, facts: FileFacts, limits: ImageLimits, axes: str = "") -
     )
     if declared:
         notes.append(Note("axes-overridden", f"{declared} as {axes}"))
-    elif any(letter in "QI" and length > 1 for letter, length in zip(facts.axes, shape, strict=True)):
+    elif not axes and any(letter in "QI" and length > 1 for letter, length in zip(facts.axes, shape, strict=True)):
         notes.append(Note("axes-guessed"))
     kept = [(letter, length) for letter, length in zip(letters, shape, strict=True) if letter != "_"]
     kept.sort(key=lambda item: ORDER.index(item[0]))

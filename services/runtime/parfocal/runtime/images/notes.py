@@ -23,9 +23,11 @@ NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "labels-from-table": "Colour tables of label images were left out: the index is the label",
         "labels-from-floats": "Label images with decimal numbers were converted to whole ones, no label was changed",
         "unit-unknown": "Pixel sizes in an unknown unit were left out",
+        "unit-guessed": "Pixel sizes without a unit were taken for micrometres",
         "resolution-ignored": "Resolutions of a printer or screen were not taken for pixel sizes",
         "lossy": "JPEG compression has changed the grey values and left traces of its own: take the original images "
         "where there are some",
+        "converted": "Images of other formats were converted",
         "reader": "The reader of the files reports faults in them",
     }
 )
