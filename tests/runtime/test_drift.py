@@ -47,7 +47,7 @@ def test_levels_lie_between_dark_and_bright() -> None:
 def test_new_images_of_the_same_kind_are_no_drift_whatever_their_grey_values() -> None:
     for seed in range(20, 30):
         for image in (noisy(seed), noisy(seed) * 37 + 5000):
-            assert find_drift(image, PixelSize(0.1, 0.1), TRAINING, 0.1) == []
+            assert find_drift(image, PixelSize(0.1, 0.1), TRAINING, (0.1, 0.1, None)) == []
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_new_images_of_the_same_kind_are_no_drift_whatever_their_grey_values() -
     ],
 )
 def test_what_is_different_is_said(image: NDArray[Any], size: float, words: str) -> None:
-    assert any(words in text for text in find_drift(image, PixelSize(size, size), TRAINING, 0.1))
+    assert any(words in text for text in find_drift(image, PixelSize(size, size), TRAINING, (0.1, 0.1, None)))
 
 
 def test_volumes_channels_and_colours_are_seen_by_their_middle() -> None:

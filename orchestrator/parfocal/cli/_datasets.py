@@ -17,8 +17,8 @@ _AXES = click.option(
     "--axes",
     default="",
     metavar="LETTERS",
-    help="Axes that each source image must have: YX for planes (the default), ZYX for volumes, YXS for colour. Axes that "
-    "you give replace those that a file declares for its planes, for example C where they are along Z.",
+    help="Axes that each source image must have: YX for planes (the default), ZYX for volumes, YXS for colour. Axes "
+    "that you give replace those that a file declares for its planes, for example C where they are along Z.",
 )
 _KIND = click.option(
     "--kind",

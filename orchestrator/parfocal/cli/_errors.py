@@ -26,6 +26,7 @@ from parfocal.runtime.errors import (
 )
 
 if TYPE_CHECKING:
+    from parfocal import v1
     from parfocal.cli._app import App
 
 OK, FAILED, INVALID, NOT_FOUND, UNAVAILABLE, NOT_PASSED, DETACHED = 0, 1, 2, 3, 4, 5, 130
@@ -64,7 +65,7 @@ def report_error(app: App, error: ParfocalError) -> None:
         print_json({"error": {"reason": error.reason, "message": error.message, "violations": violations}})
 
 
-def unsaid(message: str, violations: Iterable[Violation]) -> list[str]:
+def unsaid(message: str, violations: Iterable[Violation | v1.FieldViolation]) -> list[str]:
     """Return a line for each violation, or none where the message lists them itself, if only the first ones."""
     known = [(item.field, item.description) for item in violations]
     if any(description in message for _, description in known):

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from parfocal.runtime.store.manifests import ModelManifest
     from parfocal.runtime.store.verdicts import Verdict
 
-_SHOWN = 10
+AXES = click.option(
+    "--axes",
+    default="",
+    metavar="LETTERS",
+    help="What the axes of the images are, e.g. ZYX for volumes or TYX for time-lapses, where files declare others.",
+)
 
 
 @click.command(cls=Command, short_help="Apply a model to images.")
@@ -28,6 +33,7 @@ _SHOWN = 10
     "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the results go."
 )
 @PARAMETERS
+@AXES
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end; download later with `parfocal jobs download`.")
 @click.option(
@@ -38,6 +44,7 @@ def predict(
     model: str,
     output: Path,
     parameters: tuple[str, ...],
+    axes: str,
     overwrite: bool,
     detach: bool,
     require_pass: bool,
@@ -57,7 +64,9 @@ def predict(
     from parfocal.client.models import read_model
     from parfocal.client.results import find_inputs
 
+    axes = check_axes(axes)
     paths = find_inputs(input)
+    say_passed_over(input)
     _refuse_to_replace(paths, output, overwrite=overwrite)
     with app.client() as client:
         summary = read_model(client, model)
@@ -67,8 +76,8 @@ def predict(
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
         if "weights" in values:
             summary.manifest.weights_named(values["weights"])
-        check_inputs(method, summary.manifest, paths)
-        job = _work.start_prediction(client, summary, paths, values)
+        paths = check_inputs(method, summary.manifest, paths, axes)
+        job = _work.start_prediction(client, summary, paths, values, axes=axes)
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})
@@ -120,24 +129,40 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
     )
 
 
-def check_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path]) -> None:
-    """Name the images that a model cannot be applied to; refuse if there are no others."""
-    from parfocal.cli._render import say, warn
+def check_axes(axes: str) -> str:
+    """Return the axes that somebody gives in capitals; raise InvalidInputError unless they are some of an image."""
+    from parfocal.runtime.datasets.folder import check_axes
+
+    if axes:
+        check_axes(axes.upper())
+    return axes.upper()
+
+
+def say_passed_over(folder: Path) -> None:
+    """Name the files of a folder that are no images of a known kind."""
+    from parfocal.cli._render import warn
+    from parfocal.client.results import passed_over
+    from parfocal.runtime.datasets.findings import some
+
+    if names := passed_over(folder):
+        warn(f"Files and folders that are no images of a known kind were passed over: {len(names)} ({some(names)}).")
+
+
+def check_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = "") -> list[Path]:
+    """Return the images that a model can be applied to, and name the others; refuse if there are only others."""
+    from parfocal.cli._render import warn
     from parfocal.client.results import unsuitable_inputs
     from parfocal.runtime.errors import refusal
 
-    problems = unsuitable_inputs(method, model, paths)
+    unfit = unsuitable_inputs(method, model, paths, axes)
+    problems = list(unfit.values())
     name = f"{model.model}:{model.version}"
     if len(problems) == len(paths):
         raise refusal(f"The model {name} cannot be applied to these images; nothing was uploaded:", problems)
     if problems:
-        warn(
-            f"{len(problems)} of {len(paths)} images will be left out, for the model {name} cannot be applied to them:"
-        )
-        for problem in problems[:_SHOWN]:
-            say(f"  - {problem.field}: {problem.description}")
-        if len(problems) > _SHOWN:
-            say(f"  - and {len(problems) - _SHOWN} more")
+        left = f"{len(problems)} of {len(paths)} images will be left out: the model {name} cannot be applied to them."
+        warn(refusal(left, problems).message)
+    return [path for path in paths if path not in unfit]
 
 
 def _finish(app: App, client: Client, job: v1.Job, output: Path) -> v1.Job:

@@ -139,7 +139,12 @@ def output_uri(job: v1.Job, kind: str) -> str:
 
 
 def start_prediction(
-    client: Client, model: ModelSummary, paths: Sequence[Path], parameters: Mapping[str, Any] | None = None
+    client: Client,
+    model: ModelSummary,
+    paths: Sequence[Path],
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    axes: str = "",
 ) -> v1.Job:
     """Upload images and start a job that applies a model to them."""
     from parfocal.client.requests import prediction_request
@@ -148,7 +153,7 @@ def start_prediction(
 
     request_id = new_request_id(f"predict-{model.manifest.model}")
     with transfer("Uploading") as on_progress:
-        uri = upload_inputs(client, request_id, paths, on_progress=on_progress)
+        uri = upload_inputs(client, request_id, paths, axes=axes, on_progress=on_progress)
     return start_or_join(client, prediction_request(model.uri, uri, parameters, request_id=request_id), again=True)
 
 

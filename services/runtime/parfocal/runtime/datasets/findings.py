@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
+
 from parfocal.runtime.datasets.objects import label_components
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.files import (
@@ -52,6 +54,10 @@ class Reading:
         if self.components and image.pixels.dtype.kind in "iu":
             return replace(image, pixels=label_components(image.pixels))
         return image
+
+
+AS_STORED: Final = Reading()
+"""Grey values with the axes that the file says."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def examine(
     headers_only: bool = False,
     allow_zero: bool = False,
     look: Callable[[Path, Image], bool] | None = None,
-    reading: Reading = Reading(),  # noqa: B008 - frozen
+    reading: Reading = AS_STORED,
 ) -> tuple[Found | None, list[Violation]]:
     """Return what an image is like and no problems, or its problems, mostly without what it is like.
 
@@ -221,7 +227,7 @@ def _layout_problems(
             return [
                 f"{have}: it is a picture in colours. If the colours stand for labels, export the label image itself "
                 "(0 for background, one number for each object or class): converted to grey, different labels would "
-                "become one. If it is a colour target, convert it to grey or give --axes YXS if the method takes colour."
+                "become one. If it is a target in colour, convert it to grey."
             ]
         if "S" in extra:
             return [
@@ -230,7 +236,11 @@ def _layout_problems(
             ]
         if "C" in extra:
             text = f"{have}: save the one of its {lengths['C']} channels that you need"
-            return [f"{text}; or, if these are planes of a volume, say so with --axes ZYX." if planes == ["C"] else f"{text}."]
+            return [
+                f"{text}; or, if these are planes of a volume, say so with --axes ZYX."
+                if planes == ["C"]
+                else f"{text}."
+            ]
         text = f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks"
         volume = "T" in extra and planes == ["T"]
         return [f"{text} (if its frames are planes of a volume, say so with --axes ZYX)." if volume else f"{text}."]

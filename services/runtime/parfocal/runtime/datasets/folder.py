@@ -12,7 +12,7 @@ from parfocal.runtime.datasets.boxes import BoxReport, check_boxes, class_names
 from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
 from parfocal.runtime.datasets.coordinates import check_coordinates
-from parfocal.runtime.datasets.findings import Reading, count, some
+from parfocal.runtime.datasets.findings import AS_STORED, Reading, count, some
 from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.labels import TargetLook
 from parfocal.runtime.datasets.layout import family_of, split_folders
@@ -148,8 +148,8 @@ class _Split:
     axes: str
     pixel_size_nm: float | None
     readable: Readable
-    source: Reading = Reading()
-    target: Reading = Reading()
+    source: Reading = AS_STORED
+    target: Reading = AS_STORED
     look: TargetLook = field(default_factory=TargetLook)
     class_look: TargetLook = field(default_factory=TargetLook)
     images: dict[str, tuple[CheckedImage, ...]] = field(default_factory=dict)
@@ -210,12 +210,8 @@ def check_folder(
     if kind and kind not in KINDS:
         text = f"There is no kind of dataset {kind!r}: choose one of {', '.join(KINDS)}."
         raise InvalidInputError(text, [Violation("kind", text)])
-    if axes and not re.fullmatch("T?C?Z?YXS?", axes):
-        text = (
-            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
-            "images with channels."
-        )
-        raise InvalidInputError(text, [Violation("axes", text)])
+    if axes:
+        check_axes(axes)
     if label_components:
         if kind not in {"", "labels"}:
             text = f"Components are numbered in label images, and these are said to be {kind}: leave one of both out."
@@ -250,6 +246,16 @@ def check_folder(
             splits = begin()
             _check(splits, folder, "paired", family)
     return _report(splits, kind, family, told_by)
+
+
+def check_axes(axes: str) -> None:
+    """Raise InvalidInputError unless letters are axes that an image can have."""
+    if not re.fullmatch("T?C?Z?YXS?", axes):
+        text = (
+            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
+            "images with channels."
+        )
+        raise InvalidInputError(text, [Violation("axes", text)])
 
 
 def _check(splits: list[_Split], folder: Path, kind: str, family: str) -> None:
@@ -420,10 +426,10 @@ def _check_image_targets(split: _Split) -> None:
                 axes=target_axes,
                 source_axes=own,
                 empty_targets=True,
-                readings=(Reading(), split.target),
+                readings=(AS_STORED, split.target),
                 told="source",
             )
-            images = tuple(_source(pair, own, Reading()) for pair in other.pairs)
+            images = tuple(_source(pair, own, AS_STORED) for pair in other.pairs)
         split.images[role] = images
         split.warnings += [text for text in other.warnings if text not in split.warnings]
 

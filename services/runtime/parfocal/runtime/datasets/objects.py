@@ -37,7 +37,8 @@ def object_extents(labels: NDArray[Any]) -> NDArray[np.int64]:
     places = [*np.unravel_index(rows[order], labels.shape[:-1])]
     lows = [np.minimum.reduceat(place, first) for place in (*places, begin[order])]
     highs = [np.maximum.reduceat(place, first) for place in (*places, end[order] - 1)]
-    return np.stack(highs, axis=1).astype(np.int64) - np.stack(lows, axis=1) + 1
+    extents: NDArray[np.int64] = np.stack(highs, axis=1).astype(np.int64) - np.stack(lows, axis=1) + 1
+    return extents
 
 
 def count_pieces(labels: NDArray[Any]) -> Pieces:
@@ -105,8 +106,12 @@ def _touching(labels: NDArray[Any], runs: NDArray[np.int32]) -> tuple[NDArray[np
     for step in product((-1, 0, 1), repeat=labels.ndim):
         if step >= (0,) * labels.ndim or not any(step[:-1]):
             continue  # seen from the other side, or along a run
-        here = tuple(slice(max(0, -each), length - max(0, each)) for each, length in zip(step, labels.shape, strict=True))
-        there = tuple(slice(max(0, each), length - max(0, -each)) for each, length in zip(step, labels.shape, strict=True))
+        here = tuple(
+            slice(max(0, -each), length - max(0, each)) for each, length in zip(step, labels.shape, strict=True)
+        )
+        there = tuple(
+            slice(max(0, each), length - max(0, -each)) for each, length in zip(step, labels.shape, strict=True)
+        )
         same = (labels[here] == labels[there]) & (labels[here] > 0)
         one, other = runs[here][same], runs[there][same]
         # Along two runs that touch the pair is the same again and again.

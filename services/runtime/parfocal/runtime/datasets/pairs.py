@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from parfocal.runtime.datasets.findings import Reading, Warnings, by, count, examine, file_name
+from parfocal.runtime.datasets.findings import AS_STORED, Reading, Warnings, by, count, examine, file_name
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import (
     DEFAULT_LIMITS,
@@ -60,7 +60,7 @@ class CheckedImage:
     axes: str
     dtype: str
     pixel_size: PixelSize | None
-    reading: Reading = Reading()
+    reading: Reading = AS_STORED
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def check_pairs(
     constant_targets: bool = False,
     empty_targets: bool = False,
     look: Callable[[Path, Image], bool] | None = None,
-    readings: tuple[Reading, Reading] = (Reading(), Reading()),
+    readings: tuple[Reading, Reading] = (AS_STORED, AS_STORED),
     told: str = "both",
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> PairReport:
@@ -197,7 +197,7 @@ def check_images(
     min_images: int = 1,
     allow_stacks: bool = False,
     headers_only: bool = False,
-    reading: Reading = Reading(),  # noqa: B008 - frozen
+    reading: Reading = AS_STORED,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> ImageReport:
     """Check a folder of images without partners.

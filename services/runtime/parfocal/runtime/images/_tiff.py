@@ -324,8 +324,8 @@ def _parse_ome(tif: TiffFile, directories: int) -> ElementTree.Element:
         refusal = UnusableError(f"its OME metadata cannot be read ({error})")
         raise _Unfitting("OME metadata that cannot be read", refusal) from error
     pixel_size = _ome_pixel_size(root, [])
-    if (refusal := _one_of_a_set(root, Path(tif.filehandle.path).name, directories)) is not None:
-        raise _Unfitting("one file of a set", refusal, pixel_size)
+    if (apart := _one_of_a_set(root, Path(tif.filehandle.path).name, directories)) is not None:
+        raise _Unfitting("one file of a set", apart, pixel_size)
     if any("ModuloAlong" in element.tag for element in root.iter()):
         refusal = UnusableError("its OME metadata folds further dimensions into the planes (Modulo)")
         raise _Unfitting("further dimensions folded into the planes", refusal, pixel_size)

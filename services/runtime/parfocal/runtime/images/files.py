@@ -54,6 +54,7 @@ __all__ = [
     "name_clash",
     "read_image",
     "unreadable_name",
+    "whole_numbers",
     "write_image",
 ]
 
@@ -136,14 +137,12 @@ def inspect_image(
         return header
 
 
-def read_image(
-    path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool = False, axes: str = ""
-) -> Image:
+def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool = False, axes: str = "") -> Image:
     """Decode an image file.
 
     Colour images have axes ``YXS`` with three samples; a fully opaque alpha channel is left out. Values are
-    those stored in the file: an inverted or coloured look-up table of a grey TIFF does not change them, except in images
-    of 1, 2 or 4 bits, where white is always the highest value. Booleans become 0 and 1 in uint8.
+    those stored in the file: an inverted or coloured look-up table of a grey TIFF does not change them, except in
+    images of 1, 2 or 4 bits, where white is always the highest value. Booleans become 0 and 1 in uint8.
 
     Parameters
     ----------

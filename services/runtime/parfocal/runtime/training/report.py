@@ -184,7 +184,8 @@ def _figures_page(model: ModelManifest, rows: Sequence[Row], examples: Sequence[
     if rows:
         _draw_curves(top, rows, model.weights)
     if examples:
-        bottom.suptitle(f"Example of the training images: {examples[0].name}", fontsize=12)
+        # Names are drawn as they are: dollar signs begin no formula.
+        bottom.suptitle(f"Example of the training images: {examples[0].name}", fontsize=12, parse_math=False)
         for axes, example in zip(bottom.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
             _draw_example(axes, example)
     return figure
@@ -195,18 +196,18 @@ def _draw_example(axes: Any, example: Example) -> None:
     pixels, title = example.pixels, example.role
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) and pixels.dtype == np.uint8:
         axes.imshow(pixels[..., :3], interpolation="nearest")
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, parse_math=False)
         return
     while pixels.ndim > 2:  # of volumes and of several channels the middle one
         pixels = pixels[len(pixels) // 2]
         title = f"{example.role}, middle plane"
     if example.labels:
         axes.imshow(_coloured(pixels), interpolation="nearest")
-        axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9)
+        axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9, parse_math=False)
         return
     low, high = np.percentile(pixels, [0.5, 99.8])
     axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9)
+    axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9, parse_math=False)
 
 
 def _coloured(labels: NDArray[Any]) -> NDArray[np.float64]:
@@ -249,12 +250,13 @@ class _Writer:
         for number, (name, value) in enumerate(rows):
             column, row = divmod(number, height)
             x, y = 0.08 + column * 0.43, top - row * 0.0155
-            self._figure.text(x, y, name, size=9, color=_GREY, va="top")
-            self._figure.text(x + 0.2, y, textwrap.shorten(value, 96 // columns), size=9, va="top")
+            shown = textwrap.shorten(value, 96 // columns)
+            self._figure.text(x, y, name, size=9, color=_GREY, va="top", parse_math=False)
+            self._figure.text(x + 0.2, y, shown, size=9, va="top", parse_math=False)
         self._y = top - height * 0.0155
 
     def _line(
         self, text: str, *, size: float, weight: str = "normal", colour: str = "black", step: float = 0.0155
     ) -> None:
-        self._figure.text(0.08, self._y, text, size=size, weight=weight, color=colour, va="top")
+        self._figure.text(0.08, self._y, text, size=size, weight=weight, color=colour, va="top", parse_math=False)
         self._y -= step
