@@ -223,8 +223,8 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
             )
             raise InvalidInputError(
                 f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from {what}. If "
-                "these are such numbers, create the dataset again: whole numbers that are stored as decimal ones become "
-                "labels then, and none is changed.",
+                "these are such numbers, create the dataset again: whole numbers stored as decimal ones become labels "
+                "then, and none is changed.",
                 [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
             )
     check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor)
@@ -248,7 +248,7 @@ def advise(parameters: Parameters, dataset: DatasetManifest) -> list[str]:
         return []
     shown = [" x ".join(f"{length:g}" for length in each) for each in (sizes.largest, sizes.median, seen, patch)]
     text = (
-        f"The largest object spans {shown[0]} pixels ({' x '.join(axes)}; {sizes.largest_in}; the median is {shown[1]}). "
+        f"The largest object spans {shown[0]} pixels ({' x '.join(axes)}, in {sizes.largest_in}; median {shown[1]}). "
         f"The network sees {shown[2]} pixels far from each point, and patches are {shown[3]} pixels: what is larger is "
         "found in parts, as many false objects."
     )
@@ -292,8 +292,8 @@ def _seen(depth: int, grid: int) -> int:
 def _seen_by_resnet(grid: int) -> int:
     """Return how many pixels the ResNet of stardist sees in each direction, by the radii of its convolutions.
 
-    One of radius 3 and one of radius 1, four blocks of three, of which the first ones halve until there is the grid, and
-    one behind them.
+    One of radius 3 and one of radius 1, four blocks of three, of which the first ones halve until the grid is
+    reached, and one behind them.
     """
     seen, scale = 4, 1
     for _ in range(4):

@@ -86,8 +86,8 @@ def split_folders(folder: Path) -> dict[str, Path]:
     above = folder.resolve().parent
     if folder.resolve().name in {"train", "test"} and (above / "train").is_dir() and (above / "test").is_dir():
         raise InvalidInputError(
-            f"{folder} is one part of a dataset: the folder above it has train and test, and quality control needs both. "
-            f"Give {above}. To make a dataset of this part alone, move it or give it another name."
+            f"{folder} is one part of a dataset: the folder above it has train and test, and quality control needs "
+            f"both. Give {above}. To make a dataset of this part alone, move it or give it another name."
         )
     if (folder / "train").is_dir():
         return {split: folder / split for split in ("train", "test") if (folder / split).is_dir()}

@@ -3,9 +3,9 @@
 tifffile forgives a lot: strips that are missing are filled with zeros, a broken chain of directories is
 cut short with a log line, and OME metadata may name other files. A training set cannot live with either, so
 everything is checked here. A file that lacks pixels is refused with an `UnusableError`, which
-`parfocal.runtime.images.files` completes with the file's name. Pixels that are there are never passed over: metadata that
-announce fewer planes are refused too, and metadata that announce others than there are, as those of a crop do, are
-left out with a note.
+`parfocal.runtime.images.files` completes with the file's name. Pixels that are there are never passed over: metadata
+that announce fewer planes are refused too, and metadata that announce others than there are, as those of a crop do,
+are left out with a note.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class FileFacts(NamedTuple):
     inverted: int = 0
 
 
-class _Unfitting(Exception):
+class _UnfittingError(Exception):
     """The metadata cannot be followed; `pixel_size` is what they say of it.
 
     `refusal` is the reason to refuse the file unless somebody says what its planes are; without it the planes that are
@@ -132,7 +132,7 @@ def opened_tiff(path: Path, max_pixels: int, axes: str = "") -> Iterator[tuple[T
     with TiffFile(path, **flags) as tif:
         try:
             facts, unfitting = _describe(tif, max_pixels, keep_alpha="C" in axes), None
-        except _Unfitting as error:
+        except _UnfittingError as error:
             if error.refusal is not None and not axes:
                 raise error.refusal from error
             unfitting = error
@@ -153,14 +153,12 @@ def _describe(tif: TiffFile, max_pixels: int, keep_alpha: bool) -> FileFacts:
     with Path(tif.filehandle.path).open("rb") as handle:
         directories, full = _count_directories(handle, size)
     notes: list[Note] = []
-    if tif.is_ome:
-        pixel_size = _ome_pixel_size(_parse_ome(tif, directories), notes)
-    else:
-        pixel_size = _tagged_pixel_size(tif, notes)
+    root = _parse_ome(tif, directories) if tif.is_ome else None
+    pixel_size = _tagged_pixel_size(tif, notes) if root is None else _ome_pixel_size(root, notes)
     series = _the_series(tif)
     if tif.is_ome and series.kind != "ome":
         text = "its OME metadata names other files or cannot be understood"
-        raise _Unfitting("OME metadata that cannot be understood", UnusableError(text), pixel_size)
+        raise _UnfittingError("OME metadata that cannot be understood", UnusableError(text), pixel_size)
     shape = tuple(int(length) for length in series.get_shape(False))
     if math.prod(shape) <= max_pixels:  # else the caller's limit speaks first, without touching every page
         _check_extent(series, size)
@@ -236,7 +234,7 @@ def _check_planes(
     if planes <= announced:
         return
     whose = "OME" if tif.is_ome else "ImageJ" if tif.is_imagej else "TIFF"
-    raise _Unfitting(
+    raise _UnfittingError(
         f"{planes} planes there, {announced} announced",
         UnusableError(
             f"it holds {planes} planes, and its {whose} metadata announces {announced}",
@@ -322,13 +320,13 @@ def _parse_ome(tif: TiffFile, directories: int) -> ElementTree.Element:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         refusal = UnusableError(f"its OME metadata cannot be read ({error})")
-        raise _Unfitting("OME metadata that cannot be read", refusal) from error
+        raise _UnfittingError("OME metadata that cannot be read", refusal) from error
     pixel_size = _ome_pixel_size(root, [])
     if (apart := _one_of_a_set(root, Path(tif.filehandle.path).name, directories)) is not None:
-        raise _Unfitting("one file of a set", apart, pixel_size)
+        raise _UnfittingError("one file of a set", apart, pixel_size)
     if any("ModuloAlong" in element.tag for element in root.iter()):
         refusal = UnusableError("its OME metadata folds further dimensions into the planes (Modulo)")
-        raise _Unfitting("further dimensions folded into the planes", refusal, pixel_size)
+        raise _UnfittingError("further dimensions folded into the planes", refusal, pixel_size)
     planes = directories * page.samplesperpixel
     images = list(_elements(root, "Pixels"))
     for element in images:
@@ -348,8 +346,10 @@ def _parse_ome(tif: TiffFile, directories: int) -> ElementTree.Element:
             continue
         if len(images) > 1:
             text = f"its OME metadata announces {len(images)} images, and other ones than the file holds ({detail})"
-            raise _Unfitting(detail, UnusableError(text, "Save the one you need as a file of its own."), pixel_size)
-        raise _Unfitting(detail, None, pixel_size)
+            raise _UnfittingError(
+                detail, UnusableError(text, "Save the one you need as a file of its own."), pixel_size
+            )
+        raise _UnfittingError(detail, None, pixel_size)
     return root
 
 
