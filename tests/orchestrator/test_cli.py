@@ -83,7 +83,7 @@ def test_predict_names_the_images_that_were_left_out(
     result = run("predict", "--model", model, tmp_path / "in", "--output", tmp_path / "out")
     assert result.code == 0
     assert "1 of 4 images will be left out" in result.err
-    assert "  - colour.tif: The image has axes YXS (64x64x3); Fake 2D takes YX" in result.err
+    assert "- colour.tif: The image has axes YXS (64x64x3); Fake 2D takes YX" in result.err
     assert "3 of 4 predicted" in result.out
     assert "colour.tif" in result.out
 

@@ -161,7 +161,7 @@ def _judge_without_targets(
     if summary is not None:
         paths = find_inputs(images)
         say_passed_over(images)
-        paths = check_inputs(client.method(summary.manifest.method), summary.manifest, paths)
+        paths, _ = check_inputs(client.method(summary.manifest.method), summary.manifest, paths)
         predicting = _work.start_prediction(client, summary, paths)
         uri = _work.output_uri(_work.finish(app, client, predicting, "Predicting"), "result")
     else:

@@ -15,6 +15,7 @@ from parfocal.cli._train import PARAMETERS
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
+    from parfocal.runtime.errors import Violation
     from parfocal.runtime.store.manifests import ModelManifest
     from parfocal.runtime.store.verdicts import Verdict
 
@@ -76,7 +77,7 @@ def predict(
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
         if "weights" in values:
             summary.manifest.weights_named(values["weights"])
-        paths = check_inputs(method, summary.manifest, paths, axes)
+        paths, left_out = check_inputs(method, summary.manifest, paths, axes)
         job = _work.start_prediction(client, summary, paths, values, axes=axes)
         if detach:
             if app.json:
@@ -85,21 +86,33 @@ def predict(
                 say(f"Get the results later: parfocal jobs download {job.id} --output {output}")
             return
         job = _finish(app, client, job, output)
-        collect(app, client, job, output, summary.verdict, overwrite=overwrite)
+        collect(app, client, job, output, summary.verdict, overwrite=overwrite, left_out=left_out)
 
 
-def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdict, *, overwrite: bool) -> None:
-    """Download the results of a prediction and say what became of each input."""
+def collect(
+    app: App,
+    client: Client,
+    job: v1.Job,
+    output: Path,
+    verdict: Verdict,
+    *,
+    overwrite: bool,
+    left_out: Sequence[Violation] = (),
+) -> None:
+    """Download the results of a prediction and say what became of each input; `left_out` were not uploaded."""
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json, warn
     from parfocal.cli._work import job_json
     from parfocal.client.results import download_result, read_result
+    from parfocal.runtime.store.manifests import ResultFile
 
     with transfer("Downloading") as on_progress:
         files = download_result(client, job, output, overwrite=overwrite, on_progress=on_progress)
     result = read_result(client, job)
-    done = [image for image in result.images if not image.reason]
-    for image in result.images:
+    unread = [ResultFile(input=each.field, input_sha256="", reason=each.description) for each in left_out]
+    images = [*result.images, *unread]
+    done = [image for image in images if not image.reason]
+    for image in images:
         if image.clipped_fraction:
             warn(
                 f"{image.input}: {100 * image.clipped_fraction:.2g} % of the pixels were clipped to the input's range."
@@ -109,7 +122,7 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
             {
                 "job": job_json(job),
                 "verdict": {"state": verdict.state, "reasons": list(verdict.reasons)},
-                "images": [image.model_dump() for image in result.images],
+                "images": [image.model_dump() for image in images],
                 "files": [str(path) for path in files],
             }
         )
@@ -121,10 +134,10 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
     }
     print_fields(
         {
-            "Images": f"{len(done)} of {len(result.images)} predicted",
+            "Images": f"{len(done)} of {len(images)} predicted",
             **{name.capitalize(): f"{count:.0f} found" for name, count in found.items()},
             "Results": str(output),
-            "Left out": "; ".join(f"{image.input}: {image.reason}" for image in result.images if image.reason),
+            "Left out": "; ".join(f"{image.input}: {image.reason}" for image in images if image.reason),
         }
     )
 
@@ -148,8 +161,13 @@ def say_passed_over(folder: Path) -> None:
         warn(f"Files and folders that are no images of a known kind were passed over: {len(names)} ({some(names)}).")
 
 
-def check_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = "") -> list[Path]:
-    """Return the images that a model can be applied to, and name the others; refuse if there are only others."""
+def check_inputs(
+    method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = ""
+) -> tuple[list[Path], list[Violation]]:
+    """Return the images that a model can be applied to, and what is wrong with the others, which are named.
+
+    If there are only others they are refused.
+    """
     from parfocal.cli._render import warn
     from parfocal.client.results import unsuitable_inputs
     from parfocal.runtime.errors import refusal
@@ -162,7 +180,7 @@ def check_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path],
     if problems:
         left = f"{len(problems)} of {len(paths)} images will be left out: the model {name} cannot be applied to them."
         warn(refusal(left, problems).message)
-    return [path for path in paths if path not in unfit]
+    return [path for path in paths if path not in unfit], problems
 
 
 def _finish(app: App, client: Client, job: v1.Job, output: Path) -> v1.Job:

@@ -46,6 +46,7 @@ _LARGEST_PIXEL = 20.0
 _FEW_BITS: Final = (1, 2, 4)
 _LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
 _NAMED: Final = 3
+_SMALL: Final = 4096  # bytes of metadata behind the pixels
 _SUBFILE: Final = 254
 _MOST_DIRECTORIES = 2**22
 _TYPE_SIZES = {
@@ -161,8 +162,8 @@ def _describe(tif: TiffFile, max_pixels: int, keep_alpha: bool) -> FileFacts:
         raise _UnfittingError("OME metadata that cannot be understood", UnusableError(text), pixel_size)
     shape = tuple(int(length) for length in series.get_shape(False))
     if math.prod(shape) <= max_pixels:  # else the caller's limit speaks first, without touching every page
-        _check_extent(series, size)
         _check_planes(series, full, tif, pixel_size)
+        _check_extent(series, size, pixel_size)
     page, letters = series.keyframe, series.get_axes(False)
     rgb = page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
     alpha = not keep_alpha and not rgb and _has_alpha(page) and letters.count("S") == 1
@@ -230,7 +231,14 @@ def _check_planes(
     series: TiffPageSeries, planes: int, tif: TiffFile, pixel_size: tuple[float, float, float | None] | None
 ) -> None:
     """Refuse a series that leaves out planes of the file, whatever its metadata say."""
-    announced = len(series.pages)
+    page = series.keyframe
+    announced = math.prod(series.get_shape(False)) // max(1, page.size)
+    # All in one block behind one directory; where it ends too early the reader gives up on the metadata.
+    said = (tif.imagej_metadata or {}) if tif.is_imagej and series.kind != "imagej" else {}
+    block = math.prod(int(said.get(key, 1)) for key in ("channels", "slices", "frames"))
+    rest = tif.filehandle.size - page.dataoffsets[0] - page.nbytes if page.dataoffsets else 0
+    if planes == 1 < block and page.compression == COMPRESSION.NONE and rest > _SMALL + page.nbytes // 2:
+        raise UnusableError(f"it is truncated: it announces {block} planes, and {rest + page.nbytes} bytes are there")
     if planes <= announced:
         return
     whose = "OME" if tif.is_ome else "ImageJ" if tif.is_imagej else "TIFF"
@@ -285,7 +293,7 @@ def _exactly(handle: BinaryIO, size: int) -> bytes:
     return content
 
 
-def _check_extent(series: TiffPageSeries, size: int) -> None:
+def _check_extent(series: TiffPageSeries, size: int, pixel_size: tuple[float, float, float | None] | None) -> None:
     """Refuse a series whose strips or tiles are missing or lie beyond the end of the file."""
     page = series.keyframe
     if page.is_tiled and page.tilewidth * page.tilelength * page.tiledepth > max(4 * page.size, 2**24):
@@ -297,7 +305,8 @@ def _check_extent(series: TiffPageSeries, size: int) -> None:
         return
     pages = list(series.pages)
     if page.size * len(pages) != math.prod(series.get_shape(False)) or None in pages:
-        raise ValueError(f"it announces {series.get_shape(False)} and holds only {len(pages)} planes of that")
+        detail = f"{series.get_shape(False)} announced, {len(pages)} planes there"
+        raise _UnfittingError(detail, None, pixel_size)
     segments = math.prod(page.chunked)
     for each in pages:
         assert each is not None
