@@ -28,7 +28,8 @@ def xml(
     counts = {"Z": 1, "C": 1, "T": 1, **(planes or {})}
     sizes = " ".join(f'Size{axis}="{count}"' for axis, count in counts.items())
     return (
-        f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{root}><Image ID="Image:0">'
+        f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{root}>'
+        '<Image ID="Image:0">'
         f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="{size[0]}" SizeY="{size[1]}" {sizes} '
         f'PhysicalSizeX="100" PhysicalSizeXUnit="nm" PhysicalSizeY="100" PhysicalSizeYUnit="nm">'
         f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{inside}</Pixels></Image></OME>'

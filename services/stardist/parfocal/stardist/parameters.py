@@ -252,23 +252,23 @@ def advise(parameters: Parameters, dataset: DatasetManifest) -> list[str]:
         f"The network sees {shown[2]} pixels far from each point, and patches are {shown[3]} pixels: what is larger is "
         "found in parts, as many false objects."
     )
+    chosen = parameters
     cures = []
     if unseen:
-        larger = [each for each in _GRIDS if each > parameters.grid]
-        wide = [each for each in larger if _fits(parameters.model_copy(update={"grid": each}), sizes.largest)]
-        if wide:
-            cures.append(f"grid {wide[0]}")
+        wider = (parameters.model_copy(update={"grid": grid}) for grid in _GRIDS if grid > parameters.grid)
+        chosen = next((each for each in wider if _fits(each, sizes.largest)), parameters)
+        if chosen is not parameters:
+            cures.append(f"grid {chosen.grid}")
     if uncut:
-        across = _rounded(max(sizes.largest[-2:]), math.lcm(16, parameters.divisor[-1]))
-        cures.append(f"patch_size {across}" if across > parameters.patch_size else "")
+        across = _rounded(max(sizes.largest[-2:]), math.lcm(16, chosen.divisor[-1]))
+        if across > parameters.patch_size:
+            cures.append(f"patch_size {across}")
         if isinstance(parameters, StarDist3DParameters) and sizes.largest[0] > parameters.patch_depth:
-            cures.append(f"patch_depth {_rounded(sizes.largest[0], math.lcm(4, parameters.divisor[0]))}")
+            cures.append(f"patch_depth {_rounded(sizes.largest[0], math.lcm(4, chosen.divisor[0]))}")
     factor = max(size / most for size, most in zip(sizes.largest, seen, strict=True))
     scaled = f"images made {math.ceil(factor)} times smaller" if factor > 1 else ""
-    chosen = " and ".join(filter(None, cures))
-    return [
-        f"{text} Take {' or '.join(filter(None, (chosen, scaled)))}; or correct the label if it is none of one object."
-    ]
+    cure = " or ".join(filter(None, (" and ".join(cures), scaled)))
+    return [f"{text} Take {cure}; or correct the label if it is none of one object."]
 
 
 def _fits(parameters: StarDistParameters, size: Sequence[int]) -> bool:
