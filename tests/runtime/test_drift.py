@@ -90,3 +90,24 @@ def test_an_image_smaller_than_a_patch_is_named_with_both_sizes() -> None:
     assert find_small((8, 200, 200), (16, 64, 64)) == [
         "it is smaller (8x200x200 pixels) than the patches the model learnt from (16x64x64)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("size", "axes", "words"),
+    [
+        (PixelSize(0.1, 0.1, 3.4), "ZYX", ["planes are 3.4 µm apart"]),
+        (PixelSize(0.1, 0.1, 0.05), "ZYX", ["planes are 0.05 µm apart"]),
+        (PixelSize(0.1, 0.1, 0.55), "ZYX", []),
+        (PixelSize(0.1, 0.1, 3.4), "YX", []),
+        (PixelSize(0.1, 0.1), "ZYX", []),
+        (PixelSize(0.1, 0.3, 0.5), "ZYX", ["0.3 µm high"]),
+        (PixelSize(0.3, 0.3, 0.5), "ZYX", ["0.3 µm wide"]),
+        (PixelSize(0.3, 0.02, 2.0), "ZYX", ["0.3 µm wide", "0.02 µm high", "2 µm apart"]),
+    ],
+)
+def test_the_distance_of_pixels_is_compared_along_every_axis_of_the_method(
+    size: PixelSize, axes: str, words: list[str]
+) -> None:
+    found = find_drift(noisy(1), size, None, (0.1, 0.1, 0.5), axes)
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))

@@ -65,19 +65,22 @@ def convert(path: Path, folder: Path) -> tuple[Path, tuple[Note, ...]]:
 def _pixel_size(path: Path, image: Any) -> tuple[PixelSize | None, tuple[Note, ...]]:
     """Return the pixel size in µm; readers give numbers alone, and say their units beside them or not at all."""
     sizes = image.physical_pixel_sizes
-    units = _zarr_units(path) if path.name.lower().endswith(".zarr") else {}
+    zarr = path.name.lower().endswith(".zarr")
+    units = _zarr_units(path) if zarr else {}
     lengths, notes = [], []
     for axis in "XYZ":
         value = getattr(sizes, axis)
         unit = units.get(axis) or str(getattr(getattr(image.dimension_properties, axis), "unit", None) or "")
         length = length_in_micrometres(value, unit or "µm")
         if value and micrometres(unit) is None:
-            known = unit.casefold() in UNCALIBRATED
-            notes.append(Note("unit-guessed", axis) if known else Note("unit-unknown", unit[:40]))
+            if unit.casefold() not in UNCALIBRATED:
+                notes.append(Note("unit-unknown", unit[:40]))
+            elif zarr:  # readers of microscope makers' formats give micrometres
+                notes.append(Note("unit-guessed"))
         lengths.append(length)
     x, y, z = lengths
     # Without a unit a scale of 1 is what writers set that know of none.
-    if not units and path.name.lower().endswith(".zarr") and {sizes.X, sizes.Y} <= {None, 1.0}:
+    if zarr and not units and {sizes.X, sizes.Y} <= {None, 1.0}:
         return None, ()
     return (PixelSize(x or y or 0.0, y or x or 0.0, z) if x or y else None), tuple(dict.fromkeys(notes))
 

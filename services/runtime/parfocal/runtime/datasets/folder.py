@@ -451,7 +451,10 @@ def _check_unpaired(split: _Split) -> None:
         _check_sources(split)
         return
     report = check_unpaired(
-        split.images_of("source"), split.images_of("target"), axes=split.axes, min_images=1 if test else 2
+        *(split.images_of("source"), split.images_of("target")),
+        axes=split.axes,
+        min_images=1 if test else 2,
+        reading=split.source,
     )
     split.warnings += report.warnings
     split.images |= {"source": report.sources, "target": report.targets}
@@ -467,7 +470,12 @@ def _check_unpaired(split: _Split) -> None:
 
 def _check_boxes(split: _Split) -> None:
     folders = (split.path, split.folder)
-    report = check_boxes(split.images_of("source"), split.path / "target", axes=split.axes, class_folders=folders)
+    report = check_boxes(
+        *(split.images_of("source"), split.path / "target"),
+        axes=split.axes,
+        class_folders=folders,
+        reading=split.source,
+    )
     split.boxes = report
     split.warnings += report.warnings
     split.images["source"] = tuple(boxed.image for boxed in report.images)
