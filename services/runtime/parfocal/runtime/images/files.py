@@ -16,7 +16,7 @@ import math
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,14 +164,14 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
         The decoded image does not fit into memory.
     """
     with _opened(path, limits, labels, axes) as (header, decode):
-        full = decode()
+        full, reported = decode()
         alpha = full.shape[-1] == 4 and header.axes.endswith("S")
         opaque = np.iinfo(full.dtype).max if full.dtype.kind in "ui" else 1
         if alpha and np.any(full[..., 3] != opaque):
             raise transparent()
         pixels = full[..., :3] if alpha else full
         native = np.ascontiguousarray(pixels, dtype=_native(pixels.dtype))
-    notes = list(header.notes)
+    notes = [*header.notes, *(note for note in reported if note not in header.notes)]
     if alpha:
         notes.append(Note("alpha-dropped"))
     if labels and native.dtype.kind == "f" and (whole := whole_numbers(native)).dtype != native.dtype:
@@ -321,8 +321,8 @@ def name_clash(path: Path, other: Path) -> str:
 @contextmanager
 def _opened(
     path: Path, limits: ImageLimits, labels: bool = False, axes: str = ""
-) -> Iterator[tuple[ImageHeader, Callable[[], NDArray[Any]]]]:
-    """Give the header and a function that decodes to the header's axes; translate every failure."""
+) -> Iterator[tuple[ImageHeader, Callable[[], tuple[NDArray[Any], Sequence[Note]]]]]:
+    """Give the header and a function that decodes to its axes and returns what the reader says; translate failures."""
     try:
         with path.open("rb") as handle:
             magic = handle.read(8)
@@ -330,15 +330,21 @@ def _opened(
             with reader_reports("tifffile") as reports, opened_tiff(path, limits.max_pixels, axes) as (tif, facts):
                 header, order = _header(path, facts, limits, axes)
                 # What the reader says of metadata that were left out is no news.
-                if reports and not any(note.code == "metadata-ignored" for note in header.notes):
-                    said = Note("reader", re.sub(r"<[^>]*>\s*", "", reports[0])[:200])
-                    header = replace(header, notes=(*header.notes, said))
-                yield header, lambda: arrange(decode_tiff(tif, facts), order, header.axes)
+                told = not any(note.code == "metadata-ignored" for note in header.notes)
+                if reports and told:
+                    header = replace(header, notes=(*header.notes, _report(reports[0])))
+
+                def decode() -> tuple[NDArray[Any], Sequence[Note]]:
+                    before = len(reports)
+                    pixels = arrange(decode_tiff(tif, facts), order, header.axes)
+                    return pixels, [_report(text) for text in reports[before:][:1]]
+
+                yield header, decode
         elif magic == b"\x89PNG\r\n\x1a\n" or magic[:3] == b"\xff\xd8\xff" or magic[:2] == b"BM":
             shape, dtype, notes = describe_raster(path, labels)
             facts = FileFacts(shape, "YXS"[: len(shape)], dtype, True, None, notes)
             header, _ = _header(path, facts, limits, axes)
-            yield header, lambda: decode_raster(path, labels)
+            yield header, lambda: (decode_raster(path, labels), ())
         else:
             raise UnusableError("it is no TIFF, PNG, JPEG or BMP file" if magic else "it is empty", _FOREIGN)
     except ParfocalError:
@@ -357,6 +363,11 @@ def _opened(
         raise _unreadable(path, error) from error
     except Exception as error:  # a hostile file can raise anything inside a decoder
         raise _unreadable(path, error) from error
+
+
+def _report(text: str) -> Note:
+    """Return a note of what the reader of TIFF files logs, without its name of the file."""
+    return Note("reader", re.sub(r"<[^>]*>\s*", "", text)[:200])
 
 
 def _unreadable(path: Path, error: Exception) -> InvalidInputError:
