@@ -21,21 +21,7 @@ ROWS = [{"epoch": n, "loss": 1 / n, "val_loss": 2 / n, "learning_rate": 1e-3, "s
     "name", ["Ba$$in_00", "100$%$ serum", "$\\frac{$", "a$b", "_hidden", "x^2_{i}", "{} %s {0}", "\\$", "µ–é"]
 )
 def test_names_are_drawn_as_they_are(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ModelManifest(
-        project="p",
-        model="m",
-        version=1,
-        service="fake",
-        method="fake-2d",
-        job="j",
-        parameters={"source": name},
-        axes="YX",
-        normaliser={"rule": "percentile"},
-        dataset_uri=f"s3://d/p/{name}/1",
-        weights={"best": KeptWeights(epoch=1, metric="val_loss", value=2.0)},
-        epochs=2,
-        warnings=(f"{name} was left out",),
-    )
+    model = model_of(name)
     drawn: list[str] = []
     text, suptitle = Figure.text, Figure.suptitle
 
@@ -53,6 +39,32 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, name: str, monkeypatch: pyt
     monkeypatch.setattr(Figure, "suptitle", note(suptitle))
     image = np.arange(256, dtype=np.uint16).reshape(16, 16)
     examples = (Example(name, "source", image), Example(name, "target", image))
-    write_training_report(tmp_path, model, SERVICE.method("fake-2d"), ROWS, examples)
+    assert write_training_report(tmp_path, model, SERVICE.method("fake-2d"), ROWS, examples) == ""
     assert (tmp_path / "training_report.pdf").read_bytes().startswith(b"%PDF")
     assert len(drawn) >= 2
+
+
+def test_a_report_that_cannot_be_drawn_is_a_warning(tmp_path: Path) -> None:
+    shapeless = Example("a", "source", np.zeros((0, 16), np.uint16))  # no pixels to draw
+    told = write_training_report(tmp_path, model_of("a"), SERVICE.method("fake-2d"), ROWS, [shapeless])
+    assert "training.csv" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["training.csv"]
+
+
+def model_of(name: str) -> ModelManifest:
+    """Return a model of a dataset and with a warning of that name."""
+    return ModelManifest(
+        project="p",
+        model="m",
+        version=1,
+        service="fake",
+        method="fake-2d",
+        job="j",
+        parameters={"source": name},
+        axes="YX",
+        normaliser={"rule": "percentile"},
+        dataset_uri=f"s3://d/p/{name}/1",
+        weights={"best": KeptWeights(epoch=1, metric="val_loss", value=2.0)},
+        epochs=2,
+        warnings=(f"{name} was left out",),
+    )

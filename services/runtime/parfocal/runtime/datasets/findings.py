@@ -245,7 +245,8 @@ def _layout_problems(
         volume = "T" in extra and planes == ["T"]
         return [f"{text} (if its frames are planes of a volume, say so with --axes ZYX)." if volume else f"{text}."]
     return [
-        f"it is {lengths[axis]} pixels along {axis}, {least} are needed: choose a smaller patch or leave it out."
+        f"it is {lengths[axis]} pixels along {axis}, {least} are needed: choose a smaller "
+        f"{'patch_depth' if axis == 'Z' else 'patch_size'} or leave it out."
         for axis, least in min_size.items()
         if axis in lengths and lengths[axis] < least
     ]

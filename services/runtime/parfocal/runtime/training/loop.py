@@ -21,13 +21,7 @@ import numpy as np
 
 from parfocal import v1
 from parfocal.runtime.datasets.view import DatasetView
-from parfocal.runtime.errors import (
-    CancelledError,
-    DamagedError,
-    InvalidInputError,
-    ParfocalError,
-    TrainingDivergedError,
-)
+from parfocal.runtime.errors import CancelledError, DamagedError, InvalidInputError, TrainingDivergedError
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.arrays import StoredArrays, load_arrays, save_arrays
 from parfocal.runtime.methods.implementation import Batch, Implementation, Learner, ModelView, Opened
@@ -370,13 +364,8 @@ class _Training:
             epochs=state.epoch,
             warnings=tuple(context.job.warnings),
         )
-        try:
-            write_training_report(folder, manifest, context.method, state.rows, opened.record.examples)
-        except (ParfocalError, OSError, MemoryError):
-            raise
-        except Exception:  # whatever a drawing library cannot draw: hours of training are worth more
-            _log.exception("the training report could not be drawn")
-            context.warn("The training report could not be drawn; the model is complete, and so is training.csv.")
+        if problem := write_training_report(folder, manifest, context.method, state.rows, opened.record.examples):
+            context.warn(problem)
             manifest = manifest.model_copy(update={"warnings": tuple(context.job.warnings)})
         files = context.send_all(folder_files(folder))
         context.publish(MODEL_MANIFEST, manifest.model_copy(update={"files": files}), "model", manifest.metrics)

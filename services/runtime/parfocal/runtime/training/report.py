@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from matplotlib import colormaps
@@ -21,6 +22,9 @@ from parfocal.runtime.methods.implementation import Example
 from parfocal.runtime.methods.service import Method
 from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
 
+_CURVES: Final = "loss.png"
+_REPORT: Final = "training_report.pdf"
+_log = logging.getLogger(__name__)
 _A4 = (8.27, 11.69)
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 # Colours that are told apart in all kinds of colour vision; more scores than these share them.
@@ -31,7 +35,7 @@ Row = Mapping[str, float]
 
 def write_training_report(
     folder: Path, model: ModelManifest, method: Method, rows: Sequence[Row], examples: Sequence[Example]
-) -> None:
+) -> str:
     """Write training.csv, loss.png and training_report.pdf to `folder`.
 
     Parameters
@@ -40,14 +44,31 @@ def write_training_report(
         One mapping for each epoch with `epoch`, losses and scores by name, `learning_rate` and `seconds`.
     examples
         Images of the training data.
+
+    Returns
+    -------
+    str
+        Why there are no pictures, as a sentence for people; "" where all could be drawn. The table is always there.
     """
     write_training_csv(folder / "training.csv", rows)
-    figure = loss_figure(rows, model)
-    FigureCanvasAgg(figure)
-    figure.savefig(folder / "loss.png", dpi=120)
-    with PdfPages(folder / "training_report.pdf", metadata={"Title": f"Training of {model.model}"}) as pages:
-        pages.savefig(_summary_page(model, method, rows))
-        pages.savefig(_figures_page(model, rows, examples))
+    try:
+        figure = loss_figure(rows, model)
+        FigureCanvasAgg(figure)
+        figure.savefig(folder / _CURVES, dpi=120)
+        with PdfPages(folder / _REPORT, metadata={"Title": f"Training of {model.model}"}) as pages:
+            pages.savefig(_summary_page(model, method, rows))
+            pages.savefig(_figures_page(model, rows, examples))
+    except (OSError, MemoryError):  # the machine's fault, which another attempt may not have
+        raise
+    except Exception as error:  # whatever a drawing library cannot draw: hours of training are worth more
+        _log.exception("the training report could not be drawn")
+        for name in (_CURVES, _REPORT):
+            (folder / name).unlink(missing_ok=True)
+        return (
+            f"The curves and the report of the training could not be drawn ({type(error).__name__}). The model is "
+            "complete; training.csv has the numbers."
+        )
+    return ""
 
 
 def write_training_csv(path: Path, rows: Sequence[Row]) -> None:
