@@ -10,6 +10,7 @@ from typing import Final
 from parfocal.runtime.datasets.annotations.yolo import CLASS_FILES
 from parfocal.runtime.datasets.boxes import annotation_files
 from parfocal.runtime.datasets.coordinates import table_files
+from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.pairs import PASSED_OVER
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
@@ -94,7 +95,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     if (folder / "source").is_dir() or (folder / "target").is_dir():
         return {"train": folder}
     inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name[0] != ".")
-    found = ", ".join(inside[:5]) + (" …" if len(inside) > 5 else "") if inside else "nothing"
+    found = some(inside) if inside else "nothing"
     raise InvalidInputError(
         f"{folder} is not laid out as a dataset (found: {found}). Put the noisy images into train/source, the clean "
         "ones under the same names into train/target, and pairs for quality control into test/source and test/target."
