@@ -49,7 +49,7 @@ class FakeParameters(TrainingParameters):
 def check_patch(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if an image is smaller than a patch."""
     assert isinstance(parameters, FakeParameters)
-    check_patch_fits(parameters.patch_shape("YX"), dataset)
+    check_patch_fits(parameters, "YX", dataset)
 
 
 class FilterLearner:

@@ -64,16 +64,23 @@ def test_stack_is_filtered_within_its_planes():
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
-        ([], "no validation images"),
+        ([], "no images with any contrast"),
         ([(np.eye(20), np.eye(21))], "shapes"),
-        ([(np.zeros((2, 20, 20)), np.zeros((2, 20, 20)))], "every slice"),
-        ([(np.eye(20), np.zeros((20, 20)))], "target is constant"),
+        ([(np.zeros((2, 20, 20)), np.zeros((2, 20, 20)))], "no images with any contrast"),
+        ([(np.eye(20), np.zeros((20, 20)))], "no images with any contrast"),
         ([(np.full((20, 20), np.nan), np.eye(20))], "not a number"),
     ],
 )
 def test_refuses_pairs_it_cannot_use(pairs, words):
     with pytest.raises(InvalidInputError, match=words):
         best_gaussian_sigma(pairs, (1.0,))
+
+
+def test_blocks_without_contrast_are_skipped():
+    empty = (np.random.default_rng(0).poisson(5, (40, 40)).astype(np.float64), np.full((40, 40), 50.0))
+    alone = best_gaussian_sigma([blurred_pair(1)], (0.5, 1.0, 2.0))
+    among = best_gaussian_sigma([empty, blurred_pair(1), empty], (0.5, 1.0, 2.0))
+    assert (among.sigma, among.images) == (alone.sigma, 1)
 
 
 @pytest.mark.parametrize("sigmas", [(), (0.0, 1.0), (2.0, 1.0), (1.0, 1.0)])

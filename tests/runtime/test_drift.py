@@ -47,7 +47,7 @@ def test_levels_lie_between_dark_and_bright() -> None:
 def test_new_images_of_the_same_kind_are_no_drift_whatever_their_grey_values() -> None:
     for seed in range(20, 30):
         for image in (noisy(seed), noisy(seed) * 37 + 5000):
-            assert find_drift(image, PixelSize(0.1, 0.1), TRAINING, 0.1) == []
+            assert find_drift(image, PixelSize(0.1, 0.1), TRAINING, (0.1, 0.1, None)) == []
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_new_images_of_the_same_kind_are_no_drift_whatever_their_grey_values() -
     ],
 )
 def test_what_is_different_is_said(image: NDArray[Any], size: float, words: str) -> None:
-    assert any(words in text for text in find_drift(image, PixelSize(size, size), TRAINING, 0.1))
+    assert any(words in text for text in find_drift(image, PixelSize(size, size), TRAINING, (0.1, 0.1, None)))
 
 
 def test_volumes_channels_and_colours_are_seen_by_their_middle() -> None:
@@ -89,3 +89,24 @@ def test_an_image_smaller_than_a_patch_is_named_with_both_sizes() -> None:
     assert find_small((64, 200), (64, 64)) == []
     (said,) = find_small((8, 200, 200), (16, 64, 64))
     assert mentions(said, "8x200x200", "16x64x64")
+
+
+@pytest.mark.parametrize(
+    ("size", "axes", "words"),
+    [
+        (PixelSize(0.1, 0.1, 3.4), "ZYX", ["planes are 3.4 µm apart"]),
+        (PixelSize(0.1, 0.1, 0.05), "ZYX", ["planes are 0.05 µm apart"]),
+        (PixelSize(0.1, 0.1, 0.55), "ZYX", []),
+        (PixelSize(0.1, 0.1, 3.4), "YX", []),
+        (PixelSize(0.1, 0.1), "ZYX", []),
+        (PixelSize(0.1, 0.3, 0.5), "ZYX", ["0.3 µm high"]),
+        (PixelSize(0.3, 0.3, 0.5), "ZYX", ["0.3 µm wide"]),
+        (PixelSize(0.3, 0.02, 2.0), "ZYX", ["0.3 µm wide", "0.02 µm high", "2 µm apart"]),
+    ],
+)
+def test_the_distance_of_pixels_is_compared_along_every_axis_of_the_method(
+    size: PixelSize, axes: str, words: list[str]
+) -> None:
+    found = find_drift(noisy(1), size, None, (0.1, 0.1, 0.5), axes)
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))

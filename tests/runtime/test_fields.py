@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from parfocal.runtime.datasets.fields import Fields
 from parfocal.runtime.images.files import Image
+from parfocal.runtime.images.similarity import pattern_of
 
 
 def scene(seed: int, shape: tuple[int, int] = (96, 128)) -> np.ndarray:
@@ -20,8 +21,8 @@ def test_frames_of_one_field_are_one_field() -> None:
     for seed in range(3):
         for frame in range(4):
             noisy = scene(seed).astype(np.float32) * (1 - 0.1 * frame) + rng.normal(0, 500, (96, 128))
-            fields.add("train", f"{seed}-{frame}", Image(noisy.astype(np.float32), "YX"))
-    fields.add("test", "other", Image(scene(9), "YX"))
+            fields.add("train", f"{seed}-{frame}", pattern_of(Image(noisy.astype(np.float32), "YX")))
+    fields.add("test", "other", pattern_of(Image(scene(9), "YX")))
     assert fields.counts() == {"train": 3, "test": 1}
     assert not fields.warnings()
 
@@ -33,7 +34,7 @@ def test_a_field_in_both_parts_is_named(axes: str) -> None:
         pixels = scene(seed)
         if axes != "YX":
             pixels = np.stack([pixels, pixels // 2, pixels // 3], axis=2 if axes == "YXS" else 0)
-        fields.add(split, name, Image(pixels, axes))
+        fields.add(split, name, pattern_of(Image(pixels, axes)))
     (text,) = fields.warnings()
     assert "c.tif" in text
     assert "b.tif" in text
@@ -43,6 +44,6 @@ def test_a_field_in_both_parts_is_named(axes: str) -> None:
 def test_small_and_even_images_are_fields_of_their_own() -> None:
     fields = Fields()
     for number in range(3):
-        fields.add("train", f"{number}", Image(np.ones((16, 16), np.uint8), "YX"))
-        fields.add("train", f"even {number}", Image(np.ones((64, 64), np.uint8), "YX"))
+        fields.add("train", f"{number}", pattern_of(Image(np.ones((16, 16), np.uint8), "YX")))
+        fields.add("train", f"even {number}", pattern_of(Image(np.ones((64, 64), np.uint8), "YX")))
     assert fields.counts() == {"train": 6}

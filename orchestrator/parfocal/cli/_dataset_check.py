@@ -34,19 +34,30 @@ def is_folder(what: str) -> bool:
     return Path(what).is_dir() or "/" in what or "\\" in what or what[:1] in {".", "~"}
 
 
-def check_folder(app: App, folder: Path, axes: str, kind: str, pixel_size_nm: float | None) -> None:
+def check_folder(
+    app: App, folder: Path, axes: str, kind: str, pixel_size_nm: float | None, *, label_components: bool
+) -> None:
     """Check the images of a folder without storing anything."""
     from parfocal.client.datasets import check_folder
     from parfocal.runtime.datasets.kinds import KINDS
 
     say(f"Checking the images in {folder} …")
-    report = check_folder(folder, axes, kind=kind, pixel_size_nm=pixel_size_nm)
+    report = check_folder(folder, axes, kind=kind, pixel_size_nm=pixel_size_nm, label_components=label_components)
     for text in report.warnings:
         warn(text)
     train, test = len(report.train), len(report.test)
     if app.json:
         values = {"kind": report.kind, "train": train, "test": test, "classes": list(report.classes)}
-        print_json({**values, "counts": report.counts, "warnings": list(report.warnings)})
+        sizes = {split: found.model_dump() for split, found in report.object_sizes.items()}
+        print_json(
+            {
+                **values,
+                "counts": report.counts,
+                "object_sizes": sizes,
+                "fields": report.field_counts,
+                "warnings": list(report.warnings),
+            }
+        )
         return
     what = "pairs" if report.kind in {"paired", "labels", "classes"} else "images"
     print_fields(
@@ -54,6 +65,7 @@ def check_folder(app: App, folder: Path, axes: str, kind: str, pixel_size_nm: fl
             "Kind": f"{report.kind}: {KINDS[report.kind].title} ({report.told_by})",
             f"Training {what}": str(train),
             f"Test {what}": str(test),
+            "Fields of view": field_words(report.field_counts),
             "With": count_words(report.counts),
             "Classes": class_words(report.classes, report.class_counts),
             **_forms(report),
@@ -71,6 +83,11 @@ def count_words(counts: Mapping[str, Mapping[str, int]]) -> str:
         if what != "images"
     ]
     return ", ".join(words)
+
+
+def field_words(counts: Mapping[str, int]) -> str:
+    """Return how many fields of view the images of each split show, e.g. "7 (train), 2 (test)"."""
+    return ", ".join(f"{number} ({split})" for split, number in counts.items())
 
 
 def class_words(classes: Sequence[str], counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -91,7 +108,7 @@ def refuse_folder(folder: Path, axes: str, kind: str) -> InvalidInputError:
 
 def check_stored(app: App, client: Client, name: str) -> None:
     """Check that a stored dataset is whole, and show what quality control has found in it before."""
-    from parfocal.client.dataset_checks import earlier_check
+    from parfocal.client.dataset_checks import earlier_check, sizing
     from parfocal.client.quality import published_summary
     from parfocal.client.results import result_uri
     from parfocal.runtime.store.store import Location
@@ -115,7 +132,16 @@ def check_stored(app: App, client: Client, name: str) -> None:
         values = {"dataset": title, "uri": uri, "files": len(manifest.files), "warnings": list(manifest.warnings)}
         print_json({**values, "qc": summary})
         return
-    print_fields({"Dataset": title, "Images": _images(manifest), "Files": f"{len(manifest.files)}, all there"})
+    print_fields(
+        {
+            "Dataset": title,
+            "Images": _images(manifest),
+            "Fields of view": field_words(manifest.field_counts),
+            "Files": f"{len(manifest.files)}, all there",
+        }
+    )
+    for text in sizing(client, manifest):
+        say(text)
     if job is None or summary is None:
         say(f"Have quality control look at the images: parfocal dataset check {title} --qc")
     else:

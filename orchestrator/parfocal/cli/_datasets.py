@@ -17,7 +17,8 @@ _AXES = click.option(
     "--axes",
     default="",
     metavar="LETTERS",
-    help="Axes that each source image must have: YX for planes (the default), ZYX for volumes, YXS for colour.",
+    help="Axes that each source image must have: YX for planes (the default), ZYX for volumes, YXS for colour. Axes "
+    "that you give replace those that a file declares for its planes, for example C where they are along Z.",
 )
 _KIND = click.option(
     "--kind",
@@ -31,6 +32,11 @@ _PIXEL_SIZE = click.option(
     type=click.FloatRange(min=0, min_open=True),
     metavar="NM",
     help="Side length of a pixel in nm, where stacks with coordinates do not say it.",
+)
+_COMPONENTS = click.option(
+    "--label-components",
+    is_flag=True,
+    help="Targets are masks: number each separate piece as an object of its own. Pieces that touch become one.",
 )
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -62,10 +68,18 @@ def dataset() -> None:
 @_KIND
 @_AXES
 @_PIXEL_SIZE
+@_COMPONENTS
 @click.option("--licence", default="", metavar="TEXT", help="Under which terms the images may be used.")
 @click.option("--description", default="", metavar="TEXT", help="What the images show, for others and for later.")
 def create(
-    name: str, folder: Path, kind: str, axes: str, pixel_size: float | None, licence: str, description: str
+    name: str,
+    folder: Path,
+    kind: str,
+    axes: str,
+    pixel_size: float | None,
+    label_components: bool,
+    licence: str,
+    description: str,
 ) -> None:
     """Check the images of FOLDER and store them as a new version of the dataset NAME.
 
@@ -75,6 +89,7 @@ def create(
     app = current_app()
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json, say, warn
+    from parfocal.client.dataset_checks import sizing
     from parfocal.client.datasets import create_dataset
     from parfocal.runtime.store.names import check_name
 
@@ -89,6 +104,7 @@ def create(
                 axes=axes.upper(),
                 kind=kind.lower(),
                 pixel_size_nm=pixel_size,
+                label_components=label_components,
                 licence=licence,
                 description=description,
                 on_progress=on_progress,
@@ -99,6 +115,8 @@ def create(
             print_json(_json(manifest, client.dataset_uri(f"{name}:{manifest.version}")))
             return
         print_fields({"Dataset": f"{manifest.dataset}:{manifest.version}", **_counts(manifest)})
+        for text in sizing(client, manifest):
+            say(text)
         say(f"Train with it: parfocal train METHOD --dataset {manifest.dataset} --model NAME")
 
 
@@ -107,6 +125,7 @@ def create(
 @_KIND
 @_AXES
 @_PIXEL_SIZE
+@_COMPONENTS
 @click.option("--qc", is_flag=True, help="Have quality control look at every image of the stored dataset NAME.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download sheets and tables (--qc).")
 @PARAMETERS
@@ -117,6 +136,7 @@ def check(
     kind: str,
     axes: str,
     pixel_size: float | None,
+    label_components: bool,
     qc: bool,
     output: Path | None,
     parameters: tuple[str, ...],
@@ -144,10 +164,13 @@ def check(
     if _dataset_check.is_folder(what):
         if qc:
             raise _dataset_check.refuse_folder(Path(what), axes.upper(), kind.lower())
-        _dataset_check.check_folder(app, Path(what), axes.upper(), kind.lower(), pixel_size)
+        _dataset_check.check_folder(
+            app, Path(what), axes.upper(), kind.lower(), pixel_size, label_components=label_components
+        )
         return
-    if kind or axes or pixel_size is not None:
-        raise InvalidInputError("--kind, --axes and --pixel-size belong to folders: a stored dataset has its own.")
+    if kind or axes or pixel_size is not None or label_components:
+        text = "--kind, --axes, --pixel-size and --label-components belong to folders: a stored dataset has its own."
+        raise InvalidInputError(text)
     with app.client() as client:
         if qc:
             quality = _dataset_check.Quality(output, parameters, again, overwrite)

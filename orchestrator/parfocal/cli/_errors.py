@@ -7,6 +7,7 @@ import platform
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,9 +22,11 @@ from parfocal.runtime.errors import (
     PreconditionError,
     QueueFullError,
     UnavailableError,
+    Violation,
 )
 
 if TYPE_CHECKING:
+    from parfocal import v1
     from parfocal.cli._app import App
 
 OK, FAILED, INVALID, NOT_FOUND, UNAVAILABLE, NOT_PASSED, DETACHED = 0, 1, 2, 3, 4, 5, 130
@@ -53,15 +56,21 @@ def exit_code_of(error: ParfocalError) -> int:
 def report_error(app: App, error: ParfocalError) -> None:
     """Show one clear message on stderr; with --json the same as an object on stdout."""
     fail_text(error.message)
-    # Those that the message does not spell out already.
-    for violation in error.violations:
-        if violation.description not in error.message:
-            click.echo(f"  - {violation.field}: {violation.description}", err=True)
+    for line in unsaid(error.message, error.violations):
+        click.echo(line, err=True)
     if app.json:
         from parfocal.cli._render import print_json
 
         violations = [{"field": item.field, "description": item.description} for item in error.violations]
         print_json({"error": {"reason": error.reason, "message": error.message, "violations": violations}})
+
+
+def unsaid(message: str, violations: Iterable[Violation | v1.FieldViolation]) -> list[str]:
+    """Return a line for each violation, or none where the message lists them itself, if only the first ones."""
+    known = [(item.field, item.description) for item in violations]
+    if any(description in message for _, description in known):
+        return []
+    return [f"  - {field}: {description}" for field, description in dict.fromkeys(known)]
 
 
 def fail_text(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parfocal.cli._app import App, Command, current_app
-from parfocal.cli._predict import check_inputs
+from parfocal.cli._predict import check_inputs, say_passed_over
 from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def _judge_without_targets(
     values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_EVALUATION), parameters)
     if summary is not None:
         paths = find_inputs(images)
-        check_inputs(client.method(summary.manifest.method), summary.manifest, paths)
+        say_passed_over(images)
+        paths, _ = check_inputs(client.method(summary.manifest.method), summary.manifest, paths)
         predicting = _work.start_prediction(client, summary, paths)
         uri = _work.output_uri(_work.finish(app, client, predicting, "Predicting"), "result")
     else:

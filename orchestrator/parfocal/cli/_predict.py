@@ -15,10 +15,16 @@ from parfocal.cli._train import PARAMETERS
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
+    from parfocal.runtime.errors import Violation
     from parfocal.runtime.store.manifests import ModelManifest
     from parfocal.runtime.store.verdicts import Verdict
 
-_SHOWN = 10
+AXES = click.option(
+    "--axes",
+    default="",
+    metavar="LETTERS",
+    help="What the axes of the images are, e.g. ZYX for volumes or TYX for time-lapses, where files declare others.",
+)
 
 
 @click.command(cls=Command, short_help="Apply a model to images.")
@@ -28,6 +34,7 @@ _SHOWN = 10
     "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the results go."
 )
 @PARAMETERS
+@AXES
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end; download later with `parfocal jobs download`.")
 @click.option(
@@ -38,6 +45,7 @@ def predict(
     model: str,
     output: Path,
     parameters: tuple[str, ...],
+    axes: str,
     overwrite: bool,
     detach: bool,
     require_pass: bool,
@@ -57,7 +65,9 @@ def predict(
     from parfocal.client.models import read_model
     from parfocal.client.results import find_inputs
 
+    axes = check_axes(axes)
     paths = find_inputs(input)
+    say_passed_over(input)
     _refuse_to_replace(paths, output, overwrite=overwrite)
     with app.client() as client:
         summary = read_model(client, model)
@@ -67,8 +77,8 @@ def predict(
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
         if "weights" in values:
             summary.manifest.weights_named(values["weights"])
-        check_inputs(method, summary.manifest, paths)
-        job = _work.start_prediction(client, summary, paths, values)
+        paths, left_out = check_inputs(method, summary.manifest, paths, axes)
+        job = _work.start_prediction(client, summary, paths, values, axes=axes)
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})
@@ -76,21 +86,33 @@ def predict(
                 say(f"Get the results later: parfocal jobs download {job.id} --output {output}")
             return
         job = _finish(app, client, job, output)
-        collect(app, client, job, output, summary.verdict, overwrite=overwrite)
+        collect(app, client, job, output, summary.verdict, overwrite=overwrite, left_out=left_out)
 
 
-def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdict, *, overwrite: bool) -> None:
-    """Download the results of a prediction and say what became of each input."""
+def collect(
+    app: App,
+    client: Client,
+    job: v1.Job,
+    output: Path,
+    verdict: Verdict,
+    *,
+    overwrite: bool,
+    left_out: Sequence[Violation] = (),
+) -> None:
+    """Download the results of a prediction and say what became of each input; `left_out` were not uploaded."""
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import print_fields, print_json, warn
     from parfocal.cli._work import job_json
     from parfocal.client.results import download_result, read_result
+    from parfocal.runtime.store.manifests import ResultFile
 
     with transfer("Downloading") as on_progress:
         files = download_result(client, job, output, overwrite=overwrite, on_progress=on_progress)
     result = read_result(client, job)
-    done = [image for image in result.images if not image.reason]
-    for image in result.images:
+    unread = [ResultFile(input=each.field, input_sha256="", reason=each.description) for each in left_out]
+    images = [*result.images, *unread]
+    done = [image for image in images if not image.reason]
+    for image in images:
         if image.clipped_fraction:
             warn(
                 f"{image.input}: {100 * image.clipped_fraction:.2g} % of the pixels were clipped to the input's range."
@@ -100,7 +122,7 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
             {
                 "job": job_json(job),
                 "verdict": {"state": verdict.state, "reasons": list(verdict.reasons)},
-                "images": [image.model_dump() for image in result.images],
+                "images": [image.model_dump() for image in images],
                 "files": [str(path) for path in files],
             }
         )
@@ -112,32 +134,53 @@ def collect(app: App, client: Client, job: v1.Job, output: Path, verdict: Verdic
     }
     print_fields(
         {
-            "Images": f"{len(done)} of {len(result.images)} predicted",
+            "Images": f"{len(done)} of {len(images)} predicted",
             **{name.capitalize(): f"{count:.0f} found" for name, count in found.items()},
             "Results": str(output),
-            "Left out": "; ".join(f"{image.input}: {image.reason}" for image in result.images if image.reason),
+            "Left out": "; ".join(f"{image.input}: {image.reason}" for image in images if image.reason),
         }
     )
 
 
-def check_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path]) -> None:
-    """Name the images that a model cannot be applied to; refuse if there are no others."""
-    from parfocal.cli._render import say, warn
+def check_axes(axes: str) -> str:
+    """Return the axes that somebody gives in capitals; raise InvalidInputError unless they are some of an image."""
+    from parfocal.runtime.datasets.folder import check_axes
+
+    if axes:
+        check_axes(axes.upper())
+    return axes.upper()
+
+
+def say_passed_over(folder: Path) -> None:
+    """Name the files of a folder that are no images of a known kind."""
+    from parfocal.cli._render import warn
+    from parfocal.client.results import passed_over
+    from parfocal.runtime.datasets.findings import some
+
+    if names := passed_over(folder):
+        warn(f"Files and folders that are no images of a known kind were passed over: {len(names)} ({some(names)}).")
+
+
+def check_inputs(
+    method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = ""
+) -> tuple[list[Path], list[Violation]]:
+    """Return the images that a model can be applied to, and what is wrong with the others, which are named.
+
+    If there are only others they are refused.
+    """
+    from parfocal.cli._render import warn
     from parfocal.client.results import unsuitable_inputs
     from parfocal.runtime.errors import refusal
 
-    problems = unsuitable_inputs(method, model, paths)
+    unfit = unsuitable_inputs(method, model, paths, axes)
+    problems = list(unfit.values())
     name = f"{model.model}:{model.version}"
     if len(problems) == len(paths):
         raise refusal(f"The model {name} cannot be applied to these images; nothing was uploaded:", problems)
     if problems:
-        warn(
-            f"{len(problems)} of {len(paths)} images will be left out, for the model {name} cannot be applied to them:"
-        )
-        for problem in problems[:_SHOWN]:
-            say(f"  - {problem.field}: {problem.description}")
-        if len(problems) > _SHOWN:
-            say(f"  - and {len(problems) - _SHOWN} more")
+        left = f"{len(problems)} of {len(paths)} images will be left out: the model {name} cannot be applied to them."
+        warn(refusal(left, problems).message)
+    return [path for path in paths if path not in unfit], problems
 
 
 def _finish(app: App, client: Client, job: v1.Job, output: Path) -> v1.Job:

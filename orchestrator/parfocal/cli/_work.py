@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import App
-from parfocal.cli._errors import DETACHED, FAILED, NOT_PASSED, fail_text
+from parfocal.cli._errors import DETACHED, FAILED, NOT_PASSED, fail_text, unsaid
 from parfocal.cli._progress import Detached, follow, transfer
 from parfocal.cli._render import print_json, print_table, print_verdict, say, warn
 from parfocal.runtime.errors import NotFoundError, ParfocalError
@@ -34,6 +34,8 @@ def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -
             return job
     job = client.start(request)
     say(f"Job {job.id}")
+    for text in job.warnings:
+        warn(text)
     return job
 
 
@@ -100,9 +102,8 @@ def show_failure(job: v1.Job) -> None:
         fail_text(f"The job {job.id} was cancelled. {_sentence(job.message)}")
     else:
         fail_text(f"The job {job.id} failed. {job.error.text or _sentence(job.message)}")
-        for violation in job.error.violations:
-            if violation.description not in job.error.text:
-                click.echo(f"  - {violation.field}: {violation.description}", err=True)
+        for line in unsaid(job.error.text, job.error.violations):
+            click.echo(line, err=True)
     # What is wrong with images or parameters is as wrong the next time.
     if job.HasField("training") and job.error.code != "INVALID_ARGUMENT":
         click.echo(f"Go on, from its last checkpoint if there is one, with: parfocal jobs resume {job.id}", err=True)
@@ -138,7 +139,12 @@ def output_uri(job: v1.Job, kind: str) -> str:
 
 
 def start_prediction(
-    client: Client, model: ModelSummary, paths: Sequence[Path], parameters: Mapping[str, Any] | None = None
+    client: Client,
+    model: ModelSummary,
+    paths: Sequence[Path],
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    axes: str = "",
 ) -> v1.Job:
     """Upload images and start a job that applies a model to them."""
     from parfocal.client.requests import prediction_request
@@ -147,7 +153,7 @@ def start_prediction(
 
     request_id = new_request_id(f"predict-{model.manifest.model}")
     with transfer("Uploading") as on_progress:
-        uri = upload_inputs(client, request_id, paths, on_progress=on_progress)
+        uri = upload_inputs(client, request_id, paths, axes=axes, on_progress=on_progress)
     return start_or_join(client, prediction_request(model.uri, uri, parameters, request_id=request_id), again=True)
 
 

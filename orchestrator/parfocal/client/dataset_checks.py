@@ -8,6 +8,7 @@ from typing import Any
 from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.quality import evaluation_method
+from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.datasets.kinds import suits
 from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.store.manifests import DatasetManifest
@@ -53,6 +54,30 @@ def purpose_sentences(client: Client, manifest: DatasetManifest, summary: Mappin
         return [purpose["text"]]
     methods = _methods(client, manifest, purpose["tasks"])
     return [purpose["text"], f"Methods of this stack for it: {', '.join(methods) or 'none'}."]
+
+
+def sizing(client: Client, manifest: DatasetManifest) -> list[str]:
+    """Return a sentence on how many training images there are, and how many each method that suits recommends."""
+    train = [image for image in manifest.images if (image.split, image.role) == ("train", "source")]
+    axes = {"".join(axis for axis in image.axes if axis in "ZYX") for image in train}
+    suitable = {
+        method.name: method.data_requirements.recommended_images
+        for info in client.services()
+        for method in info.methods
+        if v1.JOB_KIND_TRAINING in method.job_kinds
+        and method.data_requirements.axes in axes
+        and suits(manifest.kind, method.data_requirements.target)
+    }
+    fields = manifest.field_counts.get("train", len(train))
+    of_fields = f" of {count(fields, 'field')} of view" if fields < len(train) else ""
+    there = f"{count(len(train), 'training image')}{of_fields}"
+    lacking = [f"{name} ({number})" for name, number in sorted(suitable.items()) if fields < number]
+    if not lacking:
+        return [f"There are {there}, as many as recommended for {', '.join(sorted(suitable))}."] if suitable else []
+    return [
+        f"There {'is' if len(train) == 1 else 'are'} {there}. More different fields are recommended for "
+        f"{', '.join(lacking)}; with few, augmentation matters (`parfocal dataset preview --augment`)."
+    ]
 
 
 def _methods(client: Client, manifest: DatasetManifest, tasks: Mapping[str, str]) -> list[str]:

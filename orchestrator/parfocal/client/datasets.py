@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from parfocal.client.client import Client
@@ -12,12 +13,14 @@ from parfocal.client.convert import convert, converted_stem, is_makers_format
 from parfocal.client.published import OnDamaged, log_damaged, read_published
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.datasets import folder as folders
-from parfocal.runtime.errors import InvalidInputError, ParfocalError, Violation
+from parfocal.runtime.datasets.findings import Notes, file_name
+from parfocal.runtime.errors import InvalidInputError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
     image_stem,
     name_clash,
 )
+from parfocal.runtime.images.notes import Note
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     AnnotationEntry,
@@ -31,10 +34,15 @@ from parfocal.runtime.store.store import Location
 
 
 def check_folder(
-    folder: Path, axes: str = "", *, kind: str = "", pixel_size_nm: float | None = None
+    folder: Path,
+    axes: str = "",
+    *,
+    kind: str = "",
+    pixel_size_nm: float | None = None,
+    label_components: bool = False,
 ) -> folders.FolderReport:
     """Check a folder as `create_dataset` does; see `parfocal.runtime.datasets.folder.check_folder`."""
-    with checked_folder(folder, axes, kind, pixel_size_nm) as report:
+    with checked_folder(folder, axes, kind, pixel_size_nm, label_components) as report:
         return report
 
 
@@ -46,6 +54,7 @@ def create_dataset(
     axes: str = "",
     kind: str = "",
     pixel_size_nm: float | None = None,
+    label_components: bool = False,
     licence: str = "",
     description: str = "",
     on_progress: OnProgress = no_progress,
@@ -61,7 +70,7 @@ def create_dataset(
         Whose store and project to use.
     name
         Name of the dataset; the version is given.
-    folder, axes, kind, pixel_size_nm
+    folder, axes, kind, pixel_size_nm, label_components
         As for `check_folder`.
     licence, description
         For the record.
@@ -78,7 +87,7 @@ def create_dataset(
     place = dataset_location(client.store, client.project, name)
     # Before minutes are spent on reading images.
     client.store.folders(place)
-    with checked_folder(folder, axes, kind, pixel_size_nm) as report:
+    with checked_folder(folder, axes, kind, pixel_size_nm, label_components) as report:
         return _publish(client, place, report, licence, description, on_progress)
 
 
@@ -103,19 +112,32 @@ def read_dataset(client: Client, name: str) -> DatasetManifest:
 
 
 @contextlib.contextmanager
-def checked_folder(folder: Path, axes: str, kind: str, pixel_size_nm: float | None) -> Iterator[folders.FolderReport]:
+def checked_folder(
+    folder: Path, axes: str, kind: str, pixel_size_nm: float | None, label_components: bool
+) -> Iterator[folders.FolderReport]:
     """Give the report on a folder; converted copies of proprietary formats live as long as the context."""
+    notes = Notes()
+    known: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-        yield folders.check_folder(
+
+        def readable(path: Path, name: str) -> Path:
+            # Asked for again where a folder is checked again; converted once.
+            if name not in known:
+                known[name] = _readable(path, Path(scratch) / name, notes)
+            return known[name]
+
+        report = folders.check_folder(
             folder,
             kind=kind,
             axes=axes,
             pixel_size_nm=pixel_size_nm,
-            readable=lambda path, name: _readable(path, Path(scratch) / name),
+            label_components=label_components,
+            readable=readable,
         )
+        yield replace(report, warnings=(*notes.texts(), *report.warnings))
 
 
-def _readable(folder: Path, scratch: Path) -> Path:
+def _readable(folder: Path, scratch: Path, notes: Notes) -> Path:
     """Return a folder that services' readers can list: `folder`, or a copy of links and converted images."""
     everything = sorted(folder.iterdir()) if folder.is_dir() else []
     foreign = {path for path in everything if is_makers_format(path)}
@@ -125,17 +147,21 @@ def _readable(folder: Path, scratch: Path) -> Path:
     problems: list[Violation] = []
     known = {image_stem(path): path for path in everything if path.suffix.lower() in IMAGE_SUFFIXES}
     for path in sorted(foreign):
+        name = file_name(path)
         if (other := known.setdefault(converted_stem(path), path)) != path:
-            problems.append(Violation(f"{folder.name}/{path.name}", name_clash(path, other)))
+            problems.append(Violation(name, name_clash(path, other)))
             continue
         try:
-            convert(path, scratch)
+            _, found = convert(path, scratch)
         except InvalidInputError as error:
             problems += error.violations
+            continue
+        for note in (Note("converted"), *found):
+            notes.add(note.sentence, note.at(name))
     if problems:
-        raise InvalidInputError("Some images cannot be used.", problems)
+        raise refusal(f"Some images in {folder} cannot be used.", problems)
     for path in everything:
-        if path not in foreign and path.is_file():
+        if path not in foreign:
             (scratch / path.name).symlink_to(path.resolve())
     return scratch
 

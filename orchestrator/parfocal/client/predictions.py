@@ -10,6 +10,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.results import find_inputs, input_stem, upload_inputs
 from parfocal.client.transfer import OnProgress, for_each, no_progress
+from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import inspect_image
 from parfocal.runtime.store.manifests import (
@@ -22,7 +23,6 @@ from parfocal.runtime.store.manifests import (
 from parfocal.runtime.store.names import new_request_id, result_location
 from parfocal.runtime.store.publish import publish, sha256_of, upload_files
 
-_SHOWN = 5
 _METHOD = "external"
 
 
@@ -59,7 +59,7 @@ def publish_prediction(
     if not paths.keys() & targets.keys():
         raise InvalidInputError(
             f"No image in {folder} has the name of a {split} image of {name}, which has "
-            f"{', '.join(list(targets)[:_SHOWN])}{' …' if len(targets) > _SHOWN else ''}. Give predictions the names "
+            f"{some(list(targets))}. Give predictions the names "
             "of the images that they were predicted from."
         )
     sources = {image.stem: image.file for image in dataset.select(split, "source")}
@@ -97,14 +97,14 @@ def publish_predicted_images(
     paths = {input_stem(path): path for path in find_inputs(folder)}
     if not paths.keys() & inputs.keys():
         raise InvalidInputError(
-            f"No image in {folder} has the name of an image in {images}, which has {', '.join(list(inputs)[:_SHOWN])}"
-            f"{' …' if len(inputs) > _SHOWN else ''}. Give predictions the names of the images they were made from."
+            f"No image in {folder} has the name of an image in {images}, which has {some(list(inputs))}. "
+            f"Give predictions the names of the images they were made from."
         )
     job = _result_id(folder)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         readable = _readable(paths, Path(scratch) / "predicted")
         originals = _readable({stem: path for stem, path in inputs.items() if stem in paths}, Path(scratch) / "inputs")
-        shapes = {stem: inspect_image(path).shape for stem, path in originals.items()}
+        shapes = _shapes(originals)
         _check(folder, str(images), readable, shapes, "input")
         uri = upload_inputs(client, job, list(originals.values()), on_progress=on_progress)
         digests = {stem: (path.name, "") for stem, path in inputs.items()}
@@ -120,7 +120,7 @@ def _result_id(folder: Path) -> str:
 def _readable(paths: Mapping[str, Path], scratch: Path) -> dict[str, Path]:
     """Return the images in formats that can be read everywhere, converted to `scratch` where they are not."""
     scratch.mkdir(exist_ok=True)
-    return {stem: convert(path, scratch) if is_makers_format(path) else path for stem, path in paths.items()}
+    return {stem: convert(path, scratch)[0] if is_makers_format(path) else path for stem, path in paths.items()}
 
 
 def _publish(
@@ -166,18 +166,37 @@ def _publish(
     return publish(client.store, place, RESULT_MANIFEST, manifest)
 
 
+def _shapes(paths: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of images; raise InvalidInputError naming all that cannot be read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    problems: list[Violation] = []
+    for stem, path in paths.items():
+        try:
+            shapes[stem] = inspect_image(path).shape
+        except InvalidInputError as error:
+            problems += error.violations
+    if problems:
+        raise refusal("Some inputs cannot be read; nothing was uploaded:", problems)
+    return shapes
+
+
 def _check(
     folder: Path, name: str, paths: Mapping[str, Path], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
     """Raise InvalidInputError naming every image that has no `what` of its name and shape."""
-    problems = []
+    problems: list[Violation] = []
     for stem, path in paths.items():
+        try:
+            # A label image with a colour table is one of indices.
+            shape = inspect_image(path, labels=len(shapes.get(stem, ())) == 2).shape
+        except InvalidInputError as error:
+            problems += error.violations
+            continue
         if stem not in shapes:
             problems.append(
                 Violation(path.name, f"has the name of no {what}; take it away or name it after its input.")
             )
             continue
-        shape = inspect_image(path).shape
         if shape != shapes[stem]:
             problems.append(
                 Violation(path.name, f"has shape {shape}, but its {what} {shapes[stem]}: predict it whole.")

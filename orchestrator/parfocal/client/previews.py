@@ -43,7 +43,10 @@ def preview_folder(
     InvalidInputError
         As for `check_folder`.
     """
-    with checked_folder(folder, axes, kind, None) as report, tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+    with (
+        checked_folder(folder, axes, kind, None, False) as report,
+        tempfile.TemporaryDirectory(prefix="parfocal-") as scratch,
+    ):
         items = {item.file: item for item in report.items()}
         files, entries = [], []
         for name in _spread(items):

@@ -11,8 +11,17 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
+from parfocal.runtime.datasets.pairs import PASSED_OVER
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
-from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, unreadable_name
+from parfocal.runtime.images.files import (
+    IMAGE_SUFFIXES,
+    image_stem,
+    inspect_image,
+    name_clash,
+    read_image,
+    unreadable_name,
+    write_image,
+)
 from parfocal.runtime.images.needs import ImageNeeds
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ModelManifest, ResultManifest
 from parfocal.runtime.store.names import result_location
@@ -27,8 +36,7 @@ def find_inputs(path: Path) -> list[Path]:
     NotFoundError
         There is no such file or folder.
     InvalidInputError
-        There are no images, some cannot be read, or two have the same name but for their ending or for how accented
-        letters are stored.
+        There are no images, or two have the same name but for their ending or for how accented letters are stored.
     """
     if not path.exists():
         raise NotFoundError(f"There is no file or folder {path}. Check the name.")
@@ -41,7 +49,7 @@ def find_inputs(path: Path) -> list[Path]:
             if item.name[0] != "." and (item.suffix.lower() in IMAGE_SUFFIXES or is_makers_format(item))
         )
     if not paths:
-        raise InvalidInputError(f"{path} holds no images. Name a TIFF or PNG file, or a folder of them.")
+        raise InvalidInputError(f"{path} holds no images. Name a TIFF, PNG, JPEG or BMP file, or a folder of them.")
     problems: list[Violation] = []
     known: dict[str, Path] = {}
     for item in paths:
@@ -51,40 +59,55 @@ def find_inputs(path: Path) -> list[Path]:
         other = known.setdefault(input_stem(item), item)
         if other != item:
             problems.append(Violation(item.name, name_clash(item, other)))
-        if not is_makers_format(item):
-            try:
-                inspect_image(item)
-            except InvalidInputError as error:
-                problems += error.violations
     if problems:
         raise refusal(f"{path} cannot be used; nothing was uploaded:", problems)
     return paths
 
 
-def unsuitable_inputs(method: v1.Method, model: ModelManifest, paths: Sequence[Path]) -> list[Violation]:
-    """Return which images a model cannot be applied to, and why, before any of them is uploaded.
+def passed_over(path: Path) -> list[str]:
+    """Return the names of all that `find_inputs` does not take from a folder, but for hidden files."""
+    if not path.is_dir() or is_makers_format(path):
+        return []
+    taken = set(find_inputs(path))
+    return sorted(
+        item.name + ("/" if item.is_dir() else "")
+        for item in path.iterdir()
+        if item not in taken and item.name[0] != "." and item.name not in PASSED_OVER
+    )
 
-    The service looks at the same, image by image: it leaves out those that do not suit.
+
+def unsuitable_inputs(
+    method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = ""
+) -> dict[Path, Violation]:
+    """Return which images cannot be read, or a model cannot be applied to, and why, before any of them is uploaded.
+
+    Parameters
+    ----------
+    method, model
+        The model, and what its method asks for.
+    paths
+        Image files.
+    axes
+        What somebody says that their axes are, see `read_image`; "" if the files say it.
     """
     required = method.data_requirements
     channels = model.input_channels
-    if channels > 1 and not required.channel_axes:
-        return []  # an older service does not say where it looks for channels
     needs = ImageNeeds(method.title, required.axes, required.channel_axes)
-    problems = []
+    problems = {}
     for path in paths:
         try:
-            axes, shape = inspect_makers_format(path) if is_makers_format(path) else _inspect(path)
-            needs.check(axes, shape, channels)
+            found, shape = inspect_makers_format(path) if is_makers_format(path) else _inspect(path, axes)
+            # An older service does not say where it looks for channels.
+            if channels == 1 or required.channel_axes:
+                needs.check(found, shape, channels)
         except InvalidInputError as error:
-            problems.append(
-                Violation(path.name, error.violations[0].description if error.violations else error.message)
-            )
+            text = error.violations[0].description if error.violations else error.message
+            problems[path] = Violation(path.name, text)
     return problems
 
 
-def _inspect(path: Path) -> tuple[str, tuple[int, ...]]:
-    header = inspect_image(path)
+def _inspect(path: Path, axes: str) -> tuple[str, tuple[int, ...]]:
+    header = inspect_image(path, axes=axes)
     return header.axes, header.shape
 
 
@@ -94,11 +117,11 @@ def input_stem(path: Path) -> str:
 
 
 def upload_inputs(
-    client: Client, request_id: str, paths: Sequence[Path], *, on_progress: OnProgress = no_progress
+    client: Client, request_id: str, paths: Sequence[Path], *, axes: str = "", on_progress: OnProgress = no_progress
 ) -> str:
     """Upload the inputs of a prediction and return their folder in the store.
 
-    Makers' formats are converted to OME-TIFF; other images stay as they are.
+    Makers' formats are converted to OME-TIFF, and so are images whose axes are given; others stay as they are.
 
     Parameters
     ----------
@@ -108,6 +131,8 @@ def upload_inputs(
         Of the prediction that will be started with them.
     paths
         Image files with different names.
+    axes
+        What somebody says that their axes are, see `read_image`; "" if the files say it.
     on_progress
         Called after each uploaded image.
     """
@@ -115,7 +140,12 @@ def upload_inputs(
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
 
         def send(path: Path) -> None:
-            readable = convert(path, Path(scratch)) if is_makers_format(path) else path
+            readable = path
+            if is_makers_format(path):
+                readable, _ = convert(path, Path(scratch))
+            elif axes:
+                readable = Path(scratch) / f"{input_stem(path)}.tif"
+                write_image(readable, read_image(path, axes=axes))
             # In the store accented letters are stored in one way, whatever this computer's is.
             client.store.upload(readable, folder / unicodedata.normalize("NFC", readable.name))
 

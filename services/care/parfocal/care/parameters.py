@@ -130,4 +130,5 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
                 f"{name} {length} is no multiple of {divisor}, which network_depth {parameters.network_depth} needs.",
                 [Violation(name, f"must be a multiple of {divisor}")],
             )
-    check_patch_fits(parameters.patch_shape("ZYX" if "patch_depth" in edges else "YX"), dataset)
+    axes = "ZYX" if "patch_depth" in edges else "YX"
+    check_patch_fits(parameters, axes, dataset, divisor=(divisor,) * len(axes))

@@ -124,4 +124,4 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the images are smaller than a patch."""
     assert isinstance(parameters, FnetParameters)
     axes = "ZYX" if isinstance(parameters, Fnet3DParameters) else "YX"
-    check_patch_fits(parameters.patch_shape(axes), dataset, parameters.roles(dataset).targets[0])
+    check_patch_fits(parameters, axes, dataset, parameters.roles(dataset).targets[0])

@@ -65,17 +65,27 @@ class InvalidInputError(ParfocalError):
 
 
 _LISTED = 10
+_ALIKE = 3
 
 
 def refusal(what: str, problems: Sequence[Violation]) -> InvalidInputError:
     """Return the error of all that is wrong at once: `what`, below it ten problems at most, and how many more.
 
-    Its `violations` are all problems.
+    What is wrong with several files alike is one line with their number. The `violations` are all problems.
     """
-    lines = [what, *(f"- {problem.field}: {problem.description}" for problem in problems[:_LISTED])]
-    if len(problems) > _LISTED:
-        lines.append(f"- and {len(problems) - _LISTED} more")
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(problem.description, []).append(problem.field)
+    lines = [what, *(f"- {_fields(fields)}: {text}" for text, fields in list(alike.items())[:_LISTED])]
+    if left := sum(len(fields) for fields in list(alike.values())[_LISTED:]):
+        lines.append(f"- and {left} more")
     return InvalidInputError("\n".join(lines), problems)
+
+
+def _fields(fields: Sequence[str]) -> str:
+    """Return what a line of a refusal is about."""
+    more = f" and {len(fields) - _ALIKE} more" if len(fields) > _ALIKE else ""
+    return f"{', '.join(fields[:_ALIKE])}{more}"
 
 
 class InvalidParameterError(InvalidInputError):

@@ -8,6 +8,7 @@ from parfocal.stardist.parameters import (
     StarDist2DParameters,
     StarDist3DParameters,
     StarDistPredictionParameters,
+    advise,
     check_dataset,
 )
 
@@ -59,6 +60,7 @@ STARDIST_2D = Method(
     documentation="docs/methods/stardist-2d.md",
     implementation="parfocal.stardist.network:StarDist2D",
     validate=check_dataset,
+    advise=advise,
 )
 
 STARDIST_3D = Method(
@@ -93,6 +95,7 @@ STARDIST_3D = Method(
     documentation="docs/methods/stardist-3d.md",
     implementation="parfocal.stardist.network:StarDist3D",
     validate=check_dataset,
+    advise=advise,
 )
 
 SERVICE = Service(

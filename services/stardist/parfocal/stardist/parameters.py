@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -18,6 +19,8 @@ from parfocal.runtime.methods.parameters import (
 )
 from parfocal.runtime.methods.service import Parameters
 from parfocal.runtime.store.manifests import DatasetManifest
+
+_GRIDS = (1, 2, 4, 8, 16)
 
 
 class StarDistParameters(ClassTrainingParameters):
@@ -78,6 +81,11 @@ class StarDistParameters(ClassTrainingParameters):
     def divisor(self) -> tuple[int, ...]:
         """What the edges of a patch must be multiples of, for Y and X."""
         return (self.grid * 2**self.network_depth,) * 2
+
+    @property
+    def field_of_view(self) -> tuple[int, ...]:
+        """How far the network sees from a pixel in each direction, in pixels along Y and X, by its convolutions."""
+        return (_seen(self.network_depth, self.grid),) * 2
 
     @field_validator("grid")
     @classmethod
@@ -164,6 +172,13 @@ class StarDist3DParameters(FlipZ, StarDistParameters):
         halved = 2**self.network_depth if self.backbone == "unet" else 1
         return (halved, halved * self.grid, halved * self.grid)
 
+    @property
+    def field_of_view(self) -> tuple[int, ...]:
+        """How far the network sees from a voxel in each direction, in pixels along Z, Y and X, by its convolutions."""
+        if self.backbone == "unet":
+            return (_seen(self.network_depth, 1), *(_seen(self.network_depth, self.grid),) * 2)
+        return (_seen_by_resnet(1), *(_seen_by_resnet(self.grid),) * 2)
+
 
 class StarDistPredictionParameters(PredictionParameters):
     """Parameters of a prediction with a StarDist model."""
@@ -202,15 +217,89 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     for role in parameters.roles(dataset).targets:
         wrong = [image for image in dataset.select("train", role) if not image.dtype.startswith(("int", "uint"))]
         if wrong:
-            what, bits = (
-                ("class images, whole numbers with the class of each object inside it and 0 where it is unknown", 8)
+            what = (
+                "class images, whole numbers with the class of each object inside it and 0 where it is unknown"
                 if role == CLASS_ROLE
-                else ("label images, whole numbers with 0 for background and one number for each object", 16)
+                else "label images, whole numbers with 0 for background and one number for each object"
             )
             raise InvalidInputError(
                 f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from {what}. If "
-                f"these are such numbers, save them as {bits} bit (in Fiji: Image > Type > {bits}-bit, with Edit > "
-                "Options > Conversions > Scale when converting off).",
+                "these are such numbers, create the dataset again: whole numbers stored as decimal ones become labels "
+                "then, and none is changed.",
                 [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
             )
-    check_patch_fits(patch, dataset)
+    check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor)
+
+
+def advise(parameters: Parameters, dataset: DatasetManifest) -> list[str]:
+    """Return that objects are larger than what the network sees, if they are: it would find them in parts.
+
+    What the network sees is compared with the whole object, as stardist's own examples do: from a point near its border
+    the opposite one must be seen.
+    """
+    assert isinstance(parameters, StarDistParameters)
+    axes = "ZYX" if isinstance(parameters, StarDist3DParameters) else "YX"
+    sizes = dataset.object_sizes.get("train")
+    if sizes is None or len(sizes.largest) != len(axes):
+        return []
+    seen, patch = parameters.field_of_view, parameters.patch_shape(axes)
+    unseen = any(size > most for size, most in zip(sizes.largest, seen, strict=True))
+    uncut = any(size > length for size, length in zip(sizes.largest, patch, strict=True))
+    if not unseen and not uncut:
+        return []
+    shown = [" x ".join(f"{length:g}" for length in each) for each in (sizes.largest, sizes.median, seen, patch)]
+    text = (
+        f"The largest object spans {shown[0]} pixels ({' x '.join(axes)}, in {sizes.largest_in}; median {shown[1]}). "
+        f"The network sees {shown[2]} pixels far from each point, and patches are {shown[3]} pixels: what is larger is "
+        "found in parts, as many false objects."
+    )
+    chosen = parameters
+    cures = []
+    if unseen:
+        wider = (parameters.model_copy(update={"grid": grid}) for grid in _GRIDS if grid > parameters.grid)
+        chosen = next((each for each in wider if _fits(each, sizes.largest)), parameters)
+        if chosen is not parameters:
+            cures.append(f"grid {chosen.grid}")
+    if uncut:
+        across = _rounded(max(sizes.largest[-2:]), math.lcm(16, chosen.divisor[-1]))
+        if across > parameters.patch_size:
+            cures.append(f"patch_size {across}")
+        if isinstance(parameters, StarDist3DParameters) and sizes.largest[0] > parameters.patch_depth:
+            cures.append(f"patch_depth {_rounded(sizes.largest[0], math.lcm(4, chosen.divisor[0]))}")
+    factor = max(size / most for size, most in zip(sizes.largest, seen, strict=True))
+    scaled = f"images made {math.ceil(factor)} times smaller" if factor > 1 else ""
+    cure = " or ".join(filter(None, (" and ".join(cures), scaled)))
+    return [f"{text} Take {cure}; or correct the label if it is none of one object."]
+
+
+def _fits(parameters: StarDistParameters, size: Sequence[int]) -> bool:
+    """Return whether objects of a size are seen whole."""
+    return all(length <= most for length, most in zip(size, parameters.field_of_view, strict=True))
+
+
+def _rounded(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+def _seen(depth: int, grid: int) -> int:
+    """Return how many pixels a U-Net of stardist sees in each direction, by the radii of its convolutions.
+
+    Two convolutions of radius 1 at each level on the way down and up and at the bottom, and one behind them, on a grid;
+    two before each halving that makes the grid.
+    """
+    levels = 1 << depth
+    return grid * (1 + 2 * levels + 4 * (levels - 1)) + 2 * (grid - 1)
+
+
+def _seen_by_resnet(grid: int) -> int:
+    """Return how many pixels the ResNet of stardist sees in each direction, by the radii of its convolutions.
+
+    One of radius 3 and one of radius 1, four blocks of three, of which the first ones halve until the grid is
+    reached, and one behind them.
+    """
+    seen, scale = 4, 1
+    for _ in range(4):
+        seen += scale
+        scale *= 2 if scale < grid else 1
+        seen += 2 * scale
+    return seen + scale

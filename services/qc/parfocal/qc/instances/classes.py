@@ -87,10 +87,11 @@ def score_classes(item: Item, target: NDArray[Any], prediction: NDArray[Any], ma
     """
     if item.target_classes is None or item.predicted_classes is None:
         return None
-    name = f"{item.label} ({CLASS_ROLE} of the {{}})".format
-    drawn = classes_of_objects(target, read_image(item.target_classes).pixels, name=name("dataset"))
+    name = f"{item.label} ({CLASS_ROLE} of the dataset)"
+    drawn = classes_of_objects(target, read_image(item.target_classes, labels=True).pixels, name=name)
     with of_prediction(item.label):
-        given = classes_of_objects(prediction, read_image(item.predicted_classes).pixels, name=name("prediction"))
+        name = f"{item.label} ({CLASS_ROLE} of the prediction)"
+        given = classes_of_objects(prediction, read_image(item.predicted_classes, labels=True).pixels, name=name)
     return ObjectClasses(drawn, given, count_classes(matches, drawn, given))
 
 

@@ -111,7 +111,7 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
         baseline = self._otsu.apply(source, target.ndim)
         scores = {"baseline": match(baseline)}
         with of_prediction(item.label):
-            prediction = read_image(item.prediction).pixels
+            prediction = read_image(item.prediction, labels=True).pixels
             scores["prediction"] = match(prediction)
         matches = {kind: score.overlap.match(level) for kind, score in scores.items()}
         values, theirs = (
@@ -198,7 +198,8 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
         write_sizes_csv(self.folder / "sizes.csv", size_classes([each.sizes for each in part.scored]))
         worst = part.of(part.worst.image)
         figure = instance_figure(
-            *(read_image(path).pixels for path in (worst.item.source, worst.item.target, worst.item.prediction)),
+            read_image(worst.item.source).pixels,
+            *(read_image(path, labels=True).pixels for path in (worst.item.target, worst.item.prediction)),
             score=worst.scores["prediction"],
             matches=worst.matches["prediction"],
             level=self.parameters.iou,
@@ -240,7 +241,7 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
         )
         figure = class_figure(
             read_image(worst.item.source).pixels,
-            read_image(worst.item.prediction).pixels,
+            read_image(worst.item.prediction, labels=True).pixels,
             worst.matches["prediction"],
             classes,
             pooled,

@@ -10,7 +10,7 @@ from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, require_gre
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
-from parfocal.qc.metrics.baselines.gaussian import best_gaussian_sigma
+from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
 from parfocal.qc.metrics.baselines.linear import fit_linear_predictor
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
 from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
@@ -76,9 +76,20 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
                 pairs = training_pairs(self.context, inputs, role, validation=False)
                 self._baselines[role] = fit_linear_predictor(pairs)
             else:
-                choice = best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=True))
-                known = inputs.validation_regions
-                self._baselines[role] = choice if known else replace(choice, chosen_on="training images")
+                self._baselines[role] = self._gaussian(inputs, role)
+
+    def _gaussian(self, inputs: Inputs[Item], role: str) -> BaselineChoice:
+        """Return the filter that suits the validation images; all training images where those show nothing."""
+        if inputs.validation_regions:
+            try:
+                return best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=True))
+            except NothingToFitError:
+                self.context.warn(
+                    f"No target of the validation images ({role}) has any contrast, as happens in sparse images: the "
+                    "Gaussian filter was chosen on all training images."
+                )
+        choice = best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=False))
+        return replace(choice, chosen_on="training images")
 
     def score(self, item: Item) -> ImageScores:
         """Score one image as input, baseline and prediction."""

@@ -18,7 +18,7 @@ from parfocal import v1
 from parfocal.qc.evaluation.inputs import Item
 from parfocal.qc.evaluation.publish import write_maps
 from parfocal.qc.evaluation.rows import ScoreRow
-from parfocal.qc.evaluation.score_each import of_prediction
+from parfocal.qc.evaluation.score_each import LeftOutError, of_prediction
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.images.foreground import Foreground, RegionScore, find_foreground, score_regions
 from parfocal.qc.metrics.images.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_map, sample_for_fit
@@ -32,6 +32,7 @@ from parfocal.qc.metrics.images.resolution import (
 from parfocal.qc.metrics.images.restoration import (
     RestorationMaps,
     RestorationScore,
+    has_range,
     scale_target,
     score_scaled,
     score_stack,
@@ -144,6 +145,10 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     """
     target_image = read_image(item.target)
     pixels = target_image.pixels
+    planes = pixels if pixels.ndim == 3 else pixels[np.newaxis]
+    if not any(has_range(plane, name=item.label) for plane in planes):
+        why = "its target is constant, or nearly"
+        raise LeftOutError(f"{item.label} was not judged: {why}, and nothing can be measured against it.", why)
     target = _Target(
         pixels,
         find_foreground(pixels, name=item.label),

@@ -26,6 +26,7 @@ from parfocal.qc.semantic.judge import (
     cut_mask,
     error_map,
     judge,
+    read_prediction,
     without_foreground,
     write_curve,
 )
@@ -80,7 +81,7 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredMask]):
         source, labelled = read_image(item.source).pixels, read_label_target(item)
         target = foreground(labelled.pixels, name=f"{item.label} (target)")
         with of_prediction(item.label):
-            mask, curve = cut_mask(item.label, target, read_image(item.prediction).pixels, self._threshold)
+            mask, curve = cut_mask(item.label, target, read_prediction(item), self._threshold)
         masks: dict[Kind, Mask] = {"baseline": self._otsu.apply(source, target.ndim) > 0, "prediction": mask}
         counted = {kind: areas(target, each) for kind, each in masks.items()}
         rows = tuple(
@@ -150,7 +151,8 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredMask]):
         if curve is not None:
             write_curve(self.folder / "curve.csv", curve)
         item = worst.item
-        source, target, prediction = (read_image(path).pixels for path in (item.source, item.target, item.prediction))
+        source = read_image(item.source).pixels
+        target, prediction = read_image(item.target, labels=True).pixels, read_prediction(item)
         mask, _ = cut_mask(item.label, target > 0, prediction, self._threshold)
         figure = semantic_figure(
             source,

@@ -26,6 +26,7 @@ from parfocal.qc.semantic.figure import ERROR_CODES
 from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.evaluations import ImageScore, Kind
 
 DEFINITION: Final = (
@@ -55,6 +56,12 @@ def choose_threshold(inputs: Inputs[Item], parameters: SemanticParameters) -> Th
     if stored is not None:
         return Threshold(float(stored), "the model, on its validation images")
     return Threshold(_HALF, "default, as the model stores none")
+
+
+def read_prediction(item: Item) -> NDArray[Any]:
+    """Return a predicted mask with its values as they are stored, or a probability."""
+    probability = inspect_image(item.prediction).dtype.kind == "f"
+    return read_image(item.prediction, labels=not probability).pixels
 
 
 def cut_mask(

@@ -16,7 +16,7 @@ from parfocal.runtime.datasets.annotations.box import Annotation, Box, stem_of
 from parfocal.runtime.datasets.annotations.coco import parse_coco
 from parfocal.runtime.datasets.annotations.voc import parse_voc, voc_bytes
 from parfocal.runtime.datasets.annotations.yolo import CLASS_FILES, find_class_file, parse_yolo, read_class_names
-from parfocal.runtime.datasets.findings import Notes, by, count, file_name, some
+from parfocal.runtime.datasets.findings import AS_STORED, Notes, Reading, by, count, file_name, some
 from parfocal.runtime.datasets.pairs import CheckedImage, check_images, no_partner
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import DEFAULT_LIMITS, ImageLimits
@@ -99,6 +99,7 @@ def check_boxes(
     classes: Sequence[str] = (),
     class_folders: Iterable[Path] = (),
     min_images: int = 1,
+    reading: Reading = AS_STORED,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> BoxReport:
     """Check images and the boxes drawn in them.
@@ -116,7 +117,7 @@ def check_boxes(
         The only classes that there may be; empty: those of the files.
     class_folders
         Further folders in which a file with the names of the classes may lie.
-    min_images, limits
+    min_images, reading, limits
         As for `check_images`.
 
     Raises
@@ -125,7 +126,7 @@ def check_boxes(
         Something is wrong: the message lists the first ten problems, `violations` holds all.
     """
     notes = Notes()
-    sources = check_images(source_folder, axes=axes, min_images=min_images, limits=limits)
+    sources = check_images(source_folder, axes=axes, min_images=min_images, reading=reading, limits=limits)
     shapes = {image.stem: plane_shape(image) for image in sources.images}
     annotations, declared, problems = _parse(target_folder, shapes, (target_folder, *class_folders), notes)
     annotated = {annotation.stem for annotation in annotations}

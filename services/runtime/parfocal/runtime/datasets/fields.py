@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.findings import count, some
-from parfocal.runtime.images.files import Image
-from parfocal.runtime.images.similarity import SIDE, alike, fingerprint
+from parfocal.runtime.images.similarity import alike
 
 ALIKE: Final = 0.9
 """Correlation of two images in 32x32 blocks from which on they are taken for the same field: two stains of one field,
@@ -26,12 +25,12 @@ class Fields:
     """
 
     _names: list[tuple[str, str]] = field(default_factory=list)
-    _prints: list[NDArray[np.float32] | None] = field(default_factory=list)
+    _patterns: list[NDArray[np.float32] | None] = field(default_factory=list)
 
-    def add(self, split: str, name: str, image: Image) -> None:
-        """Take down what an image of a split shows, whatever axes it has besides Y and X."""
+    def add(self, split: str, name: str, pattern: NDArray[np.float32] | None) -> None:
+        """Take down what an image of a split shows, as `pattern_of` tells it."""
         self._names.append((split, name))
-        self._prints.append(_print(image))
+        self._patterns.append(pattern)
 
     def counts(self) -> dict[str, int]:
         """Return the number of fields of each split."""
@@ -61,10 +60,10 @@ class Fields:
         ]
 
     def _alike(self) -> Sequence[tuple[int, int, float]]:
-        places = [number for number, each in enumerate(self._prints) if each is not None]
+        places = [number for number, each in enumerate(self._patterns) if each is not None]
         if len(places) < 2:
             return ()
-        table = np.stack([each for each in self._prints if each is not None])
+        table = np.stack([each for each in self._patterns if each is not None])
         return [(places[first], places[second], value) for first, second, value in alike(table, ALIKE)]
 
     def _groups(self) -> list[int]:
@@ -81,9 +80,3 @@ class Fields:
             low, high = sorted((root(one), root(other)))
             first[high] = low
         return [root(number) for number in range(len(first))]
-
-
-def _print(image: Image) -> NDArray[np.float32] | None:
-    others = tuple(number for number, axis in enumerate(image.axes) if axis not in "YX")
-    plane = image.pixels.mean(axis=others, dtype=np.float32) if others else image.pixels
-    return fingerprint(plane) if min(plane.shape) >= SIDE else None

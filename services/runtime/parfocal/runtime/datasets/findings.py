@@ -4,20 +4,69 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.runtime.datasets.objects import label_components
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images.files import Image, ImageLimits, PixelSize, inspect_image, read_image
+from parfocal.runtime.images.files import (
+    DEFAULT_LIMITS,
+    Image,
+    ImageHeader,
+    ImageLimits,
+    PixelSize,
+    inspect_image,
+    read_image,
+)
+from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
 from parfocal.runtime.images.saturation import saturation
+from parfocal.runtime.images.similarity import pattern_of
 
 _SATURATED = 0.01
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How the files of one role are read.
+
+    Attributes
+    ----------
+    labels
+        The values are numbers of objects or classes: none is changed, see `read_image`.
+    axes
+        What somebody says that the axes are; "" where the files say it.
+    components
+        Each separate piece of a label gets a number of its own.
+    """
+
+    labels: bool = False
+    axes: str = ""
+    components: bool = False
+
+    def inspect(self, path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+        """Return what the headers of a file say."""
+        return inspect_image(path, limits=limits, labels=self.labels, axes=self.axes)
+
+    def read(self, path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+        """Return the image of a file."""
+        image = read_image(path, limits=limits, labels=self.labels, axes=self.axes)
+        if self.components and image.pixels.dtype.kind in "iu":
+            return replace(image, pixels=label_components(image.pixels))
+        return image
+
+
+AS_STORED: Final = Reading()
+"""Grey values with the axes that the file says."""
+
+
+@dataclass(frozen=True)
 class Found:
-    """What was learnt of one image."""
+    """What was learnt of one image; `pattern` is what it shows, see `pattern_of`."""
 
     shape: tuple[int, ...]
     axes: str
@@ -26,6 +75,8 @@ class Found:
     digest: str = ""
     saturated: float = 0.0
     constant: bool = False
+    notes: tuple[Note, ...] = ()
+    pattern: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass
@@ -34,6 +85,7 @@ class Warnings:
 
     found: dict[str, list[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=lambda: Notes())
 
     def add(self, kind: str, name: str) -> None:
         """Take down one finding of a kind of `texts`."""
@@ -45,6 +97,8 @@ class Warnings:
             seen = self.found.setdefault(f"{kind} {group}", [])
             if value not in seen:
                 seen.append(value)
+        for each in image.notes:
+            self.notes.add(each.sentence, each.at(name))
         if image.saturated > _SATURATED:
             self.add("saturated", f"{name} ({100 * image.saturated:.0f} %)")
         if duplicates and image.digest and (first := self.digests.setdefault(image.digest, name)) != name:
@@ -53,7 +107,7 @@ class Warnings:
     def texts(self) -> tuple[str, ...]:
         """Return one sentence for each kind of finding."""
         sentences = {
-            "saturated": "More than 1 % of the pixels are saturated, their true brightness is lost: {}.",
+            "saturated": "More than 1 % of the pixels are saturated, their true brightness is lost, in images: {}.",
             "duplicates": "The same image is there more than once and counts more than others: {}.",
             "identical": "Source and target are the same image, nothing can be learnt from it: {}.",
             "empty": "Every pixel is 0: fine for label images without objects, useless for other targets: {}.",
@@ -65,10 +119,15 @@ class Warnings:
         for kind, values in sorted(self.found.items()):
             first, _, group = kind.partition(" ")
             if not group:
-                texts.append(sentences[first].format(some(values)))
+                texts.append(sentences[first].format(f"{len(values)} ({some(values)})"))
             elif len(values) > 1:
                 texts.append(sentences[first].format(group, some(values)))
-        return tuple(texts)
+        return (*texts, *self.notes.texts())
+
+    def pass_over(self, names: Sequence[str]) -> None:
+        """Take down files and folders that are not read."""
+        for name in names:
+            self.notes.add("Files and folders that are no images of a known kind were passed over", name)
 
 
 @dataclass
@@ -96,7 +155,8 @@ def examine(
     allow_stacks: bool = False,
     headers_only: bool = False,
     allow_zero: bool = False,
-    look: Callable[[Path, Image], None] | None = None,
+    look: Callable[[Path, Image], bool] | None = None,
+    reading: Reading = AS_STORED,
 ) -> tuple[Found | None, list[Violation]]:
     """Return what an image is like and no problems, or its problems, mostly without what it is like.
 
@@ -118,15 +178,19 @@ def examine(
         Leave the pixels alone: digest and saturation stay unknown.
     allow_zero
         Whether all pixels of an image of integers may be 0, as those of a label image without objects.
+    look
+        Called with the decoded image; returns whether it is one of labels, whose numbers are no brightness.
+    reading
+        How the file is read.
     """
     name = file_name(path)
     try:
-        header = inspect_image(path, limits=limits)
-        texts = _layout_problems(header.axes, header.shape, axes, min_size or {}, allow_stacks)
-        found = Found(header.shape, header.axes, header.dtype.name, header.pixel_size)
+        header = reading.inspect(path, limits)
+        texts = _layout_problems(header.axes, header.shape, axes, min_size or {}, allow_stacks, reading.labels)
+        found = Found(header.shape, header.axes, header.dtype.name, header.pixel_size, notes=header.notes)
         if headers_only or texts:
             return (None if texts else found), [Violation(name, text) for text in texts]
-        image = read_image(path, limits=limits)
+        image = reading.read(path, limits)
     except InvalidInputError as error:
         return None, [Violation(name, error.violations[0].description if error.violations else error.message)]
     pixels = image.pixels
@@ -137,41 +201,58 @@ def examine(
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:
         return None, [Violation(name, f"every pixel is {lowest}, there is nothing to learn: leave it out.")]
-    if look is not None:
-        look(path, image)
+    labels = look is not None and look(path, image)
     return Found(
         found.shape,
         found.axes,
-        found.dtype,
+        pixels.dtype.name,
         found.pixel_size,
         digest=_digest(image),
-        saturated=saturation(pixels).at_ceiling,
+        saturated=0.0 if labels else saturation(pixels).at_ceiling,
         constant=bool(lowest == highest),
+        notes=image.notes,
+        pattern=None if labels else pattern_of(image),
     ), []
 
 
 def _layout_problems(
-    found: str, shape: tuple[int, ...], wanted: str, min_size: Mapping[str, int], allow_stacks: bool
+    found: str, shape: tuple[int, ...], wanted: str, min_size: Mapping[str, int], allow_stacks: bool, labels: bool
 ) -> list[str]:
     lengths = dict(zip(found, shape, strict=True))
     stack = allow_stacks and found.endswith(wanted) and set(found[: -len(wanted)]) <= set("TZ")
     if found != wanted and not stack:
         have = f"it has axes {found} ({by(shape)}) where {wanted} is needed"
         extra, missing = set(found) - set(wanted), set(wanted) - set(found)
+        planes = [letter for letter in found if letter in "TCZ"]
         if missing == {"Z"} and not extra:
             return [f"{have}: it is a single plane; choose a 2D method or save whole stacks."]
         if missing:
-            return [f"{have}: export it with these axes."]
+            hint = f"; or, if they are those, say so with --axes {wanted}" if len(found) == len(wanted) else ""
+            return [f"{have}: export it with these axes{hint}."]
+        if "S" in extra and labels:
+            return [
+                f"{have}: it is a picture in colours. If the colours stand for labels, export the label image itself "
+                "(0 for background, one number for each object or class): converted to grey, different labels would "
+                "become one. If it is a target in colour, convert it to grey."
+            ]
         if "S" in extra:
             return [
                 f"{have}: it is a colour (RGB) image; convert it to grey or save the channel you need, "
                 "or give --axes YXS if the method takes colour."
             ]
         if "C" in extra:
-            return [f"{have}: save the one of its {lengths['C']} channels that you need."]
-        return [f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks."]
+            text = f"{have}: save the one of its {lengths['C']} channels that you need"
+            return [
+                f"{text}; or, if these are planes of a volume, say so with --axes ZYX."
+                if planes == ["C"]
+                else f"{text}."
+            ]
+        text = f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks"
+        volume = "T" in extra and planes == ["T"]
+        return [f"{text} (if its frames are planes of a volume, say so with --axes ZYX)." if volume else f"{text}."]
     return [
-        f"it is {lengths[axis]} pixels along {axis}, {least} are needed: choose a smaller patch or leave it out."
+        f"it is {lengths[axis]} pixels along {axis}, {least} are needed: choose a smaller "
+        f"{'patch_depth' if axis == 'Z' else 'patch_size'} or leave it out."
         for axis, least in min_size.items()
         if axis in lengths and lengths[axis] < least
     ]

@@ -12,15 +12,16 @@ from parfocal.runtime.datasets.boxes import BoxReport, check_boxes, class_names
 from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
 from parfocal.runtime.datasets.coordinates import check_coordinates
-from parfocal.runtime.datasets.findings import count, some
+from parfocal.runtime.datasets.fields import Fields
+from parfocal.runtime.datasets.findings import AS_STORED, Reading, count, some
 from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.labels import TargetLook
 from parfocal.runtime.datasets.layout import family_of, split_folders
 from parfocal.runtime.datasets.pairs import CheckedImage, ImagePair, check_images, check_pairs, find_images
 from parfocal.runtime.datasets.unpaired import check_unpaired, same_names_and_sizes
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import inspect_image, read_image, write_image
-from parfocal.runtime.store.manifests import AnnotationEntry, DatasetManifest, FileEntry, ImageEntry
+from parfocal.runtime.images.files import inspect_image, write_image
+from parfocal.runtime.store.manifests import AnnotationEntry, DatasetManifest, FileEntry, ImageEntry, ObjectSizes
 
 NO_TEST_IMAGES: Final = (
     "There are no test images: quality control needs some that were not used for training. "
@@ -72,7 +73,7 @@ class FolderReport:
         of the file, and `axes` replace the file's.
     tables
         All other files by split and role.
-    classes, class_values, counts, class_counts, unpaired
+    classes, class_values, counts, class_counts, unpaired, object_sizes, field_counts
         As in `DatasetManifest`.
     """
 
@@ -86,6 +87,8 @@ class FolderReport:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     unpaired: tuple[str, ...] = ()
+    object_sizes: Mapping[str, ObjectSizes] = field(default_factory=dict)
+    field_counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def train(self) -> tuple[CheckedImage, ...]:
@@ -131,6 +134,8 @@ class FolderReport:
             counts={split: dict(counts) for split, counts in self.counts.items()},
             class_counts={split: dict(counts) for split, counts in self.class_counts.items()},
             unpaired=self.unpaired,
+            object_sizes=dict(self.object_sizes),
+            field_counts=dict(self.field_counts),
             **fields,
         )
 
@@ -146,6 +151,8 @@ class _Split:
     axes: str
     pixel_size_nm: float | None
     readable: Readable
+    source: Reading = AS_STORED
+    target: Reading = AS_STORED
     look: TargetLook = field(default_factory=TargetLook)
     class_look: TargetLook = field(default_factory=TargetLook)
     images: dict[str, tuple[CheckedImage, ...]] = field(default_factory=dict)
@@ -172,6 +179,7 @@ def check_folder(
     kind: str = "",
     axes: str = "",
     pixel_size_nm: float | None = None,
+    label_components: bool = False,
     readable: Readable = lambda path, _: path,
 ) -> FolderReport:
     """Check a folder ``{train,test}/{source,target}/NAME.tif``, or ``{source,target}/NAME.tif`` without test images.
@@ -188,9 +196,12 @@ def check_folder(
         the latter must be said.
     axes
         What each image must have, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are
-        pairs. Empty: "YX", and "TYX" for stacks with coordinates.
+        pairs. Empty: "YX", and "TYX" for stacks with coordinates. Axes that are said replace those that a file declares
+        for its planes, if it has as many.
     pixel_size_nm
         Side length of a pixel in nm, for coordinates only; None: as the stacks say.
+    label_components
+        The targets are masks or label images of which each separate piece is an object: the pieces are numbered.
     readable
         Makes folders readable for services, for example by converting proprietary formats.
 
@@ -202,12 +213,13 @@ def check_folder(
     if kind and kind not in KINDS:
         text = f"There is no kind of dataset {kind!r}: choose one of {', '.join(KINDS)}."
         raise InvalidInputError(text, [Violation("kind", text)])
-    if axes and not re.fullmatch("T?C?Z?YXS?", axes):
-        text = (
-            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
-            "images with channels."
-        )
-        raise InvalidInputError(text, [Violation("axes", text)])
+    if axes:
+        check_axes(axes)
+    if label_components:
+        if kind not in {"", "labels"}:
+            text = f"Components are numbered in label images, and these are said to be {kind}: leave one of both out."
+            raise InvalidInputError(text, [Violation("label_components", text)])
+        kind = "labels"
     places = split_folders(folder)
     family, told_by = family_of(places, kind)
     if pixel_size_nm is not None and family != "coordinates":
@@ -216,7 +228,41 @@ def check_folder(
     if axes not in {"", FRAME_AXES} and family == "coordinates":
         text = f"Stacks with coordinates have the axes {FRAME_AXES}: leave the axes out."
         raise InvalidInputError(text, [Violation("axes", text)])
-    splits = [_Split(name, path, folder, kind, axes or "YX", pixel_size_nm, readable) for name, path in places.items()]
+    # Nobody says yet that they are grey images: no label is changed while that is open.
+    labels = kind in {"", "labels", "classes"}
+    source = Reading(axes=axes if family != "coordinates" else "")
+    target = Reading(labels, _without_channels(source.axes), label_components)
+
+    def begin() -> list[_Split]:
+        return [
+            _Split(name, path, folder, kind, axes or "YX", pixel_size_nm, readable, source, target)
+            for name, path in places.items()
+        ]
+
+    splits = begin()
+    _check(splits, folder, kind, family)
+    if not kind and family == "paired" and _look(splits).kind() == "paired":
+        target = replace(target, labels=False)
+        if any(target.inspect(image.path) != image.reading.inspect(image.path) for image in _targets(splits)) or any(
+            _has_floats(image) for image in _targets(splits)
+        ):
+            splits = begin()
+            _check(splits, folder, "paired", family)
+    return _report(splits, kind, family, told_by)
+
+
+def check_axes(axes: str) -> None:
+    """Raise InvalidInputError unless letters are axes that an image can have."""
+    if not re.fullmatch("T?C?Z?YXS?", axes):
+        text = (
+            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
+            "images with channels."
+        )
+        raise InvalidInputError(text, [Violation("axes", text)])
+
+
+def _check(splits: list[_Split], folder: Path, kind: str, family: str) -> None:
+    """Check all splits; raise InvalidInputError with what is wrong in any of them."""
     problems: list[Violation] = []
     for split in splits:
         where = "" if split.path == folder else f"{split.name}/"
@@ -230,14 +276,27 @@ def check_folder(
             ]
     if problems:
         raise _refusal(folder, problems, kind, family)
-    return _report(splits, kind, family, told_by)
+
+
+def _targets(splits: list[_Split]) -> list[CheckedImage]:
+    return [image for split in splits for role, images in split.images.items() if role == "target" for image in images]
+
+
+def _has_floats(image: CheckedImage) -> bool:
+    """Return whether a target was read from decimal numbers, which grey images keep."""
+    return image.reading.labels and image.reading.inspect(image.path).dtype.name != image.dtype
+
+
+def _look(splits: list[_Split]) -> TargetLook:
+    look = TargetLook()
+    for split in splits:
+        look = look.add(split.look)
+    return look
 
 
 def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> FolderReport:
     """Return the report on splits without problems."""
-    look = TargetLook()
-    for split in splits:
-        look = look.add(split.look)
+    look = _look(splits)
     if family == "paired":
         found = look.kind()
         told_by = told_by or _TOLD_BY_PIXELS.get(found) or look.why_grey()
@@ -271,14 +330,22 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         class_counts = {
             name: {str(value): each.pixels[value] for value in values} for name, each in looks.items() if each.pixels
         }
+    sizes: dict[str, ObjectSizes] = {}
     for split in splits:
         split.counts = {"images": len(split.images.get("source", ())), **split.counts}
         if family == "labels":
             split.counts["objects"] = split.look.objects
+            split.warnings += split.look.piece_warnings()
+            if (measured := split.look.sizes()) is not None:
+                sizes[split.name] = measured
+    fields = Fields()
+    for split in splits:
+        for image in split.images.get("source", ()):
+            fields.add(split.name, f"{split.name}/source/{image.path.name}", image.pattern)
     return FolderReport(
         kind=family,
         told_by=told_by,
-        warnings=_warnings(splits, family, further),
+        warnings=(*_warnings(splits, family, further), *fields.warnings()),
         images={(split.name, role): images for split in splits for role, images in split.images.items()},
         tables={(split.name, role): tables for split in splits for role, tables in split.tables.items()},
         classes=classes,
@@ -286,6 +353,8 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         counts={split.name: split.counts for split in splits},
         class_counts=class_counts if classes else {},
         unpaired=tuple(split.name for split in splits if split.unpaired),
+        object_sizes=sizes,
+        field_counts=fields.counts(),
     )
 
 
@@ -333,27 +402,42 @@ def _check_image_targets(split: _Split) -> None:
         constant_targets=said,
         empty_targets=not said,
         look=split.look,
+        readings=(split.source, split.target),
     )
     split.warnings += report.warnings
     split.images |= {
-        "source": tuple(_source(pair, axes) for pair in report.pairs),
-        "target": tuple(_target(pair, target_axes) for pair in report.pairs),
+        "source": tuple(_source(pair, axes, split.source) for pair in report.pairs),
+        "target": tuple(_target(pair, target_axes, split.target) for pair in report.pairs),
     }
     for role in split.roles():
         _check_role_name(role)
         if role.startswith("target_"):
             look = split.class_look if role == CLASS_ROLE else None
+            reading = Reading(role == CLASS_ROLE, split.target.axes)
             other = check_pairs(
-                source, split.images_of(role), axes=target_axes, source_axes=axes, empty_targets=True, look=look
+                *(source, split.images_of(role)),
+                axes=target_axes,
+                source_axes=axes,
+                empty_targets=True,
+                look=look,
+                readings=(split.source, reading),
+                told="target",
             )
-            images = tuple(_target(pair, target_axes) for pair in other.pairs)
+            images = tuple(_target(pair, target_axes, reading) for pair in other.pairs)
         else:
             folder = split.images_of(role)
             found = next(iter(find_images(folder).values()), None)
             own = inspect_image(found).axes if found is not None else axes
             own = own if set(own) >= set(target_axes) else axes
-            other = check_pairs(folder, target, axes=target_axes, source_axes=own, empty_targets=True)
-            images = tuple(_source(pair, own) for pair in other.pairs)
+            other = check_pairs(
+                *(folder, target),
+                axes=target_axes,
+                source_axes=own,
+                empty_targets=True,
+                readings=(AS_STORED, split.target),
+                told="source",
+            )
+            images = tuple(_source(pair, own, AS_STORED) for pair in other.pairs)
         split.images[role] = images
         split.warnings += [text for text in other.warnings if text not in split.warnings]
 
@@ -363,7 +447,7 @@ def _check_sources(split: _Split) -> None:
     if (split.path / "target").is_dir():
         _check_image_targets(split)
         return
-    report = check_images(split.images_of("source"), axes=split.axes)
+    report = check_images(split.images_of("source"), axes=split.axes, reading=split.source)
     split.warnings += report.warnings
     split.images["source"] = report.images
     _leave_out(split, split.roles())
@@ -375,7 +459,10 @@ def _check_unpaired(split: _Split) -> None:
         _check_sources(split)
         return
     report = check_unpaired(
-        split.images_of("source"), split.images_of("target"), axes=split.axes, min_images=1 if test else 2
+        *(split.images_of("source"), split.images_of("target")),
+        axes=split.axes,
+        min_images=1 if test else 2,
+        reading=split.source,
     )
     split.warnings += report.warnings
     split.images |= {"source": report.sources, "target": report.targets}
@@ -391,7 +478,12 @@ def _check_unpaired(split: _Split) -> None:
 
 def _check_boxes(split: _Split) -> None:
     folders = (split.path, split.folder)
-    report = check_boxes(split.images_of("source"), split.path / "target", axes=split.axes, class_folders=folders)
+    report = check_boxes(
+        *(split.images_of("source"), split.path / "target"),
+        axes=split.axes,
+        class_folders=folders,
+        reading=split.source,
+    )
     split.boxes = report
     split.warnings += report.warnings
     split.images["source"] = tuple(boxed.image for boxed in report.images)
@@ -432,7 +524,7 @@ def _image_item(split: str, role: str, checked: CheckedImage) -> Item:
     file = f"{split}/{role}/{checked.stem}.tif"
 
     def write(path: Path) -> ImageEntry:
-        read = read_image(checked.path)
+        read = checked.reading.read(checked.path)
         # Of frames that a file takes for planes the check says so; the same holds for a pixel size that was given.
         image = replace(read, axes=checked.axes, pixel_size=checked.pixel_size or read.pixel_size)
         write_image(path, image)
@@ -478,9 +570,9 @@ def _without_channels(axes: str) -> str:
     return axes.translate({ord("S"): None, ord("C"): None})
 
 
-def _source(pair: ImagePair, axes: str) -> CheckedImage:
-    return CheckedImage(pair.stem, pair.source, pair.shape, axes, pair.dtypes[0], None)
+def _source(pair: ImagePair, axes: str, reading: Reading) -> CheckedImage:
+    return CheckedImage(pair.stem, pair.source, pair.shape, axes, pair.dtypes[0], None, reading, pair.pattern)
 
 
-def _target(pair: ImagePair, axes: str) -> CheckedImage:
-    return CheckedImage(pair.stem, pair.target, pair.shape, axes, pair.dtypes[1], None)
+def _target(pair: ImagePair, axes: str, reading: Reading) -> CheckedImage:
+    return CheckedImage(pair.stem, pair.target, pair.shape, axes, pair.dtypes[1], None, reading)

@@ -143,6 +143,11 @@ def require_suitable(dataset: DatasetManifest, target: v1.TargetKind.ValueType, 
         f"The dataset {dataset.dataset!r} (version {dataset.version}) has {title_of(dataset)}, and {method} needs "
         f"{needed_title(target)}. Choose such a dataset, or create one from {KINDS[kinds_for(target)[0]].layout}."
     )
+    if dataset.kind == "classes" and target == v1.TARGET_KIND_LABELS:
+        text += (
+            " If these are masks of which each separate piece is an object, create the dataset again with "
+            "--label-components, which numbers the pieces."
+        )
     raise InvalidInputError(text, [Violation("training.dataset_uri", text)])
 
 

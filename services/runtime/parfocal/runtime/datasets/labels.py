@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.classes import MOST_CLASSES
-from parfocal.runtime.datasets.findings import file_name
+from parfocal.runtime.datasets.findings import count, file_name, some
+from parfocal.runtime.datasets.objects import Pieces, count_pieces, object_extents
 from parfocal.runtime.errors import Violation
 from parfocal.runtime.images.files import Image
+from parfocal.runtime.store.manifests import ObjectSizes
 
 # Of pixels amid others, those unlike all neighbours: 0.02 % at most in label images of cells and nuclei, 10 % at least
 # in grey images of microscopes, and 2 to 70 % once these are blurred and rounded to 8 bit.
@@ -28,11 +30,18 @@ _PLANES: Final = 8
 _EVEN: Final = 0.6
 # Pieces for each value of a plane: about one for labels, more for a class that several objects have.
 _PIECES: Final = 1.5
+# Far more than cells cut apart by those above them, or drawn with gaps, ever show.
+_MANY_PIECES: Final = 3.0
+_FEWEST_PIECES: Final = 2
 # Label images number objects, so that a dataset of them has more values.
 _FEW_VALUES: Final = 20
 _CURE: Final = (
     "A label image has whole numbers, 0 for background and one number for all pixels of an object: put such images "
     "into target, or choose a method that learns grey images"
+)
+
+COMPONENTS_HINT: Final = (
+    "If each piece is an object of its own, have the pieces numbered: `parfocal dataset create … --label-components`"
 )
 
 
@@ -49,7 +58,7 @@ def label_problem(labels: NDArray[Any]) -> str:
     """
     if labels.dtype.kind == "f" and not all(np.array_equal(part, np.floor(part)) for part in _parts(labels)):
         return f"has fractions, as grey values and probabilities do. {_CURE}"
-    if labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in "iuf":
         return f"has values of type {labels.dtype}: save labels as 16-bit whole numbers, 0 for background"
     amid = lonely = 0
     for plane in _parts(labels):
@@ -104,35 +113,49 @@ class TargetLook:
         Labels in all images.
     pixels
         Pixels of each value, as long as there are no more values than classes could have.
+    extents
+        For each image its file, and how many pixels each label spans along each axis.
+    in_pieces
+        Images in which labels lie in several separate pieces, and how many of both there are in the planes looked at.
     """
 
     grey: list[Violation] = field(default_factory=list)
     objects: int = 0
     pixels: Counter[int] = field(default_factory=Counter)
+    extents: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
+    in_pieces: list[tuple[str, Pieces]] = field(default_factory=list)
     _images: int = 0
     _even: int = 0
     _pieces: int = 0
     _values: int = 0
     _many: bool = False
 
-    def __call__(self, path: Path, image: Image) -> None:
-        """Look at one decoded target."""
+    def __call__(self, path: Path, image: Image) -> bool:
+        """Look at one decoded target, and return whether it is one of labels or classes."""
         self._images += 1
         pixels = image.pixels
         if problem := label_problem(pixels):
             self.grey.append(Violation(file_name(path), problem))
-            return
-        self._even += int(_is_even(pixels))
+            return False
+        if pixels.dtype.kind not in "iu":
+            self.grey.append(Violation(file_name(path), f"has values of type {pixels.dtype} beyond those of labels"))
+            return False
+        even = _is_even(pixels)
+        self._even += int(even)
         values, counts = _values(pixels)
         self.objects += int(np.count_nonzero(values > 0))
         if not self._many:
             self.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
             self._many = len(self.pixels) > MOST_CLASSES
+        found = [count_pieces(part) for part in _parts(pixels)]
+        seen = Pieces(sum(each.pieces for each in found), sum(each.labels for each in found))
         if not self._many:
-            for part in _parts(pixels):
-                pieces, different = _pieces(part)
-                self._pieces += pieces
-                self._values += different
+            self._pieces += seen.pieces
+            self._values += seen.labels
+        if seen.pieces > max(_FEWEST_PIECES, _PIECES * seen.labels):
+            self.in_pieces.append((file_name(path), seen))
+        self.extents.append((file_name(path), object_extents(pixels)))
+        return even
 
     def add(self, other: TargetLook) -> TargetLook:
         """Return what two looks have seen together."""
@@ -140,6 +163,8 @@ class TargetLook:
             [*self.grey, *other.grey],
             self.objects + other.objects,
             self.pixels + other.pixels,
+            [*self.extents, *other.extents],
+            [*self.in_pieces, *other.in_pieces],
             self._images + other._images,
             self._even + other._even,
             self._pieces + other._pieces,
@@ -167,9 +192,12 @@ class TargetLook:
         """
         if self.grey or self._even < self._images or not self.objects:
             return "paired"
+        return "classes" if self._few_values and self._pieces > _PIECES * self._values else "labels"
+
+    @property
+    def _few_values(self) -> bool:
         values = [value for value in self.pixels if value]
-        few = not self._many and len(values) <= _FEW_VALUES and min(values, default=0) >= 0
-        return "classes" if few and self._pieces > _PIECES * self._values else "labels"
+        return not self._many and len(values) <= _FEW_VALUES and min(values, default=0) >= 0
 
     def problems(self, kind: str) -> list[Violation]:
         """Return why the targets cannot be of a kind that somebody says they are."""
@@ -178,7 +206,38 @@ class TargetLook:
         if kind == "classes" and not self.grey and self._many:
             text = f"it has more than {MOST_CLASSES} values: a class image has the number of a class in each pixel."
             return [Violation("target", f"{text} Are these label images (--kind labels)?")]
+        if kind == "labels" and not self.grey and self._few_values and self._pieces > _MANY_PIECES * self._values:
+            name, seen = self.in_pieces[0]
+            text = (
+                f"these are masks, not label images: one number stands for many separate pieces ({name}: "
+                f"{seen.pieces} pieces, {count(seen.labels, 'number')}), and all of them would count as one object. "
+                f"{COMPONENTS_HINT}, or say --kind classes if no single objects are wanted."
+            )
+            return [Violation("target", text)]
         return self.grey
+
+    def piece_warnings(self) -> list[str]:
+        """Return that some label images have labels in several separate pieces, if they have."""
+        if not self.in_pieces:
+            return []
+        shown = [f"{name} ({seen.pieces} pieces, {count(seen.labels, 'number')})" for name, seen in self.in_pieces]
+        return [
+            "Label images in which one number stands for several separate pieces, which count as one object: "
+            f"{len(shown)} ({some(shown)}). {COMPONENTS_HINT}."
+        ]
+
+    def sizes(self) -> ObjectSizes | None:
+        """Return how large the objects are; None without objects."""
+        known = [(name, extents) for name, extents in self.extents if len(extents)]
+        if not known:
+            return None
+        every = np.concatenate([extents for _, extents in known])
+        return ObjectSizes(
+            objects=len(every),
+            median=tuple(np.median(every, axis=0).tolist()),
+            largest=tuple(every.max(axis=0).tolist()),
+            largest_in=max(known, key=lambda item: int(item[1].max()))[0],
+        )
 
 
 def _values(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -188,21 +247,3 @@ def _values(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         values = np.flatnonzero(counts)
         return values, counts[values]
     return np.unique(pixels, return_counts=True)
-
-
-def _pieces(plane: NDArray[Any]) -> tuple[int, int]:
-    """Return in how many pieces the values above 0 of a plane lie, and how many such values there are.
-
-    A piece is counted where it begins: at a run of pixels along X that touches no pixel of its value in the row above.
-    Branches that point upwards count as well.
-    """
-    begins = plane > 0
-    begins[:, 1:] &= plane[:, 1:] != plane[:, :-1]
-    above = np.zeros(plane.shape, np.bool_)
-    above[1:] = plane[1:] == plane[:-1]
-    above[1:, 1:] |= plane[1:, 1:] == plane[:-1, :-1]
-    above[1:, :-1] |= plane[1:, :-1] == plane[:-1, 1:]
-    inside = plane > 0
-    runs = np.cumsum(begins)[inside.ravel()]
-    touching = np.bincount(runs, weights=above[inside], minlength=1)[1:]
-    return int(np.count_nonzero(touching == 0)), len(np.unique(plane[begins]))

@@ -10,12 +10,13 @@ from typing import Final
 from parfocal.runtime.datasets.annotations.yolo import CLASS_FILES
 from parfocal.runtime.datasets.boxes import annotation_files
 from parfocal.runtime.datasets.coordinates import table_files
+from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.datasets.kinds import KINDS
+from parfocal.runtime.datasets.pairs import PASSED_OVER
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
 
 _FILES: Final = {"boxes": "annotation files", "tables": "tables of coordinates", "images": "images"}
 _KIND_OF_FILES: Final = {"boxes": "boxes", "tables": "coordinates"}
-_PASSED_OVER: Final = ("Thumbs.db", "desktop.ini")
 
 
 def family_of(places: Mapping[str, Path], kind: str) -> tuple[str, str]:
@@ -69,7 +70,7 @@ def _found_in(target: Path) -> str:
     """Return what a folder of targets holds: images rule, because programs write all kinds of files beside them."""
     if not target.is_dir():
         return ""
-    known = {*_PASSED_OVER, *(path.name for path in (*annotation_files(target), *table_files(target)))}
+    known = {*PASSED_OVER, *(path.name for path in (*annotation_files(target), *table_files(target)))}
     names = [path.name for path in target.iterdir() if path.name[0] != "." and path.name.lower() not in CLASS_FILES]
     # All else is taken for images: of proprietary formats too, some of which are folders.
     if any(name not in known for name in names):
@@ -83,12 +84,18 @@ def split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders of the splits by name: "train" and perhaps "test"; raise an error if there are none."""
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder}. Check the name.")
+    above = folder.resolve().parent
+    if folder.resolve().name in {"train", "test"} and (above / "train").is_dir() and (above / "test").is_dir():
+        raise InvalidInputError(
+            f"{folder} is one part of a dataset: the folder above it has train and test, and quality control needs "
+            f"both. Give {above}. To make a dataset of this part alone, move it or give it another name."
+        )
     if (folder / "train").is_dir():
         return {split: folder / split for split in ("train", "test") if (folder / split).is_dir()}
     if (folder / "source").is_dir() or (folder / "target").is_dir():
         return {"train": folder}
     inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name[0] != ".")
-    found = ", ".join(inside[:5]) + (" …" if len(inside) > 5 else "") if inside else "nothing"
+    found = some(inside) if inside else "nothing"
     raise InvalidInputError(
         f"{folder} is not laid out as a dataset (found: {found}). Put the noisy images into train/source, the clean "
         "ones under the same names into train/target, and pairs for quality control into test/source and test/target."

@@ -9,10 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from parfocal.runtime.datasets.findings import Warnings, by, count, examine, file_name
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.runtime.datasets.findings import AS_STORED, Reading, Warnings, by, count, examine, file_name
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import (
     DEFAULT_LIMITS,
@@ -25,10 +29,16 @@ from parfocal.runtime.images.files import (
     unreadable_name,
 )
 
+PASSED_OVER: Final = ("Thumbs.db", "desktop.ini")
+"""Files of folders that Windows writes, which nobody misses."""
+
 
 @dataclass(frozen=True)
 class ImagePair:
-    """One source image and its target; `shape` is the target's, `dtypes` and `pixel_size` as found in the files."""
+    """One source image and its target.
+
+    `shape` is the target's, `dtypes` and `pixel_size` as found in the files, `pattern` what the source shows.
+    """
 
     stem: str
     source: Path
@@ -36,6 +46,7 @@ class ImagePair:
     shape: tuple[int, ...]
     dtypes: tuple[str, str]
     pixel_size: PixelSize | None
+    pattern: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class PairReport:
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """One image fit for use."""
+    """One image fit for use; `pattern` is what it shows, None where that is not known."""
 
     stem: str
     path: Path
@@ -56,6 +67,8 @@ class CheckedImage:
     axes: str
     dtype: str
     pixel_size: PixelSize | None
+    reading: Reading = AS_STORED
+    pattern: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class ImageReport:
 def find_images(folder: Path) -> dict[str, Path]:
     """List the images of a folder by stem, in natural order (``image2`` before ``image10``).
 
-    Hidden files, sub-folders and other kinds of files are passed over.
+    Hidden files, sub-folders and other kinds of files are passed over; `check_images` and `check_pairs` name them.
 
     Raises
     ------
@@ -77,7 +90,7 @@ def find_images(folder: Path) -> dict[str, Path]:
         The folder does not exist, or two files have the same stem: ``a.tif`` and ``a.png``, or names that differ only
         in how accented letters are stored.
     """
-    images, problems = _list_images(folder)
+    images, problems, _ = _list_images(folder)
     if problems:
         raise _refusal(f"{folder.name} cannot be used", problems)
     return images
@@ -93,7 +106,9 @@ def check_pairs(
     min_images: int = 1,
     constant_targets: bool = False,
     empty_targets: bool = False,
-    look: Callable[[Path, Image], None] | None = None,
+    look: Callable[[Path, Image], bool] | None = None,
+    readings: tuple[Reading, Reading] = (AS_STORED, AS_STORED),
+    told: str = "both",
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> PairReport:
     """Check the images of a training set, paired by stem.
@@ -117,7 +132,11 @@ def check_pairs(
         Accept only those among them that are 0 everywhere and of an integer type, with a warning: nobody has said yet
         whether the targets are label images.
     look
-        Called with each target once it is decoded.
+        Called with each target once it is decoded; returns whether it is one of labels.
+    readings
+        How sources and targets are read.
+    told
+        Of which files the warnings tell: "both", or "source" or "target" where the others were looked at before.
     limits
         Larger images are refused.
 
@@ -128,8 +147,8 @@ def check_pairs(
     """
     source_axes = source_axes or axes
     common = [source_axes.index(axis) for axis in axes]
-    sources, problems = _list_images(source_folder)
-    targets, more = _list_images(target_folder)
+    sources, problems, passed = _list_images(source_folder)
+    targets, more, passed_too = _list_images(target_folder)
     problems += more
     if not problems:
         problems += _partners(source_folder, sources, target_folder, targets)
@@ -139,15 +158,19 @@ def check_pairs(
             Violation(source_folder.name, f"{count(len(stems), 'pair')} found, {min_images} needed: add images.")
         )
     warnings = Warnings()
+    warnings.pass_over([*(passed if told != "target" else ()), *(passed_too if told != "source" else ())])
     pairs = []
     for stem in stems:
         source_name, target_name = file_name(sources[stem]), file_name(targets[stem])
-        source, wrong = examine(sources[stem], source_axes, min_size, limits, allow_constant=False)
+        source, wrong = examine(
+            *(sources[stem], source_axes, min_size, limits), allow_constant=False, reading=readings[0]
+        )
         target, wrong_too = examine(
             *(targets[stem], axes, min_size, limits),
             allow_constant=constant_targets,
             allow_zero=empty_targets,
             look=look,
+            reading=readings[1],
         )
         problems += wrong + wrong_too
         if source is None or target is None:
@@ -161,11 +184,17 @@ def check_pairs(
             warnings.add("empty", target_name)
         if source.digest == target.digest:
             warnings.add("identical", f"{source_name} and {target_name}")
-        warnings.note(source_name, source, "source images")
-        warnings.note(target_name, target, "target images", duplicates=False)
+        if told != "target":
+            warnings.note(source_name, source, "source images")
+        if told != "source":
+            warnings.note(target_name, target, "target images", duplicates=False)
         dtypes = (source.dtype, target.dtype)
         pairs.append(
-            ImagePair(stem, sources[stem], targets[stem], target.shape, dtypes, source.pixel_size or target.pixel_size)
+            ImagePair(
+                *(stem, sources[stem], targets[stem], target.shape, dtypes),
+                source.pixel_size or target.pixel_size,
+                source.pattern,
+            )
         )
     if problems:
         raise _refusal("The images cannot be used", problems)
@@ -180,6 +209,7 @@ def check_images(
     min_images: int = 1,
     allow_stacks: bool = False,
     headers_only: bool = False,
+    reading: Reading = AS_STORED,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> ImageReport:
     """Check a folder of images without partners.
@@ -197,26 +227,31 @@ def check_images(
     headers_only
         Do not decode: pixels are then checked when they are used. Images without contrast are a warning here,
         since a blank well is no reason to refuse a batch.
+    reading
+        How the images are read.
 
     Raises
     ------
     InvalidInputError
         Something is wrong: the message lists the first ten problems, `violations` holds all.
     """
-    paths, problems = _list_images(folder)
+    paths, problems, passed = _list_images(folder)
     if paths and len(paths) < min_images:
         problems.append(Violation(folder.name, f"{count(len(paths), 'image')} found, {min_images} needed: add images."))
     warnings = Warnings()
+    warnings.pass_over(passed)
     images = []
     for stem, path in paths.items():
-        found, wrong = examine(path, axes, min_size, limits, True, allow_stacks, headers_only)
+        found, wrong = examine(path, axes, min_size, limits, True, allow_stacks, headers_only, reading=reading)
         problems += wrong
         if found is None:
             continue
         warnings.note(file_name(path), found, "images")
         if found.constant:
             warnings.add("constant", file_name(path))
-        images.append(CheckedImage(stem, path, found.shape, found.axes, found.dtype, found.pixel_size))
+        images.append(
+            CheckedImage(*(stem, path, found.shape, found.axes, found.dtype, found.pixel_size), reading, found.pattern)
+        )
     if problems:
         raise _refusal("The images cannot be used", problems)
     return ImageReport(tuple(images), warnings.texts())
@@ -245,14 +280,17 @@ def _partners(
     return problems
 
 
-def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation]]:
+def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation], list[str]]:
+    """Return the images by stem, what is wrong with their names, and the names of all else that is not hidden."""
     if not folder.is_dir():
-        return {}, [Violation(folder.name, f"there is no folder {folder}: check the name.")]
-    files = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."), key=_natural)
+        return {}, [Violation(folder.name, f"there is no folder {folder}: check the name.")], []
+    everything = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=_natural)
     images: dict[str, Path] = {}
-    problems = []
-    for path in files:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+    problems, passed = [], []
+    for path in everything:
+        if not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
+            if path.name not in PASSED_OVER:
+                passed.append(file_name(path) + ("/" if path.is_dir() else ""))
             continue
         if (unreadable := unreadable_name(path)) is not None:
             problems.append(Violation(f"{folder.name}/{unreadable.field}", unreadable.description))
@@ -261,11 +299,11 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation]]:
         if other != path:
             problems.append(Violation(file_name(path), name_clash(path, other)))
     if not images and not problems:
-        text = "it holds no TIFF, PNG or JPEG images"
-        if files:
-            text += f", only files such as {files[0].name}: convert them with `parfocal dataset create`"
+        text = "it holds no TIFF, PNG, JPEG or BMP images"
+        if files := [path for path in everything if path.is_file()]:
+            text += f", only files such as {files[0].name}: export them as TIFF"
         problems.append(Violation(folder.name, f"{text}."))
-    return images, problems
+    return images, problems, passed
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from parfocal.runtime.datasets.findings import count
+from parfocal.runtime.datasets.findings import AS_STORED, Reading, count
 from parfocal.runtime.datasets.pairs import CheckedImage, check_images, find_images
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import DEFAULT_LIMITS, ImageLimits, inspect_image
@@ -29,6 +29,7 @@ def check_unpaired(
     target_axes: str = "",
     min_size: Mapping[str, int] | None = None,
     min_images: int = 2,
+    reading: Reading = AS_STORED,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> UnpairedReport:
     """Check two folders of images that are no pairs.
@@ -46,6 +47,8 @@ def check_unpaired(
         As for `check_pairs`.
     min_images
         The least number of images in each folder: some are held out for validation.
+    reading
+        How the images of both folders are read.
 
     Raises
     ------
@@ -56,7 +59,7 @@ def check_unpaired(
     reports = []
     for folder, wanted in ((source_folder, axes), (target_folder, target_axes or _own_axes(target_folder, axes))):
         try:
-            report = check_images(folder, axes=wanted, min_size=min_size, limits=limits)
+            report = check_images(folder, axes=wanted, min_size=min_size, reading=reading, limits=limits)
             if len(report.images) < min_images:
                 text = f"{count(len(report.images), 'image')} found, {min_images} needed without pairs: add images."
                 problems.append(Violation(folder.name, text))

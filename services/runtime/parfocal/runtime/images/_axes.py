@@ -31,6 +31,40 @@ def name_axes(shape: tuple[int, ...], axes: str, rgb: bool) -> str:
     return letters
 
 
+def override_axes(shape: tuple[int, ...], axes: str, rgb: bool, given: str) -> tuple[str, str]:
+    """Translate a file's axes to letters of `ORDER` as somebody says they are.
+
+    Parameters
+    ----------
+    shape, axes, rgb
+        Of the file, see `name_axes`.
+    given
+        The axes that the image has, e.g. "ZYX". They replace what the file says of planes (T, C, Z), in the order in
+        which it has them; rows, columns and colours are never replaced. Where that does not fit, the file's hold.
+
+    Returns
+    -------
+    tuple
+        The letters as `name_axes` returns them, and what the file declares, where that was replaced; else "".
+    """
+    try:
+        letters = name_axes(shape, axes, rgb)
+    except ValueError:
+        letters = "".join(
+            each if each in "YX" or (each == "S" and rgb) else "_" if length == 1 else "?"
+            for each, length in zip(axes, shape, strict=True)
+        )
+        if letters.count("Y") != 1 or letters.count("X") != 1 or len(letters.replace("_", "")) != len(given):
+            raise
+    named = letters.replace("_", "")
+    free = [letter for letter in given if letter not in named]
+    replaced = [letter for letter in letters if letter not in f"{given}_"]
+    if not free or len(named) != len(given) or not set(free) <= set("TCZ") or not set(replaced) <= set("TCZ?"):
+        return (letters, "") if "?" not in letters else (name_axes(shape, axes, rgb), "")
+    following = iter(free)
+    return "".join(next(following) if letter in replaced else letter for letter in letters), named.replace("?", "Z")
+
+
 def arrange(pixels: NDArray[Any], letters: str, axes: str) -> NDArray[Any]:
     """Drop the axes named ``_`` in `letters` and bring the others into the order of `axes`."""
     dropped = tuple(index for index, letter in enumerate(letters) if letter == "_")

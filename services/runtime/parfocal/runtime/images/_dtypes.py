@@ -46,6 +46,25 @@ def convert_dtype(pixels: NDArray[Any], like: DTypeLike) -> tuple[NDArray[Any], 
     return out, clipped / max(1, source.size)
 
 
+def whole_numbers(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return labels that are stored as decimal numbers as whole ones, none changed; others as they are.
+
+    Parameters
+    ----------
+    pixels
+        Any real array. Floating ones become uint16, uint32 where there are labels above 65,535, or int32 where
+        there are negative ones, if all are whole numbers that 32 bits can hold.
+    """
+    if pixels.dtype.kind != "f" or pixels.size == 0:
+        return pixels
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    fitting = (np.uint16, np.uint32) if lowest >= 0 else (np.int32,)
+    kind = next((each for each in fitting if np.iinfo(each).min <= lowest and highest <= np.iinfo(each).max), None)
+    if kind is None or not np.array_equal(pixels, np.floor(pixels)):
+        return pixels
+    return pixels.astype(kind)
+
+
 def storable(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return the pixels in a type that OME-TIFF knows, no value changed; ValueError if there is none."""
     if pixels.dtype.kind == "b":

@@ -2,23 +2,28 @@
 
 tifffile forgives a lot: strips that are missing are filled with zeros, a broken chain of directories is
 cut short with a log line, and OME metadata may name other files. A training set cannot live with either, so
-everything is checked here and a file that does not hold what it announces is refused with a `ValueError`,
-whose text `parfocal.runtime.images.files` completes with the file's name and a cure.
+everything is checked here. A file that lacks pixels is refused with an `UnusableError`, which
+`parfocal.runtime.images.files` completes with the file's name. Pixels that are there are never passed over: metadata
+that announce fewer planes are refused too, and metadata that announce others than there are, as those of a crop do,
+are left out with a note.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries
+
+from parfocal.runtime.images.notes import Note
+from parfocal.runtime.images.units import UNCALIBRATED, length_in_micrometres, micrometres
 
 # Their planes or positions are laid out in the makers' own ways; bioio reads them on the way in.
 _VENDOR_KINDS = {
@@ -36,25 +41,13 @@ _VENDOR_KINDS = {
     "philips",
 }
 
-_MICROMETRES = {
-    "m": 1e6,
-    "cm": 1e4,
-    "mm": 1e3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "nm": 1e-3,
-    "pm": 1e-6,
-    "Å": 1e-4,
-    "inch": 25400.0,
-    "in": 25400.0,
-}
 # Beyond this a resolution tag is a printer's setting (72 dpi is 353 µm, 1200 dpi is 21 µm).
 _LARGEST_PIXEL = 20.0
+_FEW_BITS: Final = (1, 2, 4)
+_LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
+_NAMED: Final = 3
+_SMALL: Final = 4096  # bytes of metadata behind the pixels
+_SUBFILE: Final = 254
 _MOST_DIRECTORIES = 2**22
 _TYPE_SIZES = {
     1: 1,
@@ -76,73 +69,195 @@ _TYPE_SIZES = {
 }
 
 
+class UnusableError(ValueError):
+    """A file cannot be used: what is wrong with it, and what to do about that where it is nothing usual."""
+
+    def __init__(self, what: str, cure: str = "") -> None:
+        super().__init__(what)
+        self.cure = cure
+
+
 class FileFacts(NamedTuple):
-    """Shape, axes (tifffile's letters), dtype and pixel size (x, y, z in micrometre) of the one image."""
+    """Shape, axes (tifffile's letters), dtype and pixel size (x, y, z in micrometre) of the one image.
+
+    `alpha` says that the axis S of the file has an alpha channel behind the one grey channel of `shape`; `inverted` is
+    the highest value of an image of few bits that is stored as white is zero, else 0.
+    """
 
     shape: tuple[int, ...]
     axes: str
     dtype: np.dtype[Any]
     rgb: bool
     pixel_size: tuple[float, float, float | None] | None
+    notes: tuple[Note, ...] = ()
+    alpha: bool = False
+    inverted: int = 0
 
 
-def open_tiff(path: Path) -> TiffFile:
-    """Open `path` without ever following references to other files."""
-    return TiffFile(path, _multifile=False, is_mmstack=False, is_scanimage=False)
+class _UnfittingError(Exception):
+    """The metadata cannot be followed; `pixel_size` is what they say of it.
+
+    `refusal` is the reason to refuse the file unless somebody says what its planes are; without it the planes that are
+    there are all that there is, and are read without the metadata.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        refusal: UnusableError | None = None,
+        pixel_size: tuple[float, float, float | None] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail, self.refusal, self.pixel_size = detail, refusal, pixel_size
 
 
-def describe_tiff(tif: TiffFile, max_pixels: int) -> FileFacts:
-    """Read the headers of an open file.
+@contextmanager
+def opened_tiff(path: Path, max_pixels: int, axes: str = "") -> Iterator[tuple[TiffFile, FileFacts]]:
+    """Open a file without ever following references to other files, and give what its headers say.
+
+    Parameters
+    ----------
+    path
+        The file.
+    max_pixels
+        Larger images are not looked at page by page.
+    axes
+        What somebody says that the planes are, e.g. "ZYX": then metadata that cannot be followed are left out.
 
     Raises
     ------
-    ValueError
-        The file is truncated, holds several images, is of a maker's own kind, or is larger than `max_pixels`.
+    UnusableError
+        The file is truncated, holds several images, is of a maker's own kind, or its metadata leave out planes.
     """
+    flags: dict[str, Any] = {"_multifile": False, "is_mmstack": False, "is_scanimage": False}
+    with TiffFile(path, **flags) as tif:
+        try:
+            facts, unfitting = _describe(tif, max_pixels, keep_alpha="C" in axes), None
+        except _UnfittingError as error:
+            if error.refusal is not None and not axes:
+                raise error.refusal from error
+            unfitting = error
+        if unfitting is None:
+            yield tif, facts
+            return
+    with TiffFile(path, **flags, is_ome=False, is_imagej=False, is_shaped=False) as tif:
+        facts = _describe(tif, max_pixels, keep_alpha="C" in axes)
+        notes = (*facts.notes, Note("metadata-ignored", unfitting.detail))
+        yield tif, facts._replace(notes=notes, pixel_size=unfitting.pixel_size or facts.pixel_size)
+
+
+def _describe(tif: TiffFile, max_pixels: int, keep_alpha: bool) -> FileFacts:
     vendor = sorted(kind for kind in _VENDOR_KINDS if getattr(tif, f"is_{kind}", False))
     if vendor:
-        raise ValueError(f"it is a {vendor[0].upper()} file, a maker's own kind of TIFF")
+        raise UnusableError(f"it is a {vendor[0].upper()} file, a maker's own kind of TIFF")
     size = tif.filehandle.size
     with Path(tif.filehandle.path).open("rb") as handle:
-        directories = _count_directories(handle, size)
-    ome = None
-    if tif.is_ome:
-        ome = _parse_ome(tif, directories)
+        directories, full = _count_directories(handle, size)
+    notes: list[Note] = []
+    root = _parse_ome(tif, directories) if tif.is_ome else None
+    pixel_size = _tagged_pixel_size(tif, notes) if root is None else _ome_pixel_size(root, notes)
     series = _the_series(tif)
     if tif.is_ome and series.kind != "ome":
-        raise ValueError("its OME metadata names other files or cannot be understood")
+        text = "its OME metadata names other files or cannot be understood"
+        raise _UnfittingError("OME metadata that cannot be understood", UnusableError(text), pixel_size)
     shape = tuple(int(length) for length in series.get_shape(False))
     if math.prod(shape) <= max_pixels:  # else the caller's limit speaks first, without touching every page
-        _check_extent(series, size)
-    return FileFacts(
-        shape=shape,
-        axes=series.get_axes(False),
-        dtype=series.dtype,
-        rgb=series.keyframe.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR),
-        pixel_size=_ome_pixel_size(ome) if ome is not None else _tagged_pixel_size(tif),
-    )
+        _check_planes(series, full, tif, pixel_size)
+        _check_extent(series, size, pixel_size)
+    page, letters = series.keyframe, series.get_axes(False)
+    rgb = page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
+    alpha = not keep_alpha and not rgb and _has_alpha(page) and letters.count("S") == 1
+    if alpha:
+        place = letters.index("S")
+        shape = (*shape[:place], 1, *shape[place + 1 :])
+        notes.append(Note("alpha-dropped"))
+    inverted = 0
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
+        # tifffile marks arrays of Booleans so, and their shape beside it: True is 1, whatever a viewer shows.
+        array = page.bitspersample == 1 and tif.is_shaped
+        inverted = 2**page.bitspersample - 1 if page.bitspersample in _FEW_BITS and not array else 0
+        notes.append(Note("white-is-zero" if inverted else "inverted-table"))
+    elif page.photometric == PHOTOMETRIC.PALETTE:
+        notes.append(Note("table-left-out"))
+    if page.compression in _LOSSY:
+        notes.append(Note("lossy"))
+    return FileFacts(shape, letters, series.dtype, rgb, pixel_size, tuple(notes), alpha, inverted)
 
 
 def decode_tiff(tif: TiffFile, facts: FileFacts) -> NDArray[Any]:
-    """Decode the image that `describe_tiff` described, in its full shape."""
-    pixels: NDArray[Any] = np.asarray(_the_series(tif).asarray(squeeze=False))
+    """Decode the image that `opened_tiff` described, in its full shape."""
+    series = _the_series(tif)
+    pixels: NDArray[Any] = np.asarray(series.asarray(squeeze=False))
+    if facts.alpha:
+        place = facts.axes.index("S")
+        pixels = pixels.reshape(series.get_shape(False))
+        grey, alpha = (np.take(pixels, [channel], axis=place) for channel in (0, 1))
+        if np.any(alpha != (np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1)):
+            raise transparent()
+        pixels = grey
     if pixels.size != math.prod(facts.shape):
-        raise ValueError(f"it announces {facts.shape} and holds {pixels.shape}")
+        raise UnusableError(f"it announces {facts.shape} and holds {pixels.shape}")
+    if facts.inverted:
+        pixels = facts.inverted - pixels.astype(np.uint8)
     return pixels.reshape(facts.shape)
+
+
+def transparent() -> UnusableError:
+    """Return the error of an image some of whose pixels are transparent."""
+    return UnusableError(
+        "it has a transparency (alpha) channel that is not fully opaque",
+        "Save it without transparency; if it is a channel of its own, save the channel you need.",
+    )
+
+
+def _has_alpha(page: TiffPage) -> bool:
+    """Return whether a grey page has one more sample, which is declared as an alpha channel."""
+    declared = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+    return page.samplesperpixel == 2 and len(page.extrasamples) == 1 and page.extrasamples[0] in declared
 
 
 def _the_series(tif: TiffFile) -> TiffPageSeries:
     series = [each for each in tif.series if not each.keyframe.is_reduced]
     if not series:
-        raise ValueError("it holds no image")
+        raise UnusableError("it holds no image")
     if len(series) > 1:
         shapes = ", ".join("x".join(str(length) for length in each.shape) for each in series[:4])
-        raise ValueError(f"it holds {len(series)} separate images ({shapes})")
+        text = f"it holds {len(series)} separate images ({shapes})"
+        raise UnusableError(text, "Save the one you need as a file of its own.")
     return series[0]
 
 
-def _count_directories(handle: BinaryIO, size: int) -> int:
-    """Follow the chain of image directories to its end; what leads nowhere means a truncated file."""
+def _check_planes(
+    series: TiffPageSeries, planes: int, tif: TiffFile, pixel_size: tuple[float, float, float | None] | None
+) -> None:
+    """Refuse a series that leaves out planes of the file, whatever its metadata say."""
+    page = series.keyframe
+    announced = math.prod(series.get_shape(False)) // max(1, page.size)
+    # All in one block behind one directory; where it ends too early the reader gives up on the metadata.
+    said = (tif.imagej_metadata or {}) if tif.is_imagej and series.kind != "imagej" else {}
+    block = math.prod(int(said.get(key, 1)) for key in ("channels", "slices", "frames"))
+    rest = tif.filehandle.size - page.dataoffsets[0] - page.nbytes if page.dataoffsets else 0
+    if planes == 1 < block and page.compression == COMPRESSION.NONE and rest > _SMALL + page.nbytes // 2:
+        raise UnusableError(f"it is truncated: it announces {block} planes, and {rest + page.nbytes} bytes are there")
+    if planes <= announced:
+        return
+    whose = "OME" if tif.is_ome else "ImageJ" if tif.is_imagej else "TIFF"
+    raise _UnfittingError(
+        f"{planes} planes there, {announced} announced",
+        UnusableError(
+            f"it holds {planes} planes, and its {whose} metadata announces {announced}",
+            f"Export it again; or say what the planes are (for example --axes ZYX), and all {planes} are read without "
+            "these metadata.",
+        ),
+        pixel_size,
+    )
+
+
+def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int]:
+    """Follow the chain of image directories to its end; what leads nowhere means a truncated file.
+
+    Returns the number of directories, and of those of them that are no smaller copies of others.
+    """
     header = handle.read(16)
     order = "<" if header[:2] in (b"II", b"EP") else ">"
     big = struct.unpack(order + "H", header[2:4])[0] == 43
@@ -151,6 +266,7 @@ def _count_directories(handle: BinaryIO, size: int) -> int:
     link = struct.Struct(order + word)
     (offset,) = link.unpack_from(header, 8 if big else 4)
     seen: set[int] = set()
+    reduced = 0
     while offset:
         if offset in seen or len(seen) >= _MOST_DIRECTORIES:
             raise ValueError("it is damaged: its directories lead in a circle")
@@ -159,12 +275,15 @@ def _count_directories(handle: BinaryIO, size: int) -> int:
         (entries,) = struct.unpack(order + ("Q" if big else "H"), _exactly(handle, count_size))
         if offset + count_size + entries * entry.size + link.size > size:
             raise ValueError("it is truncated: the file ends inside a directory")
-        for _, kind, count, place in entry.iter_unpack(_exactly(handle, entries * entry.size)):
+        for tag, kind, count, place in entry.iter_unpack(_exactly(handle, entries * entry.size)):
             length = _TYPE_SIZES.get(kind, 0) * count
             if length > link.size and place + length > size:
                 raise ValueError("it is truncated: a tag lies beyond the end of the file")
+            # The value stands in the first bytes of its field, whatever the order of these.
+            shift = 0 if order == "<" else 8 * (link.size - _TYPE_SIZES.get(kind, link.size))
+            reduced += tag == _SUBFILE and bool(place >> shift & 1)
         (offset,) = link.unpack(_exactly(handle, link.size))
-    return len(seen)
+    return len(seen), len(seen) - reduced
 
 
 def _exactly(handle: BinaryIO, size: int) -> bytes:
@@ -174,7 +293,7 @@ def _exactly(handle: BinaryIO, size: int) -> bytes:
     return content
 
 
-def _check_extent(series: TiffPageSeries, size: int) -> None:
+def _check_extent(series: TiffPageSeries, size: int, pixel_size: tuple[float, float, float | None] | None) -> None:
     """Refuse a series whose strips or tiles are missing or lie beyond the end of the file."""
     page = series.keyframe
     if page.is_tiled and page.tilewidth * page.tilelength * page.tiledepth > max(4 * page.size, 2**24):
@@ -186,7 +305,8 @@ def _check_extent(series: TiffPageSeries, size: int) -> None:
         return
     pages = list(series.pages)
     if page.size * len(pages) != math.prod(series.get_shape(False)) or None in pages:
-        raise ValueError(f"it announces {series.get_shape(False)} and holds only {len(pages)} planes of that")
+        detail = f"{series.get_shape(False)} announced, {len(pages)} planes there"
+        raise _UnfittingError(detail, None, pixel_size)
     segments = math.prod(page.chunked)
     for each in pages:
         assert each is not None
@@ -204,51 +324,112 @@ def _parse_ome(tif: TiffFile, directories: int) -> ElementTree.Element:
     """Parse OME-XML and refuse what would make tifffile reserve memory for planes that are not there."""
     text, page = tif.ome_metadata or "", tif.pages.first
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise ValueError("its OME metadata contains entity definitions")
+        raise UnusableError("its OME metadata contains entity definitions")
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise ValueError(f"its OME metadata cannot be read ({error})") from error
+        refusal = UnusableError(f"its OME metadata cannot be read ({error})")
+        raise _UnfittingError("OME metadata that cannot be read", refusal) from error
+    pixel_size = _ome_pixel_size(root, [])
+    if (apart := _one_of_a_set(root, Path(tif.filehandle.path).name, directories)) is not None:
+        raise _UnfittingError("one file of a set", apart, pixel_size)
     if any("ModuloAlong" in element.tag for element in root.iter()):
-        raise ValueError("its OME metadata folds further dimensions into the planes (Modulo)")
-    for element in root.iter():
-        name = element.tag.rpartition("}")[2]
-        if name == "Pixels":
-            sizes = {axis: int(element.attrib.get(f"Size{axis}", 1)) for axis in "XYZCT"}
-            if (sizes["X"], sizes["Y"]) != (page.imagewidth, page.imagelength):
-                raise ValueError("its OME metadata speaks of other images than the file holds")
-            if sizes["Z"] * sizes["C"] * sizes["T"] > directories * page.samplesperpixel:
-                raise ValueError("it is truncated: its OME metadata announces more planes than the file holds")
-        elif name == "TiffData":
-            named = [int(element.attrib.get(key, 0)) for key in ("PlaneCount", "NumPlanes", "IFD")]
-            if max(named) > directories:
-                raise ValueError("it is truncated: its OME metadata announces more planes than the file holds")
+        refusal = UnusableError("its OME metadata folds further dimensions into the planes (Modulo)")
+        raise _UnfittingError("further dimensions folded into the planes", refusal, pixel_size)
+    planes = directories * page.samplesperpixel
+    images = list(_elements(root, "Pixels"))
+    for element in images:
+        try:
+            x, y, z, c, t = (int(element.attrib.get(f"Size{axis}", 1)) for axis in "XYZCT")
+            data = list(_elements(element, "TiffData"))
+            named = max(
+                (int(each.attrib.get(key, 0)) for each in data for key in ("PlaneCount", "NumPlanes", "IFD")), default=0
+            )
+        except ValueError as error:
+            raise UnusableError(f"its OME metadata cannot be read ({error})") from error
+        if (x, y) != (page.imagewidth, page.imagelength):
+            detail = f"images of {x} x {y} pixels announced, {page.imagewidth} x {page.imagelength} there"
+        elif z * c * t > planes or named > directories:
+            detail = f"{max(z * c * t, named)} planes announced, {planes} there"
+        else:
+            continue
+        if len(images) > 1:
+            text = f"its OME metadata announces {len(images)} images, and other ones than the file holds ({detail})"
+            raise _UnfittingError(
+                detail, UnusableError(text, "Save the one you need as a file of its own."), pixel_size
+            )
+        raise _UnfittingError(detail, None, pixel_size)
     return root
 
 
-def _ome_pixel_size(root: ElementTree.Element) -> tuple[float, float, float | None] | None:
-    for element in root.iter():
-        if element.tag.rpartition("}")[2] == "Pixels":
-            lengths = [
-                _length(element.get(f"PhysicalSize{axis}"), element.get(f"PhysicalSize{axis}Unit", "µm"))
-                for axis in "XYZ"
-            ]
-            return _as_size(lengths)
+def _one_of_a_set(root: ElementTree.Element, name: str, directories: int) -> UnusableError | None:
+    """Return the refusal of a file whose metadata spread the planes of one image over several files."""
+    apart = next(_elements(root, "BinaryOnly"), None)
+    if apart is not None:
+        others = [apart.attrib.get("MetadataFile", "another file")]
+        what = f"it is one file of an OME-TIFF set whose metadata are in {others[0]}"
+    else:
+        # By their identifiers, because files are renamed.
+        files = {(each.text or "").strip(): each.attrib.get("FileName", "") for each in _elements(root, "UUID")}
+        files.setdefault(root.attrib.get("UUID", ""), name)
+        files.pop("", None)
+        if len(files) < 2:
+            return None
+        own = root.attrib.get("UUID", "")
+        others = [file or uuid for uuid, file in files.items() if uuid != own]
+        others = [other for other in others if other != name] if not own else others
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        what = (
+            f"it is one of {len(files)} files of an OME-TIFF set, which hold the planes of one image together; the "
+            f"others are {', '.join(others[:_NAMED])}{more}"
+        )
+    return UnusableError(
+        what,
+        "Put the set together into one file (in Fiji: File > Import > Bio-Formats, then save as OME-TIFF); or say what "
+        f"{'the plane of this file alone is' if directories == 1 else 'the planes of this file alone are'}, for "
+        f"example --axes {'YX' if directories == 1 else 'ZYX'}.",
+    )
+
+
+def _elements(root: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
+    """Yield the elements of a name, whatever version of OME their namespace is."""
+    return (element for element in root.iter() if element.tag.rpartition("}")[2] == name)
+
+
+def _ome_pixel_size(root: ElementTree.Element, notes: list[Note]) -> tuple[float, float, float | None] | None:
+    for element in _elements(root, "Pixels"):
+        units = [element.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XYZ"]
+        values = [element.get(f"PhysicalSize{axis}") for axis in "XYZ"]
+        notes += _unknown_units(unit for unit, value in zip(units, values, strict=True) if value is not None)
+        return _as_size([length_in_micrometres(value, unit) for value, unit in zip(values, units, strict=True)])
     return None
 
 
-def _tagged_pixel_size(tif: TiffFile) -> tuple[float, float, float | None] | None:
-    """ImageJ's `unit` and `spacing` with the resolution tags, or the resolution tags with their own unit."""
+def _tagged_pixel_size(tif: TiffFile, notes: list[Note]) -> tuple[float, float, float | None] | None:
+    """ImageJ's units and `spacing` with the resolution tags, or the resolution tags with their own unit."""
     tags = tif.pages.first.tags
     density = [_density(tags.valueof(code)) for code in (282, 283)]
     imagej = tif.imagej_metadata or {}
-    unit = str(imagej.get("unit", "")).replace("\\u00B5", "µ").strip()
-    if unit not in _MICROMETRES:
+    named = [str(imagej.get(key, "")).strip() for key in ("unit", "xunit", "yunit", "zunit")]
+    unit = named[1] or named[0]
+    tagged = not unit or unit in {"inch", "in"}
+    if not unit:
         unit = {2: "inch", 3: "cm"}.get(int(tags.valueof(296, 1)), "")
-    lengths = [_length(1.0 / each if each else None, unit) for each in density]
-    if any(length is not None and length > _LARGEST_PIXEL for length in lengths):
+    # An image without a unit along X has no pixel size, whatever stands at the other axes.
+    units = [unit, named[2] or unit, named[3] or unit]
+    values = [*(1.0 / each if each else None for each in density), imagej.get("spacing")]
+    notes += _unknown_units(each for each, value in zip(units, values, strict=True) if value is not None)
+    lengths = [length_in_micrometres(value, each) for value, each in zip(values, units, strict=True)]
+    if tagged and any(length is not None and length > _LARGEST_PIXEL for length in lengths[:2]):
+        notes.append(Note("resolution-ignored", f"{max(each or 0 for each in density):.4g} pixels per {unit}"))
         return None
-    return _as_size([*lengths, _length(imagej.get("spacing"), unit)])
+    return _as_size(lengths)
+
+
+def _unknown_units(units: Iterator[str]) -> list[Note]:
+    """Return a note for each unit that is neither known nor says that there is no pixel size."""
+    unknown = {unit for unit in units if micrometres(unit) is None and unit.casefold() not in UNCALIBRATED}
+    return [Note("unit-unknown", unit[:40]) for unit in sorted(unknown)]
 
 
 def _as_size(lengths: Sequence[float | None]) -> tuple[float, float, float | None] | None:
@@ -262,11 +443,3 @@ def _density(value: object) -> float | None:
     if isinstance(value, tuple) and len(value) == 2 and value[1]:
         return float(value[0]) / float(value[1])
     return None
-
-
-def _length(value: object, unit: str) -> float | None:
-    """`value` in micrometre, or None when it is no positive length in a known unit."""
-    if value is None or unit not in _MICROMETRES or not re.fullmatch(r"[-+0-9.eE]+", str(value)):
-        return None
-    length = float(str(value)) * _MICROMETRES[unit]
-    return length if math.isfinite(length) and length > 0 else None

@@ -122,7 +122,8 @@ def find_drift(
     pixels: NDArray[Any],
     pixel_size: PixelSize | None,
     training: TrainingStatistics | None,
-    training_pixel_size: float | None,
+    training_pixel_size: Sequence[float | None] | None,
+    axes: str = "YX",
 ) -> list[str]:
     """Return how an image differs from all training images, as parts of a sentence; nothing where it resembles them.
 
@@ -133,17 +134,11 @@ def find_drift(
     training
         Of the model's training images; None where it was not recorded, which leaves only the pixel size.
     training_pixel_size
-        Width of a pixel in micrometres; None where unknown.
+        Distance of the pixels along X, Y and Z in micrometres, None where unknown.
+    axes
+        Axes of one image of the method: the distance of planes counts where it sees several of them.
     """
-    drift: list[str] = []
-    if pixel_size is not None and training_pixel_size:
-        ratio = pixel_size.x / training_pixel_size
-        if not 1 / _PIXEL_SIZE_FACTOR <= ratio <= _PIXEL_SIZE_FACTOR:
-            size = f"{ratio:.2g} times smaller" if ratio > 1 else f"{1 / ratio:.2g} times larger"
-            drift.append(
-                f"its pixels are {pixel_size.x:.3g} µm wide, those of the training images {training_pixel_size:.3g} "
-                f"µm, so that everything looks {size} to the model"
-            )
+    drift = _scale_drift(pixel_size, training_pixel_size or (None, None, None), axes)
     values = image_statistics(pixels)
     if training is None or values is None:
         return drift
@@ -165,4 +160,32 @@ def find_drift(
                 f"{low:.2f} to {high:.2f})"
             )
             break
+    return drift
+
+
+def _scale_drift(pixel_size: PixelSize | None, training: Sequence[float | None], axes: str) -> list[str]:
+    """Return along which axes the distance of pixels is another one than in training."""
+    if pixel_size is None:
+        return []
+    drift: list[str] = []
+    told: set[float] = set()
+    for axis, length, learnt, what in zip(
+        "XYZ",
+        (pixel_size.x, pixel_size.y, pixel_size.z),
+        training,
+        ("pixels are {} µm wide, those", "pixels are {} µm high, those", "planes are {} µm apart, those"),
+        strict=True,
+    ):
+        if axis not in axes or not length or not learnt:
+            continue
+        ratio = length / learnt
+        if 1 / _PIXEL_SIZE_FACTOR <= ratio <= _PIXEL_SIZE_FACTOR or (axis == "Y" and round(ratio, 2) in told):
+            continue
+        told.add(round(ratio, 2))
+        size = f"{ratio:.2g} times smaller" if ratio > 1 else f"{1 / ratio:.2g} times larger"
+        along = "" if axis == "X" else f" along {axis}"
+        drift.append(
+            f"its {what.format(f'{length:.3g}')} of the training images {learnt:.3g} µm, so that everything looks "
+            f"{size}{along} to the model"
+        )
     return drift

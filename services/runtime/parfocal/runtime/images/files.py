@@ -1,6 +1,6 @@
 """Images on disk: headers, pixels, axes and pixel size.
 
-Services read TIFF (plain, ImageJ, OME) and PNG or JPEG, and write OME-TIFF or PNG; every other format is
+Services read TIFF (plain, ImageJ, OME), PNG, JPEG and BMP, and write OME-TIFF or PNG; every other format is
 converted once, on the way into the store. Files are hostile until checked: the kind of a file is told from
 its first bytes, its size from its headers, and limits are applied before a pixel is decoded.
 
@@ -16,9 +16,9 @@ import math
 import re
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ from parfocal.runtime.errors import (
     ParfocalError,
     Violation,
 )
-from parfocal.runtime.images._axes import ORDER, arrange, name_axes
-from parfocal.runtime.images._dtypes import convert_dtype, storable
+from parfocal.runtime.images._axes import ORDER, arrange, name_axes, override_axes
+from parfocal.runtime.images._dtypes import convert_dtype, storable, whole_numbers
 from parfocal.runtime.images._files import writing
 from parfocal.runtime.images._raster import decode_raster, describe_raster, encode_png
-from parfocal.runtime.images._tiff import FileFacts, decode_tiff, describe_tiff, open_tiff
+from parfocal.runtime.images._tiff import FileFacts, UnusableError, decode_tiff, opened_tiff, transparent
+from parfocal.runtime.images.notes import Note, reader_reports
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -53,10 +54,12 @@ __all__ = [
     "name_clash",
     "read_image",
     "unreadable_name",
+    "whole_numbers",
     "write_image",
 ]
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".bmp")
+_FOREIGN = "Export it as OME-TIFF; `parfocal dataset create` and `predict` convert microscope makers' own formats."
 _CLASSIC_TIFF_BYTES = 2**32 - 2**25  # what fits a classic TIFF, with room for its headers
 
 
@@ -95,49 +98,63 @@ class ImageHeader:
     dtype: np.dtype[Any]
     axes: str
     pixel_size: PixelSize | None
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
 class Image:
-    """Pixels with the meaning of their axes; ``len(axes) == pixels.ndim``."""
+    """Pixels with the meaning of their axes; ``len(axes) == pixels.ndim``.
+
+    `notes` are what was dropped, converted or guessed when they were read.
+    """
 
     pixels: NDArray[Any]
     axes: str
     pixel_size: PixelSize | None = None
+    notes: tuple[Note, ...] = ()
 
 
-def inspect_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+def inspect_image(
+    path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool = False, axes: str = ""
+) -> ImageHeader:
     """Read the headers of an image file.
 
     Parameters
     ----------
     path
-        A TIFF, PNG or JPEG file.
+        A TIFF, PNG, JPEG or BMP file.
     limits
         Larger images are refused.
+    labels, axes
+        As for `read_image`. Labels that are stored as decimal numbers have the file's type here.
 
     Raises
     ------
     InvalidInputError
-        The file is missing, unreadable, truncated, of another kind or too large.
+        The file is missing, unreadable, truncated, of another kind or too large, or announces fewer planes than it has.
     """
-    with _opened(path, limits) as (header, _):
+    with _opened(path, limits, labels, axes) as (header, _):
         return header
 
 
-def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool = False, axes: str = "") -> Image:
     """Decode an image file.
 
     Colour images have axes ``YXS`` with three samples; a fully opaque alpha channel is left out. Values are
-    those stored in the file: an inverted or coloured look-up table of a grey TIFF does not change them. Booleans
-    become 0 and 1 in uint8.
+    those stored in the file: an inverted or coloured look-up table of a grey TIFF does not change them, except in
+    images of 1, 2 or 4 bits, where white is always the highest value. Booleans become 0 and 1 in uint8.
 
     Parameters
     ----------
     path
-        A TIFF, PNG or JPEG file.
+        A TIFF, PNG, JPEG or BMP file.
     limits
         Larger images are refused before they are decoded.
+    labels
+        Whether the values are numbers of objects or classes. None of them is changed then: where a PNG has a colour
+        table, the index is the label, and whole numbers that are stored as decimal ones become integers.
+    axes
+        What the axes are, e.g. "ZYX", where somebody says so: they replace those of the file if it has as many.
 
     Raises
     ------
@@ -146,15 +163,21 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
     OutOfMemoryError
         The decoded image does not fit into memory.
     """
-    with _opened(path, limits) as (header, decode):
-        full = decode()
+    with _opened(path, limits, labels, axes) as (header, decode):
+        full, reported = decode()
         alpha = full.shape[-1] == 4 and header.axes.endswith("S")
         opaque = np.iinfo(full.dtype).max if full.dtype.kind in "ui" else 1
         if alpha and np.any(full[..., 3] != opaque):
-            raise ValueError("it has a transparency (alpha) channel that is not fully opaque")
+            raise transparent()
         pixels = full[..., :3] if alpha else full
         native = np.ascontiguousarray(pixels, dtype=_native(pixels.dtype))
-    return Image(native, header.axes, header.pixel_size)
+    notes = [*header.notes, *(note for note in reported if note not in header.notes)]
+    if alpha:
+        notes.append(Note("alpha-dropped"))
+    if labels and native.dtype.kind == "f" and (whole := whole_numbers(native)).dtype != native.dtype:
+        native = whole
+        notes.append(Note("labels-from-floats"))
+    return Image(native, header.axes, header.pixel_size, tuple(notes))
 
 
 def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
@@ -266,7 +289,7 @@ def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def image_stem(path: Path) -> str:
-    """Return the file's name without its image suffix; ``.ome.tif`` counts as one suffix.
+    """Return the file's name without its image suffix; ``.ome.tif`` and ``.ome.zarr`` count as one suffix.
 
     Accented letters are in their composed form (NFC) however the file system has them: macOS takes them apart (NFD),
     other systems do not, and the names of a pair must be equal wherever its images come from.
@@ -296,22 +319,34 @@ def name_clash(path: Path, other: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path, limits: ImageLimits) -> Iterator[tuple[ImageHeader, Any]]:
-    """Give the header and a function that decodes to the header's axes; translate every failure."""
+def _opened(
+    path: Path, limits: ImageLimits, labels: bool = False, axes: str = ""
+) -> Iterator[tuple[ImageHeader, Callable[[], tuple[NDArray[Any], Sequence[Note]]]]]:
+    """Give the header and a function that decodes to its axes and returns what the reader says; translate failures."""
     try:
         with path.open("rb") as handle:
             magic = handle.read(8)
         if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            with open_tiff(path) as tif:
-                facts = describe_tiff(tif, limits.max_pixels)
-                header, order = _header(path, facts, limits)
-                yield header, lambda: arrange(decode_tiff(tif, facts), order, header.axes)
-        elif magic == b"\x89PNG\r\n\x1a\n" or magic[:3] == b"\xff\xd8\xff":
-            shape, dtype = describe_raster(path)
-            header, _ = _header(path, FileFacts(shape, "YXS"[: len(shape)], dtype, True, None), limits)
-            yield header, lambda: decode_raster(path)
+            with reader_reports("tifffile") as reports, opened_tiff(path, limits.max_pixels, axes) as (tif, facts):
+                header, order = _header(path, facts, limits, axes)
+                # What the reader says of metadata that were left out is no news.
+                told = not any(note.code == "metadata-ignored" for note in header.notes)
+                if reports and told:
+                    header = replace(header, notes=(*header.notes, _report(reports[0])))
+
+                def decode() -> tuple[NDArray[Any], Sequence[Note]]:
+                    before = len(reports)
+                    pixels = arrange(decode_tiff(tif, facts), order, header.axes)
+                    return pixels, [_report(text) for text in reports[before:][:1]]
+
+                yield header, decode
+        elif magic == b"\x89PNG\r\n\x1a\n" or magic[:3] == b"\xff\xd8\xff" or magic[:2] == b"BM":
+            shape, dtype, notes = describe_raster(path, labels)
+            facts = FileFacts(shape, "YXS"[: len(shape)], dtype, True, None, notes)
+            header, _ = _header(path, facts, limits, axes)
+            yield header, lambda: (decode_raster(path, labels), ())
         else:
-            raise ValueError("it is no TIFF, PNG or JPEG file" if magic else "it is empty")
+            raise UnusableError("it is no TIFF, PNG, JPEG or BMP file" if magic else "it is empty", _FOREIGN)
     except ParfocalError:
         raise
     except MemoryError as error:
@@ -330,12 +365,18 @@ def _opened(path: Path, limits: ImageLimits) -> Iterator[tuple[ImageHeader, Any]
         raise _unreadable(path, error) from error
 
 
+def _report(text: str) -> Note:
+    """Return a note of what the reader of TIFF files logs, without its name of the file."""
+    return Note("reader", re.sub(r"<[^>]*>\s*", "", text)[:200])
+
+
 def _unreadable(path: Path, error: Exception) -> InvalidInputError:
-    text = str(error) if type(error) is ValueError else f"it is damaged ({error})"
+    text = str(error) if isinstance(error, UnusableError) or type(error) is ValueError else f"it is damaged ({error})"
+    if cure := getattr(error, "cure", ""):
+        return _refusal(path, text, cure)
     if "trunc" in text or "damaged" in text or "incomplete" in text:
         return _refusal(path, text, "Copy or export it again.")
-    cure = "Export it as a single-image OME-TIFF; `parfocal dataset create` converts makers' formats."
-    return _refusal(path, text, cure)
+    return _refusal(path, text, "Export it as a single-image OME-TIFF.")
 
 
 def _refusal(path: Path, what: str, cure: str) -> InvalidInputError:
@@ -343,7 +384,7 @@ def _refusal(path: Path, what: str, cure: str) -> InvalidInputError:
     return InvalidInputError(f"{path.name} cannot be used: {text}", [Violation(path.name, text)])
 
 
-def _header(path: Path, facts: FileFacts, limits: ImageLimits) -> tuple[ImageHeader, str]:
+def _header(path: Path, facts: FileFacts, limits: ImageLimits, axes: str = "") -> tuple[ImageHeader, str]:
     """Apply the limits and name the axes; also return the file's axes in our letters, in the file's order."""
     shape, dtype = facts.shape, facts.dtype
     pixels = math.prod(shape)
@@ -357,13 +398,20 @@ def _header(path: Path, facts: FileFacts, limits: ImageLimits) -> tuple[ImageHea
         raise ValueError("it has no pixels")
     if dtype.kind not in "buif":
         raise ValueError(f"its pixels are of type {dtype}, not real numbers")
-    letters = name_axes(shape, facts.axes, facts.rgb)
+    notes = list(facts.notes)
+    letters, declared = (
+        override_axes(shape, facts.axes, facts.rgb, axes) if axes else (name_axes(shape, facts.axes, facts.rgb), "")
+    )
+    if declared:
+        notes.append(Note("axes-overridden", f"{declared} as {axes}"))
+    elif not axes and any(letter in "QI" and length > 1 for letter, length in zip(facts.axes, shape, strict=True)):
+        notes.append(Note("axes-guessed"))
     kept = [(letter, length) for letter, length in zip(letters, shape, strict=True) if letter != "_"]
     kept.sort(key=lambda item: ORDER.index(item[0]))
     lengths = tuple(3 if letter == "S" else length for letter, length in kept)
-    axes = "".join(letter for letter, _ in kept)
+    named = "".join(letter for letter, _ in kept)
     pixel_size = None if facts.pixel_size is None else PixelSize(*facts.pixel_size)
-    return ImageHeader(path, lengths, _native(dtype), axes, pixel_size), letters
+    return ImageHeader(path, lengths, _native(dtype), named, pixel_size, tuple(notes)), letters
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.files import Image
 from parfocal.runtime.images.pixel_values import count_unusable
 
 SIDE: Final = 32
@@ -69,6 +70,16 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
         return None
     result: npt.NDArray[np.float32] = (blocks.ravel() / length).astype(np.float32)
     return result
+
+
+def pattern_of(image: Image) -> npt.NDArray[np.float32] | None:
+    """Return the fingerprint of an image with any axes besides Y and X, over which the mean is taken.
+
+    None where the image is too small or too even to be told from others.
+    """
+    others = tuple(number for number, axis in enumerate(image.axes) if axis not in "YX")
+    plane = image.pixels.mean(axis=others, dtype=np.float32) if others else image.pixels
+    return fingerprint(plane) if min(plane.shape) >= SIDE else None
 
 
 def alike(fingerprints: npt.NDArray[np.float32], least: float) -> Iterator[tuple[int, int, float]]:

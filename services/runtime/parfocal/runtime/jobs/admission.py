@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from parfocal import v1
@@ -62,7 +62,8 @@ def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRe
         environment=service.environment(image=store.settings.image),
     )
     if request.HasField("training"):
-        method, parameters = _check_training(service, store, request.training)
+        method, parameters, warnings = _check_training(service, store, request.training)
+        job.warnings.extend(warnings)
         job.training.CopyFrom(request.training)
     elif request.HasField("prediction"):
         method, parameters = _check_prediction(service, store, request.prediction)
@@ -106,7 +107,7 @@ def read_manifest(store: Store, uri: str, name: str, field: str, model: type[M])
         raise type(error)(error.message, [Violation(field, error.message)]) from error
 
 
-def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tuple[Method, Parameters]:
+def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tuple[Method, Parameters, Sequence[str]]:
     method = service.method(spec.method)
     parameters = method.parse(v1.JOB_KIND_TRAINING, struct_values(spec.parameters))
     check_name("model", spec.model)
@@ -126,7 +127,7 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
             )
         if spec.initial_weights_name:
             initial.weights_named(spec.initial_weights_name, "training.initial_weights_name")
-    return method, parameters
+    return method, parameters, method.advise(parameters, dataset) if method.advise is not None else ()
 
 
 def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -> tuple[Method, Parameters]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from copy import copy
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from annotated_types import Ge, MultipleOf
 from pydantic import Field
 
 from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
+from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.augmenting import Flips, Intensity, Warps
 from parfocal.runtime.methods.roles import Roles, TrainingBase
@@ -256,19 +260,65 @@ class ClassTrainingParameters(ObjectClasses, LabelTrainingParameters):
     """What trainings need that can learn a class of each object beside its label."""
 
 
-def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:
-    """Raise InvalidInputError naming the training images that are smaller than a patch of this shape in pixels."""
+def check_patch_fits(
+    parameters: Patches, axes: str, dataset: DatasetManifest, role: str = "target", *, divisor: Sequence[int] = ()
+) -> None:
+    """Raise InvalidInputError naming the training images that are smaller than a patch, and the parameter at fault.
+
+    Parameters
+    ----------
+    parameters
+        Those of the training; `patch_depth` is the length of a patch along Z, `patch_size` that along Y and X.
+    axes
+        Those of one image of the method, e.g. "ZYX".
+    dataset, role
+        Whose training images are looked at.
+    divisor
+        What the edges of a patch must be multiples of besides what the parameters ask for, along each axis.
+    """
+    patch = parameters.patch_shape(axes)
     images = dataset.select("train", role)
     small = [image for image in images if any(np.less(image.shape[-len(patch) :], patch))]
     if not small:
         return
     wanted = " x ".join(map(str, patch))
-    shapes = ", ".join(f"{image.file} {' x '.join(map(str, image.shape))}" for image in small[:5])
+    shapes = [f"{image.file} {' x '.join(map(str, image.shape))}" for image in small]
+    least = np.min([image.shape[-len(patch) :] for image in small], axis=0)
+    cures: dict[str, int | None] = {}
+    for axis, length, there, step in zip(axes, patch, least.tolist(), divisor or (1,) * len(patch), strict=True):
+        name = "patch_depth" if axis == "Z" else "patch_size"
+        if there < length:
+            fitting = _largest(parameters, name, there, step)
+            known = cures.get(name, fitting)
+            cures[name] = None if known is None or fitting is None else min(known, fitting)
+    impossible = [name for name, value in cures.items() if value is None]
+    if impossible:
+        cure = f"No {' and no '.join(impossible)} of this method fits them: leave them out"
+        cure += ", or use a method for single planes." if "patch_depth" in impossible else "."
+    else:
+        chosen = " and ".join(f"{name} {value}" for name, value in cures.items())
+        cure = f"Choose {chosen} or less, or leave {'these images' if len(small) > 1 else 'it'} out."
     raise InvalidInputError(
-        f"{len(small)} training image{'s are' if len(small) > 1 else ' is'} smaller than a patch of {wanted} pixels "
-        f"({shapes}). Choose a smaller patch_size or leave {'these images' if len(small) > 1 else 'it'} out.",
-        [Violation(image.file, f"is smaller than a patch of {wanted}") for image in small],
+        f"{len(small)} training image{'s are' if len(small) > 1 else ' is'} smaller than a patch of {wanted} pixels: "
+        f"{some(shapes)}. {cure}",
+        [
+            *(
+                Violation(name, f"is more than the images have along {'Z' if name == 'patch_depth' else 'Y or X'}")
+                for name in cures
+            ),
+            *(Violation(image.file, f"is smaller than a patch of {wanted}") for image in small),
+        ],
     )
+
+
+def _largest(parameters: Patches, name: str, most: int, step: int) -> int | None:
+    """Return the largest value that a parameter may have up to a limit, a multiple of `step`; None if there is none."""
+    limits = type(parameters).model_fields[name].metadata
+    multiple = next((each.multiple_of for each in limits if isinstance(each, MultipleOf)), 1)
+    least = next((each.ge for each in limits if isinstance(each, Ge)), 1)
+    step = math.lcm(int(step), int(multiple))  # type: ignore[call-overload]
+    value = most // step * step
+    return value if value >= max(1, int(least)) else None  # type: ignore[call-overload]
 
 
 class PredictionParameters(Parameters):

@@ -88,7 +88,8 @@ class Method:
     `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input.
     `presets` are choices of training parameters by name, "quick" first.
     `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
-    `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError.
+    `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError. `advise` looks at
+    the same and returns warnings, in sentences, of what is likely to go wrong in such a training.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Method:
     channel_axes: str = ""
     implementation: str = ""
     validate: Callable[[Parameters, DatasetManifest], None] | None = None
+    advise: Callable[[Parameters, DatasetManifest], Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         for preset in self.presets.values():

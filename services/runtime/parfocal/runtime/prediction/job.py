@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal import v1
+from parfocal.runtime.datasets.findings import Notes, some
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
 from parfocal.runtime.images.files import Image, image_stem, read_image, write_image
@@ -67,10 +68,12 @@ def predict(context: JobContext) -> None:
     inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
+    notes = Notes()
     with ThreadPoolExecutor(max_workers=1) as uploader:
         pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
         for number, item in enumerate(_fetch_ahead(context, inputs)):
             context.check_cancelled()
+            _note(notes, context, item)
             begin = time.monotonic()
             outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
             if pending is not None:
@@ -84,8 +87,9 @@ def predict(context: JobContext) -> None:
         first = failed[0]
         said = first.reason if first.reason.startswith(first.input) else f"{first.input}: {first.reason}"
         raise InvalidInputError(f"None of the {len(done)} images could be predicted. {said}")
-    for result in failed:
-        context.warn(f"{result.input} was left out: {result.reason}")
+    _warn_of_left_out(context, failed)
+    for text in notes.texts():
+        context.warn(text)
     _warn_of_drift(context, done)
     if any(result.metrics for result in done):
         files.append(_send(context, _write_counts(context, done)))
@@ -120,7 +124,32 @@ def differences_from_training(model: LoadedModel, image: Image) -> list[str]:
     lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
     trained = model.view.parameters
     small = find_small(lengths, trained.patch_shape(axes)) if isinstance(trained, Patches) else []
-    return [*small, *find_drift(image.pixels, image.pixel_size, training, size[0] if size else None)]
+    return [*small, *find_drift(image.pixels, image.pixel_size, training, size, axes)]
+
+
+def _note(notes: Notes, context: JobContext, item: _Input) -> None:
+    """Take down what was dropped, converted or guessed in an image, and that its planes are done one by one."""
+    if item.image is None:
+        return
+    for note in item.image.notes:
+        notes.add(note.sentence, note.at(item.name))
+    planes = dict(zip(item.image.axes, item.image.pixels.shape, strict=True)).get("Z", 1)
+    if planes > 1 and "Z" not in f"{context.method.axes}{context.method.channel_axes}":
+        what = (
+            f"Stacks were processed plane by plane, because {context.method.title} sees one plane at a time (3D "
+            "methods take volumes as a whole; give --axes TYX for frames of a time-lapse that a file calls planes)"
+        )
+        notes.add(what, f"{item.name}, {planes} planes")
+
+
+def _warn_of_left_out(context: JobContext, failed: Sequence[ResultFile]) -> None:
+    """Say which images were left out, once for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for result in failed:
+        reasons.setdefault(result.reason.removeprefix(f"{result.input} "), []).append(result.input)
+    for reason, names in reasons.items():
+        number = f"{len(names)} images were left out ({some(names)})" if len(names) > 1 else f"{names[0]} was left out"
+        context.warn(f"{number}: {reason}")
 
 
 def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
@@ -129,9 +158,11 @@ def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
     if strange:
         shown = "; ".join(f"{result.input}: {' and '.join(result.drift)}" for result in strange[:_SHOWN])
         more = f"; and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+        number = len(strange)
+        which = f"{number} of {len(done)} images {'is' if number == 1 else 'are'}" if len(done) > 1 else "The image is"
         context.warn(
-            f"{len(strange)} of {len(done)} images are unlike the images the model was trained on, so that its quality "
-            f"control says little about them. {shown}{more}."
+            f"{which} unlike the images the model was trained on, so that its quality control says little about "
+            f"{'it' if number == 1 else 'them'}. {shown}{more}."
         )
 
 

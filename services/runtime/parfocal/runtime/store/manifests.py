@@ -163,6 +163,20 @@ class AnnotationEntry(BaseModel):
         return _checked_name(value)
 
 
+class ObjectSizes(BaseModel):
+    """How large the objects of label images are, in pixels along each axis of the images: their bounding boxes.
+
+    `largest_in` is a file with an object that spans most along any axis.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    objects: int
+    median: tuple[float, ...]
+    largest: tuple[int, ...]
+    largest_in: str = ""
+
+
 class DatasetManifest(Manifest):
     """A published dataset version. `images` has one entry for each image, `annotations` for each other file.
 
@@ -181,6 +195,11 @@ class DatasetManifest(Manifest):
         For each split the number of boxes, or of pixels in class images, of each class.
     unpaired
         The splits in which images of the same name are no partners.
+    object_sizes
+        For each split of label images with objects, how large these are; empty in datasets of before this was measured.
+    field_counts
+        For each split how many different fields of view its source images seem to show; empty in datasets of before
+        this was counted.
     """
 
     dataset: str
@@ -195,6 +214,8 @@ class DatasetManifest(Manifest):
     counts: dict[str, dict[str, int]] = Field(default_factory=dict)
     class_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
     unpaired: tuple[str, ...] = ()
+    object_sizes: dict[str, ObjectSizes] = Field(default_factory=dict)
+    field_counts: dict[str, int] = Field(default_factory=dict)
 
     def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
         """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""

@@ -14,7 +14,7 @@ from parfocal.runtime.datasets.classes import class_problem, object_classes
 from parfocal.runtime.datasets.findings import count, some
 from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images.files import write_memmap
+from parfocal.runtime.images.files import whole_numbers, write_memmap
 from parfocal.runtime.methods.objects import compact_labels
 
 
@@ -59,11 +59,11 @@ def clean_label_targets(
         if problem := label_problem(labels):
             problems.append(Violation(files[0], problem))
             continue
-        mended = clean(compact_labels(np.asarray(labels)))
+        mended = clean(compact_labels(whole_numbers(np.asarray(labels))))
         objects += int(mended.max() > 0)
         images = [mended]
         if classes:
-            drawn = np.asarray(further[0])
+            drawn = whole_numbers(np.asarray(further[0]))
             if problem := class_problem(drawn, classes):
                 problems.append(Violation(files[1], problem))
                 continue

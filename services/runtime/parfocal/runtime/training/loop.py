@@ -364,7 +364,9 @@ class _Training:
             epochs=state.epoch,
             warnings=tuple(context.job.warnings),
         )
-        write_training_report(folder, manifest, context.method, state.rows, opened.record.examples)
+        if problem := write_training_report(folder, manifest, context.method, state.rows, opened.record.examples):
+            context.warn(problem)
+            manifest = manifest.model_copy(update={"warnings": tuple(context.job.warnings)})
         files = context.send_all(folder_files(folder))
         context.publish(MODEL_MANIFEST, manifest.model_copy(update={"files": files}), "model", manifest.metrics)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from matplotlib import colormaps
@@ -21,6 +22,9 @@ from parfocal.runtime.methods.implementation import Example
 from parfocal.runtime.methods.service import Method
 from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
 
+_CURVES: Final = "loss.png"
+_REPORT: Final = "training_report.pdf"
+_log = logging.getLogger(__name__)
 _A4 = (8.27, 11.69)
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 # Colours that are told apart in all kinds of colour vision; more scores than these share them.
@@ -31,7 +35,7 @@ Row = Mapping[str, float]
 
 def write_training_report(
     folder: Path, model: ModelManifest, method: Method, rows: Sequence[Row], examples: Sequence[Example]
-) -> None:
+) -> str:
     """Write training.csv, loss.png and training_report.pdf to `folder`.
 
     Parameters
@@ -40,14 +44,31 @@ def write_training_report(
         One mapping for each epoch with `epoch`, losses and scores by name, `learning_rate` and `seconds`.
     examples
         Images of the training data.
+
+    Returns
+    -------
+    str
+        Why there are no pictures, as a sentence for people; "" where all could be drawn. The table is always there.
     """
     write_training_csv(folder / "training.csv", rows)
-    figure = loss_figure(rows, model)
-    FigureCanvasAgg(figure)
-    figure.savefig(folder / "loss.png", dpi=120)
-    with PdfPages(folder / "training_report.pdf", metadata={"Title": f"Training of {model.model}"}) as pages:
-        pages.savefig(_summary_page(model, method, rows))
-        pages.savefig(_figures_page(model, rows, examples))
+    try:
+        figure = loss_figure(rows, model)
+        FigureCanvasAgg(figure)
+        figure.savefig(folder / _CURVES, dpi=120)
+        with PdfPages(folder / _REPORT, metadata={"Title": f"Training of {model.model}"}) as pages:
+            pages.savefig(_summary_page(model, method, rows))
+            pages.savefig(_figures_page(model, rows, examples))
+    except (OSError, MemoryError):  # the machine's fault, which another attempt may not have
+        raise
+    except Exception as error:  # whatever a drawing library cannot draw: hours of training are worth more
+        _log.exception("the training report could not be drawn")
+        for name in (_CURVES, _REPORT):
+            (folder / name).unlink(missing_ok=True)
+        return (
+            f"The curves and the report of the training could not be drawn ({type(error).__name__}). The model is "
+            "complete; training.csv has the numbers."
+        )
+    return ""
 
 
 def write_training_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -184,7 +205,8 @@ def _figures_page(model: ModelManifest, rows: Sequence[Row], examples: Sequence[
     if rows:
         _draw_curves(top, rows, model.weights)
     if examples:
-        bottom.suptitle(f"Example of the training images: {examples[0].name}", fontsize=12)
+        # Names are drawn as they are: dollar signs begin no formula.
+        bottom.suptitle(f"Example of the training images: {examples[0].name}", fontsize=12, parse_math=False)
         for axes, example in zip(bottom.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
             _draw_example(axes, example)
     return figure
@@ -195,18 +217,18 @@ def _draw_example(axes: Any, example: Example) -> None:
     pixels, title = example.pixels, example.role
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) and pixels.dtype == np.uint8:
         axes.imshow(pixels[..., :3], interpolation="nearest")
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, parse_math=False)
         return
     while pixels.ndim > 2:  # of volumes and of several channels the middle one
         pixels = pixels[len(pixels) // 2]
         title = f"{example.role}, middle plane"
     if example.labels:
         axes.imshow(_coloured(pixels), interpolation="nearest")
-        axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9)
+        axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9, parse_math=False)
         return
     low, high = np.percentile(pixels, [0.5, 99.8])
     axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9)
+    axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9, parse_math=False)
 
 
 def _coloured(labels: NDArray[Any]) -> NDArray[np.float64]:
@@ -249,12 +271,13 @@ class _Writer:
         for number, (name, value) in enumerate(rows):
             column, row = divmod(number, height)
             x, y = 0.08 + column * 0.43, top - row * 0.0155
-            self._figure.text(x, y, name, size=9, color=_GREY, va="top")
-            self._figure.text(x + 0.2, y, textwrap.shorten(value, 96 // columns), size=9, va="top")
+            shown = textwrap.shorten(value, 96 // columns)
+            self._figure.text(x, y, name, size=9, color=_GREY, va="top", parse_math=False)
+            self._figure.text(x + 0.2, y, shown, size=9, va="top", parse_math=False)
         self._y = top - height * 0.0155
 
     def _line(
         self, text: str, *, size: float, weight: str = "normal", colour: str = "black", step: float = 0.0155
     ) -> None:
-        self._figure.text(0.08, self._y, text, size=size, weight=weight, color=colour, va="top")
+        self._figure.text(0.08, self._y, text, size=size, weight=weight, color=colour, va="top", parse_math=False)
         self._y -= step

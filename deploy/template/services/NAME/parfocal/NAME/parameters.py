@@ -24,4 +24,4 @@ class NAMEParameters(TrainingParameters):
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if an image is smaller than a patch."""
     assert isinstance(parameters, NAMEParameters)
-    check_patch_fits(parameters.patch_shape("YX"), dataset)
+    check_patch_fits(parameters, "YX", dataset)

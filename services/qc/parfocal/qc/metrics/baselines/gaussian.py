@@ -58,6 +58,10 @@ class BaselineChoice:
         }
 
 
+class NothingToFitError(InvalidInputError):
+    """No image has what a baseline is chosen by."""
+
+
 def best_gaussian_sigma(
     pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
     sigmas: Sequence[float] = DEFAULT_SIGMAS,
@@ -72,7 +76,8 @@ def best_gaussian_sigma(
     ----------
     pairs
         ``(source, target)``, (Y, X) or (Z, Y, X), taken one by one: any number fits in memory. A stack counts as one
-        image; its slices are filtered and fitted one by one, those whose target is constant, or nearly, left out.
+        image; its slices are filtered and fitted one by one. Images and slices whose target is constant, or nearly, as
+        parts of sparse images are, are left out.
     sigmas
         Candidates in pixels, rising.
     workers
@@ -81,14 +86,18 @@ def best_gaussian_sigma(
     Raises
     ------
     InvalidInputError
-        There are no pairs, or a pair cannot be scored (see `score_restoration`).
+        A pair cannot be scored (see `score_restoration`).
+    NothingToFitError
+        There are no pairs, or no target has any contrast.
     """
     candidates = tuple(float(sigma) for sigma in sigmas)
     if not candidates or candidates[0] <= 0 or any(a >= b for a, b in pairwise(candidates)):
         raise ValueError(f"sigmas must be positive and rising: {candidates}")
 
-    def psnr_of_candidates(pair: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> Float64:
+    def psnr_of_candidates(pair: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> Float64 | None:
         planes = [(plane, scale_target(target)) for plane, target in _planes(*pair)]
+        if not planes:
+            return None
         psnr = [
             [fitted_psnr(gaussian_baseline(plane, sigma), target) for sigma in candidates] for plane, target in planes
         ]
@@ -98,11 +107,13 @@ def best_gaussian_sigma(
     total = np.zeros(len(candidates))
     images = 0
     for values in map_bounded(psnr_of_candidates, pairs, workers):
-        total += values
-        images += 1
+        if values is not None:
+            total += values
+            images += 1
     if images == 0:
-        raise InvalidInputError(
-            "There are no validation images to choose the Gaussian baseline on. Give the model's validation pairs."
+        raise NothingToFitError(
+            "There are no images with any contrast in their targets to choose the Gaussian baseline on. Give the "
+            "model's validation pairs."
         )
     mean = total / images
     return BaselineChoice(
@@ -131,12 +142,8 @@ def _planes(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> list[tuple[np
             f"A validation pair has shapes {source.shape} and {target.shape}; both must be the same, "
             "(Y, X) or (Z, Y, X)."
         )
-    if source.ndim == 2:
-        return [(source, target)]
-    planes = [(s, t) for s, t in zip(source, target, strict=True) if has_range(t)]
-    if not planes:
-        raise InvalidInputError("The target of a validation stack is constant in every slice; leave it out.")
-    return planes
+    pairs = [(source, target)] if source.ndim == 2 else list(zip(source, target, strict=True))
+    return [(plane, wanted) for plane, wanted in pairs if has_range(wanted)]
 
 
 def _refined(sigmas: Sequence[float], psnr: Float64) -> float:

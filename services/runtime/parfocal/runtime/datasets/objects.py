@@ -1,0 +1,131 @@
+"""Objects of label images: how large they are, and in how many separate pieces they lie."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Pieces(NamedTuple):
+    """In how many pieces the labels of an image lie, and how many different labels there are."""
+
+    pieces: int
+    labels: int
+
+
+class _Runs(NamedTuple):
+    """Runs of equal pixels above 0 along X, in the order of the image; rows are those of all planes."""
+
+    values: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+
+def object_extents(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return how many pixels each object spans along each axis.
+
+    Parameters
+    ----------
+    labels
+        Label image of whole numbers (…, Y, X); what is not above 0 is no object.
+
+    Returns
+    -------
+    NDArray
+        int64 (objects, axes), in the order of the labels.
+    """
+    runs = _runs(labels)
+    if not runs.values.size:
+        return np.zeros((0, labels.ndim), np.int64)
+    order = np.argsort(runs.values, kind="stable")
+    values = runs.values[order]
+    first = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
+    places = np.unravel_index(runs.rows[order], labels.shape[:-1])
+    lows = [np.minimum.reduceat(place, first) for place in (*places, runs.begin[order])]
+    highs = [np.maximum.reduceat(place, first) for place in (*places, runs.end[order] - 1)]
+    extents: NDArray[np.int64] = np.stack(highs, axis=1).astype(np.int64) - np.stack(lows, axis=1) + 1
+    return extents
+
+
+def count_pieces(labels: NDArray[Any]) -> Pieces:
+    """Return in how many pieces the labels of an image lie; pixels that touch at an edge or a corner are together."""
+    runs = _runs(labels)
+    return Pieces(int(_numbers(runs, labels.shape).max(initial=0)), len(np.unique(runs.values)))
+
+
+def label_components(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return a label image in which each separate piece of each label has a number of its own.
+
+    Parameters
+    ----------
+    labels
+        Mask or label image of whole numbers (…, Y, X); what is not above 0 is background.
+
+    Returns
+    -------
+    NDArray
+        uint16, or uint32 with more than 65,535 pieces: 1, 2, … in the order in which the pieces begin.
+    """
+    runs = _runs(labels)
+    numbers = _numbers(runs, labels.shape)
+    kind = np.uint16 if numbers.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+    numbered = np.zeros(labels.shape, kind)
+    numbered[labels > 0] = np.repeat(numbers.astype(kind), runs.end - runs.begin)
+    return numbered
+
+
+def _runs(labels: NDArray[Any]) -> _Runs:
+    flat = np.ascontiguousarray(labels).reshape(-1, labels.shape[-1])
+    begins = np.ones(flat.shape, np.bool_)
+    begins[:, 1:] = flat[:, 1:] != flat[:, :-1]
+    where = np.flatnonzero(begins)
+    lengths = np.diff(where, append=flat.size)
+    values = flat.reshape(-1)[where]
+    inside = values > 0
+    rows, begin = np.divmod(where[inside], max(1, flat.shape[1]))
+    return _Runs(values[inside].astype(np.int64), rows, begin, begin + lengths[inside])
+
+
+def _numbers(runs: _Runs, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the number of its piece for each run, from 1."""
+    parents = np.arange(len(runs.values))
+    one, other = _touching(runs, shape)
+    while one.size:
+        # The higher of two roots hangs below the lower one until every pair has one root.
+        low, high = np.minimum(parents[one], parents[other]), np.maximum(parents[one], parents[other])
+        apart = low != high
+        one, other, low, high = one[apart], other[apart], low[apart], high[apart]
+        np.minimum.at(parents, high, low)
+        while not np.array_equal(further := parents[parents], parents):
+            parents = further
+    return np.unique(parents, return_inverse=True)[1].reshape(-1).astype(np.int64) + 1
+
+
+def _touching(runs: _Runs, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return all pairs of runs with the same label in different rows that touch at an edge or a corner."""
+    width = shape[-1] + 2  # no run reaches into the next row
+    begins, ends = runs.rows * width + runs.begin, runs.rows * width + runs.end
+    places = np.unravel_index(runs.rows, shape[:-1]) if runs.rows.size else ()
+    pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for step in product((-1, 0, 1), repeat=len(shape) - 1):
+        if step >= (0,) * len(step):
+            continue  # seen from the other side
+        there = np.ones(runs.rows.shape, np.bool_)
+        for place, move, length in zip(places, step, shape[:-1], strict=False):
+            there &= (place + move >= 0) & (place + move < length)
+        own = np.flatnonzero(there)
+        row = runs.rows[own] + int(np.dot(step, [int(np.prod(shape[axis + 1 : -1])) for axis in range(len(step))]))
+        first = np.searchsorted(ends, row * width + runs.begin[own], "left")
+        counts = np.maximum(0, np.searchsorted(begins, row * width + runs.end[own], "right") - first)
+        one = np.repeat(own, counts)
+        other = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+        same = runs.values[one] == runs.values[other]
+        pairs.append((one[same], other[same]))
+    if not pairs:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    found, others = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    return found, others

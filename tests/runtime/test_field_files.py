@@ -1,0 +1,288 @@
+"""Files as they come from the field: nothing is dropped, converted or guessed without being named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from parfocal.runtime.datasets.folder import FolderReport, check_folder
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
+from parfocal.runtime.images.files import inspect_image, read_image
+
+RNG = np.random.default_rng(0)
+PLANES = RNG.integers(50, 900, (12, 20, 30)).astype(np.uint16)
+OWN, OTHER = (f"urn:uuid:00000000-0000-0000-0000-00000000000{number}" for number in (1, 2))
+
+
+def xml(
+    size: tuple[int, int] = (30, 20), planes: dict[str, int] | None = None, inside: str = "", root: str = ""
+) -> str:
+    """Return OME metadata of one image of (X, Y) pixels."""
+    counts = {"Z": 1, "C": 1, "T": 1, **(planes or {})}
+    sizes = " ".join(f'Size{axis}="{count}"' for axis, count in counts.items())
+    return (
+        f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{root}>'
+        '<Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="{size[0]}" SizeY="{size[1]}" {sizes} '
+        f'PhysicalSizeX="100" PhysicalSizeXUnit="nm" PhysicalSizeY="100" PhysicalSizeYUnit="nm">'
+        f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{inside}</Pixels></Image></OME>'
+    )
+
+
+def pages(path: Path, planes: Sequence[NDArray[Any]], description: str | None = None) -> Path:
+    """Write planes as pages of their own, the description in the first one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tifffile.TiffWriter(path) as writer:
+        for number, plane in enumerate(planes):
+            text = description if number == 0 else None
+            writer.write(plane, photometric="minisblack", metadata=None, description=text)
+    return path
+
+
+def codes(path: Path, **how: Any) -> list[str]:
+    return [note.code for note in read_image(path, **how).notes]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        xml(inside='<TiffData IFD="0" PlaneCount="1"/>'),
+        xml(planes={"Z": 4}, inside='<TiffData IFD="0" PlaneCount="4"/>'),
+        xml(inside='<TiffData FirstC="0" IFD="0" PlaneCount="1"/><TiffData FirstC="1" IFD="1" PlaneCount="1"/>'),
+        "ImageJ=1.54f\nimages=4\nslices=4\n",
+    ],
+)
+def test_planes_that_metadata_leave_out_are_refused_unless_somebody_says_what_they_are(
+    tmp_path: Path, metadata: str
+) -> None:
+    path = pages(tmp_path / "a.ome.tif", PLANES, metadata)
+    with pytest.raises(InvalidInputError, match=r"a\.ome\.tif.*12"):
+        inspect_image(path)
+    image = read_image(path, axes="ZYX")
+    np.testing.assert_array_equal(image.pixels, PLANES)
+    assert "metadata-ignored" in [note.code for note in image.notes]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "count"),
+    [
+        (xml((5920, 5680), {"C": 3}, '<TiffData IFD="0" PlaneCount="3"/>'), 1),
+        (xml(planes={"C": 3}, inside='<TiffData IFD="0" PlaneCount="3"/>'), 1),
+        (xml(planes={"T": 40}, inside='<TiffData IFD="0" PlaneCount="40"/>'), 5),
+    ],
+)
+def test_metadata_of_the_original_are_left_out_of_a_crop(tmp_path: Path, metadata: str, count: int) -> None:
+    path = pages(tmp_path / "crop.tif", PLANES[:count], metadata)
+    image = read_image(path)
+    np.testing.assert_array_equal(image.pixels, PLANES[:count].squeeze())
+    assert image.notes[-1 if count == 1 else 0].code == "metadata-ignored" or "metadata-ignored" in codes(path)
+    assert image.pixel_size is not None
+    assert (image.pixel_size.x, image.pixel_size.y) == pytest.approx((0.1, 0.1))
+
+
+@pytest.mark.parametrize("metadata", ["ImageJ=1.54f\nimages=30\nslices=30\n", '{"shape": [3, 20, 30]}'])
+def test_other_metadata_that_do_not_fit_are_named(tmp_path: Path, metadata: str) -> None:
+    path = pages(tmp_path / "a.tif", PLANES, metadata)
+    np.testing.assert_array_equal(read_image(path).pixels, PLANES)
+    assert {"metadata-ignored", "reader"} & set(codes(path))
+
+
+def test_a_cut_block_of_planes_is_refused(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.tif", tmp_path / "cut.tif"
+    text = "ImageJ=1.54f\nimages=12\nslices=12\n"
+    planes = np.zeros((12, 64, 64), np.uint16)
+    tifffile.imwrite(whole, planes[0], description=text, metadata=None)
+    with whole.open("ab") as file:
+        file.write(planes[1:].tobytes())
+    assert read_image(whole).pixels.shape == planes.shape
+    cut.write_bytes(whole.read_bytes()[:-10_000])
+    with pytest.raises(InvalidInputError, match="truncated"):
+        inspect_image(cut)
+
+
+def test_a_cut_copy_is_no_crop(tmp_path: Path) -> None:
+    whole = pages(tmp_path / "whole.tif", PLANES, xml(planes={"Z": 12}, inside='<TiffData IFD="0" PlaneCount="12"/>'))
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(whole.read_bytes()[:-3000])
+    with pytest.raises(InvalidInputError, match="truncated"):
+        inspect_image(cut)
+
+
+@pytest.mark.parametrize(("axis", "count"), [("C", 2), ("T", 320), ("Z", 7)])
+def test_one_file_of_a_set_names_the_others(tmp_path: Path, axis: str, count: int) -> None:
+    data = "".join(
+        f'<TiffData First{axis}="{number}" IFD="0" PlaneCount="1"><UUID FileName="part{number}.ome.tif">'
+        f"urn:uuid:{number}</UUID></TiffData>"
+        for number in range(count)
+    )
+    path = pages(
+        tmp_path / "renamed.ome.tif", PLANES[:1], xml(planes={axis: count}, inside=data, root=' UUID="urn:uuid:0"')
+    )
+    with pytest.raises(InvalidInputError) as caught:
+        inspect_image(path)
+    assert f"one of {count} files" in caught.value.message
+    assert "part1.ome.tif" in caught.value.message
+    assert "part0.ome.tif" not in caught.value.message
+    image = read_image(path, axes="YX")
+    np.testing.assert_array_equal(image.pixels, PLANES[0])
+    assert "metadata-ignored" in [note.code for note in image.notes]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("kind", ["UNASSALPHA", "ASSOCALPHA"])
+def test_an_opaque_alpha_channel_of_a_grey_tiff_is_dropped_and_named(tmp_path: Path, dtype: str, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    grey = (PLANES[0] % 200).astype(dtype)
+    opaque = np.full_like(grey, 1 if dtype == "float32" else np.iinfo(dtype).max)
+    how: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(path, np.dstack([grey, opaque]), extrasamples=[kind], **how)
+    np.testing.assert_array_equal(read_image(path).pixels, grey)
+    assert inspect_image(path).axes == "YX"
+    assert codes(path) == ["alpha-dropped"]
+    opaque[0, 0] = 0
+    tifffile.imwrite(path, np.dstack([grey, opaque]), extrasamples=[kind], **how)
+    with pytest.raises(InvalidInputError, match="transparency"):
+        read_image(path)
+    tifffile.imwrite(path, np.dstack([grey, opaque]), extrasamples=["UNSPECIFIED"], **how)
+    assert read_image(path).axes == "CYX"
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_white_is_the_highest_value_of_images_of_few_bits(tmp_path: Path, bits: int) -> None:
+    white = 2**bits - 1
+    shown = RNG.integers(0, white + 1, (20, 32)).astype(np.uint8)
+    stored = tmp_path / "stored.tif"
+    values = (white - shown).astype(bool) if bits == 1 else white - shown
+    how: dict[str, Any] = {} if bits == 1 else {"bitspersample": bits}
+    tifffile.imwrite(stored, values, photometric="miniswhite", metadata=None, **how)
+    np.testing.assert_array_equal(read_image(stored).pixels, shown)
+    assert codes(stored) == ["white-is-zero"]
+    values = shown.astype(bool) if bits == 1 else shown
+    tifffile.imwrite(stored, values, photometric="minisblack", metadata=None, **how)
+    np.testing.assert_array_equal(read_image(stored).pixels, shown)
+    assert codes(stored) == []
+
+
+def test_an_inverted_table_of_whole_bytes_changes_no_value_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PLANES[0], photometric="miniswhite", metadata=None)
+    np.testing.assert_array_equal(read_image(path).pixels, PLANES[0])
+    assert codes(path) == ["inverted-table"]
+
+
+@pytest.mark.parametrize("declared", ["CYX", "TYX", "ZYX"])
+@pytest.mark.parametrize("given", ["CYX", "TYX", "ZYX"])
+def test_axes_that_somebody_gives_replace_those_of_the_file(tmp_path: Path, declared: str, given: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PLANES, imagej=True, metadata={"axes": declared})
+    image = read_image(path, axes=given)
+    assert image.axes == given
+    np.testing.assert_array_equal(image.pixels, PLANES)
+    assert [note.detail for note in image.notes] == ([] if given == declared else [f"{declared} as {given}"])
+    assert read_image(path, axes="YX").axes == declared  # another number of axes says nothing
+
+
+def test_a_guess_about_planes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PLANES, photometric="minisblack", metadata=None)
+    assert codes(path) == ["axes-guessed"]
+    assert codes(path, axes="ZYX") == []
+
+
+def test_lossy_compression_is_named(tmp_path: Path) -> None:
+    PIL.Image.fromarray((PLANES[0] % 256).astype(np.uint8)).save(tmp_path / "a.jpg")
+    assert codes(tmp_path / "a.jpg") == ["lossy"]
+    tifffile.imwrite(tmp_path / "a.tif", (PLANES[0] % 256).astype(np.uint8), compression="jpeg", metadata=None)
+    assert codes(tmp_path / "a.tif") == ["lossy"]
+
+
+# Folders
+
+
+def folder_of(folder: Path, suffix: str = ".tif", count: int = 3) -> Path:
+    """Write pairs of grey images; the last one ends in `suffix`."""
+    for split, numbers in (("train", range(count)), ("test", (9,))):
+        for role in ("source", "target"):
+            (folder / split / role).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                end = suffix if number == count - 1 else ".tif"
+                pixels = np.random.default_rng(number + 50 * (role == "target")).integers(0, 250, (32, 32))
+                path = folder / split / role / f"f{number}{end}"
+                if end == ".bmp":
+                    PIL.Image.fromarray(pixels.astype(np.uint8)).save(path)
+                else:
+                    tifffile.imwrite(path, pixels.astype(np.uint16), metadata=None)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".btf", ".tf8", ".tf2", ".ome.btf", ".ome.tf8", ".BTF", ".bmp"])
+def test_every_ending_of_images_is_read(tmp_path: Path, suffix: str) -> None:
+    report = check_folder(folder_of(tmp_path, suffix))
+    assert [image.stem for image in report.train] == ["f0", "f1", "f2"]
+
+
+@pytest.mark.parametrize("name", ["f7.gif", "f7.npy", "notes.txt", "f7.tif.bak", "masks/"])
+def test_what_is_passed_over_is_named_once(tmp_path: Path, name: str) -> None:
+    folder = folder_of(tmp_path)
+    for role in ("source", "target"):
+        path = folder / "train" / role / name
+        path.mkdir() if name.endswith("/") else path.write_bytes(b"x")
+    told = [text for text in check_folder(folder).warnings if "passed over" in text]
+    assert len(told) == 1
+    assert ": 2 (" in told[0]
+    assert f"source/{name}" in told[0]
+
+
+def test_the_same_finding_of_many_files_is_one_sentence(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, count=8)
+    for path in sorted((folder / "train" / "source").iterdir()):
+        pages(path, [read_image(path).pixels], xml((99, 99)))
+    told = [text for text in check_folder(folder).warnings if "metadata" in text]
+    assert len(told) == 1
+    assert ": 8 (" in told[0]
+    assert "3 more" in told[0]
+
+
+def test_a_refusal_says_the_same_fault_of_many_files_once() -> None:
+    problems = [Violation(f"a{number}.tif", "is torn") for number in range(30)] + [Violation("b.tif", "is wet")]
+    error = refusal("No good:", problems)
+    assert error.message.count("is torn") == 1
+    assert "27 more" in error.message
+    assert len(error.violations) == 31
+
+
+def test_a_part_of_a_dataset_is_not_taken_for_one(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    with pytest.raises(InvalidInputError, match="folder above"):
+        check_folder(tmp_path / "train")
+
+
+def stacks(folder: Path, axis: str) -> Path:
+    for split, numbers in (("train", (0, 1)), ("test", (2,))):
+        for role in ("source", "target"):
+            (folder / split / role).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                pixels = np.random.default_rng(number + 50 * (role == "target")).integers(0, 900, (6, 24, 24))
+                path = folder / split / role / f"v{number}.tif"
+                tifffile.imwrite(path, pixels.astype(np.uint16), imagej=True, metadata={"axes": f"{axis}YX"})
+    return folder
+
+
+@pytest.mark.parametrize("axis", ["C", "T"])
+def test_planes_declared_as_something_else(tmp_path: Path, axis: str) -> None:
+    folder = stacks(tmp_path, axis)
+    with pytest.raises(InvalidInputError, match="--axes ZYX"):
+        check_folder(folder)
+    report: FolderReport = check_folder(folder, axes="ZYX")
+    for item in report.items():
+        entry = item.write(tmp_path / "out.tif")
+        assert entry.axes == "ZYX"  # type: ignore[union-attr]
+        assert read_image(tmp_path / "out.tif").axes == "ZYX"
+    assert sum("replaced" in text for text in report.warnings) == 2  # one for each split

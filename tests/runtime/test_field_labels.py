@@ -1,0 +1,244 @@
+"""Label images as they come from the field: no label is changed, and masks are not taken for labels."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from parfocal import v1
+from parfocal.runtime.datasets.folder import FolderReport, check_folder
+from parfocal.runtime.datasets.kinds import require_suitable
+from parfocal.runtime.datasets.objects import count_pieces, label_components, object_extents
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
+
+Write = Callable[[Path, NDArray[Any]], None]
+
+
+def squares(seed: int = 0) -> NDArray[np.uint8]:
+    """Return a label image of 16 squares with some space between them."""
+    sizes = np.random.default_rng(seed).integers(6, 12, 16)
+    labels = np.zeros((64, 64), np.uint8)
+    for number, (size, (y, x)) in enumerate(zip(sizes, product(range(0, 64, 16), repeat=2), strict=True), start=1):
+        labels[y + 2 : y + 2 + size, x + 2 : x + 2 + size] = number
+    return labels
+
+
+def tiff(path: Path, labels: NDArray[Any]) -> None:
+    tifffile.imwrite(path.with_suffix(".tif"), labels, photometric="minisblack", metadata=None)
+
+
+def table(kind: str) -> Write:
+    """Return a writer of PNG files with a table of colours or greys."""
+    rng = np.random.default_rng(3)
+    colours = rng.integers(0, 256, (256, 3)) if kind == "colours" else np.repeat(rng.permutation(256)[:, None], 3, 1)
+
+    def write(path: Path, labels: NDArray[Any]) -> None:
+        picture = PIL.Image.fromarray(labels.astype(np.uint8), mode="P")
+        picture.putpalette(colours.astype(np.uint8).tobytes())
+        picture.save(path.with_suffix(".png"))
+
+    return write
+
+
+def folder_of(folder: Path, write: Write = tiff, target: Callable[[NDArray[Any]], NDArray[Any]] = lambda a: a) -> Path:
+    """Write pairs of grey images and what `write` and `target` make of label images."""
+    for split, numbers in (("train", range(3)), ("test", (7,))):
+        for role in ("source", "target"):
+            (folder / split / role).mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            labels = squares(number)
+            grey = np.random.default_rng(number).poisson(100 + 400 * (labels > 0)).astype(np.uint16)
+            tiff(folder / split / "source" / f"f{number}", grey)
+            write(folder / split / "target" / f"f{number}", target(labels))
+    return folder
+
+
+def published(report: FolderReport, folder: Path) -> dict[str, NDArray[Any]]:
+    """Return the pixels that a dataset has, by the name of the file."""
+    found = {}
+    for item in report.items():
+        item.write(folder / "item.tif")
+        found[item.file] = read_image(folder / "item.tif").pixels
+    return found
+
+
+@pytest.mark.parametrize("kind", ["", "labels"])
+@pytest.mark.parametrize("form", ["colours", "greys"])
+def test_the_index_is_the_label_where_there_is_a_table(tmp_path: Path, kind: str, form: str) -> None:
+    report = check_folder(folder_of(tmp_path, table(form)), kind=kind)
+    assert report.kind == "labels"
+    assert report.counts["train"]["objects"] == 48
+    for number in range(3):
+        written = published(report, tmp_path)[f"train/target/f{number}.tif"]
+        np.testing.assert_array_equal(written, squares(number))
+    assert not any("saturated" in text for text in report.warnings)
+    assert sum("index is the label" in text for text in report.warnings) == 2  # one for each split
+
+
+def test_class_images_with_a_table_keep_their_numbers(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    for split in ("train", "test"):
+        (folder / split / "target_class").mkdir()
+        for path in (folder / split / "target").iterdir():
+            classes = np.where(read_image(path).pixels > 0, 1 + read_image(path).pixels % 2, 0)
+            table("greys")(folder / split / "target_class" / path.stem, classes)
+    report = check_folder(folder)
+    assert report.class_values == (1, 2)
+    assert set(np.unique(published(report, tmp_path)["train/target_class/f0.tif"])) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_are_not_stretched(tmp_path: Path, bits: int) -> None:
+    labels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2**bits
+    picture = PIL.Image.fromarray(labels.astype(bool) if bits == 1 else labels)
+    path = tmp_path / "a.png"
+    if bits == 1:
+        picture.save(path)
+    else:
+        grey_png(path, labels, bits)
+    np.testing.assert_array_equal(read_image(path, labels=True).pixels, labels)
+
+
+def grey_png(path: Path, labels: NDArray[np.uint8], bits: int) -> None:
+    """Write a grey PNG with few bits a pixel, which Pillow cannot."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    weights = 2 ** (bits * np.arange(8 // bits - 1, -1, -1))
+    rows = [b"\0" + (row.reshape(-1, 8 // bits) * weights).sum(axis=1).astype(np.uint8).tobytes() for row in labels]
+    header = struct.pack(">IIBBBBB", labels.shape[1], labels.shape[0], bits, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+@pytest.mark.parametrize(
+    ("offset", "dtype", "kept"),
+    [(0, "float32", "uint16"), (70000, "float32", "uint32"), (70000, "float64", "uint32"), (70000, "uint32", "uint32")],
+)
+def test_whole_numbers_are_labels_however_they_are_stored(tmp_path: Path, offset: int, dtype: str, kept: str) -> None:
+    folder = folder_of(tmp_path, target=lambda a: np.where(a > 0, a.astype(dtype) + offset, 0).astype(dtype))
+    report = check_folder(folder)
+    assert report.kind == "labels"
+    written = published(report, tmp_path)["train/target/f0.tif"]
+    assert written.dtype == kept
+    np.testing.assert_array_equal(written, np.where(squares(0) > 0, squares(0) + np.uint32(offset), 0))
+    assert any("decimal" in text for text in report.warnings) == dtype.startswith("float")
+
+
+def test_grey_targets_of_whole_numbers_stay_as_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = folder_of(tmp_path, target=lambda a: rng.poisson(100, a.shape).astype(np.float32))
+    report = check_folder(folder)
+    assert report.kind == "paired"
+    assert published(report, tmp_path)["train/target/f0.tif"].dtype == np.float32
+    assert not any("decimal" in text for text in report.warnings)
+
+
+def test_labels_painted_in_colours_are_refused_without_a_wrong_cure(tmp_path: Path) -> None:
+    colours = np.random.default_rng(1).integers(0, 256, (256, 3)).astype(np.uint8)
+
+    def painted(path: Path, labels: NDArray[Any]) -> None:
+        PIL.Image.fromarray(colours[labels]).save(path.with_suffix(".png"))
+
+    with pytest.raises(InvalidInputError, match="different labels would become one"):
+        check_folder(folder_of(tmp_path, painted), kind="labels")
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_masks_are_no_label_images_unless_their_pieces_are_numbered(tmp_path: Path, value: int) -> None:
+    folder = folder_of(tmp_path, target=lambda a: ((a > 0) * value).astype(np.uint8))
+    with pytest.raises(InvalidInputError, match="--label-components"):
+        check_folder(folder, kind="labels")
+    report = check_folder(folder, label_components=True)
+    assert report.kind == "labels"
+    assert report.counts["train"]["objects"] == 48
+    written = published(report, tmp_path)["train/target/f1.tif"]
+    np.testing.assert_array_equal(written > 0, squares(1) > 0)
+    assert len(np.unique(written)) == 17
+    with pytest.raises(InvalidInputError):
+        check_folder(folder, kind="classes", label_components=True)
+
+
+def test_a_mask_among_label_images_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    tiff(folder / "train" / "target" / "f1", (squares(1) > 0).astype(np.uint8))
+    told = [text for text in check_folder(folder).warnings if "separate pieces" in text]
+    assert len(told) == 1
+    assert "target/f1.tif (16 pieces, 1 number)" in told[0]
+
+
+def test_a_method_for_objects_says_how_masks_become_labels() -> None:
+    dataset = DatasetManifest(project="p", dataset="d", version=1, images=(), kind="classes")
+    with pytest.raises(InvalidInputError, match="--label-components"):
+        require_suitable(dataset, v1.TARGET_KIND_LABELS, "StarDist 2D")
+
+
+def test_object_sizes_are_measured(tmp_path: Path) -> None:
+    report = check_folder(folder_of(tmp_path))
+    sizes = report.object_sizes["train"]
+    every = np.concatenate([np.random.default_rng(number).integers(6, 12, 16) for number in range(3)])
+    assert sizes.objects == 48
+    assert sizes.largest == (every.max(),) * 2
+    assert sizes.median == (np.median(every),) * 2
+    manifest = report.manifest((), (), project="p", dataset="d", version=1)
+    assert DatasetManifest.model_validate_json(manifest.to_bytes()).object_sizes["train"] == sizes
+
+
+def test_manifests_of_before_are_read() -> None:
+    image = ImageEntry(
+        split="train", role="target", stem="a", file="train/target/a.tif", shape=(4, 4), dtype="uint8", axes="YX"
+    )
+    old = DatasetManifest(project="p", dataset="d", version=1, images=(image,)).model_dump(exclude={"object_sizes"})
+    assert DatasetManifest.model_validate(old).object_sizes == {}
+
+
+def flooded(labels: NDArray[Any]) -> int:
+    """Return in how many pieces the labels of an image lie, found by flooding each of them."""
+    todo, pieces = labels > 0, 0
+    for start in zip(*np.nonzero(labels), strict=True):
+        if not todo[start]:
+            continue
+        pieces, queue = pieces + 1, deque([start])
+        todo[start] = False
+        while queue:
+            place = queue.popleft()
+            for step in product((-1, 0, 1), repeat=labels.ndim):
+                near = tuple(int(a) + b for a, b in zip(place, step, strict=True))
+                inside = all(0 <= a < length for a, length in zip(near, labels.shape, strict=True))
+                if inside and todo[near] and labels[near] == labels[place]:
+                    todo[near] = False
+                    queue.append(near)
+    return pieces
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([(7, 9), (1, 8), (9, 1), (3, 5, 6), (1, 1)]),
+    st.sampled_from([np.uint8, np.int32, np.uint32]),
+    st.integers(1, 3),
+)
+def test_components_and_extents(seed: int, shape: tuple[int, ...], dtype: type, values: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, values + 1, shape).astype(dtype)
+    numbered = label_components(labels)
+    assert count_pieces(labels).pieces == numbered.max(initial=0) == flooded(labels) == flooded(numbered)
+    np.testing.assert_array_equal(numbered > 0, labels > 0)
+    places = [np.argwhere(labels == value) for value in np.unique(labels[labels > 0])]
+    expected = [place.max(axis=0) - place.min(axis=0) + 1 for place in places]
+    np.testing.assert_array_equal(object_extents(labels), np.reshape(expected, (-1, labels.ndim)))
