@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def xml(
     )
 
 
-def pages(path: Path, planes: Sequence[NDArray[Any]], description: str | None = None) -> Path:
+def pages(path: Path, planes: Iterable[NDArray[Any]], description: str | None = None) -> Path:
     """Write planes as pages of their own, the description in the first one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tifffile.TiffWriter(path) as writer:

@@ -235,7 +235,7 @@ def flooded(labels: NDArray[Any]) -> int:
     st.integers(1, 3),
 )
 def test_components_and_extents(seed: int, shape: tuple[int, ...], dtype: type, values: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, values + 1, shape).astype(dtype)
+    labels: NDArray[Any] = np.random.default_rng(seed).integers(0, values + 1, shape).astype(dtype)
     numbered = label_components(labels)
     assert count_pieces(labels).pieces == numbered.max(initial=0) == flooded(labels) == flooded(numbered)
     np.testing.assert_array_equal(numbered > 0, labels > 0)
