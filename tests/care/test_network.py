@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ from learner_suite import ImageLearnerSuite, batch_of, images_of, view_of
 
 from parfocal.care import CARE_2D
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters
-from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.store.facts import Facts
 
 TINY: dict[str, Any] = {
     "network_depth": 2, "kernel_size": 3, "first_filters": 4, "patch_size": 32, "precision": "float32"
 }  # fmt: skip
-BFLOAT16 = choose_precision("auto", "tensorflow", 2)[0] == "bfloat16"
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path:
             parameters=parameters.model_dump(), axes="YX", normaliser={"rule": "none"}, dataset_uri="",
             facts=facts,
         )  # fmt: skip
-        model = load_model(CARE_2D, manifest, tmp_path, weights="best", precision="float32")
+        model = load_model(CARE_2D, manifest, tmp_path, weights="best")
         image = Image(pairs[0][0], "YX", None)
         wanted = CarePredictionParameters(uncertainty=True)
         predicted.append(predict_image(model, image, wanted, tmp_path, "a").finish().images)
@@ -113,13 +113,18 @@ def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path:
     assert care.calibrate(learner, images_of(*pairs), plain, Facts()) == Facts()
 
 
-@pytest.mark.skipif(not BFLOAT16, reason="this processor computes in float32")
-def test_bfloat16_learns_like_float32_and_repeats_itself(care: Any) -> None:
+def test_bfloat16_learns_like_float32_and_repeats_itself() -> None:
+    from parfocal.care.network import Care2D
+    from parfocal.runtime.frameworks import keras
+
+    device, why = keras.describe_device().choose("auto", 2, training=True)
+    if device.precision != "bfloat16":
+        pytest.skip(f"nothing is trained in bfloat16 here: {why}")
     rng = np.random.default_rng(0)
     inputs = rng.random((8, 32, 32, 1), dtype=np.float32)
     runs = []
-    for precision in ("float32", "auto", "auto"):
-        learner = care.build(Care2DParameters(**TINY | {"precision": precision}, learning_rate=0.003), Facts())
+    for each in (replace(device, precision="float32"), device, device):
+        learner = Care2D(each).build(Care2DParameters(**TINY, learning_rate=0.003), Facts())
         losses = [learner.train_batch(batch_of(inputs, 1 - inputs))["loss"] for _ in range(30)]
         runs.append((losses, learner.predict_batch(inputs)))
     (exact, _), (rough, predicted), (again, repeated) = runs
@@ -157,13 +162,13 @@ def test_dropout_follows_from_seed_and_epoch() -> None:
     from parfocal.runtime.frameworks import keras
 
     def build() -> keras.KerasLearner:
-        keras.prepare(5, "float32", 2)
+        keras.prepare(5, Device())
         layers = keras.keras.layers
         inputs = keras.keras.Input((None, None, 1))
         outputs = layers.Conv2D(1, 3, padding="same")(layers.Dropout(0.5)(inputs))
         model = keras.keras.Model(inputs, outputs)
         model.compile(optimizer=keras.keras.optimizers.Adam(0.01), loss="mse")
-        return keras.KerasLearner(model, 5)
+        return keras.KerasLearner(model, 5, Device())
 
     pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
     batch = batch_of(pixels, 1 - pixels)

@@ -11,8 +11,8 @@ from learner_suite import ImageLearnerSuite, batch_of, view_of
 
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
+from parfocal.runtime.methods.device import Device, cpu_flags
 from parfocal.runtime.methods.implementation import Batch
-from parfocal.runtime.methods.precision import cpu_flags
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 
@@ -128,13 +128,10 @@ def test_steps_are_rounded_up_to_epochs(steps: int, epochs: int, expected: int) 
 
 @pytest.mark.skipif(not {"amx_bf16", "avx512_bf16"} & cpu_flags(), reason="the processor has no bfloat16")
 @pytest.mark.parametrize("planes", [1, 2, 3, 4, 16])
-def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int) -> None:
     import torch
 
     from parfocal.runtime.frameworks import torch as driver
-
-    # Also where it is possible and not chosen, because it is no faster.
-    monkeypatch.setattr(driver, "choose_precision", lambda wanted, *_: (wanted, ""))
 
     rng = np.random.default_rng(0)
     inputs, targets = (rng.standard_normal((2, planes, 4, 6, 32), np.float32) for _ in range(2))
@@ -143,7 +140,9 @@ def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monk
         torch.manual_seed(0)
         convolution = torch.nn.Conv3d(32, 32, 3, padding=1)
         optimiser = torch.optim.SGD(convolution.parameters(), lr=0.0)
-        learner = driver.SupervisedLearner(convolution, optimiser, torch.nn.functional.mse_loss, 0, precision)
+        learner = driver.SupervisedLearner(
+            convolution, optimiser, torch.nn.functional.mse_loss, 0, Device(precision=precision)
+        )
         learner.train_batch(batch_of(inputs, targets))
         assert convolution.weight.grad is not None
         gradients.append(convolution.weight.grad.numpy())
@@ -180,7 +179,7 @@ def test_several_networks_with_dropout_go_on_bit_for_bit() -> None:
             "a": torch.optim.Adam(modules["first"].parameters()),
             "b": torch.optim.SGD(modules["second"].parameters(), momentum=0.9),
         }
-        return Two(modules, optimisers, 5, "float32")
+        return Two(modules, optimisers, 5, Device())
 
     pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
     batch = batch_of(pixels, 1 - pixels)

@@ -14,7 +14,7 @@ from learner_suite import LearnerSuite, images_of, prepared, view_of
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.prediction.loaded_model import LoadedModel, predict_image
 from parfocal.runtime.prediction.outputs import ResultOutputs
 from parfocal.runtime.prediction.tiling import Tiling
@@ -308,12 +308,15 @@ def test_validation_images_without_objects_leave_the_usual_thresholds(stardist: 
     assert facts.measured == {"probability_threshold": 0.5, "overlap_threshold": 0.4}
 
 
-@pytest.mark.skipif(
-    choose_precision("auto", "tensorflow", 2)[0] != "bfloat16", reason="this processor computes in float32"
-)
 def test_a_network_that_is_sure_of_itself_and_wrong_has_a_finite_loss_in_bfloat16(stardist: Any) -> None:
-    parameters = StarDist2DParameters(**TINY | {"precision": "auto"})
-    learner = stardist.build(parameters, Facts())
+    from parfocal.runtime.frameworks import keras
+    from parfocal.stardist.network import StarDist2D
+
+    device, why = keras.describe_device().choose("auto", 2, training=True)
+    if device.precision != "bfloat16":
+        pytest.skip(f"nothing is trained in bfloat16 here: {why}")
+    parameters = StarDist2DParameters(**TINY)
+    learner = StarDist2D(device).build(parameters, Facts())
     learner.model.get_layer("prob").bias.assign([30.0])
     inputs = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
     batch = prepared(stardist, inputs, np.zeros((2, 64, 64, 1), np.int32), parameters)
