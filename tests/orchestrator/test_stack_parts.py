@@ -376,10 +376,10 @@ def test_the_runner_does_not_start_when_no_service_did(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, ": AMX found, so trainings on the CPU compute in bfloat16"),
+        ({"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, ": AMX found, so the CPU computes in bfloat16"),
         (
             {"avx2", "avx512f", "avx512_bf16"},
-            "AVX512-BF16 but no AMX, so trainings with TensorFlow (CARE, StarDist) compute in bfloat16",
+            "AVX512-BF16 but no AMX, so on the CPU TensorFlow (CARE, StarDist) computes in bfloat16",
         ),
         ({"avx2", "avx512f"}, "AVX512, AVX2, but no AMX or AVX512-BF16, so the CPU computes in float32"),
         ({"avx2"}, "AVX2, but no AMX or AVX512-BF16, so the CPU computes in float32"),
