@@ -169,10 +169,12 @@ def precisions(learner: Any, module: Any) -> list[str]:
     import torch
 
     seen: list[str] = []
+    pixels = np.zeros((1, 8, 8, 1), np.float32)
+    learner.predict_batch(pixels)  # looks at the order in a copy
     for part in module.modules():
         if isinstance(part, torch.nn.Conv2d):
             part.register_forward_hook(lambda _, __, output: seen.append(str(output.dtype).removeprefix("torch.")))
-    learner.predict_batch(np.zeros((1, 8, 8, 1), np.float32))
+    learner.predict_batch(pixels)
     return seen
 
 
@@ -190,8 +192,6 @@ def test_the_last_two_convolutions_that_are_carried_out_stay_in_float32() -> Non
     learner, module = row()
     module.__class__ = Backwards
     assert precisions(learner, module) == ["bfloat16", "bfloat16", "float32", "float32"]
-    assert [each.in_channels for each in learner._tails[module]] == [1, 1]
-    assert learner._tails[module] == [module[0], module[1]]
 
 
 def test_a_module_may_name_its_tail() -> None:
