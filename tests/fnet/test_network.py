@@ -219,7 +219,7 @@ def test_predicted_stains_are_as_good_in_bfloat16_as_in_float32() -> None:
     source, target = pairs[:, 0], pairs[:, 1]
     parameters = Fnet2DParameters(**TINY)
     learner = Fnet2D().build(parameters, Facts())
-    for step in range(120):
+    for step in range(40):
         chosen = [step % 7, (step + 3) % 7]
         learner.train_batch(batch_of(source[chosen], target[chosen]))
     rounded = Fnet2D(BFLOAT16).build(parameters, Facts())
