@@ -44,11 +44,16 @@ _CALIBRATION_PIXELS = 2**24
 _LARGEST_LABEL = 2**16 - 1
 
 
+# Convolutions before each output that stay in float32: the heads, the features they share, and what these are made of.
+# With two, objects whose probability is near the threshold were found or missed: F1 changed by 0.004 instead of 0.001.
+_TAIL = 3
+
+
 class StarDistLearner(keras.KerasLearner):
     """A compiled StarDist network, with stardist's own object around it for prediction."""
 
     def __init__(self, stardist: Any, seed: int, device: Device) -> None:
-        super().__init__(stardist.keras_model, seed, device)
+        super().__init__(stardist.keras_model, seed, device, _TAIL)
         self.stardist = stardist
 
     @property

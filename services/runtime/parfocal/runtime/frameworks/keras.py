@@ -28,7 +28,7 @@ from parfocal.runtime.methods.device import Device, describe_gpu, describe_proce
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.store.facts import Facts
 
-# Convolutions before each output that are computed in float32 when the others are not.
+# Convolutions before each output that are computed in float32 when the others are not, if a method does not say.
 TAIL_CONVOLUTIONS = 2
 # In whole trainings of CARE with AVX512-BF16 alone TensorFlow needed half of the processor time of float32.
 _FASTER_WITH = ("amx_bf16", "avx512_bf16")
@@ -79,14 +79,16 @@ class KerasLearner:
         From which, with the epoch, all that is random inside the network follows, such as dropout.
     device
         What the network is computed on, and in which precision. In another one than float32 it is applied, and on GPUs
-        trained, with a tail in float32: the last two convolutions before each output, and all that follows them.
+        trained, with a tail in float32: the last convolutions before each output, and all that follows them.
+    tail
+        How many convolutions before each output belong to the tail.
     """
 
-    def __init__(self, model: Any, seed: int, device: Device) -> None:
+    def __init__(self, model: Any, seed: int, device: Device, tail: int = TAIL_CONVOLUTIONS) -> None:
         self.model = model
         self._seed = seed
         if device.precision != "float32" and not _is_global(device):
-            compute_body_in(model, device.precision)
+            compute_body_in(model, device.precision, tail)
         self._predict: Callable[..., Any] = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         model.optimizer.build(model.trainable_variables)
 
