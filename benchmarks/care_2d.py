@@ -30,8 +30,8 @@ from parfocal.care import SERVICE
 from parfocal.qc.metrics.images.restoration import score_restoration
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch
-from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import ModelManifest
 
@@ -50,7 +50,7 @@ def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: P
 
     from parfocal.runtime.frameworks import keras
 
-    keras.prepare(options.seed, "float32", 2)  # the arithmetic is global, and Parfocal may have changed it
+    keras.prepare(options.seed, Device())  # the arithmetic is global, and Parfocal may have changed it
     raw = RawData.from_folder(str(data / "train"), ["source"], "target", axes="YX")
     with contextlib.redirect_stdout(io.StringIO()), Clock() as preparing:
         x, y, _ = create_patches(
@@ -92,13 +92,13 @@ def validation_steps(model: ModelManifest, options: argparse.Namespace) -> int:
     return min(int(sum(grids)), 512) // options.batch
 
 
-def bare_steps(options: argparse.Namespace) -> tuple[Clock, Clock, int]:
+def bare_steps(options: argparse.Namespace, device: Device) -> tuple[Clock, Clock, int]:
     """Return the times of `count` training and validation steps of the network alone, one batch again and again."""
     from parfocal.care.network import Care2D
     from parfocal.care.parameters import Care2DParameters
 
     parameters = Care2DParameters(patch_size=options.patch, batch_size=options.batch)
-    learner = Care2D().build(parameters, Facts())
+    learner = Care2D(device).build(parameters, Facts())
     pixels = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
     batch = Batch({"source": pixels}, pixels, options.batch)
     learner.train_batch(batch)
@@ -118,11 +118,11 @@ def main() -> None:
     parser = options_for(__doc__, epochs=5, patch=64, batch=16, patches_per_image=32)
     parser.add_argument("--skip-csbdeep", action="store_true", help="measure Parfocal alone, for curves")
     options = parser.parse_args()
-    precision, why = choose_precision("auto", SERVICE.framework, 2)
-    print(f"precision: {why}", flush=True)
+    device, why = SERVICE.device().choose("auto", 2, training=True)
+    print(f"{device.name}: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bare, validating, count = bare_steps(options)
+        bare, validating, count = bare_steps(options, device)
         ours = train_and_predict(SERVICE, "care-2d", options.data, training_parameters(options), folder)
         psnr, ssim = quality(ours.predictions, options.data / "test" / "target")
         steps = ours.steps(options.patches_per_image, options.batch)
@@ -130,8 +130,8 @@ def main() -> None:
             print(f"epoch {number}: " + json.dumps({key: round(value, 6) for key, value in row.items()}))
         print(f"bare training step: {bare.cpu / count:.3f} CPU s, {bare.wall / count:.3f} s")
         print(
-            f"Parfocal ({precision}): training job {ours.training.wall:.1f} s ({ours.training.cpu:.1f} CPU s), of it "
-            f"epochs {ours.epochs:.1f} s; prediction job {ours.predicting.wall:.1f} s; "
+            f"Parfocal ({device.precision}): training job {ours.training.wall:.1f} s ({ours.training.cpu:.1f} CPU s), "
+            f"of it epochs {ours.epochs:.1f} s; prediction job {ours.predicting.wall:.1f} s; "
             f"{psnr:.2f} dB, SSIM {ssim:.3f}",
             flush=True,
         )

@@ -25,7 +25,6 @@ from parfocal.fnet import SERVICE
 from parfocal.fnet.network import FnetModule
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
-from parfocal.runtime.methods.precision import choose_precision
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -90,16 +89,16 @@ def main() -> None:
     parser = options_for(__doc__, epochs=3, patch=128, batch=8, patches_per_image=64)
     parser.add_argument("--filters", type=int, default=32)
     options = parser.parse_args()
-    precision, why = choose_precision("auto", SERVICE.framework, 2)
-    print(f"precision: {why}", flush=True)
+    device, why = SERVICE.device().choose("auto", 2, training=True)
+    print(f"{device.name}: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parameters = {**training_parameters(options), "first_filters": options.filters, "targets": "target"}
         ours = train_and_predict(SERVICE, "fnet-2d", options.data, parameters, folder)
         steps = ours.steps(options.patches_per_image, options.batch)
         print(
-            f"Parfocal ({precision}): training job {ours.training.wall:.1f} s, of it epochs {ours.epochs:.1f} s for "
-            f"{options.epochs} x {steps} steps; prediction job {ours.predicting.wall:.1f} s; error "
+            f"Parfocal ({device.precision}): training job {ours.training.wall:.1f} s, of it epochs {ours.epochs:.1f} s "
+            f"for {options.epochs} x {steps} steps; prediction job {ours.predicting.wall:.1f} s; error "
             f"{error(ours.predictions, options.data):.4f}",
             flush=True,
         )

@@ -27,7 +27,7 @@ from common import Clock, options_for, train_and_predict, training_parameters
 from parfocal.qc.metrics.objects.instances import Counts, score_instances
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
-from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.methods.device import Device
 from parfocal.stardist import SERVICE
 
 
@@ -49,7 +49,7 @@ def plain_stardist(
 
     from parfocal.runtime.frameworks import keras
 
-    keras.prepare(options.seed, "float32", 2)  # the arithmetic is global, and Parfocal may have changed it
+    keras.prepare(options.seed, Device())  # the arithmetic is global, and Parfocal may have changed it
     rng = np.random.default_rng(options.seed)
 
     def augment(image: Any, labels: Any) -> tuple[Any, Any]:
@@ -96,7 +96,7 @@ def plain_stardist(
     return {"prepare": preparing, "train": training, "predict": predicting, "f1": f1}
 
 
-def making_targets(options: argparse.Namespace, data: Path) -> tuple[float, float]:
+def making_targets(options: argparse.Namespace, data: Path, device: Device) -> tuple[float, float]:
     """Return the seconds that the targets of a batch take, and that a training step takes."""
     from parfocal.runtime.methods.implementation import Batch
     from parfocal.runtime.store.facts import Facts
@@ -104,7 +104,7 @@ def making_targets(options: argparse.Namespace, data: Path) -> tuple[float, floa
     from parfocal.stardist.parameters import StarDist2DParameters
 
     parameters = StarDist2DParameters(patch_size=options.patch, batch_size=options.batch)
-    method = StarDist2D()
+    method = StarDist2D(device)
     learner = method.build(parameters, Facts())
     paths = list(find_images(data / "train" / "target").values())[: options.batch]
     cut = (slice(options.patch), slice(options.patch))
@@ -126,17 +126,17 @@ def main() -> None:
     """Run both and print ratios."""
     parser = options_for(__doc__, epochs=5, patch=128, batch=4, patches_per_image=4)
     options = parser.parse_args()
-    precision, why = choose_precision("auto", SERVICE.framework, 2)
-    print(f"precision: {why}", flush=True)
+    device, why = SERVICE.device().choose("auto", 2, training=True)
+    print(f"{device.name}: {why}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        making, step = making_targets(options, options.data)
+        making, step = making_targets(options, options.data, device)
         print(f"targets of a batch: {making:.3f} s, training step: {step:.3f} s", flush=True)
         ours = train_and_predict(SERVICE, "stardist-2d", options.data, training_parameters(options), folder)
         our_f1 = quality(ours.predictions, options.data / "test" / "target")
         print(
-            f"Parfocal ({precision}): training job {ours.training.wall:.1f} s, of it epochs {ours.epochs:.1f} s; "
-            f"prediction job {ours.predicting.wall:.1f} s; F1 {our_f1:.3f}",
+            f"Parfocal ({device.precision}): training job {ours.training.wall:.1f} s, of it epochs "
+            f"{ours.epochs:.1f} s; prediction job {ours.predicting.wall:.1f} s; F1 {our_f1:.3f}",
             flush=True,
         )
         plain = plain_stardist(

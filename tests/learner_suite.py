@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch, ModelView, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.service import load_object
 from parfocal.runtime.store.facts import Facts
 
 FACTS = Facts()
+# Where the processor has no fast bfloat16 it is computed all the same, only slower.
+BFLOAT16 = Device(precision="bfloat16")
 
 
 def batch_of(inputs: Any, targets: Any = None) -> Batch:
@@ -129,6 +132,19 @@ class LearnerSuite:
         fresh = implementation.build(self.parameters, self.facts).predict_batch(second)
         learner.predict_batch(np.concatenate([first, first]))
         np.testing.assert_array_equal(learner.predict_batch(second), fresh)
+
+    def test_predictions_in_bfloat16_are_nearly_those_of_float32(self, implementation: Any) -> None:
+        batches = self.batches(implementation, 5)
+        learner = self.begun(implementation, self.parameters)
+        for batch in batches:
+            learner.train_batch(batch)
+        fast = load_object(self.path)(BFLOAT16).build(self.parameters, self.facts)
+        fast.set_weights(learner.weights())
+        exact, rounded = (each.predict_batch(batches[0].input) for each in (learner, fast))
+        assert not np.array_equal(rounded, exact)  # the arithmetic is really another one
+        assert np.abs(rounded - exact).max() < 0.02 * np.ptp(exact)
+        # The tail is in float32: in bfloat16 alone a few hundred values are left.
+        assert len(np.unique(rounded)) > 0.95 * len(np.unique(exact))
 
     def test_damaged_weights_are_refused(self, implementation: Any, tmp_path: Path) -> None:
         name = f"weights_best{self.weights_suffix}"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import ImageLearnerSuite, batch_of, images_of, view_of
+from learner_suite import BFLOAT16, ImageLearnerSuite, batch_of, images_of, view_of
+from support import filament_pair
 
 from parfocal.care import CARE_2D
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters
-from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.store.facts import Facts
 
 TINY: dict[str, Any] = {
     "network_depth": 2, "kernel_size": 3, "first_filters": 4, "patch_size": 32, "precision": "float32"
 }  # fmt: skip
-BFLOAT16 = choose_precision("auto", "tensorflow", 2)[0] == "bfloat16"
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path:
             parameters=parameters.model_dump(), axes="YX", normaliser={"rule": "none"}, dataset_uri="",
             facts=facts,
         )  # fmt: skip
-        model = load_model(CARE_2D, manifest, tmp_path, weights="best", precision="float32")
+        model = load_model(CARE_2D, manifest, tmp_path, weights="best")
         image = Image(pairs[0][0], "YX", None)
         wanted = CarePredictionParameters(uncertainty=True)
         predicted.append(predict_image(model, image, wanted, tmp_path, "a").finish().images)
@@ -113,13 +116,18 @@ def test_after_calibration_the_intervals_hold_what_they_say(care: Any, tmp_path:
     assert care.calibrate(learner, images_of(*pairs), plain, Facts()) == Facts()
 
 
-@pytest.mark.skipif(not BFLOAT16, reason="this processor computes in float32")
-def test_bfloat16_learns_like_float32_and_repeats_itself(care: Any) -> None:
+def test_bfloat16_learns_like_float32_and_repeats_itself() -> None:
+    from parfocal.care.network import Care2D
+    from parfocal.runtime.frameworks import keras
+
+    device, why = keras.describe_device().choose("auto", 2, training=True)
+    if device.precision != "bfloat16":
+        pytest.skip(f"nothing is trained in bfloat16 here: {why}")
     rng = np.random.default_rng(0)
     inputs = rng.random((8, 32, 32, 1), dtype=np.float32)
     runs = []
-    for precision in ("float32", "auto", "auto"):
-        learner = care.build(Care2DParameters(**TINY | {"precision": precision}, learning_rate=0.003), Facts())
+    for each in (replace(device, precision="float32"), device, device):
+        learner = Care2D(each).build(Care2DParameters(**TINY, learning_rate=0.003), Facts())
         losses = [learner.train_batch(batch_of(inputs, 1 - inputs))["loss"] for _ in range(30)]
         runs.append((losses, learner.predict_batch(inputs)))
     (exact, _), (rough, predicted), (again, repeated) = runs
@@ -127,6 +135,92 @@ def test_bfloat16_learns_like_float32_and_repeats_itself(care: Any) -> None:
     np.testing.assert_allclose(rough, exact, atol=0.05)
     assert again == rough
     np.testing.assert_array_equal(repeated, predicted)
+
+
+def test_restored_images_are_as_good_in_bfloat16_as_in_float32() -> None:
+    from parfocal.care.network import Care2D
+
+    rng = np.random.default_rng(0)
+    pairs = np.stack([filament_pair(rng, (64, 64)) for _ in range(9)]).astype(np.float32)[..., np.newaxis] / 1000
+    noisy, clean = pairs[:, 0], pairs[:, 1]
+    parameters = Care2DParameters(**TINY | {"first_filters": 8}, learning_rate=0.003, probabilistic=False)
+    learner = Care2D().build(parameters, Facts())
+    for step in range(120):
+        chosen = [step % 7, (step + 3) % 7]
+        learner.train_batch(batch_of(noisy[chosen], clean[chosen]))
+    rounded = Care2D(BFLOAT16).build(parameters, Facts())
+    rounded.set_weights(learner.weights())
+    exact, fast = (each.predict_batch(noisy[7:]) for each in (learner, rounded))
+
+    def decibels(images: Any) -> float:
+        return float(-10 * np.log10(np.mean((images - clean[7:]) ** 2) / np.ptp(clean[7:]) ** 2))
+
+    assert decibels(exact) > decibels(noisy[7:]) + 3  # something was learnt that could be lost
+    assert decibels(fast) == pytest.approx(decibels(exact), abs=0.02)
+    assert len(np.unique(fast)) > 0.97 * len(np.unique(exact))
+    assert 0 < np.abs(fast - exact).max() < 0.01 * np.ptp(exact)
+
+
+def test_the_tail_of_the_network_stays_in_float32(care: Any) -> None:
+    from parfocal.care.network import Care2D
+
+    parameters = Care2DParameters(**TINY)
+    reduced = {
+        layer.name: layer.compute_dtype
+        for layer in Care2D(BFLOAT16).build(parameters, Facts()).model.layers
+        if layer.weights
+    }
+    assert reduced.pop("up_level_0_no_2") == "float32"
+    ends = [name for name in reduced if name.startswith("conv2d")]
+    assert [reduced.pop(name) for name in ends] == ["float32", "float32"]  # the mean and the scale
+    assert set(reduced.values()) == {"bfloat16"}
+    exact = care.build(parameters, Facts()).model
+    assert {layer.compute_dtype for layer in exact.layers} == {"float32"}
+
+
+def test_a_network_trained_in_bfloat16_layer_by_layer_learns_like_one_in_float32() -> None:
+    """What GPUs do; the processor can do it as well, only not faster."""
+    from parfocal.care.network import Care2D
+    from parfocal.runtime.frameworks import keras
+
+    inputs = np.random.default_rng(0).random((4, 32, 32, 1), dtype=np.float32)
+    losses = []
+    for reduce in (False, True):
+        learner = Care2D().build(Care2DParameters(**TINY, learning_rate=0.003), Facts())
+        if reduce:
+            keras.compute_body_in(learner.model, "bfloat16")
+        losses.append([learner.train_batch(batch_of(inputs, 1 - inputs))["loss"] for _ in range(20)])
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], atol=0.05)
+
+
+def test_tensorflow_describes_the_processor_or_the_gpu_that_it_sees() -> None:
+    import tensorflow as tf
+
+    from parfocal.runtime.frameworks import keras
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        assert keras.describe_device().kind == "cpu"
+        pytest.skip("TensorFlow sees no GPU: what it says of one was not tested")
+    code = """if True:
+        import numpy as np, sys
+        from parfocal.care.network import Care2D
+        from parfocal.care.parameters import Care2DParameters
+        from parfocal.runtime.frameworks import keras
+        from parfocal.runtime.methods.implementation import Batch
+        from parfocal.runtime.store.facts import Facts
+        device, _ = keras.describe_device().choose("auto", 2, training=True)
+        assert device.kind == "cuda" and device.memory > 2**30 and device.capability and device.cuda and device.name
+        pixels = np.random.default_rng(0).random((4, 32, 32, 1), dtype=np.float32)
+        runs = []
+        for _ in range(2):
+            learner = Care2D(device).build(Care2DParameters(network_depth=2, first_filters=8), Facts())
+            assert all("GPU" in variable.value.device for variable in learner.model.weights)
+            runs.append([learner.train_batch(Batch({"source": pixels}, 1 - pixels, 4))["loss"] for _ in range(5)])
+        assert runs[0] == runs[1], runs
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own way of saving
@@ -157,13 +251,13 @@ def test_dropout_follows_from_seed_and_epoch() -> None:
     from parfocal.runtime.frameworks import keras
 
     def build() -> keras.KerasLearner:
-        keras.prepare(5, "float32", 2)
+        keras.prepare(5, Device())
         layers = keras.keras.layers
         inputs = keras.keras.Input((None, None, 1))
         outputs = layers.Conv2D(1, 3, padding="same")(layers.Dropout(0.5)(inputs))
         model = keras.keras.Model(inputs, outputs)
         model.compile(optimizer=keras.keras.optimizers.Adam(0.01), loss="mse")
-        return keras.KerasLearner(model, 5)
+        return keras.KerasLearner(model, 5, Device())
 
     pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
     batch = batch_of(pixels, 1 - pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from contract_session import FINAL, TINY, Session, rpc_error, single_image
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import publish_dataset, read_published, wait_for
+from support import ROOT, publish_dataset, read_published, wait_for
 
 from parfocal import v1
 from parfocal.runtime.rpc_errors import STATUS_KEY, from_rpc_error
@@ -74,6 +75,26 @@ def test_training_publishes_a_model_with_its_history(trained: tuple[v1.Job, str]
     assert {"training.csv", "training_report.pdf", "loss.png"} <= names
     rows = read_published(store, output.uri, "training.csv").decode().splitlines()
     assert len(rows) == 1 + int(json_format.MessageToDict(job.resolved_parameters)["epochs"])
+
+
+def test_the_recorded_device_is_the_one_that_networks_are_computed_on(
+    service: Session, trained: tuple[v1.Job, str], store: Any
+) -> None:
+    import psutil
+
+    from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+    from parfocal.runtime.store.store import Location
+
+    job, _ = trained
+    server = psutil.Process(service.process.process.pid)
+    python, *_, module = server.cmdline()
+    command = [python, str(ROOT / "tests/used_device.py"), module, service.method]
+    command.append(json.dumps(TINY[service.method]["parameters"]))
+    used = json.loads(subprocess.run(command, env=server.environ(), check=True, capture_output=True).stdout)
+    recorded = ModelManifest.read(store, Location.parse(job.outputs[0].uri) / MODEL_MANIFEST).environment
+    assert job.environment.device == recorded["device"] == used
+    assert job.environment.precision == recorded["precision"] in {"float32", "bfloat16"}
+    assert bool(job.environment.cuda) == (used != "CPU")
 
 
 def test_watch_gives_every_event_once_and_in_order(trained: tuple[v1.Job, str], service: Session) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import ImageLearnerSuite, batch_of, view_of
+from learner_suite import BFLOAT16, ImageLearnerSuite, batch_of, view_of
+from support import filament_pair
 
 from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
+from parfocal.runtime.methods.device import Device, cpu_flags
 from parfocal.runtime.methods.implementation import Batch
-from parfocal.runtime.methods.precision import cpu_flags
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 
@@ -128,13 +129,10 @@ def test_steps_are_rounded_up_to_epochs(steps: int, epochs: int, expected: int) 
 
 @pytest.mark.skipif(not {"amx_bf16", "avx512_bf16"} & cpu_flags(), reason="the processor has no bfloat16")
 @pytest.mark.parametrize("planes", [1, 2, 3, 4, 16])
-def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int) -> None:
     import torch
 
     from parfocal.runtime.frameworks import torch as driver
-
-    # Also where it is possible and not chosen, because it is no faster.
-    monkeypatch.setattr(driver, "choose_precision", lambda wanted, *_: (wanted, ""))
 
     rng = np.random.default_rng(0)
     inputs, targets = (rng.standard_normal((2, planes, 4, 6, 32), np.float32) for _ in range(2))
@@ -143,13 +141,126 @@ def test_gradients_of_volumes_in_bfloat16_are_those_of_float32(planes: int, monk
         torch.manual_seed(0)
         convolution = torch.nn.Conv3d(32, 32, 3, padding=1)
         optimiser = torch.optim.SGD(convolution.parameters(), lr=0.0)
-        learner = driver.SupervisedLearner(convolution, optimiser, torch.nn.functional.mse_loss, 0, precision)
+        learner = driver.SupervisedLearner(
+            convolution, optimiser, torch.nn.functional.mse_loss, 0, Device(precision=precision)
+        )
         learner.train_batch(batch_of(inputs, targets))
         assert convolution.weight.grad is not None
         gradients.append(convolution.weight.grad.numpy())
     exact, fast, again = gradients
     assert np.linalg.norm(fast - exact) < 0.01 * np.linalg.norm(exact)
     np.testing.assert_array_equal(fast, again)
+
+
+def row(*between: Any) -> Any:
+    """Return a learner of convolutions in a row, in bfloat16, and its module."""
+    import torch
+
+    from parfocal.runtime.frameworks.torch import SupervisedLearner
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(*(torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(4)), *between)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.0)
+    return SupervisedLearner(module, optimiser, torch.nn.functional.mse_loss, 0, BFLOAT16), module
+
+
+def precisions(learner: Any, module: Any) -> list[str]:
+    """Return the type of what each convolution puts out."""
+    import torch
+
+    seen: list[str] = []
+    pixels = np.zeros((1, 8, 8, 1), np.float32)
+    learner.predict_batch(pixels)  # looks at the order in a copy
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.register_forward_hook(lambda _, __, output: seen.append(str(output.dtype).removeprefix("torch.")))
+    learner.predict_batch(pixels)
+    return seen
+
+
+def test_the_last_two_convolutions_that_are_carried_out_stay_in_float32() -> None:
+    import torch
+
+    assert precisions(*row()) == ["bfloat16", "bfloat16", "float32", "float32"]
+
+    class Backwards(torch.nn.Sequential):
+        def forward(self, x: Any) -> Any:
+            for part in reversed(list(self)):
+                x = part(x)
+            return x
+
+    learner, module = row()
+    module.__class__ = Backwards
+    assert precisions(learner, module) == ["bfloat16", "bfloat16", "float32", "float32"]
+
+
+def test_a_module_may_name_its_tail() -> None:
+    learner, module = row()
+    module.tail = [module[3]]
+    assert precisions(learner, module) == ["bfloat16", "bfloat16", "bfloat16", "float32"]
+
+
+def test_training_leaves_no_trace_of_prediction() -> None:
+    learner, module = row()
+    module.train()
+    pixels = np.random.default_rng(0).random((1, 8, 8, 1), np.float32)
+    before = learner.train_batch(batch_of(pixels, pixels))["loss"]
+    learner.predict_batch(pixels)
+    assert learner.train_batch(batch_of(pixels, pixels))["loss"] == before
+    assert not any("forward" in vars(part) for part in module.modules())
+
+
+def test_predicted_stains_are_as_good_in_bfloat16_as_in_float32() -> None:
+    from parfocal.fnet.network import Fnet2D
+
+    rng = np.random.default_rng(0)
+    pairs = np.stack([filament_pair(rng, (64, 64)) for _ in range(9)]).astype(np.float32)[..., np.newaxis]
+    pairs = (pairs - pairs.mean()) / pairs.std()
+    source, target = pairs[:, 0], pairs[:, 1]
+    parameters = Fnet2DParameters(**TINY)
+    learner = Fnet2D().build(parameters, Facts())
+    for step in range(40):
+        chosen = [step % 7, (step + 3) % 7]
+        learner.train_batch(batch_of(source[chosen], target[chosen]))
+    rounded = Fnet2D(BFLOAT16).build(parameters, Facts())
+    rounded.set_weights(learner.weights())
+    exact, fast = (each.predict_batch(source[7:]) for each in (learner, rounded))
+
+    def decibels(images: Any) -> float:
+        return float(-10 * np.log10(np.mean((images - target[7:]) ** 2) / np.ptp(target[7:]) ** 2))
+
+    assert decibels(exact) > decibels(np.zeros_like(exact)) + 3
+    assert decibels(fast) == pytest.approx(decibels(exact), abs=0.02)
+    assert len(np.unique(fast)) > 0.97 * len(np.unique(exact))
+
+
+def test_a_gpu_is_described_as_it_is_and_repeats_itself() -> None:
+    import torch
+
+    from parfocal.fnet.network import Fnet2D
+    from parfocal.runtime.frameworks.torch import describe_device
+
+    device = describe_device()
+    if not torch.cuda.is_available():
+        assert device.kind == "cpu"
+        pytest.skip("PyTorch sees no GPU: what it says of one was not tested")
+    assert (device.kind, device.name) == ("cuda", torch.cuda.get_device_name(0))
+    assert device.memory > 2**30
+    assert (device.capability, device.cuda) == (torch.cuda.get_device_capability(0), torch.version.cuda)
+    pixels = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
+    chosen, _ = device.choose("auto", 2, training=True)
+    runs = []
+    for _ in range(2):
+        learner = Fnet2D(chosen).build(Fnet2DParameters(**TINY), Facts())
+        assert {weight.device.type for weight in learner.modules["network"].parameters()} == {"cuda"}
+        losses = [learner.train_batch(batch_of(pixels, 1 - pixels))["loss"] for _ in range(5)]
+        runs.append((losses, learner.predict_batch(pixels).tobytes()))
+    assert runs[0] == runs[1]
+    exact = Fnet2D(device).build(Fnet2DParameters(**TINY), Facts())
+    processor = Fnet2D().build(Fnet2DParameters(**TINY), Facts())
+    for each in (exact, processor):
+        each.set_weights(learner.weights())
+    np.testing.assert_allclose(exact.predict_batch(pixels), processor.predict_batch(pixels), atol=1e-4)
 
 
 def test_several_networks_with_dropout_go_on_bit_for_bit() -> None:
@@ -180,7 +291,7 @@ def test_several_networks_with_dropout_go_on_bit_for_bit() -> None:
             "a": torch.optim.Adam(modules["first"].parameters()),
             "b": torch.optim.SGD(modules["second"].parameters(), momentum=0.9),
         }
-        return Two(modules, optimisers, 5, "float32")
+        return Two(modules, optimisers, 5, Device())
 
     pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
     batch = batch_of(pixels, 1 - pixels)

@@ -10,6 +10,7 @@ import pytest
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, PixelSize
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outputs import Column, Detections
@@ -147,7 +148,9 @@ def test_units_are_the_planes_of_a_stack_in_their_order() -> None:
     pixels = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     done: list[tuple[int, int]] = []
     image = Image(pixels, "TZYX")
-    stack, units = split_units(method(), 1, image, PredictionParameters(tile_size=7), lambda *step: done.append(step))
+    stack, units = split_units(
+        method(), 1, image, PredictionParameters(tile_size=7), Device(), lambda *step: done.append(step)
+    )
     assert (stack.axes, stack.lengths, len(stack)) == ("TZ", (2, 3), 6)
     assert stack.place(4) == {"T": 1, "Z": 1}
     for number, unit in enumerate(units):
@@ -160,7 +163,7 @@ def test_units_are_the_planes_of_a_stack_in_their_order() -> None:
 
 def test_channels_come_last_wherever_they_are_in_the_file() -> None:
     pixels = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    stack, units = split_units(method(channel_axes="C"), 3, Image(pixels, "TCYX"), PredictionParameters())
+    stack, units = split_units(method(channel_axes="C"), 3, Image(pixels, "TCYX"), PredictionParameters(), Device())
     assert stack.axes == "T"
     for number, unit in enumerate(units):
         assert (unit.shape, unit.channels) == ((4, 5), 3)

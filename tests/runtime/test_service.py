@@ -14,7 +14,6 @@ from google.rpc import error_details_pb2
 from parfocal import v1
 from parfocal.runtime import errors
 from parfocal.runtime.errors import InvalidParameterError, NotFoundError, ParfocalError, QueueFullError, Violation
-from parfocal.runtime.methods import precision
 from parfocal.runtime.methods.service import quick, struct_values, values_struct
 from parfocal.runtime.rpc_errors import code_name, to_status
 
@@ -84,36 +83,6 @@ def test_a_status_carries_reason_fields_and_the_time_to_retry() -> None:
     status = to_status(InvalidParameterError("wrong", [Violation("epochs", "too many")]), "request-2")
     assert any(detail.Unpack(bad) for detail in status.details if detail.Is(bad.DESCRIPTOR))
     assert bad.field_violations[0].field == "epochs"
-
-
-@pytest.mark.parametrize(
-    ("flags", "wanted", "framework", "dimensions", "expected"),
-    [
-        ({"avx2"}, "auto", "tensorflow", 2, "float32"),
-        ({"avx512f"}, "auto", "tensorflow", 2, "float32"),
-        ({"avx512f", "avx512_bf16"}, "auto", "tensorflow", 2, "bfloat16"),
-        ({"avx512f", "avx512_bf16"}, "auto", "torch", 2, "float32"),
-        ({"avx512f", "amx_bf16"}, "auto", "torch", 2, "bfloat16"),
-        ({"amx_bf16"}, "float32", "tensorflow", 2, "float32"),
-        ({"avx2"}, "bfloat16", "tensorflow", 2, "float32"),
-        ({"amx_bf16"}, "bfloat16", "tensorflow", 2, "bfloat16"),
-        ({"amx_bf16"}, "auto", "", 2, "float32"),
-        ({"amx_bf16"}, "bfloat16", "tensorflow", 3, "float32"),
-        ({"amx_bf16"}, "auto", "torch", 3, "bfloat16"),
-    ],
-)
-def test_precision_follows_processor_and_framework(
-    monkeypatch: pytest.MonkeyPatch,
-    flags: set[str],
-    wanted: str,
-    framework: precision.Framework,
-    dimensions: int,
-    expected: str,
-) -> None:
-    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
-    chosen, why = precision.choose_precision(wanted, framework, dimensions)
-    assert chosen == expected
-    assert expected in why
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -25,6 +25,7 @@ from support import mentions
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.frameworks import keras
 from parfocal.runtime.images.files import Image
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.prediction.loaded_model import load_model, predict_image
 from parfocal.runtime.store.manifests import ModelManifest
 from parfocal.stardist import STARDIST_2D, STARDIST_3D, importing
@@ -65,7 +66,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Any:
         train_learning_rate=0.003,
         **SMALL,
     )
-    keras.prepare(0, "float32", 2)  # the same weights in every run, whatever was computed before
+    keras.prepare(0, Device())  # the same weights in every run, whatever was computed before
     model = StarDist2D(config, "discs", str(tmp_path_factory.mktemp("stardist")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of much in stardist's own training
@@ -101,7 +102,7 @@ def test_an_imported_model_predicts_as_stardist_does(original: Any, folder: Path
     assert manifest.warnings == ()
     # What stardist kept in the folder, read back by stardist.
     again = StarDist2D(None, folder.name, str(folder.parent))
-    model = load_model(STARDIST_2D, manifest, files, weights="best", precision="float32")
+    model = load_model(STARDIST_2D, manifest, files, weights="best")
     for seed in (20, 21):
         _, image = field_of_discs(seed, (100, 132))
         expected, details = again.predict_instances(normalize(image, 1, 99.8))
@@ -122,17 +123,14 @@ def test_best_and_last_weights_are_both_brought_over(folder: Path, tmp_path: Pat
     with h5py.File(folder / "weights_last.h5", "a") as file:
         file.visititems(shift)
     manifest, files = published(folder, tmp_path / "model")
-    best, last = (
-        load_model(STARDIST_2D, manifest, files, weights=name, precision="float32").learner.weights()
-        for name in ("best", "last")
-    )
+    best, last = (load_model(STARDIST_2D, manifest, files, weights=name).learner.weights() for name in ("best", "last"))
     for name, array in best.items():
         np.testing.assert_array_equal(last[name], array + 1)
 
 
 def test_training_can_start_from_it(folder: Path, tmp_path: Path) -> None:
     manifest, files = published(folder, tmp_path / "model")
-    imported = load_model(STARDIST_2D, manifest, files, weights="best", precision="float32")
+    imported = load_model(STARDIST_2D, manifest, files, weights="best")
     assert imported.view.parameters.batch_size == 2
     assert (imported.view.parameters.patch_size, imported.view.parameters.epochs) == (64, 3)
     learner = STARDIST_2D.load().build(imported.view.parameters, imported.view.facts)
@@ -164,7 +162,7 @@ def test_volumes_are_imported_with_their_anisotropy(tmp_path: Path) -> None:
     original.keras_model.save_weights(str(original.logdir / "weights_best.h5"))
     manifest, files = published(original.logdir, tmp_path / "model", STARDIST_3D)
     assert (manifest.parameters["anisotropy"], manifest.parameters["backbone"]) == (2, "resnet")
-    model = load_model(STARDIST_3D, manifest, files, weights="best", precision="float32")
+    model = load_model(STARDIST_3D, manifest, files, weights="best")
     batch = np.random.default_rng(0).random((1, 8, 32, 32, 1), dtype=np.float32)
     expected = np.concatenate([np.asarray(output) for output in original.keras_model(batch)], axis=-1)
     np.testing.assert_allclose(model.learner.predict_batch(batch), expected, atol=1e-5)

@@ -265,7 +265,7 @@ def test_the_saved_folder_opens_in_stardist_and_comes_back_by_import(trained: An
     assert contents["parameters"]["classes"] == 2
     places = {"project": "p", "model": "m", "version": 1, "service": "stardist", "job": "", "dataset_uri": ""}
     manifest = ModelManifest.model_validate({**contents, **places})
-    again = load_model(STARDIST_2D, manifest, tmp_path, weights="best", precision="float32")
+    again = load_model(STARDIST_2D, manifest, tmp_path, weights="best")
     assert again.view.facts.targets == CLASSES.targets
     imported = again.implementation.find_objects(again.learner, image, StarDistPredictionParameters(), Tiling(512**2))
     np.testing.assert_array_equal(imported.classes, details["class_id"])

@@ -82,12 +82,12 @@ def _python() -> Check:
 def _precision() -> Check:
     flags, name = machine.cpu_flags(), machine.cpu_name()
     if "amx_bf16" in flags:
-        return _ok("processor", f"{name}: AMX found, so trainings on the CPU compute in bfloat16, which is much faster")
+        return _ok("processor", f"{name}: AMX found, so the CPU computes in bfloat16, which is much faster")
     if "avx512_bf16" in flags:
         return _ok(
             "processor",
-            f"{name}: AVX512-BF16 but no AMX, so trainings with TensorFlow compute in bfloat16 on the "
-            "CPU, which is faster, and those with PyTorch in float32",
+            f"{name}: AVX512-BF16 but no AMX, so on the CPU TensorFlow computes in bfloat16, which is faster, and "
+            "PyTorch in float32",
         )
     known = [label for flag, label in _VECTORS if flag in flags]
     has = f"{', '.join(known)}, but no AMX or AVX512-BF16" if known else "no AMX or AVX512-BF16 reported"

@@ -29,11 +29,11 @@ class Care(keras.KerasFiles, ImageImplementation[CareParameters, keras.KerasLear
 
     def build(self, parameters: CareParameters, facts: Facts) -> keras.KerasLearner:
         """Return a new network."""
-        keras.prepare(parameters.seed, parameters.precision, len(self.axes))
+        keras.prepare(parameters.seed, self.device)
         model = CARE(self._config(parameters, facts), name=None, basedir=None)
         optimizer = keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate)
         prepare_model(model.keras_model, optimizer, model.config.train_loss, metrics=())
-        return keras.KerasLearner(model.keras_model, parameters.seed)
+        return keras.KerasLearner(model.keras_model, parameters.seed, self.device)
 
     def geometry(self, parameters: CareParameters, facts: Facts) -> Geometry:
         """Return sizes and the receptive field as csbdeep gives it."""

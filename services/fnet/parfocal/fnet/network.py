@@ -93,7 +93,7 @@ class Fnet(TorchFiles, ImageImplementation[FnetParameters, SupervisedLearner]):
         prepare(parameters.seed)
         module = FnetModule(self.spatial, facts.input_channels, len(facts.targets), parameters.first_filters)
         optimiser = torch.optim.Adam(module.parameters(), lr=parameters.learning_rate, betas=(0.5, 0.999))
-        return SupervisedLearner(module, optimiser, nn.functional.mse_loss, parameters.seed, parameters.precision)
+        return SupervisedLearner(module, optimiser, nn.functional.mse_loss, parameters.seed, self.device)
 
     def geometry(self, parameters: FnetParameters, facts: Facts) -> Geometry:  # noqa: ARG002
         """Return sizes and overlap.

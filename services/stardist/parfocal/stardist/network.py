@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from parfocal.runtime.bases.objects import ObjectImplementation
 from parfocal.runtime.frameworks import keras
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import Objects, compact_labels
@@ -43,11 +44,16 @@ _CALIBRATION_PIXELS = 2**24
 _LARGEST_LABEL = 2**16 - 1
 
 
+# Convolutions before each output that stay in float32: the heads, the features they share, and what these are made of.
+# With two, objects whose probability is near the threshold were found or missed: F1 changed by 0.004 instead of 0.001.
+_TAIL = 3
+
+
 class StarDistLearner(keras.KerasLearner):
     """A compiled StarDist network, with stardist's own object around it for prediction."""
 
-    def __init__(self, stardist: Any, seed: int) -> None:
-        super().__init__(stardist.keras_model, seed)
+    def __init__(self, stardist: Any, seed: int, device: Device) -> None:
+        super().__init__(stardist.keras_model, seed, device, _TAIL)
         self.stardist = stardist
 
     @property
@@ -69,10 +75,10 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
     def build(self, parameters: Any, facts: Facts) -> StarDistLearner:
         """Return a new network."""
         config = self._config(parameters, facts)
-        keras.prepare(parameters.seed, parameters.precision, config.n_dim)
+        keras.prepare(parameters.seed, self.device)
         model = (models.StarDist2D if config.n_dim == 2 else models.StarDist3D)(config, name=None, basedir=None)
         model.prepare_for_training(keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate))
-        return StarDistLearner(model, parameters.seed)
+        return StarDistLearner(model, parameters.seed, self.device)
 
     def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:
         """Write a stardist model folder: `stardist.models.StarDist2D(None, NAME, BASEDIR)` opens it."""

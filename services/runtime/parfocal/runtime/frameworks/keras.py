@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +15,8 @@ from numpy.typing import NDArray
 
 # TensorFlow reads this at import; its start-up notes would drown the worker's log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# What stays in float32 when a network is computed in bfloat16: there a probability of nearly 1 is rounded to 1, and the
-# logarithm of what it lacks ends a training that goes well.
+# What stays in float32 when a network is trained in bfloat16 on the processor: there a probability of nearly 1 is
+# rounded to 1, and the logarithm of what it lacks ends a training that goes well.
 os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE", "Sigmoid,Log,Log1p")
 os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_DENYLIST_ADD", "Sigmoid,Log,Log1p")
 
@@ -21,19 +24,49 @@ import keras as keras  # for families, whose driver has its name
 import tensorflow as tf
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
+from parfocal.runtime.methods.device import Device, describe_gpu, describe_processor
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
-from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.store.facts import Facts
 
+# Convolutions before each output that are computed in float32 when the others are not, if a method does not say.
+TAIL_CONVOLUTIONS = 2
+# In whole trainings of CARE with AVX512-BF16 alone TensorFlow needed half of the processor time of float32.
+_FASTER_WITH = ("amx_bf16", "avx512_bf16")
 
-def prepare(seed: int, precision: str, dimensions: int) -> None:
+
+@functools.cache
+def describe_device() -> Device:
+    """Return what TensorFlow computes on: the first GPU that it sees, or the processor.
+
+    Of a GPU only the memory that is needed is taken. Call it before anything is computed.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        # oneDNN computes wrong gradients in bfloat16 for volumes that are not longer than a kernel, see the driver of
+        # PyTorch. Arithmetic is global in trainings with TensorFlow, so all volumes are trained in float32.
+        return describe_processor(_FASTER_WITH, trains=(1, 2))
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    tf.config.experimental.set_memory_growth(gpus[0], True)
+    details = tf.config.experimental.get_device_details(gpus[0])
+    capability = tuple(details.get("compute_capability", ()))
+    cuda = str(tf.sysconfig.get_build_info().get("cuda_version", ""))
+    return describe_gpu(details.get("device_name", gpus[0].name), _gpu_memory(), capability, cuda)
+
+
+def prepare(seed: int, device: Device) -> None:
     """Set the seed and the arithmetic of this process; call it before a network is built.
 
-    The arithmetic is global in TensorFlow, which is one reason why only jobs with equal parameters share a process.
+    The arithmetic of trainings is global in TensorFlow, which is one reason why only jobs with equal parameters share a
+    process.
     """
     keras.utils.set_random_seed(seed)
-    bfloat16 = choose_precision(precision, "tensorflow", dimensions)[0] == "bfloat16"
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
+    if device.kind == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    else:
+        tf.config.experimental.enable_op_determinism()
+        # float32 means float32: TF32, the default, keeps ten bits.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": _is_global(device)})
 
 
 class KerasLearner:
@@ -45,11 +78,18 @@ class KerasLearner:
         A network compiled with optimiser and loss; inputs and targets are channels-last batches.
     seed
         From which, with the epoch, all that is random inside the network follows, such as dropout.
+    device
+        What the network is computed on, and in which precision. In another one than float32 it is applied, and on GPUs
+        trained, with a tail in float32: the last convolutions before each output, and all that follows them.
+    tail
+        How many convolutions before each output belong to the tail.
     """
 
-    def __init__(self, model: Any, seed: int) -> None:
+    def __init__(self, model: Any, seed: int, device: Device, tail: int = TAIL_CONVOLUTIONS) -> None:
         self.model = model
         self._seed = seed
+        if device.precision != "float32" and not _is_global(device):
+            compute_body_in(model, device.precision, tail)
         self._predict: Callable[..., Any] = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         model.optimizer.build(model.trainable_variables)
 
@@ -125,6 +165,58 @@ class KerasFiles:
                 f"{path.name} of the model is damaged or belongs to a network with other parameters."
             ) from error
         return learner
+
+
+def compute_body_in(model: Any, precision: str, convolutions: int = TAIL_CONVOLUTIONS) -> None:
+    """Have a Keras 3 network computed in bfloat16 or float16, but for its tail; weights stay in float32.
+
+    Rounded in its last layers, an image has few different grey values; rounded in the layers before them, each is a sum
+    of so many numbers that it is hardly worse than in float32.
+
+    Parameters
+    ----------
+    model
+        Of layers with known inputs and outputs. What was compiled of it before is compiled as it was.
+    precision
+        "bfloat16" or "float16".
+    convolutions
+        How many layers with a kernel before each output belong to the tail.
+    """
+    tail = _tail(model, convolutions)
+    for layer in model._flatten_layers(include_self=False):
+        if layer not in tail:
+            layer.dtype_policy = f"mixed_{precision}"
+
+
+def _tail(model: Any, convolutions: int) -> set[Any]:
+    """Return the layers between the outputs and, going back, the last of so many layers with a kernel."""
+    tail, ahead = set(), [(output, convolutions) for output in model.outputs]
+    while ahead:
+        tensor, left = ahead.pop()
+        layer, number = tensor._keras_history[:2]
+        left -= hasattr(layer, "kernel")
+        tail.add(layer)
+        if left > 0:
+            ahead += [(each, left) for each in layer._inbound_nodes[number].input_tensors]
+    return tail
+
+
+def _is_global(device: Device) -> bool:
+    """Return whether the arithmetic is set for the whole process: in trainings on the processor.
+
+    TensorFlow then decides for each operation, which was measured to be fast and to train as well as float32.
+    """
+    return device.training and device.kind == "cpu" and device.precision == "bfloat16"
+
+
+def _gpu_memory() -> int:
+    """Return the size in bytes of the memory of the first GPU, which TensorFlow does not tell; 0 if it is not known."""
+    total, device = ctypes.c_size_t(), ctypes.c_int()
+    with contextlib.suppress(OSError, AttributeError):
+        driver = ctypes.CDLL("libcuda.so.1")
+        if not driver.cuInit(0) and not driver.cuDeviceGet(ctypes.byref(device), 0):
+            driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+    return total.value
 
 
 def weights_file(name: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 # Read at import. Threads that wait by spinning take the processor from whoever else is on the machine, and slowed
 # small networks down tenfold when they had to share two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when CUDA starts: without it products of matrices are not repeatable, and are refused.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 from numpy.typing import NDArray
@@ -22,12 +25,28 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
+from parfocal.runtime.methods.device import Device, describe_gpu, describe_processor
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
-from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.service import thread_count
 from parfocal.runtime.store.facts import Facts
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# Convolutions at the end of a network that are computed in float32 when the others are not.
+TAIL_CONVOLUTIONS = 2
+_CONVOLUTIONS = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
+# With AVX512-BF16 alone single steps need half of the processor time of float32, but the threads wait for each other by
+# spinning: a whole fnet training took as long as in float32 on an idle machine, and longer on a busy one.
+_FASTER_WITH = ("amx_bf16",)
+
+
+def describe_device() -> Device:
+    """Return what PyTorch computes on: the first GPU that it sees, or the processor."""
+    if not torch.cuda.is_available():
+        return describe_processor(_FASTER_WITH)
+    properties = torch.cuda.get_device_properties(0)
+    return describe_gpu(
+        properties.name, properties.total_memory, (properties.major, properties.minor), torch.version.cuda or ""
+    )
 
 
 def prepare(seed: int) -> None:
@@ -35,6 +54,8 @@ def prepare(seed: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(thread_count())
     torch.use_deterministic_algorithms(True)
+    # On GPUs float32 means float32: TF32, the default for convolutions, keeps ten bits.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 class TorchLearner(ABC):
@@ -52,8 +73,10 @@ class TorchLearner(ABC):
         By name; built on the modules' parameters. All have the same learning rate.
     seed
         From which, with the epoch, all that is random inside the modules follows, such as dropout.
-    precision
-        As in the parameters of a training: "auto", "float32" or "bfloat16".
+    device
+        What the modules are computed on, and in which precision. In another one than float32 a module is applied with a
+        tail in float32: its last two convolutions, or the submodules in its attribute ``tail`` (one, or several), and
+        all that follows them.
     """
 
     def __init__(
@@ -61,9 +84,9 @@ class TorchLearner(ABC):
         modules: Mapping[str, torch.nn.Module],
         optimisers: Mapping[str, torch.optim.Optimizer],
         seed: int,
-        precision: str,
+        device: Device,
     ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device.kind)
         self._seed = seed
         self._optimisers = dict(optimisers)
         # Channels last is the order the images come in, and the faster one for convolutions.
@@ -71,8 +94,9 @@ class TorchLearner(ABC):
         spatial = max((weight.ndim for weight in weights), default=4) - 2
         self._format = torch.channels_last if spatial == 2 else torch.channels_last_3d
         self.modules = {name: module.to(self.device, memory_format=self._format) for name, module in modules.items()}
-        self._bfloat16 = choose_precision(precision, "torch", spatial)[0] == "bfloat16"
-        if self._bfloat16 and self.device.type == "cpu":
+        self._precision: torch.dtype = getattr(torch, device.precision)
+        self._tails: dict[torch.nn.Module, list[torch.nn.Module]] = {}
+        if self._reduced and device.kind == "cpu":
             for module in self.modules.values():
                 _spare_short_volumes(module)
 
@@ -145,8 +169,9 @@ class TorchLearner(ABC):
     def infer(self, module: torch.nn.Module, inputs: NDArray[np.float32]) -> torch.Tensor:
         """Return the float32 output of a module that is applied and not trained."""
         module.eval()
-        with torch.inference_mode(), self._arithmetic():
-            output: torch.Tensor = module(self.tensor(inputs))
+        tensor = self.tensor(inputs)
+        with torch.inference_mode(), _in_float32(self._tail(module, tensor)), self._arithmetic():
+            output: torch.Tensor = module(tensor)
         return output.float()
 
     def step(self, optimiser: str, loss: torch.Tensor) -> float:
@@ -175,9 +200,23 @@ class TorchLearner(ABC):
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         context: AbstractContextManager[None] = torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16
+            self.device.type, dtype=self._precision if self._reduced else None, enabled=self._reduced
         )
         return context
+
+    @property
+    def _reduced(self) -> bool:
+        return bool(self._precision != torch.float32)
+
+    def _tail(self, module: torch.nn.Module, inputs: torch.Tensor) -> list[torch.nn.Module]:
+        """Return the parts that are applied in float32 while the others are not."""
+        if not self._reduced:
+            return []
+        if module not in self._tails:
+            own = getattr(module, "tail", None)
+            parts = [own] if isinstance(own, torch.nn.Module) else own
+            self._tails[module] = _last_convolutions(module, inputs) if parts is None else list(parts)
+        return self._tails[module]
 
 
 class SupervisedLearner(TorchLearner):
@@ -185,16 +224,16 @@ class SupervisedLearner(TorchLearner):
 
     Parameters
     ----------
-    module, optimiser, seed, precision
+    module, optimiser, seed, device
         As in `TorchLearner`.
     loss
         Maps float32 output and target to a scalar.
     """
 
     def __init__(
-        self, module: torch.nn.Module, optimiser: torch.optim.Optimizer, loss: Loss, seed: int, precision: str
+        self, module: torch.nn.Module, optimiser: torch.optim.Optimizer, loss: Loss, seed: int, device: Device
     ) -> None:
-        super().__init__({"network": module}, {"optimiser": optimiser}, seed, precision)
+        super().__init__({"network": module}, {"optimiser": optimiser}, seed, device)
         self._module = self.modules["network"]
         self._loss = loss
 
@@ -221,10 +260,48 @@ def _spare_short_volumes(module: torch.nn.Module) -> None:
 
 
 def _convolve(forward: Callable[[torch.Tensor], torch.Tensor], kernel: int, values: torch.Tensor) -> torch.Tensor:
-    if min(values.shape[2:]) > kernel:
-        return forward(values)
-    with torch.autocast(values.device.type, enabled=False):
-        return forward(values.float())
+    return forward(values) if min(values.shape[2:]) > kernel else _exactly(forward, values)
+
+
+def _exactly(forward: Callable[..., torch.Tensor], first: torch.Tensor, *others: Any) -> torch.Tensor:
+    """Return what a part of a network makes of tensors in float32."""
+    values = [value.float() if isinstance(value, torch.Tensor) else value for value in (first, *others)]
+    if first.is_meta:
+        return forward(*values)  # nothing is computed
+    with torch.autocast(first.device.type, enabled=False):
+        return forward(*values)
+
+
+@contextmanager
+def _in_float32(parts: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Have parts of a network computed in float32. What follows them on float32 tensors then is as well."""
+    former = [(part, vars(part).get("forward")) for part in parts]
+    for part, _ in former:
+        part.forward = functools.partial(_exactly, part.forward)
+    try:
+        yield
+    finally:
+        for part, forward in former:
+            del part.forward
+            if forward is not None:
+                part.forward = forward
+
+
+def _last_convolutions(module: torch.nn.Module, inputs: torch.Tensor) -> list[torch.nn.Module]:
+    """Return the convolutions that a module carries out last; a copy without numbers shows in which order.
+
+    Rounded in its last layers, an image has few different grey values; rounded in the layers before them, each is a sum
+    of so many numbers that it is hardly worse than in float32.
+    """
+    outline = copy.deepcopy(module).to("meta")
+    order: list[str] = []
+    for name, part in outline.named_modules():
+        if isinstance(part, _CONVOLUTIONS):
+            part.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+    with torch.no_grad():
+        outline(torch.empty_like(inputs, device="meta"))
+    last = list(dict.fromkeys(reversed(order)))[:TAIL_CONVOLUTIONS]
+    return [module.get_submodule(name) for name in last]
 
 
 class TorchFiles:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from parfocal import v1
 from parfocal.runtime.errors import (
@@ -21,6 +22,7 @@ from parfocal.runtime.errors import (
     UnavailableError,
 )
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.service import Method, Parameters, Service, Work, struct_values
 from parfocal.runtime.store.cache import Cache
 from parfocal.runtime.store.manifests import FileEntry, Manifest, attempt_folder
@@ -107,10 +109,41 @@ class JobContext:
 
         self._change(change)
 
-    def describe(self, *, precision: str, device: str = "CPU") -> None:
-        """Record what the job runs on."""
-        environment = self.service.environment(image=self.settings.image, precision=precision, device=device)
+    def describe(self, *, precision: str) -> None:
+        """Record that the job runs on the processor, in this precision."""
+        self._record(self.service.environment(Device(precision=precision), image=self.settings.image))
 
+    def choose_device(self, wanted: str, *, training: bool) -> Device:
+        """Return what the job's networks are computed on, in the wanted precision where that is possible; record both.
+
+        Parameters
+        ----------
+        wanted
+            "auto", "float32" or "bfloat16"; a wish that cannot be met is a warning.
+        training
+            Whether networks are trained, and not only applied.
+        """
+        device, why = self.service.device().choose(wanted, len(self.method.axes), training=training)
+        _log.info("computing on %s in %s", device.name, why)
+        self._record(self.service.environment(device, image=self.settings.image))
+        if wanted not in ("auto", device.precision):
+            self.warn(why)
+        return device
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the job runs on by its record, as manifests have it."""
+        recorded = self.job.environment
+        return {
+            "packages": dict(recorded.packages),
+            "device": recorded.device,
+            "cuda": recorded.cuda,
+            "threads": recorded.threads,
+            "precision": recorded.precision,
+            "image": recorded.image,
+        }
+
+    def _record(self, environment: v1.Environment) -> None:
         def change(job: v1.Job) -> None:
             job.environment.CopyFrom(environment)
 

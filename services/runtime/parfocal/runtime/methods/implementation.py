@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.view import DatasetView
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Outputs, Unit
 from parfocal.runtime.methods.parameters import PredictionParameters, TrainingSettings
@@ -217,8 +218,15 @@ class ModelView:
 class Implementation(ABC, Generic[P, L]):
     """One method, as the runtime drives it in a worker.
 
+    Parameters
+    ----------
+    device
+        What its networks are computed on, and in which precision; by default the processor in float32.
+
     Attributes
     ----------
+    device
+        As above. `build` hands it to the driver, and `load` and `save` are free to call `build`.
     kept
         Names of the weights that a model keeps, and how each is selected; those of the last epoch, "last", come
         besides. The first one is what calibration and reports go by.
@@ -228,6 +236,9 @@ class Implementation(ABC, Generic[P, L]):
 
     kept: ClassVar[Mapping[str, Selection]] = {"best": Selection()}
     normaliser: ClassVar[Normaliser] = Normaliser()
+
+    def __init__(self, device: Device | None = None) -> None:
+        self.device = device or Device()
 
     @abstractmethod
     def open(self, data: DatasetView, parameters: P) -> Opened[P]:
@@ -248,7 +259,7 @@ class Implementation(ABC, Generic[P, L]):
 
     @abstractmethod
     def build(self, parameters: P, facts: Facts) -> L:
-        """Return new networks with random weights that follow from `parameters.seed`."""
+        """Return new networks on `self.device`, with random weights that follow from `parameters.seed`."""
 
     def schedule(self, parameters: P) -> Schedule:
         """Return how the learning rate changes: as the parameters say."""

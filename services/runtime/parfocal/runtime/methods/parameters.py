@@ -244,7 +244,7 @@ class Arithmetic(TrainingBase):
     precision: Precision = Field(
         default="auto",
         title="Precision",
-        description="Arithmetic of the network. auto: bfloat16 where the processor is made for it, else float32.",
+        description="Arithmetic of the network. auto: bfloat16 where the device is made for it, else float32.",
     )
 
 
@@ -341,10 +341,11 @@ class PredictionParameters(Parameters):
         "Pieces are not made smaller than the network's field of view needs.",
     )
     precision: Precision = Field(
-        default="float32",
+        default="auto",
         title="Precision",
-        description="Arithmetic of the network. float32 keeps all grey values. auto is faster where the processor is "
-        "made for bfloat16, but then a result has a thousand different grey values, and the last ones are rough.",
+        description="Arithmetic of the network. auto: bfloat16 (float16 on older GPUs) with the last layers in float32 "
+        "where the device is faster in it, else float32. It keeps as many different grey values, which change by a few "
+        "thousandths of their range at most. float32: always float32, for comparisons between machines.",
     )
 
     @property

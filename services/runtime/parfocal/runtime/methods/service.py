@@ -25,7 +25,7 @@ from parfocal import v1
 from parfocal.runtime.datasets.kinds import KINDS, kinds_for
 from parfocal.runtime.errors import InvalidParameterError, NotFoundError, Violation
 from parfocal.runtime.images.needs import ImageNeeds
-from parfocal.runtime.methods.precision import Framework
+from parfocal.runtime.methods.device import DRIVERS, Device, Framework, describe_processor
 from parfocal.runtime.store.manifests import DatasetManifest
 
 
@@ -144,9 +144,9 @@ class Method:
             if name.startswith("augment_") and not name.endswith("_probability"):
                 yield v1.Augmentation(parameter=name, description=info.description or "")
 
-    def load(self) -> Any:
-        """Import and instantiate the implementation; workers only."""
-        return load_object(self.implementation)()
+    def load(self, device: Device | None = None) -> Any:
+        """Import the implementation and instantiate it for a device, by default the processor; workers only."""
+        return load_object(self.implementation)(device or Device())
 
     def to_proto(self) -> v1.Method:
         """Return the description that ListMethods sends."""
@@ -200,8 +200,16 @@ class Service:
         offered = ", ".join(method.name for method in self.methods)
         raise NotFoundError(f"The service {self.name!r} has no method {name!r}; it has {offered}.")
 
-    def environment(self, *, image: str = "", precision: str = "", device: str = "CPU") -> v1.Environment:
-        """Return what the service runs on."""
+    def device(self) -> Device:
+        """Return what networks of this service are computed on; workers only, for a framework is asked."""
+        if not self.framework:
+            return describe_processor(())
+        device = load_object(DRIVERS[self.framework])()
+        assert isinstance(device, Device)
+        return device
+
+    def environment(self, device: Device | None = None, *, image: str = "") -> v1.Environment:
+        """Return what the service runs on; servers know nothing of the device, which is then left empty."""
         packages = {"python": platform.python_version()}
         for package in ("parfocal-runtime", f"parfocal-{self.name}", "numpy", *self.packages):
             try:
@@ -211,9 +219,10 @@ class Service:
         return v1.Environment(
             packages=packages,
             image=image,
-            device=device,
+            cuda=device.cuda if device else "",
+            device=device.label if device else "",
             threads=thread_count(),
-            precision=precision,
+            precision=device.precision if device else "",
             host=platform.node(),
         )
 

@@ -16,7 +16,6 @@ from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_s
 from parfocal.runtime.images.files import Image, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
-from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
@@ -56,13 +55,12 @@ def predict(context: JobContext) -> None:
     context.report_progress(v1.Progress(stage="preparing"), message="loading the model", at_once=True)
     place = Location.parse(spec.model_uri)
     manifest = ModelManifest.read(context.store, place / MODEL_MANIFEST)
-    precision, _ = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
-    context.describe(precision=precision)
+    device = context.choose_device(parameters.precision, training=False)
     weights = manifest.weights_named(parameters.weights)
 
     def load() -> LoadedModel:
         folder = context.cache.mirror(context.store, place, manifest.files, context.scratch / "model")
-        return load_model(context.method, manifest, folder, weights=weights, precision=parameters.precision)
+        return load_model(context.method, manifest, folder, weights=weights, device=device)
 
     model = _KEPT.get((context.method.name, manifest, weights, parameters.precision), load)
     inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
@@ -93,7 +91,6 @@ def predict(context: JobContext) -> None:
     _warn_of_drift(context, done)
     if any(result.metrics for result in done):
         files.append(_send(context, _write_counts(context, done)))
-    environment = context.service.environment(image=context.settings.image, precision=precision)
     judged = newest_content(context.store, place)
     published = ResultManifest(
         project=context.job.project,
@@ -107,7 +104,7 @@ def predict(context: JobContext) -> None:
         # What was trained without targets is judged by those that images of its kind have.
         targets=model.view.facts.target_roles or ("target",),
         parameters=parameters.model_dump(mode="json"),
-        environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
+        environment=context.environment,
         verdict=judged[1] if judged is not None else {"state": "unchecked"},
         files=tuple(files),
         images=tuple(done),

@@ -14,6 +14,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Implementation, Learner, ModelView
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.parameters import PredictionParameters
@@ -34,17 +35,17 @@ class LoadedModel:
     learner: Learner
 
 
-def load_model(method: Method, manifest: ModelManifest, folder: Path, *, weights: str, precision: str) -> LoadedModel:
-    """Return the model whose published files lie in `folder`."""
-    known = method.work_of(v1.JOB_KIND_TRAINING).parameters.model_fields
-    arithmetic = {"precision": precision} if "precision" in known else {}
+def load_model(
+    method: Method, manifest: ModelManifest, folder: Path, *, weights: str, device: Device | None = None
+) -> LoadedModel:
+    """Return the model whose published files lie in `folder`, on a device, by default the processor in float32."""
     view = ModelView(
-        parameters=method.parse(v1.JOB_KIND_TRAINING, {**manifest.parameters, **arithmetic}),
+        parameters=method.parse(v1.JOB_KIND_TRAINING, manifest.parameters),
         facts=manifest.facts,
         normaliser=Normaliser.model_validate(manifest.normaliser),
         axes=method.axes,
     )
-    implementation: Implementation[Any, Any] = method.load()
+    implementation: Implementation[Any, Any] = method.load(device)
     return LoadedModel(method, manifest, view, implementation, implementation.load(folder, view, weights))
 
 
@@ -98,7 +99,9 @@ def predict_image(
     InvalidInputError
         The image has other axes than the method can take, or the model does not make what is asked for.
     """
-    stack, units = split_units(model.method, model.view.facts.input_channels, image, parameters, on_tile)
+    stack, units = split_units(
+        model.method, model.view.facts.input_channels, image, parameters, model.implementation.device, on_tile
+    )
     outputs = ResultOutputs(
         folder,
         stem,

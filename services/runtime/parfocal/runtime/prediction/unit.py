@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from parfocal.runtime.images.files import Image
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Unit, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
@@ -106,7 +106,12 @@ class Normalised:
 
 
 def split_units(
-    method: Method, channels: int, image: Image, parameters: PredictionParameters, on_tile: OnTile | None = None
+    method: Method,
+    channels: int,
+    image: Image,
+    parameters: PredictionParameters,
+    device: Device,
+    on_tile: OnTile | None = None,
 ) -> tuple[Stack, Iterator[ArrayUnit]]:
     """Return how an image is made of units of a method, and the units.
 
@@ -120,6 +125,8 @@ def split_units(
         One unit, or a stack of them along T, Z or both.
     parameters
         Those of the prediction: the size of tiles.
+    device
+        What predicts: its memory limits tiles whose size is not given.
     on_tile
         Called with what is done of the image and all of it; may raise to end the prediction.
 
@@ -146,14 +153,13 @@ def split_units(
                 def report(done: int, total: int, number: int = number) -> None:
                     on_tile(number * total + done, len(units) * total)
 
-            yield ArrayUnit(unit, method.axes, _most_pixels(method.axes, parameters.tile_size), report)
+            yield ArrayUnit(unit, method.axes, _most_pixels(method.axes, parameters.tile_size, device), report)
 
     return stack, each()
 
 
-def _most_pixels(axes: str, tile_size: int) -> int:
-    """Return the pixels of a tile that were asked for or that the free memory allows; half of it stays free."""
+def _most_pixels(axes: str, tile_size: int, device: Device) -> int:
+    """Return the pixels of a tile that were asked for or that the device's memory allows; half of it stays free."""
     if tile_size:
         return int(tile_size ** len(axes))
-    affordable = psutil.virtual_memory().available // 2 // _BYTES_PER_PIXEL
-    return max(_SMALLEST_TILE, min(_LARGEST_TILE, affordable))
+    return max(_SMALLEST_TILE, min(_LARGEST_TILE, device.free_memory // 2 // _BYTES_PER_PIXEL))

@@ -26,7 +26,6 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.jobs.admission import read_manifest, require_outputs
 from parfocal.runtime.methods.parameters import PredictionParameters
-from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.service import Service, struct_values
 from parfocal.runtime.rpc_errors import from_reason
 from parfocal.runtime.server.warm_worker import WarmWorker
@@ -48,7 +47,6 @@ _STALL_SECONDS = 60.0
 class _Task:
     header: v1.PredictImageHeader
     method: str
-    dimensions: int
     parameters: PredictionParameters
     size: int
 
@@ -110,8 +108,7 @@ class Interactive:
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
             await self._receive(requests, task, folder / "input")
             result: dict[str, Any] = {}
-            precision, _ = choose_precision(task.parameters.precision, self._service.framework, task.dimensions)
-            async with contextlib.aclosing(self._worker.ask(task.question(folder), precision)) as answers:
+            async with contextlib.aclosing(self._worker.ask(task.question(folder))) as answers:
                 async for answer in answers:
                     if "progress" in answer:
                         yield v1.PredictImageResponse(progress=v1.Progress(**answer["progress"]))
@@ -162,7 +159,7 @@ class Interactive:
                 f"The image and its outputs need {needed / 2**20:.0f} MiB, but the folder {self._scratch} has "
                 f"{free / 2**20:.0f} MiB left. Free some space, or move it by setting PARFOCAL_STATE_DIR."
             )
-        return _Task(header, method.name, len(method.axes), parameters, size)
+        return _Task(header, method.name, parameters, size)
 
     def _check_image(self, image: v1.ImageHeader) -> int:
         """Return the bytes of the image; raise InvalidInputError naming every wrong field of its header."""

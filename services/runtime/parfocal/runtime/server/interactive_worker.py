@@ -145,7 +145,9 @@ class WarmPredictor:
             cache = Cache(self._store.settings.state_folder, folder / "held")
             files = cache.mirror(self._store, place, manifest.files, folder / "model")
             weights = manifest.weights_named(parameters.weights)
-            return load_model(method, manifest, files, weights=weights, precision=parameters.precision)
+            device, why = self._service.device().choose(parameters.precision, len(method.axes), training=False)
+            _log.info("computing on %s in %s", device.name, why)
+            return load_model(method, manifest, files, weights=weights, device=device)
 
         return self._kept.get((question["model_uri"], parameters.weights, parameters.precision), load), parameters
 

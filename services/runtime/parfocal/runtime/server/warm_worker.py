@@ -29,7 +29,6 @@ _LOG_BYTES = 10 * 2**20
 @dataclass(frozen=True)
 class _Worker:
     process: asyncio.subprocess.Process
-    precision: str
     log: Path
 
     async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
@@ -83,7 +82,7 @@ class WarmWorker:
         self._used = 0.0
         self._stopped = False
 
-    async def ask(self, question: dict[str, Any], precision: str) -> AsyncGenerator[dict[str, Any], None]:
+    async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what the worker answers, as `parfocal.runtime.server.interactive_worker` describes it.
 
         An iteration that ends before the last answer drops the work: its worker is killed.
@@ -92,8 +91,6 @@ class WarmWorker:
         ----------
         question
             What to compute.
-        precision
-            Arithmetic of the network, float32 or bfloat16. It is global in a process: another one needs a new worker.
 
         Raises
         ------
@@ -106,11 +103,9 @@ class WarmWorker:
         if self._turn.locked():
             yield {"progress": {"stage": "waiting for other images"}}
         async with self._turn:
-            if self._worker is not None and self._worker.precision != precision:
-                self._end("another arithmetic is wanted")
             if self._worker is None or self._worker.process.returncode is not None:
                 yield {"progress": {"stage": "waiting for the worker"}}
-                self._worker = await self._start(precision, deadline)
+                self._worker = await self._start(deadline)
                 self._watcher = asyncio.create_task(self._watch(self._worker))
             self._require_running()
             finished = False
@@ -143,7 +138,7 @@ class WarmWorker:
             self._end("the service is stopped")
             await worker.process.wait()
 
-    async def _start(self, precision: str, deadline: float) -> _Worker:
+    async def _start(self, deadline: float) -> _Worker:
         loan = await self._take_device(deadline)
         try:
             log = self._settings.state_folder / "logs" / f"warm-{self._service.name}.log"
@@ -164,7 +159,7 @@ class WarmWorker:
         finally:
             loan.close()
         _log.info("warm worker started", extra={"pid": process.pid})
-        return _Worker(process, precision, log)
+        return _Worker(process, log)
 
     async def _take_device(self, deadline: float) -> Loan:
         if not self._needs_device:

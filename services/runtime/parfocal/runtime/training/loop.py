@@ -26,7 +26,6 @@ from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.arrays import StoredArrays, load_arrays, save_arrays
 from parfocal.runtime.methods.implementation import Batch, Implementation, Learner, ModelView, Opened
 from parfocal.runtime.methods.normaliser import Normaliser
-from parfocal.runtime.methods.precision import choose_precision
 from parfocal.runtime.methods.schedule import Schedule
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import (
@@ -72,18 +71,15 @@ def train(context: JobContext) -> None:
         return
     parameters: Any = context.parameters
     context.report_progress(v1.Progress(stage="preparing"), message="fetching and checking the images", at_once=True)
-    precision, why = choose_precision(parameters.precision, context.service.framework, len(context.method.axes))
-    context.describe(precision=precision)
-    if parameters.precision == "bfloat16" and precision != "bfloat16":
-        context.warn(why)
-    implementation: Implementation[Any, Any] = context.method.load()
+    device = context.choose_device(parameters.precision, training=True)
+    implementation: Implementation[Any, Any] = context.method.load(device)
     opened = implementation.open(_view(context), parameters)
     learner = implementation.build(opened.parameters, opened.facts)
     training = _Training(context, implementation, opened, learner)
     if not training.resume():
         training.initialise()
     training.run()
-    training.publish(precision)
+    training.publish()
 
 
 def _view(context: JobContext) -> DatasetView:
@@ -311,7 +307,7 @@ class _Training:
         # An attempt refers to no file of another one.
         self._changed = set(kept)
 
-    def publish(self, precision: str) -> None:
+    def publish(self) -> None:
         """Write the model with its report and publish it."""
         # Imported late: drawing takes a second to load, and a worker should begin to train at once.
         from parfocal.runtime.training.report import write_training_report
@@ -332,7 +328,6 @@ class _Training:
         self._implementation.save(folder, self._parameters, facts, weights)
         spec = context.job.training
         dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
-        environment = context.service.environment(image=context.settings.image, precision=precision)
         manifest = ModelManifest(
             project=context.job.project,
             model=context.reserved.parent.name,
@@ -351,13 +346,7 @@ class _Training:
             dataset_sha256={entry.name: entry.sha256 for entry in dataset.files if entry.name.startswith("train/")},
             split=dict(opened.record.split),
             metrics=_metrics(state.rows, next(iter(kept.values())).epoch),
-            environment={
-                "packages": dict(environment.packages),
-                "device": environment.device,
-                "threads": environment.threads,
-                "precision": precision,
-                "image": environment.image,
-            },
+            environment=context.environment,
             parent=spec.initial_model_uri,
             pixel_size_um=opened.record.pixel_size_um,
             training_seconds=round(state.seconds, 1),

@@ -39,7 +39,7 @@ class NAME2D(TorchFiles, ImageImplementation[NAMEParameters, SupervisedLearner])
         prepare(parameters.seed)
         module = NAMEModule(parameters.layers)
         optimiser = torch.optim.Adam(module.parameters(), lr=parameters.learning_rate)
-        return SupervisedLearner(module, optimiser, nn.functional.mse_loss, parameters.seed, parameters.precision)
+        return SupervisedLearner(module, optimiser, nn.functional.mse_loss, parameters.seed, self.device)
 
     def geometry(self, parameters: NAMEParameters, facts: Facts) -> Geometry:  # noqa: ARG002
         """Return how far an output pixel sees: one pixel for each convolution."""
