@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from parfocal.runtime.datasets.fields import Fields
-from parfocal.runtime.images.files import Image
+from parfocal.runtime.datasets.folder import check_folder
+from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.images.similarity import pattern_of
 
 
@@ -47,3 +50,18 @@ def test_small_and_even_images_are_fields_of_their_own() -> None:
         fields.add("train", f"{number}", pattern_of(Image(np.ones((16, 16), np.uint8), "YX")))
         fields.add("train", f"even {number}", pattern_of(Image(np.ones((64, 64), np.uint8), "YX")))
     assert fields.counts() == {"train": 6}
+
+
+def test_a_folder_tells_its_fields_and_what_is_in_both_parts(tmp_path: Path) -> None:
+    for split, seeds in (("train", (1, 1, 2, 3)), ("test", (3, 4))):
+        for number, seed in enumerate(seeds):
+            for role in ("source", "target"):
+                place = tmp_path / split / role / f"image{number}.tif"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                noise = np.random.default_rng(10 * number + len(split) + len(role)).normal(0, 300, (96, 128))
+                write_image(place, Image((scene(seed) + noise).astype(np.float32), "YX"))
+    report = check_folder(tmp_path)
+    assert report.field_counts == {"train": 3, "test": 2}
+    manifest = report.manifest((), (), project="default", dataset="fields", version=1)
+    assert manifest.field_counts == report.field_counts
+    assert sum("test/source/image0.tif" in text and "train/source/image3.tif" in text for text in report.warnings) == 1
