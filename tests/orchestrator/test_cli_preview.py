@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ended
 from example_data import write_kind
 from PIL import Image
+from support import Ended
 
 
 def size(path: Path) -> tuple[int, int]:
