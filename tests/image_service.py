@@ -16,7 +16,7 @@ import pytest
 from support import ServiceProcess, read_published, wait_for
 
 from parfocal import v1
-from parfocal.runtime.jobs.device import Device
+from parfocal.runtime.jobs.device_lock import DeviceLock
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.names import model_location
@@ -66,7 +66,7 @@ class Service:
         self.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
         ended = (v1.JOB_STATE_CANCELLED, v1.JOB_STATE_SUCCEEDED)
         wait_for(lambda: self.state_of(job) in ended, 30, "the end of the job")
-        wait_for(lambda: Device(self.state, "device-0").take(for_job=True), 30, "the device").close()
+        wait_for(lambda: DeviceLock(self.state, "device-0").take(for_job=True), 30, "the device").close()
 
     def call(self, requests: Iterator[v1.PredictImageRequest]) -> Any:
         return v1.MethodServiceStub(self.channel).PredictImage(requests, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -243,6 +244,41 @@ def test_watch_gives_each_event_once_and_resumes_after_a_number(client: Client, 
     assert sequences == list(range(1, client.get(job.id).last_sequence + 1))
     rest = [report.event.sequence for report in client.watch(job.id, after_sequence=3) if report.HasField("event")]
     assert rest == sequences[3:]
+
+
+class Deaf:
+    """A service whose streams give nothing and do not end, whatever time-out they are given."""
+
+    address = "127.0.0.1:1"
+
+    @property
+    def jobs(self) -> Deaf:
+        return self
+
+    def WatchJob(self, _request: v1.WatchJobRequest, timeout: float) -> Deaf:  # noqa: N802
+        assert timeout > 0
+        return self
+
+    def __iter__(self) -> Iterator[v1.WatchJobResponse]:
+        threading.Event().wait(300)
+        yield from ()
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_watch_goes_on_with_another_service_where_a_stream_outlasts_its_time_out(
+    client: Client, dataset_uri: str, services: dict[str, ServiceProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_STREAM_SECONDS", 0.5)
+    monkeypatch.setattr(watching, "_GRACE_SECONDS", 0.5)
+    job = client.start(requests.training_request("fake-2d", dataset_uri, "deaf", {"epochs": 1}))
+    client.wait(job.id)
+    with contextlib.closing(Service(services["fake"].address)) as hearing:
+        reports = list(watching.watch([Deaf(), hearing], client.project, job.id, 0, 60))
+    assert reports[-1].job.state == v1.JOB_STATE_SUCCEEDED
+    sequences = [report.event.sequence for report in reports if report.HasField("event")]
+    assert sequences == list(range(1, reports[-1].job.last_sequence + 1))
 
 
 def test_watch_bears_a_service_that_is_killed_and_started_again(

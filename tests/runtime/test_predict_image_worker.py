@@ -18,7 +18,7 @@ from support import ROOT, mentions, wait_for
 
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, QueueFullError
-from parfocal.runtime.jobs.device import Device
+from parfocal.runtime.jobs.device_lock import DeviceLock
 from parfocal.runtime.rpc_errors import from_rpc_error
 
 
@@ -149,7 +149,7 @@ def test_a_job_waits_for_the_present_image_and_goes_before_the_next(service: Ser
     present = service.call(requests_for(image(128, 128), service.models["slow"], tile_size=64))
     wait_for(lambda: next(present).progress.stage == "predicting", 20, "the present image")
     job = service.start_training(pause_seconds=0.5)
-    wait_for(Device(service.state, "device-0").job_waits, 5, "the job's wish for the device")
+    wait_for(DeviceLock(service.state, "device-0").job_waits, 5, "the job's wish for the device")
     following = service.call(requests_for(image(32, 32), service.models["quick"]))
     assert "prediction" in outputs_of(list(present)), "the present image was not finished"
     with pytest.raises(grpc.RpcError) as caught:
@@ -162,13 +162,13 @@ def test_a_job_waits_for_the_present_image_and_goes_before_the_next(service: Ser
 
 def test_an_idle_worker_gives_way_to_an_image_of_another_service(service: Service) -> None:
     service.predict(image(32, 32))
-    other = Device(service.state, "device-0")
+    other = DeviceLock(service.state, "device-0")
     loan = wait_for(lambda: other.take(for_job=False), 3, "the device")
     loan.close()
 
 
 def test_a_device_in_use_is_waited_for_and_then_its_user_is_named(service: Service) -> None:
-    device = Device(service.state, "device-0")
+    device = DeviceLock(service.state, "device-0")
     loan = wait_for(lambda: device.take(for_job=True), 5, "the device")
     loan.describe("the job 20261122-demo of the service care")
     begin = time.monotonic()

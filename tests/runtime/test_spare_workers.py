@@ -18,7 +18,7 @@ from image_service import Service, publish_variant
 from support import ServiceProcess, publish_dataset, read_published, wait_for
 
 from parfocal import v1
-from parfocal.runtime.jobs.device import Device
+from parfocal.runtime.jobs.device_lock import DeviceLock
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
@@ -119,8 +119,8 @@ def log_of(worker: psutil.Process) -> str:
     return Path(f"/proc/{worker.pid}/fd/1").readlink().name
 
 
-def device(service: Service) -> Device:
-    return Device(service.state, "device-0")
+def device(service: Service) -> DeviceLock:
+    return DeviceLock(service.state, "device-0")
 
 
 def until_running(service: Service, job: v1.Job, attempt: int = 1) -> psutil.Process:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 
@@ -17,6 +20,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # A stream is asked for anew so often. A service that hangs would otherwise hold a watcher for ever: nothing tells it
 # from one whose job is silent, but that it does not answer the next time.
 _STREAM_SECONDS = 30.0
+_GRACE_SECONDS = 5.0
 # What a stream ends with when its server stops or the connection is lost.
 _DROPPED = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -34,7 +38,7 @@ def watch(
         stream = service.jobs.WatchJob(request, timeout=_STREAM_SECONDS)
         answered = False
         try:
-            for report in stream:
+            for report in _reports(stream, _STREAM_SECONDS + _GRACE_SECONDS, service.address):
                 deadline, pause, answered = time.monotonic() + patience, _FIRST_PAUSE, True
                 if report.HasField("event"):
                     after = report.event.sequence
@@ -46,12 +50,55 @@ def watch(
             problem = _dropped(error, service.address)
             if answered and error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 continue
+        except _OutlastedError as error:
+            problem = error
         finally:
             stream.cancel()
         if time.monotonic() + pause > deadline:
             raise problem
         time.sleep(pause)
         turn, pause = turn + 1, min(2 * pause, _LONGEST_PAUSE)
+
+
+class _OutlastedError(UnavailableError):
+    """A stream neither gave anything nor ended when its time was over."""
+
+
+def _reports(stream: Any, seconds: float, address: str) -> Iterator[v1.WatchJobResponse]:
+    """Yield what a stream gives, for a time at most.
+
+    The stream is read in a thread of its own: in long runs of kills a stream was seen to outlast its time-out, and
+    whoever read it would have waited for ever.
+
+    Raises
+    ------
+    grpc.RpcError
+        The stream's.
+    _OutlastedError
+        It should have ended by itself.
+    """
+    received: queue.SimpleQueue[v1.WatchJobResponse | BaseException | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for report in stream:
+                received.put(report)
+            received.put(None)
+        except BaseException as error:
+            received.put(error)
+
+    threading.Thread(target=read, name="watch", daemon=True).start()
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            item = received.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise _OutlastedError(f"The service at {address} does not answer.") from None
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item
 
 
 def _dropped(error: grpc.RpcError, address: str) -> UnavailableError:

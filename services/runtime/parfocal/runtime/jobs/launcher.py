@@ -19,7 +19,7 @@ from google.protobuf import json_format
 
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
-from parfocal.runtime.jobs.device import Device, Loan
+from parfocal.runtime.jobs.device_lock import DeviceLock, Loan
 from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY, Exit, ExitKind
 from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, hand_over
 from parfocal.runtime.settings import Settings
@@ -183,7 +183,7 @@ class LocalLauncher:
     else is started, and when anybody else has the device: there are never more processes than jobs at a time.
     """
 
-    def __init__(self, settings: Settings, service_module: str, device: Device) -> None:
+    def __init__(self, settings: Settings, service_module: str, device: DeviceLock) -> None:
         self._settings = settings
         self._module = service_module
         self._device = device

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device import Device
+from parfocal.runtime.jobs.device_lock import DeviceLock
 from parfocal.runtime.jobs.launcher import LocalLauncher
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import Service, load_service
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 async def serve(service: Service, module: str, settings: Settings) -> int:
     """Serve until a signal asks to end; return 0, or 1 if the address is taken."""
     store = Store(settings)
-    device = Device(settings.state_folder, settings.device)
+    device = DeviceLock(settings.state_folder, settings.device)
     controller = Controller(service, store, LocalLauncher(settings, module, device), settings)
     interactive = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
     # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.

@@ -16,7 +16,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError, QueueFullError, UnavailableError
-from parfocal.runtime.jobs.device import Device, Loan
+from parfocal.runtime.jobs.device_lock import DeviceLock, Loan
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings
 
@@ -69,7 +69,7 @@ class WarmWorker:
     job once the present image is done, an image of another service once there is none here.
     """
 
-    def __init__(self, service: Service, module: str, device: Device, settings: Settings) -> None:
+    def __init__(self, service: Service, module: str, device: DeviceLock, settings: Settings) -> None:
         self._service = service
         self._module = module
         self._device = device

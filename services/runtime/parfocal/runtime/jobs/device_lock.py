@@ -32,7 +32,7 @@ class Loan:
         self.files = ()
 
 
-class Device:
+class DeviceLock:
     """One device, locked by an open file, so that a lock never outlives the processes that hold it.
 
     Who does not get it leaves a mark, so that a warm worker that only waits for images gives way. Jobs go before
