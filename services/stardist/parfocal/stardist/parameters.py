@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.augmenting import FlipZ
+from parfocal.runtime.methods.object_checks import check_labels, large_objects
 from parfocal.runtime.methods.parameters import (
     ClassTrainingParameters,
     PredictionParameters,
@@ -214,71 +213,16 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
                 f"{parameters.network_depth} need.",
                 [Violation(name, f"must be a multiple of {divisor}")],
             )
-    for role in parameters.roles(dataset).targets:
-        wrong = [image for image in dataset.select("train", role) if not image.dtype.startswith(("int", "uint"))]
-        if wrong:
-            what = (
-                "class images, whole numbers with the class of each object inside it and 0 where it is unknown"
-                if role == CLASS_ROLE
-                else "label images, whole numbers with 0 for background and one number for each object"
-            )
-            raise InvalidInputError(
-                f"The target {wrong[0].file} has values of type {wrong[0].dtype}: StarDist learns from {what}. If "
-                "these are such numbers, create the dataset again: whole numbers stored as decimal ones become labels "
-                "then, and none is changed.",
-                [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
-            )
+    check_labels(parameters, dataset)
     check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor)
 
 
 def advise(parameters: Parameters, dataset: DatasetManifest) -> list[str]:
-    """Return that objects are larger than what the network sees, if they are: it would find them in parts.
-
-    What the network sees is compared with the whole object, as stardist's own examples do: from a point near its border
-    the opposite one must be seen.
-    """
+    """Return that objects are larger than what the network sees, if they are: it would find them in parts."""
     assert isinstance(parameters, StarDistParameters)
     axes = "ZYX" if isinstance(parameters, StarDist3DParameters) else "YX"
-    sizes = dataset.object_sizes.get("train")
-    if sizes is None or len(sizes.largest) != len(axes):
-        return []
-    seen, patch = parameters.field_of_view, parameters.patch_shape(axes)
-    unseen = any(size > most for size, most in zip(sizes.largest, seen, strict=True))
-    uncut = any(size > length for size, length in zip(sizes.largest, patch, strict=True))
-    if not unseen and not uncut:
-        return []
-    shown = [" x ".join(f"{length:g}" for length in each) for each in (sizes.largest, sizes.median, seen, patch)]
-    text = (
-        f"The largest object spans {shown[0]} pixels ({' x '.join(axes)}, in {sizes.largest_in}; median {shown[1]}). "
-        f"The network sees {shown[2]} pixels far from each point, and patches are {shown[3]} pixels: what is larger is "
-        "found in parts, as many false objects."
-    )
-    chosen = parameters
-    cures = []
-    if unseen:
-        wider = (parameters.model_copy(update={"grid": grid}) for grid in _GRIDS if grid > parameters.grid)
-        chosen = next((each for each in wider if _fits(each, sizes.largest)), parameters)
-        if chosen is not parameters:
-            cures.append(f"grid {chosen.grid}")
-    if uncut:
-        across = _rounded(max(sizes.largest[-2:]), math.lcm(16, chosen.divisor[-1]))
-        if across > parameters.patch_size:
-            cures.append(f"patch_size {across}")
-        if isinstance(parameters, StarDist3DParameters) and sizes.largest[0] > parameters.patch_depth:
-            cures.append(f"patch_depth {_rounded(sizes.largest[0], math.lcm(4, chosen.divisor[0]))}")
-    factor = max(size / most for size, most in zip(sizes.largest, seen, strict=True))
-    scaled = f"images made {math.ceil(factor)} times smaller" if factor > 1 else ""
-    cure = " or ".join(filter(None, (" and ".join(cures), scaled)))
-    return [f"{text} Take {cure}; or correct the label if it is none of one object."]
-
-
-def _fits(parameters: StarDistParameters, size: Sequence[int]) -> bool:
-    """Return whether objects of a size are seen whole."""
-    return all(length <= most for length, most in zip(size, parameters.field_of_view, strict=True))
-
-
-def _rounded(length: int, step: int) -> int:
-    return -(-length // step) * step
+    grids = [parameters.model_copy(update={"grid": grid}) for grid in _GRIDS if grid >= parameters.grid]
+    return large_objects(dataset, axes, grids, "grid")
 
 
 def _seen(depth: int, grid: int) -> int:

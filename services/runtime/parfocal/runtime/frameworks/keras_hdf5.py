@@ -1,0 +1,64 @@
+"""Weights that other programs saved with Keras as HDF5: plain arrays are read, anything else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.frameworks.keras import KerasLearner
+from parfocal.runtime.methods.implementation import Arrays
+
+# File format, alignment and names beside the numbers themselves.
+_EXTRA_BYTES: Final = 2**24
+
+
+def read_weights(path: Path, learner: KerasLearner, described: str) -> Arrays:
+    """Return the weights of a file for a network; nothing in the file is run.
+
+    Parameters
+    ----------
+    path
+        The file.
+    learner
+        A network of the same shape; its weights are replaced.
+    described
+        What says which network this is, for messages, e.g. "config.json".
+
+    Raises
+    ------
+    InvalidInputError
+        The file is damaged, too large, of another network, or holds something else than plain numbers.
+    """
+    wanted = sum(array.size for array in learner.weights().values())
+    if path.stat().st_size > 8 * wanted + _EXTRA_BYTES:
+        raise InvalidInputError(f"{path.name} is much larger than the {wanted} numbers of the network in {described}.")
+    try:
+        with h5py.File(path, "r") as file:
+            found = sum(int(dataset.size) for dataset in _datasets(file, path.name))
+        if found != wanted:
+            raise InvalidInputError(
+                f"{path.name} has {found} numbers, and the network that {described} describes has {wanted}: they do "
+                "not belong together."
+            )
+        learner.model.load_weights(str(path))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InvalidInputError(f"{path.name} is damaged or belongs to another network than {described}.") from error
+    return learner.weights()
+
+
+def _datasets(group: Any, name: str) -> Iterator[Any]:
+    """Yield the arrays of an HDF5 file; anything but plain floating-point numbers inside it is refused."""
+    for key in group:
+        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+            raise InvalidInputError(f"{name} refers to other places ({key}): it cannot be used.")
+        item = group[key]
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item, name)
+        elif not isinstance(item, h5py.Dataset) or item.dtype.kind != "f" or item.is_virtual or item.external:
+            raise InvalidInputError(f"{name} holds something else than plain numbers ({key}): it cannot be used.")
+        else:
+            yield item

@@ -1,0 +1,153 @@
+"""What importers of models share that other programs wrote: their values checked, their answer written down.
+
+The files come from anywhere, so nothing in them is run, and each value is looked at before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from parfocal import v1
+from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, ParfocalError
+from parfocal.runtime.methods.service import Method, Service
+from parfocal.runtime.store.publish import empty_folder
+
+_MOST_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True)
+class Values(Mapping[str, Any]):
+    """The values of a JSON file; `name` is the file's, for messages."""
+
+    name: str
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, program: str) -> Values:
+        """Read a file of a program, e.g. "stardist"; raise InvalidInputError if it is missing, too large or damaged."""
+        if not path.is_file():
+            raise InvalidInputError(
+                f"{path.parent.name} is no {program} model: it has no {path.name}. Name the folder in which "
+                f"{path.name} and the weights lie side by side."
+            )
+        if path.stat().st_size > _MOST_BYTES:
+            raise InvalidInputError(
+                f"{path.name} is larger than {_MOST_BYTES // 2**20} MiB: it is no file of {program}."
+            )
+        try:
+            # Editors of Windows put a mark before the text.
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(f"{path.name} is damaged: {error}.") from error
+        if not isinstance(content, dict):
+            raise InvalidInputError(f"{path.name} is no file of {program}: it names no values.")
+        return cls(path.name, content)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def whole(self, key: str, least: int, most: int) -> int:
+        """Return a whole number within limits; raise InvalidInputError for anything else."""
+        value = self.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise InvalidInputError(
+                f"{self.name}: {key} is {value!r} and must be a whole number from {least} to {most}."
+            )
+        return value
+
+    def numbers(self, key: str, count: int) -> list[Any]:
+        """Return a list of so many numbers; raise InvalidInputError for anything else."""
+        values = self.get(key)
+        if (
+            not isinstance(values, list)
+            or len(values) != count
+            or not all(type(each) in (int, float) for each in values)
+        ):
+            raise InvalidInputError(f"{self.name}: {key} is {values!r} and must be {count} numbers.")
+        return values
+
+    def fraction(self, key: str) -> float:
+        """Return a number between 0 and 1; raise InvalidInputError for anything else."""
+        value = self.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+            raise InvalidInputError(f"{self.name}: {key} is {value!r} and must be a number between 0 and 1.")
+        return float(value)
+
+
+def training_parameters(method: Method, source: str, network: Mapping[str, Any], training: Mapping[str, Any]) -> Any:
+    """Return the parameters of a training that describe an imported model.
+
+    Parameters
+    ----------
+    method
+        The method that the model becomes one of.
+    source
+        The file the values are from, for messages.
+    network
+        Parameters that the network is built by: all must be such as the method allows.
+    training
+        Values of the original's training; those that the method does not accept by themselves are passed over.
+
+    Raises
+    ------
+    InvalidInputError
+        The method does not build such a network.
+    """
+    accepted = {}
+    for name, value in training.items():
+        try:
+            method.parse(v1.JOB_KIND_TRAINING, {name: value})
+        except InvalidParameterError:
+            continue
+        accepted[name] = value
+    try:
+        return method.parse(v1.JOB_KIND_TRAINING, {**network, **accepted})
+    except InvalidParameterError as error:
+        raise InvalidInputError(
+            f"{source} describes a network that Parfocal does not build. {error.message}"
+        ) from error
+
+
+def run_import(
+    service: Service,
+    arguments: tuple[str, str, str],
+    import_model: Callable[[Method, Path, Path], dict[str, Any]],
+    published: Callable[[Method, str], Path],
+) -> int:
+    """Import METHOD SOURCE FOLDER: write FOLDER/model and FOLDER/report.json; return 0, or 1 if it cannot be used.
+
+    Parameters
+    ----------
+    service
+        Has the method.
+    arguments
+        Of the command line.
+    import_model
+        Given the method, the source's folder and the folder for the model's files, writes these and returns fields of
+        `ModelManifest`.
+    published
+        Returns the folder of a model of a name that is no folder.
+    """
+    method_name, source, folder = arguments
+    target = empty_folder(Path(folder))
+    try:
+        method = service.method(method_name)
+        if Path(source).is_file():
+            raise InvalidInputError("It is a file. Unpack it, and name the folder that comes out.")
+        place = Path(source).resolve() if Path(source).is_dir() else published(method, source)
+        (target / "model").mkdir()
+        report = import_model(method, place, target / "model")
+    except ParfocalError as error:
+        report = {"error": error.message}
+    (target / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    return int("error" in report)
