@@ -5,7 +5,6 @@ from __future__ import annotations
 from copy import copy
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from pydantic import Field
 
 from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
@@ -258,8 +257,16 @@ class ClassTrainingParameters(ObjectClasses, LabelTrainingParameters):
 
 def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:
     """Raise InvalidInputError naming the training images that are smaller than a patch of this shape in pixels."""
-    images = dataset.select("train", role)
-    small = [image for image in images if any(np.less(image.shape[-len(patch) :], patch))]
+    spatial = "ZYX"[-len(patch) :]
+    small = [
+        image
+        for image in dataset.select("train", role)
+        if any(
+            image.shape[image.axes.index(axis)] < least
+            for axis, least in zip(spatial, patch, strict=True)
+            if axis in image.axes
+        )
+    ]
     if not small:
         return
     wanted = " x ".join(map(str, patch))
