@@ -42,7 +42,7 @@ def facts_of(channels: int = 1) -> Facts:
 
 class _YoloSuite(LearnerSuite):
     facts = facts_of(3)
-    patch = (64, 96)
+    patch = (64, 64)
     weights_suffix = ".safetensors"
 
     def target_of(self, inputs: Any) -> Any:
@@ -153,7 +153,7 @@ def loss_case() -> tuple[Any, GridTargets, Any]:
     """Return outputs, targets and anchors of two images, of which the second has no object."""
     rng = np.random.default_rng(5)
     anchors = np.array([[0.8, 0.9], [2.0, 1.2]])
-    corners = np.array([[4, 6, 34, 40], [30, 60, 70, 100], [32, 62, 68, 98], [70, 10, 90, 34]], np.float32)
+    corners = np.array([[4, 6, 34, 40], [30, 60, 70, 100], [31, 61, 69, 99], [70, 10, 90, 34]], np.float32)
     objects = Boxes(corners, np.array([0, 2, 1, 1]), np.zeros(4, bool), np.zeros(4, bool))
     nothing = Boxes(corners[:0], objects.classes[:0], objects.difficult[:0], objects.truncated[:0])
     targets = assign([objects, nothing], anchors, (3, 4))
@@ -352,22 +352,17 @@ def test_a_class_without_boxes_that_count_is_refused(opener: Opener) -> None:
 def test_no_box_in_validation_is_refused(opener: Opener) -> None:
     from parfocal.yolo.network import YoloV2
 
-    refused = 0
-    for seed in range(6):  # the only box of dirt is in one of six images
-        parameters = SMALL.model_copy(update={"classes": "dirt", "seed": seed, "validation_fraction": 0.2})
-        try:
-            YoloV2().open(opener.view, parameters)
-        except InvalidInputError as error:
-            assert [violation.field for violation in error.violations] == ["validation_fraction"]
-            refused += 1
-    assert refused > 0
+    # The only box of dirt is in one of six images, which trains with this seed.
+    with pytest.raises(InvalidInputError) as caught:
+        YoloV2().open(opener.view, SMALL.model_copy(update={"classes": "dirt"}))
+    assert [violation.field for violation in caught.value.violations] == ["validation_fraction"]
 
 
 def test_two_epochs_on_grey_images_of_16_bits_lower_the_loss_and_the_model_predicts(opener: Opener) -> None:
     from parfocal.yolo.network import YoloV2
 
     implementation = YoloV2()
-    parameters = SMALL.model_copy(update={"patches_per_image": 16, "warmup_epochs": 0})
+    parameters = SMALL.model_copy(update={"patches_per_image": 8, "warmup_epochs": 0})
     opened = implementation.open(opener.view, parameters)
     learner = implementation.build(parameters, opened.facts)
     means = []

@@ -7,8 +7,8 @@ from parfocal.runtime.methods.service import Method, Parameters, Service, Work, 
 from parfocal.yolo.parameters import TinyYoloParameters, YoloParameters, YoloPredictionParameters, check_dataset
 
 _CITATION = (
-    "Redmon J, Farhadi A. YOLO9000: better, faster, stronger. IEEE Conference on Computer Vision and Pattern Recognition "
-    "(CVPR), 6517-6525 (2017). doi:10.1109/CVPR.2017.690"
+    "Redmon J, Farhadi A. YOLO9000: better, faster, stronger. IEEE Conference on Computer Vision and Pattern "
+    "Recognition (CVPR), 6517-6525 (2017). doi:10.1109/CVPR.2017.690"
 )
 _DATA = """
     Two-dimensional images, grey or with channels or colours, and in each the boxes around its objects, as PASCAL VOC,

@@ -27,8 +27,8 @@ class YoloParameters(Intensity, TrainingParameters):
         default="",
         max_length=10_000,
         title="Classes",
-        description="Which classes of the dataset to find, separated by commas, for example dividing,apoptotic. Boxes of "
-        "other classes are then ignored, and the annotations stay as they are. Empty: all.",
+        description="Which classes of the dataset to find, separated by commas, for example dividing,apoptotic. Boxes "
+        "of other classes are then ignored, and the annotations stay as they are. Empty: all.",
     )
     patch_size: int = Field(
         default=416,
@@ -36,8 +36,8 @@ class YoloParameters(Intensity, TrainingParameters):
         le=4096,
         multiple_of=CELL,
         title="Patch size",
-        description="Side length in pixels of the square training patches, cut at full resolution; a multiple of 32, not "
-        "larger than your images, and better twice as large as your objects.",
+        description="Side length in pixels of the square training patches, cut at full resolution; a multiple of 32, "
+        "not larger than your images, and better twice as large as your objects.",
     )
     patches_per_image: int = inherited(TrainingParameters, "patches_per_image", default=8)
     learning_rate: float = inherited(TrainingParameters, "learning_rate", default=1e-4)
@@ -48,8 +48,8 @@ class YoloParameters(Intensity, TrainingParameters):
         ge=1,
         le=20,
         title="Anchors",
-        description="How many typical sizes of boxes the network starts from; they are measured on your boxes. More helps "
-        "where objects differ much in size and shape.",
+        description="How many typical sizes of boxes the network starts from; they are measured on your boxes. More "
+        "help where objects differ much in size and shape.",
     )
     warmup_epochs: int = Field(
         default=3,
@@ -79,8 +79,8 @@ class YoloParameters(Intensity, TrainingParameters):
         ge=4,
         le=64,
         title="First filters",
-        description="Filters of the first convolution; all others have more in proportion. The original has 32. Fewer are "
-        "faster and need less memory.",
+        description="Filters of the first convolution; all others have more in proportion. The original has 32. Fewer "
+        "are faster and need less memory.",
     )
 
     def chosen_classes(self, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,8 +107,8 @@ class TinyYoloParameters(YoloParameters):
         YoloParameters,
         "first_filters",
         default=16,
-        description="Filters of the first convolution; all others have more in proportion. The original has 16. Fewer are "
-        "faster and need less memory.",
+        description="Filters of the first convolution; all others have more in proportion. The original has 16. Fewer "
+        "are faster and need less memory.",
     )
 
 
@@ -134,8 +134,8 @@ class YoloPredictionParameters(PredictionParameters):
         gt=0,
         le=1,
         title="Overlap threshold",
-        description="Of two boxes of the same class whose common area is at least this part of the area of both together "
-        "(intersection over union), the one with the lower score is left out. Raise it where objects overlap.",
+        description="Of two boxes of the same class whose common area is at least this part of the area of both "
+        "together (intersection over union), the one with the lower score is left out. Raise it where objects overlap.",
     )
 
 

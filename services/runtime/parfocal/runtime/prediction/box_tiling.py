@@ -59,7 +59,8 @@ def find_boxes(
     image
         (Y, X, channels), or something of which windows along Y and X can be had.
     tiling
-        The most pixels of a tile, and whom to tell. When memory runs out, tiles are halved and the image is begun again.
+        The most pixels of a tile, and whom to tell. When memory runs out, tiles are halved and the image is started
+        again.
     divisor
         The sides of a tile are multiples of this many pixels.
     margin
@@ -84,8 +85,8 @@ def find_boxes(
             longest = int(np.argmax(tile))
             if (smaller := max(_round_up(tile[longest] // 2, divisor), least)) >= tile[longest]:
                 raise OutOfMemoryError(
-                    f"Prediction ran out of memory even with tiles of {tile[0]} x {tile[1]} pixels. Free memory on this "
-                    "machine or use a larger one."
+                    f"Prediction ran out of memory even with tiles of {tile[0]} x {tile[1]} pixels. Free memory on "
+                    "this machine or use a larger one."
                 ) from error
             tile = (*tile[:longest], smaller, *tile[longest + 1 :])
 

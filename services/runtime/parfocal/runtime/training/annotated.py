@@ -207,8 +207,8 @@ def _chosen(data: DatasetView, report: BoxReport, classes: Sequence[str], least_
         data.warn(text)
     if not any(len(each.corners) for each in annotations):
         raise InvalidInputError(
-            f"No image has a box of {', '.join(classes)} that could be trained on. Choose other classes, or correct the "
-            "annotations.",
+            f"No image has a box of {', '.join(classes)} that can be trained on. Choose other classes, or correct "
+            "the annotations.",
             [Violation(each.image.path.name, "has no box to be trained on") for each in report.images],
         )
     return annotations
