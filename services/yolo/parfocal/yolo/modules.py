@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+BACKBONE = ("fine.", "coarse.")
+"""What the names of the weights begin with that stand before the detection layers and may be trained elsewhere."""
+
 # The standard deviation of the last layer's weights: one over the number of cells of the original.
 _HEAD_DEVIATION = 1 / 13**2
 _SLOPE = 0.1

@@ -19,6 +19,7 @@ from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.frameworks.torch import TorchFiles, TorchLearner, prepare
 from parfocal.runtime.methods.average_precision import average_precision, match_by_score
 from parfocal.runtime.methods.implementation import (
+    Arrays,
     Batch,
     Implementation,
     ModelView,
@@ -35,10 +36,12 @@ from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.training.annotated import open_boxes
 from parfocal.yolo.boxes import GridTargets, assign, decode, measure_anchors
 from parfocal.yolo.loss import TensorTargets, yolo_loss
-from parfocal.yolo.modules import FullYolo, TinyYolo
+from parfocal.yolo.modules import BACKBONE, FullYolo, TinyYolo
 from parfocal.yolo.parameters import CELL, YoloParameters, YoloPredictionParameters
 
 MEAN_AVERAGE_PRECISION = "mAP"
+BACKBONE_ONLY = "backbone_only"
+"""Measured of a model that has nothing but a backbone: it can begin a training and not predict."""
 # Of the measurement that selects weights: everything that ranks, and the overlaps of PASCAL VOC.
 _LEAST_SCORE, _MOST_OVERLAP, _MATCH = 0.005, 0.45, 0.5
 _ASSESSED_PIXELS = 1024**2
@@ -141,6 +144,24 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
         module = type(self).module(facts.input_channels, outputs, parameters.first_filters)
         return YoloLearner(module, anchors, parameters)
 
+    def initialise(self, learner: YoloLearner, facts: Facts, weights: Arrays, initial: Facts) -> None:
+        """Give a new learner the weights of an earlier model, but for what depends on other classes or channels.
+
+        The last layer begins anew where the classes or the number of anchors are others. A network for colours becomes
+        one for grey images that gives the same for colours that are all alike.
+        """
+        own, taken = learner.weights(), dict(weights)
+        first = next(iter(own))
+        if facts.input_channels == 1 and initial.input_channels > 1:
+            taken[first] = taken[first].sum(axis=1, keepdims=True)
+            initial = initial.model_copy(update={"inputs": facts.inputs})
+        same_classes = facts.measured["class_names"] == initial.measured["class_names"]
+        if not same_classes or taken["head.bias"].shape != own["head.bias"].shape:
+            taken |= {name: value for name, value in own.items() if name.startswith("head.")}
+        if initial.measured.get(BACKBONE_ONLY):
+            taken = own | {name: value for name, value in taken.items() if name.startswith(BACKBONE)}
+        super().initialise(learner, facts, taken, initial)
+
     def assess_every(self, parameters: YoloParameters) -> int:
         """Return after how many epochs the mean average precision is measured."""
         return parameters.map_every
@@ -166,6 +187,11 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
     ) -> None:
         """Hand over the boxes of one image."""
         assert isinstance(parameters, YoloPredictionParameters)
+        if model.facts.measured.get(BACKBONE_ONLY):
+            raise InvalidInputError(
+                "The model is a backbone alone and finds nothing yet. Begin a training with it, and predict with what "
+                "comes out."
+            )
         found = _find(
             learner,
             Normalised(unit, model.normaliser),
