@@ -60,7 +60,8 @@ YOLO_V2 = _method(
     """
         Finds objects, draws a box around each and tells classes apart, for example cells by their stage. Boxes are
         quickly drawn by hand and are enough to count and to locate; where outlines matter use StarDist instead. Objects
-        smaller than about 10 pixels, or so crowded that several middles lie within 32 pixels, are found badly.
+        much smaller than 32 pixels, or so crowded that several of one size and shape have their middles within 32
+        pixels, are found badly: enlarge such images beforehand.
     """,
 )
 TINY_YOLO_V2 = _method(
@@ -69,9 +70,8 @@ TINY_YOLO_V2 = _method(
     TinyYoloParameters,
     "TinyYoloV2",
     """
-        YOLOv2 with a third of the weights: several times faster in training and prediction, and somewhat less exact.
-        The choice for machines without a GPU, for large images, and for objects that are easily told from the
-        background.
+        YOLOv2 with a third of the weights and a quarter of the arithmetic, and less exact. The choice for machines
+        without a GPU, for large images, and for objects that are easily told from the background.
     """,
 )
 

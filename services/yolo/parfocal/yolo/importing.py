@@ -137,8 +137,8 @@ def _places(network: torch.nn.Module) -> list[tuple[str, str]]:
 def _wanted(implementation: YoloV2, filters: int, channels: int) -> list[tuple[int, ...]]:
     """Return the shapes of the kernels of a backbone with so many first filters and channels."""
     with torch.device("meta"):
-        network = type(implementation).module(channels, 1, filters)
-    return [tuple(network.get_submodule(name).weight.shape) for name, _ in _places(network)]  # type: ignore[union-attr,arg-type]
+        network = implementation.network(channels, 1, filters)
+    return [tuple(network.get_submodule(name).weight.shape) for name, _ in _places(network)]
 
 
 def _chain(implementation: YoloV2, layers: list[Layer]) -> list[Layer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -103,7 +103,7 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
         "best": Selection(MEAN_AVERAGE_PRECISION, "higher"),
         "best-loss": Selection(),
     }
-    module: ClassVar[Callable[[int, int, int], nn.Module]] = FullYolo
+    network: ClassVar[type[FullYolo] | type[TinyYolo]] = FullYolo
 
     def open(self, data: DatasetView, parameters: YoloParameters) -> Opened[YoloParameters]:
         """Return images with their boxes, and what was measured on these: anchors, largest box, names of the classes.
@@ -141,7 +141,7 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
         prepare(parameters.seed)
         anchors = _anchors(facts)
         outputs = len(anchors) * (5 + len(facts.measured["class_names"]))
-        module = type(self).module(facts.input_channels, outputs, parameters.first_filters)
+        module = self.network(facts.input_channels, outputs, parameters.first_filters)
         return YoloLearner(module, anchors, parameters)
 
     def initialise(self, learner: YoloLearner, facts: Facts, weights: Arrays, initial: Facts) -> None:
@@ -206,7 +206,7 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
 class TinyYoloV2(YoloV2):
     """YOLOv2 with the small network."""
 
-    module = TinyYolo
+    network = TinyYolo
 
 
 def _find(

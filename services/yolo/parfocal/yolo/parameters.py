@@ -5,9 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.methods.augmenting import Warps
+from parfocal.runtime.methods.augmenting import Intensity, Warps
 from parfocal.runtime.methods.parameters import (
-    Intensity,
     PredictionParameters,
     TrainingParameters,
     check_patch_fits,
