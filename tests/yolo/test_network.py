@@ -17,7 +17,8 @@ from support import check_folder
 from parfocal.runtime.datasets.boxes import Boxes
 from parfocal.runtime.datasets.view import FolderView
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.methods.implementation import ModelView, ValidationImage
+from parfocal.runtime.methods.implementation import Batch, ModelView, ValidationImage
+from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.prediction.unit import ArrayUnit
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
@@ -391,6 +392,28 @@ def test_two_epochs_on_grey_images_of_16_bits_lower_the_loss_and_the_model_predi
     assert len(found.corners)
     assert np.all((found.corners >= 0) & (found.corners <= [70, 110, 70, 110]))
     assert np.all(np.diff(found.confidence) <= 0)
+
+
+@pytest.mark.parametrize("name", ["YoloV2", "TinyYoloV2"])
+def test_a_network_trained_on_few_images_finds_their_objects(name: str) -> None:
+    from parfocal.yolo import network
+
+    implementation = getattr(network, name)()
+    parameters = YoloParameters(**TINY | {"learning_rate": 0.002}, warmup_epochs=0)
+    rng = np.random.default_rng(4)
+    images, boxes = [], []
+    for _ in range(3):
+        pixels, found = simulated(rng, (64, 96), 2)
+        images.append(Normaliser().apply(pixels, Normaliser().fit(pixels, "YX"))[..., np.newaxis])
+        corners = np.array([[y0, x0, y1, x1] for _, (x0, y0, x1, y1) in found], np.float32)
+        boxes.append(Boxes(corners, np.array([0, 1]), np.zeros(2, bool), np.zeros(2, bool)))
+    learner = implementation.build(parameters, facts_of())
+    learner.begin_epoch(0, parameters.learning_rate)
+    batch = prepared(implementation, Batch({"source": np.stack(images)}, boxes, 3), parameters, facts_of())
+    for _ in range(90):
+        learner.train_batch(batch)
+    known = (ValidationImage("a", {"source": image}, truth) for image, truth in zip(images, boxes, strict=True))
+    assert implementation.assess(learner, known, parameters, facts_of())["mAP"] > 0.9
 
 
 def prepared(implementation: Any, batch: Any, parameters: Any, facts: Facts) -> Any:
