@@ -34,7 +34,7 @@ def _method(name: str, title: str, parameters: type[Parameters], implementation:
         minimum_images=2,
         recommended_images=20,
         presets=quick(
-            epochs=30,
+            epochs=60,
             patch_size=128,
             patches_per_image=8,
             batch_size=8,
