@@ -95,16 +95,31 @@ def rpc_error(call: Callable[[], Any]) -> grpc.RpcError:
 
 
 def single_image(service: Session, model_uri: str, pixels: Any, axes: str = "YX") -> dict[str, Any]:
-    """Return the outputs of PredictImage."""
+    """Return the images among the outputs of PredictImage."""
+    heads = {}
+    data: dict[str, bytearray] = {}
+    for answer in _answers(service, model_uri, pixels, axes):
+        if answer.HasField("header"):
+            heads[answer.header.name] = answer.header
+            content = data.setdefault(answer.header.name, bytearray())
+        elif answer.HasField("pixels"):
+            content.extend(answer.pixels)
+    return {name: np.frombuffer(data[name], head.dtype).reshape(head.shape) for name, head in heads.items()}
+
+
+def single_tables(service: Session, model_uri: str, pixels: Any, axes: str = "YX") -> dict[str, bytes]:
+    """Return the tables among the outputs of PredictImage, as CSV."""
+    data: dict[str, bytearray] = {}
+    for answer in _answers(service, model_uri, pixels, axes):
+        if answer.HasField("table"):
+            content = data.setdefault(answer.table.name, bytearray())
+        elif answer.HasField("csv"):
+            content.extend(answer.csv)
+    return {name: bytes(content) for name, content in data.items()}
+
+
+def _answers(service: Session, model_uri: str, pixels: Any, axes: str) -> list[v1.PredictImageResponse]:
     image = v1.ImageHeader(shape=pixels.shape, dtype=pixels.dtype.name, axes=axes)
     header = v1.PredictImageHeader(model_uri=model_uri, image=image)
     requests = [v1.PredictImageRequest(header=header), v1.PredictImageRequest(pixels=pixels.tobytes())]
-    outputs: dict[str, Any] = {}
-    name = ""
-    for answer in service.methods.PredictImage(iter(requests), timeout=180):
-        if answer.HasField("header"):
-            name = answer.header.name
-            outputs[name] = (answer.header, bytearray())
-        elif answer.HasField("pixels"):
-            outputs[name][1].extend(answer.pixels)
-    return {name: np.frombuffer(data, head.dtype).reshape(head.shape) for name, (head, data) in outputs.items()}
+    return list(service.methods.PredictImage(iter(requests), timeout=180))

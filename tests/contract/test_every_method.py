@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from contract_session import FINAL, SESSIONS, Session, rpc_error, single_image
+from contract_session import FINAL, SESSIONS, Session, rpc_error, single_image, single_tables
 from example_data import write_kind
 from google.protobuf import json_format
 from support import (
@@ -33,6 +33,7 @@ from support import (
 )
 
 from parfocal import v1
+from parfocal.runtime.datasets.kinds import needed_title, suits
 from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest, public_name
 from parfocal.runtime.store.store import Location
@@ -44,6 +45,17 @@ PAIRS: dict[tuple[str, bool], tuple[Callable[..., Any], tuple[int, ...]]] = {
     ("ZYX", False): (filament_volumes, (16, 40, 48)),
     ("ZYX", True): (nuclei_volumes, (16, 40, 48)),
 }
+# By task, what a method makes of an image that is no image itself, by kind; "{}" is the name of the image.
+FINDINGS = {
+    v1.TASK_DETECTION: {
+        "detections": "detections/{}.csv",
+        "rois": "rois/{}.zip",
+        "voc": "voc/{}.xml",
+        "overlay": "overlay/{}.png",
+    }
+}
+# What a run has besides.
+OF_A_RUN = {v1.TASK_DETECTION: {"detections.csv", "coco.json", "counts.csv"}}
 # Datasets of the other kinds are two-dimensional.
 KINDS = {
     v1.TARGET_KIND_BOXES: "boxes",
@@ -123,15 +135,18 @@ def test_it_describes_itself_completely(service: Session) -> None:
             assert "default" in field, f"parameter {name} has no default"
 
 
-def test_images_of_other_axes_and_patches_that_do_not_fit_are_refused(
+def test_other_data_and_patches_that_do_not_fit_are_refused(
     service: Session, s3: Any, trained: Trained, tmp_path: Path
 ) -> None:
-    axes = service.method_description.data_requirements.axes
+    needs = service.method_description.data_requirements
+    axes = needs.axes
     pair, shape = PAIRS["ZYX" if axes == "YX" else "YX", False]
     other = publish_dataset(s3.store(), f"other-{service.method}", write_pairs(tmp_path, pair, shape))
     error = rpc_error(lambda: service.jobs.StartJob(service.request(other)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert axes in error.details()
+    # Pairs are of another kind for most methods, and of other axes for those that need pairs or images alone.
+    of_other_kind = not suits("", needs.target)
+    assert (needed_title(needs.target) if of_other_kind else axes) in error.details()
     error = rpc_error(lambda: service.jobs.StartJob(service.request(trained.dataset, patch_size=256)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "patch_size" in error.details()
@@ -195,6 +210,13 @@ def test_prediction_keeps_names_shape_and_pixel_size(
 ) -> None:
     place = Location.parse(predicted)
     result = ResultManifest.read(store, place / RESULT_MANIFEST)
+    task = service.method_description.task
+    if task in FINDINGS:
+        for number, image in enumerate(result.images):
+            names = {kind: public_name(name) for kind, name in image.outputs.items()}
+            assert names == {kind: name.format(f"field{number}") for kind, name in FINDINGS[task].items()}
+        assert {name for entry in result.files if "/" not in (name := entry.public_name)} == OF_A_RUN[task]
+        return
     names = [public_name(image.outputs["prediction"]) for image in result.images]
     assert names == ["field0.tif", "field1.tif", "field2.tif"]
     store.download(place / result.images[0].outputs["prediction"], tmp_path / "field0.tif")
@@ -211,8 +233,14 @@ def test_prediction_keeps_names_shape_and_pixel_size(
 def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
     service: Session, trained: Trained, predicted: str, store: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "batch.tif").write_bytes(read_published(store, predicted, "field1.tif"))
     source = read_image(trained.folder / "test" / "source" / "field1.tif")
+    task = service.method_description.task
+    if task in FINDINGS:
+        kinds = {kind: name.format("field1") for kind, name in FINDINGS[task].items() if name.endswith(".csv")}
+        tables = single_tables(service, trained.model, source.pixels, source.axes)
+        assert tables == {kind: read_published(store, predicted, name) for kind, name in kinds.items()}
+        return
+    (tmp_path / "batch.tif").write_bytes(read_published(store, predicted, "field1.tif"))
     outputs = single_image(service, trained.model, source.pixels, source.axes)
     assert list(outputs) == ["prediction"]
     assert outputs["prediction"].tobytes() == read_image(tmp_path / "batch.tif").pixels.tobytes()

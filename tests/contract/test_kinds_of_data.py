@@ -33,7 +33,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
 # What each method makes of an image.
 OUTPUTS = {
     "tiny-labels": {"prediction", "objects"},
-    "tiny-boxes": {"detections", "voc"},
+    "tiny-boxes": {"detections", "rois", "voc", "overlay"},
     "tiny-classes": {"prediction", "probability"},
     "tiny-coordinates": {"localisations"},
     "tiny-sources": {"prediction"},

@@ -262,7 +262,7 @@ def test_objects_come_with_classes_and_their_table(outcomes: Outcomes) -> None:
 
 def test_boxes_come_as_a_table_and_as_an_annotation(outcomes: Outcomes) -> None:
     _, paths, result = outcomes.both("gives-boxes", spots((4, 5, 3), (20, 30, 7)), weights="sharp")
-    assert set(paths) == {"detections", "voc", "areas"}
+    assert set(paths) == {"detections", "rois", "voc", "areas", "overlay"}
     small, large = rows(paths["detections"])
     assert [small[f"{edge}_px"] for edge in ("x_min", "y_min", "x_max", "y_max")] == ["5.00", "4.00", "8.00", "7.00"]
     assert [large[f"{edge}_um"] for edge in ("x_min", "y_min", "x_max", "y_max")] == [
@@ -286,8 +286,8 @@ def test_boxes_of_a_stack_say_their_plane(outcomes: Outcomes) -> None:
     planes = [spots((4, 5, 3)).pixels, spots().pixels, spots((20, 30, 7), (2, 2, 2)).pixels]
     _, paths, result = outcomes.both("gives-boxes", Image(np.stack(planes), "TYX", PixelSize(0.1, 0.2)))
     assert [row["plane"] for row in rows(paths["detections"])] == ["0", "2", "2"]
-    # An annotation knows one image only.
-    assert "voc" not in paths
+    # Annotations and pictures know one image only.
+    assert set(paths) == {"detections", "rois", "areas"}
     assert result.metrics["detections"] == 3
 
 

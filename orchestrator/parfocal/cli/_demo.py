@@ -137,7 +137,7 @@ def _write_examples(client: Client, description: v1.Method, folder: Path) -> Non
     if done is not None and done.returncode:
         raise InvalidInputError(f"The example images of {description.title} cannot be written: {done.stderr[-500:]}")
     if any(folder.iterdir()):
-        say(f"   Real example images of {description.title}")
+        say(f"   Example images of {description.title}")
         return
     requirements = description.data_requirements
     if requirements.target != v1.TARGET_KIND_PAIRED_IMAGE or requirements.axes != "YX":

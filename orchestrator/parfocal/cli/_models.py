@@ -172,7 +172,7 @@ def import_(name: str, source: str, method: str) -> None:
         contents = json.loads(report.read_text(encoding="utf-8"))
         if "error" in contents:
             raise InvalidInputError(f"{source} cannot be imported. {contents['error']}")
-        origin = Path(source).resolve().name if Path(source).is_dir() else source
+        origin = Path(source).resolve().name if Path(source).exists() else source
         summary = publish_import(client, name, service, Path(scratch) / "model", contents, origin=origin)
     manifest = summary.manifest
     if app.json:

@@ -45,6 +45,10 @@ class Boxes:
     difficult: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
 
+    def select(self, which: NDArray[np.bool_]) -> Boxes:
+        """Return some of the boxes."""
+        return Boxes(self.corners[which], self.classes[which], self.difficult[which], self.truncated[which])
+
 
 @dataclass(frozen=True)
 class BoxedImage:
@@ -296,7 +300,8 @@ def _fitting(
             notes.add("Boxes without area were left out", name)
             continue
         elif x1 <= 0 or y1 <= 0 or x0 >= shape[1] or y0 >= shape[0]:
-            text = f"it lies outside the image, which is {by(shape)} pixels (Y x X): correct or remove it."
+            notes.add("Boxes outside the image were left out", name)
+            continue
         if text:
             place = f"x {x0:g} to {x1:g}, y {y0:g} to {y1:g}"
             problems.append(Violation(name, f"{box.where} ({box.name}, {place}): {text}"))

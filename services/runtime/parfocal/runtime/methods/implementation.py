@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.view import DatasetView
+from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Outputs, Unit
@@ -260,6 +261,27 @@ class Implementation(ABC, Generic[P, L]):
     @abstractmethod
     def build(self, parameters: P, facts: Facts) -> L:
         """Return new networks on `self.device`, with random weights that follow from `parameters.seed`."""
+
+    def initialise(self, learner: L, facts: Facts, weights: Arrays, initial: Facts) -> None:
+        """Give a new learner the weights of an earlier model of the method.
+
+        A method that can begin with a part of them, for example where the classes are others, says so here.
+
+        Parameters
+        ----------
+        learner, facts
+            The new learner and what it was built for.
+        weights, initial
+            The weights of the earlier model and its facts.
+
+        Raises
+        ------
+        InvalidInputError
+            The earlier model has another network.
+        """
+        if (known := initial.input_channels) != (channels := facts.input_channels):
+            raise InvalidInputError(f"It reads {known} channels and these images have {channels}.")
+        learner.set_weights(weights)
 
     def schedule(self, parameters: P) -> Schedule:
         """Return how the learning rate changes: as the parameters say."""

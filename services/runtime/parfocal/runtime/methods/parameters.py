@@ -277,13 +277,15 @@ def check_patch_fits(
         What the edges of a patch must be multiples of besides what the parameters ask for, along each axis.
     """
     patch = parameters.patch_shape(axes)
-    images = dataset.select("train", role)
-    small = [image for image in images if any(np.less(image.shape[-len(patch) :], patch))]
+    along = {
+        image.file: [image.shape[image.axes.index(axis)] for axis in axes] for image in dataset.select("train", role)
+    }
+    small = [image for image in dataset.select("train", role) if any(np.less(along[image.file], patch))]
     if not small:
         return
     wanted = " x ".join(map(str, patch))
     shapes = [f"{image.file} {' x '.join(map(str, image.shape))}" for image in small]
-    least = np.min([image.shape[-len(patch) :] for image in small], axis=0)
+    least = np.min([along[image.file] for image in small], axis=0)
     cures: dict[str, int | None] = {}
     for axis, length, there, step in zip(axes, patch, least.tolist(), divisor or (1,) * len(patch), strict=True):
         name = "patch_depth" if axis == "Z" else "patch_size"

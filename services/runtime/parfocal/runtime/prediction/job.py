@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,11 @@ from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_s
 from parfocal.runtime.images.files import Image, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
+from parfocal.runtime.prediction.box_files import RunBoxes
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
+from parfocal.runtime.prediction.overlay import overlay_png
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
@@ -35,6 +38,7 @@ _SHOWN = 5
 COUNTS = "counts.csv"
 # For the next job of this process, which a spare worker may be given.
 _KEPT = KeptModel()
+OVERLAY = "overlay"
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def predict(context: JobContext) -> None:
     done: list[ResultFile] = []
     files: list[FileEntry] = []
     notes = Notes()
-    with ThreadPoolExecutor(max_workers=1) as uploader:
+    boxes = RunBoxes(_folder(context))
+    with contextlib.closing(boxes), ThreadPoolExecutor(max_workers=1) as uploader:
         pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
         for number, item in enumerate(_fetch_ahead(context, inputs)):
             context.check_cancelled()
@@ -77,7 +82,7 @@ def predict(context: JobContext) -> None:
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
-            pending = uploader.submit(_write, context, model, item, outputs, reason, seconds)
+            pending = uploader.submit(_write, context, model, item, outputs, reason, seconds, boxes)
         if pending is not None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
@@ -91,6 +96,7 @@ def predict(context: JobContext) -> None:
     _warn_of_drift(context, done)
     if any(result.metrics for result in done):
         files.append(_send(context, _write_counts(context, done)))
+    files += [_send(context, path) for path in boxes.finish()]
     judged = newest_content(context.store, place)
     published = ResultManifest(
         project=context.job.project,
@@ -211,6 +217,7 @@ def _write(
     outputs: ResultOutputs | None,
     reason: str,
     seconds: float,
+    boxes: RunBoxes,
 ) -> tuple[ResultFile, list[FileEntry]]:
     """Write and upload what was made of an image, and say what the result lists of it."""
     digest = sha256_of(item.path)
@@ -225,6 +232,13 @@ def _write(
         write_image(path, image)
         sent[kind] = _send(context, path)
     sent |= {kind: _send(context, folder / name) for kind, name in predicted.files.items()}
+    if predicted.boxes is not None:
+        boxes.add(item.name, predicted.boxes)
+        if not predicted.boxes.stacked:
+            path = folder / OVERLAY / f"{stem}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(overlay_png(item.image, predicted.boxes.marks))
+            sent[OVERLAY] = _send(context, path)
     result = ResultFile(
         input=item.name,
         input_sha256=digest,

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from parfocal.runtime.datasets.annotations.box import Box
-from parfocal.runtime.datasets.annotations.voc import voc_bytes
 from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, PixelSize, convert_dtype
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outputs import Column, Detections, Values, Window
+from parfocal.runtime.prediction.box_files import DETECTIONS, BoxFiles, FoundBoxes
 from parfocal.runtime.prediction.object_files import OBJECTS, ObjectFiles, class_image
 from parfocal.runtime.prediction.tables import TableFile
 from parfocal.runtime.prediction.unit import Stack
@@ -56,6 +55,8 @@ class Predicted:
         How many objects, detections or localisations there are, and how many of each class.
     clipped
         Largest fraction of the pixels of an image (0 to 1) that did not fit the type of the input.
+    boxes
+        Those that were found, where the method finds boxes.
     """
 
     images: dict[str, Image] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Predicted:
     files: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     clipped: float = 0.0
+    boxes: FoundBoxes | None = None
 
 
 @dataclass
@@ -122,6 +124,7 @@ class ResultOutputs:
         self._tables: dict[str, TableFile] = {}
         self._files: dict[str, str] = {}
         self._objects: ObjectFiles | None = None
+        self._boxes: BoxFiles | None = None
         self._writer: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
 
@@ -144,6 +147,14 @@ class ResultOutputs:
             self.counts.update(self._objects.counts)
             files |= self._objects.names
             tables[OBJECTS] = Table(self._objects.names[OBJECTS], self._objects.columns)
+        boxes = None
+        if self._boxes is not None:
+            boxes = self._boxes.finish()
+            self.counts.update(self._boxes.counts)
+            if twice := self._boxes.names.keys() & files.keys():
+                raise ValueError(f"boxes and another output have the same name: {', '.join(sorted(twice))}")
+            files |= self._boxes.names
+            tables[DETECTIONS] = Table(self._boxes.names[DETECTIONS], self._boxes.columns)
         images = sorted(self._images.items(), key=lambda item: item[0] != PREDICTION)
         if twice := self._images.keys() & files.keys():
             raise ValueError(f"an image and a table or file have the same name: {', '.join(sorted(twice))}")
@@ -153,6 +164,7 @@ class ResultOutputs:
             files=files,
             counts=dict(self.counts),
             clipped=max((each.clipped / max(1, each.pixels.size) for each in self._images.values()), default=0.0),
+            boxes=boxes,
         )
 
     def close(self) -> None:
@@ -163,6 +175,8 @@ class ResultOutputs:
             table.close()
         if self._objects is not None:
             self._objects.close()
+        if self._boxes is not None:
+            self._boxes.close()
 
     def collect(
         self, name: str, shape: Sequence[int], axes: str, dtype: DTypeLike, scale: Sequence[float], values: Values
@@ -203,12 +217,11 @@ class ResultOutputs:
             self._objects = ObjectFiles(self._folder, self.stem, self.stack, self.pixel_size)
         self._later(self._objects.add, number, objects)
 
-    def write_file(self, kind: str, name: str, content: bytes) -> None:
-        """Write a file of its own; `name` is relative to the folder of the outputs."""
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        self._files[kind] = name
+    def write_boxes(self, number: int, shape: tuple[int, int], detections: Detections, names: Sequence[str]) -> None:
+        """Write the boxes of a unit whose planes have a shape (Y, X) in pixels."""
+        if self._boxes is None:
+            self._boxes = BoxFiles(self._folder, self.stem, self.stack, self.pixel_size, shape)
+        self._boxes.add(number, detections, names)
 
     def _later(self, task: Callable[..., None], *arguments: Any) -> None:
         if self._writer is None:
@@ -266,29 +279,8 @@ class UnitOutputs:
 
     def detections(self, detections: Detections, names: Sequence[str]) -> None:
         """Take the boxes found."""
-        size = self._result.pixel_size
-        columns = [Column("class"), Column("confidence"), *(Column(f"{edge}_px", "px") for edge in _EDGES)]
-        if size is not None:
-            columns += [Column(f"{edge}_um", "um") for edge in _EDGES]
-        # Those without a box are counted too.
-        self._result.counts.update({DETECTIONS: len(detections.classes)} | {f"class_{name}": 0 for name in names})
-        rows, boxes = [], []
-        for corners, number, confidence in zip(
-            detections.corners.tolist(), detections.classes.tolist(), detections.confidence.tolist(), strict=True
-        ):
-            y0, x0, y1, x1 = corners
-            edges = (x0, y0, x1, y1)
-            row = [names[number], f"{confidence:.4f}", *(f"{edge:.2f}" for edge in edges)]
-            if size is not None:
-                row += [f"{edge * length:.4f}" for edge, length in zip(edges, (size.x, size.y) * 2, strict=True)]
-            rows.append(row)
-            boxes.append(Box(names[number], edges))
-            self._result.counts[f"class_{names[number]}"] += 1
-        self.table(DETECTIONS, columns).write(rows)
-        if not self._result.stack.axes:
-            lengths = dict(zip(self._result.axes, self._shape, strict=True))
-            annotation = voc_bytes(f"{self._result.stem}.tif", (lengths["Y"], lengths["X"]), tuple(boxes))
-            self._result.write_file("voc", f"voc/{self._result.stem}.xml", annotation)
+        lengths = dict(zip(self._result.axes, self._shape, strict=True))
+        self._result.write_boxes(self._number, (lengths["Y"], lengths["X"]), detections, names)
 
     def localisations(self, found: Localisations) -> None:
         """Take the emitters located."""
@@ -310,10 +302,8 @@ class UnitOutputs:
         self._result.table(LOCALISATIONS, columns).write([frame, *map(_decimal, numbers)] for frame, *numbers in rows)
 
 
-DETECTIONS = "detections"
 LOCALISATIONS = "localisations"
 _LOCALISED = (("x", "nm"), ("y", "nm"), ("intensity", "photon"))
-_EDGES = ("x_min", "y_min", "x_max", "y_max")
 
 
 @dataclass(frozen=True)

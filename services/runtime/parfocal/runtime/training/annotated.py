@@ -9,9 +9,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.datasets.boxes import Boxes, check_boxes
+from parfocal.runtime.datasets.boxes import Boxes, BoxReport, check_boxes
 from parfocal.runtime.datasets.coordinates import Localisations, check_coordinates
+from parfocal.runtime.datasets.findings import Notes, file_name
 from parfocal.runtime.datasets.view import DatasetView
+from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.drift import training_statistics
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.methods.implementation import Batch, Example, Opened, TrainingDataRecord, ValidationImage
@@ -79,13 +81,29 @@ class AnnotatedBatches(Generic[A]):
         return Batch({self.role: pixels}, targets, len(inputs))
 
 
-def open_boxes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
+def open_boxes(
+    data: DatasetView,
+    parameters: P,
+    normaliser: Normaliser,
+    *,
+    classes: Sequence[str] = (),
+    least_side: float = 0.0,
+) -> Opened[P]:
     """Return images with boxes; a patch has the boxes whose middle lies in it.
+
+    Parameters
+    ----------
+    data, parameters, normaliser
+        The dataset, and how it is cut and normalised.
+    classes
+        The classes to train on, whose order is that of the indices in `Boxes.classes`; empty: all of the dataset.
+    least_side
+        In pixels: boxes that are narrower or lower are left out.
 
     Raises
     ------
     InvalidInputError
-        An image or annotation is not usable; all that are wrong are named.
+        An image or annotation is not usable; all that are wrong are named. Or no box is left to be trained on.
     DiskFullError
         The cache cannot take the images.
     """
@@ -98,16 +116,18 @@ def open_boxes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Open
     for warning in dict.fromkeys(report.warnings):
         data.warn(warning)
     images = [each.image for each in report.images]
+    chosen = tuple(classes) or data.manifest.classes
+    annotations = _chosen(data, report, chosen, least_side)
     split = _split(data, parameters, [image.stem for image in images], [each.shape for each in report.images])
     data.progress("decoding the images")
     return _opened(
         parameters,
         normaliser,
         axes=axes,
-        target=Port(role=target, kind="boxes", classes=len(data.manifest.classes)),
+        target=Port(role=target, kind="boxes", classes=len(chosen)),
         names=[image.stem for image in images],
         sources=[data.decode(image.path) for image in images],
-        annotations=[each.arrays(data.manifest.classes) for each in report.images],
+        annotations=annotations,
         cut=cut_boxes,
         split=split,
         source=source,
@@ -168,6 +188,30 @@ def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -
     )
     # What is recorded is how stacks were divided, not thousands of frames.
     return replace(opened, record=replace(opened.record, split=split.model_dump(mode="json")))
+
+
+def _chosen(data: DatasetView, report: BoxReport, classes: Sequence[str], least_side: float) -> list[Boxes]:
+    """Return the boxes of each image that are of some classes and not too small, with the indices of these classes."""
+    index = np.array([classes.index(name) if name in classes else -1 for name in data.manifest.classes], np.int64)
+    notes, annotations = Notes(), []
+    for each in report.images:
+        boxes = each.arrays(data.manifest.classes)
+        wanted = index[boxes.classes] >= 0
+        small = np.any(boxes.corners[:, 2:] - boxes.corners[:, :2] < least_side, axis=1) & wanted
+        if small.any():
+            text = f"Boxes with a side of less than {least_side:g} pixels were left out"
+            notes.add(text, file_name(each.image.path), int(small.sum()))
+        kept = boxes.select(wanted & ~small)
+        annotations.append(replace(kept, classes=index[kept.classes]))
+    for text in notes.texts():
+        data.warn(text)
+    if not any(len(each.corners) for each in annotations):
+        raise InvalidInputError(
+            f"No image has a box of {', '.join(classes)} that can be trained on. Choose other classes, or correct "
+            "the annotations.",
+            [Violation(each.image.path.name, "has no box to be trained on") for each in report.images],
+        )
+    return annotations
 
 
 def cut_boxes(boxes: Boxes, patch: Patch, shape: tuple[int, int], view: View) -> Boxes:

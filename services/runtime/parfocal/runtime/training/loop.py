@@ -162,9 +162,7 @@ class _Training:
             folder, view, model.weights_named(spec.initial_weights_name or usual)
         )
         try:
-            if (known := model.input_channels) != (channels := self._opened.facts.input_channels):
-                raise InvalidInputError(f"It reads {known} channels and these images have {channels}.")
-            self._learner.set_weights(initial.weights())
+            self._implementation.initialise(self._learner, self._opened.facts, initial.weights(), model.facts)
         except InvalidInputError as error:
             raise InvalidInputError(
                 f"The initial model {uri} has another network than these parameters describe: {error.message} "

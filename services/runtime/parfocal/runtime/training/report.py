@@ -87,7 +87,9 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 
 def loss_figure(rows: Sequence[Row], model: ModelManifest) -> Figure:
     """Return the curves of all losses and scores and of the learning rate; the selected epochs are marked."""
-    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    # A panel for each loss, one for scores and one for the learning rate.
+    losses = sum(f"val_{name}" in rows[0] for name in rows[0])
+    figure = Figure(figsize=(8, max(5.4, 1.6 * (losses + 2))), layout="constrained")
     _draw_curves(figure, rows, model.weights)
     return figure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,6 +75,46 @@ def parse_coco(path: Path, name: str, notes: Notes) -> tuple[list[Annotation], t
             notes.add("Outlines of objects (segmentation) were left out, their boxes were kept", name)
     found = [Annotation(stem, name, tuple(boxes[key]), shape) for key, (stem, shape) in images.items()]
     return found, tuple(dict.fromkeys(classes.values())), problems
+
+
+def coco_bytes(
+    images: Mapping[str, tuple[tuple[int, int], Sequence[tuple[Box, float]]]], classes: Sequence[str]
+) -> bytes:
+    """Return the boxes of images as a file.
+
+    Parameters
+    ----------
+    images
+        By the name of its file, the size of each image in pixels (Y, X), and its boxes with their scores (0 to 1).
+    classes
+        The names of the classes; their numbers count from 1.
+    """
+    numbers = {name: number for number, name in enumerate(classes, start=1)}
+    annotations: list[dict[str, Any]] = []
+    for image, (_, boxes) in enumerate(images.values(), start=1):
+        for box, score in boxes:
+            x0, y0, x1, y1 = (round(value, 3) for value in box.corners)
+            lengths = [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": numbers[box.name],
+                    "bbox": lengths,
+                    "area": round(lengths[2] * lengths[3], 3),
+                    "iscrowd": int(box.difficult),
+                    "score": round(score, 4),
+                }
+            )
+    content = {
+        "images": [
+            {"id": number, "file_name": name, "height": shape[0], "width": shape[1]}
+            for number, (name, (shape, _)) in enumerate(images.items(), start=1)
+        ],
+        "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+        "annotations": annotations,
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1).encode()
 
 
 def _classes(items: list[Any], name: str, problems: list[Violation]) -> dict[int, str]:
