@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ class Layer:
     title: str
     corners: npt.NDArray[np.float32]
     colour: tuple[float, float, float]
-    line: str = "-"
+    line: Literal["-", "--"] = "-"
     texts: tuple[str, ...] = ()
 
 
@@ -210,18 +210,18 @@ def counts_figure(predicted: npt.NDArray[np.int64], annotated: npt.NDArray[np.in
         np.column_stack([(predicted + annotated) / 2, predicted - annotated]), axis=0, return_counts=True
     )
     # Whole numbers coincide: an image more makes the point larger.
-    axes.scatter(*points.T, s=28 * times, color="#0072B2", alpha=0.75, linewidth=0, zorder=3)
+    axes.scatter(points[:, 0], points[:, 1], s=28 * times, color="#0072B2", alpha=0.75, linewidth=0, zorder=3)
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=1)
     lines = [("mean", agreement.bias, agreement.bias_interval, "-")]
     if agreement.lower is not None and agreement.upper is not None:
-        lines.append(("- 1.96 SD", agreement.lower, agreement.lower_interval, "--"))
-        lines.append(("+ 1.96 SD", agreement.upper, agreement.upper_interval, "--"))
+        lines.append(("mean − 1.96 SD", agreement.lower, agreement.lower_interval, "--"))
+        lines.append(("mean + 1.96 SD", agreement.upper, agreement.upper_interval, "--"))
     for title, value, interval, style in lines:
         axes.axhline(value, color="black", linewidth=1.1, linestyle=style, zorder=2)
         if interval is not None:
             axes.axhspan(*interval, color="#0072B2" if style == "-" else "#999999", alpha=0.15, linewidth=0, zorder=0)
         axes.annotate(
-            f"{title} {value:+.1f}",
+            f"{title}:\n{value:+.1f}".replace("-", "−"),
             (1, value),
             (4, 0),
             xycoords=("axes fraction", "data"),
@@ -317,7 +317,7 @@ def _name(axes: Axes, x: float, top: float, bottom: float, text: str) -> None:
         top if above else bottom,
         text,
         color="white",
-        fontsize=7,
+        fontsize=6,
         va="bottom" if above else "top",
         bbox={"facecolor": "black", "alpha": 0.65, "linewidth": 0, "pad": 1.0},
         clip_on=True,
@@ -325,8 +325,10 @@ def _name(axes: Axes, x: float, top: float, bottom: float, text: str) -> None:
     )
 
 
-def _legend(figure: Figure, shown: Sequence[Layer], place: str) -> None:
+def _legend(figure: Figure, shown: Sequence[Layer], place: Literal["lower center", "outside lower center"]) -> None:
     present = [layer for layer in shown if layer.title != WRONG_CLASS or len(layer.corners)]
     handles = [Line2D([], [], color=layer.colour, linewidth=2.4, linestyle=layer.line) for layer in present]
-    names = [f"{layer.title} ({len(layer.corners)})" for layer in present]
-    figure.legend(handles, names, loc=place, ncols=4, frameon=False, fontsize=9, handlelength=1.8)
+    # Of a wrong class an object was not found and the detection is false: both numbers have it.
+    titles = [f"{layer.title}: FN and FP" if layer.title == WRONG_CLASS else layer.title for layer in present]
+    names = [f"{title} ({len(layer.corners)})" for title, layer in zip(titles, present, strict=True)]
+    figure.legend(handles, names, loc=place, ncols=4, frameon=False, fontsize=8.5, handlelength=1.8, columnspacing=1.4)

@@ -76,11 +76,10 @@ def write_tables(folder: Path, totals: Totals, scored: Sequence[ScoredBoxes]) ->
     rows = [{"kind": kind, **row} for kind in KINDS for row in class_rows(totals, kind)]
     _write(folder / "classes.csv", rows, ["kind", "class", *counts_json(_NO_COUNTS), *_precision_names()])
     _write(folder / "levels.csv", _levels(totals), [])
-    names = [*totals.names, FALSE_NEGATIVE]
     with (folder / "confusion.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["class of the target", *names])
-        for name, numbers in zip([*totals.names, FALSE_POSITIVE], totals.confusion.tolist(), strict=True):
+        writer.writerow(["target_class", *(f"predicted_{name}" for name in totals.names), "false_negatives"])
+        for name, numbers in zip([*totals.names, "false_positives"], totals.confusion.tolist(), strict=True):
             writer.writerow([name, *numbers])
     _write(folder / "curves.csv", _curves(totals), ["class", "confidence", "precision", "recall"])
     _write(folder / "counts.csv", _numbers(totals, scored), [])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 _MOST_WRITTEN: Final = 14
+_LONG_NAME: Final = 8
 
 
 def draw_confusion(axes: Axes, rows: Sequence[str], columns: Sequence[str], table: npt.NDArray[Any]) -> None:
@@ -28,8 +29,10 @@ def draw_confusion(axes: Axes, rows: Sequence[str], columns: Sequence[str], tabl
     parts[-1] = np.nan
     axes.imshow(parts, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     size = float(np.clip(110 / len(columns), 4, 9))
-    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 70 / size else {}
-    axes.set_xticks(range(len(columns)), columns, fontsize=size, **turned)
+    axes.set_xticks(range(len(columns)), columns, fontsize=size)
+    if max(map(len, columns)) > _LONG_NAME:
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows, fontsize=size)
     axes.tick_params(length=0)
     axes.set_xlabel("class of the prediction", fontsize=9)

@@ -68,7 +68,8 @@ class BoxMatches:
 
     def claims_at(self, level: float, rule: Rule = "voc") -> npt.NDArray[np.int64]:
         """Return the claims at one of the levels, int64 (N,)."""
-        return self.claims[rule][self.levels.index(level)]
+        claims: npt.NDArray[np.int64] = self.claims[rule][self.levels.index(level)]
+        return claims
 
 
 @dataclass(frozen=True)
