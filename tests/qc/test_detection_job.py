@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from example_data import write_kind
 from support import publish_images, publish_kind, publish_model, read_published
@@ -160,3 +161,43 @@ def test_a_table_that_cannot_be_read_is_a_failed_image(evaluate: Callable[..., v
     assert [image.input for image in result.images if image.reason] == [lost]
     assert f"{lost} (prediction), line 2: confidence" in why
     assert result.verdict["state"] == "failed"
+
+
+def test_models_are_compared_and_drawn(evaluate: Callable[..., v1.Job], run_job: Any, s3: Any) -> None:
+    good = evaluate(lambda rows: rows, maps=False)
+    poor = evaluate(lambda rows: [("bubble", *rows[0][1:]), *rows[2:]], maps=False)
+    spec = v1.ComparisonSpec(
+        method="detection",
+        dataset_uri=good.evaluation.dataset_uri,
+        evaluation_uris=[job.outputs[0].uri for job in (good, poor)],
+    )
+    job = run_job(v1.StartJobRequest(comparison=spec))
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    manifest = ResultManifest.read(s3.store(), Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    assert {"images.png", "figure.png", "tests.csv"} <= {entry.public_name for entry in manifest.files}
+
+
+def test_a_dataset_without_boxes_is_refused(jobs: Any, s3: Any, pairs_folder: Path) -> None:
+    store = s3.store()
+    spec = v1.EvaluationSpec(
+        method="detection",
+        dataset_uri=publish_kind(store, "pairs", pairs_folder),
+        prediction_uri=publish_images(store, pairs_folder / "test" / "target"),
+        split="test",
+    )
+    with pytest.raises(grpc.RpcError) as refused:
+        jobs.StartJob(v1.StartJobRequest(evaluation=spec))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_prediction_without_tables_is_refused(run_job: Any, s3: Any, boxes_folder: Path) -> None:
+    store = s3.store()
+    spec = v1.EvaluationSpec(
+        method="detection",
+        dataset_uri=publish_kind(store, "boxed", boxes_folder),
+        prediction_uri=publish_images(store, boxes_folder / "test" / "source"),
+        split="test",
+    )
+    job = run_job(v1.StartJobRequest(evaluation=spec))
+    assert (job.state, job.error.reason) == (v1.JOB_STATE_FAILED, "INVALID_INPUT")
+    assert "detections/NAME.csv" in job.error.text

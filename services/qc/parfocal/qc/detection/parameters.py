@@ -79,6 +79,8 @@ class DetectionComparisonParameters(ComparisonParameters):
     """How detections are compared, image by image."""
 
     scoring = ("iou", "confidence")
+    draw = "parfocal.qc.detection.comparison:boxes_figure"
+    load = "parfocal.qc.detection.comparison:load_boxes"
 
     metrics: tuple[Literal["f1", "precision", "recall", "mean_matched_iou"], ...] = Field(
         default=("f1", "precision", "recall"),
