@@ -65,7 +65,7 @@ class Layer:
 
 def layers(truth: Boxes, found: Detections, outcome: BoxOutcomes, names: Sequence[str]) -> tuple[Layer, ...]:
     """Return the boxes of one image by outcome, in the order of drawing: mistakes come last, over the others."""
-    short = [drawable(shortened(name, 16)) for name in names]
+    short = [_class_name(name, 16) for name in names]
     wrong = tuple(
         f"{short[truth.classes[mine]]} → {short[found.classes[given]]}" for mine, given in outcome.wrong_class.tolist()
     )
@@ -240,7 +240,7 @@ def counts_figure(predicted: npt.NDArray[np.int64], annotated: npt.NDArray[np.in
 
 def confusion_figure(totals: Totals) -> Figure:
     """Return the table of which class was taken for which, over all images."""
-    names = [drawable(shortened(name, 20)) for name in totals.names]
+    names = [_class_name(name, 20) for name in totals.names]
     size = float(np.clip(0.75 * (len(names) + 1), 3.6, 9))
     figure = Figure(figsize=(size + 1.6, size + 0.6), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
@@ -257,7 +257,7 @@ def _precision_over_recall(axes: Axes, totals: Totals, level: float) -> None:
         _, found, invented = totals.rankings[number].curve()
         recall, precision = found / annotated[number], found / np.maximum(found + invented, 1)
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
-        name = drawable(shortened(totals.names[number], 24))
+        name = _class_name(totals.names[number], 24)
         value = totals.class_precision(number, level)
         # A step for each recall that is reached, down to 0 beyond the last one: the area is AP.
         axes.step(
@@ -323,6 +323,11 @@ def _name(axes: Axes, x: float, top: float, bottom: float, text: str) -> None:
         clip_on=True,
         zorder=2.5,
     )
+
+
+def _class_name(name: str, longest: int) -> str:
+    """Return the name of a class as it is drawn: dollars are no formulas."""
+    return drawable(shortened(name, longest)).replace("$", r"\$")
 
 
 def _legend(figure: Figure, shown: Sequence[Layer], place: Literal["lower center", "outside lower center"]) -> None:
