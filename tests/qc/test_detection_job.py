@@ -166,6 +166,8 @@ def test_a_table_that_cannot_be_read_is_a_failed_image(evaluate: Callable[..., v
 def test_models_are_compared_and_drawn(evaluate: Callable[..., v1.Job], run_job: Any, s3: Any) -> None:
     good = evaluate(lambda rows: rows, maps=False)
     poor = evaluate(lambda rows: [("bubble", *rows[0][1:]), *rows[2:]], maps=False)
+    assert not good.error.text
+    assert not poor.error.text
     spec = v1.ComparisonSpec(
         method="detection",
         dataset_uri=good.evaluation.dataset_uri,

@@ -290,19 +290,21 @@ def _over_confidence(axes: Axes, totals: Totals, confidence: float) -> None:
             "precision": found / (found + invented),
             "recall": found / ranking.positives,
         }
+        # What a confidence leaves changes just above that of each detection.
         for (name, values), colour, width in zip(curves.items(), _CURVES, (2.0, 1.1, 1.1), strict=False):
-            axes.step(least, values, color=colour, linewidth=width, where="pre", label=name)
+            axes.step([*least, 0], [*values, values[-1]], color=colour, linewidth=width, where="post", label=name)
         axes.legend(frameon=False, fontsize=8, loc="lower left")
-    axes.axvline(confidence, color="black", linewidth=0.9, linestyle=":")
-    axes.annotate(
-        f"counted: {confidence:g} and more",
-        (confidence, 1.0),
-        (4, 0),
-        textcoords="offset points",
-        fontsize=8,
-        va="bottom",
-        color=_GREY,
-    )
+    if confidence:
+        axes.axvline(confidence, color="black", linewidth=0.9, linestyle=":")
+        axes.annotate(
+            f"counted: {confidence:g} and more",
+            (confidence, 1.0),
+            (4, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="bottom",
+            color=_GREY,
+        )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.08)
     axes.set_xlabel("least confidence of a detection")

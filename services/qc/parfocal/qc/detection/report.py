@@ -102,7 +102,7 @@ def _places(details: Mapping[str, Any]) -> str:
             f"95 % of them less than {texts['percentile_95']}."
         )
     counts = details["counts"]
-    sentence = f"Per image {counts['bias']:+.2f} objects more were predicted than annotated, on average"
+    sentence = f"The predicted number of objects differs from the annotated one by {counts['bias']:+.2f} on average"
     if counts["bias_interval"] is not None:
         low, high = counts["bias_interval"]
         sentence += (
