@@ -15,13 +15,12 @@ from parfocal.qc.detection.figure import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_PO
 from parfocal.qc.detection.scoring import KINDS, ScoredBoxes, Totals
 from parfocal.qc.metrics.objects.detections import AP_LEVELS, RULES
 from parfocal.qc.metrics.objects.instances import Counts
-from parfocal.runtime.prediction.outputs import EDGES
+from parfocal.runtime.prediction.detections import CORNERS
 from parfocal.runtime.store.evaluations import Kind
 
 LEVEL_NAMES: Final[Mapping[str, float | None]] = {**{f"{level:g}": level for level in AP_LEVELS}, "0.5:0.95": None}
 """Levels whose average precision is shown; None is the mean over 0.5 to 0.95."""
 
-_EDGES_PX: Final = tuple(f"{edge}_px" for edge in EDGES)
 _NO_COUNTS: Final = Counts()
 
 
@@ -83,7 +82,7 @@ def write_tables(folder: Path, totals: Totals, scored: Sequence[ScoredBoxes]) ->
             writer.writerow([name, *numbers])
     _write(folder / "curves.csv", _curves(totals), ["class", "confidence", "precision", "recall"])
     _write(folder / "counts.csv", _numbers(totals, scored), [])
-    columns = ["image", "outcome", "target_class", "predicted_class", "confidence", "iou", *_EDGES_PX]
+    columns = ["image", "outcome", "target_class", "predicted_class", "confidence", "iou", *CORNERS]
     _write(folder / "boxes.csv", (row for each in scored for row in _boxes(each, totals.names)), columns)
 
 
@@ -153,7 +152,7 @@ def _boxes(scored: ScoredBoxes, names: Sequence[str]) -> Iterable[dict[str, Any]
             "predicted_class": "" if given is None else names[found.classes[given]],
             "confidence": "" if given is None else f"{found.confidence[given]:.4f}",
             "iou": "" if mine is None or given is None else f"{score.matches.overlaps[given, mine]:.4f}",
-            **dict(zip(_EDGES_PX, (f"{edge:.2f}" for edge in (x0, y0, x1, y1)), strict=True)),
+            **dict(zip(CORNERS, (f"{edge:.2f}" for edge in (x0, y0, x1, y1)), strict=True)),
         }
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.prediction.outputs import EDGES
 
-_CORNERS: Final = tuple(f"{edge}_px" for edge in EDGES)
-_REQUIRED: Final = ("class", "confidence", *_CORNERS)
+CORNERS: Final = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
+"""The columns of a table that say where a box lies."""
+_REQUIRED: Final = ("class", "confidence", *CORNERS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _class_of(row: Mapping[str, str | None], where: str) -> str:
 def _numbers(row: Mapping[str, str | None], where: str) -> tuple[float, ...]:
     """Return confidence, x0, y0, x1 and y1."""
     numbers = []
-    for column in ("confidence", *_CORNERS):
+    for column in ("confidence", *CORNERS):
         try:
             value = float(row[column] or "")
         except ValueError:

@@ -267,9 +267,9 @@ class UnitOutputs:
     def detections(self, detections: Detections, names: Sequence[str]) -> None:
         """Take the boxes found."""
         size = self._result.pixel_size
-        columns = [Column("class"), Column("confidence"), *(Column(f"{edge}_px", "px") for edge in EDGES)]
+        columns = [Column("class"), Column("confidence"), *(Column(f"{edge}_px", "px") for edge in _EDGES)]
         if size is not None:
-            columns += [Column(f"{edge}_um", "um") for edge in EDGES]
+            columns += [Column(f"{edge}_um", "um") for edge in _EDGES]
         # Those without a box are counted too.
         self._result.counts.update({DETECTIONS: len(detections.classes)} | {f"class_{name}": 0 for name in names})
         rows, boxes = [], []
@@ -313,8 +313,7 @@ class UnitOutputs:
 DETECTIONS = "detections"
 LOCALISATIONS = "localisations"
 _LOCALISED = (("x", "nm"), ("y", "nm"), ("intensity", "photon"))
-EDGES = ("x_min", "y_min", "x_max", "y_max")
-"""The edges of a box, in the order of the columns of its table."""
+_EDGES = ("x_min", "y_min", "x_max", "y_max")
 
 
 @dataclass(frozen=True)
