@@ -65,7 +65,8 @@ class Item:
     `label` names it in tables: the stem, or role and stem where there are several targets. `shape` is that of the
     target, `pixel_size` its pixel size in X and `voxel_um` that along all its axes, both in micrometres, None where
     they are unknown. `uncertainty` is what the model said of itself, where it did. `target_classes` and
-    `predicted_classes` are images of the classes of objects, where both are there and asked for.
+    `predicted_classes` are images of the classes of objects, where both are there and asked for. `problem` says why
+    the prediction cannot be scored, where that is known beforehand.
     """
 
     label: str
@@ -80,6 +81,7 @@ class Item:
     uncertainty: Path | None = None
     target_classes: Path | None = None
     predicted_classes: Path | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ class Inputs(Generic[ItemT]):
         What the images are, for the report, e.g. "test images of the dataset cells, version 1".
     model_uri
         Of the model to which the verdict is added; empty for none.
+    channels
+        By role of a target that is one channel of an image: the role of that image, and which channel of it.
     """
 
     dataset: DatasetManifest | None
@@ -158,6 +162,7 @@ class Inputs(Generic[ItemT]):
     split: str = ""
     images_of: str = ""
     model_uri: str = ""
+    channels: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def roles(self) -> list[str]:
@@ -422,6 +427,17 @@ def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(planes[len(planes) // 2])
 
 
+def read_source(path: Path) -> NDArray[Any]:
+    """Return the pixels of an image, the axis of its channels or colours in front."""
+    return channels_first(read_image(path))
+
+
+def channels_first(image: Image) -> NDArray[Any]:
+    """Return the pixels of an image, the axis of its channels or colours in front."""
+    axis = next((image.axes.index(axis) for axis in "CS" if axis in image.axes), 0)
+    return np.moveaxis(image.pixels, axis, 0)
+
+
 def training_dataset(context: JobContext, inputs: Inputs[ItemT]) -> tuple[Location, DatasetManifest]:
     """Return the dataset that the model was trained on, else the one that it is judged by, and where it lies."""
     assert inputs.dataset is not None
@@ -446,6 +462,7 @@ def training_pairs(
     """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
     place, dataset = training_dataset(context, inputs)
     source_role = inputs.source_role
+    role, channel = inputs.channels.get(role, (role, None))
     if validation and inputs.validation_regions:
         regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
     else:
@@ -457,9 +474,9 @@ def training_pairs(
         for each in (source_role, role):
             if (each, stem) not in files:
                 raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
-            pixels = read_image(context.cache.fetch(context.store, place, files[each, stem])).pixels
+            pixels = read_source(context.cache.fetch(context.store, place, files[each, stem]))
             window: tuple[Any, ...] = (...,)
             if start is not None:  # the last axes: channels of a source come first
                 window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
             pair.append(pixels[window])
-        yield pair[0], pair[1]
+        yield pair[0], pair[1] if channel is None else pair[1][channel]
