@@ -15,6 +15,8 @@ from support import publish_dataset, publish_images, read_published
 from parfocal import v1
 from parfocal.qc.evaluation.channels import channel_names
 from parfocal.runtime.images.files import read_image
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.store import Location
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,28 @@ def test_every_channel_has_scores_and_a_wrong_one_fails_the_model(
     # The linear predictor of a channel was fitted to that channel of the training images.
     assert summary["targets"]["target_green"]["baseline"]["coefficients"] == [pytest.approx(-1, abs=0.02)]
     assert summary["targets"]["target_red"]["baseline"]["coefficients"] == [pytest.approx(0.5, abs=0.02)]
+
+
+def test_models_of_images_in_colour_are_compared_channel_by_channel(
+    run_job: Any, s3: Any, folder: Path, tmp_path: Path
+) -> None:
+    store, evaluations = s3.store(), []
+    dataset = publish_dataset(store, "compared", folder)
+    for name, noise in (("near", 2), ("far", 30)):
+        for path in sorted((folder / "test" / "target").iterdir()):
+            made = read_image(path).pixels + np.random.default_rng(4).normal(0, noise, (64, 72, 3))
+            save(tmp_path / name / path.name, made.astype(np.float32), "YXS")
+        prediction = publish_images(store, tmp_path / name)
+        spec = v1.EvaluationSpec(method="translation", dataset_uri=dataset, prediction_uri=prediction, split="test")
+        job = run_job(v1.StartJobRequest(evaluation=spec))
+        assert not job.error.text
+        evaluations.append(job.outputs[0].uri)
+    compared = v1.ComparisonSpec(method="translation", dataset_uri=dataset, evaluation_uris=evaluations)
+    job = run_job(v1.StartJobRequest(comparison=compared))
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    manifest = ResultManifest.read(store, Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
+    pictures = {entry.public_name for entry in manifest.files if entry.public_name.startswith("images")}
+    assert pictures == {"images.png", "images_target_green.png", "images_target_blue.png"}
 
 
 def test_a_prediction_without_the_channels_of_its_target_is_a_failed_image(

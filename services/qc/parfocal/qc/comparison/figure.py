@@ -108,7 +108,9 @@ def images_figure(images: Sequence[Shown], parameters: Mapping[str, Any], *, tit
         if image.target.ndim == 3:
             plane = int(np.argmax(image.target.reshape(image.target.shape[0], -1).astype(np.float64).std(axis=1)))
         source = image.source
-        if source.ndim > image.target.ndim:  # the middle one of channels or of a focus series
+        if source.ndim > image.target.ndim and source.shape[-1] in (3, 4):
+            source = source.mean(axis=-1)
+        elif source.ndim > image.target.ndim:  # the middle one of channels or of a focus series
             source = source[source.shape[0] // 2]
         pixels = {"source": source, "target": image.target, **image.predictions}
         window = centre(*image.target.shape[-2:])

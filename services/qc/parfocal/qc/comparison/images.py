@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parfocal import v1
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
 from parfocal.qc.comparison.figure import DrawImages, Shown
 from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.qc.comparison.summary import rank_images
-from parfocal.qc.evaluation.inputs import predicted_files
+from parfocal.qc.evaluation.channels import channel_names
+from parfocal.qc.evaluation.inputs import channels_first, predicted_files
 from parfocal.qc.figures.drawing import save_png
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import read_image
@@ -125,17 +129,32 @@ class Load(Protocol):
 
 
 def load_images(chosen: Chosen) -> Loaded:
-    """Read target and predictions that are images."""
-    targets = {image.stem: image for image in chosen.dataset.select(chosen.split, chosen.role)}
-    if chosen.stem not in targets:
-        raise chosen.missing()
-    target = targets[chosen.stem]
-    predictions = {}
-    for model, (_, result) in chosen.results.items():
-        entry = predicted_files(result, chosen.role)[chosen.stem]
-        predictions[model] = read_image(chosen.of_prediction(model, entry)).pixels
-    pixels = read_image(chosen.of_dataset(target.file)).pixels
+    """Read target and predictions that are images, or of them the channel that was judged."""
+    target, channel = _target_image(chosen)
+
+    def read(path: Path) -> NDArray[Any]:
+        image = read_image(path)
+        return image.pixels if channel is None else np.asarray(channels_first(image)[channel])
+
+    predictions = {
+        model: read(chosen.of_prediction(model, predicted_files(result, target.role)[chosen.stem]))
+        for model, (_, result) in chosen.results.items()
+    }
+    pixels = read(chosen.of_dataset(target.file))
     return Loaded(pixels, predictions, target.pixel_size_um[0] if target.pixel_size_um else None)
+
+
+def _target_image(chosen: Chosen) -> tuple[ImageEntry, int | None]:
+    """Return the image that a role stands for, and which channel of it, None for all of it."""
+    mine = [image for image in chosen.dataset.images if (image.split, image.stem) == (chosen.split, chosen.stem)]
+    for image in mine:
+        if image.role == chosen.role:
+            return image, None
+    for image in mine:
+        roles = [f"{image.role}_{name}" for name in channel_names(image.axes, image.shape)]
+        if chosen.role in roles:
+            return image, roles.index(chosen.role)
+    raise chosen.missing()
 
 
 def _fetch(
