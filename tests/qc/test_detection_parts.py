@@ -62,7 +62,7 @@ FOUND = found_of([(0, 0.9, 1, 1, 11, 11), (0, 0.6, 20, 20, 40, 30), (1, 0.3, 40,
 
 def scored(truth: Boxes, found: Detections, label: str = "a") -> ScoredBoxes:
     matches = match_boxes(truth, found, 2, levels_with(0.5))
-    outcome = outcomes(truth, matches, 0.5, 0.0)
+    outcome = outcomes(truth, found, matches, 0.5, 0.0)
     score = KindScore(found, matches, outcome, class_counts(truth, matches, outcome, 2))
     kinds: dict[Kind, KindScore] = {"baseline": score, "prediction": score}
     table = confusion(truth, matches, outcome, 2)

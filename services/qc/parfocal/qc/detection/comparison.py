@@ -72,7 +72,7 @@ def boxes_figure(images: Sequence[Shown], parameters: Mapping[str, Any], *, titl
         for axes, (name, table) in zip(row[2:], image.predictions.items(), strict=True):
             names, found = _with_classes(target.names, table)
             matches = match_boxes(target.boxes, found, len(names), (level,))
-            outcome = outcomes(target.boxes, matches, level, confidence)
+            outcome = outcomes(target.boxes, found, matches, level, confidence)
             shown = layers(target.boxes, found, outcome, names)
             present |= {layer.title: layer for layer in shown}
             # Names of classes would hide small panels.

@@ -224,7 +224,7 @@ class DetectionJudge(Judge[DetectionParameters, AnnotatedItem, ScoredBoxes]):
 
     def _score(self, truth: Boxes, found: Detections) -> KindScore:
         matches = match_boxes(truth, found, len(self._names), self._levels)
-        outcome = outcomes(truth, matches, self.parameters.iou, self.parameters.confidence)
+        outcome = outcomes(truth, found, matches, self.parameters.iou, self.parameters.confidence)
         return KindScore(found, matches, outcome, class_counts(truth, matches, outcome, len(self._names)))
 
     def _draw(self, scored: ScoredBoxes, source: NDArray[Any]) -> None:

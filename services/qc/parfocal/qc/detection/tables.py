@@ -139,11 +139,18 @@ def _boxes(scored: ScoredBoxes, names: Sequence[str]) -> Iterable[dict[str, Any]
     """Yield every box of one image with its outcome; where nothing was detected the corners are the annotated ones."""
     score, truth = scored.kinds["prediction"], scored.truth
     outcome, found = score.outcome, score.found
-    pairs = ((TRUE_POSITIVE, outcome.found), (WRONG_CLASS, outcome.wrong_class))
-    rows = [(what, mine, given) for what, each in pairs for mine, given in each.tolist()]
-    rows += [(FALSE_NEGATIVE, mine, None) for mine in outcome.missed.tolist()]
-    rows += [(FALSE_POSITIVE, None, given) for given in outcome.invented.tolist()]
-    for what, mine, given in rows:
+    pairs = (
+        (TRUE_POSITIVE, outcome.found, outcome.found_iou),
+        (WRONG_CLASS, outcome.wrong_class, outcome.wrong_iou),
+    )
+    rows: list[tuple[str, int | None, int | None, str]] = [
+        (what, mine, given, f"{iou:.4f}")
+        for what, each, ious in pairs
+        for (mine, given), iou in zip(each.tolist(), ious.tolist(), strict=True)
+    ]
+    rows += [(FALSE_NEGATIVE, mine, None, "") for mine in outcome.missed.tolist()]
+    rows += [(FALSE_POSITIVE, None, given, "") for given in outcome.invented.tolist()]
+    for what, mine, given, iou in rows:
         y0, x0, y1, x1 = (found.corners[given] if given is not None else truth.corners[mine]).tolist()
         yield {
             "image": scored.item.label,
@@ -151,7 +158,7 @@ def _boxes(scored: ScoredBoxes, names: Sequence[str]) -> Iterable[dict[str, Any]
             "target_class": "" if mine is None else names[truth.classes[mine]],
             "predicted_class": "" if given is None else names[found.classes[given]],
             "confidence": "" if given is None else f"{found.confidence[given]:.4f}",
-            "iou": "" if mine is None or given is None else f"{score.matches.overlaps[given, mine]:.4f}",
+            "iou": iou,
             **dict(zip(CORNERS, (f"{edge:.2f}" for edge in (x0, y0, x1, y1)), strict=True)),
         }
 

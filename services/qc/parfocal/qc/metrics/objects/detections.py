@@ -53,8 +53,6 @@ class BoxMatches:
     claims
         By rule int64 (levels, N): index of the annotated box that a detection found, -1 for false positives, -2 for
         those that found a difficult object and are left out.
-    overlaps
-        float64 (N, M): IoU of each detection with each annotated box of any class.
     positives
         int64 (classes,): annotated boxes of each class that are not difficult.
     """
@@ -63,7 +61,6 @@ class BoxMatches:
     classes: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float64]
     claims: dict[Rule, npt.NDArray[np.int64]]
-    overlaps: npt.NDArray[np.float64]
     positives: npt.NDArray[np.int64]
 
     def claims_at(self, level: float, rule: Rule = "voc") -> npt.NDArray[np.int64]:
@@ -112,9 +109,13 @@ class BoxOutcomes:
     ----------
     found
         int64 (N, 2): annotated boxes and the detections of their class that found them.
+    found_iou
+        float64 (N,): their IoU.
     wrong_class
         int64 (N, 2): annotated boxes that were found only by a detection of another class, and that detection. They
         count as false negatives of the one class and as false positives of the other.
+    wrong_iou
+        float64 (N,): their IoU.
     missed
         int64 (N,): annotated boxes that were not found at all.
     invented
@@ -122,7 +123,9 @@ class BoxOutcomes:
     """
 
     found: npt.NDArray[np.int64]
+    found_iou: npt.NDArray[np.float64]
     wrong_class: npt.NDArray[np.int64]
+    wrong_iou: npt.NDArray[np.float64]
     missed: npt.NDArray[np.int64]
     invented: npt.NDArray[np.int64]
 
@@ -150,13 +153,13 @@ def match_boxes(truth: Boxes, found: Detections, classes: int, levels: Sequence[
     levels
         Levels of IoU.
     """
-    overlaps = box_overlaps(found.corners, truth.corners)
     claims: dict[Rule, npt.NDArray[np.int64]] = {
         rule: np.full((len(levels), len(found.classes)), _FALSE, np.int64) for rule in RULES
     }
     for number in np.intersect1d(found.classes, truth.classes):
         detections, targets = np.flatnonzero(found.classes == number), np.flatnonzero(truth.classes == number)
-        part, difficult = overlaps[np.ix_(detections, targets)], truth.difficult[targets]
+        part = box_overlaps(found.corners[detections], truth.corners[targets])
+        difficult = truth.difficult[targets]
         confidence = found.confidence[detections]
         for row, level in enumerate(levels):
             by_rule = {
@@ -173,7 +176,6 @@ def match_boxes(truth: Boxes, found: Detections, classes: int, levels: Sequence[
         classes=found.classes,
         confidence=found.confidence.astype(np.float64),
         claims=claims,
-        overlaps=overlaps,
         positives=np.bincount(truth.classes[~truth.difficult], minlength=classes).astype(np.int64),
     )
 
@@ -230,33 +232,37 @@ def coco_average_precision(scores: npt.NDArray[np.floating], matched: npt.NDArra
     return float(envelope[places].mean())
 
 
-def outcomes(truth: Boxes, matches: BoxMatches, level: float, confidence: float) -> BoxOutcomes:
+def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float, confidence: float) -> BoxOutcomes:
     """Return what became of each box by the rule of PASCAL VOC, counting detections of a confidence or a higher one.
 
     Detections without a partner of their class take the free box of another class that they overlap most, in order of
     confidence, if the IoU reaches the level.
     """
     claims = matches.claims_at(level)
+    overlaps = box_overlaps(found.corners, truth.corners)
     # Confidences were single precision, in which 0.7 is a little less.
     counted = matches.confidence >= float(np.float32(confidence))
-    found = np.flatnonzero(counted & (claims >= 0))
+    right = np.flatnonzero(counted & (claims >= 0))
     free = ~truth.difficult
-    free[claims[found]] = False
+    free[claims[right]] = False
     left = np.flatnonzero(counted & (claims == _FALSE))
     left = left[np.argsort(-matches.confidence[left], kind="stable")]
     wrong: list[tuple[int, int]] = []
     invented: list[int] = []
     for number in left.tolist():
         others = np.flatnonzero(free & (truth.classes != matches.classes[number]))
-        nearest = int(others[np.argmax(matches.overlaps[number, others])]) if others.size else -1
-        if nearest >= 0 and matches.overlaps[number, nearest] >= level:
+        nearest = int(others[np.argmax(overlaps[number, others])]) if others.size else -1
+        if nearest >= 0 and overlaps[number, nearest] >= level:
             free[nearest] = False
             wrong.append((nearest, number))
         else:
             invented.append(number)
+    mistaken = np.array(wrong, np.int64).reshape(-1, 2)
     return BoxOutcomes(
-        found=np.column_stack([claims[found], found]),
-        wrong_class=np.array(wrong, np.int64).reshape(-1, 2),
+        found=np.column_stack([claims[right], right]),
+        found_iou=overlaps[right, claims[right]],
+        wrong_class=mistaken,
+        wrong_iou=overlaps[mistaken[:, 1], mistaken[:, 0]],
         missed=np.flatnonzero(free),
         invented=np.array(sorted(invented), np.int64),
     )
@@ -264,9 +270,9 @@ def outcomes(truth: Boxes, matches: BoxMatches, level: float, confidence: float)
 
 def class_counts(truth: Boxes, matches: BoxMatches, outcome: BoxOutcomes, classes: int) -> list[Counts]:
     """Return the counts of each class in one image, with the IoU of the pairs."""
-    targets, detections = outcome.found.T
+    targets = outcome.found[:, 0]
     found = np.bincount(truth.classes[targets], minlength=classes)
-    shared = np.bincount(truth.classes[targets], matches.overlaps[detections, targets], minlength=classes)
+    shared = np.bincount(truth.classes[targets], outcome.found_iou, minlength=classes)
     missed = np.bincount(truth.classes[[*outcome.missed, *outcome.wrong_class[:, 0]]], minlength=classes)
     invented = np.bincount(matches.classes[[*outcome.invented, *outcome.wrong_class[:, 1]]], minlength=classes)
     numbers = zip(found.tolist(), invented.tolist(), missed.tolist(), shared.tolist(), strict=True)
