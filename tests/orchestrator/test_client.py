@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from example_data import write_kind
 from support import S3Server, ServiceProcess, free_ports, mentions, wait_for
 
 from parfocal import v1
@@ -144,6 +145,30 @@ def test_accented_names_are_the_same_name_however_a_computer_stores_them(
     client.store.upload(predicted / f"{apart}.tif", place / f"{composed}.tif")
     job = client.wait(client.start(requests.prediction_request(model, str(place))).id)
     assert "accented letters" in job.error.text
+
+
+def test_tables_of_boxes_that_another_program_made_become_a_prediction(client: Client, tmp_path: Path) -> None:
+    dataset = create_dataset(client, "boxed", write_kind(tmp_path / "boxes", "boxes"))
+    folder, stem = tmp_path / "found", dataset.select_annotations("test")[0].stem
+    folder.mkdir()
+    header = "class,confidence,x_min_px,y_min_px,x_max_px,y_max_px"
+    table = folder / f"{stem}.csv"
+    table.write_text(f"{header}\nsmall,0.5,0,0,10,12\n", encoding="utf-8")
+    uri = publish_prediction(client, folder, dataset)
+    result = ResultManifest.read(client.store, Location.parse(uri) / RESULT_MANIFEST)
+    assert [entry.public_name for entry in result.files] == [f"detections/{stem}.csv"]
+    assert [bool(image.reason) for image in result.images].count(False) == 1
+
+    (folder / "strange.csv").write_text(f"{header}\n", encoding="utf-8")
+    table.write_text(f"{header}\nsmall,high,0,0,10,12\n", encoding="utf-8")
+    with pytest.raises(InvalidInputError) as refused:
+        publish_prediction(client, folder, dataset)
+    assert {violation.field for violation in refused.value.violations} == {f"{stem}.csv", "strange.csv"}
+    table.unlink()
+    with pytest.raises(InvalidInputError, match="No table"):
+        publish_prediction(client, folder, dataset)
+    with pytest.raises(NotFoundError):
+        publish_prediction(client, tmp_path / "nowhere", dataset)
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":1", "host:0", "host:99999"])

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     "--prediction",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Instead of a model: images that any other program predicted, named like the images they were made from.",
+    help="Instead of a model: images, or tables of boxes, that any other program predicted, named like the images they "
+    "were made from.",
 )
 @click.option("--method", metavar="NAME", help="With --prediction: how to judge, e.g. restoration or instances.")
 @click.option("--dataset", metavar="NAME[:VERSION]", help="Whose test images to judge by.")

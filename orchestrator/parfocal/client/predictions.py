@@ -5,14 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.results import find_inputs, input_stem, upload_inputs
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.datasets.findings import some
-from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import inspect_image
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
+from parfocal.runtime.images.files import image_stem, inspect_image
+from parfocal.runtime.prediction.detections import read_detections
+from parfocal.runtime.prediction.outputs import DETECTIONS
 from parfocal.runtime.store.manifests import (
     RESULT_MANIFEST,
     DatasetManifest,
@@ -24,6 +27,8 @@ from parfocal.runtime.store.names import new_request_id, result_location
 from parfocal.runtime.store.publish import publish, sha256_of, upload_files
 
 _METHOD = "external"
+_TABLES: Final = {"boxes": (DETECTIONS, read_detections)}
+"""By kind of dataset whose targets are no images: what predictions of it are called, and what reads them."""
 
 
 def publish_prediction(
@@ -34,13 +39,14 @@ def publish_prediction(
     split: str = "test",
     on_progress: OnProgress = no_progress,
 ) -> str:
-    """Publish a folder of predicted images as a prediction of one split of a dataset, and return its address.
+    """Publish a folder of predictions as those of one split of a dataset, and return its address.
 
     Parameters
     ----------
     folder
         Images with the names of the split's targets, but for the ending, and of their shapes. Others are refused: they
-        were predicted from something else.
+        were predicted from something else. Of a dataset with boxes, tables of detections (``NAME.csv``, as
+        `parfocal.runtime.prediction.detections` reads them).
     dataset, split
         Whose targets they will be compared with.
     on_progress
@@ -51,8 +57,11 @@ def publish_prediction(
     NotFoundError
         There is no such folder.
     InvalidInputError
-        An image cannot be read, has the name of no target or another shape, or none has a target. Nothing is published.
+        An image or table cannot be read, has the name of no target or another shape, or none has a target. Nothing is
+        published.
     """
+    if dataset.kind in _TABLES:
+        return _publish_tables(client, folder, dataset, split, on_progress)
     targets = {image.stem: image for image in dataset.select(split, "target")}
     paths = {input_stem(path): path for path in find_inputs(folder)}
     name = f"{dataset.dataset}:{dataset.version}"
@@ -62,9 +71,7 @@ def publish_prediction(
             f"{some(list(targets))}. Give predictions the names "
             "of the images that they were predicted from."
         )
-    sources = {image.stem: image.file for image in dataset.select(split, "source")}
-    digests = {entry.name: entry.sha256 for entry in dataset.files}
-    inputs = {stem: (file, digests[file]) for stem, file in sources.items()}
+    inputs = _inputs(dataset, split)
     job = _result_id(folder)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         readable = _readable(paths, Path(scratch))
@@ -112,6 +119,41 @@ def publish_predicted_images(
         return _publish(client, job, readable, uri, "", digests, on_progress)
 
 
+def _publish_tables(client: Client, folder: Path, dataset: DatasetManifest, split: str, on_progress: OnProgress) -> str:
+    """Publish a folder of tables; see `publish_prediction`."""
+    table, read = _TABLES[dataset.kind]
+    name = f"{dataset.dataset}:{dataset.version}"
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no folder {folder}. Check the name.")
+    paths = {image_stem(path): path for path in sorted(folder.glob("*.csv")) if path.name[0] != "."}
+    known = [entry.stem for entry in dataset.select_annotations(split)]
+    if not paths.keys() & {*known}:
+        raise InvalidInputError(
+            f"No table in {folder} has the name of a {split} image of {name}, which has {', '.join(known[:_SHOWN])}"
+            f"{' …' if len(known) > _SHOWN else ''}. Save the {table} of each image as NAME.csv."
+        )
+    problems = [
+        Violation(path.name, f"has the name of no {split} image; take it away or name it after its input.")
+        for stem, path in paths.items()
+        if stem not in known
+    ]
+    for path in paths.values():
+        try:
+            read(path)
+        except InvalidInputError as error:
+            problems.append(Violation(path.name, error.message))
+    if problems:
+        raise refusal(f"{folder} is no prediction of {name}; nothing was uploaded:", problems)
+    uri, inputs = client.dataset_uri(name), _inputs(dataset, split)
+    return _publish(client, _result_id(folder), paths, uri, split, inputs, on_progress, table)
+
+
+def _inputs(dataset: DatasetManifest, split: str) -> dict[str, tuple[str, str]]:
+    """Return by stem the file and the digest of the sources of a split."""
+    digests = {entry.name: entry.sha256 for entry in dataset.files}
+    return {image.stem: (image.file, digests[image.file]) for image in dataset.select(split, "source")}
+
+
 def _result_id(folder: Path) -> str:
     """Return an id for images from a folder, with the folder's name: comparisons and reports call them by it."""
     return new_request_id(f"prediction-{folder.resolve().stem}")
@@ -131,8 +173,9 @@ def _publish(
     split: str,
     inputs: Mapping[str, tuple[str, str]],
     on_progress: OnProgress,
+    table: str = "",
 ) -> str:
-    """Publish predicted images by stem; `inputs` gives name and digest of what they were made from.
+    """Publish predicted images by stem, or the tables called `table`; `inputs` gives name and digest of their inputs.
 
     Inputs of which nothing was made are listed too, as those are that a model could not predict.
     """
@@ -141,7 +184,8 @@ def _publish(
 
     def send(stem: str) -> None:
         path = paths[stem]
-        entries[stem] = upload_files(client.store, place, [(path, f"{stem}{path.suffix.lower()}")])[0]
+        name = f"{table}/{stem}" if table else stem
+        entries[stem] = upload_files(client.store, place, [(path, f"{name}{path.suffix.lower()}")])[0]
 
     for_each([(path.name, stem) for stem, path in paths.items()], send, on_progress)
     manifest = ResultManifest(
@@ -154,11 +198,15 @@ def _publish(
         split=split,
         files=tuple(entries[stem] for stem in sorted(entries)),
         images=tuple(
-            ResultFile(input=inputs[stem][0], input_sha256=inputs[stem][1], outputs={"prediction": entries[stem].name})
+            ResultFile(
+                input=inputs[stem][0],
+                input_sha256=inputs[stem][1],
+                outputs={table or "prediction": entries[stem].name},
+            )
             for stem in sorted(entries)
         )
         + tuple(
-            ResultFile(input=name, input_sha256=digest, reason="There is no predicted image of this name.")
+            ResultFile(input=name, input_sha256=digest, reason="There is no prediction of this name.")
             for stem, (name, digest) in sorted(inputs.items())
             if stem not in entries
         ),

@@ -1,13 +1,14 @@
 """Quality control: metrics, error maps, reports and a verdict on any prediction, whoever made it.
 
 Each kind has a room of its own: the methods in its `__init__.py`, what workers run in `job.py`, parameters and figures:
-`restoration/` (translation too), `instances/`, `semantic/`, `residuals/`, `dataset/` and `comparison/`. They share
-`evaluation/`, `report/` and `metrics/`, which are pure functions on arrays.
+`restoration/` (translation too), `instances/`, `semantic/`, `detection/`, `residuals/`, `dataset/` and `comparison/`.
+They share `evaluation/`, `report/` and `metrics/`, which are pure functions on arrays.
 """
 
 from __future__ import annotations
 
 from parfocal.qc.dataset import DATASET
+from parfocal.qc.detection import DETECTION
 from parfocal.qc.instances import INSTANCES
 from parfocal.qc.residuals import RESIDUALS
 from parfocal.qc.restoration import RESTORATION, TRANSLATION
@@ -16,6 +17,6 @@ from parfocal.runtime.methods.service import Service
 
 SERVICE = Service(
     name="qc",
-    methods=(RESTORATION, RESIDUALS, TRANSLATION, INSTANCES, SEMANTIC, DATASET),
+    methods=(RESTORATION, RESIDUALS, TRANSLATION, INSTANCES, SEMANTIC, DETECTION, DATASET),
     packages=("scikit-image", "scipy", "matplotlib"),
 )

@@ -31,10 +31,12 @@ class Shown:
 
     Attributes
     ----------
-    source, target
-        Of the image, read from the dataset; a source may have channels besides.
+    source
+        Pixels, with channels perhaps.
+    target
+        Read from the dataset: pixels, or boxes.
     predictions
-        By name of the model.
+        The same by name of the model.
     captions
         By name of the model: its score in words.
     pixel_size
@@ -44,8 +46,8 @@ class Shown:
     name: str
     what: str
     source: npt.NDArray[Any]
-    target: npt.NDArray[Any]
-    predictions: Mapping[str, npt.NDArray[Any]]
+    target: Any
+    predictions: Mapping[str, Any]
     captions: Mapping[str, str]
     pixel_size: float | None
 
@@ -106,7 +108,9 @@ def images_figure(images: Sequence[Shown], parameters: Mapping[str, Any], *, tit
         if image.target.ndim == 3:
             plane = int(np.argmax(image.target.reshape(image.target.shape[0], -1).astype(np.float64).std(axis=1)))
         source = image.source
-        if source.ndim > image.target.ndim:  # the middle one of channels or of a focus series
+        if source.ndim > image.target.ndim and source.shape[-1] in (3, 4):
+            source = source.mean(axis=-1)
+        elif source.ndim > image.target.ndim:  # the middle one of channels or of a focus series
             source = source[source.shape[0] // 2]
         pixels = {"source": source, "target": image.target, **image.predictions}
         window = centre(*image.target.shape[-2:])
@@ -159,9 +163,15 @@ def _boxes(axes: Axes, columns: Sequence[npt.NDArray[np.float64]], competitors: 
     axes.set_axisbelow(True)
 
 
-def new_panels(images: Sequence[Shown], title: str) -> tuple[Figure, npt.NDArray[np.object_], float]:
-    """Return a figure with a panel for source, target and every model of each image, and the inches of a panel."""
-    shapes = [[min(length, LARGEST_SHOWN) for length in image.target.shape[-2:]] for image in images]
+def new_panels(
+    images: Sequence[Shown], title: str, planes: Sequence[tuple[int, ...]] = ()
+) -> tuple[Figure, npt.NDArray[np.object_], float]:
+    """Return a figure with a panel for source, target and every model of each image, and the inches of a panel.
+
+    `planes` are the sizes of the images (Y, X), by default those of their targets.
+    """
+    known = planes or [image.target.shape[-2:] for image in images]
+    shapes = [[min(length, LARGEST_SHOWN) for length in shape] for shape in known]
     tallest = max(min(height / width, 2.0) for height, width in shapes)
     columns = 2 + len(images[0].predictions)
     figure = Figure(figsize=(_SIDE * columns, (_SIDE * tallest + 0.6) * len(images) + 0.4), dpi=140)

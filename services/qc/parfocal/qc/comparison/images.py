@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from parfocal import v1
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
 from parfocal.qc.comparison.figure import DrawImages, Shown
 from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.qc.comparison.summary import rank_images
-from parfocal.qc.evaluation.inputs import predicted_files
+from parfocal.qc.evaluation.channels import channel_names
+from parfocal.qc.evaluation.inputs import channels_first, predicted_files
 from parfocal.qc.figures.drawing import save_png
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.service import load_object
-from parfocal.runtime.store.manifests import DATASET_MANIFEST, RESULT_MANIFEST, DatasetManifest, ResultManifest
+from parfocal.runtime.store.manifests import (
+    DATASET_MANIFEST,
+    RESULT_MANIFEST,
+    DatasetManifest,
+    FileEntry,
+    ImageEntry,
+    ResultManifest,
+)
 from parfocal.runtime.store.store import Location
 
 
@@ -27,6 +40,7 @@ def draw_images(
     parameters = context.parameters
     assert isinstance(parameters, ComparisonParameters)
     draw: DrawImages = load_object(parameters.draw)
+    load: Load = load_object(parameters.load)
     metric = parameters.metrics[0]
     models = [each for each in competitors if each.kind == "model"]
     for number, side in enumerate(scores):
@@ -37,7 +51,7 @@ def draw_images(
         for what, stem in chosen.items():
             report(context, "fetching images", 0.6 + 0.3 * number / len(scores))
             try:
-                shown.append(_fetch(context, models, side, stem, what))
+                shown.append(_fetch(context, models, side, stem, what, load))
             except NotFoundError as error:
                 context.warn(f"The picture of the best and worst images is left out: {error.message}")
                 return
@@ -50,7 +64,102 @@ def draw_images(
         )
 
 
-def _fetch(context: JobContext, models: Sequence[Competitor], scores: TargetScores, stem: str, what: str) -> Shown:
+@dataclass(frozen=True)
+class Chosen:
+    """One image of a comparison as it lies in the store.
+
+    Attributes
+    ----------
+    place, dataset
+        The dataset of the test.
+    split, role, stem
+        Of the image and its target.
+    source
+        Its input.
+    results
+        By name of the model: where its prediction lies, and the manifest.
+    """
+
+    context: JobContext
+    place: Location
+    dataset: DatasetManifest
+    split: str
+    role: str
+    stem: str
+    source: ImageEntry
+    results: Mapping[str, tuple[Location, ResultManifest]]
+
+    def of_dataset(self, file: str) -> Path:
+        """Return a local copy of a file of the dataset."""
+        entry = next(entry for entry in self.dataset.files if entry.name == file)
+        return self.context.cache.fetch(self.context.store, self.place, entry)
+
+    def of_prediction(self, model: str, entry: FileEntry) -> Path:
+        """Return a local copy of a file of a model's prediction."""
+        return self.context.cache.fetch(self.context.store, self.results[model][0], entry)
+
+    def missing(self) -> NotFoundError:
+        """Return the error that there is no target."""
+        return NotFoundError(f"the dataset {self.place} has no {self.stem} with source and {self.role}.")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Target and predictions of one image, as the drawing function takes them.
+
+    Attributes
+    ----------
+    target
+        Pixels, or what else it is.
+    predictions
+        By name of the model.
+    pixel_size
+        In X in micrometres; None where it is unknown.
+    """
+
+    target: Any
+    predictions: Mapping[str, Any]
+    pixel_size: float | None
+
+
+class Load(Protocol):
+    """Reads target and predictions of an image; raises NotFoundError where there is no target."""
+
+    def __call__(self, chosen: Chosen) -> Loaded: ...  # noqa: D102
+
+
+def load_images(chosen: Chosen) -> Loaded:
+    """Read target and predictions that are images, or of them the channel that was judged."""
+    target, channel = _target_image(chosen)
+
+    def read(path: Path) -> NDArray[Any]:
+        image = read_image(path)
+        return image.pixels if channel is None else np.asarray(channels_first(image)[channel])
+
+    predictions = {
+        model: read(chosen.of_prediction(model, predicted_files(result, target.role)[chosen.stem]))
+        for model, (_, result) in chosen.results.items()
+    }
+    pixels = read(chosen.of_dataset(target.file))
+    return Loaded(pixels, predictions, target.pixel_size_um[0] if target.pixel_size_um else None)
+
+
+def _target_image(chosen: Chosen) -> tuple[ImageEntry, int | None]:
+    """Return the image that a role stands for, and which channel of it, None for all of it."""
+    mine = [image for image in chosen.dataset.images if (image.split, image.stem) == (chosen.split, chosen.stem)]
+    for image in mine:
+        if image.role == chosen.role:
+            return image, None
+    for image in mine:
+        roles = [f"{image.role}_{name}" for name in channel_names(image.axes, image.shape)]
+        if chosen.role in roles:
+            return image, roles.index(chosen.role)
+    raise chosen.missing()
+
+
+def _fetch(
+    context: JobContext, models: Sequence[Competitor], scores: TargetScores, stem: str, what: str, load: Load
+) -> Shown:
     first = models[0].evaluation
     place = Location.parse(first.manifest.input_uri)
     dataset = DatasetManifest.read(context.store, place / DATASET_MANIFEST)
@@ -58,22 +167,21 @@ def _fetch(context: JobContext, models: Sequence[Competitor], scores: TargetScor
     digest = first.images(scores.target)[stem]
     images = [image for image in dataset.images if (image.split, image.stem) == (first.manifest.split, stem)]
     source = next((image for image in images if entries[image.file].sha256 == digest), None)
-    target = next((image for image in images if image.role == scores.target), None)
-    if source is None or target is None:
+    if source is None:
         raise NotFoundError(f"the dataset {place} has no {stem} with source and {scores.target}.")
-    predictions = {}
+    results = {}
     for model in models:
         uri = Location.parse(model.evaluation.prediction_uri)
-        prediction = ResultManifest.read(context.store, uri / RESULT_MANIFEST)
-        entry = predicted_files(prediction, scores.target)[stem]
-        predictions[model.name] = read_image(context.cache.fetch(context.store, uri, entry)).pixels
+        results[model.name] = uri, ResultManifest.read(context.store, uri / RESULT_MANIFEST)
+    chosen = Chosen(context, place, dataset, first.manifest.split, scores.target, stem, source, results)
+    loaded = load(chosen)
     index = scores.images.index(stem)
     return Shown(
         name=stem,
         what=what,
-        source=read_image(context.cache.fetch(context.store, place, entries[source.file])).pixels,
-        target=read_image(context.cache.fetch(context.store, place, entries[target.file])).pixels,
-        predictions=predictions,
+        source=read_image(chosen.of_dataset(source.file)).pixels,
+        target=loaded.target,
+        predictions=loaded.predictions,
         captions={
             model.name: ", ".join(
                 f"{scores.metrics[metric].title} {scores.metrics[metric].text(float(columns[model.name][index]))}"
@@ -81,7 +189,7 @@ def _fetch(context: JobContext, models: Sequence[Competitor], scores: TargetScor
             )
             for model in models
         },
-        pixel_size=target.pixel_size_um[0] if target.pixel_size_um else None,
+        pixel_size=loaded.pixel_size,
     )
 
 

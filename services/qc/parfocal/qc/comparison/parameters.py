@@ -21,6 +21,8 @@ class ComparisonParameters(Parameters):
     """Parameters of an evaluation that change its scores; the others are thresholds of the verdict."""
     draw: ClassVar[str] = "parfocal.qc.comparison.figure:images_figure"
     """What draws the best and the worst image, as "module:function": a `DrawImages`."""
+    load: ClassVar[str] = "parfocal.qc.comparison.images:load_images"
+    """What reads their targets and predictions for it: a `Load`."""
 
     metrics: tuple[str, ...]
     alpha: float = Field(

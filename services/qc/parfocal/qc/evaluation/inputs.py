@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
     UNCERTAINTY,
+    AnnotationEntry,
     DatasetManifest,
     FileEntry,
     ImageEntry,
@@ -63,7 +65,8 @@ class Item:
     `label` names it in tables: the stem, or role and stem where there are several targets. `shape` is that of the
     target, `pixel_size` its pixel size in X and `voxel_um` that along all its axes, both in micrometres, None where
     they are unknown. `uncertainty` is what the model said of itself, where it did. `target_classes` and
-    `predicted_classes` are images of the classes of objects, where both are there and asked for.
+    `predicted_classes` are images of the classes of objects, where both are there and asked for. `problem` says why
+    the prediction cannot be scored, where that is known beforehand.
     """
 
     label: str
@@ -78,6 +81,50 @@ class Item:
     uncertainty: Path | None = None
     target_classes: Path | None = None
     predicted_classes: Path | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """One image and the file that says what was drawn in it or located on it; stems are names in tables.
+
+    Attributes
+    ----------
+    label
+        The stem.
+    role
+        Of the annotation: "target".
+    source, annotation
+        Local copies.
+    source_sha256
+        Digest of the source.
+    axes, shape
+        Of the source, in pixels.
+    pixel_um
+        Length of a pixel in X, Y and Z in micrometres, each None where it is unknown.
+    """
+
+    label: str
+    role: str
+    source: Path
+    annotation: Path
+    source_sha256: str
+    axes: str
+    shape: tuple[int, ...]
+    pixel_um: tuple[float | None, float | None, float | None]
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """(Y, X) in pixels."""
+        lengths = dict(zip(self.axes, self.shape, strict=True))
+        return lengths["Y"], lengths["X"]
+
+
+@dataclass(frozen=True)
+class AnnotatedItem(AnnotatedImage):
+    """One annotated test image, and the table that a prediction has of it."""
+
+    prediction: Path
 
 
 @dataclass(frozen=True)
@@ -100,6 +147,8 @@ class Inputs(Generic[ItemT]):
         What the images are, for the report, e.g. "test images of the dataset cells, version 1".
     model_uri
         Of the model to which the verdict is added; empty for none.
+    channels
+        By role of a target that is one channel of an image: the role of that image, and which channel of it.
     """
 
     dataset: DatasetManifest | None
@@ -113,6 +162,7 @@ class Inputs(Generic[ItemT]):
     split: str = ""
     images_of: str = ""
     model_uri: str = ""
+    channels: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def roles(self) -> list[str]:
@@ -140,28 +190,114 @@ def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inpu
     InvalidInputError
         No prediction has the name of a target.
     """
+    named = _read_named(context)
+    roles = named.prediction.targets[:1] if first_target_only else named.prediction.targets
+    items, missing = _items(context, named.dataset, named.prediction, named.source_role, roles)
+    return named.inputs(context, items, missing)
+
+
+def read_annotated_inputs(context: JobContext, table: str) -> Inputs[AnnotatedItem]:
+    """Return what a job is to score where targets are boxes or places, and predictions are tables of them.
+
+    Parameters
+    ----------
+    context
+        The job.
+    table
+        The name under which the prediction published its tables, such as "detections".
+
+    Raises
+    ------
+    InvalidInputError
+        The prediction has no such table of an annotated image.
+    """
     spec = context.job.evaluation
-    dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
+    named = _read_named(context)
+    split, dataset = spec.split or "test", named.dataset
+    tables = files_below(named.prediction, f"{table}/", (".csv",))
+    known = _annotated(dataset, split, named.source_role)
+    missing = tuple(stem for stem in known if stem not in tables)
+    found = {stem: entries for stem, entries in known.items() if stem in tables}
+    if not found:
+        raise InvalidInputError(
+            f"No prediction of {spec.prediction_uri} has a table {table}/NAME.csv with the name of an annotated image "
+            f"of {spec.dataset_uri} ({split}). Predict this split of the dataset with a model that makes {table} first."
+        )
+    images = _fetch_annotated(context, spec.dataset_uri, dataset, found)
+    predictions = fetch_files(context, spec.prediction_uri, (tables[stem] for stem in found))
+    items = [AnnotatedItem(**vars(image), prediction=predictions[tables[image.label].name]) for image in images]
+    return named.inputs(context, items, missing)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What the request of an evaluation names."""
+
+    dataset: DatasetManifest
+    model: ModelManifest | None
+    prediction: ResultManifest
+
+    @property
+    def source_role(self) -> str:
+        return self.model.source if self.model is not None else "source"
+
+    def inputs(self, context: JobContext, items: Sequence[ItemT], missing: tuple[str, ...]) -> Inputs[ItemT]:
+        spec, dataset = context.job.evaluation, self.dataset
+        split = spec.split or "test"
+        return Inputs(
+            dataset,
+            self.model,
+            self.prediction,
+            self.source_role,
+            items,
+            missing,
+            input_uri=spec.dataset_uri,
+            split=split,
+            images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
+            model_uri=spec.model_uri,
+        )
+
+
+def _read_named(context: JobContext) -> _Named:
+    spec = context.job.evaluation
     model = None
     if spec.model_uri:
         model = ModelManifest.read(context.store, Location.parse(spec.model_uri) / MODEL_MANIFEST)
-    prediction = ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST)
-    source_role = model.source if model else "source"
-    roles = prediction.targets[:1] if first_target_only else prediction.targets
-    items, missing = _items(context, dataset, prediction, source_role, roles)
-    split = spec.split or "test"
-    return Inputs(
-        dataset,
+    return _Named(
+        DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST),
         model,
-        prediction,
-        source_role,
-        items,
-        missing,
-        input_uri=spec.dataset_uri,
-        split=split,
-        images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
-        model_uri=spec.model_uri,
+        ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST),
     )
+
+
+def _annotated(dataset: DatasetManifest, split: str, source_role: str) -> dict[str, tuple[ImageEntry, AnnotationEntry]]:
+    """Return the annotated images of a split by stem, in the order of the manifest."""
+    sources = {image.stem: image for image in dataset.select(split, source_role)}
+    annotations = dataset.select_annotations(split)
+    return {entry.stem: (sources[entry.stem], entry) for entry in annotations if entry.stem in sources}
+
+
+def _fetch_annotated(
+    context: JobContext,
+    uri: str,
+    dataset: DatasetManifest,
+    chosen: Mapping[str, tuple[ImageEntry, AnnotationEntry]],
+) -> list[AnnotatedImage]:
+    entries = {entry.name: entry for entry in dataset.files}
+    files = fetch_files(context, uri, (entries[each.file] for pair in chosen.values() for each in pair))
+    return [
+        AnnotatedImage(
+            label=stem,
+            role=annotation.role,
+            source=files[source.file],
+            annotation=files[annotation.file],
+            source_sha256=entries[source.file].sha256,
+            axes=source.axes,
+            shape=source.shape,
+            pixel_um=source.pixel_size_um or (None, None, None),
+        )
+        for stem, (source, annotation) in chosen.items()
+    ]
 
 
 def _items(
@@ -227,14 +363,24 @@ def predicted_files(prediction: ResultManifest, role: str) -> dict[str, FileEntr
     return files_below(prediction, "" if role == prediction.targets[0] else f"{role}/")
 
 
-def files_below(prediction: ResultManifest, folder: str) -> dict[str, FileEntry]:
-    """Return the images that a prediction published in a folder, by stem; `folder` is empty or ends in a slash."""
+def files_below(
+    prediction: ResultManifest, folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> dict[str, FileEntry]:
+    """Return the files that a prediction published in a folder, by stem: its images, or files with other endings.
+
+    Parameters
+    ----------
+    folder
+        Empty, or with a slash at the end.
+    suffixes
+        Endings in lower case.
+    """
     return {
         image_stem(Path(entry.name)): entry
         for entry in prediction.files
         if entry.public_name.startswith(folder)
         and "/" not in entry.public_name.removeprefix(folder)
-        and entry.name.lower().endswith(IMAGE_SUFFIXES)
+        and entry.name.lower().endswith(suffixes)
     }
 
 
@@ -281,22 +427,46 @@ def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(planes[len(planes) // 2])
 
 
-def training_pairs(
-    context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
-    uri = context.job.evaluation.dataset_uri
+def read_source(path: Path) -> NDArray[Any]:
+    """Return the pixels of an image, the axis of its channels or colours in front."""
+    return channels_first(read_image(path))
+
+
+def channels_first(image: Image) -> NDArray[Any]:
+    """Return the pixels of an image, the axis of its channels or colours in front."""
+    axis = next((image.axes.index(axis) for axis in "CS" if axis in image.axes), 0)
+    return np.moveaxis(image.pixels, axis, 0)
+
+
+def training_dataset(context: JobContext, inputs: Inputs[ItemT]) -> tuple[Location, DatasetManifest]:
+    """Return the dataset that the model was trained on, else the one that it is judged by, and where it lies."""
     assert inputs.dataset is not None
-    dataset, model, source_role = inputs.dataset, inputs.model, inputs.source_role
+    uri, dataset, model = context.job.evaluation.dataset_uri, inputs.dataset, inputs.model
     # An imported model has no dataset of its own.
     if model is not None and model.dataset_uri not in ("", uri):
         uri = model.dataset_uri
         dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
+    return Location.parse(uri), dataset
+
+
+def training_annotations(context: JobContext, inputs: Inputs[AnnotatedItem], most: int) -> list[AnnotatedImage]:
+    """Return the first annotated images of the training, at most so many: a baseline may be chosen on them."""
+    place, dataset = training_dataset(context, inputs)
+    known = _annotated(dataset, "train", inputs.source_role)
+    return _fetch_annotated(context, str(place), dataset, dict(islice(known.items(), most)))
+
+
+def training_pairs(
+    context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
+    place, dataset = training_dataset(context, inputs)
+    source_role = inputs.source_role
+    role, channel = inputs.channels.get(role, (role, None))
     if validation and inputs.validation_regions:
         regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
     else:
         regions = [(image.stem, None, None) for image in dataset.select("train", source_role)]
-    place = Location.parse(uri)
     entries = {entry.name: entry for entry in dataset.files}
     files = {(image.role, image.stem): entries[image.file] for image in dataset.images if image.split == "train"}
     for stem, start, stop in regions:
@@ -304,9 +474,9 @@ def training_pairs(
         for each in (source_role, role):
             if (each, stem) not in files:
                 raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
-            pixels = read_image(context.cache.fetch(context.store, place, files[each, stem])).pixels
+            pixels = read_source(context.cache.fetch(context.store, place, files[each, stem]))
             window: tuple[Any, ...] = (...,)
             if start is not None:  # the last axes: channels of a source come first
                 window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
             pair.append(pixels[window])
-        yield pair[0], pair[1]
+        yield pair[0], pair[1] if channel is None else pair[1][channel]

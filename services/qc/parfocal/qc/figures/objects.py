@@ -92,8 +92,11 @@ def part_shown(
     if source.ndim > labels[0].ndim and source.shape[-1] not in (3, 4):
         source = source.mean(axis=0)
     shown = [source, *labels] if plane is None else [image[plane] for image in (source, *labels)]
-    window = tuple(
-        slice(max(0, (length - _LARGEST_SHOWN) // 2), max(0, (length - _LARGEST_SHOWN) // 2) + _LARGEST_SHOWN)
-        for length in shown[1].shape
-    )
+    window = window_shown(shown[1].shape)
     return [image[window] for image in shown]
+
+
+def window_shown(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return the centre of an image, at most 1024 pixels along each axis."""
+    starts = (max(0, (length - _LARGEST_SHOWN) // 2) for length in shape)
+    return tuple(slice(start, min(length, start + _LARGEST_SHOWN)) for start, length in zip(starts, shape, strict=True))

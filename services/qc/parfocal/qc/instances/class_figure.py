@@ -11,9 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from parfocal.qc.figures.confusion import draw_confusion
 from parfocal.qc.figures.drawing import draw_scale_bar, drawable, shortened
 from parfocal.qc.figures.objects import draw_outlines, part_shown
-from parfocal.qc.instances.classes import INVENTED, NO_CLASS_NAME, ObjectClasses, confusion
+from parfocal.qc.instances.classes import NO_CLASS_NAME, ObjectClasses, confusion
 from parfocal.qc.metrics.objects.classes import NO_CLASS, ClassCounts
 from parfocal.qc.metrics.objects.instances import Matches
 
@@ -23,7 +24,6 @@ _WRONG: Final = (0.84, 0.37, 0.0)
 _UNKNOWN: Final = (0.6, 0.6, 0.6)
 _SIDE: Final = 4.4
 _MOST_MARKED: Final = 60
-_MOST_WRITTEN: Final = 14
 
 
 def class_figure(
@@ -117,25 +117,7 @@ def _mark(axes: Axes, mask: npt.NDArray[np.bool_], text: str) -> None:
 
 def _draw_table(axes: Axes, counts: ClassCounts, images: int) -> None:
     names, columns, table = confusion(counts)
-    # Rows of classes add up to 1; what was invented is part of no class.
-    totals = np.maximum(table.sum(axis=1, keepdims=True), 1)
-    parts = np.where(np.array(names)[:, np.newaxis] == INVENTED, np.nan, table / totals)
-    axes.imshow(parts, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    size = float(np.clip(110 / len(columns), 4, 9))
-    axes.set_xticks(range(len(columns)), columns, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.tick_params(length=0)
-    axes.set_xlabel("class of the prediction", fontsize=9)
-    axes.set_ylabel("class of the target", fontsize=9)
-    axes.spines[:].set_visible(False)
-    if len(columns) <= _MOST_WRITTEN:
-        for (row, column), number in np.ndenumerate(table):
-            if names[row] == INVENTED and column == len(columns) - 1:
-                continue  # what was neither there nor predicted cannot be counted
-            part = parts[row, column]
-            text = f"{number}" if np.isnan(part) else f"{number}\n{100 * part:.0f} %"
-            colour = "white" if part < 0.5 else "black"
-            axes.text(column, row, text, color=colour, fontsize=size, ha="center", va="center")
+    draw_confusion(axes, names, columns, table)
     many = f"all {images} images with classes" if images > 1 else "the only image with classes"
     accuracy = "" if counts.accuracy is None else f"\nright class: {counts.right} of {counts.known} found objects"
     axes.set_title(f"{many}{accuracy}", fontsize=10)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.report.content import Block, Heading, Picture, Table, Text
-from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary
-
-_MOST_OVERLAYS: Final = 6
+from parfocal.qc.report.overlays import worst_overlays
+from parfocal.runtime.store.evaluations import EvaluationSummary
 
 
 def pictures(folder: Path, summary: EvaluationSummary) -> Iterator[Block]:
     """Yield the scores of classes where there are any, and the overlays of the worst images but that of the figure."""
     yield from class_section(folder, summary)
-    scores = summary.scores((folder / METRICS_FILE).read_text(encoding="utf-8"))["prediction"]
-    primary = summary.primary
-    worst_first = sorted(scores, key=lambda image: scores[image][primary.key])
-    paths = {image: folder / "overlays" / f"{image}.png" for image in worst_first}
-    shown = [image for image, path in paths.items() if path.exists()][1 : _MOST_OVERLAYS + 1]
-    for image in shown:
-        yield Picture(paths[image], f"{image}: {primary.title} {primary.text(scores[image][primary.key])}.", small=True)
+    yield from worst_overlays(folder, summary)
 
 
 def class_section(folder: Path, summary: EvaluationSummary) -> Iterator[Block]:

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
-from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, require_grey_targets, training_pairs
+from parfocal.qc.evaluation.channels import split_channels
+from parfocal.qc.evaluation.inputs import (
+    Inputs,
+    Item,
+    read_inputs,
+    read_source,
+    require_grey_targets,
+    training_pairs,
+)
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
@@ -63,8 +71,8 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     definition = DEFINITION
 
     def inputs(self) -> Inputs[Item]:
-        """Return the test images of all targets."""
-        return read_inputs(self.context)
+        """Return the test images of all targets, each of their channels as a target of its own."""
+        return split_channels(self.context, read_inputs(self.context))
 
     def prepare(self, inputs: Inputs[Item]) -> None:
         """Choose the baseline of each target on images of the training."""
@@ -178,7 +186,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     def _example(self, why: str, scored: ImageScores) -> Example:
         item = scored.item
         target, prediction = read_image(item.target).pixels, read_image(item.prediction).pixels
-        source = shown_input(read_image(item.source).pixels, target.ndim)
+        source = shown_input(read_source(item.source), target.ndim)
         heading = f"{why.capitalize()} image by {BY_KEY[PRIMARY].title}: {item.label}"
         if target.ndim == 3:
             planes = _planes(scored)

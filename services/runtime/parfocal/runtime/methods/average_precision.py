@@ -52,16 +52,43 @@ def match_by_score(
     NDArray[np.bool_]
         (N,), in the order of `boxes`.
     """
-    matched = np.zeros(len(boxes), np.bool_)
-    if len(truth) == 0 or len(boxes) == 0:
-        return matched
-    overlaps = box_overlaps(boxes, truth)
-    claimed = np.zeros(len(truth), np.bool_)
+    return claim_by_score(box_overlaps(boxes, truth), scores, iou) >= 0
+
+
+def claim_by_score(
+    overlaps: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    iou: float,
+    difficult: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """Return which annotated box each detection of one image and class claims, by the rule of `match_by_score`.
+
+    Parameters
+    ----------
+    overlaps
+        (N, M): intersection over union of each detection with each annotated box.
+    scores
+        (N,): higher is more certain.
+    iou
+        The least intersection over union of a match, 0 to 1.
+    difficult
+        (M,): annotated boxes that any number of detections may claim; none unless given.
+
+    Returns
+    -------
+    NDArray[np.int64]
+        (N,): index of the annotated box, -1 for false positives.
+    """
+    claims = np.full(overlaps.shape[0], -1, np.int64)
+    if overlaps.size == 0:
+        return claims
+    claimed = np.zeros(overlaps.shape[1], np.bool_)
     for number in np.argsort(-np.asarray(scores, np.float64), kind="stable"):
         nearest = int(np.argmax(overlaps[number]))
         if overlaps[number, nearest] >= iou and not claimed[nearest]:
-            claimed[nearest] = matched[number] = True
-    return matched
+            claims[number] = nearest
+            claimed[nearest] = difficult is None or not difficult[nearest]
+    return claims
 
 
 def average_precision(scores: NDArray[np.floating], matched: NDArray[np.bool_], positives: int) -> float:

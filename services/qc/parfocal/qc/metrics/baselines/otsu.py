@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ from skimage.filters import threshold_otsu
 
 from parfocal.runtime.errors import InvalidInputError
 
-Criterion = Callable[[npt.NDArray[Any], npt.NDArray[Any]], tuple[float, float]]
+TargetT = TypeVar("TargetT")
+Criterion = Callable[[TargetT, npt.NDArray[Any]], tuple[float, float]]
 
 _SMALLEST_OBJECT: Final = 10
 _SIGMAS: Final = (0.0, 1.0, 2.0)
@@ -55,7 +56,9 @@ class OtsuBaseline:
         }
 
 
-def choose_otsu(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]], criterion: Criterion) -> OtsuBaseline:
+def choose_otsu(
+    pairs: Iterable[tuple[npt.NDArray[Any], TargetT]], criterion: Criterion[TargetT], *, dimensions: int | None = None
+) -> OtsuBaseline:
     """Choose polarity and smoothing by a ratio over all images.
 
     Parameters
@@ -64,8 +67,10 @@ def choose_otsu(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]], crit
         ``(source, target)``, never test images; taken one by one. Channels of a source are the axis whose length
         differs: the first, or the last of colour images.
     criterion
-        Of a target and a label image of the same shape: numerator and denominator of the ratio, each added up over
+        Of a target and a label image of the same image: numerator and denominator of the ratio, each added up over
         the images. 0 / 0 counts as 1.
+    dimensions
+        Number of spatial axes, where targets are no images and do not tell.
 
     Raises
     ------
@@ -75,7 +80,7 @@ def choose_otsu(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]], crit
     totals: dict[tuple[bool, float], tuple[float, float]] = {}
     images = 0
     for source, target in pairs:
-        grey = _grey(source, target.ndim)
+        grey = _grey(source, np.ndim(target) if dimensions is None else dimensions)  # type: ignore[arg-type]
         for bright in (True, False):
             for sigma in _SIGMAS:
                 part, whole = criterion(target, _otsu_labels(grey, bright=bright, sigma=sigma))

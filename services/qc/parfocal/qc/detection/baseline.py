@@ -1,0 +1,80 @@
+"""What detection is possible without training: the boxes around what Otsu's threshold finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from parfocal.qc.metrics.baselines.otsu import OtsuBaseline, choose_otsu
+from parfocal.runtime.methods.average_precision import match_by_score
+from parfocal.runtime.methods.outputs import Detections
+
+
+@dataclass(frozen=True)
+class BoxBaseline:
+    """Boxes around connected pixels beyond Otsu's threshold, all of one class and of confidence 1.
+
+    Attributes
+    ----------
+    otsu
+        The threshold and how it was chosen.
+    number, name
+        The class that all boxes are given, the most frequent one of the training: its index and its name.
+    """
+
+    otsu: OtsuBaseline
+    number: int
+    name: str
+
+    def find(self, source: NDArray[Any]) -> Detections:
+        """Return the boxes of an image (Y, X), with channels first or colours last besides."""
+        corners = label_boxes(self.otsu.apply(source, 2))
+        boxes = len(corners)
+        return Detections(corners, np.full(boxes, self.number, np.int64), np.ones(boxes, np.float32))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was chosen and how, as plain JSON types."""
+        return {**self.otsu.describe(), "class": self.name, "boxes": "around connected pixels, confidence 1"}
+
+
+def choose_boxes(
+    pairs: Iterable[tuple[NDArray[Any], NDArray[np.float32]]], iou: float, names: list[str], counts: Mapping[str, int]
+) -> BoxBaseline:
+    """Choose polarity and smoothing by F1 whatever the class, and the most frequent class.
+
+    Parameters
+    ----------
+    pairs
+        Images of the training and their annotated boxes (N, 4).
+    iou
+        What counts as found.
+    names
+        Of the classes by index.
+    counts
+        Number of boxes of each class in the training; of equal ones the first of `names` is taken.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no pairs.
+    """
+
+    def f1_parts(truth: NDArray[np.float32], labels: NDArray[Any]) -> tuple[float, float]:
+        corners = label_boxes(labels)
+        found = int(match_by_score(corners, np.ones(len(corners)), truth, iou).sum())
+        return 2.0 * found, float(len(corners) + len(truth))
+
+    otsu = choose_otsu(pairs, f1_parts, dimensions=2)
+    number = max(range(len(names)), key=lambda each: (counts.get(names[each], 0), -each))
+    return BoxBaseline(otsu, number, names[number])
+
+
+def label_boxes(labels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the box around each object of a label image (Y, X), float32 (N, 4): [y0, x0, y1, x1] in pixels."""
+    windows = [window for window in ndimage.find_objects(labels) if window is not None]
+    return np.array([[y.start, x.start, y.stop, x.stop] for y, x in windows], np.float32).reshape(-1, 4)

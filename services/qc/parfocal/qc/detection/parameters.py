@@ -1,0 +1,91 @@
+"""What detections must show."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from parfocal.qc.comparison.parameters import ComparisonParameters
+from parfocal.runtime.methods.service import Parameters
+
+
+class DetectionThresholds(BaseModel):
+    """What a model that detects objects must show on its test images to pass.
+
+    The defaults ask that it finds at least half of what there is with few false positives, in every image something
+    where there is something, and more than a threshold that needs no training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    iou: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        title="IoU level",
+        description="How well a box must fit to count as found: intersection over union with the annotated box. 0.3 "
+        "asks for the right place, 0.5 for the right object, 0.75 for a close fit.",
+    )
+    confidence: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        title="Confidence",
+        description="Detections of a lower confidence are not counted. At 0 all those of the prediction are, from "
+        "which the model has left out what is below its own threshold. Average precision always uses all of them.",
+    )
+    min_f1: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        title="F1 asked for",
+        description="F1 at the IoU level, over the objects of all classes and test images together, that must be "
+        "reached.",
+    )
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        title="Failed images allowed",
+        description="Test images with objects in which nothing was detected, or whose prediction is missing or cannot "
+        "be scored.",
+    )
+    min_f1_gain_over_baseline: float = Field(
+        default=0.0,
+        ge=0,
+        title="F1 gain over the threshold",
+        description="Mean F1 gain over Otsu's threshold, over the images, that the lower end of the interval must "
+        "exceed.",
+    )
+
+
+class DetectionParameters(Parameters, DetectionThresholds):
+    """Thresholds of the verdict on detections, and what is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    maps: bool = Field(
+        default=True,
+        title="Overlays",
+        description="Write a picture of every test image with its true positives, false negatives and false positives.",
+    )
+
+    def thresholds(self) -> DetectionThresholds:
+        """Return the thresholds alone."""
+        return DetectionThresholds(**self.model_dump(include=set(DetectionThresholds.model_fields)))
+
+
+class DetectionComparisonParameters(ComparisonParameters):
+    """How detections are compared, image by image."""
+
+    scoring = ("iou", "confidence")
+    draw = "parfocal.qc.detection.comparison:boxes_figure"
+    load = "parfocal.qc.detection.comparison:load_boxes"
+
+    metrics: tuple[Literal["f1", "precision", "recall", "mean_matched_iou"], ...] = Field(
+        default=("f1", "precision", "recall"),
+        min_length=1,
+        title="Metrics",
+        description="What is compared, of f1, precision, recall and mean_matched_iou. The first decides which image is "
+        "called best and worst. More metrics are more tests, so more images are needed to show a difference.",
+    )
