@@ -129,8 +129,8 @@ def _publish_tables(client: Client, folder: Path, dataset: DatasetManifest, spli
     known = [entry.stem for entry in dataset.select_annotations(split)]
     if not paths.keys() & {*known}:
         raise InvalidInputError(
-            f"No table in {folder} has the name of a {split} image of {name}, which has {', '.join(known[:_SHOWN])}"
-            f"{' …' if len(known) > _SHOWN else ''}. Save the {table} of each image as NAME.csv."
+            f"No table in {folder} has the name of a {split} image of {name}, which has {some(known)}. "
+            f"Save the {table} of each image as NAME.csv."
         )
     problems = [
         Violation(path.name, f"has the name of no {split} image; take it away or name it after its input.")
