@@ -14,8 +14,8 @@ from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.images.files import image_stem, inspect_image
+from parfocal.runtime.prediction.box_files import DETECTIONS
 from parfocal.runtime.prediction.detections import read_detections
-from parfocal.runtime.prediction.outputs import DETECTIONS
 from parfocal.runtime.store.manifests import (
     RESULT_MANIFEST,
     DatasetManifest,

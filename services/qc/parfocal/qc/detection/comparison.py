@@ -19,8 +19,8 @@ from parfocal.qc.figures.objects import window_shown
 from parfocal.qc.metrics.objects.detections import match_boxes, outcomes
 from parfocal.runtime.datasets.boxes import Boxes, read_boxes
 from parfocal.runtime.methods.outputs import Detections
+from parfocal.runtime.prediction.box_files import DETECTIONS
 from parfocal.runtime.prediction.detections import DetectionTable, read_detections
-from parfocal.runtime.prediction.outputs import DETECTIONS
 
 
 @dataclass(frozen=True)

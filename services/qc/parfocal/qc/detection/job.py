@@ -51,8 +51,8 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.outputs import Detections
+from parfocal.runtime.prediction.box_files import DETECTIONS
 from parfocal.runtime.prediction.detections import read_detections
-from parfocal.runtime.prediction.outputs import DETECTIONS
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, PairedDifference
 
 # Enough to choose one of six thresholds.
