@@ -28,7 +28,7 @@ from parfocal.runtime.images.files import (
 
 @dataclass(frozen=True)
 class ImagePair:
-    """One source image and its target; `shape` is the target's, `dtypes` and `pixel_size` as found in the files."""
+    """One source image and its target; `shape` is what they share, `dtypes` and `pixel_size` as found in the files."""
 
     stem: str
     source: Path
@@ -89,6 +89,7 @@ def check_pairs(
     *,
     axes: str,
     source_axes: str = "",
+    target_axes: str = "",
     min_size: Mapping[str, int] | None = None,
     min_images: int = 1,
     constant_targets: bool = False,
@@ -103,10 +104,9 @@ def check_pairs(
     source_folder, target_folder
         Folders with one image per stem.
     axes
-        What each image must have, e.g. ``YX`` or ``ZYX``.
-    source_axes
-        What the sources must have if they have more axes than their targets, e.g. channels; those they have in
-        common must be equally long.
+        What each image must have, e.g. ``YX`` or ``ZYX``; along these, partners must be equally long.
+    source_axes, target_axes
+        What the sources or targets must have if that is more, e.g. channels.
     min_size
         The least length per axis in pixels, usually the patch.
     min_images
@@ -126,8 +126,7 @@ def check_pairs(
     InvalidInputError
         Something is wrong: the message lists the first ten problems, `violations` holds all.
     """
-    source_axes = source_axes or axes
-    common = [source_axes.index(axis) for axis in axes]
+    source_axes, target_axes = source_axes or axes, target_axes or axes
     sources, problems = _list_images(source_folder)
     targets, more = _list_images(target_folder)
     problems += more
@@ -144,7 +143,7 @@ def check_pairs(
         source_name, target_name = file_name(sources[stem]), file_name(targets[stem])
         source, wrong = examine(sources[stem], source_axes, min_size, limits, allow_constant=False)
         target, wrong_too = examine(
-            *(targets[stem], axes, min_size, limits),
+            *(targets[stem], target_axes, min_size, limits),
             allow_constant=constant_targets,
             allow_zero=empty_targets,
             look=look,
@@ -152,9 +151,12 @@ def check_pairs(
         problems += wrong + wrong_too
         if source is None or target is None:
             continue
-        shape = tuple(source.shape[axis] for axis in common)
-        if shape != target.shape:
-            text = f"is {by(shape)} pixels, {target_name} is {by(target.shape)}: register or crop them alike."
+        shape, target_shape = (
+            tuple(found.shape[its.index(axis)] for axis in axes)
+            for found, its in ((source, source_axes), (target, target_axes))
+        )
+        if shape != target_shape:
+            text = f"is {by(shape)} pixels, {target_name} is {by(target_shape)}: register or crop them alike."
             problems.append(Violation(source_name, text))
             continue
         if target.constant and empty_targets:
@@ -165,7 +167,7 @@ def check_pairs(
         warnings.note(target_name, target, "target images", duplicates=False)
         dtypes = (source.dtype, target.dtype)
         pairs.append(
-            ImagePair(stem, sources[stem], targets[stem], target.shape, dtypes, source.pixel_size or target.pixel_size)
+            ImagePair(stem, sources[stem], targets[stem], shape, dtypes, source.pixel_size or target.pixel_size)
         )
     if problems:
         raise _refusal("The images cannot be used", problems)

@@ -303,6 +303,11 @@ class PredictionParameters(Parameters):
         return False
 
     @property
+    def backwards(self) -> bool:
+        """Whether images of the model's targets are turned into images of its inputs; few methods can do that."""
+        return False
+
+    @property
     def wants_uncertainty(self) -> bool:
         """Whether the uncertainty of a prediction is asked for; methods that know it have a field of that name."""
         return bool(getattr(self, UNCERTAINTY, False))

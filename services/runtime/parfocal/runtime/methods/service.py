@@ -85,7 +85,8 @@ def quick(**parameters: Any) -> dict[str, Preset]:
 class Method:
     """One method of a service, in the words that people read.
 
-    `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input.
+    `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input, and
+    one out of `target_channel_axes` those of its output.
     `presets` are choices of training parameters by name, "quick" first.
     `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
     `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError.
@@ -106,6 +107,7 @@ class Method:
     recommended_images: int = 20
     presets: Mapping[str, Preset] = field(default_factory=dict)
     channel_axes: str = ""
+    target_channel_axes: str = ""
     implementation: str = ""
     validate: Callable[[Parameters, DatasetManifest], None] | None = None
 

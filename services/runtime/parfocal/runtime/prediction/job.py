@@ -16,6 +16,7 @@ from parfocal.runtime.images.files import Image, image_stem, read_image, write_i
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
 from parfocal.runtime.methods.precision import choose_precision
+from parfocal.runtime.methods.roles import TARGET_STATISTICS
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
@@ -58,7 +59,8 @@ def predict(context: JobContext) -> None:
     context.describe(precision=precision)
     weights = manifest.weights_named(parameters.weights)
     model = load_model(context.method, manifest, folder, weights=weights, precision=parameters.precision)
-    inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
+    facts = model.view.facts.directed(backwards=parameters.backwards)
+    inputs = list_inputs(context.store, spec.input_uri, spec.split, facts.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
     with ThreadPoolExecutor(max_workers=1) as uploader:
@@ -70,7 +72,7 @@ def predict(context: JobContext) -> None:
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
-            pending = uploader.submit(_write, context, model, item, outputs, reason, seconds)
+            pending = uploader.submit(_write, context, model, parameters, item, outputs, reason, seconds)
         if pending is not None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
@@ -95,7 +97,7 @@ def predict(context: JobContext) -> None:
         input_uri=spec.input_uri,
         split=spec.split,
         # What was trained without targets is judged by those that images of its kind have.
-        targets=model.view.facts.target_roles or ("target",),
+        targets=facts.target_roles or ("target",),
         parameters=parameters.model_dump(mode="json"),
         environment={"packages": dict(environment.packages), "precision": precision, "device": environment.device},
         verdict=judged[1] if judged is not None else {"state": "unchecked"},
@@ -106,9 +108,11 @@ def predict(context: JobContext) -> None:
     context.publish(RESULT_MANIFEST, published, "result")
 
 
-def differences_from_training(model: LoadedModel, image: Image) -> list[str]:
+def differences_from_training(model: LoadedModel, image: Image, parameters: PredictionParameters) -> list[str]:
     """Return how an image differs from those that a model was trained on, as parts of a sentence."""
     recorded, size = model.manifest.training_statistics, model.manifest.pixel_size_um
+    if parameters.backwards:
+        recorded, size = model.view.facts.measured.get(TARGET_STATISTICS), None
     training = TrainingStatistics.model_validate(recorded) if recorded else None
     axes = model.method.axes
     lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
@@ -173,6 +177,7 @@ def _predict_one(
 def _write(
     context: JobContext,
     model: LoadedModel,
+    parameters: PredictionParameters,
     item: _Input,
     outputs: ResultOutputs | None,
     reason: str,
@@ -197,7 +202,7 @@ def _write(
         outputs={kind: entry.name for kind, entry in sent.items()},
         seconds=round(seconds, 3),
         clipped_fraction=predicted.clipped,
-        drift=tuple(differences_from_training(model, item.image)),
+        drift=tuple(differences_from_training(model, item.image, parameters)),
         metrics={name: float(count) for name, count in predicted.counts.items()},
     )
     return result, list(sent.values())

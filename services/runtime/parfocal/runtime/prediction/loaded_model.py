@@ -75,7 +75,8 @@ def predict_image(
     InvalidInputError
         The image has other axes than the method can take, or the model does not make what is asked for.
     """
-    stack, units = split_units(model.method, model.view.facts.input_channels, image, parameters, on_tile)
+    facts = model.view.facts.directed(backwards=parameters.backwards)
+    stack, units = split_units(model.method, facts.input_channels, image, parameters, on_tile)
     outputs = ResultOutputs(
         folder,
         stem,
