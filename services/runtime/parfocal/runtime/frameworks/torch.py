@@ -93,8 +93,12 @@ class TorchLearner(ABC):
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the first module's output for a batch, channels last."""
+        return self.output(next(iter(self.modules.values())), inputs)
+
+    def output(self, module: torch.nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a module's output for a batch, channels last; raise OutOfMemoryError if it does not fit."""
         try:
-            output = self.infer(next(iter(self.modules.values())), inputs)
+            output = self.infer(module, inputs)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise OutOfMemoryError(f"A batch of shape {inputs.shape} does not fit the memory.") from error
@@ -142,8 +146,8 @@ class TorchLearner(ABC):
             output: torch.Tensor = module(self.tensor(inputs))
         return output.float()
 
-    def infer(self, module: torch.nn.Module, inputs: NDArray[np.float32]) -> torch.Tensor:
-        """Return the float32 output of a module that is applied and not trained."""
+    def infer(self, module: torch.nn.Module, inputs: NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
+        """Return the float32 output of a module that is applied and not trained; inputs as for `forward`."""
         module.eval()
         with torch.inference_mode(), self._arithmetic():
             output: torch.Tensor = module(self.tensor(inputs))

@@ -259,7 +259,7 @@ class ClassTrainingParameters(ObjectClasses, LabelTrainingParameters):
 def check_patch_fits(patch: tuple[int, ...], dataset: DatasetManifest, role: str = "target") -> None:
     """Raise InvalidInputError naming the training images that are smaller than a patch of this shape in pixels."""
     images = dataset.select("train", role)
-    small = [image for image in images if any(np.less(image.shape[-len(patch) :], patch))]
+    small = [image for image in images if any(np.less(image.spatial_shape[-len(patch) :], patch))]
     if not small:
         return
     wanted = " x ".join(map(str, patch))
