@@ -64,7 +64,7 @@ def test_weights_are_drawn_from_the_published_distributions() -> None:
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)):
             mean, spread = module.weight.mean().item(), module.weight.std().item()
             error = 5 * 0.02 / module.weight.numel() ** 0.5
-            assert mean == pytest.approx(isinstance(module, nn.BatchNorm2d), abs=error)
+            assert mean == pytest.approx(float(isinstance(module, nn.BatchNorm2d)), abs=error)
             assert spread == pytest.approx(0.02, abs=error)
             assert module.bias is None or not module.bias.any()
 

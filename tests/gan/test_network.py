@@ -78,7 +78,7 @@ class TestCycleGan(LearnerSuite):
     weights_suffix = ".safetensors"
     falling = "cycle"
 
-    def batches(self, implementation: Any, count: int) -> Sequence[Batch]:
+    def batches(self, implementation: Any, count: int) -> Sequence[Batch]:  # noqa: ARG002
         return [unpaired_batch(self.facts, seed) for seed in range(count)]
 
     def test_pools_and_both_optimisers_are_in_the_state(self, implementation: Any) -> None:
@@ -376,14 +376,19 @@ def test_cyclegan_is_scored_by_cycle_error_and_distance(cyclegan: Any) -> None:
     there = learner.predict_batch(inputs["source"][np.newaxis])
     with learner.directed(backwards=True):
         again, made = learner.predict_batch(there), learner.predict_batch(inputs["target"][np.newaxis])
-    errors = [np.mean(np.abs(again - inputs["source"])), np.mean(np.abs(learner.predict_batch(made) - inputs["target"]))]
+    errors = [
+        np.mean(np.abs(again - inputs["source"])),
+        np.mean(np.abs(learner.predict_batch(made) - inputs["target"])),
+    ]
     assert scores["cycle_error"] == pytest.approx(np.mean(errors), rel=1e-4)
     assert scores["distance"] > 0
 
 
 def manifest(*images: tuple[str, tuple[int, ...], str]) -> DatasetManifest:
     entries = tuple(
-        ImageEntry(split="train", role=role, stem="a", file=f"train/{role}/a.tif", shape=shape, dtype="uint8", axes=axes)
+        ImageEntry(
+            split="train", role=role, stem="a", file=f"train/{role}/a.tif", shape=shape, dtype="uint8", axes=axes
+        )
         for role, shape, axes in images
     )
     return DatasetManifest(project="p", dataset="d", version=1, images=entries)

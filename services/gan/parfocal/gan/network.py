@@ -201,7 +201,9 @@ class CycleGanLearner(_GanLearner):
         source, target = (self.tensor(to_network(batch.inputs[role])) for role in self._roles)
         forwards, backwards = self.modules["forwards"], self.modules["backwards"]
         cycle = functional.l1_loss(self.infer(backwards, self.infer(forwards, source)), source)
-        return {"cycle": (cycle + functional.l1_loss(self.infer(forwards, self.infer(backwards, target)), target)).item()}
+        return {
+            "cycle": (cycle + functional.l1_loss(self.infer(forwards, self.infer(backwards, target)), target)).item()
+        }
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the generator of the present direction makes of a batch."""
@@ -322,8 +324,8 @@ class CycleGan(TorchFiles, ImageImplementation[CycleGanParameters, CycleGanLearn
     ) -> Mapping[str, float]:
         """Return cycle error and distance between made and real images, means over both directions.
 
-        The cycle error is the mean absolute difference of normalised intensities. The distance is the sliced Wasserstein
-        distance; see `sliced_wasserstein`.
+        The cycle error is the mean absolute difference of normalised intensities; the distance is that of
+        `sliced_wasserstein`.
         """
         errors: list[float] = []
         real: tuple[list[Any], list[Any]] = ([], [])

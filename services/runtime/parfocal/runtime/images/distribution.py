@@ -114,7 +114,5 @@ def _sliced_distance(first: NDArray[np.float64], second: NDArray[np.float64], rn
     # Sets of different numbers are compared at as many quantiles as the smaller one has points.
     count = min(len(first), len(second))
     quantiles = (np.arange(count) + 0.5) / count
-    sorted_sets = [
-        np.quantile(each @ directions, quantiles, axis=0, method="hazen") for each in (first, second)
-    ]
+    sorted_sets = [np.quantile(each @ directions, quantiles, axis=0, method="hazen") for each in (first, second)]
     return float(np.mean(np.abs(sorted_sets[0] - sorted_sets[1])))

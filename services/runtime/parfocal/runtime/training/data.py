@@ -113,7 +113,7 @@ class PatchBatches:
 
 
 def targets_last(targets: Sequence[NDArray[Any]], axes: str) -> NDArray[Any]:
-    """Return several arrays of the same axes as one, whose last axis has the channels of the first, of the next, …"""
+    """Return several arrays of the same axes as one, whose last axis has the channels of one after the other."""
     return np.concatenate([channels_last(each, axes) for each in targets], axis=-1)
 
 
