@@ -70,8 +70,8 @@ def level_distances(
     for level in range(levels):
         rng = np.random.default_rng([seed, level])
         drawn = [_draw_patches(pyramid[level], patches, rng) for pyramid in pyramids]
-        sets = [_normalised(np.concatenate(part)) for part in (drawn[: len(first)], drawn[len(first) :])]
-        found.append(_SCALE * _sliced_distance(*sets, rng))
+        mine, theirs = (_normalised(np.concatenate(part)) for part in (drawn[: len(first)], drawn[len(first) :]))
+        found.append(_SCALE * _sliced_distance(mine, theirs, rng))
     return found
 
 
@@ -105,7 +105,7 @@ def _normalised(patches: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return patches as rows, each channel with mean 0 and standard deviation 1 over all of them."""
     centred = patches - patches.mean(axis=(0, 2), keepdims=True)
     spread = centred.std(axis=(0, 2), keepdims=True)
-    return (centred / np.where(spread > 0, spread, 1)).reshape(len(patches), -1)
+    return np.asarray(centred / np.where(spread > 0, spread, 1)).reshape(len(patches), -1)
 
 
 def _sliced_distance(first: NDArray[np.float64], second: NDArray[np.float64], rng: np.random.Generator) -> float:

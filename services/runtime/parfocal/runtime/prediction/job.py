@@ -112,7 +112,7 @@ def differences_from_training(model: LoadedModel, image: Image, parameters: Pred
     """Return how an image differs from those that a model was trained on, as parts of a sentence."""
     recorded, size = model.manifest.training_statistics, model.manifest.pixel_size_um
     if parameters.backwards:
-        recorded, size = model.view.facts.measured.get(TARGET_STATISTICS), None
+        recorded, size = model.view.facts.measured.get(TARGET_STATISTICS, {}), None
     training = TrainingStatistics.model_validate(recorded) if recorded else None
     axes = model.method.axes
     lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
