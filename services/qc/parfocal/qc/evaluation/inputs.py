@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.runtime.datasets.labels import label_problem
-from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import (
@@ -146,7 +146,7 @@ def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inpu
     if spec.model_uri:
         model = ModelManifest.read(context.store, Location.parse(spec.model_uri) / MODEL_MANIFEST)
     prediction = ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST)
-    source_role = model.source if model else "source"
+    source_role = _source_role(model, prediction)
     roles = prediction.targets[:1] if first_target_only else prediction.targets
     items, missing = _items(context, dataset, prediction, source_role, roles)
     split = spec.split or "test"
@@ -162,6 +162,13 @@ def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inpu
         images_of=f"{split} images of the dataset {dataset.dataset}, version {dataset.version}",
         model_uri=spec.model_uri,
     )
+
+
+def _source_role(model: ModelManifest | None, prediction: ResultManifest) -> str:
+    """Return the role of the images that were predicted; some models can also predict their sources from targets."""
+    if model is None:
+        return "target" if prediction.targets == ("source",) else "source"
+    return model.facts.directed(backwards=model.source in prediction.targets).source
 
 
 def _items(
@@ -188,6 +195,12 @@ def _items(
         raise InvalidInputError(
             f"No prediction of {spec.prediction_uri} has the name of a target of {spec.dataset_uri} ({split}). "
             "Predict this split of the dataset first."
+        )
+    if coloured := [target.file for _, target, *_ in found if set(target.axes) & set("CS")]:
+        raise InvalidInputError(
+            f"{len(coloured)} targets have colours or channels, such as {coloured[0]}: only images with a single "
+            "channel can be judged. Compare these by eye.",
+            [Violation(file, "has colours or channels") for file in coloured],
         )
     of_dataset = fetch_files(
         context, spec.dataset_uri, (each for _, target, source, *_ in found for each in (source, entries[target.file]))
@@ -281,22 +294,46 @@ def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(planes[len(planes) // 2])
 
 
+def read_source(path: Path) -> NDArray[Any]:
+    """Return the pixels of an image, the axis of its channels or colours in front."""
+    image = read_image(path)
+    return np.moveaxis(image.pixels, image.axes.index("S"), 0) if "S" in image.axes else image.pixels
+
+
+def training_dataset(context: JobContext, inputs: Inputs[Item]) -> tuple[Location, DatasetManifest]:
+    """Return the dataset that the model was trained on, or else the one it is judged by, and where it lies."""
+    assert inputs.dataset is not None
+    uri, model = context.job.evaluation.dataset_uri, inputs.model
+    # An imported model has no dataset of its own.
+    if model is None or model.dataset_uri in ("", uri):
+        return Location.parse(uri), inputs.dataset
+    place = Location.parse(model.dataset_uri)
+    return place, DatasetManifest.read(context.store, place / DATASET_MANIFEST)
+
+
+def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Iterator[NDArray[Any]]:
+    """Yield the training images of a role where these are no pairs, else none."""
+    place, dataset = training_dataset(context, inputs)
+    entries = {entry.name: entry for entry in dataset.files}
+    for image in dataset.select("train", role) if "train" in dataset.unpaired else ():
+        yield read_source(context.cache.fetch(context.store, place, entries[image.file]))
+
+
 def training_pairs(
     context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
-    uri = context.job.evaluation.dataset_uri
-    assert inputs.dataset is not None
-    dataset, model, source_role = inputs.dataset, inputs.model, inputs.source_role
-    # An imported model has no dataset of its own.
-    if model is not None and model.dataset_uri not in ("", uri):
-        uri = model.dataset_uri
-        dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
+    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images.
+
+    Where the training images are no pairs there are none.
+    """
+    place, dataset = training_dataset(context, inputs)
+    source_role = inputs.source_role
+    if "train" in dataset.unpaired:
+        return
     if validation and inputs.validation_regions:
         regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
     else:
         regions = [(image.stem, None, None) for image in dataset.select("train", source_role)]
-    place = Location.parse(uri)
     entries = {entry.name: entry for entry in dataset.files}
     files = {(image.role, image.stem): entries[image.file] for image in dataset.images if image.split == "train"}
     for stem, start, stop in regions:
@@ -304,7 +341,7 @@ def training_pairs(
         for each in (source_role, role):
             if (each, stem) not in files:
                 raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
-            pixels = read_image(context.cache.fetch(context.store, place, files[each, stem])).pixels
+            pixels = read_source(context.cache.fetch(context.store, place, files[each, stem]))
             window: tuple[Any, ...] = (...,)
             if start is not None:  # the last axes: channels of a source come first
                 window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))

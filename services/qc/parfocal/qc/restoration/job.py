@@ -6,12 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
-from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, require_grey_targets, training_pairs
+from parfocal.qc.evaluation.inputs import (
+    Inputs,
+    Item,
+    read_inputs,
+    read_source,
+    require_grey_targets,
+    training_dataset,
+    training_pairs,
+    unpaired_images,
+)
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.baselines.gaussian import best_gaussian_sigma
-from parfocal.qc.metrics.baselines.linear import fit_linear_predictor
+from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
 from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
 from parfocal.qc.report.content import Block
@@ -73,12 +82,19 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         for role in inputs.roles:
             require_grey_targets(self.context, inputs, role)
             if isinstance(self.parameters, TranslationParameters):
-                pairs = training_pairs(self.context, inputs, role, validation=False)
-                self._baselines[role] = fit_linear_predictor(pairs)
+                self._baselines[role] = self._linear(inputs, role)
             else:
                 choice = best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=True))
                 known = inputs.validation_regions
                 self._baselines[role] = choice if known else replace(choice, chosen_on="training images")
+
+    def _linear(self, inputs: Inputs[Item], role: str) -> LinearPredictor:
+        """Return the linear predictor of a target, which knows as much as the model: pairs, or only images of both."""
+        _, dataset = training_dataset(self.context, inputs)
+        if "train" not in dataset.unpaired:
+            return fit_linear_predictor(training_pairs(self.context, inputs, role, validation=False))
+        sources, targets = (unpaired_images(self.context, inputs, each) for each in (inputs.source_role, role))
+        return match_moments(sources, targets, len(inputs.items[0].shape))
 
     def score(self, item: Item) -> ImageScores:
         """Score one image as input, baseline and prediction."""
@@ -167,7 +183,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     def _example(self, why: str, scored: ImageScores) -> Example:
         item = scored.item
         target, prediction = read_image(item.target).pixels, read_image(item.prediction).pixels
-        source = shown_input(read_image(item.source).pixels, target.ndim)
+        source = shown_input(read_source(item.source), target.ndim)
         heading = f"{why.capitalize()} image by {BY_KEY[PRIMARY].title}: {item.label}"
         if target.ndim == 3:
             planes = _planes(scored)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.qc.evaluation.inputs import Item
+from parfocal.qc.evaluation.inputs import Item, read_source
 from parfocal.qc.evaluation.publish import write_maps
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.score_each import of_prediction
@@ -232,7 +232,7 @@ def _uncertainty(item: Item, kind: Kind, shape: tuple[int, ...]) -> NDArray[Any]
 
 def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:
     """Yield what is scored of an image, one after the other: input, baseline and prediction."""
-    source = read_image(item.source).pixels
+    source = read_source(item.source)
     yield "input", shown_input(source, dimensions)
     yield "baseline", baseline.apply(source)
     del source
