@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,11 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-# Read at import. Threads that wait by spinning take the processor from whoever else is on the machine, and slowed
-# small networks down tenfold when they had to share two cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError

@@ -146,6 +146,10 @@ class Method:
 
     def load(self) -> Any:
         """Import and instantiate the implementation; workers only."""
+        # Read when PyTorch is imported, which methods do before anything of the runtime. Threads that wait by spinning
+        # take the processor from whoever else is on the machine: small networks were ten times slower on two shared
+        # cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return load_object(self.implementation)()
 
     def to_proto(self) -> v1.Method:
