@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from contract_session import FINAL, SESSIONS, Session, rpc_error, single_image, single_tables
+from contract_session import FINAL, SESSIONS, Session, rpc_error, single_image, single_tables, struct
 from example_data import write_kind
 from google.protobuf import json_format
 from support import (
@@ -64,6 +64,7 @@ KINDS = {
     v1.TARGET_KIND_COORDINATES: "coordinates",
     v1.TARGET_KIND_CLASSES: "classes",
 }
+WITHOUT_PAIRS = {v1.TARGET_KIND_UNPAIRED_IMAGE, v1.TARGET_KIND_NONE}
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,12 @@ def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def predicted(service: Session, trained: Trained) -> str:
     """The published prediction of the test images."""
-    spec = v1.PredictionSpec(model_uri=trained.model, input_uri=trained.dataset, split="test")
+    return predict(service, trained.model, trained.dataset)
+
+
+def predict(service: Session, model: str, dataset: str, **parameters: Any) -> str:
+    """Return the published prediction of the test images of a dataset."""
+    spec = v1.PredictionSpec(model_uri=model, input_uri=dataset, split="test", parameters=struct(parameters))
     job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     return job.outputs[0].uri
@@ -224,10 +230,28 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     labels = service.method_description.task == v1.TASK_INSTANCE_SEGMENTATION
     assert (output.shape, str(output.dtype)) == (source.shape, "uint16" if labels else "float32")
     assert output.axes == source.axes
+    if service.method_description.data_requirements.target in KINDS:
+        assert output.pixel_size == source.pixel_size  # the images of these datasets have none
+        return
     assert output.pixel_size is not None
     assert source.pixel_size is not None
     lengths = output.pixel_size.lengths(len(source.shape))
     assert lengths == pytest.approx(source.pixel_size.lengths(len(source.shape)))
+
+
+def test_a_model_of_two_directions_predicts_in_both(service: Session, trained: Trained, store: Any) -> None:
+    (schema,) = (
+        json.loads(each.json_schema)
+        for each in service.method_description.parameter_schemas
+        if each.job_kind == v1.JOB_KIND_PREDICTION
+    )
+    if "direction" not in schema["properties"]:
+        pytest.skip("its models have one direction")
+    place = Location.parse(predict(service, trained.model, trained.dataset, direction="target-to-source"))
+    result = ResultManifest.read(store, place / RESULT_MANIFEST)
+    assert result.targets == ("source",)
+    names = {path.name for path in (trained.folder / "test" / "target").iterdir()}
+    assert {public_name(image.outputs["prediction"]) for image in result.images} == names
 
 
 def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
@@ -247,15 +271,20 @@ def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
 
 
 def test_quality_control_of_its_task_judges_it(
-    service: Session, trained: Trained, predicted: str, judges: grpc.Channel, store: Any
+    service: Session, trained: Trained, predicted: str, judges: grpc.Channel, store: Any, tmp_path: Path
 ) -> None:
-    task = service.method_description.task
+    task, dataset = service.method_description.task, trained.dataset
+    if service.method_description.data_requirements.target in WITHOUT_PAIRS:
+        # Whatever it was trained on, it is judged by images with targets.
+        folder = write_pairs(tmp_path, *PAIRS[service.method_description.data_requirements.axes, False])
+        dataset = publish_dataset(store, f"pairs-{service.method}", folder)
+        predicted = predict(service, trained.model, dataset)
     methods = v1.MethodServiceStub(judges).ListMethods(v1.ListMethodsRequest()).methods
     with_targets = (method for method in methods if method.data_requirements.target != v1.TARGET_KIND_NONE)
     (judge,) = (method.name for method in with_targets if method.task == task)
     qc = Session(None, judge, judges)
     spec = v1.EvaluationSpec(
-        method=judge, prediction_uri=predicted, dataset_uri=trained.dataset, split="test", model_uri=trained.model
+        method=judge, prediction_uri=predicted, dataset_uri=dataset, split="test", model_uri=trained.model
     )
     job = qc.finish(qc.jobs.StartJob(v1.StartJobRequest(evaluation=spec)).job)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text

@@ -239,7 +239,7 @@ class _Named:
 
     @property
     def source_role(self) -> str:
-        return self.model.source if self.model is not None else "source"
+        return _source_role(self.model, self.prediction)
 
     def inputs(self, context: JobContext, items: Sequence[ItemT], missing: tuple[str, ...]) -> Inputs[ItemT]:
         spec, dataset = context.job.evaluation, self.dataset
@@ -298,6 +298,13 @@ def _fetch_annotated(
         )
         for stem, (source, annotation) in chosen.items()
     ]
+
+
+def _source_role(model: ModelManifest | None, prediction: ResultManifest) -> str:
+    """Return the role of the images that were predicted; some models can also predict their sources from targets."""
+    if model is None:
+        return "target" if prediction.targets == ("source",) else "source"
+    return model.facts.directed(backwards=model.source in prediction.targets).source
 
 
 def _items(
@@ -456,13 +463,28 @@ def training_annotations(context: JobContext, inputs: Inputs[AnnotatedItem], mos
     return _fetch_annotated(context, str(place), dataset, dict(islice(known.items(), most)))
 
 
+def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Iterator[NDArray[Any]]:
+    """Yield the training images of a role where these are no pairs, else none."""
+    place, dataset = training_dataset(context, inputs)
+    role, channel = inputs.channels.get(role, (role, None))
+    entries = {entry.name: entry for entry in dataset.files}
+    for image in dataset.select("train", role) if "train" in dataset.unpaired else ():
+        pixels = read_source(context.cache.fetch(context.store, place, entries[image.file]))
+        yield pixels if channel is None else pixels[channel]
+
+
 def training_pairs(
     context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images."""
+    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images.
+
+    Where the training images are no pairs there are none.
+    """
     place, dataset = training_dataset(context, inputs)
     source_role = inputs.source_role
     role, channel = inputs.channels.get(role, (role, None))
+    if "train" in dataset.unpaired:
+        return
     if validation and inputs.validation_regions:
         regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
     else:

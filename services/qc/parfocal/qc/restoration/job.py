@@ -13,13 +13,15 @@ from parfocal.qc.evaluation.inputs import (
     read_inputs,
     read_source,
     require_grey_targets,
+    training_dataset,
     training_pairs,
+    unpaired_images,
 )
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
-from parfocal.qc.metrics.baselines.linear import fit_linear_predictor
+from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
 from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
 from parfocal.qc.report.content import Block
@@ -81,8 +83,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         for role in inputs.roles:
             require_grey_targets(self.context, inputs, role)
             if isinstance(self.parameters, TranslationParameters):
-                pairs = training_pairs(self.context, inputs, role, validation=False)
-                self._baselines[role] = fit_linear_predictor(pairs)
+                self._baselines[role] = self._linear(inputs, role)
             else:
                 self._baselines[role] = self._gaussian(inputs, role)
 
@@ -98,6 +99,14 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
                 )
         choice = best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=False))
         return replace(choice, chosen_on="training images")
+
+    def _linear(self, inputs: Inputs[Item], role: str) -> LinearPredictor:
+        """Return the linear predictor of a target, which knows as much as the model: pairs, or only images of both."""
+        _, dataset = training_dataset(self.context, inputs)
+        if "train" not in dataset.unpaired:
+            return fit_linear_predictor(training_pairs(self.context, inputs, role, validation=False))
+        sources, targets = (unpaired_images(self.context, inputs, each) for each in (inputs.source_role, role))
+        return match_moments(sources, targets, len(inputs.items[0].shape))
 
     def score(self, item: Item) -> ImageScores:
         """Score one image as input, baseline and prediction."""

@@ -174,6 +174,11 @@ def baseline_note(baseline: Mapping[str, Any]) -> str:
     if baseline.get("filter") == "gaussian":
         sigma = f"{baseline['sigma_pixels']:.2f} px"
         return f" The Gaussian filter has the sigma that suits the {baseline['chosen_on']} best, {sigma}."
+    if "coefficients" in baseline and not baseline.get("pairs", True):
+        return (
+            " The linear predictor gives inputs the mean and the contrast of targets, as on the "
+            f"{baseline['chosen_on']}, which are no pairs."
+        )
     if "coefficients" in baseline:
         what = "the best linear function of the input's pixels"
         return f" The linear predictor is {what} on the {baseline['chosen_on']}."

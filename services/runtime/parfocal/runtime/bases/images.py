@@ -92,10 +92,15 @@ class ImageImplementation(Implementation[P, L]):
     ) -> dict[str, Picture]:
         """Return the named images in a raw output (channels last): by default one for each target, in their order.
 
-        The first is called "prediction", further ones as their targets.
+        The first is called "prediction", further ones as their targets. Each has the channels of its target.
         """
-        names = ("prediction", *facts.target_roles[1:])
-        return {name: Picture(output[..., number]) for number, name in enumerate(names)}
+        pictures: dict[str, Picture] = {}
+        start = 0
+        for name, port in zip(("prediction", *facts.target_roles[1:]), facts.targets, strict=True):
+            pixels = output[..., start : start + port.channels]
+            pictures[name] = Picture(pixels if port.channel_axis else pixels[..., 0], channel_axis=port.channel_axis)
+            start += port.channels
+        return pictures
 
     def apply(self, learner: L, image: Pixels, parameters: P, facts: Facts, tiling: Tiling) -> dict[str, Picture]:
         """Return what `interpret` finds in the network's output for a normalised image of any size, channels last."""

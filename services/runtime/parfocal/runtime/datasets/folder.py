@@ -18,7 +18,7 @@ from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.labels import TargetLook
 from parfocal.runtime.datasets.layout import family_of, split_folders
 from parfocal.runtime.datasets.pairs import CheckedImage, ImagePair, check_images, check_pairs, find_images
-from parfocal.runtime.datasets.unpaired import check_unpaired, same_names_and_sizes
+from parfocal.runtime.datasets.unpaired import check_unpaired, own_axes, same_names_and_sizes
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import inspect_image, write_image
 from parfocal.runtime.store.manifests import AnnotationEntry, DatasetManifest, FileEntry, ImageEntry, ObjectSizes
@@ -197,7 +197,8 @@ def check_folder(
     axes
         What each image must have, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are
         pairs. Empty: "YX", and "TYX" for stacks with coordinates. Axes that are said replace those that a file declares
-        for its planes, if it has as many.
+        for its planes, if it has as many. Targets may
+        have colours or channels of their own where the kind is said to be "paired" or "unpaired".
     pixel_size_nm
         Side length of a pixel in nm, for coordinates only; None: as the stacks say.
     label_components
@@ -390,18 +391,21 @@ def _refusal(folder: Path, problems: list[Violation], kind: str, family: str) ->
 def _check_image_targets(split: _Split) -> None:
     """Check images whose targets are images: grey values, labels or classes, perhaps of several roles."""
     axes = split.axes
-    target_axes = _without_channels(axes)
+    plain = _without_channels(axes)
     source, target = split.images_of("source"), split.images_of("target")
+    # Colours in targets are a mistake more often than not, so they must be said to be images.
+    target_axes = own_axes(target, plain) if split.kind == "paired" else plain
     # Where nobody says that targets are labels or classes, one without contrast is taken for a mistake, unless it is 0.
     said = split.kind in {"labels", "classes"}
     report = check_pairs(
         source,
         target,
-        axes=target_axes,
+        axes=plain,
         source_axes=axes,
+        target_axes=target_axes,
         constant_targets=said,
         empty_targets=not said,
-        look=split.look,
+        look=split.look if target_axes == plain else None,
         readings=(split.source, split.target),
     )
     split.warnings += report.warnings
@@ -416,23 +420,24 @@ def _check_image_targets(split: _Split) -> None:
             reading = Reading(role == CLASS_ROLE, split.target.axes)
             other = check_pairs(
                 *(source, split.images_of(role)),
-                axes=target_axes,
+                axes=plain,
                 source_axes=axes,
                 empty_targets=True,
                 look=look,
                 readings=(split.source, reading),
                 told="target",
             )
-            images = tuple(_target(pair, target_axes, reading) for pair in other.pairs)
+            images = tuple(_target(pair, plain, reading) for pair in other.pairs)
         else:
             folder = split.images_of(role)
             found = next(iter(find_images(folder).values()), None)
             own = inspect_image(found).axes if found is not None else axes
-            own = own if set(own) >= set(target_axes) else axes
+            own = own if set(own) >= set(plain) else axes
             other = check_pairs(
                 *(folder, target),
-                axes=target_axes,
+                axes=plain,
                 source_axes=own,
+                target_axes=target_axes,
                 empty_targets=True,
                 readings=(AS_STORED, split.target),
                 told="source",

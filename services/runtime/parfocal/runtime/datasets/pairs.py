@@ -37,7 +37,7 @@ PASSED_OVER: Final = ("Thumbs.db", "desktop.ini")
 class ImagePair:
     """One source image and its target.
 
-    `shape` is the target's, `dtypes` and `pixel_size` as found in the files, `pattern` what the source shows.
+    `shape` is what they share, `dtypes` and `pixel_size` as found in the files, `pattern` what the source shows.
     """
 
     stem: str
@@ -102,6 +102,7 @@ def check_pairs(
     *,
     axes: str,
     source_axes: str = "",
+    target_axes: str = "",
     min_size: Mapping[str, int] | None = None,
     min_images: int = 1,
     constant_targets: bool = False,
@@ -118,10 +119,9 @@ def check_pairs(
     source_folder, target_folder
         Folders with one image per stem.
     axes
-        What each image must have, e.g. ``YX`` or ``ZYX``.
-    source_axes
-        What the sources must have if they have more axes than their targets, e.g. channels; those they have in
-        common must be equally long.
+        What each image must have, e.g. ``YX`` or ``ZYX``; along these, partners must be equally long.
+    source_axes, target_axes
+        What the sources or targets must have if that is more, e.g. channels.
     min_size
         The least length per axis in pixels, usually the patch.
     min_images
@@ -145,8 +145,7 @@ def check_pairs(
     InvalidInputError
         Something is wrong: the message lists the first ten problems, `violations` holds all.
     """
-    source_axes = source_axes or axes
-    common = [source_axes.index(axis) for axis in axes]
+    source_axes, target_axes = source_axes or axes, target_axes or axes
     sources, problems, passed = _list_images(source_folder)
     targets, more, passed_too = _list_images(target_folder)
     problems += more
@@ -166,7 +165,7 @@ def check_pairs(
             *(sources[stem], source_axes, min_size, limits), allow_constant=False, reading=readings[0]
         )
         target, wrong_too = examine(
-            *(targets[stem], axes, min_size, limits),
+            *(targets[stem], target_axes, min_size, limits),
             allow_constant=constant_targets,
             allow_zero=empty_targets,
             look=look,
@@ -175,9 +174,12 @@ def check_pairs(
         problems += wrong + wrong_too
         if source is None or target is None:
             continue
-        shape = tuple(source.shape[axis] for axis in common)
-        if shape != target.shape:
-            text = f"is {by(shape)} pixels, {target_name} is {by(target.shape)}: register or crop them alike."
+        shape, target_shape = (
+            tuple(found.shape[its.index(axis)] for axis in axes)
+            for found, its in ((source, source_axes), (target, target_axes))
+        )
+        if shape != target_shape:
+            text = f"is {by(shape)} pixels, {target_name} is {by(target_shape)}: register or crop them alike."
             problems.append(Violation(source_name, text))
             continue
         if target.constant and empty_targets:
@@ -191,7 +193,7 @@ def check_pairs(
         dtypes = (source.dtype, target.dtype)
         pairs.append(
             ImagePair(
-                *(stem, sources[stem], targets[stem], target.shape, dtypes),
+                *(stem, sources[stem], targets[stem], shape, dtypes),
                 source.pixel_size or target.pixel_size,
                 source.pattern,
             )

@@ -57,7 +57,7 @@ def check_unpaired(
     """
     problems: list[Violation] = []
     reports = []
-    for folder, wanted in ((source_folder, axes), (target_folder, target_axes or _own_axes(target_folder, axes))):
+    for folder, wanted in ((source_folder, axes), (target_folder, target_axes or own_axes(target_folder, axes))):
         try:
             report = check_images(folder, axes=wanted, min_size=min_size, reading=reading, limits=limits)
             if len(report.images) < min_images:
@@ -79,7 +79,7 @@ def same_names_and_sizes(report: UnpairedReport) -> bool:
     return sizes[0] == sizes[1]
 
 
-def _own_axes(folder: Path, axes: str) -> str:
+def own_axes(folder: Path, axes: str) -> str:
     """Return the axes of the first image of a folder where it has the spatial axes of `axes`, else `axes`."""
     try:
         first = next(iter(find_images(folder).values()), None)

@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 
-# Read at import. Threads that wait by spinning take the processor from whoever else is on the machine, and slowed
-# small networks down tenfold when they had to share two cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read when CUDA starts: without it products of matrices are not repeatable, and are refused.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -117,8 +114,12 @@ class TorchLearner(ABC):
 
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the first module's output for a batch, channels last."""
+        return self.output(next(iter(self.modules.values())), inputs)
+
+    def output(self, module: torch.nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a module's output for a batch, channels last; raise OutOfMemoryError if it does not fit."""
         try:
-            output = self.infer(next(iter(self.modules.values())), inputs)
+            output = self.infer(module, inputs)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise OutOfMemoryError(f"A batch of shape {inputs.shape} does not fit the memory.") from error
@@ -166,8 +167,8 @@ class TorchLearner(ABC):
             output: torch.Tensor = module(self.tensor(inputs))
         return output.float()
 
-    def infer(self, module: torch.nn.Module, inputs: NDArray[np.float32]) -> torch.Tensor:
-        """Return the float32 output of a module that is applied and not trained."""
+    def infer(self, module: torch.nn.Module, inputs: NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
+        """Return the float32 output of a module that is applied and not trained; inputs as for `forward`."""
         module.eval()
         tensor = self.tensor(inputs)
         with torch.inference_mode(), _in_float32(self._tail(module, tensor)), self._arithmetic():

@@ -21,6 +21,7 @@ from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_diges
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.roles import Roles, TrainingBase
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
+from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -137,12 +138,14 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     require_outputs(parameters, model)
     if spec.split:
         dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
-        if not dataset.select(spec.split, model.source):
+        backwards = isinstance(parameters, PredictionParameters) and parameters.backwards
+        facts = model.facts.directed(backwards=backwards)
+        if not dataset.select(spec.split, facts.source):
             raise InvalidInputError(
-                f"The dataset {spec.input_uri} has no {spec.split!r} images in the role {model.source!r}, which the "
+                f"The dataset {spec.input_uri} has no {spec.split!r} images in the role {facts.source!r}, which the "
                 "model was trained on."
             )
-        _check_inputs(method, model, dataset, spec.split)
+        _check_inputs(method, model, facts, dataset, spec.split)
     elif next(iter(store.objects(Location.parse(spec.input_uri))), None) is None:
         raise NotFoundError(f"There are no images below {spec.input_uri}.")
     return method, parameters
@@ -157,12 +160,12 @@ def require_outputs(parameters: Parameters, model: ModelManifest) -> None:
         raise InvalidInputError(text, [Violation(UNCERTAINTY, text)])
 
 
-def _check_inputs(method: Method, model: ModelManifest, dataset: DatasetManifest, split: str) -> None:
+def _check_inputs(method: Method, model: ModelManifest, facts: Facts, dataset: DatasetManifest, split: str) -> None:
     """Raise InvalidInputError if no image of a split suits a model; single ones are left out of the prediction."""
-    images, problems = dataset.select(split, model.source), []
+    images, problems = dataset.select(split, facts.source), []
     for image in images:
         try:
-            method.needs.check(image.axes, image.shape, model.input_channels)
+            method.needs.check(image.axes, image.shape, facts.input_channels)
         except InvalidInputError as error:
             problems.append(Violation(image.file, error.message))
     if len(problems) == len(images):
@@ -238,19 +241,21 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
     if method.target == v1.TARGET_KIND_COORDINATES:
         problems = [*_frame_problems(sources), *_annotation_problems(dataset, sources)]
     else:
-        problems = list(_axes_problems(method, sources))
+        problems = list(_axes_problems(method.axes, method.channel_axes, sources))
     if method.target == v1.TARGET_KIND_BOXES:
         problems += _annotation_problems(dataset, sources)
     elif method.target == v1.TARGET_KIND_UNPAIRED_IMAGE:
         for role in learnt:
             targets = dataset.select("train", role)
-            problems += _axes_problems(method, targets)
+            problems += _axes_problems(method.axes, method.target_channel_axes, targets)
             if len(targets) < method.minimum_images:
                 text = f"has {len(targets)} images; {method.title} needs at least {method.minimum_images}"
                 problems.append(Violation(f"train/{role}", text))
     else:
         for role in learnt:
-            problems += _partner_problems(method, sources, dataset.select("train", role), role)
+            targets = dataset.select("train", role)
+            problems += _axes_problems(method.axes, method.target_channel_axes, targets)
+            problems += _partner_problems(method, sources, targets, role)
     if problems:
         shown = "; ".join(f"{problem.field} {problem.description}" for problem in problems[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -274,15 +279,16 @@ def _annotation_problems(dataset: DatasetManifest, images: Iterable[ImageEntry])
             yield Violation(image.file, "has no annotation file of the same name")
 
 
-def _axes_problems(method: Method, images: Iterable[ImageEntry]) -> Iterable[Violation]:
+def _axes_problems(axes: str, channel_axes: str, images: Iterable[ImageEntry]) -> Iterable[Violation]:
+    """Yield the images that have other axes than `axes` and one of `channel_axes`, or other ones than the first."""
     first: ImageEntry | None = None
     for image in images:
-        extra = "".join(axis for axis in image.axes if axis not in method.axes)
-        if "".join(axis for axis in image.axes if axis in method.axes) != method.axes or not (
-            extra == "" or (len(extra) == 1 and extra in method.channel_axes)
+        extra = "".join(axis for axis in image.axes if axis not in axes)
+        if "".join(axis for axis in image.axes if axis in axes) != axes or not (
+            extra == "" or (len(extra) == 1 and extra in channel_axes)
         ):
-            also = f" (or channels along {' or '.join(method.channel_axes)} besides)" if method.channel_axes else ""
-            yield Violation(image.file, f"has axes {image.axes} where {method.axes} is needed{also}")
+            also = f" (or channels along {' or '.join(channel_axes)} besides)" if channel_axes else ""
+            yield Violation(image.file, f"has axes {image.axes} where {axes} is needed{also}")
             continue
         first = first or image
         if image.axes != first.axes or (extra and _length(image, extra) != _length(first, extra)):
@@ -297,11 +303,14 @@ def _partner_problems(
         target = targets.get(source.stem)
         if target is None:
             yield Violation(source.file, f"has no {role} of the same name")
-        elif target.axes != method.axes:
-            yield Violation(target.file, f"has axes {target.axes} where {method.axes} is needed")
-        elif tuple(_length(source, axis) for axis in method.axes if axis in source.axes) != target.shape:
+        elif _lengths(source, method.axes) != _lengths(target, method.axes):
             yield Violation(source.file, f"is {source.shape}, but its {role} {target.shape}")
 
 
 def _length(image: ImageEntry, axis: str) -> int:
     return image.shape[image.axes.index(axis)]
+
+
+def _lengths(image: ImageEntry, axes: str) -> tuple[int, ...]:
+    """Return the lengths along axes, as far as the image has them."""
+    return tuple(_length(image, axis) for axis in axes if axis in image.axes)

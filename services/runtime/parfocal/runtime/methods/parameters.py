@@ -277,15 +277,14 @@ def check_patch_fits(
         What the edges of a patch must be multiples of besides what the parameters ask for, along each axis.
     """
     patch = parameters.patch_shape(axes)
-    along = {
-        image.file: [image.shape[image.axes.index(axis)] for axis in axes] for image in dataset.select("train", role)
-    }
-    small = [image for image in dataset.select("train", role) if any(np.less(along[image.file], patch))]
+    small = [
+        image for image in dataset.select("train", role) if any(np.less(image.spatial_shape[-len(patch) :], patch))
+    ]
     if not small:
         return
     wanted = " x ".join(map(str, patch))
     shapes = [f"{image.file} {' x '.join(map(str, image.shape))}" for image in small]
-    least = np.min([along[image.file] for image in small], axis=0)
+    least = np.min([image.spatial_shape[-len(patch) :] for image in small], axis=0)
     cures: dict[str, int | None] = {}
     for axis, length, there, step in zip(axes, patch, least.tolist(), divisor or (1,) * len(patch), strict=True):
         name = "patch_depth" if axis == "Z" else "patch_size"
@@ -353,6 +352,11 @@ class PredictionParameters(Parameters):
     @property
     def like_input(self) -> bool:
         """Whether intensities are converted to the type of the input."""
+        return False
+
+    @property
+    def backwards(self) -> bool:
+        """Whether images of the model's targets are turned into images of its inputs; few methods can do that."""
         return False
 
     @property

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from parfocal.runtime.methods.service import Parameters
 from parfocal.runtime.store.manifests import DatasetManifest
 
+TARGET_STATISTICS = "target_statistics"
+"""Name among the measured facts of what the target images of unpaired data look like, as `TrainingStatistics`."""
+
 
 @dataclass(frozen=True)
 class Roles:

@@ -85,7 +85,8 @@ def quick(**parameters: Any) -> dict[str, Preset]:
 class Method:
     """One method of a service, in the words that people read.
 
-    `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input.
+    `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input, and
+    one out of `target_channel_axes` those of its output.
     `presets` are choices of training parameters by name, "quick" first.
     `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
     `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError. `advise` looks at
@@ -107,6 +108,7 @@ class Method:
     recommended_images: int = 20
     presets: Mapping[str, Preset] = field(default_factory=dict)
     channel_axes: str = ""
+    target_channel_axes: str = ""
     implementation: str = ""
     validate: Callable[[Parameters, DatasetManifest], None] | None = None
     advise: Callable[[Parameters, DatasetManifest], Sequence[str]] | None = None
@@ -146,6 +148,10 @@ class Method:
 
     def load(self, device: Device | None = None) -> Any:
         """Import the implementation and instantiate it for a device, by default the processor; workers only."""
+        # Read when PyTorch is imported, which methods do before anything of the runtime. Threads that wait by spinning
+        # take the processor from whoever else is on the machine: small networks were ten times slower on two shared
+        # cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return load_object(self.implementation)(device or Device())
 
     def to_proto(self) -> v1.Method:

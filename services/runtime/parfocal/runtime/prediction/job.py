@@ -17,6 +17,7 @@ from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_s
 from parfocal.runtime.images.files import Image, image_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
+from parfocal.runtime.methods.roles import TARGET_STATISTICS
 from parfocal.runtime.prediction.box_files import RunBoxes
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
@@ -67,7 +68,8 @@ def predict(context: JobContext) -> None:
         return load_model(context.method, manifest, folder, weights=weights, device=device)
 
     model = _KEPT.get((context.method.name, manifest, weights, parameters.precision), load)
-    inputs = list_inputs(context.store, spec.input_uri, spec.split, manifest.source)
+    facts = model.view.facts.directed(backwards=parameters.backwards)
+    inputs = list_inputs(context.store, spec.input_uri, spec.split, facts.source)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
     notes = Notes()
@@ -82,7 +84,7 @@ def predict(context: JobContext) -> None:
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
-            pending = uploader.submit(_write, context, model, item, outputs, reason, seconds, boxes)
+            pending = uploader.submit(_write, context, model, parameters, item, outputs, reason, seconds, boxes)
         if pending is not None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
@@ -108,7 +110,7 @@ def predict(context: JobContext) -> None:
         input_uri=spec.input_uri,
         split=spec.split,
         # What was trained without targets is judged by those that images of its kind have.
-        targets=model.view.facts.target_roles or ("target",),
+        targets=facts.target_roles or ("target",),
         parameters=parameters.model_dump(mode="json"),
         environment=context.environment,
         verdict=judged[1] if judged is not None else {"state": "unchecked"},
@@ -119,9 +121,11 @@ def predict(context: JobContext) -> None:
     context.publish(RESULT_MANIFEST, published, "result")
 
 
-def differences_from_training(model: LoadedModel, image: Image) -> list[str]:
+def differences_from_training(model: LoadedModel, image: Image, parameters: PredictionParameters) -> list[str]:
     """Return how an image differs from those that a model was trained on, as parts of a sentence."""
     recorded, size = model.manifest.training_statistics, model.manifest.pixel_size_um
+    if parameters.backwards:
+        recorded, size = model.view.facts.measured.get(TARGET_STATISTICS, {}), None
     training = TrainingStatistics.model_validate(recorded) if recorded else None
     axes = model.method.axes
     lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
@@ -213,6 +217,7 @@ def _predict_one(
 def _write(
     context: JobContext,
     model: LoadedModel,
+    parameters: PredictionParameters,
     item: _Input,
     outputs: ResultOutputs | None,
     reason: str,
@@ -245,7 +250,7 @@ def _write(
         outputs={kind: entry.name for kind, entry in sent.items()},
         seconds=round(seconds, 3),
         clipped_fraction=predicted.clipped,
-        drift=tuple(differences_from_training(model, item.image)),
+        drift=tuple(differences_from_training(model, item.image, parameters)),
         metrics={name: float(count) for name, count in predicted.counts.items()},
     )
     return result, list(sent.values())

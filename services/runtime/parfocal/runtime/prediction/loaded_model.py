@@ -99,8 +99,9 @@ def predict_image(
     InvalidInputError
         The image has other axes than the method can take, or the model does not make what is asked for.
     """
+    facts = model.view.facts.directed(backwards=parameters.backwards)
     stack, units = split_units(
-        model.method, model.view.facts.input_channels, image, parameters, model.implementation.device, on_tile
+        model.method, facts.input_channels, image, parameters, model.implementation.device, on_tile
     )
     outputs = ResultOutputs(
         folder,

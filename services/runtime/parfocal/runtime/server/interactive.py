@@ -149,8 +149,9 @@ class Interactive:
         if not isinstance(parameters, PredictionParameters):
             raise InvalidInputError(f"{method.title} predicts no single images; start a prediction job instead.")
         require_outputs(parameters, model)
-        method.needs.check(header.image.axes, header.image.shape, model.input_channels)
-        outputs = max(1, len(model.facts.targets)) + parameters.wants_uncertainty
+        facts = model.facts.directed(backwards=parameters.backwards)
+        method.needs.check(header.image.axes, header.image.shape, facts.input_channels)
+        outputs = max(1, facts.output_channels) + parameters.wants_uncertainty
         item = max(_OUTPUT_ITEM_BYTES, _ITEM_BYTES[header.image.dtype])
         needed = size + outputs * math.prod(header.image.shape) * item
         free = free_space(self._scratch, self._settings.state_folder, needed + _DISK_RESERVE)

@@ -123,7 +123,7 @@ class WarmPredictor:
                 }
             )
         verdict = newest_verdict(self._store, Location.parse(question["model_uri"]))
-        differences = differences_from_training(model, image)
+        differences = differences_from_training(model, image, parameters)
         return {
             "outputs": described,
             "tables": [

@@ -18,6 +18,8 @@ class Port(BaseModel):
         What the images are: grey values, labels of objects, classes, or boxes or points annotated in them.
     channels
         Channels of an image.
+    channel_axis
+        The axis of the images that holds them: "S" red, green and blue, "C" other channels, "" if there is none.
     classes
         How many classes are told apart, the background not counted; 0: none.
     offset, scale
@@ -30,6 +32,7 @@ class Port(BaseModel):
     role: str
     kind: Literal["image", "labels", "classes", "boxes", "points"] = "image"
     channels: int = 1
+    channel_axis: Literal["", "C", "S"] = ""
     classes: int = 0
     offset: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
@@ -67,9 +70,18 @@ class Facts(BaseModel):
         """Roles of the images that the network is trained to give, in the order of its outputs."""
         return tuple(port.role for port in self.targets)
 
+    @property
+    def output_channels(self) -> int:
+        """Channels of all targets together."""
+        return sum(port.channels for port in self.targets)
+
     def target(self, role: str) -> Port:
         """Return the target of this role."""
         return next(port for port in self.targets if port.role == role)
+
+    def directed(self, *, backwards: bool) -> Facts:
+        """Return the facts of a prediction: as they are, or from images of the targets to images of the inputs."""
+        return self.model_copy(update={"inputs": self.targets, "targets": self.inputs}) if backwards else self
 
     def with_measured(self, **values: Any) -> Facts:
         """Return the facts with further measured values."""

@@ -137,6 +137,11 @@ class ImageEntry(BaseModel):
     axes: str
     pixel_size_um: tuple[float | None, float | None, float | None] | None = None
 
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Lengths in pixels along all axes but those of channels and colours."""
+        return tuple(length for axis, length in zip(self.axes, self.shape, strict=True) if axis not in "CS")
+
     @field_validator("split", "role", "stem")
     @classmethod
     def _is_a_name(cls, value: str) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from parfocal.runtime.datasets.findings import file_name
 from parfocal.runtime.datasets.pairs import CheckedImage, check_images, check_pairs
 from parfocal.runtime.datasets.unpaired import check_unpaired
 from parfocal.runtime.datasets.view import DatasetView
+from parfocal.runtime.images.domains import unlike_domains
 from parfocal.runtime.images.drift import training_statistics
 from parfocal.runtime.images.files import PixelSize, write_memmap
 from parfocal.runtime.methods.augmenting import Flips, FlipZ, Intensity, Warps
@@ -33,7 +34,7 @@ from parfocal.runtime.methods.implementation import (
 )
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
 from parfocal.runtime.methods.parameters import Foreground, ObjectClasses, TrainingSettings
-from parfocal.runtime.methods.roles import Roles
+from parfocal.runtime.methods.roles import TARGET_STATISTICS, Roles
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.training.augmentation import Augmentation, Change
@@ -96,7 +97,7 @@ class PatchBatches:
         return len(self.validation)
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """Return a training batch; its targets have the method's axes and a trailing axis for their roles."""
+        """Return a training batch; its targets have the method's axes and a trailing axis for roles and channels."""
         return self._batch(*self.sampler.batch(epoch, step))
 
     def validation_batch(self, step: int) -> Batch:
@@ -106,8 +107,14 @@ class PatchBatches:
     def _batch(self, inputs: NDArray[np.float32], targets: Targets | None) -> Batch:
         inputs = np.ascontiguousarray(channels_last(inputs, "B" + self.sampler.axes))
         if targets is not None:
-            targets = np.stack(targets if isinstance(targets, tuple) else (targets,), axis=-1)
+            axes = "B" + (self.sampler.target_axes or "".join(axis for axis in self.sampler.axes if axis not in "CS"))
+            targets = targets_last(targets if isinstance(targets, tuple) else (targets,), axes)
         return Batch({self.role: inputs}, targets, len(inputs))
+
+
+def targets_last(targets: Sequence[NDArray[Any]], axes: str) -> NDArray[Any]:
+    """Return several arrays of the same axes as one, whose last axis has the channels of one after the other."""
+    return np.concatenate([channels_last(each, axes) for each in targets], axis=-1)
 
 
 def channels_last(pixels: NDArray[Any], axes: str) -> NDArray[Any]:
@@ -129,9 +136,11 @@ def open_pairs(data: DatasetView, parameters: P, normaliser: Normaliser) -> Open
     roles = parameters.roles(data.manifest)
     images = _pairs(data, roles, parameters.patch_shape(data.axes), constant_targets=False)
     targets = images.decode_targets(data)
-    constants = [tuple(normaliser.fit(each, data.axes) for each in several) for several in targets]
+    constants = [tuple(normaliser.fit(each, images.target_axes) for each in several) for several in targets]
+    letter, channels = channel_axis(images.target_axes, data.axes, targets[0][0].shape)
     ports = tuple(
-        normalised_port(role, [each[number] for each in constants]) for number, role in enumerate(roles.targets)
+        normalised_port(role, [each[number] for each in constants], channels, letter)
+        for number, role in enumerate(roles.targets)
     )
     return _opened(data, parameters, normaliser, images, targets=targets, constants=constants, ports=ports)
 
@@ -243,6 +252,11 @@ def open_unpaired(data: DatasetView, parameters: P, normaliser: Normaliser) -> O
         _opened(data, parameters, normaliser, _alone(data, role, images), stream=stream)
         for stream, (role, images) in enumerate(((source, report.sources), (target, report.targets)))
     )
+    for warning in unlike_domains(
+        *([data.decode(image.path) for image in images] for images in (report.sources, report.targets)),
+        pixel_sizes=(report.sources[0].pixel_size, report.targets[0].pixel_size),
+    ):
+        data.warn(warning)
     split = {name: (*first.record.split[name], *second.record.split[name]) for name in ("training", "validation")}
 
     def validation_images() -> Iterator[ValidationImage]:
@@ -252,7 +266,11 @@ def open_unpaired(data: DatasetView, parameters: P, normaliser: Normaliser) -> O
     return Opened(
         UnpairedBatches(first.batches, second.batches),
         parameters,
-        Facts(inputs=first.facts.inputs, targets=second.facts.inputs),
+        Facts(
+            inputs=first.facts.inputs,
+            targets=second.facts.inputs,
+            measured={TARGET_STATISTICS: dict(second.record.statistics)},
+        ),
         replace(
             first.record,
             split={**first.record.split, **split},
@@ -301,12 +319,13 @@ def _together(first: Batch, second: Batch) -> Batch:
 class _Images:
     """Images that were found to be usable, in natural order of their names.
 
-    `shapes` are those along the method's axes; `axes` are those of the sources, which may have one more. `targets` are
-    the files of each image's targets, none for images alone.
+    `shapes` are those along the method's axes; `axes` are those of the sources and `target_axes` those of the targets,
+    which may have one more. `targets` are the files of each image's targets, none for images alone.
     """
 
     source: str
     axes: str
+    target_axes: str
     stems: Sequence[str]
     shapes: Sequence[tuple[int, ...]]
     sources: Sequence[Path]
@@ -321,13 +340,17 @@ class _Images:
 def _pairs(data: DatasetView, roles: Roles, patch: tuple[int, ...], *, constant_targets: bool) -> _Images:
     """Fetch and check sources with their targets, saying everything that is wrong with them."""
     folder = data.fetch(roles.source, *roles.targets)
-    source_axes = data.manifest.select("train", roles.source)[0].axes
+    # All targets of a training have the same axes.
+    source_axes, target_axes = (
+        data.manifest.select("train", role)[0].axes for role in (roles.source, roles.targets[0])
+    )
     reports = [
         check_pairs(
             folder / roles.source,
             folder / role,
             axes=data.axes,
             source_axes=source_axes,
+            target_axes=target_axes,
             min_size=dict(zip(data.axes, patch, strict=True)),
             min_images=data.minimum_images,
             constant_targets=constant_targets,
@@ -339,6 +362,7 @@ def _pairs(data: DatasetView, roles: Roles, patch: tuple[int, ...], *, constant_
     return _Images(
         source=roles.source,
         axes=source_axes,
+        target_axes=target_axes,
         stems=[pair.stem for pair in pairs],
         shapes=[pair.shape for pair in pairs],
         sources=[pair.source for pair in pairs],
@@ -353,6 +377,7 @@ def _alone(data: DatasetView, role: str, images: Sequence[CheckedImage]) -> _Ima
     return _Images(
         source=role,
         axes=axes,
+        target_axes=data.axes,
         stems=[image.stem for image in images],
         shapes=[tuple(image.shape[axes.index(axis)] for axis in data.axes) for image in images],
         sources=[image.path for image in images],
@@ -366,13 +391,26 @@ def _warn_once(data: DatasetView, warnings: Iterable[str]) -> None:
         data.warn(warning)
 
 
-def normalised_port(role: str, constants: Sequence[NormaliserConstants], channels: int = 1) -> Port:
+def channel_axis(axes: str, spatial: str, shape: Sequence[int]) -> tuple[Literal["", "C", "S"], int]:
+    """Return whether images have colours (S), other channels (C) or neither beside their spatial axes, and how many."""
+    letter = next((axis for axis in axes if axis not in spatial), "")
+    if not letter:
+        return "", 1
+    return "S" if letter == "S" else "C", shape[axes.index(letter)]
+
+
+def normalised_port(
+    role: str,
+    constants: Sequence[NormaliserConstants],
+    channels: int = 1,
+    channel_axis: Literal["", "C", "S"] = "",
+) -> Port:
     """Return the port of normalised images, with the means of their constants."""
     offset, scale = (
         tuple(np.mean(values, axis=0).tolist())
         for values in ([each.offset for each in constants], [each.scale for each in constants])
     )
-    return Port(role=role, channels=channels, offset=offset, scale=scale)
+    return Port(role=role, channels=channels, channel_axis=channel_axis, offset=offset, scale=scale)
 
 
 def _opened(
@@ -408,8 +446,9 @@ def _opened(
     _warn_once(data, split.warnings)
     data.progress("decoding the images")
     sources = [data.decode(path) for path in images.sources]
-    letter = next((axis for axis in images.axes if axis not in data.axes), "")
-    axes = images.axes.replace(letter, "C") if letter else images.axes
+    letter, channels = channel_axis(images.axes, data.axes, sources[0].shape)
+    # Planes may stand for channels as well.
+    axes = "".join(axis if axis in data.axes else "C" for axis in images.axes)
     source_constants = [normaliser.fit(image, axes) for image in sources]
     sampler = PatchSampler(
         sources=sources,
@@ -421,7 +460,7 @@ def _opened(
         # Seeds are below this number.
         seed=parameters.seed + stream * 2**31,
         axes=axes,
-        target_axes=data.axes,
+        target_axes=images.target_axes,
         normaliser=normaliser,
         source_constants=source_constants,
         target_constants=constants,
@@ -433,15 +472,14 @@ def _opened(
     def validation_images() -> Iterator[ValidationImage]:
         for region in split.validation:
             window = tuple(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
-            spatial = iter(window)
-            cut = tuple(slice(None) if axis in "CS" else next(spatial) for axis in axes)
-            source = normaliser.apply(np.asarray(sources[region.index])[cut], source_constants[region.index])
+            source = _cut(sources[region.index], window, axes)
+            source = normaliser.apply(source, source_constants[region.index])
             stacked = None
             if targets is not None:
-                planes = [np.asarray(target)[window] for target in targets[region.index]]
+                planes = [_cut(target, window, images.target_axes) for target in targets[region.index]]
                 if constants is not None:
                     planes = [normaliser.apply(*each) for each in zip(planes, constants[region.index], strict=True)]
-                stacked = np.stack(planes, axis=-1)
+                stacked = targets_last(planes, images.target_axes)
             yield ValidationImage(region.stem, {images.source: channels_last(source, axes)}, stacked)
 
     statistics = training_statistics(sources)
@@ -450,11 +488,10 @@ def _opened(
     if targets is not None:
         examples.append(Example(images.stems[0], ports[0].role, targets[0][0], labels=labels))
     size = images.pixel_size
-    channels = sources[0].shape[images.axes.index(letter)] if letter else 1
     return Opened(
         PatchBatches(images.source, sampler, sampler.validation_batches(split.validation)),
         parameters,
-        Facts(inputs=(normalised_port(images.source, source_constants, channels),), targets=ports),
+        Facts(inputs=(normalised_port(images.source, source_constants, channels, letter),), targets=ports),
         TrainingDataRecord(
             split=split.model_dump(mode="json"),
             statistics=statistics.model_dump() if statistics is not None else {},
@@ -463,6 +500,12 @@ def _opened(
         ),
         validation_images,
     )
+
+
+def _cut(image: NDArray[Any], window: Sequence[slice], axes: str) -> NDArray[Any]:
+    """Return all channels in a window along the spatial axes of an image."""
+    spatial = iter(window)
+    return np.asarray(image)[tuple(slice(None) if axis in "CS" else next(spatial) for axis in axes)]
 
 
 def backgrounds(sources: Sequence[NDArray[Any]], axes: str) -> list[float]:

@@ -166,8 +166,11 @@ def _panels(
     if not isinstance(targets, np.ndarray):
         return
     source = next(iter(shown.values()))
-    for number, port in enumerate(facts.targets):
-        target = targets[..., number] if plane is None else targets[plane, ..., number]
+    start = 0
+    for port in facts.targets:
+        target = targets[..., start : start + port.channels]
+        start += port.channels
+        target = _grey(target) if plane is None else _grey(target)[plane]
         if port.kind == "image":
             yield _Panel(port.role, target.astype(np.float32))
         else:

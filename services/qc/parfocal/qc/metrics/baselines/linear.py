@@ -25,11 +25,14 @@ class LinearPredictor:
         In target grey values.
     images
         Number of images it was fitted to.
+    pairs
+        Whether it was fitted to pairs.
     """
 
     coefficients: tuple[float, ...]
     intercept: float
     images: int
+    pairs: bool = True
 
     def apply(self, source: npt.NDArray[Any]) -> Float32:
         """Return the prediction for one image: the spatial axes of `source`, whose channels come first if several."""
@@ -47,6 +50,7 @@ class LinearPredictor:
             "intercept": self.intercept,
             "chosen_on": "training images",
             "images": self.images,
+            "pairs": self.pairs,
         }
 
 
@@ -86,3 +90,42 @@ def fit_linear_predictor(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
     # Least norm where channels repeat each other.
     solution = np.linalg.lstsq(squares, products, rcond=None)[0]
     return LinearPredictor(tuple(solution[:-1].tolist()), float(solution[-1]), count)
+
+
+def match_moments(
+    sources: Iterable[npt.NDArray[Any]], targets: Iterable[npt.NDArray[Any]], dimensions: int
+) -> LinearPredictor:
+    """Return the linear function that gives sources the mean and the standard deviation of targets.
+
+    The least that a model trained without pairs must surpass: without pairs, no better linear function can be told.
+
+    Parameters
+    ----------
+    sources, targets
+        Images, taken one by one, every one of which counts alike. Of sources with a channel axis in front, the channels
+        count alike.
+    dimensions
+        Axes of a target.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no images of one kind.
+    """
+    channels, count = 1, 0
+    moments: list[list[tuple[float, float]]] = [[], []]
+    for source in sources:
+        values = source.astype(np.float64)
+        if values.ndim > dimensions:
+            channels, values = len(values), values.mean(axis=0)
+        moments[0].append((float(values.mean()), float((values**2).mean())))
+        count += 1
+    for target in targets:
+        values = target.astype(np.float64)
+        moments[1].append((float(values.mean()), float((values**2).mean())))
+    if not all(moments):
+        raise InvalidInputError("There are no training images to fit the linear predictor to.")
+    (mean, square), (wanted, wanted_square) = (np.mean(each, axis=0) for each in moments)
+    spread = float(np.sqrt(max(square - mean**2, 0.0)))
+    gain = float(np.sqrt(max(wanted_square - wanted**2, 0.0))) / spread if spread > 0 else 0.0
+    return LinearPredictor((gain / channels,) * channels, float(wanted - gain * mean), count, pairs=False)

@@ -1,0 +1,192 @@
+"""The parameters of pix2pix and CycleGAN; the defaults are those of the publications' code."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.augmenting import Flips, Warps
+from parfocal.runtime.methods.parameters import (
+    Arithmetic,
+    Epochs,
+    ImagePredictionParameters,
+    LinearDecayRate,
+    Patches,
+    Validation,
+    check_patch_fits,
+    inherited,
+)
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
+
+
+class GanParameters(Arithmetic, Warps, Flips, LinearDecayRate, Validation, Patches, Epochs):
+    """What trainings of both methods have in common."""
+
+    epochs: int = inherited(
+        Epochs,
+        "epochs",
+        default=200,
+        description="How often training goes through the data. The losses of adversarial networks do not fall "
+        "steadily: judge by the scores and by looking at images.",
+    )
+    patch_size: int = Field(
+        default=256,
+        ge=32,
+        le=2048,
+        multiple_of=4,
+        title="Patch size",
+        description="Side length of the square training patches, in pixels; not larger than your images.",
+    )
+    batch_size: int = inherited(
+        Patches,
+        "batch_size",
+        default=1,
+        description="Patches per training step. The publications use 1; more is smoother and needs more memory.",
+    )
+    patches_per_image: int = inherited(Patches, "patches_per_image", default=16)
+    augment_flip: bool = inherited(
+        Flips,
+        "augment_flip",
+        description="Mirror patches at random. Not for oblique or differential interference contrast, whose shadows "
+        "have a direction.",
+    )
+    augment_rotate: bool = inherited(Flips, "augment_rotate", default=False)
+    first_filters: int = Field(
+        default=64,
+        ge=4,
+        le=256,
+        title="First filters",
+        description="Filters of the first level of all networks; deeper levels have up to eight times as many. More "
+        "can show more and is slower.",
+    )
+    score_every: int = Field(
+        default=5,
+        ge=1,
+        le=100_000,
+        title="Score every",
+        description="After how many epochs the whole validation images are scored. The best of these epochs is kept, "
+        "and the last.",
+    )
+
+
+class Pix2PixParameters(GanParameters):
+    """Parameters of a pix2pix training."""
+
+    patch_size: int = inherited(
+        GanParameters,
+        "patch_size",
+        description="Side length of the square training patches, in pixels; a multiple of 2 to the power of "
+        "network_depth (256 for 8), not larger than your images.",
+    )
+    network_depth: int = Field(
+        default=8,
+        ge=3,
+        le=8,
+        title="Network depth",
+        description="How often the U-Net halves the image. Deeper sees more context and needs larger patches.",
+    )
+    l1_weight: float = Field(
+        default=100.0,
+        ge=0,
+        le=1e6,
+        title="Weight of the difference",
+        description="How much the mean absolute difference from the target (L1) counts beside the judgement of the "
+        "discriminator, the network that tells made from real images. Lower gives sharper images and more made-up "
+        "detail.",
+    )
+
+
+class CycleGanParameters(GanParameters):
+    """Parameters of a CycleGAN training."""
+
+    residual_blocks: int = Field(
+        default=9,
+        ge=1,
+        le=32,
+        title="Residual blocks",
+        description="Blocks in the middle of both generators, the networks that make images. The publication uses 9 "
+        "for patches of 256 pixels and 6 for smaller ones.",
+    )
+    cycle_weight: float = Field(
+        default=10.0,
+        ge=0,
+        le=1e6,
+        title="Weight of the cycle",
+        description="How much it counts that an image turned into the other kind and back is what it was. Higher "
+        "keeps more of the content.",
+    )
+    identity_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1e3,
+        title="Weight of the identity",
+        description="How much it counts, as a part of the weight of the cycle, that an image already of the wanted "
+        "kind is left as it is. It keeps brightness and colours; is ignored where the two kinds have different "
+        "numbers of channels.",
+    )
+    pool_size: int = Field(
+        default=50,
+        ge=0,
+        le=1000,
+        title="Image pool",
+        description="How many earlier made images of each kind the discriminators are shown again, which keeps "
+        "training from oscillating; 0: none.",
+    )
+
+
+class Pix2PixPredictionParameters(ImagePredictionParameters):
+    """Parameters of a prediction with a pix2pix model."""
+
+    dropout: bool = Field(
+        default=False,
+        title="Dropout as published",
+        description="Predict as the publication's code does: a random half of some inner features is left out, and "
+        "features are normalised by the tile's own statistics. What changes from seed to seed is not determined by "
+        "your image. Off, a prediction has no random part.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        title="Seed",
+        description="Start of the random choices of dropout; the same seed gives the same prediction. Is ignored "
+        "without dropout.",
+    )
+
+
+class CycleGanPredictionParameters(ImagePredictionParameters):
+    """Parameters of a prediction with a CycleGAN model."""
+
+    direction: Literal["source-to-target", "target-to-source"] = Field(
+        default="source-to-target",
+        title="Direction",
+        description="Which kind of image is turned into which. A CycleGAN is trained on both directions at once.",
+    )
+
+    @property
+    def backwards(self) -> bool:
+        """Whether images of the target kind are turned into images of the source kind."""
+        return self.direction == "target-to-source"
+
+
+def check_pix2pix(parameters: Parameters, dataset: DatasetManifest) -> None:
+    """Raise InvalidInputError if the patches do not fit the images or the network."""
+    assert isinstance(parameters, Pix2PixParameters)
+    divisor = 2**parameters.network_depth
+    if parameters.patch_size % divisor:
+        raise InvalidInputError(
+            f"patch_size {parameters.patch_size} is not a multiple of {divisor}, which network_depth "
+            f"{parameters.network_depth} requires. Change one of them.",
+            [Violation("patch_size", f"must be a multiple of {divisor}")],
+        )
+    check_patch_fits(parameters, "YX", dataset)
+
+
+def check_cyclegan(parameters: Parameters, dataset: DatasetManifest) -> None:
+    """Raise InvalidInputError if an image of either kind is smaller than a patch."""
+    assert isinstance(parameters, CycleGanParameters)
+    for role in ("source", "target"):
+        check_patch_fits(parameters, "YX", dataset, role)
