@@ -86,7 +86,7 @@ CYCLEGAN = Method(
         patch_size=64,
         residual_blocks=3,
         first_filters=16,
-        patches_per_image=8,
+        patches_per_image=4,
         score_every=2,
     ),
     citation=(
