@@ -11,7 +11,7 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
-from parfocal.runtime.datasets.pairs import PASSED_OVER
+from parfocal.runtime.datasets.pairs import PASSED_OVER, is_hidden
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
 from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
@@ -72,7 +72,7 @@ def passed_over(path: Path) -> list[str]:
     return sorted(
         item.name + ("/" if item.is_dir() else "")
         for item in path.iterdir()
-        if item not in taken and item.name[0] != "." and item.name not in PASSED_OVER
+        if item not in taken and not is_hidden(item) and item.name not in PASSED_OVER
     )
 
 

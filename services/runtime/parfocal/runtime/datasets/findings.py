@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.objects import label_components
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.images._dtypes import storable
 from parfocal.runtime.images.files import (
     DEFAULT_LIMITS,
     Image,
@@ -28,6 +29,10 @@ from parfocal.runtime.images.saturation import saturation
 from parfocal.runtime.images.similarity import pattern_of
 
 _SATURATED = 0.01
+_GREY_IN_COLOURS: Final = (
+    "it is a grey image that is stored in colours, its three channels are equal. Save one of them, or convert it to "
+    "8-bit grey: no value changes."
+)
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,8 @@ def examine(
         texts = _layout_problems(header.axes, header.shape, axes, min_size or {}, allow_stacks, reading.labels)
         found = Found(header.shape, header.axes, header.dtype.name, header.pixel_size, notes=header.notes)
         if headers_only or texts:
+            if texts and header.axes == f"{axes}S" and not headers_only and _is_grey(reading.read(path, limits)):
+                texts = [f"{_have(header.axes, header.shape, axes)}: {_GREY_IN_COLOURS}"]
             return (None if texts else found), [Violation(name, text) for text in texts]
         image = reading.read(path, limits)
     except InvalidInputError as error:
@@ -197,6 +204,10 @@ def examine(
     if bad := count_unusable(pixels):
         text = f"{count(bad, 'pixel')} not a number or infinite, or beyond {LARGEST_VALUE:.0e}: export it again."
         return None, [Violation(name, text)]
+    try:
+        storable(pixels[..., :0] if pixels.dtype.itemsize < 8 else pixels)
+    except ValueError as error:
+        return None, [Violation(name, f"{error}: save it with smaller numbers, or as float64 if these are grey values.")]
     lowest, highest = pixels.min(), pixels.max()
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:
@@ -221,7 +232,7 @@ def _layout_problems(
     lengths = dict(zip(found, shape, strict=True))
     stack = allow_stacks and found.endswith(wanted) and set(found[: -len(wanted)]) <= set("TZ")
     if found != wanted and not stack:
-        have = f"it has axes {found} ({by(shape)}) where {wanted} is needed"
+        have = _have(found, shape, wanted)
         extra, missing = set(found) - set(wanted), set(wanted) - set(found)
         planes = [letter for letter in found if letter in "TCZ"]
         if missing == {"Z"} and not extra:
@@ -256,6 +267,17 @@ def _layout_problems(
         for axis, least in min_size.items()
         if axis in lengths and lengths[axis] < least
     ]
+
+
+def _have(found: str, shape: tuple[int, ...], wanted: str) -> str:
+    return f"it has axes {found} ({by(shape)}) where {wanted} is needed"
+
+
+def _is_grey(image: Image) -> bool:
+    """Return whether the colours of an image are all shades of grey."""
+    return bool(np.array_equal(image.pixels[..., 0], image.pixels[..., 1])) and bool(
+        np.array_equal(image.pixels[..., 0], image.pixels[..., 2])
+    )
 
 
 def _digest(image: Image) -> str:

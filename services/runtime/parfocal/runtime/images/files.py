@@ -175,6 +175,9 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
     if alpha:
         notes.append(Note("alpha-dropped"))
     if labels and native.dtype.kind == "f" and (whole := whole_numbers(native)).dtype != native.dtype:
+        exact = 2 ** (np.finfo(native.dtype).nmant + 1)
+        if max(-float(native.min()), float(native.max())) > exact:
+            notes.append(Note("labels-rounded", f"{native.dtype}, labels above {exact}"))
         native = whole
         notes.append(Note("labels-from-floats"))
     return Image(native, header.axes, header.pixel_size, tuple(notes))

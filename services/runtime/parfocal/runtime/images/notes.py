@@ -22,6 +22,8 @@ NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "table-applied": "Colour tables were applied: the values are those shown",
         "labels-from-table": "Colour tables of label images were left out: the index is the label",
         "labels-from-floats": "Label images with decimal numbers were converted to whole ones, no label was changed",
+        "labels-rounded": "Label images are stored as decimal numbers that cannot hold all of their labels, some of which "
+        "may have become one: export them as whole numbers of 32 bits",
         "unit-unknown": "Pixel sizes in an unknown unit were left out",
         "unit-guessed": "Pixel sizes without a unit were taken for micrometres",
         "resolution-ignored": "Resolutions of a printer or screen were not taken for pixel sizes",
