@@ -207,7 +207,9 @@ def examine(
     try:
         storable(pixels[..., :0] if pixels.dtype.itemsize < 8 else pixels)
     except ValueError as error:
-        return None, [Violation(name, f"{error}: save it with smaller numbers, or as float64 if these are grey values.")]
+        return None, [
+            Violation(name, f"{error}: save it with smaller numbers, or as float64 if these are grey values.")
+        ]
     lowest, highest = pixels.min(), pixels.max()
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:
@@ -238,7 +240,11 @@ def _layout_problems(
         if missing == {"Z"} and not extra:
             return [f"{have}: it is a single plane; choose a 2D method or save whole stacks."]
         if missing:
-            hint = f"; or, if they are those, say so with --axes {wanted}" if len(found) == len(wanted) else ""
+            hint = (
+                f"; or, if they are those, say so with --axes {wanted}"
+                if len(found) == len(wanted) and "S" not in found + wanted
+                else ""
+            )
             return [f"{have}: export it with these axes{hint}."]
         if "S" in extra and labels:
             return [

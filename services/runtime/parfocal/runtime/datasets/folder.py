@@ -332,7 +332,9 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         )
         classes = tuple(str(value) for value in values)
         if family == "classes" and len(values) < 2:
-            splits[0].warnings.append(f"All pixels of all class images are {some(classes)}: there is nothing to tell apart.")
+            splits[0].warnings.append(
+                f"All pixels of all class images are {some(classes)}: there is nothing to tell apart."
+            )
         class_counts = {
             name: {str(value): each.pixels[value] for value in values} for name, each in looks.items() if each.pixels
         }

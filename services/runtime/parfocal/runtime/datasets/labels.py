@@ -254,9 +254,9 @@ class TargetLook:
             warnings.append("There is no object in any of the label images: every pixel is background.")
         if self.filling:
             warnings.append(
-                "Label images in which one object covers most of the image and reaches all its borders, as a background "
-                f"does: {len(self.filling)} ({some(self.filling)}). Background must be 0: if these are inverted masks or "
-                "have another background, change that."
+                "Label images in which one object covers most of the image and reaches all its borders, as a "
+                f"background does: {len(self.filling)} ({some(self.filling)}). Background must be 0: if these are "
+                "inverted masks or have another background, change that."
             )
         if self.below:
             warnings.append(

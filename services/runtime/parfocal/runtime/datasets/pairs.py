@@ -298,7 +298,9 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation], list[s
     problems, passed = [], []
     for path in everything:
         if path.is_symlink() and not path.exists():
-            problems.append(Violation(file_name(path), "it is a link to a file that is not there: copy the file itself."))
+            problems.append(
+                Violation(file_name(path), "it is a link to a file that is not there: copy the file itself.")
+            )
             continue
         if path.name[0] == "." or not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
             if path.name not in PASSED_OVER:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 from numpy.typing import NDArray
 
@@ -35,6 +36,8 @@ def describe_raster(path: Path, labels: bool = False) -> tuple[tuple[int, ...], 
         mode, depth = _kind(path, picture, labels)
         samples = {"RGB": (3,), "RGBA": (4,)}.get(mode, ())
         notes = [Note("lossy")] if picture.format == "JPEG" else []
+        if picture.format == "JPEG" and _is_turned(picture):
+            notes.append(Note("orientation"))
         if picture.mode in ("P", "PA"):
             notes.append(Note("labels-from-table" if labels else "table-applied"))
         if mode == "LA":
@@ -70,6 +73,14 @@ def _open(path: Path) -> PIL.Image.Image:
         frames = picture.n_frames  # type: ignore[attr-defined]
         raise UnusableError(f"it is an animation of {frames} pictures", "Save the one you need as a file of its own.")
     return picture
+
+
+def _is_turned(picture: PIL.Image.Image) -> bool:
+    """Return whether viewers turn or mirror a picture of a camera; what cannot be read says nothing."""
+    try:
+        return bool(picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1)
+    except Exception:  # a hostile file can raise anything inside a decoder
+        return False
 
 
 def _kind(path: Path, picture: PIL.Image.Image, labels: bool) -> tuple[str, int]:

@@ -349,7 +349,9 @@ def _opened(
             header, _ = _header(path, facts, limits, axes)
             yield header, lambda: (decode_raster(path, labels), ())
         else:
-            raise UnusableError("it is no TIFF, PNG, JPEG or BMP file" if magic else "it is empty", _FOREIGN)
+            if not magic:
+                raise UnusableError("it is empty", "Copy or export it again.")
+            raise UnusableError("it is no TIFF, PNG, JPEG or BMP file", _FOREIGN)
     except ParfocalError:
         raise
     except MemoryError as error:
