@@ -98,3 +98,15 @@ def test_endings_do_not_part_pairs(tmp_path: Path, change: Callable[[Path], Path
     for path in (folder / "train" / "source").iterdir():
         path.rename(change(path))
     assert [image.stem for image in check_folder(folder).train] == ["train0", "train1"]
+
+
+@pytest.mark.parametrize(("target", "told"), [(5e4, True), (1e5, False), (None, False)])
+def test_pixel_sizes_of_source_and_target_are_compared(tmp_path: Path, target: float | None, told: bool) -> None:
+    folder = dataset(tmp_path)
+    for role, density in (("source", 1e5), ("target", target)):
+        path = folder / "train" / role / "train0.tif"
+        resolution = None if density is None else (density, density)
+        tifffile.imwrite(path, tifffile.imread(path), metadata=None, resolution=resolution, resolutionunit="CENTIMETER")
+    found = [text for text in check_folder(folder).warnings if "pixels of different sizes" in text]
+    assert len(found) == told
+    assert all("1 (source/train0.tif and target/train0.tif)" in text for text in found)

@@ -21,7 +21,7 @@ from parfocal.runtime.datasets.folder import FolderReport, check_folder
 from parfocal.runtime.datasets.kinds import require_suitable
 from parfocal.runtime.datasets.objects import count_pieces, label_components, object_extents
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 
 Write = Callable[[Path, NDArray[Any]], None]
@@ -329,3 +329,40 @@ def test_masks_in_colours_that_are_all_grey_may_be_converted(tmp_path: Path) -> 
 
     with pytest.raises(InvalidInputError, match="no value changes"):
         check_folder(folder_of(tmp_path, coloured), kind="labels")
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_white_is_foreground_in_masks_whichever_comes_first_in_the_table(tmp_path: Path, bits: int) -> None:
+    mask = squares(0) > 0
+    for first, stored in (("black", mask), ("white", ~mask)):
+        path = tmp_path / f"{first}.png"
+        two_colours(first, stored).save(path, bits=bits)
+        read = read_image(path, labels=True)
+        np.testing.assert_array_equal(read.pixels, mask)
+        assert [note.code for note in read.notes] == ["labels-from-table" if first == "black" else "white-is-zero"]
+
+
+def two_colours(first: str, stored: NDArray[Any]) -> PIL.Image.Image:
+    picture = PIL.Image.fromarray(stored.astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 255, 255, 255] if first == "black" else [255, 255, 255, 0, 0, 0])
+    return picture
+
+
+def test_a_bitmap_that_its_reader_would_scramble_is_refused(tmp_path: Path) -> None:
+    mask = squares(0) > 0
+    two_colours("black", mask).save(tmp_path / "a.bmp")  # eight bits for two colours
+    with pytest.raises(InvalidInputError, match="8 bits"):
+        inspect_image(tmp_path / "a.bmp", labels=True)
+    PIL.Image.fromarray(mask).save(tmp_path / "b.bmp")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.bmp", labels=True).pixels, mask)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_colour_tables_of_greys_are_grey_in_every_format(tmp_path: Path, suffix: str) -> None:
+    greys, index = np.arange(255, -1, -1).astype(np.uint8), np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = PIL.Image.fromarray(index, mode="P")
+    picture.putpalette(np.repeat(greys, 3).tobytes())
+    picture.save(tmp_path / f"a{suffix}")
+    image = read_image(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(image.pixels, greys[index])
+    np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}", labels=True).pixels, index)

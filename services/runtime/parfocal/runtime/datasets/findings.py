@@ -115,6 +115,7 @@ class Warnings:
             "saturated": "More than 1 % of the pixels are saturated, their true brightness is lost, in images: {}.",
             "duplicates": "The same image is there more than once and counts more than others: {}.",
             "identical": "Source and target are the same image, nothing can be learnt from it: {}.",
+            "scales": "Source and target have as many pixels, but pixels of different sizes: {}. One of both is wrong.",
             "empty": "Every pixel is 0: fine for label images without objects, useless for other targets: {}.",
             "constant": "Every pixel has the same value: {}.",
             "types": "The {} are of different types: {}.",

@@ -7,6 +7,7 @@ spent. What is merely suspicious (saturation, duplicates, mixed pixel sizes) is 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from parfocal.runtime.images.files import (
     unreadable_name,
 )
 
+_SAME_SCALE: Final = 0.02
 PASSED_OVER: Final = ("Thumbs.db", "desktop.ini")
 """Files of folders that Windows writes, which nobody misses."""
 
@@ -183,6 +185,8 @@ def check_pairs(
             continue
         if target.constant and empty_targets:
             warnings.add("empty", target_name)
+        if not _same_scale(source.pixel_size, target.pixel_size):
+            warnings.add("scales", f"{source_name} and {target_name}")
         if source.digest == target.digest:
             warnings.add("identical", f"{source_name} and {target_name}")
         if told != "target":
@@ -256,6 +260,16 @@ def check_images(
     if problems:
         raise _refusal("The images cannot be used", problems)
     return ImageReport(tuple(images), warnings.texts())
+
+
+def _same_scale(one: PixelSize | None, other: PixelSize | None) -> bool:
+    """Return whether two images of the same number of pixels show the same field, as far as both say it."""
+    if one is None or other is None:
+        return True
+    return all(
+        mine is None or theirs is None or math.isclose(mine, theirs, rel_tol=_SAME_SCALE)
+        for mine, theirs in zip((one.x, one.y, one.z), (other.x, other.y, other.z), strict=True)
+    )
 
 
 def is_hidden(path: Path) -> bool:

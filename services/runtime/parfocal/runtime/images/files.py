@@ -152,7 +152,8 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
         Larger images are refused before they are decoded.
     labels
         Whether the values are numbers of objects or classes. None of them is changed then: where a PNG has a colour
-        table, the index is the label, and whole numbers that are stored as decimal ones become integers.
+        table, the index is the label, and whole numbers that are stored as decimal ones become integers. A table of
+        white and black alone is that of a mask, whose white is 1.
     axes
         What the axes are, e.g. "ZYX", where somebody says so: they replace those of the file if it has as many.
 
