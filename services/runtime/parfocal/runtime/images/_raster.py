@@ -56,7 +56,7 @@ def decode_raster(path: Path, labels: bool = False) -> NDArray[Any]:
         pixels = np.asarray(picture if mode == picture.mode == "P" else picture.convert(mode))
         inverted = mode == "P" and _is_inverted(picture)
     if inverted:
-        return (pixels == 0).astype(np.uint8)
+        return np.asarray(pixels == 0, np.uint8)
     if mode == "LA":
         if np.any(pixels[..., 1] != 255):
             raise transparent()
