@@ -466,3 +466,37 @@ def test_an_empty_file_is_to_be_copied_again(tmp_path: Path) -> None:
         inspect_image(tmp_path / "a.tif")
     assert "proprietary" not in caught.value.message
     assert "makers" not in caught.value.message
+
+
+@pytest.mark.parametrize("metadata", ["ImageJ=1.54f\nimages=4\nslices=4\n", "ImageJ=1.54f\nimages=1\n", "shape", ""])
+def test_planes_in_a_block_behind_one_directory_are_not_dropped_silently(tmp_path: Path, metadata: str) -> None:
+    path = tmp_path / "a.tif"
+    if metadata == "shape":
+        tifffile.imwrite(path, PLANES, photometric="minisblack", metadata={"axes": "ZYX"}, truncate=True)
+        np.testing.assert_array_equal(read_image(path).pixels, PLANES)
+        path.write_bytes(path.read_bytes().replace(b"[12, 20, 30]", b"[ 6, 20, 30]"))
+    else:
+        tifffile.imwrite(path, PLANES[0], description=metadata or None, metadata=None)
+        with path.open("ab") as file:
+            file.write(PLANES[1:].tobytes())
+    if metadata:
+        with pytest.raises(InvalidInputError, match="12 planes"):
+            inspect_image(path)
+    else:
+        assert [(note.code, "11" in note.detail) for note in read_image(path).notes] == [("bytes-left-out", True)]
+
+
+@pytest.mark.parametrize("tags", [[], [(65000, "s", 0, "x" * 20_000, True)]])
+def test_metadata_behind_the_pixels_are_no_planes(tmp_path: Path, tags: list[Any]) -> None:
+    # As most programs write: pixels first, then what describes them.
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PLANES[0], metadata=None, extratags=tags)
+    PIL.Image.fromarray(PLANES[0]).save(tmp_path / "b.tif", description="y" * 20_000)
+    assert codes(path) == codes(tmp_path / "b.tif") == []
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl"])
+def test_compression_that_may_lose_values_is_named(tmp_path: Path, compression: str) -> None:
+    pixels = np.tile(PLANES[0].astype(np.uint8), (4, 4))
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, photometric="minisblack", metadata=None)
+    assert codes(tmp_path / "a.tif") == ["perhaps-lossy"]

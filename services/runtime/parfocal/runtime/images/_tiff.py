@@ -45,7 +45,12 @@ _VENDOR_KINDS = {
 _LARGEST_PIXEL = 20.0
 _PRINTED: Final = 1e4  # µm; units of printers are a centimetre and more
 _FEW_BITS: Final = (1, 2, 4)
-_LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
+_LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.JPEG_LOSSY)
+# With and without loss, as whoever writes them likes.
+_PERHAPS_LOSSY: Final = (
+    *(COMPRESSION.JPEG2000, COMPRESSION.JPEG_2000_LOSSY, COMPRESSION.JPEGXR, COMPRESSION.JPEGXL),
+    *(COMPRESSION.WEBP, COMPRESSION.LERC),
+)
 _NAMED: Final = 3
 _WITHOUT_METADATA: Final = (
     "Export it again; or say what its planes are (for example --axes ZYX), and they are read without these metadata."
@@ -53,6 +58,7 @@ _WITHOUT_METADATA: Final = (
 # What is stored in these ways is grey, or becomes red, green and blue.
 _GREY: Final = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE, PHOTOMETRIC.MASK)
 _SMALL: Final = 4096  # bytes of metadata behind the pixels
+_PADDING: Final = 64
 _SUBFILE: Final = 254
 _ORIENTATION: Final = 274
 _MOST_DIRECTORIES = 2**22
@@ -171,7 +177,7 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
         raise UnusableError(f"it is a {vendor[0].upper()} file, a maker's own kind of TIFF")
     size = tif.filehandle.size
     with Path(tif.filehandle.path).open("rb") as handle:
-        directories, full = _count_directories(handle, size)
+        directories, full, last = _count_directories(handle, size)
     notes: list[Note] = []
     root = _parse_ome(tif, directories) if tif.is_ome else None
     pixel_size = (
@@ -190,6 +196,7 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
     shape = tuple(int(length) for length in series.get_shape(False))
     if math.prod(shape) <= max_pixels:  # else the caller's limit speaks first, without touching every page
         _check_planes(series, full, tif, pixel_size)
+        notes += _check_bytes_behind(series, full, tif, last)
         _check_extent(series, size, pixel_size)
     page, letters = series.keyframe, series.get_axes(False)
     _check_colours(page)
@@ -214,6 +221,8 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
         notes.append(Note("orientation"))
     if page.compression in _LOSSY:
         notes.append(Note("lossy"))
+    if page.compression in _PERHAPS_LOSSY:
+        notes.append(Note("perhaps-lossy", COMPRESSION(page.compression).name))
     return FileFacts(shape, letters, series.dtype, rgb, pixel_size, tuple(notes), alpha, inverted)
 
 
@@ -314,14 +323,37 @@ def _check_planes(
     )
 
 
+def _check_bytes_behind(series: TiffPageSeries, planes: int, tif: TiffFile, last: int) -> list[Note]:
+    """Refuse a file with one directory and more planes behind its pixels than its metadata announce.
+
+    Where no metadata speak of planes, the bytes may be anything, and are noted. `last` is where the last tag ends.
+    """
+    page = series.keyframe
+    if planes != 1 or page.compression != COMPRESSION.NONE or page.subifds or not page.dataoffsets:
+        return []
+    announced = math.prod(series.get_shape(False)) // max(1, page.size)
+    strips = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    behind = tif.filehandle.size - max(page.dataoffsets[0] + announced * page.nbytes, last, *strips)
+    more = behind // max(1, page.nbytes)
+    if more < 1 or behind < _PADDING:
+        return []
+    if tif.is_imagej or tif.is_shaped:
+        raise UnusableError(
+            f"it has bytes for {announced + more} planes, and its {_whose(tif)} metadata announces {announced}",
+            "Export it again, so that all planes are announced.",
+        )
+    return [Note("bytes-left-out", f"enough for {more} more {'plane' if more == 1 else 'planes'}")]
+
+
 def _whose(tif: TiffFile) -> str:
     return "OME" if tif.is_ome else "ImageJ" if tif.is_imagej else "TIFF"
 
 
-def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int]:
+def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int, int]:
     """Follow the chain of image directories to its end; what leads nowhere means a truncated file.
 
-    Returns the number of directories, and of those of them that are no smaller copies of others.
+    Returns the number of directories, and of those of them that are no smaller copies of others, and where the last
+    directory or value of a tag ends.
     """
     header = handle.read(16)
     order = "<" if header[:2] in (b"II", b"EP") else ">"
@@ -331,7 +363,7 @@ def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int]:
     link = struct.Struct(order + word)
     (offset,) = link.unpack_from(header, 8 if big else 4)
     seen: set[int] = set()
-    reduced = 0
+    reduced = last = 0
     while offset:
         if offset in seen or len(seen) >= _MOST_DIRECTORIES:
             raise ValueError("it is damaged: its directories lead in a circle")
@@ -340,15 +372,17 @@ def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int]:
         (entries,) = struct.unpack(order + ("Q" if big else "H"), _exactly(handle, count_size))
         if offset + count_size + entries * entry.size + link.size > size:
             raise ValueError("it is truncated: the file ends inside a directory")
+        last = max(last, offset + count_size + entries * entry.size + link.size)
         for tag, kind, count, place in entry.iter_unpack(_exactly(handle, entries * entry.size)):
             length = _TYPE_SIZES.get(kind, 0) * count
             if length > link.size and place + length > size:
                 raise ValueError("it is truncated: a tag lies beyond the end of the file")
+            last = max(last, place + length if length > link.size else 0)
             # The value stands in the first bytes of its field, whatever the order of these.
             shift = 0 if order == "<" else 8 * (link.size - _TYPE_SIZES.get(kind, link.size))
             reduced += tag == _SUBFILE and bool(place >> shift & 1)
         (offset,) = link.unpack(_exactly(handle, link.size))
-    return len(seen), len(seen) - reduced
+    return len(seen), len(seen) - reduced, last
 
 
 def _exactly(handle: BinaryIO, size: int) -> bytes:

@@ -33,6 +33,9 @@ NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "resolution-ignored": "Resolutions of a printer or screen were not taken for pixel sizes",
         "lossy": "JPEG compression has changed the grey values and left traces of its own: take the original images "
         "where there are some",
+        "perhaps-lossy": "Images are compressed in a way that may have changed their values: take the original images "
+        "where there are some",
+        "bytes-left-out": "Files have more bytes behind their pixels, which belong to no image and were not read",
         "converted": "Images of other formats were converted",
         "reader": "The reader of the files reports faults in them",
     }
