@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import tifffile
 
 from parfocal.runtime.datasets.folder import FolderReport, check_folder
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.store.manifests import DatasetManifest
 
 RNG = np.random.default_rng(0)
 
@@ -110,3 +112,13 @@ def test_pixel_sizes_of_source_and_target_are_compared(tmp_path: Path, target: f
     found = [text for text in check_folder(folder).warnings if "pixels of different sizes" in text]
     assert len(found) == told
     assert all("1 (source/train0.tif and target/train0.tif)" in text for text in found)
+
+
+def test_names_that_are_not_utf8_are_named_and_stored(tmp_path: Path) -> None:
+    folder = dataset(tmp_path)
+    for place in ("train/source", "train", "."):
+        (folder / place / os.fsdecode(b"fl\xe4che.txt")).touch()
+    report = check_folder(folder)
+    assert [text.count("fl?che.txt") for text in beside(report)] == [2, 1]
+    manifest = report.manifest((), (), project="p", dataset="d", version=1)
+    assert DatasetManifest.model_validate_json(manifest.to_bytes()).warnings == report.warnings

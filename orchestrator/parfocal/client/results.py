@@ -18,6 +18,7 @@ from parfocal.runtime.images.files import (
     image_stem,
     inspect_image,
     name_clash,
+    printable,
     read_image,
     unreadable_name,
     write_image,
@@ -65,12 +66,12 @@ def find_inputs(path: Path) -> list[Path]:
 
 
 def passed_over(path: Path) -> list[str]:
-    """Return the names of all that `find_inputs` does not take from a folder, but for hidden files."""
+    """Return the names of all that `find_inputs` does not take from a folder, but for what the system hides in it."""
     if not path.is_dir() or is_makers_format(path):
         return []
     taken = set(find_inputs(path))
     return sorted(
-        item.name + ("/" if item.is_dir() else "")
+        printable(item.name) + ("/" if item.is_dir() else "")
         for item in path.iterdir()
         if item not in taken and not is_hidden(item) and item.name not in PASSED_OVER
     )

@@ -21,6 +21,7 @@ from parfocal.runtime.images.files import (
     ImageLimits,
     PixelSize,
     inspect_image,
+    printable,
     read_image,
 )
 from parfocal.runtime.images.notes import Note
@@ -295,7 +296,7 @@ def _digest(image: Image) -> str:
 
 def file_name(path: Path) -> str:
     """Return the name of a file with its folder, as messages say it."""
-    return f"{path.parent.name}/{path.name}"
+    return printable(f"{path.parent.name}/{path.name}")
 
 
 def by(shape: tuple[int, ...]) -> str:

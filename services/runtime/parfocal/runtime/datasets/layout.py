@@ -14,6 +14,7 @@ from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.pairs import PASSED_OVER, is_hidden
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
+from parfocal.runtime.images.files import printable
 
 _FILES: Final = {"boxes": "annotation files", "tables": "tables of coordinates", "images": "images"}
 _ABOUT: Final = ("readme", "licen", "copying", "citation")
@@ -94,7 +95,7 @@ def passed_over(folder: Path, places: Mapping[str, Path]) -> list[str]:
             known = name in parts or (place in places.values() and name.startswith(("source_", "target_")))
             if is_hidden(path) or known or name in PASSED_OVER or told in CLASS_FILES or told.startswith(_ABOUT):
                 continue
-            found.append(str(path.relative_to(folder)) + ("/" if path.is_dir() else ""))
+            found.append(printable(str(path.relative_to(folder))) + ("/" if path.is_dir() else ""))
     return found
 
 

@@ -52,6 +52,7 @@ __all__ = [
     "image_stem",
     "inspect_image",
     "name_clash",
+    "printable",
     "read_image",
     "unreadable_name",
     "whole_numbers",
@@ -307,9 +308,16 @@ def unreadable_name(path: Path) -> Violation | None:
     try:
         path.name.encode()
     except UnicodeEncodeError:
-        shown = path.name.encode(errors="replace").decode()
-        return Violation(shown, "its name is not written in UTF-8 (each ? is a letter that cannot be read): rename it.")
+        return Violation(
+            printable(path.name),
+            "its name is not written in UTF-8 (each ? is a letter that cannot be read): rename it.",
+        )
     return None
+
+
+def printable(name: str) -> str:
+    """Return a name as messages and manifests can hold it: each letter that is not UTF-8 is a question mark."""
+    return name.encode(errors="replace").decode()
 
 
 def name_clash(path: Path, other: Path) -> str:
