@@ -211,7 +211,7 @@ def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
     for part, other in (("train", "target"), ("test", "source")):
         path = folder / part / other / "field0.tif"
         path.rename(os.fsdecode(bytes(path).replace(b"field0", b"fl\xe4che")))
-    assert mentions(problem(folder), "train/target/fl?che.tif: ", "UTF-8")
+    assert mentions(problem(folder), "train/target/fl?che.tif", "test/source/fl?che.tif", "UTF-8")
     with pytest.raises(InvalidInputError, match=r"fl\?che\.tif: .*UTF-8"):
         find_inputs(folder / "test" / "source")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.folder import FolderReport, check_folder
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import inspect_image, read_image
+from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
 
 RNG = np.random.default_rng(0)
 PLANES = RNG.integers(50, 900, (12, 20, 30)).astype(np.uint16)
@@ -286,3 +286,217 @@ def test_planes_declared_as_something_else(tmp_path: Path, axis: str) -> None:
         assert entry.axes == "ZYX"  # type: ignore[union-attr]
         assert read_image(tmp_path / "out.tif").axes == "ZYX"
     assert sum("replaced" in text for text in report.warnings) == 2  # one for each split
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [("INCH", 0.1), ("CENTIMETER", 0.1), ("MILLIMETER", 0.1), ("MICROMETER", 0.1), ("NONE", None)],
+)
+def test_every_unit_of_a_resolution_is_known(tmp_path: Path, unit: str, expected: float | None) -> None:
+    a_tenth = {"INCH": 254000.0, "CENTIMETER": 1e5, "MILLIMETER": 1e4}.get(unit, 10.0)
+    tifffile.imwrite(tmp_path / "a.tif", PLANES[0], metadata=None, resolution=(a_tenth, a_tenth), resolutionunit=unit)
+    size = read_image(tmp_path / "a.tif").pixel_size
+    assert (None if size is None else (size.x, size.y)) == (expected and pytest.approx((expected, expected)))
+
+
+def sized(path: Path, sizes: str, resolution: float = 0.0) -> Path:
+    """Write a stack whose OME metadata say of the size of a pixel what `sizes` says."""
+    text = xml(planes={"Z": 12}, inside='<TiffData IFD="0" PlaneCount="12"/>')
+    start, end = text.index("PhysicalSizeX"), text.index("><Channel")
+    how: dict[str, Any] = {"resolution": (resolution,) * 2, "resolutionunit": "CENTIMETER"} if resolution else {}
+    with tifffile.TiffWriter(path) as writer:
+        for number, plane in enumerate(PLANES):
+            description = (text[:start] + sizes + text[end:]).encode() if number == 0 else None
+            writer.write(plane, photometric="minisblack", metadata=None, description=description, **how)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected", "told"),
+    [
+        ('PhysicalSizeX="0" PhysicalSizeY="0.2"', (0.2, 0.2), {"size-guessed"}),
+        ('PhysicalSizeX="0.2"', (0.2, 0.2), {"size-guessed"}),
+        ('PhysicalSizeX="0" PhysicalSizeY="0"', None, set()),
+        ('PhysicalSizeX="0.2 µm" PhysicalSizeY="0.2 µm"', None, {"size-unreadable"}),
+        ('PhysicalSizeX="INF" PhysicalSizeY="NaN"', None, {"size-unreadable"}),
+        ('PhysicalSizeX="0,2" PhysicalSizeY="-0.2"', (0.2, 0.2), set()),
+        (
+            'PhysicalSizeX="0.2" PhysicalSizeXUnit="" PhysicalSizeY="0.2" PhysicalSizeYUnit=""',
+            (0.2, 0.2),
+            {"unit-guessed"},
+        ),
+        ('PhysicalSizeX="1" PhysicalSizeXUnit="pixel" PhysicalSizeY="1" PhysicalSizeYUnit="pixel"', None, set()),
+    ],
+)
+def test_sizes_that_are_left_out_or_guessed_are_named(
+    tmp_path: Path, sizes: str, expected: tuple[float, float] | None, told: set[str]
+) -> None:
+    image = read_image(sized(tmp_path / "a.ome.tif", sizes))
+    assert (image.pixel_size and (image.pixel_size.x, image.pixel_size.y)) == (expected and pytest.approx(expected))
+    assert {note.code for note in image.notes} == told
+
+
+def test_the_resolution_counts_where_ome_metadata_say_nothing(tmp_path: Path) -> None:
+    size = read_image(sized(tmp_path / "a.ome.tif", "", resolution=1e5)).pixel_size
+    assert size is not None
+    assert (size.x, size.y) == pytest.approx((0.1, 0.1))
+
+
+@pytest.mark.parametrize("spacing", ["0.3 um", "1 000,5", "NaN"])
+def test_a_distance_of_planes_that_is_no_number_is_named(tmp_path: Path, spacing: str) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for number, plane in enumerate(PLANES):
+            text = f"ImageJ=1.54f\nimages=12\nslices=12\nunit=um\nspacing={spacing}\n" if number == 0 else None
+            writer.write(plane, photometric="minisblack", metadata=None, description=text, resolution=(10.0, 10.0))
+    image = read_image(path)
+    assert image.pixel_size is not None
+    assert image.pixel_size.z is None
+    assert [note.code for note in image.notes] == ["size-unreadable"]
+
+
+@pytest.mark.parametrize("unit", ["inch", "inches", "cm"])
+def test_printed_resolutions_are_no_pixel_sizes_in_imagej_either(tmp_path: Path, unit: str) -> None:
+    density = 72.0 if unit.startswith("inch") else 28.35
+    text = f"ImageJ=1.54f\nunit={unit}\n"
+    tifffile.imwrite(tmp_path / "a.tif", PLANES[0], metadata=None, description=text, resolution=(density, density))
+    assert read_image(tmp_path / "a.tif").pixel_size is None
+    assert codes(tmp_path / "a.tif") == ["resolution-ignored"]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr"])
+def test_colours_that_are_not_red_green_and_blue_are_refused(tmp_path: Path, mode: str) -> None:
+    PIL.Image.fromarray(RNG.integers(0, 255, (20, 30, 3)).astype(np.uint8)).convert(mode).save(tmp_path / "a.tif")
+    for axes in ("", "CYX"):
+        with pytest.raises(InvalidInputError, match=f"(?i){mode}"):
+            inspect_image(tmp_path / "a.tif", axes=axes)
+
+
+def test_colours_of_jpeg_inside_tiff_are_red_green_and_blue(tmp_path: Path) -> None:
+    flat = np.full((64, 64, 3), (200, 60, 30), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", flat, photometric="rgb", compression="jpeg", metadata=None)
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == "YXS"
+    assert np.abs(image.pixels.astype(int) - flat).max() <= 4
+    assert [note.code for note in image.notes] == ["lossy"]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_booleans_that_python_writes_are_one_where_they_are_true(tmp_path: Path, name: str) -> None:
+    mask = PLANES[0] > 600
+    tifffile.imwrite(tmp_path / name, mask)
+    np.testing.assert_array_equal(read_image(tmp_path / name, labels=True).pixels, mask)
+
+
+def test_pictures_that_are_to_be_turned_are_named(tmp_path: Path) -> None:
+    turned = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(tmp_path / "a.tif", PLANES[0], metadata=None, photometric="minisblack", extratags=turned)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, PLANES[0])
+    exif = PIL.Image.Exif()
+    exif[274] = 3
+    PIL.Image.fromarray(PLANES[0].astype(np.uint8)).save(tmp_path / "b.jpg", exif=exif)
+    assert codes(tmp_path / "a.tif") == ["orientation"]
+    assert codes(tmp_path / "b.jpg") == ["lossy", "orientation"]
+
+
+def test_a_thumbnail_is_another_image_and_no_plane(tmp_path: Path) -> None:
+    for name, kind in (("plain.tif", 0), ("declared.tif", 1)):
+        with tifffile.TiffWriter(tmp_path / name) as writer:
+            writer.write(PLANES[0], metadata=None)
+            writer.write(PLANES[0, ::2, ::2], metadata=None, subfiletype=kind)
+    for axes in ("", "ZYX"):
+        with pytest.raises(InvalidInputError, match="20x30, 10x15"):
+            inspect_image(tmp_path / "plain.tif", axes=axes)
+    np.testing.assert_array_equal(read_image(tmp_path / "declared.tif").pixels, PLANES[0])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        xml(planes={"Z": 12}).replace("XYCZT", "XYABC"),
+        xml(planes={"Z": 12}).replace('DimensionOrder="XYCZT" ', ""),
+        xml(planes={"Z": 12}).replace("</Image>", ""),
+        "ImageJ=1.54f\nimages=12\nslices=many\n",
+    ],
+)
+def test_metadata_that_no_reader_understands_can_be_left_out(tmp_path: Path, metadata: str) -> None:
+    path = pages(tmp_path / "a.tif", PLANES, metadata)
+    with pytest.raises(InvalidInputError, match="--axes") as caught:
+        inspect_image(path)
+    assert "damaged" not in caught.value.message
+    np.testing.assert_array_equal(read_image(path, axes="ZYX").pixels, PLANES)
+    assert "metadata-ignored" in codes(path, axes="ZYX")
+
+
+def test_planes_that_a_program_took_for_colours_are_what_somebody_says(tmp_path: Path) -> None:
+    # Three or four planes of a stack are colours to tifffile unless it is told otherwise.
+    three, four = PLANES[:3].astype(np.uint8), PLANES.reshape(3, 4, 20, 30)
+    tifffile.imwrite(tmp_path / "three.tif", three, photometric="rgb", planarconfig="separate", metadata=None)
+    tifffile.imwrite(
+        tmp_path / "four.tif", four, photometric="rgb", planarconfig="separate", extrasamples=["unassalpha"]
+    )
+    assert inspect_image(tmp_path / "three.tif").axes == "YXS"
+    for axes in ("ZYX", "CYX"):
+        image = read_image(tmp_path / "three.tif", axes=axes)
+        assert image.axes == axes
+        np.testing.assert_array_equal(image.pixels, three)
+    with pytest.raises(InvalidInputError, match="four planes"):
+        read_image(tmp_path / "four.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "four.tif", axes="TZYX").pixels, four)
+
+
+@pytest.mark.parametrize("axes", ["PYX", "HYX"])
+def test_axes_that_nobody_knows_can_be_said(tmp_path: Path, axes: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PLANES, photometric="minisblack", metadata={"axes": axes})
+    with pytest.raises(InvalidInputError, match="--axes"):
+        inspect_image(path)
+    np.testing.assert_array_equal(read_image(path, axes="ZYX").pixels, PLANES)
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".tif")
+    write_image(path, Image(PLANES[0], "YX"))
+    np.testing.assert_array_equal(read_image(path).pixels, PLANES[0])
+
+
+def test_an_empty_file_is_to_be_copied_again(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").touch()
+    with pytest.raises(InvalidInputError, match="empty") as caught:
+        inspect_image(tmp_path / "a.tif")
+    assert "proprietary" not in caught.value.message
+    assert "makers" not in caught.value.message
+
+
+@pytest.mark.parametrize("metadata", ["ImageJ=1.54f\nimages=4\nslices=4\n", "ImageJ=1.54f\nimages=1\n", "shape", ""])
+def test_planes_in_a_block_behind_one_directory_are_not_dropped_silently(tmp_path: Path, metadata: str) -> None:
+    path = tmp_path / "a.tif"
+    if metadata == "shape":
+        tifffile.imwrite(path, PLANES, photometric="minisblack", metadata={"axes": "ZYX"}, truncate=True)
+        np.testing.assert_array_equal(read_image(path).pixels, PLANES)
+        path.write_bytes(path.read_bytes().replace(b"[12, 20, 30]", b"[ 6, 20, 30]"))
+    else:
+        tifffile.imwrite(path, PLANES[0], description=metadata or None, metadata=None)
+        with path.open("ab") as file:
+            file.write(PLANES[1:].tobytes())
+    if metadata:
+        with pytest.raises(InvalidInputError, match="12 planes"):
+            inspect_image(path)
+    else:
+        assert [(note.code, "11" in note.detail) for note in read_image(path).notes] == [("bytes-left-out", True)]
+
+
+@pytest.mark.parametrize("tags", [[], [(65000, "s", 0, "x" * 20_000, True)]])
+def test_metadata_behind_the_pixels_are_no_planes(tmp_path: Path, tags: list[Any]) -> None:
+    # As most programs write: pixels first, then what describes them.
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PLANES[0], metadata=None, extratags=tags)
+    PIL.Image.fromarray(PLANES[0]).save(tmp_path / "b.tif", description="y" * 20_000)
+    assert codes(path) == codes(tmp_path / "b.tif") == []
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl"])
+def test_compression_that_may_lose_values_is_named(tmp_path: Path, compression: str) -> None:
+    pixels = np.tile(PLANES[0].astype(np.uint8), (4, 4))
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, photometric="minisblack", metadata=None)
+    assert codes(tmp_path / "a.tif") == ["perhaps-lossy"]

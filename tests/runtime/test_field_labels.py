@@ -21,7 +21,7 @@ from parfocal.runtime.datasets.folder import FolderReport, check_folder
 from parfocal.runtime.datasets.kinds import require_suitable
 from parfocal.runtime.datasets.objects import count_pieces, label_components, object_extents
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
 
 Write = Callable[[Path, NDArray[Any]], None]
@@ -242,3 +242,127 @@ def test_components_and_extents(seed: int, shape: tuple[int, ...], dtype: type, 
     places = [np.argwhere(labels == value) for value in np.unique(labels[labels > 0])]
     expected = [place.max(axis=0) - place.min(axis=0) + 1 for place in places]
     np.testing.assert_array_equal(object_extents(labels), np.reshape(expected, (-1, labels.ndim)))
+
+
+@pytest.mark.parametrize("kind", ["", "labels"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda a: ((a == 0) * 255).astype(np.uint8),  # an inverted mask
+        lambda a: (a + 1).astype(np.uint16),  # background 1
+        lambda a: np.where(a > 0, a - 1, np.uint16(65535)),  # background at the other end
+    ],
+)
+def test_a_background_that_is_not_0_is_named(
+    tmp_path: Path, kind: str, target: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    report = check_folder(folder_of(tmp_path, target=target), kind=kind)
+    assert report.kind == "labels"
+    told = [text for text in report.warnings if "as a background does" in text]
+    assert len(told) == 2  # one for each split
+    assert "does: 3 (target/f0.tif" in told[0]
+    assert "does: 1 (target/f7.tif" in told[1]
+
+
+def test_numbers_below_0_are_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, target=lambda a: np.where(a > 0, a.astype(np.int16), -1))
+    report = check_folder(folder, kind="labels")
+    told = [text for text in report.warnings if "below 0" in text]
+    assert len(told) == 2
+    assert ": 3 (target/f0.tif" in told[0]
+    assert published(report, tmp_path)["train/target/f0.tif"].min() == -1
+
+
+def test_label_images_without_any_object_are_told(tmp_path: Path) -> None:
+    report = check_folder(folder_of(tmp_path, target=np.zeros_like), kind="labels")
+    assert sum("no object in any" in text for text in report.warnings) == 2
+    report = check_folder(folder_of(tmp_path, target=np.ones_like), kind="classes")
+    assert sum("nothing to tell apart" in text for text in report.warnings) == 1
+
+
+@pytest.mark.parametrize("scale", [1, 15])
+@pytest.mark.parametrize("how", [{"kind": "labels"}, {"kind": "classes"}, {"label_components": True}, {}])
+def test_jpeg_images_are_no_labels(tmp_path: Path, scale: int, how: dict[str, Any]) -> None:
+    def jpeg(path: Path, labels: NDArray[Any]) -> None:
+        PIL.Image.fromarray((labels * scale).astype(np.uint8)).save(path.with_suffix(".jpg"), quality=100)
+
+    folder = folder_of(tmp_path, jpeg)
+    if not how:
+        report = check_folder(folder)
+        assert report.kind == "paired"
+        assert "JPEG" in report.told_by
+        return
+    with pytest.raises(InvalidInputError) as caught:
+        check_folder(folder, **how)
+    assert {each.field for each in caught.value.violations} >= {f"train/target/f{number}.jpg" for number in range(3)}
+    assert all("JPEG" in each.description for each in caught.value.violations)
+
+
+def test_labels_that_need_64_bits_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    wide = folder_of(tmp_path / "wide", target=lambda a: np.where(a > 0, a.astype(np.int64) + 2**40, 0))
+    with pytest.raises(InvalidInputError, match="64-bit") as caught:
+        check_folder(wide)
+    assert len(caught.value.violations) == 4
+    narrow = check_folder(folder_of(tmp_path / "narrow", target=lambda a: a.astype(np.int64)))
+    np.testing.assert_array_equal(published(narrow, tmp_path)["train/target/f0.tif"], squares(0))
+
+
+@pytest.mark.parametrize(("dtype", "exact"), [("float16", 2048), ("float32", 2**24)])
+def test_decimal_numbers_that_cannot_hold_all_labels_are_named(tmp_path: Path, dtype: str, exact: int) -> None:
+    for offset, told in ((0, False), (exact, True)):
+        tiff(tmp_path / "a", np.where(squares(0) > 0, squares(0) + np.float64(offset), 0).astype(dtype))
+        image = read_image(tmp_path / "a.tif", labels=True)
+        assert ("labels-rounded" in [note.code for note in image.notes]) == told
+
+
+def test_one_label_in_two_pieces_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    tiff(folder / "train" / "target" / "f1", np.where(squares(1) == 2, 1, squares(1)))
+    told = [text for text in check_folder(folder).warnings if "separate pieces" in text]
+    assert len(told) == 1
+    assert "1 (target/f1.tif (16 pieces, 15 numbers))" in told[0]
+
+
+def test_masks_in_colours_that_are_all_grey_may_be_converted(tmp_path: Path) -> None:
+    def coloured(path: Path, labels: NDArray[Any]) -> None:
+        PIL.Image.fromarray(np.dstack([((labels > 0) * 255).astype(np.uint8)] * 3)).save(path.with_suffix(".png"))
+
+    with pytest.raises(InvalidInputError, match="no value changes"):
+        check_folder(folder_of(tmp_path, coloured), kind="labels")
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_white_is_foreground_in_masks_whichever_comes_first_in_the_table(tmp_path: Path, bits: int) -> None:
+    mask = squares(0) > 0
+    for first, stored in (("black", mask), ("white", ~mask)):
+        path = tmp_path / f"{first}.png"
+        two_colours(first, stored).save(path, bits=bits)
+        read = read_image(path, labels=True)
+        np.testing.assert_array_equal(read.pixels, mask)
+        assert [note.code for note in read.notes] == ["labels-from-table" if first == "black" else "white-is-zero"]
+
+
+def two_colours(first: str, stored: NDArray[Any]) -> PIL.Image.Image:
+    picture = PIL.Image.fromarray(stored.astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 255, 255, 255] if first == "black" else [255, 255, 255, 0, 0, 0])
+    return picture
+
+
+def test_a_bitmap_that_its_reader_would_scramble_is_refused(tmp_path: Path) -> None:
+    mask = squares(0) > 0
+    two_colours("black", mask).save(tmp_path / "a.bmp")  # eight bits for two colours
+    with pytest.raises(InvalidInputError, match="8 bits"):
+        inspect_image(tmp_path / "a.bmp", labels=True)
+    PIL.Image.fromarray(mask).save(tmp_path / "b.bmp")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.bmp", labels=True).pixels, mask)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_colour_tables_of_greys_are_grey_in_every_format(tmp_path: Path, suffix: str) -> None:
+    greys, index = np.arange(255, -1, -1).astype(np.uint8), np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = PIL.Image.fromarray(index, mode="P")
+    picture.putpalette(np.repeat(greys, 3).tobytes())
+    picture.save(tmp_path / f"a{suffix}")
+    image = read_image(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(image.pixels, greys[index])
+    np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}", labels=True).pixels, index)

@@ -11,13 +11,14 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
-from parfocal.runtime.datasets.pairs import PASSED_OVER
+from parfocal.runtime.datasets.pairs import PASSED_OVER, is_hidden
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
 from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
     image_stem,
     inspect_image,
     name_clash,
+    printable,
     read_image,
     unreadable_name,
     write_image,
@@ -65,14 +66,14 @@ def find_inputs(path: Path) -> list[Path]:
 
 
 def passed_over(path: Path) -> list[str]:
-    """Return the names of all that `find_inputs` does not take from a folder, but for hidden files."""
+    """Return the names of all that `find_inputs` does not take from a folder, but for what the system hides in it."""
     if not path.is_dir() or is_makers_format(path):
         return []
     taken = set(find_inputs(path))
     return sorted(
-        item.name + ("/" if item.is_dir() else "")
+        printable(item.name) + ("/" if item.is_dir() else "")
         for item in path.iterdir()
-        if item not in taken and item.name[0] != "." and item.name not in PASSED_OVER
+        if item not in taken and not is_hidden(item) and item.name not in PASSED_OVER
     )
 
 

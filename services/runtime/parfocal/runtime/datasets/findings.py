@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.objects import label_components
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.images._dtypes import storable
 from parfocal.runtime.images.files import (
     DEFAULT_LIMITS,
     Image,
@@ -20,6 +21,7 @@ from parfocal.runtime.images.files import (
     ImageLimits,
     PixelSize,
     inspect_image,
+    printable,
     read_image,
 )
 from parfocal.runtime.images.notes import Note
@@ -28,6 +30,10 @@ from parfocal.runtime.images.saturation import saturation
 from parfocal.runtime.images.similarity import pattern_of
 
 _SATURATED = 0.01
+_GREY_IN_COLOURS: Final = (
+    "it is a grey image that is stored in colours, its three channels are equal. Save one of them, or convert it to "
+    "8-bit grey: no value changes."
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ class Warnings:
             "saturated": "More than 1 % of the pixels are saturated, their true brightness is lost, in images: {}.",
             "duplicates": "The same image is there more than once and counts more than others: {}.",
             "identical": "Source and target are the same image, nothing can be learnt from it: {}.",
+            "scales": "Source and target have as many pixels, but pixels of different sizes: {}. One of both is wrong.",
             "empty": "Every pixel is 0: fine for label images without objects, useless for other targets: {}.",
             "constant": "Every pixel has the same value: {}.",
             "types": "The {} are of different types: {}.",
@@ -189,6 +196,8 @@ def examine(
         texts = _layout_problems(header.axes, header.shape, axes, min_size or {}, allow_stacks, reading.labels)
         found = Found(header.shape, header.axes, header.dtype.name, header.pixel_size, notes=header.notes)
         if headers_only or texts:
+            if texts and header.axes == f"{axes}S" and not headers_only and _is_grey(reading.read(path, limits)):
+                texts = [f"{_have(header.axes, header.shape, axes)}: {_GREY_IN_COLOURS}"]
             return (None if texts else found), [Violation(name, text) for text in texts]
         image = reading.read(path, limits)
     except InvalidInputError as error:
@@ -197,6 +206,12 @@ def examine(
     if bad := count_unusable(pixels):
         text = f"{count(bad, 'pixel')} not a number or infinite, or beyond {LARGEST_VALUE:.0e}: export it again."
         return None, [Violation(name, text)]
+    try:
+        storable(pixels[..., :0] if pixels.dtype.itemsize < 8 else pixels)
+    except ValueError as error:
+        return None, [
+            Violation(name, f"{error}: save it with smaller numbers, or as float64 if these are grey values.")
+        ]
     lowest, highest = pixels.min(), pixels.max()
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:
@@ -221,13 +236,17 @@ def _layout_problems(
     lengths = dict(zip(found, shape, strict=True))
     stack = allow_stacks and found.endswith(wanted) and set(found[: -len(wanted)]) <= set("TZ")
     if found != wanted and not stack:
-        have = f"it has axes {found} ({by(shape)}) where {wanted} is needed"
+        have = _have(found, shape, wanted)
         extra, missing = set(found) - set(wanted), set(wanted) - set(found)
         planes = [letter for letter in found if letter in "TCZ"]
         if missing == {"Z"} and not extra:
             return [f"{have}: it is a single plane; choose a 2D method or save whole stacks."]
         if missing:
-            hint = f"; or, if they are those, say so with --axes {wanted}" if len(found) == len(wanted) else ""
+            hint = (
+                f"; or, if they are those, say so with --axes {wanted}"
+                if len(found) == len(wanted) and "S" not in found + wanted
+                else ""
+            )
             return [f"{have}: export it with these axes{hint}."]
         if "S" in extra and labels:
             return [
@@ -258,6 +277,17 @@ def _layout_problems(
     ]
 
 
+def _have(found: str, shape: tuple[int, ...], wanted: str) -> str:
+    return f"it has axes {found} ({by(shape)}) where {wanted} is needed"
+
+
+def _is_grey(image: Image) -> bool:
+    """Return whether the colours of an image are all shades of grey."""
+    return bool(np.array_equal(image.pixels[..., 0], image.pixels[..., 1])) and bool(
+        np.array_equal(image.pixels[..., 0], image.pixels[..., 2])
+    )
+
+
 def _digest(image: Image) -> str:
     digest = hashlib.sha256(f"{image.axes} {image.pixels.shape} {image.pixels.dtype.str}".encode())
     digest.update(image.pixels.data)
@@ -266,7 +296,7 @@ def _digest(image: Image) -> str:
 
 def file_name(path: Path) -> str:
     """Return the name of a file with its folder, as messages say it."""
-    return f"{path.parent.name}/{path.name}"
+    return printable(f"{path.parent.name}/{path.name}")
 
 
 def by(shape: tuple[int, ...]) -> str:

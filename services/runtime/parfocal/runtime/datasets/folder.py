@@ -16,7 +16,7 @@ from parfocal.runtime.datasets.fields import Fields
 from parfocal.runtime.datasets.findings import AS_STORED, Reading, count, some
 from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.labels import TargetLook
-from parfocal.runtime.datasets.layout import family_of, split_folders
+from parfocal.runtime.datasets.layout import family_of, passed_over, split_folders
 from parfocal.runtime.datasets.pairs import CheckedImage, ImagePair, check_images, check_pairs, find_images
 from parfocal.runtime.datasets.unpaired import check_unpaired, own_axes, same_names_and_sizes
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
@@ -249,7 +249,11 @@ def check_folder(
         ):
             splits = begin()
             _check(splits, folder, "paired", family)
-    return _report(splits, kind, family, told_by)
+    report = _report(splits, kind, family, told_by)
+    if beside := passed_over(folder, places):
+        text = f"Files and folders beside those of the dataset were passed over: {len(beside)} ({some(beside)})."
+        report = replace(report, warnings=(text, *report.warnings))
+    return report
 
 
 def check_axes(axes: str) -> None:
@@ -328,6 +332,10 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
             sorted({value for each in looks.values() for value in each.pixels if family == "classes" or value})
         )
         classes = tuple(str(value) for value in values)
+        if family == "classes" and len(values) < 2:
+            splits[0].warnings.append(
+                f"All pixels of all class images are {some(classes)}: there is nothing to tell apart."
+            )
         class_counts = {
             name: {str(value): each.pixels[value] for value in values} for name, each in looks.items() if each.pixels
         }
@@ -336,7 +344,7 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         split.counts = {"images": len(split.images.get("source", ())), **split.counts}
         if family == "labels":
             split.counts["objects"] = split.look.objects
-            split.warnings += split.look.piece_warnings()
+            split.warnings += [*split.look.piece_warnings(), *split.look.label_warnings()]
             if (measured := split.look.sizes()) is not None:
                 sizes[split.name] = measured
     fields = Fields()

@@ -39,6 +39,9 @@ _CURE: Final = (
     "A label image has whole numbers, 0 for background and one number for all pixels of an object: put such images "
     "into target, or choose a method that learns grey images"
 )
+_LOSSLESS: Final = "Export labels, masks and classes as TIFF or PNG from where they were made: a conversion is too late"
+# What is no background covers less, as a rule, or leaves a border free.
+_MOST: Final = 0.5
 
 COMPONENTS_HINT: Final = (
     "If each piece is an object of its own, have the pieces numbered: `parfocal dataset create … --label-components`"
@@ -117,6 +120,9 @@ class TargetLook:
         For each image its file, and how many pixels each label spans along each axis.
     in_pieces
         Images in which labels lie in several separate pieces, and how many of both there are in the planes looked at.
+    filling, below
+        Images, with details, in which a label covers most and reaches all borders, as a background does; and those
+        with numbers below 0.
     """
 
     grey: list[Violation] = field(default_factory=list)
@@ -124,6 +130,8 @@ class TargetLook:
     pixels: Counter[int] = field(default_factory=Counter)
     extents: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
     in_pieces: list[tuple[str, Pieces]] = field(default_factory=list)
+    filling: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
     _images: int = 0
     _even: int = 0
     _pieces: int = 0
@@ -134,6 +142,9 @@ class TargetLook:
         """Look at one decoded target, and return whether it is one of labels or classes."""
         self._images += 1
         pixels = image.pixels
+        if any(note.code == "lossy" for note in image.notes):
+            self.grey.append(Violation(file_name(path), f"is compressed as JPEG, which changes numbers. {_LOSSLESS}"))
+            return False
         if problem := label_problem(pixels):
             self.grey.append(Violation(file_name(path), problem))
             return False
@@ -152,9 +163,17 @@ class TargetLook:
         if not self._many:
             self._pieces += seen.pieces
             self._values += seen.labels
-        if seen.pieces > max(_FEWEST_PIECES, _PIECES * seen.labels):
+        # Planes of volumes cut dented objects in pieces.
+        if seen.pieces > (seen.labels if pixels.ndim == 2 else max(_FEWEST_PIECES, _PIECES * seen.labels)):
             self.in_pieces.append((file_name(path), seen))
-        self.extents.append((file_name(path), object_extents(pixels)))
+        extents = object_extents(pixels)
+        self.extents.append((file_name(path), extents))
+        inside = values > 0
+        whole = np.all(extents == pixels.shape, axis=1) & (counts[inside] > _MOST * pixels.size)
+        for label, number in zip(values[inside][whole], counts[inside][whole], strict=True):
+            self.filling.append(f"{file_name(path)} ({label} in {100 * number / pixels.size:.0f} % of the pixels)")
+        if below := int(counts[values < 0].sum()):
+            self.below.append(f"{file_name(path)} ({100 * below / pixels.size:.2g} % of the pixels)")
         return even
 
     def add(self, other: TargetLook) -> TargetLook:
@@ -165,6 +184,8 @@ class TargetLook:
             self.pixels + other.pixels,
             [*self.extents, *other.extents],
             [*self.in_pieces, *other.in_pieces],
+            [*self.filling, *other.filling],
+            [*self.below, *other.below],
             self._images + other._images,
             self._even + other._even,
             self._pieces + other._pieces,
@@ -225,6 +246,24 @@ class TargetLook:
             "Label images in which one number stands for several separate pieces, which count as one object: "
             f"{len(shown)} ({some(shown)}). {COMPONENTS_HINT}."
         ]
+
+    def label_warnings(self) -> list[str]:
+        """Return what is suspicious about the numbers of label images."""
+        warnings = []
+        if self._images and not self.objects:
+            warnings.append("There is no object in any of the label images: every pixel is background.")
+        if self.filling:
+            warnings.append(
+                "Label images in which one object covers most of the image and reaches all its borders, as a "
+                f"background does: {len(self.filling)} ({some(self.filling)}). Background must be 0: if these are "
+                "inverted masks or have another background, change that."
+            )
+        if self.below:
+            warnings.append(
+                "Label images with numbers below 0, whose pixels count neither as objects nor as background: "
+                f"{len(self.below)} ({some(self.below)}). If they are background, make them 0."
+            )
+        return warnings
 
     def sizes(self) -> ObjectSizes | None:
         """Return how large the objects are; None without objects."""

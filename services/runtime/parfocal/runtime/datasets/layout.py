@@ -12,10 +12,12 @@ from parfocal.runtime.datasets.boxes import annotation_files
 from parfocal.runtime.datasets.coordinates import table_files
 from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.datasets.kinds import KINDS
-from parfocal.runtime.datasets.pairs import PASSED_OVER
+from parfocal.runtime.datasets.pairs import PASSED_OVER, is_hidden
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
+from parfocal.runtime.images.files import printable
 
 _FILES: Final = {"boxes": "annotation files", "tables": "tables of coordinates", "images": "images"}
+_ABOUT: Final = ("readme", "licen", "copying", "citation")
 _KIND_OF_FILES: Final = {"boxes": "boxes", "tables": "coordinates"}
 
 
@@ -80,8 +82,28 @@ def _found_in(target: Path) -> str:
     return "tables" if table_files(target) else "images"
 
 
+def passed_over(folder: Path, places: Mapping[str, Path]) -> list[str]:
+    """Return the names of what lies beside the folders of a dataset and is not read, as seen from the dataset.
+
+    Files that say something of the whole, such as a list of classes or a README, are no data.
+    """
+    found = []
+    for place in dict.fromkeys([folder, *places.values()]):
+        parts = set(places) if place == folder and place not in places.values() else {"source", "target"}
+        for path in sorted(place.iterdir()):
+            name, told = path.name, path.name.lower()
+            known = name in parts or (place in places.values() and name.startswith(("source_", "target_")))
+            if is_hidden(path) or known or name in PASSED_OVER or told in CLASS_FILES or told.startswith(_ABOUT):
+                continue
+            found.append(printable(str(path.relative_to(folder))) + ("/" if path.is_dir() else ""))
+    return found
+
+
 def split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders of the splits by name: "train" and perhaps "test"; raise an error if there are none."""
+    if folder.is_file():
+        text = f"{folder} is a file: name the folder that holds train and test, or source and target."
+        raise InvalidInputError(text, [Violation("folder", text)])
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder}. Check the name.")
     above = folder.resolve().parent

@@ -7,6 +7,7 @@ spent. What is merely suspicious (saturation, duplicates, mixed pixel sizes) is 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from parfocal.runtime.images.files import (
     unreadable_name,
 )
 
+_SAME_SCALE: Final = 0.02
 PASSED_OVER: Final = ("Thumbs.db", "desktop.ini")
 """Files of folders that Windows writes, which nobody misses."""
 
@@ -82,7 +84,8 @@ class ImageReport:
 def find_images(folder: Path) -> dict[str, Path]:
     """List the images of a folder by stem, in natural order (``image2`` before ``image10``).
 
-    Hidden files, sub-folders and other kinds of files are passed over; `check_images` and `check_pairs` name them.
+    Hidden files, sub-folders and other kinds of files are passed over; `check_images` and `check_pairs` name those that
+    somebody may miss.
 
     Raises
     ------
@@ -184,6 +187,8 @@ def check_pairs(
             continue
         if target.constant and empty_targets:
             warnings.add("empty", target_name)
+        if not _same_scale(source.pixel_size, target.pixel_size):
+            warnings.add("scales", f"{source_name} and {target_name}")
         if source.digest == target.digest:
             warnings.add("identical", f"{source_name} and {target_name}")
         if told != "target":
@@ -259,6 +264,24 @@ def check_images(
     return ImageReport(tuple(images), warnings.texts())
 
 
+def _same_scale(one: PixelSize | None, other: PixelSize | None) -> bool:
+    """Return whether two images of the same number of pixels show the same field, as far as both say it."""
+    if one is None or other is None:
+        return True
+    return all(
+        mine is None or theirs is None or math.isclose(mine, theirs, rel_tol=_SAME_SCALE)
+        for mine, theirs in zip((one.x, one.y, one.z), (other.x, other.y, other.z), strict=True)
+    )
+
+
+def is_hidden(path: Path) -> bool:
+    """Return whether nobody misses a file: hidden ones, but for images, whose names a user may have begun with a dot.
+
+    Those that begin with ``._`` are written by macOS beside each file.
+    """
+    return path.name[0] == "." and (path.name.startswith("._") or path.suffix.lower() not in IMAGE_SUFFIXES)
+
+
 def no_partner(stem: str, free: Mapping[str, str], folder: Path) -> str:
     """Return the words, to be said of a file, that `folder` has no image `stem`; `free` are other stems and names."""
     # Other numbers are another field of view, however alike the names look.
@@ -286,11 +309,16 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation], list[s
     """Return the images by stem, what is wrong with their names, and the names of all else that is not hidden."""
     if not folder.is_dir():
         return {}, [Violation(folder.name, f"there is no folder {folder}: check the name.")], []
-    everything = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=_natural)
+    everything = sorted((path for path in folder.iterdir() if not is_hidden(path)), key=_natural)
     images: dict[str, Path] = {}
     problems, passed = [], []
     for path in everything:
-        if not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
+        if path.is_symlink() and not path.exists():
+            problems.append(
+                Violation(file_name(path), "it is a link to a file that is not there: copy the file itself.")
+            )
+            continue
+        if path.name[0] == "." or not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
             if path.name not in PASSED_OVER:
                 passed.append(file_name(path) + ("/" if path.is_dir() else ""))
             continue

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.images._tiff import UnusableError
+
 ORDER = "TCZYXS"
+_SAY_AXES: Final = "Export it as a single-image OME-TIFF; or say what its axes are (for example --axes ZYX)."
 
 
 def name_axes(shape: tuple[int, ...], axes: str, rgb: bool) -> str:
-    """Translate a file's axes to letters of `ORDER`, ``_`` for those to drop; ValueError when impossible."""
+    """Translate a file's axes to letters of `ORDER`, ``_`` for those to drop; UnusableError when impossible."""
     letters = ""
     for axis, length in zip(axes, shape, strict=True):
         if axis in "YX":
@@ -25,9 +28,11 @@ def name_axes(shape: tuple[int, ...], axes: str, rgb: bool) -> str:
     named = letters.replace("_", "")
     unknown = sorted(set(named) - set(ORDER))
     if unknown:
-        raise ValueError(f"it has axes {axes} of shape {shape}, and {', '.join(unknown)} is not one of T, C, Z, Y, X")
+        raise UnusableError(
+            f"it has axes {axes} of shape {shape}, and {', '.join(unknown)} is not one of T, C, Z, Y, X", _SAY_AXES
+        )
     if len(set(named)) != len(named) or "Y" not in named or "X" not in named:
-        raise ValueError(f"its axes {axes} of shape {shape} do not say which dimension is which")
+        raise UnusableError(f"its axes {axes} of shape {shape} do not say which dimension is which", _SAY_AXES)
     return letters
 
 
@@ -48,8 +53,14 @@ def override_axes(shape: tuple[int, ...], axes: str, rgb: bool, given: str) -> t
         The letters as `name_axes` returns them, and what the file declares, where that was replaced; else "".
     """
     try:
-        letters = name_axes(shape, axes, rgb)
-    except ValueError:
+        guessed = letters = name_axes(shape, axes, rgb)
+        # What is guessed gives way: planes of which nothing is said, and planes that are said to be colours.
+        letters = "".join(
+            "?" if letter in "ZC" and (axis in "QI" or (axis == "S" and place < axes.index("Y"))) else letter
+            for place, (axis, letter) in enumerate(zip(axes, guessed, strict=True))
+        )
+    except UnusableError:
+        guessed = ""
         letters = "".join(
             each if each in "YX" or (each == "S" and rgb) else "_" if length == 1 else "?"
             for each, length in zip(axes, shape, strict=True)
@@ -60,9 +71,10 @@ def override_axes(shape: tuple[int, ...], axes: str, rgb: bool, given: str) -> t
     free = [letter for letter in given if letter not in named]
     replaced = [letter for letter in letters if letter not in f"{given}_"]
     if not free or len(named) != len(given) or not set(free) <= set("TCZ") or not set(replaced) <= set("TCZ?"):
-        return (letters, "") if "?" not in letters else (name_axes(shape, axes, rgb), "")
+        return guessed or name_axes(shape, axes, rgb), ""
     following = iter(free)
-    return "".join(next(following) if letter in replaced else letter for letter in letters), named.replace("?", "Z")
+    found = "".join(next(following) if letter in replaced else letter for letter in letters)
+    return found, "" if found == guessed else (guessed or letters.replace("?", "Z")).replace("_", "")
 
 
 def arrange(pixels: NDArray[Any], letters: str, axes: str) -> NDArray[Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from parfocal.runtime.errors import DiskFullError
+
+_LONGEST: Final = 180  # bytes
 
 
 @contextmanager
@@ -34,4 +37,6 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 def partial_path(path: Path) -> Path:
     """Where `writing` builds a file: hidden, in the same folder, one per process and thread."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    # A name that fills what a file system allows has no room for more.
+    name = path.name if len(os.fsencode(path.name)) <= _LONGEST else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    return path.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.partial")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 from numpy.typing import NDArray
 
@@ -35,8 +36,11 @@ def describe_raster(path: Path, labels: bool = False) -> tuple[tuple[int, ...], 
         mode, depth = _kind(path, picture, labels)
         samples = {"RGB": (3,), "RGBA": (4,)}.get(mode, ())
         notes = [Note("lossy")] if picture.format == "JPEG" else []
+        if picture.format == "JPEG" and _is_turned(picture):
+            notes.append(Note("orientation"))
         if picture.mode in ("P", "PA"):
-            notes.append(Note("labels-from-table" if labels else "table-applied"))
+            inverted = labels and _is_inverted(picture)
+            notes.append(Note("white-is-zero" if inverted else "labels-from-table" if labels else "table-applied"))
         if mode == "LA":
             notes.append(Note("alpha-dropped"))
         shape = (picture.height, picture.width, *samples)
@@ -50,6 +54,9 @@ def decode_raster(path: Path, labels: bool = False) -> NDArray[Any]:
         if depth == 16:
             return np.asarray(picture).astype(np.uint16)
         pixels = np.asarray(picture if mode == picture.mode == "P" else picture.convert(mode))
+        inverted = mode == "P" and _is_inverted(picture)
+    if inverted:
+        return np.asarray(pixels == 0, np.uint8)
     if mode == "LA":
         if np.any(pixels[..., 1] != 255):
             raise transparent()
@@ -72,6 +79,28 @@ def _open(path: Path) -> PIL.Image.Image:
     return picture
 
 
+def _table(picture: PIL.Image.Image) -> NDArray[np.uint8]:
+    """Return the colour table (entries, 3) of a picture, which is known before anything is decoded."""
+    assert picture.palette is not None
+    colours = np.frombuffer(bytes(picture.palette.palette), np.uint8)
+    order = picture.palette.rawmode or "RGB"  # in BMP files blue comes first, and a byte without meaning last
+    colours = colours[: colours.size // len(order) * len(order)].reshape(-1, len(order))
+    return colours[:, [order.index(letter) for letter in "RGB"]]
+
+
+def _is_inverted(picture: PIL.Image.Image) -> bool:
+    """Return whether a colour table has white and then black, and nothing else, as masks of one bit may have."""
+    return picture.mode == "P" and np.array_equal(_table(picture), [[255] * 3, [0] * 3])
+
+
+def _is_turned(picture: PIL.Image.Image) -> bool:
+    """Return whether viewers turn or mirror a picture of a camera; what cannot be read says nothing."""
+    try:
+        return bool(picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1)
+    except Exception:  # a hostile file can raise anything inside a decoder
+        return False
+
+
 def _kind(path: Path, picture: PIL.Image.Image, labels: bool) -> tuple[str, int]:
     """Return the mode to decode to (L, LA, P, RGB, RGBA) and the bits per sample in the file."""
     bits = 1 if picture.mode == "1" else 8
@@ -83,12 +112,15 @@ def _kind(path: Path, picture: PIL.Image.Image, labels: bool) -> tuple[str, int]
             raise UnusableError(what, "Save it as TIFF, or each channel as a 16-bit grey PNG.")
         if bits == 16:
             return "L", 16
+    if picture.format == "BMP" and picture.mode == "1":
+        with path.open("rb") as handle:
+            if (found := int.from_bytes(handle.read(30)[28:], "little")) != 1:  # which Pillow takes for one bit
+                what = f"it is a BMP of {found} bits with a colour table of two entries, which cannot be read"
+                raise UnusableError(what, "Save it as TIFF or PNG.")
     if picture.mode == "P":
         if labels:
             return "P", 8
-        assert picture.palette is not None
-        colours = np.frombuffer(bytes(picture.palette.palette), np.uint8)  # known before anything is decoded
-        colours = colours[: colours.size // 3 * 3].reshape(-1, 3)
+        colours = _table(picture)
         return ("L" if np.all(colours == colours[:, :1]) else "RGB"), 8
     if picture.mode in ("1", "L"):
         return "L", bits

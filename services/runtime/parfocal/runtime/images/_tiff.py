@@ -20,10 +20,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
 
 from parfocal.runtime.images.notes import Note
-from parfocal.runtime.images.units import UNCALIBRATED, length_in_micrometres, micrometres
+from parfocal.runtime.images.units import UNCALIBRATED, is_length, length_in_micrometres, micrometres
 
 # Their planes or positions are laid out in the makers' own ways; bioio reads them on the way in.
 _VENDOR_KINDS = {
@@ -43,11 +43,24 @@ _VENDOR_KINDS = {
 
 # Beyond this a resolution tag is a printer's setting (72 dpi is 353 µm, 1200 dpi is 21 µm).
 _LARGEST_PIXEL = 20.0
+_PRINTED: Final = 1e4  # µm; units of printers are a centimetre and more
 _FEW_BITS: Final = (1, 2, 4)
-_LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
+_LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.JPEG_LOSSY)
+# With and without loss, as whoever writes them likes.
+_PERHAPS_LOSSY: Final = (
+    *(COMPRESSION.JPEG2000, COMPRESSION.JPEG_2000_LOSSY, COMPRESSION.JPEGXR, COMPRESSION.JPEGXL),
+    *(COMPRESSION.WEBP, COMPRESSION.LERC),
+)
 _NAMED: Final = 3
+_WITHOUT_METADATA: Final = (
+    "Export it again; or say what its planes are (for example --axes ZYX), and they are read without these metadata."
+)
+# What is stored in these ways is grey, or becomes red, green and blue.
+_GREY: Final = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE, PHOTOMETRIC.MASK)
 _SMALL: Final = 4096  # bytes of metadata behind the pixels
+_PADDING: Final = 64
 _SUBFILE: Final = 254
+_ORIENTATION: Final = 274
 _MOST_DIRECTORIES = 2**22
 _TYPE_SIZES = {
     1: 1,
@@ -66,6 +79,15 @@ _TYPE_SIZES = {
     16: 8,
     17: 8,
     18: 8,
+}
+
+_COLOURS: Final[dict[int, str]] = {
+    PHOTOMETRIC.SEPARATED: "inks of a printer (CMYK)",
+    PHOTOMETRIC.YCBCR: "brightness and colour differences (YCbCr)",
+    PHOTOMETRIC.CIELAB: "brightness and colour (Lab)",
+    PHOTOMETRIC.ICCLAB: "brightness and colour (Lab)",
+    PHOTOMETRIC.ITULAB: "brightness and colour (Lab)",
+    PHOTOMETRIC.CFA: "those behind the colour filters of a camera (raw)",
 }
 
 
@@ -132,41 +154,56 @@ def opened_tiff(path: Path, max_pixels: int, axes: str = "") -> Iterator[tuple[T
     flags: dict[str, Any] = {"_multifile": False, "is_mmstack": False, "is_scanimage": False}
     with TiffFile(path, **flags) as tif:
         try:
-            facts, unfitting = _describe(tif, max_pixels, keep_alpha="C" in axes), None
+            facts, unfitting = _describe(tif, max_pixels, axes), None
         except _UnfittingError as error:
             if error.refusal is not None and not axes:
-                raise error.refusal from error
+                raise UnusableError(str(error.refusal), error.refusal.cure or _WITHOUT_METADATA) from error
             unfitting = error
         if unfitting is None:
             yield tif, facts
             return
     with TiffFile(path, **flags, is_ome=False, is_imagej=False, is_shaped=False) as tif:
-        facts = _describe(tif, max_pixels, keep_alpha="C" in axes)
+        try:
+            facts = _describe(tif, max_pixels, axes)
+        except _UnfittingError as error:
+            raise UnusableError(f"its planes do not belong together ({error.detail})") from error
         notes = (*facts.notes, Note("metadata-ignored", unfitting.detail))
         yield tif, facts._replace(notes=notes, pixel_size=unfitting.pixel_size or facts.pixel_size)
 
 
-def _describe(tif: TiffFile, max_pixels: int, keep_alpha: bool) -> FileFacts:
+def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
     vendor = sorted(kind for kind in _VENDOR_KINDS if getattr(tif, f"is_{kind}", False))
     if vendor:
         raise UnusableError(f"it is a {vendor[0].upper()} file, a maker's own kind of TIFF")
     size = tif.filehandle.size
     with Path(tif.filehandle.path).open("rb") as handle:
-        directories, full = _count_directories(handle, size)
+        directories, full, last = _count_directories(handle, size)
     notes: list[Note] = []
     root = _parse_ome(tif, directories) if tif.is_ome else None
-    pixel_size = _tagged_pixel_size(tif, notes) if root is None else _ome_pixel_size(root, notes)
-    series = _the_series(tif)
+    pixel_size = (
+        _ome_pixel_size(root, notes) if root is not None and _has_size(root) else _tagged_pixel_size(tif, notes)
+    )
+    try:
+        series = _the_series(tif)
+    except UnusableError:
+        raise
+    except Exception as error:  # a reader that follows the metadata of strangers can raise anything
+        text = f"its {_whose(tif)} metadata cannot be understood ({error})"
+        raise _UnfittingError("metadata that cannot be understood", UnusableError(text), pixel_size) from error
     if tif.is_ome and series.kind != "ome":
         text = "its OME metadata names other files or cannot be understood"
         raise _UnfittingError("OME metadata that cannot be understood", UnusableError(text), pixel_size)
     shape = tuple(int(length) for length in series.get_shape(False))
     if math.prod(shape) <= max_pixels:  # else the caller's limit speaks first, without touching every page
         _check_planes(series, full, tif, pixel_size)
+        notes += _check_bytes_behind(series, full, tif, last)
         _check_extent(series, size, pixel_size)
     page, letters = series.keyframe, series.get_axes(False)
-    rgb = page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR)
-    alpha = not keep_alpha and not rgb and _has_alpha(page) and letters.count("S") == 1
+    _check_colours(page)
+    # Of colours that lie in planes of their own, as programs guess them, somebody may say that they are planes.
+    planes = page.planarconfig == PLANARCONFIG.SEPARATE and axes != "" and "S" not in axes
+    rgb = page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR) and not planes
+    alpha = "C" not in axes and not rgb and _has_alpha(page) and letters.count("S") == 1
     if alpha:
         place = letters.index("S")
         shape = (*shape[:place], 1, *shape[place + 1 :])
@@ -174,13 +211,18 @@ def _describe(tif: TiffFile, max_pixels: int, keep_alpha: bool) -> FileFacts:
     inverted = 0
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         # tifffile marks arrays of Booleans so, and their shape beside it: True is 1, whatever a viewer shows.
-        array = page.bitspersample == 1 and tif.is_shaped
+        own = tif.is_shaped or (root is not None and root.get("Creator", "").startswith("tifffile"))
+        array = page.bitspersample == 1 and own
         inverted = 2**page.bitspersample - 1 if page.bitspersample in _FEW_BITS and not array else 0
         notes.append(Note("white-is-zero" if inverted else "inverted-table"))
     elif page.photometric == PHOTOMETRIC.PALETTE:
         notes.append(Note("table-left-out"))
+    if page.tags.valueof(_ORIENTATION, 1) != 1:
+        notes.append(Note("orientation"))
     if page.compression in _LOSSY:
         notes.append(Note("lossy"))
+    if page.compression in _PERHAPS_LOSSY:
+        notes.append(Note("perhaps-lossy", COMPRESSION(page.compression).name))
     return FileFacts(shape, letters, series.dtype, rgb, pixel_size, tuple(notes), alpha, inverted)
 
 
@@ -195,6 +237,11 @@ def decode_tiff(tif: TiffFile, facts: FileFacts) -> NDArray[Any]:
         if np.any(alpha != (np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1)):
             raise transparent()
         pixels = grey
+    page = series.keyframe
+    if facts.rgb and page.samplesperpixel == 4 and page.planarconfig == PLANARCONFIG.SEPARATE:
+        alphas = np.take(pixels.reshape(facts.shape), 3, axis=facts.axes.index("S"))
+        if np.any(alphas != (np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1)):
+            raise transparent(planes=True)
     if pixels.size != math.prod(facts.shape):
         raise UnusableError(f"it announces {facts.shape} and holds {pixels.shape}")
     if facts.inverted:
@@ -202,11 +249,28 @@ def decode_tiff(tif: TiffFile, facts: FileFacts) -> NDArray[Any]:
     return pixels.reshape(facts.shape)
 
 
-def transparent() -> UnusableError:
-    """Return the error of an image some of whose pixels are transparent."""
+def transparent(planes: bool = False) -> UnusableError:
+    """Return the error of an image with transparent pixels; with `planes` its colours lie in planes of their own."""
+    what = "it has a transparency (alpha) channel that is not fully opaque"
+    if planes:
+        return UnusableError(
+            f"{what}: four planes are stored as red, green, blue and transparency",
+            "If they are no colours, say what they are (for example --axes CYX); else save it without transparency.",
+        )
     return UnusableError(
-        "it has a transparency (alpha) channel that is not fully opaque",
-        "Save it without transparency; if it is a channel of its own, save the channel you need.",
+        what, "Save it without transparency; if it is a channel of its own, save the channel you need."
+    )
+
+
+def _check_colours(page: TiffPage) -> None:
+    """Refuse colours that are neither grey nor become red, green and blue when they are decoded."""
+    if page.photometric in _GREY or page.photometric == PHOTOMETRIC.RGB:
+        return
+    if page.photometric == PHOTOMETRIC.YCBCR and page.compression in _LOSSY:
+        return
+    name = _COLOURS.get(page.photometric, getattr(page.photometric, "name", str(page.photometric)))
+    raise UnusableError(
+        f"its values are {name}, not grey or RGB", "Save it as a grey or RGB TIFF, or each channel as one of its own."
     )
 
 
@@ -218,6 +282,13 @@ def _has_alpha(page: TiffPage) -> bool:
 
 def _the_series(tif: TiffFile) -> TiffPageSeries:
     series = [each for each in tif.series if not each.keyframe.is_reduced]
+    # Images of half the size are taken for levels of a pyramid by the reader, whether the file says so or not.
+    series += [
+        level
+        for each in list(series)
+        for level in each.levels[1:]
+        if not level.keyframe.is_reduced and len(level.keyframe.treeindex) == 1
+    ]
     if not series:
         raise UnusableError("it holds no image")
     if len(series) > 1:
@@ -241,11 +312,10 @@ def _check_planes(
         raise UnusableError(f"it is truncated: it announces {block} planes, and {rest + page.nbytes} bytes are there")
     if planes <= announced:
         return
-    whose = "OME" if tif.is_ome else "ImageJ" if tif.is_imagej else "TIFF"
     raise _UnfittingError(
         f"{planes} planes there, {announced} announced",
         UnusableError(
-            f"it holds {planes} planes, and its {whose} metadata announces {announced}",
+            f"it holds {planes} planes, and its {_whose(tif)} metadata announces {announced}",
             f"Export it again; or say what the planes are (for example --axes ZYX), and all {planes} are read without "
             "these metadata.",
         ),
@@ -253,10 +323,37 @@ def _check_planes(
     )
 
 
-def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int]:
+def _check_bytes_behind(series: TiffPageSeries, planes: int, tif: TiffFile, last: int) -> list[Note]:
+    """Refuse a file with one directory and more planes behind its pixels than its metadata announce.
+
+    Where no metadata speak of planes, the bytes may be anything, and are noted. `last` is where the last tag ends.
+    """
+    page = series.keyframe
+    if planes != 1 or page.compression != COMPRESSION.NONE or page.subifds or not page.dataoffsets:
+        return []
+    announced = math.prod(series.get_shape(False)) // max(1, page.size)
+    strips = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    behind = tif.filehandle.size - max(page.dataoffsets[0] + announced * page.nbytes, last, *strips)
+    more = behind // max(1, page.nbytes)
+    if more < 1 or behind < _PADDING:
+        return []
+    if tif.is_imagej or tif.is_shaped:
+        raise UnusableError(
+            f"it has bytes for {announced + more} planes, and its {_whose(tif)} metadata announces {announced}",
+            "Export it again, so that all planes are announced.",
+        )
+    return [Note("bytes-left-out", f"enough for {more} more {'plane' if more == 1 else 'planes'}")]
+
+
+def _whose(tif: TiffFile) -> str:
+    return "OME" if tif.is_ome else "ImageJ" if tif.is_imagej else "TIFF"
+
+
+def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int, int]:
     """Follow the chain of image directories to its end; what leads nowhere means a truncated file.
 
-    Returns the number of directories, and of those of them that are no smaller copies of others.
+    Returns the number of directories, and of those of them that are no smaller copies of others, and where the last
+    directory or value of a tag ends.
     """
     header = handle.read(16)
     order = "<" if header[:2] in (b"II", b"EP") else ">"
@@ -266,7 +363,7 @@ def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int]:
     link = struct.Struct(order + word)
     (offset,) = link.unpack_from(header, 8 if big else 4)
     seen: set[int] = set()
-    reduced = 0
+    reduced = last = 0
     while offset:
         if offset in seen or len(seen) >= _MOST_DIRECTORIES:
             raise ValueError("it is damaged: its directories lead in a circle")
@@ -275,15 +372,17 @@ def _count_directories(handle: BinaryIO, size: int) -> tuple[int, int]:
         (entries,) = struct.unpack(order + ("Q" if big else "H"), _exactly(handle, count_size))
         if offset + count_size + entries * entry.size + link.size > size:
             raise ValueError("it is truncated: the file ends inside a directory")
+        last = max(last, offset + count_size + entries * entry.size + link.size)
         for tag, kind, count, place in entry.iter_unpack(_exactly(handle, entries * entry.size)):
             length = _TYPE_SIZES.get(kind, 0) * count
             if length > link.size and place + length > size:
                 raise ValueError("it is truncated: a tag lies beyond the end of the file")
+            last = max(last, place + length if length > link.size else 0)
             # The value stands in the first bytes of its field, whatever the order of these.
             shift = 0 if order == "<" else 8 * (link.size - _TYPE_SIZES.get(kind, link.size))
             reduced += tag == _SUBFILE and bool(place >> shift & 1)
         (offset,) = link.unpack(_exactly(handle, link.size))
-    return len(seen), len(seen) - reduced
+    return len(seen), len(seen) - reduced, last
 
 
 def _exactly(handle: BinaryIO, size: int) -> bytes:
@@ -400,9 +499,16 @@ def _ome_pixel_size(root: ElementTree.Element, notes: list[Note]) -> tuple[float
     for element in _elements(root, "Pixels"):
         units = [element.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XYZ"]
         values = [element.get(f"PhysicalSize{axis}") for axis in "XYZ"]
-        notes += _unknown_units(unit for unit, value in zip(units, values, strict=True) if value is not None)
-        return _as_size([length_in_micrometres(value, unit) for value, unit in zip(values, units, strict=True)])
+        if any(value is not None and not unit.strip() for unit, value in zip(units, values, strict=True)):
+            notes.append(Note("unit-guessed"))
+        return _as_size(_lengths(values, [unit.strip() or "µm" for unit in units], notes), notes)
     return None
+
+
+def _has_size(root: ElementTree.Element) -> bool:
+    """Return whether OME metadata say anything of the size of a pixel in its plane."""
+    first = next(_elements(root, "Pixels"), None)
+    return first is not None and any(first.get(f"PhysicalSize{axis}") is not None for axis in "XY")
 
 
 def _tagged_pixel_size(tif: TiffFile, notes: list[Note]) -> tuple[float, float, float | None] | None:
@@ -412,30 +518,43 @@ def _tagged_pixel_size(tif: TiffFile, notes: list[Note]) -> tuple[float, float, 
     imagej = tif.imagej_metadata or {}
     named = [str(imagej.get(key, "")).strip() for key in ("unit", "xunit", "yunit", "zunit")]
     unit = named[1] or named[0]
-    tagged = not unit or unit in {"inch", "in"}
+    tagged = not unit or (micrometres(unit) or 0) >= _PRINTED
     if not unit:
-        unit = {2: "inch", 3: "cm"}.get(int(tags.valueof(296, 1)), "")
+        unit = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}.get(int(tags.valueof(296, 1)), "")
     # An image without a unit along X has no pixel size, whatever stands at the other axes.
     units = [unit, named[2] or unit, named[3] or unit]
     values = [*(1.0 / each if each else None for each in density), imagej.get("spacing")]
-    notes += _unknown_units(each for each, value in zip(units, values, strict=True) if value is not None)
-    lengths = [length_in_micrometres(value, each) for value, each in zip(values, units, strict=True)]
+    lengths = _lengths(values, units, notes)
     if tagged and any(length is not None and length > _LARGEST_PIXEL for length in lengths[:2]):
         notes.append(Note("resolution-ignored", f"{max(each or 0 for each in density):.4g} pixels per {unit}"))
         return None
-    return _as_size(lengths)
+    return _as_size(lengths, notes)
 
 
-def _unknown_units(units: Iterator[str]) -> list[Note]:
-    """Return a note for each unit that is neither known nor says that there is no pixel size."""
-    unknown = {unit for unit in units if micrometres(unit) is None and unit.casefold() not in UNCALIBRATED}
-    return [Note("unit-unknown", unit[:40]) for unit in sorted(unknown)]
+def _lengths(values: Sequence[object], units: Sequence[str], notes: list[Note]) -> list[float | None]:
+    """Return lengths along X, Y and Z in micrometres, and note what is left out of them.
+
+    A unit that says that there is no pixel size, and a length of 0, which programs write for the same, are no faults.
+    """
+    there = [(axis, value, unit) for axis, value, unit in zip("XYZ", values, units, strict=True) if value is not None]
+    unknown = {unit for _, _, unit in there if micrometres(unit) is None and unit.casefold() not in UNCALIBRATED}
+    notes += [Note("unit-unknown", unit[:40]) for unit in sorted(unknown)]
+    unreadable = [
+        f"{axis}: {str(value)[:40]}"
+        for axis, value, unit in there
+        if micrometres(unit) is not None and not is_length(value)
+    ]
+    if unreadable:
+        notes.append(Note("size-unreadable", ", ".join(unreadable)))
+    return [length_in_micrometres(value, unit) for value, unit in zip(values, units, strict=True)]
 
 
-def _as_size(lengths: Sequence[float | None]) -> tuple[float, float, float | None] | None:
+def _as_size(lengths: Sequence[float | None], notes: list[Note]) -> tuple[float, float, float | None] | None:
     x, y, z = lengths
     if x is None and y is None:
         return None
+    if x is None or y is None:
+        notes.append(Note("size-guessed", "Y for X" if x is None else "X for Y"))
     return x or y or 0.0, y or x or 0.0, z
 
 

@@ -52,6 +52,7 @@ __all__ = [
     "image_stem",
     "inspect_image",
     "name_clash",
+    "printable",
     "read_image",
     "unreadable_name",
     "whole_numbers",
@@ -152,7 +153,8 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
         Larger images are refused before they are decoded.
     labels
         Whether the values are numbers of objects or classes. None of them is changed then: where a PNG has a colour
-        table, the index is the label, and whole numbers that are stored as decimal ones become integers.
+        table, the index is the label, and whole numbers that are stored as decimal ones become integers. A table of
+        white and black alone is that of a mask, whose white is 1.
     axes
         What the axes are, e.g. "ZYX", where somebody says so: they replace those of the file if it has as many.
 
@@ -175,6 +177,9 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
     if alpha:
         notes.append(Note("alpha-dropped"))
     if labels and native.dtype.kind == "f" and (whole := whole_numbers(native)).dtype != native.dtype:
+        exact = 2 ** (np.finfo(native.dtype).nmant + 1)
+        if max(-float(native.min()), float(native.max())) > exact:
+            notes.append(Note("labels-rounded", f"{native.dtype}, labels above {exact}"))
         native = whole
         notes.append(Note("labels-from-floats"))
     return Image(native, header.axes, header.pixel_size, tuple(notes))
@@ -303,9 +308,16 @@ def unreadable_name(path: Path) -> Violation | None:
     try:
         path.name.encode()
     except UnicodeEncodeError:
-        shown = path.name.encode(errors="replace").decode()
-        return Violation(shown, "its name is not written in UTF-8 (each ? is a letter that cannot be read): rename it.")
+        return Violation(
+            printable(path.name),
+            "its name is not written in UTF-8 (each ? is a letter that cannot be read): rename it.",
+        )
     return None
+
+
+def printable(name: str) -> str:
+    """Return a name as messages and manifests can hold it: each letter that is not UTF-8 is a question mark."""
+    return name.encode(errors="replace").decode()
 
 
 def name_clash(path: Path, other: Path) -> str:
@@ -346,7 +358,9 @@ def _opened(
             header, _ = _header(path, facts, limits, axes)
             yield header, lambda: (decode_raster(path, labels), ())
         else:
-            raise UnusableError("it is no TIFF, PNG, JPEG or BMP file" if magic else "it is empty", _FOREIGN)
+            if not magic:
+                raise UnusableError("it is empty", "Copy or export it again.")
+            raise UnusableError("it is no TIFF, PNG, JPEG or BMP file", _FOREIGN)
     except ParfocalError:
         raise
     except MemoryError as error:

@@ -22,11 +22,20 @@ NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "table-applied": "Colour tables were applied: the values are those shown",
         "labels-from-table": "Colour tables of label images were left out: the index is the label",
         "labels-from-floats": "Label images with decimal numbers were converted to whole ones, no label was changed",
+        "labels-rounded": "Label images are stored as decimal numbers that cannot hold all of their labels, some of "
+        "which may have become one: export them as whole numbers of 32 bits",
         "unit-unknown": "Pixel sizes in an unknown unit were left out",
         "unit-guessed": "Pixel sizes without a unit were taken for micrometres",
+        "size-unreadable": "Pixel sizes that are no number were left out",
+        "size-guessed": "Pixel sizes along one of X and Y only were taken for both",
+        "orientation": "Images are to be shown turned or mirrored (orientation), their pixels were taken as they are "
+        "stored",
         "resolution-ignored": "Resolutions of a printer or screen were not taken for pixel sizes",
         "lossy": "JPEG compression has changed the grey values and left traces of its own: take the original images "
         "where there are some",
+        "perhaps-lossy": "Images are compressed in a way that may have changed their values: take the original images "
+        "where there are some",
+        "bytes-left-out": "Files have more bytes behind their pixels, which belong to no image and were not read",
         "converted": "Images of other formats were converted",
         "reader": "The reader of the files reports faults in them",
     }

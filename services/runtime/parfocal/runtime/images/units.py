@@ -64,7 +64,7 @@ def micrometres(unit: str) -> float | None:
         As a file writes it: "nm", "µm" with either of its two characters or escaped as ImageJ does, "microns",
         "NANOMETER", "inch", "Å".
     """
-    text = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), unit)
+    text = re.sub(r"\\+u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), unit)
     # NFKC makes one of the two characters for micro, and one of the two for Ångström.
     text = unicodedata.normalize("NFKC", text).strip().strip(".[]()").strip()
     text = text.replace("Âμ", "μ").replace("�m", "μm")  # UTF-8 read as Latin-1, and lost altogether
@@ -75,6 +75,11 @@ def micrometres(unit: str) -> float | None:
         if name in _FOLDED:
             return _FOLDED[name]
     return None
+
+
+def is_length(value: object) -> bool:
+    """Return whether a value or its text is a finite number, as `length_in_micrometres` reads it; also 0."""
+    return (text := _number(value)) is not None and math.isfinite(float(text))
 
 
 def length_in_micrometres(value: object, unit: str) -> float | None:
@@ -89,8 +94,14 @@ def length_in_micrometres(value: object, unit: str) -> float | None:
         See `micrometres`.
     """
     scale = micrometres(unit)
-    text = str(value).strip().replace(",", ".")
-    if value is None or scale is None or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
+    text = _number(value)
+    if scale is None or text is None:
         return None
     length = abs(float(text) * scale)
     return length if math.isfinite(length) and length > 0 else None
+
+
+def _number(value: object) -> str | None:
+    """Return the text of a number with a decimal point; None where the value is none."""
+    text = str(value).strip().replace(",", ".")
+    return text if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text) else None
