@@ -18,6 +18,7 @@ from parfocal.gan.parameters import (
 )
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch, ModelView, ValidationImage
 from parfocal.runtime.prediction.outputs import ResultOutputs
 from parfocal.runtime.prediction.unit import ArrayUnit, Stack, split_units
@@ -228,7 +229,7 @@ def predicted(implementation: Any, learner: Any, facts: Facts, pixels: Any, tmp_
     view = ModelView(trained, facts, implementation.normaliser, "YX")
     axes = "YXS" if pixels.ndim == 3 else "YX"
     channels = facts.directed(backwards=parameters.backwards).input_channels
-    stack, units = split_units(method, channels, Image(pixels, axes, None), parameters)
+    stack, units = split_units(method, channels, Image(pixels, axes, None), parameters, Device())
     like = pixels.dtype if parameters.like_input else None
     outputs = ResultOutputs(tmp_path, "a", "YX", stack, None, like=like)
     for number, unit in enumerate(units):
@@ -408,7 +409,7 @@ def test_patches_must_fit_the_network_and_the_images() -> None:
         assert method.validate is not None
         with pytest.raises(InvalidInputError) as caught:
             method.validate(parameters, small)
-        assert [violation.field for violation in caught.value.violations] == ["train/target/a.tif"]
+        assert [violation.field for violation in caught.value.violations] == ["patch_size", "train/target/a.tif"]
 
 
 def test_what_networks_see_and_make_are_inverse_to_each_other() -> None:

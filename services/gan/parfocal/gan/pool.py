@@ -46,7 +46,8 @@ class ImagePool:
         """Return a copy of the images, ``(number, channels, Y, X)``; an empty array where there are none."""
         if not self._images:
             return np.zeros(0, np.float32)
-        return np.array(torch.stack(self._images).cpu())
+        images: NDArray[Any] = torch.stack(self._images).cpu().numpy().copy()
+        return images
 
     def set_state(self, images: NDArray[Any], device: torch.device) -> None:
         """Replace the images."""
