@@ -114,5 +114,15 @@ def _sliced_distance(first: NDArray[np.float64], second: NDArray[np.float64], rn
     # Sets of different numbers are compared at as many quantiles as the smaller one has points.
     count = min(len(first), len(second))
     quantiles = (np.arange(count) + 0.5) / count
-    sorted_sets = [np.quantile(each @ directions, quantiles, axis=0, method="hazen") for each in (first, second)]
+    sorted_sets = [_quantiles(each @ directions, quantiles) for each in (first, second)]
     return float(np.mean(np.abs(sorted_sets[0] - sorted_sets[1])))
+
+
+def _quantiles(values: NDArray[np.float64], quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quantiles of each column by Hazen's definition; sorting is far faster than `numpy.quantile`."""
+    ordered = np.sort(values, axis=0)
+    places = np.clip(len(values) * quantiles - 0.5, 0, len(values) - 1)
+    below = np.floor(places).astype(np.intp)
+    above = np.minimum(below + 1, len(values) - 1)
+    part = (places - below)[:, np.newaxis]
+    return np.asarray(ordered[below] * (1 - part) + ordered[above] * part)
