@@ -288,8 +288,9 @@ def test_quality_control_of_a_folder_says_how_to_store_it(run: Callable[..., End
     assert f"parfocal dataset create NAME {images} --axes ZYX" in result.err
 
 
-def test_a_dataset_without_test_images_cannot_judge(run: Callable[..., Ended], images: Path) -> None:
-    created = run("dataset", "create", "untested", images / "train")
+def test_a_dataset_without_test_images_cannot_judge(run: Callable[..., Ended], images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images / "train", tmp_path / "images")
+    created = run("dataset", "create", "untested", tmp_path / "images")
     assert created.code == 0
     assert "no test images" in created.err
     trained = run("train", "fake-2d", "--dataset", "untested", "--model", "untested", "-p", "epochs=1")

@@ -209,7 +209,7 @@ def preview(
 
     \b
       parfocal dataset preview FOLDER
-      parfocal dataset preview NAME --augment --method stardist-2d -p augment_angle=45
+      parfocal dataset preview NAME --augment -p augment_angle=45
 
     With --augment the picture also shows patches, each beside what augmentation makes of it in the first epoch of a
     training with these parameters (-p) and seed.
