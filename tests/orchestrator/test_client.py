@@ -293,13 +293,13 @@ class Deaf:
 
 
 def test_watch_goes_on_with_another_service_where_a_stream_outlasts_its_time_out(
-    client: Client, dataset_uri: str, services: dict[str, ServiceProcess], monkeypatch: pytest.MonkeyPatch
+    client: Client, dataset_uri: str, fake: ServiceProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "_STREAM_SECONDS", 0.5)
     monkeypatch.setattr(watching, "_GRACE_SECONDS", 0.5)
     job = client.start(requests.training_request("fake-2d", dataset_uri, "deaf", {"epochs": 1}))
     client.wait(job.id)
-    with contextlib.closing(Service(services["fake"].address)) as hearing:
+    with contextlib.closing(Service(fake.address)) as hearing:
         reports = list(watching.watch([Deaf(), hearing], client.project, job.id, 0, 60))
     assert reports[-1].job.state == v1.JOB_STATE_SUCCEEDED
     sequences = [report.event.sequence for report in reports if report.HasField("event")]
