@@ -123,7 +123,7 @@ def test_a_dataset_is_looked_at_and_what_was_found_is_shown(stack: Any, tmp_path
     assert rows[0]["Finding"] in page
     assert "good for restoration" in page.lower()
     assert "fake-2d" in page
-    assert pictures(page) == 1
+    assert pictures(page) == 2  # examples of the images, and the first sheet
 
     again = complete(stack, "check-dataset/dataset", {"dataset": name})
     assert jobs_of(stack, again) == []
