@@ -57,7 +57,7 @@ def test_outcomes_confusion_and_counts_of_a_case_by_hand() -> None:
     assert outcome.wrong_class.tolist() == [[1, 1]]
     assert outcome.wrong_iou == pytest.approx([0.6])
     assert outcome.missed.tolist() == [2]
-    assert outcome.invented.tolist() == [2]
+    assert outcome.false_positives.tolist() == [2]
     assert outcome.counts == Counts(1, 2, 2)
     assert class_counts(TRUTH, matches, outcome, 2) == [Counts(1, 1, 1, 1.0), Counts(0, 1, 1, 0.0)]
     assert confusion(TRUTH, matches, outcome, 2).tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 0]]
@@ -67,7 +67,7 @@ def test_outcomes_confusion_and_counts_of_a_case_by_hand() -> None:
 def test_a_wrong_class_below_the_level_is_a_false_positive_and_a_false_negative() -> None:
     outcome = outcomes(TRUTH, FOUND, match_boxes(TRUTH, FOUND, 2, levels_with(0.7)), 0.7, 0.0)
     assert len(outcome.wrong_class) == 0
-    assert (outcome.missed.tolist(), outcome.invented.tolist()) == ([1, 2], [1, 2])
+    assert (outcome.missed.tolist(), outcome.false_positives.tolist()) == ([1, 2], [1, 2])
 
 
 def test_detections_below_the_confidence_do_not_count() -> None:
@@ -83,7 +83,7 @@ def test_a_detection_of_the_same_object_again_is_a_false_positive() -> None:
     found = detections((0, 0.5, 0, 0, 10, 10), (0, 0.9, 1, 0, 11, 10))
     outcome = outcomes(truth, found, match_boxes(truth, found, 1, LEVELS), 0.5, 0.0)
     assert outcome.found.tolist() == [[0, 1]]  # the more certain one, although the other fits better
-    assert outcome.invented.tolist() == [0]
+    assert outcome.false_positives.tolist() == [0]
 
 
 def test_the_rules_differ_where_the_best_box_is_taken() -> None:
@@ -131,9 +131,9 @@ def test_images_without_boxes_or_without_detections_are_scored() -> None:
     assert outcomes(boxes(), detections(), empty, 0.5, 0.0).counts == Counts()
     missed = match_boxes(TRUTH, detections(), 2, LEVELS)
     assert outcomes(TRUTH, detections(), missed, 0.5, 0.0).counts == Counts(0, 0, 3)
-    invented = match_boxes(boxes(), FOUND, 2, LEVELS)
-    assert outcomes(boxes(), FOUND, invented, 0.5, 0.0).counts == Counts(0, 3, 0)
-    together = rank([empty, missed, invented], 0.5)
+    false_positives = match_boxes(boxes(), FOUND, 2, LEVELS)
+    assert outcomes(boxes(), FOUND, false_positives, 0.5, 0.0).counts == Counts(0, 3, 0)
+    together = rank([empty, missed, false_positives], 0.5)
     assert (together.positives, together.matched.tolist()) == (3, [False] * 3)
     confidence, found, wrong = together.curve()
     assert (confidence.round(3).tolist(), found.tolist(), wrong.tolist()) == ([0.9, 0.8, 0.7], [0, 0, 0], [1, 2, 3])
@@ -159,8 +159,8 @@ def random_images(seed: int, images: int, classes: int) -> list[tuple[Boxes, Det
         moved = kept[:, 1:] + random.normal(0, 3.0, (len(kept), 4))
         extra = int(random.integers(0, 5))
         corner, size = random.uniform(0, 150, (extra, 2)), random.uniform(15, 50, (extra, 2))
-        invented = np.column_stack([random.integers(0, classes, extra), corner, corner + size])
-        found = np.vstack([np.column_stack([given, moved]), invented]).round(2)
+        false_positives = np.column_stack([random.integers(0, classes, extra), corner, corner + size])
+        found = np.vstack([np.column_stack([given, moved]), false_positives]).round(2)
         scores = random.permutation(np.linspace(0.05, 0.99, len(found))).round(4)
         made.append((boxes(*truth), detections(*np.insert(found, 1, scores, axis=1))))
     return made

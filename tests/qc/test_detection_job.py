@@ -75,7 +75,7 @@ def rows_of(job: v1.Job, s3: Any, name: str) -> list[dict[str, str]]:
 
 
 def test_mistakes_of_every_kind_are_counted(evaluate: Callable[..., v1.Job], s3: Any) -> None:
-    """In every image one box is lost, one invented, one of the wrong class; the others are a pixel off."""
+    """In every image one box is lost, one false_positives, one of the wrong class; the others are a pixel off."""
 
     def change(rows: list[Row]) -> list[Row]:
         _, second, *others = rows

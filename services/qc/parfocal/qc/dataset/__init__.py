@@ -15,7 +15,7 @@ DATASET = Method(
     title="Dataset QC",
     task=v1.TASK_DATASET,
     summary="""
-        Looks at the images of a dataset before anything is learnt from them: shift between source and target, noise,
+        Looks at the images of a dataset before anything is trained on them: shift between source and target, noise,
         saturation, empty, blurred and duplicate images, the same field in training and test, faults of label images,
         unusual brightness; sheets of thumbnails with what was found, and a sentence on what the data are good for.
     """,

@@ -71,7 +71,7 @@ def layers(truth: Boxes, found: Detections, outcome: BoxOutcomes, names: Sequenc
     )
     return (
         Layer(TRUE_POSITIVE, found.corners[outcome.found[:, 1]], COLOURS["found"]),
-        Layer(FALSE_POSITIVE, found.corners[outcome.invented], COLOURS["invented"]),
+        Layer(FALSE_POSITIVE, found.corners[outcome.false_positives], COLOURS["invented"]),
         Layer(FALSE_NEGATIVE, truth.corners[outcome.missed], COLOURS["missed"], "--"),
         Layer(WRONG_CLASS, found.corners[outcome.wrong_class[:, 1]], COLOURS["cut"], "-", wrong),
     )
@@ -254,8 +254,8 @@ def _precision_over_recall(axes: Axes, totals: Totals, level: float) -> None:
     annotated = totals.annotated
     shown = [number for number in np.argsort(-annotated, kind="stable").tolist() if annotated[number]]
     for number, colour in zip(shown[:_MOST_CURVES], _CURVES, strict=False):
-        _, found, invented = totals.rankings[number].curve()
-        recall, precision = found / annotated[number], found / np.maximum(found + invented, 1)
+        _, found, false_positives = totals.rankings[number].curve()
+        recall, precision = found / annotated[number], found / np.maximum(found + false_positives, 1)
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         name = _class_name(totals.names[number], 24)
         value = totals.class_precision(number, level)
@@ -283,11 +283,11 @@ def _precision_over_recall(axes: Axes, totals: Totals, level: float) -> None:
 
 def _over_confidence(axes: Axes, totals: Totals, confidence: float) -> None:
     ranking = totals.rankings[-1]
-    least, found, invented = ranking.curve()
+    least, found, false_positives = ranking.curve()
     if least.size and ranking.positives:
         curves = {
-            "F1": 2 * found / (found + invented + ranking.positives),
-            "precision": found / (found + invented),
+            "F1": 2 * found / (found + false_positives + ranking.positives),
+            "precision": found / (found + false_positives),
             "recall": found / ranking.positives,
         }
         # What a confidence leaves changes just above that of each detection.

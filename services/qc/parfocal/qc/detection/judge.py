@@ -136,10 +136,10 @@ def rare_classes(totals: Totals, training: Mapping[str, int]) -> list[str]:
 def best_confidence(totals: Totals) -> tuple[float, float] | None:
     """Return the confidence that would have given the highest F1 on the test images, and that F1; None without one."""
     ranking = totals.rankings[-1]
-    confidence, found, invented = ranking.curve()
+    confidence, found, false_positives = ranking.curve()
     if not confidence.size or not ranking.positives:
         return None
-    f1 = 2 * found / (found + invented + ranking.positives)
+    f1 = 2 * found / (found + false_positives + ranking.positives)
     best = int(np.argmax(f1))
     return float(confidence[best]), float(f1[best])
 

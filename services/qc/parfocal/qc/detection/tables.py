@@ -118,11 +118,11 @@ def _curves(totals: Totals) -> Iterable[dict[str, Any]]:
     for name, ranking in zip(totals.names, totals.rankings, strict=False):
         if not ranking.positives:
             continue
-        for confidence, found, invented in zip(*(each.tolist() for each in ranking.curve()), strict=True):
+        for confidence, found, false_positives in zip(*(each.tolist() for each in ranking.curve()), strict=True):
             yield {
                 "class": name,
                 "confidence": round(confidence, 4),
-                "precision": found / (found + invented),
+                "precision": found / (found + false_positives),
                 "recall": found / ranking.positives,
             }
 
@@ -149,7 +149,7 @@ def _boxes(scored: ScoredBoxes, names: Sequence[str]) -> Iterable[dict[str, Any]
         for (mine, given), iou in zip(each.tolist(), ious.tolist(), strict=True)
     ]
     rows += [(FALSE_NEGATIVE, mine, None, "") for mine in outcome.missed.tolist()]
-    rows += [(FALSE_POSITIVE, None, given, "") for given in outcome.invented.tolist()]
+    rows += [(FALSE_POSITIVE, None, given, "") for given in outcome.false_positives.tolist()]
     for what, mine, given, iou in rows:
         y0, x0, y1, x1 = (found.corners[given] if given is not None else truth.corners[mine]).tolist()
         yield {

@@ -72,7 +72,7 @@ AS_STORED: Final = Reading()
 
 @dataclass(frozen=True)
 class Found:
-    """What was learnt of one image; `pattern` is what it shows, see `pattern_of`."""
+    """What is known of one image; `pattern` is what it shows, see `pattern_of`."""
 
     shape: tuple[int, ...]
     axes: str

@@ -103,7 +103,7 @@ def training_statistics(images: Sequence[NDArray[Any]]) -> TrainingStatistics | 
 
 
 def find_small(lengths: Sequence[int], patch: Sequence[int]) -> list[str]:
-    """Return that an image is smaller than what the model learnt from, as a part of a sentence; nothing if it is not.
+    """Return that an image is smaller than what the model was trained on, as a part of a sentence; nothing if it is not.
 
     Such an image is padded by its own reflection, which no training image ever was.
 
@@ -114,8 +114,8 @@ def find_small(lengths: Sequence[int], patch: Sequence[int]) -> list[str]:
     """
     if all(length >= least for length, least in zip(lengths, patch, strict=True)):
         return []
-    size, learnt = ("x".join(map(str, each)) for each in (lengths, patch))
-    return [f"it is smaller ({size} pixels) than the patches the model learnt from ({learnt})"]
+    size, trained = ("x".join(map(str, each)) for each in (lengths, patch))
+    return [f"it is smaller ({size} pixels) than the patches the model was trained on ({trained})"]
 
 
 def find_drift(
@@ -169,23 +169,23 @@ def _scale_drift(pixel_size: PixelSize | None, training: Sequence[float | None],
         return []
     drift: list[str] = []
     told: set[float] = set()
-    for axis, length, learnt, what in zip(
+    for axis, length, trained, what in zip(
         "XYZ",
         (pixel_size.x, pixel_size.y, pixel_size.z),
         training,
         ("pixels are {} µm wide, those", "pixels are {} µm high, those", "planes are {} µm apart, those"),
         strict=True,
     ):
-        if axis not in axes or not length or not learnt:
+        if axis not in axes or not length or not trained:
             continue
-        ratio = length / learnt
+        ratio = length / trained
         if 1 / _PIXEL_SIZE_FACTOR <= ratio <= _PIXEL_SIZE_FACTOR or (axis == "Y" and round(ratio, 2) in told):
             continue
         told.add(round(ratio, 2))
         size = f"{ratio:.2g} times smaller" if ratio > 1 else f"{1 / ratio:.2g} times larger"
         along = "" if axis == "X" else f" along {axis}"
         drift.append(
-            f"its {what.format(f'{length:.3g}')} of the training images {learnt:.3g} µm, so that everything looks "
+            f"its {what.format(f'{length:.3g}')} of the training images {trained:.3g} µm, so that everything looks "
             f"{size}{along} to the model"
         )
     return drift

@@ -55,7 +55,7 @@ class FlipZ(TrainingBase):
 
 
 class Warps(TrainingBase):
-    """Changes of view that are interpolated, for data without fine noise to be learnt."""
+    """Changes of view that are interpolated, for methods that are not trained on the noise itself."""
 
     changes: ClassVar[tuple[str, ...]] = ("angle", "zoom", "shear", "shift", "elastic")
 

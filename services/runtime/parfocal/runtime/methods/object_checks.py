@@ -1,4 +1,4 @@
-"""What is said before objects are learnt: of targets that are no labels, of objects too large to be seen."""
+"""Checks before a training on objects: of targets that are not labels, of objects too large to be seen."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class BoxOutcomes:
         float64 (N,): their IoU.
     missed
         int64 (N,): annotated boxes that were not found at all.
-    invented
+    false_positives
         int64 (N,): detections that found nothing.
     """
 
@@ -127,13 +127,13 @@ class BoxOutcomes:
     wrong_class: npt.NDArray[np.int64]
     wrong_iou: npt.NDArray[np.float64]
     missed: npt.NDArray[np.int64]
-    invented: npt.NDArray[np.int64]
+    false_positives: npt.NDArray[np.int64]
 
     @property
     def counts(self) -> Counts:
         """True positives, false positives and false negatives, without the IoU of the pairs."""
         wrong = len(self.wrong_class)
-        return Counts(len(self.found), len(self.invented) + wrong, len(self.missed) + wrong)
+        return Counts(len(self.found), len(self.false_positives) + wrong, len(self.missed) + wrong)
 
 
 def levels_with(level: float) -> tuple[float, ...]:
@@ -248,7 +248,7 @@ def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float,
     left = np.flatnonzero(counted & (claims == _FALSE))
     left = left[np.argsort(-matches.confidence[left], kind="stable")]
     wrong: list[tuple[int, int]] = []
-    invented: list[int] = []
+    false_positives: list[int] = []
     for number in left.tolist():
         others = np.flatnonzero(free & (truth.classes != matches.classes[number]))
         nearest = int(others[np.argmax(overlaps[number, others])]) if others.size else -1
@@ -256,7 +256,7 @@ def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float,
             free[nearest] = False
             wrong.append((nearest, number))
         else:
-            invented.append(number)
+            false_positives.append(number)
     mistaken = np.array(wrong, np.int64).reshape(-1, 2)
     return BoxOutcomes(
         found=np.column_stack([claims[right], right]),
@@ -264,7 +264,7 @@ def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float,
         wrong_class=mistaken,
         wrong_iou=overlaps[mistaken[:, 1], mistaken[:, 0]],
         missed=np.flatnonzero(free),
-        invented=np.array(sorted(invented), np.int64),
+        false_positives=np.array(sorted(false_positives), np.int64),
     )
 
 
@@ -274,8 +274,10 @@ def class_counts(truth: Boxes, matches: BoxMatches, outcome: BoxOutcomes, classe
     found = np.bincount(truth.classes[targets], minlength=classes)
     shared = np.bincount(truth.classes[targets], outcome.found_iou, minlength=classes)
     missed = np.bincount(truth.classes[[*outcome.missed, *outcome.wrong_class[:, 0]]], minlength=classes)
-    invented = np.bincount(matches.classes[[*outcome.invented, *outcome.wrong_class[:, 1]]], minlength=classes)
-    numbers = zip(found.tolist(), invented.tolist(), missed.tolist(), shared.tolist(), strict=True)
+    false_positives = np.bincount(
+        matches.classes[[*outcome.false_positives, *outcome.wrong_class[:, 1]]], minlength=classes
+    )
+    numbers = zip(found.tolist(), false_positives.tolist(), missed.tolist(), shared.tolist(), strict=True)
     return [Counts(*each) for each in numbers]
 
 
@@ -292,7 +294,7 @@ def confusion(truth: Boxes, matches: BoxMatches, outcome: BoxOutcomes, classes: 
     for targets, detections in (outcome.found.T, outcome.wrong_class.T):
         np.add.at(table, (truth.classes[targets], matches.classes[detections]), 1)
     np.add.at(table[:, classes], truth.classes[outcome.missed], 1)
-    np.add.at(table[classes], matches.classes[outcome.invented], 1)
+    np.add.at(table[classes], matches.classes[outcome.false_positives], 1)
     return table
 
 
