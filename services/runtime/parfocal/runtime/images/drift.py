@@ -103,7 +103,7 @@ def training_statistics(images: Sequence[NDArray[Any]]) -> TrainingStatistics | 
 
 
 def find_small(lengths: Sequence[int], patch: Sequence[int]) -> list[str]:
-    """Return that an image is smaller than what the model was trained on, as a part of a sentence; nothing if it is not.
+    """Return that an image is smaller than the patches of the training, as a part of a sentence; nothing if not.
 
     Such an image is padded by its own reflection, which no training image ever was.
 
