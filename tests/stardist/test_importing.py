@@ -274,9 +274,9 @@ def test_a_configuration_that_an_editor_of_windows_has_saved_is_read(folder: Pat
 
 def test_an_unknown_name_lists_what_stardist_publishes() -> None:
     with pytest.raises(NotFoundError, match="2D_versatile_fluo, 2D_versatile_he, 2D_paper_dsb2018"):
-        importing.published_folder(STARDIST_2D, "2D_versatile")
+        importing.locate(STARDIST_2D, "2D_versatile")
     with pytest.raises(NotFoundError, match="3D_demo"):
-        importing.published_folder(STARDIST_3D, "2D_versatile_fluo")
+        importing.locate(STARDIST_3D, "2D_versatile_fluo")
 
 
 def test_published_models_come_through_the_registry_of_stardist(
@@ -299,7 +299,7 @@ def test_published_models_come_through_the_registry_of_stardist(
         pretrained._MODELS[StarDist2D], "gone", {"url": (tmp_path / "gone.zip").as_uri(), "hash": digest}
     )
     with pytest.raises(NotFoundError, match=r"gone .*downloaded"):
-        importing.published_folder(STARDIST_2D, "gone")
+        importing.locate(STARDIST_2D, "gone")
 
 
 def test_the_import_needs_a_method_of_the_service(folder: Path, tmp_path: Path) -> None:

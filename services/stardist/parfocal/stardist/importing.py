@@ -22,7 +22,7 @@ from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.frameworks.keras import weights_file
 from parfocal.runtime.frameworks.keras_hdf5 import read_weights
-from parfocal.runtime.methods.importing import Values, run_import, training_parameters
+from parfocal.runtime.methods.importing import Values, manifest_fields, run_import, training_parameters
 from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Method
 from parfocal.runtime.store.facts import Facts, Port
@@ -85,26 +85,21 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     facts = with_thresholds(facts, thresholds)
     kept = {name: weights.get(name, weights[only]) for name in ("best", "last")}
     implementation.save(folder, parameters, facts, kept)
-    return {
-        "method": method.name,
-        "citation": method.citation,
-        "axes": method.axes,
-        "parameters": parameters.model_dump(mode="json"),
-        "facts": facts.model_dump(mode="json"),
-        "weights": {name: {"epoch": 0} for name in kept},
-        "normaliser": implementation.normaliser.model_dump(mode="json"),
-        "warnings": warnings,
-    }
+    return manifest_fields(method, implementation, parameters, facts, kept, warnings)
 
 
-def published_folder(method: Method, name: str) -> Path:
-    """Return the folder of a model that stardist publishes, downloaded unless it was before, its SHA-256 checked.
+def locate(method: Method, name: str) -> Path:
+    """Return a folder, or that of a model that stardist publishes, downloaded once, its SHA-256 checked.
 
     Raises
     ------
-    NotFoundError
-        There is no such model, or it cannot be downloaded.
+    InvalidInputError, NotFoundError
+        It is a file; or there is no such model, or it cannot be downloaded.
     """
+    if Path(name).is_file():
+        raise InvalidInputError("It is a file. Unpack it, and name the folder that comes out.")
+    if Path(name).is_dir():
+        return Path(name).resolve()
     kind = models.StarDist2D if method.axes == "YX" else models.StarDist3D
     known = get_registered_models(kind, return_aliases=False)
     if name not in known:
@@ -177,7 +172,7 @@ def _check_network(config: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
 
 def main(method_name: str, source: str, folder: str) -> int:
     """Import a folder or a published model; return 0, or 1 if it cannot be used. See the module."""
-    return run_import(SERVICE, (method_name, source, folder), import_model, published_folder)
+    return run_import(SERVICE, (method_name, source, folder), import_model, locate)
 
 
 if __name__ == "__main__":

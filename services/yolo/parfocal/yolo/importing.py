@@ -12,7 +12,6 @@ plain arrays of the expected shapes are taken, in their order.
 from __future__ import annotations
 
 import itertools
-import json
 import pickle
 import re
 import sys
@@ -28,11 +27,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, ParfocalError
+from parfocal.runtime.datasets.findings import by
+from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
+from parfocal.runtime.methods.importing import manifest_fields, run_import
 from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Method
 from parfocal.runtime.store.facts import Facts, Port
-from parfocal.runtime.store.publish import empty_folder
 from parfocal.yolo import SERVICE
 from parfocal.yolo.modules import BACKBONE
 from parfocal.yolo.network import BACKBONE_ONLY, YoloV2
@@ -104,26 +104,18 @@ def import_backbone(method: Method, source: Path, folder: Path) -> dict[str, Any
     for number, (convolution, norm) in enumerate(places, start=1):
         wanted = weights[f"{convolution}.weight"].shape
         if number > len(layers) or layers[number - 1].kernel.shape != wanted:
-            found = "missing" if number > len(layers) else f"of shape {_by(layers[number - 1].kernel.shape)}"
+            found = "missing" if number > len(layers) else f"of shape {by(layers[number - 1].kernel.shape)}"
             raise InvalidInputError(
                 f"{source.name}: convolution {number} of {len(places)} is {found}, and {method.title} needs one of "
-                f"{_by(wanted)} (outputs x inputs x height x width). It belongs to another network."
+                f"{by(wanted)} (outputs x inputs x height x width). It belongs to another network."
             )
         weights[f"{convolution}.weight"] = layers[number - 1].kernel
         weights |= {f"{norm}.{name}": vector for name, vector in layers[number - 1].vectors.items()}
     if not all(np.isfinite(array).all() for array in weights.values()):
         raise InvalidInputError(f"{source.name} is damaged: some of its numbers are not finite.")
     implementation.save(folder, parameters, facts, {"best": weights})
-    return {
-        "method": method.name,
-        "citation": method.citation,
-        "axes": method.axes,
-        "parameters": parameters.model_dump(mode="json"),
-        "facts": facts.model_dump(mode="json"),
-        "weights": {"best": {"epoch": 0}},
-        "normaliser": implementation.normaliser.model_dump(mode="json"),
-        "warnings": ["The model is a backbone: it cannot predict before a training has begun with it."],
-    }
+    warning = "The model is a backbone: it cannot predict before a training has begun with it."
+    return manifest_fields(method, implementation, parameters, facts, ["best"], [warning])
 
 
 def _places(network: torch.nn.Module) -> list[tuple[str, str]]:
@@ -237,21 +229,9 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
 def main(method_name: str, source: str, folder: str) -> int:
     """Import a file; return 0, or 1 if it cannot be used. See the module."""
-    target = empty_folder(Path(folder))
-    try:
-        method = SERVICE.method(method_name)
-        (target / "model").mkdir()
-        report = import_backbone(method, Path(source), target / "model")
-    except ParfocalError as error:
-        report = {"error": error.message}
-    (target / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    return int("error" in report)
+    return run_import(SERVICE, (method_name, source, folder), import_backbone)
 
 
 if __name__ == "__main__":

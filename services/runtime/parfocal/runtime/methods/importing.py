@@ -6,14 +6,18 @@ The files come from anywhere, so nothing in them is run, and each value is looke
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, ParfocalError
+from parfocal.runtime.methods.implementation import Implementation
 from parfocal.runtime.methods.service import Method, Service
+from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.publish import empty_folder
 
 _MOST_BYTES: Final = 2**20
@@ -118,11 +122,32 @@ def training_parameters(method: Method, source: str, network: Mapping[str, Any],
         ) from error
 
 
+def manifest_fields(
+    method: Method,
+    implementation: Implementation[Any, Any],
+    parameters: BaseModel,
+    facts: Facts,
+    weights: Iterable[str],
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Return what the manifest of an imported model says, as JSON values: nobody knows how long it was trained."""
+    return {
+        "method": method.name,
+        "citation": method.citation,
+        "axes": method.axes,
+        "parameters": parameters.model_dump(mode="json"),
+        "facts": facts.model_dump(mode="json"),
+        "weights": {name: {"epoch": 0} for name in weights},
+        "normaliser": implementation.normaliser.model_dump(mode="json"),
+        "warnings": list(warnings),
+    }
+
+
 def run_import(
     service: Service,
     arguments: tuple[str, str, str],
     import_model: Callable[[Method, Path, Path], dict[str, Any]],
-    published: Callable[[Method, str], Path],
+    locate: Callable[[Method, str], Path] = lambda _, source: Path(source),
 ) -> int:
     """Import METHOD SOURCE FOLDER: write FOLDER/model and FOLDER/report.json; return 0, or 1 if it cannot be used.
 
@@ -133,18 +158,16 @@ def run_import(
     arguments
         Of the command line.
     import_model
-        Given the method, the source's folder and the folder for the model's files, writes these and returns fields of
-        `ModelManifest`.
-    published
-        Returns the folder of a model of a name that is no folder.
+        Given the method, the source's place and the folder for the model's files, writes these and returns fields of
+        `ModelManifest`, see `manifest_fields`.
+    locate
+        Returns where the source is.
     """
     method_name, source, folder = arguments
     target = empty_folder(Path(folder))
     try:
         method = service.method(method_name)
-        if Path(source).is_file():
-            raise InvalidInputError("It is a file. Unpack it, and name the folder that comes out.")
-        place = Path(source).resolve() if Path(source).is_dir() else published(method, source)
+        place = locate(method, source)
         (target / "model").mkdir()
         report = import_model(method, place, target / "model")
     except ParfocalError as error:
