@@ -11,7 +11,7 @@ from parfocal.qc.detection.metrics import BY_KEY
 from parfocal.qc.detection.parameters import DetectionThresholds
 from parfocal.qc.detection.scoring import Totals
 from parfocal.qc.evaluation.statistics import compare
-from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, listed, with_unscorable
+from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_f1, listed, with_unscorable
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.metrics.objects.detections import AP_LEVELS
 from parfocal.runtime.store.evaluations import ImageScore, Kind
@@ -58,7 +58,6 @@ def judge(
     lost = unscorable or {}
     images, pooled = scores["prediction"], totals.pooled()
     failures: list[str] = []
-    merits: list[str] = []
     if not pooled.tp + pooled.fn:
         failures.append("No test image has an annotated box: such a test shows nothing. Add images with objects.")
     empty = without_detections(images)
@@ -68,13 +67,9 @@ def judge(
         f"Over all images together {pooled.tp} of {count(pooled.tp + pooled.fn, 'annotated object')} were found, with "
         f"{count(pooled.fp, 'false positive')}: F1 {pooled.f1:.3f} at IoU {thresholds.iou:g}"
     )
-    if pooled.f1 < thresholds.min_f1:
-        failures.append(f"{sentence}, below the {thresholds.min_f1:g} asked for.")
-    else:
-        merits.append(f"{sentence}.")
     gain = compare(images, scores["baseline"], "baseline", "f1")
-    sentence, better = judge_gain(gain, BY_KEY["f1"], "Otsu's threshold", thresholds.min_f1_gain_over_baseline)
-    (merits if better else failures).append(sentence)
+    against, merits = judge_f1(sentence, pooled.f1, gain, BY_KEY["f1"], thresholds)
+    failures += against
     worst = min(images, key=rank_image)
     remarks = [
         *few_images(len(images)),

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from parfocal.qc.comparison.parameters import ComparisonParameters
+from parfocal.qc.evaluation.f1 import F1Thresholds
 from parfocal.runtime.methods.service import Parameters
 
 
-class DetectionThresholds(BaseModel):
-    """What a model that detects objects must show on its test images to pass.
-
-    The defaults ask that it finds at least half of what there is with few false positives, in every image something
-    where there is something, and more than a threshold that needs no training.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class DetectionThresholds(F1Thresholds):
+    """What a model that detects objects must show on its test images to pass; see `F1Thresholds`."""
 
     iou: float = Field(
         default=0.5,
@@ -34,28 +29,6 @@ class DetectionThresholds(BaseModel):
         title="Confidence",
         description="Detections of a lower confidence are not counted. At 0 all those of the prediction are, from "
         "which the model has left out what is below its own threshold. Average precision always uses all of them.",
-    )
-    min_f1: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        title="F1 asked for",
-        description="F1 at the IoU level, over the objects of all classes and test images together, that must be "
-        "reached.",
-    )
-    max_failed_images: int = Field(
-        default=0,
-        ge=0,
-        title="Failed images allowed",
-        description="Test images with objects in which nothing was detected, or whose prediction is missing or cannot "
-        "be scored.",
-    )
-    min_f1_gain_over_baseline: float = Field(
-        default=0.0,
-        ge=0,
-        title="F1 gain over the threshold",
-        description="Mean F1 gain over Otsu's threshold, over the images, that the lower end of the interval must "
-        "exceed.",
     )
 
 

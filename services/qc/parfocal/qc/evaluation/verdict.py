@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from parfocal.qc.evaluation.f1 import F1Thresholds
 from parfocal.qc.evaluation.inputs import Inputs, ItemT
 from parfocal.qc.evaluation.statistics import CONFIDENCE, FEW_IMAGES
 from parfocal.qc.evaluation.words import count
@@ -148,3 +149,28 @@ def interval(comparison: PairedDifference, metric: Metric) -> str:
         return ""
     ends = (metric.text(end, signed=True) for end in (low, high))
     return f", {100 * CONFIDENCE:.0f} % interval {' to '.join(ends)}"
+
+
+def judge_f1(
+    sentence: str, f1: float, gain: PairedDifference, metric: Metric, thresholds: F1Thresholds
+) -> tuple[list[str], list[str]]:
+    """Return what speaks against a model of single objects and what for it.
+
+    Parameters
+    ----------
+    sentence
+        How many objects were found, without its end.
+    f1
+        Over all images together.
+    gain
+        The F1 of the images against the baseline's.
+    metric
+        F1.
+    thresholds
+        What is asked for.
+    """
+    text, better = judge_gain(gain, metric, "Otsu's threshold", thresholds.min_f1_gain_over_baseline)
+    enough = f1 >= thresholds.min_f1
+    reached = f"{sentence}." if enough else f"{sentence}, below the {thresholds.min_f1:g} asked for."
+    judged = [(reached, enough), (text, better)]
+    return [each for each, good in judged if not good], [each for each, good in judged if good]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.statistics import compare
-from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, with_unscorable
+from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_f1, with_unscorable
 from parfocal.qc.instances.metrics import BY_KEY
 from parfocal.qc.instances.parameters import InstanceThresholds
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
@@ -118,7 +118,6 @@ def judge(
     """
     lost = unscorable or {}
     failures: list[str] = []
-    merits: list[str] = []
     images = scores["prediction"]
     if not pooled.tp + pooled.fn:
         failures.append("No test image has an object to be found: such a test shows nothing. Add images with objects.")
@@ -129,13 +128,9 @@ def judge(
         f"Over all images together {pooled.tp} of {pooled.tp + pooled.fn} objects were found, {pooled.fn} missed and "
         f"{pooled.fp} invented: F1 {pooled.f1:.3f} at IoU {thresholds.iou:g}"
     )
-    if pooled.f1 < thresholds.min_f1:
-        failures.append(f"{sentence}, below the {thresholds.min_f1:g} asked for.")
-    else:
-        merits.append(f"{sentence}.")
     gain = compare(images, scores["baseline"], "baseline", "f1")
-    sentence, better = judge_gain(gain, BY_KEY["f1"], "Otsu's threshold", thresholds.min_f1_gain_over_baseline)
-    (merits if better else failures).append(sentence)
+    against, merits = judge_f1(sentence, pooled.f1, gain, BY_KEY["f1"], thresholds)
+    failures += against
     remarks = few_images(len(images))
     worst = min(images, key=rank)
     remarks.append(f"The worst image is {worst.image}, with F1 {BY_KEY['f1'].number(worst.values['f1'])}.")
