@@ -15,6 +15,7 @@ from parfocal.runtime.datasets.annotations.coco import coco_bytes
 from parfocal.runtime.datasets.annotations.voc import voc_bytes
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.methods.outputs import Column, Detections
+from parfocal.runtime.prediction.detections import EDGES
 from parfocal.runtime.prediction.imagej_boxes import rectangle_bytes
 from parfocal.runtime.prediction.tables import TableFile
 from parfocal.runtime.prediction.unit import Stack
@@ -22,7 +23,6 @@ from parfocal.runtime.prediction.unit import Stack
 DETECTIONS = "detections"
 """Name of the table of an image and of that of a run, and in counts that of their number."""
 
-_EDGES = ("x_min", "y_min", "x_max", "y_max")
 _LENGTHS = ("x", "y", "width", "height")
 
 
@@ -96,9 +96,9 @@ class BoxFiles:
         self._classes: tuple[str, ...] = ()
         self._boxes: list[FoundBox] = []
         columns = [Column("plane"), Column("class"), Column("confidence")]
-        columns += [Column(f"{edge}_px", "px") for edge in _EDGES]
+        columns += [Column(f"{edge}_px", "px") for edge in EDGES]
         if pixel_size is not None:
-            columns += [Column(f"{edge}_um", "um") for edge in _EDGES]
+            columns += [Column(f"{edge}_um", "um") for edge in EDGES]
         self._table = TableFile(folder / self.names[DETECTIONS], columns)
 
     @property

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
 
-CORNERS: Final = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
-"""The columns of a table that say where a box lies."""
+EDGES: Final = ("x_min", "y_min", "x_max", "y_max")
+"""What the columns that say where a box lies are called, without their unit."""
+CORNERS: Final = tuple(f"{edge}_px" for edge in EDGES)
+"""These columns in pixels."""
 _REQUIRED: Final = ("class", "confidence", *CORNERS)
 
 

@@ -1,21 +1,16 @@
-"""Boxes as ImageJ's regions of interest, written without a package for it: a rectangle is 128 bytes and its name.
-
-The layout is that of `ij.io.RoiDecoder` of ImageJ: big-endian numbers, a header of 64 bytes, a second one of 64 bytes
-with position, name and group, and the name in UTF-16.
-"""
+"""Boxes as ImageJ's regions of interest."""
 
 from __future__ import annotations
 
 import math
-import struct
 from typing import Final
 
-_VERSION: Final = 227
-_RECTANGLE: Final = 1
-_SUB_PIXEL: Final = 128
-_HEADER: Final = 64
+import roifile
+
+# ImageJ knows 255 groups, and whole numbers of 16 bits beside the fractions.
 _MOST_GROUPS: Final = 255
 _LARGEST: Final = 2**15 - 1
+_VERSION: Final = 227
 
 
 def rectangle_bytes(
@@ -35,15 +30,13 @@ def rectangle_bytes(
         Number of the plane of a stack, from 1; 0: all.
     """
     x0, y0, x1, y1 = corners
-    # The whole numbers are for versions before 1.44; they end at 32767 where the fractions do not.
-    whole = [min(round(value), _LARGEST) for value in (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1))]
-    header = bytearray(_HEADER)
-    struct.pack_into(">4shBx4h", header, 0, b"Iout", _VERSION, _RECTANGLE, *whole)
-    struct.pack_into(">4f", header, 18, x0, y0, x1 - x0, y1 - y0)
-    struct.pack_into(">h", header, 50, _SUB_PIXEL)
-    struct.pack_into(">2i", header, 56, position, _HEADER)
-    text = name.encode("utf-16-be")
-    second = bytearray(_HEADER)
-    struct.pack_into(">2i", second, 16, 2 * _HEADER, len(text) // 2)
-    struct.pack_into(">B", second, 30, group if group <= _MOST_GROUPS else 0)
-    return bytes(header + second + text)
+    roi = roifile.ImagejRoi()
+    roi.version, roi.roitype = _VERSION, roifile.ROI_TYPE.RECT
+    roi.options = roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION
+    # The whole numbers are for versions before 1.44.
+    whole = (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1))
+    roi.top, roi.left, roi.bottom, roi.right = (min(value, _LARGEST) for value in whole)
+    roi.xd, roi.yd, roi.widthd, roi.heightd = x0, y0, x1 - x0, y1 - y0
+    roi.name, roi.position = name, position
+    roi.group = group if group <= _MOST_GROUPS else 0
+    return bytes(roi.tobytes())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import roifile
 from numpy.typing import NDArray
 
 from parfocal.runtime.images.files import PixelSize
@@ -88,9 +89,6 @@ class ObjectFiles:
         Coordinates are those of ImageJ, where the centre of the first pixel is at 0.5. An object's class is the group
         of its region, by which ImageJ colours and selects regions; class 0 is no group.
         """
-        # Imported late: only methods with outlines bring the package.
-        import roifile
-
         if self._rois is None:
             self.names["rois"] = f"rois/{self._stem}.zip"
             path = self._folder / self.names["rois"]
