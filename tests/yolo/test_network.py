@@ -385,7 +385,7 @@ def test_two_epochs_on_grey_images_of_16_bits_lower_the_loss_and_the_model_predi
     model = ModelView(parameters, opened.facts, implementation.normaliser, "YX")
     outputs = SimpleNamespace(found=[])
     outputs.detections = lambda found, names: outputs.found.append((found, names))
-    prediction = YoloPredictionParameters(score_threshold=0.01)
+    prediction = YoloPredictionParameters(confidence_threshold=0.01)
     implementation.predict(learner, ArrayUnit(image, "YX", 2**20), model, prediction, outputs)  # type: ignore[arg-type]
     ((found, names),) = outputs.found
     assert names == ["bar", "dirt", "square"]

@@ -202,7 +202,7 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
             Normalised(unit, model.normaliser),
             model.facts,
             Tiling(unit.most_pixels, unit.report),
-            parameters.score_threshold,
+            parameters.confidence_threshold,
             parameters.overlap_threshold,
         )
         outputs.detections(found, model.facts.measured["class_names"])

@@ -120,13 +120,13 @@ class YoloPredictionParameters(PredictionParameters):
         description="Which of the weights that the model keeps. best: those with the highest mean average precision on "
         "the validation images; best-loss: those with the lowest validation loss; last: those of the last epoch.",
     )
-    score_threshold: float = Field(
+    confidence_threshold: float = Field(
         default=0.3,
         gt=0,
         lt=1,
-        title="Score threshold",
-        description="The least score of a box, 0 to 1: how certain the network is that there is an object, and of that "
-        "class. Lower finds more objects and more that are none.",
+        title="Confidence threshold",
+        description="The least confidence of a box, 0 to 1: how certain the network is that there is an object, and of "
+        "that class. Lower finds more objects, and more false positives.",
     )
     overlap_threshold: float = Field(
         default=0.3,

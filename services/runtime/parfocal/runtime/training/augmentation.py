@@ -7,6 +7,7 @@ drawn anew for each patch, from numbers that follow from the seed, the epoch and
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,8 +64,9 @@ class Warp:
     shift: NDArray[np.float64]
     elastic: NDArray[np.float64] | None = None
 
+    @functools.cached_property
     def places(self) -> NDArray[np.float64]:
-        """Return the places (2, Y, X) that the pixels show, in pixels from the patch's first one."""
+        """The places (2, Y, X) that the pixels show, in pixels from the first one; source and targets share it."""
         pixels = np.stack(np.meshgrid(*(np.arange(length, dtype=np.float64) for length in self.shape), indexing="ij"))
         return self._of(pixels.reshape(2, -1)).reshape(pixels.shape)
 
@@ -95,7 +97,7 @@ class Warp:
         region
             First and end pixel along Y and X.
         """
-        places = self.places()
+        places = self.places
         shift = self.shift.copy()
         for axis, (first, (start, stop)) in enumerate(zip(corner, region, strict=True)):
             low, high = places[axis].min() + first, places[axis].max() + first
@@ -333,7 +335,7 @@ def warp_array(
     """
     y, x = axes.index("Y"), axes.index("X")
     corner = np.array([window[y].start, window[x].start], np.float64)[:, None, None]
-    places = warp.places() + corner
+    places = warp.places + corner
     beyond = np.zeros(places.shape[1:], bool)
     read = list(window)
     for axis, place, (start, stop) in zip((y, x), places, region, strict=True):
