@@ -92,11 +92,13 @@ class ImageImplementation(Implementation[P, L]):
     ) -> dict[str, Picture]:
         """Return the named images in a raw output (channels last): by default one for each target, in their order.
 
-        The first is called "prediction", further ones as their targets. Each has the channels of its target.
+        The first is called "prediction", further ones as their targets. Each has the channels of its target, or of
+        its input if the method has no targets.
         """
         pictures: dict[str, Picture] = {}
         start = 0
-        for name, port in zip(("prediction", *facts.target_roles[1:]), facts.targets, strict=True):
+        ports = facts.targets or facts.inputs[:1]
+        for name, port in zip(("prediction", *facts.target_roles[1:]), ports, strict=True):
             pixels = output[..., start : start + port.channels]
             pictures[name] = Picture(pixels if port.channel_axis else pixels[..., 0], channel_axis=port.channel_axis)
             start += port.channels
