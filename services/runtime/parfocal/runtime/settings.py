@@ -6,6 +6,7 @@ Science parameters travel in requests; nothing here changes a result.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -77,6 +78,31 @@ class Settings(BaseSettings):
         default=90.0, ge=0, description="days that the log of a worker stays after its last line; 0: for ever"
     )
     image: str = Field(default="", description="reference of the container image, for the record")
+
+    launcher: Literal["local", "kubernetes"] = Field(
+        default="local", description="where workers run: `local`, as processes beside the service, or `kubernetes`"
+    )
+    kubernetes_api: str = Field(
+        default="https://kubernetes.default.svc", description="URL of the API of the cluster that workers run on"
+    )
+    kubernetes_account: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="folder with `token`, `ca.crt` and `namespace` of the service account of a service on a cluster",
+    )
+    kubernetes_template: str = Field(
+        default="", description="name of the PodTemplate that workers are made from; empty: `parfocal-<service>-worker`"
+    )
+    kubernetes_deadline_seconds: int = Field(
+        default=604_800,
+        ge=60,
+        description="time after which a worker on a cluster is ended, its wait for room included",
+    )
+    kubernetes_keep_seconds: int = Field(
+        default=3600, ge=60, description="time for which an ended worker's Kubernetes Job stays, with its log"
+    )
+    kubernetes_pull_seconds: float = Field(
+        default=900.0, gt=0, description="time in which the image of a worker on a cluster must have been pulled"
+    )
 
     @field_validator("cache_gib", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 import sys
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,7 +19,8 @@ from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.device_lock import DeviceLock
-from parfocal.runtime.jobs.launcher import LocalLauncher
+from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
+from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import Service, load_service
 from parfocal.runtime.server.interactive import Interactive
@@ -60,7 +62,12 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     """Serve until a signal asks to end; return 0, or 1 if the address is taken."""
     store = Store(settings)
     device = DeviceLock(settings.state_folder, settings.device)
-    controller = Controller(service, store, LocalLauncher(settings, module, device), settings)
+    launcher: Launcher[Any]
+    if settings.launcher == "kubernetes":
+        launcher = KubernetesLauncher(settings, service.name)
+    else:
+        launcher = LocalLauncher(settings, module, device)
+    controller = Controller(service, store, launcher, settings)
     interactive = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
     # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.
     server = grpc.aio.server(
