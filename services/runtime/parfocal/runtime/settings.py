@@ -94,8 +94,8 @@ class Settings(BaseSettings):
     )
     kubernetes_deadline_seconds: int = Field(
         default=604_800,
-        ge=60,
-        description="time after which a worker on a cluster is ended, its wait for room included",
+        ge=1,
+        description="time after which a worker on a cluster is ended, including its wait for room",
     )
     kubernetes_keep_seconds: int = Field(
         default=3600, ge=60, description="time for which an ended worker's Kubernetes Job stays, with its log"

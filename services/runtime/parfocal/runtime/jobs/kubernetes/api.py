@@ -136,9 +136,7 @@ class KubernetesApi:
         try:
             answer = json.loads(response.data)
         except ValueError as error:
-            raise UnavailableError(
-                f"The Kubernetes API at {self._url} answered with something else than JSON."
-            ) from error
+            raise UnavailableError(f"The Kubernetes API at {self._url} did not answer with JSON.") from error
         return answer if isinstance(answer, dict) else {}
 
     def _send(

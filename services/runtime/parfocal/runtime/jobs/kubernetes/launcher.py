@@ -224,14 +224,12 @@ class KubernetesLauncher:
         return Exit(ExitKind.NO_IMAGE, f"has no container ({stuck.detail})")
 
     async def _create(self, worker: ClusterWorker, job: v1.Job, resources: Resources) -> None:
-        """Create the Job, however long that takes; what was created by a call whose answer was lost is taken as well."""
+        """Create the Job, however long that takes. One whose creation was never answered is taken as it is."""
         pause = _LEAST_PAUSE
         while not worker.stopped:
             try:
                 content = await asyncio.to_thread(self._create_now, worker.name, job, resources)
                 worker.seen, worker.exists = (content, time.monotonic()), True
-                if worker.stopped:
-                    await self._delete(worker)
                 return
             except UnavailableError as error:
                 worker.trouble = error.message
@@ -242,7 +240,7 @@ class KubernetesLauncher:
                     worker.ended = Exit(ExitKind.NOT_STARTED, f"was refused by the cluster ({error})")
                     return
                 worker.trouble = error.message
-            except (KeyError, StopIteration, TypeError) as error:
+            except (KeyError, TypeError) as error:
                 _log.exception("the PodTemplate %s is no template of a worker", self._template)
                 worker.ended = Exit(
                     ExitKind.NOT_STARTED, f"cannot be made from the PodTemplate {self._template}: {error!r}"
@@ -262,7 +260,9 @@ class KubernetesLauncher:
             return self._api.get(self._api.jobs(name))
 
     async def _delete(self, worker: ClusterWorker) -> None:
-        """Delete the Job, however long the API does not answer."""
+        """Delete the Job, however long the API does not answer, but not before it is known whether there is one."""
+        if worker.task is not None:
+            await asyncio.wait([worker.task])
         pause = _LEAST_PAUSE
         while True:
             try:

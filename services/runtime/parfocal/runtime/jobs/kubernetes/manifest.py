@@ -51,7 +51,7 @@ def job_manifest(template: Object, service: str, job: v1.Job, resources: Resourc
     pod["labels"] = {**(pod.get("labels") or {}), **labels}
     pod["annotations"] = {**(pod.get("annotations") or {}), **own}
     content["spec"]["restartPolicy"] = "Never"
-    container = next(entry for entry in content["spec"]["containers"] if entry["name"] == CONTAINER)
+    container = {entry["name"]: entry for entry in content["spec"]["containers"]}[CONTAINER]
     container["args"] = [job.project, job.id, "--attempt", str(job.attempt)]
     _set_resources(container, resources)
     return {

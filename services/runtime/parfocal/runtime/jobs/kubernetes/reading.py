@@ -111,9 +111,8 @@ def _failure(job: Object, pods: Sequence[Object]) -> Exit:
             if ended is not None:
                 return _ended(ended, name)
         if status.get("reason") == "Evicted":
-            return Exit(
-                ExitKind.DISK_FULL, f"took more than its share of its node: {status.get('message', '')}".strip(": ")
-            )
+            said = str(status.get("message", "")).strip().rstrip(".")
+            return Exit(ExitKind.DISK_FULL, f"took more than its share of its node{f' ({said})' if said else ''}")
         if status.get("phase") == "Failed":
             text = ": ".join(filter(None, (status.get("reason", ""), status.get("message", ""))))
             return Exit(ExitKind.EVICTED, f"was refused by its node{f' ({text})' if text else ''}")
