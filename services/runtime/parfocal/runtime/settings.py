@@ -79,8 +79,17 @@ class Settings(BaseSettings):
     )
     image: str = Field(default="", description="reference of the container image, for the record")
 
-    launcher: Literal["local", "kubernetes"] = Field(
-        default="local", description="where workers run: `local`, as processes beside the service, or `kubernetes`"
+    health_listen: str = Field(
+        default="", description="host:port where a service tells its health as well, and nothing else; empty: nowhere"
+    )
+    launcher: Literal["local", "kubernetes", "none"] = Field(
+        default="local",
+        description="where workers run: `local`, as processes beside the service, or `kubernetes`; `none`: an instance "
+        "that runs no jobs and only predicts single images",
+    )
+    images_address: str = Field(
+        default="",
+        description="host:port of the instances that predict single images where workers run on a cluster; empty: none",
     )
     kubernetes_api: str = Field(
         default="https://kubernetes.default.svc", description="URL of the API of the cluster that workers run on"

@@ -23,6 +23,7 @@ from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import Service, load_service
+from parfocal.runtime.server.forwarding import ForwardedImages, Images
 from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.server.interceptors import EdgeInterceptor
 from parfocal.runtime.server.servicers import JobServicer, MethodServicer
@@ -63,36 +64,45 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     store = Store(settings)
     device = DeviceLock(settings.state_folder, settings.device)
     launcher: Launcher[Any]
+    images: Images
     if settings.launcher == "kubernetes":
         launcher = KubernetesLauncher(settings, service.name)
+        images = ForwardedImages(service.name, settings.images_address)
     else:
         launcher = LocalLauncher(settings, module, device)
+        images = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
     controller = Controller(service, store, launcher, settings)
-    interactive = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
     # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.
     server = grpc.aio.server(
         interceptors=[EdgeInterceptor()],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 * 2**20)],
     )
     v1.add_JobServiceServicer_to_server(JobServicer(controller, settings), server)
-    v1.add_MethodServiceServicer_to_server(MethodServicer(service, interactive, settings), server)
+    v1.add_MethodServiceServicer_to_server(MethodServicer(service, images, settings), server)
     probe = health.aio.HealthServicer()
     # The servicer begins with "serving", but the controller reads the store first.
     await probe.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    try:
-        server.add_insecure_port(settings.listen)
-    except RuntimeError:
-        _log.error("cannot listen on %s: the address is taken or not of this machine", settings.listen)
-        return 1
+    servers = [server]
+    if settings.health_listen:
+        servers.append(grpc.aio.server(options=[("grpc.so_reuseport", 0)]))
+        health_pb2_grpc.add_HealthServicer_to_server(probe, servers[1])
+    for each, address in zip(servers, (settings.listen, settings.health_listen), strict=False):
+        try:
+            each.add_insecure_port(address)
+        except RuntimeError:
+            _log.error("cannot listen on %s: the address is taken or not of this machine", address)
+            return 1
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await server.start()
-    await controller.start()
+    for each in servers:
+        await each.start()
+    if settings.launcher != "none":
+        await controller.start()
     serving = health_pb2.HealthCheckResponse.SERVING
     for name in ("", *_SERVICES):
         await probe.set(name, serving)
@@ -101,7 +111,9 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     _log.info("shutting down")
     await probe.enter_graceful_shutdown()
     await controller.stop()
-    await interactive.stop()
+    await images.stop()
+    for each in servers[1:]:
+        await each.stop(None)
     with contextlib.suppress(asyncio.CancelledError):
         await server.stop(_SHUTDOWN_SECONDS)
     return 0

@@ -18,6 +18,7 @@ PROJECT: Final = "parfocal/project"
 JOB: Final = "parfocal/job"
 ATTEMPT: Final = "parfocal/attempt"
 OWNER: Final = "parfocal/owner"
+IMAGE: Final = "PARFOCAL_IMAGE"
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 CONTAINER: Final = "worker"
 """Name of the container of the template that becomes the worker."""
@@ -52,6 +53,9 @@ def job_manifest(template: Object, service: str, job: v1.Job, resources: Resourc
     pod["annotations"] = {**(pod.get("annotations") or {}), **own}
     content["spec"]["restartPolicy"] = "Never"
     container = {entry["name"]: entry for entry in content["spec"]["containers"]}[CONTAINER]
+    environment = container.setdefault("env", [])
+    if not any(entry["name"] == IMAGE for entry in environment):
+        environment.append({"name": IMAGE, "value": container["image"]})
     container["args"] = [job.project, job.id, "--attempt", str(job.attempt)]
     _set_resources(container, resources)
     return {
