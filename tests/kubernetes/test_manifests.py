@@ -42,8 +42,9 @@ def rendered(overlay: str) -> str:
     return done.stdout
 
 
-def objects(overlay: str) -> list[Object]:
-    return [content for content in yaml.safe_load_all(rendered(overlay)) if content]
+@cache
+def objects(overlay: str) -> tuple[Object, ...]:
+    return tuple(yaml.load_all(rendered(overlay), yaml.CSafeLoader))
 
 
 def of_kind(overlay: str, *kinds: str) -> list[Object]:
@@ -83,6 +84,14 @@ def test_kubernetes_takes_every_object(overlay: str, tmp_path: Path) -> None:
         schema = SCHEMAS["kinds"][f"{content['apiVersion']}/{content['kind']}"]
         for part, rules in (("metadata", {"$ref": "#/$defs/metadata"}), ("spec", schema)):
             jsonschema.validate(content[part], {**rules, "$defs": SCHEMAS["$defs"]})
+
+
+def test_the_validation_refuses_a_wrong_field(tmp_path: Path) -> None:
+    content = of_kind("cpu", "Deployment")[0]
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({**content, "spec": {**content["spec"], "replica": 1}}))
+    command = [str(VALIDATE), "--strict", "-k", VERSION, str(path)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
 @pytest.mark.parametrize(
