@@ -17,7 +17,7 @@ from support import ROOT, search_path
 from cluster.server import Cluster
 from parfocal import v1
 from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device_lock import DeviceLock
+from parfocal.runtime.jobs.device_lock import Devices
 from parfocal.runtime.jobs.handover import Assignment
 from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.kubernetes.manifest import job_name
@@ -48,7 +48,7 @@ class Bench:
         own = self.settings.model_copy(update=settings)
         launcher: Launcher[Any]
         if self.cluster is None:
-            launcher = LocalLauncher(own, "fake", DeviceLock(own.state_folder, own.device))
+            launcher = LocalLauncher(own, "fake", Devices.of(own))
         else:
             launcher = KubernetesLauncher(own, self.service.name)
         return Controller(self.service, Store(own), launcher, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import uuid
 
@@ -15,7 +16,8 @@ from parfocal.runtime.jobs.requeue import MAX_LOST_WORKERS
 from parfocal.runtime.store.store import Store
 
 MEDIUM = {"epochs": 40, "pause_seconds": 0.05}
-KILLS = 20
+# More of them for a run by hand: CLUSTER_KILLS=200.
+KILLS = int(os.environ.get("CLUSTER_KILLS", "20"))
 
 
 def cluster_of(bench: Bench) -> Cluster:

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     device: str = Field(
         default="device-0", description="name of the device lock shared by all services of a machine; empty: none"
     )
+    devices: str = Field(
+        default="",
+        description="numbers of the GPUs that the services of this machine share, e.g. `0,1`: one lock and one worker "
+        "at a time each, instead of `PARFOCAL_DEVICE`",
+    )
     lease_seconds: float = Field(
         default=15.0, gt=0, description="after this time without renewal another instance may take over"
     )
@@ -118,6 +123,24 @@ class Settings(BaseSettings):
     def _nothing_is_none(cls, value: object) -> object:
         """Read the empty variable of the documentation's table as such."""
         return None if value == "" else value
+
+    @field_validator("devices")
+    @classmethod
+    def _are_numbers(cls, value: str) -> str:
+        numbers = [number.strip() for number in value.split(",") if number.strip()]
+        if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+            raise ValueError(f"must be different numbers of GPUs, such as 0,1, not {value!r}")
+        return ",".join(numbers)
+
+    @property
+    def device_numbers(self) -> tuple[str, ...]:
+        """The numbers of the shared GPUs; none where the frameworks choose."""
+        return tuple(self.devices.split(",")) if self.devices else ()
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers a service runs at the same time: no GPU stays without one."""
+        return max(self.max_workers, len(self.device_numbers))
 
     @property
     def state_folder(self) -> Path:

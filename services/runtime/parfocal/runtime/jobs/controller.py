@@ -301,7 +301,7 @@ class Controller:
             # A job may be cancelled while the device is reserved for it.
             await self._launcher.release()
             return
-        if len(self._running) >= self._settings.max_workers:
+        if len(self._running) >= self._settings.worker_count:
             return
         # The oldest first: a job that lost its worker does not go behind those that came after it.
         item = min(self._queue.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from typing import Protocol, TypeVar
 from google.protobuf import json_format
 
 from parfocal import v1
-from parfocal.runtime.jobs.device_lock import DeviceLock, Loan
+from parfocal.runtime.jobs.device_lock import DeviceLock, Devices, Loan
 from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY, Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, hand_over
 from parfocal.runtime.methods.service import Resources
@@ -166,8 +167,10 @@ class _Spare:
     ----------
     affinity
         Of its jobs, see `_affinity`.
+    device
+        The lock of the device that it sees; None if it needs none.
     holder
-        What the device says of its holder as long as nobody had it after this process; empty if it needs none.
+        What that says of its holder as long as nobody had it after this process.
     until
         When it ends, by time.monotonic().
     """
@@ -175,6 +178,7 @@ class _Spare:
     process: subprocess.Popen[bytes]
     lifeline: socket.socket
     affinity: str
+    device: DeviceLock | None
     holder: str
     until: float
 
@@ -192,7 +196,7 @@ class LocalLauncher:
 
     detached = False
 
-    def __init__(self, settings: Settings, service_module: str, device: DeviceLock) -> None:
+    def __init__(self, settings: Settings, service_module: str, device: Devices) -> None:
         self._settings = settings
         self._module = service_module
         self._device = device
@@ -255,26 +259,25 @@ class LocalLauncher:
     def _start(self, job: v1.Job, *, needs_device: bool) -> LocalWorker | None:
         if not self._reserve(needs_device=needs_device):
             return None
-        files: Sequence[int] = ()
-        if needs_device and self._loan is not None:
-            self._loan.describe(f"the job {job.id} of the service {job.service}")
-            files = self._loan.files
-        holder = self._device.holder() if files else ""
+        loan = self._loan if needs_device and self._loan is not None else Loan(())
+        loan.describe(f"the job {job.id} of the service {job.service}")
+        files, device = loan.files, loan.lock
+        holder = device.holder() if device is not None else ""
         assignment = Assignment(job.project, job.id, job.attempt)
         affinity = _affinity(job) if self._settings.spare_seconds else ""
         log = self._settings.state_folder / "logs" / job.project / f"{job.id}-{job.attempt}.log"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
-                known = self._take_spare(affinity, assignment, [output.fileno(), *files])
-                process, lifeline = known or self._new_process(assignment, output.fileno(), files, spare=bool(affinity))
+                known = self._take_spare(affinity, device, assignment, [output.fileno(), *files])
+                process, lifeline = known or self._new_process(assignment, output.fileno(), loan, spare=bool(affinity))
         finally:
             if needs_device:
                 self._release()
 
         def keep() -> None:
             until = time.monotonic() + self._settings.spare_seconds
-            self._spares.append(_Spare(process, lifeline, affinity, holder, until))
+            self._spares.append(_Spare(process, lifeline, affinity, device, holder, until))
 
         return LocalWorker(process, lifeline, log, keep, taken=known is None)
 
@@ -285,17 +288,17 @@ class LocalLauncher:
             elif spare.process.poll() is not None:
                 self._end(spare, "it is gone")
             # A device that is reserved is for the next job here: `start` knows whether that is one for this worker.
-            elif spare.holder and self._loan is None and self._device.holder() != spare.holder:
+            elif spare.device is not None and self._loan is None and spare.device.holder() != spare.holder:
                 self._end(spare, "other work has the device")
         self._ending = [process for process in self._ending if process.poll() is None]
 
     def _take_spare(
-        self, affinity: str, assignment: Assignment, files: Sequence[int]
+        self, affinity: str, device: DeviceLock | None, assignment: Assignment, files: Sequence[int]
     ) -> tuple[subprocess.Popen[bytes], socket.socket] | None:
         """Hand a job to a spare worker of its kind. If there is none, make room for a new one, and return None."""
         self._tend()
         for spare in list(self._spares):
-            if spare.affinity != affinity:
+            if spare.affinity != affinity or spare.device is not device:
                 continue
             try:
                 hand_over(spare.lifeline, assignment, files)
@@ -310,14 +313,14 @@ class LocalLauncher:
         return None
 
     def _new_process(
-        self, assignment: Assignment, output: int, files: Sequence[int], *, spare: bool
+        self, assignment: Assignment, output: int, loan: Loan, *, spare: bool
     ) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Start `python -m parfocal.runtime.jobs.worker`; raise OSError if that fails."""
         lifeline, other = socket.socketpair()
         command = [sys.executable, "-m", "parfocal.runtime.jobs.worker", self._module]
         command += [assignment.project, assignment.job_id, "--attempt", str(assignment.attempt)]
         command += ["--lifeline", str(other.fileno())]
-        for file in files:
+        for file in loan.files:
             command += ["--device", str(file)]
         if spare:
             command += ["--spare", str(self._settings.spare_seconds)]
@@ -328,7 +331,8 @@ class LocalLauncher:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[other.fileno(), *files],
+                    pass_fds=[other.fileno(), *loan.files],
+                    env={**os.environ, **loan.environment} if loan.environment else None,
                 )
             except OSError:
                 lifeline.close()

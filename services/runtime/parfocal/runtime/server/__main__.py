@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device_lock import DeviceLock
+from parfocal.runtime.jobs.device_lock import Devices
 from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
 from parfocal.runtime.logs import configure_logging
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 async def serve(service: Service, module: str, settings: Settings) -> int:
     """Serve until a signal asks to end; return 0, or 1 if the address is taken."""
     store = Store(settings)
-    device = DeviceLock(settings.state_folder, settings.device)
+    device = Devices.of(settings)
     launcher: Launcher[Any]
     images: Images
     if settings.launcher == "kubernetes":

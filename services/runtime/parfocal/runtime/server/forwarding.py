@@ -11,7 +11,11 @@ from parfocal import v1
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 from parfocal.runtime.rpc_errors import from_rpc_error
 
-_SAME_MESSAGES = (("grpc.max_receive_message_length", 4 * 2**20),)
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 4 * 2**20),
+    # An instance that has just been started shall be found soon.
+    *((f"grpc.{name}_reconnect_backoff_ms", 1000) for name in ("initial", "min", "max")),
+)
 
 
 class Images(Protocol):
@@ -38,7 +42,7 @@ class ForwardedImages:
     def __init__(self, service: str, address: str) -> None:
         self._service = service
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_SAME_MESSAGES) if address else None
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS) if address else None
 
     async def predict(
         self, requests: AsyncIterator[v1.PredictImageRequest]
