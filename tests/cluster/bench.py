@@ -40,6 +40,7 @@ class Bench:
     settings: Settings
     dataset: str
     cluster: Cluster | None
+    environment: dict[str, str]
     service: Service = field(
         default_factory=lambda: Service(name=f"fake-{uuid.uuid4().hex[:8]}", methods=SERVICE.methods)
     )
@@ -61,6 +62,11 @@ class Bench:
             yield controller
         finally:
             await controller.stop()
+
+    def add_template(self, name: str, **environment: str) -> None:
+        """Add a PodTemplate whose workers have these variables as well."""
+        assert self.cluster is not None
+        self.cluster.add_template(name, {**self.environment, **environment})
 
     def request(self, **parameters: Any) -> v1.StartJobRequest:
         name = f"job-{uuid.uuid4().hex[:10]}"
@@ -129,9 +135,14 @@ def bench_on(
     environment["OMP_NUM_THREADS"] = "1"
     own = {"state_dir": folder / "state", "lease_seconds": LEASE_SECONDS, "max_workers": 20, "device": "", **settings}
     on_cluster = cluster.settings if cluster is not None else {}
-    bench = Bench(Settings.model_validate({**s3.store().settings.model_dump(), **own, **on_cluster}), dataset, cluster)
+    bench = Bench(
+        Settings.model_validate({**s3.store().settings.model_dump(), **own, **on_cluster}),
+        dataset,
+        cluster,
+        environment,
+    )
     for key, value in {**environment, "PARFOCAL_STATE_DIR": str(folder / "state")}.items():
         monkeypatch.setenv(key, value)
     if cluster is not None:
-        cluster.add_template(f"parfocal-{bench.service.name}-worker", environment)
+        bench.add_template(f"parfocal-{bench.service.name}-worker")
     yield bench

@@ -68,6 +68,8 @@ def test_each_loss_of_a_pod_has_its_rule(bench: Bench) -> None:
     }
     losses = {"memory": 2, "disk": 2}
     nodes.gpus = 2 * len(ways)
+    # A checkpoint forgives all losses before it.
+    bench.add_template("without-checkpoints", PARFOCAL_CHECKPOINT_SECONDS="3600")
     requests = {way: bench.request(**LONG) for way in ways}
 
     async def lose(way: str) -> None:
@@ -78,7 +80,7 @@ def test_each_loss_of_a_pod_has_its_rule(bench: Bench) -> None:
         assert bench.job(request).lost_workers == losses.get(way, 0), way
 
     async def scene() -> None:
-        async with bench.running() as controller:
+        async with bench.running(kubernetes_template="without-checkpoints") as controller:
             for request in requests.values():
                 await controller.submit(request)
             await asyncio.gather(*map(lose, ways))
