@@ -7,10 +7,12 @@ import os
 import random
 import uuid
 
+import pytest
 from cluster.bench import CANCELLED, FAILED, LEASE_SECONDS, LONG, QUEUED, RUNNING, SUCCEEDED, Bench, play, until
 from cluster.server import Cluster
 from support import mentions
 
+from parfocal.runtime.jobs import controller as controller_module
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.jobs.requeue import MAX_LOST_WORKERS
 from parfocal.runtime.store.store import Store
@@ -215,8 +217,9 @@ def test_workers_that_belong_to_no_job_are_found_and_ended(bench: Bench) -> None
     play(scene)
 
 
-def test_random_kills_lose_no_job(bench: Bench) -> None:
+def test_random_kills_lose_no_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pods are killed, evicted, preempted and deleted, streams dropped and controllers replaced; every job ends."""
+    monkeypatch.setattr(controller_module, "_LONGEST_REST_SECONDS", 0.5)
     assert random_kills(bench, KILLS, seed=1) == KILLS
 
 

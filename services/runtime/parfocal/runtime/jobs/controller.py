@@ -62,6 +62,8 @@ _STOP_SECONDS = 10.0
 # How often workers are looked for that belong to no job any more, and the time after a job's end in which its own may
 # still be about to go.
 _STRAY_SECONDS = 10.0
+# Most that a job rests after many attempts on a cluster.
+_LONGEST_REST_SECONDS = 60.0
 _LOST = Exit(ExitKind.INTERRUPTED, "was lost when its service stopped or was replaced")
 _Key = tuple[str, str]
 
@@ -395,7 +397,13 @@ class Controller:
                 return
             await asyncio.to_thread(self.jobs.mark_cancelled, job, job.attempt + 1, keep_best=True, why=why)
         killed = mark is not None and not mark["keep_best"]
-        self._take_up(await self._change(job, requeue(job.attempt, ended, counts=not killed)))
+        job = await self._change(job, requeue(job.attempt, ended, counts=not killed))
+        if not self._launcher.detached:
+            self._take_up(job)
+            return
+        # A node that refuses every worker must not be sent one each second; `_reconcile` takes the job up later.
+        pause = min(_LONGEST_REST_SECONDS, 2.0 ** (job.attempt - 3))
+        self._not_before[job.project, job.id] = time.monotonic() + pause
 
     async def _reconcile(self) -> None:
         """Take up every job that the store has marked as open and nobody here holds."""

@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 _LEAST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0
 _FIRST_LIST_SECONDS: Final = 30.0
+# A worker that was ended counts as gone by then, although a node that does not answer may keep its Job for ever: it can
+# change nothing that anybody reads.
+_GONE_SECONDS: Final = 60.0
 _PLACES_SECONDS: Final = 10.0
 # For so long what a call returned is believed against the stream of changes.
 _BEHIND_SECONDS: Final = 3.0
@@ -57,7 +60,7 @@ class ClusterWorker:
     begun
         Whether its container has been started.
     stopped
-        Whether its end has been asked for.
+        When its end was asked for, by time.monotonic(); None as long as nobody has.
     stuck_since
         When its container was first found to be impossible to make, by time.monotonic().
     task
@@ -71,7 +74,7 @@ class ClusterWorker:
     trouble: str = ""
     ended: Exit | None = None
     begun: bool = False
-    stopped: bool = False
+    stopped: float | None = None
     stuck_since: float | None = None
     task: asyncio.Task[None] | None = None
     seen: tuple[Object, float] | None = None
@@ -153,8 +156,8 @@ class KubernetesLauncher:
 
     async def stop(self, worker: ClusterWorker) -> None:
         """Delete the Job, and with it its pod."""
-        if not worker.stopped:
-            worker.stopped = True
+        if worker.stopped is None:
+            worker.stopped = time.monotonic()
             self._spawn(self._delete(worker))
 
     async def tend(self) -> None:
@@ -182,8 +185,10 @@ class KubernetesLauncher:
         return not self._tasks
 
     def _look(self, worker: ClusterWorker) -> Exit | Waiting | None:
+        if worker.stopped is not None and time.monotonic() - worker.stopped > _GONE_SECONDS:
+            return Exit(ExitKind.INTERRUPTED, "was ended")
         if not worker.exists:
-            if worker.stopped and (worker.task is None or worker.task.done()):
+            if worker.stopped is not None and (worker.task is None or worker.task.done()):
                 return Exit(ExitKind.INTERRUPTED, "was ended before it was started")
             return Waiting("waiting for the cluster", worker.trouble) if worker.trouble else None
         content = self._jobs.get(worker.name)
@@ -226,7 +231,7 @@ class KubernetesLauncher:
     async def _create(self, worker: ClusterWorker, job: v1.Job, resources: Resources) -> None:
         """Create the Job, however long that takes. One whose creation was never answered is taken as it is."""
         pause = _LEAST_PAUSE
-        while not worker.stopped:
+        while worker.stopped is None:
             try:
                 content = await asyncio.to_thread(self._create_now, worker.name, job, resources)
                 worker.seen, worker.exists = (content, time.monotonic()), True
@@ -283,7 +288,11 @@ class KubernetesLauncher:
             worker.seen = content, time.monotonic()
         except ApiError as error:
             if error.status == 404:
-                how = "was ended" if worker.stopped else "was lost: its Kubernetes Job was deleted by somebody else"
+                how = (
+                    "was ended"
+                    if worker.stopped is not None
+                    else "was lost: its Kubernetes Job was deleted by somebody else"
+                )
                 worker.ended = worker.ended or Exit(ExitKind.INTERRUPTED, how)
         except UnavailableError:
             await asyncio.sleep(_LEAST_PAUSE)
