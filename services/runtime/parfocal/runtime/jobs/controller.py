@@ -44,6 +44,7 @@ from parfocal.runtime.methods.service import Resources, Service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import tidy_machine, tidy_store
 from parfocal.runtime.store.manifests import Manifest
+from parfocal.runtime.store.promises import check_promises
 from parfocal.runtime.store.publish import remove_leftovers
 from parfocal.runtime.store.store import Location, Store, translate_disk_error
 
@@ -94,7 +95,13 @@ class _Queued:
 
 
 class Controller:
-    """Runs the jobs of one service. All methods belong to one event loop; the store is asked in threads."""
+    """Runs the jobs of one service. All methods belong to one event loop; the store is asked in threads.
+
+    Attributes
+    ----------
+    refused
+        Why the store is not used at all; None as long as nothing speaks against it.
+    """
 
     def __init__(self, service: Service, store: Store, launcher: Launcher[Any], settings: Settings) -> None:
         self.service = service
@@ -104,6 +111,8 @@ class Controller:
         self._settings = settings
         self._lease = Lease(store, service.name, settings.lease_seconds)
         self._active = False
+        self.refused: PreconditionError | None = None
+        self._tried = False
         self._renewing = asyncio.Lock()
         self._queue: dict[_Key, _Queued] = {}
         self._running: dict[_Key, _Running] = {}
@@ -529,7 +538,14 @@ class Controller:
     async def _renew(self) -> None:
         async with self._renewing:
             try:
+                if not self._tried:
+                    await asyncio.to_thread(check_promises, self.store)
+                    self._tried = True
                 held = await asyncio.to_thread(self._lease.hold)
+            except PreconditionError as error:
+                _log.error("%s", error)
+                self.refused = error
+                return
             except UnavailableError as error:
                 # Without the store nobody else can take over either; workers wait for it as well.
                 _log.warning("the lease could not be renewed: %s", error)
@@ -574,6 +590,8 @@ class Controller:
         return self._locks.setdefault((project, job_id), asyncio.Lock())
 
     async def _require_active(self) -> None:
+        if self.refused is not None:
+            raise self.refused
         if self._active and not self._lease.is_valid():
             # The process was paused, or the store was away: somebody else may have taken over.
             await self._renew()

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def serve(service: Service, module: str, settings: Settings) -> int:
-    """Serve until a signal asks to end; return 0, or 1 if the address is taken."""
+    """Serve until a signal asks to end; return 0, 1 if the address is taken, or 2 if the store cannot be used."""
     store = Store(settings)
     device = Devices.of(settings)
     launcher: Launcher[Any]
@@ -103,6 +103,9 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
         await each.start()
     if settings.launcher != "none":
         await controller.start()
+        if controller.refused is not None:
+            sys.stderr.write(f"{controller.refused.message}\n")
+            stop.set()
     serving = health_pb2.HealthCheckResponse.SERVING
     for name in ("", *_SERVICES):
         await probe.set(name, serving)
@@ -116,7 +119,7 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
         await each.stop(None)
     with contextlib.suppress(asyncio.CancelledError):
         await server.stop(_SHUTDOWN_SECONDS)
-    return 0
+    return 0 if controller.refused is None else 2
 
 
 if __name__ == "__main__":

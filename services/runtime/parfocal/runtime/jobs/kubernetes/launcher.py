@@ -288,11 +288,8 @@ class KubernetesLauncher:
             worker.seen = content, time.monotonic()
         except ApiError as error:
             if error.status == 404:
-                how = (
-                    "was ended"
-                    if worker.stopped is not None
-                    else "was lost: its Kubernetes Job was deleted by somebody else"
-                )
+                lost = "was lost: its Kubernetes Job was deleted by somebody else"
+                how = lost if worker.stopped is None else "was ended"
                 worker.ended = worker.ended or Exit(ExitKind.INTERRUPTED, how)
         except UnavailableError:
             await asyncio.sleep(_LEAST_PAUSE)
