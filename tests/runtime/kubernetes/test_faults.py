@@ -18,8 +18,9 @@ from parfocal.runtime.jobs.requeue import MAX_LOST_WORKERS
 from parfocal.runtime.store.store import Store
 
 MEDIUM = {"epochs": 40, "pause_seconds": 0.05}
-# More of them for a run by hand: CLUSTER_KILLS=200.
+# Others for a run by hand: CLUSTER_KILLS=200 CLUSTER_SEED=2.
 KILLS = int(os.environ.get("CLUSTER_KILLS", "20"))
+SEED = int(os.environ.get("CLUSTER_SEED", "1"))
 
 
 def cluster_of(bench: Bench) -> Cluster:
@@ -220,7 +221,7 @@ def test_workers_that_belong_to_no_job_are_found_and_ended(bench: Bench) -> None
 def test_random_kills_lose_no_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pods are killed, evicted, preempted and deleted, streams dropped and controllers replaced; every job ends."""
     monkeypatch.setattr(controller_module, "_LONGEST_REST_SECONDS", 0.5)
-    assert random_kills(bench, KILLS, seed=1) == KILLS
+    assert random_kills(bench, KILLS, SEED) == KILLS
 
 
 def random_kills(bench: Bench, kills: int, seed: int) -> int:
