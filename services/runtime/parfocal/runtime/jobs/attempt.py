@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
+from parfocal import v1
 from parfocal.runtime.errors import (
     CancelledError,
     OutOfMemoryError,
@@ -14,7 +15,7 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.jobs.context import PATIENCE_SECONDS, JobContext
 from parfocal.runtime.jobs.exits import STORE_AWAY
-from parfocal.runtime.jobs.records import JobStore
+from parfocal.runtime.jobs.records import JobStore, set_running
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import load_object, load_service
 from parfocal.runtime.rpc_errors import code_name
@@ -40,7 +41,7 @@ def work(module: str, project: str, job_id: str, attempt: int) -> Ended:
     service = load_service(module)
     store = PatientStore(settings, PATIENCE_SECONDS)
     try:
-        job = JobStore(store).read(project, job_id).job
+        job = _begin(JobStore(store), project, job_id, attempt)
         if job.attempt != attempt:
             _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, attempt)
             return Ended(0, succeeded=False)
@@ -49,6 +50,20 @@ def work(module: str, project: str, job_id: str, attempt: int) -> Ended:
     except UnavailableError as error:
         _log.error("the end of the job could not be recorded: %s", error)
         return Ended(STORE_AWAY, succeeded=False)
+
+
+def _begin(jobs: JobStore, project: str, job_id: str, attempt: int) -> v1.Job:
+    """Return the job, which runs from now on if this worker had to wait for its place."""
+    job = jobs.read(project, job_id).job
+
+    def waited(job: v1.Job) -> bool:
+        return job.attempt == attempt and job.state == v1.JOB_STATE_QUEUED
+
+    if not waited(job):
+        return job
+    return jobs.change(
+        project, job_id, lambda job: set_running(job) if waited(job) else None, patience_seconds=PATIENCE_SECONDS
+    )
 
 
 def run(context: JobContext) -> bool:

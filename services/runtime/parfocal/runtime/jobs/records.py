@@ -123,6 +123,13 @@ def set_state(job: v1.Job, state: v1.JobState.ValueType, message: str) -> v1.Job
     return v1.JobEvent(state_change=v1.StateChange(state=state, message=message))
 
 
+def set_running(job: v1.Job) -> v1.JobEvent:
+    """Let the present attempt of `job` run and return the event that reports it."""
+    if not job.HasField("started_at"):
+        job.started_at.GetCurrentTime()
+    return set_state(job, v1.JOB_STATE_RUNNING, "the worker starts")
+
+
 class JobStore:
     """Reads and changes job records. Safe to use from several threads.
 
