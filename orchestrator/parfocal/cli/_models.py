@@ -214,5 +214,11 @@ def _json(summary: ModelSummary) -> dict[str, Any]:
     return {
         **summary.manifest.model_dump(mode="json"),
         "uri": summary.uri,
-        "verdict": {"state": verdict.state, "reasons": list(verdict.reasons), "job": verdict.job, "uri": verdict.uri},
+        "verdict": {
+            "state": verdict.state,
+            "reasons": list(verdict.reasons),
+            "job": verdict.job,
+            "uri": verdict.uri,
+            "next_steps": list(verdict.next_steps),
+        },
     }

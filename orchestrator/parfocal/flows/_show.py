@@ -116,6 +116,8 @@ def training_report(
     if not evaluation:
         lines.append("Quality control has not judged this model: look at predictions yourself before you rely on it.")
     lines.append("")
+    if steps := verdict.get("next_steps", ()):
+        lines += ["## What to try next", "", *(f"- {step}" for step in steps), ""]
     if figure is not None:
         lines += [embedded_png("Input, prediction and target of a test image", figure), ""]
         if evaluated:

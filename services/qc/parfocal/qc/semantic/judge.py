@@ -134,7 +134,8 @@ def judge(
     else:
         merits.append(f"{sentence}.")
     gain = compare(images, scores["baseline"], "baseline", "iou")
-    sentence, better = judge_gain(gain, BY_KEY["iou"], "Otsu's threshold", parameters.min_iou_gain_over_baseline)
+    needed = parameters.min_iou_gain_over_baseline
+    sentence, better = judge_gain(gain, images, BY_KEY["iou"], "Otsu's threshold", needed)
     (merits if better else failures).append(sentence)
     remarks = few_images(len(images))
     if curve is not None:
