@@ -24,9 +24,11 @@ import argparse
 import csv
 import itertools
 import json
+import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,7 @@ def main() -> None:
     parser.add_argument(
         "--parameters", type=json.loads, default={}, help="further parameters of the trainings, as JSON"
     )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no training later than this")
     parser.add_argument("--out", type=Path, default=Path("few_images"))
     options = parser.parse_args()
     service = load_service(f"parfocal.{options.method.partition('-')[0]}")
@@ -143,10 +146,13 @@ def main() -> None:
     ways = {way: values for way, values in arms(service, options.method).items() if way in options.ways}
     fields = fields_of(find_images(options.data / "train" / "source"), options.field)
     table = earlier_scores(options)
+    stop = time.monotonic() + 60 * options.minutes
     known = {(row["images"], row["seed"], row["augmentation"]) for row in table}
     for count, seed, arm in itertools.product(options.images, range(options.seeds), ways):
         if (count, seed, arm) in known:
             continue
+        if time.monotonic() > stop:
+            raise SystemExit("The time is up. Run the same command again to go on.")
         with tempfile.TemporaryDirectory() as name:
             data = Path(name) / "data"
             number = subset(options.data, fields, count, seed, data)
