@@ -249,11 +249,7 @@ def _progress(job: v1.Job) -> str:
 
 def _time(job: v1.Job) -> str:
     """Return how long a job worked, or has been working."""
-    import time
-
     from parfocal.cli._render import duration
+    from parfocal.client.watching import seconds_at_work
 
-    if not job.HasField("started_at"):
-        return ""
-    end = job.finished_at.ToNanoseconds() / 1e9 if job.HasField("finished_at") else time.time()
-    return duration(max(end - job.started_at.ToNanoseconds() / 1e9, 0.0))
+    return duration(seconds_at_work(job)) if job.HasField("started_at") else ""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parfocal import v1
+from parfocal.client.watching import seconds_at_work
 from parfocal.flows._scores import Evaluated, Row, summary_rows
 from parfocal.flows._work import Finished
 from parfocal.runtime.store.manifests import public_name
@@ -138,7 +139,7 @@ def training_report(
         facts += [("Predicted test images", f"`{prediction}`")]
         facts += [("Prediction job", f"`{Location.parse(prediction).name}`")]
         facts += [("Quality control files", f"`{evaluation.uri}`"), ("Quality control job", f"`{evaluation.job.id}`")]
-    facts.append(("Training time", duration(_seconds(training))))
+    facts.append(("Training time", duration(seconds_at_work(training))))
     lines += [markdown_table([{"What": what, "": value} for what, value in facts]), ""]
     lines += ["## Cite", "", method.citation, ""]
     return "\n".join(lines)
@@ -201,10 +202,6 @@ def embedded_png(title: str, png: bytes) -> str:
 def notes_section(notes: Sequence[str]) -> list[str]:
     """Return the lines of what the user should know; none where there is nothing."""
     return ["## What you should know", "", *(f"- {note}" for note in dict.fromkeys(notes)), ""] if notes else []
-
-
-def _seconds(job: v1.Job) -> float:
-    return float(job.finished_at.ToNanoseconds() - job.started_at.ToNanoseconds()) / 1e9
 
 
 def _ordered(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
