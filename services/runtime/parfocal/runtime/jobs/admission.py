@@ -17,6 +17,7 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
+from parfocal.runtime.images.needs import fits_axes
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.roles import Roles, TrainingBase
@@ -283,14 +284,12 @@ def _axes_problems(axes: str, channel_axes: str, images: Iterable[ImageEntry]) -
     """Yield the images that have other axes than `axes` and one of `channel_axes`, or other ones than the first."""
     first: ImageEntry | None = None
     for image in images:
-        extra = "".join(axis for axis in image.axes if axis not in axes)
-        if "".join(axis for axis in image.axes if axis in axes) != axes or not (
-            extra == "" or (len(extra) == 1 and extra in channel_axes)
-        ):
+        if not fits_axes(axes, channel_axes, image.axes):
             also = f" (or channels along {' or '.join(channel_axes)} besides)" if channel_axes else ""
             yield Violation(image.file, f"has axes {image.axes} where {axes} is needed{also}")
             continue
         first = first or image
+        extra = "".join(axis for axis in image.axes if axis not in axes)
         if image.axes != first.axes or (extra and _length(image, extra) != _length(first, extra)):
             yield Violation(image.file, f"is {image.axes} {image.shape}, {first.file} {first.axes} {first.shape}")
 
