@@ -110,7 +110,7 @@ def test_drop_downs_leave_out_what_a_method_cannot_use() -> None:
     assert catalogue.datasets_to_predict(flat) == list(kinds)
     assert catalogue.datasets_to_predict(deep) == ["volumes:1", "sharp:1"]
     assert catalogue.datasets_to_compare(judge) == ["planes:1", "volumes:1", "colour:1", "sharp:1"]
-    forms_of = {(each.flow, each.parameters["method"]): each.form for each in deployments.offers(catalogue, "default")}
+    forms_of = {(each.flow, each.name): each.form for each in deployments.offers(catalogue, "default")}
     assert forms_of["train", "zyx"]["properties"]["dataset"]["enum"] == ["volumes:1"]
     assert forms_of["predict", "zyx"]["properties"]["dataset"]["enum"] == ["volumes:1", "sharp:1"]
     assert "movie:1" not in forms_of["compare", "sharp-2d"]["properties"]["dataset"]["enum"]
