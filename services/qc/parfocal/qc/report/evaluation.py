@@ -220,8 +220,7 @@ def _methods(evaluation: Evaluation, summary: EvaluationSummary) -> Iterator[str
         f"{role}: {_in_words(part)}" if role else _in_words(part) for role, part in summary.parts.items()
     )
     begin = f"It was evaluated on {images}" if model is not None else f"Predictions for {images} were evaluated"
-    yield f"{begin}, as mean ± standard deviation over images: {scored}."
-    yield summary.definition
+    yield f"{begin}, as mean ± standard deviation over images: {scored}. The scores are defined above."
     cited: Iterable[str] = (model.citation if model is not None else "", evaluation.citation)
     for citation in dict.fromkeys(text for text in cited if text):
         yield f"Cite: {citation}"
