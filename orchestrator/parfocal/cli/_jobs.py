@@ -142,13 +142,14 @@ def resume(job_id: str, detach: bool) -> None:
     app = current_app()
     from parfocal.cli._render import print_fields, print_json, say
     from parfocal.cli._work import finish, job_json, output_uri, say_unchecked
+    from parfocal.client.models import read_model
 
     with app.client() as client:
         job = client.resume(job_id)
         if not detach:
             job = finish(app, client, job, _what(job))
             # The flow run that would have had it judged may have ended with the job.
-            say_unchecked(client, job, output_uri(job, "model"))
+            say_unchecked(read_model(client, output_uri(job, "model")))
     if app.json:
         print_json({"job": job_json(job)})
         return
