@@ -12,6 +12,7 @@ from parfocal import v1
 from parfocal.client.watching import seconds_at_work
 from parfocal.flows._scores import Evaluated, Row, summary_rows
 from parfocal.flows._work import Finished
+from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.store.manifests import public_name
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
@@ -150,7 +151,7 @@ def prediction_report(*, method: v1.Method, model_uri: str, finished: Finished, 
     images = finished.manifest.images
     failed = [image for image in images if image.reason]
     done = len(images) - len(failed)
-    lines = [f"# {done} of {len(images)} images predicted", ""]
+    lines = [f"# {done} of {count(len(images), 'image')} predicted", ""]
     lines += [f"Model **{versioned_name(model_uri)}** ({method.title}).", ""]
     if finished.manifest.verdict:
         verdict = finished.manifest.verdict

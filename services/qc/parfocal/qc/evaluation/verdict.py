@@ -152,7 +152,8 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
     remarks, failures = [*verdict.remarks], []
     if inputs.missing:
         lost, total = len(inputs.missing), len(inputs.missing) + len(inputs.items)
-        sentence = f"{lost} of {total} test images have no prediction and were not scored: {listed(inputs.missing)}."
+        have = "has no prediction and was" if lost == 1 else "have no prediction and were"
+        sentence = f"{lost} of {count(total, 'test image')} {have} not scored: {listed(inputs.missing)}."
         if lost > allowed:
             failures.append(f"{sentence} Predict all of them.")
         else:
@@ -161,9 +162,10 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
         what = "No model is named" if inputs.model is None else "The model was made elsewhere"
         remarks.append(f"{what}, so whether these images were learnt from is not known.")
     if labels := seen_in_training(inputs):
+        were = "was" if len(labels) == 1 else "were"
         failures.insert(
             0,
-            f"{len(labels)} of {len(inputs.items)} test images were among the training images "
+            f"{len(labels)} of {count(len(inputs.items), 'test image')} {were} among the training images "
             f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen.",
         )
     if not failures:

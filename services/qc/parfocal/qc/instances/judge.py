@@ -10,6 +10,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_f1, listed, with_unscorable
+from parfocal.qc.evaluation.words import count
 from parfocal.qc.instances.metrics import BY_KEY
 from parfocal.qc.instances.parameters import InstanceThresholds
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
@@ -122,7 +123,7 @@ def judge(
         failures.append("No test image has an object to be found: such a test shows nothing. Add images with objects.")
     empty = without_objects(images)
     if empty and len(empty) + len(lost) > thresholds.max_failed_images:
-        failures.append(f"In {len(empty)} of {len(images)} images no object was found: {', '.join(empty[:5])}.")
+        failures.append(f"In {len(empty)} of {count(len(images), 'image')} no object was found: {listed(empty)}.")
     sentence = (
         f"Over all images together {pooled.tp} of {pooled.tp + pooled.fn} objects were found, {pooled.fn} missed and "
         f"{pooled.fp} invented: F1 {pooled.f1:.3f} at IoU {thresholds.iou:g}"

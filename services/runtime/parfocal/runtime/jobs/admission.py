@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from parfocal import v1
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
+from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, has_comparable, require_suitable, title_of
 from parfocal.runtime.errors import (
     ConflictError,
@@ -237,7 +238,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
             )
     if len(sources) < method.minimum_images:
         raise InvalidInputError(
-            f"{name} has {len(sources)} training images; {method.title} needs at least {method.minimum_images}."
+            f"{name} has {count(len(sources), 'training image')}; {method.title} needs {method.minimum_images} or more."
         )
     if method.target == v1.TARGET_KIND_COORDINATES:
         problems = [*_frame_problems(sources), *_annotation_problems(dataset, sources)]
@@ -250,7 +251,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
             targets = dataset.select("train", role)
             problems += _axes_problems(method.axes, method.target_channel_axes, targets)
             if len(targets) < method.minimum_images:
-                text = f"has {len(targets)} images; {method.title} needs at least {method.minimum_images}"
+                text = f"has {count(len(targets), 'image')}; {method.title} needs at least {method.minimum_images}"
                 problems.append(Violation(f"train/{role}", text))
     else:
         for role in learnt:
@@ -258,9 +259,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
             problems += _axes_problems(method.axes, method.target_channel_axes, targets)
             problems += _partner_problems(method, sources, targets, role)
     if problems:
-        shown = "; ".join(f"{problem.field} {problem.description}" for problem in problems[:5])
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InvalidInputError(f"{name} does not suit {method.title}: {shown}{more}.", problems)
+        raise refusal(f"{name} does not suit {method.title}:", problems)
 
 
 def _frame_problems(stacks: Iterable[ImageEntry]) -> Iterable[Violation]:

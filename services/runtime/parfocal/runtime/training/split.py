@@ -148,8 +148,8 @@ def _by_block(
     if not validation:
         least = " or ".join(f"{3 * length}" for length in sorted(set(patch)))
         raise InvalidInputError(
-            f"{len(whole)} images are too few to hold one out, and too small to hold out a part: one side must be at "
-            f"least three patches long ({least} pixels). Add images or choose a smaller patch.",
+            f"There are too few images ({len(whole)}) to hold one out, and none is large enough to hold out a part: "
+            f"one side must be at least three patches long ({least} pixels). Add images or choose a smaller patch.",
             [Violation("patch_size", f"no image is three patches of {_by(patch)} long")],
         )
     warning = (
