@@ -38,6 +38,7 @@ from parfocal.qc.comparison.summary import (
 )
 from parfocal.qc.evaluation.publish import packages_of, publish_result, published_before
 from parfocal.qc.evaluation.statistics import INTERVAL, statistics
+from parfocal.qc.evaluation.verdict import listed
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.paired import smallest_p
@@ -122,7 +123,7 @@ def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) ->
         if seen:
             texts.append(
                 f"{each.name} has learnt from {len(seen)} of {count(len(each.manifest.images), 'test image')} "
-                f"({', '.join(seen[:5])}): the comparison favours it and shows nothing. Use images no model has seen."
+                f"({listed(seen)}): the comparison favours it and shows nothing. Use images no model has seen."
             )
     return texts
 

@@ -166,7 +166,7 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
         failures.insert(
             0,
             f"{len(labels)} of {count(len(inputs.items), 'test image')} {were} among the training images "
-            f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen.",
+            f"({listed(labels)}): such a test shows nothing. Use images the model has not seen.",
         )
     if not failures:
         return Judgement(verdict.verdict, verdict.reasons, tuple(remarks))

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, Violation
 
 
@@ -92,7 +93,7 @@ def split_images(
     small = [stem for stem, shape in zip(stems, shapes, strict=True) if any(np.less(shape, patch))]
     if small:
         raise InvalidInputError(
-            f"{', '.join(sorted(small)[:5])}: smaller than a patch of {_by(patch)} pixels. "
+            f"{some(sorted(small))}: smaller than a patch of {_by(patch)} pixels. "
             "Choose a smaller patch or leave these images out.",
             [Violation(stem, f"smaller than a patch of {_by(patch)} pixels") for stem in small],
         )
