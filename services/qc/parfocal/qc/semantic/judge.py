@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item
 from parfocal.qc.evaluation.statistics import compare
-from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, with_unscorable
+from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, listed, with_unscorable
+from parfocal.qc.evaluation.words import count
 from parfocal.qc.metrics.objects.semantic import (
     CURVE_THRESHOLDS,
     Areas,
@@ -127,14 +128,15 @@ def judge(
         failures.append("No test image has any foreground to find: such a test shows nothing.")
     empty = without_foreground(images)
     if empty and len(empty) + len(lost) > parameters.max_failed_images:
-        failures.append(f"In {len(empty)} of {len(images)} images no foreground was found: {', '.join(empty[:5])}.")
+        failures.append(f"In {len(empty)} of {count(len(images), 'image')} no foreground was found: {listed(empty)}.")
     sentence = f"Over all images together the foreground was found with IoU {pooled.iou:.3f}"
     if pooled.iou < parameters.min_iou:
         failures.append(f"{sentence}, below the {parameters.min_iou:g} asked for.")
     else:
         merits.append(f"{sentence}.")
     gain = compare(images, scores["baseline"], "baseline", "iou")
-    sentence, better = judge_gain(gain, BY_KEY["iou"], "Otsu's threshold", parameters.min_iou_gain_over_baseline)
+    needed = parameters.min_iou_gain_over_baseline
+    sentence, better = judge_gain(gain, images, BY_KEY["iou"], "Otsu's threshold", needed)
     (merits if better else failures).append(sentence)
     remarks = few_images(len(images))
     if curve is not None:

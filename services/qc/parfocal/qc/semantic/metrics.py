@@ -7,7 +7,7 @@ from typing import Final
 from parfocal.runtime.store.evaluations import Metric
 
 METRICS: Final[tuple[Metric, ...]] = (
-    Metric(key="iou", title="IoU", used_by_verdict=True),
+    Metric(key="iou", title="IoU", best=1, used_by_verdict=True),
     Metric(key="dice", title="Dice"),
     Metric(key="boundary_f1", title="boundary F1"),
     Metric(key="precision", title="precision"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import platform
+from pathlib import Path
 from typing import NamedTuple
 
 from parfocal import v1
@@ -91,12 +93,21 @@ def run(context: JobContext) -> bool:
             "INTERNAL",
             "INTERNAL",
             f"Parfocal failed in a way it should not ({type(error).__name__}). This is a defect, not your mistake; "
-            f"please report it with the job {context.job.id} and the worker's log.",
+            f"please report it with the job {context.job.id} and the worker's log{log_file()}.",
         )
     else:
         context.succeed()
         return True
     return False
+
+
+def log_file() -> str:
+    """Return where the log of this process is if it goes to a file, as " (/path on host)"; else nothing."""
+    try:
+        path = Path("/proc/self/fd/2").readlink()
+    except OSError:  # no Linux
+        return ""
+    return f" ({path} on {platform.node()})" if path.is_file() else ""
 
 
 def is_out_of_memory(error: Exception) -> bool:
