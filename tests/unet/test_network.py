@@ -6,21 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import ImageLearnerSuite
+from learner_suite import ImageLearnerSuite, facts_of_classes
 
-from parfocal.runtime.store.facts import Facts, Port
 from parfocal.unet.parameters import Unet2DParameters, Unet3DParameters
 
 TINY: dict[str, Any] = {"first_filters": 4, "learning_rate": 0.003, "precision": "float32"}
-
-
-def facts_of(classes: int = 2, channels: int = 1, **measured: Any) -> Facts:
-    """Return the facts of a training on so many classes."""
-    return Facts(
-        inputs=(Port(role="source", channels=channels),),
-        targets=(Port(role="target", kind="classes", classes=classes - 1),),
-        measured={"class_values": list(range(classes)), **measured},
-    )
 
 
 class UnetSuite(ImageLearnerSuite):
@@ -38,7 +28,7 @@ class TestUnet2D(UnetSuite):
     parameters = Unet2DParameters(**TINY)
     other = Unet2DParameters(**TINY, seed=9)
     larger = Unet2DParameters(**TINY | {"first_filters": 8})
-    facts = facts_of()
+    facts = facts_of_classes()
     patch = (32, 32)
     image = (128, 64)
     tile = (68, 64)
@@ -49,7 +39,7 @@ class TestUnet2DOfSeveralClassesAndColours(UnetSuite):
     parameters = Unet2DParameters(**TINY, poolings=4)
     other = Unet2DParameters(**TINY, poolings=4, seed=9)
     larger = Unet2DParameters(**TINY | {"first_filters": 8})
-    facts = facts_of(4, 3)
+    facts = facts_of_classes(4, 3)
     patch = (32, 32)
     image = (384, 32)
     tile = (272, 32)
@@ -60,7 +50,7 @@ class TestUnet3D(UnetSuite):
     parameters = Unet3DParameters(**TINY, poolings=2, z_poolings=1)
     other = Unet3DParameters(**TINY, poolings=2, z_poolings=1, seed=9)
     larger = Unet3DParameters(**TINY | {"first_filters": 8}, poolings=2, z_poolings=1)
-    facts = facts_of(3)
+    facts = facts_of_classes(3)
     patch = (4, 16, 16)
     image = (40, 64, 16)
     tile = (30, 52, 16)

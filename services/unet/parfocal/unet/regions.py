@@ -110,7 +110,7 @@ def find_instances(
     means = np.stack(
         [np.asarray(ndimage.mean(probability[..., each], labels, index)) for each in range(probability.shape[-1])],
         axis=-1,
-    ).reshape(len(owners), -1)
+    ).reshape(len(owners), probability.shape[-1])
     means = means.astype(np.float32)
     return Objects(
         labels,
