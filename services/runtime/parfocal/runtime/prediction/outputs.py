@@ -269,12 +269,12 @@ class UnitOutputs:
         """Return where the rows of a table go."""
         return _Rows(self._result.table(name, (_PLANE, *columns)), self._number)
 
-    def objects(self, objects: Objects, *, class_role: str = "") -> None:
+    def objects(self, objects: Objects, *, name: str = PREDICTION, class_role: str = "") -> None:
         """Take the objects found."""
         most = int(objects.labels.max(initial=0))
         dtype = next(dtype for dtype in _LABEL_TYPES if most <= np.iinfo(dtype).max)
         image = self._result.collect(
-            PREDICTION, objects.labels.shape, self._result.axes, np.uint16, (1.0,) * objects.labels.ndim, "none"
+            name, objects.labels.shape, self._result.axes, np.uint16, (1.0,) * objects.labels.ndim, "none"
         )
         if np.iinfo(image.pixels.dtype).max < most:
             image.pixels = image.pixels.astype(dtype)
