@@ -1,0 +1,106 @@
+"""Noise2Void: denoising without clean images (Krull et al., 2019), on n2v."""
+
+from __future__ import annotations
+
+from parfocal import v1
+from parfocal.n2v.parameters import (
+    Noise2Void2DParameters,
+    Noise2Void3DParameters,
+    NoisePredictionParameters,
+    check_dataset,
+)
+from parfocal.runtime.methods.service import Method, Service, Work, quick
+
+_CITATION = (
+    "Krull A, Buchholz TO, Jug F. Noise2Void: learning denoising from single noisy images. IEEE/CVF Conference on "
+    "Computer Vision and Pattern Recognition, 2129-2137 (2019). doi:10.1109/CVPR.2019.00223"
+)
+
+N2V_2D = Method(
+    name="n2v-2d",
+    title="Noise2Void 2D",
+    task=v1.TASK_RESTORATION,
+    summary="""
+        Learns to remove noise from the noisy images alone: no clean images are needed. It removes what is independent
+        from pixel to pixel, as the noise of a camera or detector is, and keeps everything else: it neither sharpens
+        nor fills in. Where the noise of neighbouring pixels is correlated (deconvolved, interpolated or compressed
+        images) it keeps that too. The variants N2V2 and structN2V are for checkerboard patterns and for noise that is
+        correlated along rows or columns. Where pairs of noisy and clean images can be had, CARE restores better.
+    """,
+    axes="YX",
+    channel_axes="CS",
+    target=v1.TARGET_KIND_NONE,
+    work={
+        v1.JOB_KIND_TRAINING: Work(Noise2Void2DParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(NoisePredictionParameters, "parfocal.runtime.prediction.job:predict"),
+    },
+    data="""
+        Noisy two-dimensional images of one kind, raw from the camera or detector: grey, or with channels, each of which
+        gets a network of its own. One image is enough to begin with; the model can then be used for it and for others
+        made in the same way. Clean images beside them are used for quality control only.
+    """,
+    minimum_images=1,
+    recommended_images=10,
+    presets=quick(
+        epochs=10,
+        patches_per_image=64,
+        batch_size=16,
+        first_filters=16,
+        learning_rate=0.001,
+        plateau_patience=2,
+        masked_percent=1.0,
+    ),
+    citation=_CITATION,
+    licence="BSD-3-Clause",
+    documentation="docs/methods/n2v-2d.md",
+    implementation="parfocal.n2v.network:Noise2Void2D",
+    validate=check_dataset,
+)
+
+N2V_3D = Method(
+    name="n2v-3d",
+    title="Noise2Void 3D",
+    task=v1.TASK_RESTORATION,
+    summary="""
+        Noise2Void for volumes: learns to remove noise from the noisy volumes alone, with what lies above and below
+        every plane. Slower than Noise2Void 2D, better where structures extend in depth. Movies can be taken as volumes
+        whose planes are moments, if little moves from frame to frame.
+    """,
+    axes="ZYX",
+    channel_axes="C",
+    target=v1.TARGET_KIND_NONE,
+    work={
+        v1.JOB_KIND_TRAINING: Work(Noise2Void3DParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(NoisePredictionParameters, "parfocal.runtime.prediction.job:predict"),
+    },
+    data="""
+        Noisy volumes (planes, height, width) of one kind, raw from the camera or detector: grey, or with channels, each
+        of which gets a network of its own. One volume is enough to begin with: a block of it is held out for
+        validation. Clean volumes beside them are used for quality control only.
+    """,
+    minimum_images=1,
+    recommended_images=5,
+    presets=quick(
+        epochs=10,
+        patches_per_image=64,
+        batch_size=8,
+        patch_size=32,
+        patch_depth=8,
+        first_filters=16,
+        learning_rate=0.001,
+        plateau_patience=2,
+        masked_percent=1.0,
+    ),
+    citation=_CITATION,
+    licence="BSD-3-Clause",
+    documentation="docs/methods/n2v-3d.md",
+    implementation="parfocal.n2v.network:Noise2Void3D",
+    validate=check_dataset,
+)
+
+SERVICE = Service(
+    name="n2v",
+    methods=(N2V_2D, N2V_3D),
+    packages=("n2v", "csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
+    framework="tensorflow",
+)
