@@ -101,14 +101,15 @@ class Noise2Void(keras.KerasFiles, ImageImplementation[NoiseParameters, keras.Ke
 
         n2v normalises all images alike, with the mean constants of the training images.
         """
-        save_json(vars(self._config(parameters, facts)), str(folder / "config.json"))
+        save_json(vars(self.config(parameters, facts)), str(folder / "config.json"))
         super().save(folder, parameters, facts, weights)
 
     def _struct_mask(self, parameters: NoiseParameters) -> Any:
         length = parameters.struct_length if parameters.variant == STRUCT else 1
         return struct_mask(self.axes, parameters.struct_direction, length)
 
-    def _config(self, parameters: NoiseParameters, facts: Facts) -> Any:
+    def config(self, parameters: NoiseParameters, facts: Facts) -> Any:
+        """Return the configuration of n2v that describes the network and its training."""
         port, struct = facts.inputs[0], self._struct_mask(parameters)
         config = N2VConfig(
             np.zeros((1, *(1,) * len(self.axes), port.channels), np.float32),
