@@ -56,7 +56,7 @@ FINDINGS = {
 }
 # What a run has besides.
 OF_A_RUN = {v1.TASK_DETECTION: {"detections.csv", "coco.json", "counts.csv"}}
-# Datasets of the other kinds are two-dimensional.
+# Datasets of the other kinds are two-dimensional, but for images without targets.
 KINDS = {
     v1.TARGET_KIND_BOXES: "boxes",
     v1.TARGET_KIND_UNPAIRED_IMAGE: "unpaired",
@@ -109,7 +109,9 @@ def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory)
     needs, folder = service.method_description.data_requirements, tmp_path_factory.mktemp(service.method)
     if needs.target in KINDS:
         kind = KINDS[needs.target]
-        uri = publish_kind(s3.store(), f"images-{service.method}", write_kind(folder, kind), kind)
+        # Stacks of frames are the axes of the kind itself.
+        axes = needs.axes if needs.target == v1.TARGET_KIND_NONE else ""
+        uri = publish_kind(s3.store(), f"images-{service.method}", write_kind(folder, kind, axes), kind, axes)
     else:
         write_pairs(folder, *PAIRS[needs.axes, needs.target == v1.TARGET_KIND_LABELS])
         uri = publish_dataset(s3.store(), f"images-{service.method}", folder)
