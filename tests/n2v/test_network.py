@@ -37,9 +37,9 @@ def n2v_2d() -> Any:
     return Noise2Void2D()
 
 
-def view_of_folder(folder: Path, warnings: list[str]) -> FolderView:
+def view_of_folder(folder: Path, warnings: list[str], axes: str = "YX") -> FolderView:
     """Return a folder of images without targets as a training sees it."""
-    report = check_folder(folder, kind="sources")
+    report = check_folder(folder, kind="sources", axes=axes)
     place = folder / "copy"
     entries = []
     for item in report.items():
@@ -169,6 +169,37 @@ def test_the_direction_of_structured_noise_is_taken_from_the_images(n2v_2d: Any,
     assert (found.struct_direction, found.struct_length) == ("y", 7)
     opened()
     assert any("structn2v" in each for each in warnings)
+
+
+def test_movies_are_trained_on_frame_by_frame(n2v_2d: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    brightness = 100 * np.arange(1, 5)[:, np.newaxis, np.newaxis]  # of four frames
+    for number in range(5):
+        save(tmp_path / "train" / "source" / f"a{number}.tif", rng.poisson(brightness + np.zeros((4, 40, 48))).astype(np.uint16), "TYX")
+    parameters = Noise2Void2DParameters(**TINY, patches_per_image=2, batch_size=8)
+    opened = n2v_2d.open(view_of_folder(tmp_path, [], "TYX"), parameters)
+    sampler = opened.batches.sampler
+    assert (len(sampler.sources), sampler.axes, len(sampler.regions)) == (20, "YX", 16)
+    # A whole movie is held out, and the record names movies.
+    assert {region["stem"] for region in opened.record.split["validation"]}.isdisjoint(
+        region["stem"] for region in opened.record.split["training"]
+    )
+    assert len(opened.record.split["training"]) == 4
+    assert len(list(opened.validation_images())) == 4
+    assert opened.batches.steps_per_epoch == 4
+    batch = opened.batches.batch(0, 0)
+    assert batch.input.shape == (8, 32, 32, 1)
+    # Each frame by its own mean and deviation, as in prediction.
+    np.testing.assert_allclose(batch.input.mean(axis=(1, 2, 3)), 0, atol=0.2)
+    np.testing.assert_allclose(batch.input.std(axis=(1, 2, 3)), 1, atol=0.1)
+
+
+def test_a_single_movie_holds_out_a_block_of_each_frame(n2v_2d: Any, tmp_path: Path) -> None:
+    save(tmp_path / "train" / "source" / "a.tif", np.random.default_rng(0).poisson(50, (3, 2, 40, 120)).astype(np.uint16), "TCYX")
+    opened = n2v_2d.open(view_of_folder(tmp_path, [], "TCYX"), Noise2Void2DParameters(**TINY))
+    assert opened.facts.input_channels == 2
+    images = list(opened.validation_images())
+    assert [image.input.shape for image in images] == [(40, 32, 2)] * 3
 
 
 def test_dropout_would_follow_from_seed_and_epoch() -> None:

@@ -29,6 +29,7 @@ N2V_2D = Method(
     """,
     axes="YX",
     channel_axes="CS",
+    frames=True,
     target=v1.TARGET_KIND_NONE,
     work={
         v1.JOB_KIND_TRAINING: Work(Noise2Void2DParameters, "parfocal.runtime.training.loop:train"),
@@ -36,7 +37,7 @@ N2V_2D = Method(
     },
     data="""
         Noisy two-dimensional images of one kind, raw from the camera or detector: grey, or with channels, each of which
-        gets a network of its own. One image is enough to begin with; the model can then be used for it and for others
+        gets a network of its own, or movies, frame by frame. One image is enough to begin with; the model can then be used for it and for others
         made in the same way. Clean images beside them are used for quality control only.
     """,
     minimum_images=1,
@@ -63,11 +64,12 @@ N2V_3D = Method(
     task=v1.TASK_RESTORATION,
     summary="""
         Noise2Void for volumes: learns to remove noise from the noisy volumes alone, with what lies above and below
-        every plane. Slower than Noise2Void 2D, better where structures extend in depth. Movies can be taken as volumes
-        whose planes are moments, if little moves from frame to frame.
+        every plane. Slower than Noise2Void 2D, better where structures extend in depth. A movie of single planes can be
+        declared a volume whose planes are moments, if little moves from frame to frame.
     """,
     axes="ZYX",
     channel_axes="C",
+    frames=True,
     target=v1.TARGET_KIND_NONE,
     work={
         v1.JOB_KIND_TRAINING: Work(Noise2Void3DParameters, "parfocal.runtime.training.loop:train"),

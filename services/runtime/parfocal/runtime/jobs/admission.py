@@ -241,7 +241,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
     if method.target == v1.TARGET_KIND_COORDINATES:
         problems = [*_frame_problems(sources), *_annotation_problems(dataset, sources)]
     else:
-        problems = list(_axes_problems(method.axes, method.channel_axes, sources))
+        problems = list(_axes_problems(method.axes, method.channel_axes, sources, frames=method.frames))
     if method.target == v1.TARGET_KIND_BOXES:
         problems += _annotation_problems(dataset, sources)
     elif method.target == v1.TARGET_KIND_UNPAIRED_IMAGE:
@@ -279,11 +279,16 @@ def _annotation_problems(dataset: DatasetManifest, images: Iterable[ImageEntry])
             yield Violation(image.file, "has no annotation file of the same name")
 
 
-def _axes_problems(axes: str, channel_axes: str, images: Iterable[ImageEntry]) -> Iterable[Violation]:
-    """Yield the images that have other axes than `axes` and one of `channel_axes`, or other ones than the first."""
+def _axes_problems(
+    axes: str, channel_axes: str, images: Iterable[ImageEntry], *, frames: bool = False
+) -> Iterable[Violation]:
+    """Yield the images that have other axes than `axes` and one of `channel_axes`, or other ones than the first.
+
+    With `frames` they may all be movies, with T in front.
+    """
     first: ImageEntry | None = None
     for image in images:
-        extra = "".join(axis for axis in image.axes if axis not in axes)
+        extra = "".join(axis for axis in image.axes.removeprefix("T" if frames else "") if axis not in axes)
         if "".join(axis for axis in image.axes if axis in axes) != axes or not (
             extra == "" or (len(extra) == 1 and extra in channel_axes)
         ):
