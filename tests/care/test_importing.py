@@ -60,9 +60,7 @@ def test_an_imported_model_predicts_as_csbdeep_does(
     found = predict_image(
         model, Image(image, method.axes), CarePredictionParameters(precision="float32"), tmp_path, "a"
     ).finish()
-    np.testing.assert_allclose(
-        found.images["prediction"].pixels, expected, rtol=1e-5, atol=1e-5 * np.ptp(expected)
-    )
+    np.testing.assert_allclose(found.images["prediction"].pixels, expected, rtol=1e-5, atol=1e-5 * np.ptp(expected))
 
 
 @pytest.mark.parametrize(

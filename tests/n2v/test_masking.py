@@ -54,7 +54,7 @@ def test_n2v_masks_fewer_pixels_of_volumes_than_it_says() -> None:
     side = np.round(np.sqrt(100 / 0.198)).astype(np.int32)
     draw: Any = N2V_DataWrapper.__dict__["__get_stratified_coords3D__"].__func__
     numbers: Any = N2V_DataWrapper.__dict__["__rand_float_coords3D__"].__func__
-    np.random.seed(0)  # noqa: NPY002 what n2v draws from
+    np.random.seed(0)
     found = [len(draw(numbers(side), side, shape)[0]) for _ in range(300)]
     assert np.mean(found) < 0.06 * np.prod(shape) * 0.198 / 100
 
@@ -77,7 +77,7 @@ def test_uniform_values_come_from_where_n2v_takes_them_with_the_same_chances() -
 
     patch = np.arange(24 * 24, dtype=np.float32).reshape(24, 24)
     repeats = 20_000
-    np.random.seed(0)  # noqa: NPY002 what n2v draws from
+    np.random.seed(0)
     for place in ((12, 11), (0, 1), (23, 20)):
         places = np.tile(place, (repeats, 1))
         ours = uniform_around(np.random.default_rng(0), patch[np.newaxis], spots_at(*map(tuple, places)), 3)

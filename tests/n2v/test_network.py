@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from example_data import save
 from learner_suite import ImageLearnerSuite, batch_of, prepared, view_of
-
 from scipy import ndimage
 from support import filament_pair
 
@@ -65,7 +64,9 @@ def count(learner: Any) -> int:
         ({"network_depth": 3}, 1_047_009),
     ],
 )
-def test_the_network_has_the_number_of_parameters_of_n2v(n2v_2d: Any, parameters: dict[str, Any], expected: int) -> None:
+def test_the_network_has_the_number_of_parameters_of_n2v(
+    n2v_2d: Any, parameters: dict[str, Any], expected: int
+) -> None:
     assert count(n2v_2d.build(Noise2Void2DParameters(**parameters), GREY)) == expected
 
 
@@ -175,7 +176,8 @@ def test_movies_are_trained_on_frame_by_frame(n2v_2d: Any, tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     brightness = 100 * np.arange(1, 5)[:, np.newaxis, np.newaxis]  # of four frames
     for number in range(5):
-        save(tmp_path / "train" / "source" / f"a{number}.tif", rng.poisson(brightness + np.zeros((4, 40, 48))).astype(np.uint16), "TYX")
+        movie = rng.poisson(brightness + np.zeros((4, 40, 48))).astype(np.uint16)
+        save(tmp_path / "train" / "source" / f"a{number}.tif", movie, "TYX")
     parameters = Noise2Void2DParameters(**TINY, patches_per_image=2, batch_size=8)
     opened = n2v_2d.open(view_of_folder(tmp_path, [], "TYX"), parameters)
     sampler = opened.batches.sampler
@@ -195,7 +197,8 @@ def test_movies_are_trained_on_frame_by_frame(n2v_2d: Any, tmp_path: Path) -> No
 
 
 def test_a_single_movie_holds_out_a_block_of_each_frame(n2v_2d: Any, tmp_path: Path) -> None:
-    save(tmp_path / "train" / "source" / "a.tif", np.random.default_rng(0).poisson(50, (3, 2, 40, 120)).astype(np.uint16), "TCYX")
+    movie = np.random.default_rng(0).poisson(50, (3, 2, 40, 120)).astype(np.uint16)
+    save(tmp_path / "train" / "source" / "a.tif", movie, "TCYX")
     opened = n2v_2d.open(view_of_folder(tmp_path, [], "TCYX"), Noise2Void2DParameters(**TINY))
     assert opened.facts.input_channels == 2
     images = list(opened.validation_images())
@@ -236,7 +239,7 @@ class _Suite(ImageLearnerSuite):
     facts = GREY
     weights_suffix = ".h5"
 
-    def target_of(self, inputs: Any) -> Any:
+    def target_of(self, inputs: Any) -> Any:  # noqa: ARG002
         return None
 
     def view(self) -> ModelView:

@@ -140,7 +140,7 @@ def _write_examples(client: Client, description: v1.Method, folder: Path) -> Non
         say(f"   Example images of {description.title}")
         return
     requirements = description.data_requirements
-    # Pairs are good enough for methods that do not look at who belongs to whom, or at targets only when they are judged.
+    # Pairs are good enough for methods that do not look at who belongs to whom, or that are only judged by targets.
     if requirements.axes != "YX" or requirements.target not in {
         v1.TARGET_KIND_PAIRED_IMAGE,
         v1.TARGET_KIND_UNPAIRED_IMAGE,

@@ -37,8 +37,8 @@ N2V_2D = Method(
     },
     data="""
         Noisy two-dimensional images of one kind, raw from the camera or detector: grey, or with channels, each of which
-        gets a network of its own, or movies, frame by frame. One image is enough to begin with; the model can then be used for it and for others
-        made in the same way. Clean images beside them are used for quality control only.
+        gets a network of its own, or movies, frame by frame. One image is enough to begin with; the model can then be
+        used for it and for others made in the same way. Clean images beside them are used for quality control only.
     """,
     minimum_images=1,
     recommended_images=10,

@@ -144,7 +144,7 @@ def _constant(config: Values, key: str) -> float:
     """Return the mean or standard deviation of the only channel, which n2v writes as text."""
     given = config.get(key)
     try:
-        (text,) = given if isinstance(given, list) else ()
+        (text,) = given if isinstance(given, list) else ["none"]
         value = float(text)
     except (TypeError, ValueError):
         value = math.nan

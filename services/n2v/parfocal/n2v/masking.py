@@ -134,9 +134,7 @@ def median_around(patches: NDArray[np.float32], spots: Spots, radius: int) -> ND
     return np.asarray((ordered[rows, (count - 1) // 2] + ordered[rows, count // 2]) / 2, np.float32)
 
 
-def hide_around(
-    rng: np.random.Generator, patches: NDArray[np.float32], spots: Spots, hidden: NDArray[np.intp]
-) -> None:
+def hide_around(rng: np.random.Generator, patches: NDArray[np.float32], spots: Spots, hidden: NDArray[np.intp]) -> None:
     """Put uniform random numbers into the pixels around each blind spot; those beyond a patch move to its edge.
 
     Parameters
@@ -171,7 +169,7 @@ def struct_mask(axes: str, direction: str, length: int) -> NDArray[np.uint8]:
 
 
 def hidden_pixels(mask: NDArray[Any]) -> NDArray[np.intp]:
-    """Return which pixels of a mask with odd sides are 1, relative to its middle, which is left out; (M, dimensions)."""
+    """Return the pixels of a mask with odd sides that are 1, but for its middle, relative to that; (M, dimensions)."""
     places = np.argwhere(mask) - np.asarray(mask.shape) // 2
     return np.asarray(places[np.any(places != 0, axis=1)], np.intp)
 

@@ -1,8 +1,8 @@
 """The networks of Noise2Void, of n2v's own parts. Imported by workers only: it loads TensorFlow.
 
-n2v's function for networks of several channels gives all of them the last channel, because a layer made in a loop looks
-at the loop's variable when it is applied. So the parts are put together here, in n2v's order and with its names: weights
-go from one to the other.
+n2v's function for networks of several channels gives all of them the last channel, because a layer made in a loop
+looks at the loop's variable when it is applied. So the parts are put together here, in n2v's order and with its names:
+weights go from one to the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from n2v.nets.unet_blocks import unet_block
-
 from parfocal.runtime.frameworks.keras import keras
 
 # A convolution, batch normalisation and activation, twice on each level.
@@ -65,5 +64,5 @@ def receptive_field(*, depth: int, kernel: int, blur_pool: bool) -> int:
     Convolutions of `kernel` pixels on each level but the lowest four times, there twice; a pixel shares its block with
     2**depth - 1 others on the lowest level. Blurred pooling sees two pixels beyond its block on every level.
     """
-    convolutions = _CONVOLUTIONS * (kernel // 2) * (3 * 2**depth - 2)
-    return convolutions + (2**depth - 1) * (3 if blur_pool else 1)
+    lowest: int = 2**depth
+    return _CONVOLUTIONS * (kernel // 2) * (3 * lowest - 2) + (lowest - 1) * (3 if blur_pool else 1)

@@ -72,7 +72,7 @@ def noise_correlation(pixels: NDArray[Any], axis: int, lags: int = 10) -> NDArra
     down, across = values.shape[-2] // rows, values.shape[-1] // columns
     blocks = values[:, : down * rows, : across * columns].reshape(-1, down, rows, across, columns)
     blocks = blocks.swapaxes(2, 3).reshape(-1, rows, columns)
-    variance = np.mean(blocks**2, axis=(1, 2), dtype=np.float64)
+    variance = np.asarray(np.mean(blocks**2, axis=(1, 2), dtype=np.float64))
     chosen = variance > 0
     if not chosen.any():
         return None

@@ -86,8 +86,8 @@ class Method:
     """One method of a service, in the words that people read.
 
     `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input, and
-    one out of `target_channel_axes` those of its output. With `frames` a movie (T, and these axes) is trained on frame by
-    frame, by methods without targets.
+    one out of `target_channel_axes` those of its output. With `frames` movies (T, and these axes) are trained on
+    frame by frame, by methods without targets.
     `presets` are choices of training parameters by name, "quick" first.
     `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
     `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError. `advise` looks at

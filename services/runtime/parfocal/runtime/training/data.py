@@ -213,8 +213,8 @@ def open_classes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Op
 def open_sources(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
     """Return normalised images without targets: what a network is trained on follows from the images alone.
 
-    Each frame of a movie is an image, normalised by itself as in prediction. Whole movies are held out, or the same block
-    of each of their frames.
+    Each frame of a movie is an image, normalised by itself as in prediction. Whole movies are held out, or the same
+    block of each of their frames.
 
     Raises
     ------
