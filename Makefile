@@ -44,7 +44,7 @@ messages: envs ## Write what users read (help, forms, errors, verdicts) into tes
 
 locks: ## Renew the lock files
 	@deploy/tools/envs tools
-	@deploy/tools/lock tools stubs orchestrator $(SERVICES)
+	@deploy/tools/lock tools stubs images orchestrator $(SERVICES)
 
 new-method: ## Make the folders of a new method family (NAME=family)
 	@deploy/tools/new-method "$(NAME)"

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import json_format, struct_pb2
-from support import ROOT
+from support import IMAGES, ROOT
 
 from parfocal import v1
 
@@ -41,6 +41,14 @@ SESSIONS = {
     for entry in (content, *content.get("further", ()))
     if entry["method"] not in TINY
 }
+# Images are checked with a session for each of their methods, see deploy/images/check.
+if IMAGES:
+    SESSIONS = {
+        entry["method"]: {"service": content["service"], **entry}
+        for content in _CONTENTS
+        if content["service"] in IMAGES
+        for entry in (content, *content.get("further", ()))
+    }
 
 
 def struct(values: dict[str, Any]) -> struct_pb2.Struct:

@@ -165,9 +165,13 @@ class S3Server:
         return True
 
 
+# Set by deploy/images/check: by service, where its image is mounted, its environment and its command.
+IMAGES: dict[str, Any] = json.loads(os.environ.get("PARFOCAL_TEST_IMAGES", "{}"))
+
+
 @dataclass
 class ServiceProcess:
-    """A service as a process of its own environment; it can be killed and started again."""
+    """A service as a process of its own environment, or of its image; it can be killed and started again."""
 
     name: str
     environment: dict[str, str]
@@ -192,10 +196,15 @@ class ServiceProcess:
             # Its workers inherit it.
             variables["PYTHONPATH"] = search_path(ROOT / "tests")
         self.folder.mkdir(parents=True, exist_ok=True)
+        command = [str(python), "-m", "parfocal.runtime.server", module]
+        image = IMAGES.get(self.name)
+        if image:
+            # What the image says, then the settings of the test; its volume is the folder of this service.
+            settings = {**image["environment"], **self.environment, "PARFOCAL_LISTEN": self.address}
+            pairs = [f"{key}={value}" for key, value in settings.items()]
+            command = [str(ROOT / "deploy/images/enter"), image["root"], str(self.folder), *pairs, "--", *image["command"]]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(python), "-m", "parfocal.runtime.server", module], env=variables, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
         wait_for(self._ready, 60, f"the service {self.name} ({self.log})")
         return self
 
