@@ -1,9 +1,11 @@
-"""Noise2Void: denoising without clean images (Krull et al., 2019), on n2v."""
+"""Noise2Void: denoising without clean images (Krull et al., 2019), on n2v; and DenoiSeg, which finds objects too."""
 
 from __future__ import annotations
 
 from parfocal import v1
 from parfocal.n2v.parameters import (
+    DenoiSegParameters,
+    DenoiSegPredictionParameters,
     Noise2Void2DParameters,
     Noise2Void3DParameters,
     NoisePredictionParameters,
@@ -100,9 +102,51 @@ N2V_3D = Method(
     validate=check_dataset,
 )
 
+DENOISEG_2D = Method(
+    name="denoiseg-2d",
+    title="DenoiSeg 2D",
+    task=v1.TASK_INSTANCE_SEGMENTATION,
+    summary="""
+        Removes noise and finds objects with one network, for noisy images of which only a few are annotated: what it
+        learns from all images by denoising them helps to find objects. Images whose label image is 0 everywhere count
+        as not annotated. With many annotated images StarDist finds roundish objects better, and touching objects
+        lose a pixel where they meet.
+    """,
+    axes="YX",
+    target=v1.TARGET_KIND_LABELS,
+    work={
+        v1.JOB_KIND_TRAINING: Work(DenoiSegParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(DenoiSegPredictionParameters, "parfocal.runtime.prediction.job:predict"),
+    },
+    data="""
+        Noisy grey images with a label image of the same name and size each: 0 for background, one number for each
+        object. Where nobody drew objects the label image is 0 everywhere, and the image is trained on for denoising
+        alone. Some ten annotated images are a good beginning; two at least.
+    """,
+    minimum_images=2,
+    recommended_images=20,
+    presets=quick(
+        epochs=10,
+        patches_per_image=16,
+        batch_size=8,
+        network_depth=3,
+        first_filters=16,
+        learning_rate=0.001,
+        plateau_patience=3,
+    ),
+    citation=(
+        "Buchholz TO, Prakash M, Schmidt D, Krull A, Jug F. DenoiSeg: joint denoising and segmentation. Computer "
+        "Vision - ECCV 2020 Workshops, 324-337 (2020). doi:10.1007/978-3-030-66415-2_21"
+    ),
+    licence="BSD-3-Clause",
+    documentation="docs/methods/denoiseg-2d.md",
+    implementation="parfocal.n2v.denoiseg:DenoiSeg",
+    validate=check_dataset,
+)
+
 SERVICE = Service(
     name="n2v",
-    methods=(N2V_2D, N2V_3D),
+    methods=(N2V_2D, N2V_3D, DENOISEG_2D),
     packages=("n2v", "csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
     framework="tensorflow",
 )

@@ -8,12 +8,14 @@ from pydantic import Field, field_validator
 
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.augmenting import Flips, FlipZ
+from parfocal.runtime.methods.object_checks import check_labels
 from parfocal.runtime.methods.parameters import (
     Arithmetic,
     Epochs,
     ImagePredictionParameters,
     Patches,
     PlateauRate,
+    PredictionParameters,
     Validation,
     check_patch_fits,
     inherited,
@@ -28,28 +30,12 @@ N2V2 = "n2v2"
 """The variant without checkerboard patterns."""
 
 
-class NoiseParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, Epochs):
-    """What trainings of Noise2Void in two and three dimensions have in common; the defaults are those for two.
+class BlindSpotParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, Epochs):
+    """What trainings with hidden pixels have in common; the defaults are those of Noise2Void in two dimensions.
 
     Patches are mirrored and turned by quarters only: interpolation would change the noise that is trained on.
     """
 
-    variant: str
-    struct_direction: Literal["auto", "x", "y", "xy"] = Field(
-        default="auto",
-        title="structN2V: direction",
-        description="Only for structn2v: along which axis the noise of neighbouring pixels is correlated: x for "
-        "horizontal stripes, y for vertical ones, xy for both, for example after interpolation. auto measures it on "
-        "the training images, with the length.",
-    )
-    struct_length: int = Field(
-        default=9,
-        ge=1,
-        le=63,
-        title="structN2V: length [pixels]",
-        description="Only for structn2v: how many pixels in this direction are hidden together, the predicted one in "
-        "the middle; an odd number. It should cover what is correlated and no more. Ignored if the direction is auto.",
-    )
     masked_percent: float = Field(
         default=0.198,
         gt=0,
@@ -93,12 +79,36 @@ class NoiseParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, Epoch
         description="Filters of the first level, doubled at every further one. More learns more and is slower.",
     )
 
-    @field_validator("kernel_size", "struct_length")
+    @field_validator("kernel_size")
     @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("must be odd")
-        return value
+    def _odd_kernel(cls, value: int) -> int:
+        return _odd(value)
+
+
+class NoiseParameters(BlindSpotParameters):
+    """What trainings of Noise2Void in two and three dimensions have in common."""
+
+    variant: str
+    struct_direction: Literal["auto", "x", "y", "xy"] = Field(
+        default="auto",
+        title="structN2V: direction",
+        description="Only for structn2v: along which axis the noise of neighbouring pixels is correlated: x for "
+        "horizontal stripes, y for vertical ones, xy for both, for example after interpolation. auto measures it on "
+        "the training images, with the length.",
+    )
+    struct_length: int = Field(
+        default=9,
+        ge=1,
+        le=63,
+        title="structN2V: length [pixels]",
+        description="Only for structn2v: how many pixels in this direction are hidden together, the predicted one in "
+        "the middle; an odd number. It should cover what is correlated and no more. Ignored if the direction is auto.",
+    )
+
+    @field_validator("struct_length")
+    @classmethod
+    def _odd_length(cls, value: int) -> int:
+        return _odd(value)
 
     def roles(self, dataset: DatasetManifest) -> Roles:  # noqa: ARG002
         """Return the images alone: targets are for quality control."""
@@ -139,13 +149,41 @@ class Noise2Void3DParameters(FlipZ, NoiseParameters):
         return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
 
 
+class DenoiSegParameters(BlindSpotParameters):
+    """Parameters of a DenoiSeg training."""
+
+    denoising_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        title="Weight of denoising",
+        description="Share of denoising in the loss; the rest is segmentation. Between 0.3 and 0.7 the two help each "
+        "other.",
+    )
+    masked_percent: float = inherited(BlindSpotParameters, "masked_percent", default=1.5)
+    network_depth: int = inherited(BlindSpotParameters, "network_depth", default=4)
+
+
 class NoisePredictionParameters(ImagePredictionParameters):
     """Parameters of a prediction with a Noise2Void model."""
 
 
+class DenoiSegPredictionParameters(PredictionParameters):
+    """Parameters of a prediction with a DenoiSeg model."""
+
+    probability_threshold: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Probability threshold",
+        description="From which probability on a pixel belongs to an object; 0 takes the threshold that was chosen on "
+        "the validation images.",
+    )
+
+
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the patches do not fit the images or the network."""
-    assert isinstance(parameters, NoiseParameters)
+    assert isinstance(parameters, BlindSpotParameters)
     edges = {"patch_size": parameters.patch_size}
     if isinstance(parameters, Noise2Void3DParameters):
         edges["patch_depth"] = parameters.patch_depth
@@ -158,3 +196,11 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
             )
     axes = "ZYX" if "patch_depth" in edges else "YX"
     check_patch_fits(parameters, axes, dataset, Roles().source, divisor=(divisor,) * len(axes))
+    if isinstance(parameters, DenoiSegParameters):
+        check_labels(parameters, dataset)
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd")
+    return value
