@@ -24,23 +24,15 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from common import Clock, options_for, train_and_predict, training_parameters
+from common import Clock, options_for, restoration_quality, train_and_predict, training_parameters
 
 from parfocal.care import SERVICE
-from parfocal.qc.metrics.images.restoration import score_restoration
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import ModelManifest
-
-
-def quality(predictions: dict[str, Any], target_folder: Path) -> tuple[float, float]:
-    """Return mean PSNR (dB) and SSIM over the test images."""
-    targets = find_images(target_folder)
-    scores = [score_restoration(predictions[stem], read_image(path).pixels)[0] for stem, path in targets.items()]
-    return float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores]))
 
 
 def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: Path) -> dict[str, Any]:
@@ -79,7 +71,7 @@ def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: P
     sources = {stem: read_image(path).pixels for stem, path in find_images(data / "test" / "source").items()}
     with contextlib.redirect_stdout(io.StringIO()), Clock() as predicting:
         predictions = {stem: model.predict(image, "YX") for stem, image in sources.items()}
-    psnr, ssim = quality(predictions, data / "test" / "target")
+    psnr, ssim = restoration_quality(predictions, data / "test" / "target")
     return {"prepare": preparing, "train": training, "predict": predicting, "psnr": psnr, "ssim": ssim}
 
 
@@ -124,7 +116,7 @@ def main() -> None:
         folder = Path(name)
         bare, validating, count = bare_steps(options, device)
         ours = train_and_predict(SERVICE, "care-2d", options.data, training_parameters(options), folder)
-        psnr, ssim = quality(ours.predictions, options.data / "test" / "target")
+        psnr, ssim = restoration_quality(ours.predictions, options.data / "test" / "target")
         steps = ours.steps(options.patches_per_image, options.batch)
         for number, row in enumerate(ours.rows, start=1):
             print(f"epoch {number}: " + json.dumps({key: round(value, 6) for key, value in row.items()}))

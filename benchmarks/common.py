@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from support import S3Server, publish_dataset, publish_kind
 
 from parfocal import v1
+from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
@@ -117,6 +119,15 @@ class Measured:
     def held_out(self) -> set[str]:
         """Stems of the validation images."""
         return {region["stem"] for region in self.model.split["validation"]}
+
+
+def restoration_quality(predictions: Mapping[str, Any], target_folder: Path) -> tuple[float, float]:
+    """Return mean PSNR (dB) and SSIM over the test images, each after the fit of quality control."""
+    from parfocal.qc.metrics.images.restoration import score_restoration
+
+    targets = find_images(target_folder)
+    scores = [score_restoration(predictions[stem], read_image(path).pixels)[0] for stem, path in targets.items()]
+    return float(np.mean([score.psnr for score in scores])), float(np.mean([score.ssim for score in scores]))
 
 
 def train_and_predict(

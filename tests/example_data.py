@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support import filament_pair, nuclei_pair
+from support import filament_pair, filament_volumes, nuclei_pair
 
 from parfocal.runtime.images.files import Image, PixelSize, write_image
 
@@ -18,17 +18,20 @@ STACK = (6, 32, 40)
 """(T, Y, X) in pixels of stacks of frames."""
 PIXEL_NM = 100.0
 """Edge of a pixel of stacks."""
+VOLUME = (16, 40, 48)
+"""(Z, Y, X) in pixels of volumes."""
 COUNTS = {"train": 5, "test": 3}
 """Images of each split."""
 _EXPORTED = "id,frame,x [nm],y [nm],sigma [nm],intensity [photon]"
 
 
-def write_kind(folder: Path, kind: str) -> Path:
-    """Write a dataset folder of a kind; return it."""
+def write_kind(folder: Path, kind: str, axes: str = "YX") -> Path:
+    """Write a dataset folder of a kind; return it. Images without targets may be volumes."""
     rng = np.random.default_rng(1)
+    write = _volumes if (kind, axes) == ("sources", "ZYX") else _WRITERS[kind]
     for split, count in COUNTS.items():
         for number in range(count):
-            _WRITERS[kind](folder / split, f"field{number}", rng)
+            write(folder / split, f"field{number}", rng)
     if kind == "unpaired":
         # A sixth image of the second kind, and names that are no partners'.
         for split in COUNTS:
@@ -93,6 +96,10 @@ def _classes(folder: Path, stem: str, rng: np.random.Generator) -> None:
 
 def _sources(folder: Path, stem: str, rng: np.random.Generator) -> None:
     save(folder / "source" / f"{stem}.tif", filament_pair(rng, SHAPE)[0])
+
+
+def _volumes(folder: Path, stem: str, rng: np.random.Generator) -> None:
+    save(folder / "source" / f"{stem}.tif", filament_volumes(rng, VOLUME)[0], "ZYX")
 
 
 def _boxes(folder: Path, stem: str, rng: np.random.Generator) -> None:

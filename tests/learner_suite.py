@@ -173,7 +173,7 @@ class LearnerSuite:
 
     def test_the_server_side_loads_no_framework(self) -> None:
         code = (
-            f"import sys; import parfocal.runtime.server.__main__, {self.path.partition('.network')[0]}; "
+            f"import sys; import parfocal.runtime.server.__main__, {self.path.partition(':')[0].rpartition('.')[0]}; "
             "bad = {'tensorflow', 'keras', 'torch', 'csbdeep', 'stardist'} & set(sys.modules); "
             "sys.exit(', '.join(bad) or 0)"
         )

@@ -56,7 +56,7 @@ FINDINGS = {
 }
 # What a run has besides.
 OF_A_RUN = {v1.TASK_DETECTION: {"detections.csv", "coco.json", "counts.csv"}}
-# Datasets of the other kinds are two-dimensional.
+# Datasets of the other kinds are two-dimensional, but for images without targets.
 KINDS = {
     v1.TARGET_KIND_BOXES: "boxes",
     v1.TARGET_KIND_UNPAIRED_IMAGE: "unpaired",
@@ -111,7 +111,9 @@ def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory)
     needs, folder = service.method_description.data_requirements, tmp_path_factory.mktemp(service.method)
     if needs.target in KINDS and needs.axes == "YX":
         kind = KINDS[needs.target]
-        uri = publish_kind(s3.store(), f"images-{service.method}", write_kind(folder, kind), kind)
+        # Stacks of frames are the axes of the kind itself.
+        axes = needs.axes if needs.target == v1.TARGET_KIND_NONE else ""
+        uri = publish_kind(s3.store(), f"images-{service.method}", write_kind(folder, kind, axes), kind, axes)
     else:
         # Label images have classes too.
         labels = needs.target in {v1.TARGET_KIND_LABELS, v1.TARGET_KIND_CLASSES}
@@ -269,7 +271,7 @@ def test_a_single_image_gives_what_a_job_gives_bit_for_bit(
         return
     (tmp_path / "batch.tif").write_bytes(read_published(store, predicted, "field1.tif"))
     outputs = single_image(service, trained.model, source.pixels, source.axes)
-    assert list(outputs) == ["prediction"]
+    assert next(iter(outputs)) == "prediction"
     assert outputs["prediction"].tobytes() == read_image(tmp_path / "batch.tif").pixels.tobytes()
 
 

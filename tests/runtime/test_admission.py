@@ -98,6 +98,18 @@ def test_images_with_different_numbers_of_channels_are_named() -> None:
     assert refusal(CHANNELS, [*PAIRS, *stacks], Roles("source_zstack")).violations[0].field.endswith("b.tif")
 
 
+def test_movies_suit_a_method_that_takes_them_frame_by_frame() -> None:
+    movies = replace(FAKE, target=v1.TARGET_KIND_NONE, frames=True)
+    alone = Roles(targets=())
+    check_dataset(movies, dataset(*(image("source", stem, (5, 64, 80), "TYX") for stem in "abc")), alone)
+    both = [image("source", "a", (5, 64, 80), "TYX"), image("source", "b")]
+    assert [each.field for each in refusal(movies, both, alone).violations] == ["train/source/b.tif"]
+    volumes = [image("source", stem, (5, 64, 80), "ZYX") for stem in "ab"]
+    assert len(refusal(movies, volumes, alone).violations) == 2
+    frames = [image("source", stem, (5, 64, 80), "TYX") for stem in "ab"]
+    assert len(refusal(replace(movies, frames=False), frames, alone).violations) == 2
+
+
 @pytest.mark.parametrize(
     ("roles", "field"), [(Roles("source_zstack"), "source"), (Roles("source", ("target_DAPI",)), "targets")]
 )

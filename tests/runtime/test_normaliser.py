@@ -141,3 +141,18 @@ def test_rule_and_constants_survive_the_model_record() -> None:
     constants = rule.fit(RNG.random((3, 9, 9)), "CYX")
     assert Normaliser.model_validate_json(rule.model_dump_json()) == rule
     assert NormaliserConstants.model_validate_json(constants.model_dump_json()) == constants
+
+
+def test_fixed_constants_are_those_of_every_image() -> None:
+    fixed = Normaliser(rule="fixed", constants=NormaliserConstants(offset=(10.0,), scale=(4.0,)))
+    again = Normaliser.model_validate(fixed.model_dump(mode="json"))
+    for image in (np.full((3, 4), 30.0), np.arange(12.0).reshape(3, 4)):
+        constants = again.fit(image, "YX")
+        np.testing.assert_array_equal(again.apply(image, constants), ((image - 10) / 4).astype(np.float32))
+        np.testing.assert_allclose(again.undo(again.apply(image, constants), constants), image)
+
+
+@pytest.mark.parametrize("values", [{"rule": "fixed"}, {"constants": {"offset": (0,), "scale": (1,)}}])
+def test_constants_belong_to_the_fixed_rule_alone(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="constants"):
+        Normaliser.model_validate(values)

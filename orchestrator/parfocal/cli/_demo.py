@@ -140,10 +140,12 @@ def _write_examples(client: Client, description: v1.Method, folder: Path) -> Non
         say(f"   Example images of {description.title}")
         return
     requirements = description.data_requirements
-    # Pairs are good enough for methods that do not look at who belongs to whom.
-    if requirements.target not in {v1.TARGET_KIND_PAIRED_IMAGE, v1.TARGET_KIND_UNPAIRED_IMAGE} or (
-        requirements.axes != "YX"
-    ):
+    # Pairs are good enough for methods that do not look at who belongs to whom, or that are only judged by targets.
+    if requirements.axes != "YX" or requirements.target not in {
+        v1.TARGET_KIND_PAIRED_IMAGE,
+        v1.TARGET_KIND_UNPAIRED_IMAGE,
+        v1.TARGET_KIND_NONE,
+    }:
         raise InvalidInputError(f"{description.title} has no example images. Give your own with --data FOLDER.")
     with waiting("Simulating fluorescence images"):
         write_dataset(folder, _TRAIN, _TEST, _SIZE, _SEED)

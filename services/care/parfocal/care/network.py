@@ -30,7 +30,7 @@ class Care(keras.KerasFiles, ImageImplementation[CareParameters, keras.KerasLear
     def build(self, parameters: CareParameters, facts: Facts) -> keras.KerasLearner:
         """Return a new network."""
         keras.prepare(parameters.seed, self.device)
-        model = CARE(self._config(parameters, facts), name=None, basedir=None)
+        model = CARE(self.config(parameters, facts), name=None, basedir=None)
         optimizer = keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate)
         prepare_model(model.keras_model, optimizer, model.config.train_loss, metrics=())
         return keras.KerasLearner(model.keras_model, parameters.seed, self.device)
@@ -45,7 +45,7 @@ class Care(keras.KerasFiles, ImageImplementation[CareParameters, keras.KerasLear
 
     def save(self, folder: Path, parameters: CareParameters, facts: Facts, weights: Mapping[str, Arrays]) -> None:
         """Write a CSBDeep model folder: `csbdeep.models.CARE(None, NAME, BASEDIR)` opens it."""
-        save_json(vars(self._config(parameters, facts)), str(folder / "config.json"))
+        save_json(vars(self.config(parameters, facts)), str(folder / "config.json"))
         super().save(folder, parameters, facts, weights)
 
     def interpret(self, output: NDArray[np.float32], parameters: CareParameters, facts: Facts) -> dict[str, Picture]:
@@ -65,7 +65,8 @@ class Care(keras.KerasFiles, ImageImplementation[CareParameters, keras.KerasLear
         """Return the facts with the factor that makes the uncertainty as large as the errors on validation images."""
         return self.calibrate_uncertainty(learner, images, parameters, facts) if parameters.probabilistic else facts
 
-    def _config(self, parameters: CareParameters, facts: Facts) -> Any:
+    def config(self, parameters: CareParameters, facts: Facts) -> Any:
+        """Return the configuration of csbdeep that describes the network."""
         return Config(
             axes=self.axes,
             n_channel_in=facts.input_channels,

@@ -10,9 +10,7 @@ The files come from anywhere. Nothing in them is run: the network is built from 
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,14 @@ from csbdeep.models.pretrained import get_model_folder, get_registered_models
 
 from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.frameworks.keras import weights_file
-from parfocal.runtime.frameworks.keras_hdf5 import read_weights
-from parfocal.runtime.methods.importing import Values, manifest_fields, run_import, training_parameters
+from parfocal.runtime.frameworks.keras_hdf5 import read_kept_weights
+from parfocal.runtime.methods.importing import (
+    Values,
+    check_network,
+    manifest_fields,
+    run_import,
+    training_parameters,
+)
 from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Method
 from parfocal.runtime.store.facts import Facts, Port
@@ -59,20 +62,13 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     images = Port(role=Roles().source, channels=config.whole("n_channel_in", 1, _MOST_CHANNELS))
     facts = Facts(inputs=(images,), targets=tuple(targets))
     learner = implementation.build(parameters, facts)
-    _check_network(config, vars(learner.stardist.config))
+    ours = vars(learner.stardist.config)
+    network = [name for name in ours if name.startswith(_NETWORK_PREFIXES)]
+    check_network(
+        config, ours, ["axes", "n_channel_in", "n_rays", "grid", "n_classes", "backbone", *network], older=_LEGACY
+    )
     described = f"{_CONFIG}, with {parameters.classes} classes," if parameters.classes else _CONFIG
-    weights, warnings = {}, []
-    for name in ("best", "last"):
-        if (source / weights_file(name)).exists():
-            weights[name] = read_weights(source / weights_file(name), learner, described)
-    if not weights:
-        raise InvalidInputError(
-            f"{source.name} has neither {weights_file('best')} nor {weights_file('last')}. Copy the weights beside "
-            f"{_CONFIG}."
-        )
-    only = next(iter(weights))
-    if len(weights) == 1:
-        warnings.append(f"The model had only {weights_file(only)}, which stands for best and last weights alike.")
+    kept, warnings = read_kept_weights(source, learner, described)
     thresholds = dict(DEFAULT_THRESHOLDS)
     if (source / THRESHOLDS).exists():
         given = Values.read(source / THRESHOLDS, "stardist")
@@ -83,7 +79,6 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
             f"overlap {thresholds['nms']:g}), which may suit it badly."
         )
     facts = with_thresholds(facts, thresholds)
-    kept = {name: weights.get(name, weights[only]) for name in ("best", "last")}
     implementation.save(folder, parameters, facts, kept)
     return manifest_fields(method, implementation, parameters, facts, kept, warnings)
 
@@ -158,16 +153,6 @@ def _anisotropy(config: Values) -> float:
             f"{_CONFIG}: only rays of the kind Rays_GoldenSpiral can be used, made for its anisotropy."
         )
     return float(given[0])
-
-
-def _check_network(config: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError where a value that decides on the network is not the one Parfocal builds with."""
-    names = [name for name in ours if name.startswith(_NETWORK_PREFIXES)]
-    for name in ["axes", "n_channel_in", "n_rays", "grid", "n_classes", "backbone", *names]:
-        built = json.loads(json.dumps(ours[name]))
-        given = config.get(name, _LEGACY.get(name))
-        if given != built:
-            raise InvalidInputError(f"{_CONFIG}: {name} is {given!r}; Parfocal builds networks with {built!r}.")
 
 
 def main(method_name: str, source: str, folder: str) -> int:

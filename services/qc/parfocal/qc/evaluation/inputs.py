@@ -473,18 +473,25 @@ def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Ite
         yield pixels if channel is None else pixels[channel]
 
 
+def trained_on_pairs(context: JobContext, inputs: Inputs[Item], role: str) -> bool:
+    """Return whether the training images have targets of a role that show the same as they do."""
+    _, dataset = training_dataset(context, inputs)
+    role, _ = inputs.channels.get(role, (role, None))
+    return "train" not in dataset.unpaired and bool(dataset.select("train", role))
+
+
 def training_pairs(
     context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images.
 
-    Where the training images are no pairs there are none.
+    Where the training images are no pairs, or have no targets, there are none.
     """
     place, dataset = training_dataset(context, inputs)
     source_role = inputs.source_role
-    role, channel = inputs.channels.get(role, (role, None))
-    if "train" in dataset.unpaired:
+    if not trained_on_pairs(context, inputs, role):
         return
+    role, channel = inputs.channels.get(role, (role, None))
     if validation and inputs.validation_regions:
         regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
     else:

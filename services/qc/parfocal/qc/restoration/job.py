@@ -13,6 +13,7 @@ from parfocal.qc.evaluation.inputs import (
     read_inputs,
     read_source,
     require_grey_targets,
+    trained_on_pairs,
     training_dataset,
     training_pairs,
     unpaired_images,
@@ -20,6 +21,7 @@ from parfocal.qc.evaluation.inputs import (
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
 from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
@@ -87,8 +89,13 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
             else:
                 self._baselines[role] = self._gaussian(inputs, role)
 
-    def _gaussian(self, inputs: Inputs[Item], role: str) -> BaselineChoice:
-        """Return the filter that suits the validation images; all training images where those show nothing."""
+    def _gaussian(self, inputs: Inputs[Item], role: str) -> BaselineChoice | BlindGaussian:
+        """Return the filter that suits the validation images; all training images where those show nothing.
+
+        A model that never saw targets is compared with a filter that was chosen without them.
+        """
+        if not trained_on_pairs(self.context, inputs, role):
+            return choose_blind_gaussian(read_source(item.source) for item in inputs.items if item.role == role)
         if inputs.validation_regions:
             try:
                 return best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=True))

@@ -28,6 +28,7 @@ from parfocal.runtime.methods.device import Device, describe_gpu, describe_proce
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
 from parfocal.runtime.store.facts import Facts
 
+KERAS_2 = keras.__version__.startswith("2.")
 # Convolutions before each output that are computed in float32 when the others are not, if a method does not say.
 TAIL_CONVOLUTIONS = 2
 # In whole trainings of CARE with AVX512-BF16 alone TensorFlow needed half of the processor time of float32.
@@ -60,6 +61,9 @@ def prepare(seed: int, device: Device) -> None:
     process.
     """
     keras.utils.set_random_seed(seed)
+    if KERAS_2:
+        # What is random inside a layer then has a state that can be set.
+        keras.backend.experimental.enable_tf_random_generator()
     if device.kind == "cpu":
         tf.config.set_visible_devices([], "GPU")
     else:
@@ -86,10 +90,10 @@ class KerasLearner:
     """
 
     def __init__(self, model: Any, seed: int, device: Device, tail: int = TAIL_CONVOLUTIONS) -> None:
-        self.model = model
         self._seed = seed
         if device.precision != "float32" and not _is_global(device):
-            compute_body_in(model, device.precision, tail)
+            model = compute_body_in(model, device.precision, tail)
+        self.model = model
         self._predict: Callable[..., Any] = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         model.optimizer.build(model.trainable_variables)
 
@@ -99,7 +103,7 @@ class KerasLearner:
         numbers = np.random.default_rng([self._seed, epoch])
         for generator in _generators(self.model):
             state = generator.state
-            state.assign(numbers.integers(2**31, size=state.shape).astype(state.dtype))
+            state.assign(numbers.integers(2**31, size=state.shape).astype(np.asarray(state.numpy()).dtype))
 
     def train_batch(self, batch: Batch) -> dict[str, float]:
         """Do one step of optimisation and return the loss of the batch before it."""
@@ -167,8 +171,8 @@ class KerasFiles:
         return learner
 
 
-def compute_body_in(model: Any, precision: str, convolutions: int = TAIL_CONVOLUTIONS) -> None:
-    """Have a Keras 3 network computed in bfloat16 or float16, but for its tail; weights stay in float32.
+def compute_body_in(model: Any, precision: str, convolutions: int = TAIL_CONVOLUTIONS) -> Any:
+    """Return a network that is computed in bfloat16 or float16, but for its tail; weights stay in float32.
 
     Rounded in its last layers, an image has few different grey values; rounded in the layers before them, each is a sum
     of so many numbers that it is hardly worse than in float32.
@@ -181,11 +185,35 @@ def compute_body_in(model: Any, precision: str, convolutions: int = TAIL_CONVOLU
         "bfloat16" or "float16".
     convolutions
         How many layers with a kernel before each output belong to the tail.
+
+    Returns
+    -------
+    keras.Model
+        The same model with Keras 3. With Keras 2, where a layer's type is settled when it is built, a compiled copy.
     """
-    tail = _tail(model, convolutions)
+    tail, policy = _tail(model, convolutions), f"mixed_{precision}"
+    if KERAS_2:
+        return _copied(model, tail, policy)
     for layer in model._flatten_layers(include_self=False):
         if layer not in tail:
-            layer.dtype_policy = f"mixed_{precision}"
+            layer.dtype_policy = policy
+    return model
+
+
+def _copied(model: Any, tail: set[Any], policy: str) -> Any:
+    """Return a Keras 2 model with the same weights, optimiser and loss whose layers but for the tail have a policy."""
+
+    def copied(layer: Any) -> Any:
+        config = layer.get_config()
+        if layer not in tail:
+            config["dtype"] = policy
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=copied)
+    copy.set_weights(model.get_weights())
+    optimizer = model.optimizer
+    copy.compile(optimizer=type(optimizer).from_config(optimizer.get_config()), loss=model.loss)
+    return copy
 
 
 def _tail(model: Any, convolutions: int) -> set[Any]:
@@ -197,7 +225,8 @@ def _tail(model: Any, convolutions: int) -> set[Any]:
         left -= hasattr(layer, "kernel")
         tail.add(layer)
         if left > 0:
-            ahead += [(each, left) for each in layer._inbound_nodes[number].input_tensors]
+            # Keras 2 does not put a single tensor into a list.
+            ahead += [(each, left) for each in tf.nest.flatten(layer._inbound_nodes[number].input_tensors)]
     return tail
 
 
@@ -226,7 +255,11 @@ def weights_file(name: str) -> str:
 
 def _generators(model: Any) -> list[Any]:
     """Return the seed generators of all layers, in a fixed order."""
-    found = (getattr(layer, "seed_generator", None) for layer in model._flatten_layers())
+    layers = model._flatten_layers()
+    if KERAS_2:
+        found = (getattr(getattr(layer, "_random_generator", None), "_generator", None) for layer in layers)
+    else:
+        found = (getattr(layer, "seed_generator", None) for layer in layers)
     return [generator for generator in found if generator is not None]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import h5py
 
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.frameworks.keras import KerasLearner
+from parfocal.runtime.frameworks.keras import KerasLearner, weights_file
 from parfocal.runtime.methods.implementation import Arrays
 
 # File format, alignment and names beside the numbers themselves.
@@ -48,6 +48,38 @@ def read_weights(path: Path, learner: KerasLearner, described: str) -> Arrays:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InvalidInputError(f"{path.name} is damaged or belongs to another network than {described}.") from error
     return learner.weights()
+
+
+def read_kept_weights(source: Path, learner: KerasLearner, described: str) -> tuple[dict[str, Arrays], list[str]]:
+    """Return the weights "best" and "last" of a folder, and warnings if one file stands for both.
+
+    Parameters
+    ----------
+    source
+        The folder, with the names of files that csbdeep gives.
+    learner, described
+        See `read_weights`; `described` begins with the name of a file.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no weights, or they cannot be used.
+    """
+    weights = {
+        name: read_weights(source / weights_file(name), learner, described)
+        for name in ("best", "last")
+        if (source / weights_file(name)).exists()
+    }
+    if not weights:
+        raise InvalidInputError(
+            f"{source.name} has neither {weights_file('best')} nor {weights_file('last')}. Copy the weights beside "
+            f"{described.split(',')[0]}."
+        )
+    only = next(iter(weights))
+    kept = {name: weights.get(name, weights[only]) for name in ("best", "last")}
+    if len(weights) == 2:
+        return kept, []
+    return kept, [f"The model had only {weights_file(only)}, which stands for best and last weights alike."]
 
 
 def _datasets(group: Any, name: str) -> Iterator[Any]:

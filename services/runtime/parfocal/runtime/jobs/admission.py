@@ -243,7 +243,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
     if method.target == v1.TARGET_KIND_COORDINATES:
         problems = [*_frame_problems(sources), *_annotation_problems(dataset, sources)]
     else:
-        problems = list(_axes_problems(method.axes, method.channel_axes, sources))
+        problems = list(_axes_problems(method.axes, method.channel_axes, sources, frames=method.frames))
     if method.target == v1.TARGET_KIND_BOXES:
         problems += _annotation_problems(dataset, sources)
     elif method.target == v1.TARGET_KIND_UNPAIRED_IMAGE:
@@ -279,11 +279,16 @@ def _annotation_problems(dataset: DatasetManifest, images: Iterable[ImageEntry])
             yield Violation(image.file, "has no annotation file of the same name")
 
 
-def _axes_problems(axes: str, channel_axes: str, images: Iterable[ImageEntry]) -> Iterable[Violation]:
-    """Yield the images that have other axes than `axes` and one of `channel_axes`, or other ones than the first."""
+def _axes_problems(
+    axes: str, channel_axes: str, images: Iterable[ImageEntry], *, frames: bool = False
+) -> Iterable[Violation]:
+    """Yield the images that have other axes than `axes` and one of `channel_axes`, or other ones than the first.
+
+    With `frames` they may all be movies, with T in front.
+    """
     first: ImageEntry | None = None
     for image in images:
-        if not fits_axes(axes, channel_axes, image.axes):
+        if not fits_axes(axes, channel_axes, image.axes.removeprefix("T" if frames else "")):
             also = f" (or channels along {' or '.join(channel_axes)} besides)" if channel_axes else ""
             yield Violation(image.file, f"has axes {image.axes} where {axes} is needed{also}")
             continue

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, ParfocalError
 from parfocal.runtime.methods.implementation import Implementation
+from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.service import Method, Service
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.publish import empty_folder
@@ -122,6 +123,29 @@ def training_parameters(method: Method, source: str, network: Mapping[str, Any],
         ) from error
 
 
+def check_network(
+    config: Values, ours: Mapping[str, Any], names: Iterable[str], older: Mapping[str, Any] | None = None
+) -> None:
+    """Raise InvalidInputError where a value that decides on the network is not the one Parfocal builds with.
+
+    Parameters
+    ----------
+    config
+        The file.
+    ours
+        The configuration that Parfocal writes for the same parameters.
+    names
+        Of the values.
+    older
+        What files of older versions mean that lack some of the names.
+    """
+    for name in names:
+        built = json.loads(json.dumps(ours[name]))
+        given = config.get(name, (older or {}).get(name))
+        if given != built:
+            raise InvalidInputError(f"{config.name}: {name} is {given!r}; Parfocal builds networks with {built!r}.")
+
+
 def manifest_fields(
     method: Method,
     implementation: Implementation[Any, Any],
@@ -129,8 +153,12 @@ def manifest_fields(
     facts: Facts,
     weights: Iterable[str],
     warnings: Sequence[str],
+    normaliser: Normaliser | None = None,
 ) -> dict[str, Any]:
-    """Return what the manifest of an imported model says, as JSON values: nobody knows how long it was trained."""
+    """Return what the manifest of an imported model says, as JSON values: nobody knows how long it was trained.
+
+    `normaliser` is the rule by which the model was trained, where it is not the method's.
+    """
     return {
         "method": method.name,
         "citation": method.citation,
@@ -138,7 +166,7 @@ def manifest_fields(
         "parameters": parameters.model_dump(mode="json"),
         "facts": facts.model_dump(mode="json"),
         "weights": {name: {"epoch": 0} for name in weights},
-        "normaliser": implementation.normaliser.model_dump(mode="json"),
+        "normaliser": (normaliser or implementation.normaliser).model_dump(mode="json"),
         "warnings": list(warnings),
     }
 

@@ -35,7 +35,8 @@ class Normaliser(BaseModel):
     """The rule by which images are brought to one scale.
 
     ``percentile`` maps the `low` percentile to 0 and the `high` one to 1; ``z-score`` maps mean and standard
-    deviation to 0 and 1; ``none`` leaves values as they are. Nothing is clipped unless `clip` asks for it (to 0
+    deviation to 0 and 1; ``fixed`` takes the same `constants` for all images, as some imported models need; ``none``
+    leaves values as they are. Nothing is clipped unless `clip` asks for it (to 0
     and 1; only with ``percentile``).
 
     The defaults are those of CSBDeep's prediction (Weigert et al., Nature Methods 15, 1090, 2018).
@@ -43,11 +44,12 @@ class Normaliser(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: Literal["percentile", "z-score", "none"] = "percentile"
+    rule: Literal["percentile", "z-score", "fixed", "none"] = "percentile"
     low: float = Field(default=2.0, ge=0, lt=100)
     high: float = Field(default=99.8, gt=0, le=100)
     clip: bool = False
     per: Literal["image"] = "image"
+    constants: NormaliserConstants | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> Normaliser:
@@ -55,6 +57,8 @@ class Normaliser(BaseModel):
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
         if self.clip and self.rule != "percentile":
             raise ValueError("clip needs the percentile rule")
+        if (self.rule == "fixed") != (self.constants is not None):
+            raise ValueError("constants are those of the fixed rule")
         return self
 
     def fit(self, pixels: NDArray[Any], axes: str) -> NormaliserConstants:
@@ -91,6 +95,8 @@ class Normaliser(BaseModel):
         channel_axis = next((index for index, axis in enumerate(axes) if axis in "CS"), None)
         if self.rule == "none":
             return NormaliserConstants(offset=(0.0,), scale=(1.0,))
+        if self.constants is not None:
+            return self.constants.model_copy(update={"channel_axis": channel_axis})
         channels = [pixels] if channel_axis is None else list(np.moveaxis(pixels, channel_axis, 0))
         constants = [self._constants(channel) for channel in channels]
         return NormaliserConstants(

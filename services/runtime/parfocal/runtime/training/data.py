@@ -40,7 +40,10 @@ from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.training.augmentation import Augmentation, Change
 from parfocal.runtime.training.label_targets import clean_label_targets
 from parfocal.runtime.training.sampler import FixedPatches, PatchSampler, Targets
-from parfocal.runtime.training.split import split_images
+from parfocal.runtime.training.split import Region, split_images
+
+FRAMES = "T"
+"""The axis of a movie along which its frames are."""
 
 
 class PatchSettings(TrainingSettings, Protocol):
@@ -224,6 +227,9 @@ def open_classes(
 
 def open_sources(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
     """Return normalised images without targets: what a network is trained on follows from the images alone.
+
+    Each frame of a movie is an image, normalised by itself as in prediction. Whole movies are held out, or the same
+    block of each of their frames.
 
     Raises
     ------
@@ -464,14 +470,18 @@ def _opened(
     _warn_once(data, split.warnings)
     data.progress("decoding the images")
     sources = [data.decode(path) for path in images.sources]
-    letter, channels = channel_axis(images.axes, data.axes, sources[0].shape)
+    training, validation, axes = split.training, split.validation, images.axes
+    if axes[0] == FRAMES and FRAMES not in data.axes:
+        training, validation = (_regions_of_frames(regions, sources) for regions in (training, validation))
+        sources, axes = [frame for movie in sources for frame in movie], axes[1:]
+    letter, channels = channel_axis(axes, data.axes, sources[0].shape)
     # Planes may stand for channels as well.
-    axes = "".join(axis if axis in data.axes else "C" for axis in images.axes)
+    axes = "".join(axis if axis in data.axes else "C" for axis in axes)
     source_constants = [normaliser.fit(image, axes) for image in sources]
     sampler = PatchSampler(
         sources=sources,
         targets=targets,
-        regions=split.training,
+        regions=training,
         patch_shape=patch,
         patches_per_image=parameters.patches_per_image,
         batch_size=parameters.batch_size,
@@ -489,7 +499,7 @@ def _opened(
     )
 
     def validation_images() -> Iterator[ValidationImage]:
-        for region in split.validation:
+        for region in validation:
             window = tuple(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
             source = _cut(sources[region.index], window, axes)
             source = normaliser.apply(source, source_constants[region.index])
@@ -508,7 +518,7 @@ def _opened(
         examples.append(Example(images.stems[0], ports[0].role, targets[0][0], labels=labels))
     size = images.pixel_size
     return Opened(
-        PatchBatches(images.source, sampler, sampler.validation_batches(split.validation)),
+        PatchBatches(images.source, sampler, sampler.validation_batches(validation)),
         parameters,
         Facts(inputs=(normalised_port(images.source, source_constants, channels, letter),), targets=ports),
         TrainingDataRecord(
@@ -518,6 +528,16 @@ def _opened(
             examples=tuple(examples),
         ),
         validation_images,
+    )
+
+
+def _regions_of_frames(regions: Iterable[Region], movies: Sequence[NDArray[Any]]) -> tuple[Region, ...]:
+    """Return the regions of movies in each of their frames; `index` counts in the frames of all movies."""
+    first = np.cumsum([0, *(len(movie) for movie in movies)]).tolist()
+    return tuple(
+        region.model_copy(update={"index": first[region.index] + frame})
+        for region in regions
+        for frame in range(len(movies[region.index]))
     )
 
 

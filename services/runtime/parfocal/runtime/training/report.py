@@ -173,7 +173,7 @@ def _summary_page(model: ModelManifest, method: Method, rows: Sequence[Row]) -> 
     writer.table(
         [
             ("dataset", model.dataset_uri),
-            ("normaliser", ", ".join(f"{key} {value}" for key, value in model.normaliser.items())),
+            ("normaliser", ", ".join(f"{key} {value}" for key, value in model.normaliser.items() if value is not None)),
             ("initial model", model.parent or "none: random initial weights"),
             ("precision", str(model.environment.get("precision", ""))),
             ("device, threads", f"{model.environment.get('device')}, {model.environment.get('threads')}"),

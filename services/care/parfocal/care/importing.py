@@ -1,0 +1,97 @@
+"""CARE models made by csbdeep itself, for example in ZeroCostDL4Mic, checked and brought into Parfocal's form.
+
+`python -m parfocal.care.importing METHOD SOURCE FOLDER` reads a csbdeep model folder (config.json, weights_best.h5 or
+weights_last.h5) and writes the files of a model version to FOLDER/model and what its manifest shall say, or why it
+cannot be used, to FOLDER/report.json.
+
+The files come from anywhere. Nothing in them is run: the network is built from checked numbers by Parfocal's own code,
+and only plain arrays of the expected size are read.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from parfocal.care import SERVICE
+from parfocal.care.network import Care
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.frameworks.keras_hdf5 import read_kept_weights
+from parfocal.runtime.methods.importing import (
+    Values,
+    check_network,
+    manifest_fields,
+    run_import,
+    training_parameters,
+)
+from parfocal.runtime.methods.service import Method
+from parfocal.runtime.store.facts import Facts
+
+_CONFIG: Final = "config.json"
+_NETWORK: Final = (
+    "axes",
+    "n_channel_in",
+    "n_channel_out",
+    "probabilistic",
+    "unet_residual",
+    "unet_n_depth",
+    "unet_kern_size",
+    "unet_n_first",
+    "unet_last_activation",
+)
+
+
+def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
+    """Write the files of the model version that the csbdeep folder `source` makes and return what its manifest says.
+
+    Returns
+    -------
+    dict
+        Fields of `ModelManifest`: parameters, facts, weights, axes, normaliser, warnings.
+
+    Raises
+    ------
+    InvalidInputError
+        A file is missing, too large, damaged or describes a network that the method does not build.
+    """
+    config = Values.read(source / _CONFIG, "csbdeep")
+    implementation: Care = method.load()
+    parameters = _parameters(method, config)
+    facts = Facts()
+    check_network(config, vars(implementation.config(parameters, facts)), _NETWORK)
+    learner = implementation.build(parameters, facts)
+    kept, warnings = read_kept_weights(source, learner, _CONFIG)
+    if parameters.probabilistic:
+        warnings.append(
+            "The uncertainty of the model was not calibrated on validation images: train it further for that."
+        )
+    implementation.save(folder, parameters, facts, kept)
+    return manifest_fields(method, implementation, parameters, facts, kept, warnings)
+
+
+def _parameters(method: Method, config: Values) -> Any:
+    """Return the training parameters that describe the network; of the training itself what Parfocal has too."""
+    if not isinstance(probabilistic := config.get("probabilistic"), bool):
+        raise InvalidInputError(f"{_CONFIG}: probabilistic is {probabilistic!r} and must be true or false.")
+    network = {
+        "network_depth": config.whole("unet_n_depth", 1, 100),
+        "kernel_size": config.whole("unet_kern_size", 1, 100),
+        "first_filters": config.whole("unet_n_first", 1, 10_000),
+        "probabilistic": probabilistic,
+    }
+    training = {
+        "epochs": config.get("train_epochs"),
+        "learning_rate": config.get("train_learning_rate"),
+        "batch_size": config.get("train_batch_size"),
+    }
+    return training_parameters(method, _CONFIG, network, training)
+
+
+def main(method_name: str, source: str, folder: str) -> int:
+    """Import a folder; return 0, or 1 if it cannot be used. See the module."""
+    return run_import(SERVICE, (method_name, source, folder), import_model)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,206 @@
+"""The parameters of Noise2Void; differences from the notebooks and from n2v are argued in the method's page."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.augmenting import Flips, FlipZ
+from parfocal.runtime.methods.object_checks import check_labels
+from parfocal.runtime.methods.parameters import (
+    Arithmetic,
+    Epochs,
+    ImagePredictionParameters,
+    Patches,
+    PlateauRate,
+    PredictionParameters,
+    Validation,
+    check_patch_fits,
+    inherited,
+)
+from parfocal.runtime.methods.roles import Roles
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
+
+STRUCT = "structn2v"
+"""The variant that hides pixels around each blind spot."""
+N2V2 = "n2v2"
+"""The variant without checkerboard patterns."""
+
+
+class BlindSpotParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, Epochs):
+    """What trainings with hidden pixels have in common; the defaults are those of Noise2Void in two dimensions.
+
+    Patches are mirrored and turned by quarters only: interpolation would change the noise that is trained on.
+    """
+
+    masked_percent: float = Field(
+        default=0.198,
+        gt=0,
+        le=10,
+        title="Masked pixels [%]",
+        description="How many pixels of a patch are hidden and predicted from those around them; at least one.",
+    )
+    neighborhood_radius: int = Field(
+        default=5,
+        ge=1,
+        le=15,
+        title="Neighbourhood radius [pixels]",
+        description="How far around a hidden pixel the value is taken from that the network sees in its place.",
+    )
+    patch_size: int = Field(
+        default=64,
+        ge=8,
+        le=2048,
+        multiple_of=4,
+        title="Patch size",
+        description="Side length of the square training patches, in pixels; a multiple of 4, not larger than your "
+        "images.",
+    )
+    patches_per_image: int = inherited(Patches, "patches_per_image", default=200)
+    batch_size: int = inherited(Patches, "batch_size", default=128)
+    network_depth: int = Field(
+        default=2,
+        ge=1,
+        le=5,
+        title="Network depth",
+        description="How often the U-Net halves the image. Deeper sees more context and needs larger patches.",
+    )
+    kernel_size: int = Field(
+        default=3, ge=3, le=7, title="Kernel size", description="Side length of the convolutions in pixels: 3, 5 or 7."
+    )
+    first_filters: int = Field(
+        default=32,
+        ge=4,
+        le=256,
+        title="First filters",
+        description="Filters of the first level, doubled at every further one. More learns more and is slower.",
+    )
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _odd_kernel(cls, value: int) -> int:
+        return _odd(value)
+
+
+class NoiseParameters(BlindSpotParameters):
+    """What trainings of Noise2Void in two and three dimensions have in common."""
+
+    variant: str
+    struct_direction: Literal["auto", "x", "y", "xy"] = Field(
+        default="auto",
+        title="structN2V: direction",
+        description="Only for structn2v: along which axis the noise of neighbouring pixels is correlated: x for "
+        "horizontal stripes, y for vertical ones, xy for both, for example after interpolation. auto measures it on "
+        "the training images, with the length.",
+    )
+    struct_length: int = Field(
+        default=9,
+        ge=1,
+        le=63,
+        title="structN2V: length [pixels]",
+        description="Only for structn2v: how many pixels in this direction are hidden together, the predicted one in "
+        "the middle; an odd number. It should cover what is correlated and no more. Ignored if the direction is auto.",
+    )
+
+    @field_validator("struct_length")
+    @classmethod
+    def _odd_length(cls, value: int) -> int:
+        return _odd(value)
+
+    def roles(self, dataset: DatasetManifest) -> Roles:  # noqa: ARG002
+        """Return the images alone: targets are for quality control."""
+        return Roles(targets=())
+
+
+class Noise2Void2DParameters(NoiseParameters):
+    """Parameters of a Noise2Void 2D training."""
+
+    variant: Literal["n2v", "n2v2", "structn2v"] = Field(
+        default="n2v",
+        title="Variant",
+        description="n2v: Noise2Void. n2v2: the same without the checkerboard patterns that it leaves in some images. "
+        "structn2v: for noise that is correlated along an axis, as in rows of some cameras and scanners.",
+    )
+
+
+class Noise2Void3DParameters(FlipZ, NoiseParameters):
+    """Parameters of a Noise2Void 3D training."""
+
+    variant: Literal["n2v", "structn2v"] = Field(
+        default="n2v",
+        title="Variant",
+        description="n2v: Noise2Void. structn2v: for noise that is correlated along an axis of the planes, as in rows "
+        "of some cameras and scanners.",
+    )
+    patch_depth: int = Field(
+        default=4,
+        ge=4,
+        le=512,
+        multiple_of=4,
+        title="Patch depth",
+        description="Planes of a patch; a multiple of 4, not more than your volumes have.",
+    )
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape of a patch in pixels for the axes ZYX."""
+        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
+
+
+class DenoiSegParameters(BlindSpotParameters):
+    """Parameters of a DenoiSeg training."""
+
+    denoising_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        title="Weight of denoising",
+        description="Share of denoising in the loss; the rest is segmentation. Between 0.3 and 0.7 the two help each "
+        "other.",
+    )
+    masked_percent: float = inherited(BlindSpotParameters, "masked_percent", default=1.5)
+    network_depth: int = inherited(BlindSpotParameters, "network_depth", default=4)
+
+
+class NoisePredictionParameters(ImagePredictionParameters):
+    """Parameters of a prediction with a Noise2Void model."""
+
+
+class DenoiSegPredictionParameters(PredictionParameters):
+    """Parameters of a prediction with a DenoiSeg model."""
+
+    probability_threshold: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Probability threshold",
+        description="From which probability on a pixel belongs to an object; 0 takes the threshold that was chosen on "
+        "the validation images.",
+    )
+
+
+def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
+    """Raise InvalidInputError if the patches do not fit the images or the network."""
+    assert isinstance(parameters, BlindSpotParameters)
+    edges = {"patch_size": parameters.patch_size}
+    if isinstance(parameters, Noise2Void3DParameters):
+        edges["patch_depth"] = parameters.patch_depth
+    divisor = 2**parameters.network_depth
+    for name, length in edges.items():
+        if length % divisor:
+            raise InvalidInputError(
+                f"{name} {length} is no multiple of {divisor}, which network_depth {parameters.network_depth} needs.",
+                [Violation(name, f"must be a multiple of {divisor}")],
+            )
+    axes = "ZYX" if "patch_depth" in edges else "YX"
+    check_patch_fits(parameters, axes, dataset, Roles().source, divisor=(divisor,) * len(axes))
+    if isinstance(parameters, DenoiSegParameters):
+        check_labels(parameters, dataset)
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd")
+    return value
