@@ -305,7 +305,7 @@ class Controller:
                     await self._end_strays()
                 await self._start_next()
             except UnavailableError as error:
-                _log.warning("the store does not answer; jobs wait: %s", error)
+                _log.warning("jobs wait: %s", error)
                 await asyncio.sleep(2.0)
             except Exception:
                 _log.exception("scheduling failed; trying again")
