@@ -58,7 +58,7 @@ class Cluster:
         self.nodes = Nodes(self.objects, folder, gpus)
         self.faults = Faults()
         self.places: list[str] = []
-        self.calls: list[str] = []
+        self.verbs: set[tuple[str, str]] = set()
         self.streams = 0
         self.account = folder / "account"
         self.account.mkdir()
@@ -135,7 +135,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else {}
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        self.cluster.calls.append(f"{method} {url.path}")
         time.sleep(faults.delay)
         if faults.away:
             self.close_connection = True
@@ -155,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "NotFound", "no such kind")
             return
         kind, name = found[1], found[2] or ""
+        reading = "get" if name else "watch" if "watch" in query else "list"
+        self.cluster.verbs.add((kind, {"POST": "create", "DELETE": "delete"}.get(method, reading)))
         if method == "POST":
             self._create(kind, body)
         elif method == "DELETE":

@@ -20,6 +20,10 @@ from parfocal.runtime.store.store import Store
 MEDIUM = {"epochs": 40, "pause_seconds": 0.05}
 # Others for a run by hand: CLUSTER_KILLS=200 CLUSTER_SEED=2.
 KILLS = int(os.environ.get("CLUSTER_KILLS", "20"))
+# What the Role of the manifests allows (tests/kubernetes), no more and no less.
+ALLOWED = {("pods", "list"), ("pods", "watch"), ("podtemplates", "get")} | {
+    ("jobs", verb) for verb in ("create", "delete", "get", "list", "watch")
+}
 SEED = int(os.environ.get("CLUSTER_SEED", "1"))
 
 
@@ -54,6 +58,7 @@ def test_a_training_survives_an_api_that_drops_forgets_refuses_and_delays(bench:
 
     play(scene)
     assert sorted(cluster.nodes.started) == sorted([bench.name(request), bench.name(lost)])
+    assert cluster.verbs <= ALLOWED
     for each in (request, lost):
         assert (bench.job(each).attempt, bench.job(each).lost_workers) == (1, 0)
 
@@ -96,6 +101,7 @@ def test_each_loss_of_a_pod_has_its_rule(bench: Bench) -> None:
 
     play(scene)
     assert len(nodes.started) == len(set(nodes.started)) == 2 * len(ways), "no attempt ran twice"
+    assert cluster.verbs == ALLOWED
     assert cluster.objects.get("jobs", bench.name(requests["queue"])) is None
 
 

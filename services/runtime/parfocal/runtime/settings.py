@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     health_listen: str = Field(
         default="", description="host:port where a service tells its health as well, and nothing else; empty: nowhere"
     )
+    metrics_listen: str = Field(
+        default="", description="host:port where a service answers Prometheus at `/metrics`; empty: nowhere"
+    )
     launcher: Literal["local", "kubernetes", "none"] = Field(
         default="local",
         description="where workers run: `local`, as processes beside the service, or `kubernetes`; `none`: an instance "

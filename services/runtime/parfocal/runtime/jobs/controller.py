@@ -32,6 +32,7 @@ from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.exits import Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.launcher import Launcher
 from parfocal.runtime.jobs.lease import Lease
+from parfocal.runtime.jobs.measures import note_end, note_exit, note_work
 from parfocal.runtime.jobs.records import (
     FINAL_STATES,
     WORKING_STATES,
@@ -78,6 +79,7 @@ class _Running:
     error: ParfocalError | None = None
     kill_at: float | None = None
     told: str = ""
+    waits: bool = False
 
 
 @dataclass(frozen=True, order=True)
@@ -295,13 +297,15 @@ class Controller:
                         continue
                 for running in list(self._running.values()):
                     await self._look_after(running)
+                waiting = sum(running.waits for running in self._running.values())
+                note_work(len(self._queue), len(self._running) - waiting, waiting)
                 if time.monotonic() >= self._reconcile_at:
                     await self._reconcile()
                 if self._launcher.detached and time.monotonic() >= self._strays_at:
                     await self._end_strays()
                 await self._start_next()
             except UnavailableError as error:
-                _log.warning("the store does not answer; jobs wait: %s", error)
+                _log.warning("jobs wait: %s", error)
                 await asyncio.sleep(2.0)
             except Exception:
                 _log.exception("scheduling failed; trying again")
@@ -358,9 +362,11 @@ class Controller:
         if not isinstance(ended, Exit):
             if running.kill_at is not None and time.monotonic() > running.kill_at:
                 await self._launcher.stop(running.worker)
+            running.waits = ended is not None
             if ended is not None and str(ended) != running.told:
                 await self._tell(running, ended)
             return
+        note_exit(ended.kind)
         async with self._lock(job.project, job.id):
             try:
                 stored = (await asyncio.to_thread(self.jobs.read, job.project, job.id)).job
@@ -368,9 +374,11 @@ class Controller:
                 begun = stored.state in WORKING_STATES or (self._launcher.detached and stored.state == _QUEUED)
                 if self._active and begun and stored.attempt == job.attempt:
                     if running.error is not None:
-                        await self._change(stored, partial(fail, running.error))
+                        stored = await self._change(stored, partial(fail, running.error))
                     else:
-                        await self._settle(stored, ended)
+                        stored = await self._settle(stored, ended)
+                if stored.state in FINAL_STATES:
+                    note_end(stored, has_device=self._resources(stored).gpu > 0)
             except NotFoundError:
                 pass  # it may be deleted between its final state and the end of its worker
             except DamagedError as error:
@@ -395,24 +403,26 @@ class Controller:
         with contextlib.suppress(NotFoundError, DamagedError):
             await self._change(running.job, change)
 
-    async def _settle(self, job: v1.Job, ended: Exit) -> None:
-        """Decide what becomes of a job whose worker is gone without a word."""
+    async def _settle(self, job: v1.Job, ended: Exit) -> v1.Job:
+        """Decide what becomes of a job whose worker is gone without a word; return it as it is then."""
         mark = await asyncio.to_thread(self.jobs.cancel_mark, job)
         # What has decided to publish goes on, cancelled or not: others may have seen its output already.
         if mark is not None and not job.HasField("publication"):
             why = str(mark["why"] or "")
             if not mark["keep_best"]:
-                await self._change(job, partial(cancelled, f"cancelled: {why}" if why else "cancelled on request"))
-                return
+                return await self._change(
+                    job, partial(cancelled, f"cancelled: {why}" if why else "cancelled on request")
+                )
             await asyncio.to_thread(self.jobs.mark_cancelled, job, job.attempt + 1, keep_best=True, why=why)
         killed = mark is not None and not mark["keep_best"]
         job = await self._change(job, requeue(job.attempt, ended, counts=not killed))
         if not self._launcher.detached:
             self._take_up(job)
-            return
+            return job
         # A node that refuses every worker must not be sent one each second; `_reconcile` takes the job up later.
         pause = min(_LONGEST_REST_SECONDS, 2.0 ** (job.attempt - 3))
         self._not_before[job.project, job.id] = time.monotonic() + pause
+        return job
 
     async def _reconcile(self) -> None:
         """Take up every job that the store has marked as open and nobody here holds."""
@@ -526,9 +536,11 @@ class Controller:
         """Put a job into the queue if it waits for its turn; no worker of this instance has it."""
         key = job.project, job.id
         if self._active and job.state == _QUEUED and job.service == self.service.name:
-            resources = self.service.method(job.method).work_of(job_kind(job)).resources
             created = job.created_at.ToNanoseconds()
-            self._queue[key] = _Queued(created, job.project, job.id, job.attempt, resources)
+            self._queue[key] = _Queued(created, job.project, job.id, job.attempt, self._resources(job))
+
+    def _resources(self, job: v1.Job) -> Resources:
+        return self.service.method(job.method).work_of(job_kind(job)).resources
 
     async def _keep_lease(self) -> None:
         while True:

@@ -26,6 +26,7 @@ from parfocal.runtime.methods.service import Service, load_service
 from parfocal.runtime.server.forwarding import ForwardedImages, Images
 from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.server.interceptors import EdgeInterceptor
+from parfocal.runtime.server.metrics_page import serve_metrics
 from parfocal.runtime.server.servicers import JobServicer, MethodServicer
 from parfocal.runtime.server.warm_worker import WarmWorker
 from parfocal.runtime.settings import Settings
@@ -99,6 +100,12 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if settings.metrics_listen:
+        try:
+            await serve_metrics(settings.metrics_listen)
+        except OSError as error:
+            _log.error("cannot listen on %s: %s", settings.metrics_listen, error)
+            return 1
     for each in servers:
         await each.start()
     if settings.launcher != "none":

@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 import grpc
 
 from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.metrics import Counter
 from parfocal.runtime.rpc_errors import STATUS_KEY, to_status
 
 _log = logging.getLogger(__name__)
 REQUEST_ID_KEY = "x-request-id"
+_CALLS = Counter("parfocal_calls_total", "Answered calls by outcome: OK or the reason.", ["call", "outcome"])
 # Health probes come every few seconds; their successes would drown the log.
 _QUIET = "/grpc.health.v1.Health/"
 
@@ -76,6 +78,7 @@ class _Edge:
             self._write(logging.INFO, error.reason, error.message)
             await self._abort(error)
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            _CALLS.add(self._name, ParfocalError.reason)
             _log.exception("defect", extra={"rpc": self._name, "request_id": self._request_id})
             await self._abort(
                 ParfocalError(
@@ -94,6 +97,7 @@ class _Edge:
         raise AssertionError("abort raises")
 
     def _write(self, level: int, outcome: str, message: str) -> None:
+        _CALLS.add(self._name, outcome)
         extra = {
             "rpc": self._name,
             "request_id": self._request_id,

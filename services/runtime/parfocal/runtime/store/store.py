@@ -31,9 +31,12 @@ from parfocal.runtime.errors import (
     ParfocalError,
     UnavailableError,
 )
+from parfocal.runtime.metrics import Counter, Histogram
 from parfocal.runtime.settings import Settings
 
 T = TypeVar("T")
+_CALLS = Histogram("parfocal_store_seconds", "Time of the calls of the store, without lists.")
+_AWAY = Counter("parfocal_store_unavailable_total", "Calls that the store did not answer or refused.")
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchObject"}
 
 
@@ -227,7 +230,8 @@ class Store:
     ) -> Iterator[ObjectInfo]:
         """Yield what is below `folder` in order of names; `start_after` is a name relative to it."""
         prefix = f"{folder.key}/" if folder.key else ""
-        with self._errors(folder):
+        # Not counted as one call: what is done with the objects meanwhile would count as well.
+        with self._translated(folder):
             for item in self._client.list_objects(
                 folder.bucket,
                 prefix=prefix,
@@ -260,6 +264,18 @@ class Store:
 
     @contextmanager
     def _errors(self, location: Location) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            with self._translated(location):
+                yield
+        except UnavailableError:
+            _AWAY.add()
+            raise
+        finally:
+            _CALLS.observe(time.monotonic() - begin)
+
+    @contextmanager
+    def _translated(self, location: Location) -> Iterator[None]:
         try:
             yield
         except S3Error as error:

@@ -1,0 +1,102 @@
+"""What Prometheus is told, and that alerts and dashboard ask for nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from image_service import Service
+from support import ROOT, ServiceProcess, free_ports, publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.runtime import metrics
+from parfocal.runtime.metrics import Counter, Gauge, Histogram
+
+MONITORING = ROOT / "deploy/kubernetes/components/monitoring"
+NAMES = re.compile(r"\bparfocal_\w+")
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics.Metric, "_all", [])
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_text_is_what_prometheus_reads() -> None:
+    counter = Counter("c_total", "Some.", ["kind"])
+    counter.add('a "quoted"\n')
+    counter.add("b", amount=2.5)
+    Gauge("g", "Now.").set(3)
+    histogram = Histogram("h_seconds", "Times.")
+    for seconds in (0.05, 0.05, 5.0, 1e9):
+        histogram.observe(seconds)
+    lines = metrics.exposition().splitlines()
+    assert lines[:2] == ["# HELP c_total Some.", "# TYPE c_total counter"]
+    assert lines[2:4] == [r'c_total{kind="a \"quoted\"\n"} 1', 'c_total{kind="b"} 2.5']
+    assert "g 3" in lines
+    assert 'h_seconds_bucket{le="0.01"} 0' in lines
+    assert 'h_seconds_bucket{le="0.1"} 2' in lines
+    assert 'h_seconds_bucket{le="10"} 3' in lines
+    assert 'h_seconds_bucket{le="+Inf"} 4' in lines
+    assert "h_seconds_count 4" in lines
+
+
+def counted(url: str) -> str:
+    """Return the numbers once they have the job."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text = str(answer.read(), "utf-8")
+    return text if 'parfocal_jobs_ended_total{state="SUCCEEDED"} 1' in text else ""
+
+
+@pytest.fixture(scope="module")
+def answered(start_service: Callable[..., ServiceProcess], s3: Any, pairs_folder: Path) -> tuple[str, dict[str, float]]:
+    """The address and what is there after one job."""
+    (port,) = free_ports(1)
+    process = start_service("fake", metrics_listen=f"127.0.0.1:{port}")
+    address = f"http://127.0.0.1:{port}"
+    with grpc.insecure_channel(process.address) as channel:
+        service = Service(process, channel, publish_dataset(s3.store(), "metrics", pairs_folder))
+        service.finish(service.start_training(epochs=1))
+        with pytest.raises(grpc.RpcError):
+            service.jobs.GetJob(v1.GetJobRequest(job_id="none"))
+        # The controller looks at its worker a moment after the job's end.
+        text = wait_for(lambda: counted(f"{address}/metrics"), 20, "the count of the job")
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return address, {name: float(value) for name, value in values.items()}
+
+
+def test_a_job_is_counted_with_its_wait_its_device_and_its_worker(answered: tuple[str, dict[str, float]]) -> None:
+    values = answered[1]
+    assert values['parfocal_jobs_ended_total{state="SUCCEEDED"}'] == 1
+    assert values['parfocal_worker_exits_total{how="finished"}'] == 1
+    assert values["parfocal_job_wait_seconds_count"] == 1
+    assert 0 < values["parfocal_device_seconds_total"] < 120
+    assert values["parfocal_jobs_queued"] == 0
+    assert values["parfocal_store_seconds_count"] > 10
+    assert values['parfocal_calls_total{call="/parfocal.v1.JobService/GetJob",outcome="NOT_FOUND"}'] == 1
+
+
+def test_nothing_else_is_served_there(answered: tuple[str, dict[str, float]]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{answered[0]}/etc/passwd", timeout=5)
+    assert caught.value.code == 404
+    caught.value.close()
+
+
+def test_alerts_and_dashboard_ask_for_what_there_is(answered: tuple[str, dict[str, float]]) -> None:
+    served = {name.split("{")[0] for name in answered[1]}
+    # Without a failure yet.
+    served |= {"parfocal_job_failures_total"}
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
+    asked = {name for target in targets for name in NAMES.findall(target["expr"])}
+    asked |= set(NAMES.findall((MONITORING / "alerts.yaml").read_text()))
+    assert asked
+    assert asked <= served
