@@ -39,6 +39,9 @@ proto: ## Regenerate the Python package of the contract
 docs: envs ## Write the tables of parameters and settings into the pages of docs/
 	@deploy/tools/docs $(CHECK) $(SERVICES)
 
+manifests: ## Write what the manifests of Kubernetes say of each service
+	@deploy/tools/manifests $(CHECK)
+
 messages: envs ## Write what users read (help, forms, errors, verdicts) into tests/messages.md
 	@deploy/tools/messages $(CHECK)
 
@@ -52,4 +55,4 @@ new-method: ## Make the folders of a new method family (NAME=family)
 format: ## Format the Python files
 	@$(TOOLS)/ruff check --fix --quiet . ; $(TOOLS)/ruff format --quiet .
 
-.PHONY: help envs demo test lint proto docs messages locks new-method format chaos
+.PHONY: help envs demo test lint proto docs messages manifests locks new-method format chaos

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support import S3Server, publish_dataset
+from support import S3Server, publish_dataset, publish_kind
 
 from parfocal import v1
 from parfocal.runtime.datasets.pairs import find_images
@@ -131,15 +131,20 @@ def restoration_quality(predictions: Mapping[str, Any], target_folder: Path) -> 
 
 
 def train_and_predict(
-    service: Service, method: str, data: Path, parameters: Mapping[str, Any], folder: Path
+    service: Service, method: str, data: Path, parameters: Mapping[str, Any], folder: Path, kind: str = ""
 ) -> Measured:
-    """Train on FOLDER/train and predict FOLDER/test through the worker's code on a real store."""
+    """Train on FOLDER/train and predict FOLDER/test through the worker's code on a real store.
+
+    With a `kind` the data become a dataset as the client makes it, else one without a recorded kind.
+    """
     server = S3Server(folder / "s3")
     server.start()
     try:
         os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
         store = server.store()
-        dataset_uri = publish_dataset(store, "benchmark", data)
+        dataset_uri = (
+            publish_kind(store, "benchmark", data, kind) if kind else publish_dataset(store, "benchmark", data)
+        )
         spec = v1.TrainingSpec(
             method=method, dataset_uri=dataset_uri, model="benchmark", parameters=values_struct(dict(parameters))
         )

@@ -19,7 +19,7 @@ from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch, ModelView, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.service import load_object
-from parfocal.runtime.store.facts import Facts
+from parfocal.runtime.store.facts import Facts, Port
 
 FACTS = Facts()
 # Where the processor has no fast bfloat16 it is computed all the same, only slower.
@@ -40,6 +40,15 @@ def images_of(*pairs: tuple[Any, Any]) -> Iterator[ValidationImage]:
     """Yield images and targets without channels as calibration sees them."""
     for image, target in pairs:
         yield ValidationImage("a", {"source": image[..., np.newaxis]}, target[..., np.newaxis])
+
+
+def facts_of_classes(classes: int = 2, channels: int = 1, **measured: Any) -> Facts:
+    """Return the facts of a training on images with so many channels and classes, whose values are their numbers."""
+    return Facts(
+        inputs=(Port(role="source", channels=channels),),
+        targets=(Port(role="target", kind="classes", classes=classes - 1),),
+        measured={"class_values": list(range(classes)), **measured},
+    )
 
 
 def view_of(parameters: Any, facts: Facts = FACTS, rule: Any = "percentile", axes: str = "YX") -> ModelView:

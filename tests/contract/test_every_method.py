@@ -64,6 +64,8 @@ KINDS = {
     v1.TARGET_KIND_COORDINATES: "coordinates",
     v1.TARGET_KIND_CLASSES: "classes",
 }
+# By task, the type of what is predicted where it is not intensities.
+DTYPES = {v1.TASK_INSTANCE_SEGMENTATION: "uint16", v1.TASK_SEMANTIC_SEGMENTATION: "uint8"}
 WITHOUT_PAIRS = {v1.TARGET_KIND_UNPAIRED_IMAGE, v1.TARGET_KIND_NONE}
 
 
@@ -107,13 +109,15 @@ def judges(start_service: Callable[..., Any]) -> Iterator[grpc.Channel]:
 def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A training of the method on images of its axes and kind of targets."""
     needs, folder = service.method_description.data_requirements, tmp_path_factory.mktemp(service.method)
-    if needs.target in KINDS:
+    if needs.target in KINDS and needs.axes == "YX":
         kind = KINDS[needs.target]
         # Stacks of frames are the axes of the kind itself.
         axes = needs.axes if needs.target == v1.TARGET_KIND_NONE else ""
         uri = publish_kind(s3.store(), f"images-{service.method}", write_kind(folder, kind, axes), kind, axes)
     else:
-        write_pairs(folder, *PAIRS[needs.axes, needs.target == v1.TARGET_KIND_LABELS])
+        # Label images have classes too.
+        labels = needs.target in {v1.TARGET_KIND_LABELS, v1.TARGET_KIND_CLASSES}
+        write_pairs(folder, *PAIRS[needs.axes, labels])
         uri = publish_dataset(s3.store(), f"images-{service.method}", folder)
     job = service.train(uri)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
@@ -229,10 +233,9 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     assert names == ["field0.tif", "field1.tif", "field2.tif"]
     store.download(place / result.images[0].outputs["prediction"], tmp_path / "field0.tif")
     output, source = (inspect_image(path / "field0.tif") for path in (tmp_path, trained.folder / "test" / "source"))
-    labels = service.method_description.task == v1.TASK_INSTANCE_SEGMENTATION
-    assert (output.shape, str(output.dtype)) == (source.shape, "uint16" if labels else "float32")
+    assert (output.shape, str(output.dtype)) == (source.shape, DTYPES.get(task, "float32"))
     assert output.axes == source.axes
-    if service.method_description.data_requirements.target in KINDS:
+    if source.pixel_size is None:
         assert output.pixel_size == source.pixel_size  # the images of these datasets have none
         return
     assert output.pixel_size is not None

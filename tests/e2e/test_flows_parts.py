@@ -87,6 +87,35 @@ def test_a_form_offers_the_datasets_that_suit_its_method() -> None:
     assert KINDS["boxes"].title in without["description"]
 
 
+def test_drop_downs_leave_out_what_a_method_cannot_use() -> None:
+    flat, deep, judge = method(TRAIN, PREDICT), method(TRAIN, PREDICT), method(COMPARE)
+    needs = {"YX": flat, "ZYX": deep}
+    for axes, each in needs.items():
+        each.name = axes.lower()
+        each.data_requirements.MergeFrom(v1.DataRequirements(axes=axes, channel_axes="C"))
+        each.data_requirements.target = v1.TARGET_KIND_LABELS
+    judge.data_requirements.target = v1.TARGET_KIND_PAIRED_IMAGE
+    kinds = {
+        "planes:1": "labels",
+        "volumes:1": "labels",
+        "movie:1": "sources",
+        "colour:1": "labels",
+        "sharp:1": "paired",
+    }
+    axes = {"planes:1": {"YX"}, "volumes:1": {"ZYX"}, "movie:1": {"TYX"}, "colour:1": {"CYX"}, "sharp:1": {"YX", "ZYX"}}
+    known = {name: frozenset(each) for name, each in axes.items()}
+    catalogue = Catalogue([flat, deep, judge], list(kinds), {"yx": ["m:1"]}, kinds=kinds, axes=known)
+    assert catalogue.datasets_for(flat) == ["planes:1", "colour:1"]
+    assert catalogue.datasets_for(deep) == ["volumes:1"]
+    assert catalogue.datasets_to_predict(flat) == list(kinds)
+    assert catalogue.datasets_to_predict(deep) == ["volumes:1", "sharp:1"]
+    assert catalogue.datasets_to_compare(judge) == ["planes:1", "volumes:1", "colour:1", "sharp:1"]
+    forms_of = {(each.flow, each.name): each.form for each in deployments.offers(catalogue, "default")}
+    assert forms_of["train", "zyx"]["properties"]["dataset"]["enum"] == ["volumes:1"]
+    assert forms_of["predict", "zyx"]["properties"]["dataset"]["enum"] == ["volumes:1", "sharp:1"]
+    assert "movie:1" not in forms_of["compare", "sharp-2d"]["properties"]["dataset"]["enum"]
+
+
 def test_a_training_can_go_on_from_a_model_of_its_method() -> None:
     catalogue = Catalogue([method(TRAIN)], ["beads:1"], {"sharp-2d": ["m:1"], "other-2d": ["n:1"]})
     (form,) = [offer.form for offer in deployments.offers(catalogue, "default") if offer.flow == "train"]

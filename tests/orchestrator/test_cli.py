@@ -50,6 +50,7 @@ def test_predict_writes_results_under_the_names_of_the_inputs(
     result = run("predict", "--model", model, images / "test" / "source", "--output", tmp_path / "out")
     assert result.code == 0, result.err
     assert "not been checked" in result.err
+    assert f"parfocal evaluate --model {model}" in result.err
     expected = sorted(path.name for path in (images / "test" / "source").iterdir())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
 
@@ -132,6 +133,7 @@ def test_models_and_jobs_are_listed_shown_and_downloaded(run: Callable[..., Ende
     assert model in run("models", "list").out
     shown = run("models", "show", model)
     assert "unchecked" in shown.out
+    assert mentions(shown.err, f"parfocal evaluate --model {model}", "--dataset ")
     assert "epochs" in shown.out
     assert run("models", "download", model, "--output", tmp_path / "m").code == 0
     assert (tmp_path / "m" / "model.json").exists()

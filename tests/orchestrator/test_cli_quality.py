@@ -26,6 +26,9 @@ def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., 
     assert "epoch 2 of 2" in result.err
     for words in ("Prediction", "Input", "Gaussian filter", "PSNR [dB]", "Verdict: ", "jobs download", "s3://"):
         assert words in result.out
+    # What fails is not offered for use.
+    assert ("predict --model" in result.out) == ("Verdict: passed" in result.out)
+    assert ("What to try next" in result.out) == ("Verdict: failed" in result.out)
 
 
 def test_train_as_json_is_one_object_on_stdout(run: Callable[..., Ended], dataset: str) -> None:

@@ -448,3 +448,15 @@ def test_a_store_that_is_down_is_unavailable(pairs_folder: Path) -> None:
     settings = Settings(s3_endpoint=f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(UnavailableError, match="does not answer"):
         create_dataset(Client(settings), "pairs", pairs_folder)
+
+
+def test_the_time_of_a_job_leaves_out_its_pauses() -> None:
+    job = v1.Job()
+    job.started_at.FromSeconds(1000)
+    job.finished_at.FromSeconds(9000)
+    assert watching.seconds_at_work(job) == 8000
+    job.paused.FromSeconds(7000)
+    assert watching.seconds_at_work(job) == 1000
+    job.ClearField("finished_at")
+    job.started_at.FromSeconds(int(time.time()) - 7060)
+    assert watching.seconds_at_work(job) == pytest.approx(60, abs=10)

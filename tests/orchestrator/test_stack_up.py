@@ -258,7 +258,7 @@ def test_a_followed_log_yields_new_lines(stack: StackStatus) -> None:
 
 def test_doctor_finds_a_running_stack_healthy(stack: StackStatus) -> None:
     checks = {check.name: check for check in doctor(stack.folder)}
-    for name in ("stack", "store", "prefect", "tiny answers", "leftover processes"):
+    for name in ("stack", "store", "conditional writes", "prefect", "tiny answers", "leftover processes"):
         assert checks[name].state is CheckState.OK, checks[name]
     assert checks["trash"].found.startswith("0 records")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.image import imread
+from scipy import ndimage
 from support import mentions
 
 from parfocal.qc.figures.drawing import save_png
@@ -20,13 +21,11 @@ def figure_of(shape=(64, 48), *, invert=False, name="cell_01", pixel_size=None):
     target = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) * 10.0
     source = target + 300 * random.standard_normal(shape)
     prediction = (-1 if invert else 1) * (target + 20 * random.standard_normal(shape))
-    images = {"input": source, "prediction": prediction}
+    images = {"input": source, "baseline": ndimage.gaussian_filter(source, 1), "prediction": prediction}
     scored = {kind: score_restoration(image, target) for kind, image in images.items()}
     mask = find_foreground(target).mask
     return restoration_figure(
-        source,
-        prediction,
-        target,
+        {**images, "target": target},
         {kind: score for kind, (score, _) in scored.items()},
         {kind: maps for kind, (_, maps) in scored.items()},
         name=name,
@@ -56,6 +55,8 @@ def test_shows_names_numbers_and_failure():
     assert "cell_01" in found
     assert "FAILED: contrast inverted" in found
     assert "Prediction: contrast inverted" in found
+    assert "Gaussian filter" in found
+    assert any(mentions(text, "SSIM of baseline", "mean 0.") for text in found)
     assert any(mentions(text, "SSIM of input", "mean 0.") for text in found)
 
 
@@ -111,8 +112,9 @@ def test_any_name_can_be_drawn(tmp_path, name):
 
 def test_refuses_stacks_and_other_shapes():
     image, maps = np.eye(20), score_restoration(np.eye(20), np.eye(20))[1]
-    both = {"input": maps, "prediction": maps}
+    kinds = ("input", "baseline", "prediction")
+    every, images = dict.fromkeys(kinds, maps), dict.fromkeys((*kinds, "target"), image)
     with pytest.raises(InvalidInputError, match="one slice"):
-        restoration_figure(image, image, np.zeros((2, 20, 20)), {}, both, name="a")
+        restoration_figure({**images, "target": np.zeros((2, 20, 20))}, {}, every, name="a")
     with pytest.raises(InvalidInputError, match=r"prediction.*shape"):
-        restoration_figure(image, np.eye(21), image, {}, both, name="a")
+        restoration_figure({**images, "prediction": np.eye(21)}, {}, every, name="a")

@@ -14,7 +14,7 @@ from support import mentions
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.figures.objects import COLOURS
 from parfocal.qc.instances.figure import instance_figure, overlay_figure
-from parfocal.qc.instances.judge import judge
+from parfocal.qc.instances.judge import image_values, judge, level_remarks
 from parfocal.qc.instances.parameters import InstanceThresholds
 from parfocal.qc.metrics.baselines.otsu import choose_otsu
 from parfocal.qc.metrics.objects.instances import IOU_LEVELS, Counts, f1_parts, overlap, score_instances
@@ -28,6 +28,9 @@ def boxes(*windows: tuple[int, int, int, int], shape: tuple[int, int] = (20, 40)
     for number, (top, bottom, left, right) in enumerate(windows, start=1):
         labels[top:bottom, left:right] = number
     return labels
+
+
+BOX = boxes((0, 10, 0, 10))
 
 
 def random_labels(seed: int, shape: tuple[int, ...] = (24, 24), objects: int = 6) -> Any:
@@ -317,3 +320,21 @@ def test_outlines_of_large_images_are_not_broken_by_the_few_pixels_of_a_picture(
     drawn = np.asarray(canvas.buffer_rgba())[..., :3] / 255
     line = np.all(np.isclose(drawn[len(drawn) // 2], COLOURS["found"], atol=0.01), axis=-1)
     assert np.count_nonzero(np.diff(line.astype(int)) == 1) == 100
+
+
+@pytest.mark.parametrize("needed", [0.0, 0.1])
+def test_a_perfect_prediction_passes_although_the_baseline_is_perfect_too(needed: float) -> None:
+    images = [ImageScore(name, image_values(score_instances(BOX, BOX, name=name), 0.5)) for name in "abc"]
+    scores = {"prediction": images, "baseline": images}
+    verdict = judge(scores, Counts(3, 0, 0), InstanceThresholds(min_f1_gain_over_baseline=needed))
+    assert verdict.verdict == "passed"
+    assert any(mentions(reason, "perfect", "Otsu") for reason in verdict.reasons)
+
+
+def test_levels_at_which_the_baseline_is_better_are_named() -> None:
+    ours = {0.5: Counts(9, 1, 1), 0.75: Counts(5, 5, 5), 0.9: Counts(1, 9, 9)}
+    theirs = {0.5: Counts(9, 0, 1), 0.75: Counts(6, 4, 4), 0.9: Counts(1, 9, 9)}
+    (remark,) = level_remarks({"prediction": ours, "baseline": theirs}, 0.5)
+    assert mentions(remark, "0.75 (0.600 against 0.500)")
+    assert "0.9" not in remark
+    assert level_remarks({"prediction": theirs, "baseline": ours}, 0.5) == []

@@ -62,6 +62,7 @@ def test_empty_predictions_fail_by_name(evaluate: Evaluate, s3: Any) -> None:
     verdict = json.loads(read_published(s3.store(), job.outputs[0].uri, "verdict.json"))
     assert verdict["state"] == "failed"
     assert mentions(json.dumps(verdict["reasons"]), "3 of 3 images", "no object")
+    assert mentions(json.dumps(verdict["next_steps"]), "field", "parfocal methods")
 
 
 def test_a_stricter_level_asks_for_better_outlines(evaluate: Evaluate, s3: Any) -> None:

@@ -261,3 +261,14 @@ def test_scores_inside_and_outside_stand_beside_those_of_the_whole_image(evaluat
     ]
     assert "12 % of the image" in table.caption
     write_report(report, evaluation.folder)
+
+
+def test_definitions_stand_once_and_next_steps_behind_the_verdict(evaluation: Evaluation) -> None:
+    verdict = replace(evaluation.verdict, next_steps=("Train longer.",))
+    first, second, *rest = evaluation_report(replace(evaluation, verdict=verdict)).blocks
+    assert isinstance(first, Notice)
+    assert isinstance(second, Notice)
+    assert second.sentences == verdict.next_steps
+    definition = summary_of(rows()).definition
+    assert [block.text for block in rest if isinstance(block, Text)].count(definition) == 1
+    assert not any(isinstance(block, Notice) for block in evaluation_report(evaluation).blocks[1:2])

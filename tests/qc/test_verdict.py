@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from support import mentions
 
+from parfocal.qc.evaluation.advice import next_steps
 from parfocal.qc.evaluation.inputs import Inputs, Item
-from parfocal.qc.evaluation.verdict import Judgement, with_test, with_unscorable
-from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ModelManifest, ResultManifest
+from parfocal.qc.evaluation.verdict import Judgement, baseline_ahead, is_perfect, with_test, with_unscorable
+from parfocal.runtime.store.evaluations import ImageScore, Kind, Metric, Outcome, PairedDifference, Statistics
+from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, KeptWeights, ModelManifest, ResultManifest
 
 NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
 PASSED = Judgement("passed", ("It is better.",), ("A remark.",))
@@ -79,3 +83,69 @@ def test_a_prediction_that_cannot_be_scored_fails_the_model_unless_it_is_allowed
 def test_names_in_a_manifest_cannot_leave_their_folder(stem: str) -> None:
     with pytest.raises(ValidationError, match="is no name"):
         ImageEntry(split="test", role="source", stem=stem, file="f.tif", shape=(8, 8), dtype="uint8", axes="YX")
+
+
+def test_a_baseline_that_is_better_in_what_the_verdict_does_not_ask_for_is_named() -> None:
+    metrics = [
+        Metric(key="f1", title="F1", used_by_verdict=True),
+        Metric(key="accuracy", title="accuracy"),
+        Metric(key="distance", title="distance", unit="px", better="lower"),
+        Metric(key="recall", title="recall"),
+        Metric(key="objects", title="objects", better="none"),
+    ]
+    ours = {"f1": 0.5, "accuracy": 0.471, "distance": 2.0, "recall": 0.60001, "objects": 1.0}
+    theirs = {"f1": 0.9, "accuracy": 0.51, "distance": 1.5, "recall": 0.60002, "objects": 2.0}
+    scores: dict[Kind, list[ImageScore]] = {
+        "prediction": [ImageScore("a", ours)],
+        "baseline": [ImageScore("a", theirs)],
+        "input": [ImageScore("a", {"f1": 0.1, "distance": 3.0})],
+    }
+    names: dict[Kind, str] = {"baseline": "The threshold", "input": "The input"}
+    (remark,) = baseline_ahead(scores, metrics, names)
+    assert mentions(remark, "The threshold", "accuracy (0.510 against 0.471)", "distance (1.500 px against 2.000 px)")
+    assert not any(word in remark for word in ("F1", "recall", "objects"))
+
+
+@pytest.mark.parametrize(("best", "values", "perfect"), [(1, [1, 1], True), (1, [1, 0.99], False), (None, [1], False)])
+def test_only_the_best_possible_value_in_every_image_is_perfect(
+    best: float, values: list[float], perfect: bool
+) -> None:
+    images = [ImageScore(str(value), {"f1": value}) for value in values]
+    assert (
+        is_perfect([*images, ImageScore("none", {"f1": math.nan})], Metric(key="f1", title="F1", best=best)) is perfect
+    )
+
+
+def trained(best: int, epochs: int, **more: Any) -> ModelManifest:
+    known = {f"train/source/{number}.tif": str(number) for number in range(5)}
+    kept = {"best": KeptWeights(epoch=best, metric="val_loss" if best else "")}
+    return model(**known).model_copy(update={"epochs": epochs, "weights": kept, **more})
+
+
+def lost(outcome: Outcome) -> PairedDifference:
+    return PairedDifference("f1", "baseline", Statistics(-0.1, -0.1, None, None, None), 0, 3, outcome)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (trained(29, 30), ["29 of 30", "epochs=60", "--from m:1"]),
+        (trained(5, 30), ["5 of 30"]),
+        (trained(0, 0, origin="elsewhere.zip"), ["elsewhere", "--from m:1"]),
+    ],
+)
+def test_the_first_next_step_follows_from_the_training(model: ModelManifest, words: list[str]) -> None:
+    steps = next_steps(model, ["a"], [], "Otsu threshold")
+    assert mentions(steps[0], *words)
+    assert mentions(steps[1], "(a)")
+    assert mentions(steps[2], "5 images")
+    assert "parfocal methods" in steps[3]
+
+
+def test_what_needs_no_training_is_proposed_where_it_is_better() -> None:
+    steps = next_steps(trained(20, 30), ["a", "b"], [lost("worse")], "Otsu threshold")
+    assert mentions(steps[0], "(a and b)")
+    assert mentions(steps[-1], "Otsu threshold")
+    even = next_steps(None, ["a"], [lost("not distinguishable")], "Otsu threshold")
+    assert len(even) == 2
+    assert not any("Otsu" in step for step in even)

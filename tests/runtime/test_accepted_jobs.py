@@ -31,7 +31,7 @@ from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.exits import STORE_AWAY, Exit, ExitKind
 from parfocal.runtime.jobs.launcher import LocalWorker
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.methods.service import Service
+from parfocal.runtime.methods.service import Resources, Service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.store import Location, Store
@@ -44,37 +44,42 @@ class PlayedWorker:
     """A worker that ends when the test says so."""
 
     ended: Exit | None = None
-    killed: bool = False
-
-    def exit(self) -> Exit | None:
-        return self.ended
-
-    def kill(self) -> None:
-        self.killed = True
-        self.ended = self.ended or DIED
 
 
 @dataclass
 class PlayedLauncher:
     """Starts played workers, always with room for one more."""
 
+    detached: bool = False
     started: list[tuple[str, int, PlayedWorker]] = field(default_factory=list)
 
-    def start(self, job: v1.Job, *, needs_device: bool) -> PlayedWorker:  # noqa: ARG002
+    async def start(self, job: v1.Job, _resources: Resources) -> PlayedWorker:
         worker = PlayedWorker()
         self.started.append((job.id, job.attempt, worker))
         return worker
 
-    def reserve(self, *, needs_device: bool) -> bool:  # noqa: ARG002
+    async def poll(self, worker: PlayedWorker) -> Exit | None:
+        return worker.ended
+
+    async def stop(self, worker: PlayedWorker) -> None:
+        worker.ended = worker.ended or DIED
+
+    async def adopt(self, _job: v1.Job) -> None:
+        return
+
+    async def found(self) -> tuple[()]:
+        return ()
+
+    async def reserve(self, _resources: Resources) -> bool:
         return True
 
-    def release(self) -> None:
+    async def release(self) -> None:
         return
 
-    def tend(self) -> None:
+    async def tend(self) -> None:
         return
 
-    def dismiss(self) -> bool:
+    async def dismiss(self) -> bool:
         return True
 
     def attempts(self, job_id: str) -> list[int]:

@@ -132,7 +132,7 @@ def test_a_target_of_another_size_is_named_with_both_sizes() -> None:
 
 
 def test_too_few_images_are_counted() -> None:
-    assert "has 1 training images" in refusal(FAKE, PAIRS[:2]).message
+    assert "has 1 training image;" in refusal(FAKE, PAIRS[:2]).message
 
 
 def kind_of(kind: str, *images: ImageEntry, annotated: str = "ab") -> DatasetManifest:

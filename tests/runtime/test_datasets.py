@@ -14,7 +14,7 @@ from support import mentions, nuclei_pair, publish_kind
 
 from parfocal import v1
 from parfocal.runtime.datasets.boxes import check_boxes, read_boxes
-from parfocal.runtime.datasets.classes import class_indices
+from parfocal.runtime.datasets.classes import UNANNOTATED, class_indices
 from parfocal.runtime.datasets.coordinates import check_coordinates
 from parfocal.runtime.datasets.folder import FolderReport, check_folder
 from parfocal.runtime.datasets.kinds import KINDS, has_comparable, kinds_for, require_suitable, suits
@@ -135,6 +135,14 @@ def test_a_value_that_is_no_class_is_named() -> None:
     assert class_indices(image, ()).tolist() == [[0, 1], [1, 1]]
     with pytest.raises(InvalidInputError, match="7"):
         class_indices(image, (0, 3))
+
+
+def test_what_is_not_annotated_has_no_class() -> None:
+    image = np.array([[0, 3], [255, 3]], np.uint16)
+    assert class_indices(image, (3, 0), 255).tolist() == [[1, 0], [UNANNOTATED, 0]]
+    with pytest.raises(InvalidInputError, match="255"):
+        class_indices(image, (3, 0))
+    assert class_indices(np.array([-3, 0, 9]), ()).tolist() == [UNANNOTATED, 0, 1]
 
 
 def test_class_images_beside_labels_give_the_classes_of_objects(tmp_path: Path) -> None:

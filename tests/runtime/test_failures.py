@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 from image_service import Service
-from support import ServiceProcess, publish_dataset, publish_model, wait_for
+from support import ServiceProcess, mentions, publish_dataset, publish_model, wait_for
 
 from parfocal import v1
 from parfocal.runtime.errors import ConflictError, DamagedError, NotFoundError, UnavailableError
@@ -217,3 +220,13 @@ def test_a_damaged_verdict_hides_no_other(store: Store, pairs_folder: Path) -> N
     for name, content in (("two", b"{"), ("three", b"[1]")):
         store.write(model / "qc" / name / VERDICT_FILE, content)
     assert newest_verdict(store, model).state == "passed"
+
+
+def test_the_log_of_a_worker_is_named_with_its_path(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from parfocal.runtime.jobs.attempt import log_file; print(log_file())"]
+    path = tmp_path / "job-1.log"
+    with path.open("wb") as log:
+        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, check=True, text=True).stdout
+    assert mentions(said, str(path), platform.node())
+    piped = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert piped.strip() == ""

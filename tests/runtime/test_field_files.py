@@ -500,3 +500,35 @@ def test_compression_that_may_lose_values_is_named(tmp_path: Path, compression: 
     pixels = np.tile(PLANES[0].astype(np.uint8), (4, 4))
     tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, photometric="minisblack", metadata=None)
     assert codes(tmp_path / "a.tif") == ["perhaps-lossy"]
+
+
+def test_what_viewers_show_otherwise_than_it_is_stored_is_named(tmp_path: Path) -> None:
+    pixels = np.arange(35, dtype=np.uint16).reshape(5, 7)
+    signed = {"cf": 0, "c0": -32768.0, "c1": 1.0}
+    for metadata, expected in (
+        (signed, ["calibration-ignored"]),
+        ({"cf": 20, "vunit": "OD"}, ["calibration-ignored"]),
+        ({"cf": 0, "c0": 0.0, "c1": 1.0}, []),
+        ({}, []),
+    ):
+        tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata=metadata)
+        assert codes(tmp_path / "a.tif") == expected
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, pixels)
+    picture = PIL.Image.fromarray(pixels.astype(np.uint8))
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    assert codes(tmp_path / "a.png") == ["orientation"]
+    picture.save(tmp_path / "b.png", transparency=17)
+    assert codes(tmp_path / "b.png") == ["transparent-value"]
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png").pixels, pixels)
+    picture.save(tmp_path / "c.png")
+    assert codes(tmp_path / "c.png") == []
+
+
+@pytest.mark.parametrize(("value", "told"), [("65000", True), ("1e-8", True), ("0.065", False), ("500", False)])
+def test_pixel_sizes_of_no_microscope_are_named(value: str, told: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    sizes = {"PhysicalSizeX": value, "PhysicalSizeY": value}
+    tifffile.imwrite(path, np.zeros((8, 9), np.uint8), ome=True, metadata={"axes": "YX", **sizes})
+    assert ("size-implausible" in codes(path)) == told

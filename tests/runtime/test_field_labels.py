@@ -15,11 +15,13 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from parfocal import v1
+from parfocal.runtime.datasets.findings import Reading
 from parfocal.runtime.datasets.folder import FolderReport, check_folder
 from parfocal.runtime.datasets.kinds import require_suitable
-from parfocal.runtime.datasets.objects import count_pieces, label_components, object_extents
+from parfocal.runtime.datasets.objects import count_pieces, label_components, object_extents, without_soft_edges
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
@@ -366,3 +368,37 @@ def test_colour_tables_of_greys_are_grey_in_every_format(tmp_path: Path, suffix:
     image = read_image(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(image.pixels, greys[index])
     np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}", labels=True).pixels, index)
+
+
+def soft_mask(how: str) -> NDArray[np.uint8]:
+    """Return five discs with edges that are no step."""
+    y, x = np.indices((256, 256))
+    hard = np.zeros((256, 256), np.uint8)
+    for top, left in [(40, 40), (40, 120), (150, 60), (200, 200), (100, 200)]:
+        hard[(y - top) ** 2 + (x - left) ** 2 < 400] = 255
+    if how == "blurred":
+        return ndimage.gaussian_filter(hard, 3)
+    return np.array(PIL.Image.fromarray(hard).resize((300, 300), PIL.Image.Resampling[how]))
+
+
+@pytest.mark.parametrize("how", ["BILINEAR", "BICUBIC", "LANCZOS", "blurred"])
+def test_soft_edges_of_a_mask_are_no_objects(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(soft_mask(how)).save(path)
+    image = Reading(labels=True, components=True).read(path)
+    assert image.pixels.max() == 5
+    assert "soft-edges" in [note.code for note in image.notes]
+    area = np.bincount(image.pixels.ravel())[1:] * (256 / image.pixels.shape[0]) ** 2
+    np.testing.assert_allclose(area, np.pi * 400, rtol=0.06)
+
+
+@pytest.mark.parametrize("size", [3, 10])
+def test_labels_and_class_images_have_no_soft_edges(size: int) -> None:
+    rows, columns = np.indices((60, 60)) // size
+    labels = (1 + rows * (60 // size) + columns).astype(np.uint16)
+    assert without_soft_edges(labels) is None
+    assert without_soft_edges(np.where(np.indices((60, 60)).sum(axis=0) % 5 == 0, 0, labels)) is None
+    walls = np.full((60, 60), 2, np.uint8)
+    walls[::size], walls[:, ::size] = 1, 1
+    assert without_soft_edges(walls) is None
+    assert without_soft_edges(np.zeros((8, 8), np.uint8)) is None

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_the_table_has_centroid_and_area_in_pixels_and_micrometres(tmp_path: Path) -> None:
     write(tmp_path, [plane((0, 4, 0, 6), (10, 12, 20, 30))], PixelSize(0.5, 0.25, None))
     first, second = rows(tmp_path / "objects" / "a.csv")
-    assert first == {
+    assert {name: first[name] for name in list(first)[:9]} == {
         "plane": "0",
         "label": "1",
         "y_px": "1.500",
@@ -65,7 +66,69 @@ def test_the_table_has_centroid_and_area_in_pixels_and_micrometres(tmp_path: Pat
 
 def test_without_a_pixel_size_there_are_no_micrometres(tmp_path: Path) -> None:
     write(tmp_path, [plane((0, 4, 0, 6))])
-    assert list(rows(tmp_path / "objects" / "a.csv")[0]) == ["plane", "label", "y_px", "x_px", "area_px", "probability"]
+    assert list(rows(tmp_path / "objects" / "a.csv")[0]) == [
+        *("plane", "label", "y_px", "x_px", "area_px", "probability"),
+        *("perimeter_px", "major_axis_px", "minor_axis_px", "eccentricity", "solidity"),
+    ]
+
+
+def measured(folder: Path, objects: Objects, pixels: Any, size: PixelSize | None = None) -> list[dict[str, float]]:
+    files = ObjectFiles(folder, "a", Stack(), size)
+    files.add(0, objects, pixels)
+    files.close()
+    assert [column.name for column in files.columns] == list(rows(folder / "objects" / "a.csv")[0])
+    return [{name: float(value or "nan") for name, value in row.items()} for row in rows(folder / "objects" / "a.csv")]
+
+
+def test_intensities_are_those_of_the_image_in_each_channel(tmp_path: Path) -> None:
+    objects = plane((0, 4, 0, 6), (10, 12, 20, 30))
+    image = np.random.default_rng(0).integers(0, 65536, (20, 30, 2), np.uint16)
+    for one_channel in (True, False):
+        pixels = image[..., 0] if one_channel else image
+        for row in measured(tmp_path, objects, pixels):
+            for channel in range(1 if one_channel else 2):
+                inside = image[..., channel][objects.labels == row["label"]].astype(float)
+                suffix = "" if one_channel else f"_channel_{channel + 1}"
+                expected = {"mean": inside.mean(), "min": inside.min(), "max": inside.max(), "integrated": inside.sum()}
+                for name, value in expected.items():
+                    assert row[f"intensity_{name}{suffix}"] == pytest.approx(value, rel=1e-6), (name, channel)
+
+
+def disc(radii: tuple[float, ...], shape: tuple[int, ...]) -> Objects:
+    places = np.indices(shape)
+    middle = [length // 2 for length in shape]
+    inside = sum(((place - at) / radius) ** 2 for place, at, radius in zip(places, middle, radii, strict=True)) <= 1
+    return Objects(inside.astype(np.int32), np.ones(1, np.float32))
+
+
+def test_shapes_are_measured_in_pixels_and_micrometres(tmp_path: Path) -> None:
+    (row,) = measured(tmp_path, disc((10, 20), (50, 50)), None, PixelSize(0.5, 0.5, None))
+    assert row["major_axis_px"] == pytest.approx(40, rel=0.02)
+    assert row["minor_axis_px"] == pytest.approx(20, rel=0.02)
+    assert row["eccentricity"] == pytest.approx(np.sqrt(1 - 0.25), abs=0.01)
+    assert row["perimeter_px"] == pytest.approx(96.9, rel=0.05)  # Ramanujan's approximation for an ellipse
+    assert 0.9 < row["solidity"] < 1
+    for name in ("major_axis", "minor_axis", "perimeter"):
+        assert row[f"{name}_um"] == pytest.approx(row[f"{name}_px"] / 2, rel=1e-4)
+
+
+def test_a_round_object_in_oblong_pixels_has_equal_axes_in_micrometres(tmp_path: Path) -> None:
+    (row,) = measured(tmp_path, disc((10, 20), (50, 50)), None, PixelSize(0.5, 1.0, None))
+    assert row["major_axis_um"] == pytest.approx(20, rel=0.02)
+    assert row["minor_axis_um"] == pytest.approx(20, rel=0.02)
+    assert np.isnan(row["perimeter_um"])
+    (row,) = measured(tmp_path, disc((4, 12, 12), (15, 40, 40)), None, PixelSize(1.0, 1.0, 3.0))
+    assert row["major_axis_um"] == pytest.approx(24, rel=0.05)
+    assert row["minor_axis_um"] == pytest.approx(24, rel=0.1)
+    assert row["minor_axis_px"] == pytest.approx(8, rel=0.1)
+
+
+def test_single_pixels_and_lines_are_measured(tmp_path: Path) -> None:
+    line, dot = measured(tmp_path, plane((3, 4, 2, 9), (8, 9, 8, 9)), np.ones((20, 30)))
+    assert (line["minor_axis_px"], line["eccentricity"], line["solidity"]) == (0, 1, 1)
+    assert (dot["major_axis_px"], dot["perimeter_px"], dot["intensity_integrated"]) == (0, 0, 1)
+    (flat,) = measured(tmp_path, Objects(np.pad(np.ones((1, 4, 4), np.int32), 3), np.ones(1, np.float32)), None)
+    assert flat["minor_axis_px"] == 0
 
 
 def test_volumes_have_a_third_coordinate(tmp_path: Path) -> None:

@@ -144,6 +144,25 @@ def test_what_goes_wrong_behind_is_told_at_the_end(tmp_path: Path) -> None:
         result.finish()
 
 
+def test_a_label_image_may_stand_beside_another_prediction(tmp_path: Path) -> None:
+    result = outputs(tmp_path)
+    unit = result.unit(0, (4, 4))
+    unit.image("prediction", dtype=np.uint8, values="none").write(np.full((4, 4), 255, np.uint8))
+    unit.objects(Objects(np.ones((4, 4), np.int32), np.ones(1, np.float32)), name="instances")
+    predicted = result.finish()
+    assert {name: int(image.pixels.max()) for name, image in predicted.images.items()} == {
+        "prediction": 255,
+        "instances": 1,
+    }
+    assert predicted.files["objects"] == "objects/a.csv"
+
+
+def test_a_unit_says_the_pixel_size_of_its_image() -> None:
+    image = Image(np.zeros((2, 4, 5)), "TYX", PixelSize(0.1, 0.2))
+    _, units = split_units(method(), 1, image, PredictionParameters(), Device())
+    assert [unit.pixel_size for unit in units] == [PixelSize(0.1, 0.2)] * 2
+
+
 def test_units_are_the_planes_of_a_stack_in_their_order() -> None:
     pixels = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     done: list[tuple[int, int]] = []

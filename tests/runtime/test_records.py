@@ -202,3 +202,14 @@ def test_a_change_whose_answer_was_lost_is_not_made_twice(
     jobs.change("records", job.id, lambda _: warn("once"), patience_seconds=10)
     texts = [event.warning.text for event in jobs.events(jobs.read("records", job.id), 0)]
     assert texts.count("once") == 1
+
+
+def test_the_pause_of_a_resumed_job_is_taken_down() -> None:
+    job = v1.Job(state=v1.JOB_STATE_RUNNING)
+    for hours in (2, 3):
+        set_state(job, v1.JOB_STATE_FAILED, "an error")
+        job.finished_at.FromSeconds(job.finished_at.seconds - 3600 * hours)
+        set_state(job, v1.JOB_STATE_QUEUED, "resumed")
+        set_state(job, v1.JOB_STATE_RUNNING, "the worker starts")
+    assert not job.HasField("finished_at")
+    assert job.paused.ToTimedelta().total_seconds() == pytest.approx(5 * 3600, abs=5)

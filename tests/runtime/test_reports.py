@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake import SERVICE
+from matplotlib.figure import Figure
 
 from parfocal.runtime.methods.implementation import Example
 from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
@@ -92,3 +93,28 @@ def test_several_losses_and_scores_are_columns_and_curves(tmp_path: Path) -> Non
     drawn = [[line.get_label() for line in panel.get_lines()] for panel in panels]
     assert drawn[:2] == [["training", "validation"], ["judge", "map", "best-map: epoch 2, 0.25"]]
     assert "best map (0.25, epoch 2)" in methods_paragraph(model, SERVICE.method("fake-2d"))
+
+
+def test_a_method_draws_pages_of_its_own(tmp_path: Path) -> None:
+    image = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    method, given = SERVICE.method("fake-2d"), examples(image, image)
+
+    def pages() -> int:
+        return (tmp_path / "training_report.pdf").read_bytes().count(b"/Type /Page ")
+
+    assert not write_training_report(tmp_path, MODEL, method, ROWS, given)
+    before = pages()
+    assert not write_training_report(tmp_path, MODEL, method, ROWS, given, lambda: {"overlays": Figure()})
+    assert (tmp_path / "overlays.png").read_bytes().startswith(b"\x89PNG")
+    assert pages() == before + 1
+
+
+def test_what_a_method_cannot_draw_costs_no_model(tmp_path: Path) -> None:
+    image = np.arange(256, dtype=np.uint16).reshape(16, 16)
+
+    def broken() -> dict[str, Figure]:
+        raise ZeroDivisionError
+
+    problem = write_training_report(tmp_path, MODEL, SERVICE.method("fake-2d"), ROWS, examples(image, image), broken)
+    assert "ZeroDivisionError" in problem
+    assert [path.name for path in tmp_path.iterdir()] == ["training.csv"]

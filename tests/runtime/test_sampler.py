@@ -265,6 +265,20 @@ def test_patches_are_asked_to_hold_an_object(fraction: float, least: float, most
     np.testing.assert_array_equal(targets, used.batch(0, 0)[1][0])
 
 
+def test_patches_may_be_asked_for_anything_annotated() -> None:
+    classes = np.full((120, 120), -1, np.int8)
+    classes[50:52, 60:62] = 0
+    used = sampler(
+        sources=[classes.astype(np.float32)],
+        targets=[(classes,)],
+        regions=[Region(index=0, stem="a", start=(0, 0), stop=(120, 120))],
+        foreground_fraction=1.0,
+        least_label=0,
+    )
+    _, (targets,) = used.batch(0, 0)
+    assert (targets == 0).any(axis=(1, 2)).all()
+
+
 def test_an_image_without_objects_is_drawn_from_all_the_same() -> None:
     blank = np.zeros((40, 40), np.uint8)
     used = sampler(

@@ -283,7 +283,9 @@ def test_an_empty_image_has_no_objects(stardist: Any, trained: Any, tmp_path: Pa
     outputs = ResultOutputs(tmp_path, "a", "YX", Stack(), None)
     outputs.unit(0, (70, 90)).objects(objects)
     assert outputs.finish().files == {"objects": "objects/a.csv"}
-    assert (tmp_path / "objects" / "a.csv").read_text().splitlines() == ["plane,label,y_px,x_px,area_px,probability"]
+    assert (tmp_path / "objects" / "a.csv").read_text().splitlines() == [
+        "plane,label,y_px,x_px,area_px,probability,perimeter_px,major_axis_px,minor_axis_px,eccentricity,solidity"
+    ]
 
 
 def test_the_saved_folder_opens_in_stardist_with_the_same_result(trained: Any) -> None:

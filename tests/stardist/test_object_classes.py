@@ -248,7 +248,9 @@ def test_images_without_objects_have_no_classes(trained: Any, tmp_path: Path) ->
     empty = predict_image(loaded(learner), image, StarDistPredictionParameters(), tmp_path, "a").finish()
     assert not empty.images["target_class"].pixels.any()
     assert (tmp_path / empty.files["objects"]).read_text().splitlines() == [
-        "plane,label,y_px,x_px,area_px,probability,class,class_probability"
+        "plane,label,y_px,x_px,area_px,probability,class,class_probability,"
+        "intensity_mean,intensity_min,intensity_max,intensity_integrated,"
+        "perimeter_px,major_axis_px,minor_axis_px,eccentricity,solidity"
     ]
 
 

@@ -142,13 +142,14 @@ def resume(job_id: str, detach: bool) -> None:
     app = current_app()
     from parfocal.cli._render import print_fields, print_json, say
     from parfocal.cli._work import finish, job_json, output_uri, say_unchecked
+    from parfocal.client.models import read_model
 
     with app.client() as client:
         job = client.resume(job_id)
         if not detach:
             job = finish(app, client, job, _what(job))
             # The flow run that would have had it judged may have ended with the job.
-            say_unchecked(client, job, output_uri(job, "model"))
+            say_unchecked(read_model(client, output_uri(job, "model")))
     if app.json:
         print_json({"job": job_json(job)})
         return
@@ -249,11 +250,7 @@ def _progress(job: v1.Job) -> str:
 
 def _time(job: v1.Job) -> str:
     """Return how long a job worked, or has been working."""
-    import time
-
     from parfocal.cli._render import duration
+    from parfocal.client.watching import seconds_at_work
 
-    if not job.HasField("started_at"):
-        return ""
-    end = job.finished_at.ToNanoseconds() / 1e9 if job.HasField("finished_at") else time.time()
-    return duration(max(end - job.started_at.ToNanoseconds() / 1e9, 0.0))
+    return duration(seconds_at_work(job)) if job.HasField("started_at") else ""

@@ -64,6 +64,7 @@ def show(name: str) -> None:
         print_verdict,
         warn,
     )
+    from parfocal.cli._work import say_unchecked
     from parfocal.client.models import read_model
 
     with app.client() as client:
@@ -98,6 +99,7 @@ def show(name: str) -> None:
         }
     )
     print_verdict(summary.verdict)
+    say_unchecked(summary)
     rows = [(name, _value(value)) for name, value in manifest.parameters.items()]
     print_table(("Parameter", "Value"), rows, numbers=("Value",))
     files = [(entry.public_name, megabytes(entry.size)) for entry in manifest.files]
@@ -151,6 +153,7 @@ def import_(name: str, source: str, method: str) -> None:
     from parfocal.cli._modules import run_module, service_of
     from parfocal.cli._progress import waiting
     from parfocal.cli._render import number, print_fields, print_json, warn
+    from parfocal.cli._work import say_unchecked
     from parfocal.client.models import publish_import
     from parfocal.runtime.errors import InvalidInputError, NotFoundError
     from parfocal.runtime.store.names import check_name
@@ -187,6 +190,7 @@ def import_(name: str, source: str, method: str) -> None:
             "Place": summary.uri,
         }
     )
+    say_unchecked(summary)
     for text in manifest.warnings:
         warn(text)
 
@@ -214,5 +218,11 @@ def _json(summary: ModelSummary) -> dict[str, Any]:
     return {
         **summary.manifest.model_dump(mode="json"),
         "uri": summary.uri,
-        "verdict": {"state": verdict.state, "reasons": list(verdict.reasons), "job": verdict.job, "uri": verdict.uri},
+        "verdict": {
+            "state": verdict.state,
+            "reasons": list(verdict.reasons),
+            "job": verdict.job,
+            "uri": verdict.uri,
+            "next_steps": list(verdict.next_steps),
+        },
     }

@@ -15,6 +15,7 @@ from parfocal.cli._train import PARAMETERS
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
+    from parfocal.client.models import ModelSummary
     from parfocal.runtime.errors import Violation
     from parfocal.runtime.store.manifests import ModelManifest
     from parfocal.runtime.store.verdicts import Verdict
@@ -71,7 +72,7 @@ def predict(
     _refuse_to_replace(paths, output, overwrite=overwrite)
     with app.client() as client:
         summary = read_model(client, model)
-        _say_verdict(summary.verdict)
+        _say_verdict(summary)
         _work.require_pass(summary.verdict, require_pass)
         method = client.method(summary.manifest.method)
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
@@ -196,15 +197,18 @@ def _finish(app: App, client: Client, job: v1.Job, output: Path) -> v1.Job:
         raise
 
 
-def _say_verdict(verdict: Verdict) -> None:
+def _say_verdict(model: ModelSummary) -> None:
     from parfocal.cli._render import say, warn
+    from parfocal.cli._work import say_unchecked
 
+    verdict = model.verdict
     if verdict.state == "passed":
         say(verdict.sentence)
     else:
         warn(f"{verdict.sentence.partition(':')[0].removesuffix('.')}{':' if verdict.reasons else '.'}")
         for reason in verdict.reasons:
             say(f"  - {reason}")
+        say_unchecked(model)
 
 
 def _refuse_to_replace(paths: Sequence[Path], output: Path, *, overwrite: bool) -> None:

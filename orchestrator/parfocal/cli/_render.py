@@ -109,10 +109,14 @@ def print_fields(fields: Mapping[str, str]) -> None:
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """Write a verdict with its reasons to stdout."""
+    """Write a verdict with its reasons, and with what to try if it is a failure, to stdout."""
     click.echo("Verdict: " + click.style(verdict.state, fg=_COLOURS.get(verdict.state), bold=True))
     for reason in verdict.reasons:
         click.echo("  - " + _wrapped(reason, "    ", first=4))
+    if verdict.next_steps:
+        click.echo("What to try next:")
+    for step in verdict.next_steps:
+        click.echo("  - " + _wrapped(step, "    ", first=4))
 
 
 def _wrapped(text: str, indent: str, first: int = 0) -> str:

@@ -173,11 +173,12 @@ def conclude(
         else:
             verdict = _work.show_evaluation(client, evaluation)
             name = f"{place.parent.name}:{place.name}"
+            use = f"parfocal predict --model {name} IMAGES --output FOLDER"
             print_fields(
                 {
                     "Results": uri,
                     "Report": f"parfocal jobs download {evaluation.id} --output FOLDER",
-                    "Use it": f"parfocal predict --model {name} IMAGES --output FOLDER",
+                    "Use it": use if verdict.state == "passed" else "",
                 }
             )
     if app.json:

@@ -109,14 +109,14 @@ def show_failure(job: v1.Job) -> None:
         click.echo(f"Go on, from its last checkpoint if there is one, with: parfocal jobs resume {job.id}", err=True)
 
 
-def say_unchecked(client: Client, training: v1.Job, model_uri: str) -> None:
-    """Say how to have a model judged that quality control has not looked at."""
-    from parfocal.client.models import read_model
+def say_unchecked(model: ModelSummary) -> None:
+    """Say how to have a model judged that quality control has not looked at, whoever started its training."""
     from parfocal.runtime.store.names import versioned_name
 
-    if read_model(client, model_uri).verdict.state == "unchecked":
-        model, dataset = versioned_name(model_uri), versioned_name(training.training.dataset_uri)
-        command = f"parfocal evaluate --model {model} --dataset {dataset}"
+    if model.verdict.state == "unchecked":
+        trained_on = model.manifest.dataset_uri
+        dataset = versioned_name(trained_on) if trained_on else "DATASET"
+        command = f"parfocal evaluate --model {versioned_name(model.uri)} --dataset {dataset}"
         say(f"Quality control has not judged the model. Have it judged: {command}")
 
 

@@ -25,6 +25,12 @@ _GRACE_SECONDS = 5.0
 _DROPPED = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
+def seconds_at_work(job: v1.Job) -> float:
+    """Return how long a job that has started worked, or has been working, without the pauses before it was resumed."""
+    end = job.finished_at.ToNanoseconds() if job.HasField("finished_at") else time.time_ns()
+    return max(0, end - job.started_at.ToNanoseconds() - job.paused.ToNanoseconds()) / 1e9
+
+
 def watch(
     services: Sequence[Service], project: str, job_id: str, after_sequence: int, patience: float
 ) -> Iterator[v1.WatchJobResponse]:

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parfocal import v1
+from parfocal.client.watching import seconds_at_work
 from parfocal.flows._scores import Evaluated, Row, summary_rows
 from parfocal.flows._work import Finished
+from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.store.manifests import public_name
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
@@ -116,6 +118,8 @@ def training_report(
     if not evaluation:
         lines.append("Quality control has not judged this model: look at predictions yourself before you rely on it.")
     lines.append("")
+    if steps := verdict.get("next_steps", ()):
+        lines += ["## What to try next", "", *(f"- {step}" for step in steps), ""]
     if figure is not None:
         lines += [embedded_png("Input, prediction and target of a test image", figure), ""]
         if evaluated:
@@ -136,7 +140,7 @@ def training_report(
         facts += [("Predicted test images", f"`{prediction}`")]
         facts += [("Prediction job", f"`{Location.parse(prediction).name}`")]
         facts += [("Quality control files", f"`{evaluation.uri}`"), ("Quality control job", f"`{evaluation.job.id}`")]
-    facts.append(("Training time", duration(_seconds(training))))
+    facts.append(("Training time", duration(seconds_at_work(training))))
     lines += [markdown_table([{"What": what, "": value} for what, value in facts]), ""]
     lines += ["## Cite", "", method.citation, ""]
     return "\n".join(lines)
@@ -147,7 +151,7 @@ def prediction_report(*, method: v1.Method, model_uri: str, finished: Finished, 
     images = finished.manifest.images
     failed = [image for image in images if image.reason]
     done = len(images) - len(failed)
-    lines = [f"# {done} of {len(images)} images predicted", ""]
+    lines = [f"# {done} of {count(len(images), 'image')} predicted", ""]
     lines += [f"Model **{versioned_name(model_uri)}** ({method.title}).", ""]
     if finished.manifest.verdict:
         verdict = finished.manifest.verdict
@@ -199,10 +203,6 @@ def embedded_png(title: str, png: bytes) -> str:
 def notes_section(notes: Sequence[str]) -> list[str]:
     """Return the lines of what the user should know; none where there is nothing."""
     return ["## What you should know", "", *(f"- {note}" for note in dict.fromkeys(notes)), ""] if notes else []
-
-
-def _seconds(job: v1.Job) -> float:
-    return float(job.finished_at.ToNanoseconds() - job.started_at.ToNanoseconds()) / 1e9
 
 
 def _ordered(metrics: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -9,8 +9,9 @@ from datetime import datetime
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.published import log_damaged, published_places
-from parfocal.runtime.datasets.kinds import suits
+from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, suits
 from parfocal.runtime.errors import DamagedError, NotFoundError
+from parfocal.runtime.images.needs import fits_axes
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -42,6 +43,8 @@ class Catalogue:
         The newest evaluations as `evaluation_choice` writes them, newest first, by the method that made them.
     kinds
         The kind of each dataset version; "" where none is recorded.
+    axes
+        The different axes of the source images of each dataset version; none where they are not known.
     """
 
     methods: Sequence[v1.Method]
@@ -49,11 +52,32 @@ class Catalogue:
     models: Mapping[str, Sequence[str]]
     evaluations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def datasets_for(self, method: v1.Method) -> list[str]:
-        """Return the datasets of the kinds that a method can be trained on."""
+        """Return the datasets of the kinds and axes that a method can be trained on."""
+        needs = method.data_requirements
+        return [
+            name
+            for name in self.datasets
+            if suits(self.kinds.get(name, ""), needs.target)
+            and (
+                needs.target == v1.TARGET_KIND_COORDINATES
+                or all(fits_axes(needs.axes, needs.channel_axes, axes) for axes in self.axes.get(name, ()))
+            )
+        ]
+
+    def datasets_to_predict(self, method: v1.Method) -> list[str]:
+        """Return the datasets with at least one image of the method's axes, or a stack of such images."""
+        wanted = set(method.data_requirements.axes)
+        known = {name: self.axes.get(name, frozenset()) for name in self.datasets}
+        return [name for name, each in known.items() if not each or any(wanted <= set(axes) for axes in each)]
+
+    def datasets_to_compare(self, method: v1.Method) -> list[str]:
+        """Return the datasets that have what an evaluation method compares predictions with."""
         target = method.data_requirements.target
-        return [name for name in self.datasets if suits(self.kinds.get(name, ""), target)]
+        wanted = IMAGE_TARGETS - {v1.TARGET_KIND_UNPAIRED_IMAGE} if target in IMAGE_TARGETS else {target}
+        return [name for name in self.datasets if any(suits(self.kinds.get(name, ""), each) for each in wanted)]
 
     def models_for(self, task: v1.Task.ValueType) -> list[str]:
         """Return the models of all methods with a task."""
@@ -87,7 +111,7 @@ class CatalogueReader:
         self._client = client
         self._methods: dict[str, v1.Method] = {}
         self._made_by: dict[str, str] = {}
-        self._kinds: dict[str, str] = {}
+        self._described_before: dict[str, tuple[str, frozenset[str]]] = {}
         self._told: set[str] = set()
         self._results: dict[str, _Evaluation | None] = {}
 
@@ -109,23 +133,27 @@ class CatalogueReader:
                         self._told.add(key)
                     continue
             models.setdefault(self._made_by[key], []).append(name)
-        kinds = {
-            name: self._kind(place)
+        datasets = {
+            name: self._described(place)
             for name, place in published_places(store, store.datasets / project, DATASET_MANIFEST)
         }
         methods = tuple(self._methods[name] for name in sorted(self._methods))
-        return Catalogue(methods, tuple(kinds), models, self._evaluations(), kinds)
+        kinds = {name: kind for name, (kind, _) in datasets.items()}
+        axes = {name: each for name, (_, each) in datasets.items()}
+        return Catalogue(methods, tuple(datasets), models, self._evaluations(), kinds, axes)
 
-    def _kind(self, place: Location) -> str:
-        """Return the kind of a dataset; "" where its manifest is damaged, which whoever uses it is told."""
+    def _described(self, place: Location) -> tuple[str, frozenset[str]]:
+        """Return kind and axes of a dataset; nothing where its manifest is damaged, which whoever uses it is told."""
         key = str(place)
-        if key not in self._kinds:
+        if key not in self._described_before:
             # A published manifest never changes.
             try:
-                self._kinds[key] = DatasetManifest.read(self._client.store, place / DATASET_MANIFEST).kind
+                manifest = DatasetManifest.read(self._client.store, place / DATASET_MANIFEST)
             except (NotFoundError, DamagedError):
-                return ""
-        return self._kinds[key]
+                return "", frozenset()
+            sources = {image.axes for image in manifest.images if image.role.startswith("source")}
+            self._described_before[key] = (manifest.kind, frozenset(sources))
+        return self._described_before[key]
 
     def _evaluations(self) -> dict[str, list[str]]:
         store = self._client.store

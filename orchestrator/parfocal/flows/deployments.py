@@ -50,12 +50,14 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
             text = _description(method, "Trains a model, predicts the test images and has quality control judge it.")
             found.append(Offer("train", method.name, {"method": method.name, **common}, form, text, tags))
         if v1.JOB_KIND_PREDICTION in method.job_kinds:
-            form = predict_form(method, catalogue.models.get(method.name, ()), catalogue.datasets)
+            form = predict_form(method, catalogue.models.get(method.name, ()), catalogue.datasets_to_predict(method))
             text = _description(method, "Applies a model to images of a dataset or of a folder in the store.")
             found.append(Offer("predict", method.name, common, form, text, tags))
         if v1.JOB_KIND_COMPARISON in method.job_kinds:
             evaluations = catalogue.evaluations.get(method.name, ())
-            form = compare_form(method, catalogue.models_for(method.task), evaluations, catalogue.datasets)
+            form = compare_form(
+                method, catalogue.models_for(method.task), evaluations, catalogue.datasets_to_compare(method)
+            )
             text = _description(method, "Says which of several models is better, and which difference is only chance.")
             found.append(Offer("compare", method.name, {"method": method.name, **common}, form, text, tags))
         if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == v1.TASK_DATASET:

@@ -18,6 +18,7 @@ from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
+from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.store.names import versioned_name
 
@@ -85,8 +86,8 @@ def _predict(
     )
     step("Report", lambda: _report(method, summary.uri, finished, [summary.verdict.sentence]))
     failed = sum(bool(image.reason) for image in finished.manifest.images)
-    count = len(finished.manifest.images)
-    text = f"{count - failed} of {count} images predicted: {finished.uri}"
+    total = len(finished.manifest.images)
+    text = f"{total - failed} of {count(total, 'image')} predicted: {finished.uri}"
     listener.done(text)
     return Completed(message=text)
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import count_trash
+from parfocal.runtime.store.promises import check_promises
 from parfocal.runtime.store.store import Store
 from parfocal.stack import machine, probes
 from parfocal.stack.config import SavedConfig, StackConfig, load_config, resolve_folder
@@ -60,7 +61,8 @@ class Check(BaseModel):
 def doctor(folder: Path | None = None) -> list[Check]:
     """Look for what could go wrong on this machine and in the stack of `folder` (the default one when None).
 
-    Nothing is changed, and no framework is imported; it takes a second or two.
+    Nothing is changed (the store is tried with objects that are removed again), and no framework is imported; it takes
+    a second or two.
     """
     folder = resolve_folder(folder)
     checks = [_python(), _precision(), _cores(), _memory(), _disk(folder), _kept(folder), _graphics(), *_proxies()]
@@ -245,6 +247,7 @@ def _reachable(current: StackStatus, saved: SavedConfig) -> Iterator[Check]:
         problem = error.message
     yield _answer("store", endpoint, problem)
     if not problem:
+        yield _promises(config)
         yield _trash(config)
     if config.prefect:
         yield _answer("prefect", current.prefect_url, probes.prefect_ready(prefect_api_url(config)))
@@ -254,11 +257,23 @@ def _reachable(current: StackStatus, saved: SavedConfig) -> Iterator[Check]:
             yield _answer(f"{service.name} answers", unit.address, probes.service_ready(unit.address))
 
 
-def _trash(config: StackConfig) -> Check:
+def _store(config: StackConfig) -> Store:
     environment = store_settings(config, load_credentials(config.folder))
     values = {name.removeprefix("PARFOCAL_").lower(): value for name, value in environment.items()}
+    return Store(Settings.model_validate(values))
+
+
+def _promises(config: StackConfig) -> Check:
     try:
-        records = count_trash(Store(Settings.model_validate(values)))
+        check_promises(_store(config))
+    except ParfocalError as error:
+        return _problem("conditional writes", error.message, "Look at the store's log with `parfocal logs s3`.")
+    return _ok("conditional writes", "the store keeps them: of several writers one wins")
+
+
+def _trash(config: StackConfig) -> Check:
+    try:
+        records = count_trash(_store(config))
     except ParfocalError as error:
         return _problem("trash", error.message, "Look at the store's log with `parfocal logs s3`.")
     return _ok("trash", f"{records} records of deleted jobs")

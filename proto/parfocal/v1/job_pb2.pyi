@@ -6,6 +6,7 @@ isort:skip_file
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
@@ -129,6 +130,7 @@ class Job(google.protobuf.message.Message):
     RESERVED_URI_FIELD_NUMBER: builtins.int
     CHECKPOINTS_FIELD_NUMBER: builtins.int
     PUBLICATION_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifier, unique within the project."""
     project: builtins.str
@@ -223,6 +225,10 @@ class Job(google.protobuf.message.Message):
     def publication(self) -> global___Publication:
         """What the job has decided to publish; from then on it can only succeed. Unset before."""
 
+    @property
+    def paused(self) -> google.protobuf.duration_pb2.Duration:
+        """How long it lay still in all, from each end to the call that resumed it."""
+
     def __init__(
         self,
         *,
@@ -255,9 +261,10 @@ class Job(google.protobuf.message.Message):
         reserved_uri: builtins.str = ...,
         checkpoints: collections.abc.Iterable[builtins.str] | None = ...,
         publication: global___Publication | None = ...,
+        paused: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison"] | None: ...
 
 global___Job = Job

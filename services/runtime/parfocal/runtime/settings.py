@@ -6,6 +6,7 @@ Science parameters travel in requests; nothing here changes a result.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,6 +39,11 @@ class Settings(BaseSettings):
     max_workers: int = Field(default=1, ge=1, description="workers a service runs at the same time")
     device: str = Field(
         default="device-0", description="name of the device lock shared by all services of a machine; empty: none"
+    )
+    devices: str = Field(
+        default="",
+        description="numbers of the GPUs that the services of this machine share, e.g. `0,1`: one lock and one worker "
+        "at a time each, instead of `PARFOCAL_DEVICE`",
     )
     lease_seconds: float = Field(
         default=15.0, gt=0, description="after this time without renewal another instance may take over"
@@ -78,11 +84,63 @@ class Settings(BaseSettings):
     )
     image: str = Field(default="", description="reference of the container image, for the record")
 
+    health_listen: str = Field(
+        default="", description="host:port where a service tells its health as well, and nothing else; empty: nowhere"
+    )
+    launcher: Literal["local", "kubernetes", "none"] = Field(
+        default="local",
+        description="where workers run: `local`, as processes beside the service, or `kubernetes`; `none`: an instance "
+        "that runs no jobs and only predicts single images",
+    )
+    images_address: str = Field(
+        default="",
+        description="host:port of the instances that predict single images where workers run on a cluster; empty: none",
+    )
+    kubernetes_api: str = Field(
+        default="https://kubernetes.default.svc", description="URL of the API of the cluster that workers run on"
+    )
+    kubernetes_account: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="folder with `token`, `ca.crt` and `namespace` of the service account of a service on a cluster",
+    )
+    kubernetes_template: str = Field(
+        default="", description="name of the PodTemplate that workers are made from; empty: `parfocal-<service>-worker`"
+    )
+    kubernetes_deadline_seconds: int = Field(
+        default=604_800,
+        ge=1,
+        description="time after which a worker on a cluster is ended, including its wait for room",
+    )
+    kubernetes_keep_seconds: int = Field(
+        default=3600, ge=60, description="time for which an ended worker's Kubernetes Job stays, with its log"
+    )
+    kubernetes_pull_seconds: float = Field(
+        default=900.0, gt=0, description="time in which the image of a worker on a cluster must have been pulled"
+    )
+
     @field_validator("cache_gib", mode="before")
     @classmethod
     def _nothing_is_none(cls, value: object) -> object:
         """Read the empty variable of the documentation's table as such."""
         return None if value == "" else value
+
+    @field_validator("devices")
+    @classmethod
+    def _are_numbers(cls, value: str) -> str:
+        numbers = [number.strip() for number in value.split(",") if number.strip()]
+        if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+            raise ValueError(f"must be different numbers of GPUs, such as 0,1, not {value!r}")
+        return ",".join(numbers)
+
+    @property
+    def device_numbers(self) -> tuple[str, ...]:
+        """The numbers of the shared GPUs; none where the frameworks choose."""
+        return tuple(self.devices.split(",")) if self.devices else ()
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers a service runs at the same time: no GPU stays without one."""
+        return max(self.max_workers, len(self.device_numbers))
 
     @property
     def state_folder(self) -> Path:

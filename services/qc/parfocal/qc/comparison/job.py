@@ -38,6 +38,8 @@ from parfocal.qc.comparison.summary import (
 )
 from parfocal.qc.evaluation.publish import packages_of, publish_result, published_before
 from parfocal.qc.evaluation.statistics import INTERVAL, statistics
+from parfocal.qc.evaluation.verdict import listed
+from parfocal.qc.evaluation.words import count
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.paired import smallest_p
 from parfocal.qc.report import write_report
@@ -120,8 +122,8 @@ def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) ->
         seen = [image.input for image in each.manifest.images if image.input_sha256 in known]
         if seen:
             texts.append(
-                f"{each.name} has learnt from {len(seen)} of the {len(each.manifest.images)} test images "
-                f"({', '.join(seen[:5])}): the comparison favours it and shows nothing. Use images no model has seen."
+                f"{each.name} has learnt from {len(seen)} of {count(len(each.manifest.images), 'test image')} "
+                f"({listed(seen)}): the comparison favours it and shows nothing. Use images no model has seen."
             )
     return texts
 

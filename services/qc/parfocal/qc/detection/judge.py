@@ -10,7 +10,6 @@ import numpy as np
 from parfocal.qc.detection.metrics import BY_KEY
 from parfocal.qc.detection.parameters import DetectionThresholds
 from parfocal.qc.detection.scoring import Totals
-from parfocal.qc.evaluation.statistics import compare
 from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_f1, listed, with_unscorable
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.metrics.objects.detections import AP_LEVELS
@@ -67,8 +66,7 @@ def judge(
         f"Over all images together {pooled.tp} of {count(pooled.tp + pooled.fn, 'annotated object')} were found, with "
         f"{count(pooled.fp, 'false positive')}: F1 {pooled.f1:.3f} at IoU {thresholds.iou:g}"
     )
-    gain = compare(images, scores["baseline"], "baseline", "f1")
-    against, merits = judge_f1(sentence, pooled.f1, gain, BY_KEY["f1"], thresholds)
+    against, merits = judge_f1(sentence, pooled.f1, scores, BY_KEY["f1"], thresholds)
     failures += against
     worst = min(images, key=rank_image)
     remarks = [
@@ -148,7 +146,18 @@ def _of_precision(totals: Totals) -> list[str]:
     return [
         f"Average precision{over}: {', '.join(levels)}, {totals.mean_precision(None):.3f} over 0.5 to 0.95 (by the "
         f"rules of COCO {totals.mean_precision(None, rule='coco'):.3f})."
+        f"{_baseline_precision(totals)}"
     ]
+
+
+def _baseline_precision(totals: Totals) -> str:
+    """Name the levels at which the baseline has the higher average precision."""
+    ahead = [
+        f"{theirs:.3f} at IoU {level:g}"
+        for level in AP_LEVELS
+        if round(theirs := totals.mean_precision(level, "baseline"), 3) > round(totals.mean_precision(level), 3)
+    ]
+    return f" That of Otsu's threshold is higher: {', '.join(ahead)}." if ahead else ""
 
 
 def _of_classes(totals: Totals) -> list[str]:

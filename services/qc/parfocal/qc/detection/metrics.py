@@ -7,7 +7,7 @@ from typing import Final
 from parfocal.runtime.store.evaluations import Metric
 
 METRICS: Final[tuple[Metric, ...]] = (
-    Metric(key="f1", title="F1", used_by_verdict=True),
+    Metric(key="f1", title="F1", best=1, used_by_verdict=True),
     Metric(key="precision", title="precision"),
     Metric(key="recall", title="recall"),
     Metric(key="mean_matched_iou", title="mean IoU of found objects"),

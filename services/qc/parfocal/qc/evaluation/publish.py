@@ -75,7 +75,7 @@ def publish_evaluation(
     tables, pictures
         What only this kind of quality control has in its report, see `Evaluation`.
     """
-    judgement = Judgement(summary.verdict, summary.reasons, summary.remarks)
+    judgement = Judgement(summary.verdict, summary.reasons, summary.remarks, summary.next_steps)
     content = _verdict_content(context, judgement)
     (folder / VERDICT_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
     prediction_uri = context.job.evaluation.prediction_uri
@@ -173,6 +173,7 @@ def _verdict_content(context: JobContext, verdict: Judgement) -> dict[str, Any]:
         "state": verdict.verdict,
         "reasons": list(verdict.reasons),
         "remarks": list(verdict.remarks),
+        "next_steps": list(verdict.next_steps),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "job": context.job.id,
         "method": context.method.name,

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from parfocal import v1
+from parfocal.qc.evaluation.advice import UNSEEN, next_steps
 from parfocal.qc.evaluation.inputs import Inputs, ItemT
 from parfocal.qc.evaluation.publish import evaluation_published_before, publish_evaluation
 from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
 from parfocal.qc.evaluation.score_each import score_each
 from parfocal.qc.evaluation.statistics import INTERVAL, image_scores, summarise_scores
-from parfocal.qc.evaluation.verdict import Judgement, with_test, with_unscorable
+from parfocal.qc.evaluation.verdict import Judgement, baseline_ahead, seen_in_training, with_test, with_unscorable
 from parfocal.qc.metrics.parallel import workers_for
 from parfocal.qc.report.content import Block
 from parfocal.runtime.jobs.context import JobContext
@@ -265,6 +266,7 @@ def _summary(judge: Judge[Any, Any, ScoredT], part: Part[ScoredT], judgement: Ju
         verdict=judgement.verdict,
         reasons=judgement.reasons,
         remarks=judgement.remarks,
+        next_steps=judgement.next_steps,
         images=len(part.images),
         columns=tuple(metric for metric in judge.metrics if metric.key in measured),
         shown=tuple(metric for metric in judge.shown if metric in everywhere),
@@ -299,10 +301,10 @@ def _summarise(
         mine = [each for each in scored if each.item.label in labels]
         if mine:
             parts[role] = _part(judge, role, mine, lost)
-            judgements[role] = judge.verdict(parts[role], left_out)
+            judgements[role] = _with_baseline_ahead(judge, parts[role], judge.verdict(parts[role], left_out))
         else:
             judgements[role] = with_unscorable(Judgement("failed", (), ()), lost, len(lost), 0)
-    judgement = judge.verdict_of_test(_joined(judgements), inputs)
+    judgement = _with_next_steps(judge, parts, inputs, judge.verdict_of_test(_joined(judgements), inputs))
     if len(inputs.roles) == 1:
         return _summary(judge, parts[inputs.roles[0]], judgement), parts
     everything = _part(judge, inputs.roles[0], scored, unscorable)
@@ -310,6 +312,27 @@ def _summarise(
     headline = {f"{role}_{name}": value for role, each in targets.items() for name, value in each.headline.items()}
     whole = _summary(judge, everything, judgement)
     return whole.model_copy(update={"targets": targets, "headline": headline}), parts
+
+
+def _with_baseline_ahead(judge: Judge[Any, Any, ScoredT], part: Part[ScoredT], judgement: Judgement) -> Judgement:
+    baseline = f"The baseline ({judge.baseline(part.role)['name']})"
+    names: dict[Kind, str] = {"input": "The input", "baseline": baseline}
+    shown = [metric for metric in judge.metrics if metric.key in judge.shown]
+    remarks = baseline_ahead(part.scores, shown, {kind: names[kind] for kind in judge.kinds if kind in names})
+    return replace(judgement, remarks=(*judgement.remarks, *remarks))
+
+
+def _with_next_steps(
+    judge: Judge[Any, ItemT, ScoredT], parts: Mapping[str, Part[ScoredT]], inputs: Inputs[ItemT], judgement: Judgement
+) -> Judgement:
+    if judgement.verdict == "passed":
+        return judgement
+    if seen_in_training(inputs):
+        return replace(judgement, next_steps=UNSEEN)
+    worst = [part.worst.image for part in parts.values()]
+    comparisons = [comparison for part in parts.values() for comparison in judge.comparisons(part)]
+    baseline = str(judge.baseline(inputs.roles[0])["name"])
+    return replace(judgement, next_steps=next_steps(inputs.model, worst, comparisons, baseline))
 
 
 def _joined(judgements: Mapping[str, Judgement]) -> Judgement:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from parfocal import v1
+from parfocal.qc.evaluation.words import none_of
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.jobs.context import JobContext
@@ -119,4 +120,4 @@ def score_each(
         raise without
     if not scored:
         why = next(iter(unscorable.values()))
-        raise InvalidInputError(f"None of the {len(items)} predictions can be scored. {why}")
+        raise InvalidInputError(f"{none_of(len(items), 'prediction')} can be scored. {why}")

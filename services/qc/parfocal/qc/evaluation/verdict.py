@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from parfocal.qc.evaluation.f1 import F1Thresholds
 from parfocal.qc.evaluation.inputs import Inputs, ItemT
-from parfocal.qc.evaluation.statistics import CONFIDENCE, FEW_IMAGES
+from parfocal.qc.evaluation.statistics import CONFIDENCE, FEW_IMAGES, compare, summarise_scores
 from parfocal.qc.evaluation.words import count
-from parfocal.runtime.store.evaluations import Metric, PairedDifference
+from parfocal.runtime.store.evaluations import ImageScore, Kind, Metric, PairedDifference
 
 _NAMED: Final = 5
 
@@ -19,23 +20,30 @@ _NAMED: Final = 5
 class Judgement:
     """Whether the model can be trusted, and why.
 
-    `reasons` say what decided; `remarks` say what a reader should know besides.
+    `reasons` say what decided; `remarks` say what a reader should know besides; `next_steps` say what to try with a
+    model that failed.
     """
 
     verdict: Literal["passed", "failed"]
     reasons: tuple[str, ...]
     remarks: tuple[str, ...]
+    next_steps: tuple[str, ...] = ()
 
 
-def judge_gain(comparison: PairedDifference, metric: Metric, other: str, needed: float) -> tuple[str, bool]:
+def judge_gain(
+    comparison: PairedDifference, images: Sequence[ImageScore], metric: Metric, other: str, needed: float
+) -> tuple[str, bool]:
     """Say whether the gain over something else is shown to exceed what is needed, and return whether it is.
 
-    The lower end of the interval must exceed it; with too few images for an interval, the mean.
+    The lower end of the interval must exceed it; with too few images for an interval, the mean. Where the prediction
+    has the best possible value in every image, no gain can be asked for.
 
     Parameters
     ----------
     comparison
         In a metric of which more is better.
+    images
+        The predictions that were compared.
     metric
         The metric that is compared.
     other
@@ -47,10 +55,59 @@ def judge_gain(comparison: PairedDifference, metric: Metric, other: str, needed:
     low = difference.mean if difference.low is None else difference.low
     if low > needed:
         return f"The prediction is better than {other} {amount(comparison, metric)}.", True
+    if is_perfect(images, metric):
+        best = f"{metric.title} {metric.text(metric.best or 0)}"
+        return f"The prediction is perfect in every image ({best}), so no gain over {other} is asked for.", True
     if comparison.outcome == "worse":
         return f"The prediction is worse than {other} {amount(comparison, metric)}.", False
     beyond = f" by the {metric.text(needed)} asked for" if needed else ""
     return f"The prediction is not shown to be better than {other}{beyond} {amount(comparison, metric)}.", False
+
+
+def is_perfect(images: Sequence[ImageScore], metric: Metric) -> bool:
+    """Return whether every image that has a value of a metric, at least one, has the best that is possible."""
+    values = [value for image in images if not math.isnan(value := image.values.get(metric.key, math.nan))]
+    return (
+        metric.best is not None
+        and bool(values)
+        and all(math.isclose(value, metric.best, rel_tol=1e-6) for value in values)
+    )
+
+
+def baseline_ahead(
+    scores: Mapping[Kind, Sequence[ImageScore]], metrics: Sequence[Metric], names: Mapping[Kind, str]
+) -> list[str]:
+    """Return a remark on each of the others that is better than the prediction in the mean of a metric.
+
+    Metrics that the verdict depends on are left out: its reasons speak of them.
+
+    Parameters
+    ----------
+    scores
+        The images by kind.
+    metrics
+        Those to look at.
+    names
+        What the kinds other than the prediction are called at the beginning of a sentence.
+    """
+    found = summarise_scores(scores)
+    remarks = []
+    for kind, name in names.items():
+        ahead = []
+        for metric in metrics:
+            if metric.better == "none" or metric.used_by_verdict:
+                continue
+            theirs, ours = found[kind].get(metric.key), found["prediction"].get(metric.key)
+            if theirs and ours and _signed(metric, theirs.mean) > _signed(metric, ours.mean):
+                ahead.append(f"{metric.title} ({metric.text(theirs.mean)} against {metric.text(ours.mean)})")
+        if ahead:
+            remarks.append(f"{name} is better on average in {listed(ahead)}.")
+    return remarks
+
+
+def _signed(metric: Metric, value: float) -> float:
+    """Return a value with more being better, rounded as people read it: 0.9101 is not ahead of 0.9100."""
+    return round(value, metric.digits) * (-1 if metric.better == "lower" else 1)
 
 
 def with_unscorable(verdict: Judgement, unscorable: Mapping[str, str], images: int, allowed: int) -> Judgement:
@@ -81,6 +138,12 @@ def with_unscorable(verdict: Judgement, unscorable: Mapping[str, str], images: i
     return Judgement("failed", (sentence, *failures), remarks)
 
 
+def seen_in_training(inputs: Inputs[ItemT]) -> list[str]:
+    """Return the labels of the test images that the model was trained on."""
+    known = set() if inputs.model is None else set(inputs.model.dataset_sha256.values())
+    return [item.label for item in inputs.items if item.source_sha256 in known]
+
+
 def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgement:
     """Add what the test itself says: fail a model that had learnt from its images, or of which images are missing.
 
@@ -89,21 +152,21 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
     remarks, failures = [*verdict.remarks], []
     if inputs.missing:
         lost, total = len(inputs.missing), len(inputs.missing) + len(inputs.items)
-        sentence = f"{lost} of {total} test images have no prediction and were not scored: {listed(inputs.missing)}."
+        have = "has no prediction and was" if lost == 1 else "have no prediction and were"
+        sentence = f"{lost} of {count(total, 'test image')} {have} not scored: {listed(inputs.missing)}."
         if lost > allowed:
             failures.append(f"{sentence} Predict all of them.")
         else:
             remarks.append(f"{sentence} The thresholds allow that.")
-    known = set(inputs.model.dataset_sha256.values()) if inputs.model is not None else set()
-    if not known:
+    if inputs.model is None or not inputs.model.dataset_sha256:
         what = "No model is named" if inputs.model is None else "The model was made elsewhere"
         remarks.append(f"{what}, so whether these images were learnt from is not known.")
-    labels = [item.label for item in inputs.items if item.source_sha256 in known]
-    if labels:
+    if labels := seen_in_training(inputs):
+        were = "was" if len(labels) == 1 else "were"
         failures.insert(
             0,
-            f"{len(labels)} of {len(inputs.items)} test images were among the training images "
-            f"({', '.join(labels[:5])}): such a test shows nothing. Use images the model has not seen.",
+            f"{len(labels)} of {count(len(inputs.items), 'test image')} {were} among the training images "
+            f"({listed(labels)}): such a test shows nothing. Use images the model has not seen.",
         )
     if not failures:
         return Judgement(verdict.verdict, verdict.reasons, tuple(remarks))
@@ -152,7 +215,7 @@ def interval(comparison: PairedDifference, metric: Metric) -> str:
 
 
 def judge_f1(
-    sentence: str, f1: float, gain: PairedDifference, metric: Metric, thresholds: F1Thresholds
+    sentence: str, f1: float, scores: Mapping[Kind, Sequence[ImageScore]], metric: Metric, thresholds: F1Thresholds
 ) -> tuple[list[str], list[str]]:
     """Return what speaks against a model of single objects and what for it.
 
@@ -162,14 +225,16 @@ def judge_f1(
         How many objects were found, without its end.
     f1
         Over all images together.
-    gain
-        The F1 of the images against the baseline's.
+    scores
+        The images by kind.
     metric
         F1.
     thresholds
         What is asked for.
     """
-    text, better = judge_gain(gain, metric, "Otsu's threshold", thresholds.min_f1_gain_over_baseline)
+    images = scores["prediction"]
+    gain = compare(images, scores["baseline"], "baseline", metric.key)
+    text, better = judge_gain(gain, images, metric, "Otsu's threshold", thresholds.min_f1_gain_over_baseline)
     enough = f1 >= thresholds.min_f1
     reached = f"{sentence}." if enough else f"{sentence}, below the {thresholds.min_f1:g} asked for."
     judged = [(reached, enough), (text, better)]

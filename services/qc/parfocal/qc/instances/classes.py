@@ -204,5 +204,5 @@ def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]
             worst = min(rows, key=lambda row: float(row["f1"]))
             remarks.append(f"The class that is found worst is {worst['class']}, with F1 {worst['f1']:.3f}.")
     if images < of:
-        remarks.append(f"Classes were judged in {images} of {of} test images; of the others none were drawn.")
+        remarks.append(f"Classes were judged in {images} of {count(of, 'test image')}; of the others none were drawn.")
     return remarks

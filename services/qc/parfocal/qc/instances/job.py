@@ -37,6 +37,7 @@ from parfocal.qc.instances.judge import (
     distance_values,
     image_values,
     judge,
+    level_remarks,
     pool,
     rank,
     without_objects,
@@ -135,9 +136,10 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
     def verdict(self, part: Part[ScoredObjects], left_out: Mapping[str, str]) -> Judgement:  # noqa: ARG002
         """Judge the predicted objects, and say how often their classes are right."""
         judgement = judge(part.scores, self._counts(part), self.thresholds(), part.unscorable)
-        if not self._with_classes:
-            return judgement
-        remarks = class_remarks(_classes(part), sum(each.classes is not None for each in part.scored), len(part.scored))
+        remarks = level_remarks(_pooled(part), self.parameters.iou)
+        if self._with_classes:
+            known = sum(each.classes is not None for each in part.scored)
+            remarks += class_remarks(_classes(part), known, len(part.scored))
         return replace(judgement, remarks=(*judgement.remarks, *remarks))
 
     def thresholds(self) -> InstanceThresholds:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from parfocal.qc.evaluation.statistics import compare
-from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_f1, with_unscorable
+from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_f1, listed, with_unscorable
+from parfocal.qc.evaluation.words import count
 from parfocal.qc.instances.metrics import BY_KEY
 from parfocal.qc.instances.parameters import InstanceThresholds
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
@@ -123,13 +123,12 @@ def judge(
         failures.append("No test image has an object to be found: such a test shows nothing. Add images with objects.")
     empty = without_objects(images)
     if empty and len(empty) + len(lost) > thresholds.max_failed_images:
-        failures.append(f"In {len(empty)} of {len(images)} images no object was found: {', '.join(empty[:5])}.")
+        failures.append(f"In {len(empty)} of {count(len(images), 'image')} no object was found: {listed(empty)}.")
     sentence = (
         f"Over all images together {pooled.tp} of {pooled.tp + pooled.fn} objects were found, {pooled.fn} missed and "
         f"{pooled.fp} invented: F1 {pooled.f1:.3f} at IoU {thresholds.iou:g}"
     )
-    gain = compare(images, scores["baseline"], "baseline", "f1")
-    against, merits = judge_f1(sentence, pooled.f1, gain, BY_KEY["f1"], thresholds)
+    against, merits = judge_f1(sentence, pooled.f1, scores, BY_KEY["f1"], thresholds)
     failures += against
     remarks = few_images(len(images))
     worst = min(images, key=rank)
@@ -139,6 +138,30 @@ def judge(
         remarks.append(f"Objects cut in pieces: {split}. Predictions that merge several objects: {merged}.")
     judgement = Judgement("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
     return with_unscorable(judgement, lost, len(images) + len(lost), thresholds.max_failed_images)
+
+
+def level_remarks(pooled: Mapping[str, Mapping[float, Counts]], level: float) -> list[str]:
+    """Return a remark on the IoU levels other than `level` at which Otsu's threshold has the higher F1.
+
+    Parameters
+    ----------
+    pooled
+        By kind and IoU level: the counts over the objects of all images.
+    level
+        That of the verdict, of which its reasons speak.
+    """
+    ours, theirs = pooled["prediction"], pooled["baseline"]
+    ahead = [
+        f"{each:g} ({theirs[each].f1:.3f} against {ours[each].f1:.3f})"
+        for each in sorted(ours)
+        if each != level and round(theirs[each].f1, 3) > round(ours[each].f1, 3)
+    ]
+    if not ahead:
+        return []
+    return [
+        f"Otsu's threshold has the higher F1 at IoU {listed(ahead)}: its outlines fit better there. Look at them "
+        "before you measure areas or shapes."
+    ]
 
 
 def write_levels_csv(path: Path, pooled: Mapping[str, Mapping[float, Counts]]) -> None:

@@ -66,7 +66,10 @@ def evaluation_report(evaluation: Evaluation) -> Report:
     folder = evaluation.folder
     summary = EvaluationSummary.parse((folder / SUMMARY_FILE).read_text(encoding="utf-8"), str(folder))
     scores = summary.scores((folder / METRICS_FILE).read_text(encoding="utf-8"))
-    blocks: list[Block] = [_verdict(evaluation.verdict), Heading("Scores")]
+    blocks: list[Block] = [_verdict(evaluation.verdict)]
+    if evaluation.verdict.next_steps:
+        blocks.append(Notice("note", "What to try next", evaluation.verdict.next_steps))
+    blocks.append(Heading("Scores"))
     for role, part in summary.parts.items():
         blocks += [_scores_table(part, role), Text(part.note), *evaluation.tables(part, role)]
         blocks += _figures(folder, part, role, _scores_of(scores, role))
@@ -217,8 +220,7 @@ def _methods(evaluation: Evaluation, summary: EvaluationSummary) -> Iterator[str
         f"{role}: {_in_words(part)}" if role else _in_words(part) for role, part in summary.parts.items()
     )
     begin = f"It was evaluated on {images}" if model is not None else f"Predictions for {images} were evaluated"
-    yield f"{begin}, as mean ± standard deviation over images: {scored}."
-    yield summary.definition
+    yield f"{begin}, as mean ± standard deviation over images: {scored}. The scores are defined above."
     cited: Iterable[str] = (model.citation if model is not None else "", evaluation.citation)
     for citation in dict.fromkeys(text for text in cited if text):
         yield f"Cite: {citation}"

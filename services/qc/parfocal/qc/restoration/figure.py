@@ -1,4 +1,4 @@
-"""The figure of a restored image: input, prediction and target with their maps and scores."""
+"""The figure of a restored image: input, baseline, prediction and target with their maps and scores."""
 
 from __future__ import annotations
 
@@ -46,12 +46,11 @@ _INSIDE_TABLE: Final = (
     ("SNR (dB)", "snr", BY_KEY["snr_inside"].number),
 )
 _KINDS: Final = ("input", "baseline", "prediction")
+_LAST: Final = len(_KINDS)  # column
 
 
 def restoration_figure(
-    source: npt.NDArray[Any],
-    prediction: npt.NDArray[Any],
-    target: npt.NDArray[Any],
+    images: Mapping[str, npt.NDArray[Any]],
     scores: Mapping[str, RestorationScore],
     maps: Mapping[str, RestorationMaps],
     *,
@@ -61,7 +60,7 @@ def restoration_figure(
     foreground: npt.NDArray[np.bool_] | None = None,
     inside: Mapping[str, RegionScore] | None = None,
 ) -> Figure:
-    """Input, prediction and target, with the SSIM and error maps of input and prediction below them.
+    """Input, baseline, prediction and target, with the SSIM and error maps of all but the target below them.
 
     All images follow the same rule: black and white are the image's own 0.1 and 99.9 percentiles. (Showing them
     as fitted to the target would hide inverted contrast.) Both maps of a kind share one colour scale; the colours
@@ -69,16 +68,17 @@ def restoration_figure(
 
     Parameters
     ----------
-    source, prediction, target
-        Grey values (Y, X), of one shape; of a stack, one slice.
+    images
+        By kind, "input", "baseline", "prediction" and "target": grey values (Y, X), of one shape; of a stack, one
+        slice.
     scores
-        By kind: "input" and "prediction", and "baseline" where it was scored.
+        By kind but the target.
     maps
-        By kind: "input" and "prediction", in the shape of the images.
+        By kind but the target, in the shape of the images.
     name
         Name of the image, for the title.
     baseline
-        What the baseline is, for the table; its first word is shown.
+        What the baseline is; the table has its first word.
     pixel_size
         In micrometres; draws a scale bar, unless the image is too narrow a strip for one.
     foreground
@@ -91,8 +91,8 @@ def restoration_figure(
     InvalidInputError
         The images are not (Y, X) or differ in shape from each other or the maps.
     """
-    shown = {"input": source, "prediction": prediction, "target": target}
-    _check(shown, maps)
+    _check(images, maps)
+    target = images["target"]
     window = centre(*target.shape)
     height, width = (part.stop - part.start for part in window)
     layout = _Layout(height, width)
@@ -109,19 +109,21 @@ def restoration_figure(
         parse_math=False,
     )
 
-    for column, (kind, image) in enumerate(shown.items()):
+    titles = {"baseline": f"{baseline[:1].upper()}{baseline[1:]}"}
+    for column, kind in enumerate((*_KINDS, "target")):
         axis = figure.add_axes(layout.panel(0, column))
-        show_grey(axis, image[window])
+        show_grey(axis, images[kind][window])
         failed = scores[kind].failed if kind == "prediction" else None
-        axis.set_title(f"Prediction: {failed}" if failed else kind.capitalize(), fontsize=11)
+        title = f"Prediction: {failed}" if failed else titles.get(kind, kind.capitalize())
+        axis.set_title(title, fontsize=11)
         if kind == "input":
             draw_scale_bar(axis, width, height, pixel_size, layout.pixels_per_inch)
         if kind == "target" and foreground is not None:
             _draw_outline(axis, foreground[window])
 
-    largest_error = max(0.01, *(float(np.nanpercentile(maps[kind].rse[window], 99.8)) for kind in _MAPPED))
+    largest_error = max(0.01, *(float(np.nanpercentile(maps[kind].rse[window], 99.8)) for kind in _KINDS))
     scale = PowerNorm(0.5, 0, largest_error)  # as a root, so that small errors of a good prediction show too
-    for column, kind in enumerate(_MAPPED):
+    for column, kind in enumerate(_KINDS):
         for row, field, norm, colours, title in (
             (
                 1,
@@ -150,11 +152,11 @@ def restoration_figure(
     return figure
 
 
-_MAPPED: Final = ("input", "prediction")
-
-
 class _Layout:
-    """Places in the figure, worked out in inches so that panels line up and text never meets them."""
+    """Places in the figure, worked out in inches so that panels line up and text never meets them.
+
+    The last column has the target with the text below it, the others an image with its maps below.
+    """
 
     _side = 3.3
     _left, _top, _bottom = 0.2, 0.85, 0.15
@@ -169,32 +171,31 @@ class _Layout:
         self._row = max(self._panel[1], 1.95)
         self.text_width = max(self._column, 3.4)
         self.text_height = 2 * self._row + self._row_gap
-        third = self._column_left(2)
         self.size = (
-            third + self.text_width + self._left,
+            self._column_left(_LAST) + self.text_width + self._left,
             self._top + 3 * self._row + 2 * self._row_gap + self._bottom,
         )
 
     def panel(self, row: int, column: int) -> tuple[float, float, float, float]:
         """Place of an image, centred in its cell."""
-        cell = self.text_width if column == 2 else self._column
+        cell = self.text_width if column == _LAST else self._column
         left = self._column_left(column) + (cell - self._panel[0]) / 2
         bottom = self._row_bottom(row) + (self._row - self._panel[1]) / 2
         return self._relative(left, bottom, *self._panel)
 
     def bar(self, row: int) -> tuple[float, float, float, float]:
-        """Place of a row's colour bar, beside the second column."""
-        left = self._column_left(1) + (self._column + self._panel[0]) / 2 + self._bar_gap
+        """Place of a row's colour bar, beside the last map."""
+        left = self._column_left(_LAST - 1) + (self._column + self._panel[0]) / 2 + self._bar_gap
         height = max(self._panel[1], 1.0)
         bottom = self._row_bottom(row) + (self._row - height) / 2
         return self._relative(left, bottom, self._bar_width, height)
 
     def text(self) -> tuple[float, float, float, float]:
-        """Place of table and notes: the third column of the second and third row."""
-        return self._relative(self._column_left(2), self._row_bottom(2), self.text_width, self.text_height)
+        """Place of table and notes: the last column of the second and third row."""
+        return self._relative(self._column_left(_LAST), self._row_bottom(2), self.text_width, self.text_height)
 
     def _column_left(self, column: int) -> float:
-        bar = self._bar_gap + self._bar_width + self._bar_label if column == 2 else 0.0
+        bar = self._bar_gap + self._bar_width + self._bar_label if column == _LAST else 0.0
         return self._left + column * (self._column + self._gap) + bar
 
     def _row_bottom(self, row: int) -> float:
@@ -210,7 +211,7 @@ def _check(images: Mapping[str, npt.NDArray[Any]], maps: Mapping[str, Restoratio
     if len(shape) != 2:
         raise InvalidInputError(f"The figure shows images (Y, X), not {len(shape)} axes. Give one slice of a stack.")
     shapes = {f"the {kind}": image.shape for kind, image in images.items()}
-    shapes |= {f"the map of the {kind}": maps[kind].ssim.shape for kind in _MAPPED}
+    shapes |= {f"the map of the {kind}": maps[kind].ssim.shape for kind in _KINDS}
     for what, other in shapes.items():
         if other != shape:
             raise InvalidInputError(f"In the figure, {what} has shape {other} and the target {shape}.")
@@ -229,16 +230,15 @@ def _write_table(
     baseline: str,
 ) -> float:
     """Write the numbers, in inches from the top of the axes; return where they end."""
-    kinds = [kind for kind in _KINDS if kind in scores]
-    right = {kind: width - 0.88 * (len(kinds) - 1 - i) for i, kind in enumerate(kinds)}
-    for kind in kinds:
+    right = {kind: width - 0.88 * (_LAST - 1 - i) for i, kind in enumerate(_KINDS)}
+    for kind in _KINDS:
         heading = baseline if kind == "baseline" else kind.capitalize()
         axis.text(right[kind], 0, heading, ha="right", va="top", fontsize=9, fontweight="bold")
     axis.plot([0, width], [-0.2, -0.2], color=_GREY, linewidth=0.8)
-    y = _write_rows(axis, _TABLE, {kind: scores[kind] for kind in kinds}, right, -0.27)
-    if all(kind in inside for kind in kinds):
+    y = _write_rows(axis, _TABLE, {kind: scores[kind] for kind in _KINDS}, right, -0.27)
+    if all(kind in inside for kind in _KINDS):
         axis.text(0, y - 0.04, "Inside the foreground", va="top", fontsize=9, fontweight="bold")
-        y = _write_rows(axis, _INSIDE_TABLE, {kind: inside[kind] for kind in kinds}, right, y - 0.24)
+        y = _write_rows(axis, _INSIDE_TABLE, {kind: inside[kind] for kind in _KINDS}, right, y - 0.24)
     failure = scores["prediction"].failed
     if failure is not None:
         axis.text(0, y - 0.03, f"FAILED: {failure}", va="top", fontsize=10, fontweight="bold", color="#b2182b")

@@ -186,9 +186,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         scaled = scale_target(target)
         found = {str(kind): score_scaled(image, scaled) for kind, image in images.items()}
         figure = restoration_figure(
-            images["input"],
-            images["prediction"],
-            target,
+            {**images, "target": target},
             {kind: score for kind, (score, _) in found.items()},
             {kind: maps for kind, (_, maps) in found.items()},
             name=name,

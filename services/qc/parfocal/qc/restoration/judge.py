@@ -11,7 +11,15 @@ import numpy as np
 
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.statistics import COMPARED, compare, image_scores, summarise_scores
-from parfocal.qc.evaluation.verdict import Judgement, amount, few_images, judge_gain, with_reasons, with_unscorable
+from parfocal.qc.evaluation.verdict import (
+    Judgement,
+    amount,
+    few_images,
+    is_perfect,
+    judge_gain,
+    with_reasons,
+    with_unscorable,
+)
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.restoration.background import background_shift, carried, compare_inside, held_back, shift_remark
 from parfocal.qc.restoration.metrics import BY_KEY, PRIMARY
@@ -154,15 +162,18 @@ def _judged(
 ) -> tuple[str, bool, str | None]:
     """Judge a comparison over the whole image and then inside the foreground: sentence, passed, remark."""
     metric, described, allowed = comparison.metric, BY_KEY[comparison.metric], None
+    images = summary.scores["prediction"]
     if isinstance(limits, TranslationThresholds):
         name = "a linear predictor"
-        sentence, passed = judge_gain(comparison, described, name, limits.gain_over_baseline(metric))
+        sentence, passed = judge_gain(comparison, images, described, name, limits.gain_over_baseline(metric))
     elif comparison.other == "input":
         name = "its input"
-        sentence, passed = judge_gain(comparison, described, name, limits.gain_over_input(metric))
+        sentence, passed = judge_gain(comparison, images, described, name, limits.gain_over_input(metric))
     else:
         name, allowed = "a Gaussian filter", limits.loss_to_baseline(metric)
         sentence, passed = _against_baseline(comparison, allowed)
+    if is_perfect(images, described):
+        return sentence, passed, None
     if not passed:
         return sentence, False, held_back(comparison, summary.scores, name=name)
     background = carried(comparison, summary.scores, limits, name=name, allowed=allowed)

@@ -12,8 +12,8 @@ from parfocal.runtime.store.evaluations import Kind, Metric
 _PARTS: Final = {"inside": "inside the foreground", "outside": "outside the foreground"}
 _REGIONAL: Final = {
     "nrmse": Metric(key="nrmse", title="NRMSE", digits=4, better="lower"),
-    "psnr": Metric(key="psnr", title="PSNR", unit="dB", digits=2, used_by_verdict=True),
-    "ssim": Metric(key="ssim", title="SSIM", used_by_verdict=True),
+    "psnr": Metric(key="psnr", title="PSNR", unit="dB", digits=2, best=100, used_by_verdict=True),
+    "ssim": Metric(key="ssim", title="SSIM", best=1, used_by_verdict=True),
     "micro_ssim": Metric(key="micro_ssim", title="MicroSSIM"),
     "pearson": Metric(key="pearson", title="Pearson correlation", digits=4),
     "snr": Metric(key="snr", title="SNR", unit="dB", digits=2),

@@ -1,4 +1,4 @@
-"""Quality control of foreground masks and of probabilities of foreground."""
+"""Quality control of classes of pixels: foreground masks, probabilities of foreground, and several classes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ SEMANTIC = Method(
     title="Semantic QC",
     task=v1.TASK_SEMANTIC_SEGMENTATION,
     summary="""
-        Compares predicted foreground with the labelled one, pixel by pixel and along the outlines: IoU, Dice and
-        boundary F, for the prediction and for Otsu's threshold; how IoU depends on the threshold of probabilities,
-        which is never chosen on the test images; error maps; a verdict in words.
+        Compares predicted foreground, or several predicted classes, with the annotated ones, pixel by pixel, along the
+        outlines, and by what they separate: IoU, Dice, boundary F, confusion, splits and merges, for the prediction and
+        for what needs no deep network (Otsu's threshold, a pixel classifier); how IoU depends on the threshold of
+        probabilities, which is never chosen on the test images; error maps; a verdict in words.
     """,
     axes="YX",
     target=v1.TARGET_KIND_LABELS,
@@ -22,7 +23,10 @@ SEMANTIC = Method(
         v1.JOB_KIND_EVALUATION: Work(SemanticParameters, "parfocal.qc.semantic.job:evaluate", needs_device=False),
         v1.JOB_KIND_COMPARISON: Work(SemanticComparisonParameters, COMPARE, needs_device=False),
     },
-    data="Test images with masks, which the model has not seen in training. Three at least, ten or more are better.",
+    data="""
+        Test images with masks, label images or class images, which the model has not seen in training. Three at least,
+        ten or more are better.
+    """,
     minimum_images=1,
     recommended_images=10,
     citation=(

@@ -1,4 +1,4 @@
-"""The picture of a predicted mask and its mistakes."""
+"""The picture of predicted classes and their mistakes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from parfocal.qc.semantic.metrics import BY_KEY
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("found", "missed", "invented")
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
 """Values of an error map of pixels, the same as of objects; 0 is background."""
+_MOST_WRITTEN: Final = 12
 
 
 def semantic_figure(
@@ -35,8 +36,9 @@ def semantic_figure(
     curve: Sequence[float] | None,
     threshold: float,
     pixel_size: float | None = None,
+    confusion: tuple[Sequence[str], npt.NDArray[np.int64]] | None = None,
 ) -> Figure:
-    """Return input, foreground found, missed and invented, and the IoU over the threshold.
+    """Return input, foreground found, missed and invented, and IoU over the threshold or confusion of classes.
 
     Parameters
     ----------
@@ -54,12 +56,14 @@ def semantic_figure(
         Where probabilities were cut.
     pixel_size
         In micrometres, for the scale bar; None where it is unknown.
+    confusion
+        Of several classes their names, and over all test images the pixels by class of target (rows) and prediction.
     """
     plane = None
     if mistakes.ndim == 3:
         plane = int(np.argmax((mistakes > ERROR_CODES["found"]).sum(axis=(1, 2))))
     source, mistakes = part_shown(source, [mistakes], plane)
-    panels = 2 if curve is None else 3
+    panels = 2 if curve is None and confusion is None else 3
     side = 4.0
     height = side * float(np.clip(mistakes.shape[0] / mistakes.shape[1], 0.5, 1.6))
     figure = Figure(figsize=(panels * side, height + 1.1), dpi=140, layout="constrained")
@@ -77,11 +81,14 @@ def semantic_figure(
     for outcome, code in ERROR_CODES.items():
         coloured[mistakes == code] += 0.45 * np.array(COLOURS[outcome])
     axes[1].imshow(coloured, interpolation="nearest")
-    axes[1].set_title(f"foreground, IoU {BY_KEY['iou'].number(iou)}", fontsize=10)
+    what = "foreground, IoU" if confusion is None else "right and wrong class, mean IoU"
+    axes[1].set_title(f"{what} {BY_KEY['iou'].number(iou)}", fontsize=10)
     for each in axes[:2]:
         each.set_axis_off()
     if curve is not None:
         _draw_curve(axes[2], curve, threshold)
+    elif confusion is not None:
+        _draw_confusion(axes[2], *confusion)
     handles = [Patch(color=COLOURS[outcome]) for outcome in ERROR_CODES]
     figure.legend(handles, list(ERROR_CODES), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
@@ -97,3 +104,18 @@ def _draw_curve(axes: Axes, curve: Sequence[float], threshold: float) -> None:
     axes.set_ylabel("IoU over all test images")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("IoU over the threshold", fontsize=10)
+
+
+def _draw_confusion(axes: Axes, names: Sequence[str], pixels: npt.NDArray[np.int64]) -> None:
+    parts = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
+    axes.imshow(parts, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    size = float(np.clip(60 / len(names), 3, 9))
+    axes.set_xticks(range(len(names)), names, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_xlabel("class of the prediction", fontsize=9)
+    axes.set_ylabel("class of the target", fontsize=9)
+    axes.set_title("pixels of all test images, in % of the row", fontsize=10)
+    if len(names) <= _MOST_WRITTEN:
+        for (row, column), part in np.ndenumerate(parts):
+            colour = "white" if part < 0.5 else "black"
+            axes.text(column, row, f"{100 * part:.0f}", color=colour, fontsize=size, ha="center", va="center")

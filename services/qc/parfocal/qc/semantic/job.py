@@ -1,65 +1,68 @@
-"""Evaluation of foreground masks and of probabilities of foreground, pixel by pixel and along the outlines."""
+"""Evaluation of predicted classes and of probabilities of foreground, by pixels, outlines and what they separate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target, training_pairs
+from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target, read_source
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.evaluation.statistics import compare
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
-from parfocal.qc.metrics.baselines.otsu import choose_otsu
-from parfocal.qc.metrics.objects.semantic import Areas, Mask, areas, boundary_f, foreground, iou_parts
+from parfocal.qc.metrics.objects.agreement import bland_altman
+from parfocal.qc.metrics.objects.confusion import Matrix, confusion_matrix, mean_over_classes, pixel_accuracy
+from parfocal.qc.metrics.objects.semantic import Areas, boundary_f
+from parfocal.qc.metrics.objects.topology import compare_regions
+from parfocal.qc.report.content import Block
+from parfocal.qc.semantic.baselines import choose_baselines
 from parfocal.qc.semantic.figure import semantic_figure
 from parfocal.qc.semantic.judge import (
     DEFINITION,
     choose_threshold,
-    cut_mask,
     error_map,
     judge,
+    predicted_classes,
     read_prediction,
     without_foreground,
     write_curve,
 )
 from parfocal.qc.semantic.metrics import METRICS, SHOWN
 from parfocal.qc.semantic.parameters import SemanticParameters
+from parfocal.qc.semantic.report import class_rows, class_tables, write_class_tables
+from parfocal.qc.semantic.scheme import choose_scheme
 from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.evaluations import EvaluationSummary, Kind, PairedDifference
 
-# Enough to choose one of six thresholds.
-_BASELINE_IMAGES: Final = 50
-
 
 @dataclass(frozen=True)
-class ScoredMask:
+class ScoredClasses:
     """One test image: what is kept of it once its pixels are gone.
 
-    `curve` is what other thresholds would have given; None where a mask was predicted.
+    `pixels` are those of each class that were given each class, by kind and, of further baselines, by their name.
+    `curve` is what other thresholds would have given; None where no probabilities of foreground were predicted.
     """
 
     item: Item
     rows: Sequence[ScoreRow]
-    areas: Mapping[Kind, Areas]
+    pixels: Mapping[str, Matrix]
     curve: NDArray[np.int64] | None
 
 
 def evaluate(context: JobContext) -> None:
-    """Judge the masks of the job's prediction by its targets."""
+    """Judge the classes of the job's prediction by its targets."""
     run_evaluation(context, SemanticJudge)
 
 
-class SemanticJudge(Judge[SemanticParameters, Item, ScoredMask]):
-    """Foreground masks, or probabilities that are cut at a threshold."""
+class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
+    """Class images and foreground masks, or probabilities of foreground that are cut at a threshold."""
 
     metrics = METRICS
     shown = SHOWN
@@ -71,109 +74,160 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredMask]):
         return read_inputs(self.context, first_target_only=True)
 
     def prepare(self, inputs: Inputs[Item]) -> None:
-        """Choose Otsu's threshold on images of the training, and find out where probabilities are cut."""
-        pairs = training_pairs(self.context, inputs, inputs.roles[0], validation=False)
-        self._otsu = choose_otsu(islice(pairs, _BASELINE_IMAGES), iou_parts)
+        """Find out which classes there are and where probabilities are cut, and prepare the baselines."""
+        self._scheme = choose_scheme(inputs, self.parameters)
+        self._baselines = choose_baselines(self.context, inputs, self._scheme)
         self._threshold = choose_threshold(inputs, self.parameters)
 
-    def score(self, item: Item) -> ScoredMask:
-        """Score the mask of one image, and write its error map."""
-        source, labelled = read_image(item.source).pixels, read_label_target(item)
-        target = foreground(labelled.pixels, name=f"{item.label} (target)")
+    def score(self, item: Item) -> ScoredClasses:
+        """Score the classes of one image, and write its error map."""
+        labelled = read_label_target(item)
+        target = self._scheme.target(labelled.pixels, name=f"{item.label} (target)")
         with of_prediction(item.label):
-            mask, curve = cut_mask(item.label, target, read_prediction(item), self._threshold)
-        masks: dict[Kind, Mask] = {"baseline": self._otsu.apply(source, target.ndim) > 0, "prediction": mask}
-        counted = {kind: areas(target, each) for kind, each in masks.items()}
-        rows = tuple(
-            ScoreRow(
-                item.label,
-                kind,
-                {
-                    "iou": counted[kind].iou,
-                    "dice": counted[kind].dice,
-                    "boundary_f1": boundary_f(target, each, self.parameters.boundary_tolerance),
-                    "precision": counted[kind].precision,
-                    "recall": counted[kind].recall,
-                    "foreground_fraction": float(target.mean()),
-                    "predicted_fraction": float(each.mean()),
-                },
+            predicted, curve = predicted_classes(
+                item.label, target, read_prediction(item), self._threshold, self._scheme
             )
-            for kind, each in masks.items()
+        others = self._baselines.apply(read_source(item.source), target.ndim)
+        images: dict[Kind, NDArray[np.int8]] = {"baseline": others[self._baselines.best], "prediction": predicted}
+        pixels = {kind: confusion_matrix(target, each, self._scheme.count) for kind, each in (images | others).items()}
+        rows = tuple(
+            ScoreRow(item.label, kind, self._values(target, each, pixels[kind])) for kind, each in images.items()
         )
         if self.parameters.maps:
             path = self.folder / "maps" / f"{item.label}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, Image(error_map(target, mask), labelled.axes, labelled.pixel_size))
-        return ScoredMask(item, rows, counted, curve)
+            write_image(path, Image(error_map(target, predicted), labelled.axes, labelled.pixel_size))
+        return ScoredClasses(item, rows, pixels, curve)
 
-    def verdict(self, part: Part[ScoredMask], left_out: Mapping[str, str]) -> Judgement:  # noqa: ARG002
-        """Judge the predicted foreground."""
-        pooled = _pooled(part)["prediction"]
-        return judge(part.scores, pooled, _curve(part), self._threshold, self.parameters, part.unscorable)
+    def _values(self, target: NDArray[np.int8], found: NDArray[np.int8], pixels: Matrix) -> dict[str, float]:
+        known = target >= 0
+        present = [number for number in range(1, self._scheme.count) if pixels[number].any() or pixels[:, number].any()]
+        outlines = [
+            boundary_f(target == number, known & (found == number), self.parameters.boundary_tolerance)
+            for number in present
+        ]
+        regions = compare_regions(target, found, of_background=self.parameters.separated == "background")
+        total = max(1, int(pixels.sum()))
+        return {
+            "iou": mean_over_classes(pixels, lambda areas: areas.iou),
+            "dice": mean_over_classes(pixels, lambda areas: areas.dice),
+            "boundary_f1": float(np.mean(outlines)) if outlines else 1.0,
+            "precision": mean_over_classes(pixels, lambda areas: areas.precision),
+            "recall": mean_over_classes(pixels, lambda areas: areas.recall),
+            "pixel_accuracy": pixel_accuracy(pixels),
+            "vi_split": regions.split,
+            "vi_merge": regions.merge,
+            "regions": float(regions.target),
+            "predicted_regions": float(regions.prediction),
+            "foreground_fraction": int(pixels[1:].sum()) / total,
+            "predicted_fraction": int(pixels[:, 1:].sum()) / total,
+        }
+
+    def verdict(self, part: Part[ScoredClasses], left_out: Mapping[str, str]) -> Judgement:  # noqa: ARG002
+        """Judge the predicted classes."""
+        return judge(
+            part.scores,
+            _pooled(part)["prediction"],
+            _curve(part),
+            self._threshold,
+            self.parameters,
+            part.unscorable,
+            names=self._scheme.names,
+            baseline=self._baselines.title,
+        )
 
     def thresholds(self) -> SemanticParameters:
-        """Return what the verdict asked for, and how masks are made and compared."""
+        """Return what the verdict asked for, and how classes are made and compared."""
         return self.parameters
 
     def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002
-        """Return the threshold, and how it was chosen."""
-        return self._otsu.describe()
+        """Return what is compared with, and how it was chosen."""
+        return self._baselines.describe()
 
-    def note(self, part: Part[ScoredMask]) -> str:
+    def note(self, part: Part[ScoredClasses]) -> str:
         """Say what the means are of, and where probabilities were cut."""
         pooled, threshold = _pooled(part)["prediction"], self._threshold
         cut = ""
         if _curve(part) is not None:
             cut = f" Probabilities were cut at {threshold.value:g}, chosen by {threshold.chosen_by}."
+        of = "" if self._scheme.binary else ", both as means over the classes but the background"
         return (
-            f"Means over the images; over all pixels together IoU {pooled.iou:.3f} and Dice {pooled.dice:.3f}. "
-            f"Outlines may be {self.parameters.boundary_tolerance:g} px off.{cut} Otsu's threshold needs no training."
+            f"Means over the images; over all pixels together IoU {mean_over_classes(pooled, lambda a: a.iou):.3f} and "
+            f"Dice {mean_over_classes(pooled, lambda a: a.dice):.3f}{of}. Outlines may be "
+            f"{self.parameters.boundary_tolerance:g} px off.{cut} The baseline is {self._baselines.title}, the best of "
+            "those tried on the training images."
         )
 
-    def comparisons(self, part: Part[ScoredMask]) -> Sequence[PairedDifference]:
-        """Return the IoU against that of Otsu's threshold."""
+    def comparisons(self, part: Part[ScoredClasses]) -> Sequence[PairedDifference]:
+        """Return the IoU against that of the baseline."""
         return [compare(part.images, part.scores["baseline"], "baseline", "iou")]
 
-    def failed(self, part: Part[ScoredMask]) -> Sequence[str]:
+    def failed(self, part: Part[ScoredClasses]) -> Sequence[str]:
         """Return the images with foreground in which none was predicted."""
         return without_foreground(part.images)
 
-    def details(self, part: Part[ScoredMask]) -> dict[str, Any]:
-        """Return the scores over all pixels together, and where probabilities were cut."""
+    def details(self, part: Part[ScoredClasses]) -> dict[str, Any]:
+        """Return the scores over all pixels, by class and of each baseline, and where probabilities were cut."""
+        pooled = _pooled(part)
+        ratios = {
+            name: {
+                "iou": mean_over_classes(matrix, lambda areas: areas.iou),
+                "dice": mean_over_classes(matrix, lambda areas: areas.dice),
+            }
+            for name, matrix in pooled.items()
+        }
         return {
-            "pooled": {kind: {"iou": each.iou, "dice": each.dice} for kind, each in _pooled(part).items()},
+            "pooled": {kind: ratios[kind] for kind in ("baseline", "prediction")},
+            "baselines": {name: ratios[name] for name in self._baselines.by_name},
+            "classes": class_rows(self._scheme.names, pooled["prediction"]),
+            "confusion": {"classes": list(self._scheme.names), "pixels": pooled["prediction"].tolist()},
+            "agreement": _agreement(part),
             "threshold": None if _curve(part) is None else asdict(self._threshold),
         }
 
-    def draw(self, part: Part[ScoredMask], summary: EvaluationSummary, suffix: str) -> None:
-        """Draw the worst image, so that nobody is shown a lucky one, and write the curve over thresholds."""
+    def draw(self, part: Part[ScoredClasses], summary: EvaluationSummary, suffix: str) -> None:
+        """Draw the worst image, so that nobody is shown a lucky one, and write the tables of classes and thresholds."""
         curve, worst = _curve(part), part.of(part.worst.image)
         if curve is not None:
             write_curve(self.folder / "curve.csv", curve)
+        pooled = _pooled(part)["prediction"]
+        write_class_tables(self.folder, self._scheme.names, pooled)
         item = worst.item
-        source = read_image(item.source).pixels
-        target, prediction = read_image(item.target, labels=True).pixels, read_prediction(item)
-        mask, _ = cut_mask(item.label, target > 0, prediction, self._threshold)
+        target = self._scheme.target(read_image(item.target, labels=True).pixels, name=item.label)
+        found, _ = predicted_classes(item.label, target, read_prediction(item), self._threshold, self._scheme)
         figure = semantic_figure(
-            source,
-            error_map(target > 0, mask),
+            read_image(item.source).pixels,
+            error_map(target, found),
             name=item.label,
             images=summary.images,
             iou=part.worst.values["iou"],
             curve=None if curve is None else [Areas(*row).iou for row in curve.tolist()],
             threshold=self._threshold.value,
             pixel_size=item.pixel_size,
+            confusion=None if self._scheme.binary else (self._scheme.names, pooled),
         )
         save_png(figure, self.folder / f"figure{suffix}.png")
 
-
-def _pooled(part: Part[ScoredMask]) -> dict[Kind, Areas]:
-    """Return the counts over the pixels of all images, by kind."""
-    kinds: tuple[Kind, ...] = ("baseline", "prediction")
-    return {kind: sum((each.areas[kind] for each in part.scored), Areas()) for kind in kinds}
+    def tables(self, summary: EvaluationSummary, role: str) -> Iterator[Block]:  # noqa: ARG002
+        """Yield the scores of each class, which was taken for which, and what the baselines reached."""
+        yield from class_tables(summary)
 
 
-def _curve(part: Part[ScoredMask]) -> NDArray[np.int64] | None:
+def _pooled(part: Part[ScoredClasses]) -> dict[str, Matrix]:
+    """Return the pixels of all images together, by kind and by the names of baselines."""
+    return {name: np.sum([each.pixels[name] for each in part.scored], axis=0) for name in part.scored[0].pixels}
+
+
+def _curve(part: Part[ScoredClasses]) -> NDArray[np.int64] | None:
     """Return the counts over all images at each of the thresholds; None where masks were predicted."""
     curves = [each.curve for each in part.scored if each.curve is not None]
     return np.sum(curves, axis=0) if curves else None
+
+
+def _agreement(part: Part[ScoredClasses]) -> dict[str, Any]:
+    """Return how well the foreground's part of each image agrees with that of the target (Bland and Altman 1986)."""
+    predicted, annotated = (
+        np.array([image.values[name] for image in part.images])
+        for name in ("predicted_fraction", "foreground_fraction")
+    )
+    return asdict(bland_altman(predicted, annotated))

@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item
 from parfocal.qc.evaluation.statistics import compare
-from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, with_unscorable
-from parfocal.qc.metrics.objects.semantic import (
-    CURVE_THRESHOLDS,
-    Areas,
-    Mask,
-    foreground,
-    is_probability,
-    threshold_counts,
-)
+from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, listed, with_unscorable
+from parfocal.qc.evaluation.words import count
+from parfocal.qc.metrics.objects.confusion import Matrix, class_areas, mean_over_classes
+from parfocal.qc.metrics.objects.semantic import CURVE_THRESHOLDS, Areas, is_probability, threshold_counts
 from parfocal.qc.semantic.figure import ERROR_CODES
 from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.qc.semantic.parameters import SemanticParameters
+from parfocal.qc.semantic.scheme import Scheme
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.evaluations import ImageScore, Kind
 
 DEFINITION: Final = (
-    "Pixels above 0 are foreground; TP, FP and FN are pixels found, invented and missed. IoU = TP / (TP + FP + FN); "
-    "Dice = 2 TP / (2 TP + FP + FN); precision = TP / (TP + FP); recall = TP / (TP + FN). Boundary F is the F1 of "
-    "outline pixels, of which those within the tolerance of the other outline agree. Ratios are 1 where there is no "
-    "foreground and none was predicted. Probabilities are cut at a threshold that no test image had a part in."
+    "TP, FP and FN are true positive, false positive and false negative pixels of the foreground, or of a class. "
+    "IoU = TP / (TP + FP + FN); Dice = 2 TP / (2 TP + FP + FN); precision = TP / (TP + FP); recall = TP / (TP + FN). "
+    "Boundary F is the F1 of outline pixels, of which those within the tolerance of the other outline agree. Of "
+    "several classes these are means over all classes of an image but the background. Ratios are 1 where there is no "
+    "foreground and none was predicted. VI is the variation of information between connected regions, in bits: split "
+    "where one region of the target became several, merge where several became one; only pixels that are in a region "
+    "in both count. Pixels that are not annotated are not scored. Probabilities are cut at a threshold that no test "
+    "image had a part in."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -64,28 +64,37 @@ def read_prediction(item: Item) -> NDArray[Any]:
     return read_image(item.prediction, labels=not probability).pixels
 
 
-def cut_mask(
-    label: str, target: Mask, prediction: NDArray[Any], threshold: Threshold
-) -> tuple[Mask, NDArray[np.int64] | None]:
-    """Return the predicted mask and, of a probability, what other thresholds would have given."""
+def predicted_classes(
+    label: str, target: NDArray[np.int8], prediction: NDArray[Any], threshold: Threshold, scheme: Scheme
+) -> tuple[NDArray[np.int8], NDArray[np.int64] | None]:
+    """Return the index of each pixel's class and, of probabilities, what other thresholds would have given.
+
+    Raises
+    ------
+    InvalidInputError
+        The prediction has another shape than the target, or values that are neither classes nor probabilities.
+    """
     name = f"{label} (prediction)"
     if prediction.shape != target.shape:
         raise InvalidInputError(
             f"{name} has shape {prediction.shape} and its target {target.shape}. Compare images of the same field and "
             "size."
         )
-    if not is_probability(prediction, name=name):
-        return foreground(prediction, name=name), None
-    mask: Mask = prediction >= threshold.value
-    return mask, threshold_counts(target, prediction)
+    if not scheme.binary or not is_probability(prediction, name=name):
+        return scheme.prediction(prediction, name=name), None
+    known = target >= 0
+    return (prediction >= threshold.value).astype(np.int8), threshold_counts(target[known] > 0, prediction[known])
 
 
-def error_map(target: Mask, prediction: Mask) -> NDArray[np.uint8]:
-    """Return an image of `ERROR_CODES`: foreground found, missed and invented."""
+def error_map(target: NDArray[np.int8], prediction: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return an image of `ERROR_CODES`: foreground of the right class, without it, and where there is background.
+
+    Pixels whose class in the target is not known are left at 0.
+    """
     result = np.zeros(target.shape, np.uint8)
-    result[target & prediction] = ERROR_CODES["found"]
-    result[target & ~prediction] = ERROR_CODES["missed"]
-    result[~target & prediction] = ERROR_CODES["invented"]
+    result[(target > 0) & (prediction == target)] = ERROR_CODES["found"]
+    result[(target > 0) & (prediction != target)] = ERROR_CODES["missed"]
+    result[(target == 0) & (prediction > 0)] = ERROR_CODES["invented"]
     return result
 
 
@@ -100,11 +109,14 @@ def without_foreground(images: Iterable[ImageScore]) -> list[str]:
 
 def judge(
     scores: Mapping[Kind, Sequence[ImageScore]],
-    pooled: Areas,
+    pooled: Matrix,
     curve: NDArray[np.int64] | None,
     threshold: Threshold,
     parameters: SemanticParameters,
     unscorable: Mapping[str, str] | None = None,
+    *,
+    names: Sequence[str],
+    baseline: str,
 ) -> Judgement:
     """Pass or fail a model; see `SemanticThresholds`.
 
@@ -113,28 +125,36 @@ def judge(
     scores
         By kind, every image with the metrics, in one order.
     pooled
-        Pixels of the prediction over all images.
+        Pixels of the prediction over all images by class in target and prediction.
     curve
         Counts over all images at each of `CURVE_THRESHOLDS`; None where the predictions are masks.
     unscorable
         By image that is not among them: why its prediction cannot be scored.
+    names
+        Of the classes.
+    baseline
+        What the baseline is called.
     """
     lost = unscorable or {}
     images = scores["prediction"]
     failures: list[str] = []
     merits: list[str] = []
-    if not pooled.tp + pooled.fn:
+    if not pooled[1:].any():
         failures.append("No test image has any foreground to find: such a test shows nothing.")
     empty = without_foreground(images)
     if empty and len(empty) + len(lost) > parameters.max_failed_images:
-        failures.append(f"In {len(empty)} of {len(images)} images no foreground was found: {', '.join(empty[:5])}.")
-    sentence = f"Over all images together the foreground was found with IoU {pooled.iou:.3f}"
-    if pooled.iou < parameters.min_iou:
+        failures.append(f"In {len(empty)} of {count(len(images), 'image')} no foreground was found: {listed(empty)}.")
+    iou = mean_over_classes(pooled, lambda areas: areas.iou)
+    several = len(names) > 2
+    what = "classes were found with a mean IoU of" if several else "foreground was found with IoU"
+    sentence = f"Over all images together the {what} {iou:.3f}"
+    if iou < parameters.min_iou:
         failures.append(f"{sentence}, below the {parameters.min_iou:g} asked for.")
     else:
         merits.append(f"{sentence}.")
     gain = compare(images, scores["baseline"], "baseline", "iou")
-    sentence, better = judge_gain(gain, BY_KEY["iou"], "Otsu's threshold", parameters.min_iou_gain_over_baseline)
+    needed = parameters.min_iou_gain_over_baseline
+    sentence, better = judge_gain(gain, images, BY_KEY["iou"], baseline, needed)
     (merits if better else failures).append(sentence)
     remarks = few_images(len(images))
     if curve is not None:
@@ -145,6 +165,10 @@ def judge(
             f"themselves {CURVE_THRESHOLDS[best]:g} would have given the highest IoU, {ious[best]:.3f}; it was not "
             "used."
         )
+    if several:
+        by_class = {name: each.iou for name, each in zip(names, class_areas(pooled), strict=True)}
+        lowest = min(list(names)[1:], key=by_class.__getitem__)
+        remarks.append(f"The class with the lowest IoU is {lowest}, with {by_class[lowest]:.3f}.")
     worst = min(images, key=lambda image: image.values["iou"])
     remarks.append(f"The worst image is {worst.image}, with IoU {BY_KEY['iou'].number(worst.values['iou'])}.")
     judgement = Judgement("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))

@@ -1,4 +1,4 @@
-"""What predicted foreground must show."""
+"""What predicted classes must show."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class SemanticThresholds(BaseModel):
-    """What a model that tells foreground from background must show on its test images to pass.
+    """What a model that tells foreground from background, or classes apart, must show on its test images to pass.
 
-    The defaults ask that it gets at least half of the foreground without inventing as much, in every image something
-    where there is something, and more than a threshold that needs no training.
+    The defaults ask that it gets at least half of the foreground without as many false positives, in every image
+    something where there is something, and more than what needs no deep network.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -24,7 +24,8 @@ class SemanticThresholds(BaseModel):
         ge=0,
         le=1,
         title="IoU asked for",
-        description="Intersection over union of the foreground, over all test images together, that must be reached.",
+        description="Intersection over union of the foreground, over all test images together, that must be reached; "
+        "of several classes the mean over all but the background.",
     )
     max_failed_images: int = Field(
         default=0,
@@ -36,14 +37,14 @@ class SemanticThresholds(BaseModel):
     min_iou_gain_over_baseline: float = Field(
         default=0.0,
         ge=0,
-        title="IoU gain over the threshold",
-        description="Mean IoU gain over Otsu's threshold, over the images, that the lower end of the interval must "
-        "exceed.",
+        title="IoU gain over the baseline",
+        description="Mean IoU gain over the baseline (Otsu's threshold or a pixel classifier), over the images, that "
+        "the lower end of the interval must exceed.",
     )
 
 
 class SemanticParameters(Parameters, SemanticThresholds):
-    """Thresholds of the verdict on foreground masks, how they are made from probabilities, and what is written."""
+    """Thresholds of the verdict, what counts as foreground, how probabilities are cut, and what is written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -54,6 +55,24 @@ class SemanticParameters(Parameters, SemanticThresholds):
         title="Threshold",
         description="Where probabilities are cut. Not set: where the model found best on its validation images, or at "
         "0.5 if it stores nothing. Never chosen on the test images.",
+    )
+    foreground_value: int | None = Field(
+        default=None,
+        title="Foreground value",
+        description="For masks with two values: the value of what is to be found, for example 0 where membranes are "
+        "drawn black on white. Not set: what the model was trained to find, else the larger value.",
+    )
+    ignore_value: int | None = Field(
+        default=None,
+        title="Ignore value",
+        description="The value of pixels of the targets that are not annotated; they are not scored. Not set: as in "
+        "the training of the model.",
+    )
+    separated: Literal["foreground", "background"] = Field(
+        default="foreground",
+        title="Separated regions",
+        description="Whose connected regions are compared for splits and merges: foreground, for example cells and "
+        "nuclei; or background, where the foreground is a network of membranes and the cells lie between them.",
     )
     boundary_tolerance: float = Field(
         default=2.0,
@@ -70,9 +89,9 @@ class SemanticParameters(Parameters, SemanticThresholds):
 
 
 class SemanticComparisonParameters(ComparisonParameters):
-    """How predicted foreground is compared, image by image."""
+    """How predicted classes are compared, image by image."""
 
-    scoring = ("boundary_tolerance",)
+    scoring = ("boundary_tolerance", "foreground_value", "ignore_value", "separated")
 
     metrics: tuple[Literal["iou", "dice", "boundary_f1", "precision", "recall"], ...] = Field(
         default=("iou", "boundary_f1"),

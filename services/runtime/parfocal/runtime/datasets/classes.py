@@ -16,6 +16,9 @@ CLASS_ROLE: Final = "target_class"
 MOST_CLASSES: Final = 100
 """Classes of objects that a model can tell apart."""
 
+UNANNOTATED: Final = -1
+"""In images of class indices: a pixel whose class is not known."""
+
 
 def class_problem(drawn: NDArray[Any], classes: int) -> str:
     """Return what is wrong with a class image and how to put it right; "" if nothing is.
@@ -69,36 +72,40 @@ def object_classes(labels: NDArray[Any], drawn: NDArray[Any], classes: int) -> N
     return found
 
 
-def class_indices(image: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
-    """Return the index of the class of each pixel.
+def class_indices(image: NDArray[Any], values: Sequence[int], ignored: int | None = None) -> NDArray[np.int8]:
+    """Return the index of the class of each pixel, or `UNANNOTATED`.
 
     Parameters
     ----------
     image
         A class image; or a label image, which tells foreground from background.
     values
-        The value in the image of each class, `DatasetManifest.class_values`; empty: 0 is background, all else is
-        foreground.
+        The value in the image of each class, `DatasetManifest.class_values`; empty: of a label image 0 is background,
+        all above is foreground, and what is below belongs to neither.
+    ignored
+        The value of pixels that are not annotated; None if all are.
 
     Returns
     -------
     NDArray
-        uint8 of the same shape: the place of the pixel's value among `values`.
+        int8 of the same shape: the place of the pixel's value among `values`, at most `MOST_CLASSES`; `UNANNOTATED`
+        where it is not known.
 
     Raises
     ------
     InvalidInputError
         A pixel has another value.
     """
+    unannotated = image < 0 if not values else np.zeros(image.shape, bool) if ignored is None else image == ignored
     if not values:
-        return (image > 0).astype(np.uint8)
+        return np.where(unannotated, UNANNOTATED, image > 0).astype(np.int8)
     known = np.asarray(values, dtype=np.int64)
     order = np.argsort(known)
     found = np.searchsorted(known, image, sorter=order)
     indices = order[np.minimum(found, len(known) - 1)]
-    if (wrong := image != known[indices]).any():
+    if (wrong := (image != known[indices]) & ~unannotated).any():
         listed = ", ".join(map(str, values))
         raise InvalidInputError(
             f"A class image has the value {image[wrong][0]}, and the classes of the dataset have {listed}: correct it."
         )
-    return indices.astype(np.uint8)
+    return np.where(unannotated, UNANNOTATED, indices).astype(np.int8)

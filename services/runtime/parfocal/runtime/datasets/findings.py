@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.datasets.objects import label_components
+from parfocal.runtime.datasets.objects import label_components, without_soft_edges
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images._dtypes import storable
 from parfocal.runtime.images.files import (
@@ -61,9 +61,13 @@ class Reading:
     def read(self, path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
         """Return the image of a file."""
         image = read_image(path, limits=limits, labels=self.labels, axes=self.axes)
-        if self.components and image.pixels.dtype.kind in "iu":
+        if not self.components or image.pixels.dtype.kind not in "iu":
+            return image
+        solid = without_soft_edges(image.pixels)
+        if solid is None:
             return replace(image, pixels=label_components(image.pixels))
-        return image
+        note = Note("soft-edges", f"{np.unique(image.pixels).size} values up to {image.pixels.max()}")
+        return replace(image, pixels=label_components(solid.astype(np.uint8)), notes=(*image.notes, note))
 
 
 AS_STORED: Final = Reading()

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+# Of the edges of a mask: different values at least; the part that has lower and higher values around, and the part that
+# touches what has the highest value.
+_STEPS: Final = 3
+_RISING: Final = 0.9
+_AT_SOLID: Final = 0.9
 
 
 class Pieces(NamedTuple):
@@ -76,6 +83,37 @@ def label_components(labels: NDArray[Any]) -> NDArray[Any]:
     numbered = np.zeros(labels.shape, kind)
     numbered[labels > 0] = np.repeat(numbers.astype(kind), runs.end - runs.begin)
     return numbered
+
+
+def without_soft_edges(mask: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return the foreground of a mask whose edges run from 0 to its highest value in steps; None if it has none such.
+
+    Antialiasing, resizing and blurring make such edges. Where pieces are numbered, each of the steps would become an
+    object. Foreground is what has half of the highest value and more.
+
+    Parameters
+    ----------
+    mask
+        Whole numbers (…, Y, X).
+    """
+    top = int(mask.max(initial=0))
+    soft = (mask > 0) & (mask < top)
+    if np.unique(mask[soft]).size < _STEPS:
+        return None
+    window = (1,) * (mask.ndim - 2) + (3, 3)
+    least, most = ndimage.minimum_filter(mask, window), ndimage.maximum_filter(mask, window)
+    # An edge rises through its pixels; objects with numbers of their own end, and have pixels amid their like.
+    steep = (mask > 0.1 * top) & (mask < 0.9 * top)
+    rising = steep & (least < mask) & (mask < most)
+    if np.count_nonzero(rising) < _RISING * np.count_nonzero(steep) or not (least > 0.9 * top).any():
+        return None
+    pieces, number = ndimage.label(mask > 0, np.ones((3,) * mask.ndim))
+    solid = np.zeros(number + 1, np.bool_)
+    solid[pieces[mask > 0.9 * top]] = True
+    if np.count_nonzero(solid[pieces] & soft) < _AT_SOLID * np.count_nonzero(soft):
+        return None
+    foreground: NDArray[np.bool_] = mask.astype(np.int64) * 2 >= top
+    return foreground
 
 
 def _runs(labels: NDArray[Any]) -> _Runs:

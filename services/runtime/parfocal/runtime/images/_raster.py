@@ -36,8 +36,11 @@ def describe_raster(path: Path, labels: bool = False) -> tuple[tuple[int, ...], 
         mode, depth = _kind(path, picture, labels)
         samples = {"RGB": (3,), "RGBA": (4,)}.get(mode, ())
         notes = [Note("lossy")] if picture.format == "JPEG" else []
-        if picture.format == "JPEG" and _is_turned(picture):
+        # A PNG that says so behind its pixels would have to be decoded first.
+        if (picture.format == "JPEG" or "exif" in picture.info) and _is_turned(picture):
             notes.append(Note("orientation"))
+        if "transparency" in picture.info and picture.mode not in ("P", "PA"):
+            notes.append(Note("transparent-value", str(picture.info["transparency"])))
         if picture.mode in ("P", "PA"):
             inverted = labels and _is_inverted(picture)
             notes.append(Note("white-is-zero" if inverted else "labels-from-table" if labels else "table-applied"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -43,6 +43,7 @@ _VENDOR_KINDS = {
 
 # Beyond this a resolution tag is a printer's setting (72 dpi is 353 µm, 1200 dpi is 21 µm).
 _LARGEST_PIXEL = 20.0
+_PLAUSIBLE: Final = (1e-6, 1e4)  # µm: a tenth of an electron microscope's best, and ten times a dissecting microscope's
 _PRINTED: Final = 1e4  # µm; units of printers are a centimetre and more
 _FEW_BITS: Final = (1, 2, 4)
 _LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.JPEG_LOSSY)
@@ -219,6 +220,8 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
         notes.append(Note("table-left-out"))
     if page.tags.valueof(_ORIENTATION, 1) != 1:
         notes.append(Note("orientation"))
+    if calibration := _calibration(tif.imagej_metadata or {}):
+        notes.append(Note("calibration-ignored", calibration))
     if page.compression in _LOSSY:
         notes.append(Note("lossy"))
     if page.compression in _PERHAPS_LOSSY:
@@ -296,6 +299,16 @@ def _the_series(tif: TiffFile) -> TiffPageSeries:
         text = f"it holds {len(series)} separate images ({shapes})"
         raise UnusableError(text, "Save the one you need as a file of its own.")
     return series[0]
+
+
+def _calibration(said: Mapping[str, Any]) -> str:
+    """Return how ImageJ shows grey values other than as they are stored; "" where it does not."""
+    if "cf" not in said:
+        return ""
+    offset, factor = said.get("c0", 0), said.get("c1", 1)
+    if said["cf"] == 0:  # a straight line
+        return "" if (offset, factor) == (0, 1) else f"{offset:g} + {factor:g} times the stored value"
+    return "a function that is no straight line"
 
 
 def _check_planes(
@@ -555,6 +568,8 @@ def _as_size(lengths: Sequence[float | None], notes: list[Note]) -> tuple[float,
         return None
     if x is None or y is None:
         notes.append(Note("size-guessed", "Y for X" if x is None else "X for Y"))
+    if strange := [each for each in lengths if each is not None and not _PLAUSIBLE[0] <= each <= _PLAUSIBLE[1]]:
+        notes.append(Note("size-implausible", f"{strange[0]:.4g} µm"))
     return x or y or 0.0, y or x or 0.0, z
 
 

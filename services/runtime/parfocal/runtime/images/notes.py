@@ -18,12 +18,18 @@ NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "alpha-dropped": "Opaque alpha channels were left out",
         "white-is-zero": "Images of few bits stored as white is zero were inverted: white is the highest value",
         "inverted-table": "Images are to be shown inverted (white is zero), their values were taken as they are stored",
+        "transparent-value": "One value of the images stands for transparency, which was left out: its pixels have "
+        "that value",
+        "calibration-ignored": "ImageJ shows the grey values calibrated, they were taken as they are stored",
         "table-left-out": "Colour tables were left out: the values are those stored in the file",
         "table-applied": "Colour tables were applied: the values are those shown",
         "labels-from-table": "Colour tables of label images were left out: the index is the label",
         "labels-from-floats": "Label images with decimal numbers were converted to whole ones, no label was changed",
         "labels-rounded": "Label images are stored as decimal numbers that cannot hold all of their labels, some of "
         "which may have become one: export them as whole numbers of 32 bits",
+        "soft-edges": "Masks have soft edges, as antialiasing and resizing make them: what has half of the highest "
+        "value and more was taken for foreground",
+        "size-implausible": "Pixel sizes are unlike those of any microscope: look at the unit in the files",
         "unit-unknown": "Pixel sizes in an unknown unit were left out",
         "unit-guessed": "Pixel sizes without a unit were taken for micrometres",
         "size-unreadable": "Pixel sizes that are no number were left out",

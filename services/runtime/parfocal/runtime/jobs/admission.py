@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from parfocal import v1
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
+from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, has_comparable, require_suitable, title_of
 from parfocal.runtime.errors import (
     ConflictError,
@@ -17,6 +18,7 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
+from parfocal.runtime.images.needs import fits_axes
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.roles import Roles, TrainingBase
@@ -236,7 +238,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
             )
     if len(sources) < method.minimum_images:
         raise InvalidInputError(
-            f"{name} has {len(sources)} training images; {method.title} needs at least {method.minimum_images}."
+            f"{name} has {count(len(sources), 'training image')}; {method.title} needs {method.minimum_images} or more."
         )
     if method.target == v1.TARGET_KIND_COORDINATES:
         problems = [*_frame_problems(sources), *_annotation_problems(dataset, sources)]
@@ -249,7 +251,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
             targets = dataset.select("train", role)
             problems += _axes_problems(method.axes, method.target_channel_axes, targets)
             if len(targets) < method.minimum_images:
-                text = f"has {len(targets)} images; {method.title} needs at least {method.minimum_images}"
+                text = f"has {count(len(targets), 'image')}; {method.title} needs at least {method.minimum_images}"
                 problems.append(Violation(f"train/{role}", text))
     else:
         for role in learnt:
@@ -257,9 +259,7 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
             problems += _axes_problems(method.axes, method.target_channel_axes, targets)
             problems += _partner_problems(method, sources, targets, role)
     if problems:
-        shown = "; ".join(f"{problem.field} {problem.description}" for problem in problems[:5])
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InvalidInputError(f"{name} does not suit {method.title}: {shown}{more}.", problems)
+        raise refusal(f"{name} does not suit {method.title}:", problems)
 
 
 def _frame_problems(stacks: Iterable[ImageEntry]) -> Iterable[Violation]:
@@ -288,14 +288,13 @@ def _axes_problems(
     """
     first: ImageEntry | None = None
     for image in images:
-        extra = "".join(axis for axis in image.axes.removeprefix("T" if frames else "") if axis not in axes)
-        if "".join(axis for axis in image.axes if axis in axes) != axes or not (
-            extra == "" or (len(extra) == 1 and extra in channel_axes)
-        ):
+        single = image.axes.removeprefix("T" if frames else "")
+        if not fits_axes(axes, channel_axes, single):
             also = f" (or channels along {' or '.join(channel_axes)} besides)" if channel_axes else ""
             yield Violation(image.file, f"has axes {image.axes} where {axes} is needed{also}")
             continue
         first = first or image
+        extra = "".join(axis for axis in single if axis not in axes)
         if image.axes != first.axes or (extra and _length(image, extra) != _length(first, extra)):
             yield Violation(image.file, f"is {image.axes} {image.shape}, {first.file} {first.axes} {first.shape}")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import platform
+from pathlib import Path
 from typing import NamedTuple
 
+from parfocal import v1
 from parfocal.runtime.errors import (
     CancelledError,
     OutOfMemoryError,
@@ -14,7 +17,7 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.jobs.context import PATIENCE_SECONDS, JobContext
 from parfocal.runtime.jobs.exits import STORE_AWAY
-from parfocal.runtime.jobs.records import JobStore
+from parfocal.runtime.jobs.records import JobStore, set_running
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import load_object, load_service
 from parfocal.runtime.rpc_errors import code_name
@@ -40,7 +43,7 @@ def work(module: str, project: str, job_id: str, attempt: int) -> Ended:
     service = load_service(module)
     store = PatientStore(settings, PATIENCE_SECONDS)
     try:
-        job = JobStore(store).read(project, job_id).job
+        job = _begin(JobStore(store), project, job_id, attempt)
         if job.attempt != attempt:
             _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, attempt)
             return Ended(0, succeeded=False)
@@ -49,6 +52,20 @@ def work(module: str, project: str, job_id: str, attempt: int) -> Ended:
     except UnavailableError as error:
         _log.error("the end of the job could not be recorded: %s", error)
         return Ended(STORE_AWAY, succeeded=False)
+
+
+def _begin(jobs: JobStore, project: str, job_id: str, attempt: int) -> v1.Job:
+    """Return the job, which runs from now on if this worker had to wait for its place."""
+    job = jobs.read(project, job_id).job
+
+    def waited(job: v1.Job) -> bool:
+        return job.attempt == attempt and job.state == v1.JOB_STATE_QUEUED
+
+    if not waited(job):
+        return job
+    return jobs.change(
+        project, job_id, lambda job: set_running(job) if waited(job) else None, patience_seconds=PATIENCE_SECONDS
+    )
 
 
 def run(context: JobContext) -> bool:
@@ -76,12 +93,21 @@ def run(context: JobContext) -> bool:
             "INTERNAL",
             "INTERNAL",
             f"Parfocal failed in a way it should not ({type(error).__name__}). This is a defect, not your mistake; "
-            f"please report it with the job {context.job.id} and the worker's log.",
+            f"please report it with the job {context.job.id} and the worker's log{log_file()}.",
         )
     else:
         context.succeed()
         return True
     return False
+
+
+def log_file() -> str:
+    """Return where the log of this process is if it goes to a file, as " (/path on host)"; else nothing."""
+    try:
+        path = Path("/proc/self/fd/2").readlink()
+    except OSError:  # no Linux
+        return ""
+    return f" ({path} on {platform.node()})" if path.is_file() else ""
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,8 +29,8 @@ from parfocal.runtime.errors import (
     UnavailableError,
 )
 from parfocal.runtime.jobs.admission import admit
-from parfocal.runtime.jobs.exits import Exit, ExitKind
-from parfocal.runtime.jobs.launcher import Launcher, NotStarted, Worker
+from parfocal.runtime.jobs.exits import Exit, ExitKind, Waiting
+from parfocal.runtime.jobs.launcher import Launcher
 from parfocal.runtime.jobs.lease import Lease
 from parfocal.runtime.jobs.records import (
     FINAL_STATES,
@@ -37,18 +38,19 @@ from parfocal.runtime.jobs.records import (
     JobStore,
     job_kind,
     set_state,
-    state_name,
 )
-from parfocal.runtime.methods.service import Service
-from parfocal.runtime.rpc_errors import code_name
+from parfocal.runtime.jobs.requeue import begin, cancelled, fail, queue_again, requeue, require_resumable
+from parfocal.runtime.methods.service import Resources, Service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import tidy_machine, tidy_store
 from parfocal.runtime.store.manifests import Manifest
+from parfocal.runtime.store.promises import check_promises
 from parfocal.runtime.store.publish import remove_leftovers
 from parfocal.runtime.store.store import Location, Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_QUEUED = v1.JOB_STATE_QUEUED
 _POLL_SECONDS = 0.2
 _RECONCILE_SECONDS = 1.0
 _TIDY_SECONDS = 3600.0
@@ -58,17 +60,24 @@ _LEFTOVER_SECONDS = 600.0
 _ABANDONED_SECONDS = 3600.0
 # Waited at the end for requests that are being carried out.
 _STOP_SECONDS = 10.0
-MAX_LOST_WORKERS = 3
+# How often workers are looked for that belong to no job any more, and the time after a job's end in which its own may
+# still be about to go.
+_STRAY_SECONDS = 10.0
+# Most that a job rests after many attempts on a cluster.
+_LONGEST_REST_SECONDS = 60.0
 _LOST = Exit(ExitKind.INTERRUPTED, "was lost when its service stopped or was replaced")
 _Key = tuple[str, str]
-_LESS_MEMORY = {True: "Try a smaller batch or patch. ", False: "Try a smaller tile_size or smaller images. "}
 
 
 @dataclass
 class _Running:
+    """A job with a worker (of the kind that the launcher starts), or with the error that kept one from starting."""
+
     job: v1.Job
-    worker: Worker
+    worker: Any
+    error: ParfocalError | None = None
     kill_at: float | None = None
+    told: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -76,7 +85,8 @@ class _Queued:
     created_ns: int
     project: str
     job_id: str
-    needs_device: bool
+    attempt: int
+    resources: Resources = field(compare=False)
 
     @property
     def key(self) -> _Key:
@@ -85,9 +95,15 @@ class _Queued:
 
 
 class Controller:
-    """Runs the jobs of one service. All methods belong to one event loop; the store is asked in threads."""
+    """Runs the jobs of one service. All methods belong to one event loop; the store is asked in threads.
 
-    def __init__(self, service: Service, store: Store, launcher: Launcher, settings: Settings) -> None:
+    Attributes
+    ----------
+    refused
+        Why the store is not used at all; None as long as nothing speaks against it.
+    """
+
+    def __init__(self, service: Service, store: Store, launcher: Launcher[Any], settings: Settings) -> None:
         self.service = service
         self.store = store
         self.jobs = JobStore(store)
@@ -95,14 +111,17 @@ class Controller:
         self._settings = settings
         self._lease = Lease(store, service.name, settings.lease_seconds)
         self._active = False
+        self.refused: PreconditionError | None = None
+        self._tried = False
         self._renewing = asyncio.Lock()
         self._queue: dict[_Key, _Queued] = {}
         self._running: dict[_Key, _Running] = {}
         # Workers of jobs that another instance has taken over: killed, and only to be reaped.
-        self._replaced: list[Worker] = []
+        self._replaced: list[Any] = []
         # Jobs with an open mark that need nothing before a time (of time.monotonic).
         self._not_before: dict[_Key, float] = {}
         self._reconcile_at = 0.0
+        self._strays_at = 0.0
         self._admitting = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._requests: set[asyncio.Task[Any]] = set()
@@ -122,24 +141,27 @@ class Controller:
         threading.Thread(target=self._tidy, name="housekeeping", daemon=True).start()
 
     async def stop(self) -> None:
-        """End all workers and give the lease back; their jobs go on when a service starts again."""
+        """End the workers that do not outlive this, and give the lease back; jobs go on when a service starts again."""
         self._stopped.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._requests:
             await asyncio.wait(self._requests, timeout=_STOP_SECONDS)
-        for running in self._running.values():
-            running.worker.kill()
-        for running in self._running.values():
-            while running.worker.exit() is None:
+        # Those of a launcher whose workers outlive it are left to the next instance.
+        held = [] if self._launcher.detached else list(self._running.values())
+        ending = [running for running in held if running.error is None]
+        for running in ending:
+            await self._launcher.stop(running.worker)
+        for running in ending:
+            while await self._launcher.poll(running.worker) is None:
                 await asyncio.sleep(0.01)
-        while not self._launcher.dismiss():
+        while not await self._launcher.dismiss():
             await asyncio.sleep(0.01)
         if self.is_active:
-            for running in self._running.values():
+            for running in held:
                 with contextlib.suppress(ParfocalError):
-                    await self._requeue(running.job, "the service was stopped", lost=False)
+                    await self._queue_again(running.job, "the service was stopped")
             with contextlib.suppress(ParfocalError):
                 await asyncio.to_thread(self._lease.release)
         self._active = False
@@ -208,8 +230,11 @@ class Controller:
                 raise PreconditionError(f"Job {job_id} trains no model, so there are no best weights to keep.")
             reason = f"cancelled: {why}" if why else "cancelled on request"
             running = self._running.get((project, job_id))
-            if running is None:
-                return await self._change(job, partial(_cancelled, reason))
+            if running is None or job.state == _QUEUED:
+                job = await self._change(job, partial(cancelled, reason))
+                if running is not None:
+                    await self._launcher.stop(running.worker)
+                return job
             await asyncio.to_thread(
                 self.jobs.mark_cancelled, running.job, running.job.attempt, keep_best=keep_best, why=why
             )
@@ -232,13 +257,13 @@ class Controller:
             self._require_own(job)
             if job.WhichOneof("spec") != "training":
                 raise PreconditionError(f"Job {job_id} is no training; start it again instead of resuming it.")
-            _require_resumable(job)
+            require_resumable(job)
 
             def queued(job: v1.Job) -> v1.JobEvent:
-                _require_resumable(job)
+                require_resumable(job)
                 job.ClearField("error")
                 job.lost_workers = 0
-                return set_state(job, v1.JOB_STATE_QUEUED, "resumed: waiting for its turn")
+                return set_state(job, _QUEUED, "resumed: waiting for its turn")
 
             await asyncio.to_thread(self.jobs.mark_open, job)
             await asyncio.to_thread(self.jobs.unmark_cancelled, job, job.attempt + 1)
@@ -259,8 +284,8 @@ class Controller:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             try:
-                self._replaced = [worker for worker in self._replaced if worker.exit() is None]
-                self._launcher.tend()
+                self._replaced = [worker for worker in self._replaced if await self._launcher.poll(worker) is None]
+                await self._launcher.tend()
                 if not self._active:
                     continue
                 if not self._lease.is_valid():
@@ -272,6 +297,8 @@ class Controller:
                     await self._look_after(running)
                 if time.monotonic() >= self._reconcile_at:
                     await self._reconcile()
+                if self._launcher.detached and time.monotonic() >= self._strays_at:
+                    await self._end_strays()
                 await self._start_next()
             except UnavailableError as error:
                 _log.warning("the store does not answer; jobs wait: %s", error)
@@ -283,59 +310,65 @@ class Controller:
     async def _start_next(self) -> None:
         if not self._queue:
             # A job may be cancelled while the device is reserved for it.
-            self._launcher.release()
+            await self._launcher.release()
             return
-        if len(self._running) >= self._settings.max_workers:
+        if len(self._running) >= self._settings.worker_count:
             return
         # The oldest first: a job that lost its worker does not go behind those that came after it.
         item = min(self._queue.values())
-        if not self._launcher.reserve(needs_device=item.needs_device):
+        if not await self._launcher.reserve(item.resources):
             return
         async with self._lock(*item.key):
             if item.key not in self._queue:
                 return
             started = False
 
-            def begin(job: v1.Job) -> v1.JobEvent | None:
+            def next_attempt(job: v1.Job) -> v1.JobEvent | None:
                 nonlocal started
-                started = job.state == v1.JOB_STATE_QUEUED
-                return _begin(job) if started else None
+                started = job.state == _QUEUED and job.attempt == item.attempt
+                return begin(job, waits=self._launcher.detached) if started else None
 
             try:
-                job = await asyncio.to_thread(self.jobs.change, item.project, item.job_id, begin)
+                job = await asyncio.to_thread(self.jobs.change, item.project, item.job_id, next_attempt)
             except (NotFoundError, DamagedError) as error:
                 self._set_aside(item.key, error)
                 return
             self._queue.pop(item.key, None)
-            # Only who has set RUNNING may start a worker; a job that another instance holds is left to `_reconcile`.
+            # Only who has begun the attempt may start a worker; what another instance holds is left to `_reconcile`.
             if not started or not self._active:
                 return
             try:
-                worker = self._launcher.start(job, needs_device=item.needs_device)
+                worker = await self._launcher.start(job, item.resources)
             except OSError as error:
                 _log.error("no worker could be started: %s", error, extra={"job": job.id})
-                worker = NotStarted(_start_error(error))
-            if worker is None:
-                await self._requeue(job, "waiting for the device", lost=False)
+                self._running[item.key] = _Running(job, None, _start_error(error))
                 return
-            if not isinstance(worker, NotStarted):
-                _log.info("worker started", extra={"job": job.id, "attempt": job.attempt})
+            if worker is None:
+                await self._queue_again(job, "waiting for the device")
+                return
+            _log.info("worker started", extra={"job": job.id, "attempt": job.attempt})
             self._running[item.key] = _Running(job, worker)
 
     async def _look_after(self, running: _Running) -> None:
         job = running.job
-        ended = running.worker.exit()
-        if ended is None:
+        if running.error is not None:
+            ended: Exit | Waiting | None = Exit(ExitKind.NOT_STARTED, "could not be started")
+        else:
+            ended = await self._launcher.poll(running.worker)
+        if not isinstance(ended, Exit):
             if running.kill_at is not None and time.monotonic() > running.kill_at:
-                running.worker.kill()
+                await self._launcher.stop(running.worker)
+            if ended is not None and str(ended) != running.told:
+                await self._tell(running, ended)
             return
         async with self._lock(job.project, job.id):
             try:
                 stored = (await asyncio.to_thread(self.jobs.read, job.project, job.id)).job
                 # Not if another instance has taken over meanwhile: then a later attempt may be running there.
-                if self._active and stored.state in WORKING_STATES and stored.attempt == job.attempt:
-                    if isinstance(running.worker, NotStarted):
-                        await self._change(stored, partial(_fail, running.worker.error))
+                begun = stored.state in WORKING_STATES or (self._launcher.detached and stored.state == _QUEUED)
+                if self._active and begun and stored.attempt == job.attempt:
+                    if running.error is not None:
+                        await self._change(stored, partial(fail, running.error))
                     else:
                         await self._settle(stored, ended)
             except NotFoundError:
@@ -346,6 +379,22 @@ class Controller:
                 del self._running[job.project, job.id]
             _log.info("worker ended", extra={"job": job.id, "attempt": job.attempt, "how": ended.detail})
 
+    async def _tell(self, running: _Running, waiting: Waiting) -> None:
+        """Let a job say what its worker waits for: by an event, unless only the details have changed."""
+        known, running.told = running.told, str(waiting)
+        attempt, news = running.job.attempt, not known.startswith(waiting.what)
+
+        def change(job: v1.Job) -> v1.JobEvent | None:
+            if job.state != _QUEUED or job.attempt != attempt:
+                return None
+            if news:
+                return set_state(job, _QUEUED, str(waiting))
+            job.message = str(waiting)
+            return None
+
+        with contextlib.suppress(NotFoundError, DamagedError):
+            await self._change(running.job, change)
+
     async def _settle(self, job: v1.Job, ended: Exit) -> None:
         """Decide what becomes of a job whose worker is gone without a word."""
         mark = await asyncio.to_thread(self.jobs.cancel_mark, job)
@@ -353,12 +402,17 @@ class Controller:
         if mark is not None and not job.HasField("publication"):
             why = str(mark["why"] or "")
             if not mark["keep_best"]:
-                await self._change(job, partial(_cancelled, f"cancelled: {why}" if why else "cancelled on request"))
+                await self._change(job, partial(cancelled, f"cancelled: {why}" if why else "cancelled on request"))
                 return
             await asyncio.to_thread(self.jobs.mark_cancelled, job, job.attempt + 1, keep_best=True, why=why)
         killed = mark is not None and not mark["keep_best"]
-        lost = ended.kind in {ExitKind.DIED, ExitKind.FINISHED} and not killed
-        await self._requeue(job, f"the worker {ended.detail}", lost=lost)
+        job = await self._change(job, requeue(job.attempt, ended, counts=not killed))
+        if not self._launcher.detached:
+            self._take_up(job)
+            return
+        # A node that refuses every worker must not be sent one each second; `_reconcile` takes the job up later.
+        pause = min(_LONGEST_REST_SECONDS, 2.0 ** (job.attempt - 3))
+        self._not_before[job.project, job.id] = time.monotonic() + pause
 
     async def _reconcile(self) -> None:
         """Take up every job that the store has marked as open and nobody here holds."""
@@ -400,10 +454,44 @@ class Controller:
                 return
             await asyncio.to_thread(self._remove_leftovers, job)
             await asyncio.to_thread(self.jobs.close, job.service, project, job_id)
-        elif job.state == v1.JOB_STATE_QUEUED:
+        elif (worker := await self._launcher.adopt(job)) is not None:
+            await self._adopt(job, worker)
+        elif job.state == _QUEUED:
             self._take_up(job)
         else:
             await self._settle(job, _LOST)
+
+    async def _adopt(self, job: v1.Job, worker: Any) -> None:
+        """Look after a worker that an instance before has started."""
+        running = self._running[job.project, job.id] = _Running(job, worker)
+        if job.state == v1.JOB_STATE_CANCELLING:
+            mark = await asyncio.to_thread(self.jobs.cancel_mark, job)
+            if mark is not None and not mark["keep_best"]:
+                running.kill_at = time.monotonic() + self._settings.grace_seconds
+        _log.info("worker adopted", extra={"job": job.id, "attempt": job.attempt})
+
+    async def _end_strays(self) -> None:
+        """End the workers that belong to no job any more: of attempts that were given up, or of jobs that are gone."""
+        for assignment, worker in await self._launcher.found():
+            key = assignment.project, assignment.job_id
+            running = self._running.get(key)
+            if running is not None and running.job.attempt == assignment.attempt:
+                continue
+            async with self._lock(*key):
+                try:
+                    job = (await asyncio.to_thread(self.jobs.read, *key)).job
+                except NotFoundError:
+                    job = v1.Job()
+                except DamagedError:
+                    continue
+                ended = job.finished_at.ToNanoseconds() / 1e9 if job.state in FINAL_STATES else math.inf
+                # One of an unfinished job is adopted by `_reconcile`.
+                if job.attempt == assignment.attempt and time.time() - ended < _STRAY_SECONDS:
+                    continue
+                if self.is_active:
+                    _log.warning("stray worker ended", extra={"job": key[1], "attempt": assignment.attempt})
+                    await self._launcher.stop(worker)
+        self._strays_at = time.monotonic() + _STRAY_SECONDS
 
     def _remove_leftovers(self, job: v1.Job) -> None:
         """Remove what attempts of an ended job have left beside what it published."""
@@ -425,34 +513,22 @@ class Controller:
         self._queue.pop(key, None)
         self._not_before[key] = time.monotonic() + _LEFTOVER_SECONDS
 
-    async def _requeue(self, job: v1.Job, why: str, *, lost: bool) -> None:
-        attempt, resumable = job.attempt, job.WhichOneof("spec") == "training"
+    async def _queue_again(self, job: v1.Job, why: str) -> None:
+        """Queue a job again that has lost its worker for a reason of ours."""
+        attempt = job.attempt
 
         def change(job: v1.Job) -> v1.JobEvent | None:
-            if job.state in FINAL_STATES or job.attempt != attempt:
-                return None
-            job.lost_workers += lost
-            if job.lost_workers >= MAX_LOST_WORKERS:
-                memory = "memory" in why
-                job.error.code = "RESOURCE_EXHAUSTED" if memory else "ABORTED"
-                job.error.reason = "OUT_OF_MEMORY" if memory else "WORKER_LOST"
-                job.error.text = (
-                    f"Gave up after {MAX_LOST_WORKERS} attempts: {why}. "
-                    + (_LESS_MEMORY[resumable] if memory else "")
-                    + ("`parfocal jobs resume` continues from the last checkpoint." if resumable else "Start it again.")
-                )
-                return set_state(job, v1.JOB_STATE_FAILED, job.error.text)
-            again = "it will go on from its last checkpoint, if there is one" if resumable else "it will be done again"
-            return set_state(job, v1.JOB_STATE_QUEUED, f"{why}; {again}")
+            return None if job.state in FINAL_STATES or job.attempt != attempt else queue_again(job, why)
 
         self._take_up(await self._change(job, change))
 
     def _take_up(self, job: v1.Job) -> None:
         """Put a job into the queue if it waits for its turn; no worker of this instance has it."""
         key = job.project, job.id
-        if self._active and job.state == v1.JOB_STATE_QUEUED and job.service == self.service.name:
-            needs_device = self.service.method(job.method).work_of(job_kind(job)).needs_device
-            self._queue[key] = _Queued(job.created_at.ToNanoseconds(), job.project, job.id, needs_device)
+        if self._active and job.state == _QUEUED and job.service == self.service.name:
+            resources = self.service.method(job.method).work_of(job_kind(job)).resources
+            created = job.created_at.ToNanoseconds()
+            self._queue[key] = _Queued(created, job.project, job.id, job.attempt, resources)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -462,7 +538,14 @@ class Controller:
     async def _renew(self) -> None:
         async with self._renewing:
             try:
+                if not self._tried:
+                    await asyncio.to_thread(check_promises, self.store)
+                    self._tried = True
                 held = await asyncio.to_thread(self._lease.hold)
+            except PreconditionError as error:
+                _log.error("%s", error)
+                self.refused = error
+                return
             except UnavailableError as error:
                 # Without the store nobody else can take over either; workers wait for it as well.
                 _log.warning("the lease could not be renewed: %s", error)
@@ -474,12 +557,14 @@ class Controller:
                 self._active = True
                 _log.info("this instance runs the jobs of %s", self.service.name)
             elif not held and self._active:
-                _log.error("another instance has taken over; ending the workers of this one")
+                _log.error("another instance has taken over; it has the workers of this one, or they are ended")
                 self._active = False
-                for running in self._running.values():
-                    running.worker.kill()
-                    self._replaced.append(running.worker)
-                self._launcher.dismiss()
+                if not self._launcher.detached:
+                    for running in self._running.values():
+                        if running.error is None:
+                            await self._launcher.stop(running.worker)
+                            self._replaced.append(running.worker)
+                    await self._launcher.dismiss()
                 self._running.clear()
                 self._queue.clear()
 
@@ -505,6 +590,8 @@ class Controller:
         return self._locks.setdefault((project, job_id), asyncio.Lock())
 
     async def _require_active(self) -> None:
+        if self.refused is not None:
+            raise self.refused
         if self._active and not self._lease.is_valid():
             # The process was paused, or the store was away: somebody else may have taken over.
             await self._renew()
@@ -525,28 +612,3 @@ def _start_error(error: OSError) -> ParfocalError:
     if isinstance(translated, ParfocalError):
         return translated
     return UnavailableError(f"No worker could be started on this machine: {error}.")
-
-
-def _fail(error: ParfocalError, job: v1.Job) -> v1.JobEvent:
-    job.error.CopyFrom(v1.JobError(code=code_name(error), reason=error.reason, text=error.message))
-    return set_state(job, v1.JOB_STATE_FAILED, error.message)
-
-
-def _cancelled(reason: str, job: v1.Job) -> v1.JobEvent | None:
-    if job.state in FINAL_STATES or job.HasField("publication"):
-        return None
-    return set_state(job, v1.JOB_STATE_CANCELLED, reason)
-
-
-def _require_resumable(job: v1.Job) -> None:
-    if job.state not in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
-        raise PreconditionError(
-            f"Job {job.id} is {state_name(job.state)}; only a failed or cancelled training can be resumed."
-        )
-
-
-def _begin(job: v1.Job) -> v1.JobEvent:
-    job.attempt += 1
-    if not job.HasField("started_at"):
-        job.started_at.GetCurrentTime()
-    return set_state(job, v1.JOB_STATE_RUNNING, "the worker starts")

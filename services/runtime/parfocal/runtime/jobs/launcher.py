@@ -1,10 +1,14 @@
-"""Starts workers. The controller knows only the `Launcher` protocol; a facility's launcher makes Kubernetes Jobs."""
+"""What the controller knows of launchers, and the one whose workers are processes of this machine.
+
+On a cluster `parfocal.runtime.jobs.kubernetes` takes its place.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -13,67 +17,71 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from google.protobuf import json_format
 
 from parfocal import v1
-from parfocal.runtime.errors import ParfocalError
-from parfocal.runtime.jobs.device_lock import DeviceLock, Loan
-from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY, Exit, ExitKind
+from parfocal.runtime.jobs.device_lock import DeviceLock, Devices, Loan
+from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY, Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, hand_over
+from parfocal.runtime.methods.service import Resources
 from parfocal.runtime.settings import Settings
 
 _log = logging.getLogger(__name__)
+W = TypeVar("W")
 
 
-class Worker(Protocol):
-    """A running worker."""
+class Launcher(Protocol[W]):
+    """Starts workers where there is room for them. All methods belong to one event loop.
 
-    def exit(self) -> Exit | None:
-        """Return None while it runs, else how it ended."""
+    Attributes
+    ----------
+    detached
+        Whether workers outlive their service and wait for their place by themselves. Their jobs are then queued until
+        the worker begins, are not ended with the service, and are adopted by its successor.
+    """
 
-    def kill(self) -> None:
-        """End it by force, at once."""
+    detached: bool
 
+    async def reserve(self, resources: Resources) -> bool:
+        """Return whether `start` would find room now, and keep it for the next `start`."""
 
-@dataclass(frozen=True)
-class NotStarted:
-    """Stands for a worker that could not be started, so that its job ends as those do whose worker ended."""
+    async def release(self) -> None:
+        """Give back what was reserved for a job that will not start after all."""
 
-    error: ParfocalError
-
-    def exit(self) -> Exit:
-        """Return that it never ran."""
-        return Exit(ExitKind.NOT_STARTED, "could not be started")
-
-    def kill(self) -> None:
-        """Do nothing."""
-
-
-class Launcher(Protocol):
-    """Starts workers where there is room for them."""
-
-    def start(self, job: v1.Job, *, needs_device: bool) -> Worker | None:
-        """Start a worker for the present attempt of `job`; None while the device is taken.
+    async def start(self, job: v1.Job, resources: Resources) -> W | None:
+        """Start a worker for the present attempt of `job`; None while there is no room.
 
         Raises
         ------
         OSError
-            No worker can be started, for example because the disk is full. The device is free again.
+            No worker can be started, for example because the disk is full. What was reserved is free again.
         """
 
-    def reserve(self, *, needs_device: bool) -> bool:
-        """Return whether `start` would find the device free now, and keep it for the next `start`."""
+    async def poll(self, worker: W) -> Exit | Waiting | None:
+        """Return None while a worker runs, what it waits for before that, and at last how it ended."""
 
-    def release(self) -> None:
-        """Give back what was reserved for a job that will not start after all."""
+    async def adopt(self, job: v1.Job) -> W | None:
+        """Return the worker of the present attempt of `job` that an instance before has started, None if there is none.
 
-    def tend(self) -> None:
-        """End the spare workers that have waited long enough or are in the way. To be called several times a second."""
+        Raises
+        ------
+        UnavailableError
+            It cannot be told at the moment.
+        """
 
-    def dismiss(self) -> bool:
-        """End all spare workers; return whether they are gone. To be called until they are."""
+    async def found(self) -> Sequence[tuple[Assignment, W]]:
+        """Return all workers of the service that have not ended, whoever started them, as far as is known."""
+
+    async def stop(self, worker: W) -> None:
+        """End a worker by force; `poll` tells when it has ended."""
+
+    async def tend(self) -> None:
+        """Do what is due about workers that wait for another job. To be called several times a second."""
+
+    async def dismiss(self) -> bool:
+        """End what is idle, as no more jobs will start; return whether it is gone. To be called until it is."""
 
 
 @dataclass
@@ -159,8 +167,10 @@ class _Spare:
     ----------
     affinity
         Of its jobs, see `_affinity`.
+    device
+        The lock of the device that it sees; None if it needs none.
     holder
-        What the device says of its holder as long as nobody had it after this process; empty if it needs none.
+        What that says of its holder as long as nobody had it after this process.
     until
         When it ends, by time.monotonic().
     """
@@ -168,6 +178,7 @@ class _Spare:
     process: subprocess.Popen[bytes]
     lifeline: socket.socket
     affinity: str
+    device: DeviceLock | None
     holder: str
     until: float
 
@@ -183,7 +194,9 @@ class LocalLauncher:
     else is started, and when anybody else has the device: there are never more processes than jobs at a time.
     """
 
-    def __init__(self, settings: Settings, service_module: str, device: DeviceLock) -> None:
+    detached = False
+
+    def __init__(self, settings: Settings, service_module: str, device: Devices) -> None:
         self._settings = settings
         self._module = service_module
         self._device = device
@@ -192,73 +205,100 @@ class LocalLauncher:
         # Killed spare workers that are still to be reaped.
         self._ending: list[subprocess.Popen[bytes]] = []
 
-    def reserve(self, *, needs_device: bool) -> bool:
+    async def reserve(self, resources: Resources) -> bool:
         """Take the device for the next worker; return False while something else has it."""
+        return self._reserve(needs_device=resources.gpu > 0)
+
+    async def release(self) -> None:
+        """Give back a reserved device that no worker took."""
+        self._release()
+
+    async def start(self, job: v1.Job, resources: Resources) -> LocalWorker | None:
+        """Give this attempt of `job` to a spare worker, or to a new one; raise OSError if none can be started."""
+        return self._start(job, needs_device=resources.gpu > 0)
+
+    async def poll(self, worker: LocalWorker) -> Exit | Waiting | None:
+        """Return None while the process is at its job, else how that ended."""
+        return worker.exit()
+
+    async def adopt(self, job: v1.Job) -> LocalWorker | None:  # noqa: ARG002
+        """Return None: a process ends with the service that started it."""
+        return None
+
+    async def found(self) -> Sequence[tuple[Assignment, LocalWorker]]:
+        """Return nothing, for the same reason."""
+        return ()
+
+    async def stop(self, worker: LocalWorker) -> None:
+        """Send SIGKILL."""
+        worker.kill()
+
+    async def tend(self) -> None:
+        """End the spare workers that have waited for `spare_seconds` or whose device somebody else has; reap them."""
+        self._tend()
+
+    async def dismiss(self) -> bool:
+        """End all spare workers; return whether they are gone."""
+        for spare in list(self._spares):
+            self._end(spare, "the service runs no jobs any more")
+        self._tend()
+        return not self._ending
+
+    def _reserve(self, *, needs_device: bool) -> bool:
         if needs_device and self._loan is None:
             self._loan = self._device.take(for_job=True)
             if self._loan is not None:
                 self._loan.describe("the next job")
         return not needs_device or self._loan is not None
 
-    def release(self) -> None:
-        """Give back a reserved device that no worker took."""
+    def _release(self) -> None:
         if self._loan is not None:
             self._loan.close()
             self._loan = None
 
-    def start(self, job: v1.Job, *, needs_device: bool) -> LocalWorker | None:
-        """Give this attempt of `job` to a spare worker, or to a new one; raise OSError if none can be started."""
-        if not self.reserve(needs_device=needs_device):
+    def _start(self, job: v1.Job, *, needs_device: bool) -> LocalWorker | None:
+        if not self._reserve(needs_device=needs_device):
             return None
-        files: Sequence[int] = ()
-        if needs_device and self._loan is not None:
-            self._loan.describe(f"the job {job.id} of the service {job.service}")
-            files = self._loan.files
-        holder = self._device.holder() if files else ""
+        loan = self._loan if needs_device and self._loan is not None else Loan(())
+        loan.describe(f"the job {job.id} of the service {job.service}")
+        files, device = loan.files, loan.lock
+        holder = device.holder() if device is not None else ""
         assignment = Assignment(job.project, job.id, job.attempt)
         affinity = _affinity(job) if self._settings.spare_seconds else ""
         log = self._settings.state_folder / "logs" / job.project / f"{job.id}-{job.attempt}.log"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
-                known = self._take_spare(affinity, assignment, [output.fileno(), *files])
-                process, lifeline = known or self._new_process(assignment, output.fileno(), files, spare=bool(affinity))
+                known = self._take_spare(affinity, device, assignment, [output.fileno(), *files])
+                process, lifeline = known or self._new_process(assignment, output.fileno(), loan, spare=bool(affinity))
         finally:
             if needs_device:
-                self.release()
+                self._release()
 
         def keep() -> None:
             until = time.monotonic() + self._settings.spare_seconds
-            self._spares.append(_Spare(process, lifeline, affinity, holder, until))
+            self._spares.append(_Spare(process, lifeline, affinity, device, holder, until))
 
         return LocalWorker(process, lifeline, log, keep, taken=known is None)
 
-    def tend(self) -> None:
-        """End the spare workers that have waited for `spare_seconds` or whose device somebody else has; reap them."""
+    def _tend(self) -> None:
         for spare in list(self._spares):
             if time.monotonic() > spare.until:
                 self._end(spare, "it was idle")
             elif spare.process.poll() is not None:
                 self._end(spare, "it is gone")
             # A device that is reserved is for the next job here: `start` knows whether that is one for this worker.
-            elif spare.holder and self._loan is None and self._device.holder() != spare.holder:
+            elif spare.device is not None and self._loan is None and spare.device.holder() != spare.holder:
                 self._end(spare, "other work has the device")
         self._ending = [process for process in self._ending if process.poll() is None]
 
-    def dismiss(self) -> bool:
-        """End all spare workers; return whether they are gone."""
-        for spare in list(self._spares):
-            self._end(spare, "the service runs no jobs any more")
-        self.tend()
-        return not self._ending
-
     def _take_spare(
-        self, affinity: str, assignment: Assignment, files: Sequence[int]
+        self, affinity: str, device: DeviceLock | None, assignment: Assignment, files: Sequence[int]
     ) -> tuple[subprocess.Popen[bytes], socket.socket] | None:
         """Hand a job to a spare worker of its kind. If there is none, make room for a new one, and return None."""
-        self.tend()
+        self._tend()
         for spare in list(self._spares):
-            if spare.affinity != affinity:
+            if spare.affinity != affinity or spare.device is not device:
                 continue
             try:
                 hand_over(spare.lifeline, assignment, files)
@@ -273,14 +313,14 @@ class LocalLauncher:
         return None
 
     def _new_process(
-        self, assignment: Assignment, output: int, files: Sequence[int], *, spare: bool
+        self, assignment: Assignment, output: int, loan: Loan, *, spare: bool
     ) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Start `python -m parfocal.runtime.jobs.worker`; raise OSError if that fails."""
         lifeline, other = socket.socketpair()
         command = [sys.executable, "-m", "parfocal.runtime.jobs.worker", self._module]
         command += [assignment.project, assignment.job_id, "--attempt", str(assignment.attempt)]
         command += ["--lifeline", str(other.fileno())]
-        for file in files:
+        for file in loan.files:
             command += ["--device", str(file)]
         if spare:
             command += ["--spare", str(self._settings.spare_seconds)]
@@ -291,7 +331,8 @@ class LocalLauncher:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[other.fileno(), *files],
+                    pass_fds=[other.fileno(), *loan.files],
+                    env={**os.environ, **loan.environment} if loan.environment else None,
                 )
             except OSError:
                 lifeline.close()

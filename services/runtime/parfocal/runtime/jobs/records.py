@@ -112,15 +112,24 @@ def request_digest(request: v1.StartJobRequest) -> str:
 
 
 def set_state(job: v1.Job, state: v1.JobState.ValueType, message: str) -> v1.JobEvent:
-    """Change the state of `job` and return the event that reports it."""
+    """Change the state of `job` and return the event that reports it; an ended one is resumed by it, after a pause."""
     job.state = state
     job.message = message
     if state in FINAL_STATES:
         job.finished_at.CopyFrom(now())
         job.progress.ClearField("seconds_left")
-    else:
+    elif job.HasField("finished_at"):
+        pause = now().ToNanoseconds() - job.finished_at.ToNanoseconds()
+        job.paused.FromNanoseconds(job.paused.ToNanoseconds() + max(0, pause))
         job.ClearField("finished_at")
     return v1.JobEvent(state_change=v1.StateChange(state=state, message=message))
+
+
+def set_running(job: v1.Job) -> v1.JobEvent:
+    """Let the present attempt of `job` run and return the event that reports it."""
+    if not job.HasField("started_at"):
+        job.started_at.GetCurrentTime()
+    return set_state(job, v1.JOB_STATE_RUNNING, "the worker starts")
 
 
 class JobStore:

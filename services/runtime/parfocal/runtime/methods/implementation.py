@@ -314,6 +314,19 @@ class Implementation(ABC, Generic[P, L]):
         """
         return facts
 
+    def figures(
+        self,
+        learner: L,  # noqa: ARG002
+        images: Iterator[ValidationImage],  # noqa: ARG002
+        parameters: P,  # noqa: ARG002
+        facts: Facts,  # noqa: ARG002
+    ) -> Mapping[str, Any]:
+        """Return figures of matplotlib by name, which become NAME.png of the model and pages of its training report.
+
+        The learner has the first of the kept weights, and the facts are calibrated.
+        """
+        return {}
+
     @abstractmethod
     def save(self, folder: Path, parameters: P, facts: Facts, weights: Mapping[str, Arrays]) -> None:
         """Write the model's files to `folder`, so that `load` and the original library can read them.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from parfocal.runtime.datasets.coordinates import Localisations
+from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.methods.objects import Objects
 
 Window = tuple[slice, ...]
@@ -41,6 +42,10 @@ class Unit(Protocol):
     @property
     def channels(self) -> int:
         """How many channels an image has; a single one has no axis."""
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Size of a pixel as the image says it; None where it does not."""
 
     @property
     def most_pixels(self) -> int:
@@ -129,11 +134,13 @@ class Outputs(Protocol):
     def table(self, name: str, columns: Sequence[Column]) -> TableSink:
         """Return where the rows of a table go; the number of the unit in its image is put before each of them."""
 
-    def objects(self, objects: Objects, *, class_role: str = "") -> None:
-        """Take the objects found: label image ("prediction"), table, regions and, of time-lapses, spots for TrackMate.
+    def objects(self, objects: Objects, *, name: str = "prediction", class_role: str = "") -> None:
+        """Take the objects found: label image, table, regions and, of time-lapses, spots for TrackMate.
 
         Parameters
         ----------
+        name
+            What the label image is called: "prediction" where it is what the method is for.
         class_role
             Name of the image of the objects' classes; empty where classes are not told apart.
         """

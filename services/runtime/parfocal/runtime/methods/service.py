@@ -36,6 +36,25 @@ class Parameters(BaseModel):
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a worker needs of the machine that it runs on.
+
+    Attributes
+    ----------
+    gpu
+        How many of the machine's devices it computes on, 0 or 1; on a machine without GPUs its processor is the device.
+    cpu
+        Processor cores; None where the installation decides.
+    memory_gib
+        GiB of memory; None where the installation decides.
+    """
+
+    gpu: int = 0
+    cpu: float | None = None
+    memory_gib: float | None = None
+
+
+@dataclass(frozen=True)
 class Work:
     """One kind of work of a method.
 
@@ -51,6 +70,8 @@ class Work:
         Whether an evaluation judges a prediction; without one it judges a dataset alone.
     needs_targets
         Whether an evaluation compares a prediction with targets; without them it looks at the prediction's inputs.
+    cpu, memory_gib
+        Cores and memory that it needs on a cluster, where the installation's own figures do not suit it.
     """
 
     parameters: type[Parameters]
@@ -58,6 +79,13 @@ class Work:
     needs_device: bool = True
     needs_prediction: bool = True
     needs_targets: bool = True
+    cpu: float | None = None
+    memory_gib: float | None = None
+
+    @property
+    def resources(self) -> Resources:
+        """What a worker that does it needs of its machine."""
+        return Resources(int(self.needs_device), self.cpu, self.memory_gib)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ def predict(context: JobContext) -> None:
     if len(failed) == len(done):
         first = failed[0]
         said = first.reason if first.reason.startswith(first.input) else f"{first.input}: {first.reason}"
-        raise InvalidInputError(f"None of the {len(done)} images could be predicted. {said}")
+        none = f"None of the {len(done)} images could" if len(done) > 1 else "The image could not"
+        raise InvalidInputError(f"{none} be predicted. {said}")
     _warn_of_left_out(context, failed)
     for text in notes.texts():
         context.warn(text)

@@ -114,7 +114,9 @@ def predict_image(
     )
     try:
         for number, unit in enumerate(units):
-            model.implementation.predict(model.learner, unit, model.view, parameters, outputs.unit(number, unit.shape))
+            model.implementation.predict(
+                model.learner, unit, model.view, parameters, outputs.unit(number, unit.shape, unit.pixels)
+            )
     except BaseException:
         outputs.close()
         raise

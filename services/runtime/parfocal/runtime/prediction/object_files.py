@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outputs import Column
+from parfocal.runtime.prediction.object_measures import measure_columns, measure_objects
 from parfocal.runtime.prediction.tables import TableFile
 from parfocal.runtime.prediction.unit import Stack
 
@@ -56,8 +57,13 @@ class ObjectFiles:
         """Columns of the table of objects."""
         return self._table.columns if self._table is not None else ()
 
-    def add(self, number: int, objects: Objects) -> None:
-        """Append the objects of one unit, which counts from 0; those wholly covered by others are left out."""
+    def add(self, number: int, objects: Objects, pixels: NDArray[Any] | None = None) -> None:
+        """Append the objects of one unit, which counts from 0; those wholly covered by others are left out.
+
+        `pixels` are those of the unit, several channels last; None if intensities are not to be measured.
+        """
+        dimensions = objects.labels.ndim
+        lengths = _lengths(self._pixel_size, dimensions)
         seen = list(_seen(objects))
         self.counts[OBJECTS] += len(seen)
         if objects.class_probability is not None:
@@ -65,8 +71,11 @@ class ObjectFiles:
             for known in (*range(1, objects.class_probability.shape[1]), 0):
                 self.counts[f"class_{known}"] += found[known]
         if self._table is None:
-            self._table = self._open_table(OBJECTS, _columns(objects, self._pixel_size))
-        self._table.write(_row(number, each, objects, self._pixel_size) for each in seen)
+            channels = 0 if pixels is None else pixels.shape[-1] if pixels.ndim > dimensions else 1
+            more = measure_columns(dimensions, channels, lengths)
+            self._table = self._open_table(OBJECTS, [*_columns(objects, self._pixel_size), *more])
+        measured = measure_objects(objects.labels, pixels, lengths)
+        self._table.write([*_row(number, each, objects, self._pixel_size), *measured[each.label]] for each in seen)
         if len(objects.outlines):
             self._add_rois(number, objects)
         if "T" in self._stack.axes:

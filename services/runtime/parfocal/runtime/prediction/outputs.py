@@ -128,9 +128,12 @@ class ResultOutputs:
         self._writer: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
 
-    def unit(self, number: int, shape: Sequence[int]) -> UnitOutputs:
-        """Return the outputs of one unit, which counts from 0 and has this shape in pixels."""
-        return UnitOutputs(self, number, tuple(shape))
+    def unit(self, number: int, shape: Sequence[int], pixels: NDArray[Any] | None = None) -> UnitOutputs:
+        """Return the outputs of one unit, which counts from 0 and has this shape in pixels.
+
+        Intensities of objects are measured in its `pixels`, several channels last, where they are given.
+        """
+        return UnitOutputs(self, number, tuple(shape), pixels)
 
     def finish(self) -> Predicted:
         """Complete all files and return what there is; raises what went wrong in writing."""
@@ -211,11 +214,11 @@ class ResultOutputs:
             raise ValueError(f"the table {name!r} had other columns before")
         return self._tables[name]
 
-    def write_objects(self, number: int, objects: Objects) -> None:
+    def write_objects(self, number: int, objects: Objects, pixels: NDArray[Any] | None) -> None:
         """Have the files of the objects of a unit written."""
         if self._objects is None:
             self._objects = ObjectFiles(self._folder, self.stem, self.stack, self.pixel_size)
-        self._later(self._objects.add, number, objects)
+        self._later(self._objects.add, number, objects, pixels)
 
     def write_boxes(self, number: int, shape: tuple[int, int], detections: Detections, names: Sequence[str]) -> None:
         """Write the boxes of a unit whose planes have a shape (Y, X) in pixels."""
@@ -234,10 +237,13 @@ class ResultOutputs:
 class UnitOutputs:
     """The outputs of one unit, as `methods.outputs.Outputs` describes them."""
 
-    def __init__(self, result: ResultOutputs, number: int, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, result: ResultOutputs, number: int, shape: tuple[int, ...], pixels: NDArray[Any] | None = None
+    ) -> None:
         self._result = result
         self._number = number
         self._shape = shape
+        self._pixels = pixels
 
     def image(
         self,
@@ -263,19 +269,19 @@ class UnitOutputs:
         """Return where the rows of a table go."""
         return _Rows(self._result.table(name, (_PLANE, *columns)), self._number)
 
-    def objects(self, objects: Objects, *, class_role: str = "") -> None:
+    def objects(self, objects: Objects, *, name: str = PREDICTION, class_role: str = "") -> None:
         """Take the objects found."""
         most = int(objects.labels.max(initial=0))
         dtype = next(dtype for dtype in _LABEL_TYPES if most <= np.iinfo(dtype).max)
         image = self._result.collect(
-            PREDICTION, objects.labels.shape, self._result.axes, np.uint16, (1.0,) * objects.labels.ndim, "none"
+            name, objects.labels.shape, self._result.axes, np.uint16, (1.0,) * objects.labels.ndim, "none"
         )
         if np.iinfo(image.pixels.dtype).max < most:
             image.pixels = image.pixels.astype(dtype)
         image.pixels.reshape(-1, *objects.labels.shape)[self._number] = objects.labels
         if class_role:
             self.image(class_role, dtype=np.uint8, values="none").write(class_image(objects))
-        self._result.write_objects(self._number, objects)
+        self._result.write_objects(self._number, objects, self._pixels)
 
     def detections(self, detections: Detections, names: Sequence[str]) -> None:
         """Take the boxes found."""

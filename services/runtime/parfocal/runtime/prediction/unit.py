@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.images.files import Image
+from parfocal.runtime.images.files import Image, PixelSize
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Unit, Window
@@ -54,6 +54,7 @@ class ArrayUnit:
     axes: str
     most_pixels: int
     on_tile: OnTile | None = None
+    pixel_size: PixelSize | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -153,7 +154,8 @@ def split_units(
                 def report(done: int, total: int, number: int = number) -> None:
                     on_tile(number * total + done, len(units) * total)
 
-            yield ArrayUnit(unit, method.axes, _most_pixels(method.axes, parameters.tile_size, device), report)
+            most = _most_pixels(method.axes, parameters.tile_size, device)
+            yield ArrayUnit(unit, method.axes, most, report, image.pixel_size)
 
     return stack, each()
 

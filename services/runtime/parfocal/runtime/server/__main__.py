@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 import sys
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,10 +18,12 @@ from pydantic import ValidationError
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device_lock import DeviceLock
-from parfocal.runtime.jobs.launcher import LocalLauncher
+from parfocal.runtime.jobs.device_lock import Devices
+from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
+from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import Service, load_service
+from parfocal.runtime.server.forwarding import ForwardedImages, Images
 from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.server.interceptors import EdgeInterceptor
 from parfocal.runtime.server.servicers import JobServicer, MethodServicer
@@ -57,35 +60,52 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def serve(service: Service, module: str, settings: Settings) -> int:
-    """Serve until a signal asks to end; return 0, or 1 if the address is taken."""
+    """Serve until a signal asks to end; return 0, 1 if the address is taken, or 2 if the store cannot be used."""
     store = Store(settings)
-    device = DeviceLock(settings.state_folder, settings.device)
-    controller = Controller(service, store, LocalLauncher(settings, module, device), settings)
-    interactive = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
+    device = Devices.of(settings)
+    launcher: Launcher[Any]
+    images: Images
+    if settings.launcher == "kubernetes":
+        launcher = KubernetesLauncher(settings, service.name)
+        images = ForwardedImages(service.name, settings.images_address)
+    else:
+        launcher = LocalLauncher(settings, module, device)
+        images = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
+    controller = Controller(service, store, launcher, settings)
     # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.
     server = grpc.aio.server(
         interceptors=[EdgeInterceptor()],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 * 2**20)],
     )
     v1.add_JobServiceServicer_to_server(JobServicer(controller, settings), server)
-    v1.add_MethodServiceServicer_to_server(MethodServicer(service, interactive, settings), server)
+    v1.add_MethodServiceServicer_to_server(MethodServicer(service, images, settings), server)
     probe = health.aio.HealthServicer()
     # The servicer begins with "serving", but the controller reads the store first.
     await probe.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    try:
-        server.add_insecure_port(settings.listen)
-    except RuntimeError:
-        _log.error("cannot listen on %s: the address is taken or not of this machine", settings.listen)
-        return 1
+    servers = [server]
+    if settings.health_listen:
+        servers.append(grpc.aio.server(options=[("grpc.so_reuseport", 0)]))
+        health_pb2_grpc.add_HealthServicer_to_server(probe, servers[1])
+    for each, address in zip(servers, (settings.listen, settings.health_listen), strict=False):
+        try:
+            each.add_insecure_port(address)
+        except RuntimeError:
+            _log.error("cannot listen on %s: the address is taken or not of this machine", address)
+            return 1
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await server.start()
-    await controller.start()
+    for each in servers:
+        await each.start()
+    if settings.launcher != "none":
+        await controller.start()
+        if controller.refused is not None:
+            sys.stderr.write(f"{controller.refused.message}\n")
+            stop.set()
     serving = health_pb2.HealthCheckResponse.SERVING
     for name in ("", *_SERVICES):
         await probe.set(name, serving)
@@ -94,10 +114,12 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
     _log.info("shutting down")
     await probe.enter_graceful_shutdown()
     await controller.stop()
-    await interactive.stop()
+    await images.stop()
+    for each in servers[1:]:
+        await each.stop(None)
     with contextlib.suppress(asyncio.CancelledError):
         await server.stop(_SHUTDOWN_SECONDS)
-    return 0
+    return 0 if controller.refused is None else 2
 
 
 if __name__ == "__main__":

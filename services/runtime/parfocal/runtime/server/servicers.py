@@ -11,7 +11,7 @@ from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, Vi
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
 from parfocal.runtime.methods.service import Service
-from parfocal.runtime.server.interactive import Interactive
+from parfocal.runtime.server.forwarding import Images
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import check_name, new_request_id
 
@@ -111,8 +111,8 @@ def _place(token: str) -> tuple[int, str]:
 class MethodServicer(v1.MethodServiceServicer):
     """Says what the service offers, and predicts single images."""
 
-    def __init__(self, service: Service, interactive: Interactive, settings: Settings) -> None:
-        self._interactive = interactive
+    def __init__(self, service: Service, images: Images, settings: Settings) -> None:
+        self._images = images
         self._answer = v1.ListMethodsResponse(
             service=service.name,
             methods=[method.to_proto() for method in sorted(service.methods, key=lambda method: method.name)],
@@ -127,6 +127,6 @@ class MethodServicer(v1.MethodServiceServicer):
         self, request_iterator: AsyncIterator[v1.PredictImageRequest], _context: object
     ) -> AsyncIterator[v1.PredictImageResponse]:
         """Predict one image."""
-        async with contextlib.aclosing(self._interactive.predict(request_iterator)) as answers:
+        async with contextlib.aclosing(self._images.predict(request_iterator)) as answers:
             async for answer in answers:
                 yield answer

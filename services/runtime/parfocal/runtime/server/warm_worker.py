@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError, QueueFullError, UnavailableError
-from parfocal.runtime.jobs.device_lock import DeviceLock, Loan
+from parfocal.runtime.jobs.device_lock import Devices, Loan
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings
 
@@ -69,7 +70,7 @@ class WarmWorker:
     job once the present image is done, an image of another service once there is none here.
     """
 
-    def __init__(self, service: Service, module: str, device: DeviceLock, settings: Settings) -> None:
+    def __init__(self, service: Service, module: str, device: Devices, settings: Settings) -> None:
         self._service = service
         self._module = module
         self._device = device
@@ -155,6 +156,7 @@ class WarmWorker:
                     stderr=output,
                     limit=_LONGEST_ANSWER,
                     pass_fds=loan.files,
+                    env={**os.environ, **loan.environment} if loan.environment else None,
                 )
         finally:
             loan.close()

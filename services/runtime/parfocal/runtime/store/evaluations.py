@@ -44,6 +44,8 @@ class Metric(BaseModel):
         After the decimal point.
     better
         Which way is better; "none" for what describes rather than judges.
+    best
+        The value that nothing can exceed, e.g. 1 for F1; None where there is no such value.
     used_by_verdict
         Whether passing or failing depends on it.
     """
@@ -55,6 +57,7 @@ class Metric(BaseModel):
     unit: str = ""
     digits: int = 3
     better: Literal["higher", "lower", "none"] = "higher"
+    best: float | None = None
     used_by_verdict: bool = False
 
     @property
@@ -132,8 +135,8 @@ class EvaluationSummary(BaseModel):
         Name of the evaluation method, e.g. "restoration".
     definition
         How the numbers were made, to be printed beside them.
-    verdict, reasons, remarks
-        Whether the model can be trusted, what decided, and what a reader should know besides.
+    verdict, reasons, remarks, next_steps
+        Whether the model can be trusted, what decided, what a reader should know besides, and what to try if it failed.
     images
         Number of images that were scored; a stack is one.
     columns
@@ -169,6 +172,7 @@ class EvaluationSummary(BaseModel):
     verdict: Literal["passed", "failed"]
     reasons: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    next_steps: tuple[str, ...] = ()
     images: int
     columns: tuple[Metric, ...]
     shown: tuple[str, ...]

@@ -222,6 +222,11 @@ class DatasetManifest(Manifest):
     object_sizes: dict[str, ObjectSizes] = Field(default_factory=dict)
     field_counts: dict[str, int] = Field(default_factory=dict)
 
+    @property
+    def image_class_values(self) -> tuple[int, ...]:
+        """The value of each class where the targets are class images; label images may have others beside them."""
+        return self.class_values if self.kind == "classes" else ()
+
     def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
         """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""
         return tuple(image for image in self.images if image.split == split and image.role == role)

@@ -26,6 +26,8 @@ class Verdict:
         "passed", "failed", or "unchecked" where quality control has not looked at the model.
     reasons
         Why, in plain sentences.
+    next_steps
+        What to try with a model that failed.
     job
         The evaluation job; empty for "unchecked".
     uri
@@ -36,6 +38,7 @@ class Verdict:
     reasons: Sequence[str] = ()
     job: str = ""
     uri: str = ""
+    next_steps: Sequence[str] = ()
 
     @property
     def sentence(self) -> str:
@@ -74,5 +77,5 @@ def newest_verdict(store: Store, model: Location) -> Verdict:
 
 def verdict_of(content: Mapping[str, Any], job: str = "", uri: str = "") -> Verdict:
     """Return the verdict stored in a result's manifest or in a verdict's file."""
-    reasons = content.get("reasons") or ()
-    return Verdict(str(content.get("state") or "unchecked"), tuple(map(str, reasons)), job, uri)
+    reasons, steps = (tuple(map(str, content.get(name) or ())) for name in ("reasons", "next_steps"))
+    return Verdict(str(content.get("state") or "unchecked"), reasons, job, uri, steps)

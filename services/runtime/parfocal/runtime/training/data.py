@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.datasets.classes import class_indices
+from parfocal.runtime.datasets.classes import UNANNOTATED, class_indices
 from parfocal.runtime.datasets.findings import file_name
 from parfocal.runtime.datasets.pairs import CheckedImage, check_images, check_pairs
 from parfocal.runtime.datasets.unpaired import check_unpaired
@@ -184,10 +184,25 @@ def open_labels(
     return _opened(data, parameters, normaliser, images, targets=cleaned.images, ports=ports)
 
 
-def open_classes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
-    """Return images with class images: in each pixel the place of its class among those of the dataset, uint8.
+def open_classes(
+    data: DatasetView,
+    parameters: P,
+    normaliser: Normaliser,
+    *,
+    values: Sequence[int] | None = None,
+    ignored: int | None = None,
+) -> Opened[P]:
+    """Return images with class images: in each pixel the place of its class, int8; see `class_indices`.
 
-    Of a dataset with label images the classes are background and foreground.
+    Of a dataset with label images the classes are background and foreground. Where pixels are not annotated, patches
+    are asked for by `Foreground` parameters to contain some that are.
+
+    Parameters
+    ----------
+    values
+        The value of each class, in the order of their indices; None: those of the dataset.
+    ignored
+        The value of pixels that are not annotated; None if all are.
 
     Raises
     ------
@@ -198,16 +213,16 @@ def open_classes(data: DatasetView, parameters: P, normaliser: Normaliser) -> Op
     """
     roles = parameters.roles(data.manifest)
     images = _pairs(data, roles, parameters.patch_shape(data.axes), constant_targets=True)
-    values = data.manifest.class_values
-    targets = [
-        tuple(
-            write_memmap(data.scratch / "classes" / f"{number}-{place}.npy", class_indices(np.asarray(each), values))
-            for place, each in enumerate(several)
-        )
-        for number, several in enumerate(images.decode_targets(data))
-    ]
+    if values is None:
+        values = data.manifest.image_class_values
+    targets, sparse = [], False
+    for number, several in enumerate(images.decode_targets(data)):
+        indices = [class_indices(np.asarray(each), values, ignored) for each in several]
+        sparse = sparse or bool((indices[0] == UNANNOTATED).any())
+        paths = (data.scratch / "classes" / f"{number}-{place}.npy" for place in range(len(indices)))
+        targets.append(tuple(map(write_memmap, paths, indices)))
     ports = tuple(Port(role=role, kind="classes", classes=max(1, len(values) - 1)) for role in roles.targets)
-    return _opened(data, parameters, normaliser, images, targets=targets, ports=ports)
+    return _opened(data, parameters, normaliser, images, targets=targets, ports=ports, least_label=0 if sparse else 1)
 
 
 def open_sources(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
@@ -429,6 +444,7 @@ def _opened(
     constants: Sequence[tuple[NormaliserConstants, ...]] | None = None,
     ports: tuple[Port, ...] = (),
     stream: int = 0,
+    least_label: int = 1,
 ) -> Opened[P]:
     """Return images split, decoded and cut into patches.
 
@@ -440,6 +456,8 @@ def _opened(
         What the targets are normalised with; None leaves them as they are.
     stream
         Number of the set among those of one training, so that their random choices differ.
+    least_label
+        The lowest number of a target that patches are asked to contain.
     """
     patch = parameters.patch_shape(data.axes)
     split = split_images(
@@ -477,6 +495,7 @@ def _opened(
         augmentation=augmentation(parameters),
         fill=backgrounds(sources, axes) if ports and ports[0].kind == "labels" else None,
         foreground_fraction=parameters.foreground_fraction if isinstance(parameters, Foreground) else 0.0,
+        least_label=least_label,
     )
 
     def validation_images() -> Iterator[ValidationImage]:

@@ -351,7 +351,13 @@ class _Training:
             epochs=state.epoch,
             warnings=tuple(context.job.warnings),
         )
-        if problem := write_training_report(folder, manifest, context.method, state.rows, opened.record.examples):
+
+        def figures() -> Mapping[str, Any]:
+            images = opened.validation_images()
+            return self._implementation.figures(self._learner, images, self._parameters, facts)
+
+        examples = opened.record.examples
+        if problem := write_training_report(folder, manifest, context.method, state.rows, examples, figures):
             context.warn(problem)
             manifest = manifest.model_copy(update={"warnings": tuple(context.job.warnings)})
         files = context.send_all(folder_files(folder))

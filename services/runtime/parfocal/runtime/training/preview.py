@@ -207,10 +207,11 @@ def _samples(batches: Any) -> Iterator[tuple[Mapping[str, NDArray[np.float32]], 
 
 
 def _words(shape: tuple[int, ...], count: int, augmented: bool) -> str:
+    examples = "the only training image" if count == 1 else f"examples of {count} training images"
     if not augmented:
-        return f"examples of {count} training images"
+        return examples
     size = " x ".join(map(str, shape))
-    return f"examples of {count} training images, and patches of {size} pixels as training sees them"
+    return f"{examples}, and patches of {size} pixels as training sees them"
 
 
 def _figure(rows: Sequence[tuple[str, Sequence[_Panel]]], title: str) -> Figure:

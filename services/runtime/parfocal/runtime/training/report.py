@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,9 +34,14 @@ Row = Mapping[str, float]
 
 
 def write_training_report(
-    folder: Path, model: ModelManifest, method: Method, rows: Sequence[Row], examples: Sequence[Example]
+    folder: Path,
+    model: ModelManifest,
+    method: Method,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    figures: Callable[[], Mapping[str, Figure]] = dict,
 ) -> str:
-    """Write training.csv, loss.png and training_report.pdf to `folder`.
+    """Write training.csv, loss.png, training_report.pdf and the method's own figures to `folder`.
 
     Parameters
     ----------
@@ -44,6 +49,8 @@ def write_training_report(
         One mapping for each epoch with `epoch`, losses and scores by name, `learning_rate` and `seconds`.
     examples
         Images of the training data.
+    figures
+        Draws what the method shows besides, by name: each is NAME.png and a page of the report.
 
     Returns
     -------
@@ -51,18 +58,25 @@ def write_training_report(
         Why there are no pictures, as a sentence for people; "" where all could be drawn. The table is always there.
     """
     write_training_csv(folder / "training.csv", rows)
+    drawn: Mapping[str, Figure] = {}
     try:
         figure = loss_figure(rows, model)
         FigureCanvasAgg(figure)
         figure.savefig(folder / _CURVES, dpi=120)
+        drawn = figures()
+        for name, each in drawn.items():
+            FigureCanvasAgg(each)
+            each.savefig(folder / f"{name}.png", dpi=120)
         with PdfPages(folder / _REPORT, metadata={"Title": f"Training of {model.model}"}) as pages:
             pages.savefig(_summary_page(model, method, rows))
             pages.savefig(_figures_page(model, rows, examples))
+            for each in drawn.values():
+                pages.savefig(each)
     except (OSError, MemoryError):  # the machine's fault, which another attempt may not have
         raise
     except Exception as error:  # whatever a drawing library cannot draw: hours of training are worth more
         _log.exception("the training report could not be drawn")
-        for name in (_CURVES, _REPORT):
+        for name in (_CURVES, _REPORT, *(f"{name}.png" for name in drawn)):
             (folder / name).unlink(missing_ok=True)
         return (
             f"The curves and the report of the training could not be drawn ({type(error).__name__}). The model is "

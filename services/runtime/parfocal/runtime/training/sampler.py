@@ -69,7 +69,9 @@ class PatchSampler:
     augmentation
         Applied alike to source and targets; None for none.
     foreground_fraction
-        Chance that a patch is asked to contain an object of the first target, which is then a label image.
+        Chance that a patch is asked to contain an object of the first target, which is then a label or class image.
+    least_label
+        The lowest number that counts as an object: 0 where a patch is asked for anything that is annotated.
     fill
         Per image, what warped patches show of the source where they look beyond their region: mirrored objects would
         be objects without annotation. There labels are 0. None mirrors the region.
@@ -89,6 +91,7 @@ class PatchSampler:
     target_constants: Sequence[NormaliserConstants | tuple[NormaliserConstants | None, ...]] | None = None
     augmentation: Augmentation | None = None
     foreground_fraction: float = 0.0
+    least_label: int = 1
     fill: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -183,11 +186,11 @@ class PatchSampler:
         labels = given[0] if isinstance(given, tuple) else given
         for _ in range(_FOREGROUND_TRIES):
             window = tuple(slice(first, first + length) for first, length in zip(corner, self.patch_shape, strict=True))
-            if np.any(labels[window] > 0):
+            if np.any(labels[window] >= self.least_label):
                 return corner
             corner = region.start + rng.integers(room)
         part = labels[tuple(slice(*bounds) for bounds in zip(region.start, region.stop, strict=True))]
-        pixels = np.flatnonzero(np.asarray(part) > 0)
+        pixels = np.flatnonzero(np.asarray(part) >= self.least_label)
         if len(pixels):
             pixel = np.unravel_index(pixels[rng.integers(len(pixels))], part.shape)
             offset = pixel - rng.integers(self.patch_shape)

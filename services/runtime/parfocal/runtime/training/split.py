@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, Violation
 
 
@@ -92,7 +93,7 @@ def split_images(
     small = [stem for stem, shape in zip(stems, shapes, strict=True) if any(np.less(shape, patch))]
     if small:
         raise InvalidInputError(
-            f"{', '.join(sorted(small)[:5])}: smaller than a patch of {_by(patch)} pixels. "
+            f"{some(sorted(small))}: smaller than a patch of {_by(patch)} pixels. "
             "Choose a smaller patch or leave these images out.",
             [Violation(stem, f"smaller than a patch of {_by(patch)} pixels") for stem in small],
         )
@@ -148,8 +149,8 @@ def _by_block(
     if not validation:
         least = " or ".join(f"{3 * length}" for length in sorted(set(patch)))
         raise InvalidInputError(
-            f"{len(whole)} images are too few to hold one out, and too small to hold out a part: one side must be at "
-            f"least three patches long ({least} pixels). Add images or choose a smaller patch.",
+            f"There are too few images ({len(whole)}) to hold one out, and none is large enough to hold out a part: "
+            f"one side must be at least three patches long ({least} pixels). Add images or choose a smaller patch.",
             [Violation("patch_size", f"no image is three patches of {_by(patch)} long")],
         )
     warning = (

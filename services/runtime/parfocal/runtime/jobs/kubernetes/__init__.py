@@ -1,0 +1,1 @@
+"""Workers on a cluster: one Kubernetes Job for each attempt."""

@@ -1,0 +1,90 @@
+"""Intensities and shapes of objects, as scikit-image measures them; what uses this needs the extra `objects`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.runtime.methods.outputs import Column
+
+_STATISTICS: Final = ("mean", "min", "max", "integrated")
+_LENGTHS: Final = {"axis_major_length": "major_axis", "axis_minor_length": "minor_axis"}
+_FLAT: Final = ("eccentricity", "solidity")
+"""Ratios that are measured in planes alone: the hull of a volume that is one plane thick is not defined."""
+
+
+def measure_columns(dimensions: int, channels: int, lengths: Sequence[float] | None) -> list[Column]:
+    """Return the columns of what `measure_objects` measures, in its order.
+
+    Parameters
+    ----------
+    dimensions
+        2 for objects in planes, 3 in volumes.
+    channels
+        Of the images; 0 where intensities are not measured.
+    lengths
+        Of a pixel along each axis in micrometres; None where they are not known.
+    """
+    channel_names = [""] if channels == 1 else [f"_channel_{channel + 1}" for channel in range(channels)]
+    columns = [Column(f"intensity_{name}{channel}") for channel in channel_names for name in _STATISTICS]
+    measured = [*(["perimeter"] if dimensions == 2 else []), *_LENGTHS.values()]
+    columns += [Column(f"{name}_px", "px") for name in measured]
+    if lengths is not None:
+        columns += [Column(f"{name}_um", "um") for name in measured]
+    return columns + [Column(name) for name in (_FLAT if dimensions == 2 else ())]
+
+
+def measure_objects(
+    labels: NDArray[Any], pixels: NDArray[Any] | None, lengths: Sequence[float] | None
+) -> dict[int, list[str]]:
+    """Return by label the values of the columns of `measure_columns` as text.
+
+    Axes are those of the ellipse or ellipsoid with the same second moments; the perimeter is that of a line through
+    the centres of border pixels, the solidity the part of the convex hull that the object fills. A perimeter in
+    micrometres is empty where pixels are not square.
+
+    Parameters
+    ----------
+    labels
+        Integers of shape (Y, X) or (Z, Y, X), 0 for background.
+    pixels
+        The image of that shape, with a further axis of channels at the end where it has several; None for none.
+    lengths
+        Of a pixel along each axis in micrometres, or None.
+    """
+    from skimage.measure import regionprops_table
+
+    planes = labels.ndim == 2
+    wanted = ["label", "area", *(["perimeter"] if planes else []), *_LENGTHS, *(_FLAT if planes else ())]
+    found = regionprops_table(labels, properties=wanted)
+    columns: list[list[str]] = []
+    if pixels is not None:
+        channels = pixels[..., np.newaxis] if pixels.ndim == labels.ndim else pixels
+        values = regionprops_table(labels, channels, ["intensity_mean", "intensity_min", "intensity_max"])
+        for channel in range(channels.shape[-1]):
+            mean, least, most = (values[f"intensity_{name}-{channel}"] for name in ("mean", "min", "max"))
+            columns += [_written(each) for each in (mean, least, most, mean * found["area"])]
+    measured = [*(["perimeter"] if planes else []), *_LENGTHS]
+    columns += [[f"{value:.3f}" for value in found[name]] for name in measured]
+    if lengths is not None:
+        even = all(math.isclose(length, lengths[0], rel_tol=1e-6) for length in lengths)
+        if even:
+            scaled = {name: found[name] * lengths[0] for name in measured}
+        else:
+            scaled = regionprops_table(labels, properties=list(_LENGTHS), spacing=tuple(lengths))
+        columns += [
+            [f"{value:.5g}" for value in scaled[name]] if name in scaled else [""] * len(found["label"])
+            for name in measured
+        ]
+    if planes:
+        columns += [[f"{value:.4f}" for value in found[name]] for name in _FLAT]
+    return dict(zip(map(int, found["label"]), map(list, zip(*columns, strict=True)), strict=True))
+
+
+def _written(values: NDArray[Any]) -> list[str]:
+    """Return intensities as text: seven digits tell apart all grey values of 16 bits and their means."""
+    return [f"{value:.7g}" for value in np.asarray(values, np.float64)]

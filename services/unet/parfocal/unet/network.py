@@ -1,0 +1,237 @@
+"""The U-Nets as the runtime drives them. Imported by workers only: it loads PyTorch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parfocal.runtime.datasets.view import DatasetView
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.frameworks.torch import TorchFiles, TorchLearner, prepare
+from parfocal.runtime.methods.device import Device
+from parfocal.runtime.methods.implementation import Batch, Implementation, ModelView, Opened, Selection, ValidationImage
+from parfocal.runtime.methods.outputs import Outputs, Unit
+from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
+from parfocal.runtime.prediction.unit import Normalised
+from parfocal.runtime.store.facts import Facts
+from parfocal.runtime.training.data import PatchBatches, open_classes
+from parfocal.unet.losses import dice_score, training_loss
+from parfocal.unet.modules import Unet2D, Unet3D
+from parfocal.unet.parameters import (
+    Unet2DParameters,
+    Unet3DParameters,
+    UnetParameters,
+    UnetPredictionParameters,
+    class_values,
+    written_values,
+)
+from parfocal.unet.regions import clean_regions, find_instances, smallest_dtype
+from parfocal.unet.thresholds import THRESHOLDS, best_threshold, ious, threshold_counts
+from parfocal.unet.weights import balanced_weights, pixel_weights
+
+_LARGEST_TILE = 2**20
+_SHOWN = 3
+
+
+class UnetLearner(TorchLearner):
+    """A U-Net with its loss; batches have the class of each pixel and its weight as targets."""
+
+    def __init__(self, module: torch.nn.Module, parameters: UnetParameters, device: Device) -> None:
+        optimiser = torch.optim.Adam(module.parameters(), lr=parameters.learning_rate)
+        super().__init__({"network": module}, {"optimiser": optimiser}, parameters.seed, device)
+        self._name = parameters.loss
+
+    def train_batch(self, batch: Batch) -> dict[str, float]:
+        """Do one step of optimisation and return loss and Dice coefficient of the batch before it."""
+        logits = self.forward(self.modules["network"], batch.input)
+        classes, weights = self._targets(batch)
+        dice = dice_score(logits, classes)
+        return {"loss": self.step("optimiser", training_loss(self._name, logits, classes, weights)), "dice": dice}
+
+    def validate_batch(self, batch: Batch) -> dict[str, float]:
+        """Return loss and Dice coefficient of a batch."""
+        logits = self.infer(self.modules["network"], batch.input)
+        classes, weights = self._targets(batch)
+        return {
+            "loss": float(training_loss(self._name, logits, classes, weights)),
+            "dice": dice_score(logits, classes),
+        }
+
+    def _targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        classes, weights = (torch.from_numpy(each).to(self.device) for each in batch.targets)
+        return classes, weights
+
+
+class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
+    """What U-Nets of two and three dimensions have in common."""
+
+    kept: ClassVar[Mapping[str, Selection]] = {"best": Selection(), "best-dice": Selection("val_dice", "higher")}
+    one_in_total: ClassVar[bool]
+    """Whether balanced class weights add up to 1, as in the notebook for volumes; else their mean over pixels is 1."""
+
+    @abstractmethod
+    def network(self, parameters: Any, inputs: int, outputs: int) -> torch.nn.Module:
+        """Return a new network."""
+
+    def open(self, data: DatasetView, parameters: UnetParameters) -> Opened[UnetParameters]:
+        """Return images with class images in patches, and the weight of each class."""
+        values = class_values(parameters, data.manifest)
+        opened = open_classes(data, parameters, self.normaliser, values=values, ignored=parameters.ignore_value)
+        written = written_values(values)
+        counts = _count_classes(opened, len(written))
+        if missing := [str(value) for value, number in zip(written, counts, strict=True) if not number]:
+            text = f"No pixel of the images that training is done on has the class {', '.join(missing)}"
+            if len(written) - len(missing) < 2:
+                raise InvalidInputError(f"{text}: there is nothing to tell apart. Annotate more, or use other images.")
+            data.warn(f"{text}: the model cannot find it.")
+        measured: dict[str, Any] = {"class_values": list(written)}
+        if parameters.ignore_value is not None:
+            measured["ignore_value"] = parameters.ignore_value
+        if parameters.balanced:
+            measured["class_weights"] = balanced_weights(counts, one_in_total=self.one_in_total)
+        size = opened.record.pixel_size_um
+        anisotropy = size[2] / size[0] if size and size[0] and size[2] else 1.0
+        if "Z" in data.axes:
+            measured["anisotropy"] = round(anisotropy, 4)
+        return replace(opened, parameters=parameters.resolved(anisotropy), facts=opened.facts.with_measured(**measured))
+
+    def prepare(self, batch: Batch, parameters: UnetParameters, facts: Facts, rng: np.random.Generator) -> Batch:  # noqa: ARG002
+        """Return the class of each pixel, below 0 where it is not known, and its weight in the cross-entropy."""
+        classes = np.asarray(batch.targets[..., 0], np.int64)
+        weights = pixel_weights(
+            classes,
+            facts.measured.get("class_weights"),
+            parameters.boundary_weight,
+            parameters.boundary_width,
+            facts.measured.get("anisotropy", 1.0),
+        )
+        return replace(batch, targets=(classes, weights))
+
+    def build(self, parameters: UnetParameters, facts: Facts) -> UnetLearner:
+        """Return a new network with its loss."""
+        prepare(parameters.seed)
+        module = self.network(parameters, facts.input_channels, _outputs(facts))
+        return UnetLearner(module, parameters, self.device)
+
+    def geometry(self, parameters: Any, facts: Facts) -> Geometry:
+        """Return sizes and overlap: tiles are exact."""
+        return Geometry(divisor=parameters.divisor, overlap=parameters.reach, output_channels=_outputs(facts))
+
+    def probability(
+        self, learner: UnetLearner, image: Pixels, parameters: UnetParameters, facts: Facts, tiling: Tiling
+    ) -> NDArray[np.float32]:
+        """Return the probability of each class, last, in a normalised image of any size."""
+        logits = apply_tiled(learner, image, self.geometry(parameters, facts), tiling)
+        if logits.shape[-1] == 1:
+            foreground = 1 / (1 + np.exp(-np.clip(logits[..., 0], -80, 80)))
+            return np.stack([1 - foreground, foreground], axis=-1)
+        raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=-1, keepdims=True), np.float32)
+
+    def calibrate(
+        self, learner: UnetLearner, images: Iterator[ValidationImage], parameters: UnetParameters, facts: Facts
+    ) -> Facts:
+        """Return the facts with the threshold that gives the highest IoU of the foreground over all validation images.
+
+        Several classes have no threshold: the most probable one is taken.
+        """
+        if _outputs(facts) > 1:
+            return facts
+        counts = np.zeros((len(THRESHOLDS), 3), np.int64)
+        for image in images:
+            found = self.probability(learner, image.input, parameters, facts, Tiling(_LARGEST_TILE))
+            counts += threshold_counts(image.targets[..., 0], found[..., 1])
+        curve = ious(counts)
+        return facts.with_measured(
+            threshold=best_threshold(curve), iou_by_threshold=[round(value, 5) for value in curve.tolist()]
+        )
+
+    def figures(
+        self, learner: UnetLearner, images: Iterator[ValidationImage], parameters: UnetParameters, facts: Facts
+    ) -> Mapping[str, Any]:
+        """Return the IoU over the threshold, and what is found in some validation images beside their targets."""
+        from parfocal.unet.figures import Overlay, validation_figure  # drawing takes a second to load
+
+        overlays = []
+        for _, image in zip(range(_SHOWN), images, strict=False):
+            found = self.probability(learner, image.input, parameters, facts, Tiling(_LARGEST_TILE))
+            classes = predicted_classes(found, facts.measured.get("threshold", 0.5))
+            overlays.append(Overlay(image.name, image.input, image.targets[..., 0], classes))
+        return {"validation": validation_figure(overlays, facts.measured)}
+
+    def predict(
+        self, learner: UnetLearner, unit: Unit, model: ModelView, parameters: PredictionParameters, outputs: Outputs
+    ) -> None:
+        """Hand over the class of each pixel and what is asked for besides: probabilities, and single objects."""
+        assert isinstance(parameters, UnetPredictionParameters)
+        facts = model.facts
+        source = Normalised(unit, model.normaliser)
+        tiling = Tiling(unit.most_pixels, unit.report)
+        probability = self.probability(learner, source, model.parameters, facts, tiling)
+        classes = predicted_classes(probability, parameters.threshold or facts.measured.get("threshold", 0.5))
+        lengths = unit.pixel_size.lengths(classes.ndim) if unit.pixel_size is not None else None
+        classes = clean_regions(classes, parameters, lengths)
+        values = facts.measured["class_values"]
+        dtype = smallest_dtype(values)
+        outputs.image("prediction", dtype=dtype, values="none").write(np.array(values, dtype)[classes])
+        if parameters.probabilities:
+            pixels = np.moveaxis(probability, -1, 0)
+            outputs.image("probability", shape=pixels.shape, axes="C" + unit.axes, values="none").write(pixels)
+        if parameters.instances != "none":
+            outputs.objects(find_instances(classes, probability, parameters, lengths), name="instances")
+
+
+class UnetOfImages(Unet):
+    """The U-Net of the notebook for images."""
+
+    one_in_total = False
+
+    def network(self, parameters: Unet2DParameters, inputs: int, outputs: int) -> torch.nn.Module:
+        """Return a new network."""
+        return Unet2D(inputs, outputs, parameters.first_filters, parameters.poolings)
+
+
+class UnetOfVolumes(Unet):
+    """The U-Net of the notebook for volumes."""
+
+    one_in_total = True
+
+    def network(self, parameters: Unet3DParameters, inputs: int, outputs: int) -> torch.nn.Module:
+        """Return a new network."""
+        scales = parameters.scales
+        strides = [tuple(np.floor_divide(*pair).tolist()) for pair in zip(scales[1:], scales, strict=False)]
+        return Unet3D(inputs, outputs, parameters.first_filters, strides)
+
+
+def predicted_classes(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Return the class of each pixel: of two, foreground where it reaches a threshold, else the most probable one."""
+    if probability.shape[-1] == 2:
+        return np.where(probability[..., 1] >= threshold, 1, 0).astype(np.uint8)
+    found: NDArray[np.uint8] = np.argmax(probability, axis=-1).astype(np.uint8)
+    return found
+
+
+def _outputs(facts: Facts) -> int:
+    """Return the channels of the network's output: the foreground of two classes, or one for each of several."""
+    classes = 1 + facts.targets[0].classes
+    return 1 if classes <= 2 else classes
+
+
+def _count_classes(opened: Opened[Any], classes: int) -> NDArray[np.int64]:
+    """Return how many pixels each class has in the parts that training is done on."""
+    assert isinstance(opened.batches, PatchBatches)
+    sampler = opened.batches.sampler
+    assert sampler.targets is not None
+    counts = np.zeros(classes, np.int64)
+    for region in sampler.regions:
+        window = tuple(slice(*bounds) for bounds in zip(region.start, region.stop, strict=True))
+        part = np.asarray(sampler.targets[region.index][0])[window]
+        counts += np.bincount(part[part >= 0], minlength=classes)
+    return counts

@@ -1,0 +1,343 @@
+"""The parameters of the U-Nets; differences from the notebooks are argued in the methods' pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.methods.augmenting import FlipZ, Intensity
+from parfocal.runtime.methods.parameters import (
+    Foreground,
+    PredictionParameters,
+    TrainingParameters,
+    check_patch_fits,
+    inherited,
+)
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import DatasetManifest
+
+_MASK_VALUES = (0, 255)
+
+
+class UnetParameters(Intensity, Foreground, TrainingParameters):
+    """What trainings of U-Nets in two and three dimensions have in common; the defaults are those for two."""
+
+    batch_size: int = inherited(TrainingParameters, "batch_size", default=4)
+    patches_per_image: int = inherited(TrainingParameters, "patches_per_image", default=8)
+    learning_rate: float = inherited(TrainingParameters, "learning_rate", default=3e-4)
+    foreground_fraction: float = inherited(
+        Foreground,
+        "foreground_fraction",
+        description="Part of the patches that must contain a pixel of another class than the background (of any class "
+        "where not all pixels are annotated); the others are cut anywhere.",
+    )
+    augment_scale: float = inherited(Intensity, "augment_scale", default=0.5)
+    augment_scale_probability: float = inherited(Intensity, "augment_scale_probability", default=0.5)
+    foreground_value: int | None = Field(
+        default=None,
+        title="Foreground value",
+        description="For masks with two values: the value of what is to be found, for example 0 where membranes are "
+        "drawn black on white. Not set: the larger value. Of label images every object is foreground.",
+    )
+    ignore_value: int | None = Field(
+        default=None,
+        title="Ignore value",
+        description="The value of pixels that are not annotated, for example 0 where only a few strokes of each class "
+        "were drawn, or 255 for unclear regions. They do not take part in training. Not set: all pixels are annotated.",
+    )
+    loss: Literal["dice-cross-entropy", "cross-entropy", "focal"] = Field(
+        default="dice-cross-entropy",
+        title="Loss",
+        description="What training minimises. cross-entropy: each pixel by itself, as in the notebooks. "
+        "dice-cross-entropy: the overlap of regions (Dice) in addition, which suits small and thin structures. focal: "
+        "cross-entropy that dwells on pixels that are still wrong.",
+    )
+    class_weights: Literal["auto", "balanced", "none"] = Field(
+        default="auto",
+        title="Class weights",
+        description="balanced: pixels of rare classes count more in the cross-entropy, so that each class counts the "
+        "same in total. none: all pixels count the same. auto: balanced for the loss cross-entropy, as in the "
+        "notebooks, else none.",
+    )
+    boundary_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        title="Boundary weight",
+        description="How much more pixels at the boundary between classes count in the cross-entropy: 4 makes them "
+        "count 5 times. It helps to keep apart what nearly touches. 0: all count the same.",
+    )
+    boundary_width: float = Field(
+        default=3.0,
+        gt=0,
+        le=100,
+        title="Boundary width",
+        description="Distance from the boundary, in pixels, over which the boundary weight falls off (standard "
+        "deviation of a Gaussian).",
+    )
+
+    @property
+    def balanced(self) -> bool:
+        """Whether classes are weighted by how rare they are."""
+        return self.class_weights == "balanced" or (self.class_weights == "auto" and self.loss == "cross-entropy")
+
+    @property
+    def scales(self) -> tuple[tuple[int, ...], ...]:
+        """For each level of the network, from the top, the pixels along each axis that one of its pixels stands for."""
+        raise NotImplementedError
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """What the lengths of a patch must be multiples of, along each axis."""
+        return self.scales[-1]
+
+    def resolved(self, anisotropy: float) -> UnetParameters:  # noqa: ARG002
+        """Return the parameters with what depends on the images.
+
+        Parameters
+        ----------
+        anisotropy
+            Distance of planes as a multiple of the pixel size in X; 1 where it is unknown.
+        """
+        return self
+
+
+class Unet2DParameters(UnetParameters):
+    """Parameters of a U-Net 2D training."""
+
+    patch_size: int = inherited(TrainingParameters, "patch_size", default=256)
+    plateau_factor: float = inherited(TrainingParameters, "plateau_factor", default=0.1)
+    poolings: int = Field(
+        default=2,
+        ge=1,
+        le=5,
+        title="Poolings",
+        description="How often the network halves the image. Each one doubles how far it sees, and makes it four times "
+        "as large.",
+    )
+    first_filters: int = Field(
+        default=64,
+        ge=4,
+        le=256,
+        title="First filters",
+        description="Filters of the first level, doubled at each further one. More can tell more apart and are slower.",
+    )
+
+    @property
+    def scales(self) -> tuple[tuple[int, ...], ...]:
+        """For each level, from the top, the pixels along Y and X that one of its pixels stands for."""
+        return tuple((2**level,) * 2 for level in range(self.poolings + 1))
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How far an output pixel sees, in pixels along Y and X.
+
+        The convolutions of 3 reach one pixel of their level: two on the way down, two on the way up, one more at the
+        top. Those of 2 behind each enlargement reach one to the right and below. Pooling adds what lies in the same
+        pixel of the lowest level.
+        """
+        return _reach(self.scales, up=3, more=1)
+
+
+class Unet3DParameters(FlipZ, UnetParameters):
+    """Parameters of a U-Net 3D training."""
+
+    patch_size: int = Field(
+        default=128,
+        ge=8,
+        le=2048,
+        title="Patch size",
+        description="Side length in Y and X of the training patches, in pixels; not larger than your volumes.",
+    )
+    patch_depth: int = Field(
+        default=8,
+        ge=1,
+        le=512,
+        title="Patch depth",
+        description="Planes of a training patch; not more than your volumes have.",
+    )
+    batch_size: int = inherited(UnetParameters, "batch_size", default=2)
+    validation_fraction: float = inherited(UnetParameters, "validation_fraction", default=0.2)
+    learning_rate: float = inherited(UnetParameters, "learning_rate", default=1e-3)
+    plateau_patience: int = inherited(UnetParameters, "plateau_patience", default=50)
+    poolings: int = Field(
+        default=3,
+        ge=1,
+        le=4,
+        title="Poolings",
+        description="How often the network halves the volume in Y and X. Each one doubles how far it sees, and makes "
+        "it four times as large.",
+    )
+    z_poolings: int | None = Field(
+        default=None,
+        ge=0,
+        le=4,
+        title="Poolings in Z",
+        description="How often it halves the volume in Z as well, on its lowest levels. Not set: from the distance of "
+        "planes, so that voxels become as high as wide, and no more than patch_depth allows.",
+    )
+    first_filters: int = Field(
+        default=32,
+        ge=2,
+        le=128,
+        title="First filters",
+        description="Filters of the first convolution; the second of each level has twice as many, and each level "
+        "twice as many as that above. More can tell more apart and are slower.",
+    )
+
+    @property
+    def scales(self) -> tuple[tuple[int, ...], ...]:
+        """For each level, from the top, the voxels along Z, Y and X that one of its voxels stands for."""
+        in_z = self._poolings_in_z(1.0)
+        return tuple(
+            (2 ** max(0, level - self.poolings + in_z), 2**level, 2**level) for level in range(self.poolings + 1)
+        )
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How far an output voxel sees, in voxels along Z, Y and X; see `Unet2DParameters.reach`."""
+        return _reach(self.scales, up=2, more=0)
+
+    def patch_shape(self, axes: str) -> tuple[int, ...]:
+        """Return the shape of a patch in pixels for the axes ZYX."""
+        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
+
+    def resolved(self, anisotropy: float) -> UnetParameters:
+        """Return the parameters with the number of poolings in Z."""
+        return self.model_copy(update={"z_poolings": self._poolings_in_z(anisotropy)})
+
+    def _poolings_in_z(self, anisotropy: float) -> int:
+        if self.z_poolings is not None:
+            return min(self.z_poolings, self.poolings)
+        wanted = self.poolings - max(0, round(math.log2(anisotropy)))
+        allowed = (self.patch_depth & -self.patch_depth).bit_length() - 1  # how often the depth can be halved
+        return max(0, min(wanted, allowed))
+
+
+class UnetPredictionParameters(PredictionParameters):
+    """Parameters of a prediction with a U-Net."""
+
+    threshold: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Threshold",
+        description="Of two classes: the probability of foreground from which a pixel is foreground. 0 takes the "
+        "threshold that suited the model's validation images best. Of more classes the most probable one is taken.",
+    )
+    probabilities: bool = Field(
+        default=False,
+        title="Probabilities",
+        description="Write an image of the probability of each class too.",
+    )
+    smallest_object: float = Field(
+        default=0.0,
+        ge=0,
+        title="Smallest object",
+        description="Connected pixels of a class that are smaller than this become background: area, or volume in "
+        "three dimensions, in the unit of sizes. 0 keeps all.",
+    )
+    largest_hole: float = Field(
+        default=0.0,
+        ge=0,
+        title="Largest hole",
+        description="Background that is enclosed by other classes and not larger than this is filled with what lies "
+        "around it: area, or volume in three dimensions, in the unit of sizes. 0 keeps all.",
+    )
+    size_unit: Literal["um", "pixels"] = Field(
+        default="um",
+        title="Unit of sizes",
+        description="Unit of the smallest object and of the largest hole. um: square or cubic micrometres; the image "
+        "must say the size of its pixels. pixels: number of pixels.",
+    )
+    instances: Literal["none", "components", "watershed"] = Field(
+        default="none",
+        title="Instances",
+        description="Number single objects, with a table and ImageJ regions. components: connected pixels of a class "
+        "are an object. watershed: objects that touch are cut apart where they are narrow.",
+    )
+    seed_distance: int = Field(
+        default=7,
+        ge=1,
+        le=1000,
+        title="Seed distance",
+        description="For watershed: the least distance between the middles of two touching objects, in pixels. Larger "
+        "cuts less.",
+    )
+
+
+def class_values(parameters: UnetParameters, dataset: DatasetManifest) -> tuple[int, ...]:
+    """Return the value of each class in the class images of a dataset, the background first; () for label images.
+
+    Raises
+    ------
+    InvalidInputError
+        The parameters name a value that the class images do not have, or less than two classes are left.
+    """
+    named = {"foreground_value": parameters.foreground_value, "ignore_value": parameters.ignore_value}
+    if not dataset.image_class_values:
+        if wrong := [name for name, value in named.items() if value is not None]:
+            raise InvalidInputError(
+                f"The dataset {dataset.dataset!r} has label images, of which 0 is background, every object foreground, "
+                f"and numbers below 0 are not annotated. Leave out {' and '.join(wrong)}, or create the dataset with "
+                "--kind classes.",
+                [Violation(name, "is for class images, and these are label images") for name in wrong],
+            )
+        return ()
+    values = tuple(value for value in dataset.image_class_values if value != parameters.ignore_value)
+    listed = ", ".join(map(str, dataset.image_class_values))
+    if len(values) < 2:
+        raise InvalidInputError(
+            f"The class images of {dataset.dataset!r} have the values {listed}: there are no two classes to tell "
+            "apart. Annotate a second class, for example the background, or correct ignore_value.",
+            [Violation("ignore_value", f"leaves {len(values)} of the values {listed}")],
+        )
+    foreground = parameters.foreground_value
+    if foreground is None:
+        return values
+    if foreground not in values or len(values) > 2:
+        raise InvalidInputError(
+            f"foreground_value {foreground} says which of two values is the foreground, and the classes of "
+            f"{dataset.dataset!r} have {', '.join(map(str, values))}. "
+            + ("Leave it out: of several classes all are found." if len(values) > 2 else "Choose one of them."),
+            [Violation("foreground_value", f"is none of two values; there are {len(values)}")],
+        )
+    return (values[0] if foreground == values[1] else values[1], foreground)
+
+
+def written_values(values: Sequence[int]) -> tuple[int, ...]:
+    """Return the value that each class has in predictions: its own, or those of a mask where there were labels."""
+    return tuple(values) or _MASK_VALUES
+
+
+def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
+    """Raise InvalidInputError if patches do not fit network or images, or the classes cannot be told apart."""
+    assert isinstance(parameters, UnetParameters)
+    axes = "ZYX" if isinstance(parameters, Unet3DParameters) else "YX"
+    names = ("patch_depth", "patch_size", "patch_size")[-len(axes) :]
+    for name, length, divisor in zip(names, parameters.patch_shape(axes), parameters.divisor, strict=True):
+        if length % divisor:
+            poolings = "z_poolings" if name == "patch_depth" else "poolings"
+            raise InvalidInputError(
+                f"{name} {length} is no multiple of {divisor}, which {poolings} asks for.",
+                [Violation(name, f"must be a multiple of {divisor}")],
+            )
+    class_values(parameters, dataset)
+    check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor)
+
+
+def _reach(scales: Sequence[tuple[int, ...]], *, up: int, more: int) -> tuple[int, ...]:
+    """Return how far a U-Net sees along each axis, in pixels.
+
+    There are two convolutions for each level on the way down and at the bottom, `up` on the way up, and `more` at the
+    top.
+    """
+    *levels, bottom = scales
+    return tuple(
+        sum((2 + up) * scale[axis] for scale in levels) + 2 * lowest + more + lowest - 1
+        for axis, lowest in enumerate(bottom)
+    )

@@ -1,0 +1,187 @@
+"""From classes of pixels to regions without specks and holes, and to single objects."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.methods.objects import Objects
+from parfocal.runtime.methods.outlines import trace_outlines
+from parfocal.unet.parameters import UnetPredictionParameters
+
+
+def smallest_dtype(values: Sequence[int]) -> np.dtype[Any]:
+    """Return the smallest integer type that holds some values."""
+    return np.result_type(*(np.min_scalar_type(value) for value in values))
+
+
+def clean_regions(
+    classes: NDArray[np.uint8], parameters: UnetPredictionParameters, lengths: Sequence[float] | None
+) -> NDArray[np.uint8]:
+    """Return class indices without small regions, which become background, and without small holes.
+
+    Pixels of a class that touch, at a face, an edge or a corner, are one region. A hole is background that does not
+    reach the border of the image, connected by faces; it becomes the class that most of the pixels around it have.
+    Small regions go first.
+
+    Parameters
+    ----------
+    classes
+        (Y, X) or (Z, Y, X), 0 for the background.
+    lengths
+        Of a pixel along each axis in micrometres; None where they are unknown.
+
+    Raises
+    ------
+    InvalidInputError
+        Sizes are given in micrometres and the pixel size is unknown.
+    """
+    if not parameters.smallest_object and not parameters.largest_hole:
+        return classes
+    if lengths is None and parameters.size_unit == "um":
+        raise InvalidInputError(
+            "smallest_object and largest_hole are given in micrometres, and the image does not say the size of its "
+            "pixels. Save it in the image (in Fiji: Image > Properties), or set size_unit to pixels."
+        )
+    unit = 1.0 if lengths is None or parameters.size_unit == "pixels" else math.prod(lengths)
+    cleaned = classes.copy()
+    for number in np.unique(classes[classes > 0]) if parameters.smallest_object else ():
+        regions, count = ndimage.label(classes == number, structure=_touching(classes.ndim))
+        small = np.bincount(regions.ravel(), minlength=count + 1) * unit < parameters.smallest_object
+        small[0] = False
+        cleaned[small[regions]] = 0
+    if parameters.largest_hole:
+        _fill_holes(cleaned, parameters.largest_hole / unit)
+    return cleaned
+
+
+def _fill_holes(classes: NDArray[np.uint8], largest: float) -> None:
+    """Fill holes of up to so many pixels in place."""
+    regions, count = ndimage.label(classes == 0)
+    small = np.bincount(regions.ravel(), minlength=count + 1) <= largest
+    small[0] = False
+    for axis in range(classes.ndim):
+        for end in (0, -1):
+            small[np.unique(np.take(regions, end, axis))] = False
+    boxes = ndimage.find_objects(regions)
+    # None of them reaches a border, so that a pixel more belongs to the image.
+    for number in np.flatnonzero(small):
+        window = tuple(slice(part.start - 1, part.stop + 1) for part in boxes[number - 1])
+        hole = regions[window] == number
+        around = ndimage.binary_dilation(hole) & ~hole
+        classes[window][hole] = np.bincount(classes[window][around]).argmax()
+
+
+def find_instances(
+    classes: NDArray[np.uint8],
+    probability: NDArray[np.float32],
+    parameters: UnetPredictionParameters,
+    lengths: Sequence[float] | None,
+) -> Objects:
+    """Return the objects in an image: connected regions of each class but the background, perhaps cut apart.
+
+    Parameters
+    ----------
+    classes
+        Class indices (Y, X) or (Z, Y, X).
+    probability
+        Of each class, last. An object has the mean of that of its class as its probability.
+    lengths
+        Of a pixel along each axis; None takes all for equal.
+    """
+    labels = np.zeros(classes.shape, np.int32)
+    owners: list[int] = []
+    for number in np.unique(classes[classes > 0]).tolist():
+        mask = classes == number
+        if parameters.instances == "watershed":
+            found, count = watershed(mask, parameters.seed_distance, lengths)
+        else:
+            found, count = ndimage.label(mask, structure=_touching(mask.ndim))
+        labels[mask] = found[mask] + len(owners)
+        owners += [number] * count
+    index = np.arange(1, len(owners) + 1)
+    means = np.stack(
+        [np.asarray(ndimage.mean(probability[..., each], labels, index)) for each in range(probability.shape[-1])],
+        axis=-1,
+    ).reshape(len(owners), probability.shape[-1])
+    means = means.astype(np.float32)
+    return Objects(
+        labels,
+        means[np.arange(len(owners)), owners] if owners else np.zeros(0, np.float32),
+        trace_outlines(labels) if labels.ndim == 2 else (),
+        means if probability.shape[-1] > 2 else None,
+    )
+
+
+def watershed(
+    mask: NDArray[np.bool_], seed_distance: int, lengths: Sequence[float] | None
+) -> tuple[NDArray[np.int32], int]:
+    """Return a label image of a mask whose regions are cut apart where they are narrow, and the number of objects.
+
+    Objects grow from the places that are farthest from the background, level by level of this distance, and meet at the
+    narrow places (Vincent and Soille, 1991, on the distance transform).
+
+    Parameters
+    ----------
+    mask
+        (Y, X) or (Z, Y, X).
+    seed_distance
+        In pixels: seeds are the maxima of the distance within so many pixels along each axis, slightly smoothed.
+    lengths
+        Of a pixel along each axis; None takes all for equal.
+    """
+    sampling = None if lengths is None else np.asarray(lengths) / min(lengths)
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=sampling)
+    inside = distance > 0
+    smooth = np.where(inside, ndimage.gaussian_filter(distance, 1), 0)
+    peaks = inside & (smooth == ndimage.maximum_filter(smooth, 2 * seed_distance + 1))
+    regions, count = ndimage.label(inside, structure=_touching(mask.ndim))
+    # A region beside a larger one has no peak of its own within the distance: it is an object as it is.
+    seeded = np.zeros(count + 1, bool)
+    seeded[regions[peaks]] = True
+    seeds, objects = ndimage.label(peaks | (inside & ~seeded[regions]), structure=_touching(mask.ndim))
+    _grow(seeds, inside, distance)
+    return seeds[(slice(1, -1),) * mask.ndim], int(objects)
+
+
+def _grow(seeds: NDArray[np.int32], inside: NDArray[np.bool_], distance: NDArray[np.float64]) -> None:
+    """Grow seeds over all pixels inside, in place: the most distant from the background first, by half a pixel."""
+    flat = seeds.reshape(-1)
+    steps = [
+        sum(int(offset) * stride for offset, stride in zip(place, _strides(seeds.shape), strict=True))
+        for place in np.argwhere(_touching(seeds.ndim)) - 1
+        if place.any()
+    ]
+    waiting = np.flatnonzero(inside & (seeds == 0))
+    level = np.ceil(2 * distance.reshape(-1)[waiting])
+    order = np.argsort(-level, kind="stable")
+    waiting, level = waiting[order], level[order]
+    bounds = np.flatnonzero(np.diff(level, prepend=np.inf, append=-np.inf))
+    rest = np.zeros(0, np.int64)
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        rest = np.concatenate([rest, waiting[start:stop]])
+        while len(rest):
+            # Of several neighbours the first in a fixed order.
+            nearest = np.zeros(len(rest), np.int32)
+            for step in steps:
+                nearest = np.where(nearest > 0, nearest, flat[rest + step])
+            if not nearest.any():
+                break
+            flat[rest[nearest > 0]] = nearest[nearest > 0]
+            rest = rest[nearest == 0]
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _touching(dimensions: int) -> NDArray[np.bool_]:
+    """Return the neighbourhood of pixels that touch at a face, an edge or a corner."""
+    return np.ones((3,) * dimensions, bool)
