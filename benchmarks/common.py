@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +61,10 @@ class Clock:
         self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
-def run_job(service: Service, store: Store, request: v1.StartJobRequest, scratch: Path) -> v1.Job:
-    """Do a job as a worker does, in this process."""
+def run_job(
+    service: Service, store: Store, request: v1.StartJobRequest, scratch: Path, minutes: float | None = None
+) -> v1.Job:
+    """Do a job as a worker does, in this process; end a training after some minutes, as a user can who has enough."""
     request.request_id, request.project = uuid.uuid4().hex, "default"
     jobs = JobStore(store)
     job = admit(service, store, jobs, request)
@@ -72,9 +76,29 @@ def run_job(service: Service, store: Store, request: v1.StartJobRequest, scratch
     job = jobs.change(job.project, job.id, running)
     context = JobContext(service, store, job, scratch / job.id)
     context.scratch.mkdir(parents=True)
-    load_object(context.work.run)(context)
+    timer = threading.Timer(
+        60 * (minutes or 0), jobs.mark_cancelled, (job, 1), {"keep_best": True, "why": "the time is up"}
+    )
+    if minutes is not None:
+        timer.start()
+    try:
+        load_object(context.work.run)(context)
+    finally:
+        timer.cancel()
     context.succeed()
     return context.job
+
+
+@contextmanager
+def local_store(folder: Path) -> Iterator[Store]:
+    """Have a real S3 server for what is done in a folder."""
+    server = S3Server(folder / "s3")
+    server.start()
+    try:
+        os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
+        yield server.store()
+    finally:
+        server.stop()
 
 
 def events(store: Store, job: v1.Job) -> list[v1.JobEvent]:
@@ -137,11 +161,7 @@ def train_and_predict(
 
     With a `kind` the data become a dataset as the client makes it, else one without a recorded kind.
     """
-    server = S3Server(folder / "s3")
-    server.start()
-    try:
-        os.environ.update(server.environment, PARFOCAL_STATE_DIR=str(folder / "state"))
-        store = server.store()
+    with local_store(folder) as store:
         dataset_uri = (
             publish_kind(store, "benchmark", data, kind) if kind else publish_dataset(store, "benchmark", data)
         )
@@ -172,5 +192,3 @@ def train_and_predict(
             model,
             predictions,
         )
-    finally:
-        server.stop()

@@ -34,8 +34,8 @@ from parfocal.qc.metrics.images.microssim import MicroFit, micro_ssim_map
 from parfocal.qc.metrics.images.multiscale import MS_SSIM_WEIGHTS
 from parfocal.qc.metrics.images.resolution import correlate_spectra, spectrum
 from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
-from parfocal.qc.metrics.images.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.qc.metrics.parallel import default_workers, map_bounded
+from parfocal.runtime.images.ssim import mean_ssim, mean_ssim_by_part
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 Scored = tuple[dict[str, float], npt.NDArray[Any], npt.NDArray[Any]]

@@ -169,6 +169,17 @@ class S3Server:
 IMAGES: dict[str, Any] = json.loads(os.environ.get("PARFOCAL_TEST_IMAGES", "{}"))
 
 
+def in_image(unit: str, volume: Path, settings: dict[str, str], *command: str) -> list[str]:
+    """Return the command line that runs the command of a unit's image, or another one, in its file system.
+
+    `volume` becomes the folder that it may write; `settings` are added to the environment that the image has.
+    """
+    image = IMAGES[unit]
+    pairs = [f"{key}={value}" for key, value in {**image["environment"], **settings}.items()]
+    program = command or image["command"]
+    return [str(ROOT / "deploy/images/enter"), image["root"], str(volume), *pairs, "--", *program]
+
+
 @dataclass
 class ServiceProcess:
     """A service as a process of its own environment, or of its image; it can be killed and started again."""
@@ -197,12 +208,8 @@ class ServiceProcess:
             variables["PYTHONPATH"] = search_path(ROOT / "tests")
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [str(python), "-m", "parfocal.runtime.server", module]
-        image = IMAGES.get(self.name)
-        if image:
-            # What the image says, then the settings of the test; its volume is the folder of this service.
-            settings = {**image["environment"], **self.environment, "PARFOCAL_LISTEN": self.address}
-            pairs = [f"{key}={value}" for key, value in settings.items()]
-            command = [str(ROOT / "deploy/images/enter"), image["root"], str(self.folder), *pairs, "--", *image["command"]]
+        if self.name in IMAGES:
+            command = in_image(self.name, self.folder, {**self.environment, "PARFOCAL_LISTEN": self.address})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
         wait_for(self._ready, 60, f"the service {self.name} ({self.log})")

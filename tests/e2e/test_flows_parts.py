@@ -107,6 +107,9 @@ def test_drop_downs_leave_out_what_a_method_cannot_use() -> None:
     catalogue = Catalogue([flat, deep, judge], list(kinds), {"yx": ["m:1"]}, kinds=kinds, axes=known)
     assert catalogue.datasets_for(flat) == ["planes:1", "colour:1"]
     assert catalogue.datasets_for(deep) == ["volumes:1"]
+    by_frame = method(TRAIN)
+    by_frame.data_requirements.MergeFrom(v1.DataRequirements(axes="YX", target=v1.TARGET_KIND_NONE, frames=True))
+    assert "movie:1" in catalogue.datasets_for(by_frame)
     assert catalogue.datasets_to_predict(flat) == list(kinds)
     assert catalogue.datasets_to_predict(deep) == ["volumes:1", "sharp:1"]
     assert catalogue.datasets_to_compare(judge) == ["planes:1", "volumes:1", "colour:1", "sharp:1"]

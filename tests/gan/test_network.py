@@ -23,7 +23,7 @@ from parfocal.runtime.methods.implementation import Batch, ModelView, Validation
 from parfocal.runtime.prediction.outputs import ResultOutputs
 from parfocal.runtime.prediction.unit import ArrayUnit, Stack, split_units
 from parfocal.runtime.store.facts import Facts, Port
-from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
+from parfocal.runtime.store.manifests import TURNED_BACK, DatasetManifest, ImageEntry
 
 PAIRS: dict[str, Any] = {"first_filters": 4, "patch_size": 32, "network_depth": 3, "precision": "float32"}
 CYCLES: dict[str, Any] = {
@@ -235,8 +235,8 @@ def predicted(implementation: Any, learner: Any, facts: Facts, pixels: Any, tmp_
     for number, unit in enumerate(units):
         implementation.predict(learner, unit, view, parameters, outputs.unit(number, unit.shape))
     images = outputs.finish().images
-    assert list(images) == ["prediction"]
-    return images["prediction"]
+    assert list(images) == (["prediction", TURNED_BACK] if asked.get(TURNED_BACK) else ["prediction"])
+    return images[TURNED_BACK if asked.get(TURNED_BACK) else "prediction"]
 
 
 @pytest.fixture
@@ -311,6 +311,25 @@ def test_both_directions_of_cyclegan_predict(cyclegan: Any, tmp_path: Any) -> No
     np.testing.assert_array_equal(predicted(*cyclegan, COLOUR, grey, tmp_path).pixels, there.pixels)
 
 
+@pytest.mark.parametrize("direction", ["source-to-target", "target-to-source"])
+def test_what_cyclegan_makes_is_turned_back_on_the_scale_of_the_image(
+    cyclegan: Any, direction: str, tmp_path: Any
+) -> None:
+    implementation, learner = cyclegan
+    backwards = direction == "target-to-source"
+    shape, axes = ((40, 48, 3), "YXS") if backwards else ((40, 48), "YX")
+    pixels = np.random.default_rng(1).integers(10, 200, shape).astype(np.uint8)
+    image = predicted(*cyclegan, COLOUR, pixels, tmp_path, direction=direction, turned_back=True)
+    assert (image.axes, image.pixels.shape, image.pixels.dtype) == (axes, shape, np.float32)
+    constants = implementation.normaliser.fit(pixels, axes)
+    values = implementation.normaliser.apply(pixels, constants).reshape(1, 40, 48, -1)
+    for way in (backwards, not backwards):
+        with learner.directed(backwards=way):
+            values = learner.predict_batch(values)
+    expected = implementation.normaliser.undo(values.reshape(shape), constants)
+    np.testing.assert_allclose(image.pixels, expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(1, 5), (9, 130), (75, 100)])
 def test_any_size_is_predicted_in_tiles_that_fade_into_each_other(cyclegan: Any, shape: Any, tmp_path: Any) -> None:
     pixels = np.random.default_rng(0).random(shape, np.float32)
@@ -347,24 +366,15 @@ def test_pix2pix_is_scored_by_similarity_and_correlation() -> None:
     assert np.isnan(pearson(made, np.zeros_like(made)))
 
 
-def test_structural_similarity_is_that_of_a_direct_computation() -> None:
-    rng = np.random.default_rng(0)
-    first_image, second = rng.random((12, 12)), rng.random((12, 12))
+def test_structural_similarity_is_the_mean_over_channels() -> None:
     from parfocal.gan.scores import structural_similarity
+    from parfocal.runtime.images.ssim import mean_ssim, ssim_map
 
-    place = np.arange(-5, 6)
-    window = np.exp(-(place**2) / (2 * 1.5**2))
-    window = np.outer(window, window) / window.sum() ** 2
-    values = []
-    for y, x in np.ndindex(12, 12):
-        a, b = (np.pad(image, 5, "symmetric")[y : y + 11, x : x + 11] for image in (first_image, second))
-        ma, mb = (float(np.sum(window * part)) for part in (a, b))
-        va, vb = (float(np.sum(window * (part - mean) ** 2)) for part, mean in ((a, ma), (b, mb)))
-        both = float(np.sum(window * (a - ma) * (b - mb)))
-        values.append((2 * ma * mb + 1e-4) * (2 * both + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
-    measured = structural_similarity(first_image[..., np.newaxis], second[..., np.newaxis])
-    assert measured == pytest.approx(np.mean(values), rel=1e-6)
-    assert structural_similarity(second[..., np.newaxis], second[..., np.newaxis]) == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    first_image, second = rng.random((16, 20, 2)), rng.random((16, 20, 2))
+    each = [mean_ssim(ssim_map(first_image[..., channel], second[..., channel])) for channel in (0, 1)]
+    assert structural_similarity(first_image, second) == pytest.approx(np.mean(each))
+    assert structural_similarity(second, second) == pytest.approx(1)
 
 
 def test_cyclegan_is_scored_by_cycle_error_and_distance(cyclegan: Any) -> None:

@@ -8,8 +8,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from parfocal.qc.metrics.images.microssim import MicroFit, fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
-from parfocal.qc.metrics.images.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.ssim import mean_ssim, mean_ssim_by_part
 
 
 def image_set(count=4, shape=(128, 160)):

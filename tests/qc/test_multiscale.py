@@ -11,8 +11,8 @@ from skimage.metrics import structural_similarity
 
 from parfocal.qc.metrics.images.multiscale import MS_SSIM_WEIGHTS, multiscale_from, multiscale_ssim, scale_count
 from parfocal.qc.metrics.images.restoration import scale_target, score_restoration, score_scaled, score_stack
-from parfocal.qc.metrics.images.ssim import ssim_and_contrast_maps, ssim_map
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.ssim import ssim_and_contrast_maps, ssim_map
 
 
 def pair(shape, noise=0.1, seed=5):

@@ -20,8 +20,8 @@ from parfocal.qc.metrics.images.foreground import find_foreground
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
 from parfocal.qc.metrics.images.resolution import fourier_correlation
 from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
-from parfocal.qc.metrics.images.ssim import mean_ssim_by_part
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
+from parfocal.runtime.images.ssim import mean_ssim_by_part
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location
 

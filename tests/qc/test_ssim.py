@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from parfocal.qc.metrics.images.ssim import mean_ssim, ssim_map
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.ssim import mean_ssim, ssim_map
 
 
 def oracle(x, y):

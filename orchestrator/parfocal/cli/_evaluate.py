@@ -118,7 +118,7 @@ def _judge_by_dataset(
     from parfocal.runtime.errors import InvalidInputError
 
     manifest = read_dataset(client, dataset)
-    if not manifest.has_targets("test"):
+    if not manifest.has_targets("test") and not manifest.has_unpaired("test"):
         raise InvalidInputError(
             f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images with targets to judge "
             "by. Create it again with pairs in test/source and test/target."
@@ -180,11 +180,11 @@ def _judge_model(
     from parfocal.cli import _work
     from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.client.models import read_model
-    from parfocal.client.quality import evaluation_method, judge_model
+    from parfocal.client.quality import evaluation_method_by, judge_model
     from parfocal.runtime.errors import UnavailableError
 
     summary = read_model(client, model)
-    method = evaluation_method(client, client.method(summary.manifest.method).task)
+    method = evaluation_method_by(client, client.method(summary.manifest.method).task, dataset)
     if method is None:
         raise UnavailableError(
             f"No service offers quality control for models of {summary.manifest.method}. Check that the QC service "

@@ -34,7 +34,7 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     There is one where the stack of this computer runs with Prefect and the runner, and the command speaks to the
     services and the store of that stack. Without test images or a service to judge there is nothing to be left to it.
     """
-    from parfocal.client.quality import evaluation_method
+    from parfocal.client.quality import evaluation_method_by
     from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
     from parfocal.runtime.store.store import Location
     from parfocal.stack.control import status
@@ -49,7 +49,8 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     if runner is None or runner.state is not UnitState.READY:
         return None
     dataset = DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)
-    if not dataset.has_targets("test") or evaluation_method(client, method.task) is None:
+    judged = dataset.has_targets("test") or dataset.has_unpaired("test")
+    if not judged or evaluation_method_by(client, method.task, dataset) is None:
         return None
     flow = TrainingFlow(client, connection.prefect_api_url, method.name)
     return flow if flow.served() else None

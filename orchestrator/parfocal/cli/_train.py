@@ -114,13 +114,14 @@ def judge(
     """
     from parfocal.cli import _work
     from parfocal.cli._render import warn
-    from parfocal.client.quality import evaluation_method, judge_model
+    from parfocal.client.quality import evaluation_method_by, judge_model
     from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
     from parfocal.runtime.store.store import Location
 
-    if not _work.check_test_images(DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)):
+    dataset = DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)
+    if not _work.check_test_images(dataset):
         return None
-    evaluation = evaluation_method(client, method.task)
+    evaluation = evaluation_method_by(client, method.task, dataset)
     if evaluation is None:
         warn("No service for quality control answers, so the model was not judged; `parfocal evaluate` does it later.")
         return None

@@ -249,14 +249,12 @@ def download_evaluation(client: Client, job: v1.Job, folder: Path, *, overwrite:
 
 def check_test_images(dataset: DatasetManifest, split: str = "test") -> bool:
     """Return whether a dataset has images for quality control; say so if not."""
-    if dataset.has_targets(split):
+    if dataset.has_targets(split) or dataset.has_unpaired(split):
         return True
-    if split in dataset.unpaired:
-        why, cure = f"has {split} images that are no pairs", "Judge it by a dataset of pairs (`parfocal evaluate`)."
-    else:
-        why = f"has no {split} images with targets"
-        cure = "Create it again with a few in test/source and test/target that are not among the training images."
-    warn(f"The dataset {dataset.dataset!r} {why}, so quality control cannot judge the model. {cure}")
+    warn(
+        f"The dataset {dataset.dataset!r} has no {split} images with targets, so quality control cannot judge the "
+        "model. Create it again with a few in test/source and test/target that are not among the training images."
+    )
     return False
 
 

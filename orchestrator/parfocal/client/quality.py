@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.requests import evaluation_request, prediction_request
 from parfocal.client.results import result_uri
 from parfocal.runtime.store.evaluations import SUMMARY_FILE, EvaluationSummary
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, TURNED_BACK, DatasetManifest, ResultManifest
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
 
@@ -26,17 +27,28 @@ class Doer(Protocol):
         """Hear that something has been done before; `what` is a sentence."""
 
 
-def evaluation_method(client: Client, task: v1.Task.ValueType, *, targets: bool = True) -> v1.Method | None:
+def evaluation_method(
+    client: Client, task: v1.Task.ValueType, *, targets: bool = True, unpaired: bool = False
+) -> v1.Method | None:
     """Return the evaluation method for what methods of a task make, or None where no service offers one.
 
-    With `targets` it is one that compares with them, without one that does without.
+    With `targets` it is one that compares with them, image by image, or as a set where they are `unpaired`; without,
+    one that does without.
     """
+    others = {v1.TARGET_KIND_NONE: not targets, v1.TARGET_KIND_UNPAIRED_IMAGE: unpaired}
     for info in client.services():
         for method in info.methods:
-            needs = method.data_requirements.target != v1.TARGET_KIND_NONE
-            if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == task and needs == targets:
+            wanted = others.get(method.data_requirements.target, targets and not unpaired)
+            if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == task and wanted:
                 return method
     return None
+
+
+def evaluation_method_by(
+    client: Client, task: v1.Task.ValueType, dataset: DatasetManifest, split: str = "test"
+) -> v1.Method | None:
+    """Return the evaluation method that suits the images of a split, which may be no pairs; None without one."""
+    return evaluation_method(client, task, unpaired=dataset.has_unpaired(split))
 
 
 def evaluation_summary(client: Client, uri: str) -> EvaluationSummary:
@@ -86,7 +98,10 @@ def judge_model(
         Take the newest evaluation with the same prediction, targets, model and parameters, if there is one.
     """
     name = versioned_name(model_uri)
-    wanted = judging_parameters(read_model(client, model_uri).manifest)
+    manifest = read_model(client, model_uri).manifest
+    wanted = judging_parameters(manifest)
+    if method.data_requirements.target == v1.TARGET_KIND_UNPAIRED_IMAGE:
+        wanted |= _both_ways(client.method(manifest.method))
     request = prediction_request(model_uri, dataset_uri, wanted, split=split)
     predicted = None if again else finished_job(client, request)
     if predicted is not None:
@@ -101,3 +116,10 @@ def judge_model(
         doer.found(evaluated, f"{name} has been scored before (job {evaluated.id}).")
         return evaluated
     return doer.do(request, f"Quality control of {name}")
+
+
+def _both_ways(method: v1.Method) -> dict[str, Any]:
+    """Return the parameter by which a method turns its predictions back as well, if it can."""
+    schemas = (each.json_schema for each in method.parameter_schemas if each.job_kind == v1.JOB_KIND_PREDICTION)
+    known: set[str] = set().union(*(json.loads(schema)["properties"] for schema in schemas))
+    return {TURNED_BACK: True} if TURNED_BACK in known else {}

@@ -57,13 +57,17 @@ class Catalogue:
     def datasets_for(self, method: v1.Method) -> list[str]:
         """Return the datasets of the kinds and axes that a method can be trained on."""
         needs = method.data_requirements
+        frames = "T" if needs.frames else ""
         return [
             name
             for name in self.datasets
             if suits(self.kinds.get(name, ""), needs.target)
             and (
                 needs.target == v1.TARGET_KIND_COORDINATES
-                or all(fits_axes(needs.axes, needs.channel_axes, axes) for axes in self.axes.get(name, ()))
+                or all(
+                    fits_axes(needs.axes, needs.channel_axes, axes.removeprefix(frames))
+                    for axes in self.axes.get(name, ())
+                )
             )
         ]
 

@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.client.quality import evaluation_method, judge_model
+from parfocal.client.quality import evaluation_method_by, judge_model
 from parfocal.flows import _show, _work
 from parfocal.flows._follow import FlowDoer, PrefectListener, add_tag, current_run, ended_badly, quiet_failures, step
 from parfocal.flows._jobs import STEPS, Run
@@ -106,7 +106,7 @@ def _train(
     )
     model_uri = _work.model_uri_of(training)
     notes = list(checked.notes)
-    quality = evaluation_method(client, method.task)
+    quality = evaluation_method_by(client, method.task, checked.manifest)
     evaluation = None
     if quality is None:
         notes.append("No service of this installation offers quality control for this kind of model.")

@@ -153,6 +153,7 @@ class DataRequirements(google.protobuf.message.Message):
     DESCRIPTION_FIELD_NUMBER: builtins.int
     CHANNEL_AXES_FIELD_NUMBER: builtins.int
     SUITABLE_TARGETS_FIELD_NUMBER: builtins.int
+    FRAMES_FIELD_NUMBER: builtins.int
     axes: builtins.str
     """Axes of one image as the method sees it, slowest first, for example "YX" or "ZYX"."""
     target: global___TargetKind.ValueType
@@ -165,6 +166,8 @@ class DataRequirements(google.protobuf.message.Message):
     """The same in words a biologist understands."""
     channel_axes: builtins.str
     """Further axes that may hold the channels of an image, for example "SC"; empty: images have one channel."""
+    frames: builtins.bool
+    """Movies, with T in front of these axes, are trained on as well, each frame by itself."""
     @property
     def suitable_targets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___TargetKind.ValueType]:
         """All that datasets may have beside the source images for this method to be trained on them: `target` first, then
@@ -181,8 +184,9 @@ class DataRequirements(google.protobuf.message.Message):
         description: builtins.str = ...,
         channel_axes: builtins.str = ...,
         suitable_targets: collections.abc.Iterable[global___TargetKind.ValueType] | None = ...,
+        frames: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["axes", b"axes", "channel_axes", b"channel_axes", "description", b"description", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "suitable_targets", b"suitable_targets", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["axes", b"axes", "channel_axes", b"channel_axes", "description", b"description", "frames", b"frames", "minimum_images", b"minimum_images", "recommended_images", b"recommended_images", "suitable_targets", b"suitable_targets", "target", b"target"]) -> None: ...
 
 global___DataRequirements = DataRequirements
 

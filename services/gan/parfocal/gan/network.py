@@ -32,8 +32,10 @@ from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, Op
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Outputs, Unit
 from parfocal.runtime.methods.parameters import PredictionParameters
-from parfocal.runtime.prediction.tiling import Geometry, Tiling, apply_tiled
+from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
+from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
+from parfocal.runtime.store.manifests import TURNED_BACK
 from parfocal.runtime.training.data import open_unpaired
 
 # The networks end in tanh, which nears -1 and 1 but does not reach them. The percentiles that are 0 and 1 for the
@@ -353,25 +355,37 @@ class CycleGan(TorchFiles, ImageImplementation[CycleGanParameters, CycleGanLearn
         parameters: PredictionParameters,
         outputs: Outputs,
     ) -> None:
-        """Hand over the image turned into the other kind, in the direction that is asked for."""
+        """Hand over the image turned into the other kind, in the direction that is asked for, and turned back."""
         assert isinstance(parameters, CycleGanPredictionParameters)
-        directed = replace(model, facts=model.facts.directed(backwards=parameters.backwards))
-        with learner.directed(backwards=parameters.backwards):
+        there = parameters.backwards
+        directed = replace(model, facts=model.facts.directed(backwards=there))
+        with learner.directed(backwards=there):
             super().predict(learner, unit, directed, parameters, outputs)
+        if parameters.turned_back:
+            source, tiling = Normalised(unit, model.normaliser), Tiling(unit.most_pixels, unit.report)
+            other = self._turned(learner, source, model.parameters, model.facts, backwards=there, tiling=tiling)
+            again = self._turned(learner, other, model.parameters, model.facts, backwards=not there, tiling=tiling)
+            port = directed.facts.inputs[0]
+            pixels, axes = again if port.channel_axis else again[..., 0], unit.axes + port.channel_axis
+            pixels = model.normaliser.undo(pixels, source.constants)
+            if port.channel_axis == "C":
+                pixels, axes = np.moveaxis(pixels, -1, 0), "C" + unit.axes
+            outputs.image(TURNED_BACK, shape=pixels.shape, axes=axes).write(pixels)
 
     def _turned(
         self,
         learner: CycleGanLearner,
-        image: NDArray[np.float32],
+        image: Pixels,
         parameters: CycleGanParameters,
         facts: Facts,
         *,
         backwards: bool,
+        tiling: Tiling | None = None,
     ) -> NDArray[np.float32]:
         """Return a normalised image of any size turned into the other kind, channels last."""
         geometry = self.geometry(parameters, facts.directed(backwards=backwards))
         with learner.directed(backwards=backwards):
-            return apply_tiled(learner, image, geometry, Tiling(_LARGEST_TILE))
+            return apply_tiled(learner, image, geometry, tiling or Tiling(_LARGEST_TILE))
 
 
 def _distance(real: Sequence[NDArray[np.float32]], made: Sequence[NDArray[np.float32]]) -> float:

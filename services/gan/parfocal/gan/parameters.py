@@ -166,6 +166,13 @@ class CycleGanPredictionParameters(ImagePredictionParameters):
         description="Which kind of image is turned into which. A CycleGAN is trained on both directions at once.",
     )
 
+    turned_back: bool = Field(
+        default=False,
+        title="Turn back as well",
+        description="Turn what is made back into the kind that it was made from, as a further image. Where that "
+        "differs from your image the content was not kept; where it does not, this proves nothing.",
+    )
+
     @property
     def backwards(self) -> bool:
         """Whether images of the target kind are turned into images of the source kind."""

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-# Of Wang et al.; the window ends at 3.5 standard deviations, which is 11 pixels wide.
-_SIGMA: Final = 1.5
-_TRUNCATE: Final = 3.5
-_K1, _K2 = 0.01, 0.03
+from parfocal.runtime.images.ssim import mean_ssim, ssim_map
 
 
 def structural_similarity(prediction: NDArray[Any], target: NDArray[Any]) -> float:
-    """Return the mean structural similarity of two normalised images, at most 1.
-
-    Wang, Bovik, Sheikh and Simoncelli, IEEE Transactions on Image Processing 13, 600 (2004): Gaussian windows with a
-    standard deviation of 1.5 pixels, population moments, a data range of 1, the mean over pixels and channels.
+    """Return the mean structural similarity of two normalised images over their channels, at most 1; see `ssim_map`.
 
     Parameters
     ----------
     prediction, target
-        Of one shape (Y, X, channels).
+        Of one shape (Y, X, channels), 11 pixels a side or more.
     """
-
-    def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(ndimage.gaussian_filter(values, (_SIGMA, _SIGMA, 0), truncate=_TRUNCATE))
-
-    first, second = (np.asarray(values, np.float64) for values in (prediction, target))
-    mean_first, mean_second = smooth(first), smooth(second)
-    variances = smooth(first**2) - mean_first**2 + smooth(second**2) - mean_second**2
-    covariance = smooth(first * second) - mean_first * mean_second
-    brightness = (2 * mean_first * mean_second + _K1**2) / (mean_first**2 + mean_second**2 + _K1**2)
-    return float(np.mean(brightness * (2 * covariance + _K2**2) / (variances + _K2**2)))
+    channels = zip(np.moveaxis(prediction, -1, 0), np.moveaxis(target, -1, 0), strict=True)
+    return float(np.mean([mean_ssim(ssim_map(first, second)) for first, second in channels]))
 
 
 def pearson(prediction: NDArray[Any], target: NDArray[Any]) -> float:

@@ -190,7 +190,7 @@ def read_inputs(context: JobContext, *, first_target_only: bool = False) -> Inpu
     InvalidInputError
         No prediction has the name of a target.
     """
-    named = _read_named(context)
+    named = read_named(context)
     roles = named.prediction.targets[:1] if first_target_only else named.prediction.targets
     items, missing = _items(context, named.dataset, named.prediction, named.source_role, roles)
     return named.inputs(context, items, missing)
@@ -212,7 +212,7 @@ def read_annotated_inputs(context: JobContext, table: str) -> Inputs[AnnotatedIt
         The prediction has no such table of an annotated image.
     """
     spec = context.job.evaluation
-    named = _read_named(context)
+    named = read_named(context)
     split, dataset = spec.split or "test", named.dataset
     tables = files_below(named.prediction, f"{table}/", (".csv",))
     known = _annotated(dataset, split, named.source_role)
@@ -230,7 +230,7 @@ def read_annotated_inputs(context: JobContext, table: str) -> Inputs[AnnotatedIt
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
     """What the request of an evaluation names."""
 
     dataset: DatasetManifest
@@ -239,9 +239,11 @@ class _Named:
 
     @property
     def source_role(self) -> str:
+        """Role of the images that were predicted."""
         return _source_role(self.model, self.prediction)
 
     def inputs(self, context: JobContext, items: Sequence[ItemT], missing: tuple[str, ...]) -> Inputs[ItemT]:
+        """Return these with the images to score, and the labels of those without a prediction."""
         spec, dataset = context.job.evaluation, self.dataset
         split = spec.split or "test"
         return Inputs(
@@ -258,12 +260,13 @@ class _Named:
         )
 
 
-def _read_named(context: JobContext) -> _Named:
+def read_named(context: JobContext) -> Named:
+    """Return the manifests that the request of an evaluation names."""
     spec = context.job.evaluation
     model = None
     if spec.model_uri:
         model = ModelManifest.read(context.store, Location.parse(spec.model_uri) / MODEL_MANIFEST)
-    return _Named(
+    return Named(
         DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST),
         model,
         ResultManifest.read(context.store, Location.parse(spec.prediction_uri) / RESULT_MANIFEST),

@@ -37,7 +37,6 @@ from parfocal.qc.metrics.images.restoration import (
     score_scaled,
     score_stack,
 )
-from parfocal.qc.metrics.images.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.qc.metrics.images.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.images.volume import score_volume
 from parfocal.qc.metrics.parallel import map_bounded, workers_for
@@ -46,6 +45,7 @@ from parfocal.qc.restoration.metrics import score_row
 from parfocal.qc.restoration.reliability import SHOWN_LEVELS, write_coverage_csv
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.ssim import mean_ssim, mean_ssim_by_part
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.evaluations import Kind
 

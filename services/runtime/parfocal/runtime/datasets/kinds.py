@@ -159,10 +159,12 @@ def title_of(dataset: DatasetManifest) -> str:
 
 
 def has_comparable(dataset: DatasetManifest, split: str, target: v1.TargetKind.ValueType) -> bool:
-    """Return whether an evaluation that asks for a target finds one for each image of a split.
+    """Return whether an evaluation that asks for a target finds one for each image of a split, or both kinds as sets.
 
     Images are images here, whatever they show: an evaluation looks itself whether they are labels.
     """
+    if target == v1.TARGET_KIND_UNPAIRED_IMAGE:
+        return bool(dataset.select(split, "source") and dataset.select(split, "target"))
     if split in dataset.unpaired:
         return False
     if target in IMAGE_TARGETS:

@@ -61,10 +61,7 @@ def level_distances(
         raise ValueError("a set of images is empty")
     if len({image.shape[2:] for image in images}) != 1 or images[0].ndim != 3:
         raise ValueError(f"images must be (Y, X, channels), with the same channels: {[each.shape for each in images]}")
-    smallest = min(min(image.shape[:2]) for image in images)
-    if smallest < _SMALLEST:
-        raise ValueError(f"an image is {smallest} pixels wide, {_SMALLEST} are needed")
-    levels = int(np.log2(smallest / _SMALLEST)) + 1
+    levels = _levels(min(min(image.shape[:2]) for image in images))
     pyramids = [_laplacian_pyramid(image, levels) for image in images]
     found = []
     for level in range(levels):
@@ -73,6 +70,67 @@ def level_distances(
         mine, theirs = (_normalised(np.concatenate(part)) for part in (drawn[: len(first)], drawn[len(first) :]))
         found.append(_SCALE * _sliced_distance(mine, theirs, rng))
     return found
+
+
+class RealImages:
+    """A set of images whose patches are drawn and projected once, so that many others can be compared with it.
+
+    Parameters
+    ----------
+    images
+        As for `sliced_wasserstein`.
+    smallest
+        Length in pixels of the shortest side of any image that will be compared; the bands follow from it.
+    seed, patches
+        As for `sliced_wasserstein`.
+
+    Raises
+    ------
+    ValueError
+        There are no images, their channels differ, or one is smaller than 16 pixels.
+    """
+
+    def __init__(self, images: Sequence[NDArray[Any]], *, smallest: int, seed: int = 0, patches: int = 128) -> None:
+        if not len(images):
+            raise ValueError("a set of images is empty")
+        self._levels = _levels(min(smallest, *(min(image.shape[:2]) for image in images)))
+        self._seed, self._patches = seed, patches
+        self.channels = images[0].shape[2]
+        length = self.channels * _PATCH**2
+        self._directions = [_directions(length, self._rng(level, 1)) for level in range(self._levels)]
+        self._sorted = self._projected(images)
+
+    def distance(self, images: Sequence[NDArray[Any]]) -> float:
+        """Return the distance of other images with the same channels, the mean over all bands, times 1000."""
+        found = []
+        for ours, theirs in zip(self._projected(images), self._sorted, strict=True):
+            quantiles = _middles(min(len(ours), len(theirs)))
+            found.append(np.mean(np.abs(_quantiles(ours, quantiles) - _quantiles(theirs, quantiles))))
+        return _SCALE * float(np.mean(found))
+
+    def _projected(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.float64]]:
+        """Return, for each band, the sorted projections (patches, directions) of patches of all images."""
+        if wrong := [image.shape for image in images if image.ndim != 3 or image.shape[2] != self.channels]:
+            raise ValueError(f"images must be (Y, X, {self.channels}), and not {wrong[0]}")
+        rngs = [self._rng(level, 0) for level in range(self._levels)]
+        drawn: list[list[NDArray[np.float64]]] = [[] for _ in rngs]
+        for image in images:
+            for level, band in enumerate(_laplacian_pyramid(np.asarray(image, np.float64), self._levels)):
+                drawn[level].append(_draw_patches(band, self._patches, rngs[level]))
+        return [
+            np.sort(_normalised(np.concatenate(each)) @ directions, axis=0)
+            for each, directions in zip(drawn, self._directions, strict=True)
+        ]
+
+    def _rng(self, level: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, level, purpose])
+
+
+def _levels(smallest: int) -> int:
+    """Return how often an image of this side length can be halved and keep 16 pixels, and one."""
+    if smallest < _SMALLEST:
+        raise ValueError(f"an image is {smallest} pixels wide, {_SMALLEST} are needed")
+    return int(np.log2(smallest / _SMALLEST)) + 1
 
 
 def _laplacian_pyramid(image: NDArray[np.float64], levels: int) -> list[NDArray[np.float64]]:
@@ -109,20 +167,28 @@ def _normalised(patches: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _sliced_distance(first: NDArray[np.float64], second: NDArray[np.float64], rng: np.random.Generator) -> float:
-    directions = rng.normal(size=(first.shape[1], _DIRECTIONS))
-    directions /= np.linalg.norm(directions, axis=0)
+    directions = _directions(first.shape[1], rng)
     # Sets of different numbers are compared at as many quantiles as the smaller one has points.
-    count = min(len(first), len(second))
-    quantiles = (np.arange(count) + 0.5) / count
-    sorted_sets = [_quantiles(each @ directions, quantiles) for each in (first, second)]
+    quantiles = _middles(min(len(first), len(second)))
+    sorted_sets = [_quantiles(np.sort(each @ directions, axis=0), quantiles) for each in (first, second)]
     return float(np.mean(np.abs(sorted_sets[0] - sorted_sets[1])))
 
 
-def _quantiles(values: NDArray[np.float64], quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the quantiles of each column by Hazen's definition; sorting is far faster than `numpy.quantile`."""
-    ordered = np.sort(values, axis=0)
-    places = np.clip(len(values) * quantiles - 0.5, 0, len(values) - 1)
+def _directions(length: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return random directions of length 1, (length, directions)."""
+    directions = rng.normal(size=(length, _DIRECTIONS))
+    return np.asarray(directions / np.linalg.norm(directions, axis=0))
+
+
+def _middles(count: int) -> NDArray[np.float64]:
+    """Return the middles of so many equal parts of the range from 0 to 1."""
+    return (np.arange(count) + 0.5) / count
+
+
+def _quantiles(ordered: NDArray[np.float64], quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quantiles of each sorted column by Hazen's definition; this is far faster than `numpy.quantile`."""
+    places = np.clip(len(ordered) * quantiles - 0.5, 0, len(ordered) - 1)
     below = np.floor(places).astype(np.intp)
-    above = np.minimum(below + 1, len(values) - 1)
+    above = np.minimum(below + 1, len(ordered) - 1)
     part = (places - below)[:, np.newaxis]
     return np.asarray(ordered[below] * (1 - part) + ordered[above] * part)

@@ -204,6 +204,7 @@ class Method:
                 description=inspect.cleandoc(self.data),
                 channel_axes=self.channel_axes,
                 suitable_targets=[KINDS[name].target for name in kinds_for(self.target)],
+                frames=self.frames,
             ),
             augmentations=list(self._augmentations()),
             citation=self.citation,

@@ -22,6 +22,8 @@ UNCERTAINTY = "uncertainty"
 """The output that says how far a prediction may be off, in the units of the image."""
 UNCERTAINTY_FACTOR = "uncertainty_factor"
 """In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
+TURNED_BACK = "turned_back"
+"""The output that an image of another kind becomes when it is turned back into what it was made from."""
 
 
 _ATTEMPT_FOLDER = re.compile(r"a\d{4,}/")
@@ -240,6 +242,10 @@ class DatasetManifest(Manifest):
         if split in self.unpaired:
             return False
         return bool(self.select(split, "target") or self.select_annotations(split))
+
+    def has_unpaired(self, split: str) -> bool:
+        """Return whether a split has images of two kinds that are no pairs, which can be compared as sets."""
+        return split in self.unpaired and bool(self.select(split, "source") and self.select(split, "target"))
 
     def roles(self, kind: str) -> tuple[str, ...]:
         """Return the roles of a kind, e.g. "target", then "target_DAPI" and others with a suffix in order of name."""

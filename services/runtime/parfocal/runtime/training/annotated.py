@@ -64,7 +64,8 @@ class AnnotatedBatches(Generic[A]):
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return a training batch; its targets are a list with an annotation for each patch."""
-        return self._batch(self.sampler.batch(epoch, step)[0], *self.sampler.places(epoch, step))
+        inputs, _, patches, views = self.sampler.placed_batch(epoch, step)
+        return self._batch(inputs, patches, views)
 
     def validation_batch(self, step: int) -> Batch:
         """Return a validation batch."""

@@ -124,16 +124,19 @@ class PatchSampler:
         ValueError
             The step is beyond the epoch.
         """
+        source, targets, *_ = self.placed_batch(epoch, step)
+        return source, targets
+
+    def placed_batch(
+        self, epoch: int, step: int
+    ) -> tuple[NDArray[np.float32], Targets | None, list[Patch], list[View]]:
+        """Return a batch as `batch` does, where its patches lie, and the change of view that each was given."""
         rng = np.random.default_rng([self.seed, epoch, step + 1])
         patches, changes = self._drawn(rng, epoch, step)
         source, targets = self._read(patches, changes)
         if self.augmentation is not None:
             source = self.augmentation.vary_intensity(rng, source, self.axes)
-        return source, targets
-
-    def places(self, epoch: int, step: int) -> tuple[list[Patch], list[View]]:
-        """Return where the patches of a batch lie, and the change of view that each is given."""
-        return self._drawn(np.random.default_rng([self.seed, epoch, step + 1]), epoch, step)
+        return source, targets, patches, changes
 
     def _drawn(self, rng: np.random.Generator, epoch: int, step: int) -> tuple[list[Patch], list[View]]:
         if not 0 <= step < self.steps_per_epoch:

@@ -36,8 +36,8 @@ from skimage.filters import threshold_otsu
 
 from parfocal.qc.metrics._arrays import check_values, dot, naming, resolution
 from parfocal.qc.metrics.images.restoration import RestorationMaps, psnr_of, target_range
-from parfocal.qc.metrics.images.ssim import mean_ssim_by_part
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.ssim import mean_ssim_by_part
 
 FOREGROUND_METHOD: Final = "Otsu's threshold of the target (scaled by its 0.1 and 99.9 percentiles, 256 bins)"
 _BINS: Final = 256

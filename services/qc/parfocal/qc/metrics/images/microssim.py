@@ -31,8 +31,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.optimize import minimize_scalar
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
-from parfocal.qc.metrics.images.ssim import SSIM_K1, SSIM_K2, check_windowed, mean_ssim, ssim_map
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.ssim import SSIM_K1, SSIM_K2, check_windowed, mean_ssim, ssim_map
 
 MICRO_SSIM_PERCENTILE: Final = 3.0
 WINDOWS: Final = 4096

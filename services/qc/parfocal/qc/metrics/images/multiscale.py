@@ -4,7 +4,7 @@ Definition (Wang, Simoncelli and Bovik, Asilomar Conf. on Signals, Systems and C
 
     MS-SSIM = mean(SSIM_M) ** w_M * product over j < M of mean(cs_j) ** w_j
 
-with the contrast and structure terms ``cs`` of SSIM, see `parfocal.qc.metrics.images.ssim`. Scale 1 is the image; each
+with the contrast and structure terms ``cs`` of SSIM, see `parfocal.runtime.images.ssim`. Scale 1 is the image; each
 further scale is the mean over 2x2 pixels of the one before (an odd last row or column is left out). Means leave out
 the 5-pixel border. The weights are the published ones, 0.0448, 0.2856, 0.3001, 0.2363 and 0.1333. A mean below zero
 counts as zero, because it has no such power.
@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32
-from parfocal.qc.metrics.images.ssim import (
+from parfocal.runtime.images.ssim import (
     SSIM_WINDOW,
     mean_ssim,
     mean_ssim_by_part,

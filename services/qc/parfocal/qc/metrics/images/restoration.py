@@ -8,7 +8,7 @@ Definition, for two-dimensional images (a stack is scored slice by slice):
    target up to brightness and offset therefore scores perfectly.
 3. Both are clipped to 0..1, so that the data range of 1 used by PSNR and SSIM is true.
 4. ``NRMSE = sqrt(mean((target - fitted)^2))``, ``PSNR = 20 log10(1 / NRMSE)`` in dB, the RSE map is
-   ``|target - fitted|``, and SSIM is as in `parfocal.qc.metrics.images.ssim`, averaged without its border.
+   ``|target - fitted|``, and SSIM is as in `parfocal.runtime.images.ssim`, averaged without its border.
 
 The fit would hide an inverted image, so ``a``, ``b`` and Pearson's r are part of the score, and ``a <= 0`` marks
 the image as failed.
@@ -35,9 +35,9 @@ from parfocal.qc.metrics._arrays import (
     resolution,
 )
 from parfocal.qc.metrics.images.multiscale import multiscale_from
-from parfocal.qc.metrics.images.ssim import check_windowed, mean_ssim, ssim_and_contrast_maps, ssim_map
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.ssim import check_windowed, mean_ssim, ssim_and_contrast_maps, ssim_map
 
 __all__ = [
     "CONSTANT_PREDICTION",

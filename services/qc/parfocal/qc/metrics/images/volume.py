@@ -28,7 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, dot, naming, resolution
-from parfocal.qc.metrics.images._moments import (
+from parfocal.qc.metrics.images.foreground import RegionScore, pearson_of, snr_of
+from parfocal.qc.metrics.images.restoration import AffineFit, failure_of, psnr_of, target_range
+from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images._window_moments import (
     BAND_PIXELS,
     SSIM_BORDER,
     SSIM_K2,
@@ -38,11 +42,7 @@ from parfocal.qc.metrics.images._moments import (
     similarity,
     window_moments,
 )
-from parfocal.qc.metrics.images.foreground import RegionScore, pearson_of, snr_of
-from parfocal.qc.metrics.images.restoration import AffineFit, failure_of, psnr_of, target_range
-from parfocal.qc.metrics.images.ssim import sum_and_difference
-from parfocal.qc.metrics.parallel import map_bounded
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.ssim import sum_and_difference
 
 Pair = tuple[Float64, Float64]
 _Moments = tuple[Float32, Float32, Float32, Float32]

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from parfocal.qc.metrics._arrays import Float32
+Float32 = npt.NDArray[np.float32]
 
 SSIM_WINDOW: Final = 11
 SSIM_BORDER: Final = 5

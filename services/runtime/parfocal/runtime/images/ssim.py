@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.metrics._arrays import Float32
-from parfocal.qc.metrics.images._moments import (
+from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images._window_moments import (
     BAND_PIXELS,
     SSIM_BORDER,
     SSIM_K1,
     SSIM_K2,
     SSIM_SIGMA,
     SSIM_WINDOW,
+    Float32,
     similarity,
     window_moments,
 )
-from parfocal.runtime.errors import InvalidInputError
 
 __all__ = [
     "SSIM_BORDER",

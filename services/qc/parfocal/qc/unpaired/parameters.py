@@ -1,0 +1,43 @@
+"""What translated images must show where there are no pairs."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from parfocal.runtime.methods.service import Parameters
+
+
+class UnpairedThresholds(BaseModel):
+    """What translated images must show to raise no objection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_failed_images: int = Field(
+        default=0,
+        ge=0,
+        title="Failed images allowed",
+        description="Images whose prediction may be constant or impossible to score.",
+    )
+    min_gap_closed: float = Field(
+        default=0.5,
+        le=1,
+        title="Gap closed",
+        description="How much nearer to real images predictions must be than inputs with matched intensities, in the "
+        "distance of whole sets: 0 is as near as these, 1 as near as other real images.",
+    )
+    min_cycle_correlation: float = Field(
+        default=0.5,
+        ge=-1,
+        le=1,
+        title="Cycle correlation",
+        description="Mean Pearson correlation that inputs must have with what becomes of them when they are turned "
+        "into the other kind and back. Is ignored where the model cannot turn images back.",
+    )
+
+
+class UnpairedParameters(Parameters, UnpairedThresholds):
+    """Thresholds of the verdict on translations without pairs."""
+
+    def thresholds(self) -> UnpairedThresholds:
+        """Return the thresholds alone."""
+        return UnpairedThresholds(**self.model_dump(include=set(UnpairedThresholds.model_fields)))

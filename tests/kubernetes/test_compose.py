@@ -1,0 +1,52 @@
+"""What Compose starts is valid, is every service of the folders, and can be reached from this machine alone."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from test_manifests import ROOT, SERVICES
+
+COMPOSE = ROOT / "deploy" / "compose"
+OTHERS = ("store", "buckets", "prefect", "runner")
+
+
+def content(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((COMPOSE / name).read_text("utf-8")))
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "gpu.yaml"])
+def test_files_follow_the_specification_of_compose(name: str) -> None:
+    program = ROOT / ".venvs/tools/bin/check-jsonschema"
+    command = [str(program), "--builtin-schema", "vendor.compose-spec", str(COMPOSE / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_folder_is_a_service() -> None:
+    services = content("compose.yaml")["services"]
+    assert set(services) == {*SERVICES, *OTHERS}
+    addresses = services["runner"]["environment"]["PARFOCAL_SERVICES"].split(",")
+    assert addresses == [f"{name}:50051" for name in SERVICES]
+    frameworks = {path.parent.name for path in ROOT.glob("services/*/requirements-gpu.lock")}
+    assert set(content("gpu.yaml")["services"]) == frameworks
+
+
+@pytest.mark.parametrize("name", sorted({*SERVICES, *OTHERS}))
+def test_containers_have_no_rights_and_no_open_port(name: str) -> None:
+    service = content("compose.yaml")["services"][name]
+    assert service["read_only"] is True
+    assert service["user"] == "10001:10001"
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert not service["image"].endswith((":latest", "}"))
+    secrets = [value for key, value in service.get("environment", {}).items() if "KEY" in key]
+    assert all(value.startswith("${") for value in secrets)
+
+
+def test_no_two_services_have_one_port() -> None:
+    ports = [port for service in content("compose.yaml")["services"].values() for port in service.get("ports", ())]
+    assert len({port.split(":")[1] for port in ports}) == len(ports)
