@@ -101,7 +101,8 @@ def test_images_with_different_numbers_of_channels_are_named() -> None:
 def test_movies_suit_a_method_that_takes_them_frame_by_frame() -> None:
     movies = replace(FAKE, target=v1.TARGET_KIND_NONE, frames=True)
     alone = Roles(targets=())
-    check_dataset(movies, dataset(*(image("source", stem, (5, 64, 80), "TYX") for stem in "abc")), alone)
+    # Of any number of frames.
+    check_dataset(movies, dataset(*(image("source", f"{n}", (n, 64, 80), "TYX") for n in (3, 5, 7))), alone)
     both = [image("source", "a", (5, 64, 80), "TYX"), image("source", "b")]
     assert [each.field for each in refusal(movies, both, alone).violations] == ["train/source/b.tif"]
     volumes = [image("source", stem, (5, 64, 80), "ZYX") for stem in "ab"]

@@ -288,12 +288,13 @@ def _axes_problems(
     """
     first: ImageEntry | None = None
     for image in images:
-        if not fits_axes(axes, channel_axes, image.axes.removeprefix("T" if frames else "")):
+        single = image.axes.removeprefix("T" if frames else "")
+        if not fits_axes(axes, channel_axes, single):
             also = f" (or channels along {' or '.join(channel_axes)} besides)" if channel_axes else ""
             yield Violation(image.file, f"has axes {image.axes} where {axes} is needed{also}")
             continue
         first = first or image
-        extra = "".join(axis for axis in image.axes if axis not in axes)
+        extra = "".join(axis for axis in single if axis not in axes)
         if image.axes != first.axes or (extra and _length(image, extra) != _length(first, extra)):
             yield Violation(image.file, f"is {image.axes} {image.shape}, {first.file} {first.axes} {first.shape}")
 
