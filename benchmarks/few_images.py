@@ -177,7 +177,8 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(table)
         mean = np.mean(list(found.values()))
-        print(f"{count} images, seed {seed}, {arm}: {unit} {mean:.3f}, {made.training.wall:.0f} s", flush=True)
+        noun = "images" if number == count else "fields"
+        print(f"{count} {noun}, seed {seed}, {arm}: {unit} {mean:.3f}, {made.training.wall:.0f} s", flush=True)
     summarise(table, options, unit)
 
 
