@@ -177,7 +177,8 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(table)
         mean = np.mean(list(found.values()))
-        print(f"{count} images, seed {seed}, {arm}: {unit} {mean:.3f}, {made.training.wall:.0f} s", flush=True)
+        noun = "images" if number == count else "fields"
+        print(f"{count} {noun}, seed {seed}, {arm}: {unit} {mean:.3f}, {made.training.wall:.0f} s", flush=True)
     summarise(table, options, unit)
 
 
@@ -232,7 +233,7 @@ def summarise(table: list[dict[str, Any]], options: argparse.Namespace, unit: st
     axes.set_xlim(-0.5, len(options.images) - 0.5)
     axes.set_ylabel(f"{unit}: mean and 95 % interval")
     axes.set_title(f"{options.method}: augmentation with few training images", fontsize=11)
-    axes.legend(fontsize=8, title=f"{options.seeds} seeds, {len(stems)} test images")
+    axes.legend(fontsize=8, title=f"seeds: {options.seeds}, test images: {len(stems)}")
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(options.out / "few_images.png", dpi=140)
     print(f"scores and figure: {options.out}")

@@ -304,7 +304,7 @@ def test_a_model_that_has_seen_the_test_images_is_named(bench: Bench, ten: str, 
     seen = bench.evaluate(ten, noisy(3), model=bench.model("seen", ten, digests))
     job = bench.compare(ten, [good, seen], figures=False)
     assert job.state == v1.JOB_STATE_SUCCEEDED
-    assert any("seen:1 has learnt from 10 of the 10 test images" in text for text in job.warnings)
+    assert any("seen:1 has learnt from 10 of 10 test images" in text for text in job.warnings)
     assert bench.summary(job)["sentences"][0].startswith("seen:1 has learnt")
 
 

@@ -107,6 +107,7 @@ def test_published_files_read_back_as_they_were(folder: Path, tmp_path: Path) ->
     [
         (voc_object("cell", 30, 20, 10, 40), "object 2"),
         (voc_object("cell", 10, 40, 30, 20), "object 2"),
+        (voc_object("cell", 0.1, 0.2, 0.5, 0.9), "fractions"),
         (voc_object("cell", 10, 20, "far", 40), "xmax"),  # type: ignore[arg-type]
         (voc_object("cell", 10, 20, float("nan"), 40), "xmax"),
         (voc_object("cell", 10, 20, float("inf"), 40), "xmax"),

@@ -103,6 +103,15 @@ def test_what_is_wrong_in_a_table_is_named(folder: Path, text: str, words: str) 
     assert words in violation.description
 
 
+@pytest.mark.parametrize(("rows", "told"), [(3, True), (2, False)])
+def test_pixels_said_to_be_nm_are_told(folder: Path, rows: int, told: bool) -> None:
+    places = [(1.5, 2.5), (3.5, 30), (12, 7.25)][:rows]
+    text = "frame,x [nm],y [nm]\n" + "".join(f"{n},{x},{y}\n" for n, (x, y) in enumerate(places, 1))
+    assert any(mentions(warning, "corner", "unit") for warning in check(folder, text).warnings) == told
+    inside = check(folder, text + "4,800,900\n")
+    assert not any("corner" in warning for warning in inside.warnings)
+
+
 def test_a_table_that_is_no_text_is_refused(folder: Path) -> None:
     check(folder)
     (folder / "target" / "a.csv").write_bytes(b"\xff\xfe\x00frame\x80")

@@ -21,6 +21,7 @@ from parfocal import v1
 from parfocal.runtime.datasets.findings import Reading
 from parfocal.runtime.datasets.folder import FolderReport, check_folder
 from parfocal.runtime.datasets.kinds import require_suitable
+from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.datasets.objects import count_pieces, label_components, object_extents, without_soft_edges
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import inspect_image, read_image
@@ -402,3 +403,15 @@ def test_labels_and_class_images_have_no_soft_edges(size: int) -> None:
     walls[::size], walls[:, ::size] = 1, 1
     assert without_soft_edges(walls) is None
     assert without_soft_edges(np.zeros((8, 8), np.uint8)) is None
+
+
+@pytest.mark.parametrize("radius", [15, 60])
+def test_masks_with_soft_edges_are_no_label_images_whatever_their_size(radius: int) -> None:
+    y, x = np.indices((400, 400))
+    hard = np.zeros((400, 400), np.uint8)
+    for top, left in [(80, 80), (80, 300), (300, 200)]:
+        hard[(y - top) ** 2 + (x - left) ** 2 < radius**2] = 255
+    assert label_problem(hard) == ""
+    assert label_problem(ndimage.label(hard)[0]) == ""
+    soft = np.array(PIL.Image.fromarray(hard).resize((500, 500), PIL.Image.Resampling.BILINEAR))
+    assert "--label-components" in label_problem(soft)

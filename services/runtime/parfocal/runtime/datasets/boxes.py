@@ -296,6 +296,8 @@ def _fitting(
             text = f"the class {box.name!r} is not among {some(list(known))}: rename it."
         elif x1 < x0 or y1 < y0:
             text = "its lower right corner lies left of or above its upper left one: exchange them."
+        elif x1 <= 1 and y1 <= 1 and (x1 < 1 or y1 < 1):
+            text = "its corners are fractions of the image: multiply them by its width and height in pixels."
         elif x0 == x1 or y0 == y1:
             notes.add("Boxes without area were left out", name)
             continue

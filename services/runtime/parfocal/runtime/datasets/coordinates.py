@@ -29,6 +29,9 @@ _NANOMETRES: Final = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3}
 _PIXELS: Final = ("px", "pixel", "pixels")
 # Beside frame, x and y: what a published table keeps, in these units.
 _KEPT: Final = {"z": "nm", "sigma": "nm", "intensity": "photon", "uncertainty": "nm"}
+# So many localisations are in one corner by a wrong unit, not by chance, where a pixel has so many nm.
+_SAME_CORNER: Final = 3
+_WIDE_NM: Final = 20
 _OUTSIDE: Final = 1.0  # Pixels: a fit at the border may lie a little outside; what is farther tells of a wrong unit.
 
 
@@ -384,6 +387,11 @@ def _fitting(table: _Table, name: str, image: CheckedImage, notes: Notes) -> tup
                 )
             )
         kept &= (place >= 0) & (place < length)
+    y, x = (table.columns[column] for column in "yx")
+    # In nm that would be one pixel in ten thousand, where a pixel has 100 nm.
+    corner = (y <= image.shape[1]) & (x <= image.shape[2])
+    if len(corner) >= _SAME_CORNER and corner.all() and 1e3 * image.pixel_size.x >= _WIDE_NM:
+        notes.add("All localisations lie in one corner, as pixels that are said to be nm do: check the unit", name)
     if not problems and (number := int(np.count_nonzero(~kept))):
         notes.add("Localisations just outside the field, by less than a pixel, were left out", name, number)
     if kept.all():

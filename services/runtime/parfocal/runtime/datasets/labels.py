@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.classes import MOST_CLASSES
 from parfocal.runtime.datasets.findings import count, file_name, some
-from parfocal.runtime.datasets.objects import Pieces, count_pieces, object_extents
+from parfocal.runtime.datasets.objects import Pieces, count_pieces, object_extents, without_soft_edges
 from parfocal.runtime.errors import Violation
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.store.manifests import ObjectSizes
@@ -23,6 +23,8 @@ from parfocal.runtime.store.manifests import ObjectSizes
 _LONELY: Final = 0.05
 # Fewer may be slips of the pen, whatever their share.
 _FEWEST_LONELY: Final = 100
+# From which on it is looked whether they are the edges of a mask.
+_FEWEST_SOFT: Final = 20
 # Pixels that are looked at of an image: an edge of a plane, and planes.
 _LOOKED_AT: Final = 2048
 _PLANES: Final = 8
@@ -70,6 +72,8 @@ def label_problem(labels: NDArray[Any]) -> str:
         inside = np.logical_and.reduce([each > 0 for each in (middle, *neighbours)])
         amid += int(np.count_nonzero(inside))
         lonely += int(np.count_nonzero(np.logical_and.reduce([inside, *(each != middle for each in neighbours)])))
+    if lonely >= _FEWEST_SOFT and all(without_soft_edges(part) is not None for part in _parts(labels) if part.any()):
+        return f"is a mask with soft edges, as antialiasing and resizing make them. {COMPONENTS_HINT}"
     if lonely < max(_FEWEST_LONELY, _LONELY * amid):
         return ""
     return f"has grey values instead of labels: its numbers change from one pixel to the next. {_CURE}"

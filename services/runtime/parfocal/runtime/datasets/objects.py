@@ -13,6 +13,7 @@ from scipy import ndimage
 # touches what has the highest value.
 _STEPS: Final = 3
 _RISING: Final = 0.9
+_BACKGROUND: Final = 0.05  # part of the mask that is 0; grey images have hardly a pixel that is
 _AT_SOLID: Final = 0.9
 
 
@@ -98,7 +99,7 @@ def without_soft_edges(mask: NDArray[Any]) -> NDArray[np.bool_] | None:
     """
     top = int(mask.max(initial=0))
     soft = (mask > 0) & (mask < top)
-    if np.unique(mask[soft]).size < _STEPS:
+    if np.unique(mask[soft]).size < _STEPS or np.count_nonzero(mask == 0) < _BACKGROUND * mask.size:
         return None
     window = (1,) * (mask.ndim - 2) + (3, 3)
     least, most = ndimage.minimum_filter(mask, window), ndimage.maximum_filter(mask, window)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
 
+from parfocal.runtime.images._tiff_sizes import elements, has_size, ome_pixel_size, tagged_pixel_size
 from parfocal.runtime.images.notes import Note
-from parfocal.runtime.images.units import UNCALIBRATED, is_length, length_in_micrometres, micrometres
 
 # Their planes or positions are laid out in the makers' own ways; bioio reads them on the way in.
 _VENDOR_KINDS = {
@@ -41,10 +41,6 @@ _VENDOR_KINDS = {
     "philips",
 }
 
-# Beyond this a resolution tag is a printer's setting (72 dpi is 353 µm, 1200 dpi is 21 µm).
-_LARGEST_PIXEL = 20.0
-_PLAUSIBLE: Final = (1e-6, 1e4)  # µm: a tenth of an electron microscope's best, and ten times a dissecting microscope's
-_PRINTED: Final = 1e4  # µm; units of printers are a centimetre and more
 _FEW_BITS: Final = (1, 2, 4)
 _LOSSY: Final = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.JPEG_LOSSY)
 # With and without loss, as whoever writes them likes.
@@ -181,9 +177,7 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
         directories, full, last = _count_directories(handle, size)
     notes: list[Note] = []
     root = _parse_ome(tif, directories) if tif.is_ome else None
-    pixel_size = (
-        _ome_pixel_size(root, notes) if root is not None and _has_size(root) else _tagged_pixel_size(tif, notes)
-    )
+    pixel_size = ome_pixel_size(root, notes) if root is not None and has_size(root) else tagged_pixel_size(tif, notes)
     try:
         series = _the_series(tif)
     except UnusableError:
@@ -442,18 +436,18 @@ def _parse_ome(tif: TiffFile, directories: int) -> ElementTree.Element:
     except ElementTree.ParseError as error:
         refusal = UnusableError(f"its OME metadata cannot be read ({error})")
         raise _UnfittingError("OME metadata that cannot be read", refusal) from error
-    pixel_size = _ome_pixel_size(root, [])
+    pixel_size = ome_pixel_size(root, [])
     if (apart := _one_of_a_set(root, Path(tif.filehandle.path).name, directories)) is not None:
         raise _UnfittingError("one file of a set", apart, pixel_size)
     if any("ModuloAlong" in element.tag for element in root.iter()):
         refusal = UnusableError("its OME metadata folds further dimensions into the planes (Modulo)")
         raise _UnfittingError("further dimensions folded into the planes", refusal, pixel_size)
     planes = directories * page.samplesperpixel
-    images = list(_elements(root, "Pixels"))
+    images = list(elements(root, "Pixels"))
     for element in images:
         try:
             x, y, z, c, t = (int(element.attrib.get(f"Size{axis}", 1)) for axis in "XYZCT")
-            data = list(_elements(element, "TiffData"))
+            data = list(elements(element, "TiffData"))
             named = max(
                 (int(each.attrib.get(key, 0)) for each in data for key in ("PlaneCount", "NumPlanes", "IFD")), default=0
             )
@@ -476,13 +470,13 @@ def _parse_ome(tif: TiffFile, directories: int) -> ElementTree.Element:
 
 def _one_of_a_set(root: ElementTree.Element, name: str, directories: int) -> UnusableError | None:
     """Return the refusal of a file whose metadata spread the planes of one image over several files."""
-    apart = next(_elements(root, "BinaryOnly"), None)
+    apart = next(elements(root, "BinaryOnly"), None)
     if apart is not None:
         others = [apart.attrib.get("MetadataFile", "another file")]
         what = f"it is one file of an OME-TIFF set whose metadata are in {others[0]}"
     else:
         # By their identifiers, because files are renamed.
-        files = {(each.text or "").strip(): each.attrib.get("FileName", "") for each in _elements(root, "UUID")}
+        files = {(each.text or "").strip(): each.attrib.get("FileName", "") for each in elements(root, "UUID")}
         files.setdefault(root.attrib.get("UUID", ""), name)
         files.pop("", None)
         if len(files) < 2:
@@ -501,79 +495,3 @@ def _one_of_a_set(root: ElementTree.Element, name: str, directories: int) -> Unu
         f"{'the plane of this file alone is' if directories == 1 else 'the planes of this file alone are'}, for "
         f"example --axes {'YX' if directories == 1 else 'ZYX'}.",
     )
-
-
-def _elements(root: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
-    """Yield the elements of a name, whatever version of OME their namespace is."""
-    return (element for element in root.iter() if element.tag.rpartition("}")[2] == name)
-
-
-def _ome_pixel_size(root: ElementTree.Element, notes: list[Note]) -> tuple[float, float, float | None] | None:
-    for element in _elements(root, "Pixels"):
-        units = [element.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XYZ"]
-        values = [element.get(f"PhysicalSize{axis}") for axis in "XYZ"]
-        if any(value is not None and not unit.strip() for unit, value in zip(units, values, strict=True)):
-            notes.append(Note("unit-guessed"))
-        return _as_size(_lengths(values, [unit.strip() or "µm" for unit in units], notes), notes)
-    return None
-
-
-def _has_size(root: ElementTree.Element) -> bool:
-    """Return whether OME metadata say anything of the size of a pixel in its plane."""
-    first = next(_elements(root, "Pixels"), None)
-    return first is not None and any(first.get(f"PhysicalSize{axis}") is not None for axis in "XY")
-
-
-def _tagged_pixel_size(tif: TiffFile, notes: list[Note]) -> tuple[float, float, float | None] | None:
-    """ImageJ's units and `spacing` with the resolution tags, or the resolution tags with their own unit."""
-    tags = tif.pages.first.tags
-    density = [_density(tags.valueof(code)) for code in (282, 283)]
-    imagej = tif.imagej_metadata or {}
-    named = [str(imagej.get(key, "")).strip() for key in ("unit", "xunit", "yunit", "zunit")]
-    unit = named[1] or named[0]
-    tagged = not unit or (micrometres(unit) or 0) >= _PRINTED
-    if not unit:
-        unit = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}.get(int(tags.valueof(296, 1)), "")
-    # An image without a unit along X has no pixel size, whatever stands at the other axes.
-    units = [unit, named[2] or unit, named[3] or unit]
-    values = [*(1.0 / each if each else None for each in density), imagej.get("spacing")]
-    lengths = _lengths(values, units, notes)
-    if tagged and any(length is not None and length > _LARGEST_PIXEL for length in lengths[:2]):
-        notes.append(Note("resolution-ignored", f"{max(each or 0 for each in density):.4g} pixels per {unit}"))
-        return None
-    return _as_size(lengths, notes)
-
-
-def _lengths(values: Sequence[object], units: Sequence[str], notes: list[Note]) -> list[float | None]:
-    """Return lengths along X, Y and Z in micrometres, and note what is left out of them.
-
-    A unit that says that there is no pixel size, and a length of 0, which programs write for the same, are no faults.
-    """
-    there = [(axis, value, unit) for axis, value, unit in zip("XYZ", values, units, strict=True) if value is not None]
-    unknown = {unit for _, _, unit in there if micrometres(unit) is None and unit.casefold() not in UNCALIBRATED}
-    notes += [Note("unit-unknown", unit[:40]) for unit in sorted(unknown)]
-    unreadable = [
-        f"{axis}: {str(value)[:40]}"
-        for axis, value, unit in there
-        if micrometres(unit) is not None and not is_length(value)
-    ]
-    if unreadable:
-        notes.append(Note("size-unreadable", ", ".join(unreadable)))
-    return [length_in_micrometres(value, unit) for value, unit in zip(values, units, strict=True)]
-
-
-def _as_size(lengths: Sequence[float | None], notes: list[Note]) -> tuple[float, float, float | None] | None:
-    x, y, z = lengths
-    if x is None and y is None:
-        return None
-    if x is None or y is None:
-        notes.append(Note("size-guessed", "Y for X" if x is None else "X for Y"))
-    if strange := [each for each in lengths if each is not None and not _PLAUSIBLE[0] <= each <= _PLAUSIBLE[1]]:
-        notes.append(Note("size-implausible", f"{strange[0]:.4g} µm"))
-    return x or y or 0.0, y or x or 0.0, z
-
-
-def _density(value: object) -> float | None:
-    if isinstance(value, tuple) and len(value) == 2 and value[1]:
-        return float(value[0]) / float(value[1])
-    return None

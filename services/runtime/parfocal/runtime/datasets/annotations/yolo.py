@@ -86,7 +86,7 @@ def parse_yolo(
         try:
             index, *values = (number(text, f"value {place}") for place, text in enumerate(line.split(), 1))
             if index != int(index) or not 0 <= index < len(classes):
-                raise ValueError(f"there is no class {index:g}, the {len(classes)} classes are numbered from 0")
+                raise ValueError(f"there is no class {index:g}: numbers are 0 to {len(classes) - 1}")
             if len(values) > 4 and len(values) % 2 == 0 and len(values) >= 6:
                 xs, ys = values[::2], values[1::2]
                 left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
