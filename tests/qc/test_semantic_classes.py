@@ -224,6 +224,7 @@ def test_several_classes_are_judged_one_by_one(
     assert confusion[2, 1] > 0
     assert confusion[0, 1] == confusion[0, 2] == confusion[1, 2] == 0
     assert list(summary["details"]["baselines"]) == ["pixel classifier"]
+    assert mentions(summary["definition"], "0 (background), 1, 2")
     assert summary["details"]["agreement"]["bias"] == 0
     names = {entry.public_name for entry in result.files}
     assert {"classes.csv", "confusion.csv", "figure.png", "report.pdf", "maps/field0.tif"} <= names

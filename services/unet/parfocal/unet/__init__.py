@@ -55,7 +55,7 @@ UNET_2D = _method(
     """,
     """
         Two-dimensional images, grey or with channels or colours, and under the same names images of the class of each
-        pixel: masks such as 0 and 255, numbers of up to 101 classes, or label images, whose objects are all foreground.
+        pixel: masks such as 0 and 255, numbers of up to 100 classes, or label images, whose objects are all foreground.
         Pixels that are not annotated may have a value of their own. Twenty or more images from several samples give a
         model that can be trusted.
     """,
@@ -81,7 +81,7 @@ UNET_3D = _method(
     """,
     """
         Volumes (planes, height, width), perhaps with channels, and under the same names volumes of the class of each
-        voxel: masks such as 0 and 255, numbers of up to 101 classes, or label images, whose objects are all foreground.
+        voxel: masks such as 0 and 255, numbers of up to 100 classes, or label images, whose objects are all foreground.
         Voxels that are not annotated may have a value of their own.
     """,
     "Çiçek Ö, Abdulkadir A, Lienkamp SS, Brox T, Ronneberger O. 3D U-Net: learning dense volumetric segmentation from "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,8 @@ def write_dataset(folder: Path, method: str) -> None:
     shape = _SHAPES[method]
     for split, count in _IMAGES.items():
         for number in range(1, count + 1):
-            for role, pixels in zip(("source", "target"), simulate_cells(rng, shape), strict=True):
+            images: tuple[NDArray[Any], ...] = simulate_cells(rng, shape)
+            for role, pixels in zip(("source", "target"), images, strict=True):
                 path = folder / split / role / f"cells_{number:02d}.tif"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, Image(pixels, "ZYX"[-len(shape) :], _PIXEL_SIZE[method]))

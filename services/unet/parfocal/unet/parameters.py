@@ -109,7 +109,13 @@ class UnetParameters(Intensity, Foreground, TrainingParameters):
 class Unet2DParameters(UnetParameters):
     """Parameters of a U-Net 2D training."""
 
-    patch_size: int = inherited(TrainingParameters, "patch_size", default=256)
+    patch_size: int = inherited(
+        TrainingParameters,
+        "patch_size",
+        default=256,
+        description="Side length of the square training patches, in pixels: a multiple of 2 to the power of poolings, "
+        "and not larger than your images.",
+    )
     plateau_factor: float = inherited(TrainingParameters, "plateau_factor", default=0.1)
     poolings: int = Field(
         default=2,
@@ -151,7 +157,8 @@ class Unet3DParameters(FlipZ, UnetParameters):
         ge=8,
         le=2048,
         title="Patch size",
-        description="Side length in Y and X of the training patches, in pixels; not larger than your volumes.",
+        description="Side length in Y and X of the training patches, in pixels: a multiple of 2 to the power of "
+        "poolings, and not larger than your volumes.",
     )
     patch_depth: int = Field(
         default=8,

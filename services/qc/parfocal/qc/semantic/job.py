@@ -76,6 +76,7 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
     def prepare(self, inputs: Inputs[Item]) -> None:
         """Find out which classes there are and where probabilities are cut, and prepare the baselines."""
         self._scheme = choose_scheme(inputs, self.parameters)
+        self.definition = f"{DEFINITION} {self._scheme.sentence}"  # type: ignore[misc] # of this evaluation alone
         self._baselines = choose_baselines(self.context, inputs, self._scheme)
         self._threshold = choose_threshold(inputs, self.parameters)
 

@@ -47,6 +47,13 @@ class Scheme:
         """What the classes are called: by their values, or background and foreground."""
         return tuple(map(str, self.values)) or ("background", "foreground")
 
+    @property
+    def sentence(self) -> str:
+        """Which values are which classes, for people; evaluations are compared only if it is the same."""
+        if not self.values:
+            return "Every pixel above 0 is foreground."
+        return f"Classes are the values {self.names[0]} (background), {', '.join(self.names[1:])}."
+
     def target(self, pixels: NDArray[Any], *, name: str) -> NDArray[np.int8]:
         """Return the index of the class of each pixel of a target, below 0 where it is not annotated.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,11 +43,12 @@ class PixelClassifier:
 
     def apply(self, source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.int8]:
         """Return the class of each pixel of an image; channels, if it has more axes than `dimensions`, come first."""
-        scores = sum(
-            feature[..., np.newaxis] * weight
-            for feature, weight in zip(_features(source, dimensions), self.weights, strict=True)
-        )
-        found: npt.NDArray[np.int8] = np.argmax(scores + self.offsets, axis=-1).astype(np.int8)
+        scores = np.broadcast_to(
+            self.offsets.astype(np.float32), (*source.shape[-dimensions:], len(self.offsets))
+        ).copy()
+        for feature, weight in zip(_features(source, dimensions), self.weights.astype(np.float32), strict=True):
+            scores += feature[..., np.newaxis] * weight
+        found: npt.NDArray[np.int8] = np.argmax(scores, axis=-1).astype(np.int8)
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -112,18 +113,13 @@ def fit_pixel_classifier(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
     return max(fitted, key=lambda each: each.score)
 
 
-def _features(source: npt.NDArray[Any], dimensions: int) -> list[npt.NDArray[np.float32]]:
-    """Return images of what is seen around each pixel, of each channel scaled by its own percentiles."""
-    channels = source.reshape(-1, *source.shape[-dimensions:]).astype(np.float64)
-    found = []
-    for channel in channels:
+def _features(source: npt.NDArray[Any], dimensions: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield images of what is seen around each pixel, of each channel scaled by its own percentiles."""
+    for channel in source.reshape(-1, *source.shape[-dimensions:]).astype(np.float64):
         low, high = np.percentile(channel, [2, 99.8])
         image = ((channel - low) / (high - low if high > low else 1)).astype(np.float32)
-        found.append(image)
+        yield image
         for sigma in _SIGMAS:
-            found += [
-                ndimage.gaussian_filter(image, sigma),
-                ndimage.gaussian_gradient_magnitude(image, sigma),
-                ndimage.gaussian_laplace(image, sigma),
-            ]
-    return found
+            yield ndimage.gaussian_filter(image, sigma)
+            yield ndimage.gaussian_gradient_magnitude(image, sigma)
+            yield ndimage.gaussian_laplace(image, sigma)
