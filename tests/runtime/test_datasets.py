@@ -311,6 +311,7 @@ def test_unpaired_images_are_compared_with_nothing() -> None:
         project="p", dataset="d", version=1, images=(), kind="unpaired", unpaired=("train", "test")
     )
     assert not has_comparable(dataset, "test", v1.TARGET_KIND_PAIRED_IMAGE)
+    assert not has_comparable(dataset, "test", v1.TARGET_KIND_UNPAIRED_IMAGE)
 
 
 def test_a_manifest_of_before_is_read_as_it_was() -> None:
@@ -327,6 +328,18 @@ def test_unpaired_images_need_two_of_each_kind(tmp_path: Path) -> None:
     for path in sorted((tmp_path / "train" / "target").iterdir())[1:]:
         path.unlink()
     assert fields(refused(tmp_path, kind="unpaired")) == ["train/target"]
+
+
+def test_unpaired_images_are_compared_as_sets(tmp_path: Path) -> None:
+    report = check_folder(write_kind(tmp_path, "unpaired"), kind="unpaired")
+    entries = [item.write(tmp_path / item.file) for item in report.items() if (tmp_path / item.file).exists()]
+    manifest = report.manifest((), entries, project="p", dataset="d", version=1)
+    assert manifest.has_unpaired("test")
+    assert not manifest.has_targets("test")
+    assert has_comparable(manifest, "test", v1.TARGET_KIND_UNPAIRED_IMAGE)
+    alone = manifest.model_copy(update={"images": manifest.select("test", "source")})
+    assert not alone.has_unpaired("test")
+    assert not has_comparable(alone, "test", v1.TARGET_KIND_UNPAIRED_IMAGE)
 
 
 def test_unpaired_targets_may_be_in_colour(tmp_path: Path) -> None:

@@ -404,3 +404,23 @@ def test_names_of_classes_may_lie_above_the_splits(tmp_path: Path) -> None:
 def test_files_of_several_formats_are_refused(folder: Path) -> None:
     write(folder, a__xml=voc(CELL), all__json=_GOOD)
     assert [violation.field for violation in problems(folder)] == ["target"]
+
+
+@pytest.mark.parametrize("boxes", ["annotations", "labels"])
+@pytest.mark.parametrize("split", ["train", ""])
+def test_folders_may_be_called_as_programs_for_annotation_call_them(folder: Path, boxes: str, split: str) -> None:
+    write(folder, a__xml=voc(CELL), b__xml=voc(CELL), c__xml=voc())
+    place = folder.parent / "called" / split
+    place.mkdir(parents=True)
+    (folder / "source").rename(place / "images")
+    (folder / "target").rename(place / boxes)
+    report = check_folder(folder.parent / "called")
+    assert report.kind == "boxes"
+    assert report.counts["train"] == {"images": 3, "boxes": 2, "images without a box": 1}
+    assert sorted(item.file for item in report.items())[0] == "train/source/a.tif"
+    assert not any("passed over" in text for text in report.warnings)
+    # Parfocal's own names come first.
+    (place / "source").mkdir()
+    with pytest.raises(InvalidInputError) as caught:
+        check_folder(folder.parent / "called")
+    assert "target" in " ".join(each.field for each in caught.value.violations)

@@ -451,3 +451,44 @@ def test_targets_are_those_of_the_patches(opener: Opener) -> None:
     assert batch.targets.boxes.shape == (4, 2, 2, len(opened.facts.measured["anchors_px"]), 4)
     assert batch_of(batch.input).input.shape == (4, 64, 64, 1)
     assert batch.targets.responsible.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("YoloV2", YoloParameters), ("TinyYoloV2", TinyYoloParameters)], ids=["full", "tiny"]
+)
+def test_four_images_are_learnt_by_heart(name: str, parameters: type[YoloParameters]) -> None:
+    from parfocal.yolo import network
+    from parfocal.yolo.boxes import measure_anchors
+    from parfocal.yolo.example import simulate_cells
+
+    rng, names, rule = np.random.default_rng(0), ["elongated", "round"], Normaliser()
+    images, truth = [], []
+    for _ in range(4):
+        pixels, boxes = simulate_cells(rng, (128, 128))
+        images.append(rule.apply(pixels, rule.fit(pixels, "YX"))[..., np.newaxis])
+        x0, y0, x1, y1 = np.array([box.corners for box in boxes], np.float32).T
+        still = np.zeros(len(boxes), bool)
+        kinds = np.array([names.index(box.name) for box in boxes])
+        truth.append(Boxes(np.stack([y0, x0, y1, x1], axis=1), kinds, still, still))
+    corners = np.concatenate([each.corners for each in truth])
+    sizes = (corners[:, 2:] - corners[:, :2])[:, ::-1]
+    measured = {"anchors_px": measure_anchors(sizes, 3, 0).tolist(), "largest_box_px": float(sizes.max())}
+    facts = Facts(
+        inputs=(Port(role="source"),),
+        targets=(Port(role="target", kind="boxes", classes=2),),
+        measured=measured | {"class_names": names},
+    )
+    asked = parameters(**TINY | {"patch_size": 128, "warmup_epochs": 1})
+    implementation = getattr(network, name)()
+    learner = implementation.build(asked, facts)
+    batch = implementation.prepare(Batch({"source": np.stack(images)}, truth, 4), asked, facts, rng)
+    losses = []
+    for step in range(60):
+        learner.begin_epoch(step // 10, asked.learning_rate)
+        losses.append(learner.train_batch(batch)["loss"])
+    assert losses[-1] < 0.05 * losses[10]
+    seen = [
+        ValidationImage(str(number), {"source": image}, boxes)
+        for number, (image, boxes) in enumerate(zip(images, truth, strict=True))
+    ]
+    assert implementation.assess(learner, iter(seen), asked, facts)["mAP"] > 0.9

@@ -45,7 +45,8 @@ def publish_prediction(
     ----------
     folder
         Images with the names of the split's targets, but for the ending, and of their shapes. Others are refused: they
-        were predicted from something else. Of a dataset with boxes, tables of detections (``NAME.csv``, as
+        were predicted from something else. Where the images are no pairs: with the names and sizes of its sources, and
+        the channels of its targets. Of a dataset with boxes, tables of detections (``NAME.csv``, as
         `parfocal.runtime.prediction.detections` reads them).
     dataset, split
         Whose targets they will be compared with.
@@ -62,7 +63,7 @@ def publish_prediction(
     """
     if dataset.kind in _TABLES:
         return _publish_tables(client, folder, dataset, split, on_progress)
-    targets = {image.stem: image for image in dataset.select(split, "target")}
+    targets = _expected(dataset, split)
     paths = {input_stem(path): path for path in find_inputs(folder)}
     name = f"{dataset.dataset}:{dataset.version}"
     if not paths.keys() & targets.keys():
@@ -75,7 +76,7 @@ def publish_prediction(
     job = _result_id(folder)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         readable = _readable(paths, Path(scratch))
-        _check(folder, name, readable, {stem: image.shape for stem, image in targets.items()}, "target")
+        _check(folder, name, readable, targets, "target")
         return _publish(client, job, readable, client.dataset_uri(name), split, inputs, on_progress)
 
 
@@ -146,6 +147,19 @@ def _publish_tables(client: Client, folder: Path, dataset: DatasetManifest, spli
         raise refusal(f"{folder} is no prediction of {name}; nothing was uploaded:", problems)
     uri, inputs = client.dataset_uri(name), _inputs(dataset, split)
     return _publish(client, _result_id(folder), paths, uri, split, inputs, on_progress, table)
+
+
+def _expected(dataset: DatasetManifest, split: str) -> dict[str, tuple[int, ...]]:
+    """Return by stem the shapes that predictions of a split have."""
+    targets = dataset.select(split, "target")
+    if not dataset.has_unpaired(split):
+        return {image.stem: image.shape for image in targets}
+    axes, lengths = targets[0].axes, dict(zip(targets[0].axes, targets[0].shape, strict=True))
+    expected = {}
+    for image in dataset.select(split, "source"):
+        own = {axis: length for axis, length in zip(image.axes, image.shape, strict=True) if axis in "ZYX"}
+        expected[image.stem] = tuple({**lengths, **own}[axis] for axis in axes)
+    return expected
 
 
 def _inputs(dataset: DatasetManifest, split: str) -> dict[str, tuple[str, str]]:

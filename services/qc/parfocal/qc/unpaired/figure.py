@@ -67,4 +67,4 @@ def _picture(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     scaled = np.clip((values - low) / (high - low if high > low else 1), 0, 1)
     if scaled.shape[2] == 2:
         scaled = np.concatenate([scaled, np.zeros_like(scaled[..., :1])], axis=2)
-    return scaled[..., 0] if scaled.shape[2] == 1 else scaled
+    return np.asarray(scaled[..., 0] if scaled.shape[2] == 1 else scaled)

@@ -16,7 +16,7 @@ from parfocal.runtime.datasets.fields import Fields
 from parfocal.runtime.datasets.findings import AS_STORED, Reading, count, some
 from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.labels import TargetLook
-from parfocal.runtime.datasets.layout import family_of, passed_over, split_folders
+from parfocal.runtime.datasets.layout import family_of, passed_over, role_folder, split_folders
 from parfocal.runtime.datasets.pairs import CheckedImage, ImagePair, check_images, check_pairs, find_images
 from parfocal.runtime.datasets.unpaired import check_unpaired, own_axes, same_names_and_sizes
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
@@ -164,7 +164,7 @@ class _Split:
 
     def images_of(self, role: str) -> Path:
         """Return a folder with the images of a role in formats that services read."""
-        return self.readable(self.path / role, f"{self.name}/{role}")
+        return self.readable(role_folder(self.path, role), f"{self.name}/{role}")
 
     def roles(self) -> list[str]:
         """Return the folders of further sources and targets."""
@@ -492,7 +492,7 @@ def _check_unpaired(split: _Split) -> None:
 def _check_boxes(split: _Split) -> None:
     folders = (split.path, split.folder)
     report = check_boxes(
-        *(split.images_of("source"), split.path / "target"),
+        *(split.images_of("source"), role_folder(split.path, "target")),
         axes=split.axes,
         class_folders=folders,
         reading=split.source,

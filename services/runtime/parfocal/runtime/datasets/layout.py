@@ -17,8 +17,21 @@ from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation,
 from parfocal.runtime.images.files import printable
 
 _FILES: Final = {"boxes": "annotation files", "tables": "tables of coordinates", "images": "images"}
+# What programs for annotation call the folders of images and of boxes.
+_BOXED: Final = {"source": ("images",), "target": ("annotations", "labels")}
 _ABOUT: Final = ("readme", "licen", "copying", "citation")
 _KIND_OF_FILES: Final = {"boxes": "boxes", "tables": "coordinates"}
+
+
+def role_folder(parent: Path, role: str) -> Path:
+    """Return the folder of a role: its own name, or "images" with "annotations" or "labels" where neither is there."""
+    if any((parent / name).is_dir() for name in _BOXED) or not all(_boxed(parent, each) for each in _BOXED):
+        return parent / role
+    return _boxed(parent, role) or parent / role
+
+
+def _boxed(parent: Path, role: str) -> Path | None:
+    return next((parent / name for name in _BOXED.get(role, ()) if (parent / name).is_dir()), None)
 
 
 def family_of(places: Mapping[str, Path], kind: str) -> tuple[str, str]:
@@ -30,7 +43,7 @@ def family_of(places: Mapping[str, Path], kind: str) -> tuple[str, str]:
         The folder cannot be of the kind that somebody says it is.
     """
     split, parent = next(iter(places.items()))
-    target = parent / "target"
+    target = role_folder(parent, "target")
     where = f"{split}/target" if parent.name == split else "target"
     found = _found_in(target)
     if kind:
@@ -89,7 +102,9 @@ def passed_over(folder: Path, places: Mapping[str, Path]) -> list[str]:
     """
     found = []
     for place in dict.fromkeys([folder, *places.values()]):
-        parts = set(places) if place == folder and place not in places.values() else {"source", "target"}
+        parts = set(places)
+        if place != folder or place in places.values():
+            parts = {role_folder(place, role).name for role in _BOXED}
         for path in sorted(place.iterdir()):
             name, told = path.name, path.name.lower()
             known = name in parts or (place in places.values() and name.startswith(("source_", "target_")))
@@ -114,7 +129,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
         )
     if (folder / "train").is_dir():
         return {split: folder / split for split in ("train", "test") if (folder / split).is_dir()}
-    if (folder / "source").is_dir() or (folder / "target").is_dir():
+    if any(role_folder(folder, role).is_dir() for role in _BOXED):
         return {"train": folder}
     inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name[0] != ".")
     found = some(inside) if inside else "nothing"
