@@ -2,9 +2,9 @@
 
     python describe.py ENVIRONMENT REPORT…
 
-Writes ENVIRONMENT/share/sbom.cdx.json (CycloneDX 1.6, by cyclonedx-py) and ENVIRONMENT/share/THIRD-PARTY-NOTICES.txt (by
-pip-licenses). The REPORTs are what ``pip install --report`` wrote: from them each component gets the SHA-256 of the file that
-it was installed from, that of PyTorch included, whose builds differ and which no lock file can pin by hash.
+Writes ENVIRONMENT/share/sbom.cdx.json (CycloneDX 1.6, by cyclonedx-py) and ENVIRONMENT/share/THIRD-PARTY-NOTICES.txt
+(by pip-licenses). The REPORTs are what ``pip install --report`` wrote: from them each component gets the SHA-256 of the
+file that it was installed from, that of PyTorch included, whose builds differ and which no lock file can pin by hash.
 """
 
 from __future__ import annotations
