@@ -222,7 +222,7 @@ def test_workers_that_belong_to_no_job_are_found_and_ended(bench: Bench) -> None
         orphan["status"], orphan["spec"]["suspend"] = {}, True
         cluster.objects.create("jobs", orphan)
         async with bench.running() as controller:
-            # The worker of the attempt may notice by itself that another one has taken over; its Job stays for a while then.
+            # The worker may notice by itself that another attempt has taken over; its Job stays for a while then.
             for stray in (bench.name(request), name):
                 await until(lambda each=stray: is_over(cluster, each), f"the end of {stray}")
             assert cluster.objects.get("jobs", name) is None
