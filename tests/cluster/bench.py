@@ -27,7 +27,8 @@ from parfocal.runtime.methods.service import Service, values_struct
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.store import Store
 
-LEASE_SECONDS = 3.0
+# So long that a busy machine does not lose it.
+LEASE_SECONDS = 15.0
 LONG = {"epochs": 500, "pause_seconds": 0.3}
 SUCCEEDED, FAILED, CANCELLED = v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED
 RUNNING, QUEUED = v1.JOB_STATE_RUNNING, v1.JOB_STATE_QUEUED
@@ -112,7 +113,7 @@ class Bench:
 
 
 async def until(
-    condition: Callable[[], Any], what: str, seconds: float = 30.0, shown: Callable[[], Any] = lambda: ""
+    condition: Callable[[], Any], what: str, seconds: float = 60.0, shown: Callable[[], Any] = lambda: ""
 ) -> Any:
     for _ in range(int(seconds / 0.05)):
         value = await asyncio.to_thread(condition)
