@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from test_manifests import ROOT, SERVICES
+from support import ROOT
 
 COMPOSE = ROOT / "deploy" / "compose"
+SERVICES = sorted(path.parent.name for path in ROOT.glob("services/*/pyproject.toml") if path.parent.name != "runtime")
 OTHERS = ("store", "buckets", "prefect", "runner")
 
 
