@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support import filament_pair, filament_volumes, nuclei_pair
+from support import (
+    filament_pair,
+    filament_volumes,
+    nuclei_pair,
+    nuclei_volumes,
+    publish_dataset,
+    publish_kind,
+    write_pairs,
+)
 
+from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize, write_image
 
 SHAPE = (64, 80)
@@ -22,6 +31,21 @@ VOLUME = (16, 40, 48)
 """(Z, Y, X) in pixels of volumes."""
 COUNTS = {"train": 5, "test": 3}
 """Images of each split."""
+# By axes and whether targets are labels: what makes a pair of images, and their shape.
+PAIRS: dict[tuple[str, bool], tuple[Callable[..., Any], tuple[int, ...]]] = {
+    ("YX", False): (filament_pair, SHAPE),
+    ("YX", True): (nuclei_pair, SHAPE),
+    ("ZYX", False): (filament_volumes, VOLUME),
+    ("ZYX", True): (nuclei_volumes, VOLUME),
+}
+# Datasets of the other kinds are two-dimensional.
+KINDS = {
+    v1.TARGET_KIND_BOXES: "boxes",
+    v1.TARGET_KIND_UNPAIRED_IMAGE: "unpaired",
+    v1.TARGET_KIND_NONE: "sources",
+    v1.TARGET_KIND_COORDINATES: "coordinates",
+    v1.TARGET_KIND_CLASSES: "classes",
+}
 _EXPORTED = "id,frame,x [nm],y [nm],sigma [nm],intensity [photon]"
 
 
@@ -39,6 +63,18 @@ def write_kind(folder: Path, kind: str, axes: str = "YX") -> Path:
                 path.rename(path.with_name(f"other{number + 7}.tif"))
         save(folder / "train" / "target" / "other20.tif", filament_pair(rng, SHAPE)[1])
     return folder
+
+
+def publish_for(store: Any, name: str, folder: Path, target: v1.TargetKind, axes: str) -> str:
+    """Write a dataset on which a method with this kind of targets and axes can be trained; return its URI."""
+    if target in KINDS and axes == "YX":
+        # Stacks of frames are the axes of the kind itself.
+        own = axes if target == v1.TARGET_KIND_NONE else ""
+        return publish_kind(store, name, write_kind(folder, KINDS[target], own), KINDS[target], own)
+    # Label images have classes too.
+    labels = target in {v1.TARGET_KIND_LABELS, v1.TARGET_KIND_CLASSES}
+    write_pairs(folder, *PAIRS[axes, labels])
+    return publish_dataset(store, name, folder)
 
 
 def save(path: Path, pixels: Any, axes: str = "YX", pixel_nm: float | None = None) -> None:

@@ -17,16 +17,11 @@ import grpc
 import psutil
 import pytest
 from contract_session import FINAL, SESSIONS, Session, rpc_error, single_image, single_tables, struct
-from example_data import write_kind
+from example_data import PAIRS, publish_for
 from google.protobuf import json_format
 from support import (
     ROOT,
-    filament_pair,
-    filament_volumes,
-    nuclei_pair,
-    nuclei_volumes,
     publish_dataset,
-    publish_kind,
     read_published,
     wait_for,
     write_pairs,
@@ -38,13 +33,6 @@ from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest, public_name
 from parfocal.runtime.store.store import Location
 
-# By axes and whether targets are labels.
-PAIRS: dict[tuple[str, bool], tuple[Callable[..., Any], tuple[int, ...]]] = {
-    ("YX", False): (filament_pair, (64, 80)),
-    ("YX", True): (nuclei_pair, (64, 80)),
-    ("ZYX", False): (filament_volumes, (16, 40, 48)),
-    ("ZYX", True): (nuclei_volumes, (16, 40, 48)),
-}
 # By task, what a method makes of an image that is no image itself, by kind; "{}" is the name of the image.
 FINDINGS = {
     v1.TASK_DETECTION: {
@@ -56,14 +44,6 @@ FINDINGS = {
 }
 # What a run has besides.
 OF_A_RUN = {v1.TASK_DETECTION: {"detections.csv", "coco.json", "counts.csv"}}
-# Datasets of the other kinds are two-dimensional, but for images without targets.
-KINDS = {
-    v1.TARGET_KIND_BOXES: "boxes",
-    v1.TARGET_KIND_UNPAIRED_IMAGE: "unpaired",
-    v1.TARGET_KIND_NONE: "sources",
-    v1.TARGET_KIND_COORDINATES: "coordinates",
-    v1.TARGET_KIND_CLASSES: "classes",
-}
 # By task, the type of what is predicted where it is not intensities.
 DTYPES = {v1.TASK_INSTANCE_SEGMENTATION: "uint16", v1.TASK_SEMANTIC_SEGMENTATION: "uint8"}
 WITHOUT_PAIRS = {v1.TARGET_KIND_UNPAIRED_IMAGE, v1.TARGET_KIND_NONE}
@@ -109,16 +89,7 @@ def judges(start_service: Callable[..., Any]) -> Iterator[grpc.Channel]:
 def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A training of the method on images of its axes and kind of targets."""
     needs, folder = service.method_description.data_requirements, tmp_path_factory.mktemp(service.method)
-    if needs.target in KINDS and needs.axes == "YX":
-        kind = KINDS[needs.target]
-        # Stacks of frames are the axes of the kind itself.
-        axes = needs.axes if needs.target == v1.TARGET_KIND_NONE else ""
-        uri = publish_kind(s3.store(), f"images-{service.method}", write_kind(folder, kind, axes), kind, axes)
-    else:
-        # Label images have classes too.
-        labels = needs.target in {v1.TARGET_KIND_LABELS, v1.TARGET_KIND_CLASSES}
-        write_pairs(folder, *PAIRS[needs.axes, labels])
-        uri = publish_dataset(s3.store(), f"images-{service.method}", folder)
+    uri = publish_for(s3.store(), f"images-{service.method}", folder, needs.target, needs.axes)
     job = service.train(uri)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     return Trained(job, uri, folder)

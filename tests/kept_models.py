@@ -1,0 +1,122 @@
+"""Models of earlier versions, kept in tests/kept, and the suite that opens them: an upgrade must not break a model.
+
+Every version keeps one small model of each method, before it is released:
+
+    PYTHONPATH=tests:benchmarks .venvs/care/bin/python -m kept_models care
+
+trains those of a family with the parameters of its contract.json and writes tests/kept/VERSION/METHOD: the model as it
+is published, an image, and what the model makes of it. A class derived from `KeptModelSuite` in the tests of the family
+opens the models of all versions and compares.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from support import ROOT
+
+from parfocal import v1
+from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.methods.service import Method, Service, load_service, values_struct
+from parfocal.runtime.prediction.loaded_model import load_model, predict_image
+from parfocal.runtime.prediction.outputs import Predicted
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+
+KEPT = ROOT / "tests" / "kept"
+# What a version may add to the repository for a method.
+_MOST_BYTES = 3_500_000
+_REPORTS = {".pdf", ".png", ".html", ".csv"}
+
+
+def predicted(method: Method, folder: Path, scratch: Path) -> Predicted:
+    """Return what the model in a folder makes of the image beside it."""
+    manifest = ModelManifest.model_validate_json((folder / MODEL_MANIFEST).read_bytes())
+    model = load_model(method, manifest, folder / "model", weights=next(iter(manifest.weights)))
+    parameters: Any = method.parse(v1.JOB_KIND_PREDICTION, {})
+    return predict_image(model, read_image(folder / "image.tif"), parameters, scratch, "image").finish()
+
+
+def places(service: str) -> Iterator[Any]:
+    """Yield the folders of the models that a family has kept, named by version and method."""
+    for path in sorted(KEPT.glob(f"*/*/{MODEL_MANIFEST}")):
+        if ModelManifest.model_validate_json(path.read_bytes()).service == service:
+            yield pytest.param(path.parent, id=f"{path.parent.parent.name}-{path.parent.name}")
+
+
+class KeptModelSuite:
+    """Models of earlier versions open and predict as they did. Derived classes name their `service`."""
+
+    service: ClassVar[Service]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        metafunc.parametrize("kept", list(places(self.service.name)))
+
+    def test_it_opens_and_predicts_as_it_did(self, kept: Path, tmp_path: Path) -> None:
+        found = predicted(self.service.method(kept.name), kept, tmp_path)
+        expected = {path.stem: read_image(path).pixels for path in (kept / "images").glob("*.tif")}
+        assert set(found.images) == set(expected)
+        assert sorted(found.files) == json.loads((kept / "files.json").read_text())
+        for name, pixels in expected.items():
+            made = found.images[name].pixels
+            assert (made.shape, made.dtype) == (pixels.shape, pixels.dtype)
+            # Processors differ in the last digits, which may move single pixels across a threshold.
+            span = float(np.ptp(pixels.astype(np.float64))) or 1.0
+            difference = np.abs(made.astype(np.float64) - pixels)
+            assert np.mean(difference > 1e-3 * span) < 0.01
+
+
+def keep(service: Service) -> None:
+    """Train a model of each method of a family and keep it under the present version."""
+    from common import local_store, run_job
+    from example_data import PAIRS, publish_for
+
+    from parfocal.runtime.store.store import Location
+
+    content = json.loads((ROOT / "tests" / service.name / "contract.json").read_text())
+    for entry in (content, *content.get("further", ())):
+        method = service.method(entry["method"])
+        with tempfile.TemporaryDirectory() as name, local_store(Path(name)) as store:
+            uri = publish_for(store, "images", Path(name) / "data", method.target, method.axes)
+            spec = v1.TrainingSpec(
+                method=method.name, dataset_uri=uri, model="kept", parameters=values_struct(entry["parameters"])
+            )
+            job = run_job(service, store, v1.StartJobRequest(training=spec), Path(name))
+            place = Location.parse(job.outputs[0].uri)
+            manifest = ModelManifest.read(store, place / MODEL_MANIFEST)
+            folder = KEPT / importlib.metadata.version(f"parfocal-{service.name}") / method.name
+            shutil.rmtree(folder, ignore_errors=True)
+            usual = f"weights_{next(iter(manifest.weights))}"
+            for file in manifest.files:
+                path = Path(file.public_name)
+                # One set of weights is enough to open, and reports are nothing to open.
+                if path.suffix not in _REPORTS and (path.stem == usual or not path.stem.startswith("weights_")):
+                    store.download(place / file.name, folder / "model" / path)
+            if sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) > _MOST_BYTES:
+                shutil.rmtree(folder)
+                sys.stdout.write(f"{method.name} is too large to keep\n")
+                continue
+            (folder / MODEL_MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+            pair, shape = PAIRS[method.axes, False]
+            rng, channels = np.random.default_rng(7), manifest.facts.input_channels
+            pixels = np.stack([pair(rng, shape)[0] for _ in range(channels)], axis=-1)
+            image = Image(pixels[..., 0], method.axes) if channels == 1 else Image(pixels, method.axes + "S")
+            write_image(folder / "image.tif", image)
+            outputs = predicted(method, folder, Path(name) / "outputs")
+            for role, made in outputs.images.items():
+                (folder / "images").mkdir(exist_ok=True)
+                write_image(folder / "images" / f"{role}.tif", made)
+            (folder / "files.json").write_text(json.dumps(sorted(outputs.files)) + "\n")
+            sys.stdout.write(f"kept {folder.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    keep(load_service(f"parfocal.{sys.argv[1]}"))
