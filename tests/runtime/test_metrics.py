@@ -6,14 +6,13 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from image_service import Service
-from support import ROOT, ServiceProcess, free_ports, publish_dataset, wait_for
+from support import ROOT, S3Server, ServiceProcess, free_ports, publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.runtime import metrics
@@ -56,20 +55,25 @@ def counted(url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def answered(start_service: Callable[..., ServiceProcess], s3: Any, pairs_folder: Path) -> tuple[str, dict[str, float]]:
-    """The address and what is there after one job."""
+def answered(tmp_path_factory: pytest.TempPathFactory, pairs_folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """The address and what is there after one job, in a store where no other test left jobs behind."""
     (port,) = free_ports(1)
-    process = start_service("fake", metrics_listen=f"127.0.0.1:{port}")
     address = f"http://127.0.0.1:{port}"
+    server = S3Server(tmp_path_factory.mktemp("metrics-s3"))
+    server.start()
+    settings = {**server.environment, "PARFOCAL_METRICS_LISTEN": f"127.0.0.1:{port}"}
+    process = ServiceProcess("fake", settings, tmp_path_factory.mktemp("metrics")).start()
     with grpc.insecure_channel(process.address) as channel:
-        service = Service(process, channel, publish_dataset(s3.store(), "metrics", pairs_folder))
+        service = Service(process, channel, publish_dataset(server.store(), "metrics", pairs_folder))
         service.finish(service.start_training(epochs=1))
         with pytest.raises(grpc.RpcError):
             service.jobs.GetJob(v1.GetJobRequest(job_id="none"))
         # The controller looks at its worker a moment after the job's end.
         text = wait_for(lambda: counted(f"{address}/metrics"), 20, "the count of the job")
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    return address, {name: float(value) for name, value in values.items()}
+    yield address, {name: float(value) for name, value in values.items()}
+    process.stop()
+    server.stop()
 
 
 def test_a_job_is_counted_with_its_wait_its_device_and_its_worker(answered: tuple[str, dict[str, float]]) -> None:

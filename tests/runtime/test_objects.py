@@ -188,13 +188,12 @@ def test_a_covered_object_is_not_counted_with_its_class(tmp_path: Path) -> None:
     assert counts == {"objects": 1, "class_1": 0, "class_2": 1, "class_0": 0}
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_more_objects_than_16_bits_count_take_32(first: int, tmp_path: Path) -> None:
+def test_more_objects_than_16_bits_count_take_32(tmp_path: Path) -> None:
     many = Objects(np.arange(1, 70_001).reshape(200, 350), np.ones(70_000, np.float32))
     planes = [plane((0, 4, 0, 6), shape=(200, 350)), many]
-    pixels = predicted(tmp_path, planes[first:]).images["prediction"].pixels
+    pixels = predicted(tmp_path, planes).images["prediction"].pixels
     assert pixels.dtype == np.uint32
-    for found, expected in zip(pixels, planes[first:], strict=True):
+    for found, expected in zip(pixels, planes, strict=True):
         np.testing.assert_array_equal(found, expected.labels)
 
 
