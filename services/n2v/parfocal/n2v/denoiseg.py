@@ -40,7 +40,6 @@ _BACKGROUND, _FOREGROUND, _BORDER = range(3)
 # Pixels in which thresholds are compared.
 _CALIBRATION_PIXELS: Final = 2**23
 _LARGEST_TILE: Final = 2**20
-_TAIL: Final = 4
 
 
 class DenoiSeg(keras.KerasFiles, ObjectImplementation[DenoiSegParameters, keras.KerasLearner]):
@@ -88,7 +87,7 @@ class DenoiSeg(keras.KerasFiles, ObjectImplementation[DenoiSegParameters, keras.
         model = keras.keras.Model(inputs, outputs)
         optimizer = keras.keras.optimizers.Adam(parameters.learning_rate)
         model.compile(optimizer=optimizer, loss=denoiseg_loss(parameters.denoising_weight))
-        return keras.KerasLearner(model, parameters.seed, self.device, tail=_TAIL)
+        return keras.KerasLearner(model, parameters.seed, self.device)
 
     def calibrate(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 from csbdeep.utils import save_json
@@ -24,10 +24,6 @@ from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.prediction.tiling import Geometry
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.training.data import PatchBatches, open_sources
-
-# Convolutions that stay in float32: with two, as usual, small networks of N2V2 and of volumes were 3 % of their range
-# off in bfloat16, with four 2 %.
-_TAIL: Final = 4
 
 
 class Noise2Void(keras.KerasFiles, ImageImplementation[NoiseParameters, keras.KerasLearner]):
@@ -83,7 +79,7 @@ class Noise2Void(keras.KerasFiles, ImageImplementation[NoiseParameters, keras.Ke
             blur_pool=parameters.variant == N2V2,
         )
         model.compile(optimizer=keras.keras.optimizers.Adam(parameters.learning_rate), loss=loss_mse())
-        return keras.KerasLearner(model, parameters.seed, self.device, tail=_TAIL)
+        return keras.KerasLearner(model, parameters.seed, self.device)
 
     def geometry(self, parameters: NoiseParameters, facts: Facts) -> Geometry:
         """Return sizes and the receptive field."""
