@@ -50,8 +50,8 @@ def test_probabilities_are_cut_and_the_curve_is_not_used_to_choose(evaluate: Eva
     result, summary, place = read(evaluate(as_probability), s3)
     names = {entry.public_name for entry in result.files}
     assert {"figure.png", "metrics.csv", "curve.csv", "summary.json", "report.pdf", "maps/field0.tif"} <= names
-    # Noise alone makes these nuclei hard, so that a pixel classifier does it as well.
-    assert mentions(result.verdict["reasons"][0], "pixel classifier")
+    # No gain over the baseline is asked of a perfect prediction, but what the baseline is stands there.
+    assert mentions(" ".join(result.verdict["reasons"]), "pixel classifier")
     assert summary["details"]["threshold"]["value"] == 0.5
     assert "default" in summary["details"]["threshold"]["chosen_by"]
     rows = list(csv.DictReader(io.StringIO(read_published(s3.store(), str(place), "curve.csv").decode())))
