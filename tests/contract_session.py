@@ -24,7 +24,7 @@ _CONTENTS = [json.loads(path.read_text()) for path in sorted(ROOT.glob("tests/*/
 def _driver(service: str) -> str:
     """Return the name of the framework's driver that a service imports; none for the numpy methods of tests."""
     code = "".join(path.read_text("utf-8") for path in (ROOT / "services" / service).rglob("*.py"))
-    found = re.search(r"parfocal\.runtime\.frameworks(?:\.| import )(\w+)", code)
+    found = re.search(r"parfocal\.runtime\.frameworks(?:\.| import )(keras|torch)\b", code)
     return found[1] if found else ""
 
 

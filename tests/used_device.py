@@ -34,7 +34,9 @@ def _torch(learner: Any) -> str:
 def _tensorflow(learner: Any) -> str:
     import tensorflow as tf
 
-    (place,) = {variable.value.device for variable in learner.model.weights}
+    # Keras 2 has TensorFlow's variables themselves.
+    variables = [each if isinstance(each, tf.Variable) else each.value for each in learner.model.weights]
+    (place,) = {variable.device for variable in variables}
     if "CPU" in place:
         return "CPU"
     (gpu,) = tf.config.get_visible_devices("GPU")
