@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.augmenting import FlipZ
 from parfocal.runtime.methods.parameters import (
     ImagePredictionParameters,
@@ -100,10 +99,6 @@ class Care3DParameters(FlipZ, CareParameters):
     kernel_size: int = inherited(CareParameters, "kernel_size", default=3)
     probabilistic: bool = inherited(CareParameters, "probabilistic", default=False)
 
-    def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape of a patch in pixels for the axes ZYX."""
-        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
-
 
 class CarePredictionParameters(ImagePredictionParameters):
     """Parameters of a prediction with a CARE model."""
@@ -120,15 +115,7 @@ class CarePredictionParameters(ImagePredictionParameters):
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the patches do not fit the images or the network."""
     assert isinstance(parameters, CareParameters)
-    edges = {"patch_size": parameters.patch_size}
-    if isinstance(parameters, Care3DParameters):
-        edges["patch_depth"] = parameters.patch_depth
-    divisor = 2**parameters.network_depth
-    for name, length in edges.items():
-        if length % divisor:
-            raise InvalidInputError(
-                f"{name} {length} is no multiple of {divisor}, which network_depth {parameters.network_depth} needs.",
-                [Violation(name, f"must be a multiple of {divisor}")],
-            )
-    axes = "ZYX" if "patch_depth" in edges else "YX"
-    check_patch_fits(parameters, axes, dataset, divisor=(divisor,) * len(axes))
+    axes = "ZYX" if isinstance(parameters, Care3DParameters) else "YX"
+    depth = parameters.network_depth
+    divisor = (2**depth,) * len(axes)
+    check_patch_fits(parameters, axes, dataset, divisor=divisor, because=f"network_depth {depth}")

@@ -111,10 +111,6 @@ class Fnet3DParameters(FlipZ, FnetParameters):
     )
     batch_size: int = inherited(FnetParameters, "batch_size", default=4)
 
-    def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape of a patch in pixels for the axes ZYX."""
-        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
-
 
 class FnetPredictionParameters(ImagePredictionParameters):
     """Parameters of a prediction with an fnet model."""

@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.augmenting import Flips, Warps
 from parfocal.runtime.methods.parameters import (
     Arithmetic,
@@ -182,14 +181,8 @@ class CycleGanPredictionParameters(ImagePredictionParameters):
 def check_pix2pix(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the patches do not fit the images or the network."""
     assert isinstance(parameters, Pix2PixParameters)
-    divisor = 2**parameters.network_depth
-    if parameters.patch_size % divisor:
-        raise InvalidInputError(
-            f"patch_size {parameters.patch_size} is not a multiple of {divisor}, which network_depth "
-            f"{parameters.network_depth} requires. Change one of them.",
-            [Violation("patch_size", f"must be a multiple of {divisor}")],
-        )
-    check_patch_fits(parameters, "YX", dataset)
+    depth = parameters.network_depth
+    check_patch_fits(parameters, "YX", dataset, divisor=(2**depth,) * 2, because=f"network_depth {depth}")
 
 
 def check_cyclegan(parameters: Parameters, dataset: DatasetManifest) -> None:

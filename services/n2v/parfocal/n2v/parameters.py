@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.augmenting import Flips, FlipZ
 from parfocal.runtime.methods.object_checks import check_labels
 from parfocal.runtime.methods.parameters import (
@@ -145,10 +144,6 @@ class Noise2Void3DParameters(FlipZ, NoiseParameters):
         description="Planes of a patch; a multiple of 4, not more than your volumes have.",
     )
 
-    def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape of a patch in pixels for the axes ZYX."""
-        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
-
 
 class DenoiSegParameters(BlindSpotParameters):
     """Parameters of a DenoiSeg training."""
@@ -195,18 +190,10 @@ class DenoiSegPredictionParameters(PredictionParameters):
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the patches do not fit the images or the network."""
     assert isinstance(parameters, BlindSpotParameters)
-    edges = {"patch_size": parameters.patch_size}
-    if isinstance(parameters, Noise2Void3DParameters):
-        edges["patch_depth"] = parameters.patch_depth
-    divisor = 2**parameters.network_depth
-    for name, length in edges.items():
-        if length % divisor:
-            raise InvalidInputError(
-                f"{name} {length} is no multiple of {divisor}, which network_depth {parameters.network_depth} needs.",
-                [Violation(name, f"must be a multiple of {divisor}")],
-            )
-    axes = "ZYX" if "patch_depth" in edges else "YX"
-    check_patch_fits(parameters, axes, dataset, Roles().source, divisor=(divisor,) * len(axes))
+    axes = "ZYX" if isinstance(parameters, Noise2Void3DParameters) else "YX"
+    depth = parameters.network_depth
+    divisor = (2**depth,) * len(axes)
+    check_patch_fits(parameters, axes, dataset, Roles().source, divisor=divisor, because=f"network_depth {depth}")
     if isinstance(parameters, DenoiSegParameters):
         check_labels(parameters, dataset)
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.methods.augmenting import FlipZ
 from parfocal.runtime.methods.object_checks import check_labels, large_objects
 from parfocal.runtime.methods.parameters import (
@@ -161,10 +160,6 @@ class StarDist3DParameters(FlipZ, StarDistParameters):
         description="How often the U-Net halves the volume, in all three directions; without effect on a resnet.",
     )
 
-    def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape of a patch in pixels for the axes ZYX."""
-        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
-
     @property
     def divisor(self) -> tuple[int, ...]:
         """What the edges of a patch must be multiples of, for Z, Y and X."""
@@ -204,17 +199,9 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the patches do not fit network or images, or the targets cannot be labels."""
     assert isinstance(parameters, StarDistParameters)
     axes = "ZYX" if isinstance(parameters, StarDist3DParameters) else "YX"
-    patch = parameters.patch_shape(axes)
-    names = ("patch_depth", "patch_size", "patch_size")[-len(axes) :]
-    for name, length, divisor in zip(names, patch, parameters.divisor, strict=True):
-        if length % divisor:
-            raise InvalidInputError(
-                f"{name} {length} is no multiple of {divisor}, which grid {parameters.grid} and network_depth "
-                f"{parameters.network_depth} need.",
-                [Violation(name, f"must be a multiple of {divisor}")],
-            )
     check_labels(parameters, dataset)
-    check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor)
+    because = f"grid {parameters.grid} and network_depth {parameters.network_depth}"
+    check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor, because=because)
 
 
 def advise(parameters: Parameters, dataset: DatasetManifest) -> list[str]:

@@ -209,10 +209,6 @@ class Unet3DParameters(FlipZ, UnetParameters):
         """How far an output voxel sees, in voxels along Z, Y and X; see `Unet2DParameters.reach`."""
         return _reach(self.scales, up=2, more=0)
 
-    def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape of a patch in pixels for the axes ZYX."""
-        return (self.patch_depth, *(self.patch_size,) * (len(axes) - 1))
-
     def resolved(self, anisotropy: float) -> UnetParameters:
         """Return the parameters with the number of poolings in Z."""
         return self.model_copy(update={"z_poolings": self._poolings_in_z(anisotropy)})
@@ -325,16 +321,9 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if patches do not fit network or images, or the classes cannot be told apart."""
     assert isinstance(parameters, UnetParameters)
     axes = "ZYX" if isinstance(parameters, Unet3DParameters) else "YX"
-    names = ("patch_depth", "patch_size", "patch_size")[-len(axes) :]
-    for name, length, divisor in zip(names, parameters.patch_shape(axes), parameters.divisor, strict=True):
-        if length % divisor:
-            poolings = "z_poolings" if name == "patch_depth" else "poolings"
-            raise InvalidInputError(
-                f"{name} {length} is no multiple of {divisor}, which {poolings} asks for.",
-                [Violation(name, f"must be a multiple of {divisor}")],
-            )
     class_values(parameters, dataset)
-    check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor)
+    because = "poolings and z_poolings" if len(axes) == 3 else "poolings"
+    check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor, because=because)
 
 
 def _reach(scales: Sequence[tuple[int, ...]], *, up: int, more: int) -> tuple[int, ...]:

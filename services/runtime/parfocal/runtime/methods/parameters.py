@@ -110,8 +110,11 @@ class Patches(TrainingBase):
     )
 
     def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape in pixels of a patch with these spatial axes, for example "YX"."""
-        return (self.patch_size,) * len(axes)
+        """Return the shape in pixels of a patch with these spatial axes, for example "YX".
+
+        Methods for volumes have a `patch_depth`, its length along Z.
+        """
+        return tuple(getattr(self, _edge(axis)) for axis in axes)
 
 
 class Validation(TrainingBase):
@@ -261,9 +264,15 @@ class ClassTrainingParameters(ObjectClasses, LabelTrainingParameters):
 
 
 def check_patch_fits(
-    parameters: Patches, axes: str, dataset: DatasetManifest, role: str = "target", *, divisor: Sequence[int] = ()
+    parameters: Patches,
+    axes: str,
+    dataset: DatasetManifest,
+    role: str = "target",
+    *,
+    divisor: Sequence[int] = (),
+    because: str = "",
 ) -> None:
-    """Raise InvalidInputError naming the training images that are smaller than a patch, and the parameter at fault.
+    """Raise InvalidInputError if patches do not fit the network or the training images, and name what to change.
 
     Parameters
     ----------
@@ -274,9 +283,18 @@ def check_patch_fits(
     dataset, role
         Whose training images are looked at.
     divisor
-        What the edges of a patch must be multiples of besides what the parameters ask for, along each axis.
+        What the side lengths of a patch must be multiples of for the network, along each axis; empty: of nothing.
+    because
+        The parameters that decide on the divisor, for example "network_depth 3".
     """
     patch = parameters.patch_shape(axes)
+    for axis, length, step in zip(axes, patch, divisor or (1,) * len(patch), strict=True):
+        if length % step:
+            name = _edge(axis)
+            raise InvalidInputError(
+                f"{name} {length} is not a multiple of {step}, as required by {because}. Change one of them.",
+                [Violation(name, f"must be a multiple of {step}")],
+            )
     small = [
         image for image in dataset.select("train", role) if any(np.less(image.spatial_shape[-len(patch) :], patch))
     ]
@@ -287,7 +305,7 @@ def check_patch_fits(
     least = np.min([image.spatial_shape[-len(patch) :] for image in small], axis=0)
     cures: dict[str, int | None] = {}
     for axis, length, there, step in zip(axes, patch, least.tolist(), divisor or (1,) * len(patch), strict=True):
-        name = "patch_depth" if axis == "Z" else "patch_size"
+        name = _edge(axis)
         if there < length:
             fitting = _largest(parameters, name, there, step)
             known = cures.get(name, fitting)
@@ -310,6 +328,11 @@ def check_patch_fits(
             *(Violation(image.file, f"is smaller than a patch of {wanted}") for image in small),
         ],
     )
+
+
+def _edge(axis: str) -> str:
+    """Return the parameter that is the length of a patch along an axis."""
+    return "patch_depth" if axis == "Z" else "patch_size"
 
 
 def _largest(parameters: Patches, name: str, most: int, step: int) -> int | None:

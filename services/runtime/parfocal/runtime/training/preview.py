@@ -61,10 +61,6 @@ class PreviewParameters(Intensity, FlipZ, Warps, Flips, Arithmetic, ConstantRate
             {name: value for name, value in values.items() if name in decisive or name.startswith("augment_")}
         )
 
-    def patch_shape(self, axes: str) -> tuple[int, ...]:
-        """Return the shape in pixels of a patch with these spatial axes."""
-        return (*([self.patch_depth] if "Z" in axes else []), self.patch_size, self.patch_size)
-
     def fitting(self, shapes: Sequence[tuple[int, ...]]) -> PreviewParameters:
         """Return the parameters with patches that fit into all images; `shapes` are along (Z,) Y and X."""
         edge = min(min(shape[-2:]) for shape in shapes)
