@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def baselines(data: Path, sources: Mapping[str, Image]) -> dict[str, Images]:
-    """Return what needs no network: the mean of all training targets, and the best linear function of a grey value."""
+    """Return the baselines: the mean of all training targets, and the best linear function of a grey value."""
     known, targets = (read_images(data / "train" / role) for role in ("source", "target"))
     mean = np.mean([image.pixels for image in targets.values()], axis=0)
     linear = fit_linear_predictor((known[stem].pixels, targets[stem].pixels) for stem in known)

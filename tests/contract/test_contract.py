@@ -334,7 +334,7 @@ def test_transfer_learning_starts_from_the_weights_of_a_model(service: Session, 
     request.training.initial_model_uri = job.outputs[0].uri
     done = service.finish(service.jobs.StartJob(request).job)
     assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
-    # Nothing is learnt at this rate, but means of batch normalisation go on.
+    # Nothing changes at this learning rate, but means of batch normalisation go on.
     assert done.metrics["val_loss"] == pytest.approx(job.metrics["val_loss"], rel=1e-2)
 
 

@@ -111,7 +111,7 @@ def test_it_learns_to_find_objects_from_one_annotated_image(denoiseg: Any) -> No
         learner.train_batch(denoiseg.prepare(batch, parameters, LABELLED, rng))
     output = learner.predict_batch(noisy[5:])
     error = np.mean((output[..., 0] - noisy[5:, ..., 0]) ** 2)
-    assert error < 0.9  # of the image's variance: something was learnt
+    assert error < 0.9  # of the image's variance: the network was trained
     from parfocal.n2v.denoiseg import _softmax, label
 
     found = label(_softmax(output[..., 1:])[0, ..., 1] > 0.5)

@@ -304,8 +304,8 @@ def test_a_model_that_has_seen_the_test_images_is_named(bench: Bench, ten: str, 
     seen = bench.evaluate(ten, noisy(3), model=bench.model("seen", ten, digests))
     job = bench.compare(ten, [good, seen], figures=False)
     assert job.state == v1.JOB_STATE_SUCCEEDED
-    assert any("seen:1 has learnt from 10 of 10 test images" in text for text in job.warnings)
-    assert bench.summary(job)["sentences"][0].startswith("seen:1 has learnt")
+    assert any("seen:1 was trained on 10 of 10 test images" in text for text in job.warnings)
+    assert bench.summary(job)["sentences"][0].startswith("seen:1 was trained")
 
 
 def test_a_cancelled_comparison_publishes_nothing(bench: Bench, ten: str, good: str, poor: str) -> None:

@@ -41,12 +41,12 @@ def spots(rng: np.random.Generator) -> Any:
 
 
 def half_trained(rng: np.random.Generator) -> Any:
-    """Return lines that are somewhat blurred and noisy, as a network makes them that has learnt the most of it."""
+    """Return lines that are somewhat blurred and noisy, as a well trained network makes them."""
     image = gaussian_filter(lines(rng), (2, 2, 0))
     return image + rng.normal(0, 0.2 * image.std(), image.shape)
 
 
-def test_real_images_are_nearest_then_what_was_learnt_then_what_was_not() -> None:
+def test_distances_rank_real_trained_and_untrained() -> None:
     rng = np.random.default_rng(0)
     real = Real([lines(rng) for _ in range(12)], min(SHAPE))
     sets = {make.__name__: [make(rng) for _ in range(8)] for make in (lines, half_trained, spots)}

@@ -50,7 +50,7 @@ def opened(folder: Path, kind: str, tmp_path: Path, warnings: list[str] | None =
     return UnetOfImages().open(view(folder, kind, tmp_path, warnings), Unet2DParameters(**PATCHES, **asked))
 
 
-def test_masks_are_learnt_with_their_values_and_balanced_weights(tmp_path: Path) -> None:
+def test_masks_are_opened_with_their_values_and_balanced_weights(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8))
     data = opened(folder, "classes", tmp_path, loss="cross-entropy")
     assert data.facts.measured["class_values"] == [0, 255]

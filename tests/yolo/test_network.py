@@ -456,7 +456,7 @@ def test_targets_are_those_of_the_patches(opener: Opener) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"), [("YoloV2", YoloParameters), ("TinyYoloV2", TinyYoloParameters)], ids=["full", "tiny"]
 )
-def test_four_images_are_learnt_by_heart(name: str, parameters: type[YoloParameters]) -> None:
+def test_training_overfits_four_images(name: str, parameters: type[YoloParameters]) -> None:
     from parfocal.yolo import network
     from parfocal.yolo.boxes import measure_anchors
     from parfocal.yolo.example import simulate_cells

@@ -56,7 +56,7 @@ from parfocal.runtime.store.store import Location
 
 @dataclass(frozen=True)
 class _Found:
-    """Everything that a comparison is made of; `seen` says which models have learnt from test images."""
+    """Everything that a comparison is made of; `seen` says which models were trained on test images."""
 
     evaluations: Sequence[Evaluation]
     competitors: Sequence[Competitor]
@@ -105,7 +105,7 @@ def _read(context: JobContext, metrics: Sequence[str]) -> list[Evaluation]:
 
 
 def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) -> list[str]:
-    """Name the models that have learnt from images of this test."""
+    """Name the models that were trained on images of this test."""
     texts = []
     for each in evaluations:
         if not each.manifest.model_uri:
@@ -114,15 +114,15 @@ def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) ->
             place = Location.parse(each.manifest.model_uri) / MODEL_MANIFEST
             model = ModelManifest.read(context.store, place)
         except NotFoundError:
-            texts.append(f"The model {each.name} is gone, so nobody can tell whether it has learnt from test images.")
+            texts.append(f"The model {each.name} is gone, so nobody can tell whether it was trained on test images.")
             continue
         if model.origin:
-            texts.append(f"{each.name} was made elsewhere, so nobody can tell whether it has learnt from test images.")
+            texts.append(f"{each.name} was made elsewhere, so nobody can tell whether it was trained on test images.")
         known = set(model.dataset_sha256.values())
         seen = [image.input for image in each.manifest.images if image.input_sha256 in known]
         if seen:
             texts.append(
-                f"{each.name} has learnt from {len(seen)} of {count(len(each.manifest.images), 'test image')} "
+                f"{each.name} was trained on {len(seen)} of {count(len(each.manifest.images), 'test image')} "
                 f"({listed(seen)}): the comparison favours it and shows nothing. Use images no model has seen."
             )
     return texts

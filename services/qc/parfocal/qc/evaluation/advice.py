@@ -31,7 +31,7 @@ def next_steps(
     worst
         The image with the worst prediction of each target.
     comparisons
-        The predictions against what needs no training.
+        The predictions against the baselines.
     baseline
         What is called so, within a sentence.
     """

@@ -14,7 +14,7 @@ SEMANTIC = Method(
     summary="""
         Compares predicted foreground, or several predicted classes, with the annotated ones, pixel by pixel, along the
         outlines, and by what they separate: IoU, Dice, boundary F, confusion, splits and merges, for the prediction and
-        for what needs no deep network (Otsu's threshold, a pixel classifier); how IoU depends on the threshold of
+        for baselines (Otsu's threshold, a pixel classifier); how IoU depends on the threshold of
         probabilities, which is never chosen on the test images; error maps; a verdict in words.
     """,
     axes="YX",

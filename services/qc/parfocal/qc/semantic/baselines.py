@@ -1,4 +1,4 @@
-"""What needs no deep network: Otsu's threshold for foreground, a pixel classifier for any classes."""
+"""Baselines: Otsu's threshold for foreground, a pixel classifier for any classes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class SemanticThresholds(BaseModel):
     """What a model that tells foreground from background, or classes apart, must show on its test images to pass.
 
     The defaults ask that it gets at least half of the foreground without as many false positives, in every image
-    something where there is something, and more than what needs no deep network.
+    something where there is something, and more than the baseline gets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -67,8 +67,8 @@ def class_tables(summary: EvaluationSummary) -> Iterator[Block]:
         tried,
         rows,
         frozenset(tried[1:]),
-        "What needs no deep network, over all pixels of the test images; the first did best on the training images and "
-        "is compared with.",
+        "Baselines, over all pixels of the test images. The prediction is compared with the first, which did best on "
+        "the training images.",
     )
     agreement = details["agreement"]
     limits = ""

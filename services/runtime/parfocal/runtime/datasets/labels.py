@@ -20,9 +20,9 @@ from parfocal.runtime.store.manifests import ObjectSizes
 
 # Of pixels amid others, those unlike all neighbours: 0.02 % at most in label images of cells and nuclei, 10 % at least
 # in grey images of microscopes, and 2 to 70 % once these are blurred and rounded to 8 bit.
-_LONELY: Final = 0.05
+_ISOLATED: Final = 0.05
 # Fewer may be slips of the pen, whatever their share.
-_FEWEST_LONELY: Final = 100
+_FEWEST_ISOLATED: Final = 100
 # From which on it is looked whether they are the edges of a mask.
 _FEWEST_SOFT: Final = 20
 # Pixels that are looked at of an image: an edge of a plane, and planes.
@@ -65,16 +65,16 @@ def label_problem(labels: NDArray[Any]) -> str:
         return f"has fractions, as grey values and probabilities do. {_CURE}"
     if labels.dtype.kind not in "iuf":
         return f"has values of type {labels.dtype}: save labels as 16-bit whole numbers, 0 for background"
-    amid = lonely = 0
+    amid = isolated = 0
     for plane in _parts(labels):
         middle = plane[1:-1, 1:-1]
         neighbours = plane[:-2, 1:-1], plane[2:, 1:-1], plane[1:-1, :-2], plane[1:-1, 2:]
         inside = np.logical_and.reduce([each > 0 for each in (middle, *neighbours)])
         amid += int(np.count_nonzero(inside))
-        lonely += int(np.count_nonzero(np.logical_and.reduce([inside, *(each != middle for each in neighbours)])))
-    if lonely >= _FEWEST_SOFT and all(without_soft_edges(part) is not None for part in _parts(labels) if part.any()):
+        isolated += int(np.count_nonzero(np.logical_and.reduce([inside, *(each != middle for each in neighbours)])))
+    if isolated >= _FEWEST_SOFT and all(without_soft_edges(part) is not None for part in _parts(labels) if part.any()):
         return f"is a mask with soft edges, as antialiasing and resizing make them. {COMPONENTS_HINT}"
-    if lonely < max(_FEWEST_LONELY, _LONELY * amid):
+    if isolated < max(_FEWEST_ISOLATED, _ISOLATED * amid):
         return ""
     return f"has grey values instead of labels: its numbers change from one pixel to the next. {_CURE}"
 
