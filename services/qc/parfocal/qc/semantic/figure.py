@@ -38,7 +38,7 @@ def semantic_figure(
     pixel_size: float | None = None,
     confusion: tuple[Sequence[str], npt.NDArray[np.int64]] | None = None,
 ) -> Figure:
-    """Return input, true positive, false negative and false positive foreground, and IoU over the threshold or confusion of classes.
+    """Return input, true and false positives and negatives, and IoU over the threshold or the confusion of classes.
 
     Parameters
     ----------
