@@ -33,7 +33,7 @@ from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 
 KEPT = ROOT / "tests" / "kept"
 # What a version may add to the repository for a method.
-_MOST_BYTES = 3_500_000
+_MOST_BYTES = 1_000_000
 _REPORTS = {".pdf", ".png", ".html", ".csv"}
 
 
