@@ -57,7 +57,6 @@ class Catalogue:
     def datasets_for(self, method: v1.Method) -> list[str]:
         """Return the datasets of the kinds and axes that a method can be trained on."""
         needs = method.data_requirements
-        frames = "T" if needs.frames else ""
         return [
             name
             for name in self.datasets
@@ -65,7 +64,7 @@ class Catalogue:
             and (
                 needs.target == v1.TARGET_KIND_COORDINATES
                 or all(
-                    fits_axes(needs.axes, needs.channel_axes, axes.removeprefix(frames))
+                    fits_axes(needs.axes, needs.channel_axes, axes, frames=needs.frames)
                     for axes in self.axes.get(name, ())
                 )
             )

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from parfocal.runtime.errors import InvalidInputError
 
 
-def fits_axes(axes: str, channel_axes: str, image_axes: str) -> bool:
-    """Return whether an image has the axes of a method, e.g. "YX", and at most one of its `channel_axes` besides."""
+def fits_axes(axes: str, channel_axes: str, image_axes: str, *, frames: bool = False) -> bool:
+    """Return whether an image has the axes of a method, e.g. "YX", and at most one of its `channel_axes` besides.
+
+    With `frames` it may be a movie of such images, with T in front.
+    """
+    image_axes = image_axes.removeprefix("T" if frames else "")
     extra = "".join(axis for axis in image_axes if axis not in axes)
     ordered = "".join(axis for axis in image_axes if axis in axes) == axes
     return ordered and (extra == "" or (len(extra) == 1 and extra in channel_axes))
