@@ -25,7 +25,8 @@ from support import free_ports, publish_dataset
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, NotFoundError, StaleWorkerError, UnavailableError
 from parfocal.runtime.jobs import attempt as attempt_module
-from parfocal.runtime.jobs import controller as controller_module
+from parfocal.runtime.jobs import scheduler as scheduler_module
+from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.exits import STORE_AWAY, Exit, ExitKind
@@ -204,7 +205,7 @@ def test_a_job_is_queued_although_the_answer_of_the_store_was_lost(bench: Bench)
 
 
 def test_a_repeated_request_takes_up_its_job_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller_module, "_RECONCILE_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduler_module, "_RECONCILE_SECONDS", 3600.0)
 
     async def scene() -> None:
         launcher, store, request = PlayedLauncher(), HeldStore(bench.settings), bench.request()
@@ -224,7 +225,7 @@ def test_a_job_that_another_instance_has_queued_is_taken_up(bench: Bench) -> Non
         launcher, request = PlayedLauncher(), bench.request()
         async with running(bench.controller(launcher)):
             other = bench.controller(PlayedLauncher())
-            await asyncio.to_thread(controller_module.admit, bench.service, Store(bench.settings), other.jobs, request)
+            await asyncio.to_thread(admit, bench.service, Store(bench.settings), other.jobs, request)
             await until(lambda: launcher.attempts(request.request_id) == [1], "the worker of the active instance")
 
     play(scene())
@@ -392,7 +393,7 @@ def attempt(bench: Bench, request: v1.StartJobRequest, number: int, folder: Path
 def admitted(bench: Bench) -> v1.StartJobRequest:
     request = bench.request()
     store = Store(bench.settings)
-    controller_module.admit(bench.service, store, JobStore(store), request)
+    admit(bench.service, store, JobStore(store), request)
     return request
 
 
@@ -583,7 +584,7 @@ def test_leftovers_of_other_attempts_are_removed_later(
         await controller._renew()
         await controller._reconcile()
         assert "a0001/filter.json" in names(), "a worker may still be writing there"
-        monkeypatch.setattr(controller_module, "_LEFTOVER_SECONDS", 0.0)
+        monkeypatch.setattr(scheduler_module, "_LEFTOVER_SECONDS", 0.0)
         controller._not_before.clear()
         await controller._reconcile()
 
@@ -594,7 +595,7 @@ def test_leftovers_of_other_attempts_are_removed_later(
 
 
 def test_the_mark_of_a_job_that_never_came_to_be_is_removed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller_module, "_ABANDONED_SECONDS", 0.0)
+    monkeypatch.setattr(scheduler_module, "_ABANDONED_SECONDS", 0.0)
 
     async def scene() -> None:
         jobs = JobStore(Store(bench.settings))
