@@ -95,6 +95,7 @@ def test_a_job_that_its_queue_has_suspended_after_it_began_has_been_preempted() 
     ("kind", "tries", "reason"),
     [
         (ExitKind.DIED, 3, "WORKER_LOST"),
+        (ExitKind.KILLED, 3, "OUT_OF_MEMORY"),
         (ExitKind.OUT_OF_MEMORY, 2, "OUT_OF_MEMORY"),
         (ExitKind.DISK_FULL, 2, "DISK_FULL"),
         (ExitKind.EVICTED, 0, ""),
@@ -111,7 +112,8 @@ def test_each_end_has_its_rule(kind: ExitKind, tries: int, reason: str) -> None:
     for _ in range(tries or 10):
         assert record.state == v1.JOB_STATE_QUEUED
         record.attempt += 1
-        requeue(record.attempt, Exit(kind, "ended so"), counts=True)(record)
+        # Paths of logs are in the words: no rule may go by them.
+        requeue(record.attempt, Exit(kind, "ended so; its log is /memory/disk.log"), counts=True)(record)
     assert record.state == (v1.JOB_STATE_FAILED if tries else v1.JOB_STATE_QUEUED)
     assert record.error.reason == reason
     assert mentions(record.message, "ended so")
