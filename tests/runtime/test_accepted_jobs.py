@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ from parfocal.runtime.jobs.exits import STORE_AWAY, Exit, ExitKind
 from parfocal.runtime.jobs.launcher import LocalWorker
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.methods.service import Resources, Service
+from parfocal.runtime.metrics import exposition
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.store import Location, Store
@@ -316,6 +318,32 @@ def test_only_a_workers_own_death_counts(bench: Bench, kind: ExitKind, losses: i
             launcher.worker(request.request_id).ended = Exit(kind, "ended")
             await until(lambda: launcher.attempts(request.request_id) == [1, 2], "the second worker")
             assert bench.job(request).lost_workers == losses
+
+    play(scene())
+
+
+def test_a_job_that_ends_without_a_worker_is_counted(bench: Bench) -> None:
+    def counted() -> int:
+        found = re.search(r'^parfocal_jobs_ended_total\{state="CANCELLED"\} (\d+)$', exposition(), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    async def scene() -> None:
+        launcher = PlayedLauncher()
+        controller = bench.controller(launcher)
+        await controller._renew()
+        before = counted()
+        waiting = await controller.submit(bench.request())
+        await controller.cancel("default", waiting.id, keep_best=False, why="")
+        assert counted() == before + 1
+        # One that was cancelled when its worker was lost together with its service.
+        lost = await controller.submit(bench.request())
+        await controller._start_next()  # passes over the one that was cancelled
+        await controller._start_next()
+        assert launcher.attempts(lost.id) == [1]
+        controller.jobs.mark_cancelled(lost, 1, keep_best=False, why="")
+        controller._running.clear()
+        await controller._reconcile()
+        assert counted() == before + 2
 
     play(scene())
 

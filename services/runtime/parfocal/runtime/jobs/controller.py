@@ -145,6 +145,8 @@ class Controller(Scheduler):
                 job = await self._change(job, partial(cancelled, reason))
                 if running is not None:
                     await self._launcher.stop(running.worker)
+                else:
+                    self._note_end(job)
                 return job
             await asyncio.to_thread(
                 self.jobs.mark_cancelled, running.job, running.job.attempt, keep_best=keep_best, why=why

@@ -214,8 +214,7 @@ class Scheduler:
                         stored = await self._change(stored, partial(fail, running.error))
                     else:
                         stored = await self._settle(stored, ended)
-                if stored.state in FINAL_STATES:
-                    note_end(stored, has_device=self._resources(stored).gpu > 0)
+                self._note_end(stored)
             except NotFoundError:
                 pass  # it may be deleted between its final state and the end of its worker
             except DamagedError as error:
@@ -306,7 +305,7 @@ class Scheduler:
         elif job.state == _QUEUED:
             self._take_up(job)
         else:
-            await self._settle(job, _LOST)
+            self._note_end(await self._settle(job, _LOST))
 
     async def _adopt(self, job: v1.Job, worker: Any) -> None:
         """Look after a worker that an instance before has started."""
@@ -375,6 +374,11 @@ class Scheduler:
         if self._active and job.state == _QUEUED and job.service == self.service.name:
             created = job.created_at.ToNanoseconds()
             self._queue[key] = _Queued(created, job.project, job.id, job.attempt, self._resources(job))
+
+    def _note_end(self, job: v1.Job) -> None:
+        """Count a job that has just come to its end, if it has."""
+        if job.state in FINAL_STATES:
+            note_end(job, has_device=self._resources(job).gpu > 0)
 
     def _resources(self, job: v1.Job) -> Resources:
         return self.service.method(job.method).work_of(job_kind(job)).resources
