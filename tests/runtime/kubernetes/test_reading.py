@@ -82,6 +82,12 @@ def test_what_a_worker_waits_for_is_said_in_words() -> None:
     stuck = read(job(), [pod(pulling, phase="Pending")], needs_gpu=True, begun=False)
     assert isinstance(stuck, Stuck)
     assert mentions(str(stuck), "no such image")
+    assert not stuck.hopeless
+    misspelt = read(
+        job(), [pod({"waiting": {"reason": "InvalidImageName"}}, phase="Pending")], needs_gpu=True, begun=False
+    )
+    assert isinstance(misspelt, Stuck)
+    assert misspelt.hopeless
     assert read(job(), [pod({"running": {}}, phase="Running")], needs_gpu=True, begun=False) is None
 
 
