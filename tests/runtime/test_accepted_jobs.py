@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -344,6 +345,18 @@ def test_a_job_that_ends_without_a_worker_is_counted(bench: Bench) -> None:
         controller._running.clear()
         await controller._reconcile()
         assert counted() == before + 2
+
+    play(scene())
+
+
+def test_a_job_of_very_many_attempts_rests_no_longer_than_others(bench: Bench) -> None:
+    async def scene() -> None:
+        controller = bench.controller(PlayedLauncher(detached=True))
+        await controller._renew()
+        job = await controller.submit(bench.request())
+        job = controller.jobs.change("default", job.id, lambda job: setattr(job, "attempt", 2000))
+        await controller._settle(job, Exit(ExitKind.EVICTED, "had to leave its node"))
+        assert 0 < controller._not_before["default", job.id] - time.monotonic() <= 60
 
     play(scene())
 

@@ -256,7 +256,7 @@ class Scheduler:
             self._take_up(job)
             return job
         # A node that refuses every worker must not be sent one each second; `_reconcile` takes the job up later.
-        pause = min(_LONGEST_REST_SECONDS, 2.0 ** (job.attempt - 3))
+        pause = min(_LONGEST_REST_SECONDS, 2.0 ** min(job.attempt - 3, 10))  # one of 1100 attempts is no float any more
         self._not_before[job.project, job.id] = time.monotonic() + pause
         return job
 
