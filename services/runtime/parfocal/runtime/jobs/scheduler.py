@@ -262,12 +262,12 @@ class Scheduler:
 
     async def _reconcile(self) -> None:
         """Take up every job that the store has marked as open and nobody here holds."""
-        begin = time.monotonic()
+        now = time.monotonic()
         keys = await asyncio.to_thread(self.jobs.open_jobs, self.service.name)
-        self._not_before = {key: until for key, until in self._not_before.items() if key in set(keys)}
+        self._not_before = {key: self._not_before[key] for key in keys if key in self._not_before}
         for key in keys:
             busy = key in self._queue or key in self._running or self._lock(*key).locked()
-            if busy or self._not_before.get(key, 0.0) > begin:
+            if busy or self._not_before.get(key, 0.0) > now:
                 continue
             async with self._lock(*key):
                 if self.is_active and key not in self._queue and key not in self._running:
