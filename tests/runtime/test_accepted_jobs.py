@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -25,13 +27,15 @@ from support import free_ports, publish_dataset
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, NotFoundError, StaleWorkerError, UnavailableError
 from parfocal.runtime.jobs import attempt as attempt_module
-from parfocal.runtime.jobs import controller as controller_module
+from parfocal.runtime.jobs import scheduler as scheduler_module
+from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.exits import STORE_AWAY, Exit, ExitKind
 from parfocal.runtime.jobs.launcher import LocalWorker
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.methods.service import Resources, Service
+from parfocal.runtime.metrics import exposition
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.store import Location, Store
@@ -204,7 +208,7 @@ def test_a_job_is_queued_although_the_answer_of_the_store_was_lost(bench: Bench)
 
 
 def test_a_repeated_request_takes_up_its_job_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller_module, "_RECONCILE_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduler_module, "_RECONCILE_SECONDS", 3600.0)
 
     async def scene() -> None:
         launcher, store, request = PlayedLauncher(), HeldStore(bench.settings), bench.request()
@@ -224,7 +228,7 @@ def test_a_job_that_another_instance_has_queued_is_taken_up(bench: Bench) -> Non
         launcher, request = PlayedLauncher(), bench.request()
         async with running(bench.controller(launcher)):
             other = bench.controller(PlayedLauncher())
-            await asyncio.to_thread(controller_module.admit, bench.service, Store(bench.settings), other.jobs, request)
+            await asyncio.to_thread(admit, bench.service, Store(bench.settings), other.jobs, request)
             await until(lambda: launcher.attempts(request.request_id) == [1], "the worker of the active instance")
 
     play(scene())
@@ -319,6 +323,44 @@ def test_only_a_workers_own_death_counts(bench: Bench, kind: ExitKind, losses: i
     play(scene())
 
 
+def test_a_job_that_ends_without_a_worker_is_counted(bench: Bench) -> None:
+    def counted() -> int:
+        found = re.search(r'^parfocal_jobs_ended_total\{state="CANCELLED"\} (\d+)$', exposition(), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    async def scene() -> None:
+        launcher = PlayedLauncher()
+        controller = bench.controller(launcher)
+        await controller._renew()
+        before = counted()
+        waiting = await controller.submit(bench.request())
+        await controller.cancel("default", waiting.id, keep_best=False, why="")
+        assert counted() == before + 1
+        # One that was cancelled when its worker was lost together with its service.
+        lost = await controller.submit(bench.request())
+        await controller._start_next()  # passes over the one that was cancelled
+        await controller._start_next()
+        assert launcher.attempts(lost.id) == [1]
+        controller.jobs.mark_cancelled(lost, 1, keep_best=False, why="")
+        controller._running.clear()
+        await controller._reconcile()
+        assert counted() == before + 2
+
+    play(scene())
+
+
+def test_a_job_of_very_many_attempts_rests_no_longer_than_others(bench: Bench) -> None:
+    async def scene() -> None:
+        controller = bench.controller(PlayedLauncher(detached=True))
+        await controller._renew()
+        job = await controller.submit(bench.request())
+        job = controller.jobs.change("default", job.id, lambda job: setattr(job, "attempt", 2000))
+        await controller._settle(job, Exit(ExitKind.EVICTED, "had to leave its node"))
+        assert 0 < controller._not_before["default", job.id] - time.monotonic() <= 60
+
+    play(scene())
+
+
 def test_three_deaths_fail_a_job_and_the_loss_of_its_service_does_not(bench: Bench) -> None:
     async def scene() -> None:
         request = bench.request()
@@ -392,7 +434,7 @@ def attempt(bench: Bench, request: v1.StartJobRequest, number: int, folder: Path
 def admitted(bench: Bench) -> v1.StartJobRequest:
     request = bench.request()
     store = Store(bench.settings)
-    controller_module.admit(bench.service, store, JobStore(store), request)
+    admit(bench.service, store, JobStore(store), request)
     return request
 
 
@@ -583,7 +625,7 @@ def test_leftovers_of_other_attempts_are_removed_later(
         await controller._renew()
         await controller._reconcile()
         assert "a0001/filter.json" in names(), "a worker may still be writing there"
-        monkeypatch.setattr(controller_module, "_LEFTOVER_SECONDS", 0.0)
+        monkeypatch.setattr(scheduler_module, "_LEFTOVER_SECONDS", 0.0)
         controller._not_before.clear()
         await controller._reconcile()
 
@@ -594,7 +636,7 @@ def test_leftovers_of_other_attempts_are_removed_later(
 
 
 def test_the_mark_of_a_job_that_never_came_to_be_is_removed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller_module, "_ABANDONED_SECONDS", 0.0)
+    monkeypatch.setattr(scheduler_module, "_ABANDONED_SECONDS", 0.0)
 
     async def scene() -> None:
         jobs = JobStore(Store(bench.settings))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,11 +14,14 @@ from pathlib import Path
 import grpc
 import pytest
 from image_service import Service
+from pydantic import ValidationError
 from support import ROOT, S3Server, ServiceProcess, free_ports, publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.runtime import metrics
 from parfocal.runtime.metrics import Counter, Gauge, Histogram
+from parfocal.runtime.server.metrics_page import serve_metrics
+from parfocal.runtime.settings import Settings
 
 MONITORING = ROOT / "deploy/kubernetes/components/monitoring"
 NAMES = re.compile(r"\bparfocal_\w+")
@@ -92,6 +97,30 @@ def test_nothing_else_is_served_there(answered: tuple[str, dict[str, float]]) ->
         urllib.request.urlopen(f"{answered[0]}/etc/passwd", timeout=5)
     assert caught.value.code == 404
     caught.value.close()
+
+
+@pytest.mark.parametrize("wrong", ["9464", ":9464", "localhost", "localhost:http", "localhost:65536"])
+def test_a_wrong_address_is_refused(wrong: str) -> None:
+    with pytest.raises(ValidationError, match="metrics_listen"):
+        Settings(metrics_listen=wrong)
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_ipv6_may_be_given_in_brackets() -> None:
+    async def scene() -> str:
+        server = await serve_metrics("[::1]:0")
+        async with server:
+            return str(server.sockets[0].getsockname()[0])
+
+    assert asyncio.run(scene()) == "::1"
 
 
 def test_alerts_and_dashboard_ask_for_what_there_is(answered: tuple[str, dict[str, float]]) -> None:

@@ -12,7 +12,7 @@ from cluster.bench import CANCELLED, FAILED, LONG, QUEUED, RUNNING, SUCCEEDED, B
 from cluster.server import Cluster
 from support import mentions
 
-from parfocal.runtime.jobs import controller as controller_module
+from parfocal.runtime.jobs import scheduler as scheduler_module
 from parfocal.runtime.jobs.kubernetes.reading import has_ended
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.jobs.requeue import MAX_LOST_WORKERS
@@ -235,7 +235,7 @@ def test_workers_that_belong_to_no_job_are_found_and_ended(bench: Bench) -> None
 
 def test_random_kills_lose_no_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pods are killed, evicted, preempted and deleted, streams dropped and controllers replaced; every job ends."""
-    monkeypatch.setattr(controller_module, "_LONGEST_REST_SECONDS", 0.5)
+    monkeypatch.setattr(scheduler_module, "_LONGEST_REST_SECONDS", 0.5)
     assert random_kills(bench, KILLS, SEED) == KILLS
 
 

@@ -82,6 +82,12 @@ def test_what_a_worker_waits_for_is_said_in_words() -> None:
     stuck = read(job(), [pod(pulling, phase="Pending")], needs_gpu=True, begun=False)
     assert isinstance(stuck, Stuck)
     assert mentions(str(stuck), "no such image")
+    assert not stuck.hopeless
+    misspelt = read(
+        job(), [pod({"waiting": {"reason": "InvalidImageName"}}, phase="Pending")], needs_gpu=True, begun=False
+    )
+    assert isinstance(misspelt, Stuck)
+    assert misspelt.hopeless
     assert read(job(), [pod({"running": {}}, phase="Running")], needs_gpu=True, begun=False) is None
 
 
@@ -95,6 +101,7 @@ def test_a_job_that_its_queue_has_suspended_after_it_began_has_been_preempted() 
     ("kind", "tries", "reason"),
     [
         (ExitKind.DIED, 3, "WORKER_LOST"),
+        (ExitKind.KILLED, 3, "OUT_OF_MEMORY"),
         (ExitKind.OUT_OF_MEMORY, 2, "OUT_OF_MEMORY"),
         (ExitKind.DISK_FULL, 2, "DISK_FULL"),
         (ExitKind.EVICTED, 0, ""),
@@ -111,7 +118,8 @@ def test_each_end_has_its_rule(kind: ExitKind, tries: int, reason: str) -> None:
     for _ in range(tries or 10):
         assert record.state == v1.JOB_STATE_QUEUED
         record.attempt += 1
-        requeue(record.attempt, Exit(kind, "ended so"), counts=True)(record)
+        # Paths of logs are in the words: no rule may go by them.
+        requeue(record.attempt, Exit(kind, "ended so; its log is /memory/disk.log"), counts=True)(record)
     assert record.state == (v1.JOB_STATE_FAILED if tries else v1.JOB_STATE_QUEUED)
     assert record.error.reason == reason
     assert mentions(record.message, "ended so")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from image_service import Service, image, requests_for
 from support import ROOT, ServiceProcess, free_ports, mentions, search_path, wait_for
 
 from parfocal import v1
+from parfocal.runtime.errors import PreconditionError
 from parfocal.runtime.rpc_errors import from_rpc_error
+from parfocal.runtime.server.forwarding import ForwardedImages
 
 
 @dataclass
@@ -100,3 +103,18 @@ def test_a_single_image_is_predicted_where_an_instance_is_set_aside_for_them(ins
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     finally:
         alone.stop()
+
+
+def test_where_there_is_no_address_no_deployment_is_named() -> None:
+    async def scene() -> None:
+        async def nothing() -> AsyncIterator[v1.PredictImageRequest]:
+            for request in ():
+                yield request
+
+        async for _ in ForwardedImages("qc", "").predict(nothing()):
+            pass
+
+    with pytest.raises(PreconditionError) as caught:
+        asyncio.run(scene())
+    assert mentions(caught.value.message, "PARFOCAL_IMAGES_ADDRESS")
+    assert not mentions(caught.value.message, "parfocal-qc-images")

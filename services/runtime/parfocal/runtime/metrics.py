@@ -36,11 +36,6 @@ class Metric:
         self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
         Metric._all.append(self)
 
-    def value(self, *labels: str) -> float:
-        """Return the number of these labels."""
-        with self._lock:
-            return self._values.get(labels, 0.0)
-
     def lines(self) -> Iterator[str]:
         """Yield the lines of the text format."""
         yield f"# HELP {self.name} {self.help}"

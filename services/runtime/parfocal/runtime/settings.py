@@ -127,6 +127,14 @@ class Settings(BaseSettings):
         """Read the empty variable of the documentation's table as such."""
         return None if value == "" else value
 
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isdecimal() and int(port) < 2**16):
+            raise ValueError(f"must be host:port, such as 127.0.0.1:9464, not {value!r}")
+        return value
+
     @field_validator("devices")
     @classmethod
     def _are_numbers(cls, value: str) -> str:

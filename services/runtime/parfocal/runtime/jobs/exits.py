@@ -20,6 +20,8 @@ class ExitKind(enum.Enum):
     """It ended regularly: the job's record should say how."""
     DIED = "died"
     """It died by itself; three of these fail a job."""
+    KILLED = "killed"
+    """Its machine killed it, most likely for want of memory, which others may have used; three of these fail a job."""
     INTERRUPTED = "interrupted"
     """Something else ended it, such as the end of its service or a store that is away: it does not count."""
     NOT_STARTED = "not started"
@@ -43,6 +45,7 @@ class ExitKind(enum.Enum):
 LOSSES: Final[Mapping[ExitKind, int]] = {
     ExitKind.FINISHED: 1,
     ExitKind.DIED: 1,
+    ExitKind.KILLED: 1,
     ExitKind.OUT_OF_MEMORY: 2,
     ExitKind.DISK_FULL: 2,
 }
@@ -77,8 +80,10 @@ FAILURES: Final[Mapping[ExitKind, Failure]] = {
     ),
 }
 """The exits after which the same would happen again: their jobs fail at once."""
+_MEMORY: Final = Failure("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "")
 WORN_OUT: Final[Mapping[ExitKind, Failure]] = {
-    ExitKind.OUT_OF_MEMORY: Failure("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", ""),
+    ExitKind.KILLED: _MEMORY,
+    ExitKind.OUT_OF_MEMORY: _MEMORY,
     ExitKind.DISK_FULL: Failure(
         "RESOURCE_EXHAUSTED", "DISK_FULL", "Use fewer or smaller images, or ask the administrator for more room. "
     ),

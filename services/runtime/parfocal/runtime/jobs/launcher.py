@@ -153,7 +153,7 @@ def _exit(code: int, log: Path) -> Exit:
     if code == -signal.SIGTERM:
         return Exit(ExitKind.INTERRUPTED, "was asked to end by the machine")
     if code == -signal.SIGKILL:
-        return Exit(ExitKind.DIED, "was killed, most likely because the machine ran out of memory")
+        return Exit(ExitKind.KILLED, "was killed, most likely because the machine ran out of memory")
     if code < 0:
         return Exit(ExitKind.DIED, f"was ended by signal {signal.Signals(-code).name}")
     return Exit(ExitKind.DIED, f"ended with exit code {code}; its log is {log}")

@@ -14,7 +14,6 @@ from parfocal.runtime.rpc_errors import code_name
 MAX_LOST_WORKERS: Final = 3
 _LESS_MEMORY = {True: "Try a smaller batch or patch. ", False: "Try a smaller tile_size or smaller images. "}
 _LOST = Failure("ABORTED", "WORKER_LOST", "")
-_MEMORY = Failure("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "")
 
 
 def begin(job: v1.Job, *, waits: bool) -> v1.JobEvent:
@@ -47,7 +46,7 @@ def requeue(attempt: int, ended: Exit, *, counts: bool) -> Callable[[v1.Job], v1
         losses = LOSSES.get(ended.kind, 0) if counts else 0
         job.lost_workers += losses
         if job.lost_workers >= MAX_LOST_WORKERS:
-            failure = WORN_OUT.get(ended.kind, _MEMORY if "memory" in why else _LOST)
+            failure = WORN_OUT.get(ended.kind, _LOST)
             tries = MAX_LOST_WORKERS if losses <= 1 else job.attempt
             cure = _LESS_MEMORY[resumable] if failure.reason == "OUT_OF_MEMORY" else failure.cure
             return _failed(job, failure, f"Gave up after {tries} attempts: {why}. {cure}{resume}")

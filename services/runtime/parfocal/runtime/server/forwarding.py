@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import grpc
 
 from parfocal import v1
-from parfocal.runtime.errors import ParfocalError, UnavailableError
+from parfocal.runtime.errors import ParfocalError, PreconditionError, UnavailableError
 from parfocal.runtime.rpc_errors import from_rpc_error
 
 _OPTIONS = (
@@ -47,9 +47,15 @@ class ForwardedImages:
     async def predict(
         self, requests: AsyncIterator[v1.PredictImageRequest]
     ) -> AsyncGenerator[v1.PredictImageResponse, None]:
-        """Yield what the other instance answers; raise its error, or UnavailableError if there is none."""
+        """Yield what the other instance answers; raise its error, or UnavailableError if none runs.
+
+        Raises PreconditionError where there is no address, so that none ever will.
+        """
         if self._channel is None:
-            raise self._absent()
+            raise PreconditionError(
+                f"The service {self._service!r} predicts no single images in this installation: "
+                "PARFOCAL_IMAGES_ADDRESS is empty. Start a job instead."
+            )
         # The types of the stubs know only channels without asyncio.
         stub: Any = v1.MethodServiceStub(self._channel)
         call = stub.PredictImage(requests)

@@ -11,9 +11,9 @@ _LONGEST_SECONDS = 5.0
 
 
 async def serve_metrics(address: str) -> asyncio.Server:
-    """Serve the numbers of this process at host:port; raise OSError if that is taken."""
+    """Serve the numbers of this process at host:port; raise OSError if that is taken or not of this machine."""
     host, _, port = address.rpartition(":")
-    return await asyncio.start_server(_answer, host, int(port), limit=8192)
+    return await asyncio.start_server(_answer, host.strip("[]"), int(port), limit=8192)
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -223,8 +223,7 @@ class KubernetesLauncher:
         """Return that a worker without a container waits on, or that it has done so for long enough."""
         if worker.stuck_since is None:
             worker.stuck_since = time.monotonic()
-        hopeless = stuck.detail.startswith("InvalidImageName")
-        if not hopeless and time.monotonic() - worker.stuck_since < self._settings.kubernetes_pull_seconds:
+        if not stuck.hopeless and time.monotonic() - worker.stuck_since < self._settings.kubernetes_pull_seconds:
             return stuck
         return Exit(ExitKind.NO_IMAGE, f"has no container ({stuck.detail})")
 

@@ -20,8 +20,8 @@ _PAGE: Final = "500"
 class Mirror:
     """The objects of one kind that have a label. A thread lists them, and then follows what changes.
 
-    A stream that ends is taken up where it ended; one that broke or is too old is begun anew by a list. What vanished
-    meanwhile is then missing here as well.
+    A stream that ends is continued from where it ended. If it broke, or if that version is too old, all objects are
+    listed again; those that were deleted meanwhile then vanish here as well.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Mirror:
         self._listed = False
         self._trouble = ""
         self._ended = threading.Event()
-        # No daemon of an executor: at the end nobody waits for a stream that says nothing.
+        # A daemon and no thread of an executor, which Python would wait for at the end although its stream is silent.
         self._thread = threading.Thread(target=self._follow, name=f"mirror-{path.rsplit('/', 1)[-1]}", daemon=True)
         self._thread.start()
 
@@ -74,7 +74,7 @@ class Mirror:
                 gone = isinstance(error, ApiError) and error.status == 410
                 pause = _LEAST_PAUSE if gone else min(2 * pause, _LONGEST_PAUSE)
                 self._trouble = f"The Kubernetes API does not tell what runs: {error}"
-                _log.log(logging.INFO if gone else logging.WARNING, "list begun anew: %s", error)
+                _log.log(logging.INFO if gone else logging.WARNING, "the objects are listed again: %s", error)
             except Exception:
                 version = ""
                 pause = _LONGEST_PAUSE

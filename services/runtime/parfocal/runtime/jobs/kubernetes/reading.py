@@ -30,7 +30,15 @@ _DISRUPTIONS: Final = {
 
 @dataclass(frozen=True)
 class Stuck(Waiting):
-    """A worker whose container cannot be made; the cluster tries on, but not for ever does it make sense to wait."""
+    """A worker whose container cannot be made.
+
+    Attributes
+    ----------
+    hopeless
+        Whether waiting cannot help, as the name of the image is no name. Otherwise the cluster keeps trying.
+    """
+
+    hopeless: bool = False
 
 
 def has_ended(job: Object) -> bool:
@@ -88,7 +96,8 @@ def _waiting(pods: Sequence[Object], *, needs_gpu: bool) -> Waiting:
             waiting = state.get("waiting", {})
             if waiting.get("reason") in _NO_CONTAINER:
                 text = ": ".join(filter(None, (waiting["reason"], waiting.get("message", ""))))
-                return Stuck("waiting for its container, which cannot be made", text)
+                hopeless = waiting["reason"] == "InvalidImageName"
+                return Stuck("waiting for its container, which cannot be made", text, hopeless)
         if condition(pod, "PodScheduled") is not None:
             return Waiting(STARTS)
         return Waiting(WAITS_FOR_GPU if needs_gpu else WAITS_FOR_NODE, _unschedulable(pod))
