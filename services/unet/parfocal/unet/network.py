@@ -21,7 +21,8 @@ from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
-from parfocal.runtime.training.data import PatchBatches, open_classes
+from parfocal.runtime.training.batches import PatchBatches
+from parfocal.runtime.training.data import open_classes
 from parfocal.unet.losses import dice_score, training_loss
 from parfocal.unet.modules import Unet2D, Unet3D
 from parfocal.unet.parameters import (
