@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from parfocal.unet.thresholds import THRESHOLDS
+from parfocal.runtime.methods.thresholds import THRESHOLDS
 
 # Told apart in all kinds of colour vision.
 _OUTCOMES: Final = {"true positive": "#009E73", "false negative": "#E69F00", "false positive": "#CC79A7"}

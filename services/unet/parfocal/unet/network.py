@@ -18,6 +18,7 @@ from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch, Implementation, ModelView, Opened, Selection, ValidationImage
 from parfocal.runtime.methods.outputs import Outputs, Unit
 from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
 from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
@@ -34,7 +35,7 @@ from parfocal.unet.parameters import (
     written_values,
 )
 from parfocal.unet.regions import clean_regions, find_instances, smallest_dtype
-from parfocal.unet.thresholds import THRESHOLDS, best_threshold, ious, threshold_counts
+from parfocal.unet.thresholds import best_threshold, ious
 from parfocal.unet.weights import balanced_weights, pixel_weights
 
 _LARGEST_TILE = 2**20

@@ -17,8 +17,8 @@ from parfocal.qc.figures.drawing import draw_scale_bar, drawable
 from parfocal.qc.figures.objects import COLOURS, part_shown, picture
 from parfocal.qc.metrics.objects.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.objects.outcomes import Outcome
-from parfocal.qc.metrics.objects.semantic import CURVE_THRESHOLDS
 from parfocal.qc.semantic.metrics import BY_KEY
+from parfocal.runtime.methods.thresholds import THRESHOLDS
 
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("found", "missed", "invented")
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
@@ -51,7 +51,7 @@ def semantic_figure(
     iou
         Of this image.
     curve
-        IoU over all test images at each of `CURVE_THRESHOLDS`; None where masks were predicted.
+        IoU over all test images at each of `THRESHOLDS`; None where masks were predicted.
     threshold
         Where probabilities were cut.
     pixel_size
@@ -95,7 +95,7 @@ def semantic_figure(
 
 
 def _draw_curve(axes: Axes, curve: Sequence[float], threshold: float) -> None:
-    axes.plot(CURVE_THRESHOLDS, curve, color="#0072B2")
+    axes.plot(THRESHOLDS, curve, color="#0072B2")
     axes.axvline(threshold, color="black", linewidth=0.9, linestyle=":")
     axes.annotate(f"applied: {threshold:g}", (threshold, 0.04), (4, 0), textcoords="offset points", fontsize=9)
     axes.set_xlim(0, 1)
