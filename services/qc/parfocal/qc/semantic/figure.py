@@ -20,7 +20,11 @@ from parfocal.qc.metrics.objects.outcomes import Outcome
 from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.runtime.methods.thresholds import THRESHOLDS
 
-_OUTCOMES: Final[tuple[Outcome, ...]] = ("found", "missed", "invented")
+_OUTCOMES: Final[dict[Outcome, str]] = {
+    "found": "true positive",
+    "missed": "false negative",
+    "invented": "false positive",
+}
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
 """Values of an error map of pixels, the same as of objects; 0 is background."""
 _MOST_WRITTEN: Final = 12
@@ -90,7 +94,7 @@ def semantic_figure(
     elif confusion is not None:
         _draw_confusion(axes[2], *confusion)
     handles = [Patch(color=COLOURS[outcome]) for outcome in ERROR_CODES]
-    figure.legend(handles, list(ERROR_CODES), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, list(_OUTCOMES.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
