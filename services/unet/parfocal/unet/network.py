@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special
 
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.errors import InvalidInputError
@@ -132,10 +133,9 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
         """Return the probability of each class, last, in a normalised image of any size."""
         logits = apply_tiled(learner, image, self.geometry(parameters, facts), tiling)
         if logits.shape[-1] == 1:
-            foreground = 1 / (1 + np.exp(-np.clip(logits[..., 0], -80, 80)))
+            foreground = special.expit(logits[..., 0])
             return np.stack([1 - foreground, foreground], axis=-1)
-        raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=-1, keepdims=True), np.float32)
+        return np.asarray(special.softmax(logits, axis=-1), np.float32)
 
     def calibrate(
         self, learner: UnetLearner, images: Iterator[ValidationImage], parameters: UnetParameters, facts: Facts
