@@ -11,16 +11,15 @@ from scipy import ndimage
 from skimage.morphology import disk
 
 from parfocal.qc.metrics.objects.semantic import (
-    CURVE_THRESHOLDS,
     Areas,
     areas,
     boundary_f,
     foreground,
     iou_parts,
     is_probability,
-    threshold_counts,
 )
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
 
 
 def random_mask(seed: int, shape: tuple[int, ...] = (40, 50)) -> NDArray[np.bool_]:
@@ -86,10 +85,10 @@ def test_the_curve_is_that_of_cutting_at_every_threshold(seed: int, dtype: type)
     target = random_mask(seed)
     rng = np.random.default_rng(seed)
     # Some values lie on thresholds, to the last bit of their type.
-    probability = np.where(rng.random(target.shape) < 0.3, rng.choice(CURVE_THRESHOLDS, target.shape), rng.random())
+    probability = np.where(rng.random(target.shape) < 0.3, rng.choice(THRESHOLDS, target.shape), rng.random())
     probability = probability.astype(dtype)
     counts = threshold_counts(target, probability)
-    for row, threshold in zip(counts, CURVE_THRESHOLDS, strict=True):
+    for row, threshold in zip(counts, THRESHOLDS, strict=True):
         assert Areas(*row.tolist()) == areas(target, probability.astype(np.float64) >= threshold)
 
 

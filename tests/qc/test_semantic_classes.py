@@ -149,8 +149,10 @@ def test_what_training_ignored_is_ignored_and_label_images_have_foreground() -> 
     for values, asked in (((0, 1, 2), {"foreground_value": 1}), ((0, 1), {"ignore_value": 1})):
         with pytest.raises(InvalidInputError):
             choose_scheme(inputs(values), SemanticParameters(**asked))
-    with pytest.raises(InvalidInputError, match="foreground_value"):
-        choose_scheme(inputs((), kind="labels"), SemanticParameters(foreground_value=1))
+    for name in ("foreground_value", "ignore_value"):
+        with pytest.raises(InvalidInputError) as caught:
+            choose_scheme(inputs((), kind="labels"), SemanticParameters(**{name: 1}))
+        assert [violation.field for violation in caught.value.violations] == [name]
 
 
 def test_values_become_classes() -> None:

@@ -22,7 +22,8 @@ from parfocal.runtime.methods.parameters import TrainingParameters
 from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry
-from parfocal.runtime.training.data import open_pairs, open_unpaired, targets_last
+from parfocal.runtime.training.batches import targets_last
+from parfocal.runtime.training.data import open_pairs, open_unpaired
 
 METHOD = replace(SERVICE.method("fake-2d"), target=v1.TARGET_KIND_PAIRED_IMAGE)
 SHAPE = (40, 50)

@@ -166,6 +166,7 @@ def test_class_images_beside_labels_do_not_decide() -> None:
         (Unet2DParameters(patch_size=100, poolings=3), "patch_size"),
         (Unet3DParameters(patch_size=20, poolings=3), "patch_size"),
         (Unet3DParameters(patch_depth=6, z_poolings=2), "patch_depth"),
+        (Unet3DParameters(patch_depth=16, poolings=2, z_poolings=3), "z_poolings"),
     ],
 )
 def test_patches_must_fit_the_network(parameters: Any, field: str) -> None:

@@ -10,10 +10,11 @@ from learner_suite import facts_of_classes, images_of, view_of
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
 from parfocal.runtime.prediction.unit import ArrayUnit
 from parfocal.unet.parameters import Unet2DParameters, UnetPredictionParameters
 from parfocal.unet.regions import clean_regions, find_instances, watershed
-from parfocal.unet.thresholds import THRESHOLDS, best_threshold, ious, threshold_counts
+from parfocal.unet.thresholds import best_threshold, ious
 
 PIXELS = {"size_unit": "pixels"}
 

@@ -23,7 +23,8 @@ from parfocal.runtime.methods.implementation import Arrays, Batch, Opened
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.prediction.tiling import Geometry
 from parfocal.runtime.store.facts import Facts
-from parfocal.runtime.training.data import PatchBatches, open_sources
+from parfocal.runtime.training.batches import PatchBatches
+from parfocal.runtime.training.data import open_sources
 
 
 class Noise2Void(keras.KerasFiles, ImageImplementation[NoiseParameters, keras.KerasLearner]):

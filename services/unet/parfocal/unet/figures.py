@@ -9,11 +9,12 @@ from typing import Any, Final
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from parfocal.unet.thresholds import THRESHOLDS
+from parfocal.runtime.methods.thresholds import THRESHOLDS
 
 # Told apart in all kinds of colour vision.
 _OUTCOMES: Final = {"true positive": "#009E73", "false negative": "#E69F00", "false positive": "#CC79A7"}
@@ -98,8 +99,7 @@ def _draw_image(part: Any, overlay: Overlay, values: Sequence[int]) -> None:
     outcomes = (target & found, target & ~found, ~target & found)
     picture = base
     for colour, mask in zip(_OUTCOMES.values(), outcomes, strict=True):
-        rgb = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
-        picture = _mixed(picture, rgb, mask & known)
+        picture = _mixed(picture, np.array(to_rgb(colour)), mask & known)
     panels[2].imshow(picture, interpolation="nearest")
     handles = [Patch(color=colour, label=name) for name, colour in _OUTCOMES.items()]
     part.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special
 
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.errors import InvalidInputError
@@ -18,10 +19,12 @@ from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch, Implementation, ModelView, Opened, Selection, ValidationImage
 from parfocal.runtime.methods.outputs import Outputs, Unit
 from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
 from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
-from parfocal.runtime.training.data import PatchBatches, open_classes
+from parfocal.runtime.training.batches import PatchBatches
+from parfocal.runtime.training.data import open_classes
 from parfocal.unet.losses import dice_score, training_loss
 from parfocal.unet.modules import Unet2D, Unet3D
 from parfocal.unet.parameters import (
@@ -33,7 +36,7 @@ from parfocal.unet.parameters import (
     written_values,
 )
 from parfocal.unet.regions import clean_regions, find_instances, smallest_dtype
-from parfocal.unet.thresholds import THRESHOLDS, best_threshold, ious, threshold_counts
+from parfocal.unet.thresholds import best_threshold, ious
 from parfocal.unet.weights import balanced_weights, pixel_weights
 
 _LARGEST_TILE = 2**20
@@ -130,10 +133,9 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
         """Return the probability of each class, last, in a normalised image of any size."""
         logits = apply_tiled(learner, image, self.geometry(parameters, facts), tiling)
         if logits.shape[-1] == 1:
-            foreground = 1 / (1 + np.exp(-np.clip(logits[..., 0], -80, 80)))
+            foreground = special.expit(logits[..., 0])
             return np.stack([1 - foreground, foreground], axis=-1)
-        raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=-1, keepdims=True), np.float32)
+        return np.asarray(special.softmax(logits, axis=-1), np.float32)
 
     def calibrate(
         self, learner: UnetLearner, images: Iterator[ValidationImage], parameters: UnetParameters, facts: Facts

@@ -184,8 +184,9 @@ class Unet3DParameters(FlipZ, UnetParameters):
         ge=0,
         le=4,
         title="Poolings in Z",
-        description="How often it halves the volume in Z as well, on its lowest levels. Not set: from the distance of "
-        "planes, so that voxels become as high as wide, and no more than patch_depth allows.",
+        description="How often it halves the volume in Z as well, on its lowest levels; at most as often as poolings. "
+        "Not set: from the distance of planes, so that voxels become as high as wide, and no more than patch_depth "
+        "allows.",
     )
     first_filters: int = Field(
         default=32,
@@ -215,7 +216,7 @@ class Unet3DParameters(FlipZ, UnetParameters):
 
     def _poolings_in_z(self, anisotropy: float) -> int:
         if self.z_poolings is not None:
-            return min(self.z_poolings, self.poolings)
+            return self.z_poolings
         wanted = self.poolings - max(0, round(math.log2(anisotropy)))
         allowed = (self.patch_depth & -self.patch_depth).bit_length() - 1  # how often the depth can be halved
         return max(0, min(wanted, allowed))
@@ -279,7 +280,8 @@ def class_values(parameters: UnetParameters, dataset: DatasetManifest) -> tuple[
     Raises
     ------
     InvalidInputError
-        The parameters name a value that the class images do not have, or less than two classes are left.
+        foreground_value is not one of two classes, a value is named for label images, or less than two classes are
+        left.
     """
     named = {"foreground_value": parameters.foreground_value, "ignore_value": parameters.ignore_value}
     if not dataset.image_class_values:
@@ -307,7 +309,11 @@ def class_values(parameters: UnetParameters, dataset: DatasetManifest) -> tuple[
             f"foreground_value {foreground} says which of two values is the foreground, and the classes of "
             f"{dataset.dataset!r} have {', '.join(map(str, values))}. "
             + ("Leave it out: of several classes all are found." if len(values) > 2 else "Choose one of them."),
-            [Violation("foreground_value", f"is none of two values; there are {len(values)}")],
+            [
+                Violation(
+                    "foreground_value", f"must be one of two values; the classes have {', '.join(map(str, values))}"
+                )
+            ],
         )
     return (values[0] if foreground == values[1] else values[1], foreground)
 
@@ -320,7 +326,15 @@ def written_values(values: Sequence[int]) -> tuple[int, ...]:
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if patches do not fit network or images, or the classes cannot be told apart."""
     assert isinstance(parameters, UnetParameters)
-    axes = "ZYX" if isinstance(parameters, Unet3DParameters) else "YX"
+    axes = "YX"
+    if isinstance(parameters, Unet3DParameters):
+        axes = "ZYX"
+        if (parameters.z_poolings or 0) > parameters.poolings:
+            raise InvalidInputError(
+                f"z_poolings {parameters.z_poolings} is larger than poolings {parameters.poolings}: volumes are halved "
+                "in Z only where they are halved in Y and X. Change one of them.",
+                [Violation("z_poolings", f"must be at most poolings, {parameters.poolings}")],
+            )
     class_values(parameters, dataset)
     because = "poolings and z_poolings" if len(axes) == 3 else "poolings"
     check_patch_fits(parameters, axes, dataset, divisor=parameters.divisor, because=because)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage import segmentation
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.objects import Objects
@@ -147,39 +147,10 @@ def watershed(
     seeded = np.zeros(count + 1, bool)
     seeded[regions[peaks]] = True
     seeds, objects = ndimage.label(peaks | (inside & ~seeded[regions]), structure=_touching(mask.ndim))
-    _grow(seeds, inside, distance)
-    return seeds[(slice(1, -1),) * mask.ndim], int(objects)
-
-
-def _grow(seeds: NDArray[np.int32], inside: NDArray[np.bool_], distance: NDArray[np.float64]) -> None:
-    """Grow seeds over all pixels inside, in place: the most distant from the background first, by half a pixel."""
-    flat = seeds.reshape(-1)
-    steps = [
-        sum(int(offset) * stride for offset, stride in zip(place, _strides(seeds.shape), strict=True))
-        for place in np.argwhere(_touching(seeds.ndim)) - 1
-        if place.any()
-    ]
-    waiting = np.flatnonzero(inside & (seeds == 0))
-    level = np.ceil(2 * distance.reshape(-1)[waiting])
-    order = np.argsort(-level, kind="stable")
-    waiting, level = waiting[order], level[order]
-    bounds = np.flatnonzero(np.diff(level, prepend=np.inf, append=-np.inf))
-    rest = np.zeros(0, np.int64)
-    for start, stop in itertools.pairwise(bounds.tolist()):
-        rest = np.concatenate([rest, waiting[start:stop]])
-        while len(rest):
-            # Of several neighbours the first in a fixed order.
-            nearest = np.zeros(len(rest), np.int32)
-            for step in steps:
-                nearest = np.where(nearest > 0, nearest, flat[rest + step])
-            if not nearest.any():
-                break
-            flat[rest[nearest > 0]] = nearest[nearest > 0]
-            rest = rest[nearest == 0]
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    # The most distant from the background first, by half a pixel.
+    levels = -np.ceil(2 * distance)
+    grown = segmentation.watershed(levels, seeds, connectivity=mask.ndim, mask=inside)
+    return grown[(slice(1, -1),) * mask.ndim].astype(np.int32), int(objects)
 
 
 def _touching(dimensions: int) -> NDArray[np.bool_]:

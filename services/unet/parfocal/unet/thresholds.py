@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 import numpy as np
 from numpy.typing import NDArray
 
-THRESHOLDS: Final = tuple(round(0.01 * step, 2) for step in range(1, 100))
-"""The thresholds that are tried: 0.01 to 0.99."""
-
-
-def threshold_counts(target: NDArray[Any], probability: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return true positives, false positives and false negatives (thresholds, 3) at each of `THRESHOLDS`.
-
-    Parameters
-    ----------
-    target
-        Class indices: above 0 is foreground, below 0 is not annotated and not counted.
-    probability
-        Of foreground; foreground is what reaches the threshold.
-    """
-    known = target >= 0
-    place = np.searchsorted([*THRESHOLDS], probability[known].astype(np.float64), side="right")
-    inside = target[known] > 0
-    reached = [
-        np.bincount(place[part], minlength=len(THRESHOLDS) + 1)[::-1].cumsum()[::-1][1:] for part in (inside, ~inside)
-    ]
-    return np.stack([reached[0], reached[1], np.count_nonzero(inside) - reached[0]], axis=-1)
+from parfocal.runtime.methods.thresholds import THRESHOLDS
 
 
 def ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:

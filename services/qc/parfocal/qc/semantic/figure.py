@@ -17,10 +17,14 @@ from parfocal.qc.figures.drawing import draw_scale_bar, drawable
 from parfocal.qc.figures.objects import COLOURS, part_shown, picture
 from parfocal.qc.metrics.objects.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.objects.outcomes import Outcome
-from parfocal.qc.metrics.objects.semantic import CURVE_THRESHOLDS
 from parfocal.qc.semantic.metrics import BY_KEY
+from parfocal.runtime.methods.thresholds import THRESHOLDS
 
-_OUTCOMES: Final[tuple[Outcome, ...]] = ("found", "missed", "invented")
+_OUTCOMES: Final[dict[Outcome, str]] = {
+    "found": "true positive",
+    "missed": "false negative",
+    "invented": "false positive",
+}
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
 """Values of an error map of pixels, the same as of objects; 0 is background."""
 _MOST_WRITTEN: Final = 12
@@ -51,7 +55,7 @@ def semantic_figure(
     iou
         Of this image.
     curve
-        IoU over all test images at each of `CURVE_THRESHOLDS`; None where masks were predicted.
+        IoU over all test images at each of `THRESHOLDS`; None where masks were predicted.
     threshold
         Where probabilities were cut.
     pixel_size
@@ -90,12 +94,12 @@ def semantic_figure(
     elif confusion is not None:
         _draw_confusion(axes[2], *confusion)
     handles = [Patch(color=COLOURS[outcome]) for outcome in ERROR_CODES]
-    figure.legend(handles, list(ERROR_CODES), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, list(_OUTCOMES.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
 def _draw_curve(axes: Axes, curve: Sequence[float], threshold: float) -> None:
-    axes.plot(CURVE_THRESHOLDS, curve, color="#0072B2")
+    axes.plot(THRESHOLDS, curve, color="#0072B2")
     axes.axvline(threshold, color="black", linewidth=0.9, linestyle=":")
     axes.annotate(f"applied: {threshold:g}", (threshold, 0.04), (4, 0), textcoords="offset points", fontsize=9)
     axes.set_xlim(0, 1)

@@ -16,13 +16,14 @@ from parfocal.qc.evaluation.statistics import compare
 from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, listed, with_unscorable
 from parfocal.qc.evaluation.words import count
 from parfocal.qc.metrics.objects.confusion import Matrix, class_areas, mean_over_classes
-from parfocal.qc.metrics.objects.semantic import CURVE_THRESHOLDS, Areas, is_probability, threshold_counts
+from parfocal.qc.metrics.objects.semantic import Areas, is_probability
 from parfocal.qc.semantic.figure import ERROR_CODES
 from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.qc.semantic.scheme import Scheme
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import inspect_image, read_image
+from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
 from parfocal.runtime.store.evaluations import ImageScore, Kind
 
 DEFINITION: Final = (
@@ -82,8 +83,7 @@ def predicted_classes(
         )
     if not scheme.binary or not is_probability(prediction, name=name):
         return scheme.prediction(prediction, name=name), None
-    known = target >= 0
-    return (prediction >= threshold.value).astype(np.int8), threshold_counts(target[known] > 0, prediction[known])
+    return (prediction >= threshold.value).astype(np.int8), threshold_counts(target, prediction)
 
 
 def error_map(target: NDArray[np.int8], prediction: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -127,7 +127,7 @@ def judge(
     pooled
         Pixels of the prediction over all images by class in target and prediction.
     curve
-        Counts over all images at each of `CURVE_THRESHOLDS`; None where the predictions are masks.
+        Counts over all images at each of `THRESHOLDS`; None where the predictions are masks.
     unscorable
         By image that is not among them: why its prediction cannot be scored.
     names
@@ -162,7 +162,7 @@ def judge(
         best = int(np.argmax(ious))
         remarks.append(
             f"Probabilities were cut at {threshold.value:g} (chosen by {threshold.chosen_by}). On the test images "
-            f"themselves {CURVE_THRESHOLDS[best]:g} would have given the highest IoU, {ious[best]:.3f}; it was not "
+            f"themselves {THRESHOLDS[best]:g} would have given the highest IoU, {ious[best]:.3f}; it was not "
             "used."
         )
     if several:
@@ -176,10 +176,10 @@ def judge(
 
 
 def write_curve(path: Path, curve: NDArray[np.int64]) -> None:
-    """Write one line for each of `CURVE_THRESHOLDS`, over the pixels of all images together."""
+    """Write one line for each of `THRESHOLDS`, over the pixels of all images together."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["threshold", "iou", "dice", "precision", "recall"])
-        for threshold, row in zip(CURVE_THRESHOLDS, curve.tolist(), strict=True):
+        for threshold, row in zip(THRESHOLDS, curve.tolist(), strict=True):
             counted = Areas(*row)
             writer.writerow([threshold, counted.iou, counted.dice, counted.precision, counted.recall])

@@ -93,14 +93,19 @@ def choose_scheme(inputs: Inputs[Item], parameters: SemanticParameters) -> Schem
     Raises
     ------
     InvalidInputError
-        A value that the parameters name is none of the test images, or less than two classes are left.
+        The parameters name a foreground that is not one of two classes, or any value for label images; or less than two
+        classes are left.
     """
     known = inputs.dataset.image_class_values if inputs.dataset is not None else ()
     asked = parameters.foreground_value
     if not known:
-        if asked is not None:
-            text = "is for class images, and the targets are label images, of which every object is foreground"
-            raise InvalidInputError(f"foreground_value {text}. Leave it out.", [Violation("foreground_value", text)])
+        for name in ("foreground_value", "ignore_value"):
+            if getattr(parameters, name) is not None:
+                text = (
+                    "is for class images, and the targets are label images, of which every object is foreground and "
+                    "numbers below 0 are not annotated"
+                )
+                raise InvalidInputError(f"{name} {text}. Leave it out.", [Violation(name, text)])
         return Scheme()
     of_model = _measured(inputs.model)
     ignored = parameters.ignore_value if parameters.ignore_value is not None else of_model.get("ignore_value")

@@ -20,7 +20,8 @@ from parfocal.runtime.methods.implementation import Batch, Example, Opened, Trai
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.training.augmentation import UNCHANGED, View, moved_box
-from parfocal.runtime.training.data import PatchSettings, augmentation, backgrounds, channels_last, normalised_port
+from parfocal.runtime.training.batches import channels_last
+from parfocal.runtime.training.data import PatchSettings, augmentation, backgrounds, normalised_port
 from parfocal.runtime.training.sampler import FixedPatches, Patch, PatchSampler
 from parfocal.runtime.training.split import Region, Split, split_images
 

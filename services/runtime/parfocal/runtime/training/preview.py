@@ -26,15 +26,8 @@ from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.parameters import Arithmetic, ConstantRate, Epochs, Patches, Validation, inherited
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.training.annotated import AnnotatedBatches, open_boxes, open_coordinates
-from parfocal.runtime.training.data import (
-    PatchBatches,
-    UnpairedBatches,
-    open_classes,
-    open_labels,
-    open_pairs,
-    open_sources,
-    open_unpaired,
-)
+from parfocal.runtime.training.batches import PatchBatches, UnpairedBatches
+from parfocal.runtime.training.data import open_classes, open_labels, open_pairs, open_sources, open_unpaired
 
 _INCHES: Final = 2.6
 _LARGEST: Final = 512

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
-
-CURVE_THRESHOLDS: Final = tuple(round(0.01 * step, 2) for step in range(1, 100))
-"""The thresholds of a curve: 0.01 to 0.99."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -24,7 +21,7 @@ class Areas:
     Attributes
     ----------
     tp, fp, fn
-        Foreground found, invented and missed, in pixels.
+        True positive, false positive and false negative pixels of the foreground.
     """
 
     tp: int = 0
@@ -134,30 +131,6 @@ def boundary_f(target: Mask, prediction: Mask, tolerance: float) -> float:
     precision = float((ndimage.distance_transform_edt(~one)[other] <= tolerance).mean())
     recall = float((ndimage.distance_transform_edt(~other)[one] <= tolerance).mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def threshold_counts(target: Mask, probability: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """Count what thresholds would give, without cutting the image at each of them.
-
-    Parameters
-    ----------
-    target
-        Mask.
-    probability
-        Of the same shape, 0 to 1; foreground is what reaches the threshold.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 (thresholds, 3): tp, fp and fn at each of `CURVE_THRESHOLDS`. Counts of several images add up.
-    """
-    edges = np.array([0.0, *CURVE_THRESHOLDS, np.inf])
-    place = np.searchsorted(edges, probability.ravel().astype(np.float64), side="right") - 1
-    inside = np.bincount(place[target.ravel()], minlength=len(edges) - 1)
-    outside = np.bincount(place[~target.ravel()], minlength=len(edges) - 1)
-    tp = inside[::-1].cumsum()[::-1][1 : len(CURVE_THRESHOLDS) + 1]
-    fp = outside[::-1].cumsum()[::-1][1 : len(CURVE_THRESHOLDS) + 1]
-    return np.column_stack([tp, fp, inside.sum() - tp]).astype(np.int64)
 
 
 def iou_parts(target: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> tuple[float, float]:
