@@ -136,6 +136,7 @@ def test_what_of_the_training_is_not_taken_is_said(
         ({"means": ["nan"]}, "means"),
         ({"means": "1"}, "means"),
         ({"means": [[1]]}, "means"),
+        ({"means": [10**400]}, "means"),
         ({"stds": ["0"]}, "stds"),
         ({"structN2Vmask": [[0, 1], [1]]}, "structN2Vmask"),
         ({"structN2Vmask": [["a"]]}, "structN2Vmask"),

@@ -154,7 +154,7 @@ def _constant(config: Values, key: str) -> float:
     try:
         (text,) = given if isinstance(given, list) else ["none"]
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not abs(value) <= LARGEST_VALUE:
         raise InvalidInputError(f"{_CONFIG}: {key} is {given!r} and must be one finite number.")
