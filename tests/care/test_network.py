@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learner_suite import BFLOAT16, ImageLearnerSuite, batch_of, images_of, view_of
+from learner_suite import (
+    BFLOAT16,
+    ImageLearnerSuite,
+    assert_dropout_follows_from_seed_and_epoch,
+    batch_of,
+    images_of,
+    view_of,
+)
 from support import filament_pair
 
 from parfocal.care import CARE_2D
 from parfocal.care.parameters import Care2DParameters, Care3DParameters, CarePredictionParameters
-from parfocal.runtime.methods.device import Device
 from parfocal.runtime.store.facts import Facts
 
 TINY: dict[str, Any] = {
@@ -248,31 +254,4 @@ class TestCare3D(ImageLearnerSuite):
 
 
 def test_dropout_follows_from_seed_and_epoch() -> None:
-    from parfocal.runtime.frameworks import keras
-
-    def build() -> keras.KerasLearner:
-        keras.prepare(5, Device())
-        layers = keras.keras.layers
-        inputs = keras.keras.Input((None, None, 1))
-        outputs = layers.Conv2D(1, 3, padding="same")(layers.Dropout(0.5)(inputs))
-        model = keras.keras.Model(inputs, outputs)
-        model.compile(optimizer=keras.keras.optimizers.Adam(0.01), loss="mse")
-        return keras.KerasLearner(model, 5, Device())
-
-    pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
-    batch = batch_of(pixels, 1 - pixels)
-    straight, resumed = build(), build()
-    straight.begin_epoch(0, 0.01)
-    for _ in range(3):
-        straight.train_batch(batch)
-    resumed.set_weights(straight.weights())
-    resumed.set_state(straight.state())
-    losses = []
-    for learner in (straight, resumed):
-        learner.begin_epoch(1, 0.0)
-        losses.append([learner.train_batch(batch)["loss"] for _ in range(3)])
-    assert losses[0] == losses[1]
-    # With a rate of 0 nothing but dropout changes.
-    assert len(set(losses[0])) == 3
-    straight.begin_epoch(2, 0.0)
-    assert straight.train_batch(batch)["loss"] not in losses[0]
+    assert_dropout_follows_from_seed_and_epoch()

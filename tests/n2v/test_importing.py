@@ -106,6 +106,24 @@ def test_n2v2_and_volumes_are_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "recorded", "named"),
+    [
+        ({"n2v_patch_shape": [70, 70], "train_epochs": 0}, {"patch_size": 64, "epochs": 100}, ["patch_size", "epochs"]),
+        ({"structN2Vmask": [[1, 0, 1, 0, 1]]}, {"struct_direction": "x", "struct_length": 5}, ["structN2Vmask"]),
+        ({"structN2Vmask": [[1]]}, {"variant": "n2v"}, []),
+    ],
+)
+def test_what_of_the_training_is_not_taken_is_said(
+    folder: Path, tmp_path: Path, values: dict[str, Any], recorded: dict[str, Any], named: list[str]
+) -> None:
+    change(folder, **values)
+    manifest, _ = published(folder, tmp_path / "model")
+    assert {name: manifest.parameters[name] for name in recorded} == recorded
+    assert len(manifest.warnings) == len(named)
+    assert all(any(name in warning for warning in manifest.warnings) for name in named)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"unet_n_first": 16}, "belong together"),
@@ -118,6 +136,7 @@ def test_n2v2_and_volumes_are_imported(tmp_path: Path) -> None:
         ({"means": ["nan"]}, "means"),
         ({"means": "1"}, "means"),
         ({"means": [[1]]}, "means"),
+        ({"means": [10**400]}, "means"),
         ({"stds": ["0"]}, "stds"),
         ({"structN2Vmask": [[0, 1], [1]]}, "structN2Vmask"),
         ({"structN2Vmask": [["a"]]}, "structN2Vmask"),

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from example_data import save
-from learner_suite import ImageLearnerSuite, batch_of, prepared, view_of
+from learner_suite import (
+    ImageLearnerSuite,
+    assert_dropout_follows_from_seed_and_epoch,
+    batch_of,
+    prepared,
+    view_of,
+)
 from scipy import ndimage
 from support import filament_pair
 
@@ -16,7 +22,6 @@ from parfocal.n2v import N2V_2D
 from parfocal.n2v.parameters import Noise2Void2DParameters, Noise2Void3DParameters, NoisePredictionParameters
 from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.datasets.view import FolderView
-from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import ModelView
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import ModelManifest
@@ -207,32 +212,7 @@ def test_a_single_movie_holds_out_a_block_of_each_frame(n2v_2d: Any, tmp_path: P
 
 def test_dropout_would_follow_from_seed_and_epoch() -> None:
     """Keras 2 keeps its random numbers elsewhere than Keras 3; the driver sets both."""
-    from parfocal.runtime.frameworks import keras
-
-    def build() -> keras.KerasLearner:
-        keras.prepare(5, Device())
-        layers = keras.keras.layers
-        inputs = keras.keras.Input((None, None, 1))
-        outputs = layers.Conv2D(1, 3, padding="same")(layers.Dropout(0.5)(inputs))
-        model = keras.keras.Model(inputs, outputs)
-        model.compile(optimizer=keras.keras.optimizers.Adam(0.01), loss="mse")
-        return keras.KerasLearner(model, 5, Device())
-
-    pixels = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
-    batch = batch_of(pixels, 1 - pixels)
-    straight, resumed = build(), build()
-    straight.begin_epoch(0, 0.01)
-    for _ in range(3):
-        straight.train_batch(batch)
-    resumed.set_weights(straight.weights())
-    resumed.set_state(straight.state())
-    losses = []
-    for learner in (straight, resumed):
-        learner.begin_epoch(1, 0.0)
-        losses.append([learner.train_batch(batch)["loss"] for _ in range(3)])
-    assert losses[0] == losses[1]
-    # With a rate of 0 nothing but dropout changes.
-    assert len(set(losses[0])) == 3
+    assert_dropout_follows_from_seed_and_epoch()
 
 
 class _Suite(ImageLearnerSuite):

@@ -57,7 +57,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     """
     config = Values.read(source / _CONFIG, "csbdeep")
     implementation: Care = method.load()
-    parameters = _parameters(method, config)
+    parameters, left_out = _parameters(method, config)
     facts = Facts()
     check_network(config, vars(implementation.config(parameters, facts)), _NETWORK)
     learner = implementation.build(parameters, facts)
@@ -67,11 +67,11 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
             "The uncertainty of the model was not calibrated on validation images: train it further for that."
         )
     implementation.save(folder, parameters, facts, kept)
-    return manifest_fields(method, implementation, parameters, facts, kept, warnings)
+    return manifest_fields(method, implementation, parameters, facts, kept, warnings + left_out)
 
 
-def _parameters(method: Method, config: Values) -> Any:
-    """Return the training parameters that describe the network; of the training itself what Parfocal has too."""
+def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:
+    """Return the training parameters, of the training itself those that Parfocal has too, and warnings of the rest."""
     if not isinstance(probabilistic := config.get("probabilistic"), bool):
         raise InvalidInputError(f"{_CONFIG}: probabilistic is {probabilistic!r} and must be true or false.")
     network = {

@@ -14,6 +14,7 @@ import tensorflow as tf
 from csbdeep.internals.blocks import unet_block
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import softmax
 
 from parfocal.n2v.masking import Masking
 from parfocal.n2v.modules import receptive_field
@@ -104,7 +105,7 @@ class DenoiSeg(keras.KerasFiles, ObjectImplementation[DenoiSegParameters, keras.
             if not (labels > 0).any() or (chosen and pixels + labels.size > _CALIBRATION_PIXELS):
                 continue
             output = apply_tiled(learner, each.input, self.geometry(parameters), Tiling(_LARGEST_TILE))
-            chosen.append((_softmax(output[..., 1:])[..., _FOREGROUND], labels))
+            chosen.append((softmax(output[..., 1:], axis=-1)[..., _FOREGROUND], labels))
             pixels += labels.size
         if not chosen:
             return facts.with_measured(**{THRESHOLD: _USUAL_THRESHOLD})
@@ -145,7 +146,7 @@ class DenoiSeg(keras.KerasFiles, ObjectImplementation[DenoiSegParameters, keras.
         source = Normalised(unit, model.normaliser)
         tiling = Tiling(unit.most_pixels, unit.report)
         output = apply_tiled(learner, source, self.geometry(model.parameters), tiling)
-        probability = _softmax(output[..., 1:])
+        probability = softmax(output[..., 1:], axis=-1)
         threshold = parameters.probability_threshold or float(model.facts.measured.get(THRESHOLD, _USUAL_THRESHOLD))
         chosen = parameters.model_copy(update={THRESHOLD: threshold})
         outputs.objects(self.find_objects(learner, probability[..., _FOREGROUND], chosen, tiling))
@@ -214,8 +215,3 @@ def average_precision(found: NDArray[Any], real: NDArray[Any]) -> float:
     true = int((shared / union > _FOUND).sum())
     objects = int((sizes > 0).sum() + (wanted > 0).sum()) - true
     return true / objects if objects else 1.0
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from parfocal.n2v import SERVICE
-from parfocal.n2v.masking import hidden_pixels
+from parfocal.n2v.masking import hidden_pixels, struct_mask
 from parfocal.n2v.network import Noise2Void
 from parfocal.n2v.parameters import N2V2, STRUCT
 from parfocal.runtime.errors import InvalidInputError
@@ -29,6 +29,7 @@ from parfocal.runtime.methods.importing import (
     Values,
     check_network,
     manifest_fields,
+    patch_lengths,
     run_import,
     training_parameters,
 )
@@ -80,7 +81,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     if constants.scale[0] <= 0:
         raise InvalidInputError(f"{_CONFIG}: stds is {config['stds']!r} and must be above 0.")
     implementation: Noise2Void = method.load()
-    parameters = _parameters(method, config)
+    parameters, left_out = _parameters(method, config)
     port = Port(role=Roles().source, offset=constants.offset, scale=constants.scale)
     facts = Facts(inputs=(port,), targets=())
     check_network(config, vars(implementation.config(parameters, facts)), _NETWORK, older=_OLDER)
@@ -88,34 +89,41 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     kept, warnings = read_kept_weights(source, learner, _CONFIG)
     implementation.save(folder, parameters, facts, kept)
     normaliser = Normaliser(rule="fixed", constants=constants)
-    return manifest_fields(method, implementation, parameters, facts, kept, warnings, normaliser)
+    return manifest_fields(method, implementation, parameters, facts, kept, warnings + left_out, normaliser)
 
 
-def _parameters(method: Method, config: Values) -> Any:
-    """Return the training parameters that describe the network; of the training itself what Parfocal has too."""
+def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:
+    """Return the training parameters, of the training itself those that Parfocal has too, and warnings of the rest."""
     mask = _mask(config, len(method.axes))
-    variant = N2V2 if config.get("blurpool") is True else STRUCT if mask is not None else "n2v"
+    hidden = np.empty((0, len(method.axes)), np.intp) if mask is None else hidden_pixels(mask)
+    variant = N2V2 if config.get("blurpool") is True else STRUCT if len(hidden) else "n2v"
     network = {
         "variant": variant,
         "network_depth": config.whole("unet_n_depth", 1, 100),
         "kernel_size": config.whole("unet_kern_size", 1, 100),
         "first_filters": config.whole("unet_n_first", 1, 10_000),
     }
-    patch = config.get("n2v_patch_shape")
     training = {
         "epochs": config.get("train_epochs"),
         "learning_rate": config.get("train_learning_rate"),
         "batch_size": config.get("train_batch_size"),
         "masked_percent": config.get("n2v_perc_pix"),
         "neighborhood_radius": config.get("n2v_neighborhood_radius"),
-        "patch_size": patch[-1] if isinstance(patch, list) and patch else None,
-        "patch_depth": patch[0] if isinstance(patch, list) and patch else None,
+        **patch_lengths(config.get("n2v_patch_shape"), method.axes),
     }
-    if mask is not None:
-        reach = np.abs(hidden_pixels(mask)).max(axis=0, initial=0)[-2:]
-        training["struct_direction"] = "".join(axis for axis, far in zip("xy", reach[::-1], strict=True) if far)
-        training["struct_length"] = 2 * int(reach.max()) + 1
-    return training_parameters(method, _CONFIG, network, training)
+    if variant != STRUCT:
+        return training_parameters(method, _CONFIG, network, training)
+    reach = np.abs(hidden).max(axis=0)[-2:]
+    direction = "".join(axis for axis, far in zip("xy", reach[::-1], strict=True) if far)
+    length = 2 * int(reach.max()) + 1
+    training |= {"struct_direction": direction or None, "struct_length": length}
+    parameters, left_out = training_parameters(method, _CONFIG, network, training)
+    if not np.array_equal(hidden, hidden_pixels(struct_mask(method.axes, direction, length))):
+        left_out.append(
+            f"{_CONFIG}: structN2Vmask is not a line along X or Y or a square, all of it hidden, as Parfocal's masks "
+            "are. The version records the nearest such mask; predictions do not depend on it."
+        )
+    return parameters, left_out
 
 
 def _mask(config: Values, dimensions: int) -> Any:
@@ -146,7 +154,7 @@ def _constant(config: Values, key: str) -> float:
     try:
         (text,) = given if isinstance(given, list) else ["none"]
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not abs(value) <= LARGEST_VALUE:
         raise InvalidInputError(f"{_CONFIG}: {key} is {given!r} and must be one finite number.")

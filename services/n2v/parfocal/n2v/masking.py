@@ -7,7 +7,6 @@ Krull, Buchholz and Jug, "Noise2Void" (CVPR 2019); Höck, Buchholz, Brachmann, J
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -124,7 +123,7 @@ def uniform_around(
 
 def median_around(patches: NDArray[np.float32], spots: Spots, radius: int) -> NDArray[np.float32]:
     """Return for each blind spot the median of the pixels within `radius`, without itself, as float32 (N,)."""
-    offsets = _square((2 * radius + 1,) * (patches.ndim - 1))
+    offsets = hidden_pixels(np.ones((2 * radius + 1,) * (patches.ndim - 1)))
     places = spots.place[:, np.newaxis] + offsets
     inside = np.all((places >= 0) & (places < patches.shape[1:]), axis=-1)
     places = np.clip(places, 0, np.asarray(patches.shape[1:]) - 1)
@@ -172,9 +171,3 @@ def hidden_pixels(mask: NDArray[Any]) -> NDArray[np.intp]:
     """Return the pixels of a mask with odd sides that are 1, but for its middle, relative to that; (M, dimensions)."""
     places = np.argwhere(mask) - np.asarray(mask.shape) // 2
     return np.asarray(places[np.any(places != 0, axis=1)], np.intp)
-
-
-def _square(shape: Sequence[int]) -> NDArray[np.intp]:
-    """Return all pixels of a box relative to its middle, which is left out."""
-    ranges = (range(-(length // 2), length // 2 + 1) for length in shape)
-    return np.array([place for place in itertools.product(*ranges) if any(place)], np.intp)

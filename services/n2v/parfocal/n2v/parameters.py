@@ -163,7 +163,7 @@ class DenoiSegParameters(BlindSpotParameters):
 _PRECISE = (
     "Arithmetic of the network. float32 by default: these networks give the grey values themselves and not a "
     "difference to the input, so what bfloat16 rounds is seen in the image. auto: bfloat16 (float16 on older GPUs) "
-    "where the device is faster in it, which changed small networks by 2 to 6 % of the range of their images."
+    "where the device is faster in it, which changed single pixels of small networks by up to 6 % of the image's range."
 )
 
 

@@ -23,6 +23,7 @@ from parfocal.runtime.methods.importing import (
     Values,
     check_network,
     manifest_fields,
+    patch_lengths,
     run_import,
     training_parameters,
 )
@@ -55,7 +56,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     """
     config = Values.read(source / _CONFIG, "stardist")
     implementation: StarDist = method.load()
-    parameters = _parameters(method, config)
+    parameters, left_out = _parameters(method, config)
     targets = [Port(role=Roles().targets[0], kind="labels")]
     if parameters.classes:
         targets.append(Port(role=CLASS_ROLE, kind="classes", classes=parameters.classes))
@@ -80,7 +81,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
         )
     facts = with_thresholds(facts, thresholds)
     implementation.save(folder, parameters, facts, kept)
-    return manifest_fields(method, implementation, parameters, facts, kept, warnings)
+    return manifest_fields(method, implementation, parameters, facts, kept, warnings + left_out)
 
 
 def locate(method: Method, name: str) -> Path:
@@ -111,8 +112,8 @@ def locate(method: Method, name: str) -> Path:
         ) from error
 
 
-def _parameters(method: Method, config: Values) -> Any:
-    """Return the training parameters that describe the network; of the training itself what Parfocal has too."""
+def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:
+    """Return the training parameters, of the training itself those that Parfocal has too, and warnings of the rest."""
     grid = config.numbers("grid", len(method.axes))
     if len(set(grid[-2:])) > 1 or (len(grid) == 3 and grid[0] != 1):
         raise InvalidInputError(f"{_CONFIG}: the grid {grid} is not the same along Y and X, and 1 along Z.")
@@ -125,14 +126,12 @@ def _parameters(method: Method, config: Values) -> Any:
     network["first_filters"] = config.whole(f"{prefix}_n_filter_base", 1, 10_000)
     if prefix == "unet":
         network["network_depth"] = config.whole("unet_n_depth", 1, 100)
-    patch = config.get("train_patch_size")
     training = {
         "epochs": config.get("train_epochs"),
         "learning_rate": config.get("train_learning_rate"),
         "batch_size": config.get("train_batch_size"),
         "foreground_fraction": config.get("train_foreground_only"),
-        "patch_size": patch[-1] if isinstance(patch, list) and patch else None,
-        "patch_depth": patch[0] if isinstance(patch, list) and patch else None,
+        **patch_lengths(config.get("train_patch_size"), method.axes),
     }
     return training_parameters(method, _CONFIG, network, training)
 

@@ -89,8 +89,10 @@ class Values(Mapping[str, Any]):
         return float(value)
 
 
-def training_parameters(method: Method, source: str, network: Mapping[str, Any], training: Mapping[str, Any]) -> Any:
-    """Return the parameters of a training that describe an imported model.
+def training_parameters(
+    method: Method, source: str, network: Mapping[str, Any], training: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """Return the parameters of a training that describe an imported model, and warnings of values left out of them.
 
     Parameters
     ----------
@@ -101,26 +103,56 @@ def training_parameters(method: Method, source: str, network: Mapping[str, Any],
     network
         Parameters that the network is built by: all must be such as the method allows.
     training
-        Values of the original's training; those that the method does not accept by themselves are passed over.
+        Values of the original's training, None for those that its file does not have. What the method does not accept
+        is replaced by its default.
 
     Raises
     ------
     InvalidInputError
         The method does not build such a network.
     """
-    accepted = {}
+    accepted, refused = {}, []
     for name, value in training.items():
+        if value is None:
+            continue
         try:
             method.parse(v1.JOB_KIND_TRAINING, {name: value})
         except InvalidParameterError:
-            continue
-        accepted[name] = value
+            refused.append(name)
+        else:
+            accepted[name] = value
     try:
-        return method.parse(v1.JOB_KIND_TRAINING, {**network, **accepted})
+        parameters = method.parse(v1.JOB_KIND_TRAINING, {**network, **accepted})
     except InvalidParameterError as error:
         raise InvalidInputError(
             f"{source} describes a network that Parfocal does not build. {error.message}"
         ) from error
+    return parameters, [
+        f"{source}: the model was trained with {name} {_short(training[name])}, which {method.title} does not accept. "
+        f"The version records the default instead, {getattr(parameters, name)}; predictions do not depend on it."
+        for name in refused
+    ]
+
+
+def patch_lengths(given: object, axes: str) -> dict[str, Any]:
+    """Return the parameters that are the lengths of a training patch; none where `given` is no list of them.
+
+    Parameters
+    ----------
+    given
+        Lengths in pixels along (Z,) Y and X, as csbdeep's programs write them.
+    axes
+        Spatial axes of the method, "YX" or "ZYX".
+    """
+    if not isinstance(given, list) or len(given) != len(axes):
+        return {}
+    return {"patch_size": given[-1]} | ({"patch_depth": given[0]} if axes[0] == "Z" else {})
+
+
+def _short(value: object) -> str:
+    """Return a value as messages show it."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def check_network(
