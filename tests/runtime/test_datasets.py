@@ -16,9 +16,10 @@ from parfocal import v1
 from parfocal.runtime.datasets.boxes import check_boxes, read_boxes
 from parfocal.runtime.datasets.classes import UNANNOTATED, class_indices
 from parfocal.runtime.datasets.coordinates import check_coordinates
-from parfocal.runtime.datasets.folder import FolderReport, check_folder
+from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.datasets.kinds import KINDS, has_comparable, kinds_for, require_suitable, suits
 from parfocal.runtime.datasets.labels import TargetLook
+from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, read_image
 from parfocal.runtime.store.cache import Cache

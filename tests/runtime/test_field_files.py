@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from parfocal.runtime.datasets.folder import FolderReport, check_folder
+from parfocal.runtime.datasets.folder import check_folder
+from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from parfocal.runtime.datasets.folder import FolderReport, check_folder
+from parfocal.runtime.datasets.folder import check_folder
+from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store.manifests import DatasetManifest
 

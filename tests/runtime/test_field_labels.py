@@ -19,10 +19,11 @@ from scipy import ndimage
 
 from parfocal import v1
 from parfocal.runtime.datasets.findings import Reading
-from parfocal.runtime.datasets.folder import FolderReport, check_folder
+from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.datasets.kinds import require_suitable
 from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.datasets.objects import count_pieces, label_components, object_extents, without_soft_edges
+from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import inspect_image, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry

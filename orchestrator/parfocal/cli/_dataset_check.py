@@ -15,7 +15,7 @@ from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundErr
 
 if TYPE_CHECKING:
     from parfocal.client import Client
-    from parfocal.runtime.datasets.folder import FolderReport
+    from parfocal.runtime.datasets.report import FolderReport
     from parfocal.runtime.store.manifests import DatasetManifest
 
 

@@ -14,6 +14,7 @@ from parfocal.client.published import OnDamaged, log_damaged, read_published
 from parfocal.client.transfer import OnProgress, for_each, no_progress
 from parfocal.runtime.datasets import folder as folders
 from parfocal.runtime.datasets.findings import Notes, file_name
+from parfocal.runtime.datasets.report import FolderReport, Item
 from parfocal.runtime.errors import InvalidInputError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
@@ -40,7 +41,7 @@ def check_folder(
     kind: str = "",
     pixel_size_nm: float | None = None,
     label_components: bool = False,
-) -> folders.FolderReport:
+) -> FolderReport:
     """Check a folder as `create_dataset` does; see `parfocal.runtime.datasets.folder.check_folder`."""
     with checked_folder(folder, axes, kind, pixel_size_nm, label_components) as report:
         return report
@@ -114,7 +115,7 @@ def read_dataset(client: Client, name: str) -> DatasetManifest:
 @contextlib.contextmanager
 def checked_folder(
     folder: Path, axes: str, kind: str, pixel_size_nm: float | None, label_components: bool
-) -> Iterator[folders.FolderReport]:
+) -> Iterator[FolderReport]:
     """Give the report on a folder; converted copies of proprietary formats live as long as the context."""
     notes = Notes()
     known: dict[str, Path] = {}
@@ -169,7 +170,7 @@ def _readable(folder: Path, scratch: Path, notes: Notes) -> Path:
 def _publish(
     client: Client,
     folder: Location,
-    report: folders.FolderReport,
+    report: FolderReport,
     licence: str,
     description: str,
     on_progress: OnProgress,
@@ -179,7 +180,7 @@ def _publish(
     items = [(item.file, item) for item in report.items()]
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
 
-        def send(item: folders.Item) -> tuple[FileEntry, ImageEntry | AnnotationEntry]:
+        def send(item: Item) -> tuple[FileEntry, ImageEntry | AnnotationEntry]:
             path = Path(scratch) / item.file
             path.parent.mkdir(parents=True, exist_ok=True)
             known = item.write(path)

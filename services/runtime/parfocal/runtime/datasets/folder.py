@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from parfocal.runtime.datasets.boxes import BoxReport, check_boxes, class_names
 from parfocal.runtime.datasets.classes import CLASS_ROLE
@@ -18,10 +18,11 @@ from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.datasets.labels import TargetLook
 from parfocal.runtime.datasets.layout import family_of, passed_over, role_folder, split_folders
 from parfocal.runtime.datasets.pairs import CheckedImage, ImagePair, check_images, check_pairs, find_images
+from parfocal.runtime.datasets.report import FolderReport, TableFile
 from parfocal.runtime.datasets.unpaired import check_unpaired, own_axes, same_names_and_sizes
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import inspect_image, write_image
-from parfocal.runtime.store.manifests import AnnotationEntry, DatasetManifest, FileEntry, ImageEntry, ObjectSizes
+from parfocal.runtime.images.files import inspect_image
+from parfocal.runtime.store.manifests import ObjectSizes
 
 NO_TEST_IMAGES: Final = (
     "There are no test images: quality control needs some that were not used for training. "
@@ -35,109 +36,6 @@ _TOLD_BY_PIXELS: Final = {
 }
 Readable = Callable[[Path, str], Path]
 """Given a folder and "split/role" of it, returns a folder with the same images in formats that services read."""
-
-
-@dataclass(frozen=True)
-class TableFile:
-    """One file of a dataset that is no image; `content` makes what is published under the image's `stem`."""
-
-    stem: str
-    suffix: str
-    objects: int
-    content: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file of the dataset that a folder becomes.
-
-    `file` is its published name; `write` makes it at a local path and returns what the manifest says of it.
-    """
-
-    file: str
-    write: Callable[[Path], ImageEntry | AnnotationEntry]
-
-
-@dataclass(frozen=True)
-class FolderReport:
-    """A folder fit to become a dataset, and what is suspicious about it.
-
-    Attributes
-    ----------
-    kind
-        The kind of the dataset, a name of `KINDS`.
-    told_by
-        How the kind was found, for people.
-    images
-        All images by split and role, in natural order of their names. Where `pixel_size` is not None it replaces that
-        of the file, and `axes` replace the file's.
-    tables
-        All other files by split and role.
-    classes, class_values, counts, class_counts, unpaired, object_sizes, field_counts
-        As in `DatasetManifest`.
-    """
-
-    kind: str
-    told_by: str
-    warnings: tuple[str, ...]
-    images: Mapping[tuple[str, str], tuple[CheckedImage, ...]]
-    tables: Mapping[tuple[str, str], tuple[TableFile, ...]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
-    class_values: tuple[int, ...] = ()
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    unpaired: tuple[str, ...] = ()
-    object_sizes: Mapping[str, ObjectSizes] = field(default_factory=dict)
-    field_counts: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def train(self) -> tuple[CheckedImage, ...]:
-        """The source images for training."""
-        return self.images.get(("train", "source"), ())
-
-    @property
-    def test(self) -> tuple[CheckedImage, ...]:
-        """The source images for quality control."""
-        return self.images.get(("test", "source"), ())
-
-    def items(self) -> list[Item]:
-        """Return all files of the dataset, sorted by split and role."""
-        items = []
-        for (split, role), images in sorted(self.images.items()):
-            items += [_image_item(split, role, image) for image in images]
-        for (split, role), tables in sorted(self.tables.items()):
-            items += [_table_item(split, role, table) for table in tables]
-        return items
-
-    def manifest(
-        self, files: Sequence[FileEntry], entries: Sequence[ImageEntry | AnnotationEntry], **fields: Any
-    ) -> DatasetManifest:
-        """Return the manifest of the dataset.
-
-        Parameters
-        ----------
-        files
-            The published files.
-        entries
-            What `Item.write` returned for each of them.
-        fields
-            Further fields of `DatasetManifest`: project, dataset, version, and what is not found in files.
-        """
-        return DatasetManifest(
-            files=tuple(files),
-            images=tuple(entry for entry in entries if isinstance(entry, ImageEntry)),
-            annotations=tuple(entry for entry in entries if isinstance(entry, AnnotationEntry)),
-            kind=self.kind,
-            warnings=self.warnings,
-            classes=self.classes,
-            class_values=self.class_values,
-            counts={split: dict(counts) for split, counts in self.counts.items()},
-            class_counts={split: dict(counts) for split, counts in self.class_counts.items()},
-            unpaired=self.unpaired,
-            object_sizes=dict(self.object_sizes),
-            field_counts=dict(self.field_counts),
-            **fields,
-        )
 
 
 @dataclass
@@ -531,39 +429,6 @@ _CHECKS: Final[Mapping[str, Callable[[_Split], None]]] = {
     "boxes": _check_boxes,
     "coordinates": _check_coordinates,
 }
-
-
-def _image_item(split: str, role: str, checked: CheckedImage) -> Item:
-    file = f"{split}/{role}/{checked.stem}.tif"
-
-    def write(path: Path) -> ImageEntry:
-        read = checked.reading.read(checked.path)
-        # Of frames that a file takes for planes the check says so; the same holds for a pixel size that was given.
-        image = replace(read, axes=checked.axes, pixel_size=checked.pixel_size or read.pixel_size)
-        write_image(path, image)
-        size = image.pixel_size
-        return ImageEntry(
-            split=split,
-            role=role,
-            stem=checked.stem,
-            file=file,
-            shape=image.pixels.shape,
-            dtype=image.pixels.dtype.name,
-            axes=image.axes,
-            pixel_size_um=None if size is None else (size.x, size.y, size.z),
-        )
-
-    return Item(file, write)
-
-
-def _table_item(split: str, role: str, table: TableFile) -> Item:
-    file = f"{split}/{role}/{table.stem}{table.suffix}"
-
-    def write(path: Path) -> AnnotationEntry:
-        path.write_bytes(table.content())
-        return AnnotationEntry(split=split, role=role, stem=table.stem, file=file, objects=table.objects)
-
-    return Item(file, write)
 
 
 def _leave_out(split: _Split, roles: list[str]) -> None:
