@@ -403,7 +403,7 @@ def test_a_worker_waits_for_the_store_from_its_first_read_on(bench: Bench, monke
         ("sys.exit(3)", ExitKind.INTERRUPTED),
         ("sys.exit(75)", ExitKind.INTERRUPTED),
         ("sys.exit(1)", ExitKind.DIED),
-        ("os.kill(os.getpid(), signal.SIGKILL)", ExitKind.DIED),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ExitKind.KILLED),
         ("os.kill(os.getpid(), signal.SIGTERM)", ExitKind.INTERRUPTED),
     ],
 )
