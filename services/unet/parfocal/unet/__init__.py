@@ -50,8 +50,8 @@ UNET_2D = _method(
     "UnetOfImages",
     """
         Says of each pixel which class it belongs to, for example membrane or cell, nucleus or background, or one of
-        several tissues. Where foreground is told from background it can also number the connected pieces, with a
-        table of their sizes. Objects that touch are better told apart by StarDist.
+        several tissues. Where foreground is told from background it can also number the connected regions, with
+        a table of their sizes. Objects that touch are better told apart by StarDist.
     """,
     """
         Two-dimensional images, grey or with channels or colours, and under the same names images of the class of each

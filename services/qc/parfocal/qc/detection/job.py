@@ -23,17 +23,12 @@ from parfocal.qc.detection.parameters import DetectionParameters, DetectionThres
 from parfocal.qc.detection.report import pictures, tables
 from parfocal.qc.detection.scoring import KindScore, ScoredBoxes, Totals, image_values, total
 from parfocal.qc.detection.tables import summarise, write_tables
-from parfocal.qc.evaluation.inputs import (
-    AnnotatedItem,
-    Inputs,
-    read_annotated_inputs,
-    training_annotations,
-    training_dataset,
-)
+from parfocal.qc.evaluation.inputs import AnnotatedItem, Inputs, read_annotated_inputs
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.evaluation.statistics import compare
+from parfocal.qc.evaluation.training_images import training_annotations, training_dataset
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.objects.detections import (

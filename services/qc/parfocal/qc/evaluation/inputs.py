@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.runtime.datasets.labels import label_problem
-from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import (
@@ -215,7 +213,7 @@ def read_annotated_inputs(context: JobContext, table: str) -> Inputs[AnnotatedIt
     named = read_named(context)
     split, dataset = spec.split or "test", named.dataset
     tables = files_below(named.prediction, f"{table}/", (".csv",))
-    known = _annotated(dataset, split, named.source_role)
+    known = annotated_images(dataset, split, named.source_role)
     missing = tuple(stem for stem in known if stem not in tables)
     found = {stem: entries for stem, entries in known.items() if stem in tables}
     if not found:
@@ -223,7 +221,7 @@ def read_annotated_inputs(context: JobContext, table: str) -> Inputs[AnnotatedIt
             f"No prediction of {spec.prediction_uri} has a table {table}/NAME.csv with the name of an annotated image "
             f"of {spec.dataset_uri} ({split}). Predict this split of the dataset with a model that makes {table} first."
         )
-    images = _fetch_annotated(context, spec.dataset_uri, dataset, found)
+    images = fetch_annotated(context, spec.dataset_uri, dataset, found)
     predictions = fetch_files(context, spec.prediction_uri, (tables[stem] for stem in found))
     items = [AnnotatedItem(**vars(image), prediction=predictions[tables[image.label].name]) for image in images]
     return named.inputs(context, items, missing)
@@ -273,19 +271,22 @@ def read_named(context: JobContext) -> Named:
     )
 
 
-def _annotated(dataset: DatasetManifest, split: str, source_role: str) -> dict[str, tuple[ImageEntry, AnnotationEntry]]:
+def annotated_images(
+    dataset: DatasetManifest, split: str, source_role: str
+) -> dict[str, tuple[ImageEntry, AnnotationEntry]]:
     """Return the annotated images of a split by stem, in the order of the manifest."""
     sources = {image.stem: image for image in dataset.select(split, source_role)}
     annotations = dataset.select_annotations(split)
     return {entry.stem: (sources[entry.stem], entry) for entry in annotations if entry.stem in sources}
 
 
-def _fetch_annotated(
+def fetch_annotated(
     context: JobContext,
     uri: str,
     dataset: DatasetManifest,
     chosen: Mapping[str, tuple[ImageEntry, AnnotationEntry]],
 ) -> list[AnnotatedImage]:
+    """Return some `annotated_images` of the dataset at a URI, with local copies of their files."""
     entries = {entry.name: entry for entry in dataset.files}
     files = fetch_files(context, uri, (entries[each.file] for pair in chosen.values() for each in pair))
     return [
@@ -412,31 +413,6 @@ def read_label_target(item: Item) -> Image:
     return target
 
 
-def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -> None:
-    """Raise InvalidInputError if all targets look like label images although the model learnt from grey values.
-
-    A dim image of few grey values may look like labels by itself, so the targets of the training decide: this is about
-    a dataset that was made for another kind of model.
-    """
-    # A dataset that the model was trained on is of its kind.
-    if inputs.model is None or inputs.model.dataset_uri in ("", context.job.evaluation.dataset_uri):
-        return
-    items = [item for item in inputs.items if item.role == role]
-    first = next(training_pairs(context, inputs, role, validation=False), None)
-    if first is None or kind_of_target(_middle_plane(first[1])) != "image":
-        return
-    if all(kind_of_target(_middle_plane(read_image(item.target).pixels)) == "labels" for item in items):
-        raise InvalidInputError(
-            f"The targets of {context.job.evaluation.dataset_uri} are label images, but the model learnt to predict "
-            "grey values. Judge it with a dataset whose targets are images."
-        )
-
-
-def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
-    planes: NDArray[Any] = image.reshape(-1, *image.shape[-2:])
-    return np.asarray(planes[len(planes) // 2])
-
-
 def read_source(path: Path) -> NDArray[Any]:
     """Return the pixels of an image, the axis of its channels or colours in front."""
     return channels_first(read_image(path))
@@ -446,69 +422,3 @@ def channels_first(image: Image) -> NDArray[Any]:
     """Return the pixels of an image, the axis of its channels or colours in front."""
     axis = next((image.axes.index(axis) for axis in "CS" if axis in image.axes), 0)
     return np.moveaxis(image.pixels, axis, 0)
-
-
-def training_dataset(context: JobContext, inputs: Inputs[ItemT]) -> tuple[Location, DatasetManifest]:
-    """Return the dataset that the model was trained on, else the one that it is judged by, and where it lies."""
-    assert inputs.dataset is not None
-    uri, dataset, model = context.job.evaluation.dataset_uri, inputs.dataset, inputs.model
-    # An imported model has no dataset of its own.
-    if model is not None and model.dataset_uri not in ("", uri):
-        uri = model.dataset_uri
-        dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
-    return Location.parse(uri), dataset
-
-
-def training_annotations(context: JobContext, inputs: Inputs[AnnotatedItem], most: int) -> list[AnnotatedImage]:
-    """Return the first annotated images of the training, at most so many: a baseline may be chosen on them."""
-    place, dataset = training_dataset(context, inputs)
-    known = _annotated(dataset, "train", inputs.source_role)
-    return _fetch_annotated(context, str(place), dataset, dict(islice(known.items(), most)))
-
-
-def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Iterator[NDArray[Any]]:
-    """Yield the training images of a role where these are no pairs, else none."""
-    place, dataset = training_dataset(context, inputs)
-    role, channel = inputs.channels.get(role, (role, None))
-    entries = {entry.name: entry for entry in dataset.files}
-    for image in dataset.select("train", role) if "train" in dataset.unpaired else ():
-        pixels = read_source(context.cache.fetch(context.store, place, entries[image.file]))
-        yield pixels if channel is None else pixels[channel]
-
-
-def trained_on_pairs(context: JobContext, inputs: Inputs[Item], role: str) -> bool:
-    """Return whether the training images have targets of a role that show the same as they do."""
-    _, dataset = training_dataset(context, inputs)
-    role, _ = inputs.channels.get(role, (role, None))
-    return "train" not in dataset.unpaired and bool(dataset.select("train", role))
-
-
-def training_pairs(
-    context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images.
-
-    Where the training images are no pairs, or have no targets, there are none.
-    """
-    place, dataset = training_dataset(context, inputs)
-    source_role = inputs.source_role
-    if not trained_on_pairs(context, inputs, role):
-        return
-    role, channel = inputs.channels.get(role, (role, None))
-    if validation and inputs.validation_regions:
-        regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
-    else:
-        regions = [(image.stem, None, None) for image in dataset.select("train", source_role)]
-    entries = {entry.name: entry for entry in dataset.files}
-    files = {(image.role, image.stem): entries[image.file] for image in dataset.images if image.split == "train"}
-    for stem, start, stop in regions:
-        pair = []
-        for each in (source_role, role):
-            if (each, stem) not in files:
-                raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
-            pixels = read_source(context.cache.fetch(context.store, place, files[each, stem]))
-            window: tuple[Any, ...] = (...,)
-            if start is not None:  # the last axes: channels of a source come first
-                window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
-            pair.append(pixels[window])
-        yield pair[0], pair[1] if channel is None else pair[1][channel]

@@ -11,11 +11,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target, training_pairs
+from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.evaluation.statistics import compare
+from parfocal.qc.evaluation.training_images import training_pairs
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.instances.class_figure import class_figure

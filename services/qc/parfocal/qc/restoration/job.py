@@ -7,18 +7,15 @@ from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 from parfocal.qc.evaluation.channels import split_channels
-from parfocal.qc.evaluation.inputs import (
-    Inputs,
-    Item,
-    read_inputs,
-    read_source,
+from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_source
+from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
+from parfocal.qc.evaluation.training_images import (
     require_grey_targets,
     trained_on_pairs,
     training_dataset,
     training_pairs,
     unpaired_images,
 )
-from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian

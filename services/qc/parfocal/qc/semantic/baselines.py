@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.evaluation.inputs import Inputs, Item, training_dataset, training_pairs
+from parfocal.qc.evaluation.inputs import Inputs, Item
+from parfocal.qc.evaluation.training_images import training_dataset, training_pairs
 from parfocal.qc.metrics.baselines.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.baselines.pixels import PixelClassifier, fit_pixel_classifier
 from parfocal.qc.metrics.objects.semantic import iou_parts

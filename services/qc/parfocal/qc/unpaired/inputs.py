@@ -6,14 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parfocal.qc.evaluation.inputs import (
-    Inputs,
-    fetch_files,
-    files_below,
-    predicted_files,
-    read_named,
-    training_dataset,
-)
+from parfocal.qc.evaluation.inputs import Inputs, fetch_files, files_below, predicted_files, read_named
+from parfocal.qc.evaluation.training_images import training_dataset
 from parfocal.qc.unpaired.scoring import drawn
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.jobs.context import JobContext

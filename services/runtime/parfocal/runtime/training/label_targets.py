@@ -20,7 +20,7 @@ from parfocal.runtime.methods.objects import compact_labels
 
 @dataclass(frozen=True)
 class LabelTargets:
-    """The targets of each image, memory-mapped: labels, and class images where classes are learnt; and warnings."""
+    """The targets of each image, memory-mapped: labels, and class images where classes are trained on; and warnings."""
 
     images: list[tuple[NDArray[Any], ...]]
     warnings: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ def clean_label_targets(
         cleaned.append(tuple(write_memmap(folder / f"{number}-{place}.npy", each) for place, each in enumerate(images)))
     if problems:
         raise InvalidInputError(
-            f"{count(len(problems), 'target')} cannot be learnt from: {_listed(problems)}.", problems
+            f"{count(len(problems), 'target')} cannot be trained on: {_listed(problems)}.", problems
         )
     if not objects:
         raise InvalidInputError("No target shows an object: every label image is 0 everywhere. Check the targets.")

@@ -1,0 +1,118 @@
+"""The images that the model of an evaluation was trained on, for baselines and for what the model expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parfocal.qc.evaluation.inputs import (
+    AnnotatedImage,
+    AnnotatedItem,
+    Inputs,
+    Item,
+    ItemT,
+    annotated_images,
+    fetch_annotated,
+    read_source,
+)
+from parfocal.qc.metrics.objects.labels import kind_of_target
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.images.files import read_image
+from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
+from parfocal.runtime.store.store import Location
+
+
+def training_dataset(context: JobContext, inputs: Inputs[ItemT]) -> tuple[Location, DatasetManifest]:
+    """Return the dataset that the model was trained on, else the one that it is judged by, and where it lies."""
+    assert inputs.dataset is not None
+    uri, dataset, model = context.job.evaluation.dataset_uri, inputs.dataset, inputs.model
+    # An imported model has no dataset of its own.
+    if model is not None and model.dataset_uri not in ("", uri):
+        uri = model.dataset_uri
+        dataset = DatasetManifest.read(context.store, Location.parse(uri) / DATASET_MANIFEST)
+    return Location.parse(uri), dataset
+
+
+def training_annotations(context: JobContext, inputs: Inputs[AnnotatedItem], most: int) -> list[AnnotatedImage]:
+    """Return the first annotated images of the training, at most so many: a baseline may be chosen on them."""
+    place, dataset = training_dataset(context, inputs)
+    known = annotated_images(dataset, "train", inputs.source_role)
+    return fetch_annotated(context, str(place), dataset, dict(islice(known.items(), most)))
+
+
+def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Iterator[NDArray[Any]]:
+    """Yield the training images of a role where these are no pairs, else none."""
+    place, dataset = training_dataset(context, inputs)
+    role, channel = inputs.channels.get(role, (role, None))
+    entries = {entry.name: entry for entry in dataset.files}
+    for image in dataset.select("train", role) if "train" in dataset.unpaired else ():
+        pixels = read_source(context.cache.fetch(context.store, place, entries[image.file]))
+        yield pixels if channel is None else pixels[channel]
+
+
+def trained_on_pairs(context: JobContext, inputs: Inputs[Item], role: str) -> bool:
+    """Return whether the training images have targets of a role that show the same as they do."""
+    _, dataset = training_dataset(context, inputs)
+    role, _ = inputs.channels.get(role, (role, None))
+    return "train" not in dataset.unpaired and bool(dataset.select("train", role))
+
+
+def training_pairs(
+    context: JobContext, inputs: Inputs[Item], role: str, *, validation: bool
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images.
+
+    Where the training images are no pairs, or have no targets, there are none.
+    """
+    place, dataset = training_dataset(context, inputs)
+    source_role = inputs.source_role
+    if not trained_on_pairs(context, inputs, role):
+        return
+    role, channel = inputs.channels.get(role, (role, None))
+    if validation and inputs.validation_regions:
+        regions = [(region["stem"], region["start"], region["stop"]) for region in inputs.validation_regions]
+    else:
+        regions = [(image.stem, None, None) for image in dataset.select("train", source_role)]
+    entries = {entry.name: entry for entry in dataset.files}
+    files = {(image.role, image.stem): entries[image.file] for image in dataset.images if image.split == "train"}
+    for stem, start, stop in regions:
+        pair = []
+        for each in (source_role, role):
+            if (each, stem) not in files:
+                raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
+            pixels = read_source(context.cache.fetch(context.store, place, files[each, stem]))
+            window: tuple[Any, ...] = (...,)
+            if start is not None:  # the last axes: channels of a source come first
+                window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
+            pair.append(pixels[window])
+        yield pair[0], pair[1] if channel is None else pair[1][channel]
+
+
+def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -> None:
+    """Raise InvalidInputError if all targets look like label images although the model was trained on grey values.
+
+    A dim image of few grey values may look like labels by itself, so the targets of the training decide: this is about
+    a dataset that was made for another kind of model.
+    """
+    # A dataset that the model was trained on is of its kind.
+    if inputs.model is None or inputs.model.dataset_uri in ("", context.job.evaluation.dataset_uri):
+        return
+    items = [item for item in inputs.items if item.role == role]
+    first = next(training_pairs(context, inputs, role, validation=False), None)
+    if first is None or kind_of_target(_middle_plane(first[1])) != "image":
+        return
+    if all(kind_of_target(_middle_plane(read_image(item.target).pixels)) == "labels" for item in items):
+        raise InvalidInputError(
+            f"The targets of {context.job.evaluation.dataset_uri} are label images, but the model was trained to "
+            "predict grey values. Judge it with a dataset whose targets are images."
+        )
+
+
+def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
+    planes: NDArray[Any] = image.reshape(-1, *image.shape[-2:])
+    return np.asarray(planes[len(planes) // 2])
