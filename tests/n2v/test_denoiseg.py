@@ -89,6 +89,9 @@ def test_thresholds_are_compared_by_objects_found() -> None:
     assert average_precision(objects((slice(1, 5), slice(1, 5))), real) == 0.5
     assert average_precision(objects((slice(1, 5), slice(1, 3))), real) == 0  # half is not more than half
     assert average_precision(0 * real, 0 * real) == 1
+    # Nobody annotated the second one: whether it is found counts for nothing.
+    partly = np.where(real == 2, -1, real)
+    assert average_precision(real, partly) == average_precision(partly * (partly > 0), partly) == 1
 
 
 def test_it_learns_to_find_objects_from_one_annotated_image(denoiseg: Any) -> None:

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from n2v.models import N2V, N2VConfig
+from spoiled_weights import external_link, garbage, text_inside
 from support import mentions
 
 from parfocal.n2v import N2V_2D, N2V_3D
@@ -148,20 +149,6 @@ def test_a_network_that_is_not_the_described_one_is_refused(
     change(folder, **values)
     with pytest.raises(InvalidInputError, match=message):
         published(folder, tmp_path / "model")
-
-
-def external_link(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
-
-
-def text_inside(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["note"] = "hello"
-
-
-def garbage(path: Path) -> None:
-    path.write_bytes(b"PK\x03\x04 no weights")
 
 
 def other_names(path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from csbdeep.models import pretrained
 from csbdeep.utils import normalize
 from learner_suite import prepared
+from spoiled_weights import external_link, garbage, text_inside
 from stardist import Rays_GoldenSpiral
 from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
 from support import mentions
@@ -203,23 +204,9 @@ def test_a_network_that_is_not_the_described_one_is_refused(
         published(folder, tmp_path / "model")
 
 
-def external_link(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
-
-
-def text_inside(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["note"] = "hello"
-
-
 def bomb(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.create_dataset("bomb", (10**6, 10**6), dtype="f4", chunks=(1024, 1024), compression="gzip")
-
-
-def garbage(path: Path) -> None:
-    path.write_bytes(b"PK\x03\x04 no weights")
 
 
 def circle(path: Path) -> None:

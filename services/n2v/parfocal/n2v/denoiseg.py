@@ -205,9 +205,10 @@ def label(foreground: NDArray[Any]) -> NDArray[np.int32]:
 def average_precision(found: NDArray[Any], real: NDArray[Any]) -> float:
     """Return TP / (TP + FP + FN) of two label images, an object being found that is overlapped by more than half.
 
-    Overlap is intersection over union, above 0.5 in one pair at most. Nothing found where nothing is gives 1.
+    Overlap is intersection over union, above 0.5 in one pair at most. Nothing found where nothing is gives 1. Pixels
+    that are not annotated, negative in `real`, are ignored.
     """
-    real = np.maximum(real, 0)
+    found, real = np.where(real < 0, 0, found), np.maximum(real, 0)
     sizes, wanted = (np.bincount(each.ravel())[1:] for each in (found, real))
     together = (found > 0) & (real > 0)
     pairs, shared = np.unique(np.stack([found[together], real[together]]), axis=1, return_counts=True)

@@ -153,8 +153,8 @@ class DenoiSegParameters(BlindSpotParameters):
         ge=0,
         le=1,
         title="Weight of denoising",
-        description="Share of denoising in the loss; the rest is segmentation. Between 0.3 and 0.7 the two help each "
-        "other.",
+        description="Share of denoising in the loss; the rest is segmentation. At 0, images without annotations add "
+        "nothing; at 1, finding objects is not trained.",
     )
     masked_percent: float = inherited(BlindSpotParameters, "masked_percent", default=1.5)
     network_depth: int = inherited(BlindSpotParameters, "network_depth", default=4)
