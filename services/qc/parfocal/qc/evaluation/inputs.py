@@ -413,7 +413,7 @@ def read_label_target(item: Item) -> Image:
 
 
 def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -> None:
-    """Raise InvalidInputError if all targets look like label images although the model learnt from grey values.
+    """Raise InvalidInputError if all targets look like label images although the model was trained on grey values.
 
     A dim image of few grey values may look like labels by itself, so the targets of the training decide: this is about
     a dataset that was made for another kind of model.
@@ -427,8 +427,8 @@ def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -
         return
     if all(kind_of_target(_middle_plane(read_image(item.target).pixels)) == "labels" for item in items):
         raise InvalidInputError(
-            f"The targets of {context.job.evaluation.dataset_uri} are label images, but the model learnt to predict "
-            "grey values. Judge it with a dataset whose targets are images."
+            f"The targets of {context.job.evaluation.dataset_uri} are label images, but the model was trained to "
+            "predict grey values. Judge it with a dataset whose targets are images."
         )
 
 

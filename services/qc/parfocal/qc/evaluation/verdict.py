@@ -145,7 +145,7 @@ def seen_in_training(inputs: Inputs[ItemT]) -> list[str]:
 
 
 def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgement:
-    """Add what the test itself says: fail a model that had learnt from its images, or of which images are missing.
+    """Add what the test itself says: fail a model that was trained on test images, or whose predictions are incomplete.
 
     A selection of images may flatter, so `allowed`, the number of images that may fail, holds for missing ones too.
     """
@@ -160,7 +160,7 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
             remarks.append(f"{sentence} The thresholds allow that.")
     if inputs.model is None or not inputs.model.dataset_sha256:
         what = "No model is named" if inputs.model is None else "The model was made elsewhere"
-        remarks.append(f"{what}, so whether these images were learnt from is not known.")
+        remarks.append(f"{what}, so it is not known whether these images were used for training.")
     if labels := seen_in_training(inputs):
         were = "was" if len(labels) == 1 else "were"
         failures.insert(

@@ -49,7 +49,7 @@ class Sets:
         return (self.baseline - self.prediction) / way if way > 0 else float("nan")
 
     def describe(self) -> dict[str, Any]:
-        """Return everything as plain JSON types; a gap that is none is left out."""
+        """Return everything as plain JSON types; without `gap_closed` where it is NaN."""
         gap = self.gap_closed
         return {**asdict(self), **({} if np.isnan(gap) else {"gap_closed": gap})}
 
