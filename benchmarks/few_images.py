@@ -39,6 +39,7 @@ import numpy as np
 from common import train_and_predict
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from watched import write_table
 
 from parfocal import v1
 from parfocal.qc.metrics.objects.instances import score_instances
@@ -172,10 +173,7 @@ def main() -> None:
             {"images": count, "seed": seed, "augmentation": arm, "image": stem, "score": score}
             for stem, score in found.items()
         ]
-        with (options.out / SCORES).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(table[0]))
-            writer.writeheader()
-            writer.writerows(table)
+        write_table(options.out / SCORES, table)
         mean = np.mean(list(found.values()))
         noun = "images" if number == count else "fields"
         print(f"{count} {noun}, seed {seed}, {arm}: {unit} {mean:.3f}, {made.training.wall:.0f} s", flush=True)

@@ -118,7 +118,7 @@ def _judge_by_dataset(
     from parfocal.runtime.errors import InvalidInputError
 
     manifest = read_dataset(client, dataset)
-    if not manifest.has_targets("test") and not manifest.has_unpaired("test"):
+    if not manifest.can_be_judged_by("test"):
         raise InvalidInputError(
             f"The dataset {manifest.dataset!r} (version {manifest.version}) has no test images with targets to judge "
             "by. Create it again with pairs in test/source and test/target."

@@ -49,8 +49,7 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     if runner is None or runner.state is not UnitState.READY:
         return None
     dataset = DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)
-    judged = dataset.has_targets("test") or dataset.has_unpaired("test")
-    if not judged or evaluation_method_by(client, method.task, dataset) is None:
+    if not dataset.can_be_judged_by("test") or evaluation_method_by(client, method.task, dataset) is None:
         return None
     flow = TrainingFlow(client, connection.prefect_api_url, method.name)
     return flow if flow.served() else None

@@ -249,7 +249,7 @@ def download_evaluation(client: Client, job: v1.Job, folder: Path, *, overwrite:
 
 def check_test_images(dataset: DatasetManifest, split: str = "test") -> bool:
     """Return whether a dataset has images for quality control; say so if not."""
-    if dataset.has_targets(split) or dataset.has_unpaired(split):
+    if dataset.can_be_judged_by(split):
         return True
     warn(
         f"The dataset {dataset.dataset!r} has no {split} images with targets, so quality control cannot judge the "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from parfocal import v1
@@ -44,7 +44,7 @@ class CheckedDataset:
     @property
     def has_test_images(self) -> bool:
         """Whether there are images for quality control, with targets or of both kinds without pairs."""
-        return self.manifest.has_targets("test") or self.manifest.has_unpaired("test")
+        return self.manifest.can_be_judged_by("test")
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,9 @@ def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDat
     notes = list(manifest.warnings)
     if count < needs.recommended_images:
         notes.append(f"The dataset has {_images(count)}; good results can be expected from {needs.recommended_images}.")
-    checked = CheckedDataset(uri, manifest, tuple(notes))
-    if checked.has_test_images:
-        return checked
-    notes.append("The dataset has no test images with targets, so quality control cannot judge the model.")
-    return replace(checked, notes=tuple(notes))
+    if not manifest.can_be_judged_by("test"):
+        notes.append("The dataset has no test images with targets, so quality control cannot judge the model.")
+    return CheckedDataset(uri, manifest, tuple(notes))
 
 
 def train_model(

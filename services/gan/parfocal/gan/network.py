@@ -23,7 +23,7 @@ from parfocal.gan.parameters import (
 )
 from parfocal.gan.pool import ImagePool
 from parfocal.gan.scores import pearson, structural_similarity
-from parfocal.runtime.bases.images import ImageImplementation
+from parfocal.runtime.bases.images import ImageImplementation, Picture
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.frameworks.torch import TorchFiles, TorchLearner, prepare
 from parfocal.runtime.images.distribution import sliced_wasserstein
@@ -357,20 +357,15 @@ class CycleGan(TorchFiles, ImageImplementation[CycleGanParameters, CycleGanLearn
     ) -> None:
         """Hand over the image turned into the other kind, in the direction that is asked for, and turned back."""
         assert isinstance(parameters, CycleGanPredictionParameters)
-        there = parameters.backwards
-        directed = replace(model, facts=model.facts.directed(backwards=there))
-        with learner.directed(backwards=there):
-            super().predict(learner, unit, directed, parameters, outputs)
+        facts, backwards = model.facts.directed(backwards=parameters.backwards), parameters.backwards
+        source, tiling = Normalised(unit, model.normaliser), Tiling(unit.most_pixels, unit.report)
+        made = self._turned(learner, source, model.parameters, model.facts, backwards=backwards, tiling=tiling)
+        pictures = self.interpret(made, model.parameters, facts)
         if parameters.turned_back:
-            source, tiling = Normalised(unit, model.normaliser), Tiling(unit.most_pixels, unit.report)
-            other = self._turned(learner, source, model.parameters, model.facts, backwards=there, tiling=tiling)
-            again = self._turned(learner, other, model.parameters, model.facts, backwards=not there, tiling=tiling)
-            port = directed.facts.inputs[0]
-            pixels, axes = again if port.channel_axis else again[..., 0], unit.axes + port.channel_axis
-            pixels = model.normaliser.undo(pixels, source.constants)
-            if port.channel_axis == "C":
-                pixels, axes = np.moveaxis(pixels, -1, 0), "C" + unit.axes
-            outputs.image(TURNED_BACK, shape=pixels.shape, axes=axes).write(pixels)
+            again = self._turned(learner, made, model.parameters, model.facts, backwards=not backwards, tiling=tiling)
+            axis = facts.inputs[0].channel_axis
+            pictures[TURNED_BACK] = Picture(again if axis else again[..., 0], channel_axis=axis, of_source=True)
+        self.hand_over(pictures, source.constants, unit, replace(model, facts=facts), outputs)
 
     def _turned(
         self,

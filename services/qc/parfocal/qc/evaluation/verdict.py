@@ -145,7 +145,7 @@ def seen_in_training(inputs: Inputs[ItemT]) -> list[str]:
 
 
 def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgement:
-    """Add what the test itself says: fail a model that was trained on its images, or of which images are missing.
+    """Add what the test itself says: fail a model that was trained on test images, or whose predictions are incomplete.
 
     A selection of images may flatter, so `allowed`, the number of images that may fail, holds for missing ones too.
     """

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from parfocal.qc.figures.drawing import centre, draw_scale_bar, drawable, frame, shortened
 
 _SIDE: Final = 2.2
-_MOST_ROWS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,11 @@ class Sample:
 
 def samples_figure(samples: Sequence[Sample], real: Sequence[npt.NDArray[Any]]) -> Figure:
     """Return a row for each sample, the worst first, and at its end a real image, which is no partner of it."""
-    shown = samples[:_MOST_ROWS]
-    columns = len(shown[0].panels) + 1
-    figure = Figure(figsize=(_SIDE * columns + 0.4, _SIDE * len(shown) + 0.5), dpi=140, layout="constrained")
+    columns = len(samples[0].panels) + 1
+    figure = Figure(figsize=(_SIDE * columns + 0.4, _SIDE * len(samples) + 0.5), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(shown), columns, squeeze=False)
-    for number, (line, sample) in enumerate(zip(grid, shown, strict=True)):
+    grid = figure.subplots(len(samples), columns, squeeze=False)
+    for number, (line, sample) in enumerate(zip(grid, samples, strict=True)):
         panels = {**sample.panels, "real image": real[number % len(real)]}
         for axes, (title, image) in zip(line, panels.items(), strict=True):
             rows, columns_shown = centre(*image.shape[:2])

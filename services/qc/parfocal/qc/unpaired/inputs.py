@@ -83,8 +83,8 @@ def _images(context: JobContext, place: Location, dataset: DatasetManifest, spli
     images: Sequence[ImageEntry] = dataset.select(split, role)
     if not images:
         raise InvalidInputError(
-            f"The dataset {dataset.dataset!r} (version {dataset.version}) has no {split} images of {role}, which "
-            "predictions could be compared with."
+            f"The dataset {dataset.dataset!r} (version {dataset.version}) has no images in {split}/{role} to compare "
+            f"predictions with. Create it again with images in {split}/{role}."
         )
     entries = {entry.name: entry for entry in dataset.files}
     chosen: Iterator[ImageEntry] = (images[number] for number in drawn(len(images)))

@@ -31,7 +31,7 @@ class UnpairedThresholds(BaseModel):
         le=1,
         title="Cycle correlation",
         description="Mean Pearson correlation that inputs must have with what becomes of them when they are turned "
-        "into the other kind and back. Is ignored where the model cannot turn images back.",
+        "into the other kind and back. This threshold is ignored if the model cannot turn images back.",
     )
 
 

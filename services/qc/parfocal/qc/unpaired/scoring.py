@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.qc.metrics.images.foreground import pearson_of
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.distribution import RealImages
 from parfocal.runtime.images.files import Image
@@ -48,7 +49,7 @@ class Sets:
         return (self.baseline - self.prediction) / way if way > 0 else float("nan")
 
     def describe(self) -> dict[str, Any]:
-        """Return everything as plain JSON types; a gap that is none is left out."""
+        """Return everything as plain JSON types; without `gap_closed` where it is NaN."""
         gap = self.gap_closed
         return {**asdict(self), **({} if np.isnan(gap) else {"gap_closed": gap})}
 
@@ -114,11 +115,10 @@ def score_cycle(source: NDArray[Any], back: NDArray[Any], name: str) -> dict[str
     if source.shape != back.shape:
         raise InvalidInputError(f"{name} (turned back) has the shape {back.shape}, and the input {source.shape}.")
     low, high = np.percentile(source, _RANGE)
-    first, second = source.astype(np.float64).ravel(), back.astype(np.float64).ravel()
-    values = {"cycle_error": float(np.mean(np.abs(first - second)) / (high - low))} if high > low else {}
-    first, second = first - first.mean(), second - second.mean()
-    norm = float(np.sqrt((first @ first) * (second @ second)))
-    return values | ({"cycle_correlation": float(first @ second) / norm} if norm > 0 else {})
+    error = float(np.mean(np.abs(source.astype(np.float64) - back)))
+    values = {"cycle_error": error / (high - low)} if high > low else {}
+    correlation = pearson_of([(source, back)])
+    return values if np.isnan(correlation) else values | {"cycle_correlation": correlation}
 
 
 def drawn(count: int, most: int = MOST_COMPARED) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -40,11 +40,14 @@ class Picture:
         What the values are: by this they are brought back to the scale of the images, or left as they are.
     channel_axis
         What the last axis holds: "S" red, green and blue, "C" other channels, "" if it is none.
+    of_source
+        Whether it shows the source again, and so has its scale, whatever the predictions of the method have.
     """
 
     pixels: NDArray[Any]
     values: Values = "intensity"
     channel_axis: Literal["", "C", "S"] = ""
+    of_source: bool = False
 
 
 def class_pictures(probability: NDArray[np.float32]) -> dict[str, Picture]:
@@ -129,13 +132,24 @@ class ImageImplementation(Implementation[P, L]):
         pictures = self.apply(learner, source, model.parameters, model.facts, tiling)
         if parameters.wants_uncertainty and UNCERTAINTY not in pictures:
             raise InvalidInputError(f"The model makes no {UNCERTAINTY}: it was trained without it.")
+        if not parameters.wants_uncertainty:
+            pictures.pop(UNCERTAINTY, None)
+        self.hand_over(pictures, source.constants, unit, model, outputs)
+
+    def hand_over(
+        self,
+        pictures: Mapping[str, Picture],
+        constants: NormaliserConstants,
+        unit: Unit,
+        model: ModelView,
+        outputs: Outputs,
+    ) -> None:
+        """Hand over images on the scale of the images they show; `constants` are those of the source."""
         scales = dict(zip(unit.axes, self.geometry(model.parameters, model.facts).scales(unit.axes), strict=True))
         axes = "".join(axis for axis in unit.axes if scales[axis])
         spatial = [scales[axis] for axis in axes if axis in "ZYX"]
         for name, picture in pictures.items():
-            if name == UNCERTAINTY and not parameters.wants_uncertainty:
-                continue
-            pixels = self._restored(name, picture, model, source.constants)
+            pixels = self._restored(name, picture, model, constants)
             named = axes + picture.channel_axis
             if picture.channel_axis == "C":
                 pixels, named = np.moveaxis(pixels, -1, 0), "C" + axes
@@ -148,7 +162,7 @@ class ImageImplementation(Implementation[P, L]):
         """Return an image on the scale of the images it shows."""
         if picture.values == "none":
             return picture.pixels
-        if self.grey_values_of == "target":
+        if self.grey_values_of == "target" and not picture.of_source:
             port = model.facts.targets[0] if name in ("prediction", UNCERTAINTY) else model.facts.target(name)
             constants = _constants(port.offset, port.scale, picture.pixels.ndim)
         pixels = picture.pixels

@@ -59,16 +59,18 @@ def measure_objects(
     from skimage.measure import regionprops_table
 
     planes = labels.ndim == 2
-    wanted = ["label", "area", *(["perimeter"] if planes else []), *_LENGTHS, *(_FLAT if planes else ())]
-    found = regionprops_table(labels, properties=wanted)
-    columns: list[list[str]] = []
+    measured = [*(["perimeter"] if planes else []), *_LENGTHS]
+    wanted = ["label", "area", *measured, *(_FLAT if planes else ())]
+    channels = None
     if pixels is not None:
         channels = pixels[..., np.newaxis] if pixels.ndim == labels.ndim else pixels
-        values = regionprops_table(labels, channels, ["intensity_mean", "intensity_min", "intensity_max"])
+        wanted += ["intensity_mean", "intensity_min", "intensity_max"]
+    found = regionprops_table(labels, channels, wanted)
+    columns: list[list[str]] = []
+    if channels is not None:
         for channel in range(channels.shape[-1]):
-            mean, least, most = (values[f"intensity_{name}-{channel}"] for name in ("mean", "min", "max"))
+            mean, least, most = (found[f"intensity_{name}-{channel}"] for name in ("mean", "min", "max"))
             columns += [_written(each) for each in (mean, least, most, mean * found["area"])]
-    measured = [*(["perimeter"] if planes else []), *_LENGTHS]
     columns += [[f"{value:.3f}" for value in found[name]] for name in measured]
     if lengths is not None:
         even = all(math.isclose(length, lengths[0], rel_tol=1e-6) for length in lengths)

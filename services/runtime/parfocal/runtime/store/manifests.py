@@ -247,6 +247,10 @@ class DatasetManifest(Manifest):
         """Return whether a split has images of two kinds that are no pairs, which can be compared as sets."""
         return split in self.unpaired and bool(self.select(split, "source") and self.select(split, "target"))
 
+    def can_be_judged_by(self, split: str) -> bool:
+        """Return whether quality control can compare predictions of a split: image by image, or as sets."""
+        return self.has_targets(split) or self.has_unpaired(split)
+
     def roles(self, kind: str) -> tuple[str, ...]:
         """Return the roles of a kind, e.g. "target", then "target_DAPI" and others with a suffix in order of name."""
         found = {image.role for image in self.images}
