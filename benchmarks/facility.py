@@ -217,10 +217,10 @@ def main() -> None:
     if options.users is not None:
         own = Scenario("own", options.users, options.trainings, options.predictions, batch_images=options.batch_images)
         scenarios = (own,)
-    print(
-        "| Facility | Speed | 95 % wait at most | Devices | Busy | Median wait | 95 % wait | Store a day | Requests a second |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = ("Facility", "Speed", "95 % wait at most", "Devices", "Busy", "Median wait", "95 % wait")
+    columns += ("Store a day", "Requests a second")
+    print(f"| {' | '.join(columns)} |")
+    print("| --- " * len(columns) + "|")
     for scenario in scenarios:
         for speed in options.speed:
             for line in rows(scenario, costs, speed, options.days, (60.0, 600.0)):
