@@ -131,7 +131,7 @@ def main() -> None:
     )
     parser.add_argument("--field", default=".+", help="regular expression that finds the field of an image in its name")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="how to augment")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each draws images and weights anew")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument(
         "--steps", type=int, default=20, help="training steps of an epoch, whatever the number of images"
@@ -149,7 +149,7 @@ def main() -> None:
     table = earlier_scores(options)
     stop = time.monotonic() + 60 * options.minutes
     known = {(row["images"], row["seed"], row["augmentation"]) for row in table}
-    for count, seed, arm in itertools.product(options.images, range(options.seeds), ways):
+    for count, seed, arm in itertools.product(options.images, options.seeds, ways):
         if (count, seed, arm) in known:
             continue
         if time.monotonic() > stop:
@@ -208,7 +208,7 @@ def summarise(table: list[dict[str, Any]], options: argparse.Namespace, unit: st
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     of = {
-        (count, name): np.array([[score[count, seed, name, stem] for stem in stems] for seed in range(options.seeds)])
+        (count, name): np.array([[score[count, seed, name, stem] for stem in stems] for seed in options.seeds])
         for count in options.images
         for name in names
     }
@@ -231,7 +231,7 @@ def summarise(table: list[dict[str, Any]], options: argparse.Namespace, unit: st
     axes.set_xlim(-0.5, len(options.images) - 0.5)
     axes.set_ylabel(f"{unit}: mean and 95 % interval")
     axes.set_title(f"{options.method}: augmentation with few training images", fontsize=11)
-    axes.legend(fontsize=8, title=f"seeds: {options.seeds}, test images: {len(stems)}")
+    axes.legend(fontsize=8, title=f"seeds: {len(options.seeds)}, test images: {len(stems)}")
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(options.out / "few_images.png", dpi=140)
     print(f"scores and figure: {options.out}")
