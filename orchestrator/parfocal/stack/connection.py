@@ -12,6 +12,7 @@ from parfocal.stack.config import Buckets, load_config, resolve_folder
 from parfocal.stack.credentials import load_credentials
 from parfocal.stack.state import supervisor_runs
 from parfocal.stack.units import (
+    portal_url,
     prefect_api_url,
     service_address,
     services_setting,
@@ -33,6 +34,8 @@ class StackConnection(BaseModel):
         Names of the buckets.
     prefect_api_url, prefect_url
         Prefect's API and its pages for the browser; None where the stack runs without Prefect.
+    portal_url
+        The portal; None where the stack runs without it.
     environment
         The same as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_S3_…``, ``PREFECT_API_URL``.
     """
@@ -46,6 +49,7 @@ class StackConnection(BaseModel):
     buckets: Buckets
     prefect_api_url: str | None
     prefect_url: str | None
+    portal_url: str | None
     environment: Mapping[str, str] = Field(repr=False)
 
 
@@ -76,5 +80,6 @@ def connection(folder: Path | None = None) -> StackConnection:
         buckets=config.buckets,
         prefect_api_url=api_url,
         prefect_url=api_url.removesuffix("/api") if api_url else None,
+        portal_url=portal_url(config) if config.portal and config.portal_port else None,
         environment=environment,
     )
