@@ -1,0 +1,1 @@
+"""The portal: Parfocal in a browser, for people who use no terminal."""
