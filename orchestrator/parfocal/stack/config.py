@@ -44,7 +44,7 @@ class ServiceUnit(BaseModel):
 
 
 class Buckets(BaseModel):
-    """Names of the four buckets of the store."""
+    """Names of the five buckets of the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +52,7 @@ class Buckets(BaseModel):
     models: str = "parfocal-models"
     results: str = "parfocal-results"
     jobs: str = "parfocal-jobs"
+    derived: str = "parfocal-derived"
 
     @property
     def environment(self) -> Mapping[str, str]:

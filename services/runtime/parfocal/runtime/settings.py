@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     bucket_models: str = Field(default="parfocal-models", description="bucket of the models")
     bucket_results: str = Field(default="parfocal-results", description="bucket of the results")
     bucket_jobs: str = Field(default="parfocal-jobs", description="bucket of the jobs")
+    bucket_derived: str = Field(
+        default="parfocal-derived", description="bucket of what is shown of images and can be made again"
+    )
 
     state_dir: Path = Field(
         default=Path("~/.parfocal/state"), description="folder for the local cache, device locks and workers' logs"

@@ -133,10 +133,15 @@ class Store:
         """Root of all job records."""
         return Location(self.settings.bucket_jobs, "")
 
+    @property
+    def derived(self) -> Location:
+        """Root of what is made of published images for showing them, by digest; it can be made again."""
+        return Location(self.settings.bucket_derived, "")
+
     def ensure_buckets(self) -> None:
-        """Create the four buckets where they do not exist."""
+        """Create the five buckets where they do not exist."""
         with self._errors(self.jobs):
-            for root in (self.datasets, self.models, self.results, self.jobs):
+            for root in (self.datasets, self.models, self.results, self.jobs, self.derived):
                 if not self._client.bucket_exists(root.bucket):
                     try:
                         self._client.make_bucket(root.bucket)
