@@ -130,9 +130,23 @@ class StackConfig(BaseModel):
             raise ValueError(f"services: {', '.join(wrong)} named twice or the name of another unit")
         return self
 
+    @property
+    def method_services(self) -> tuple[ServiceUnit, ...]:
+        """The services that offer methods."""
+        return tuple(service for service in self.services if service.name != CATALOG)
+
+    @property
+    def catalog(self) -> ServiceUnit | None:
+        """The catalogue; None where it is not started."""
+        return next((service for service in self.services if service.name == CATALOG), None)
+
 
 #: Names of units that no service may take.
 RESERVED_NAMES = frozenset({"s3", "prefect", "runner", "portal", "supervisor"})
+
+
+#: Name of the service that offers no methods: the catalogue.
+CATALOG = "catalog"
 
 
 class SavedConfig(BaseModel):
