@@ -11,7 +11,7 @@ from uuid import UUID
 
 from parfocal import v1
 from parfocal.flows.catalogue import Catalogue
-from parfocal.flows.forms import Schema, check_form, compare_form, predict_form, train_form
+from parfocal.flows.forms import Schema, check_form, compare_form, predict_form, predict_new_form, train_form
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -53,6 +53,11 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
             form = predict_form(method, catalogue.models.get(method.name, ()), catalogue.datasets_to_predict(method))
             text = _description(method, "Applies a model to images of a dataset or of a folder in the store.")
             found.append(Offer("predict", method.name, common, form, text, tags))
+            form = predict_new_form(method, catalogue.models.get(method.name, ()))
+            text = _description(
+                method, "Applies a model to new images of a folder; `parfocal schedule` repeats it."
+            )
+            found.append(Offer("predict-new", method.name, common, form, text, tags))
         if v1.JOB_KIND_COMPARISON in method.job_kinds:
             evaluations = catalogue.evaluations.get(method.name, ())
             form = compare_form(
@@ -127,9 +132,10 @@ def _flow(name: str) -> Flow[..., Any]:
     from parfocal.flows.check_dataset import check_dataset
     from parfocal.flows.compare import compare
     from parfocal.flows.predict import predict
+    from parfocal.flows.predict_new import predict_new
     from parfocal.flows.train import train
 
-    flows: tuple[Flow[..., Any], ...] = (train, predict, compare, check_dataset)
+    flows: tuple[Flow[..., Any], ...] = (train, predict, predict_new, compare, check_dataset)
     return next(flow for flow in flows if flow.name == name)
 
 
