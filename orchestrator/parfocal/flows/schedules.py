@@ -1,11 +1,12 @@
-"""Scheduled prediction: schedules of the deployments `predict-new/METHOD` in Prefect, as commands see them.
+"""Scheduled prediction: each schedule is a deployment of the flow `predict-new` in Prefect, as commands see them.
 
-Prefect keeps them; the flow runner registers its deployments anew without touching them.
+Model, images and results are the deployment's own parameters, because Prefect forgets those of a schedule when somebody
+switches it off and on. The flow runner serves what it finds (`parfocal.flows.deployments`) and changes no schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +14,10 @@ from parfocal.flows._api import PrefectApi
 from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
 from parfocal.runtime.store.names import check_name
 
-_FLOW: Final = "predict-new"
+FLOW: Final = "predict-new"
+TAG: Final = "parfocal-schedule"
+"""Marks the deployments that are schedules."""
+_METHOD = "method:"
 _PAGE = 200
 
 
@@ -24,7 +28,7 @@ class Schedule:
     Attributes
     ----------
     name
-        Unique among all schedules.
+        Unique among all schedules and methods.
     method
         Of the model.
     parameters
@@ -33,6 +37,8 @@ class Schedule:
         "every 15 min", or "cron EXPRESSION (TIME ZONE)".
     active
         Whether it is not paused.
+    deployment, ids
+        Of the deployment in Prefect, and of its schedules: people may have added some on Prefect's page.
     """
 
     name: str
@@ -41,7 +47,7 @@ class Schedule:
     when: str
     active: bool
     deployment: str
-    id: str
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,34 +90,41 @@ class Schedules:
             The flow runner does not serve the method.
         """
         check_name("schedule", name)
-        if any(each.name == name for each in self.list()):
-            raise AlreadyExistsError(
-                f"There is a schedule named {name!r} already. Choose another name, or delete it first: "
-                f"parfocal schedule delete {name}"
-            )
         when: dict[str, Any] = {"cron": cron, "timezone": timezone} if cron else {"interval": every_seconds}
         try:
-            deployment = self._call("GET", f"/deployments/name/{_FLOW}/{method}")
+            model = self._call("GET", f"/deployments/name/{FLOW}/{method}")
         except NotFoundError as error:
             raise NotFoundError(
                 f"The flow runner does not serve predictions with {method}. Look whether it runs: parfocal status"
             ) from error
-        body = {"schedule": when, "active": True, "slug": name, "parameters": dict(parameters)}
-        self._call("POST", f"/deployments/{deployment['id']}/schedules", [body])
+        if any(name == deployment["name"] for deployment in self._deployments({"flows": {"name": {"any_": [FLOW]}}})):
+            raise AlreadyExistsError(
+                f"There is a schedule or a method named {name!r} already. Choose another name, or delete the schedule "
+                f"first: parfocal schedule delete {name}"
+            )
+        same = ("flow_id", "entrypoint", "path", "pull_steps", "parameter_openapi_schema", "description")
+        body = {key: model[key] for key in same} | {
+            "name": name,
+            "parameters": {**model["parameters"], **parameters},
+            "enforce_parameter_schema": True,
+            "tags": [*model["tags"], TAG, f"{_METHOD}{method}"],
+            "schedules": [{"schedule": when, "active": True, "slug": name}],
+        }
+        self._call("POST", "/deployments/", body)
         return self.get(name)
 
     def list(self) -> list[Schedule]:
         """Return all schedules by name."""
-        found: list[Schedule] = []
-        offset = 0
+        found = [_schedule(each) for each in self._deployments({"deployments": {"tags": {"all_": [TAG]}}})]
+        return sorted(found, key=lambda each: each.name)
+
+    def _deployments(self, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
         while True:
-            body = {"flows": {"name": {"any_": [_FLOW]}}, "limit": _PAGE, "offset": offset}
-            page = self._call("POST", "/deployments/filter", body)
-            for deployment in page:
-                found += [_schedule(deployment, each) for each in deployment["schedules"]]
+            page = self._call("POST", "/deployments/filter", {**wanted, "limit": _PAGE, "offset": len(found)})
+            found += page
             if len(page) < _PAGE:
-                return sorted(found, key=lambda each: each.name)
-            offset += _PAGE
+                return found
 
     def get(self, name: str) -> Schedule:
         """Return a schedule; raise NotFoundError naming those that there are."""
@@ -125,57 +138,60 @@ class Schedules:
     def set_active(self, name: str, *, active: bool) -> None:
         """Pause a schedule or let it go on."""
         each = self.get(name)
-        self._call("PATCH", f"/deployments/{each.deployment}/schedules/{each.id}", {"active": active})
+        for identifier in each.ids:
+            self._call("PATCH", f"/deployments/{each.deployment}/schedules/{identifier}", {"active": active})
 
     def delete(self, name: str) -> None:
         """Delete a schedule; what its runs made stays."""
         each = self.get(name)
-        self._call("DELETE", f"/deployments/{each.deployment}/schedules/{each.id}")
+        self._call("DELETE", f"/deployments/{each.deployment}")
 
     def run_now(self, name: str) -> str:
         """Start a run at once, and return its id."""
         each = self.get(name)
-        body = {"parameters": dict(each.parameters), "state": {"type": "SCHEDULED"}}
+        body = {"state": {"type": "SCHEDULED"}}
         return str(self._call("POST", f"/deployments/{each.deployment}/create_flow_run", body)["id"])
 
     def runs(self, name: str, limit: int = 5) -> list[ScheduledRun]:
-        """Return the newest runs with the schedule's images and results, whoever started them, newest first."""
+        """Return the newest runs, whoever started them, newest first."""
         each = self.get(name)
         body = {
             "deployments": {"id": {"any_": [each.deployment]}},
             "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
             "sort": "EXPECTED_START_TIME_DESC",
-            "limit": _PAGE,
+            "limit": limit,
         }
-        mine = [
-            run
-            for run in self._call("POST", "/flow_runs/filter", body)
-            if all(run["parameters"].get(key) == each.parameters.get(key) for key in ("model", "source", "output"))
-        ]
         return [
             ScheduledRun(
                 str(run["state_type"] or ""),
                 str((run["state"] or {}).get("message") or ""),
                 str(run["start_time"] or run["expected_start_time"] or ""),
             )
-            for run in mine[:limit]
+            for run in self._call("POST", "/flow_runs/filter", body)
         ]
 
 
-def _schedule(deployment: Mapping[str, Any], schedule: Mapping[str, Any]) -> Schedule:
-    when = schedule["schedule"]
-    if "cron" in when:
-        text = f"cron {when['cron']} ({when.get('timezone') or 'UTC'})"
-    elif "interval" in when:
-        text = f"every {float(when['interval']) / 60:g} min"
-    else:  # made on Prefect's page
-        text = str(when.get("rrule", when))
+def method_of(tags: Sequence[str]) -> str:
+    """Return the method of a schedule by the tags of its deployment; "" where nobody noted it."""
+    return next((tag.removeprefix(_METHOD) for tag in tags if tag.startswith(_METHOD)), "")
+
+
+def _schedule(deployment: Mapping[str, Any]) -> Schedule:
+    schedules = deployment["schedules"]
     return Schedule(
-        name=schedule["slug"] or schedule["id"],
-        method=deployment["name"],
-        parameters={**deployment["parameters"], **schedule["parameters"]},
-        when=text,
-        active=bool(schedule["active"]),
+        name=deployment["name"],
+        method=method_of(deployment["tags"]),
+        parameters=deployment["parameters"],
+        when=", ".join(_when(each["schedule"]) for each in schedules) or "never",
+        active=any(each["active"] for each in schedules),
         deployment=deployment["id"],
-        id=schedule["id"],
+        ids=tuple(each["id"] for each in schedules),
     )
+
+
+def _when(schedule: Mapping[str, Any]) -> str:
+    if "cron" in schedule:
+        return f"cron {schedule['cron']} ({schedule.get('timezone') or 'UTC'})"
+    if "interval" in schedule:
+        return f"every {float(schedule['interval']) / 60:g} min"
+    return str(schedule.get("rrule", schedule))  # made on Prefect's page
