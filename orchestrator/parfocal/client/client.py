@@ -6,35 +6,29 @@ import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from parfocal import v1
 from parfocal.client.catalog import Catalog
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.watching import watch
-from parfocal.runtime.errors import NotFoundError, QueueFullError, UnavailableError
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.store.names import (
-    check_name,
-    dataset_location,
-    model_location,
-    parse_version,
-    resolve_version,
-)
-from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.names import check_name
+from parfocal.runtime.store.store import Store
 
 _T = TypeVar("_T")
 _PAGE = 500
 
 
 class Client:
-    """Speaks to the services and the store of one deployment. Safe to use from several threads.
+    """Speaks to the services and the catalogue of one deployment. Safe to use from several threads.
 
     Parameters
     ----------
     settings
-        Store, project and addresses; read from the environment (PARFOCAL_…) when None.
+        Project and addresses; read from the environment (PARFOCAL_…) when None.
     services
         Addresses "host:port" that replace those of the settings.
     patience
@@ -45,7 +39,6 @@ class Client:
         self, settings: Settings | None = None, *, services: Sequence[str] = (), patience: float = 600.0
     ) -> None:
         self.settings = settings or Settings()
-        self.store = Store(self.settings)
         self.project = check_name("project", self.settings.project)
         self.patience = patience
         self.catalog = Catalog(next(iter(parse_addresses(self.settings.catalog)), ""), self.project)
@@ -67,6 +60,11 @@ class Client:
     def addresses(self) -> tuple[str, ...]:
         """The addresses of the services."""
         return tuple(service.address for service in self._services)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, for programs of an installation that have its key; nothing here needs it."""
+        return Store(self.settings)
 
     def services(self) -> list[ServiceInfo]:
         """Ask every service what it offers; one that does not answer has an error text."""
@@ -187,22 +185,17 @@ class Client:
 
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""
-        dataset, version = parse_version("dataset", name)
-        folder = dataset_location(self.store, self.project, dataset)
-        return str(resolve_version(self.store, folder, "dataset", DATASET_MANIFEST, version))
+        return self.catalog.entry("dataset", name).uri
 
     def model_uri(self, name: str) -> str:
         """Return the address of the model "name" (newest version) or "name:version"."""
-        model, version = parse_version("model", name)
-        folder = model_location(self.store, self.project, model)
-        return str(resolve_version(self.store, folder, "model", MODEL_MANIFEST, version))
+        return self.catalog.entry("model", name).uri
 
     def _method_name(self, request: v1.StartJobRequest) -> str:
         if request.HasField("prediction"):
-            place = Location.parse(request.prediction.model_uri) / MODEL_MANIFEST
             try:
-                return ModelManifest.read(self.store, place).method
-            except NotFoundError as error:
+                return self.catalog.entry_at(request.prediction.model_uri).model.method
+            except (NotFoundError, InvalidInputError) as error:
                 raise NotFoundError(f"There is no published model at {request.prediction.model_uri}.") from error
         spec = request.WhichOneof("spec")
         return str(getattr(request, spec).method) if spec else ""

@@ -79,7 +79,7 @@ def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ..
     units += [service_unit(config, credentials, service) for service in config.services]
     # Without a service there is nothing to serve.
     if config.prefect and config.method_services and config.runner_module and module_exists(config.runner_module):
-        units.append(runner_unit(config, credentials, config.runner_module))
+        units.append(runner_unit(config, config.runner_module))
     return tuple(units)
 
 
@@ -188,10 +188,10 @@ def service_unit(config: StackConfig, credentials: Credentials, service: Service
     )
 
 
-def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> Unit:
-    """Return the flow runner, which serves the deployments of all services."""
+def runner_unit(config: StackConfig, module: str) -> Unit:
+    """Return the flow runner, which serves the deployments of all services. It has no key of the store."""
     api_url = prefect_api_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials)
+    env = base_environment(same_python=True) | {"PARFOCAL_HOME": str(config.folder)}
     env |= _prefect_settings(config) | {"PREFECT_API_URL": api_url, **client_settings(config)}
     return Unit(
         name="runner",
@@ -221,10 +221,15 @@ def service_address(service: ServiceUnit) -> str:
     return f"{LOOPBACK}:{service.port}"
 
 
+def services_setting(config: StackConfig) -> str:
+    """Return the value of ``PARFOCAL_SERVICES``."""
+    return ",".join(service_address(service) for service in config.method_services)
+
+
 def client_settings(config: StackConfig) -> dict[str, str]:
-    """Return the settings by which clients find the services and the catalogue."""
+    """Return the settings by which clients find the services and the catalogue; they need no key of the store."""
     return {
-        "PARFOCAL_SERVICES": ",".join(service_address(service) for service in config.method_services),
+        "PARFOCAL_SERVICES": services_setting(config),
         "PARFOCAL_CATALOG": service_address(config.catalog) if config.catalog else "",
     }
 

@@ -165,8 +165,11 @@ class GetEntryRequest(google.protobuf.message.Message):
 
     ENTRY_FIELD_NUMBER: builtins.int
     URI_FIELD_NUMBER: builtins.int
+    CHECK_FILES_FIELD_NUMBER: builtins.int
     uri: builtins.str
     """Its address, instead of its name."""
+    check_files: builtins.bool
+    """Look whether the store has all its files."""
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
         """Which one; an address may stand in its place."""
@@ -176,9 +179,10 @@ class GetEntryRequest(google.protobuf.message.Message):
         *,
         entry: parfocal.v1.catalog_pb2.EntryName | None = ...,
         uri: builtins.str = ...,
+        check_files: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entry", b"entry", "uri", b"uri"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["check_files", b"check_files", "entry", b"entry", "uri", b"uri"]) -> None: ...
 
 global___GetEntryRequest = GetEntryRequest
 
@@ -189,17 +193,23 @@ class GetEntryResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: builtins.int
+    DAMAGED_FILES_FIELD_NUMBER: builtins.int
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.Entry:
         """The entry."""
+
+    @property
+    def damaged_files(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """With check_files: names of the files that are missing, or not as long as they were."""
 
     def __init__(
         self,
         *,
         entry: parfocal.v1.catalog_pb2.Entry | None = ...,
+        damaged_files: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entry", b"entry"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["damaged_files", b"damaged_files", "entry", b"entry"]) -> None: ...
 
 global___GetEntryResponse = GetEntryResponse
 

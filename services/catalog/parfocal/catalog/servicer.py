@@ -60,7 +60,9 @@ class CatalogServicer(v1.CatalogServiceServicer):
     async def GetEntry(self, request: v1.GetEntryRequest, _context: object) -> v1.GetEntryResponse:  # noqa: N802
         """Return one entry."""
         found = await self._find(request)
-        return v1.GetEntryResponse(entry=await asyncio.to_thread(to_entry, self._entries.store, found))
+        entry = await asyncio.to_thread(to_entry, self._entries.store, found)
+        damaged = await asyncio.to_thread(self._entries.damaged_files, found) if request.check_files else ()
+        return v1.GetEntryResponse(entry=entry, damaged_files=damaged)
 
     async def GetLineage(self, request: v1.GetLineageRequest, _context: object) -> v1.GetLineageResponse:  # noqa: N802
         """Return what an entry was made from, and what was made from it."""
