@@ -1,8 +1,8 @@
 """Uploads: begun, sent by clients straight to the store, verified here, and then published.
 
 ```
-<kind>/<project>/.uploads/<what>.<request>.json     what was begun, when and by whom
-                         /<request>/<manifest>      the manifest as the client proposes it
+<kind>/<project>/.incoming/<what>.<request>.json    what was begun, when and by whom
+                          /<request>/<manifest>     the manifest as the client proposes it
 ```
 
 The files go to their final place: whoever has a signed request can create exactly one object of the announced length
@@ -59,7 +59,8 @@ from parfocal.runtime.store.publish import CLAIM, claim_version, publish, sha256
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
 _log = logging.getLogger(__name__)
-_FOLDER: Final = ".uploads"
+# SeaweedFS shows no folder called `.uploads`: it keeps parts of its own there.
+_FOLDER: Final = ".incoming"
 _INPUTS: Final = "inputs"
 _DAY: Final = 86_400.0
 _THREADS: Final = 4
