@@ -147,6 +147,10 @@ def test_a_damaged_entry_hides_no_other(call: Call, store: Store, dataset: v1.En
     answer = call("ListEntries", kind=v1.ENTRY_KIND_DATASET, project=dataset.project)
     assert [entry.name for entry in answer.entries] == ["beads"]
     assert "broken/1" in answer.damaged[0]
+    broken = named("dataset", "broken", 1, dataset.project)
+    assert "broken/1" in call("DeleteEntry", entry=broken).entry.warnings[0]
+    assert not call("ListEntries", kind=v1.ENTRY_KIND_DATASET, project=dataset.project).damaged
+    assert titles(call, "dataset", dataset.project, deleted=True) == ["broken:1"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,8 @@ _KINDS: Final = {
     "inputs": v1.UPLOAD_KIND_INPUTS,
 }
 _ATTEMPTS: Final = 3
+# Each is in memory while it is sent.
+_PARTS_AT_ONCE: Final = 3
 _GONE: Final = {403, 409, 412}
 
 
@@ -89,7 +92,8 @@ class Upload:
             signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=attempt > 0)[0]
             if signed.done:
                 return
-            statuses = [self._catalog.send(request, path) for request in signed.requests]
+            with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+                statuses = list(pool.map(lambda request: self._catalog.send(request, path), signed.requests))
             status = next((each for each in statuses if each >= 300), 0)
             if not status:
                 return
