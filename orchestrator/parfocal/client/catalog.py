@@ -130,6 +130,11 @@ class Catalog:
         for part in self._stream("ReadFile", v1.ReadFileRequest(uri=uri, name=name)):
             yield part.data
 
+    def archive(self, uri: str) -> Iterator[bytes]:
+        """Yield the manifest and all files of the entry at an address as one ZIP archive, piece by piece."""
+        for part in self._stream("ReadArchive", v1.ReadArchiveRequest(uri=uri)):
+            yield part.data
+
     def delete(self, kind: str, name: str) -> v1.DeleteEntryResponse:
         """Move the entry "name:version", or the result of a job, to the trash."""
         request = v1.DeleteEntryRequest(entry=self.named(kind, name, exact=True))

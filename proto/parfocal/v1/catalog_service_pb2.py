@@ -16,7 +16,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from parfocal.v1 import catalog_pb2 as parfocal_dot_v1_dot_catalog__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!parfocal/v1/catalog_service.proto\x12\x0bparfocal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19parfocal/v1/catalog.proto\"\x15\n\x13ListProjectsRequest\"(\n\x14ListProjectsResponse\x12\x10\n\x08projects\x18\x01 \x03(\t\"\xa0\x01\n\x12ListEntriesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05query\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"d\n\x13ListEntriesResponse\x12#\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61maged\x18\x03 \x03(\t\"Z\n\x0fGetEntryRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x13\n\x0b\x63heck_files\x18\x03 \x01(\x08\"L\n\x10GetEntryResponse\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.parfocal.v1.Entry\x12\x15\n\rdamaged_files\x18\x02 \x03(\t\":\n\x11GetLineageRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\"c\n\x12GetLineageResponse\x12#\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Entry\x12(\n\trelations\x18\x02 \x03(\x0b\x32\x15.parfocal.v1.Relation\";\n\x12\x44\x65leteEntryRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\"~\n\x13\x44\x65leteEntryResponse\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.parfocal.v1.Entry\x12\x11\n\treferrers\x18\x02 \x03(\t\x12\x31\n\rremoved_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x13RestoreEntryRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\"9\n\x14RestoreEntryResponse\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.parfocal.v1.Entry\"\"\n\x0fGetUsageRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"6\n\x10GetUsageResponse\x12\"\n\x06usages\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Usage\"S\n\x0fReadFileRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\" \n\x10ReadFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"Y\n\x14SignDownloadsRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\"q\n\x15SignDownloadsResponse\x12(\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x19.parfocal.v1.FileDownload\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"n\n\x12\x42\x65ginUploadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.parfocal.v1.UploadKind\x12\x0c\n\x04name\x18\x04 \x01(\t\"C\n\x13\x42\x65ginUploadResponse\x12\x0e\n\x06upload\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"m\n\x12SignUploadsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06upload\x18\x02 \x01(\t\x12&\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x17.parfocal.v1.UploadFile\x12\x0e\n\x06resume\x18\x04 \x01(\x08\"m\n\x13SignUploadsResponse\x12&\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x17.parfocal.v1.FileUpload\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x14PublishUploadRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06upload\x18\x02 \x01(\t\x12&\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x17.parfocal.v1.UploadFile\"[\n\x15PublishUploadResponse\x12\x10\n\x08verified\x18\x01 \x01(\x05\x12\r\n\x05\x66iles\x18\x02 \x01(\x05\x12!\n\x05\x65ntry\x18\x03 \x01(\x0b\x32\x12.parfocal.v1.Entry\"5\n\x12\x41\x62ortUploadRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06upload\x18\x02 \x01(\t\"\x15\n\x13\x41\x62ortUploadResponse\"C\n\x12ReadDerivedRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\"#\n\x13ReadDerivedResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*\x89\x01\n\nUploadKind\x12\x1b\n\x17UPLOAD_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13UPLOAD_KIND_DATASET\x10\x01\x12\x15\n\x11UPLOAD_KIND_MODEL\x10\x02\x12\x16\n\x12UPLOAD_KIND_RESULT\x10\x03\x12\x16\n\x12UPLOAD_KIND_INPUTS\x10\x04\x32\x86\t\n\x0e\x43\x61talogService\x12S\n\x0cListProjects\x12 .parfocal.v1.ListProjectsRequest\x1a!.parfocal.v1.ListProjectsResponse\x12P\n\x0bListEntries\x12\x1f.parfocal.v1.ListEntriesRequest\x1a .parfocal.v1.ListEntriesResponse\x12G\n\x08GetEntry\x12\x1c.parfocal.v1.GetEntryRequest\x1a\x1d.parfocal.v1.GetEntryResponse\x12M\n\nGetLineage\x12\x1e.parfocal.v1.GetLineageRequest\x1a\x1f.parfocal.v1.GetLineageResponse\x12P\n\x0b\x44\x65leteEntry\x12\x1f.parfocal.v1.DeleteEntryRequest\x1a .parfocal.v1.DeleteEntryResponse\x12S\n\x0cRestoreEntry\x12 .parfocal.v1.RestoreEntryRequest\x1a!.parfocal.v1.RestoreEntryResponse\x12G\n\x08GetUsage\x12\x1c.parfocal.v1.GetUsageRequest\x1a\x1d.parfocal.v1.GetUsageResponse\x12I\n\x08ReadFile\x12\x1c.parfocal.v1.ReadFileRequest\x1a\x1d.parfocal.v1.ReadFileResponse0\x01\x12V\n\rSignDownloads\x12!.parfocal.v1.SignDownloadsRequest\x1a\".parfocal.v1.SignDownloadsResponse\x12P\n\x0b\x42\x65ginUpload\x12\x1f.parfocal.v1.BeginUploadRequest\x1a .parfocal.v1.BeginUploadResponse\x12P\n\x0bSignUploads\x12\x1f.parfocal.v1.SignUploadsRequest\x1a .parfocal.v1.SignUploadsResponse\x12X\n\rPublishUpload\x12!.parfocal.v1.PublishUploadRequest\x1a\".parfocal.v1.PublishUploadResponse0\x01\x12P\n\x0b\x41\x62ortUpload\x12\x1f.parfocal.v1.AbortUploadRequest\x1a .parfocal.v1.AbortUploadResponse\x12R\n\x0bReadDerived\x12\x1f.parfocal.v1.ReadDerivedRequest\x1a .parfocal.v1.ReadDerivedResponse0\x01\x42(\n\x0forg.parfocal.v1B\x13\x43\x61talogServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!parfocal/v1/catalog_service.proto\x12\x0bparfocal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19parfocal/v1/catalog.proto\"\x15\n\x13ListProjectsRequest\"(\n\x14ListProjectsResponse\x12\x10\n\x08projects\x18\x01 \x03(\t\"\xa0\x01\n\x12ListEntriesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05query\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"d\n\x13ListEntriesResponse\x12#\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61maged\x18\x03 \x03(\t\"Z\n\x0fGetEntryRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x13\n\x0b\x63heck_files\x18\x03 \x01(\x08\"L\n\x10GetEntryResponse\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.parfocal.v1.Entry\x12\x15\n\rdamaged_files\x18\x02 \x03(\t\":\n\x11GetLineageRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\"c\n\x12GetLineageResponse\x12#\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Entry\x12(\n\trelations\x18\x02 \x03(\x0b\x32\x15.parfocal.v1.Relation\";\n\x12\x44\x65leteEntryRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\"~\n\x13\x44\x65leteEntryResponse\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.parfocal.v1.Entry\x12\x11\n\treferrers\x18\x02 \x03(\t\x12\x31\n\rremoved_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x13RestoreEntryRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\"9\n\x14RestoreEntryResponse\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.parfocal.v1.Entry\"\"\n\x0fGetUsageRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"6\n\x10GetUsageResponse\x12\"\n\x06usages\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Usage\"S\n\x0fReadFileRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\" \n\x10ReadFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"H\n\x12ReadArchiveRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\x12\x0b\n\x03uri\x18\x02 \x01(\t\"#\n\x13ReadArchiveResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"Y\n\x14SignDownloadsRequest\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.EntryName\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\"q\n\x15SignDownloadsResponse\x12(\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x19.parfocal.v1.FileDownload\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"n\n\x12\x42\x65ginUploadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.parfocal.v1.UploadKind\x12\x0c\n\x04name\x18\x04 \x01(\t\"C\n\x13\x42\x65ginUploadResponse\x12\x0e\n\x06upload\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"m\n\x12SignUploadsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06upload\x18\x02 \x01(\t\x12&\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x17.parfocal.v1.UploadFile\x12\x0e\n\x06resume\x18\x04 \x01(\x08\"m\n\x13SignUploadsResponse\x12&\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x17.parfocal.v1.FileUpload\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x14PublishUploadRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06upload\x18\x02 \x01(\t\x12&\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x17.parfocal.v1.UploadFile\"[\n\x15PublishUploadResponse\x12\x10\n\x08verified\x18\x01 \x01(\x05\x12\r\n\x05\x66iles\x18\x02 \x01(\x05\x12!\n\x05\x65ntry\x18\x03 \x01(\x0b\x32\x12.parfocal.v1.Entry\"5\n\x12\x41\x62ortUploadRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06upload\x18\x02 \x01(\t\"\x15\n\x13\x41\x62ortUploadResponse\"C\n\x12ReadDerivedRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\"#\n\x13ReadDerivedResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*\x89\x01\n\nUploadKind\x12\x1b\n\x17UPLOAD_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13UPLOAD_KIND_DATASET\x10\x01\x12\x15\n\x11UPLOAD_KIND_MODEL\x10\x02\x12\x16\n\x12UPLOAD_KIND_RESULT\x10\x03\x12\x16\n\x12UPLOAD_KIND_INPUTS\x10\x04\x32\xda\t\n\x0e\x43\x61talogService\x12S\n\x0cListProjects\x12 .parfocal.v1.ListProjectsRequest\x1a!.parfocal.v1.ListProjectsResponse\x12P\n\x0bListEntries\x12\x1f.parfocal.v1.ListEntriesRequest\x1a .parfocal.v1.ListEntriesResponse\x12G\n\x08GetEntry\x12\x1c.parfocal.v1.GetEntryRequest\x1a\x1d.parfocal.v1.GetEntryResponse\x12M\n\nGetLineage\x12\x1e.parfocal.v1.GetLineageRequest\x1a\x1f.parfocal.v1.GetLineageResponse\x12P\n\x0b\x44\x65leteEntry\x12\x1f.parfocal.v1.DeleteEntryRequest\x1a .parfocal.v1.DeleteEntryResponse\x12S\n\x0cRestoreEntry\x12 .parfocal.v1.RestoreEntryRequest\x1a!.parfocal.v1.RestoreEntryResponse\x12G\n\x08GetUsage\x12\x1c.parfocal.v1.GetUsageRequest\x1a\x1d.parfocal.v1.GetUsageResponse\x12I\n\x08ReadFile\x12\x1c.parfocal.v1.ReadFileRequest\x1a\x1d.parfocal.v1.ReadFileResponse0\x01\x12R\n\x0bReadArchive\x12\x1f.parfocal.v1.ReadArchiveRequest\x1a .parfocal.v1.ReadArchiveResponse0\x01\x12V\n\rSignDownloads\x12!.parfocal.v1.SignDownloadsRequest\x1a\".parfocal.v1.SignDownloadsResponse\x12P\n\x0b\x42\x65ginUpload\x12\x1f.parfocal.v1.BeginUploadRequest\x1a .parfocal.v1.BeginUploadResponse\x12P\n\x0bSignUploads\x12\x1f.parfocal.v1.SignUploadsRequest\x1a .parfocal.v1.SignUploadsResponse\x12X\n\rPublishUpload\x12!.parfocal.v1.PublishUploadRequest\x1a\".parfocal.v1.PublishUploadResponse0\x01\x12P\n\x0b\x41\x62ortUpload\x12\x1f.parfocal.v1.AbortUploadRequest\x1a .parfocal.v1.AbortUploadResponse\x12R\n\x0bReadDerived\x12\x1f.parfocal.v1.ReadDerivedRequest\x1a .parfocal.v1.ReadDerivedResponse0\x01\x42(\n\x0forg.parfocal.v1B\x13\x43\x61talogServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,8 +24,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.catalog_service
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017org.parfocal.v1B\023CatalogServiceProtoP\001'
-  _globals['_UPLOADKIND']._serialized_start=2276
-  _globals['_UPLOADKIND']._serialized_end=2413
+  _globals['_UPLOADKIND']._serialized_start=2387
+  _globals['_UPLOADKIND']._serialized_end=2524
   _globals['_LISTPROJECTSREQUEST']._serialized_start=110
   _globals['_LISTPROJECTSREQUEST']._serialized_end=131
   _globals['_LISTPROJECTSRESPONSE']._serialized_start=133
@@ -58,30 +58,34 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_READFILEREQUEST']._serialized_end=1256
   _globals['_READFILERESPONSE']._serialized_start=1258
   _globals['_READFILERESPONSE']._serialized_end=1290
-  _globals['_SIGNDOWNLOADSREQUEST']._serialized_start=1292
-  _globals['_SIGNDOWNLOADSREQUEST']._serialized_end=1381
-  _globals['_SIGNDOWNLOADSRESPONSE']._serialized_start=1383
-  _globals['_SIGNDOWNLOADSRESPONSE']._serialized_end=1496
-  _globals['_BEGINUPLOADREQUEST']._serialized_start=1498
-  _globals['_BEGINUPLOADREQUEST']._serialized_end=1608
-  _globals['_BEGINUPLOADRESPONSE']._serialized_start=1610
-  _globals['_BEGINUPLOADRESPONSE']._serialized_end=1677
-  _globals['_SIGNUPLOADSREQUEST']._serialized_start=1679
-  _globals['_SIGNUPLOADSREQUEST']._serialized_end=1788
-  _globals['_SIGNUPLOADSRESPONSE']._serialized_start=1790
-  _globals['_SIGNUPLOADSRESPONSE']._serialized_end=1899
-  _globals['_PUBLISHUPLOADREQUEST']._serialized_start=1901
-  _globals['_PUBLISHUPLOADREQUEST']._serialized_end=1996
-  _globals['_PUBLISHUPLOADRESPONSE']._serialized_start=1998
-  _globals['_PUBLISHUPLOADRESPONSE']._serialized_end=2089
-  _globals['_ABORTUPLOADREQUEST']._serialized_start=2091
-  _globals['_ABORTUPLOADREQUEST']._serialized_end=2144
-  _globals['_ABORTUPLOADRESPONSE']._serialized_start=2146
-  _globals['_ABORTUPLOADRESPONSE']._serialized_end=2167
-  _globals['_READDERIVEDREQUEST']._serialized_start=2169
-  _globals['_READDERIVEDREQUEST']._serialized_end=2236
-  _globals['_READDERIVEDRESPONSE']._serialized_start=2238
-  _globals['_READDERIVEDRESPONSE']._serialized_end=2273
-  _globals['_CATALOGSERVICE']._serialized_start=2416
-  _globals['_CATALOGSERVICE']._serialized_end=3574
+  _globals['_READARCHIVEREQUEST']._serialized_start=1292
+  _globals['_READARCHIVEREQUEST']._serialized_end=1364
+  _globals['_READARCHIVERESPONSE']._serialized_start=1366
+  _globals['_READARCHIVERESPONSE']._serialized_end=1401
+  _globals['_SIGNDOWNLOADSREQUEST']._serialized_start=1403
+  _globals['_SIGNDOWNLOADSREQUEST']._serialized_end=1492
+  _globals['_SIGNDOWNLOADSRESPONSE']._serialized_start=1494
+  _globals['_SIGNDOWNLOADSRESPONSE']._serialized_end=1607
+  _globals['_BEGINUPLOADREQUEST']._serialized_start=1609
+  _globals['_BEGINUPLOADREQUEST']._serialized_end=1719
+  _globals['_BEGINUPLOADRESPONSE']._serialized_start=1721
+  _globals['_BEGINUPLOADRESPONSE']._serialized_end=1788
+  _globals['_SIGNUPLOADSREQUEST']._serialized_start=1790
+  _globals['_SIGNUPLOADSREQUEST']._serialized_end=1899
+  _globals['_SIGNUPLOADSRESPONSE']._serialized_start=1901
+  _globals['_SIGNUPLOADSRESPONSE']._serialized_end=2010
+  _globals['_PUBLISHUPLOADREQUEST']._serialized_start=2012
+  _globals['_PUBLISHUPLOADREQUEST']._serialized_end=2107
+  _globals['_PUBLISHUPLOADRESPONSE']._serialized_start=2109
+  _globals['_PUBLISHUPLOADRESPONSE']._serialized_end=2200
+  _globals['_ABORTUPLOADREQUEST']._serialized_start=2202
+  _globals['_ABORTUPLOADREQUEST']._serialized_end=2255
+  _globals['_ABORTUPLOADRESPONSE']._serialized_start=2257
+  _globals['_ABORTUPLOADRESPONSE']._serialized_end=2278
+  _globals['_READDERIVEDREQUEST']._serialized_start=2280
+  _globals['_READDERIVEDREQUEST']._serialized_end=2347
+  _globals['_READDERIVEDRESPONSE']._serialized_start=2349
+  _globals['_READDERIVEDRESPONSE']._serialized_end=2384
+  _globals['_CATALOGSERVICE']._serialized_start=2527
+  _globals['_CATALOGSERVICE']._serialized_end=3769
 # @@protoc_insertion_point(module_scope)

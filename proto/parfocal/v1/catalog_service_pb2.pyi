@@ -442,6 +442,49 @@ class ReadFileResponse(google.protobuf.message.Message):
 global___ReadFileResponse = ReadFileResponse
 
 @typing.final
+class ReadArchiveRequest(google.protobuf.message.Message):
+    """Asks to read all files of an entry."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: builtins.int
+    URI_FIELD_NUMBER: builtins.int
+    uri: builtins.str
+    """Its address, instead of its name."""
+    @property
+    def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
+        """Which entry; an address may stand in its place."""
+
+    def __init__(
+        self,
+        *,
+        entry: parfocal.v1.catalog_pb2.EntryName | None = ...,
+        uri: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entry", b"entry", "uri", b"uri"]) -> None: ...
+
+global___ReadArchiveRequest = ReadArchiveRequest
+
+@typing.final
+class ReadArchiveResponse(google.protobuf.message.Message):
+    """The next bytes of an archive."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The bytes."""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
+
+global___ReadArchiveResponse = ReadArchiveResponse
+
+@typing.final
 class SignDownloadsRequest(google.protobuf.message.Message):
     """Asks for requests that fetch files."""
 

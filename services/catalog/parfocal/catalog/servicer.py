@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final, Literal, TypeVar
 
 from parfocal import v1
+from parfocal.catalog.archive import archive
 from parfocal.catalog.entries import Entries, Published, each, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
@@ -105,6 +106,14 @@ class CatalogServicer(v1.CatalogServiceServicer):
         async for data in in_thread(self._entries.store.chunks(location)):
             yield v1.ReadFileResponse(data=data)
 
+    async def ReadArchive(  # noqa: N802
+        self, request: v1.ReadArchiveRequest, _context: object
+    ) -> AsyncIterator[v1.ReadArchiveResponse]:
+        """Read the manifest and all files of an entry as one ZIP archive."""
+        found = await self._find(request)
+        async for data in in_thread(archive(self._entries.store, found)):
+            yield v1.ReadArchiveResponse(data=data)
+
     async def SignDownloads(  # noqa: N802
         self, request: v1.SignDownloadsRequest, _context: object
     ) -> v1.SignDownloadsResponse:
@@ -189,7 +198,12 @@ class CatalogServicer(v1.CatalogServiceServicer):
         return place_of(self._entries.store, kind_of(name.kind), project, name.name, name.version), person
 
     async def _find(
-        self, request: v1.GetEntryRequest | v1.GetLineageRequest | v1.ReadFileRequest | v1.SignDownloadsRequest
+        self,
+        request: v1.GetEntryRequest
+        | v1.GetLineageRequest
+        | v1.ReadFileRequest
+        | v1.ReadArchiveRequest
+        | v1.SignDownloadsRequest,
     ) -> Published:
         """Return the entry that a request names, or gives the address of."""
         name, store = request.entry, self._entries.store
