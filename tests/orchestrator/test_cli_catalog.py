@@ -73,7 +73,7 @@ def test_models_and_results_are_deleted_too(
     assert job.id in listed.out
     assert model in listed.out
     deleted = run("models", "delete", model, "--yes")
-    assert job.id in deleted.out, "it says what was made with the model"
+    assert f" {job.id}," in deleted.err, "it says what was made with the model"
     assert model not in run("models", "list").out
     assert run("results", "delete", job.id, "--yes").code == 0
     assert job.id not in run("results", "list").out
