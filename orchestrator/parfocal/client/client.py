@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Self, TypeVar
@@ -12,8 +12,10 @@ from typing import Any, Self, TypeVar
 from parfocal import v1
 from parfocal.client.catalog import Catalog
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
+from parfocal.client.single_images import PredictedImage, predict_image
 from parfocal.client.watching import watch
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
+from parfocal.runtime.images.files import Image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import check_name
 from parfocal.runtime.store.store import Store
@@ -183,6 +185,32 @@ class Client:
         request = v1.DeleteJobRequest(project=self.project, job_id=job_id)
         _first(self._owners(job_id), lambda service: service.call(service.jobs.DeleteJob, request))
 
+    def predict_image(
+        self, model_uri: str, image: Image, parameters: Mapping[str, Any] | None = None
+    ) -> PredictedImage:
+        """Return what a model makes of one image, at once; nothing is stored.
+
+        Parameters
+        ----------
+        model_uri
+            As returned by `model_uri`.
+        image
+            Pixels with the axes of the method, or a stack of them.
+        parameters
+            Of the prediction, those that differ from their defaults.
+
+        Raises
+        ------
+        InvalidInputError
+            The model cannot be applied to the image.
+        QueueFullError
+            The device is in use; `retry_seconds` says when to ask again.
+        NotFoundError, UnavailableError
+            There is no such model, or its service does not answer.
+        """
+        services = self._find(self._method_of(model_uri))[0]
+        return _first(services, lambda service: predict_image(service, model_uri, image, parameters))
+
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""
         return self.catalog.entry("dataset", name).uri
@@ -193,12 +221,15 @@ class Client:
 
     def _method_name(self, request: v1.StartJobRequest) -> str:
         if request.HasField("prediction"):
-            try:
-                return self.catalog.entry_at(request.prediction.model_uri).model.method
-            except (NotFoundError, InvalidInputError) as error:
-                raise NotFoundError(f"There is no published model at {request.prediction.model_uri}.") from error
+            return self._method_of(request.prediction.model_uri)
         spec = request.WhichOneof("spec")
         return str(getattr(request, spec).method) if spec else ""
+
+    def _method_of(self, model_uri: str) -> str:
+        try:
+            return self.catalog.entry_at(model_uri).model.method
+        except (NotFoundError, InvalidInputError) as error:
+            raise NotFoundError(f"There is no published model at {model_uri}.") from error
 
     def _find(self, name: str) -> tuple[list[Service], v1.Method]:
         """Return the description of a method and all services that offer it: of several instances one is active."""

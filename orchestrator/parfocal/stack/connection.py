@@ -13,6 +13,7 @@ from parfocal.stack.credentials import load_credentials
 from parfocal.stack.state import supervisor_runs
 from parfocal.stack.units import (
     client_settings,
+    portal_url,
     prefect_api_url,
     service_address,
     store_endpoint,
@@ -32,6 +33,8 @@ class StackConnection(BaseModel):
         Names of the buckets.
     prefect_api_url, prefect_url
         Prefect's API and its pages for the browser; None where the stack runs without Prefect.
+    portal_url
+        The portal; None where the stack runs without it.
     environment
         What clients need as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PREFECT_API_URL``; no key of the
         store.
@@ -46,6 +49,7 @@ class StackConnection(BaseModel):
     buckets: Buckets
     prefect_api_url: str | None
     prefect_url: str | None
+    portal_url: str | None
     environment: Mapping[str, str] = Field(repr=False)
 
 
@@ -76,5 +80,6 @@ def connection(folder: Path | None = None) -> StackConnection:
         buckets=config.buckets,
         prefect_api_url=api_url,
         prefect_url=api_url.removesuffix("/api") if api_url else None,
+        portal_url=portal_url(config) if config.portal and config.portal_port else None,
         environment=environment,
     )

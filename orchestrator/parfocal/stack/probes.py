@@ -66,6 +66,12 @@ def prefect_ready(api_url: str) -> str:
     return problem if answer is None else ""
 
 
+def portal_ready(url: str) -> str:
+    """Check that the portal answers."""
+    answer, problem = _ask(f"{url}/health")
+    return problem if answer is None else ""
+
+
 def runner_ready(api_url: str, since: datetime) -> str:
     """Check that a flow runner that started at `since` has begun to ask for work.
 

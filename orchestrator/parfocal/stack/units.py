@@ -80,6 +80,9 @@ def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ..
     # Without a service there is nothing to serve.
     if config.prefect and config.method_services and config.runner_module and module_exists(config.runner_module):
         units.append(runner_unit(config, config.runner_module))
+    # A stack that an older Parfocal started has no port for it.
+    if config.portal and config.portal_port:
+        units.append(portal_unit(config, credentials))
     return tuple(units)
 
 
@@ -204,6 +207,32 @@ def runner_unit(config: StackConfig, module: str) -> Unit:
         stage=3,
         ready_timeout=config.start_timeout,
     )
+
+
+def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
+    """Return the portal, the pages for the browser."""
+    url = portal_url(config)
+    env = base_environment(same_python=True) | store_settings(config, credentials) | client_settings(config)
+    argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
+    if config.prefect:
+        argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
+    return Unit(
+        name="portal",
+        argv=tuple(argv),
+        env=env,
+        cwd=config.folder / "state",
+        ready=lambda _since: probes.portal_ready(url),
+        needs=("s3", *([config.catalog.name] if config.catalog else [])),
+        stage=3,
+        address=url,
+        port=config.portal_port,
+        ready_timeout=config.start_timeout,
+    )
+
+
+def portal_url(config: StackConfig) -> str:
+    """Return the URL of the portal."""
+    return f"http://{LOOPBACK}:{config.portal_port}"
 
 
 def store_endpoint(config: StackConfig) -> str:
