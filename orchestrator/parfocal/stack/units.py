@@ -18,8 +18,8 @@ from pathlib import Path
 
 from parfocal.runtime.errors import NotFoundError
 from parfocal.stack import probes
-from parfocal.stack.config import ServiceUnit, StackConfig
-from parfocal.stack.credentials import Credentials, store_settings_path
+from parfocal.stack.config import CATALOG, ServiceUnit, StackConfig
+from parfocal.stack.credentials import Credentials, Key, store_settings_path
 from parfocal.stack.ports import LOOPBACK
 from parfocal.stack.processes import STACK_MARK, UNIT_MARK
 
@@ -175,7 +175,8 @@ def prefect_unit(config: StackConfig) -> Unit:
 def service_unit(config: StackConfig, credentials: Credentials, service: ServiceUnit) -> Unit:
     """Return one service, run by its own environment's Python."""
     address = service_address(service)
-    env = base_environment() | store_settings(config, credentials) | {"PARFOCAL_LISTEN": address}
+    key = credentials.catalog if service.name == CATALOG else credentials.services
+    env = base_environment() | store_settings(config, key) | {"PARFOCAL_LISTEN": address}
     return Unit(
         name=service.name,
         argv=service.argv,
@@ -212,7 +213,7 @@ def runner_unit(config: StackConfig, module: str) -> Unit:
 def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
     """Return the portal, the pages for the browser."""
     url = portal_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials) | client_settings(config)
+    env = base_environment(same_python=True) | store_settings(config, credentials.services) | client_settings(config)
     argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
@@ -263,13 +264,13 @@ def client_settings(config: StackConfig) -> dict[str, str]:
     }
 
 
-def store_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
-    """Return the settings by which services and clients find the store and the stack's folder."""
+def store_settings(config: StackConfig, key: Key) -> dict[str, str]:
+    """Return the settings by which services find the store, which they use with a key, and the stack's folder."""
     return {
         "PARFOCAL_HOME": str(config.folder),
         "PARFOCAL_S3_ENDPOINT": store_endpoint(config),
-        "PARFOCAL_S3_ACCESS_KEY": credentials.access_key,
-        "PARFOCAL_S3_SECRET_KEY": credentials.secret_key,
+        "PARFOCAL_S3_ACCESS_KEY": key.access_key,
+        "PARFOCAL_S3_SECRET_KEY": key.secret_key,
         "PARFOCAL_STATE_DIR": str(config.folder / "state"),
         **config.buckets.environment,
     }
