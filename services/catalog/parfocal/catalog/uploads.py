@@ -209,8 +209,16 @@ class Uploads:
         self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
 
     def abort(self, upload: Upload) -> None:
-        """End an upload and remove its files; the claim of a version stays, because numbers are never reused."""
+        """End an upload and remove its files; the claim of a version stays, because numbers are never reused.
+
+        Raises
+        ------
+        PreconditionError
+            It is published, or a job has taken it.
+        """
         self._require_open(upload)
+        if upload.is_inputs and self._has_job(upload.project, upload.request):
+            raise PreconditionError(f"The upload {upload.word} belongs to a job by now.")
         for item in list(self._store.objects(upload.place)):
             if item.location != upload.place / CLAIM:
                 self._store.delete(item.location)
