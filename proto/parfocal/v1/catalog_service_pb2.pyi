@@ -98,6 +98,7 @@ class ListEntriesRequest(google.protobuf.message.Message):
     DELETED_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    BRIEF_FIELD_NUMBER: builtins.int
     project: builtins.str
     """The project; empty means "default"."""
     kind: parfocal.v1.catalog_pb2.EntryKind.ValueType
@@ -112,6 +113,8 @@ class ListEntriesRequest(google.protobuf.message.Message):
     """Most entries a page; 0 means 50, at most 500."""
     page_token: builtins.str
     """From the last answer; empty: first page."""
+    brief: builtins.bool
+    """Leave out the verdicts on models, for which the store is asked for each model."""
     def __init__(
         self,
         *,
@@ -122,8 +125,9 @@ class ListEntriesRequest(google.protobuf.message.Message):
         deleted: builtins.bool = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        brief: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "kind", b"kind", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "query", b"query"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["brief", b"brief", "deleted", b"deleted", "kind", b"kind", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "query", b"query"]) -> None: ...
 
 global___ListEntriesRequest = ListEntriesRequest
 

@@ -131,8 +131,8 @@ class Entries:
                 self._bytes -= self._known.popitem(last=False)[1].size
 
 
-def to_entry(store: Store, found: Published) -> v1.Entry:
-    """Return an entry in the words of the contract."""
+def to_entry(store: Store, found: Published, *, brief: bool = False) -> v1.Entry:
+    """Return an entry in the words of the contract; a `brief` one leaves out the verdict on a model."""
     place, manifest = found.place, found.manifest
     entry = v1.Entry(
         kind=place.kind.number,
@@ -151,7 +151,8 @@ def to_entry(store: Store, found: Published) -> v1.Entry:
         entry.dataset.CopyFrom(_dataset(manifest))
     elif isinstance(manifest, ModelManifest):
         entry.model.CopyFrom(_model(manifest))
-        entry.model.verdict.CopyFrom(_verdict(newest_verdict(store, place.location)))
+        if not brief:
+            entry.model.verdict.CopyFrom(_verdict(newest_verdict(store, place.location)))
     elif isinstance(manifest, ResultManifest):
         entry.result.CopyFrom(_result(manifest))
     return entry
