@@ -73,6 +73,7 @@ class Catalog:
         name: str = "",
         query: str = "",
         deleted: bool = False,
+        brief: bool = False,
         on_damaged: Callable[[str], None] | None = None,
     ) -> Iterator[v1.Entry]:
         """Yield the entries of a kind: by name and newest version first, results newest first.
@@ -85,11 +86,19 @@ class Catalog:
             Only those of this name, or with all words of the query; empty: all.
         deleted
             Those in the trash instead.
+        brief
+            Leave out the verdicts on models.
         on_damaged
             Told of each entry that cannot be read, in a sentence; they are left out.
         """
         request = v1.ListEntriesRequest(
-            project=self.project, kind=KINDS[kind], name=name, query=query, deleted=deleted, page_size=_PAGE
+            project=self.project,
+            kind=KINDS[kind],
+            name=name,
+            query=query,
+            deleted=deleted,
+            page_size=_PAGE,
+            brief=brief,
         )
         while True:
             answer = self._call("ListEntries", request)

@@ -118,7 +118,7 @@ class CatalogueReader:
             self._methods.update({method.name: method for method in info.methods})
         catalog = self._client.catalog
         models: dict[str, list[str]] = {}
-        for entry in catalog.entries("model", on_damaged=self._tell):
+        for entry in catalog.entries("model", brief=True, on_damaged=self._tell):
             models.setdefault(entry.model.method, []).append(f"{entry.name}:{entry.version}")
         datasets = {
             f"{entry.name}:{entry.version}": entry.dataset

@@ -239,14 +239,13 @@ class CatalogServicer(v1.CatalogServiceServicer):
                 break
             chosen.append(found)
             last = published.place.title
-        answer.entries.extend(
-            each(
-                lambda one: (
-                    _deleted(self._entries, one) if isinstance(one, Deleted) else to_entry(self._entries.store, one)
-                ),
-                chosen,
-            )
-        )
+
+        def shown(one: Published | Deleted) -> v1.Entry:
+            if isinstance(one, Deleted):
+                return _deleted(self._entries, one)
+            return to_entry(self._entries.store, one, brief=request.brief)
+
+        answer.entries.extend(each(shown, chosen))
         return answer
 
     def _candidates(
