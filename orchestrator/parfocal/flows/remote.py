@@ -29,7 +29,7 @@ class TrainingFlow:
     Parameters
     ----------
     client
-        Speaks to the same services and store, and works in the same project, as the flow runs shall.
+        Speaks to the same services and catalogue, and works in the same project, as the flow runs shall.
     api_url
         Of the Prefect server, ending in "/api".
     method

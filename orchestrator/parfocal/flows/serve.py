@@ -1,7 +1,7 @@
 """The flow runner: `python -m parfocal.flows.serve`.
 
 Asks the services what they offer, registers a deployment for each method and workflow, keeps their forms up to date,
-and runs what people start. Settings: PREFECT_API_URL and PARFOCAL_* (services, store, project).
+and runs what people start. Settings: PREFECT_API_URL and PARFOCAL_* (services, catalogue, project).
 
 One runner serves a Prefect server. SIGTERM ends it at once: jobs go on, and the next runner takes their runs up again.
 """

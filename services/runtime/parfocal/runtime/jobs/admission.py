@@ -23,6 +23,7 @@ from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_diges
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.roles import Roles, TrainingBase
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
+from parfocal.runtime.store.confinement import confine_request
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -53,6 +54,7 @@ def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRe
     """
     check_name("project", request.project)
     check_request_id(request.request_id)
+    confine_request(store, request.project, request)
     kind = job_kind(request)
     job = v1.Job(
         id=request.request_id,
