@@ -27,6 +27,7 @@ from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
 from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.images.files import image_stem
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.names import check_request_id, is_name, new_request_id, versioned_name
 
@@ -113,6 +114,7 @@ def checks(request: Request, client: ClientHere, portal: PortalHere, upload: str
         "_checks.html",
         report=report,
         refused=error,
+        faulty=_faulty(values, error) if error else [],
         rows=_image_rows(report) if report else [],
         suggestion=_suggestion(values),
         suitable=_suitable(portal, report) if report else [],
@@ -144,7 +146,7 @@ async def remove(request: Request, client: ClientHere, portal: PortalHere, uploa
     names = [str(name) for name in form.getlist("file")]
     files = portal.uploads.files(client.project, upload)
     for file in files:
-        if file.path in names or file.name in names:
+        if file.path in names:
             portal.uploads.remove(client.project, upload, file.path)
     query = str(form.get("query", ""))
     return go(request, f"/uploads/{upload}" + (f"?{query}" if query else ""))
@@ -165,6 +167,7 @@ def dataset(
     manifest = read_dataset(client, f"{name}:{version}")
     uri = client.dataset_uri(f"{name}:{version}")
     sources = [image for image in manifest.images if image.role == "source" and split in {"", image.split}]
+    sources.sort(key=lambda image: image.split != "train")
     partners = (
         {(image.split, image.stem): image for image in manifest.images if image.role == manifest.roles("target")[:1][0]}
         if manifest.roles("target")
@@ -247,11 +250,35 @@ def _upload_values(client: Client, portal: Portal, upload: str, query: Mapping[s
 def _check(
     client: Client, portal: Portal, upload: str, values: Mapping[str, Any]
 ) -> tuple[FolderReport | None, InvalidInputError | None]:
-    try:
-        with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
+    with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
+        try:
             return check_folder(folder, values["axes"], kind=values["kind"]), None
-    except InvalidInputError as error:
-        return None, error
+        except InvalidInputError as error:
+            return None, _without_place(error, folder)
+
+
+def _without_place(error: InvalidInputError, folder: Path) -> InvalidInputError:
+    """Return an error without the place where the portal keeps the upload."""
+    return InvalidInputError(error.message.replace(str(folder), "The upload"), error.violations)
+
+
+def _faulty(values: Mapping[str, Any], error: InvalidInputError) -> list[str]:
+    """Return the paths of the files that an error names, with their partners: half a pair is of no use."""
+    named = set()
+    for file in values["files"]:
+        role = values["roles"][file.folder]
+        split, stem = role.partition("/")[0], image_stem(Path(file.name))
+        for violation in error.violations:
+            place, _, name = violation.field.rpartition("/")
+            # Images that are held out have become test images.
+            moved = values["hold_out"] and place.rpartition("/")[2] == role.rpartition("/")[2]
+            if name == file.name and (place in {"", role} or moved):
+                named.add((split, stem))
+    return [
+        file.path
+        for file in values["files"]
+        if (values["roles"][file.folder].partition("/")[0], image_stem(Path(file.name))) in named
+    ]
 
 
 def _save(request: Request, client: Client, portal: Portal, upload: str, form: Mapping[str, str]) -> Response:
@@ -266,15 +293,18 @@ def _save(request: Request, client: Client, portal: Portal, upload: str, form: M
                 else "Give the dataset a name: letters, digits, '.', '_' or '-'."
             )
         with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
-            manifest = create_dataset(
-                client,
-                name,
-                folder,
-                axes=values["axes"],
-                kind=values["kind"],
-                licence=form.get("licence", "").strip(),
-                description=form.get("description", "").strip(),
-            )
+            try:
+                manifest = create_dataset(
+                    client,
+                    name,
+                    folder,
+                    axes=values["axes"],
+                    kind=values["kind"],
+                    licence=form.get("licence", "").strip(),
+                    description=form.get("description", "").strip(),
+                )
+            except InvalidInputError as error:
+                raise _without_place(error, folder) from error
     except InvalidInputError as error:
         return page(request, "upload.html", 422, **{**values, "name": name, "error": error})
     portal.uploads.discard(client.project, upload)

@@ -52,7 +52,7 @@ def active(request: Request, client: ClientHere) -> Response:
 
 
 @router.get("/jobs/{job_id}")
-def job(request: Request, client: ClientHere, portal: PortalHere, job_id: str, form: str = "") -> Response:
+def job(request: Request, client: ClientHere, portal: PortalHere, job_id: str) -> Response:
     """Show one job; the page's script goes on from here."""
     found = client.get(job_id)
     values = job_values(client, portal, found)
@@ -62,7 +62,7 @@ def job(request: Request, client: ClientHere, portal: PortalHere, job_id: str, f
     if found.WhichOneof("spec") == "training":
         events = history(client, job_id)
         rows = [epoch_row(event) for event in events if event.HasField("epoch_completed")]
-    return page(request, "job.html", job=found, rows=rows, resent=form == "again", **values)
+    return page(request, "job.html", job=found, rows=rows, **values)
 
 
 @router.get("/jobs/{job_id}/events")
