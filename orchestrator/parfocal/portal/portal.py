@@ -19,12 +19,13 @@ from parfocal.portal import words
 from parfocal.portal.follow import Follower
 from parfocal.portal.guard import form_token, token_key
 from parfocal.portal.uploads import Uploads
-from parfocal.runtime.errors import NotFoundError, ParfocalError, UnavailableError
+from parfocal.runtime.errors import NotFoundError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import is_name
 
 FOLDER: Final = Path(__file__).parent
 THEMES: Final = ("system", "light", "dark")
+_LABELS: Final = frozenset({v1.TASK_INSTANCE_SEGMENTATION, v1.TASK_SEMANTIC_SEGMENTATION})
 _FRESH_SECONDS: Final = 3.0
 _STALE_SECONDS: Final = 60.0
 
@@ -80,6 +81,11 @@ class Portal:
         """Return the description of a method; None if no service that answers offers it."""
         found = (method for info in self.services() for method in info.methods if method.name == name)
         return next(found, None)
+
+    def makes_labels(self, name: str) -> bool:
+        """Return whether a method makes label images."""
+        method = self.method(name)
+        return method is not None and method.task in _LABELS
 
     def close(self) -> None:
         """Close all clients."""
@@ -155,8 +161,3 @@ def go(request: Request, path: str) -> Response:
     if request.headers.get("hx-request") == "true":
         return Response(status_code=204, headers={"HX-Redirect": url})
     return RedirectResponse(url, status_code=303)
-
-
-def stored(error: ParfocalError) -> str:
-    """Return what a page says in place of something that cannot be read now."""
-    return error.message

@@ -22,6 +22,7 @@ from parfocal.client.previews import preview_folder, preview_stored
 from parfocal.client.quality import published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
+from parfocal.portal.layers import dataset_config
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
@@ -29,7 +30,7 @@ from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.images.files import image_stem
 from parfocal.runtime.store.manifests import DatasetManifest
-from parfocal.runtime.store.names import check_request_id, is_name, new_request_id, versioned_name
+from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
 
 router = APIRouter(prefix="/p/{project}")
 _PAGE: Final = 24
@@ -194,6 +195,12 @@ def dataset(
         models=[model for model in list_models(client) if model.manifest.dataset_uri == uri],
         **_quality(client, manifest, uri),
     )
+
+
+@router.get("/data/{name}/{version}/viewer.json")
+def viewer(client: ClientHere, name: str, version: int) -> Response:
+    """Tell the viewer of the images of a dataset."""
+    return JSONResponse(dataset_config(client.project, read_dataset(client, f"{name}:{version}")))
 
 
 @router.get("/data/{name}/{version}/preview.png")
@@ -390,8 +397,3 @@ def _quality(client: Client, manifest: DatasetManifest, uri: str) -> dict[str, A
     except ParfocalError as error:
         values["quality_problem"] = error.message
     return values
-
-
-def dataset_name(uri: str) -> str:
-    """Return "name:version" of the address of a dataset; empty for none."""
-    return versioned_name(uri) if uri else ""

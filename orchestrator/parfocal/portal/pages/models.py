@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from parfocal.client import Client
@@ -13,6 +13,7 @@ from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.quality import evaluation_summary
 from parfocal.portal.follow import check_key, check_model
+from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import result_of
 from parfocal.portal.portal import ClientHere, PortalHere, go, page
 from parfocal.runtime.errors import ParfocalError
@@ -90,6 +91,19 @@ def verdict(request: Request, client: ClientHere, portal: PortalHere, name: str,
     )
 
 
+@router.get("/models/{name}/{version}/viewer.json")
+def viewer(client: ClientHere, portal: PortalHere, name: str, version: int) -> Response:
+    """Tell the viewer of the test images, the worst first."""
+    summary = read_model(client, f"{name}:{version}")
+    place, result = result_of(client, summary.verdict.job)
+    found = evaluation_summary(client, str(place))
+    scores = found.scores(client.store.read(result.place_of(place, METRICS_FILE)).decode())
+    order = _ranked(scores, found.primary)
+    return JSONResponse(
+        evaluation_config(client, place, result, order, labels=portal.makes_labels(summary.manifest.method))
+    )
+
+
 @router.post("/models/{name}/{version}/check")
 async def check(request: Request, client: ClientHere, portal: PortalHere, name: str, version: int) -> Response:
     """Have quality control judge a model on the test images of a dataset."""
@@ -127,10 +141,7 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
     scores = summary.scores(client.store.read(result.place_of(place, METRICS_FILE)).decode())
     primary = summary.primary
     kinds = list(summary.names)
-    images = sorted(
-        scores.get("prediction", {}).items(),
-        key=lambda item: item[1].get(primary.key, float("-inf")) * (-1 if primary.better == "lower" else 1),
-    )
+    images = _ranked(scores, primary)
     names = {entry.public_name for entry in result.files}
     predicted = _prediction_pictures(client, result)
     return {
@@ -138,7 +149,10 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
         "summary": summary,
         "parts": {role: score_rows(part) for role, part in summary.parts.items()},
         "names": summary.names,
-        "figures": [name for name in sorted(names) if name.endswith(".png") and "/" not in name],
+        "figures": sorted(
+            (name for name in names if name.endswith(".png") and "/" not in name),
+            key=lambda name: (name != "figure.png", name),
+        ),
         "files": names,
         "dataset": versioned_name(result.input_uri) if result.input_uri else "",
         "split": result.split,
@@ -150,10 +164,17 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
                 "scores": [_cell(scores, kind, name, primary) for kind in kinds],
                 "pictures": predicted.get(name.rsplit(".", 1)[0], predicted.get(name, {})),
             }
-            for name, _ in images[:_LISTED]
+            for name in images[:_LISTED]
         ],
         "more": max(0, len(images) - _LISTED),
     }
+
+
+def _ranked(scores: Scores, metric: Metric) -> list[str]:
+    """Return the names of the predicted images, the worst first."""
+    sign = -1 if metric.better == "lower" else 1
+    values = scores.get("prediction", {})
+    return sorted(values, key=lambda name: sign * values[name].get(metric.key, float("-inf") * sign))
 
 
 def _cell(scores: Scores, kind: str, image: str, metric: Metric) -> str:

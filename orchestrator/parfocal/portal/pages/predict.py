@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from parfocal import v1
@@ -25,6 +25,7 @@ from parfocal.client.requests import prediction_request
 from parfocal.client.results import find_inputs, unsuitable_inputs, upload_inputs
 from parfocal.client.single_images import PredictedImage
 from parfocal.portal.forms import make_form, sent_parameters
+from parfocal.portal.layers import prediction_config
 from parfocal.portal.pages.files import result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
@@ -40,7 +41,6 @@ _SIDE: Final = 720
 _PAGE: Final = 24
 _ROWS: Final = 200
 _IMAGE: Final = (".tif", ".tiff", ".png")
-_LABELS: Final = frozenset({v1.TASK_INSTANCE_SEGMENTATION, v1.TASK_SEMANTIC_SEGMENTATION})
 
 
 class _Tried:
@@ -107,8 +107,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
     _, manifest = result_of(client, job_id)
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
-    method = portal.method(manifest.method)
-    labels = method is not None and method.task in _LABELS
+    labels = portal.makes_labels(manifest.method)
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
     shown = manifest.images[(number - 1) * _PAGE : number * _PAGE]
@@ -146,6 +145,13 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
         total_bytes=sum(entry.size for entry in manifest.files),
         verdict_of=_verdict(client, manifest),
     )
+
+
+@router.get("/results/{job_id}/viewer.json")
+def viewer(client: ClientHere, portal: PortalHere, job_id: str) -> Response:
+    """Tell the viewer of the images of a prediction."""
+    _, manifest = result_of(client, job_id)
+    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(manifest.method)))
 
 
 @router.get("/results/{job_id}/table/{file:path}")
@@ -241,7 +247,7 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
         if request.headers.get("hx-request") == "true":
             return page(request, "_tried.html", 422, error=error, tried=None)
         return page(request, "predict.html", 422, **{**values, "error": error})
-    labels = values["method"] is not None and values["method"].task in _LABELS
+    labels = portal.makes_labels(values["method"].name)
     shown = _pictures(image, predicted, labels=labels)
     key = new_request_id("tried")
     _tried.keep(key, shown)

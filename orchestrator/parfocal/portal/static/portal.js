@@ -132,3 +132,34 @@ if (uploading) {
     }
   }
 }
+
+// Back after a form was sent: its values are there again under a new request id, with a link to what it started.
+for (const form of document.querySelectorAll("form[data-keep]")) {
+  const key = `form ${location.pathname}${location.search}`;
+  const kept = JSON.parse(sessionStorage.getItem(key) || "null");
+  const refused = document.querySelector("[data-focus]");
+  const back = performance.getEntriesByType("navigation")[0];
+  if (kept && back && back.type === "back_forward" && !refused) {
+    for (const field of form.elements) {
+      if (!field.name || field.type === "hidden") continue;
+      if (field.type === "checkbox") field.checked = kept.values.some(([name, value]) => name === field.name && value === field.value);
+      else if (field.type === "radio") field.checked = kept.values.some(([name, value]) => name === field.name && value === field.value);
+      else for (const [name, value] of kept.values) if (name === field.name) field.value = value;
+    }
+    const note = document.createElement("p");
+    note.className = "note running";
+    const words = document.createElement("span");
+    words.textContent = "This form was sent before. Sending it again starts another job. ";
+    const link = document.createElement("a");
+    link.href = `/p/${location.pathname.split("/")[2]}/jobs/${kept.request}`;
+    link.textContent = "Open what it started";
+    words.append(link);
+    note.append(words);
+    form.before(note);
+  }
+  form.addEventListener("submit", () => {
+    const values = [...new FormData(form)].filter(([name]) => name !== "csrf");
+    const request = values.find(([name]) => name === "request_id");
+    sessionStorage.setItem(key, JSON.stringify({ values: values.filter(([name]) => name !== "request_id"), request: request ? request[1] : "" }));
+  });
+}
