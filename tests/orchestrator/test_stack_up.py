@@ -159,7 +159,7 @@ def test_all_units_become_ready(stack: StackStatus) -> None:
 def test_the_store_has_its_buckets_and_takes_objects(stack: StackStatus) -> None:
     client = client_of(connection(stack.folder))
     names = {bucket.name for bucket in client.list_buckets()}
-    assert names == {"parfocal-datasets", "parfocal-models", "parfocal-results", "parfocal-jobs"}
+    assert names == {f"parfocal-{name}" for name in ("datasets", "models", "results", "jobs", "derived")}
     client.put_object("parfocal-results", "a/b.tif", io.BytesIO(b"pixels"), 6)
     with client.get_object("parfocal-results", "a/b.tif") as response:
         assert response.read() == b"pixels"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 from parfocal import v1
+from parfocal.client.catalog import Catalog
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.single_images import PredictedImage, predict_image
 from parfocal.client.watching import watch
@@ -49,6 +50,7 @@ class Client:
         self.store = Store(self.settings)
         self.project = check_name("project", self.settings.project)
         self.patience = patience
+        self.catalog = Catalog(next(iter(parse_addresses(self.settings.catalog)), ""), self.project)
         self._services = [Service(address) for address in parse_addresses(",".join(services) or self.settings.services)]
 
     def __enter__(self) -> Self:
@@ -59,6 +61,7 @@ class Client:
 
     def close(self) -> None:
         """Close all channels."""
+        self.catalog.close()
         for service in self._services:
             service.close()
 

@@ -44,7 +44,7 @@ class ServiceUnit(BaseModel):
 
 
 class Buckets(BaseModel):
-    """Names of the four buckets of the store."""
+    """Names of the five buckets of the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +52,7 @@ class Buckets(BaseModel):
     models: str = "parfocal-models"
     results: str = "parfocal-results"
     jobs: str = "parfocal-jobs"
+    derived: str = "parfocal-derived"
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -129,9 +130,23 @@ class StackConfig(BaseModel):
             raise ValueError(f"services: {', '.join(wrong)} named twice or the name of another unit")
         return self
 
+    @property
+    def method_services(self) -> tuple[ServiceUnit, ...]:
+        """The services that offer methods."""
+        return tuple(service for service in self.services if service.name != CATALOG)
+
+    @property
+    def catalog(self) -> ServiceUnit | None:
+        """The catalogue; None where it is not started."""
+        return next((service for service in self.services if service.name == CATALOG), None)
+
 
 #: Names of units that no service may take.
 RESERVED_NAMES = frozenset({"s3", "prefect", "runner", "portal", "supervisor"})
+
+
+#: Name of the service that offers no methods: the catalogue.
+CATALOG = "catalog"
 
 
 class SavedConfig(BaseModel):

@@ -12,10 +12,10 @@ from parfocal.stack.config import Buckets, load_config, resolve_folder
 from parfocal.stack.credentials import load_credentials
 from parfocal.stack.state import supervisor_runs
 from parfocal.stack.units import (
+    client_settings,
     portal_url,
     prefect_api_url,
     service_address,
-    services_setting,
     store_endpoint,
     store_settings,
 )
@@ -37,7 +37,7 @@ class StackConnection(BaseModel):
     portal_url
         The portal; None where the stack runs without it.
     environment
-        The same as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_S3_…``, ``PREFECT_API_URL``.
+        The same as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PARFOCAL_S3_…``, ``PREFECT_API_URL``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +69,7 @@ def connection(folder: Path | None = None) -> StackConnection:
         raise PreconditionError(f"The stack in {folder} does not run. Start it with `parfocal up`.")
     config, credentials = saved.config, load_credentials(folder)
     api_url = prefect_api_url(config) if config.prefect else None
-    environment = store_settings(config, credentials) | {"PARFOCAL_SERVICES": services_setting(config)}
+    environment = store_settings(config, credentials) | client_settings(config)
     if api_url:
         environment["PREFECT_API_URL"] = api_url
     return StackConnection(

@@ -40,7 +40,7 @@ def store_ready(endpoint: str, credentials: Credentials, buckets: Buckets) -> st
     )
     try:
         present = {bucket.name for bucket in client.list_buckets()}
-        for name in (buckets.datasets, buckets.models, buckets.results, buckets.jobs):
+        for name in buckets.model_dump().values():
             if name not in present:
                 client.make_bucket(name)
         client.put_object(buckets.jobs, _PROBE, io.BytesIO(b"ready"), 5)
