@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from contract_session import FINAL, SESSIONS, Session, rpc_error, single_image, single_tables, struct
+from contract_session import SESSIONS, Session, rpc_error, single_image, single_tables, struct
 from example_data import PAIRS, publish_for
 from google.protobuf import json_format
 from support import (

@@ -17,6 +17,7 @@ from parfocal.client.comparisons import Comparison, compare
 from parfocal.client.datasets import read_dataset
 from parfocal.client.models import read_model
 from parfocal.client.quality import evaluation_method_by, judge_model
+from parfocal.client.requests import derivation_request
 from parfocal.client.watching import FINAL_STATES
 from parfocal.runtime.errors import ParfocalError, PreconditionError, UnavailableError
 from parfocal.runtime.store.names import versioned_name
@@ -34,6 +35,7 @@ class Follower:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[str] = set()
+        self._begun: set[str] = set()
         self._errors: dict[str, str] = {}
 
     def begin(self, key: str, work: Callable[[], object]) -> None:
@@ -44,6 +46,14 @@ class Follower:
             self._running.add(key)
             self._errors.pop(key, None)
         threading.Thread(target=self._run, args=(key, work), name=f"follow {key}", daemon=True).start()
+
+    def begin_once(self, key: str, work: Callable[[], object]) -> None:
+        """Start `work` unless work with the same key was started before and has not failed."""
+        with self._lock:
+            if key in self._begun and key not in self._errors:
+                return
+            self._begun.add(key)
+        self.begin(key, work)
 
     def runs(self, key: str) -> bool:
         """Return whether work with this key is under way."""
@@ -147,6 +157,16 @@ def take_up(follower: Follower, client: Client) -> None:
         made = {output.uri for output in job.outputs if output.kind == "model"}
         if job.state not in FINAL_STATES or (job.state == v1.JOB_STATE_SUCCEEDED and made and not made & judged):
             follow_training(follower, client, job)
+
+
+def make_tiles(follower: Follower, client: Client, uri: str) -> None:
+    """Have the images of a dataset or result cut into the tiles that the viewer shows, unless that was done before."""
+
+    def begin() -> None:
+        digest = hashlib.sha256(uri.encode()).hexdigest()[:24]
+        client.start(derivation_request([uri], request_id=f"tiles-{digest}"))
+
+    follower.begin_once(f"tiles {uri}", begin)
 
 
 def compare_key(project: str, comparison: Comparison) -> str:

@@ -33,6 +33,7 @@ _WORK: Final = {
     "prediction": "Prediction",
     "evaluation": "Quality control",
     "comparison": "Comparison",
+    "derivation": "Tiles for the viewer",
 }
 _TASKS: Final[Mapping[int, str]] = {
     v1.TASK_RESTORATION: "Cleaner images",
@@ -76,6 +77,8 @@ def subject(job: v1.Job) -> str:
             return f"of {versioned_name(judged)}" if judged else ""
         case "comparison":
             return f"on {versioned_name(job.comparison.dataset_uri)}"
+        case "derivation":
+            return f"of {', '.join(map(versioned_name, job.derivation.input_uris))}"
     return ""
 
 

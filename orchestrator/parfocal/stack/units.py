@@ -213,7 +213,7 @@ def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
     """Return the portal, the pages for the browser."""
     url = portal_url(config)
     env = base_environment(same_python=True) | store_settings(config, credentials)
-    env |= {"PARFOCAL_SERVICES": services_setting(config)}
+    env |= client_settings(config)
     argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]

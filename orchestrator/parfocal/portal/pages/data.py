@@ -22,6 +22,7 @@ from parfocal.client.previews import preview_folder, preview_stored
 from parfocal.client.quality import published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
+from parfocal.portal.follow import make_tiles
 from parfocal.portal.layers import dataset_config
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
@@ -167,6 +168,7 @@ def dataset(
     """Show one dataset: what it is good for, what is wrong with it, its images."""
     manifest = read_dataset(client, f"{name}:{version}")
     uri = client.dataset_uri(f"{name}:{version}")
+    make_tiles(portal.follower, client, uri)
     sources = [image for image in manifest.images if image.role == "source" and split in {"", image.split}]
     sources.sort(key=lambda image: image.split != "train")
     partners = (

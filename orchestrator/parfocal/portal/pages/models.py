@@ -12,7 +12,7 @@ from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.quality import evaluation_summary
-from parfocal.portal.follow import check_key, check_model
+from parfocal.portal.follow import check_key, check_model, make_tiles
 from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import result_of
 from parfocal.portal.portal import ClientHere, PortalHere, go, page
@@ -67,6 +67,8 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
     if summary.verdict.job:
         try:
             values["judged"] = _judged(client, summary)
+            for uri in values["judged"]["shown"]:
+                make_tiles(portal.follower, client, uri)
         except ParfocalError as error:
             values["quality_problem"] = error.message
     return page(request, "model.html", **values)
@@ -158,6 +160,7 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
         "split": result.split,
         "primary": primary,
         "kinds": kinds,
+        "shown": [uri for uri in (result.input_uri, _scored(result), str(place)) if uri],
         "images": [
             {
                 "name": name,
@@ -182,13 +185,17 @@ def _cell(scores: Scores, kind: str, image: str, metric: Metric) -> str:
     return "–" if value is None else metric.number(value)
 
 
+def _scored(result: ResultManifest) -> str:
+    """Return the address of the prediction that an evaluation scored, which it names for each image."""
+    return next((uri for image in result.images if (uri := image.outputs.get("prediction", ""))), "")
+
+
 def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, dict[str, str]]:
     """Return by the stem of a test image where its input, prediction and target can be seen."""
     found: dict[str, dict[str, str]] = {}
     base = f"/p/{client.project}"
     name = versioned_name(result.input_uri).replace(":", "/") if result.input_uri else ""
-    # An evaluation names for each image the prediction that it scored.
-    prediction = next((uri for image in result.images if (uri := image.outputs.get("prediction", ""))), "")
+    prediction = _scored(result)
     if name:
         for image in read_dataset(client, versioned_name(result.input_uri)).images:
             if image.split != result.split:

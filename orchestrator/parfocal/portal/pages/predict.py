@@ -24,6 +24,7 @@ from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import find_inputs, unsuitable_inputs, upload_inputs
 from parfocal.client.single_images import PredictedImage
+from parfocal.portal.follow import make_tiles
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.layers import prediction_config
 from parfocal.portal.pages.files import result_of
@@ -104,10 +105,12 @@ def results(request: Request, client: ClientHere, number: int = 1) -> Response:
 @router.get("/results/{job_id}")
 def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str, number: int = 1) -> Response:
     """Show what a prediction, evaluation or comparison made."""
-    _, manifest = result_of(client, job_id)
+    place, manifest = result_of(client, job_id)
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
     labels = portal.makes_labels(manifest.method)
+    for uri in (str(place), *([manifest.input_uri] if manifest.split else [])):
+        make_tiles(portal.follower, client, uri)
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
     shown = manifest.images[(number - 1) * _PAGE : number * _PAGE]
