@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from markupsafe import Markup, escape
 
 from parfocal import v1
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
@@ -150,6 +151,17 @@ def sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
+def marked(text: str) -> Markup:
+    """Return a text with what stands between backticks set as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    pieces = [
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    ]
+    return Markup().join(pieces)
+
+
 def paths(uri: str) -> str:
     """Return the part of an address below its project: "name/version"."""
     return "/".join(quote(part) for part in uri.rstrip("/").rsplit("/", 2)[-2:])
@@ -167,6 +179,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "plain": plain,
     "shape": shape,
     "pixel_size": pixel_size,
+    "marked": marked,
     "sentence": sentence,
     "versioned": versioned_name,
     "paths": paths,

@@ -231,7 +231,7 @@ def _upload_values(client: Client, portal: Portal, upload: str, query: Mapping[s
     """Return what the address says of an upload: what each folder is, and how the images are read."""
     files = portal.uploads.files(client.project, upload)
     roles = guess_roles(files)
-    roles |= {folder: role for folder in roles if (role := query.get(f"role.{folder}")) in ROLES}
+    roles |= {folder: role for folder in roles if (role := query.get(f"role.{folder}", "?")) in ROLES}
     no_test = not any(role.startswith("test/") for role in roles.values())
     folders: dict[str, list[UploadedFile]] = {}
     for file in files:

@@ -114,13 +114,11 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
 
 def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[str, Any]:
     chosen = portal.method(method) if method else None
-    found = list_datasets(client)
     options = []
-    for manifest in found:
-        name = f"{manifest.dataset}:{manifest.version}"
-        fits = chosen is None or suits(manifest.kind, chosen.data_requirements.target)
+    for each in list_datasets(client):
+        fits = chosen is None or suits(each.kind, chosen.data_requirements.target)
         reason = "" if fits or chosen is None else f"needs {needed_title(chosen.data_requirements.target)}"
-        options.append({"name": name, "fits": fits, "reason": reason})
+        options.append({"name": f"{each.dataset}:{each.version}", "fits": fits, "reason": reason})
     manifest = None
     if dataset:
         try:

@@ -34,6 +34,7 @@
     if (!box || !rows.length) return;
     const empty = document.getElementById("curve-empty");
     if (empty) empty.hidden = true;
+    scale();
     if (plot) { plot.setData(columns()); return; }
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "13px system-ui, sans-serif" };
     plot = new uPlot({
@@ -50,6 +51,12 @@
         { label: "Validation", stroke: colour("--warning"), width: 2, dash: [6, 4], points: { show: rows.length < 60 }, value: (_, value) => (value === null ? "" : value.toPrecision(4)) },
       ],
     }, columns(), box);
+  }
+
+  function scale() {
+    // Some losses are logarithms already and fall below zero.
+    const possible = rows.every((row) => [row.metrics.loss, row.metrics.val_loss].every((value) => value === undefined || value > 0));
+    if (logarithmic) { logarithmic.disabled = !possible; if (!possible) logarithmic.checked = false; logarithmic.closest("label").hidden = !possible; }
   }
 
   function redraw() { if (plot) { plot.destroy(); plot = null; } draw(); }
