@@ -79,8 +79,14 @@ def subject(job: v1.Job) -> str:
         case "comparison":
             return f"on {versioned_name(job.comparison.dataset_uri)}"
         case "derivation":
-            return f"of {', '.join(map(versioned_name, job.derivation.input_uris))}"
+            return f"of {', '.join(map(_published, job.derivation.input_uris))}"
     return ""
+
+
+def _published(uri: str) -> str:
+    """Return "name:version" of a dataset's address, and the job of a result's."""
+    name = versioned_name(uri)
+    return name if name.rpartition(":")[2].isdigit() else name.partition(":")[2]
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     jobs: list[v1.Job] = []
     models, datasets = [], []
     try:
-        jobs = client.jobs(limit=_RECENT)
+        jobs = [job for job in client.jobs(limit=_RECENT) if not job.HasField("derivation")]
     except ParfocalError as error:
         problems.append(error.message)
     try:
