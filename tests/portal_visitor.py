@@ -22,6 +22,12 @@ class Visitor:
         self.http = httpx.Client(base_url=self.base, follow_redirects=True, timeout=60)
         self.open("")
 
+    def __enter__(self) -> Visitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
     def open(self, path: str, **headers: str) -> httpx.Response:
         answer = self.http.get(f"/p/{PROJECT}/{path}", headers=headers)
         found = re.search(r'<meta name="csrf" content="([0-9a-f]+)">', answer.text)

@@ -47,9 +47,8 @@ def portal(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def visitor(portal: str) -> Iterator[Visitor]:
-    visitor = Visitor(portal)
-    yield visitor
-    visitor.http.close()
+    with Visitor(portal) as visitor:
+        yield visitor
 
 
 @pytest.fixture(scope="module")
