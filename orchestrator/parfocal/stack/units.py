@@ -212,8 +212,7 @@ def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> U
 def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
     """Return the portal, the pages for the browser."""
     url = portal_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials)
-    env |= client_settings(config)
+    env = base_environment(same_python=True) | store_settings(config, credentials) | client_settings(config)
     argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
@@ -223,7 +222,7 @@ def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
         env=env,
         cwd=config.folder / "state",
         ready=lambda _since: probes.portal_ready(url),
-        needs=("s3",),
+        needs=("s3", *([config.catalog.name] if config.catalog else [])),
         stage=3,
         address=url,
         port=config.portal_port,

@@ -88,5 +88,6 @@ if __name__ == "__main__":
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is recorded. To take a framework apart takes one or two seconds, in which the next job would wait for the device.
+    # All is recorded. To take a framework apart takes a second or two, in which the next job would wait for the
+    # device.
     os._exit(code)
