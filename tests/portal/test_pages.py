@@ -47,7 +47,7 @@ def model(portal: str, client: Client, dataset: str) -> Iterator[str]:
             "method": "fake-2d",
             "dataset": dataset,
             "model": "filter",
-            "request_id": "one-training",
+            "request_id": "once",
             "check": "yes",
         }
         visitor.open("train?method=fake-2d&dataset=fibres:1")

@@ -164,7 +164,9 @@ def make_tiles(follower: Follower, client: Client, uri: str) -> None:
 
     def begin() -> None:
         digest = hashlib.sha256(uri.encode()).hexdigest()[:24]
-        client.start(derivation_request([uri], request_id=f"tiles-{digest}"))
+        job = client.start(derivation_request([uri], request_id=f"tiles-{digest}"))
+        if job.state in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
+            client.start(derivation_request([uri]))
 
     follower.begin_once(f"tiles {uri}", begin)
 

@@ -28,6 +28,7 @@ THEMES: Final = ("system", "light", "dark")
 _LABELS: Final = frozenset({v1.TASK_INSTANCE_SEGMENTATION, v1.TASK_SEMANTIC_SEGMENTATION})
 _FRESH_SECONDS: Final = 3.0
 _STALE_SECONDS: Final = 60.0
+_MOST_CLIENTS: Final = 64
 
 
 class Portal:
@@ -57,9 +58,12 @@ class Portal:
         if not is_name(project):
             raise NotFoundError(f"There is no project {project!r}.")
         with self._lock:
-            if project not in self._clients:
-                self._clients[project] = Client(self.settings.model_copy(update={"project": project}))
-            return self._clients[project]
+            client = self._clients.pop(project, None) or Client(self.settings.model_copy(update={"project": project}))
+            self._clients[project] = client
+            if len(self._clients) > _MOST_CLIENTS:
+                # The one that nobody has asked for the longest; a page that still uses it keeps it.
+                del self._clients[next(iter(self._clients))]
+            return client
 
     def services(self) -> Sequence[ServiceInfo]:
         """Return what every service answers; a page does not wait for one that is slow, if it answered lately."""

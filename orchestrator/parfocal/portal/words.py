@@ -186,6 +186,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "shape": shape,
     "pixel_size": pixel_size,
     "marked": marked,
+    "capitalize_first": lambda text: text[:1].upper() + text[1:],
     "sentence": sentence,
     "versioned": versioned_name,
     "paths": paths,

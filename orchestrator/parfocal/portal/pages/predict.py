@@ -31,7 +31,7 @@ from parfocal.portal.pages.files import result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
-from parfocal.runtime.images.files import Image, image_stem, read_image
+from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
 from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
 from parfocal.runtime.store.store import Location
@@ -269,15 +269,16 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
 
 
 def _read(client: Client, portal: Portal, upload: str, chosen: str, name: str) -> Image:
-    """Return one of the chosen images."""
+    """Return one of the chosen images; one that is too large to be tried is refused before it is decoded."""
+    limits = ImageLimits(portal.settings.max_image_pixels, portal.settings.max_image_bytes)
     if upload:
-        return read_image(portal.uploads.place(client.project, upload) / name)
+        return read_image(portal.uploads.place(client.project, upload) / name, limits=limits)
     manifest, _ = _dataset(client, chosen)
     place = Location.parse(client.dataset_uri(f"{manifest.dataset}:{manifest.version}"))
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         path = Path(scratch) / PurePosixPath(name).name
         client.store.download(place / name, path)
-        return read_image(path)
+        return read_image(path, limits=limits)
 
 
 def _pictures(image: Image, predicted: PredictedImage, *, labels: bool) -> dict[str, bytes]:

@@ -74,7 +74,8 @@
     else if (bar && words) {
       bar.value = now.percent;
       const epoch = now.epochs ? `Epoch ${now.epoch} of ${now.epochs}${now.left ? `, about ${now.left} left` : ""}. ` : "";
-      words.textContent = epoch + (now.message || now.stage);
+      const doing = now.message || now.stage;
+      words.textContent = epoch + doing.charAt(0).toUpperCase() + doing.slice(1);
     }
     known = now;
   }
