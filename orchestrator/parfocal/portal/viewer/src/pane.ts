@@ -9,6 +9,7 @@ import { renderer } from "./render";
 
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_BOXES = 5000;
+const OWN_STYLE = "data-openseadragon-mobile-css";
 
 interface Shown {
   key: string;
@@ -29,9 +30,23 @@ export class Pane {
   private shown: Shown[] = [];
   private reference?: Layer;
 
-  constructor(private onView: (pane: Pane) => void) {
+  constructor(
+    area: HTMLElement,
+    before: HTMLElement,
+    private onView: (pane: Pane) => void,
+    private onFirst: (pane: Pane) => void,
+  ) {
     this.boxes.classList.add("viewer-boxes");
     this.element.append(this.stage, this.boxes, this.caption, this.bar);
+    // OpenSeadragon measures its element at once.
+    area.insertBefore(this.element, before);
+    if (!document.head.querySelector(`style[${OWN_STYLE}]`)) {
+      // OpenSeadragon adds a style sheet to the page unless there is an element of this name; the policy forbids inline
+      // style sheets, and this element, which is not HTML, is none.
+      const none = document.createElementNS("urn:parfocal", "style");
+      none.setAttribute(OWN_STYLE, "");
+      document.head.append(none);
+    }
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.osd = OpenSeadragon({
       element: this.stage,
@@ -92,6 +107,7 @@ export class Pane {
         success: (event: any) => {
           entry.image = event.item;
           entry.image!.addHandler("fully-loaded-change", () => this.tidy());
+          if (this.osd.world.getItemCount() === 1) this.onFirst(this);
           this.tidy();
         },
       } as any);

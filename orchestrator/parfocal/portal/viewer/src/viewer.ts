@@ -78,7 +78,7 @@ export class Viewer {
       this.keep();
     }, () => void this.update());
     this.build();
-    void this.open(image).then(() => this.readAddress());
+    void this.open(image);
   }
 
   private get images(): ImageConfig[] {
@@ -269,8 +269,7 @@ export class Viewer {
     const shown = this.shownLayers();
     while (this.panes.length > shown.length) this.panes.pop()!.destroy();
     while (this.panes.length < shown.length) {
-      const pane = new Pane((moved) => this.follow(moved));
-      this.area.insertBefore(pane.element, this.line);
+      const pane = new Pane(this.area, this.line, (moved) => this.follow(moved), (made) => this.begin(made));
       pane.element.addEventListener("pointerenter", () => (this.leader = pane));
       this.panes.push(pane);
     }
@@ -365,15 +364,23 @@ export class Viewer {
     this.active?.osd.viewport.goHome();
   }
 
+  /** Show in a new pane what the others show; in the first of all what the address says. */
+  private begin(made: Pane): void {
+    const other = this.panes.find((pane) => pane !== made && pane.osd.world.getItemCount());
+    if (other) this.copyView(other, made);
+    else if (this.linked && !this.addressed) this.readAddress();
+    this.addressed = true;
+  }
+
+  private copyView(from: Pane, to: Pane): void {
+    to.osd.viewport.zoomTo(from.osd.viewport.getZoom(true), undefined, true);
+    to.osd.viewport.panTo(from.osd.viewport.getCenter(true), true);
+  }
+
   /** Bring the other panes to where one has moved. */
   private follow(moved: Pane): void {
-    if (moved !== this.active) return;
-    const { viewport } = moved.osd;
-    for (const pane of this.panes) {
-      if (pane === moved || !pane.osd.world.getItemCount()) continue;
-      pane.osd.viewport.zoomTo(viewport.getZoom(true), undefined, true);
-      pane.osd.viewport.panTo(viewport.getCenter(true), true);
-    }
+    if (moved !== this.active || !moved.osd.world.getItemCount()) return;
+    for (const pane of this.panes) if (pane !== moved && pane.osd.world.getItemCount()) this.copyView(moved, pane);
     this.write();
   }
 
@@ -534,7 +541,6 @@ export class Viewer {
   // The address
 
   private readAddress(): void {
-    if (!this.linked) return;
     const said = new URLSearchParams(location.hash.slice(1).replaceAll(",", "&"));
     const at = (name: string) => (said.has(name) ? Number(said.get(name)) : undefined);
     const layout = said.get("layout");
@@ -542,13 +548,8 @@ export class Viewer {
     const [x, y, zoom] = [at("x"), at("y"), at("zoom")];
     void this.show({ z: at("z"), t: at("t") });
     if (x === undefined || y === undefined || !zoom) return;
-    const { active } = this;
-    const place = () => {
-      active?.setZoom(zoom);
-      void this.show({ x, y });
-    };
-    if (active?.osd.world.getItemCount()) place();
-    else active?.osd.addOnceHandler("open", place);
+    this.active?.setZoom(zoom);
+    void this.show({ x, y });
   }
 
   private write(): void {
@@ -563,6 +564,7 @@ export class Viewer {
   }
 
   private writing = 0;
+  private addressed = false;
 
   // Input
 
