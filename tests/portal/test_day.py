@@ -23,7 +23,7 @@ if CHROMIUM is None and not os.environ.get("PARFOCAL_NEEDS_CHROMIUM"):
     pytest.skip("Chromium is not installed: apt-get install chromium", allow_module_level=True)
 
 PAGES = ("", "data", "data/fibres/1", "methods", "train?method=fake-2d&dataset=fibres:1", "models", "models/filter/1")
-FURTHER = ("predict?model=filter:1&input=fibres:1/test", "results", "jobs", "compare", "operator")
+FURTHER = ("predict?model=filter:1&input=fibres:1/test", "results", "jobs", "compare", "operator", "search?q=fibres")
 SIZES = ((1280, 720), (820, 1180))
 
 

@@ -23,7 +23,7 @@ from parfocal.portal.pages import ROUTERS
 from parfocal.portal.uploads import UploadedFile, guess_roles
 from parfocal.runtime.settings import Settings
 
-PAGES = ("", "data", "methods", "models", "predict", "results", "jobs", "compare", "operator")
+PAGES = ("", "data", "methods", "models", "predict", "results", "jobs", "compare", "operator", "search?q=a")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,12 @@ const token = document.querySelector('meta[name="csrf"]').content;
 // A page that the browser kept may show what is no longer so.
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .viewer")) return;
+  event.preventDefault();
+  document.getElementById("search").focus();
+});
+
 const focused = document.querySelector("[data-focus]");
 if (focused) focused.focus();
 
