@@ -89,6 +89,7 @@ def test_from_images_to_results_without_a_terminal(
     page.get_by_role("link", name="Open the model").click()
     expect(page.locator(".verdict .sentence")).to_contain_text("This model")
     expect(page.get_by_role("table").first).to_contain_text("PSNR")
+    page.locator("iframe.report").scroll_into_view_if_needed()
     expect(page.frame_locator("iframe.report").locator("h1")).to_be_visible()
 
     page.get_by_role("link", name="Predict", exact=True).last.click()

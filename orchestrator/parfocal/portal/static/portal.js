@@ -13,6 +13,17 @@ document.addEventListener("keydown", (event) => {
   document.getElementById("search").focus();
 });
 
+// What scrolls sideways can be reached with the keyboard.
+function reachable() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else if (!box.hasAttribute("role")) box.removeAttribute("tabindex");
+  }
+}
+reachable();
+window.addEventListener("resize", reachable);
+document.addEventListener("htmx:afterSettle", reachable);
+
 const focused = document.querySelector("[data-focus]");
 if (focused) focused.focus();
 
