@@ -9,7 +9,7 @@ import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ _TRIED_AT_ONCE, _TRIED_SECONDS = 16, 900.0
 _SIDE: Final = 720
 _PAGE: Final = 24
 _ROWS: Final = 200
+_FOUND: Final = ("objects", "detections", "localisations")
 _IMAGE: Final = (".tif", ".tiff", ".png")
 
 
@@ -145,6 +146,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
         drifted=[image for image in manifest.images if image.drift],
         model_name=versioned_name(manifest.model_uri) if manifest.model_uri else "",
         tables=tables,
+        counted=any(kind in _FOUND for image in manifest.images for kind in image.outputs),
         total_bytes=sum(entry.size for entry in manifest.files),
         verdict_of=_verdict(client, manifest),
     )
@@ -155,6 +157,31 @@ def viewer(client: ClientHere, portal: PortalHere, job_id: str) -> Response:
     """Tell the viewer of the images of a prediction."""
     _, manifest = result_of(client, job_id)
     return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(manifest.method)))
+
+
+@router.get("/results/{job_id}/objects")
+def objects(request: Request, client: ClientHere, job_id: str, image: str = "") -> Response:
+    """Show what was found in one image of a prediction; a row leads to its place in the viewer."""
+    place, manifest = result_of(client, job_id)
+    chosen = next((each for each in manifest.images if PurePosixPath(each.input).name == image), None)
+    public = {entry.name: entry.public_name for entry in manifest.files}
+    found = {kind: public.get(name, "") for kind, name in (chosen.outputs if chosen else {}).items()}
+    kind = next((kind for kind in _FOUND if found.get(kind, "").endswith(".csv")), "")
+    rows: list[dict[str, str]] = []
+    if kind:
+        text = client.store.read(manifest.place_of(place, found[kind])).decode("utf-8", "replace")
+        rows = list(csv.DictReader(io.StringIO(text)))
+    return page(
+        request,
+        "_objects.html",
+        job_id=job_id,
+        image=image,
+        kind=kind,
+        file=found.get(kind, ""),
+        columns=[name for name in (rows[0] if rows else {}) if name != "plane" or any(row[name] for row in rows)],
+        rows=[(_place(row), row) for row in rows[:_ROWS]],
+        total=len(rows),
+    )
 
 
 @router.get("/results/{job_id}/table/{file:path}")
@@ -354,6 +381,17 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
         return {}
     base = f"/p/{client.project}/data/{name.replace(':', '/')}/pictures"
     return {image.stem: f"{base}/{image.file}" for image in dataset.select(manifest.split, "source")}
+
+
+def _place(row: Mapping[str, str]) -> dict[str, str]:
+    """Return where the viewer finds what a row is about: its number, or its centre in pixels."""
+    found = {"object": row.get("label", ""), "z": row.get("plane", "")}
+    for axis in "xy":
+        middle = row.get(f"{axis}_px", "")
+        if not middle and row.get(f"{axis}_min_px") and row.get(f"{axis}_max_px"):
+            middle = f"{(float(row[f'{axis}_min_px']) + float(row[f'{axis}_max_px'])) / 2:.1f}"
+        found[axis] = middle
+    return {name: value for name, value in found.items() if value}
 
 
 def _stem(name: str) -> str:

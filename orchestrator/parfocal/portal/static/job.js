@@ -40,7 +40,8 @@
     plot = new uPlot({
       width: box.clientWidth - 12,
       height: 300,
-      scales: { x: { time: false }, y: { distr: logarithmic && logarithmic.checked ? 3 : 1 } },
+      // The whole training from the beginning, so that the curve shows how far it is.
+      scales: { x: { time: false, range: (_, first, last) => [Math.min(1, first ?? 1), Math.max(last ?? 1, job.dataset.final === "yes" ? 1 : Number(job.dataset.epochs), 2)] }, y: { distr: logarithmic && logarithmic.checked ? 3 : 1 } },
       axes: [
         { ...axis, label: "Epoch", labelSize: 22, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
         { ...axis, size: 72, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))) },
@@ -73,9 +74,10 @@
     if (known && (known.word !== now.word || known.stage !== now.stage)) refresh();
     else if (bar && words) {
       bar.value = now.percent;
-      const epoch = now.epochs ? `Epoch ${now.epoch} of ${now.epochs}${now.left ? `, about ${now.left} left` : ""}. ` : "";
+      if (now.epochs) job.dataset.epochs = now.epochs;
+      const epoch = now.epochs && !/^epoch/i.test(now.message) ? `Epoch ${now.epoch} of ${now.epochs}${now.left ? `, about ${now.left} left` : ""}. ` : "";
       const doing = now.message || now.stage;
-      words.textContent = epoch + doing.charAt(0).toUpperCase() + doing.slice(1);
+      words.textContent = epoch + doing.charAt(0).toUpperCase() + doing.slice(1) + (!epoch && now.left ? `, about ${now.left} left` : "");
     }
     known = now;
   }

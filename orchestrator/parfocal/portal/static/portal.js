@@ -180,3 +180,14 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
     sessionStorage.setItem(key, JSON.stringify({ values: values.filter(([name]) => name !== "request_id"), request: request ? request[1] : "" }));
   });
 }
+
+// What was found in the image that the viewer shows.
+const objects = document.getElementById("objects");
+if (objects) {
+  let shown = "";
+  document.addEventListener("viewer:image", (event) => {
+    if (event.detail.name === shown) return;
+    shown = event.detail.name;
+    htmx.ajax("GET", `${objects.dataset.objects}?image=${encodeURIComponent(shown)}`, { target: objects, swap: "innerHTML" });
+  });
+}
