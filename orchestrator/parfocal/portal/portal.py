@@ -129,6 +129,8 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
+        # An installation that is updated while it runs must not mix old code with new pages.
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
