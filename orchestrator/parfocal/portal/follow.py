@@ -87,12 +87,13 @@ class _Steps:
     def __init__(self, client: Client, origin: str) -> None:
         self._client = client
         self._origin = origin
-        self._done = 0
 
     def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
-        self._done += 1
-        digest = hashlib.sha256(f"{self._origin}\0{self._done}".encode()).hexdigest()[:8]
-        request.request_id = f"{self._origin[:50]}-{self._done}-{digest}"
+        # By what is asked for, not by its number: a step that was done before is passed over.
+        spec = getattr(request, str(request.WhichOneof("spec")))
+        content = self._origin.encode() + b"\0" + spec.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        request.request_id = f"{self._origin[:50]}-{digest}"
         job = self._client.wait(self._client.start(request, wait_for_queue=True).id)
         if job.state != v1.JOB_STATE_SUCCEEDED:
             raise PreconditionError(job.error.text or f"{title}: the job {job.id} was cancelled.")
