@@ -16,12 +16,13 @@ from portal_visitor import PROJECT, Visitor
 from support import wait_for
 
 from parfocal import v1
-from parfocal.client import Client
-from parfocal.portal.follow import Follower, take_up
+from parfocal.client import Client, requests
+from parfocal.portal.follow import Follower, Steps, take_up
 from parfocal.portal.guard import SAFE_METHODS
 from parfocal.portal.pages import ROUTERS
 from parfocal.portal.uploads import UploadedFile, guess_roles
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.names import is_job_id
 
 PAGES = ("", "data", "methods", "models", "predict", "results", "jobs", "compare", "operator", "search?q=a")
 
@@ -258,6 +259,28 @@ def test_a_portal_that_starts_again_meets_the_judged_model(client: Client, model
     take_up(follower, client)
     assert not follower.runs(f"check {PROJECT} {model}")
     assert asked_for(client) == before
+
+
+def test_steps_have_ids_by_what_they_ask_for_so_that_none_is_done_twice(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids: list[str] = []
+
+    def start(request: v1.StartJobRequest, **_: object) -> v1.Job:
+        ids.append(request.request_id)
+        return v1.Job(id=request.request_id)
+
+    monkeypatch.setattr(client, "start", start)
+    monkeypatch.setattr(client, "wait", lambda name: v1.Job(id=name, state=v1.JOB_STATE_SUCCEEDED))
+    prediction = requests.prediction_request("s3://m/p/m/1", "s3://d/p/d/1", split="test")
+    evaluation = requests.evaluation_request("restoration", "s3://r/p/j", "s3://d/p/d/1")
+    for steps in ((prediction, evaluation), (evaluation,)):
+        # After a restart the prediction is there, and only the evaluation is asked for.
+        origin = Steps(client, "20261130-024120-train-care-2d-6b1b64")
+        for request in steps:
+            origin.do(request, "a step")
+    assert ids[1] == ids[2] != ids[0]
+    assert all(is_job_id(name) for name in ids)
 
 
 def read_events(text: str) -> list[tuple[int, str, dict[str, object]]]:

@@ -81,7 +81,7 @@ class Follower:
                 self._running.discard(key)
 
 
-class _Steps:
+class Steps:
     """Has the jobs of a larger piece of work done, under ids that follow from its origin."""
 
     def __init__(self, client: Client, origin: str) -> None:
@@ -89,6 +89,7 @@ class _Steps:
         self._origin = origin
 
     def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
+        """Return the job of a request when it has succeeded; raise PreconditionError with its reason if it has not."""
         # By what is asked for, not by its number: a step that was done before is passed over.
         spec = getattr(request, str(request.WhichOneof("spec")))
         content = self._origin.encode() + b"\0" + spec.SerializeToString(deterministic=True)
@@ -100,7 +101,7 @@ class _Steps:
         return job
 
     def found(self, job: v1.Job, what: str) -> None:
-        pass
+        """Hear that a step was done before, which needs no word."""
 
 
 def check_key(project: str, model: str) -> str:
@@ -125,7 +126,7 @@ def check_model(client: Client, model_uri: str, dataset: str, origin: str) -> v1
             "(`parfocal status`)."
         )
     uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
-    return judge_model(client, _Steps(client, origin), method, model_uri, uri)
+    return judge_model(client, Steps(client, origin), method, model_uri, uri)
 
 
 def check_after_training(client: Client, job_id: str) -> None:
@@ -180,4 +181,4 @@ def compare_key(project: str, comparison: Comparison) -> str:
 
 def compare_models(client: Client, comparison: Comparison, origin: str) -> v1.Job:
     """Judge the models that have not been judged yet and compare them; return the finished comparison."""
-    return compare(client, _Steps(client, origin), comparison)
+    return compare(client, Steps(client, origin), comparison)
