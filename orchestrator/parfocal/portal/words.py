@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from parfocal import v1
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.verdicts import Verdict
 
 _STATES: Final[Mapping[int, tuple[str, str]]] = {
     v1.JOB_STATE_QUEUED: ("queued", "Queued"),
@@ -54,6 +56,11 @@ def state(job: v1.Job) -> tuple[str, str]:
 def verdict_state(name: str) -> tuple[str, str]:
     """Return the look and the word of a verdict."""
     return _VERDICTS.get(name, ("unknown", "Not judged"))
+
+
+def verdict_short(verdict: Verdict) -> str:
+    """Return a verdict with what decided most."""
+    return replace(verdict, reasons=verdict.reasons[:1]).sentence
 
 
 def work(job: v1.Job) -> str:
@@ -176,6 +183,7 @@ def paths(uri: str) -> str:
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "state": state,
     "verdict_state": verdict_state,
+    "verdict_short": verdict_short,
     "work": work,
     "subject": subject,
     "duration": duration,
