@@ -151,9 +151,9 @@ def _noise(
     weights = window**2 / (window**2).sum()
     means, variances = [], []
     for first, second in pairs:
-        for y in range(0, shape[0] - side + 1, side):
-            for x in range(0, shape[1] - side + 1, side):
-                block = np.s_[y : y + side, x : x + side]
+        for top in range(0, shape[0] - side + 1, side):
+            for left in range(0, shape[1] - side + 1, side):
+                block = np.s_[top : top + side, left : left + side]
                 spectrum = np.abs(np.fft.fft2(window * (first[block] - second[block]))) ** 2
                 variances.append(float(spectrum[corner].mean()) / norm)
                 # Weighted as the spectrum weights the noise of pixels.

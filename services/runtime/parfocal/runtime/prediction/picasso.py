@@ -71,7 +71,7 @@ class PicassoFile:
         table = np.zeros(len(found.frame), self._dtype)
         table["frame"] = found.frame
         for name, values in known.items():
-            if name in table.dtype.fields:
+            if name in (self._dtype.names or ()):
                 table[name] = np.nan if values is None else values
         self._file.write(table.tobytes())
         self._rows += len(table)
