@@ -30,11 +30,11 @@ _WIDTHS: Final = (0.5, 4.0)
 
 @dataclass(frozen=True)
 class SpotBaseline:
-    """Local maxima above `threshold` standard deviations of the noise, and the Jaccard index that it was chosen by."""
+    """Local maxima above `threshold` standard deviations of the noise; it was chosen by this Jaccard index, if any."""
 
     threshold: float
-    jaccard: float
-    frames: int
+    jaccard: float | None = None
+    frames: int = 0
 
     def find(self, frames: Iterable[NDArray[Any]]) -> Localisations:
         """Return the localisations of all frames (Y, X)."""
@@ -42,13 +42,10 @@ class SpotBaseline:
 
     def describe(self) -> dict[str, Any]:
         """Return what was chosen and how, as plain JSON types."""
-        return {
-            "name": "fit of local maxima",
-            "threshold_sd": self.threshold,
-            "chosen_by": "Jaccard index",
-            "jaccard": self.jaccard,
-            "frames": self.frames,
-        }
+        known: dict[str, Any] = {"name": "fit of local maxima", "threshold_sd": self.threshold}
+        if self.jaccard is None:
+            return known | {"chosen_by": "nothing: no frames with known emitters to choose it on"}
+        return known | {"chosen_by": "Jaccard index", "jaccard": self.jaccard, "frames": self.frames}
 
 
 def choose_spots(
