@@ -82,6 +82,10 @@ def test_a_known_place_comes_out_in_nanometres(tmp_path: Path) -> None:
     assert made.images["density"].pixels[5, 7] == pytest.approx(100)
     np.testing.assert_allclose(made.images["widefield"].pixels, stack.mean(axis=0))
     assert {"picasso/a.hdf5", "picasso/a.yaml"} <= set(made.files.values())
+    # Behind the head of 4096 bytes: frame from 0, x and y in pixels, their error and the confidence.
+    row = np.dtype([("frame", "<u4"), *((name, "<f4") for name in ("x", "y", "lpx", "lpy", "confidence"))])
+    table = np.frombuffer((tmp_path / "picasso" / "a.hdf5").read_bytes()[4096:], row)
+    assert table.tolist() == [(0, 7.625, 5.625, 0.25, 0.25, 1.0), (2, 3.625, 11.625, 0.25, 0.25, 1.0)]
 
 
 def test_drift_is_taken_out_of_places_and_image(tmp_path: Path) -> None:

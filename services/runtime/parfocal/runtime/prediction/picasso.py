@@ -78,9 +78,8 @@ class PicassoFile:
 
     def finish(self) -> dict[str, str]:
         """Complete the files and return them by kind."""
-        if not self._file.closed:
-            self._file.seek(0)
-            self._file.write(hdf5_head(self._dtype, self._rows))
+        self._file.seek(0)
+        self._file.write(hdf5_head(self._dtype, self._rows))
         self.close()
         return dict(self._names)
 
