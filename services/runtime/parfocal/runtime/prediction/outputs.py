@@ -18,10 +18,11 @@ from parfocal.runtime.images.files import Image, PixelSize, convert_dtype
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outputs import Column, Detections, Values, Window
 from parfocal.runtime.prediction.box_files import DETECTIONS, BoxFiles, FoundBoxes
-from parfocal.runtime.prediction.object_files import OBJECTS, ObjectFiles, class_image
+from parfocal.runtime.prediction.object_files import ObjectFiles, class_image
 from parfocal.runtime.prediction.picasso import PicassoFile
 from parfocal.runtime.prediction.tables import TableFile
 from parfocal.runtime.prediction.unit import Stack
+from parfocal.runtime.store.manifests import OBJECTS
 
 PREDICTION = "prediction"
 """Name of the image that a method is for; its file has the name of the input."""
