@@ -142,7 +142,8 @@ def _note(notes: Notes, context: JobContext, item: _Input) -> None:
     for note in item.image.notes:
         notes.add(note.sentence, note.at(item.name))
     planes = dict(zip(item.image.axes, item.image.pixels.shape, strict=True)).get("Z", 1)
-    if planes > 1 and "Z" not in f"{context.method.axes}{context.method.channel_axes}":
+    frames = "Z" not in context.method.needs.taken(item.image.axes)
+    if planes > 1 and not frames and "Z" not in f"{context.method.axes}{context.method.channel_axes}":
         what = (
             f"Stacks were processed plane by plane, because {context.method.title} sees one plane at a time (3D "
             "methods take volumes as a whole; give --axes TYX for frames of a time-lapse that a file calls planes)"
