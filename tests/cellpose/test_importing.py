@@ -77,7 +77,7 @@ def test_files_that_are_no_such_models_are_refused(original: Path, tmp_path: Pat
     with pytest.raises(InvalidInputError, match="outputs"):
         import_model(CELLPOSE_2D, tmp_path / "outputs", tmp_path)
     (tmp_path / "mine_size.npy").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(InvalidInputError, match="_size.npy"):
+    with pytest.raises(InvalidInputError, match=r"_size\.npy"):
         import_model(CELLPOSE_2D, tmp_path / "mine_size.npy", tmp_path)
 
 

@@ -211,3 +211,20 @@ def test_the_objects_in_a_volume_are_those_of_cellpose(saved: Path) -> None:
     both, either = ((ours.labels > 0) & (theirs > 0)).sum(), ((ours.labels > 0) | (theirs > 0)).sum()
     assert ours.labels.any()
     assert both / either > 0.97
+
+
+def test_objects_of_large_images_are_found_in_windows_each_once() -> None:
+    """The same objects as without windows; the dynamics of an image of any size need the memory of one window."""
+    labels = nuclei_pair(np.random.default_rng(2), (200, 260))[1].astype(np.int32)
+    flows = np.stack([*(5 * dynamics.masks_to_flows(labels)), np.where(labels, 6.0, -6.0)], axis=-1).astype(np.float32)
+    settings = {
+        "scale": 1.0,
+        "cell_threshold": 0.0,
+        "flow_threshold": 0.4,
+        "minimum_size": 15,
+        "largest_fraction": 0.4,
+    }
+    whole, parts = (find_masks(flows, window=window, **settings) for window in (4096, 96))
+    assert whole.max() == parts.max() > 30
+    pairs = np.unique(np.stack([whole.ravel(), parts.ravel()]), axis=1)
+    assert pairs.shape[1] == whole.max() + 1

@@ -6,6 +6,7 @@ on a GPU, and the same model shall find the same objects everywhere.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -26,6 +27,7 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _OUTPUTS: Final = 3
 _OVERLAP: Final = 16
 _BATCH: Final = 8
+_WINDOW: Final = 4096
 # Cellpose counts on: an object of the mean diameter takes so many steps of the dynamics.
 _STEPS: Final = 200
 _CPU: Final = torch.device("cpu")
@@ -108,6 +110,7 @@ def find_masks(
     flow_threshold: float,
     minimum_size: int,
     largest_fraction: float,
+    window: int = _WINDOW,
 ) -> NDArray[Any]:
     """Return the label image or volume that flows and logits lead to.
 
@@ -119,19 +122,69 @@ def find_masks(
         At which the network has seen the image: pixels of large objects have a longer way.
     cell_threshold, flow_threshold, minimum_size, largest_fraction
         See `CellposePredictionParameters`; the flow threshold is for images alone.
+    window
+        Side length in pixels of the windows in which objects are looked for in larger images.
 
     Returns
     -------
     NDArray
         Unsigned integers; objects are numbered from 1 without gaps.
     """
-    masks = _follow(flows, scale, cell_threshold, largest_fraction)
-    if flow_threshold > 0 and masks.ndim == 2 and masks.any():
-        masks[np.isin(masks, wrong_flows(masks, flows, flow_threshold))] = 0
+    settings = (scale, cell_threshold, flow_threshold)
+    if flows.ndim == 3 and max(flows.shape[:2]) > window:
+        masks = _in_windows(flows, settings, window)
+    else:
+        masks = _objects(flows, *settings)
+    _discard_large(masks, largest_fraction)
     return _tidied(masks, minimum_size)
 
 
-def _follow(flows: NDArray[np.float32], scale: float, cell_threshold: float, largest_fraction: float) -> NDArray[Any]:
+def _in_windows(flows: NDArray[np.float32], settings: tuple[float, float, float], window: int) -> NDArray[np.uint32]:
+    """Return the objects of a large image, found in windows that overlap by a quarter of their length on each side.
+
+    An object is taken from the window in which its centre lies, so it comes once, and whole if it is smaller than the
+    overlap. The memory of the dynamics depends on the window alone.
+    """
+    shape, margin = flows.shape[:2], window // 4
+    masks = np.zeros(shape, np.uint32)
+    count = 0
+    for corner in itertools.product(*(range(0, length, window) for length in shape)):
+        begin = np.maximum(np.array(corner) - margin, 0)
+        outer = tuple(
+            slice(int(low), min(start + window + margin, length))
+            for low, start, length in zip(begin, corner, shape, strict=True)
+        )
+        found = _objects(flows[outer], *settings)
+        fastremap.renumber(found, in_place=True)
+        numbers = np.arange(1, int(found.max()) + 1)
+        if not len(numbers):
+            continue
+        centres = np.array(ndimage.center_of_mass(found > 0, found, numbers)) + begin - corner
+        own = np.all((centres >= 0) & (centres < window), axis=1)
+        renamed = np.concatenate([[0], np.where(own, count + np.cumsum(own), 0)]).astype(np.uint32)[found]
+        place = masks[outer]
+        place[...] = np.where(place > 0, place, renamed)
+        count += int(own.sum())
+    return masks
+
+
+def _objects(flows: NDArray[np.float32], scale: float, cell_threshold: float, flow_threshold: float) -> NDArray[Any]:
+    """Return the objects of an image or volume without those whose flows are wrong."""
+    masks = _follow(flows, scale, cell_threshold)
+    if flow_threshold > 0 and masks.ndim == 2 and masks.any():
+        masks[np.isin(masks, wrong_flows(masks, flows, flow_threshold))] = 0
+    return masks
+
+
+def _discard_large(masks: NDArray[Any], largest_fraction: float) -> None:
+    """Set objects that cover more than a part of the image to 0, in place."""
+    sizes = np.bincount(masks.ravel())
+    large = 1 + np.flatnonzero(sizes[1:] > largest_fraction * masks.size)
+    if len(large):
+        masks[np.isin(masks, large)] = 0
+
+
+def _follow(flows: NDArray[np.float32], scale: float, cell_threshold: float) -> NDArray[Any]:
     moved = np.ascontiguousarray(np.moveaxis(flows[..., :-1], -1, 0))
     # Said explicitly, or PyTorch warns that it does not check.
     with torch.sparse.check_sparse_tensor_invariants(True):
@@ -143,7 +196,7 @@ def _follow(flows: NDArray[np.float32], scale: float, cell_threshold: float, lar
             flow_threshold=None,
             do_3D=len(moved) == 3,
             min_size=-1,
-            max_size_fraction=largest_fraction,
+            max_size_fraction=1.0,
             device=_CPU,
         )
     return np.asarray(masks)
