@@ -71,8 +71,16 @@ def original(folder: Path, diameter: float, filters: int = 4) -> Any:
     from cellpose.resnet_torch import CPnet
 
     logging.getLogger("cellpose").setLevel(logging.ERROR)
+
+    class Narrow(CPnet):
+        """Cellpose expects styles of 256 numbers."""
+
+        def forward(self, data: Any) -> Any:
+            output, style, maps = super().forward(data)
+            return output, torch.nn.functional.pad(style, (0, 256 - style.shape[1])), maps
+
     model = CellposeModel(gpu=False, pretrained_model=False, mkldnn=False)
-    model.net = CPnet([2, *(filters * 2**level for level in range(4))], 3, sz=3, mkldnn=False)
+    model.net = Narrow([2, *(filters * 2**level for level in range(4))], 3, sz=3, mkldnn=False)
     model.net.load_model(str(folder / "weights_best.cellpose"))
     model.net_ortho = None
     model.diam_mean = float(model.net.diam_mean)
