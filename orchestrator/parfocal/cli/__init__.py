@@ -31,7 +31,9 @@ _COMMANDS = {
     "compare": "_compare:compare",
     "predict": "_predict:predict",
     "models": "_models:models",
+    "results": "_results:results",
     "jobs": "_jobs:jobs",
+    "projects": "_projects:projects",
 }
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 

@@ -43,6 +43,7 @@ class StartJobRequest(google.protobuf.message.Message):
     PREDICTION_FIELD_NUMBER: builtins.int
     EVALUATION_FIELD_NUMBER: builtins.int
     COMPARISON_FIELD_NUMBER: builtins.int
+    DERIVATION_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller, unique within the project; makes a repeated call harmless. At most 64 of [A-Za-z0-9_-]."""
     project: builtins.str
@@ -67,6 +68,10 @@ class StartJobRequest(google.protobuf.message.Message):
     def comparison(self) -> parfocal.v1.spec_pb2.ComparisonSpec:
         """Compare predictions."""
 
+    @property
+    def derivation(self) -> parfocal.v1.spec_pb2.DerivationSpec:
+        """Make what is shown of images."""
+
     def __init__(
         self,
         *,
@@ -77,10 +82,11 @@ class StartJobRequest(google.protobuf.message.Message):
         prediction: parfocal.v1.spec_pb2.PredictionSpec | None = ...,
         evaluation: parfocal.v1.spec_pb2.EvaluationSpec | None = ...,
         comparison: parfocal.v1.spec_pb2.ComparisonSpec | None = ...,
+        derivation: parfocal.v1.spec_pb2.DerivationSpec | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "evaluation", b"evaluation", "prediction", b"prediction", "spec", b"spec", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["comparison", b"comparison", "evaluation", b"evaluation", "labels", b"labels", "prediction", b"prediction", "project", b"project", "request_id", b"request_id", "spec", b"spec", "training", b"training"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison"] | None: ...
+    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "derivation", b"derivation", "evaluation", b"evaluation", "prediction", b"prediction", "spec", b"spec", "training", b"training"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["comparison", b"comparison", "derivation", b"derivation", "evaluation", b"evaluation", "labels", b"labels", "prediction", b"prediction", "project", b"project", "request_id", b"request_id", "spec", b"spec", "training", b"training"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison", "derivation"] | None: ...
 
 global___StartJobRequest = StartJobRequest
 
