@@ -63,7 +63,7 @@ def is_weights(path: Path) -> bool:
     return path.is_file() and path.suffix not in _OTHER and not path.name.startswith(".")
 
 
-def read_limits(path: Path, most_bytes: int) -> None:
+def check_file(path: Path, most_bytes: int) -> None:
     """Raise InvalidInputError unless a file exists, is no pickle of a size model, and is not too large."""
     if not path.is_file():
         raise InvalidInputError(f"There is no file {path.name}. Name the file with the weights of the Cellpose model.")

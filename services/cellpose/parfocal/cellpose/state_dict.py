@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parfocal.cellpose.operator_weights import read_limits
+from parfocal.cellpose.operator_weights import check_file
 from parfocal.runtime.datasets.findings import by
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.implementation import Arrays
@@ -41,7 +41,7 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
     InvalidInputError
         It is missing, too large, damaged, holds more than arrays, or is of version 4 of Cellpose.
     """
-    read_limits(path, _MOST_BYTES)
+    check_file(path, _MOST_BYTES)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
