@@ -33,17 +33,17 @@ USUAL_THRESHOLDS = {"cell_threshold": 0.0, "flow_threshold": 0.4}
 
 @dataclass(frozen=True)
 class WarmUpAndHalvings(Schedule):
-    """A rate that rises over the first epochs, stays, and is halved ten times at regular intervals at the end.
+    """A rate that rises over the first epochs, stays, and is halved several times at regular intervals at the end.
 
-    That of Cellpose (`train_seg`), but for two things: its rise begins with a rate of 0, so that the first epoch has no
-    effect, and trainings of up to 100 epochs do not slow down at all.
+    That of Cellpose (`train_seg`), where it is halved ten times over the last 50 or 100 epochs, but for two things: its
+    rise begins with a rate of 0 there, so that the first epoch has no effect, and in trainings of up to 100 epochs the
+    rate never falls. Here it is halved five times over their second half.
     """
 
     epochs: int
     peak: float = 0.0
 
     _WARM: ClassVar[int] = 10
-    _HALVINGS: ClassVar[int] = 10
 
     @classmethod
     def of(cls, peak: float, epochs: int) -> Self:
@@ -57,8 +57,9 @@ class WarmUpAndHalvings(Schedule):
         last = 100 if self.epochs > 300 else 50 if self.epochs > 100 else self.epochs // 2
         if epoch < warm:
             return self.peak * (epoch + 1) / (warm + 1)
+        halvings = 10 if self.epochs > 100 else 5
         since = epoch - (self.epochs - last)
-        return float(self.peak * 0.5 ** (1 + since * self._HALVINGS // last)) if since >= 0 and last else self.peak
+        return float(self.peak * 0.5 ** (1 + since * halvings // last)) if since >= 0 and last else self.peak
 
     def after_epoch(self, epoch: int, metrics: Mapping[str, float]) -> Self:  # noqa: ARG002
         """Return the schedule with the rate of the next epoch."""
@@ -85,8 +86,8 @@ class CellposeParameters(Intensity, Foreground, Arithmetic, Flips, Validation, P
         gt=0,
         le=1,
         title="Learning rate",
-        description="Size of the training steps. It is reached in the first epochs and halved ten times in the last "
-        "ones.",
+        description="Size of the training steps. It is reached in the course of the first epochs, and halved several "
+        "times in the last ones.",
     )
     weight_decay: float = Field(
         default=1e-5,
