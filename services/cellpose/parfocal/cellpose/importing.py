@@ -30,6 +30,7 @@ from parfocal.runtime.store.facts import Facts, Port
 
 _FIRST: Final = "downsample.down.res_down_0.conv.conv_0.2.weight"
 _MOST_CHANNELS: Final = 64
+_TWO: Final = 2
 # Before version 2 files do not say for which diameter a network was trained; the published ones were for these.
 _OLDER_DIAMETERS: Final = {"nuclei": 17.0, "": 30.0}
 _LEAST_DIAMETER: Final = 0.5
@@ -66,7 +67,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
         method, source.name, {"first_filters": int(filters), "mean_diameter": round(mean, 3)}, {}
     )
     # Two channels are what the original has for single ones as well: the second is empty then.
-    images = Port(role=Roles().source, channels=int(channels) if channels > 2 else 1)
+    images = Port(role=Roles().source, channels=int(channels) if channels > _TWO else 1)
     licence = licence_of(source)
     facts = Facts(
         inputs=(images,),
@@ -78,6 +79,11 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     learner = implementation.build(parameters, facts)
     implementation.save(folder, parameters, facts, {"best": fit_state(source.name, state, learner)})
     warnings += [licence, *left_out]
+    if channels == _TWO:
+        warnings.append(
+            "The version takes grey images. For images of two channels, cells and nuclei, start a training on some of "
+            "them from it: its network has room for both."
+        )
     return manifest_fields(method, implementation, parameters, facts, ["best"], warnings)
 
 

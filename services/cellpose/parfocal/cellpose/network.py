@@ -178,11 +178,17 @@ class Cellpose(ObjectImplementation[Any, CellposeLearner]):
         return learner
 
     def initialise(self, learner: CellposeLearner, facts: Facts, weights: Arrays, initial: Facts) -> None:
-        """Give a new learner the weights of an earlier model; the diameters stay those of its own images."""
+        """Give a new learner the weights of an earlier model; the diameters stay those of its own images.
+
+        Models of single and of two channels have the same network.
+        """
         own = learner.weights()
         if not np.allclose(own[DIAMETERS[0]], weights[DIAMETERS[0]], atol=0.01):
             raise InvalidInputError(f"It was trained with mean_diameter {float(weights[DIAMETERS[0]][0]):g}.")
-        super().initialise(learner, facts, {**weights, **{name: own[name] for name in DIAMETERS}}, initial)
+        known, channels = (max(_LEAST_CHANNELS, each.input_channels) for each in (initial, facts))
+        if known != channels:
+            raise InvalidInputError(f"It reads {initial.input_channels} channels and these images have {channels}.")
+        learner.set_weights({**weights, **{name: own[name] for name in DIAMETERS}})
 
     def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:  # noqa: ARG002
         """Write files that Cellpose opens: `CellposeModel(pretrained_model=FILE)`."""
