@@ -32,6 +32,10 @@ _COMMANDS = {
     "predict": "_predict:predict",
     "models": "_models:models",
     "jobs": "_jobs:jobs",
+    "login": "_login:login",
+    "logout": "_login:logout",
+    "contexts": "_login:contexts",
+    "tokens": "_login:tokens",
 }
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 

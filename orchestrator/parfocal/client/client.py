@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 from parfocal import v1
+from parfocal.client.channels import SettingsTokens, Tokens
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.watching import watch
 from parfocal.runtime.errors import NotFoundError, QueueFullError, UnavailableError
@@ -38,16 +39,25 @@ class Client:
         Addresses "host:port" that replace those of the settings.
     patience
         Seconds for which `watch` and `wait` bear services that do not answer before they give up.
+    tokens
+        Says who calls; the token of the settings when None.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, services: Sequence[str] = (), patience: float = 600.0
+        self,
+        settings: Settings | None = None,
+        *,
+        services: Sequence[str] = (),
+        patience: float = 600.0,
+        tokens: Tokens | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.store = Store(self.settings)
         self.project = check_name("project", self.settings.project)
         self.patience = patience
-        self._services = [Service(address) for address in parse_addresses(",".join(services) or self.settings.services)]
+        shown = tokens or SettingsTokens(self.settings)
+        addresses = parse_addresses(",".join(services) or self.settings.services)
+        self._services = [Service(address, self.settings, shown) for address in addresses]
 
     def __enter__(self) -> Self:
         return self
