@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 
@@ -164,9 +164,8 @@ class Provider:
             answer = self._http.request(
                 method,
                 url,
-                fields=dict(form) if form is not None else None,
-                encode_multipart=False,
-                headers={"Accept": "application/json"},
+                body=urlencode(form) if form is not None else None,
+                headers={"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"},
                 redirect=False,
                 preload_content=False,
             )
