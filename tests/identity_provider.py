@@ -9,6 +9,7 @@ its people are, its keys, and the page on which a person agrees, which tests cal
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import threading
 import time
@@ -44,7 +45,12 @@ class Provider(RequestValidator):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__init__()
-        bearer = BearerToken(self, token_generator=self.access_token, expires_in=self.token_seconds)
+        bearer = BearerToken(
+            self,
+            token_generator=self.access_token,
+            refresh_token_generator=lambda _: secrets.token_urlsafe(),
+            expires_in=self.token_seconds,
+        )
         # Refresh tokens are taken only once, as careful providers do.
         refresh = RefreshTokenGrant(self, issue_new_refresh_tokens=True)
         device = DeviceCodeGrant(self)
