@@ -41,6 +41,9 @@ SESSIONS = {
     for entry in (content, *content.get("further", ()))
     if entry["method"] not in TINY
 }
+# Of a family's methods the first is killed while it trains: that the others go on bit for bit from what they restore
+# is tested without processes (learner_suite.py).
+KILLED = {content["method"] for content in (*_CONTENTS, _SCAFFOLD)} & set(SESSIONS)
 # Images are checked with a session for each of their methods, see deploy/images/check.
 if IMAGES:
     SESSIONS = {
@@ -49,6 +52,7 @@ if IMAGES:
         if content["service"] in IMAGES
         for entry in (content, *content.get("further", ()))
     }
+    KILLED = set(SESSIONS)
 
 
 def struct(values: dict[str, Any]) -> struct_pb2.Struct:

@@ -149,7 +149,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for (name, module, environment), port in zip(SERVICES, ports, strict=True)
     )
     config = StackConfig(
-        folder=folder, services=services, s3_port=s3_port, prefect_port=prefect_port, start_timeout=300
+        folder=folder,
+        services=services,
+        s3_port=s3_port,
+        prefect_port=prefect_port,
+        portal=False,
+        start_timeout=300,
     )
     try:
         up(config)

@@ -25,6 +25,8 @@ VALIDATE = ROOT / ".venvs/tools/bin/kubernetes-validate"
 VERSION = "1.32"
 Object = dict[str, Any]
 SERVICES = sorted(path.parent.name for path in ROOT.glob("services/*/pyproject.toml") if path.parent.name != "runtime")
+# The catalogue offers no methods.
+FAMILIES = [service for service in SERVICES if service != "catalog"]
 # It has no port, and ends by itself when it cannot work.
 WITHOUT_PROBES = {"runner"}
 
@@ -109,7 +111,7 @@ def test_every_folder_of_services_is_installed(overlay: str) -> None:
     templates = {name(content) for content in of_kind(overlay, "PodTemplate")}
     deployments = {name(content) for content in of_kind(overlay, "Deployment")}
     budgets = {name(content) for content in of_kind(overlay, "PodDisruptionBudget")}
-    assert templates == {f"parfocal-{service}-worker" for service in SERVICES}
+    assert templates == {f"parfocal-{service}-worker" for service in FAMILIES}
     wanted = {f"parfocal-{service}" for service in SERVICES}
     assert wanted <= deployments
     assert wanted <= budgets
@@ -117,7 +119,8 @@ def test_every_folder_of_services_is_installed(overlay: str) -> None:
     assert extra == {"parfocal-prefect", "parfocal-runner"}
     (settings,) = [content for content in of_kind(overlay, "ConfigMap") if name(content) == "parfocal-services"]
     addresses = settings["data"]["PARFOCAL_SERVICES"].split(",")
-    assert addresses == [f"parfocal-{service}:50051" for service in SERVICES]
+    assert addresses == [f"parfocal-{service}:50051" for service in FAMILIES]
+    assert settings["data"]["PARFOCAL_CATALOG"] == "parfocal-catalog:50051"
 
 
 def test_the_public_address_knows_every_service() -> None:

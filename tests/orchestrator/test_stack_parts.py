@@ -95,7 +95,7 @@ def test_every_port_is_decided_and_differs(tmp_path: Path, claims: PortClaims) -
     decided = assign_ports(StackConfig(folder=tmp_path, services=(service("care"), service("qc"))), None, claims)
     first = decided.store_port
     assert first is not None
-    ports = [decided.s3_port, decided.prefect_port, *(unit.port for unit in decided.services)]
+    ports = [decided.s3_port, decided.prefect_port, decided.portal_port, *(unit.port for unit in decided.services)]
     ports += store_block(first)
     assert None not in ports
     assert len(set(ports)) == len(ports)
@@ -206,6 +206,14 @@ def test_the_runner_waits_for_services_but_starts_without_one_that_failed(tmp_pa
     runner = build_units(config, ensure_credentials(tmp_path))[-1]
     assert (runner.name, runner.needs, runner.after) == ("runner", ("s3", "prefect"), ("care",))
     assert runner.env["PARFOCAL_SERVICES"] == "127.0.0.1:15051"
+
+
+def test_the_portal_listens_on_its_own_port_and_knows_the_services(tmp_path: Path) -> None:
+    config = StackConfig(folder=tmp_path, services=(service("care", 15051),), prefect=False, portal_port=18600)
+    portal = build_units(config, ensure_credentials(tmp_path))[-1]
+    assert (portal.name, portal.needs, portal.address) == ("portal", ("s3",), "http://127.0.0.1:18600")
+    assert portal.env["PARFOCAL_SERVICES"] == "127.0.0.1:15051"
+    assert portal.argv[-2:] == ("--listen", "127.0.0.1:18600")
 
 
 def test_settings_of_another_prefect_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:

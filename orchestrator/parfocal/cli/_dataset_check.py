@@ -152,8 +152,8 @@ def check_stored(app: App, client: Client, name: str) -> None:
 def check_quality(app: App, client: Client, name: str, quality: Quality) -> None:
     """Have quality control look at a stored dataset, and print what it found."""
     from parfocal import v1
-    from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.client.dataset_checks import check_method
+    from parfocal.client.parameters import parse_parameters, schema_of
     from parfocal.client.quality import finished_job, published_summary
     from parfocal.client.requests import evaluation_request
     from parfocal.client.results import result_uri

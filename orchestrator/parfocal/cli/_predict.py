@@ -61,9 +61,9 @@ def predict(
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._render import print_json, say
     from parfocal.client.models import read_model
+    from parfocal.client.parameters import parse_parameters, schema_of
     from parfocal.client.results import find_inputs
 
     axes = check_axes(axes)

@@ -65,8 +65,8 @@ def train(
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _flow, _work
-    from parfocal.cli._parameters import parse_parameters, preset_values, schema_of
     from parfocal.cli._render import print_json, say
+    from parfocal.client.parameters import parse_parameters, preset_values, schema_of
     from parfocal.client.requests import training_request
     from parfocal.runtime.store.names import check_name
 

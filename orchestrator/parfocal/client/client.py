@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 from parfocal import v1
+from parfocal.client.catalog import Catalog
 from parfocal.client.channels import SettingsTokens, Tokens
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
+from parfocal.client.single_images import PredictedImage, predict_image
 from parfocal.client.watching import watch
 from parfocal.runtime.errors import NotFoundError, QueueFullError, UnavailableError
+from parfocal.runtime.images.files import Image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.names import (
@@ -56,6 +59,8 @@ class Client:
         self.project = check_name("project", self.settings.project)
         self.patience = patience
         shown = tokens or SettingsTokens(self.settings)
+        named = next(iter(parse_addresses(self.settings.catalog)), "")
+        self.catalog = Catalog(Service(named, self.settings, shown) if named else None, self.project)
         addresses = parse_addresses(",".join(services) or self.settings.services)
         self._services = [Service(address, self.settings, shown) for address in addresses]
 
@@ -67,6 +72,7 @@ class Client:
 
     def close(self) -> None:
         """Close all channels."""
+        self.catalog.close()
         for service in self._services:
             service.close()
 
@@ -191,6 +197,33 @@ class Client:
         """Move the record of an ended job to the trash; what it published stays."""
         request = v1.DeleteJobRequest(project=self.project, job_id=job_id)
         _first(self._owners(job_id), lambda service: service.call(service.jobs.DeleteJob, request))
+
+    def predict_image(
+        self, model_uri: str, image: Image, parameters: Mapping[str, Any] | None = None
+    ) -> PredictedImage:
+        """Return what a model makes of one image, at once; nothing is stored.
+
+        Parameters
+        ----------
+        model_uri
+            As returned by `model_uri`.
+        image
+            Pixels with the axes of the method, or a stack of them.
+        parameters
+            Of the prediction, those that differ from their defaults.
+
+        Raises
+        ------
+        InvalidInputError
+            The model cannot be applied to the image.
+        QueueFullError
+            The device is in use; `retry_seconds` says when to ask again.
+        NotFoundError, UnavailableError
+            There is no such model, or its service does not answer.
+        """
+        place = Location.parse(model_uri) / MODEL_MANIFEST
+        services = self._find(ModelManifest.read(self.store, place).method)[0]
+        return _first(services, lambda service: predict_image(service, model_uri, image, parameters))
 
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""

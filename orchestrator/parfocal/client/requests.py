@@ -162,6 +162,35 @@ def comparison_request(
     return request
 
 
+def derivation_request(
+    input_uris: Sequence[str],
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    method: str = "tiles",
+    project: str = "",
+    request_id: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> v1.StartJobRequest:
+    """Return the request to make what a browser shows of published images.
+
+    Parameters
+    ----------
+    input_uris
+        Dataset versions and results, one or more, as returned by `Client.dataset_uri` and
+        `parfocal.client.results.result_uri`.
+    parameters
+        Those that differ from their defaults.
+    method
+        Name of the method.
+    project, request_id, labels
+        As for `training_request`.
+    """
+    spec = v1.DerivationSpec(method=method, input_uris=list(input_uris), parameters=to_struct(parameters))
+    request = _request("tiles", project, request_id, labels)
+    request.derivation.CopyFrom(spec)
+    return request
+
+
 def to_struct(values: Mapping[str, Any] | None) -> struct_pb2.Struct:
     """Return plain values (numbers, text, truth values, lists, None) as a Struct."""
     struct = struct_pb2.Struct()

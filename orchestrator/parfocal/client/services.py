@@ -19,11 +19,11 @@ _T = TypeVar("_T")
 _CALL_SECONDS = 60.0
 _LIST_SECONDS = 10.0
 
-# Every RPC of the contract may be repeated: StartJob by its request id, the others by their nature.
+# Every RPC of the contract may be repeated: StartJob and BeginUpload by their request ids, the others by their nature.
 _RETRY = {
     "methodConfig": [
         {
-            "name": [{"service": "parfocal.v1.JobService"}, {"service": "parfocal.v1.MethodService"}],
+            "name": [{"service": f"parfocal.v1.{name}"} for name in ("JobService", "MethodService", "CatalogService")],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.2s",
@@ -80,6 +80,7 @@ class Service:
         self._channel = open_channel(address, settings, tokens or SettingsTokens(settings), _OPTIONS)
         self.jobs = v1.JobServiceStub(self._channel)
         self.methods = v1.MethodServiceStub(self._channel)
+        self.catalog = v1.CatalogServiceStub(self._channel)
 
     def call(self, function: Callable[..., _T], request: object, seconds: float = _CALL_SECONDS) -> _T:
         """Return the answer to one unary call; raise the error that the service meant."""

@@ -40,7 +40,7 @@ def store_ready(endpoint: str, credentials: Credentials, buckets: Buckets) -> st
     )
     try:
         present = {bucket.name for bucket in client.list_buckets()}
-        for name in (buckets.datasets, buckets.models, buckets.results, buckets.jobs):
+        for name in buckets.model_dump().values():
             if name not in present:
                 client.make_bucket(name)
         client.put_object(buckets.jobs, _PROBE, io.BytesIO(b"ready"), 5)
@@ -63,6 +63,12 @@ _PROBE = ".parfocal-ready"
 def prefect_ready(api_url: str) -> str:
     """Check that the Prefect server at `api_url` (``…/api``) answers and reaches its database."""
     answer, problem = _ask(f"{api_url}/ready")
+    return problem if answer is None else ""
+
+
+def portal_ready(url: str) -> str:
+    """Check that the portal answers."""
+    answer, problem = _ask(f"{url}/health")
     return problem if answer is None else ""
 
 

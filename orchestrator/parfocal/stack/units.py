@@ -78,8 +78,11 @@ def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ..
         units.append(prefect_unit(config))
     units += [service_unit(config, credentials, service) for service in config.services]
     # Without a service there is nothing to serve.
-    if config.prefect and config.services and config.runner_module and module_exists(config.runner_module):
+    if config.prefect and config.method_services and config.runner_module and module_exists(config.runner_module):
         units.append(runner_unit(config, credentials, config.runner_module))
+    # A stack that an older Parfocal started has no port for it.
+    if config.portal and config.portal_port:
+        units.append(portal_unit(config, credentials))
     return tuple(units)
 
 
@@ -170,7 +173,7 @@ def prefect_unit(config: StackConfig) -> Unit:
 
 
 def service_unit(config: StackConfig, credentials: Credentials, service: ServiceUnit) -> Unit:
-    """Return one method service, run by its own environment's Python."""
+    """Return one service, run by its own environment's Python."""
     address = service_address(service)
     env = base_environment() | store_settings(config, credentials) | {"PARFOCAL_LISTEN": address}
     return Unit(
@@ -192,18 +195,44 @@ def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> U
     """Return the flow runner, which serves the deployments of all services."""
     api_url = prefect_api_url(config)
     env = base_environment(same_python=True) | store_settings(config, credentials)
-    env |= _prefect_settings(config) | {"PREFECT_API_URL": api_url, "PARFOCAL_SERVICES": services_setting(config)}
+    env |= _prefect_settings(config) | {"PREFECT_API_URL": api_url, **client_settings(config)}
     return Unit(
         name="runner",
         argv=(sys.executable, "-P", "-m", module),
         env=env,
         cwd=config.folder / "state",
         ready=partial(probes.runner_ready, api_url),
-        needs=("s3", "prefect"),
-        after=tuple(service.name for service in config.services),
+        needs=("s3", "prefect", *([config.catalog.name] if config.catalog else [])),
+        after=tuple(service.name for service in config.method_services),
         stage=3,
         ready_timeout=config.start_timeout,
     )
+
+
+def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
+    """Return the portal, the pages for the browser."""
+    url = portal_url(config)
+    env = base_environment(same_python=True) | store_settings(config, credentials) | client_settings(config)
+    argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
+    if config.prefect:
+        argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
+    return Unit(
+        name="portal",
+        argv=tuple(argv),
+        env=env,
+        cwd=config.folder / "state",
+        ready=lambda _since: probes.portal_ready(url),
+        needs=("s3", *([config.catalog.name] if config.catalog else [])),
+        stage=3,
+        address=url,
+        port=config.portal_port,
+        ready_timeout=config.start_timeout,
+    )
+
+
+def portal_url(config: StackConfig) -> str:
+    """Return the URL of the portal."""
+    return f"http://{LOOPBACK}:{config.portal_port}"
 
 
 def store_endpoint(config: StackConfig) -> str:
@@ -221,9 +250,12 @@ def service_address(service: ServiceUnit) -> str:
     return f"{LOOPBACK}:{service.port}"
 
 
-def services_setting(config: StackConfig) -> str:
-    """Return the value of ``PARFOCAL_SERVICES``."""
-    return ",".join(service_address(service) for service in config.services)
+def client_settings(config: StackConfig) -> dict[str, str]:
+    """Return the settings by which clients find the services and the catalogue."""
+    return {
+        "PARFOCAL_SERVICES": ",".join(service_address(service) for service in config.method_services),
+        "PARFOCAL_CATALOG": service_address(config.catalog) if config.catalog else "",
+    }
 
 
 def store_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
@@ -244,7 +276,7 @@ def base_environment(*, same_python: bool = False) -> dict[str, str]:
     Settings of another Prefect (a cloud account, say) never leak in. `same_python` keeps what makes this Python
     find its packages; other environments must not see it. Calls on loopback never go through a proxy.
     """
-    dropped = {STACK_MARK, UNIT_MARK, "PARFOCAL_LISTEN", "PARFOCAL_SERVICES"}
+    dropped = {STACK_MARK, UNIT_MARK, "PARFOCAL_LISTEN", "PARFOCAL_SERVICES", "PARFOCAL_CATALOG"}
     if not same_python:
         dropped |= {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSAFEPATH"}
     env = {

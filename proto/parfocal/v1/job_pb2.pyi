@@ -111,6 +111,7 @@ class Job(google.protobuf.message.Message):
     PREDICTION_FIELD_NUMBER: builtins.int
     EVALUATION_FIELD_NUMBER: builtins.int
     COMPARISON_FIELD_NUMBER: builtins.int
+    DERIVATION_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     CREATED_BY_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
@@ -181,6 +182,10 @@ class Job(google.protobuf.message.Message):
         """Compare predictions."""
 
     @property
+    def derivation(self) -> parfocal.v1.spec_pb2.DerivationSpec:
+        """Make what is shown of images."""
+
+    @property
     def progress(self) -> global___Progress:
         """How far it is."""
 
@@ -245,6 +250,7 @@ class Job(google.protobuf.message.Message):
         prediction: parfocal.v1.spec_pb2.PredictionSpec | None = ...,
         evaluation: parfocal.v1.spec_pb2.EvaluationSpec | None = ...,
         comparison: parfocal.v1.spec_pb2.ComparisonSpec | None = ...,
+        derivation: parfocal.v1.spec_pb2.DerivationSpec | None = ...,
         state: global___JobState.ValueType = ...,
         created_by: builtins.str = ...,
         attempt: builtins.int = ...,
@@ -267,9 +273,9 @@ class Job(google.protobuf.message.Message):
         paused: google.protobuf.duration_pb2.Duration | None = ...,
         requested_by: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "requested_by", b"requested_by", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison"] | None: ...
+    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "requested_by", b"requested_by", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison", "derivation"] | None: ...
 
 global___Job = Job
 

@@ -43,6 +43,7 @@ class StartJobRequest(google.protobuf.message.Message):
     PREDICTION_FIELD_NUMBER: builtins.int
     EVALUATION_FIELD_NUMBER: builtins.int
     COMPARISON_FIELD_NUMBER: builtins.int
+    DERIVATION_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller, unique within the project; makes a repeated call harmless. At most 64 of [A-Za-z0-9_-]."""
     project: builtins.str
@@ -67,6 +68,10 @@ class StartJobRequest(google.protobuf.message.Message):
     def comparison(self) -> parfocal.v1.spec_pb2.ComparisonSpec:
         """Compare predictions."""
 
+    @property
+    def derivation(self) -> parfocal.v1.spec_pb2.DerivationSpec:
+        """Make what is shown of images."""
+
     def __init__(
         self,
         *,
@@ -77,10 +82,11 @@ class StartJobRequest(google.protobuf.message.Message):
         prediction: parfocal.v1.spec_pb2.PredictionSpec | None = ...,
         evaluation: parfocal.v1.spec_pb2.EvaluationSpec | None = ...,
         comparison: parfocal.v1.spec_pb2.ComparisonSpec | None = ...,
+        derivation: parfocal.v1.spec_pb2.DerivationSpec | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "evaluation", b"evaluation", "prediction", b"prediction", "spec", b"spec", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["comparison", b"comparison", "evaluation", b"evaluation", "labels", b"labels", "prediction", b"prediction", "project", b"project", "request_id", b"request_id", "spec", b"spec", "training", b"training"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison"] | None: ...
+    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "derivation", b"derivation", "evaluation", b"evaluation", "prediction", b"prediction", "spec", b"spec", "training", b"training"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["comparison", b"comparison", "derivation", b"derivation", "evaluation", b"evaluation", "labels", b"labels", "prediction", b"prediction", "project", b"project", "request_id", b"request_id", "spec", b"spec", "training", b"training"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison", "derivation"] | None: ...
 
 global___StartJobRequest = StartJobRequest
 
@@ -418,13 +424,13 @@ class ListUsageResponse(google.protobuf.message.Message):
     active_jobs: builtins.int
     """Jobs that have not ended; they are not part of `usage`."""
     @property
-    def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Usage]:
+    def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceUsage]:
         """By month, user and service."""
 
     def __init__(
         self,
         *,
-        usage: collections.abc.Iterable[global___Usage] | None = ...,
+        usage: collections.abc.Iterable[global___DeviceUsage] | None = ...,
         active_jobs: builtins.int = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["active_jobs", b"active_jobs", "usage", b"usage"]) -> None: ...
@@ -432,7 +438,7 @@ class ListUsageResponse(google.protobuf.message.Message):
 global___ListUsageResponse = ListUsageResponse
 
 @typing.final
-class Usage(google.protobuf.message.Message):
+class DeviceUsage(google.protobuf.message.Message):
     """What one user has used of one service in one month."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -463,4 +469,4 @@ class Usage(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["device_seconds", b"device_seconds", "jobs", b"jobs", "month", b"month", "service", b"service", "user", b"user"]) -> None: ...
 
-global___Usage = Usage
+global___DeviceUsage = DeviceUsage

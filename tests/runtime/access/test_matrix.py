@@ -19,7 +19,7 @@ from parfocal.runtime.jobs.records import JobStore
 
 SERVED = {"parfocal.v1.JobService", "parfocal.v1.MethodService"}
 #: Services with a matrix of their own, next to what serves them.
-ELSEWHERE: set[str] = set()
+ELSEWHERE = {"parfocal.v1.CatalogService"}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 Each kind has a room of its own: the methods in its `__init__.py`, what workers run in `job.py`, parameters and figures:
 `restoration/` (translation too), `instances/`, `semantic/`, `detection/`, `residuals/`, `unpaired/`, `dataset/` and
 `comparison/`.
-They share `evaluation/`, `report/` and `metrics/`, which are pure functions on arrays.
+They share `evaluation/`, `report/` and `metrics/`, which are pure functions on arrays. `tiles/` judges nothing: it
+makes what a browser shows of images.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from parfocal.qc.instances import INSTANCES
 from parfocal.qc.residuals import RESIDUALS
 from parfocal.qc.restoration import RESTORATION, TRANSLATION
 from parfocal.qc.semantic import SEMANTIC
+from parfocal.qc.tiles import TILES
 from parfocal.qc.unpaired import UNPAIRED
 from parfocal.runtime.methods.service import Service
 
 SERVICE = Service(
     name="qc",
-    methods=(RESTORATION, RESIDUALS, TRANSLATION, UNPAIRED, INSTANCES, SEMANTIC, DETECTION, DATASET),
+    methods=(RESTORATION, RESIDUALS, TRANSLATION, UNPAIRED, INSTANCES, SEMANTIC, DETECTION, DATASET, TILES),
     packages=("scikit-image", "scipy", "matplotlib"),
 )

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
 
     listen: str = Field(default="127.0.0.1:50051", description="host:port a service listens on")
     services: str = Field(default="", description="host:port,… where clients find the services")
+    catalog: str = Field(default="", description="host:port where clients find the catalogue")
     project: str = Field(default="default", description="project used when a request names none")
 
     access_file: Path | None = Field(
@@ -63,6 +64,11 @@ class Settings(BaseSettings):
     )
 
     s3_endpoint: str = Field(default="http://127.0.0.1:9000", description="URL of the S3 store")
+    s3_public_endpoint: str = Field(
+        default="",
+        description="URL under which clients reach the store, for the addresses that the catalogue signs; empty: the "
+        "same as that of the services",
+    )
     s3_access_key: SecretStr = Field(default=SecretStr(""), description="access key of the store")
     s3_secret_key: SecretStr = Field(default=SecretStr(""), description="secret key of the store")
     s3_region: str = Field(default="us-east-1", description="region of the store")
@@ -70,6 +76,9 @@ class Settings(BaseSettings):
     bucket_models: str = Field(default="parfocal-models", description="bucket of the models")
     bucket_results: str = Field(default="parfocal-results", description="bucket of the results")
     bucket_jobs: str = Field(default="parfocal-jobs", description="bucket of the jobs")
+    bucket_derived: str = Field(
+        default="parfocal-derived", description="bucket of what is shown of images and can be made again"
+    )
 
     state_dir: Path = Field(
         default=Path("~/.parfocal/state"), description="folder for the local cache, device locks and workers' logs"
@@ -118,7 +127,13 @@ class Settings(BaseSettings):
         description="GiB that the local cache may hold; what jobs use stays in any case; empty: a quarter of its disk",
     )
     trash_days: float = Field(
-        default=30.0, ge=0, description="days that the record of a deleted job stays in the trash; 0: for ever"
+        default=30.0,
+        ge=0,
+        description="days that what was deleted stays in the trash: records of jobs, and datasets, models and results, "
+        "whose files also stay while something refers to them; 0: for ever",
+    )
+    upload_days: float = Field(
+        default=7.0, ge=0, description="days that an upload may take before what was sent of it is removed; 0: for ever"
     )
     log_days: float = Field(
         default=90.0, ge=0, description="days that the log of a worker stays after its last line; 0: for ever"

@@ -62,6 +62,10 @@ class Gate:
         self._reload()
         return self._policy
 
+    def knows(self, identity: Identity, project: str) -> bool:
+        """Return whether somebody may know of a project."""
+        return self.is_open or self.policy.role(identity, project) is not None
+
     def limits(self, project: str) -> Limits:
         """Return what a project may use."""
         return self.policy.limits(project)

@@ -92,8 +92,13 @@ def admit(
     elif request.HasField("comparison"):
         method, parameters = _check_comparison(service, store, request.comparison)
         job.comparison.CopyFrom(request.comparison)
+    elif request.HasField("derivation"):
+        method, parameters = _check_derivation(service, store, request.derivation)
+        job.derivation.CopyFrom(request.derivation)
     else:
-        raise InvalidInputError("The request asks for nothing: set training, prediction, evaluation or comparison.")
+        raise InvalidInputError(
+            "The request asks for nothing: set training, prediction, evaluation, comparison or derivation."
+        )
     method.work_of(kind)
     job.method = method.name
     job.resolved_parameters.CopyFrom(values_struct(parameters.model_dump(mode="json")))
@@ -235,6 +240,24 @@ def _check_comparison(service: Service, store: Store, spec: v1.ComparisonSpec) -
         raise InvalidInputError("A comparison needs two evaluations or more.")
     for uri in spec.evaluation_uris:
         read_manifest(store, uri, RESULT_MANIFEST, "comparison.evaluation_uris", ResultManifest)
+    return method, parameters
+
+
+def _check_derivation(service: Service, store: Store, spec: v1.DerivationSpec) -> tuple[Method, Parameters]:
+    method = service.method(spec.method)
+    parameters = method.parse(v1.JOB_KIND_DERIVATION, struct_values(spec.parameters))
+    field = "derivation.input_uris"
+    if not spec.input_uris:
+        text = "A derivation needs published datasets or results: name one or more."
+        raise InvalidInputError(text, [Violation(field, text)])
+    for uri in spec.input_uris:
+        try:
+            place = Location.parse(uri)
+        except InvalidInputError as error:
+            raise InvalidInputError(error.message, [Violation(field, error.message)]) from error
+        if not any(store.exists(place / name) for name in (DATASET_MANIFEST, RESULT_MANIFEST)):
+            text = f"There is no published dataset and no published result at {uri}."
+            raise NotFoundError(text, [Violation(field, text)])
     return method, parameters
 
 

@@ -128,7 +128,7 @@ def differences_from_training(model: LoadedModel, image: Image, parameters: Pred
     if parameters.backwards:
         recorded, size = model.view.facts.measured.get(TARGET_STATISTICS, {}), None
     training = TrainingStatistics.model_validate(recorded) if recorded else None
-    axes = model.method.axes
+    axes = model.method.axes.replace("T", "")
     lengths = [image.pixels.shape[image.axes.index(axis)] for axis in axes]
     trained = model.view.parameters
     small = find_small(lengths, trained.patch_shape(axes)) if isinstance(trained, Patches) else []

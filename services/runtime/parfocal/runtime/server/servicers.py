@@ -117,7 +117,9 @@ class JobServicer(v1.JobServiceServicer):
         account = await asyncio.to_thread(self._controller.accounts.read, project)
         return v1.ListUsageResponse(
             usage=[
-                v1.Usage(month=month, user=user, service=service, jobs=use.jobs, device_seconds=use.device_seconds)
+                v1.DeviceUsage(
+                    month=month, user=user, service=service, jobs=use.jobs, device_seconds=use.device_seconds
+                )
                 for month, users in sorted(account.months.items())
                 if not request.month or month == request.month
                 for user, services in sorted(users.items())

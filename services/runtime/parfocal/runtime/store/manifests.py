@@ -23,6 +23,8 @@ UNCERTAINTY = "uncertainty"
 """The output that says how far a prediction may be off, in the units of the image."""
 UNCERTAINTY_FACTOR = "uncertainty_factor"
 """In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
+OBJECTS = "objects"
+"""The output with the table of objects, and in counts their number: a prediction beside it is a label image."""
 TURNED_BACK = "turned_back"
 """The output that an image of another kind becomes when it is turned back into what it was made from."""
 
