@@ -80,8 +80,8 @@ def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people:
         catalog = v1.CatalogServiceStub(channel)
         for request in (v1.GetEntryRequest(uri=uri), v1.ReadFileRequest(uri=uri), v1.SignDownloadsRequest(uri=uri)):
             name = type(request).__name__.removesuffix("Request")
+            call = getattr(catalog, name)
             with pytest.raises(grpc.RpcError) as refused:
-                answer = getattr(catalog, name)(request, timeout=10, metadata=people.metadata("operator"))
-                list(answer)
+                list(call(request, timeout=10, metadata=people.metadata("operator")))
             assert refused.value.code() is grpc.StatusCode.NOT_FOUND
             assert "have a role" in refused.value.details()

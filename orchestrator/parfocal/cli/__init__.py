@@ -34,6 +34,7 @@ _COMMANDS = {
     "results": "_results:results",
     "jobs": "_jobs:jobs",
     "projects": "_projects:projects",
+    "usage": "_usage:usage",
     "login": "_login:login",
     "logout": "_login:logout",
     "contexts": "_login:contexts",

@@ -225,6 +225,11 @@ class Client:
         services = self._find(ModelManifest.read(self.store, place).method)[0]
         return _first(services, lambda service: predict_image(service, model_uri, image, parameters))
 
+    def usage(self, project: str = "", month: str = "") -> v1.ListUsageResponse:
+        """Return what a project (that of the client if empty) has used, in a month ("2026-11") or in all."""
+        request = v1.ListUsageRequest(project=project or self.project, month=month)
+        return _first(self._require_services(), lambda service: service.call(service.jobs.ListUsage, request))
+
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""
         dataset, version = parse_version("dataset", name)
