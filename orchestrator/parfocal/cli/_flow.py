@@ -51,7 +51,7 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     dataset = DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)
     if not dataset.can_be_judged_by("test") or evaluation_method_by(client, method.task, dataset) is None:
         return None
-    flow = TrainingFlow(client, connection.prefect_api_url, method.name)
+    flow = TrainingFlow(client, connection.prefect_api_url, method.name, connection.prefect_auth)
     return flow if flow.served() else None
 
 

@@ -9,6 +9,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -17,7 +18,8 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.flows._jobs import FLOW_RUN_LABEL, STARTED_LABEL, Run
+from parfocal.flows._jobs import CREATOR_LABEL, FLOW_RUN_LABEL, STARTED_LABEL, Run
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import NotFoundError, UnavailableError
 from parfocal.runtime.store.names import versioned_name
 
@@ -46,10 +48,13 @@ class TrainingFlow:
         Of the Prefect server, ending in "/api".
     method
         What to train with.
+    auth
+        User and password of the Prefect server, "user:password"; empty: it asks for none.
     """
 
-    def __init__(self, client: Client, api_url: str, method: str) -> None:
+    def __init__(self, client: Client, api_url: str, method: str, auth: str = "") -> None:
         self._client, self._api_url, self._method = client, api_url, method
+        self._auth = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
         self._path = f"/deployments/name/train/{method}"
 
     def served(self) -> bool:
@@ -105,6 +110,8 @@ class TrainingFlow:
         except BaseException:
             self._quietly("DELETE", f"/flow_runs/{run.id}")
             raise
+        if job.created_by != UNVERIFIED.name:
+            self._quietly("PATCH", f"/flow_runs/{run.id}/labels", {CREATOR_LABEL: job.created_by})
         self._quietly("POST", f"/flow_runs/{run.id}/set_state", {"state": {"type": "SCHEDULED"}, "force": True})
         return job
 
@@ -142,7 +149,7 @@ class TrainingFlow:
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._auth}
         for attempt in range(1, _TRIES + 1):
             request = urllib.request.Request(self._api_url + path, data, headers, method=method)
             try:

@@ -21,6 +21,8 @@ class Credentials(BaseModel):
         What services and clients sign their S3 requests with.
     filer_key
         Closes the S3 server's internal HTTP interface, which would otherwise show the files to any local program.
+    prefect_key
+        Password of Prefect's API and pages, which ask for one where there are identities.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +30,12 @@ class Credentials(BaseModel):
     access_key: str = Field(repr=False)
     secret_key: str = Field(repr=False)
     filer_key: str = Field(repr=False)
+    prefect_key: str = Field(default="", repr=False)
+
+    @property
+    def prefect_auth(self) -> str:
+        """User and password of Prefect's API and pages, as its auth string has them."""
+        return f"parfocal:{self.prefect_key}"
 
 
 def credentials_path(folder: Path) -> Path:
@@ -69,9 +77,16 @@ def ensure_credentials(folder: Path) -> Credentials:
     if path.exists():
         credentials = load_credentials(folder)
         path.chmod(0o600)
+        if not credentials.prefect_key:
+            # Made by a version without it.
+            credentials = credentials.model_copy(update={"prefect_key": secrets.token_hex(16)})
+            write_atomically(path, credentials.model_dump_json(indent=2) + "\n")
     else:
         credentials = Credentials(
-            access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20), filer_key=secrets.token_hex(16)
+            access_key=secrets.token_hex(10),
+            secret_key=secrets.token_hex(20),
+            filer_key=secrets.token_hex(16),
+            prefect_key=secrets.token_hex(16),
         )
         write_atomically(path, credentials.model_dump_json(indent=2) + "\n")
     identity = {
