@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import stat
 import subprocess
 import sys
@@ -115,7 +114,7 @@ def test_a_person_logs_in_trains_and_is_named_in_what_they_make(
     first = folder.tokens("facility")
     assert first is not None
     for name in ("contexts.json", "tokens.json"):
-        assert stat.S_IMODE(os.stat(Path(environment["PARFOCAL_HOME"]) / name).st_mode) == 0o600
+        assert stat.S_IMODE((Path(environment["PARFOCAL_HOME"]) / name).stat().st_mode) == 0o600
     (context,) = run("contexts", "list", "--json").json
     assert (context["user"], context["project"], context["current"]) == ("ann@example.org", "test-login", True)
 
