@@ -27,6 +27,9 @@ client_id = "parfocal-cli"
 
 [projects.test-login]
 users = ["group:imaging"]
+
+[projects.elsewhere]
+users = ["bob@example.org"]
 """
 # A token is renewed half a minute before its end: here, after a second.
 TOKEN_SECONDS = 31
@@ -150,8 +153,12 @@ def test_a_person_logs_in_trains_and_is_named_in_what_they_make(
 
 def test_somebody_without_a_role_sees_nothing(run: Callable[..., Ended], log_in: Callable[..., Ended]) -> None:
     assert log_in("bob").code == 0
-    assert run("methods").code == 6
-    assert run("jobs", "list").code == 3
+    assert run("methods").code == 0
+    hidden = run("jobs", "list")
+    absent = run("jobs", "list", "--project", "no-such-project")
+    assert hidden.code == absent.code == 3
+    assert hidden.err == absent.err.replace("no-such-project", "test-login")
+    assert run("jobs", "list", "--project", "elsewhere").code == 0
 
 
 def test_a_refused_login_says_so(log_in: Callable[..., Ended]) -> None:

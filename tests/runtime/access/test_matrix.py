@@ -138,6 +138,22 @@ def test_who_acts_for_somebody_may_do_no_more_than_they(service: ServiceProcess,
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_who_acts_for_somebody_changes_only_what_they_have_made(service: ServiceProcess, people: People) -> None:
+    metadata = [*people.metadata("operator"), ("parfocal-acts-for", "machine:user")]
+    found = {}
+    with grpc.insecure_channel(service.address) as channel:
+        for made_by in ("machine:user", "machine:somebody-else"):
+            request = v1.CancelJobRequest(project=OWN, job_id=job_id(made_by))
+            with pytest.raises(grpc.RpcError) as refused:
+                v1.JobServiceStub(channel).CancelJob(request, timeout=5, metadata=metadata)
+            found[made_by] = refused.value.code()
+    # This instance runs no jobs, which it says to those who may cancel them.
+    assert found == {
+        "machine:user": grpc.StatusCode.UNAVAILABLE,
+        "machine:somebody-else": grpc.StatusCode.PERMISSION_DENIED,
+    }
+
+
 def test_each_call_is_in_the_audit_log_and_no_token(service: ServiceProcess, people: People) -> None:
     with grpc.insecure_channel(service.address) as channel:
         jobs = v1.JobServiceStub(channel)

@@ -119,15 +119,14 @@ class Gate:
         """Let a call about a project pass; see `authorise`."""
         action, project = self._action(call), call.project
         if not self.is_open:
-            role = self._role(call.identity, project)
-            acting = self._acting(call, role, project)
-            self._require(call, project, action, acting or role)
+            role = self._acting_role(call, self._role(call.identity, project), project)
+            self._require(call, project, action, role)
             if action is Action.CHANGE and role < Role.OPERATOR and owner is not None:
                 made_by = await owner()
-                if made_by != call.identity.name:
+                if made_by != call.author:
                     raise PermissionDeniedError(
-                        f"{call.target} was made by {made_by}. As a user of the project {project!r} you may change "
-                        "only what you have made yourself; ask them, or an operator."
+                        f"{call.target} was made by {made_by}. Users of the project {project!r} may change only what "
+                        "they have made themselves; ask them, or an operator."
                     )
         call.authorised = True
 
@@ -137,18 +136,18 @@ class Gate:
             raise NotFoundError(f"There is no project {project!r} in which you ({identity.name}) have a role.")
         return role
 
-    def _acting(self, call: Call, role: Role, project: str) -> Role | None:
-        """Return the role of whom an operator acts for, as far as the file knows it; None if it is not known."""
+    def _acting_role(self, call: Call, role: Role, project: str) -> Role:
+        """Return the role that counts: the caller's own, or that of whom an operator acts for."""
         if not call.acts_for or call.acts_for == call.identity.name:
             call.acts_for = ""
-            return None
+            return role
         name = call.acts_for
         if role < Role.OPERATOR:
             raise PermissionDeniedError(f"Only operators of the project {project!r} may act for {name!r}.")
         if len(name) > _LONGEST_NAME or not name.isprintable() or name == EVERYONE:
             raise PermissionDeniedError("The metadata `parfocal-acts-for` must be the name of a person or machine.")
-        # Their groups stand in their own token alone.
-        return self.policy.role(Identity(name), project)
+        # Their groups stand in their own token alone: whom the file does not name counts as a user.
+        return self.policy.role(Identity(name), project) or Role.USER
 
     @staticmethod
     def _require(call: Call, project: str, action: Action, role: Role) -> None:
