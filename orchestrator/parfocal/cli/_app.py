@@ -75,7 +75,7 @@ class App:
         if context:
             folder = self.context_folder()
             chosen = folder.read().named(context)
-            for name in ("services", "project", "tls_ca"):
+            for name in ("services", "catalog", "project", "tls_ca"):
                 if not os.environ.get(f"PARFOCAL_{name.upper()}"):
                     values[name] = getattr(chosen, name)
             if not (os.environ.get("PARFOCAL_TOKEN") or os.environ.get("PARFOCAL_TOKEN_FILE")):

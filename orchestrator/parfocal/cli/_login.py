@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     "--issuer", metavar="URL", default="", help="Who knows the people: the facility's OpenID Connect provider."
 )
 @click.option("--client-id", metavar="ID", default="", help="What the provider calls Parfocal's command line.")
+@click.option("--catalog", metavar="HOST:PORT", default="", help="Address of the catalogue.")
 @click.option("--tls-ca", metavar="FILE", default="", help="Certificate authority of the services, or `system`.")
 @click.option(
     "--issuer-ca", metavar="FILE", default="", help="Certificate authority of the provider, if not a usual one."
@@ -45,6 +46,7 @@ def login(
     given: dict[str, Any] = {
         "services": app.services,
         "project": app.project,
+        "catalog": catalog,
         "issuer": issuer,
         "client_id": client_id,
         "tls_ca": tls_ca,

@@ -36,6 +36,8 @@ class Context(_Kept):
     ----------
     services
         host:port,… of its services.
+    catalog
+        host:port of its catalogue; empty where it has none.
     project
         Project to work in.
     user
@@ -47,6 +49,7 @@ class Context(_Kept):
     """
 
     services: str
+    catalog: str = ""
     project: str = "default"
     user: str = ""
     tls_ca: str = ""
