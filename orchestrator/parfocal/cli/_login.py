@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 @click.option("--scope", "scopes", multiple=True, help="Scope to ask for; repeat for more.")
 @click.option("--id-token", is_flag=True, help="Show services the ID token instead of the access token.")
 def login(
-    name: str, issuer: str, client_id: str, tls_ca: str, issuer_ca: str, scopes: tuple[str, ...], id_token: bool
+    name: str,
+    issuer: str,
+    client_id: str,
+    catalog: str,
+    tls_ca: str,
+    issuer_ca: str,
+    scopes: tuple[str, ...],
+    id_token: bool,
 ) -> None:
     """Log in with a browser, on this or any other device, and work with that Parfocal from now on.
 
