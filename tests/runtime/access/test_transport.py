@@ -68,7 +68,8 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
         self.port = asyncio.run_coroutine_threadsafe(self._start(settings), self._loop).result(10)
 
     async def _start(self, settings: Settings) -> int:
@@ -83,6 +84,8 @@ class Server:
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self._server.stop(None), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 def answers(port: int, settings: Settings) -> bool:
