@@ -15,7 +15,7 @@ envs: ## Make or refresh the environments from the lock files
 	@deploy/tools/envs tools orchestrator $(SERVICES)
 
 demo: ## Train, check and apply a model on this machine (METHOD=stardist-2d for another, DATA=FOLDER for your own pairs)
-	@deploy/tools/envs tools orchestrator qc
+	@deploy/tools/envs tools orchestrator qc catalog
 	@service=$$(.venvs/orchestrator/bin/python deploy/tools/service-of "$(or $(METHOD),care-2d)") && deploy/tools/envs "$$service"
 	@.venvs/orchestrator/bin/parfocal demo $(if $(DATA),--data "$(DATA)") $(if $(METHOD),--method "$(METHOD)")
 

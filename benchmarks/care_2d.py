@@ -58,11 +58,12 @@ def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: P
         "YX",
         probabilistic=True,
         unet_n_depth=3,
-        unet_kern_size=5,
-        unet_n_first=32,
+        unet_kern_size=options.kernel,
+        unet_n_first=options.filters,
         train_epochs=options.epochs,
         train_steps_per_epoch=steps,
         train_batch_size=options.batch,
+        train_learning_rate=options.learning_rate,
         train_tensorboard=False,
     )
     model = CARE(config, "plain", basedir=str(folder))
@@ -73,6 +74,12 @@ def plain_csbdeep(data: Path, options: argparse.Namespace, steps: int, folder: P
         predictions = {stem: model.predict(image, "YX") for stem, image in sources.items()}
     psnr, ssim = restoration_quality(predictions, data / "test" / "target")
     return {"prepare": preparing, "train": training, "predict": predicting, "psnr": psnr, "ssim": ssim}
+
+
+def parameters_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the parameters of the training."""
+    network = {"first_filters": options.filters, "kernel_size": options.kernel}
+    return training_parameters(options) | network | {"learning_rate": options.learning_rate}
 
 
 def validation_steps(model: ModelManifest, options: argparse.Namespace) -> int:
@@ -89,7 +96,7 @@ def bare_steps(options: argparse.Namespace, device: Device) -> tuple[Clock, Cloc
     from parfocal.care.network import Care2D
     from parfocal.care.parameters import Care2DParameters
 
-    parameters = Care2DParameters(patch_size=options.patch, batch_size=options.batch)
+    parameters = Care2DParameters(**parameters_of(options))
     learner = Care2D(device).build(parameters, Facts())
     pixels = np.random.default_rng(0).random((options.batch, options.patch, options.patch, 1), dtype=np.float32)
     batch = Batch({"source": pixels}, pixels, options.batch)
@@ -108,6 +115,9 @@ def bare_steps(options: argparse.Namespace, device: Device) -> tuple[Clock, Cloc
 def main() -> None:
     """Run both and print ratios."""
     parser = options_for(__doc__, epochs=5, patch=64, batch=16, patches_per_image=32)
+    parser.add_argument("--filters", type=int, default=32)
+    parser.add_argument("--kernel", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--skip-csbdeep", action="store_true", help="measure Parfocal alone, for curves")
     options = parser.parse_args()
     device, why = SERVICE.device().choose("auto", 2, training=True)
@@ -115,7 +125,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bare, validating, count = bare_steps(options, device)
-        ours = train_and_predict(SERVICE, "care-2d", options.data, training_parameters(options), folder)
+        ours = train_and_predict(SERVICE, "care-2d", options.data, parameters_of(options), folder)
         psnr, ssim = restoration_quality(ours.predictions, options.data / "test" / "target")
         steps = ours.steps(options.patches_per_image, options.batch)
         for number, row in enumerate(ours.rows, start=1):

@@ -1,4 +1,4 @@
-"""What augmentation gives when there are few training images: StarDist or CARE, trained on some of FOLDER's images.
+"""What augmentation gives when there are few training images: StarDist, DenoiSeg or CARE, on some of FOLDER's images.
 
 Run it in the environment of the method:
 
@@ -13,6 +13,9 @@ together.
 
 Where several images show one field of view, such as its channels, `--field` names the part of the file names that tells
 the fields apart: whole fields are then drawn, and counted, and the bootstrap draws whole fields of the test images.
+
+DenoiSeg is also given `--unlabelled` further images, drawn by the same seed, without their labels. It has no warps and
+intensities: `--ways "flips and turns"` compares it with StarDist on the same annotated images.
 
 Scores are written as they come. A run with the same settings and the same `--out` goes on where the one before was
 stopped, or adds numbers of images and seeds to it.
@@ -44,7 +47,7 @@ from watched import write_table
 from parfocal import v1
 from parfocal.qc.metrics.objects.instances import score_instances
 from parfocal.runtime.datasets.pairs import find_images
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.methods.service import Service, load_service
 
 SCORES = "scores.csv"
@@ -74,18 +77,29 @@ def fields_of(stems: Iterable[str], pattern: str) -> dict[str, list[str]]:
     return fields
 
 
-def subset(data: Path, fields: Mapping[str, Sequence[str]], count: int, seed: int, folder: Path) -> int:
-    """Link the images of `count` fields, drawn by the seed, and all test images; return the number of the first."""
-    if count > len(fields):
-        raise SystemExit(f"--images {count}: there are only {len(fields)}")
-    drawn = np.random.default_rng(seed).choice(sorted(fields), count, replace=False)
-    chosen = {stem for field in drawn.tolist() for stem in fields[field]}
+def subset(
+    data: Path, fields: Mapping[str, Sequence[str]], count: int, seed: int, folder: Path, unlabelled: int = 0
+) -> int:
+    """Link the images of `count` fields, drawn by the seed, and all test images; return the number of the first.
+
+    The images of `unlabelled` further fields are drawn as well, and get label images that are 0 everywhere.
+    """
+    if count + unlabelled > len(fields):
+        raise SystemExit(f"{count + unlabelled} images are wanted: there are only {len(fields)}")
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(sorted(fields), count, replace=False).tolist()
+    others = rng.choice(sorted(set(fields) - set(drawn)), unlabelled, replace=False).tolist()
+    empty = {stem for field in others for stem in fields[field]}
+    chosen = {stem for field in drawn for stem in fields[field]} | empty
     for split in ("train", "test"):
         for role in ("source", "target"):
             place = folder / split / role
             place.mkdir(parents=True)
             for stem, path in find_images(data / split / role).items():
-                if split == "test" or stem in chosen:
+                if split == "train" and role == "target" and stem in empty:
+                    image = read_image(path)
+                    write_image(place / f"{stem}.tif", Image(np.zeros_like(image.pixels), image.axes))
+                elif split == "test" or stem in chosen:
                     (place / path.name).symlink_to(path.resolve())
     return len(chosen)
 
@@ -124,14 +138,15 @@ def interval(
 def main() -> None:
     """Train all models, print the table, and write it with a figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=("stardist-2d", "care-2d"))
+    parser.add_argument("method", choices=("stardist-2d", "denoiseg-2d", "care-2d"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
         "--images", type=int, nargs="+", default=[5, 15], help="training images, or fields with --field"
     )
     parser.add_argument("--field", default=".+", help="regular expression that finds the field of an image in its name")
+    parser.add_argument("--unlabelled", type=int, default=0, help="further images without labels, for DenoiSeg")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="how to augment")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each draws images and weights anew")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument(
         "--steps", type=int, default=20, help="training steps of an epoch, whatever the number of images"
@@ -142,21 +157,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no training later than this")
     parser.add_argument("--out", type=Path, default=Path("few_images"))
     options = parser.parse_args()
-    service = load_service(f"parfocal.{options.method.partition('-')[0]}")
-    task, unit = ("objects", "F1") if options.method.startswith("stardist") else ("images", "PSNR [dB]")
+    family = options.method.partition("-")[0]
+    service = load_service(f"parfocal.{'n2v' if family == 'denoiseg' else family}")
+    task, unit = ("images", "PSNR [dB]") if family == "care" else ("objects", "F1")
     ways = {way: values for way, values in arms(service, options.method).items() if way in options.ways}
     fields = fields_of(find_images(options.data / "train" / "source"), options.field)
     table = earlier_scores(options)
     stop = time.monotonic() + 60 * options.minutes
     known = {(row["images"], row["seed"], row["augmentation"]) for row in table}
-    for count, seed, arm in itertools.product(options.images, range(options.seeds), ways):
+    for count, seed, arm in itertools.product(options.images, options.seeds, ways):
         if (count, seed, arm) in known:
             continue
         if time.monotonic() > stop:
             raise SystemExit("The time is up. Run the same command again to go on.")
         with tempfile.TemporaryDirectory() as name:
             data = Path(name) / "data"
-            number = subset(options.data, fields, count, seed, data)
+            number = subset(options.data, fields, count, seed, data, options.unlabelled)
             batch = int(options.parameters.get("batch_size", 4))
             values = {
                 "epochs": options.epochs,
@@ -175,14 +191,15 @@ def main() -> None:
         ]
         write_table(options.out / SCORES, table)
         mean = np.mean(list(found.values()))
-        noun = "images" if number == count else "fields"
+        noun = "images" if len(fields) == sum(map(len, fields.values())) else "fields"
         print(f"{count} {noun}, seed {seed}, {arm}: {unit} {mean:.3f}, {made.training.wall:.0f} s", flush=True)
     summarise(table, options, unit)
 
 
 def earlier_scores(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the scores of the runs before, which must have had the same settings, and take these down."""
-    settings = {name: getattr(options, name) for name in ("method", "field", "epochs", "steps", "parameters")}
+    names = ("method", "field", "unlabelled", "epochs", "steps", "parameters")
+    settings = {name: getattr(options, name) for name in names}
     settings["data"] = str(options.data.resolve())
     options.out.mkdir(parents=True, exist_ok=True)
     noted = options.out / "settings.json"
@@ -208,7 +225,7 @@ def summarise(table: list[dict[str, Any]], options: argparse.Namespace, unit: st
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     of = {
-        (count, name): np.array([[score[count, seed, name, stem] for stem in stems] for seed in range(options.seeds)])
+        (count, name): np.array([[score[count, seed, name, stem] for stem in stems] for seed in options.seeds])
         for count in options.images
         for name in names
     }
@@ -231,7 +248,7 @@ def summarise(table: list[dict[str, Any]], options: argparse.Namespace, unit: st
     axes.set_xlim(-0.5, len(options.images) - 0.5)
     axes.set_ylabel(f"{unit}: mean and 95 % interval")
     axes.set_title(f"{options.method}: augmentation with few training images", fontsize=11)
-    axes.legend(fontsize=8, title=f"seeds: {options.seeds}, test images: {len(stems)}")
+    axes.legend(fontsize=8, title=f"seeds: {len(options.seeds)}, test images: {len(stems)}")
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(options.out / "few_images.png", dpi=140)
     print(f"scores and figure: {options.out}")

@@ -29,8 +29,9 @@ def _driver(service: str) -> str:
 
 
 # Every folder of tests with such a file is held to the contract: its service, a method, and parameters that train in
-# a second or two on images of 64x80 pixels. What services share is tested with one of each driver.
-TINY = {content["method"]: content for content in reversed(_CONTENTS)}
+# a second or two on images of 64x80 pixels. What services share is tested with one of each driver, on pairs of images: a
+# method of another kind of data says so in "data".
+TINY = {content["method"]: content for content in reversed(_CONTENTS) if "data" not in content}
 TINY = {each["method"]: each for each in {_driver(each["service"]): each for each in TINY.values()}.values()}
 # What a method can break by itself is tested with all others: further methods of the services, and what
 # `make new-method` makes, before anybody has changed it.
@@ -41,6 +42,9 @@ SESSIONS = {
     for entry in (content, *content.get("further", ()))
     if entry["method"] not in TINY
 }
+# Of a family's methods the first is killed while it trains: that the others go on bit for bit from what they restore
+# is tested without processes (learner_suite.py).
+KILLED = {content["method"] for content in (*_CONTENTS, _SCAFFOLD)} & set(SESSIONS)
 # Images are checked with a session for each of their methods, see deploy/images/check.
 if IMAGES:
     SESSIONS = {
@@ -49,6 +53,7 @@ if IMAGES:
         if content["service"] in IMAGES
         for entry in (content, *content.get("further", ()))
     }
+    KILLED = set(SESSIONS)
 
 
 def struct(values: dict[str, Any]) -> struct_pb2.Struct:

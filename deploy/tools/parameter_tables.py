@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parfocal.cli._parameters import table_rows
+from parfocal.client.parameters import table_rows
 from parfocal.runtime.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

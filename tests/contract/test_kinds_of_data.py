@@ -35,7 +35,7 @@ OUTPUTS = {
     "tiny-labels": {"prediction", "objects"},
     "tiny-boxes": {"detections", "rois", "voc", "overlay"},
     "tiny-classes": {"prediction", "probability"},
-    "tiny-coordinates": {"localisations"},
+    "tiny-coordinates": {"localisations", "picasso", "picasso_info"},
     "tiny-sources": {"prediction"},
     "tiny-unpaired": {"prediction"},
 }

@@ -30,7 +30,8 @@ def test_every_folder_is_a_service() -> None:
     services = content("compose.yaml")["services"]
     assert set(services) == {*SERVICES, *OTHERS}
     addresses = services["runner"]["environment"]["PARFOCAL_SERVICES"].split(",")
-    assert addresses == [f"{name}:50051" for name in SERVICES]
+    assert addresses == [f"{name}:50051" for name in SERVICES if name != "catalog"]
+    assert services["runner"]["environment"]["PARFOCAL_CATALOG"] == "catalog:50051"
     frameworks = {path.parent.name for path in ROOT.glob("services/*/requirements-gpu.lock")}
     assert set(content("gpu.yaml")["services"]) == frameworks
 

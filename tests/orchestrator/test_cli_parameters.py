@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from support import mentions
 
 from parfocal import v1
-from parfocal.cli._parameters import parse_parameters, preset_values, table_rows
+from parfocal.client.parameters import parse_parameters, preset_values, table_rows
 from parfocal.runtime.errors import InvalidParameterError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -95,7 +96,7 @@ def test_every_port_is_decided_and_differs(tmp_path: Path, claims: PortClaims) -
     decided = assign_ports(StackConfig(folder=tmp_path, services=(service("care"), service("qc"))), None, claims)
     first = decided.store_port
     assert first is not None
-    ports = [decided.s3_port, decided.prefect_port, *(unit.port for unit in decided.services)]
+    ports = [decided.s3_port, decided.prefect_port, decided.portal_port, *(unit.port for unit in decided.services)]
     ports += store_block(first)
     assert None not in ports
     assert len(set(ports)) == len(ports)
@@ -208,6 +209,14 @@ def test_the_runner_waits_for_services_but_starts_without_one_that_failed(tmp_pa
     assert runner.env["PARFOCAL_SERVICES"] == "127.0.0.1:15051"
 
 
+def test_the_portal_listens_on_its_own_port_and_knows_the_services(tmp_path: Path) -> None:
+    config = StackConfig(folder=tmp_path, services=(service("care", 15051),), prefect=False, portal_port=18600)
+    portal = build_units(config, ensure_credentials(tmp_path))[-1]
+    assert (portal.name, portal.needs, portal.address) == ("portal", ("s3",), "http://127.0.0.1:18600")
+    assert portal.env["PARFOCAL_SERVICES"] == "127.0.0.1:15051"
+    assert portal.argv[-2:] == ("--listen", "127.0.0.1:18600")
+
+
 def test_settings_of_another_prefect_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "https://elsewhere.example/api")
     monkeypatch.setenv("no_proxy", "intranet")
@@ -232,6 +241,24 @@ def test_keys_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
     assert ensure_credentials(tmp_path) == first == load_credentials(tmp_path)
     for name in ("credentials.json", "s3.json"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_each_unit_has_a_key_for_what_it_does(tmp_path: Path) -> None:
+    credentials = ensure_credentials(tmp_path)
+    path = credentials_path(tmp_path)
+    content = json.loads(path.read_text("utf-8"))
+    # As an older Parfocal wrote it.
+    path.write_text(json.dumps({key: content[key] for key in ("access_key", "secret_key", "filer_key")}))
+    again = ensure_credentials(tmp_path)
+    assert again.access_key == credentials.access_key
+    identities = json.loads((tmp_path / "s3.json").read_text("utf-8"))["identities"]
+    keys = {each["name"]: each["credentials"][0]["accessKey"] for each in identities}
+    assert keys["services"] == again.services.access_key
+    assert len(set(keys.values())) == 3
+    actions = {each["name"]: set(each["actions"]) for each in identities}
+    assert "Admin" not in actions["services"] | actions["catalog"]
+    assert "Write:parfocal-datasets" not in actions["services"]
+    assert {"Write:parfocal-datasets", "Read:parfocal-derived"} <= actions["catalog"]
 
 
 def test_keys_are_not_shown(tmp_path: Path) -> None:

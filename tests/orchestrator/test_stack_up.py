@@ -91,7 +91,7 @@ def service(programs: Path) -> Callable[[str], ServiceUnit]:
 def stack(
     programs: Path, service: Callable[[str], ServiceUnit], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StackStatus]:
-    """A stack with everything: store, Prefect, a service and a flow runner."""
+    """A stack with everything: store, Prefect, a service, a flow runner and the portal."""
     folder = tmp_path_factory.mktemp("full")
     config = StackConfig(folder=folder, services=(service("tiny"),), runner_module="tiny_runner")
     with pytest.MonkeyPatch.context() as patch:
@@ -105,8 +105,8 @@ def stack(
 
 @pytest.fixture
 def light(tmp_path: Path) -> Iterator[StackConfig]:
-    """Configuration of a stack without Prefect, which starts quickly; stopped after the test."""
-    yield StackConfig(folder=tmp_path, prefect=False)
+    """Configuration of a stack without Prefect and portal, which starts quickly; stopped after the test."""
+    yield StackConfig(folder=tmp_path, prefect=False, portal=False)
     down(tmp_path)
     assert marked(stack_mark(tmp_path)) == []
 
@@ -152,14 +152,14 @@ def guards_of(supervisor: psutil.Process) -> list[psutil.Process]:
 
 def test_all_units_become_ready(stack: StackStatus) -> None:
     assert stack.ready
-    assert [unit.name for unit in stack.units] == ["s3", "prefect", "tiny", "runner"]
+    assert [unit.name for unit in stack.units] == ["s3", "prefect", "tiny", "runner", "portal"]
     assert all(unit.start_seconds and unit.memory_mb for unit in stack.units)
 
 
 def test_the_store_has_its_buckets_and_takes_objects(stack: StackStatus) -> None:
     client = client_of(connection(stack.folder))
     names = {bucket.name for bucket in client.list_buckets()}
-    assert names == {"parfocal-datasets", "parfocal-models", "parfocal-results", "parfocal-jobs"}
+    assert names == {f"parfocal-{name}" for name in ("datasets", "models", "results", "jobs", "derived")}
     client.put_object("parfocal-results", "a/b.tif", io.BytesIO(b"pixels"), 6)
     with client.get_object("parfocal-results", "a/b.tif") as response:
         assert response.read() == b"pixels"

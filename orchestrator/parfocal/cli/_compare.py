@@ -60,10 +60,10 @@ def compare(
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._render import print_fields, print_json
     from parfocal.client.comparisons import check_competitors, plan_comparison
     from parfocal.client.comparisons import compare as compare_all
+    from parfocal.client.parameters import parse_parameters, schema_of
     from parfocal.client.quality import published_summary
     from parfocal.client.results import read_result, result_uri
     from parfocal.runtime.errors import InvalidInputError

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from parfocal.cli import _dataset_check
 from parfocal.cli._app import App
-from parfocal.cli._parameters import parse_parameters, schema_of
 from parfocal.cli._render import print_fields, print_json
+from parfocal.client.parameters import parse_parameters, schema_of
 from parfocal.runtime.errors import InvalidInputError, Violation
 
 if TYPE_CHECKING:

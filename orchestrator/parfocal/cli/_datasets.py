@@ -9,6 +9,7 @@ import click
 
 from parfocal.cli._app import Group, current_app
 from parfocal.cli._train import PARAMETERS
+from parfocal.cli._trash import add_trash_commands, show_deleted
 
 if TYPE_CHECKING:
     from parfocal.runtime.store.manifests import DatasetManifest
@@ -41,7 +42,7 @@ _COMPONENTS = click.option(
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
-@click.group(cls=Group, short_help="Make, check and list datasets of images.")
+@click.group(cls=Group, short_help="Make, check, list and delete datasets of images.")
 def dataset() -> None:
     """Images to train on, and to be judged by.
 
@@ -231,8 +232,12 @@ def preview(
 
 
 @dataset.command("list", short_help="List the datasets of the project.")
-def list_() -> None:
+@click.option("--deleted", is_flag=True, help="List those in the trash instead.")
+def list_(deleted: bool) -> None:
     """List the datasets of the project with all their versions."""
+    if deleted:
+        show_deleted("dataset")
+        return
     app = current_app()
     from parfocal.cli._render import local_time, megabytes, print_json, print_table, say, warn
     from parfocal.client.datasets import list_datasets
@@ -298,6 +303,9 @@ def show(name: str) -> None:
     print_table(columns[:shown], [row[:shown] for row in rows])
     for text in manifest.warnings:
         warn(text)
+
+
+add_trash_commands(dataset, "dataset", "NAME:VERSION")
 
 
 def _counts(manifest: DatasetManifest) -> dict[str, str]:

@@ -18,6 +18,7 @@ from parfocal.cli._train import PARAMETERS, REQUIRE_PASS
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
+    from parfocal.stack.connection import StackConnection
 
 _NAME = "demo"
 # Not the seed of the images on which the values below were chosen.
@@ -70,11 +71,11 @@ def demo(
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, preset_values, schema_of
     from parfocal.cli._progress import transfer
     from parfocal.cli._render import say, warn
     from parfocal.cli._train import judge, show_model
     from parfocal.client.datasets import check_folder, create_dataset
+    from parfocal.client.parameters import parse_parameters, preset_values, schema_of
     from parfocal.client.requests import training_request
 
     check_place(output, (_IMAGES, _QC))
@@ -184,7 +185,7 @@ def _ensure_running(app: App, method: str) -> None:
                 pass
             else:
                 return
-    start_stack(app, (), prefect=True)
+    start_stack(app, ())
 
 
 def _train_for(app: App, client: Client, job: v1.Job, seconds: float) -> v1.Job:
@@ -217,6 +218,14 @@ def _train_for(app: App, client: Client, job: v1.Job, seconds: float) -> v1.Job:
             "quality control. A larger --minutes lets it finish."
         )
     return job
+
+
+def _page_of(app: App, connection: StackConnection, model_uri: str) -> str:
+    """Return the address of the demo's model in the portal; without a portal that of Prefect's pages."""
+    if not connection.portal_url:
+        return connection.prefect_url or ""
+    name, version = model_uri.rstrip("/").split("/")[-2:]
+    return f"{connection.portal_url}/p/{app.project or 'default'}/models/{name}/{version}"
 
 
 def _apply(app: App, client: Client, model_uri: str, dataset_uri: str, *, tested: bool) -> v1.Job:
@@ -263,7 +272,7 @@ def _conclude(
                 "Report": str(qc / "report.pdf") if figure else "",
                 "Tables, maps": str(qc) if figure else "",
                 "Images": applied,
-                "Browser": (connection.prefect_url or "") if connection else "",
+                "Browser": _page_of(app, connection, model_uri) if connection else "",
             }
         )
         if connection is not None:

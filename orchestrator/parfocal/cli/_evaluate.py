@@ -140,9 +140,9 @@ def _judge_without_targets(
 ) -> v1.Job:
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._progress import transfer
     from parfocal.client.models import read_model
+    from parfocal.client.parameters import parse_parameters, schema_of
     from parfocal.client.predictions import publish_predicted_images
     from parfocal.client.quality import evaluation_method
     from parfocal.client.requests import evaluation_request
@@ -178,8 +178,8 @@ def _judge_model(
 ) -> v1.Job:
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.client.models import read_model
+    from parfocal.client.parameters import parse_parameters, schema_of
     from parfocal.client.quality import evaluation_method_by, judge_model
     from parfocal.runtime.errors import UnavailableError
 
@@ -201,8 +201,8 @@ def _judge_images(
 ) -> v1.Job:
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._parameters import parse_parameters, schema_of
     from parfocal.cli._progress import transfer
+    from parfocal.client.parameters import parse_parameters, schema_of
     from parfocal.client.predictions import publish_prediction
     from parfocal.client.requests import evaluation_request
     from parfocal.runtime.errors import InvalidInputError

@@ -215,6 +215,8 @@ def _what(job: v1.Job) -> str:
         return f"predict with model {versioned_name(job.prediction.model_uri)}"
     if job.HasField("comparison"):
         return f"compare {len(job.comparison.evaluation_uris)} evaluations by dataset {_dataset(job.comparison)}"
+    if job.HasField("derivation"):
+        return f"make tiles of {', '.join(map(versioned_name, job.derivation.input_uris))}"
     spec = job.evaluation
     if not spec.prediction_uri:
         return f"check dataset {_dataset(spec)}"

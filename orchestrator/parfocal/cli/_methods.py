@@ -28,8 +28,8 @@ def methods(method: str | None) -> None:
 
 
 def _list(as_json: bool, client: Client) -> None:
-    from parfocal.cli._parameters import kind_word
     from parfocal.cli._render import print_json, print_table, say, warn
+    from parfocal.client.parameters import kind_word
     from parfocal.runtime.errors import UnavailableError
 
     infos = client.services()
@@ -72,8 +72,8 @@ def _say_missing(client: Client) -> None:
 
 def _show(as_json: bool, method: v1.Method) -> None:
     from parfocal import v1
-    from parfocal.cli._parameters import kind_word, schema_of, table_rows
     from parfocal.cli._render import print_fields, print_json, print_table, print_text
+    from parfocal.client.parameters import kind_word, schema_of, table_rows
 
     if as_json:
         print_json(method_json(method))
@@ -120,7 +120,7 @@ def method_json(method: v1.Method) -> dict[str, object]:
 
     from google.protobuf import json_format
 
-    from parfocal.cli._parameters import kind_word
+    from parfocal.client.parameters import kind_word
 
     values: dict[str, object] = json_format.MessageToDict(method, preserving_proto_field_name=True)
     values["job_kinds"] = [kind_word(kind) for kind in method.job_kinds]

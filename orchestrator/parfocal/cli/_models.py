@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
+from parfocal.cli._trash import add_trash_commands, show_deleted
 
 if TYPE_CHECKING:
     from parfocal.client.models import ModelSummary
     from parfocal.runtime.store.manifests import KeptWeights
 
 
-@click.group(cls=Group, short_help="List, show, download and import models.")
+@click.group(cls=Group, short_help="List, show, download, import and delete models.")
 def models() -> None:
-    """Trained models: list, look at, download; import those trained elsewhere."""
+    """Trained models: list, look at, download, delete; import those trained elsewhere."""
 
 
 @models.command("list")
-def list_() -> None:
+@click.option("--deleted", is_flag=True, help="List those in the trash instead.")
+def list_(deleted: bool) -> None:
     """List the models of the project with all their versions and the newest verdict."""
+    if deleted:
+        show_deleted("model")
+        return
     app = current_app()
     from parfocal.cli._render import local_time, print_json, print_table, say, warn
     from parfocal.client.models import list_models
@@ -193,6 +198,9 @@ def import_(name: str, source: str, method: str) -> None:
     say_unchecked(summary)
     for text in manifest.warnings:
         warn(text)
+
+
+add_trash_commands(models, "model", "NAME:VERSION")
 
 
 def _dataset(summary: ModelSummary) -> str:

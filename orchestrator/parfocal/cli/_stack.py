@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 @click.option(
     "--service", "names", multiple=True, metavar="NAME", help="Start only this service, e.g. care; repeat for more."
 )
-@click.option("--prefect/--no-prefect", default=True, show_default=True, help="Also start the pages for the browser.")
+@click.option("--portal/--no-portal", default=True, show_default=True, help="Also start the pages for the browser.")
+@click.option(
+    "--prefect/--no-prefect", default=True, show_default=True, help="Also start Prefect, for scheduled workflows."
+)
 @click.option("--foreground", is_flag=True, help="Stay, and stop everything on Ctrl-C.")
-def up(names: tuple[str, ...], prefect: bool, foreground: bool) -> None:
+def up(names: tuple[str, ...], portal: bool, prefect: bool, foreground: bool) -> None:
     """Start Parfocal on this computer: the store, the services and the pages for the browser.
 
     Needs no Docker and no administrator; nothing can be reached from other computers. What runs already is left
@@ -35,7 +38,7 @@ def up(names: tuple[str, ...], prefect: bool, foreground: bool) -> None:
         )
     from parfocal.cli._render import print_json
 
-    status = start_stack(app, names, prefect=prefect, foreground=foreground)
+    status = start_stack(app, names, prefect=prefect, portal=portal, foreground=foreground)
     if app.json:
         print_json(status.model_dump(mode="json"))
     elif not foreground:
@@ -122,7 +125,9 @@ def doctor() -> None:
         raise click.exceptions.Exit(FAILED)
 
 
-def start_stack(app: App, names: tuple[str, ...], *, prefect: bool, foreground: bool = False) -> StackStatus:
+def start_stack(
+    app: App, names: tuple[str, ...], *, prefect: bool = True, portal: bool = True, foreground: bool = False
+) -> StackStatus:
     """Start what does not run yet and return when all is ready."""
     from parfocal.cli._progress import waiting
     from parfocal.cli._render import say, warn
@@ -133,7 +138,7 @@ def start_stack(app: App, names: tuple[str, ...], *, prefect: bool, foreground: 
     services = select_services(names or None)
     if not services:
         warn("No services are installed on this computer; `parfocal doctor` says more.")
-    config = StackConfig(folder=app.folder or default_folder(), services=services, prefect=prefect)
+    config = StackConfig(folder=app.folder or default_folder(), services=services, prefect=prefect, portal=portal)
     if foreground:
         return stack_up(config, foreground=True, on_event=lambda event: say(_event_text(event)))
     with waiting("Starting Parfocal") as show:
@@ -167,7 +172,8 @@ def _show(status: StackStatus) -> None:
     print_table(("Unit", "State", "Address", "Since", "Memory", "Remark"), rows, numbers=("Memory",))
     print_fields(
         {
-            "Browser": status.prefect_url if status.running else "",
+            "Browser": status.portal_url if status.running else "",
+            "Workflows": status.prefect_url if status.running else "",
             "Folder": str(status.folder),
         }
     )

@@ -59,6 +59,7 @@ def prediction_request(
     parameters: Mapping[str, Any] | None = None,
     *,
     split: str = "",
+    inputs: Sequence[str] = (),
     project: str = "",
     request_id: str = "",
     labels: Mapping[str, str] | None = None,
@@ -75,10 +76,14 @@ def prediction_request(
         Those that differ from their defaults.
     split
         "test" or "train" where the input is a dataset.
+    inputs
+        Which images of a folder, by their names below it; empty: all.
     project, request_id, labels
         As for `training_request`.
     """
-    spec = v1.PredictionSpec(model_uri=model_uri, input_uri=input_uri, split=split, parameters=to_struct(parameters))
+    spec = v1.PredictionSpec(
+        model_uri=model_uri, input_uri=input_uri, split=split, parameters=to_struct(parameters), inputs=list(inputs)
+    )
     request = _request("predict", project, request_id, labels)
     request.prediction.CopyFrom(spec)
     return request
@@ -159,6 +164,35 @@ def comparison_request(
     )
     request = _request("compare", project, request_id, labels)
     request.comparison.CopyFrom(spec)
+    return request
+
+
+def derivation_request(
+    input_uris: Sequence[str],
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    method: str = "tiles",
+    project: str = "",
+    request_id: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> v1.StartJobRequest:
+    """Return the request to make what a browser shows of published images.
+
+    Parameters
+    ----------
+    input_uris
+        Dataset versions and results, one or more, as returned by `Client.dataset_uri` and
+        `parfocal.client.results.result_uri`.
+    parameters
+        Those that differ from their defaults.
+    method
+        Name of the method.
+    project, request_id, labels
+        As for `training_request`.
+    """
+    spec = v1.DerivationSpec(method=method, input_uris=list(input_uris), parameters=to_struct(parameters))
+    request = _request("tiles", project, request_id, labels)
+    request.derivation.CopyFrom(spec)
     return request
 
 

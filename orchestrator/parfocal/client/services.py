@@ -10,18 +10,20 @@ from typing import TypeVar
 import grpc
 
 from parfocal import v1
+from parfocal.client.channels import SettingsTokens, Tokens, open_channel
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
 from parfocal.runtime.rpc_errors import from_rpc_error
+from parfocal.runtime.settings import Settings
 
 _T = TypeVar("_T")
 _CALL_SECONDS = 60.0
 _LIST_SECONDS = 10.0
 
-# Every RPC of the contract may be repeated: StartJob by its request id, the others by their nature.
+# Every RPC of the contract may be repeated: StartJob and BeginUpload by their request ids, the others by their nature.
 _RETRY = {
     "methodConfig": [
         {
-            "name": [{"service": "parfocal.v1.JobService"}, {"service": "parfocal.v1.MethodService"}],
+            "name": [{"service": f"parfocal.v1.{name}"} for name in ("JobService", "MethodService", "CatalogService")],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.2s",
@@ -70,13 +72,15 @@ class ServiceInfo:
 
 
 class Service:
-    """One address with its channel."""
+    """One address with its channel; settings and tokens of the environment when None."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, settings: Settings | None = None, tokens: Tokens | None = None) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        settings = settings or Settings()
+        self._channel = open_channel(address, settings, tokens or SettingsTokens(settings), _OPTIONS)
         self.jobs = v1.JobServiceStub(self._channel)
         self.methods = v1.MethodServiceStub(self._channel)
+        self.catalog = v1.CatalogServiceStub(self._channel)
 
     def call(self, function: Callable[..., _T], request: object, seconds: float = _CALL_SECONDS) -> _T:
         """Return the answer to one unary call; raise the error that the service meant."""

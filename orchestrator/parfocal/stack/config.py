@@ -44,7 +44,7 @@ class ServiceUnit(BaseModel):
 
 
 class Buckets(BaseModel):
-    """Names of the four buckets of the store."""
+    """Names of the five buckets of the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +52,7 @@ class Buckets(BaseModel):
     models: str = "parfocal-models"
     results: str = "parfocal-results"
     jobs: str = "parfocal-jobs"
+    derived: str = "parfocal-derived"
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -80,10 +81,12 @@ class StackConfig(BaseModel):
         The method services; see `parfocal.stack.select_services`.
     prefect
         Whether to run a Prefect server (and with it the flow runner).
+    portal
+        Whether to run the portal, the pages for the browser.
     runner_module
         Module started with ``python -m`` as the flow runner; left out when it is None or not installed, and
         while there are no services.
-    s3_port, prefect_port
+    s3_port, prefect_port, portal_port
         Ports on loopback; chosen and remembered when None.
     store_port
         First of eight consecutive ports that the parts of the S3 server use among themselves; one more
@@ -103,10 +106,12 @@ class StackConfig(BaseModel):
     folder: Path = Field(default_factory=lambda: resolve_folder(None))
     services: tuple[ServiceUnit, ...] = ()
     prefect: bool = True
+    portal: bool = True
     runner_module: str | None = "parfocal.flows.serve"
     s3_port: int | None = Field(default=None, ge=1, le=65535)
     store_port: int | None = Field(default=None, ge=1, le=55000)
     prefect_port: int | None = Field(default=None, ge=1, le=65535)
+    portal_port: int | None = Field(default=None, ge=1, le=65535)
     buckets: Buckets = Buckets()
     start_timeout: float = Field(default=300.0, gt=0)
     max_restarts: int = Field(default=5, ge=0)
@@ -125,9 +130,23 @@ class StackConfig(BaseModel):
             raise ValueError(f"services: {', '.join(wrong)} named twice or the name of another unit")
         return self
 
+    @property
+    def method_services(self) -> tuple[ServiceUnit, ...]:
+        """The services that offer methods."""
+        return tuple(service for service in self.services if service.name != CATALOG)
+
+    @property
+    def catalog(self) -> ServiceUnit | None:
+        """The catalogue; None where it is not started."""
+        return next((service for service in self.services if service.name == CATALOG), None)
+
 
 #: Names of units that no service may take.
-RESERVED_NAMES = frozenset({"s3", "prefect", "runner", "supervisor"})
+RESERVED_NAMES = frozenset({"s3", "prefect", "runner", "portal", "supervisor"})
+
+
+#: Name of the service that offers no methods: the catalogue.
+CATALOG = "catalog"
 
 
 class SavedConfig(BaseModel):

@@ -12,11 +12,11 @@ from parfocal.stack.config import Buckets, load_config, resolve_folder
 from parfocal.stack.credentials import load_credentials
 from parfocal.stack.state import supervisor_runs
 from parfocal.stack.units import (
+    client_settings,
+    portal_url,
     prefect_api_url,
     service_address,
-    services_setting,
     store_endpoint,
-    store_settings,
 )
 
 
@@ -33,8 +33,13 @@ class StackConnection(BaseModel):
         Names of the buckets.
     prefect_api_url, prefect_url
         Prefect's API and its pages for the browser; None where the stack runs without Prefect.
+    portal_url
+        The portal; None where the stack runs without it.
+    prefect_auth
+        User and password of Prefect, which asks for them where there are identities. Not shown either.
     environment
-        The same as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_S3_…``, ``PREFECT_API_URL``.
+        What clients need as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PREFECT_API_URL``; no key of the
+        store.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,6 +51,8 @@ class StackConnection(BaseModel):
     buckets: Buckets
     prefect_api_url: str | None
     prefect_url: str | None
+    prefect_auth: str = Field(repr=False)
+    portal_url: str | None
     environment: Mapping[str, str] = Field(repr=False)
 
 
@@ -65,7 +72,7 @@ def connection(folder: Path | None = None) -> StackConnection:
         raise PreconditionError(f"The stack in {folder} does not run. Start it with `parfocal up`.")
     config, credentials = saved.config, load_credentials(folder)
     api_url = prefect_api_url(config) if config.prefect else None
-    environment = store_settings(config, credentials) | {"PARFOCAL_SERVICES": services_setting(config)}
+    environment = {"PARFOCAL_HOME": str(config.folder)} | client_settings(config)
     if api_url:
         environment["PREFECT_API_URL"] = api_url
     return StackConnection(
@@ -76,5 +83,7 @@ def connection(folder: Path | None = None) -> StackConnection:
         buckets=config.buckets,
         prefect_api_url=api_url,
         prefect_url=api_url.removesuffix("/api") if api_url else None,
+        portal_url=portal_url(config) if config.portal and config.portal_port else None,
+        prefect_auth=credentials.prefect_auth,
         environment=environment,
     )

@@ -138,7 +138,7 @@ def _prepare(config: StackConfig, saved: SavedConfig | None, claims: PortClaims)
     decided = assign_ports(config, saved.config if saved else None, claims)
     revision = saved.revision + 1 if saved else 1
     # Fails here, with a clear message, if a program is missing.
-    build_units(decided, ensure_credentials(folder))
+    build_units(decided, ensure_credentials(folder, decided.buckets))
     saved = SavedConfig(revision=revision, config=decided)
     save_config(saved)
     return saved
@@ -151,7 +151,7 @@ def _extend(config: StackConfig, saved: SavedConfig | None, claims: PortClaims) 
     if saved is None or known is None or pid is None:
         raise _already_running(folder)
     running = saved.config
-    for field in ("s3_port", "store_port", "prefect_port"):
+    for field in ("s3_port", "store_port", "prefect_port", "portal_port"):
         wanted, present = getattr(config, field), getattr(running, field)
         if wanted not in (None, present):
             raise PreconditionError(
@@ -168,18 +168,27 @@ def _extend(config: StackConfig, saved: SavedConfig | None, claims: PortClaims) 
     added = [service for service in config.services if service.name not in present]
     failed = any(unit.state in (UnitState.FAILED, UnitState.STOPPED) for unit in known.units)
     more_prefect = config.prefect and not running.prefect
-    if not added and not failed and not more_prefect:
+    more_portal = config.portal and not (running.portal and running.portal_port)
+    if not added and not failed and not more_prefect and not more_portal:
         return saved
     # The ports of what runs are in use by itself: only those of the new services are decided.
-    only_new = {"services": tuple(added), "s3_port": None, "store_port": None, "prefect_port": None}
+    only_new = {
+        "services": tuple(added),
+        "s3_port": None,
+        "store_port": None,
+        "prefect_port": None,
+        "portal_port": None,
+    }
     reserved = [service.port for service in running.services if service.port]
-    decided = assign_ports(config.model_copy(update=only_new), None, claims, reserved).services
+    decided = assign_ports(config.model_copy(update=only_new), None, claims, reserved)
     extended = SavedConfig(
         revision=saved.revision + 1,
         config=running.model_copy(
             update={
-                "services": (*running.services, *decided),
+                "services": (*running.services, *decided.services),
                 "prefect": running.prefect or more_prefect,
+                "portal": running.portal or more_portal,
+                "portal_port": running.portal_port or decided.portal_port,
             }
         ),
     )

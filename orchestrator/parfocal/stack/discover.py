@@ -14,7 +14,7 @@ from email import message_from_string
 from pathlib import Path
 
 from parfocal.runtime.errors import NotFoundError
-from parfocal.stack.config import ServiceUnit
+from parfocal.stack.config import CATALOG, ServiceUnit
 
 _NOT_SERVICES = frozenset({"proto", "runtime"})
 
@@ -92,7 +92,7 @@ def known_services() -> tuple[str, ...]:
 
 
 def select_services(names: Sequence[str] | None = None, environments: Path | None = None) -> tuple[ServiceUnit, ...]:
-    """Return the named services, or all that are installed when `names` is None.
+    """Return the named services, or all that are installed when `names` is None; the catalogue where there is one.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def select_services(names: Sequence[str] | None = None, environments: Path | Non
             f"Installed: {', '.join(found) or 'none'}. Add it with `make envs` in the Parfocal repository, "
             "or set PARFOCAL_ENVS to the folder that holds <name>/bin/python."
         )
-    return tuple(found[name] for name in wanted)
+    return tuple(found[name] for name in dict.fromkeys([*wanted, CATALOG]) if name in found)
 
 
 def own_environment() -> Path:

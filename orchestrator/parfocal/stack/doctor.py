@@ -29,7 +29,7 @@ from parfocal.stack.discover import (
     own_environment,
     required_distributions,
 )
-from parfocal.stack.ports import PREFECT_PORT, S3_PORT, holder, is_free
+from parfocal.stack.ports import PORTAL_PORT, PREFECT_PORT, S3_PORT, holder, is_free
 from parfocal.stack.processes import marked, stack_mark
 from parfocal.stack.state import StackStatus, UnitState
 from parfocal.stack.units import module_exists, prefect_api_url, store_endpoint, store_settings, weed_program
@@ -251,6 +251,8 @@ def _reachable(current: StackStatus, saved: SavedConfig) -> Iterator[Check]:
         yield _trash(config)
     if config.prefect:
         yield _answer("prefect", current.prefect_url, probes.prefect_ready(prefect_api_url(config)))
+    if current.portal_url:
+        yield _answer("portal", current.portal_url, probes.portal_ready(current.portal_url))
     for service in config.services:
         unit = current.unit(service.name)
         if unit is not None:
@@ -284,6 +286,7 @@ def _ports(saved: SavedConfig | None) -> Iterator[Check]:
     wanted: Mapping[str, int | None] = {
         "s3": config.s3_port if config else S3_PORT,
         "prefect": config.prefect_port if config else PREFECT_PORT,
+        "portal": config.portal_port if config else PORTAL_PORT,
         **({service.name: service.port for service in config.services} if config else {}),
     }
     for name, port in wanted.items():

@@ -17,7 +17,7 @@ from parfocal.stack.config import StackConfig
 LOOPBACK = "127.0.0.1"
 
 #: Where the search begins. All lie below 32768, so that outgoing connections do not take them.
-S3_PORT, STORE_PORT, PREFECT_PORT, SERVICE_PORT = 8333, 18330, 4200, 15051
+S3_PORT, STORE_PORT, PREFECT_PORT, PORTAL_PORT, SERVICE_PORT = 8333, 18330, 4200, 8600, 15051
 
 #: How many consecutive ports the parts of the S3 server use among themselves; `store_block` adds one.
 STORE_PORTS = 8
@@ -70,6 +70,8 @@ def stack_ports(config: StackConfig) -> set[int]:
     ports = [config.s3_port, *(service.port for service in config.services)]
     if config.prefect:
         ports.append(config.prefect_port)
+    if config.portal:
+        ports.append(config.portal_port)
     if config.store_port:
         ports += store_block(config.store_port)
     return {port for port in ports if port is not None}
@@ -90,7 +92,8 @@ def assign_ports(
         A port given in `config` is taken, or none is free.
     """
     taken = set(reserved)
-    wanted = [("s3_port", config.s3_port), ("prefect_port", config.prefect_port)]
+    named = ("s3_port", "prefect_port", "portal_port")
+    wanted = [(field, getattr(config, field)) for field in named]
     wanted += [(f"the port of service {service.name}", service.port) for service in config.services]
     for field, port in wanted:
         if port is not None:
@@ -109,6 +112,7 @@ def assign_ports(
     ports_before = {} if saved is None else {service.name: service.port for service in saved.services}
     s3_port = decide(config.s3_port, saved.s3_port if saved else None, S3_PORT)
     prefect_port = decide(config.prefect_port, saved.prefect_port if saved else None, PREFECT_PORT)
+    portal_port = decide(config.portal_port, saved.portal_port if saved else None, PORTAL_PORT)
     if store_port is None:
         before = [] if saved is None or saved.store_port is None else [saved.store_port]
         candidates = [*before, *range(STORE_PORT, STORE_PORT + _SEARCH, STORE_PORTS + 2)]
@@ -123,6 +127,7 @@ def assign_ports(
         update={
             "s3_port": s3_port,
             "prefect_port": prefect_port,
+            "portal_port": portal_port,
             "store_port": store_port,
             "services": services,
         }

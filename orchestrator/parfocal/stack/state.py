@@ -92,8 +92,8 @@ class StackStatus(BaseModel):
         Revision of the configuration that the supervisor has applied.
     units
         The units in the order in which they are listed.
-    s3_endpoint, prefect_url
-        Where the store and Prefect's pages are; empty without them.
+    s3_endpoint, prefect_url, portal_url
+        Where the store, Prefect's pages and the portal are; empty without them.
     credentials
         The file that holds the store's keys.
     """
@@ -108,6 +108,7 @@ class StackStatus(BaseModel):
     units: tuple[UnitStatus, ...] = ()
     s3_endpoint: str = ""
     prefect_url: str = ""
+    portal_url: str = ""
     credentials: Path | None = None
 
     @property

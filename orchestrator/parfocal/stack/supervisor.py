@@ -39,7 +39,7 @@ from parfocal.stack.state import (
     take_supervisor_lock,
     write_status,
 )
-from parfocal.stack.units import build_units, prefect_api_url, store_endpoint
+from parfocal.stack.units import build_units, portal_url, prefect_api_url, store_endpoint
 from parfocal.stack.watched import Watched
 
 _log = logging.getLogger("parfocal.stack")
@@ -111,7 +111,7 @@ class Supervisor:
         self._saved = saved
         config = saved.config
         self._claims.join(stack_ports(config))
-        units = build_units(config, ensure_credentials(self.folder))
+        units = build_units(config, ensure_credentials(self.folder, config.buckets))
         obsolete = [name for name, watched in self._units.items() if watched.unit not in units]
         self._stop(obsolete)
         kept = {name: watched for name, watched in self._units.items() if name not in obsolete}
@@ -198,6 +198,7 @@ class Supervisor:
             units=tuple(watched.status() for watched in self._units.values()),
             s3_endpoint=store_endpoint(config) if config else "",
             prefect_url=prefect_api_url(config).removesuffix("/api") if config and config.prefect else "",
+            portal_url=portal_url(config) if config and config.portal and config.portal_port else "",
             credentials=credentials_path(self.folder),
         )
         if status == self._published:

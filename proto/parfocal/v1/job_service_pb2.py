@@ -16,7 +16,7 @@ from parfocal.v1 import job_pb2 as parfocal_dot_v1_dot_job__pb2
 from parfocal.v1 import spec_pb2 as parfocal_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dparfocal/v1/job_service.proto\x12\x0bparfocal.v1\x1a\x15parfocal/v1/job.proto\x1a\x16parfocal/v1/spec.proto\"\xef\x02\n\x0fStartJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x38\n\x06labels\x18\x03 \x03(\x0b\x32(.parfocal.v1.StartJobRequest.LabelsEntry\x12-\n\x08training\x18\x04 \x01(\x0b\x32\x19.parfocal.v1.TrainingSpecH\x00\x12\x31\n\nprediction\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.PredictionSpecH\x00\x12\x31\n\nevaluation\x18\x06 \x01(\x0b\x32\x1b.parfocal.v1.EvaluationSpecH\x00\x12\x31\n\ncomparison\x18\x07 \x01(\x0b\x32\x1b.parfocal.v1.ComparisonSpecH\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04spec\"1\n\x10StartJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"0\n\rGetJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"p\n\x0fListJobsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.parfocal.v1.JobState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.parfocal.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x0fWatchJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\"W\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\x12$\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x15.parfocal.v1.JobEvent\"S\n\x10\x43\x61ncelJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x11\n\tkeep_best\x18\x03 \x01(\x08\x12\x0b\n\x03why\x18\x04 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"3\n\x10ResumeJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"2\n\x11ResumeJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"3\n\x10\x44\x65leteJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse2\x90\x04\n\nJobService\x12G\n\x08StartJob\x12\x1c.parfocal.v1.StartJobRequest\x1a\x1d.parfocal.v1.StartJobResponse\x12\x41\n\x06GetJob\x12\x1a.parfocal.v1.GetJobRequest\x1a\x1b.parfocal.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.parfocal.v1.ListJobsRequest\x1a\x1d.parfocal.v1.ListJobsResponse\x12I\n\x08WatchJob\x12\x1c.parfocal.v1.WatchJobRequest\x1a\x1d.parfocal.v1.WatchJobResponse0\x01\x12J\n\tCancelJob\x12\x1d.parfocal.v1.CancelJobRequest\x1a\x1e.parfocal.v1.CancelJobResponse\x12J\n\tResumeJob\x12\x1d.parfocal.v1.ResumeJobRequest\x1a\x1e.parfocal.v1.ResumeJobResponse\x12J\n\tDeleteJob\x12\x1d.parfocal.v1.DeleteJobRequest\x1a\x1e.parfocal.v1.DeleteJobResponseB$\n\x0forg.parfocal.v1B\x0fJobServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dparfocal/v1/job_service.proto\x12\x0bparfocal.v1\x1a\x15parfocal/v1/job.proto\x1a\x16parfocal/v1/spec.proto\"\xa2\x03\n\x0fStartJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x38\n\x06labels\x18\x03 \x03(\x0b\x32(.parfocal.v1.StartJobRequest.LabelsEntry\x12-\n\x08training\x18\x04 \x01(\x0b\x32\x19.parfocal.v1.TrainingSpecH\x00\x12\x31\n\nprediction\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.PredictionSpecH\x00\x12\x31\n\nevaluation\x18\x06 \x01(\x0b\x32\x1b.parfocal.v1.EvaluationSpecH\x00\x12\x31\n\ncomparison\x18\x07 \x01(\x0b\x32\x1b.parfocal.v1.ComparisonSpecH\x00\x12\x31\n\nderivation\x18\t \x01(\x0b\x32\x1b.parfocal.v1.DerivationSpecH\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04spec\"1\n\x10StartJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"0\n\rGetJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"p\n\x0fListJobsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.parfocal.v1.JobState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.parfocal.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x0fWatchJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\"W\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\x12$\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x15.parfocal.v1.JobEvent\"S\n\x10\x43\x61ncelJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x11\n\tkeep_best\x18\x03 \x01(\x08\x12\x0b\n\x03why\x18\x04 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"3\n\x10ResumeJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"2\n\x11ResumeJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.parfocal.v1.Job\"3\n\x10\x44\x65leteJobRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"2\n\x10ListUsageRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"Q\n\x11ListUsageResponse\x12\'\n\x05usage\x18\x01 \x03(\x0b\x32\x18.parfocal.v1.DeviceUsage\x12\x13\n\x0b\x61\x63tive_jobs\x18\x02 \x01(\x05\"a\n\x0b\x44\x65viceUsage\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0c\n\x04jobs\x18\x04 \x01(\x03\x12\x16\n\x0e\x64\x65vice_seconds\x18\x05 \x01(\x01\x32\xdc\x04\n\nJobService\x12G\n\x08StartJob\x12\x1c.parfocal.v1.StartJobRequest\x1a\x1d.parfocal.v1.StartJobResponse\x12\x41\n\x06GetJob\x12\x1a.parfocal.v1.GetJobRequest\x1a\x1b.parfocal.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.parfocal.v1.ListJobsRequest\x1a\x1d.parfocal.v1.ListJobsResponse\x12I\n\x08WatchJob\x12\x1c.parfocal.v1.WatchJobRequest\x1a\x1d.parfocal.v1.WatchJobResponse0\x01\x12J\n\tCancelJob\x12\x1d.parfocal.v1.CancelJobRequest\x1a\x1e.parfocal.v1.CancelJobResponse\x12J\n\tResumeJob\x12\x1d.parfocal.v1.ResumeJobRequest\x1a\x1e.parfocal.v1.ResumeJobResponse\x12J\n\tDeleteJob\x12\x1d.parfocal.v1.DeleteJobRequest\x1a\x1e.parfocal.v1.DeleteJobResponse\x12J\n\tListUsage\x12\x1d.parfocal.v1.ListUsageRequest\x1a\x1e.parfocal.v1.ListUsageResponseB$\n\x0forg.parfocal.v1B\x0fJobServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,35 +27,41 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_STARTJOBREQUEST_LABELSENTRY']._options = None
   _globals['_STARTJOBREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_STARTJOBREQUEST']._serialized_start=94
-  _globals['_STARTJOBREQUEST']._serialized_end=461
-  _globals['_STARTJOBREQUEST_LABELSENTRY']._serialized_start=408
-  _globals['_STARTJOBREQUEST_LABELSENTRY']._serialized_end=453
-  _globals['_STARTJOBRESPONSE']._serialized_start=463
-  _globals['_STARTJOBRESPONSE']._serialized_end=512
-  _globals['_GETJOBREQUEST']._serialized_start=514
-  _globals['_GETJOBREQUEST']._serialized_end=562
-  _globals['_GETJOBRESPONSE']._serialized_start=564
-  _globals['_GETJOBRESPONSE']._serialized_end=611
-  _globals['_LISTJOBSREQUEST']._serialized_start=613
-  _globals['_LISTJOBSREQUEST']._serialized_end=725
-  _globals['_LISTJOBSRESPONSE']._serialized_start=727
-  _globals['_LISTJOBSRESPONSE']._serialized_end=802
-  _globals['_WATCHJOBREQUEST']._serialized_start=804
-  _globals['_WATCHJOBREQUEST']._serialized_end=878
-  _globals['_WATCHJOBRESPONSE']._serialized_start=880
-  _globals['_WATCHJOBRESPONSE']._serialized_end=967
-  _globals['_CANCELJOBREQUEST']._serialized_start=969
-  _globals['_CANCELJOBREQUEST']._serialized_end=1052
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1054
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1104
-  _globals['_RESUMEJOBREQUEST']._serialized_start=1106
-  _globals['_RESUMEJOBREQUEST']._serialized_end=1157
-  _globals['_RESUMEJOBRESPONSE']._serialized_start=1159
-  _globals['_RESUMEJOBRESPONSE']._serialized_end=1209
-  _globals['_DELETEJOBREQUEST']._serialized_start=1211
-  _globals['_DELETEJOBREQUEST']._serialized_end=1262
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1264
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1283
-  _globals['_JOBSERVICE']._serialized_start=1286
-  _globals['_JOBSERVICE']._serialized_end=1814
+  _globals['_STARTJOBREQUEST']._serialized_end=512
+  _globals['_STARTJOBREQUEST_LABELSENTRY']._serialized_start=459
+  _globals['_STARTJOBREQUEST_LABELSENTRY']._serialized_end=504
+  _globals['_STARTJOBRESPONSE']._serialized_start=514
+  _globals['_STARTJOBRESPONSE']._serialized_end=563
+  _globals['_GETJOBREQUEST']._serialized_start=565
+  _globals['_GETJOBREQUEST']._serialized_end=613
+  _globals['_GETJOBRESPONSE']._serialized_start=615
+  _globals['_GETJOBRESPONSE']._serialized_end=662
+  _globals['_LISTJOBSREQUEST']._serialized_start=664
+  _globals['_LISTJOBSREQUEST']._serialized_end=776
+  _globals['_LISTJOBSRESPONSE']._serialized_start=778
+  _globals['_LISTJOBSRESPONSE']._serialized_end=853
+  _globals['_WATCHJOBREQUEST']._serialized_start=855
+  _globals['_WATCHJOBREQUEST']._serialized_end=929
+  _globals['_WATCHJOBRESPONSE']._serialized_start=931
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1018
+  _globals['_CANCELJOBREQUEST']._serialized_start=1020
+  _globals['_CANCELJOBREQUEST']._serialized_end=1103
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1105
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1155
+  _globals['_RESUMEJOBREQUEST']._serialized_start=1157
+  _globals['_RESUMEJOBREQUEST']._serialized_end=1208
+  _globals['_RESUMEJOBRESPONSE']._serialized_start=1210
+  _globals['_RESUMEJOBRESPONSE']._serialized_end=1260
+  _globals['_DELETEJOBREQUEST']._serialized_start=1262
+  _globals['_DELETEJOBREQUEST']._serialized_end=1313
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1315
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1334
+  _globals['_LISTUSAGEREQUEST']._serialized_start=1336
+  _globals['_LISTUSAGEREQUEST']._serialized_end=1386
+  _globals['_LISTUSAGERESPONSE']._serialized_start=1388
+  _globals['_LISTUSAGERESPONSE']._serialized_end=1469
+  _globals['_DEVICEUSAGE']._serialized_start=1471
+  _globals['_DEVICEUSAGE']._serialized_end=1568
+  _globals['_JOBSERVICE']._serialized_start=1571
+  _globals['_JOBSERVICE']._serialized_end=2175
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,8 @@ class _TaskEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     """An image of another kind: label-free prediction, style transfer."""
     TASK_DATASET: _Task.ValueType  # 7
     """No image: statements about a dataset, before anything is learnt from it."""
+    TASK_DISPLAY: _Task.ValueType  # 8
+    """What a browser shows of images, such as their tiles."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """What a method produces from an image. Clients choose viewers and quality control by it."""
@@ -62,6 +64,8 @@ TASK_TRANSLATION: Task.ValueType  # 6
 """An image of another kind: label-free prediction, style transfer."""
 TASK_DATASET: Task.ValueType  # 7
 """No image: statements about a dataset, before anything is learnt from it."""
+TASK_DISPLAY: Task.ValueType  # 8
+"""What a browser shows of images, such as their tiles."""
 global___Task = Task
 
 class _JobKind:
@@ -80,6 +84,8 @@ class _JobKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     """Score predictions against targets."""
     JOB_KIND_COMPARISON: _JobKind.ValueType  # 4
     """Compare several models or predictions on the same images."""
+    JOB_KIND_DERIVATION: _JobKind.ValueType  # 6
+    """Make what is shown of published images."""
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
     """The kinds of work a method can do; each has its own specification message."""
@@ -94,6 +100,8 @@ JOB_KIND_EVALUATION: JobKind.ValueType  # 3
 """Score predictions against targets."""
 JOB_KIND_COMPARISON: JobKind.ValueType  # 4
 """Compare several models or predictions on the same images."""
+JOB_KIND_DERIVATION: JobKind.ValueType  # 6
+"""Make what is shown of published images."""
 global___JobKind = JobKind
 
 class _TargetKind:

@@ -49,6 +49,8 @@ class Localisations:
         float64 (N,): photons of the emitter, NaN where the table does not say.
     uncertainty
         float64 (N,): standard deviation of the place along each axis in pixels; None where the table does not say.
+    confidence
+        float64 (N,): how sure a method is of the emitter, 1 for certain; None where nothing says so.
     """
 
     frame: NDArray[np.int64]
@@ -56,12 +58,15 @@ class Localisations:
     x: NDArray[np.float64]
     intensity: NDArray[np.float64]
     uncertainty: NDArray[np.float64] | None = None
+    confidence: NDArray[np.float64] | None = None
 
     def of_frame(self, number: int) -> Localisations:
         """Return those of one frame, counted from 0, without copying."""
         part = slice(*np.searchsorted(self.frame, (number, number + 1)).tolist())
-        uncertainty = None if self.uncertainty is None else self.uncertainty[part]
-        return Localisations(self.frame[part], self.y[part], self.x[part], self.intensity[part], uncertainty)
+        uncertainty, confidence = (None if each is None else each[part] for each in (self.uncertainty, self.confidence))
+        return Localisations(
+            self.frame[part], self.y[part], self.x[part], self.intensity[part], uncertainty, confidence
+        )
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def prepare(seed: int) -> None:
     """Set seed and threads of this process and choose repeatable kernels; call it before a network is built."""
     torch.manual_seed(seed)
     torch.set_num_threads(thread_count())
-    torch.use_deterministic_algorithms(True)
+    # The same as use_deterministic_algorithms(True), without loading the compiler of PyTorch, which takes a second.
+    torch.set_deterministic_debug_mode("error")
     # On GPUs float32 means float32: TF32, the default for convolutions, keeps ten bits.
     torch.backends.cudnn.allow_tf32 = False
 

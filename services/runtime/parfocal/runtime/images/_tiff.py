@@ -56,6 +56,7 @@ _WITHOUT_METADATA: Final = (
 _GREY: Final = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE, PHOTOMETRIC.MASK)
 _SMALL: Final = 4096  # bytes of metadata behind the pixels
 _PADDING: Final = 64
+_READ_AHEAD: Final = 2**22  # bytes of the file that wait to be decoded
 _SUBFILE: Final = 254
 _ORIENTATION: Final = 274
 _MOST_DIRECTORIES = 2**22
@@ -244,6 +245,20 @@ def decode_tiff(tif: TiffFile, facts: FileFacts) -> NDArray[Any]:
     if facts.inverted:
         pixels = facts.inverted - pixels.astype(np.uint8)
     return pixels.reshape(facts.shape)
+
+
+def decode_tiff_into(tif: TiffFile, out: NDArray[Any]) -> None:
+    """Decode the image that `opened_tiff` described strip by strip or tile by tile into an array of the same size.
+
+    Only where `is_plain`: nothing is left to be changed in the pixels.
+    """
+    series = _the_series(tif)
+    series.asarray(squeeze=False, out=out.reshape(series.get_shape(False)), buffersize=_READ_AHEAD)
+
+
+def is_plain(facts: FileFacts) -> bool:
+    """Return whether the pixels of a file are those of the image as they are decoded."""
+    return not (facts.alpha or facts.inverted or facts.dtype.kind == "b" or (facts.rgb and 4 in facts.shape))
 
 
 def transparent(planes: bool = False) -> UnusableError:

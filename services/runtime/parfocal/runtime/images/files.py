@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import math
+import os
 import re
 import unicodedata
 import uuid
@@ -37,7 +38,15 @@ from parfocal.runtime.images._axes import ORDER, arrange, name_axes, override_ax
 from parfocal.runtime.images._dtypes import convert_dtype, storable, whole_numbers
 from parfocal.runtime.images._files import writing
 from parfocal.runtime.images._raster import decode_raster, describe_raster, encode_png
-from parfocal.runtime.images._tiff import FileFacts, UnusableError, decode_tiff, opened_tiff, transparent
+from parfocal.runtime.images._tiff import (
+    FileFacts,
+    UnusableError,
+    decode_tiff,
+    decode_tiff_into,
+    is_plain,
+    opened_tiff,
+    transparent,
+)
 from parfocal.runtime.images.notes import Note, reader_reports
 
 __all__ = [
@@ -251,6 +260,8 @@ def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
 def decode_to_memmap(path: Path, folder: Path, key: str) -> NDArray[Any]:
     """Decode an image once into `folder` and return it memory-mapped, read only.
 
+    A TIFF whose pixels need no change is decoded part by part into the file: it may be larger than the memory.
+
     Parameters
     ----------
     path
@@ -277,7 +288,30 @@ def decode_to_memmap(path: Path, folder: Path, key: str) -> NDArray[Any]:
     target = folder / f"{key}.npy"
     if (mapped := _load_mapped(target)) is not None:
         return mapped
+    with _opened(path, DEFAULT_LIMITS) as (header, decode):
+        if isinstance(decode, _Decoder) and decode.plain:
+            with _writing_memmap(target, header.shape, header.dtype) as out:
+                decode.into(out)
+            return _reread(target)
     return write_memmap(target, read_image(path).pixels)
+
+
+@contextmanager
+def _writing_memmap(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """Give an array to be filled, which is a .npy file afterwards; raise DiskFullError without room."""
+    with writing(path) as handle:
+        head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(handle, head)
+        begin = handle.tell()
+        # All room at once: a disk that is full when a mapped page is written ends the process.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), begin, math.prod(shape) * dtype.itemsize)
+        else:
+            handle.truncate(begin + math.prod(shape) * dtype.itemsize)
+        handle.flush()
+        mapped = np.memmap(handle, dtype, "r+", begin, shape)
+        yield mapped
+        mapped.flush()
 
 
 def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
@@ -287,6 +321,10 @@ def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
         # Not np.save: it hides a full disk behind an OSError without a number.
         np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(pixels))
         handle.write(pixels.data)
+    return _reread(path)
+
+
+def _reread(path: Path) -> NDArray[Any]:
     mapped = _load_mapped(path)
     if mapped is None:
         raise DiskFullError(f"{path} could not be read back after writing: check the disk of the cache folder")
@@ -346,12 +384,7 @@ def _opened(
                 if reports and told:
                     header = replace(header, notes=(*header.notes, _report(reports[0])))
 
-                def decode() -> tuple[NDArray[Any], Sequence[Note]]:
-                    before = len(reports)
-                    pixels = arrange(decode_tiff(tif, facts), order, header.axes)
-                    return pixels, [_report(text) for text in reports[before:][:1]]
-
-                yield header, decode
+                yield header, _Decoder(tif, facts, order, header.axes, reports)
         elif magic == b"\x89PNG\r\n\x1a\n" or magic[:3] == b"\xff\xd8\xff" or magic[:2] == b"BM":
             shape, dtype, notes = describe_raster(path, labels)
             facts = FileFacts(shape, "YXS"[: len(shape)], dtype, True, None, notes)
@@ -377,6 +410,32 @@ def _opened(
         raise _unreadable(path, error) from error
     except Exception as error:  # a hostile file can raise anything inside a decoder
         raise _unreadable(path, error) from error
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Decodes an open TIFF; `order` are the file's axes in our letters, `reports` grows with what the reader says."""
+
+    tif: tifffile.TiffFile
+    facts: FileFacts
+    order: str
+    axes: str
+    reports: Sequence[str]
+
+    def __call__(self) -> tuple[NDArray[Any], Sequence[Note]]:
+        """Return the pixels in the order of `axes`, and what the reader said of them."""
+        before = len(self.reports)
+        pixels = arrange(decode_tiff(self.tif, self.facts), self.order, self.axes)
+        return pixels, [_report(text) for text in self.reports[before:][:1]]
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is to be changed in the pixels or in the order of their axes."""
+        return is_plain(self.facts) and self.order.replace("_", "") == self.axes
+
+    def into(self, out: NDArray[Any]) -> None:
+        """Decode part by part into an array of the same size, where the image is `plain`."""
+        decode_tiff_into(self.tif, out)
 
 
 def _report(text: str) -> Note:

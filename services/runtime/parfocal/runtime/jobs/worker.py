@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import logging
 import os
 import queue
 import socket
@@ -83,4 +84,10 @@ def _write_to(log: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is recorded. To take a framework apart takes a second or two, in which the next job would wait for the
+    # device.
+    os._exit(code)

@@ -6,16 +6,20 @@ volume, per channel, and never from a tile or a patch: training, prediction and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
 
 _MOST_PIXELS = 2**26
+_MOST_FRAMES = 500
+_BRIGHT_FRAMES = 90
 
 
 class NormaliserConstants(BaseModel):
@@ -35,16 +39,16 @@ class Normaliser(BaseModel):
     """The rule by which images are brought to one scale.
 
     ``percentile`` maps the `low` percentile to 0 and the `high` one to 1; ``z-score`` maps mean and standard
-    deviation to 0 and 1; ``fixed`` takes the same `constants` for all images, as some imported models need; ``none``
-    leaves values as they are. Nothing is clipped unless `clip` asks for it (to 0
-    and 1; only with ``percentile``).
+    deviation to 0 and 1; ``fixed`` takes the same `constants` for all images, as some imported models need; ``stack``
+    takes one pair of constants for all frames of a stack, see `fit_stack`; ``none`` leaves values as they are.
+    Nothing is clipped unless `clip` asks for it (to 0 and 1; only with ``percentile``).
 
     The defaults are those of CSBDeep's prediction (Weigert et al., Nature Methods 15, 1090, 2018).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: Literal["percentile", "z-score", "fixed", "none"] = "percentile"
+    rule: Literal["percentile", "z-score", "fixed", "stack", "none"] = "percentile"
     low: float = Field(default=2.0, ge=0, lt=100)
     high: float = Field(default=99.8, gt=0, le=100)
     clip: bool = False
@@ -87,6 +91,9 @@ class Normaliser(BaseModel):
         """
         if len(axes) != pixels.ndim:
             raise ValueError(f"axes {axes!r} do not describe an array of shape {pixels.shape}")
+        if self.rule == "stack":
+            frames = pixels if axes[0] == "T" else pixels[np.newaxis]
+            return self.fit_stack(len(frames), frames.__getitem__)
         # Every pixel, for percentiles need not meet the one that is wrong.
         if count_unusable(pixels):
             raise InvalidInputError(
@@ -104,6 +111,41 @@ class Normaliser(BaseModel):
             scale=tuple(scale for _, scale in constants),
             channel_axis=channel_axis,
         )
+
+    def fit_stack(self, count: int, read: Callable[[int], NDArray[Any]]) -> NormaliserConstants:
+        """Take the constants of a stack of frames, which are read one by one.
+
+        0 is the median over frames of the darkest place, 1 what the brightest places of the brighter frames reach
+        (their 90th percentile). Places are means of 3 x 3 pixels, so that single hot pixels do not count. A frame
+        without emitters stays dark, where a scale of its own would stretch its noise to the brightness of emitters.
+        Of more than 500 frames 500 are looked at, spread evenly.
+
+        Parameters
+        ----------
+        count
+            Number of frames.
+        read
+            Returns one of them (Y, X), counted from 0.
+
+        Raises
+        ------
+        InvalidInputError
+            A frame holds values that are not finite, or too large to compute with.
+        """
+        darkest, brightest = [], []
+        for number in np.unique(np.linspace(0, count - 1, min(count, _MOST_FRAMES)).round().astype(int)).tolist():
+            frame = np.asarray(read(number))
+            if count_unusable(frame):
+                raise InvalidInputError(
+                    f"Frame {number + 1} holds values that are not finite or beyond {LARGEST_VALUE:.0e}: export the "
+                    "stack without them."
+                )
+            smooth = ndimage.uniform_filter(frame.astype(np.float32), 3, mode="reflect")
+            darkest.append(float(smooth.min()))
+            brightest.append(float(smooth.max()))
+        offset = float(np.median(darkest))
+        scale = float(np.percentile(brightest, _BRIGHT_FRAMES)) - offset
+        return NormaliserConstants(offset=(offset,), scale=(scale if scale > 0 else 1.0,))
 
     def apply(self, pixels: NDArray[Any], constants: NormaliserConstants) -> NDArray[np.float32]:
         """Normalise an image, or any patch or tile of it, with the constants of the whole image.

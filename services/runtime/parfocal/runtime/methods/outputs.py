@@ -155,7 +155,7 @@ class Outputs(Protocol):
         """
 
     def localisations(self, found: Localisations) -> None:
-        """Take the emitters located, a table in the form of ThunderSTORM; may be called for every frame.
+        """Take the emitters located, tables for ThunderSTORM and for Picasso; may be called for every frame.
 
         Frames count from 0 within the unit; a unit without T is a single frame.
 

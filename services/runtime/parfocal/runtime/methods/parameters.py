@@ -112,9 +112,9 @@ class Patches(TrainingBase):
     def patch_shape(self, axes: str) -> tuple[int, ...]:
         """Return the shape in pixels of a patch with these spatial axes, for example "YX".
 
-        Methods for volumes have a `patch_depth`, its length along Z.
+        Methods for volumes have a `patch_depth`, its length along Z. Patches of stacks of frames are of single frames.
         """
-        return tuple(getattr(self, _edge(axis)) for axis in axes)
+        return tuple(getattr(self, _edge(axis)) for axis in axes if axis != "T")
 
 
 class Validation(TrainingBase):

@@ -221,13 +221,15 @@ class Method:
 class Service:
     """One image's worth of methods.
 
-    `packages` are those whose versions are recorded; `framework` is what the methods compute with.
+    `packages` are those whose versions are recorded; `framework` is what the methods compute with. `part` is for a
+    service that serves something else than methods and jobs: "module:function", see `parfocal.runtime.server.parts`.
     """
 
     name: str
     methods: Sequence[Method]
     packages: Sequence[str] = ()
     framework: Framework = ""
+    part: str = ""
 
     def method(self, name: str) -> Method:
         """Return a method by name; raise NotFoundError naming those there are."""

@@ -21,9 +21,7 @@ from parfocal.runtime.methods.outputs import Column
 from parfocal.runtime.prediction.object_measures import measure_columns, measure_objects
 from parfocal.runtime.prediction.tables import TableFile
 from parfocal.runtime.prediction.unit import Stack
-
-OBJECTS = "objects"
-"""Name of the table, and in counts that of their number."""
+from parfocal.runtime.store.manifests import OBJECTS
 
 
 class ObjectFiles:

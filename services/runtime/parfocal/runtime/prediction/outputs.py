@@ -18,9 +18,11 @@ from parfocal.runtime.images.files import Image, PixelSize, convert_dtype
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outputs import Column, Detections, Values, Window
 from parfocal.runtime.prediction.box_files import DETECTIONS, BoxFiles, FoundBoxes
-from parfocal.runtime.prediction.object_files import OBJECTS, ObjectFiles, class_image
+from parfocal.runtime.prediction.object_files import ObjectFiles, class_image
+from parfocal.runtime.prediction.picasso import PicassoFile
 from parfocal.runtime.prediction.tables import TableFile
 from parfocal.runtime.prediction.unit import Stack
+from parfocal.runtime.store.manifests import OBJECTS
 
 PREDICTION = "prediction"
 """Name of the image that a method is for; its file has the name of the input."""
@@ -125,6 +127,7 @@ class ResultOutputs:
         self._files: dict[str, str] = {}
         self._objects: ObjectFiles | None = None
         self._boxes: BoxFiles | None = None
+        self._picasso: PicassoFile | None = None
         self._writer: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
 
@@ -142,10 +145,11 @@ class ResultOutputs:
                 task.result()
             if self._writer is not None:
                 self._writer.shutdown()
+            picasso = {} if self._picasso is None else self._picasso.finish()
         finally:
             self.close()
         tables = {name: Table(self._files[name], table.columns) for name, table in self._tables.items()}
-        files = dict(self._files)
+        files = self._files | picasso
         if self._objects is not None:
             self.counts.update(self._objects.counts)
             files |= self._objects.names
@@ -180,6 +184,8 @@ class ResultOutputs:
             self._objects.close()
         if self._boxes is not None:
             self._boxes.close()
+        if self._picasso is not None:
+            self._picasso.close()
 
     def collect(
         self, name: str, shape: Sequence[int], axes: str, dtype: DTypeLike, scale: Sequence[float], values: Values
@@ -225,6 +231,16 @@ class ResultOutputs:
         if self._boxes is None:
             self._boxes = BoxFiles(self._folder, self.stem, self.stack, self.pixel_size, shape)
         self._boxes.add(number, detections, names)
+
+    def write_picasso(self, frames: int, plane: tuple[int, int], size: PixelSize, found: Localisations) -> None:
+        """Write localisations, whose frames count from 0 in the whole image, for Picasso.
+
+        `frames` are those of a unit, `plane` is (Y, X) in pixels.
+        """
+        if self._picasso is None:
+            whole = frames * max(1, len(self.stack))
+            self._picasso = PicassoFile(self._folder, self.stem, whole, plane, size)
+        self._picasso.write(found)
 
     def _later(self, task: Callable[..., None], *arguments: Any) -> None:
         if self._writer is None:
@@ -299,13 +315,19 @@ class UnitOutputs:
         columns = [Column("frame"), *(Column(f"{name} [{unit}]", unit) for name, unit in _LOCALISED)]
         frames = self._shape[self._result.axes.index("T")] if "T" in self._result.axes else 1
         lengths = 1e3 * size.x, 1e3 * size.y
-        values = [self._number * frames + found.frame + 1, found.x * lengths[0], found.y * lengths[1], found.intensity]
+        found = replace(found, frame=self._number * frames + found.frame)
+        values = [found.frame + 1, found.x * lengths[0], found.y * lengths[1], found.intensity]
         if found.uncertainty is not None:
             columns.append(Column("uncertainty [nm]", "nm"))
             values.append(found.uncertainty * (lengths[0] * lengths[1]) ** 0.5)
+        if found.confidence is not None:
+            columns.append(Column("confidence"))
+            values.append(found.confidence)
         self._result.counts[LOCALISATIONS] += len(found.frame)
         rows = zip(*(column.tolist() for column in values), strict=True)
         self._result.table(LOCALISATIONS, columns).write([frame, *map(_decimal, numbers)] for frame, *numbers in rows)
+        plane = (self._shape[self._result.axes.index("Y")], self._shape[self._result.axes.index("X")])
+        self._result.write_picasso(frames, plane, size, found)
 
 
 LOCALISATIONS = "localisations"

@@ -1,4 +1,4 @@
-"""`python -m parfocal.runtime.server MODULE` serves the methods of MODULE until SIGTERM or SIGINT."""
+"""`python -m parfocal.runtime.server MODULE` serves what MODULE offers until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -8,43 +8,29 @@ import contextlib
 import logging
 import signal
 import sys
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
-from parfocal import v1
-from parfocal.runtime.errors import ParfocalError
-from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device_lock import Devices
-from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
-from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
+from parfocal.runtime.access.audit import Audit
+from parfocal.runtime.access.gate import Gate
+from parfocal.runtime.access.transport import require_protection, server_credentials
+from parfocal.runtime.errors import ParfocalError, PreconditionError
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import Service, load_service
-from parfocal.runtime.server.forwarding import ForwardedImages, Images
-from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.server.interceptors import EdgeInterceptor
 from parfocal.runtime.server.metrics_page import serve_metrics
-from parfocal.runtime.server.servicers import JobServicer, MethodServicer
-from parfocal.runtime.server.warm_worker import WarmWorker
+from parfocal.runtime.server.parts import open_part
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.store import Store
 
 _log = logging.getLogger(__name__)
 _SHUTDOWN_SECONDS = 3.0
-_SERVICES = tuple(
-    descriptor.services_by_name[name].full_name
-    for descriptor, name in (
-        (v1.method_service_pb2.DESCRIPTOR, "MethodService"),
-        (v1.job_service_pb2.DESCRIPTOR, "JobService"),
-    )
-)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve the methods of a package over gRPC."""
+    """Serve what a package offers over gRPC."""
     parser = argparse.ArgumentParser(prog="python -m parfocal.runtime.server", description=main.__doc__)
     parser.add_argument("module", help="package with the constant SERVICE, for example parfocal.care")
     options = parser.parse_args(arguments)
@@ -62,29 +48,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def serve(service: Service, module: str, settings: Settings) -> int:
     """Serve until a signal asks to end; return 0, 1 if the address is taken, or 2 if the store cannot be used."""
-    store = Store(settings)
-    device = Devices.of(settings)
-    launcher: Launcher[Any]
-    images: Images
-    if settings.launcher == "kubernetes":
-        launcher = KubernetesLauncher(settings, service.name)
-        images = ForwardedImages(service.name, settings.images_address)
-    else:
-        launcher = LocalLauncher(settings, module, device)
-        images = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
-    controller = Controller(service, store, launcher, settings)
+    require_protection(settings)
+    credentials = server_credentials(settings)
+    gate = Gate(settings)
+    audit = Audit(settings.audit_file, service.name, also_logged=not gate.is_open)
+    part = open_part(service, module, settings)
     # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.
     server = grpc.aio.server(
-        interceptors=[EdgeInterceptor()],
+        interceptors=[EdgeInterceptor(gate, audit)],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 * 2**20)],
     )
-    v1.add_JobServiceServicer_to_server(JobServicer(controller, settings), server)
-    v1.add_MethodServiceServicer_to_server(MethodServicer(service, images, settings), server)
+    part.add_to(server)
     probe = health.aio.HealthServicer()
-    # The servicer begins with "serving", but the controller reads the store first.
+    # The servicer begins with "serving", but the part reads the store first.
     await probe.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(probe, server)
-    names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    names = (*part.names, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     servers = [server]
     if settings.health_listen:
@@ -92,7 +71,11 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
         health_pb2_grpc.add_HealthServicer_to_server(probe, servers[1])
     for each, address in zip(servers, (settings.listen, settings.health_listen), strict=False):
         try:
-            each.add_insecure_port(address)
+            # Probes of a cluster speak no TLS; what they ask for is no secret.
+            if credentials is not None and each is server:
+                each.add_secure_port(address, credentials)
+            else:
+                each.add_insecure_port(address)
         except RuntimeError:
             _log.error("cannot listen on %s: the address is taken or not of this machine", address)
             return 1
@@ -108,25 +91,26 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
             return 1
     for each in servers:
         await each.start()
-    if settings.launcher != "none":
-        await controller.start()
-        if controller.refused is not None:
-            sys.stderr.write(f"{controller.refused.message}\n")
-            stop.set()
+    code = 0
+    try:
+        await part.start()
+    except PreconditionError as error:
+        sys.stderr.write(f"{error.message}\n")
+        code = 2
+        stop.set()
     serving = health_pb2.HealthCheckResponse.SERVING
-    for name in ("", *_SERVICES):
+    for name in ("", *part.names):
         await probe.set(name, serving)
     _log.info("serving on %s", settings.listen, extra={"methods": [method.name for method in service.methods]})
     await stop.wait()
     _log.info("shutting down")
     await probe.enter_graceful_shutdown()
-    await controller.stop()
-    await images.stop()
+    await part.stop()
     for each in servers[1:]:
         await each.stop(None)
     with contextlib.suppress(asyncio.CancelledError):
         await server.stop(_SHUTDOWN_SECONDS)
-    return 0 if controller.refused is None else 2
+    return code
 
 
 if __name__ == "__main__":

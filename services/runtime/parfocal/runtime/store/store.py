@@ -69,6 +69,13 @@ class Location:
         """The folder this place is in."""
         return Location(self.bucket, self.key.rsplit("/", 1)[0] if "/" in self.key else "")
 
+    def within(self, *folders: Location) -> Location:
+        """Return this place if it is one of `folders` or lies in one; raise NotFoundError for any other place."""
+        for folder in folders:
+            if self.bucket == folder.bucket and f"{self.key}/".startswith(f"{folder.key}/" if folder.key else ""):
+                return self
+        raise NotFoundError(f"{self} is not a place that can be read from here.")
+
     @classmethod
     def parse(cls, uri: str) -> Location:
         """Read an `s3://bucket/key` address; raise InvalidInputError for anything else."""
@@ -80,12 +87,16 @@ class Location:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing; `is_folder` marks a common prefix of a listing that is not recursive."""
+    """One object of a listing; `is_folder` marks a common prefix of a listing that is not recursive.
+
+    `sha256` is what the store itself has computed, where it was asked for a single object and keeps such digests.
+    """
 
     location: Location
     size: int
     etag: str
     is_folder: bool
+    sha256: str = ""
 
 
 class Store:
@@ -133,10 +144,15 @@ class Store:
         """Root of all job records."""
         return Location(self.settings.bucket_jobs, "")
 
+    @property
+    def derived(self) -> Location:
+        """Root of what is made of published images for showing them, by digest; it can be made again."""
+        return Location(self.settings.bucket_derived, "")
+
     def ensure_buckets(self) -> None:
-        """Create the four buckets where they do not exist."""
+        """Create the five buckets where they do not exist."""
         with self._errors(self.jobs):
-            for root in (self.datasets, self.models, self.results, self.jobs):
+            for root in (self.datasets, self.models, self.results, self.jobs, self.derived):
                 if not self._client.bucket_exists(root.bucket):
                     try:
                         self._client.make_bucket(root.bucket)
@@ -169,11 +185,30 @@ class Store:
     def exists(self, location: Location) -> bool:
         """Return whether there is an object at `location`."""
         try:
-            with self._errors(location):
-                self._client.stat_object(location.bucket, location.key)
+            self.stat(location)
         except NotFoundError:
             return False
         return True
+
+    def stat(self, location: Location) -> ObjectInfo:
+        """Return size, ETag and, where the store keeps it, SHA-256 of an object."""
+        asked: dict[str, Any] = {"x-amz-checksum-mode": "ENABLED"}
+        with self._errors(location):
+            found = self._client.stat_object(location.bucket, location.key, extra_headers=asked)
+        checksum = str((found.metadata or {}).get("x-amz-checksum-sha256", ""))
+        # That of an object made of parts is one of their digests, with their number after a hyphen.
+        sha256 = "" if "-" in checksum else base64.b64decode(checksum).hex()
+        return ObjectInfo(location, found.size or 0, (found.etag or "").strip('"'), is_folder=False, sha256=sha256)
+
+    def chunks(self, location: Location, size: int = 2**20) -> Iterator[bytes]:
+        """Yield the content of an object in pieces of at most `size` bytes."""
+        with self._translated(location):
+            response = self._client.get_object(location.bucket, location.key)
+            try:
+                yield from response.stream(size)
+            finally:
+                response.close()
+                response.release_conn()
 
     def write(self, location: Location, data: bytes) -> None:
         """Write an object, whether it exists or not. Never for anything published."""
@@ -251,6 +286,63 @@ class Store:
     def folders(self, folder: Location) -> list[str]:
         """Return the names of the folders directly below `folder`."""
         return [item.location.name for item in self.objects(folder, recursive=False) if item.is_folder]
+
+    def begin_multipart(self, location: Location, *, resume: bool = False) -> tuple[str, dict[int, int]]:
+        """Begin to write a large object in parts; with `resume` go on with what was begun last, if there is such.
+
+        Returns
+        -------
+        tuple
+            The id that names it in requests of parts, and the sizes in bytes of the parts that are there by number.
+        """
+        with self._errors(location):
+            known = self._multiparts(location) if resume else []
+            if known:
+                return known[-1], {part.part_number: part.size for part in self._parts(location, known[-1])}
+            return str(self._client._create_multipart_upload(location.bucket, location.key, {})), {}
+
+    def complete_multipart(self, location: Location, size: int) -> ObjectInfo | None:
+        """Make an object of `size` bytes of its parts, and return it; None where not all parts are there."""
+        with self._errors(location):
+            for upload_id in reversed(self._multiparts(location)):
+                parts = self._parts(location, upload_id)
+                if sum(part.size for part in parts) == size:
+                    self._client._complete_multipart_upload(location.bucket, location.key, upload_id, parts)
+                    return self.stat(location)
+        return None
+
+    def end_multipart(self, folder: Location) -> None:
+        """Remove the parts of all objects at or below `folder` that were begun and not completed."""
+        with self._errors(folder):
+            for item in self._begun(folder.bucket, folder.key):
+                if item.object_name == folder.key or item.object_name.startswith(f"{folder.key}/"):
+                    self._client._abort_multipart_upload(folder.bucket, item.object_name, item.upload_id)
+
+    # The client has no public methods for these four calls of S3: its own `put_object` is made of them.
+    def _begun(self, bucket: str, prefix: str) -> Iterator[Any]:
+        key_marker = upload_id_marker = None
+        while True:
+            answer = self._client._list_multipart_uploads(
+                bucket, prefix=prefix, key_marker=key_marker, upload_id_marker=upload_id_marker
+            )
+            yield from answer.uploads
+            if not answer.is_truncated:
+                return
+            key_marker, upload_id_marker = answer.next_key_marker, answer.next_upload_id_marker
+
+    def _multiparts(self, location: Location) -> list[str]:
+        """Return the ids of what was begun for an object, the newest last."""
+        begun = [item for item in self._begun(location.bucket, location.key) if item.object_name == location.key]
+        return [str(item.upload_id) for item in sorted(begun, key=lambda item: item.initiated_time)]
+
+    def _parts(self, location: Location, upload_id: str) -> list[Any]:
+        parts: list[Any] = []
+        while True:
+            marker = str(parts[-1].part_number) if parts else None
+            answer = self._client._list_parts(location.bucket, location.key, upload_id, part_number_marker=marker)
+            parts += answer.parts
+            if not answer.is_truncated or not answer.parts:
+                return parts
 
     def copy(self, source: Location, target: Location) -> None:
         """Copy one object within the store."""

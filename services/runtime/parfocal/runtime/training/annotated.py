@@ -17,13 +17,13 @@ from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.drift import training_statistics
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.methods.implementation import Batch, Example, Opened, TrainingDataRecord, ValidationImage
-from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.training.augmentation import UNCHANGED, View, moved_box
 from parfocal.runtime.training.batches import channels_last
 from parfocal.runtime.training.data import PatchSettings, augmentation, backgrounds, normalised_port
 from parfocal.runtime.training.sampler import FixedPatches, Patch, PatchSampler
-from parfocal.runtime.training.split import Region, Split, split_images
+from parfocal.runtime.training.split import Region, Split, split_images, split_stacks
 
 P = TypeVar("P", bound=PatchSettings)
 A = TypeVar("A")
@@ -140,6 +140,8 @@ def open_boxes(
 def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -> Opened[P]:
     """Return the frames of stacks, each an image of its own, with the emitters located in them.
 
+    With the rule "stack" all frames of a stack are normalised alike, with other rules each by itself.
+
     Raises
     ------
     InvalidInputError
@@ -154,11 +156,22 @@ def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -
     for warning in dict.fromkeys(report.warnings):
         data.warn(warning)
     images = [stack.image for stack in report.stacks]
-    split = _split(data, parameters, [image.stem for image in images], [image.shape[1:] for image in images])
+    split = split_stacks(
+        [image.stem for image in images],
+        [image.shape for image in images],
+        validation_fraction=parameters.validation_fraction,
+        patch_shape=parameters.patch_shape(data.axes),
+        seed=parameters.seed,
+    )
+    for warning in split.warnings:
+        data.warn(warning)
     data.progress("decoding the images")
     names, frames, annotations, first = [], [], [], [0]
+    constants: list[NormaliserConstants] = []
     for stack in report.stacks:
         pixels, located = data.decode(stack.image.path), stack.localisations()
+        if normaliser.rule == "stack":
+            constants += [normaliser.fit(pixels, "TYX")] * len(pixels)
         for number in range(len(pixels)):
             names.append(f"{stack.image.stem}, frame {number}")
             frames.append(pixels[number])
@@ -167,9 +180,9 @@ def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -
 
     def in_frames(regions: Sequence[Region]) -> tuple[Region, ...]:
         return tuple(
-            region.model_copy(update={"index": frame})
+            Region(index=first[region.index] + frame, stem=region.stem, start=region.start[1:], stop=region.stop[1:])
             for region in regions
-            for frame in range(first[region.index], first[region.index + 1])
+            for frame in range(region.start[0], region.stop[0])
         )
 
     by_frame = split.model_copy(
@@ -178,7 +191,7 @@ def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -
     opened = _opened(
         parameters,
         normaliser,
-        axes=data.axes,
+        axes=data.axes.replace("T", ""),
         target=Port(role=target, kind="points"),
         names=names,
         sources=frames,
@@ -187,6 +200,7 @@ def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -
         split=by_frame,
         source=source,
         pixel_size=images[0].pixel_size,
+        constants=constants,
     )
     # What is recorded is how stacks were divided, not thousands of frames.
     return replace(opened, record=replace(opened.record, split=split.model_dump(mode="json")))
@@ -281,10 +295,11 @@ def _opened(
     split: Split,
     source: str,
     pixel_size: PixelSize | None,
+    constants: Sequence[NormaliserConstants] = (),
 ) -> Opened[P]:
     letter = next((axis for axis in axes if axis not in "ZYX"), "")
     plain = axes.replace(letter, "C") if letter else axes
-    constants = [normaliser.fit(image, plain) for image in sources]
+    constants = constants or [normaliser.fit(image, plain) for image in sources]
     sampler = PatchSampler(
         sources=sources,
         targets=None,

@@ -193,7 +193,8 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
     training = len({region["stem"] for region in model.split.get("training", ())})
     validation = len({region["stem"] for region in model.split.get("validation", ())})
-    further = count(validation, "further image") if model.split.get("by") == "image" else "a block of the same image"
+    others = {"image": count(validation, "further image"), "frames": "other frames of the same stacks"}
+    further = others.get(model.split.get("by", ""), "a block of the same image")
     kept = f"{further} kept for validation"
     return (
         f"A {method.title} model was trained for {model.epochs} epochs on {count(training, 'image pair')}, with "

@@ -41,7 +41,7 @@ class Split(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: Literal["image", "block"]
+    by: Literal["image", "block", "frames"]
     seed: int
     validation_fraction: float
     training: tuple[Region, ...]
@@ -90,6 +90,79 @@ def split_images(
     if not stems or len(set(stems)) != len(stems) or len(shapes) != len(stems):
         raise ValueError("split_images needs images with different names and one shape for each")
     patch = tuple(patch_shape)
+    _check_sizes(stems, shapes, patch)
+    ordered = sorted(range(len(stems)), key=lambda index: stems[index])
+    whole = [Region(index=i, stem=stems[i], start=(0,) * len(patch), stop=tuple(shapes[i])) for i in ordered]
+    rng = np.random.default_rng(seed)
+    if held_out := _whole_images(len(stems), validation_fraction):
+        return _by_image(whole, held_out, validation_fraction, seed, rng)
+    return _by_block(whole, patch, validation_fraction, seed, rng)
+
+
+def split_stacks(
+    stems: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    validation_fraction: float,
+    patch_shape: Sequence[int],
+    seed: int,
+) -> Split:
+    """Divide stacks of frames into training and validation; regions have the axes T, Y and X.
+
+    Whole stacks are held out as `split_images` does. Where they are too few for that, the last frames of each stack
+    are: emitters blink, so that frames which are not neighbours show different ones.
+
+    Parameters
+    ----------
+    stems, validation_fraction, patch_shape, seed
+        As for `split_images`; patches are of single frames.
+    shapes
+        Of each stack (T, Y, X) in pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        A stack is smaller than the patch, or nothing can be held out.
+    """
+    planes = [shape[1:] for shape in shapes]
+    frames = [max(1, round(validation_fraction * shape[0])) for shape in shapes]
+    if _whole_images(len(stems), validation_fraction) or any(
+        held_out >= shape[0] for held_out, shape in zip(frames, shapes, strict=True)
+    ):
+        split = split_images(stems, planes, validation_fraction=validation_fraction, patch_shape=patch_shape, seed=seed)
+
+        def in_time(region: Region) -> Region:
+            first, last = (0, *region.start), (shapes[region.index][0], *region.stop)
+            return region.model_copy(update={"start": first, "stop": last})
+
+        regions = {name: tuple(map(in_time, getattr(split, name))) for name in ("training", "validation")}
+        return split.model_copy(update=regions)
+    _check_sizes(stems, planes, tuple(patch_shape))
+    ordered = sorted(range(len(stems)), key=lambda index: stems[index])
+    training, validation = [], []
+    for index in ordered:
+        length, *plane = shapes[index]
+        stop = length - frames[index]
+        kept = Region(index=index, stem=stems[index], start=(0, 0, 0), stop=(stop, *plane))
+        training.append(kept)
+        validation.append(kept.model_copy(update={"start": (stop, 0, 0), "stop": (length, *plane)}))
+    warning = (
+        f"There are too few stacks ({len(stems)}) to hold one out: validation uses the last frames of "
+        f"{'the stack' if len(stems) == 1 else 'each stack'}. The validation loss will look better than on new "
+        "stacks: add stacks of other samples."
+    )
+    return Split(
+        by="frames",
+        seed=seed,
+        validation_fraction=validation_fraction,
+        training=tuple(training),
+        validation=tuple(validation),
+        warnings=(warning,),
+    )
+
+
+def _check_sizes(stems: Sequence[str], shapes: Sequence[tuple[int, ...]], patch: tuple[int, ...]) -> None:
+    """Raise InvalidInputError if a patch does not fit into each image."""
     small = [stem for stem, shape in zip(stems, shapes, strict=True) if any(np.less(shape, patch))]
     if small:
         raise InvalidInputError(
@@ -97,14 +170,13 @@ def split_images(
             "Choose a smaller patch or leave these images out.",
             [Violation(stem, f"smaller than a patch of {_by(patch)} pixels") for stem in small],
         )
-    ordered = sorted(range(len(stems)), key=lambda index: stems[index])
-    whole = [Region(index=i, stem=stems[i], start=(0,) * len(patch), stop=tuple(shapes[i])) for i in ordered]
-    rng = np.random.default_rng(seed)
-    held_out = max(1, round(validation_fraction * len(stems)))
+
+
+def _whole_images(count: int, fraction: float) -> int:
+    """Return how many of so many images are held out whole; 0 if that would cost too much of the training data."""
+    held_out = max(1, round(fraction * count))
     # Half a unit of slack so that 5 images at 0.1 count as within twice the fraction in floating point.
-    if held_out < len(stems) and held_out <= 2 * validation_fraction * len(stems) + 1e-9:
-        return _by_image(whole, held_out, validation_fraction, seed, rng)
-    return _by_block(whole, patch, validation_fraction, seed, rng)
+    return held_out if held_out < count and held_out <= 2 * fraction * count + 1e-9 else 0
 
 
 def _by_image(whole: list[Region], held_out: int, fraction: float, seed: int, rng: np.random.Generator) -> Split:

@@ -1,6 +1,6 @@
 """Parameters as a method publishes them: read from text, checked against the schema, shown as a table.
 
-No name of a parameter is written here or anywhere in the command line.
+No name of a parameter is written here, in the command line or in the portal.
 """
 
 from __future__ import annotations

@@ -1,0 +1,122 @@
+"""What every request to the portal must fulfil, and what every answer says to the browser.
+
+Another site that is open in the same browser must be able neither to read pages nor to send forms in a user's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Collection
+from http.cookies import SimpleCookie
+from typing import Final
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+TOKEN_FIELD: Final = "csrf"
+TOKEN_HEADER: Final = "x-csrf-token"
+REPORT_POLICY: Final = (
+    "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'"
+)
+"""Of reports, which services wrote: nothing in them runs, whatever they contain."""
+
+_COOKIE: Final = "parfocal_session"
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
+    "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class RefusedError(Exception):
+    """A form was not sent by one of the portal's own pages."""
+
+
+class Guard:
+    """Refuses requests under a foreign name or from a foreign page; gives each browser a session.
+
+    Parameters
+    ----------
+    app
+        The application behind it.
+    hosts
+        The values of the header Host that are accepted; empty: all, where a proxy in front checks it.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        problem = self._problem(scope["method"], headers)
+        if problem:
+            await PlainTextResponse(problem, 403, dict(_HEADERS))(scope, receive, send)
+            return
+        cookie = SimpleCookie(headers.get("cookie", ""))
+        known = cookie[_COOKIE].value if _COOKIE in cookie else ""
+        session = known if len(known) >= 32 else secrets.token_urlsafe(32)
+        scope.setdefault("state", {})["session"] = session
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                found = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    found.setdefault(name, value)
+                if session != known:
+                    found.append("Set-Cookie", f"{_COOKIE}={session}; Path=/; HttpOnly; SameSite=Lax")
+            await send(message)
+
+        await self._app(scope, receive, answer)
+
+    def _problem(self, method: str, headers: Headers) -> str:
+        host = headers.get("host", "")
+        if self._hosts and host not in self._hosts:
+            return f"The portal is not called {host!r}. Open the address that `parfocal status` shows."
+        if method in SAFE_METHODS:
+            return ""
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] == host:
+            return ""
+        return "This request came from another site and was refused. Open the page again and repeat it there."
+
+
+def form_token(key: bytes, session: str) -> str:
+    """Return what forms of a session must carry; another site cannot read it."""
+    return hmac.new(key, session.encode(), hashlib.sha256).hexdigest()
+
+
+def token_key(secret: str) -> bytes:
+    """Return the key of all tokens, which is the same after a restart, so that open forms stay good."""
+    return hashlib.sha256(b"parfocal portal forms\0" + secret.encode()).digest()
+
+
+async def require_token(request: Request) -> None:
+    """Raise RefusedError unless a request that changes something carries the token of its session."""
+    if request.method in SAFE_METHODS:
+        return
+    given = request.headers.get(TOKEN_HEADER, "")
+    if not given and request.headers.get("content-type", "").startswith(
+        ("application/x-www-form-urlencoded", "multipart/form-data")
+    ):
+        given = str((await request.form()).get(TOKEN_FIELD, ""))
+    expected = form_token(request.app.state.portal.key, request.state.session)
+    if not hmac.compare_digest(given.encode(), expected.encode()):
+        raise RefusedError

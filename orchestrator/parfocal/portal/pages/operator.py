@@ -1,0 +1,60 @@
+"""The operator's page: services, devices, what waits, what fails and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from parfocal import v1
+from parfocal.client.watching import FINAL_STATES, seconds_at_work
+from parfocal.portal.portal import ClientHere, PortalHere, page
+from parfocal.runtime.errors import ParfocalError
+
+router = APIRouter(prefix="/p/{project}")
+_RECENT = 500
+
+
+@router.get("/operator/storage")
+def storage(request: Request, client: ClientHere) -> Response:
+    """Show what the project keeps; it is counted when somebody asks, which can take a while."""
+    usages: Sequence[v1.Usage] = ()
+    problem = ""
+    try:
+        usages = client.catalog.usage()
+    except ParfocalError as error:
+        problem = error.message
+    return page(request, "_storage.html", usages=usages, problem=problem)
+
+
+@router.get("/operator")
+def operator(request: Request, client: ClientHere, portal: PortalHere) -> Response:
+    """Show what is down, full or failing."""
+    jobs: list[v1.Job] = []
+    problem = ""
+    try:
+        jobs = client.jobs(limit=_RECENT)
+    except ParfocalError as error:
+        problem = error.message
+    reasons: dict[tuple[str, str], list[v1.Job]] = defaultdict(list)
+    for job in jobs:
+        if job.state == v1.JOB_STATE_FAILED:
+            reasons[(job.service, job.error.reason or "UNKNOWN")].append(job)
+    spent: Counter[str] = Counter()
+    for job in jobs:
+        if job.HasField("started_at"):
+            spent[job.service] += round(seconds_at_work(job))
+    return page(
+        request,
+        "operator.html",
+        infos=portal.services(),
+        problem=problem,
+        waiting=[job for job in reversed(jobs) if job.state == v1.JOB_STATE_QUEUED],
+        running=[job for job in jobs if job.state not in FINAL_STATES and job.state != v1.JOB_STATE_QUEUED],
+        reasons=sorted(reasons.items(), key=lambda item: -len(item[1])),
+        spent=spent,
+        counted=len(jobs),
+        store=portal.settings.s3_endpoint,
+    )

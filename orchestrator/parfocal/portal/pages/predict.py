@@ -1,0 +1,446 @@
+"""Predictions: one image at once, all of them as a job, and what came out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+import threading
+import time
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from parfocal import v1
+from parfocal.client import Client
+from parfocal.client.datasets import list_datasets, read_dataset
+from parfocal.client.models import ModelSummary, list_models, read_model
+from parfocal.client.requests import prediction_request
+from parfocal.client.results import find_inputs, unsuitable_inputs, upload_inputs
+from parfocal.client.single_images import PredictedImage
+from parfocal.portal.follow import make_tiles
+from parfocal.portal.forms import make_form, sent_parameters
+from parfocal.portal.layers import prediction_config
+from parfocal.portal.pages.files import result_of
+from parfocal.portal.pictures import display_limits, middle_plane, picture
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
+from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
+from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
+from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
+from parfocal.runtime.store.store import Location
+
+router = APIRouter(prefix="/p/{project}")
+_TRIED_AT_ONCE, _TRIED_SECONDS = 16, 900.0
+_SIDE: Final = 720
+_PAGE: Final = 24
+_ROWS: Final = 200
+_FOUND: Final = ("objects", "detections", "localisations")
+_IMAGE: Final = (".tif", ".tiff", ".png")
+
+
+class _Tried:
+    """Pictures of images that were tried lately; nobody needs them when the page is closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[float, dict[str, bytes]]] = OrderedDict()
+
+    def keep(self, key: str, pictures: dict[str, bytes]) -> None:
+        with self._lock:
+            self._kept[key] = (time.monotonic(), pictures)
+            while len(self._kept) > _TRIED_AT_ONCE:
+                self._kept.popitem(last=False)
+
+    def get(self, key: str, name: str) -> bytes:
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is None or time.monotonic() - kept[0] > _TRIED_SECONDS or name not in kept[1]:
+            raise NotFoundError("This picture is no longer there. Try the image again.")
+        return kept[1][name]
+
+
+_tried = _Tried()
+
+
+@router.get("/predict")
+def predict(request: Request, client: ClientHere, portal: PortalHere, model: str = "", input: str = "") -> Response:
+    """Choose a model and images; try one, then predict all."""
+    return page(request, "predict.html", **_values(client, portal, model, input))
+
+
+@router.post("/predict/try")
+async def try_one(request: Request, client: ClientHere, portal: PortalHere) -> Response:
+    """Predict one image at once."""
+    sent = {name: str(value) for name, value in (await request.form()).items()}
+    return await run_in_threadpool(_try, request, client, portal, sent)
+
+
+@router.get("/predict/tried/{key}/{name}.png")
+def tried(key: str, name: str) -> Response:
+    """Return a picture of an image that was tried."""
+    return Response(_tried.get(key, name), media_type="image/png")
+
+
+@router.post("/predict")
+async def predict_all(request: Request, client: ClientHere, portal: PortalHere) -> Response:
+    """Start a prediction of all chosen images."""
+    sent = {name: str(value) for name, value in (await request.form()).items()}
+    return await run_in_threadpool(_start, request, client, portal, sent)
+
+
+@router.get("/results")
+def results(request: Request, client: ClientHere, number: int = 1) -> Response:
+    """List the predictions."""
+    found = [job for job in client.jobs(limit=500) if job.WhichOneof("spec") == "prediction"]
+    shown = found[(number - 1) * 50 : number * 50]
+    return page(request, "results.html", jobs=shown, number=number, more=len(found) > number * 50)
+
+
+@router.get("/results/{job_id}")
+def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str, number: int = 1) -> Response:
+    """Show what a prediction, evaluation or comparison made."""
+    place, manifest = result_of(client, job_id)
+    if manifest.kind != "prediction":
+        return page(request, "result_files.html", job_id=job_id, manifest=manifest)
+    labels = portal.makes_labels(manifest.method)
+    for uri in (str(place), *([manifest.input_uri] if manifest.split else [])):
+        make_tiles(portal.follower, client, uri)
+    sources = _sources(client, manifest)
+    public = {entry.name: entry.public_name for entry in manifest.files}
+    shown = manifest.images[(number - 1) * _PAGE : number * _PAGE]
+    tables = [entry for entry in manifest.files if entry.public_name.endswith(".csv")]
+    return page(
+        request,
+        "result.html",
+        job_id=job_id,
+        manifest=manifest,
+        labels=labels,
+        number=number,
+        pages=-(-len(manifest.images) // _PAGE),
+        images=[
+            {
+                "file": image,
+                "name": PurePosixPath(image.input).name,
+                "source": sources.get(_stem(image.input), ""),
+                "outputs": {
+                    kind: public[name]
+                    for kind, name in image.outputs.items()
+                    if name in public and public[name].endswith(_IMAGE)
+                },
+                "others": [
+                    public[name]
+                    for name in image.outputs.values()
+                    if name in public and not public[name].endswith(_IMAGE)
+                ],
+            }
+            for image in shown
+        ],
+        failed=[image for image in manifest.images if image.reason],
+        drifted=[image for image in manifest.images if image.drift],
+        model_name=versioned_name(manifest.model_uri) if manifest.model_uri else "",
+        tables=tables,
+        counted=any(kind in _FOUND for image in manifest.images for kind in image.outputs),
+        total_bytes=sum(entry.size for entry in manifest.files),
+        verdict_of=_verdict(client, manifest),
+    )
+
+
+@router.get("/results/{job_id}/viewer.json")
+def viewer(client: ClientHere, portal: PortalHere, job_id: str) -> Response:
+    """Tell the viewer of the images of a prediction."""
+    _, manifest = result_of(client, job_id)
+    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(manifest.method)))
+
+
+@router.get("/results/{job_id}/objects")
+def objects(request: Request, client: ClientHere, job_id: str, image: str = "") -> Response:
+    """Show what was found in one image of a prediction; a row leads to its place in the viewer."""
+    place, manifest = result_of(client, job_id)
+    chosen = next((each for each in manifest.images if PurePosixPath(each.input).name == image), None)
+    public = {entry.name: entry.public_name for entry in manifest.files}
+    found = {kind: public.get(name, "") for kind, name in (chosen.outputs if chosen else {}).items()}
+    kind = next((kind for kind in _FOUND if found.get(kind, "").endswith(".csv")), "")
+    rows: list[dict[str, str]] = []
+    if kind:
+        text = client.store.read(manifest.place_of(place, found[kind])).decode("utf-8", "replace")
+        rows = list(csv.DictReader(io.StringIO(text)))
+    return page(
+        request,
+        "_objects.html",
+        job_id=job_id,
+        image=image,
+        kind=kind,
+        file=found.get(kind, ""),
+        columns=[name for name in (rows[0] if rows else {}) if name != "plane" or any(row[name] for row in rows)],
+        rows=[(_place(row), row) for row in rows[:_ROWS]],
+        total=len(rows),
+    )
+
+
+@router.get("/results/{job_id}/table/{file:path}")
+def table(request: Request, client: ClientHere, job_id: str, file: str) -> Response:
+    """Show a table that a prediction made."""
+    place, manifest = result_of(client, job_id)
+    text = client.store.read(manifest.place_of(place, file)).decode("utf-8", "replace")
+    rows = list(csv.reader(io.StringIO(text)))
+    return page(
+        request,
+        "table.html",
+        job_id=job_id,
+        file=file,
+        columns=rows[0] if rows else [],
+        rows=rows[1 : _ROWS + 1],
+        total=max(0, len(rows) - 1),
+        most=_ROWS,
+    )
+
+
+@router.get("/results/{job_id}/all.zip")
+def download(client: ClientHere, job_id: str) -> Response:
+    """Return all files of a result in one archive, which is made while it is sent."""
+    place, manifest = result_of(client, job_id)
+    return StreamingResponse(
+        _archive(client, place, manifest),
+        media_type="application/zip",
+        headers={"Content-Disposition": f'attachment; filename="{job_id}.zip"'},
+    )
+
+
+def _values(client: Client, portal: Portal, model: str, chosen: str) -> dict[str, Any]:
+    """Return what the page needs; `chosen` is "NAME:VERSION/SPLIT" of a dataset, or the id of an upload."""
+    models = list_models(client)
+    summary: ModelSummary | None = None
+    if model:
+        summary = read_model(client, model)
+        model = f"{summary.manifest.model}:{summary.manifest.version}"
+    method = portal.method(summary.manifest.method) if summary else None
+    datasets = list_datasets(client)
+    choices = [
+        f"{each.dataset}:{each.version}/{split}"
+        for each in datasets
+        for split in ("test", "train")
+        if each.select(split, "source")
+    ]
+    upload = chosen if chosen and "/" not in chosen and ":" not in chosen else ""
+    images: list[str] = []
+    if upload:
+        images = [file.path for file in portal.uploads.files(client.project, upload)]
+    elif chosen:
+        manifest, split = _dataset(client, chosen)
+        images = [image.file for image in manifest.select(split, _source(summary))]
+    form = make_form(method, v1.JOB_KIND_PREDICTION) if method is not None else None
+    return {
+        "models": models,
+        "model": model,
+        "summary": summary,
+        "method": method,
+        "form": form,
+        "choices": choices,
+        "chosen": chosen,
+        "upload": upload,
+        "images": images,
+        "request_id": new_request_id("predict"),
+    }
+
+
+def _dataset(client: Client, chosen: str) -> tuple[DatasetManifest, str]:
+    name, _, split = chosen.partition("/")
+    return read_dataset(client, name), split or "test"
+
+
+def _source(summary: ModelSummary | None) -> str:
+    return (summary.manifest.source if summary else "") or "source"
+
+
+def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str]) -> Response:
+    model, chosen, name = sent.get("model", ""), sent.get("input", ""), sent.get("image", "")
+    values = _values(client, portal, model, chosen)
+    try:
+        if not values["images"]:
+            raise InvalidInputError("Choose images first: those of a dataset, or your own.")
+        if name not in values["images"]:
+            name = values["images"][0]
+        begun = time.monotonic()
+        image = _read(client, portal, values["upload"], chosen, name)
+        own = {key.removeprefix("p."): value for key, value in sent.items() if key.startswith("p.")}
+        parameters = sent_parameters(values["method"], v1.JOB_KIND_PREDICTION, {**own, "sent": "yes"}) if own else {}
+        predicted = client.predict_image(client.model_uri(values["model"]), image, parameters)
+        seconds = time.monotonic() - begun
+    except ParfocalError as error:
+        if request.headers.get("hx-request") == "true":
+            return page(request, "_tried.html", 422, error=error, tried=None)
+        return page(request, "predict.html", 422, **{**values, "error": error})
+    labels = portal.makes_labels(values["method"].name)
+    shown = _pictures(image, predicted, labels=labels)
+    key = new_request_id("tried")
+    _tried.keep(key, shown)
+    found = {
+        "key": key,
+        "name": name,
+        "seconds": seconds,
+        "pictures": list(shown),
+        "warnings": predicted.warnings,
+        "tables": {title: max(0, len(text.splitlines()) - 1) for title, text in predicted.tables.items()},
+        "shape": image.pixels.shape,
+    }
+    if request.headers.get("hx-request") == "true":
+        return page(request, "_tried.html", tried=found)
+    return page(request, "predict.html", **values, tried=found)
+
+
+def _read(client: Client, portal: Portal, upload: str, chosen: str, name: str) -> Image:
+    """Return one of the chosen images; one that is too large to be tried is refused before it is decoded."""
+    limits = ImageLimits(portal.settings.max_image_pixels, portal.settings.max_image_bytes)
+    if upload:
+        return read_image(portal.uploads.place(client.project, upload) / name, limits=limits)
+    manifest, _ = _dataset(client, chosen)
+    place = Location.parse(client.dataset_uri(f"{manifest.dataset}:{manifest.version}"))
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        path = Path(scratch) / PurePosixPath(name).name
+        client.store.download(place / name, path)
+        return read_image(path, limits=limits)
+
+
+def _pictures(image: Image, predicted: PredictedImage, *, labels: bool) -> dict[str, bytes]:
+    """Return the input and what was made of it as PNG; grey images of the same kind share black and white."""
+    shown = {"input": picture(image, _SIDE)}
+    limits = display_limits(middle_plane(image))
+    for name, made in predicted.images.items():
+        low, high = display_limits(middle_plane(made))
+        # A restored image has the grey values of its input; another kind of image has its own.
+        alike = name == "prediction" and not labels and limits[0] <= high and low <= limits[1]
+        black = min(limits[0], low) if alike else low
+        white = max(limits[1], high) if alike else high
+        if alike:
+            shown["input"] = picture(image, _SIDE, limits=(black, white))
+        shown[name] = picture(made, _SIDE, labels=labels and name == "prediction", limits=(black, white))
+    return shown
+
+
+def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str]) -> Response:
+    model, chosen = sent.get("model", ""), sent.get("input", "")
+    values = _values(client, portal, model, chosen)
+    request_id = check_request_id(sent.get("request_id", "") or new_request_id("predict"))
+    own = {key.removeprefix("p."): value for key, value in sent.items() if key.startswith("p.")}
+    try:
+        if values["summary"] is None or values["method"] is None:
+            raise InvalidInputError("Choose a model first.")
+        if not values["images"]:
+            raise InvalidInputError("Choose images first: those of a dataset, or your own.")
+        parameters = sent_parameters(values["method"], v1.JOB_KIND_PREDICTION, {**own, "sent": "yes"})
+        split = ""
+        if values["upload"]:
+            uri = _send(client, portal, values, request_id)
+        else:
+            manifest, split = _dataset(client, chosen)
+            uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
+        job = client.start(
+            prediction_request(client.model_uri(values["model"]), uri, parameters, split=split, request_id=request_id)
+        )
+    except ParfocalError as error:
+        if values["method"] is not None:
+            values["form"] = make_form(
+                values["method"], v1.JOB_KIND_PREDICTION, sent={**own, "sent": "yes"}, error=error
+            )
+        return page(request, "predict.html", 422, **{**values, "request_id": request_id, "error": error})
+    return go(request, f"/jobs/{job.id}")
+
+
+def _send(client: Client, portal: Portal, values: dict[str, Any], request_id: str) -> str:
+    """Upload the images of an upload as the input of a prediction; return their address."""
+    place = portal.uploads.place(client.project, values["upload"])
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        for name in values["images"]:
+            link = Path(scratch) / PurePosixPath(name).name
+            if link.is_symlink():
+                raise InvalidInputError(f"Two files are called {link.name}. Rename one of them and upload it again.")
+            link.symlink_to(place / name)
+        paths = find_inputs(Path(scratch))
+        unsuitable = unsuitable_inputs(values["method"], values["summary"].manifest, paths)
+        if unsuitable:
+            problems = [Violation(path.name, violation.description) for path, violation in unsuitable.items()]
+            raise refusal("Some images cannot be predicted with this model; nothing was started:", problems)
+        return upload_inputs(client, request_id, paths)
+
+
+def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
+    """Return by the stem of an input where it can be seen, if it is an image of a dataset."""
+    if not manifest.split or not manifest.input_uri:
+        return {}
+    name = versioned_name(manifest.input_uri)
+    try:
+        dataset = read_dataset(client, name)
+    except ParfocalError:
+        return {}
+    base = f"/p/{client.project}/data/{name.replace(':', '/')}/pictures"
+    return {image.stem: f"{base}/{image.file}" for image in dataset.select(manifest.split, "source")}
+
+
+def _place(row: Mapping[str, str]) -> dict[str, str]:
+    """Return where the viewer finds what a row is about: its number, or its centre in pixels."""
+    found = {"object": row.get("label", ""), "z": row.get("plane", "")}
+    for axis in "xy":
+        middle = row.get(f"{axis}_px", "")
+        if not middle and row.get(f"{axis}_min_px") and row.get(f"{axis}_max_px"):
+            middle = f"{(float(row[f'{axis}_min_px']) + float(row[f'{axis}_max_px'])) / 2:.1f}"
+        found[axis] = middle
+    return {name: value for name, value in found.items() if value}
+
+
+def _stem(name: str) -> str:
+    return image_stem(Path(name))
+
+
+def _verdict(client: Client, manifest: ResultManifest) -> Any:
+    """Return what quality control said of the model that predicted; None where nothing is known."""
+    try:
+        return read_model(client, manifest.model_uri).verdict if manifest.model_uri else None
+    except ParfocalError:
+        return None
+
+
+class _Outlet(io.RawIOBase):
+    """Where an archive writes to: what was written is taken away in pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+def _archive(client: Client, place: Location, manifest: ResultManifest) -> Iterator[bytes]:
+    """Yield a ZIP archive of all files, which are compressed already."""
+    outlet = _Outlet()
+    with (
+        zipfile.ZipFile(outlet, "w", zipfile.ZIP_STORED) as archive,
+        tempfile.TemporaryDirectory(prefix="parfocal-") as scratch,
+    ):
+        for entry in manifest.files:
+            path = Path(scratch) / "part"
+            client.store.download(place / entry.name, path)
+            with (
+                archive.open(zipfile.ZipInfo.from_file(path, entry.public_name), "w") as member,
+                path.open("rb") as file,
+            ):
+                while chunk := file.read(2**20):
+                    member.write(chunk)
+                    yield outlet.take()
+            path.unlink()
+        archive.writestr("manifest.json", manifest.to_bytes())
+    yield outlet.take()

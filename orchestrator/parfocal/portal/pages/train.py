@@ -1,0 +1,161 @@
+"""The form of a training, made from what the method publishes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from parfocal import v1
+from parfocal.client import Client
+from parfocal.client.datasets import list_datasets, read_dataset
+from parfocal.client.models import list_models
+from parfocal.client.requests import training_request
+from parfocal.client.watching import FINAL_STATES
+from parfocal.portal.follow import CHECK_LABEL, follow_training
+from parfocal.portal.forms import make_form, sent_parameters
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.runtime.datasets.kinds import needed_title, suits
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation
+from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
+
+_RECENT: Final = 200
+router = APIRouter(prefix="/p/{project}")
+
+
+@router.get("/train")
+def train(
+    request: Request,
+    client: ClientHere,
+    portal: PortalHere,
+    method: str = "",
+    dataset: str = "",
+    preset: str = "",
+    initial: str = "",
+) -> Response:
+    """Show the form of a training."""
+    values = _values(client, portal, method, dataset)
+    chosen = values["method"]
+    if chosen is None:
+        return page(request, "train_choose.html", **values)
+    names = [each.name for each in chosen.presets]
+    # A first try should be quick, and the first preset is for that.
+    preset = preset if preset in names or preset == "standard" else (names[0] if names else "standard")
+    form = make_form(chosen, v1.JOB_KIND_TRAINING, preset="" if preset == "standard" else preset)
+    return page(
+        request,
+        "train.html",
+        form=form,
+        preset=preset,
+        model=_suggested(dataset, chosen),
+        initial=initial,
+        check=True,
+        request_id=new_request_id(f"train-{chosen.name}"),
+        **values,
+    )
+
+
+@router.post("/train")
+async def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
+    """Start a training; what is refused comes back with the values as they were sent."""
+    sent = {name: str(value) for name, value in (await request.form()).items()}
+    return await run_in_threadpool(_start, request, client, portal, sent)
+
+
+def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str]) -> Response:
+    dataset, model = sent.get("dataset", ""), sent.get("model", "").strip()
+    values = _values(client, portal, sent.get("method", ""), dataset)
+    chosen: v1.Method | None = values["method"]
+    if chosen is None:
+        raise NotFoundError(f"No service offers the method {sent.get('method', '')!r} now. Choose another one.")
+    own = {name.removeprefix("p."): value for name, value in sent.items() if name.startswith("p.")}
+    own["sent"] = "yes"
+    request_id = check_request_id(sent.get("request_id", "") or new_request_id(f"train-{chosen.name}"))
+    initial = sent.get("initial", "").strip()
+    try:
+        if not is_name(model):
+            text = "Give the model a name of letters, digits, '.', '_' or '-', beginning with a letter or digit."
+            raise InvalidInputError(text, [Violation("training.model", text)])
+        if not dataset:
+            text = "Choose the dataset to train on."
+            raise InvalidInputError(text, [Violation("training.dataset_uri", text)])
+        parameters = sent_parameters(chosen, v1.JOB_KIND_TRAINING, own)
+        made = training_request(
+            chosen.name,
+            client.dataset_uri(dataset),
+            model,
+            parameters,
+            initial_model_uri=client.model_uri(initial) if initial else "",
+            request_id=request_id,
+            labels={CHECK_LABEL: "test"} if sent.get("check") else {},
+        )
+        job = client.start(made)
+    except ParfocalError as error:
+        form = make_form(chosen, v1.JOB_KIND_TRAINING, sent=own, error=error)
+        fields = {violation.field.rsplit(".", 1)[-1] for violation in error.violations}
+        return page(
+            request,
+            "train.html",
+            422,
+            form=form,
+            preset=sent.get("preset", ""),
+            model=model,
+            initial=initial,
+            check=bool(sent.get("check")),
+            request_id=request_id,
+            error=error,
+            **values,
+            wrong_name="model" in fields,
+            wrong_dataset="dataset_uri" in fields,
+        )
+    follow_training(portal.follower, client, job)
+    return go(request, f"/jobs/{job.id}")
+
+
+def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[str, Any]:
+    chosen = portal.method(method) if method else None
+    options = []
+    for each in list_datasets(client):
+        fits = chosen is None or suits(each.kind, chosen.data_requirements.target)
+        reason = "" if fits or chosen is None else f"needs {needed_title(chosen.data_requirements.target)}"
+        options.append({"name": f"{each.dataset}:{each.version}", "fits": fits, "reason": reason})
+    manifest = None
+    if dataset:
+        try:
+            manifest = read_dataset(client, dataset)
+        except ParfocalError:
+            dataset = ""
+    return {
+        "method": chosen,
+        "methods": portal.methods(),
+        "dataset": dataset if manifest else "",
+        "manifest": manifest,
+        "datasets": options,
+        **_before(client, chosen),
+        "models": [
+            f"{each.manifest.model}:{each.manifest.version}"
+            for each in list_models(client)
+            if chosen is not None and each.manifest.method == chosen.name
+        ],
+    }
+
+
+def _before(client: Client, method: v1.Method | None) -> dict[str, Any]:
+    """Return the newest finished training of a method, which says how long one takes here, and what is ahead now."""
+    if method is None:
+        return {"earlier": None, "ahead": 0}
+    jobs = client.jobs(limit=_RECENT)
+    done = (job for job in jobs if job.state == v1.JOB_STATE_SUCCEEDED and job.WhichOneof("spec") == "training")
+    active = (job for job in jobs if job.state not in FINAL_STATES and not job.HasField("derivation"))
+    return {
+        "earlier": next((job for job in done if job.method == method.name and job.progress.epoch), None),
+        "ahead": sum(1 for _ in active),
+    }
+
+
+def _suggested(dataset: str, method: v1.Method) -> str:
+    """Return a name for the model: that of its dataset with the method's."""
+    name = f"{dataset.partition(':')[0]}-{method.name}" if dataset else method.name
+    return name[:63]

@@ -1,0 +1,208 @@
+"""How the pages write numbers, times, states and names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from markupsafe import Markup, escape
+
+from parfocal import v1
+from parfocal.client.watching import FINAL_STATES, seconds_at_work
+from parfocal.runtime.datasets.findings import count
+from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.verdicts import Verdict
+
+_STATES: Final[Mapping[int, tuple[str, str]]] = {
+    v1.JOB_STATE_QUEUED: ("queued", "Queued"),
+    v1.JOB_STATE_RUNNING: ("running", "Running"),
+    v1.JOB_STATE_SUCCEEDED: ("passed", "Finished"),
+    v1.JOB_STATE_FAILED: ("failed", "Failed"),
+    v1.JOB_STATE_CANCELLED: ("cancelled", "Cancelled"),
+    v1.JOB_STATE_CANCELLING: ("running", "Stopping"),
+}
+_VERDICTS: Final[Mapping[str, tuple[str, str]]] = {
+    "passed": ("passed", "Passed"),
+    "failed": ("failed", "Failed"),
+    "unchecked": ("unknown", "Not judged"),
+}
+_WORK: Final = {
+    "training": "Training",
+    "prediction": "Prediction",
+    "evaluation": "Quality control",
+    "comparison": "Comparison",
+    "derivation": "Tiles for the viewer",
+}
+_TASKS: Final[Mapping[int, str]] = {
+    v1.TASK_RESTORATION: "Cleaner images",
+    v1.TASK_INSTANCE_SEGMENTATION: "Objects, one by one",
+    v1.TASK_SEMANTIC_SEGMENTATION: "Areas by class",
+    v1.TASK_DETECTION: "Boxes around objects",
+    v1.TASK_LOCALISATION: "Positions of molecules",
+    v1.TASK_TRANSLATION: "Another kind of image",
+}
+
+
+def state(job: v1.Job) -> tuple[str, str]:
+    """Return the look and the word of a job's state."""
+    return _STATES.get(job.state, ("unknown", "Unknown"))
+
+
+def verdict_state(name: str) -> tuple[str, str]:
+    """Return the look and the word of a verdict."""
+    return _VERDICTS.get(name, ("unknown", "Not judged"))
+
+
+def verdict_short(verdict: Verdict) -> str:
+    """Return a verdict with what decided most."""
+    return replace(verdict, reasons=verdict.reasons[:1]).sentence
+
+
+def work(job: v1.Job) -> str:
+    """Return what kind of work a job is."""
+    spec = job.WhichOneof("spec")
+    if spec == "evaluation" and not job.evaluation.prediction_uri:
+        return "Check of a dataset"
+    return _WORK.get(str(spec), "Job")
+
+
+def subject(job: v1.Job) -> str:
+    """Return what a job works on, e.g. "nuclei on beads:1"."""
+    match job.WhichOneof("spec"):
+        case "training":
+            made = next((output.uri for output in job.outputs if output.kind == "model"), "") or job.reserved_uri
+            name = versioned_name(made) if made else job.training.model
+            return f"{name} on {versioned_name(job.training.dataset_uri)}"
+        case "prediction":
+            return f"with {versioned_name(job.prediction.model_uri)}"
+        case "evaluation":
+            judged = job.evaluation.model_uri or job.evaluation.dataset_uri
+            return f"of {versioned_name(judged)}" if judged else ""
+        case "comparison":
+            return f"on {versioned_name(job.comparison.dataset_uri)}"
+        case "derivation":
+            return f"of {', '.join(map(_published, job.derivation.input_uris))}"
+    return ""
+
+
+def _published(uri: str) -> str:
+    """Return "name:version" of a dataset's address, and the job of a result's."""
+    name = versioned_name(uri)
+    return name if name.rpartition(":")[2].isdigit() else name.partition(":")[2]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, e.g. "1 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" if whole >= 600 else f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def moment(value: Timestamp | datetime) -> datetime:
+    """Return a time with its zone."""
+    return value.ToDatetime(UTC) if isinstance(value, Timestamp) else value.astimezone(UTC)
+
+
+def iso(value: Timestamp | datetime) -> str:
+    """Return a time for programs."""
+    return moment(value).isoformat(timespec="seconds")
+
+
+def when(value: Timestamp | datetime) -> str:
+    """Return a time in this computer's zone, with the date unless it is today."""
+    local = moment(value).astimezone()
+    today = datetime.now().astimezone().date() == local.date()
+    return f"{local:%H:%M}" if today else f"{local:%d %b %Y, %H:%M}"
+
+
+def size(number: float) -> str:
+    """Return a number of bytes as people write it."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError
+
+
+def plain(value: Any) -> str:
+    """Return a value of a parameter as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(plain, value))
+    return str(value)
+
+
+def shape(lengths: Sequence[int]) -> str:
+    """Return lengths in pixels, e.g. "16 × 512 × 512"."""
+    return " × ".join(map(str, lengths))
+
+
+def pixel_size(value: Sequence[float | None] | None) -> str:
+    """Return a pixel size (x, y, z) in words."""
+    if not value or value[0] is None:
+        return "not recorded"
+    x, y, z = (*value, None, None)[:3]
+    text = f"{x:g} µm" if x == y or y is None else f"{x:g} × {y:g} µm"
+    return f"{text}, planes {z:g} µm apart" if z else text
+
+
+def sentence(text: str) -> str:
+    """Return the first sentence of a text."""
+    return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def marked(text: str) -> Markup:
+    """Return a text with what stands between backticks set as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    pieces = [
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    ]
+    return Markup().join(pieces)
+
+
+def paths(uri: str) -> str:
+    """Return the part of an address below its project: "name/version"."""
+    return "/".join(quote(part) for part in uri.rstrip("/").rsplit("/", 2)[-2:])
+
+
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    "state": state,
+    "verdict_state": verdict_state,
+    "verdict_short": verdict_short,
+    "work": work,
+    "subject": subject,
+    "duration": duration,
+    "iso": iso,
+    "when": when,
+    "bytes": size,
+    "plain": plain,
+    "shape": shape,
+    "pixel_size": pixel_size,
+    "marked": marked,
+    "capitalize_first": lambda text: text[:1].upper() + text[1:],
+    "sentence": sentence,
+    "versioned": versioned_name,
+    "paths": paths,
+    "count": count,
+}
+GLOBALS: Final[Mapping[str, Any]] = {
+    "FINAL_STATES": FINAL_STATES,
+    "seconds_at_work": seconds_at_work,
+    "tasks": _TASKS,
+    "v1": v1,
+}

@@ -1,0 +1,506 @@
+"""Uploads: begun, sent by clients straight to the store, verified here, and then published.
+
+```
+<kind>/<project>/.incoming/<what>.<request>.json    what was begun, when and by whom
+                          /<request>/<manifest>     the manifest as the client proposes it
+```
+
+The files go to their final place: whoever has a signed request can create exactly one object of the announced length
+and digest there, and replace none. So what was verified stays as it is, and nothing is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import tempfile
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from parfocal import v1
+from parfocal.catalog.lineage import addresses
+from parfocal.catalog.places import DATASET, KINDS, MODEL, RESULT, Kind, place_of
+from parfocal.catalog.signing import Signer
+from parfocal.runtime.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DamagedError,
+    DiskFullError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    Violation,
+    refusal,
+)
+from parfocal.runtime.images.files import inspect_image
+from parfocal.runtime.jobs.records import JobStore
+from parfocal.runtime.store.confinement import confine
+from parfocal.runtime.store.housekeeping import free_space, scratch_folder
+from parfocal.runtime.store.manifests import (
+    SCHEMA_VERSION,
+    DatasetManifest,
+    FileEntry,
+    ImageEntry,
+    Manifest,
+    public_name,
+)
+from parfocal.runtime.store.names import check_name, check_request_id, dataset_location, is_name, model_location
+from parfocal.runtime.store.publish import CLAIM, claim_version, publish, sha256_of
+from parfocal.runtime.store.store import Location, ObjectInfo, Store
+
+_log = logging.getLogger(__name__)
+# SeaweedFS shows no folder called `.uploads`: it keeps parts of its own there.
+_FOLDER: Final = ".incoming"
+_INPUTS: Final = "inputs"
+_DAY: Final = 86_400.0
+_THREADS: Final = 4
+_RESERVE: Final = 64 * 2**20
+_MOST_FILES: Final = 500
+_LARGEST_MANIFEST: Final = 256 * 2**20
+_LARGEST_FILE: Final = 5 * 2**40
+_NAME_BYTES: Final = 512
+PART_BYTES: Final = 64 * 2**20
+"""Files larger than this are sent in parts of this size or more: the store takes 10,000 parts at most."""
+_MOST_PARTS: Final = 9_000
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+_KINDS: Final[Mapping[int, tuple[str, Kind]]] = {
+    v1.UPLOAD_KIND_DATASET: ("dataset", DATASET),
+    v1.UPLOAD_KIND_MODEL: ("model", MODEL),
+    v1.UPLOAD_KIND_RESULT: ("result", RESULT),
+    v1.UPLOAD_KIND_INPUTS: (_INPUTS, RESULT),
+}
+
+
+class Record(BaseModel):
+    """What was begun."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    what: Literal["dataset", "model", "result", "inputs"]
+    name: str
+    version: int
+    created_at: datetime
+    created_by: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload as it was begun; `request` is its id within the project and kind."""
+
+    project: str
+    request: str
+    kind: Kind
+    record: Record
+    place: Location
+
+    @property
+    def word(self) -> str:
+        """What names it in further calls."""
+        return f"{self.record.what}/{self.request}"
+
+    @property
+    def is_inputs(self) -> bool:
+        """Whether it is the input of a prediction, which has no manifest."""
+        return self.record.what == _INPUTS
+
+
+class Uploads:
+    """Begins, signs, verifies, publishes and ends uploads; safe to use from several threads and instances.
+
+    Parameters
+    ----------
+    store, signer
+        Where the files go, and who signs the requests that send them.
+    state
+        State folder of the machine; files are looked at in its scratch folder.
+    """
+
+    def __init__(self, store: Store, signer: Signer, state: Path) -> None:
+        self._store = store
+        self._signer = signer
+        self._state = state
+
+    def begin(self, project: str, number: v1.UploadKind.ValueType, request: str, name: str, who: str) -> Upload:
+        """Begin an upload, or return the one that the same request id began.
+
+        Raises
+        ------
+        AlreadyExistsError
+            The request id stands for another upload, or for a job.
+        """
+        what, kind = self._kind(number)
+        check_request_id(request)
+        if kind.versioned:
+            check_name(kind.word, name)
+        elif name:
+            text = "must be empty: results and inputs are named by the request id"
+            raise InvalidInputError(f"The name {text}.", [Violation("name", text)])
+        known = self._known(project, what, kind, request)
+        if known is None:
+            known = self._new(project, what, kind, request, name, who)
+        if known.record.name != (name or request):
+            raise AlreadyExistsError(f"The request id {request!r} belongs to an upload of {known.record.name!r}.")
+        return known
+
+    def find(self, project: str, word: str) -> Upload:
+        """Return an upload; raise NotFoundError where none of this name was begun."""
+        what, _, request = word.partition("/")
+        kinds = dict(_KINDS.values())
+        if what not in kinds:
+            raise NotFoundError(f"There is no upload {word!r}: begin it.")
+        found = self._known(project, what, kinds[what], check_request_id(request))
+        if found is None:
+            raise NotFoundError(f"There is no upload {word!r}: begin it, it may have been removed.")
+        return found
+
+    def sign(self, upload: Upload, files: Sequence[v1.UploadFile], *, resume: bool) -> list[v1.FileUpload]:
+        """Return how each file is sent.
+
+        Parameters
+        ----------
+        files
+            At most 500; one with the name of the manifest is the manifest.
+        resume
+            Look which of them the store has already.
+        """
+        self._require_open(upload)
+        if len(files) > _MOST_FILES:
+            text = f"{len(files)} files at a time, but at most {_MOST_FILES} are taken; ask several times"
+            raise InvalidInputError(f"These are {text}.", [Violation("files", text)])
+        for file in files:
+            self._check_file(upload, file)
+        return [self._sign(upload, file, resume=resume) for file in files]
+
+    def publish(self, upload: Upload, files: Sequence[v1.UploadFile], who: str) -> Iterator[tuple[int, int]]:
+        """Verify all files and publish; yield the number of verified files and of all, as they are verified.
+
+        Raises
+        ------
+        InvalidInputError
+            A file is missing, differs from what was announced, or is no such image; nothing is published.
+        """
+        if self._is_published(upload):
+            return  # a repeated call
+        if upload.is_inputs:
+            for file in files:
+                self._check_file(upload, file)
+            entries = tuple(FileEntry(name=file.name, size=file.size, sha256=file.sha256) for file in files)
+            yield from self._verify(upload, entries, {})
+            self._remove_record(upload)
+            return
+        manifest = self._proposed(upload, who)
+        images = {image.file: image for image in getattr(manifest, "images", ()) if isinstance(image, ImageEntry)}
+        yield from self._verify(upload, manifest.files, images)
+        try:
+            publish(self._store, upload.place, upload.kind.manifest, manifest)
+        except AlreadyExistsError:
+            _log.info("%s was published by another call", upload.place)
+        self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
+
+    def abort(self, upload: Upload) -> None:
+        """End an upload and remove its files; the claim of a version stays, because numbers are never reused.
+
+        Raises
+        ------
+        PreconditionError
+            It is published, or a job has taken it.
+        """
+        self._require_open(upload)
+        if upload.is_inputs and self._has_job(upload.project, upload.request):
+            raise PreconditionError(f"The upload {upload.word} belongs to a job by now.")
+        for item in list(self._store.objects(upload.place)):
+            if item.location != upload.place / CLAIM:
+                self._store.delete(item.location)
+        self._store.end_multipart(upload.place)
+        self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
+        self._remove_record(upload)
+
+    def tidy(self, days: float, *, now: float | None = None) -> int:
+        """Remove the uploads that were begun more than `days` ago and not published; return how many."""
+        before, removed = (time.time() if now is None else now) - days * _DAY, 0
+        for kind in KINDS:
+            root = kind.root(self._store)
+            for project in filter(is_name, self._store.folders(root)):
+                for item in list(self._store.objects(root / project / _FOLDER, recursive=False)):
+                    if not item.is_folder:
+                        removed += self._tidy(project, kind, item.location.name.removesuffix(".json"), before)
+        return removed
+
+    def _tidy(self, project: str, kind: Kind, stem: str, before: float) -> bool:
+        what, _, request = stem.partition(".")
+        try:
+            upload = self._known(project, what, kind, request)
+        except DamagedError as error:
+            _log.warning("an upload is left alone: %s", error.message)
+            return False
+        if upload is None or upload.record.created_at.timestamp() > before:
+            return False
+        if self._is_published(upload) or (upload.is_inputs and self._has_job(project, request)):
+            self._remove_record(upload)
+            return False
+        self.abort(upload)
+        return True
+
+    def _new(self, project: str, what: str, kind: Kind, request: str, name: str, who: str) -> Upload:
+        version = 0
+        if kind.versioned:
+            folder = (dataset_location if kind is DATASET else model_location)(self._store, project, name)
+            version = int(claim_version(self._store, folder, f"upload {request}").name)
+        elif self._has_job(project, request):
+            raise AlreadyExistsError(f"The request id {request!r} belongs to a job: use a fresh one.")
+        record = Record(
+            what=what,  # type: ignore[arg-type]
+            name=name or request,
+            version=version,
+            created_at=datetime.now(UTC),
+            created_by=who,
+        )
+        upload = self._upload(project, kind, request, record)
+        try:
+            self._store.create(self._record(upload), record.model_dump_json().encode())
+        except ConflictError:
+            # The same request reached another instance at the same moment: its version counts.
+            return self.find(project, f"{what}/{request}")
+        return upload
+
+    def _known(self, project: str, what: str, kind: Kind, request: str) -> Upload | None:
+        place = kind.root(self._store) / check_name("project", project) / _FOLDER / f"{what}.{request}.json"
+        try:
+            record = Record.model_validate_json(self._store.read(place))
+        except NotFoundError:
+            return None
+        except ValidationError as error:
+            raise DamagedError(f"{place} is damaged. Remove it and begin the upload again.") from error
+        return self._upload(project, kind, request, record)
+
+    def _upload(self, project: str, kind: Kind, request: str, record: Record) -> Upload:
+        place = place_of(self._store, kind, project, record.name, record.version).location
+        return Upload(project, request, kind, record, place / _INPUTS if record.what == _INPUTS else place)
+
+    def _sign(self, upload: Upload, file: v1.UploadFile, *, resume: bool) -> v1.FileUpload:
+        if file.name == upload.kind.manifest and not upload.is_inputs:
+            place = self._folder(upload) / upload.request / file.name
+            return v1.FileUpload(
+                name=file.name, requests=[self._signer.put(place, file.size, file.sha256, replace=True)]
+            )
+        place = upload.place / file.name
+        if resume and self._is_there(place, file):
+            return v1.FileUpload(name=file.name, done=True)
+        if file.size <= PART_BYTES:
+            return v1.FileUpload(name=file.name, requests=[self._signer.put(place, file.size, file.sha256)])
+        part = part_size(file.size)
+        multipart, sizes = self._store.begin_multipart(place, resume=resume)
+        requests = [
+            self._signer.put_part(place, multipart, number, offset, min(part, file.size - offset))
+            for number, offset in enumerate(range(0, file.size, part), 1)
+            if sizes.get(number) != min(part, file.size - offset)
+        ]
+        if not requests:
+            self._store.complete_multipart(place, file.size)
+        return v1.FileUpload(name=file.name, done=not requests, requests=requests)
+
+    def _is_there(self, place: Location, file: v1.UploadFile) -> bool:
+        """Return whether the store has a file; one of another content is removed."""
+        try:
+            found = self._store.stat(place)
+        except NotFoundError:
+            return False
+        if found.size == file.size and (found.sha256 or _digest(self._store, place)) == file.sha256:
+            return True
+        self._store.delete(place)
+        return False
+
+    def _verify(
+        self, upload: Upload, files: Sequence[FileEntry], images: Mapping[str, ImageEntry]
+    ) -> Iterator[tuple[int, int]]:
+        problems: list[Violation] = []
+        with (
+            scratch_folder(self._state / "scratch", "upload-") as scratch,
+            ThreadPoolExecutor(_THREADS) as pool,
+        ):
+            begun = {pool.submit(self._check, upload, entry, images.get(entry.name), scratch): entry for entry in files}
+            try:
+                for done, future in enumerate(as_completed(begun), 1):
+                    try:
+                        future.result()
+                    except InvalidInputError as error:
+                        problems.append(Violation(begun[future].name, error.message))
+                    yield done, len(files)
+            except BaseException:
+                # Also where the client has gone.
+                pool.shutdown(cancel_futures=True)
+                raise
+        if problems:
+            problems.sort(key=lambda problem: problem.field)
+            raise refusal("These files differ from what was announced; nothing was published.", problems)
+
+    def _check(self, upload: Upload, entry: FileEntry, image: ImageEntry | None, scratch: Path) -> None:
+        """Raise InvalidInputError where a file is not what its entry says."""
+        place = upload.place / entry.name
+        found: ObjectInfo | None
+        try:
+            found = self._store.stat(place)
+        except NotFoundError:
+            found = self._store.complete_multipart(place, entry.size) if entry.size > PART_BYTES else None
+        if found is None:
+            raise InvalidInputError("is missing: send it")
+        if found.size != entry.size:
+            self._store.delete(place)
+            raise InvalidInputError(f"has {found.size} bytes instead of {entry.size}: send it again")
+        if image is None:
+            # Of a file that came in one request the store has the digest.
+            digest = found.sha256 or _digest(self._store, place)
+        else:
+            if free_space(scratch, self._state, entry.size + _RESERVE) < entry.size + _RESERVE:
+                raise DiskFullError("The catalogue has no room to look at the files. Try again later.")
+            # One folder each: names of files are no paths here.
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                path = Path(folder) / f"image{''.join(Path(entry.name).suffixes[-2:])}"
+                self._store.download(place, path)
+                digest = sha256_of(path)
+                if digest == entry.sha256:
+                    _check_header(path, image)
+        if digest != entry.sha256:
+            self._store.delete(place)
+            raise InvalidInputError("has another SHA-256 than was announced: send it again")
+
+    def _proposed(self, upload: Upload, who: str) -> Manifest:
+        place = self._folder(upload) / upload.request / upload.kind.manifest
+        try:
+            if self._store.stat(place).size > _LARGEST_MANIFEST:
+                raise InvalidInputError(f"The manifest is larger than {_LARGEST_MANIFEST // 2**20} MiB.")
+            data = self._store.read(place)
+        except NotFoundError as error:
+            raise PreconditionError(f"Send the manifest {upload.kind.manifest} before publishing.") from error
+        try:
+            manifest = upload.kind.model.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "its content"
+            text = f"{where}: {first['msg']}"
+            raise InvalidInputError(f"The manifest cannot be used: {text}.", [Violation("manifest", text)]) from error
+        self._check_files(upload, manifest)
+        known = {"project": upload.project, "schema_version": SCHEMA_VERSION}
+        known |= {"created_at": datetime.now(UTC), "created_by": who}
+        known |= (
+            {upload.kind.word: upload.record.name, "version": upload.record.version}
+            if upload.kind.versioned
+            else {"job": upload.record.name}
+        )
+        return manifest.model_copy(update=known)
+
+    def _check_files(self, upload: Upload, manifest: Manifest) -> None:
+        names = Counter(entry.name for entry in manifest.files)
+        problems = [Violation(name, "is listed twice") for name, count in names.items() if count > 1]
+        if upload.kind.manifest in names:
+            problems.append(Violation(upload.kind.manifest, "is the manifest and cannot be one of its files"))
+        for entry in manifest.files:
+            try:
+                self._check_file(upload, v1.UploadFile(name=entry.name, size=entry.size, sha256=entry.sha256))
+            except InvalidInputError as error:
+                problems += error.violations
+        if isinstance(manifest, DatasetManifest):
+            used = [image.file for image in manifest.images] + [each.file for each in manifest.annotations]
+            problems += [Violation(name, "is not among the files") for name in sorted({*used} - names.keys())]
+        for role, uri in addresses(manifest.model_dump(mode="json", exclude={"files"})):
+            try:
+                confine(self._store, upload.project, uri, role)
+            except (InvalidInputError, NotFoundError) as error:
+                problems += error.violations
+        if problems:
+            raise refusal("The manifest cannot be used.", problems)
+
+    def _check_file(self, upload: Upload, file: v1.UploadFile) -> None:
+        problem = _name_problem(file.name)
+        # Below qc/ of a model are its verdicts.
+        if not problem and (file.name == CLAIM or (upload.kind is MODEL and file.name.startswith("qc/"))):
+            problem = "is a name that Parfocal uses itself"
+        if not problem and not _DIGEST.fullmatch(file.sha256):
+            problem = "has no SHA-256 of 64 digits 0-9 and a-f"
+        if not problem and not 0 <= file.size <= _LARGEST_FILE:
+            problem = f"has a size of {file.size} bytes; between 0 and 5 TiB is possible"
+        if problem:
+            raise InvalidInputError(f"{file.name!r} {problem}.", [Violation(file.name, problem)])
+
+    def _require_open(self, upload: Upload) -> None:
+        if self._is_published(upload):
+            raise PreconditionError(f"The upload {upload.word} is published already; published data never change.")
+
+    def _is_published(self, upload: Upload) -> bool:
+        return not upload.is_inputs and self._store.exists(upload.place / upload.kind.manifest)
+
+    def _has_job(self, project: str, request: str) -> bool:
+        try:
+            JobStore(self._store).read(project, request)
+        except NotFoundError:
+            return False
+        except DamagedError:
+            return True
+        return True
+
+    def _folder(self, upload: Upload) -> Location:
+        return upload.kind.root(self._store) / upload.project / _FOLDER
+
+    def _record(self, upload: Upload) -> Location:
+        return self._folder(upload) / f"{upload.record.what}.{upload.request}.json"
+
+    def _remove_record(self, upload: Upload) -> None:
+        self._store.delete(self._record(upload))
+
+    @staticmethod
+    def _kind(number: v1.UploadKind.ValueType) -> tuple[str, Kind]:
+        if number not in _KINDS:
+            text = "must be that of a dataset, a model, a result or inputs"
+            raise InvalidInputError(f"The kind {text}.", [Violation("kind", text)])
+        return _KINDS[number]
+
+
+def part_size(size: int) -> int:
+    """Return the size of the parts of a large file in bytes, whole MiB."""
+    return max(PART_BYTES, -(-size // _MOST_PARTS // 2**20) * 2**20)
+
+
+def _name_problem(name: str) -> str:
+    """Return why a file cannot have a name; empty where it can."""
+    parts = name.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or "\\" in name:
+        return "cannot be the name of a file: empty parts, '.', '..' and backslashes are refused"
+    if any(part[0] == "." for part in parts) or public_name(name) != name:
+        return "cannot be the name of a file: names that begin with a dot or like that of an attempt are refused"
+    if unicodedata.normalize("NFC", name) != name:
+        return "cannot be the name of a file: its letters are not in Unicode's composed form (NFC)"
+    if not name.isprintable() or len(name.encode()) > _NAME_BYTES:
+        return f"cannot be the name of a file: control characters and more than {_NAME_BYTES} bytes are refused"
+    return ""
+
+
+def _digest(store: Store, place: Location) -> str:
+    digest = hashlib.sha256()
+    for data in store.chunks(place):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _check_header(path: Path, image: ImageEntry) -> None:
+    """Raise InvalidInputError where an image is not as its entry says."""
+    try:
+        header = inspect_image(path)
+    except InvalidInputError as error:
+        text = error.violations[0].description if error.violations else error.message
+        raise InvalidInputError(f"is no image that can be read: {text}") from error
+    found = (header.shape, str(header.dtype), header.axes)
+    if found != (image.shape, image.dtype, image.axes):
+        raise InvalidInputError(
+            f"is {header.axes} {header.shape} {header.dtype}, not {image.axes} {image.shape} {image.dtype}"
+        )

@@ -1,0 +1,23 @@
+"""What a project keeps in the store."""
+
+from __future__ import annotations
+
+from parfocal import v1
+from parfocal.catalog.places import Kind
+from parfocal.catalog.trash import TRASH
+from parfocal.runtime.store.store import Store
+
+
+def usage_of(store: Store, kind: Kind, project: str) -> v1.Usage:
+    """Return number and size of all that a project keeps of one kind, also in the trash and of unfinished uploads."""
+    usage = v1.Usage(kind=kind.number)
+    folder = kind.root(store) / project
+    depth = 3 if kind.versioned else 2
+    for item in store.objects(folder):
+        usage.objects += 1
+        usage.bytes += item.size
+        parts = item.location.key.removeprefix(f"{folder.key}/").split("/")
+        if parts[-1] == kind.manifest:
+            usage.entries += len(parts) == depth and parts[0] != TRASH
+            usage.deleted_entries += len(parts) == depth + 1 and parts[0] == TRASH
+    return usage

@@ -1,0 +1,17 @@
+"""What can be said of tiles."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from parfocal.runtime.methods.service import Parameters
+
+
+class TilesParameters(Parameters):
+    """Parameters of a job that makes tiles."""
+
+    again: bool = Field(
+        default=False,
+        title="Make all tiles again",
+        description="Tiles that are there already are made again too, for example after files of the store were lost.",
+    )
