@@ -143,8 +143,10 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
         most_pixels: int,
     ) -> NDArray[np.float32]:
         """Return the output of the network for a normalised frame (Y, X, 1): (Y * upsampling, X * upsampling)."""
-        output = apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))
-        return np.asarray(output[..., 0])
+        output: NDArray[np.float32] = apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))[
+            ..., 0
+        ]
+        return output
 
     def predict(
         self,
