@@ -275,7 +275,8 @@ class Cellpose(ObjectImplementation[Any, CellposeLearner]):
             scale=network_scale(learner, parameters),
             minimum_size=parameters.minimum_size,
             largest_fraction=parameters.largest_fraction,
-            **chosen,
+            cell_threshold=chosen["cell_threshold"],
+            flow_threshold=chosen["flow_threshold"],
         )
 
 
