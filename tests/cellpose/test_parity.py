@@ -186,7 +186,7 @@ def test_the_objects_are_those_of_cellpose(saved: Path, side: int, diameter: flo
     """One tile: the same labels; several tiles, whose seams lie elsewhere: an overlap of 97 %; and scaled images."""
     image = nuclei_pair(np.random.default_rng(5), (side, side))[0]
     implementation = Cellpose2D()
-    parameters = Cellpose2DParameters(**SMALL | {"patch_size": 224})
+    parameters = Cellpose2DParameters(**SMALL)
     learner = implementation.load(saved, view_of(parameters, FACTS), "best")
     normaliser = Cellpose2D.normaliser
     normalised = normaliser.apply(image, normaliser.fit(image, "YX"))
