@@ -36,10 +36,11 @@ class Shown:
         return self.page.evaluate(text)
 
     def settle(self) -> None:
-        """Wait until all tiles in view are there."""
+        """Wait until all tiles in view are there and nothing moves, three times in a row."""
+        calm = 0
         for _ in range(300):
-            if self.js(f"!!{VIEWER} && !{VIEWER}.busy"):
-                self.page.wait_for_timeout(300)
+            calm = calm + 1 if self.js(f"!!{VIEWER} && !{VIEWER}.busy") else 0
+            if calm == 3:
                 return
             self.page.wait_for_timeout(100)
         raise AssertionError("the viewer did not come to rest in half a minute")

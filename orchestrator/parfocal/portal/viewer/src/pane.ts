@@ -141,7 +141,7 @@ export class Pane {
   }
 
   get busy(): boolean {
-    return this.shown.some((each) => each.wanted && !each.image?.getFullyLoaded());
+    return (this.osd as any).isAnimating() || this.shown.some((each) => each.wanted && !each.image?.getFullyLoaded());
   }
 
   /** Place of the window on a layer, in its pixels; both may lie outside. */

@@ -271,7 +271,7 @@ export class Viewer {
     const shown = this.shownLayers();
     while (this.panes.length > shown.length) this.panes.pop()!.destroy();
     while (this.panes.length < shown.length) {
-      const pane = new Pane(this.area, this.line, (moved) => this.follow(moved), (made) => this.begin(made));
+      const pane = new Pane(this.area, this.line, (moved) => (this.follow(moved), this.readPointer()), (made) => this.begin(made));
       pane.element.addEventListener("pointerenter", () => (this.leader = pane));
       this.panes.push(pane);
     }
