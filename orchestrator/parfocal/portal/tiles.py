@@ -124,9 +124,9 @@ def tile_router(reader_of: Callable[[Request], Reader]) -> APIRouter:
             if digest != found.digest:
                 raise NotFoundError("These tiles belong to another image, or were made by another version of Parfocal.")
             content = described(_Derived(reader, digest))
-            sizes = content.get("sizes")
-            shape = sizes and tile_shape(sizes["y"], sizes["x"], level, row, column)
-            if not shape or not all(0 <= at < sizes[axis] for axis, at in (("t", t), ("c", c), ("z", z))):
+            sizes: dict[str, int] = content.get("sizes", {})
+            shape = tile_shape(sizes["y"], sizes["x"], level, row, column) if sizes else None
+            if shape is None or not all(0 <= at < sizes[axis] for axis, at in (("t", t), ("c", c), ("z", z))):
                 raise NotFoundError("There is no such tile.")
             place = tile_name(level, t, c, z, row, column)
             etag = f"{digest}-{place.replace('/', '-')}"
