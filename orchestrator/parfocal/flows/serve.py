@@ -23,7 +23,7 @@ from prefect.runner import Runner
 from parfocal.client import Client
 from parfocal.flows._process import announce_runner
 from parfocal.flows.catalogue import Catalogue, CatalogueReader
-from parfocal.flows.deployments import Deployments, offers
+from parfocal.flows.deployments import Deployments, Offer, offers, scheduled
 from parfocal.flows.reconcile import reconcile
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 
@@ -66,13 +66,17 @@ async def serve(stop: asyncio.Event) -> None:
             query_seconds=_QUERY_SECONDS,
         )
         deployments = Deployments(runner)
-        await deployments.update(offers(catalogue, client.project))
+        await deployments.update(await _wanted(catalogue, client.project))
         await _reconcile(deployments)
         refreshing = asyncio.create_task(_refresh(reader, deployments, client.project))
         try:
             await runner.start()
         finally:
             refreshing.cancel()
+
+
+async def _wanted(catalogue: Catalogue, project: str) -> list[Offer]:
+    return [*offers(catalogue, project), *await scheduled(catalogue)]
 
 
 async def _first_catalogue(reader: CatalogueReader) -> Catalogue:
@@ -107,7 +111,7 @@ async def _refresh(reader: CatalogueReader, deployments: Deployments, project: s
         await asyncio.sleep(_REFRESH_SECONDS)
         try:
             catalogue = await asyncio.to_thread(reader.read)
-            await deployments.update(offers(catalogue, project))
+            await deployments.update(await _wanted(catalogue, project))
         except ParfocalError as error:
             _log.warning("the forms could not be refreshed: %s", error)
         except Exception:
