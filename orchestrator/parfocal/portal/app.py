@@ -21,6 +21,7 @@ from parfocal.portal.follow import take_up
 from parfocal.portal.guard import Guard, RefusedError, require_token
 from parfocal.portal.pages import ROUTERS
 from parfocal.portal.portal import FOLDER, THEMES, Portal, page
+from parfocal.portal.tiles import StoreReader, tile_router
 from parfocal.runtime import errors
 from parfocal.runtime.settings import Settings
 
@@ -77,6 +78,13 @@ def create_app(settings: Settings, *, hosts: Collection[str] = (), workflows: st
     app.mount("/static", _Static(directory=FOLDER / "static"), name="static")
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_token)])
+    tiles = StoreReader(portal.client(settings.project))
+
+    def reader_of(request: Request) -> StoreReader:
+        portal.client(request.path_params["project"])
+        return tiles
+
+    app.include_router(tile_router(reader_of))
     app.add_api_route("/", _first_page, methods=["GET"])
     app.add_api_route("/health", _health, methods=["GET"])
     app.add_api_route("/theme", _theme, methods=["POST"], dependencies=[Depends(require_token)])
@@ -150,6 +158,8 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 
 def _error_page(request: Request, status: int, text: str, error: errors.ParfocalError | None = None) -> Response:
+    if request.headers.get("accept", "").startswith("application/json"):
+        return JSONResponse({"detail": text}, status)
     lines = text.splitlines()
     violations = error.violations if error is not None and not lines[1:] else ()
     return page(

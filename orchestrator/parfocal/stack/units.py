@@ -19,8 +19,8 @@ from typing import Final
 
 from parfocal.runtime.errors import NotFoundError
 from parfocal.stack import probes
-from parfocal.stack.config import ServiceUnit, StackConfig
-from parfocal.stack.credentials import Credentials, store_settings_path
+from parfocal.stack.config import CATALOG, ServiceUnit, StackConfig
+from parfocal.stack.credentials import Credentials, Key, store_settings_path
 from parfocal.stack.ports import LOOPBACK
 from parfocal.stack.processes import STACK_MARK, UNIT_MARK
 
@@ -180,7 +180,8 @@ def prefect_unit(config: StackConfig, credentials: Credentials) -> Unit:
 def service_unit(config: StackConfig, credentials: Credentials, service: ServiceUnit) -> Unit:
     """Return one service, run by its own environment's Python."""
     address = service_address(service)
-    env = base_environment() | store_settings(config, credentials) | {"PARFOCAL_LISTEN": address}
+    key = credentials.catalog if service.name == CATALOG else credentials.services
+    env = base_environment() | store_settings(config, key) | {"PARFOCAL_LISTEN": address}
     return Unit(
         name=service.name,
         argv=service.argv,
@@ -197,9 +198,13 @@ def service_unit(config: StackConfig, credentials: Credentials, service: Service
 
 
 def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> Unit:
-    """Return the flow runner, which serves the deployments of all services."""
+    """Return the flow runner, which serves the deployments of all services.
+
+    It has the services' key of the store, because what a scheduled prediction has done is kept there.
+    """
     api_url = prefect_api_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials)
+    env = base_environment(same_python=True) | {"PARFOCAL_HOME": str(config.folder)}
+    env |= store_settings(config, credentials.services)
     env |= _prefect_settings(config, credentials) | {"PREFECT_API_URL": api_url, **client_settings(config)}
     # Its own identity, where there are identities: it acts for those who started the runs.
     env |= {"PARFOCAL_TOKEN_FILE": token} if (token := os.environ.get("PARFOCAL_RUNNER_TOKEN_FILE")) else {}
@@ -219,7 +224,7 @@ def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> U
 def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
     """Return the portal, the pages for the browser."""
     url = portal_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials) | client_settings(config)
+    env = base_environment(same_python=True) | store_settings(config, credentials.services) | client_settings(config)
     argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
@@ -257,21 +262,26 @@ def service_address(service: ServiceUnit) -> str:
     return f"{LOOPBACK}:{service.port}"
 
 
+def services_setting(config: StackConfig) -> str:
+    """Return the value of ``PARFOCAL_SERVICES``."""
+    return ",".join(service_address(service) for service in config.method_services)
+
+
 def client_settings(config: StackConfig) -> dict[str, str]:
-    """Return the settings by which clients find the services and the catalogue."""
+    """Return the settings by which clients find the services and the catalogue; they need no key of the store."""
     return {
-        "PARFOCAL_SERVICES": ",".join(service_address(service) for service in config.method_services),
+        "PARFOCAL_SERVICES": services_setting(config),
         "PARFOCAL_CATALOG": service_address(config.catalog) if config.catalog else "",
     }
 
 
-def store_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
-    """Return the settings by which services and clients find the store and the stack's folder."""
+def store_settings(config: StackConfig, key: Key) -> dict[str, str]:
+    """Return the settings by which services find the store, which they use with a key, and the stack's folder."""
     return {
         "PARFOCAL_HOME": str(config.folder),
         "PARFOCAL_S3_ENDPOINT": store_endpoint(config),
-        "PARFOCAL_S3_ACCESS_KEY": credentials.access_key,
-        "PARFOCAL_S3_SECRET_KEY": credentials.secret_key,
+        "PARFOCAL_S3_ACCESS_KEY": key.access_key,
+        "PARFOCAL_S3_SECRET_KEY": key.secret_key,
         "PARFOCAL_STATE_DIR": str(config.folder / "state"),
         **config.buckets.environment,
     }

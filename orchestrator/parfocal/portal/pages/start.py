@@ -10,10 +10,12 @@ from parfocal.client.datasets import list_datasets
 from parfocal.client.models import list_models
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.portal import ClientHere, PortalHere, page
+from parfocal.portal.words import subject, work
 from parfocal.runtime.errors import ParfocalError
 
 router = APIRouter(prefix="/p/{project}")
 _RECENT = 60
+_SEARCHED, _SHOWN = 500, 50
 
 
 @router.get("/")
@@ -23,7 +25,7 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     jobs: list[v1.Job] = []
     models, datasets = [], []
     try:
-        jobs = client.jobs(limit=_RECENT)
+        jobs = [job for job in client.jobs(limit=_RECENT) if not job.HasField("derivation")]
     except ParfocalError as error:
         problems.append(error.message)
     try:
@@ -44,6 +46,34 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
         datasets=sorted(datasets, key=lambda each: each.created_at, reverse=True)[:5],
         results=[job for job in jobs if _is_result(job)][:5],
         uploads=portal.uploads.open(client.project)[:3],
+    )
+
+
+@router.get("/search")
+def search(request: Request, client: ClientHere, q: str = "") -> Response:
+    """Show the datasets, models and jobs whose names have all words of a question."""
+    words = q.casefold().split()
+
+    def found(*texts: str) -> bool:
+        text = " ".join(texts).casefold()
+        return bool(words) and all(word in text for word in words)
+
+    jobs = [job for job in client.jobs(limit=_SEARCHED) if not job.HasField("derivation")] if words else []
+    return page(
+        request,
+        "search.html",
+        q=q,
+        datasets=[
+            each
+            for each in (list_datasets(client) if words else [])
+            if found(f"{each.dataset}:{each.version}", each.description)
+        ],
+        models=[
+            each
+            for each in (list_models(client) if words else [])
+            if found(f"{each.manifest.model}:{each.manifest.version}", each.manifest.method)
+        ],
+        jobs=[job for job in jobs if found(job.id, job.method, work(job), subject(job))][:_SHOWN],
     )
 
 
