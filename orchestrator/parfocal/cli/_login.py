@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from parfocal.client.login import DeviceCode
 
 
+_NEEDED = ("services", "catalog", "issuer", "client_id")
+
+
 @click.command(cls=Command, short_help="Log in to a facility's Parfocal.")
 @click.argument("name", metavar="[NAME]", default="")
 @click.option(
@@ -38,7 +41,8 @@ def login(
 ) -> None:
     """Log in with a browser, on this or any other device, and work with that Parfocal from now on.
 
-    The first time, give the context a NAME, its --services, --issuer and --client-id; your facility tells you which.
+    The first time, give the context a NAME, its --services, --catalog, --issuer and --client-id; your facility tells
+    you which.
     They are remembered, so later `parfocal login` is enough. --project sets the project to work in.
     """
     app = current_app()
@@ -63,7 +67,7 @@ def login(
     }
     before = known.contexts[name].model_dump() if name in known.contexts else {}
     values = before | {key: value for key, value in given.items() if value}
-    missing = [f"--{field.replace('_', '-')}" for field in ("services", "issuer", "client_id") if not values.get(field)]
+    missing = [f"--{field.replace('_', '-')}" for field in _NEEDED if not values.get(field)]
     if missing:
         raise InvalidInputError(
             f"The context {name!r} is new here: say as well {', '.join(missing)}. Your facility tells you which."
