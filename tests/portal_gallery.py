@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +26,10 @@ from support import ROOT, free_ports, wait_for
 from parfocal.portal.tiles import Kind, tile_router
 from parfocal.runtime.datasets.layers import Layer, Layers
 from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.files import Image, PixelSize, decode_to_memmap, inspect_image, write_image
 from parfocal.runtime.images.pyramid import INFO, THUMBNAIL, Pyramid, encode_tile
 from parfocal.runtime.store.manifests import FileEntry
+from parfocal.runtime.store.publish import sha256_of
 from parfocal.runtime.store.store import Location
 
 STATIC = ROOT / "orchestrator" / "parfocal" / "portal" / "static"
@@ -61,31 +64,44 @@ def nuclei(shape: tuple[int, int], seed: int = 0) -> tuple[NDArray[np.uint16], N
 
 
 class Gallery:
-    """Images by name and layer, as a reader of the tile routes."""
+    """Images by name and layer, as a reader of the tile routes. They are read from TIFF files, as the job does."""
 
-    def __init__(self) -> None:
-        self.pixels: dict[tuple[str, str], NDArray[Any]] = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.files: dict[tuple[str, str], bytes] = {}
         self.images: dict[str, dict[str, Layer]] = {}
+        self.boxes: dict[str, list[dict[str, int]]] = {}
         self.requests: list[str] = []
+
+    def path(self, image: str, name: str) -> Path:
+        """Return the file of an image."""
+        return self.folder / image / f"{name}.tif"
 
     def add(
         self, image: str, name: str, pixels: NDArray[Any], axes: str, *, labels: bool = False, um: float = 0.1
     ) -> None:
         """Add an image and its tiles."""
-        entry = FileEntry(name=f"{image}/{name}.tif", size=1, sha256=f"{image} {name}")
-        layer = Layer(image, name, entry, labels)
-        self.pixels[image, name] = pixels
+        path = self.path(image, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, Image(pixels, axes, PixelSize(um, um) if um else None))
+        layer = Layer(image, name, FileEntry(name=path.name, size=1, sha256=sha256_of(path)), labels)
         self.images.setdefault(image, {})[name] = layer
-        pyramid = Pyramid(pixels, axes, PixelSize(um, um) if um else None, labels=labels)
+        header = inspect_image(path)
+        decoded = decode_to_memmap(path, self.folder / "decoded", layer.entry.sha256)
+        pyramid = Pyramid(decoded, header.axes, header.pixel_size, labels=labels)
         self.files[layer.digest, THUMBNAIL] = pyramid.thumbnail()
         self.files[layer.digest, INFO] = json.dumps(pyramid.info(layer.digest)).encode()
         for tile in pyramid.tiles():
             self.files[layer.digest, tile.name] = encode_tile(tile.pixels)
 
+    @property
+    def tiles_asked_for(self) -> int:
+        """How many tiles browsers have asked for."""
+        return sum(re.search(r"/[0-9a-f]{64}/", path) is not None for path in self.requests)
+
     def layers(self, project: str, kind: Kind, name: str) -> Layers:
-        """Return all images."""
-        return Layers(Location("gallery", name), self.images)
+        """Return all images, whatever is asked for."""
+        return Layers(Location(project, f"{kind}/{name}"), self.images)
 
     def derived(self, digest: str, name: str) -> bytes:
         """Return what was derived."""
@@ -106,7 +122,7 @@ class Gallery:
                 if name == "Error":
                     config |= {"lut": "magma", "scale": "root"}
                 shown.append(config)
-            images.append({"name": image, "layers": shown})
+            images.append({"name": image, "layers": shown, "boxes": self.boxes.get(image, [])})
         return {"images": images, "keep": "gallery", **more}
 
     def app(self, **more: Any) -> FastAPI:
@@ -120,12 +136,13 @@ class Gallery:
             answer.headers["Content-Security-Policy"] = POLICY
             return answer
 
-        app.include_router(tile_router(lambda request: self))
+        app.include_router(tile_router(lambda _: self))
 
         @app.get("/")
         def page() -> Response:
             rows = "".join(
-                f'<tr tabindex="0" data-viewer="images" data-object="{n}"><td>{n}</td></tr>' for n in (3, 14)
+                f'<tr tabindex="0" data-viewer="images" data-object="{number}"><td>{number}</td></tr>'
+                for number in (3, 14, 15)
             )
             config = json.dumps(self.config(**more)).replace("<", "\\u003c")
             text = _PAGE.replace("{config}", config).replace("{rows}", rows)
@@ -135,38 +152,41 @@ class Gallery:
         def style() -> Response:
             return Response(_STYLE, media_type="text/css")
 
+        @app.get("/favicon.ico")
+        def icon() -> Response:
+            return Response(status_code=204)
+
         app.mount("/static", StaticFiles(directory=STATIC))
         return app
 
 
-def simulated() -> Gallery:
-    """Return nuclei with noise, restored ones, the true ones and an error map; a stack, colours and two channels."""
-    gallery = Gallery()
-    clean, labels = nuclei((1300, 1700))
+def simulated(folder: Path, shape: tuple[int, int] = (1300, 1700)) -> Gallery:
+    """Return noisy nuclei, restored ones, the true ones, an error map and labels; a stack, colours, two channels."""
+    gallery = Gallery(folder)
+    clean, labels = nuclei(shape)
     rng = np.random.default_rng(1)
-    noisy = (rng.poisson(clean / 40) * 40 + rng.normal(100, 30, clean.shape)).clip(0).astype(np.uint16)
+    noisy = (rng.poisson(clean / 40) * 40 + rng.normal(100, 30, shape)).clip(0).astype(np.uint16)
     restored = ndimage.gaussian_filter(noisy.astype(np.float32), 1.5)
-    boxes = [(index + 1, part) for index, part in enumerate(ndimage.find_objects(labels.astype(int))) if part]
     for name, pixels in (("Input", noisy), ("Prediction", restored), ("Target", clean)):
         gallery.add("nuclei", name, pixels, "YX")
-    gallery.add("nuclei", "Error", (restored - clean) ** 2 / 4000, "YX")
+    gallery.add("nuclei", "Error", ((restored - clean) ** 2 / 4000).astype(np.float32), "YX")
     gallery.add("nuclei", "Objects", labels, "YX", labels=True)
-    planes = np.exp(-(np.linspace(-1.5, 1.5, 9) ** 2))[:, None, None]
+    planes = np.exp(-(np.linspace(-1.5, 1.5, 9) ** 2))[:, np.newaxis, np.newaxis]
     gallery.add("stack", "Input", (clean[:400, :600] * planes).astype(np.uint16), "ZYX", um=0.25)
-    gallery.add(
-        "colours",
-        "Input",
-        np.stack([clean[:300, :400] // 12, clean[300:600, :400] // 20, clean[:300, 400:800] // 16], -1)
-        .clip(0, 255)
-        .astype(np.uint8),
-        "YXS",
-        um=0,
-    )
-    gallery.add("channels", "Input", np.stack([clean[:300, :400], clean[300:600, :400]]), "CYX")
-    gallery.boxes = [  # type: ignore[attr-defined]
-        {"id": n, "x": p[1].start, "y": p[0].start, "width": p[1].stop - p[1].start, "height": p[0].stop - p[0].start}
-        for n, p in boxes
+    boxes = [(number, part) for number, part in enumerate(ndimage.find_objects(labels[:400, :600]), 1) if part]
+    gallery.boxes["stack"] = [
+        {
+            "id": number,
+            "x": part[1].start,
+            "y": part[0].start,
+            "width": part[1].stop - part[1].start,
+            "height": part[0].stop - part[0].start,
+        }
+        for number, part in boxes
     ]
+    parts = [clean[:300, :400] // 12, clean[300:600, :400] // 20, clean[:300, 200:600] // 16]
+    gallery.add("colours", "Input", np.stack(parts, axis=-1).clip(0, 255).astype(np.uint8), "YXS", um=0)
+    gallery.add("channels", "Input", np.stack([clean[:300, :400], clean[300:600, :400]]), "CYX")
     return gallery
 
 
@@ -184,7 +204,7 @@ def served(app: FastAPI, port: int = 0) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parent))
-    with served(simulated().app(), int(sys.argv[1]) if len(sys.argv) > 1 else 8899) as address:
+    place = Path(tempfile.mkdtemp(prefix="parfocal-gallery-"))
+    with served(simulated(place).app(), int(sys.argv[1]) if len(sys.argv) > 1 else 8899) as address:
         sys.stdout.write(f"{address}\n")
         threading.Event().wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -240,6 +241,24 @@ def test_keys_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
     assert ensure_credentials(tmp_path) == first == load_credentials(tmp_path)
     for name in ("credentials.json", "s3.json"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_each_unit_has_a_key_for_what_it_does(tmp_path: Path) -> None:
+    credentials = ensure_credentials(tmp_path)
+    path = credentials_path(tmp_path)
+    content = json.loads(path.read_text("utf-8"))
+    # As an older Parfocal wrote it.
+    path.write_text(json.dumps({key: content[key] for key in ("access_key", "secret_key", "filer_key")}))
+    again = ensure_credentials(tmp_path)
+    assert again.access_key == credentials.access_key
+    identities = json.loads((tmp_path / "s3.json").read_text("utf-8"))["identities"]
+    keys = {each["name"]: each["credentials"][0]["accessKey"] for each in identities}
+    assert keys["services"] == again.services.access_key
+    assert len(set(keys.values())) == 3
+    actions = {each["name"]: set(each["actions"]) for each in identities}
+    assert "Admin" not in actions["services"] | actions["catalog"]
+    assert "Write:parfocal-datasets" not in actions["services"]
+    assert {"Write:parfocal-datasets", "Read:parfocal-derived"} <= actions["catalog"]
 
 
 def test_keys_are_not_shown(tmp_path: Path) -> None:

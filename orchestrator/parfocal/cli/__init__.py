@@ -30,6 +30,7 @@ _COMMANDS = {
     "evaluate": "_evaluate:evaluate",
     "compare": "_compare:compare",
     "predict": "_predict:predict",
+    "schedule": "_schedule:schedule",
     "models": "_models:models",
     "results": "_results:results",
     "jobs": "_jobs:jobs",

@@ -1,4 +1,4 @@
-"""What all commands share: options, and how services and store are found."""
+"""What all commands share: options, and how services and catalogue are found."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class App:
 
     @property
     def explicit(self) -> bool:
-        """Whether options or environment name both store and services, so that no stack of this computer is meant."""
-        return bool(os.environ.get("PARFOCAL_S3_ENDPOINT") and (self.services or os.environ.get("PARFOCAL_SERVICES")))
+        """Whether options or environment name catalogue and services, so that no stack of this computer is meant."""
+        return bool(os.environ.get("PARFOCAL_CATALOG") and (self.services or os.environ.get("PARFOCAL_SERVICES")))
 
     @property
     def folder(self) -> Path | None:
@@ -58,11 +58,11 @@ class App:
                 for name, value in connection.environment.items()
                 if name.startswith("PARFOCAL_") and not os.environ.get(name)
             }
-        elif not os.environ.get("PARFOCAL_S3_ENDPOINT"):
+        elif not os.environ.get("PARFOCAL_CATALOG"):
             where = f" (folder {self.home})" if self.home else ""
             raise UnavailableError(
                 f"Parfocal is not running on this computer{where}. Start it with `parfocal up`; or, for a facility's "
-                "installation, set PARFOCAL_SERVICES and PARFOCAL_S3_ENDPOINT."
+                "installation, set PARFOCAL_SERVICES and PARFOCAL_CATALOG."
             )
         if self.services:
             values["services"] = self.services

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,9 @@ AXES = click.option(
 
 
 @click.command(cls=Command, short_help="Apply a model to images.")
-@click.argument("input", type=click.Path(path_type=Path))
+@click.argument("input")
 @click.option("--model", required=True, metavar="NAME[:VERSION]", help="The model to apply.")
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the results go."
-)
+@click.option("--output", required=True, metavar="FOLDER", help="Where the results go.")
 @PARAMETERS
 @AXES
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
@@ -42,9 +41,9 @@ AXES = click.option(
     "--require-pass", is_flag=True, help="Do nothing (exit code 5) unless the model has passed quality control."
 )
 def predict(
-    input: Path,
+    input: str,
     model: str,
-    output: Path,
+    output: str,
     parameters: tuple[str, ...],
     axes: str,
     overwrite: bool,
@@ -56,8 +55,74 @@ def predict(
     Results have the names of the inputs and end in .tif; existing files are never replaced unless you say so. Images
     that do not suit the model are named before anything is uploaded.
 
+    Where INPUT is a folder in the store (s3://…), FOLDER is one too. Its images, those of its sub-folders too, are
+    predicted in jobs of some minutes, as many at a time as there are devices; repeated, the command does what is new,
+    missing or failed.
+
     The parameters (-p) are those of prediction: `parfocal methods METHOD` lists them for the model's method.
     """
+    if input.startswith("s3://"):
+        _predict_stored(input, model, output, parameters, require_pass=require_pass)
+        return
+    _predict_files(
+        Path(input),
+        model,
+        Path(output),
+        parameters,
+        axes=axes,
+        overwrite=overwrite,
+        detach=detach,
+        require_pass=require_pass,
+    )
+
+
+def _predict_stored(source: str, model: str, output: str, parameters: tuple[str, ...], *, require_pass: bool) -> None:
+    """Predict what is new in a folder of the store."""
+    app = current_app()
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._render import print_json, say, warn
+    from parfocal.client.batches import Batch, BatchRun, Progress
+    from parfocal.client.models import read_model
+    from parfocal.client.parameters import parse_parameters, schema_of
+    from parfocal.runtime.store.store import Location
+
+    with app.client() as client:
+        summary = read_model(client, model)
+        _say_verdict(summary)
+        _work.require_pass(summary.verdict, require_pass)
+        method = client.method(summary.manifest.method)
+        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
+        batch = Batch(Location.parse(source), Location.parse(output), summary.uri, values)
+        said = ""
+
+        def progressed(progress: Progress) -> None:
+            nonlocal said
+            if progress.sentence != said:
+                said = progress.sentence
+                say(said)
+
+        progress = BatchRun(client, batch, on_progress=progressed).run()
+    for image, reason in sorted(progress.reasons.items()):
+        warn(f"{image}: {reason}")
+    if app.json:
+        print_json({**asdict(progress), "output": output})
+    else:
+        say(f"{progress.sentence} Results: {output}")
+
+
+def _predict_files(
+    input: Path,
+    model: str,
+    output: Path,
+    parameters: tuple[str, ...],
+    *,
+    axes: str,
+    overwrite: bool,
+    detach: bool,
+    require_pass: bool,
+) -> None:
+    """Upload images of this computer, predict them, and download the results."""
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work

@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from parfocal import v1
@@ -13,30 +14,23 @@ from parfocal.client.catalog import Catalog
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.single_images import PredictedImage, predict_image
 from parfocal.client.watching import watch
-from parfocal.runtime.errors import NotFoundError, QueueFullError, UnavailableError
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.store.names import (
-    check_name,
-    dataset_location,
-    model_location,
-    parse_version,
-    resolve_version,
-)
-from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.names import check_name
+from parfocal.runtime.store.store import Store
 
 _T = TypeVar("_T")
 _PAGE = 500
 
 
 class Client:
-    """Speaks to the services and the store of one deployment. Safe to use from several threads.
+    """Speaks to the services and the catalogue of one deployment. Safe to use from several threads.
 
     Parameters
     ----------
     settings
-        Store, project and addresses; read from the environment (PARFOCAL_…) when None.
+        Project and addresses; read from the environment (PARFOCAL_…) when None.
     services
         Addresses "host:port" that replace those of the settings.
     patience
@@ -47,7 +41,6 @@ class Client:
         self, settings: Settings | None = None, *, services: Sequence[str] = (), patience: float = 600.0
     ) -> None:
         self.settings = settings or Settings()
-        self.store = Store(self.settings)
         self.project = check_name("project", self.settings.project)
         self.patience = patience
         self.catalog = Catalog(next(iter(parse_addresses(self.settings.catalog)), ""), self.project)
@@ -69,6 +62,11 @@ class Client:
     def addresses(self) -> tuple[str, ...]:
         """The addresses of the services."""
         return tuple(service.address for service in self._services)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, for programs of an installation that have its key; nothing here needs it."""
+        return Store(self.settings)
 
     def services(self) -> list[ServiceInfo]:
         """Ask every service what it offers; one that does not answer has an error text."""
@@ -210,31 +208,28 @@ class Client:
         NotFoundError, UnavailableError
             There is no such model, or its service does not answer.
         """
-        place = Location.parse(model_uri) / MODEL_MANIFEST
-        services = self._find(ModelManifest.read(self.store, place).method)[0]
+        services = self._find(self._method_of(model_uri))[0]
         return _first(services, lambda service: predict_image(service, model_uri, image, parameters))
 
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""
-        dataset, version = parse_version("dataset", name)
-        folder = dataset_location(self.store, self.project, dataset)
-        return str(resolve_version(self.store, folder, "dataset", DATASET_MANIFEST, version))
+        return self.catalog.entry("dataset", name).uri
 
     def model_uri(self, name: str) -> str:
         """Return the address of the model "name" (newest version) or "name:version"."""
-        model, version = parse_version("model", name)
-        folder = model_location(self.store, self.project, model)
-        return str(resolve_version(self.store, folder, "model", MODEL_MANIFEST, version))
+        return self.catalog.entry("model", name).uri
 
     def _method_name(self, request: v1.StartJobRequest) -> str:
         if request.HasField("prediction"):
-            place = Location.parse(request.prediction.model_uri) / MODEL_MANIFEST
-            try:
-                return ModelManifest.read(self.store, place).method
-            except NotFoundError as error:
-                raise NotFoundError(f"There is no published model at {request.prediction.model_uri}.") from error
+            return self._method_of(request.prediction.model_uri)
         spec = request.WhichOneof("spec")
         return str(getattr(request, spec).method) if spec else ""
+
+    def _method_of(self, model_uri: str) -> str:
+        try:
+            return self.catalog.entry_at(model_uri).model.method
+        except (NotFoundError, InvalidInputError) as error:
+            raise NotFoundError(f"There is no published model at {model_uri}.") from error
 
     def _find(self, name: str) -> tuple[list[Service], v1.Method]:
         """Return the description of a method and all services that offer it: of several instances one is active."""

@@ -17,7 +17,6 @@ from parfocal.stack.units import (
     prefect_api_url,
     service_address,
     store_endpoint,
-    store_settings,
 )
 
 
@@ -37,7 +36,8 @@ class StackConnection(BaseModel):
     portal_url
         The portal; None where the stack runs without it.
     environment
-        The same as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PARFOCAL_S3_…``, ``PREFECT_API_URL``.
+        What clients need as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PREFECT_API_URL``; no key of the
+        store.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +69,7 @@ def connection(folder: Path | None = None) -> StackConnection:
         raise PreconditionError(f"The stack in {folder} does not run. Start it with `parfocal up`.")
     config, credentials = saved.config, load_credentials(folder)
     api_url = prefect_api_url(config) if config.prefect else None
-    environment = store_settings(config, credentials) | client_settings(config)
+    environment = {"PARFOCAL_HOME": str(config.folder)} | client_settings(config)
     if api_url:
         environment["PREFECT_API_URL"] = api_url
     return StackConnection(

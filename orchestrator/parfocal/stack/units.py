@@ -18,8 +18,8 @@ from pathlib import Path
 
 from parfocal.runtime.errors import NotFoundError
 from parfocal.stack import probes
-from parfocal.stack.config import ServiceUnit, StackConfig
-from parfocal.stack.credentials import Credentials, store_settings_path
+from parfocal.stack.config import CATALOG, ServiceUnit, StackConfig
+from parfocal.stack.credentials import Credentials, Key, store_settings_path
 from parfocal.stack.ports import LOOPBACK
 from parfocal.stack.processes import STACK_MARK, UNIT_MARK
 
@@ -79,7 +79,7 @@ def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ..
     units += [service_unit(config, credentials, service) for service in config.services]
     # Without a service there is nothing to serve.
     if config.prefect and config.method_services and config.runner_module and module_exists(config.runner_module):
-        units.append(runner_unit(config, credentials, config.runner_module))
+        units.append(runner_unit(config, config.runner_module))
     # A stack that an older Parfocal started has no port for it.
     if config.portal and config.portal_port:
         units.append(portal_unit(config, credentials))
@@ -175,7 +175,8 @@ def prefect_unit(config: StackConfig) -> Unit:
 def service_unit(config: StackConfig, credentials: Credentials, service: ServiceUnit) -> Unit:
     """Return one service, run by its own environment's Python."""
     address = service_address(service)
-    env = base_environment() | store_settings(config, credentials) | {"PARFOCAL_LISTEN": address}
+    key = credentials.catalog if service.name == CATALOG else credentials.services
+    env = base_environment() | store_settings(config, key) | {"PARFOCAL_LISTEN": address}
     return Unit(
         name=service.name,
         argv=service.argv,
@@ -191,10 +192,10 @@ def service_unit(config: StackConfig, credentials: Credentials, service: Service
     )
 
 
-def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> Unit:
-    """Return the flow runner, which serves the deployments of all services."""
+def runner_unit(config: StackConfig, module: str) -> Unit:
+    """Return the flow runner, which serves the deployments of all services. It has no key of the store."""
     api_url = prefect_api_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials)
+    env = base_environment(same_python=True) | {"PARFOCAL_HOME": str(config.folder)}
     env |= _prefect_settings(config) | {"PREFECT_API_URL": api_url, **client_settings(config)}
     return Unit(
         name="runner",
@@ -212,7 +213,7 @@ def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> U
 def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
     """Return the portal, the pages for the browser."""
     url = portal_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials) | client_settings(config)
+    env = base_environment(same_python=True) | store_settings(config, credentials.services) | client_settings(config)
     argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
@@ -250,21 +251,26 @@ def service_address(service: ServiceUnit) -> str:
     return f"{LOOPBACK}:{service.port}"
 
 
+def services_setting(config: StackConfig) -> str:
+    """Return the value of ``PARFOCAL_SERVICES``."""
+    return ",".join(service_address(service) for service in config.method_services)
+
+
 def client_settings(config: StackConfig) -> dict[str, str]:
-    """Return the settings by which clients find the services and the catalogue."""
+    """Return the settings by which clients find the services and the catalogue; they need no key of the store."""
     return {
-        "PARFOCAL_SERVICES": ",".join(service_address(service) for service in config.method_services),
+        "PARFOCAL_SERVICES": services_setting(config),
         "PARFOCAL_CATALOG": service_address(config.catalog) if config.catalog else "",
     }
 
 
-def store_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
-    """Return the settings by which services and clients find the store and the stack's folder."""
+def store_settings(config: StackConfig, key: Key) -> dict[str, str]:
+    """Return the settings by which services find the store, which they use with a key, and the stack's folder."""
     return {
         "PARFOCAL_HOME": str(config.folder),
         "PARFOCAL_S3_ENDPOINT": store_endpoint(config),
-        "PARFOCAL_S3_ACCESS_KEY": credentials.access_key,
-        "PARFOCAL_S3_SECRET_KEY": credentials.secret_key,
+        "PARFOCAL_S3_ACCESS_KEY": key.access_key,
+        "PARFOCAL_S3_SECRET_KEY": key.secret_key,
         "PARFOCAL_STATE_DIR": str(config.folder / "state"),
         **config.buckets.environment,
     }

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final, Literal, TypeVar
 
 from parfocal import v1
+from parfocal.catalog.archive import archive
 from parfocal.catalog.entries import Entries, Published, each, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
@@ -60,7 +61,9 @@ class CatalogServicer(v1.CatalogServiceServicer):
     async def GetEntry(self, request: v1.GetEntryRequest, _context: object) -> v1.GetEntryResponse:  # noqa: N802
         """Return one entry."""
         found = await self._find(request)
-        return v1.GetEntryResponse(entry=await asyncio.to_thread(to_entry, self._entries.store, found))
+        entry = await asyncio.to_thread(to_entry, self._entries.store, found)
+        damaged = await asyncio.to_thread(self._entries.damaged_files, found) if request.check_files else ()
+        return v1.GetEntryResponse(entry=entry, damaged_files=damaged)
 
     async def GetLineage(self, request: v1.GetLineageRequest, _context: object) -> v1.GetLineageResponse:  # noqa: N802
         """Return what an entry was made from, and what was made from it."""
@@ -102,6 +105,14 @@ class CatalogServicer(v1.CatalogServiceServicer):
         location = found.manifest.place_of(place.location, request.name) if request.name else place.manifest
         async for data in in_thread(self._entries.store.chunks(location)):
             yield v1.ReadFileResponse(data=data)
+
+    async def ReadArchive(  # noqa: N802
+        self, request: v1.ReadArchiveRequest, _context: object
+    ) -> AsyncIterator[v1.ReadArchiveResponse]:
+        """Read the manifest and all files of an entry as one ZIP archive."""
+        found = await self._find(request)
+        async for data in in_thread(archive(self._entries.store, found)):
+            yield v1.ReadArchiveResponse(data=data)
 
     async def SignDownloads(  # noqa: N802
         self, request: v1.SignDownloadsRequest, _context: object
@@ -187,7 +198,12 @@ class CatalogServicer(v1.CatalogServiceServicer):
         return place_of(self._entries.store, kind_of(name.kind), project, name.name, name.version), person
 
     async def _find(
-        self, request: v1.GetEntryRequest | v1.GetLineageRequest | v1.ReadFileRequest | v1.SignDownloadsRequest
+        self,
+        request: v1.GetEntryRequest
+        | v1.GetLineageRequest
+        | v1.ReadFileRequest
+        | v1.ReadArchiveRequest
+        | v1.SignDownloadsRequest,
     ) -> Published:
         """Return the entry that a request names, or gives the address of."""
         name, store = request.entry, self._entries.store
@@ -223,14 +239,13 @@ class CatalogServicer(v1.CatalogServiceServicer):
                 break
             chosen.append(found)
             last = published.place.title
-        answer.entries.extend(
-            each(
-                lambda one: (
-                    _deleted(self._entries, one) if isinstance(one, Deleted) else to_entry(self._entries.store, one)
-                ),
-                chosen,
-            )
-        )
+
+        def shown(one: Published | Deleted) -> v1.Entry:
+            if isinstance(one, Deleted):
+                return _deleted(self._entries, one)
+            return to_entry(self._entries.store, one, brief=request.brief)
+
+        answer.entries.extend(each(shown, chosen))
         return answer
 
     def _candidates(

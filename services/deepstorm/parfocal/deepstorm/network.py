@@ -143,7 +143,8 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
         most_pixels: int,
     ) -> NDArray[np.float32]:
         """Return the output of the network for a normalised frame (Y, X, 1): (Y * upsampling, X * upsampling)."""
-        return apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))[..., 0]
+        output = apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))
+        return np.asarray(output[..., 0])
 
     def predict(
         self,
@@ -183,7 +184,7 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
                     neighbourhood=parameters.neighbourhood,
                     centroid=parameters.centroid,
                 )
-                made.add(number, frame, output / np.float32(SPIKE), *found)
+                made.add(number, frame, (output / SPIKE).astype(np.float32), *found)
                 unit.report(number + 1, frames)
             made.finish()
 
@@ -300,4 +301,5 @@ class SimulatedDeepStorm(_Network[SimulationParameters]):
 
 
 def _spread(count: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    numbers: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return numbers

@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         default="parfocal-derived", description="bucket of what is shown of images and can be made again"
     )
 
+    inboxes: str = Field(
+        default="",
+        description="folders outside Parfocal's buckets that projects may read, e.g. what a microscope writes to: "
+        "`PROJECT=s3://BUCKET/PREFIX`, several with commas between them; the services' key must be able to read them",
+    )
+
     state_dir: Path = Field(
         default=Path("~/.parfocal/state"), description="folder for the local cache, device locks and workers' logs"
     )
@@ -157,6 +163,22 @@ class Settings(BaseSettings):
         if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
             raise ValueError(f"must be different numbers of GPUs, such as 0,1, not {value!r}")
         return ",".join(numbers)
+
+    @field_validator("inboxes")
+    @classmethod
+    def _are_inboxes(cls, value: str) -> str:
+        for part in filter(None, map(str.strip, value.split(","))):
+            project, _, uri = part.partition("=")
+            bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+            if not (project and uri.startswith("s3://") and bucket and prefix.strip("/")):
+                raise ValueError(f"must be PROJECT=s3://BUCKET/PREFIX, several with commas between them, not {part!r}")
+        return value
+
+    @property
+    def inbox_places(self) -> tuple[tuple[str, str], ...]:
+        """Project and address of each inbox."""
+        parts = [part.strip().partition("=") for part in self.inboxes.split(",") if part.strip()]
+        return tuple((project.strip(), uri.strip()) for project, _, uri in parts)
 
     @property
     def device_numbers(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ export class Pane {
   private bar = make("div", "viewer-scale");
   private boxes = document.createElementNS(SVG, "svg");
   private boxList: Box[] = [];
+  private marked = "";
   private shown: Shown[] = [];
   private reference?: Layer;
 
@@ -55,6 +56,8 @@ export class Pane {
       animationTime: still ? 0 : 0.15,
       blendTime: 0,
       imageLoaderLimit: 4,
+      tileRetryMax: 5,
+      tileRetryDelay: 2000,
       maxImageCacheCount: 400,
       maxZoomPixelRatio: 64,
       minZoomImageRatio: 0.5,
@@ -71,6 +74,7 @@ export class Pane {
     (this.osd as any).innerTracker.keyDownHandler = null;
     this.osd.addHandler("viewport-change", () => this.onView(this));
     this.osd.addHandler("update-viewport", () => this.decorate());
+    this.osd.addHandler("animation-finish", () => this.boxList.length > MOST_BOXES && this.drawBoxes());
     renderer(() => this.osd.forceRedraw());
   }
 
@@ -170,8 +174,21 @@ export class Pane {
 
   setBoxes(boxes: Box[]): void {
     this.boxList = boxes;
+    this.drawBoxes();
+    this.decorate();
+  }
+
+  /** Draw the boxes; of very many only those in view, the largest first. */
+  private drawBoxes(): void {
+    let boxes = this.boxList;
+    if (boxes.length > MOST_BOXES) {
+      const view = this.osd.viewport.getBounds(true).times(this.reference?.width ?? 1);
+      const [right, bottom] = [view.x + view.width, view.y + view.height];
+      boxes = boxes.filter((box) => box.x < right && box.y < bottom && box.x + box.width > view.x && box.y + box.height > view.y);
+      boxes = boxes.sort((one, other) => other.width * other.height - one.width * one.height).slice(0, MOST_BOXES);
+    }
     this.boxes.replaceChildren();
-    for (const box of boxes.slice(0, MOST_BOXES)) {
+    for (const box of boxes) {
       const group = document.createElementNS(SVG, "g");
       group.setAttribute("class", `viewer-box ${box.kind ?? ""}`);
       group.dataset.id = String(box.id);
@@ -186,10 +203,11 @@ export class Pane {
       group.append(title);
       this.boxes.append(group);
     }
-    this.decorate();
+    this.markBox(this.marked);
   }
 
   markBox(id: string): void {
+    this.marked = id;
     for (const group of this.boxes.children) group.classList.toggle("selected", (group as SVGElement).dataset.id === id);
   }
 

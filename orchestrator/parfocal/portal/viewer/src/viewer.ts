@@ -51,6 +51,7 @@ export class Viewer {
   private title = make("span", "viewer-title");
   private live = make("div", "viewer-hidden", { "aria-live": "polite" });
   private message = make("div", "viewer-message", { role: "status" });
+  private hint = make("div", "viewer-hint", { hidden: "" }, "Ctrl and wheel zoom the image.");
   private help = make("dialog", "viewer-help", { "aria-label": "Keys" });
   private contrast: Contrast;
   private panes: Pane[] = [];
@@ -159,7 +160,7 @@ export class Viewer {
       this.live,
       this.help,
     );
-    this.area.append(this.line, this.swipe);
+    this.area.append(this.line, this.swipe, this.hint);
     root.addEventListener("keydown", (event) => this.onKey(event), true);
     root.addEventListener("keyup", (event) => {
       if (event.key.toLowerCase() === "x" && this.blink) {
@@ -471,6 +472,18 @@ export class Viewer {
     this.readout.textContent = parts.join(" | ");
   }
 
+  /** Say the values under the cursor, or in the middle of the view where it is elsewhere. */
+  private async announce(): Promise<void> {
+    const pane = this.pointer?.pane ?? this.active;
+    if (!pane) return;
+    const box = pane.element.getBoundingClientRect();
+    const [x, y] = this.pointer ? [this.pointer.x, this.pointer.y] : [box.left + box.width / 2, box.top + box.height / 2];
+    const inside = this.ready.filter((layer) => layer.contains(...pane.pixelAt(x, y, layer)));
+    await Promise.allSettled(inside.map((layer) => layer.values(...pane.pixelAt(x, y, layer), this.plane)));
+    this.writeReadout(pane, x, y);
+    this.live.textContent = this.readout.textContent || "There is no image at this place.";
+  }
+
   // Objects
 
   private onClick(event: PointerEvent): void {
@@ -564,6 +577,7 @@ export class Viewer {
   }
 
   private writing = 0;
+  private hinting = 0;
   private addressed = false;
 
   // Input
@@ -579,7 +593,12 @@ export class Viewer {
     }
     const page = document.scrollingElement;
     // On pages that scroll the wheel scrolls them.
-    if (page && page.scrollHeight > page.clientHeight + 1 && !event.ctrlKey) event.stopPropagation();
+    if (page && page.scrollHeight > page.clientHeight + 1 && !event.ctrlKey) {
+      event.stopPropagation();
+      this.hint.hidden = false;
+      window.clearTimeout(this.hinting);
+      this.hinting = window.setTimeout(() => (this.hint.hidden = true), 1500);
+    }
   }
 
   private onKey(event: KeyboardEvent): void {
@@ -626,7 +645,7 @@ export class Viewer {
       case "a": this.contrast.auto(); break;
       case "l": this.contrast.nextLut(); break;
       case "o": this.toggleOverlays(); break;
-      case "i": this.live.textContent = this.readout.textContent || "The cursor is not on the image."; break;
+      case "i": void this.announce(); break;
       case "?": this.help.showModal(); break;
       default: return false;
     }

@@ -83,19 +83,29 @@ class Manifest(BaseModel):
         DamagedError
             It cannot be read, or a newer Parfocal wrote it in a way that this one does not know.
         """
-        data = store.read(location)
+        return cls.parse(store.read(location), str(location))
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        """Return the manifest in the bytes of one; `name` says in errors which it is.
+
+        Raises
+        ------
+        DamagedError
+            As for `read`.
+        """
         try:
             manifest = cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "its content"
             raise DamagedError(
-                f"{location} is damaged, or was not written by Parfocal: {where}: {first['msg']}. Restore it from a "
+                f"{name} is damaged, or was not written by Parfocal: {where}: {first['msg']}. Restore it from a "
                 "backup, or remove its folder."
             ) from error
         if manifest.schema_version > SCHEMA_VERSION:
             raise DamagedError(
-                f"{location} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
+                f"{name} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
                 f"{SCHEMA_VERSION}). Update this installation."
             )
         return manifest

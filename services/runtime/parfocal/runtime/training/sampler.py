@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
-from parfocal.runtime.training.augmentation import UNCHANGED, Augmentation, View, warp_array
+from parfocal.runtime.training.augmentation import UNCHANGED, Augmentation, View, Warp, warp_array
 from parfocal.runtime.training.split import Region
 
 Targets = NDArray[Any] | tuple[NDArray[Any], ...]
@@ -75,6 +75,9 @@ class PatchSampler:
     fill
         Per image, what warped patches show of the source where they look beyond their region: mirrored objects would
         be objects without annotation. There labels are 0. None mirrors the region.
+    magnification
+        How many pixels of a patch one of the image becomes along Y and X, for networks that are shown objects of one
+        size. Below 1 a patch shows more than its own length of the image. It acts on validation as well.
     """
 
     sources: Sequence[NDArray[Any]]
@@ -93,6 +96,7 @@ class PatchSampler:
     foreground_fraction: float = 0.0
     least_label: int = 1
     fill: Sequence[float] | None = None
+    magnification: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.regions or min(self.patches_per_image, self.batch_size) < 1:
@@ -145,7 +149,7 @@ class PatchSampler:
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size) % len(slots)
         patches = self._draw(rng, slots[numbers])
         if self.augmentation is None:
-            return patches, [UNCHANGED] * len(patches)
+            return patches, [self._placed(UNCHANGED, patch) for patch in patches]
         draws = rng.integers(8, size=self.batch_size)
         return patches, [
             self._view(patch, draw, np.random.default_rng([self.seed, epoch, step + 1, number]))
@@ -154,10 +158,15 @@ class PatchSampler:
 
     def _view(self, patch: Patch, draw: int, rng: np.random.Generator) -> View:
         assert self.augmentation is not None
-        view = self.augmentation.view(draw, (self.patch_shape[-2], self.patch_shape[-1]), rng)
-        if view.warp is None:
-            return view
-        return replace(view, warp=view.warp.kept_inside(patch.corner[-2:], patch.region[-2:]))
+        return self._placed(self.augmentation.view(draw, (self.patch_shape[-2], self.patch_shape[-1]), rng), patch)
+
+    def _placed(self, view: View, patch: Patch) -> View:
+        """Return a view magnified, and moved so far that it shows nothing from beyond the patch's region."""
+        warp = view.warp
+        if self.magnification != 1:
+            warp = warp or Warp((self.patch_shape[-2], self.patch_shape[-1]), np.eye(2), np.zeros(2))
+            warp = replace(warp, matrix=warp.matrix / self.magnification)
+        return view if warp is None else replace(view, warp=warp.kept_inside(patch.corner[-2:], patch.region[-2:]))
 
     def validation_batches(self, regions: Sequence[Region], max_patches: int = 512) -> FixedPatches:
         """Return a fixed grid of patches from other regions, cut, normalised and batched alike but never augmented."""
@@ -265,7 +274,7 @@ class FixedPatches:
     def batch(self, step: int) -> tuple[NDArray[np.float32], Targets | None]:
         """Return batch number `step`, as `PatchSampler.batch` does but for the random changes."""
         places = self.places(step)
-        return self.sampler._read(places, [UNCHANGED] * len(places))
+        return self.sampler._read(places, [self.sampler._placed(UNCHANGED, place) for place in places])
 
     def places(self, step: int) -> Sequence[Patch]:
         """Return where the patches of a batch lie."""
