@@ -263,6 +263,11 @@ class ServiceProcess:
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+def read_audit(path: Path | str) -> list[dict[str, str]]:
+    """Return the entries of an audit log."""
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: its exit code and what it wrote."""

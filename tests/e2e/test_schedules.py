@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import tifffile
 from support import wait_for
 
+from parfocal.cli import main
 from parfocal.client.requests import training_request
+from parfocal.flows._api import PrefectApi
 from parfocal.flows.schedules import Schedules
 from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
 from parfocal.runtime.store.names import versioned_name
@@ -26,14 +29,16 @@ def put(stack: Any, place: Location, seed: int) -> None:
     stack.client.store.write(place, data.getvalue())
 
 
-def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(stack: Any, dataset: str) -> None:
+def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(
+    stack: Any, dataset: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     store, project = stack.client.store, stack.client.project
     inbox, output = store.results / project / "microscope", store.results / project / "predicted"
     put(stack, inbox / "plate" / "a01.tif", 1)
     request = training_request("fake-2d", stack.client.dataset_uri(dataset), "applied", {"epochs": 2})
     (trained,) = stack.client.wait(stack.client.start(request).id).outputs
     model = versioned_name(trained.uri)
-    schedules = Schedules(str(stack.api.base_url).rstrip("/"))
+    schedules = Schedules(PrefectApi(str(stack.api.base_url).rstrip("/")))
     given = {"model": model, "source": str(inbox), "output": str(output), "project": project}
     made = schedules.create("nightly", "fake-2d", given, cron="0 3 * * *", timezone="Europe/Lisbon")
     assert (made.when, made.active) == ("cron 0 3 * * * (Europe/Lisbon)", True)
@@ -54,9 +59,11 @@ def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(stack: 
     assert (kept.when, kept.ids, kept.parameters["model"]) == ("every 15 min", made.ids, model)
 
     put(stack, inbox / "plate" / "a02.tif", 2)
-    ended = stack.wait(schedules.run_now("nightly"))
-    assert "1 of 2 had been done before" in ended["state"]["message"]
-    assert [run.state for run in schedules.runs("nightly")] == ["COMPLETED", "COMPLETED"]
+    command = ["--home", str(stack.folder), "predict", str(inbox), "--model", model, "--output", str(output)]
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert (said["state"], "1 of 2 had been done before" in said["message"]) == ("completed", True)
+    assert [run.state for run in schedules.runs("nightly")] == ["COMPLETED"]
 
     schedules.set_active("nightly", active=False)
     assert not schedules.get("nightly").active

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from support import Ended
 
 from parfocal.cli._schedule import interval
 from parfocal.client import Client
@@ -123,17 +122,6 @@ def test_results_among_the_images_are_refused(client: Client, batch: Batch) -> N
     inside = Batch(batch.source, batch.source / "out", batch.model_uri)
     with pytest.raises(InvalidInputError, match="Choose another folder"):
         go(client, inside)
-
-
-def test_the_command_predicts_a_folder_of_the_store(
-    run: Callable[..., Ended], batch: Batch, model: str, client: Client
-) -> None:
-    arguments = ("predict", batch.source, "--model", model, "--output", batch.output)
-    result = run(*arguments, "--json")
-    assert result.code == 0, result.err
-    assert result.json["predicted"] == 3
-    assert run(*arguments, "--json").json["ended_before"] == 3
-    assert "a.tif" in outputs(client, batch)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("15m", 900), ("2 h", 7200), ("1D", 86_400), ("90s", 90)])

@@ -52,7 +52,7 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     dataset = read_manifest(client, dataset_uri, DatasetManifest)
     if not dataset.can_be_judged_by("test") or evaluation_method_by(client, method.task, dataset) is None:
         return None
-    flow = TrainingFlow(client, connection.prefect_api_url, method.name)
+    flow = TrainingFlow(client, connection.prefect_api_url, method.name, connection.prefect_auth)
     return flow if flow.served() else None
 
 

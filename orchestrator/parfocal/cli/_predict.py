@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ def predict(
     The parameters (-p) are those of prediction: `parfocal methods METHOD` lists them for the model's method.
     """
     if input.startswith("s3://"):
-        _predict_stored(input, model, output, parameters, require_pass=require_pass)
+        _predict_stored(input, model, output, parameters, detach=detach, require_pass=require_pass)
         return
     _predict_files(
         Path(input),
@@ -76,39 +76,57 @@ def predict(
     )
 
 
-def _predict_stored(source: str, model: str, output: str, parameters: tuple[str, ...], *, require_pass: bool) -> None:
-    """Predict what is new in a folder of the store."""
+def _predict_stored(
+    source: str, model: str, output: str, parameters: tuple[str, ...], *, detach: bool, require_pass: bool
+) -> None:
+    """Have a workflow predict what is new in a folder of the store."""
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work
-    from parfocal.cli._render import print_json, say, warn
-    from parfocal.client.batches import Batch, BatchRun, Progress
+    from parfocal.cli._render import print_json, say
+    from parfocal.cli._schedule import prefect
+    from parfocal.client.batches import check_folders
     from parfocal.client.models import read_model
     from parfocal.client.parameters import parse_parameters, schema_of
+    from parfocal.flows.remote import ENDED
+    from parfocal.flows.schedules import FLOW
+    from parfocal.runtime.errors import NotFoundError, PreconditionError
+    from parfocal.runtime.store.names import versioned_name
     from parfocal.runtime.store.store import Location
 
+    check_folders(Location.parse(source), Location.parse(output))
+    call = prefect().call
     with app.client() as client:
         summary = read_model(client, model)
         _say_verdict(summary)
         _work.require_pass(summary.verdict, require_pass)
         method = client.method(summary.manifest.method)
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
-        batch = Batch(Location.parse(source), Location.parse(output), summary.uri, values)
-        said = ""
-
-        def progressed(progress: Progress) -> None:
-            nonlocal said
-            if progress.sentence != said:
-                said = progress.sentence
-                say(said)
-
-        progress = BatchRun(client, batch, on_progress=progressed).run()
-    for image, reason in sorted(progress.reasons.items()):
-        warn(f"{image}: {reason}")
+        given = {"model": versioned_name(summary.uri), "source": source, "output": output, "parameters": values}
+        given["project"] = client.project
+    try:
+        deployment = call("GET", f"/deployments/name/{FLOW}/{method.name}")["id"]
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"The flow runner does not serve predictions with {method.name}. Look whether it runs: parfocal status"
+        ) from error
+    # The choices of the form may be some seconds old; the flow checks all of it.
+    body = {"parameters": given, "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
+    run = call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
+    say(f"Flow run {run}")
+    state, said = {"type": "", "message": ""}, ""
+    while not detach and state["type"] not in ENDED:
+        time.sleep(1.0)
+        state = call("GET", f"/flow_runs/{run}")["state"]
+        if state["type"] != said:
+            said = state["type"]
+            say(f"The workflow is {said.lower()}.")
     if app.json:
-        print_json({**asdict(progress), "output": output})
-    else:
-        say(f"{progress.sentence} Results: {output}")
+        print_json({"flow_run": run, "state": state["type"].lower(), "message": state["message"], "output": output})
+    if state["type"] in {"FAILED", "CANCELLED"}:
+        raise PreconditionError(state["message"] or f"The flow run {run} was {state['type'].lower()}.")
+    if not app.json:
+        say(f"{state['message'] or ''} Results: {output}".strip())
 
 
 def _predict_files(

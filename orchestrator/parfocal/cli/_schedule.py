@@ -11,6 +11,7 @@ from parfocal.cli._app import Group, current_app
 from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
+    from parfocal.flows._api import PrefectApi
     from parfocal.flows.schedules import Schedule, Schedules
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -184,19 +185,27 @@ def interval(text: str) -> int:
 
 def _schedules() -> Schedules:
     """Return the schedules of the Prefect server that belongs to this command."""
+    from parfocal.flows.schedules import Schedules
+
+    return Schedules(prefect())
+
+
+def prefect() -> PrefectApi:
+    """Return the Prefect server that belongs to this command."""
     import os
 
-    from parfocal.flows.schedules import Schedules
+    from parfocal.flows._api import PrefectApi
     from parfocal.runtime.errors import UnavailableError
 
     connection = current_app().connection()
-    url = (connection.prefect_api_url if connection is not None else None) or os.environ.get("PREFECT_API_URL", "")
-    if not url:
-        raise UnavailableError(
-            "Schedules are kept by Prefect, and none is known. Start Parfocal with `parfocal up` (not --no-prefect), "
-            "or set PREFECT_API_URL for a facility's installation."
-        )
-    return Schedules(url)
+    if connection is not None and connection.prefect_api_url is not None:
+        return PrefectApi(connection.prefect_api_url, connection.prefect_auth)
+    if url := os.environ.get("PREFECT_API_URL", ""):
+        return PrefectApi(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    raise UnavailableError(
+        "New images of a folder of the store are predicted by workflows, and no Prefect server is known. Start Parfocal "
+        "with `parfocal up` (not --no-prefect), or set PREFECT_API_URL for a facility's installation."
+    )
 
 
 def _state(each: Schedule) -> str:

@@ -29,15 +29,15 @@ class Catalog:
 
     Parameters
     ----------
-    address
-        host:port; empty where none is known, and every call raises UnavailableError.
+    service
+        The catalogue; None where none is known, and every call raises UnavailableError.
     project
         The project of all names.
     """
 
-    def __init__(self, address: str, project: str) -> None:
+    def __init__(self, service: Service | None, project: str) -> None:
         self.project = project
-        self._service = Service(address) if address else None
+        self._service = service
         self._http = urllib3.PoolManager(
             maxsize=16,
             timeout=urllib3.Timeout(connect=5.0, read=60.0),
@@ -61,6 +61,10 @@ class Catalog:
         self._http.clear()
         if self._service is not None:
             self._service.close()
+
+    def of(self, project: str) -> Catalog:
+        """Return the catalogue of another project, by the same channel."""
+        return Catalog(self._service, project)
 
     def projects(self) -> list[str]:
         """Return the names of all projects."""

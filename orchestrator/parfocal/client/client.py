@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from parfocal import v1
 from parfocal.client.catalog import Catalog
+from parfocal.client.channels import SettingsTokens, Tokens
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.single_images import PredictedImage, predict_image
 from parfocal.client.watching import watch
@@ -35,16 +36,26 @@ class Client:
         Addresses "host:port" that replace those of the settings.
     patience
         Seconds for which `watch` and `wait` bear services that do not answer before they give up.
+    tokens
+        Says who calls; the token of the settings when None.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, services: Sequence[str] = (), patience: float = 600.0
+        self,
+        settings: Settings | None = None,
+        *,
+        services: Sequence[str] = (),
+        patience: float = 600.0,
+        tokens: Tokens | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.project = check_name("project", self.settings.project)
         self.patience = patience
-        self.catalog = Catalog(next(iter(parse_addresses(self.settings.catalog)), ""), self.project)
-        self._services = [Service(address) for address in parse_addresses(",".join(services) or self.settings.services)]
+        shown = tokens or SettingsTokens(self.settings)
+        named = next(iter(parse_addresses(self.settings.catalog)), "")
+        self.catalog = Catalog(Service(named, self.settings, shown) if named else None, self.project)
+        addresses = parse_addresses(",".join(services) or self.settings.services)
+        self._services = [Service(address, self.settings, shown) for address in addresses]
 
     def __enter__(self) -> Self:
         return self
@@ -210,6 +221,11 @@ class Client:
         """
         services = self._find(self._method_of(model_uri))[0]
         return _first(services, lambda service: predict_image(service, model_uri, image, parameters))
+
+    def usage(self, project: str = "", month: str = "") -> v1.ListUsageResponse:
+        """Return what a project (that of the client if empty) has used, in a month ("2026-11") or in all."""
+        request = v1.ListUsageRequest(project=project or self.project, month=month)
+        return _first(self._require_services(), lambda service: service.call(service.jobs.ListUsage, request))
 
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""

@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import HTTPException
@@ -20,10 +21,19 @@ _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class PrefectApi:
-    """The server at an address that ends in "/api"."""
+    """The server at an address that ends in "/api".
 
-    def __init__(self, url: str) -> None:
+    Parameters
+    ----------
+    url
+        The address.
+    auth
+        User and password, "user:password"; empty: it asks for none.
+    """
+
+    def __init__(self, url: str, auth: str = "") -> None:
         self._url = url
+        self._auth = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the answer to a call of `path` with a body, both as JSON; None where the answer is empty.
@@ -36,7 +46,7 @@ class PrefectApi:
             It does not answer, or refuses.
         """
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._auth}
         for attempt in range(1, _TRIES + 1):
             request = urllib.request.Request(self._url + path, data, headers, method=method)
             try:

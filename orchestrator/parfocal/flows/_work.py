@@ -57,10 +57,11 @@ class Finished:
     manifest: ResultManifest
 
 
-def connect(project: str = "") -> Client:
-    """Return a client for a project; settings come from the environment."""
+def connect(project: str = "", creator: str = "") -> Client:
+    """Return a client for a project that acts for a run's creator; the other settings come from the environment."""
     settings = Settings()
-    return Client(settings.model_copy(update={"project": project}) if project else settings)
+    changes = {name: value for name, value in (("project", project), ("acts_for", creator)) if value}
+    return Client(settings.model_copy(update=changes))
 
 
 def find_method(client: Client, name: str, listener: Listener) -> v1.Method:

@@ -9,7 +9,8 @@ from typing import Any
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.flows._api import PrefectApi
-from parfocal.flows._jobs import FLOW_RUN_LABEL, STARTED_LABEL, Run
+from parfocal.flows._jobs import CREATOR_LABEL, FLOW_RUN_LABEL, STARTED_LABEL, Run
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import NotFoundError, UnavailableError
 from parfocal.runtime.store.names import versioned_name
 
@@ -34,11 +35,13 @@ class TrainingFlow:
         Of the Prefect server, ending in "/api".
     method
         What to train with.
+    auth
+        User and password of the Prefect server, "user:password"; empty: it asks for none.
     """
 
-    def __init__(self, client: Client, api_url: str, method: str) -> None:
+    def __init__(self, client: Client, api_url: str, method: str, auth: str = "") -> None:
         self._client, self._method = client, method
-        self._api = PrefectApi(api_url)
+        self._api = PrefectApi(api_url, auth)
         self._path = f"/deployments/name/train/{method}"
 
     def served(self) -> bool:
@@ -94,6 +97,8 @@ class TrainingFlow:
         except BaseException:
             self._quietly("DELETE", f"/flow_runs/{run.id}")
             raise
+        if job.created_by != UNVERIFIED.name:
+            self._quietly("PATCH", f"/flow_runs/{run.id}/labels", {CREATOR_LABEL: job.created_by})
         self._quietly("POST", f"/flow_runs/{run.id}/set_state", {"state": {"type": "SCHEDULED"}, "force": True})
         return job
 

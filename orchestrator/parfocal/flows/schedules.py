@@ -60,10 +60,10 @@ class ScheduledRun:
 
 
 class Schedules:
-    """The schedules at the Prefect server at `url`, which ends in "/api"."""
+    """The schedules at a Prefect server."""
 
-    def __init__(self, url: str) -> None:
-        self._call = PrefectApi(url).call
+    def __init__(self, api: PrefectApi) -> None:
+        self._call = api.call
 
     def create(
         self,

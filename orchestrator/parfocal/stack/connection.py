@@ -35,6 +35,8 @@ class StackConnection(BaseModel):
         Prefect's API and its pages for the browser; None where the stack runs without Prefect.
     portal_url
         The portal; None where the stack runs without it.
+    prefect_auth
+        User and password of Prefect, which asks for them where there are identities. Not shown either.
     environment
         What clients need as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PREFECT_API_URL``; no key of the
         store.
@@ -49,6 +51,7 @@ class StackConnection(BaseModel):
     buckets: Buckets
     prefect_api_url: str | None
     prefect_url: str | None
+    prefect_auth: str = Field(repr=False)
     portal_url: str | None
     environment: Mapping[str, str] = Field(repr=False)
 
@@ -81,5 +84,6 @@ def connection(folder: Path | None = None) -> StackConnection:
         prefect_api_url=api_url,
         prefect_url=api_url.removesuffix("/api") if api_url else None,
         portal_url=portal_url(config) if config.portal and config.portal_port else None,
+        prefect_auth=credentials.prefect_auth,
         environment=environment,
     )

@@ -42,8 +42,14 @@ class Credentials(Key):
 
     filer_key: str = Field(repr=False)
     # An older Parfocal made none.
+    prefect_key: str = Field(default_factory=lambda: secrets.token_hex(16), repr=False)
     services: Key = Field(default_factory=new_key)
     catalog: Key = Field(default_factory=new_key)
+
+    @property
+    def prefect_auth(self) -> str:
+        """User and password of Prefect's API and pages, as its auth string has them."""
+        return f"parfocal:{self.prefect_key}"
 
 
 def credentials_path(folder: Path) -> Path:

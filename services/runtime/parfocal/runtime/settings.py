@@ -22,6 +22,47 @@ class Settings(BaseSettings):
     catalog: str = Field(default="", description="host:port where clients find the catalogue")
     project: str = Field(default="default", description="project used when a request names none")
 
+    access_file: Path | None = Field(
+        default=None,
+        description="TOML file that says who issues tokens and who has which role in which project; empty: no "
+        "identities, and services listen on loopback only",
+    )
+    tokens_file: Path | None = Field(
+        default=None, description="TOML file with the digests of the static tokens of machines; empty: there are none"
+    )
+    audit_file: Path | None = Field(
+        default=None, description="file that a service adds a line of JSON to for each call it answers; empty: none"
+    )
+    acts_for: str = Field(
+        default="", description="person that an operator's client acts for; what it makes is theirs; empty: nobody"
+    )
+    token: SecretStr = Field(
+        default=SecretStr(""), description="token that a client shows to services; empty: that of `parfocal login`"
+    )
+    token_file: Path | None = Field(
+        default=None, description="file with that token, read again when it changes, as Kubernetes mounts it"
+    )
+
+    tls_cert: Path | None = Field(
+        default=None,
+        description="PEM file with this process's certificate and those between it and the authority; a service then "
+        "speaks TLS only, a client shows it to services that ask for one",
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the key of that certificate")
+    tls_ca: str = Field(
+        default="",
+        description="PEM file with the authorities that clients trust; `system`: the usual ones; empty: no TLS",
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities of clients; a service then answers only clients with a certificate",
+    )
+    unprotected: str = Field(
+        default="",
+        description="`anyone-on-this-network-may-read-and-change-everything` lets a service listen beyond loopback "
+        "without TLS or without identities",
+    )
+
     s3_endpoint: str = Field(default="http://127.0.0.1:9000", description="URL of the S3 store")
     s3_public_endpoint: str = Field(
         default="",
@@ -142,7 +183,17 @@ class Settings(BaseSettings):
         default=900.0, gt=0, description="time in which the image of a worker on a cluster must have been pulled"
     )
 
-    @field_validator("cache_gib", mode="before")
+    @field_validator(
+        "cache_gib",
+        "access_file",
+        "tokens_file",
+        "audit_file",
+        "token_file",
+        "tls_cert",
+        "tls_key",
+        "tls_client_ca",
+        mode="before",
+    )
     @classmethod
     def _nothing_is_none(cls, value: object) -> object:
         """Read the empty variable of the documentation's table as such."""

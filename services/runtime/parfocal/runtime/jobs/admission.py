@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from parfocal import v1
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, has_comparable, require_suitable, title_of
@@ -44,8 +45,21 @@ from parfocal.runtime.store.store import Location, Store
 M = TypeVar("M", bound=Manifest)
 
 
-def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRequest) -> v1.Job:
+def admit(
+    service: Service,
+    store: Store,
+    jobs: JobStore,
+    request: v1.StartJobRequest,
+    *,
+    created_by: str = UNVERIFIED.name,
+    requested_by: str = "",
+) -> v1.Job:
     """Return the new job, queued in the store.
+
+    Parameters
+    ----------
+    created_by, requested_by
+        Who starts it, and who asks on their behalf, as `v1.Job` has them.
 
     Raises
     ------
@@ -62,7 +76,8 @@ def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRe
         service=service.name,
         request_id=request.request_id,
         labels=request.labels,
-        created_by="unverified",
+        created_by=created_by,
+        requested_by=requested_by,
         created_at=now(),
         environment=service.environment(image=store.settings.image),
     )

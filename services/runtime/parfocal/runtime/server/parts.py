@@ -66,7 +66,7 @@ class MethodsAndJobs:
         self._images: Images
         if settings.launcher == "kubernetes":
             launcher = KubernetesLauncher(settings, service.name)
-            self._images = ForwardedImages(service.name, settings.images_address)
+            self._images = ForwardedImages(service.name, settings)
         else:
             launcher = LocalLauncher(settings, module, device)
             self._images = Interactive(service, store, WarmWorker(service, module, device, settings), settings)

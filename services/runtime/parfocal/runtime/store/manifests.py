@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.store import Location, Store
@@ -68,7 +69,7 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     project: str
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    created_by: str = "unverified"
+    created_by: str = UNVERIFIED.name
     files: tuple[FileEntry, ...] = ()
     warnings: tuple[str, ...] = ()
 

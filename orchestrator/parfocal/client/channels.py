@@ -1,0 +1,121 @@
+"""Channels to services: TLS, and the token of whoever calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import grpc
+
+from parfocal.runtime.access.gate import ACTS_FOR_KEY, TOKEN_KEY
+from parfocal.runtime.access.transport import UNPROTECTED, channel_credentials, is_loopback
+from parfocal.runtime.errors import PreconditionError
+from parfocal.runtime.settings import Settings
+
+
+class Tokens(Protocol):
+    """Where the token comes from that a client shows."""
+
+    def token(self) -> str:
+        """Return a token that is valid now, renewed if need be; empty: there is none.
+
+        Raises
+        ------
+        UnauthenticatedError
+            It has expired and cannot be renewed.
+        """
+
+
+class SettingsTokens:
+    """The token of the settings: as it stands there, or in a file that may be replaced at any time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._token = settings.token.get_secret_value()
+        self._file = settings.token_file
+
+    def token(self) -> str:
+        """Return the token; raise PreconditionError if its file cannot be read."""
+        if self._token or self._file is None:
+            return self._token
+        try:
+            return self._file.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PreconditionError(f"{self._file} (PARFOCAL_TOKEN_FILE) cannot be read: {error}.") from error
+
+
+def open_channel(
+    address: str, settings: Settings, tokens: Tokens, options: Sequence[tuple[str, Any]] = ()
+) -> grpc.Channel:
+    """Return a channel to host:port on which every call carries the token.
+
+    The token is added by an interceptor and not as gRPC's call credentials: those need TLS even on loopback, and an
+    error in renewing it would reach the caller as "the service does not answer".
+
+    Raises
+    ------
+    PreconditionError
+        The certificates cannot be used.
+    """
+    credentials = channel_credentials(settings)
+    channel = (
+        grpc.secure_channel(address, credentials, options=options)
+        if credentials is not None
+        else grpc.insecure_channel(address, options=options)
+    )
+    private = credentials is not None or is_loopback(address) or settings.unprotected == UNPROTECTED
+    return grpc.intercept_channel(channel, _Caller(address, tokens, settings.acts_for, private=private))
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Sequence[tuple[str, str | bytes]]
+    credentials: Any
+    wait_for_ready: bool | None
+    compression: Any
+
+
+class _Call(_Details, grpc.ClientCallDetails):
+    """What gRPC wants to know of a call."""
+
+
+class _Caller(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Says in every call who makes it."""
+
+    def __init__(self, address: str, tokens: Tokens, acts_for: str, *, private: bool) -> None:
+        self._address = address
+        self._tokens = tokens
+        self._acts_for = acts_for
+        self._private = private
+
+    def _intercept(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        metadata = list(details.metadata or ())
+        token = self._tokens.token()
+        if token and not self._private:
+            raise PreconditionError(
+                f"Without TLS your token could be read on its way to {self._address}, so it is not sent. Set "
+                "PARFOCAL_TLS_CA to the certificate authority of the services, or to `system`."
+            )
+        if token:
+            metadata.append((TOKEN_KEY, f"Bearer {token}"))
+        if self._acts_for:
+            metadata.append((ACTS_FOR_KEY, self._acts_for))
+        call = _Call(
+            details.method,
+            details.timeout,
+            metadata,
+            details.credentials,
+            getattr(details, "wait_for_ready", None),
+            getattr(details, "compression", None),
+        )
+        return continuation(call, request)
+
+    intercept_unary_unary = _intercept
+    intercept_unary_stream = _intercept
+    intercept_stream_unary = _intercept
+    intercept_stream_stream = _intercept
