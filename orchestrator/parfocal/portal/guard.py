@@ -104,7 +104,9 @@ def form_token(key: bytes, session: str) -> str:
 
 
 def token_key(secret: str) -> bytes:
-    """Return the key of all tokens, which is the same after a restart, so that open forms stay good."""
+    """Return the key of all tokens: with a secret it is the same after a restart, so that open forms stay good."""
+    if not secret:
+        return secrets.token_bytes(32)
     return hashlib.sha256(b"parfocal portal forms\0" + secret.encode()).digest()
 
 
