@@ -231,9 +231,9 @@ export class Pane {
     );
     const micron = this.reference.info.pixel_size_um?.[0];
     const screen = this.zoom / (micron || 1);
-    const exponent = Math.floor(Math.log10(80 / screen));
-    const lengths = [1, 2, 5, 10, 20].map((digit) => digit * 10 ** exponent);
-    const length = lengths.find((each) => each * screen >= 80) ?? lengths[4];
+    // The longest of 1, 2, 5, 10, … that is not longer than 160 pixels.
+    const decade = 10 ** Math.floor(Math.log10(160 / screen));
+    const length = decade * ([5, 2].find((digit) => digit * decade * screen <= 160) ?? 1);
     this.bar.style.width = `${length * screen}px`;
     const unit = !micron ? "px" : length < 1 ? "nm" : length >= 1000 ? "mm" : "µm";
     const factor = unit === "nm" ? 1000 : unit === "mm" ? 0.001 : 1;

@@ -25,7 +25,7 @@ export interface Renderer {
   render(canvas: HTMLCanvasElement, items: Item[]): void;
 }
 
-const OUTLINE = 1; // device pixels; half a line, because both objects at a border have theirs
+const OUTLINE = 1.6; // device pixels inside an object, about 2 px
 const HALO = 2;
 
 const VERTEX = `#version 300 es
@@ -152,7 +152,7 @@ class GlRenderer implements Renderer {
       gl.uniform2f(place("extent"), item.width, item.height);
       gl.uniform1f(place("depth"), item.level / 32);
       if (paint.layer.isLabels) {
-        gl.uniform1f(place("step"), 1 / item.scale);
+        gl.uniform1f(place("step"), thickness(item) / item.scale);
         gl.uniform1f(place("fill"), paint.fill);
         gl.uniform1i(place("overlay"), Number(paint.overlay));
         gl.uniform1ui(place("selected"), paint.selected);
@@ -310,10 +310,12 @@ class CpuRenderer implements Renderer {
     };
   }
 
-  private labels({ tile, paint, scale }: Item) {
+  private labels(item: Item) {
+    const { tile, paint } = item;
+    const scale = item.scale / thickness(item);
     return (x: number, y: number, out: Uint8ClampedArray, at: number) => {
       const id = number(tile, x, y);
-      const reach = (id === paint.selected ? 2.5 : 1) / scale;
+      const reach = (id === paint.selected ? 2.5 * OUTLINE : OUTLINE) / scale;
       const edge = DIRECTIONS.some(([dx, dy]) => number(tile, x + dx * reach, y + dy * reach) !== id);
       const chosen = id !== 0 && id === paint.selected;
       const colour = chosen ? [255, 255, 255] : PALETTE[paletteIndex(id)];
@@ -323,6 +325,11 @@ class CpuRenderer implements Renderer {
       out[at + 3] = Math.max(out[at + 3], 255 * alpha);
     };
   }
+}
+
+/** Return how thick lines are drawn: thinner where the image is much smaller than its full size. */
+function thickness(item: Item): number {
+  return Math.min(Math.max(item.scale / 2 ** item.level, 0.6), 1);
 }
 
 const DIRECTIONS = [0, 1, 2, 3, 4, 5, 6, 7].map((turn) => [Math.cos((turn * Math.PI) / 4), Math.sin((turn * Math.PI) / 4)]);

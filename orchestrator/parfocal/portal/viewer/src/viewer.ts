@@ -227,7 +227,8 @@ export class Viewer {
     }
     const depth = Math.max(1, ...this.ready.map((layer) => layer.info.sizes.z));
     const times = Math.max(1, ...this.ready.map((layer) => layer.info.sizes.t));
-    if (this.state.z < 0 || this.state.z >= depth) this.state.z = Math.floor(depth / 2);
+    if (depth !== this.depth) this.state.z = Math.floor(depth / 2);
+    this.depth = depth;
     this.state.t = Math.min(this.state.t, times - 1);
     this.state.layer = Math.min(this.state.layer, Math.max(0, this.pictures.length - 1));
     this.buildSliders(depth, times);
@@ -577,6 +578,7 @@ export class Viewer {
   }
 
   private writing = 0;
+  private depth = 0;
   private hinting = 0;
   private addressed = false;
 
