@@ -5,11 +5,14 @@ Another site that is open in the same browser must be able neither to read pages
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import Collection
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Final
 
 from fastapi import Request
@@ -103,11 +106,16 @@ def form_token(key: bytes, session: str) -> str:
     return hmac.new(key, session.encode(), hashlib.sha256).hexdigest()
 
 
-def token_key(secret: str) -> bytes:
-    """Return the key of all tokens: with a secret it is the same after a restart, so that open forms stay good."""
-    if not secret:
-        return secrets.token_bytes(32)
-    return hashlib.sha256(b"parfocal portal forms\0" + secret.encode()).digest()
+def token_key(folder: Path) -> bytes:
+    """Return the key of all tokens, which a folder of this computer keeps, so that open forms outlast a restart."""
+    path = folder / "forms.key"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+    # An empty file was left by a portal that ended while it wrote: then forms do not outlast this run.
+    return path.read_bytes() or secrets.token_bytes(32)
 
 
 async def require_token(request: Request) -> None:
