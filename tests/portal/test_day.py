@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from portal_visitor import PROJECT
 
 from parfocal import v1
 from parfocal.client import Client
@@ -24,6 +23,7 @@ if CHROMIUM is None and not os.environ.get("PARFOCAL_NEEDS_CHROMIUM"):
 
 PAGES = ("", "data", "data/fibres/1", "methods", "train?method=fake-2d&dataset=fibres:1", "models", "models/filter/1")
 FURTHER = ("predict?model=filter:1&input=fibres:1/test", "results", "jobs", "compare", "operator", "search?q=fibres")
+PROJECT = "day"
 SIZES = ((1280, 720), (820, 1180))
 
 
