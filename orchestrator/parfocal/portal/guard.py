@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ REPORT_POLICY: Final = (
 )
 """Of reports, which services wrote: nothing in them runs, whatever they contain."""
 
+_FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 _COOKIE: Final = "parfocal_session"
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
@@ -118,15 +119,19 @@ def token_key(folder: Path) -> bytes:
     return path.read_bytes() or secrets.token_bytes(32)
 
 
-async def require_token(request: Request) -> None:
-    """Raise RefusedError unless a request that changes something carries the token of its session."""
-    if request.method in SAFE_METHODS:
-        return
-    given = request.headers.get(TOKEN_HEADER, "")
-    if not given and request.headers.get("content-type", "").startswith(
-        ("application/x-www-form-urlencoded", "multipart/form-data")
-    ):
-        given = str((await request.form()).get(TOKEN_FIELD, ""))
-    expected = form_token(request.app.state.portal.key, request.state.session)
-    if not hmac.compare_digest(given.encode(), expected.encode()):
-        raise RefusedError
+async def require_token(request: Request) -> AsyncIterator[None]:
+    """Raise RefusedError unless a request that changes something carries the token of its session.
+
+    A form that was read, here or by the page, is closed with its files when the request has been answered.
+    """
+    try:
+        if request.method not in SAFE_METHODS:
+            given = request.headers.get(TOKEN_HEADER, "")
+            if not given and request.headers.get("content-type", "").startswith(_FORMS):
+                given = str((await request.form()).get(TOKEN_FIELD, ""))
+            expected = form_token(request.app.state.portal.key, request.state.session)
+            if not hmac.compare_digest(given.encode(), expected.encode()):
+                raise RefusedError
+        yield
+    finally:
+        await request.close()
