@@ -131,5 +131,5 @@ def _file(request: Request, client: Client, place: Location, entry: FileEntry) -
         media_type=shown or "application/octet-stream",
         filename=None if shown else name.name,
         headers=headers,
-        background=BackgroundTask(shutil.rmtree, scratch, ignore_errors=True),
+        background=BackgroundTask(lambda: shutil.rmtree(scratch, ignore_errors=True)),
     )
