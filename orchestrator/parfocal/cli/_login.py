@@ -124,17 +124,11 @@ def list_() -> None:
     if app.json:
         print_json(rows)
         return
-    local = ("*" if not known.current else "", "local", "this computer", "", "")
-    print_table(
-        ("", "Context", "Services", "Project", "User"),
-        [
-            local,
-            *(
-                ("*" if row["current"] else "", row["name"], row["services"], row["project"], row["user"])
-                for row in rows
-            ),
-        ],
-    )
+    lines = [("*" if not known.current else "", "local", "this computer", "", "")]
+    for row in rows:
+        values = (str(row[key]) for key in ("name", "services", "project", "user"))
+        lines.append(("*" if row["current"] else "", *values))
+    print_table(("", "Context", "Services", "Project", "User"), lines)
 
 
 @contexts.command()

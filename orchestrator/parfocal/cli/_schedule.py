@@ -82,7 +82,7 @@ def list_() -> None:
     app = current_app()
     from parfocal.cli._render import print_json, print_table, say
 
-    found = _schedules().list()
+    found = _schedules().every()
     if app.json:
         print_json([_as_json(each) for each in found])
         return
