@@ -9,6 +9,8 @@ import click
 from parfocal.cli._app import Command, Group, current_app
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from parfocal.client.contexts import Context
     from parfocal.client.login import DeviceCode
 
@@ -124,7 +126,7 @@ def list_() -> None:
     if app.json:
         print_json(rows)
         return
-    lines = [("*" if not known.current else "", "local", "this computer", "", "")]
+    lines: list[Sequence[str]] = [("*" if not known.current else "", "local", "this computer", "", "")]
     for row in rows:
         values = (str(row[key]) for key in ("name", "services", "project", "user"))
         lines.append(("*" if row["current"] else "", *values))
