@@ -133,7 +133,7 @@ STARDIST_3D = Method(
 
 SERVICE = Service(
     name="stardist",
-    methods=(STARDIST_2D, SPLINEDIST_2D, STARDIST_3D),
+    methods=(STARDIST_2D, STARDIST_3D, SPLINEDIST_2D),
     packages=("stardist", "csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
     framework="tensorflow",
 )
