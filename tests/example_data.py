@@ -67,6 +67,9 @@ def write_kind(folder: Path, kind: str, axes: str = "YX") -> Path:
 
 def publish_for(store: Any, name: str, folder: Path, target: v1.TargetKind, axes: str) -> str:
     """Write a dataset on which a method with this kind of targets and axes can be trained; return its URI."""
+    if axes == "TYX":
+        # Stacks of frames have their localisations, which methods without targets pass over.
+        return publish_kind(store, name, write_kind(folder, "coordinates"), "coordinates")
     if target in KINDS and axes == "YX":
         # Stacks of frames are the axes of the kind itself.
         own = axes if target == v1.TARGET_KIND_NONE else ""

@@ -106,6 +106,24 @@ class S3Server:
     process: subprocess.Popen[bytes] | None = None
     access_key: str = "test-access"
     secret_key: str = "test-secret"
+    _catalog: ServiceProcess | None = None
+
+    @property
+    def catalog(self) -> str:
+        """Address of a catalogue of this store, which is started when somebody asks for it."""
+        if self._catalog is None:
+            self._catalog = ServiceProcess("catalog", self.environment, self.folder / "catalog").start()
+        return self._catalog.address
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """The settings of a client, and the key of the store, with which tests look what a client has done."""
+        return {**self.environment, "PARFOCAL_CATALOG": self.catalog}
+
+    @property
+    def client_settings(self) -> Settings:
+        """The same as settings."""
+        return self.store().settings.model_copy(update={"catalog": self.catalog})
 
     @property
     def endpoint(self) -> str:
@@ -146,6 +164,9 @@ class S3Server:
         wait_for(self._ready, 60, "the S3 server")
 
     def stop(self) -> None:
+        if self._catalog is not None:
+            self._catalog.stop()
+            self._catalog = None
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -240,6 +261,11 @@ class ServiceProcess:
             except grpc.RpcError:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def read_audit(path: Path | str) -> list[dict[str, str]]:
+    """Return the entries of an audit log."""
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import uuid
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,12 @@ def test_an_entry_says_what_its_manifest_does(call: Call, dataset: v1.EntryName)
     assert sum(file.size for file in DatasetManifest.model_validate_json(manifest).files) == entry.bytes
     image = b"".join(part.data for part in call("ReadFile", uri=entry.uri, name="train/source/field0.tif"))
     assert image[:2] == b"II"
+    whole = b"".join(part.data for part in call("ReadArchive", uri=entry.uri))
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        assert archive.testzip() is None
+        assert archive.read("train/source/field0.tif") == image
+        assert archive.read("dataset.json") == manifest
+        assert len(archive.namelist()) == 17
 
 
 def test_a_deleted_entry_is_gone_until_it_is_restored(call: Call, store: Store, dataset: v1.EntryName) -> None:
@@ -147,6 +155,10 @@ def test_a_damaged_entry_hides_no_other(call: Call, store: Store, dataset: v1.En
     answer = call("ListEntries", kind=v1.ENTRY_KIND_DATASET, project=dataset.project)
     assert [entry.name for entry in answer.entries] == ["beads"]
     assert "broken/1" in answer.damaged[0]
+    broken = named("dataset", "broken", 1, dataset.project)
+    assert "broken/1" in call("DeleteEntry", entry=broken).entry.warnings[0]
+    assert not call("ListEntries", kind=v1.ENTRY_KIND_DATASET, project=dataset.project).damaged
+    assert titles(call, "dataset", dataset.project, deleted=True) == ["broken:1"]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,15 @@ FINDINGS = {
         "overlay": "overlay/{}.png",
     }
 }
+# What localisation makes besides its image.
+LOCALISED = {
+    "widefield": "widefield/{}.tif",
+    "density": "density/{}.tif",
+    "frames": "frames/{}.csv",
+    "localisations": "localisations/{}.csv",
+    "picasso": "picasso/{}.hdf5",
+    "picasso_info": "picasso/{}.yaml",
+}
 # What a run has besides.
 OF_A_RUN = {v1.TASK_DETECTION: {"detections.csv", "coco.json", "counts.csv"}}
 # By task, the type of what is predicted where it is not intensities.
@@ -202,6 +211,15 @@ def test_prediction_keeps_names_shape_and_pixel_size(
     assert names == ["field0.tif", "field1.tif", "field2.tif"]
     store.download(place / result.images[0].outputs["prediction"], tmp_path / "field0.tif")
     output, source = (inspect_image(path / "field0.tif") for path in (tmp_path, trained.folder / "test" / "source"))
+    if task == v1.TASK_LOCALISATION:
+        names = {kind: public_name(name) for kind, name in result.images[0].outputs.items() if kind != "prediction"}
+        assert names == {kind: name.format("field0") for kind, name in LOCALISED.items()}
+        finer = output.shape[0] // source.shape[1]
+        assert (output.axes, output.shape) == ("YX", (finer * source.shape[1], finer * source.shape[2]))
+        assert output.pixel_size is not None
+        assert source.pixel_size is not None
+        assert output.pixel_size.x == pytest.approx(source.pixel_size.x / finer)
+        return
     assert (output.shape, str(output.dtype)) == (source.shape, DTYPES.get(task, "float32"))
     assert output.axes == source.axes
     if source.pixel_size is None:
@@ -248,9 +266,10 @@ def test_quality_control_of_its_task_judges_it(
     service: Session, trained: Trained, predicted: str, judges: grpc.Channel, store: Any, tmp_path: Path
 ) -> None:
     task, dataset = service.method_description.task, trained.dataset
-    if service.method_description.data_requirements.target in WITHOUT_PAIRS:
+    needs = service.method_description.data_requirements
+    if needs.target in WITHOUT_PAIRS and needs.axes != "TYX":
         # Whatever it was trained on, it is judged by images with targets.
-        folder = write_pairs(tmp_path, *PAIRS[service.method_description.data_requirements.axes, False])
+        folder = write_pairs(tmp_path, *PAIRS[needs.axes, False])
         dataset = publish_dataset(store, f"pairs-{service.method}", folder)
         predicted = predict(service, trained.model, dataset)
     methods = v1.MethodServiceStub(judges).ListMethods(v1.ListMethodsRequest()).methods

@@ -24,6 +24,7 @@ SERVICES = (
     ("fake", "fake", "qc"),
     ("stardist", "parfocal.stardist", "stardist"),
     ("qc", "parfocal.qc", "qc"),
+    ("catalog", "parfocal.catalog", "catalog"),
 )
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
@@ -135,9 +136,9 @@ def fake_command(python: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running stack with the services fake, stardist and qc."""
+    """A running stack with the services fake, stardist and qc, and the catalogue."""
     folder = tmp_path_factory.mktemp("stack")
-    s3_port, prefect_port, *ports = free_ports(5)
+    s3_port, prefect_port, *ports = free_ports(2 + len(SERVICES))
     services = tuple(
         ServiceUnit(
             name=name,
@@ -161,6 +162,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         link = connection(folder)
         settings = Settings(
             services=link.environment["PARFOCAL_SERVICES"],
+            catalog=link.environment["PARFOCAL_CATALOG"],
+            # The tests publish into the store themselves, too.
             s3_endpoint=link.s3_endpoint,
             s3_access_key=link.s3_access_key,
             s3_secret_key=link.s3_secret_key,

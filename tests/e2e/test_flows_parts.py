@@ -178,13 +178,13 @@ def test_each_workflow_of_each_method_is_one_deployment() -> None:
     judge.name, data.name, data.task = "judge", "data", v1.TASK_DATASET
     catalogue = Catalogue((both, judge, data), ("d:1",), {"sharp-2d": ("m:1",)}, {"judge": ("m:1 on d:1 · job",)})
     found = deployments.offers(catalogue, "default")
-    names = ["train/sharp-2d", "predict/sharp-2d", "compare/judge", "check-dataset/data"]
+    names = ["train/sharp-2d", "predict/sharp-2d", "predict-new/sharp-2d", "compare/judge", "check-dataset/data"]
     assert [f"{offer.flow}/{offer.name}" for offer in found] == names
     assert found[1].form["properties"]["model"]["enum"] == ["m:1"]
-    fields = found[2].form["properties"]
+    fields = found[3].form["properties"]
     assert fields["models"]["items"]["enum"] == ["m:1"]
     assert fields["evaluations"]["items"]["enum"] == ["m:1 on d:1 · job"]
-    assert found[2].parameters["method"] == "judge"
+    assert found[3].parameters["method"] == "judge"
 
 
 def test_models_of_another_task_cannot_be_chosen_for_a_comparison() -> None:

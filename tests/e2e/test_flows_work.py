@@ -18,7 +18,6 @@ from parfocal.flows import _jobs, _work
 from parfocal.flows._jobs import JobNotSucceededError, Run
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
 from parfocal.runtime.images.files import Image, write_image
-from parfocal.runtime.settings import Settings
 
 
 class Notes:
@@ -46,8 +45,7 @@ class Notes:
 @pytest.fixture(scope="module")
 def client(s3: Any, start_service: Callable[..., Any]) -> Iterator[Client]:
     service = start_service("fake", max_active_jobs="3")
-    settings = Settings(s3_endpoint=s3.endpoint, s3_access_key=s3.access_key, s3_secret_key=s3.secret_key)
-    with Client(settings, services=[service.address]) as client:
+    with Client(s3.client_settings, services=[service.address]) as client:
         yield client
     service.stop()
 
@@ -191,7 +189,7 @@ def test_cancelling_the_jobs_of_a_run_leaves_those_of_others(client: Client, ima
 
 def test_jobs_are_not_taken_for_cancelled_where_a_service_is_silent(client: Client, images: str, run: Run) -> None:
     with (
-        Client(client.store.settings, services=[*client.addresses, "127.0.0.1:9"]) as other,
+        Client(client.settings, services=[*client.addresses, "127.0.0.1:9"]) as other,
         pytest.raises(UnavailableError),
     ):
         _work.cancel_jobs(other, run.id, "test", patience_seconds=0.0)

@@ -42,7 +42,7 @@ def test_people_train_a_model_through_the_image(
 ) -> None:
     service, port = start_service("fake"), free_ports(1)[0]
     api = f"http://127.0.0.1:{port}/api"
-    settings = {**s3.environment, "PARFOCAL_SERVICES": service.address}
+    settings = {**s3.client_environment, "PARFOCAL_SERVICES": service.address}
     prefect = {"PREFECT_HOME": "/var/lib/parfocal/prefect", "DO_NOT_TRACK": "1"}
     server = ["python", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     containers("prefect", prefect, *server)

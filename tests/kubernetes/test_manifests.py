@@ -17,6 +17,8 @@ import jsonschema
 import pytest
 import yaml
 
+from parfocal.runtime.access.transport import UNPROTECTED
+
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
@@ -152,7 +154,8 @@ def test_pods_are_restricted(overlay: str) -> None:
         assert security["runAsUser"] > 0, where
         assert security["seccompProfile"]["type"] == "RuntimeDefault", where
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), where
-        assert all({"emptyDir", "persistentVolumeClaim"} & set(volume) for volume in pod.get("volumes", ())), where
+        kinds = {"emptyDir", "persistentVolumeClaim", "configMap", "secret"}
+        assert all(kinds & set(volume) for volume in pod.get("volumes", ())), where
     for where, _, container in containers(overlay):
         security = container["securityContext"]
         assert security["allowPrivilegeEscalation"] is False, where
@@ -193,10 +196,13 @@ def test_secrets_are_only_referred_to(overlay: str) -> None:
     assert of_kind(overlay, "Secret") == []
     for where, _, container in containers(overlay):
         for entry in container.get("env", ()):
-            secret = re.search(r"KEY|PASSWORD|TOKEN|CONNECTION_URL", entry["name"])
-            assert not secret or "secretKeyRef" in entry["valueFrom"], f"{where}: {entry['name']}"
+            secret = re.search(r"KEY|PASSWORD|TOKEN|CONNECTION_URL|AUTH", entry["name"])
+            # The path of a mounted secret is none itself.
+            is_path = entry.get("value", "").startswith("/etc/parfocal/")
+            assert not secret or is_path or "secretKeyRef" in entry["valueFrom"], f"{where}: {entry['name']}"
     for content in of_kind(overlay, "ConfigMap"):
-        assert not [key for key in content["data"] if re.search(r"_KEY|PASSWORD|TOKEN", key)], name(content)
+        named = {key: value for key, value in content["data"].items() if re.search(r"_KEY|PASSWORD|TOKEN", key)}
+        assert not [key for key, value in named.items() if not value.startswith("/etc/parfocal/")], name(content)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -234,9 +240,31 @@ def test_the_network_denies_by_default(overlay: str) -> None:
 def test_every_overlay_says_that_it_must_not_be_exposed(overlay: str) -> None:
     (namespace,) = of_kind(overlay, "Namespace")
     assert "must not be exposed" in " ".join(namespace["metadata"]["annotations"]["parfocal/exposure"].split())
-    assert "MUST NOT BE EXPOSED" in (KUBERNETES / "overlays" / overlay / "kustomization.yaml").read_text()
+    text = (KUBERNETES / "overlays" / overlay / "kustomization.yaml").read_text().replace("\n#", "")
+    assert "MUST NOT BE EXPOSED" in text
     assert {content["spec"].get("type", "ClusterIP") for content in of_kind(overlay, "Service")} == {"ClusterIP"}
     assert of_kind(overlay, "Ingress") == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_services_listen_with_tls_and_identities_or_say_that_they_do_not(overlay: str) -> None:
+    (settings,) = [content["data"] for content in of_kind(overlay, "ConfigMap") if name(content) == "parfocal"]
+    if overlay != "production":
+        assert settings["PARFOCAL_UNPROTECTED"] == UNPROTECTED
+        return
+    assert not settings["PARFOCAL_UNPROTECTED"]
+    files = [settings[key] for key in ("PARFOCAL_ACCESS_FILE", "PARFOCAL_TOKENS_FILE", "PARFOCAL_TLS_CERT")]
+    asking = [content for content in of_kind(overlay, "Deployment") if name(content) != "parfocal-prefect"]
+    for content in asking:
+        mounts = content["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+        folders = {mount["mountPath"] for mount in mounts}
+        needed = files[2:] if name(content) == "parfocal-runner" else files
+        assert {str(Path(file).parent) for file in needed} <= folders, name(content)
+    (certificate,) = [content for content in of_kind(overlay, "Certificate") if "services" in name(content)]
+    (policy,) = of_kind(overlay, "BackendTLSPolicy")
+    guarded = {target["name"] for target in policy["spec"]["targetRefs"]}
+    assert guarded == {f"parfocal-{service}" for service in SERVICES} <= set(certificate["spec"]["dnsNames"])
+    assert policy["spec"]["validation"]["hostname"] in certificate["spec"]["dnsNames"]
 
 
 def test_gpus_are_asked_for_by_workers_alone() -> None:

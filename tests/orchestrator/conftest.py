@@ -28,7 +28,7 @@ def environment(
 ) -> dict[str, str]:
     """The settings of the command line, which are set; each module has a project of its own."""
     values = {
-        **s3.environment,
+        **s3.client_environment,
         "PARFOCAL_SERVICES": ",".join(service.address for service in services.values()),
         "PARFOCAL_PROJECT": request.path.stem.removeprefix("test_").replace("_", "-"),
         "PARFOCAL_HOME": str(tmp_path / "home"),

@@ -345,10 +345,10 @@ def test_a_service_that_is_down_has_its_own_exit_code(run: Callable[..., Ended])
     assert status.code == 4
 
 
-def test_a_store_that_is_down_has_its_own_exit_code(
+def test_a_catalogue_that_is_down_has_its_own_exit_code(
     run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, images: Path
 ) -> None:
-    monkeypatch.setenv("PARFOCAL_S3_ENDPOINT", f"http://127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv("PARFOCAL_CATALOG", f"127.0.0.1:{free_ports(1)[0]}")
     result = run("dataset", "create", "x", images)
     assert result.code == 4
     assert "does not answer" in result.err
@@ -357,7 +357,7 @@ def test_a_store_that_is_down_has_its_own_exit_code(
 def test_without_a_stack_the_message_says_how_to_start(
     run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PARFOCAL_S3_ENDPOINT")
+    monkeypatch.delenv("PARFOCAL_CATALOG")
     result = run("models", "list")
     assert result.code == 4
     assert "parfocal up" in result.err

@@ -9,12 +9,7 @@ from parfocal.runtime.settings import Settings
 
 STACK = {
     "PARFOCAL_SERVICES": "127.0.0.1:15051,127.0.0.1:15052",
-    "PARFOCAL_S3_ENDPOINT": "http://127.0.0.1:8333",
-    "PARFOCAL_S3_ACCESS_KEY": "key",
-    "PARFOCAL_BUCKET_DATASETS": "parfocal-datasets",
-    "PARFOCAL_BUCKET_MODELS": "parfocal-models",
-    "PARFOCAL_BUCKET_RESULTS": "parfocal-results",
-    "PARFOCAL_BUCKET_JOBS": "parfocal-jobs",
+    "PARFOCAL_CATALOG": "127.0.0.1:15060",
 }
 
 
@@ -24,12 +19,11 @@ STACK = {
         ({}, True),
         ({"PARFOCAL_PROJECT": "mine"}, True),
         ({"PARFOCAL_SERVICES": "127.0.0.1:15051"}, False),
-        ({"PARFOCAL_S3_ENDPOINT": "http://facility:9000"}, False),
-        ({"PARFOCAL_BUCKET_JOBS": "others"}, False),
+        ({"PARFOCAL_CATALOG": "facility:50051"}, False),
     ],
-    ids=["nothing", "project", "services", "store", "bucket"],
+    ids=["nothing", "project", "services", "catalogue"],
 )
-def test_workflows_serve_commands_of_the_same_services_and_store(
+def test_workflows_serve_commands_of_the_same_services_and_catalogue(
     monkeypatch: pytest.MonkeyPatch, other: dict[str, str], same: bool
 ) -> None:
     for name, value in {**STACK, **other}.items():

@@ -58,12 +58,7 @@ def connect(s3: S3Server) -> Iterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(*addresses: str, project: str = "client", **options: Any) -> Client:
-        settings = Settings(
-            s3_endpoint=s3.endpoint,
-            s3_access_key=s3.access_key,  # type: ignore[arg-type]
-            s3_secret_key=s3.secret_key,  # type: ignore[arg-type]
-            project=project,
-        )
+        settings = s3.client_settings.model_copy(update={"project": project})
         clients.append(Client(settings, services=addresses, **options))
         return clients[-1]
 
@@ -444,8 +439,8 @@ def test_an_interrupted_upload_leaves_nothing_visible(client: Client, pairs_fold
     assert left == ["claim.json"]
 
 
-def test_a_store_that_is_down_is_unavailable(pairs_folder: Path) -> None:
-    settings = Settings(s3_endpoint=f"http://127.0.0.1:{free_ports(1)[0]}")
+def test_a_catalogue_that_is_down_is_unavailable(pairs_folder: Path) -> None:
+    settings = Settings(catalog=f"127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(UnavailableError, match="does not answer"):
         create_dataset(Client(settings), "pairs", pairs_folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -216,6 +217,26 @@ def test_the_portal_listens_on_its_own_port_and_knows_the_services(tmp_path: Pat
     assert portal.argv[-2:] == ("--listen", "127.0.0.1:18600")
 
 
+def test_with_identities_prefect_asks_for_a_password_and_only_the_runner_gets_its_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StackConfig(folder=tmp_path, services=(service("care", 15051),), runner_module="parfocal.stack.guard")
+    names = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
+    before = {unit.name: unit.env for unit in build_units(config, ensure_credentials(tmp_path))}
+    assert not [name for env in before.values() for name in names if name in env]
+    monkeypatch.setenv("PARFOCAL_ACCESS_FILE", str(tmp_path / "access.toml"))
+    monkeypatch.setenv("PARFOCAL_TOKEN", "of-whoever-starts-it")
+    monkeypatch.setenv("PARFOCAL_RUNNER_TOKEN_FILE", "/run/runner")
+    credentials = ensure_credentials(tmp_path)
+    found = {unit.name: unit.env for unit in build_units(config, credentials)}
+    assert {found["prefect"][name] for name in names} == {credentials.prefect_auth}
+    assert found["runner"]["PREFECT_API_AUTH_STRING"] == credentials.prefect_auth
+    assert found["runner"]["PARFOCAL_TOKEN_FILE"] == "/run/runner"
+    assert "PARFOCAL_TOKEN_FILE" not in found["care"]
+    assert not [name for name, env in found.items() if "of-whoever-starts-it" in env.values()]
+    assert credentials.prefect_key not in repr(credentials)
+
+
 def test_settings_of_another_prefect_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "https://elsewhere.example/api")
     monkeypatch.setenv("no_proxy", "intranet")
@@ -240,6 +261,24 @@ def test_keys_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
     assert ensure_credentials(tmp_path) == first == load_credentials(tmp_path)
     for name in ("credentials.json", "s3.json"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_each_unit_has_a_key_for_what_it_does(tmp_path: Path) -> None:
+    credentials = ensure_credentials(tmp_path)
+    path = credentials_path(tmp_path)
+    content = json.loads(path.read_text("utf-8"))
+    # As an older Parfocal wrote it.
+    path.write_text(json.dumps({key: content[key] for key in ("access_key", "secret_key", "filer_key")}))
+    again = ensure_credentials(tmp_path)
+    assert again.access_key == credentials.access_key
+    identities = json.loads((tmp_path / "s3.json").read_text("utf-8"))["identities"]
+    keys = {each["name"]: each["credentials"][0]["accessKey"] for each in identities}
+    assert keys["services"] == again.services.access_key
+    assert len(set(keys.values())) == 3
+    actions = {each["name"]: set(each["actions"]) for each in identities}
+    assert "Admin" not in actions["services"] | actions["catalog"]
+    assert "Write:parfocal-datasets" not in actions["services"]
+    assert {"Write:parfocal-datasets", "Read:parfocal-derived"} <= actions["catalog"]
 
 
 def test_keys_are_not_shown(tmp_path: Path) -> None:

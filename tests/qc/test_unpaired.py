@@ -260,3 +260,27 @@ def test_a_dataset_of_one_kind_is_refused(run_job: Any, s3: Any, pairs_folder: P
     with pytest.raises(grpc.RpcError) as caught:
         run_job(v1.StartJobRequest(evaluation=spec))
     assert [each.field for each in from_rpc_error(caught.value, "").violations] == ["evaluation.dataset_uri"]
+
+
+def test_real_images_with_different_channels_are_refused(run_job: Any, s3: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    store, data = s3.store(), tmp_path / "data"
+    for split, role, channels in (("train", "source", 2), ("train", "target", 3), ("test", "source", 2)):
+        for number in range(2):
+            # One of the training images of the kind that is made has a channel less.
+            count = channels - (role == "target" and number)
+            image = np.stack([lines(rng)[..., 0]] * count).astype(np.float32)
+            save(data / split / role / f"{role}{number}.tif", image, "CYX")
+            save(data / "test" / "target" / f"target{number}.tif", np.stack([image[0]] * 3), "CYX")
+            save(tmp_path / "made" / f"source{number}.tif", np.stack([image[0]] * 3), "CYX")
+    dataset = publish_kind(store, "mixed-channels", data, "unpaired", "CYX")
+    spec = v1.EvaluationSpec(
+        method="translation-unpaired",
+        dataset_uri=dataset,
+        prediction_uri=publish_images(store, tmp_path / "made"),
+        split="test",
+        model_uri=publish_model(store, "mixed", dataset),
+    )
+    job = run_job(v1.StartJobRequest(evaluation=spec))
+    assert job.state == v1.JOB_STATE_FAILED
+    assert mentions(job.error.text, "train/target/target1.tif has 2 channels", "3")

@@ -11,7 +11,7 @@ RUNTIME = ROOT / "services" / "runtime" / "parfocal" / "runtime"
 # From the ground up. Rooms of one floor do not know each other either.
 FLOORS = (
     ("errors", "settings", "logs", "metrics"),
-    ("rpc_errors",),
+    ("rpc_errors", "access"),
     ("images",),
     ("store",),
     ("datasets",),

@@ -8,6 +8,7 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.needs import ImageNeeds
 
 PLANES, VOLUMES = ImageNeeds("Planes", "YX", "SC"), ImageNeeds("Volumes", "ZYX", "C")
+FRAMES = ImageNeeds("Frames", "TYX")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,8 @@ PLANES, VOLUMES = ImageNeeds("Planes", "YX", "SC"), ImageNeeds("Volumes", "ZYX",
         (PLANES, "TCYX", (4, 2, 8, 9), 2),
         (VOLUMES, "ZYX", (3, 8, 9), 1),
         (VOLUMES, "TZYX", (2, 3, 8, 9), 1),
+        (FRAMES, "TYX", (4, 8, 9), 1),
+        (FRAMES, "ZYX", (4, 8, 9), 1),
     ],
 )
 def test_images_and_stacks_of_them_are_taken(
@@ -39,6 +42,8 @@ def test_images_and_stacks_of_them_are_taken(
         (VOLUMES, "YX", (8, 9), 1, "along Z"),
         (VOLUMES, "TYX", (2, 8, 9), 1, "along Z"),
         (VOLUMES, "CYX", (2, 8, 9), 1, "Convert"),
+        (FRAMES, "YX", (8, 9), 1, "recording"),
+        (FRAMES, "TCYX", (4, 2, 8, 9), 1, "Convert"),
     ],
 )
 def test_others_are_refused_with_a_cure(
@@ -46,3 +51,8 @@ def test_others_are_refused_with_a_cure(
 ) -> None:
     with pytest.raises(InvalidInputError, match=f"axes {axes} .*{cure}"):
         needs.check(axes, shape, channels)
+
+
+def test_planes_are_frames_only_where_there_are_none() -> None:
+    assert [FRAMES.taken(axes) for axes in ("ZYX", "TYX", "TZYX")] == ["TYX", "TYX", "TZYX"]
+    assert VOLUMES.taken("ZYX") == PLANES.taken("ZYX") == "ZYX"

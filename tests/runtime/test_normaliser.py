@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from parfocal.runtime.errors import InvalidInputError
@@ -156,3 +157,30 @@ def test_fixed_constants_are_those_of_every_image() -> None:
 def test_constants_belong_to_the_fixed_rule_alone(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="constants"):
         Normaliser.model_validate(values)
+
+
+def test_all_frames_of_a_stack_have_one_scale() -> None:
+    rng = np.random.default_rng(0)
+    stack = rng.normal(100, 2, (20, 24, 24))
+    stack[::2, 10:14, 10:14] += 500
+    stack[:, 3, 3] = 5000  # a hot pixel
+    normaliser = Normaliser(rule="stack")
+    constants = normaliser.fit(stack, "TYX")
+    read: list[int] = []
+
+    def frame(number: int) -> NDArray[Any]:
+        read.append(number)
+        return np.asarray(stack[number])
+
+    assert normaliser.fit_stack(len(stack), frame) == constants
+    assert read == list(range(20))
+    scaled = normaliser.apply(stack, constants)
+    assert constants.offset[0] == pytest.approx(98, abs=1)
+    # A ninth of the hot pixel is as bright as an emitter; a frame without emitters stays dark but for it.
+    dark = np.delete(scaled[1::2].reshape(10, -1), 3 * 24 + 3, axis=1)
+    assert np.abs(dark).max() < 0.05
+    assert scaled[0, 10:14, 10:14].mean() > 0.8
+    single = normaliser.fit(stack[1], "YX")
+    assert single.offset[0] == pytest.approx(constants.offset[0], abs=1)
+    with pytest.raises(InvalidInputError, match="Frame 1"):
+        normaliser.fit(np.full((2, 8, 8), np.nan), "TYX")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
-from parfocal.runtime.training.split import Region, Split, split_images
+from parfocal.runtime.training.split import Region, Split, split_images, split_stacks
 
 
 def split(count: int, shape: tuple[int, ...] = (256, 256), **options: object) -> Split:
@@ -116,3 +116,38 @@ def test_a_split_survives_the_model_record() -> None:
 
 def test_a_region_knows_its_shape() -> None:
     assert Region(index=0, stem="a", start=(2, 3), stop=(10, 5)).shape == (8, 2)
+
+
+def stacks(count: int, *, fraction: float = 0.2, frames: int = 10) -> Split:
+    return split_stacks(
+        [f"stack{number}" for number in range(count)],
+        [(frames, 32, 40)] * count,
+        validation_fraction=fraction,
+        patch_shape=(26, 26),
+        seed=0,
+    )
+
+
+def test_whole_stacks_are_held_out_where_there_are_enough() -> None:
+    split = stacks(5)
+    assert (split.by, len(split.training), len(split.validation)) == ("image", 4, 1)
+    assert {region.start + region.stop for region in split.training} == {(0, 0, 0, 10, 32, 40)}
+
+
+def test_of_few_stacks_the_last_frames_are_held_out() -> None:
+    split = stacks(2)
+    assert split.by == "frames"
+    assert [(region.stem, region.start, region.stop) for region in split.training] == [
+        ("stack0", (0, 0, 0), (8, 32, 40)),
+        ("stack1", (0, 0, 0), (8, 32, 40)),
+    ]
+    assert [(region.start, region.stop) for region in split.validation] == [((8, 0, 0), (10, 32, 40))] * 2
+    assert len(split.warnings) == 1
+    # A single frame cannot be divided, and its field is too small for a block.
+    with pytest.raises(InvalidInputError):
+        stacks(1, frames=1)
+
+
+def test_stacks_smaller_than_a_patch_are_refused() -> None:
+    with pytest.raises(InvalidInputError):
+        split_stacks(["a"], [(10, 20, 40)], validation_fraction=0.2, patch_shape=(26, 26), seed=0)

@@ -30,10 +30,16 @@ _COMMANDS = {
     "evaluate": "_evaluate:evaluate",
     "compare": "_compare:compare",
     "predict": "_predict:predict",
+    "schedule": "_schedule:schedule",
     "models": "_models:models",
     "results": "_results:results",
     "jobs": "_jobs:jobs",
     "projects": "_projects:projects",
+    "usage": "_usage:usage",
+    "login": "_login:login",
+    "logout": "_login:logout",
+    "contexts": "_login:contexts",
+    "tokens": "_login:tokens",
 }
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 

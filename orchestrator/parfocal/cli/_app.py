@@ -1,4 +1,4 @@
-"""What all commands share: options, and how services and store are found."""
+"""What all commands share: options, and how services and catalogue are found."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from parfocal.runtime.errors import NotFoundError, PreconditionError, Unavailabl
 
 if TYPE_CHECKING:
     from parfocal.client import Client
+    from parfocal.client.contexts import ContextFolder
     from parfocal.stack.connection import StackConnection
 
 
@@ -23,20 +24,37 @@ class App:
     project: str = ""
     services: str = ""
     home: str = ""
+    context: str = ""
     json: bool = False
 
     @property
     def explicit(self) -> bool:
-        """Whether options or environment name both store and services, so that no stack of this computer is meant."""
-        return bool(os.environ.get("PARFOCAL_S3_ENDPOINT") and (self.services or os.environ.get("PARFOCAL_SERVICES")))
+        """Whether options or environment name catalogue and services, so that no stack of this computer is meant."""
+        return bool(os.environ.get("PARFOCAL_CATALOG") and (self.services or os.environ.get("PARFOCAL_SERVICES")))
 
     @property
     def folder(self) -> Path | None:
         """The stack's folder; None means the default one."""
         return Path(self.home) if self.home else None
 
+    def context_folder(self) -> ContextFolder:
+        """Return where the contexts are kept."""
+        from parfocal.client.contexts import ContextFolder
+        from parfocal.stack.config import resolve_folder
+
+        return ContextFolder(resolve_folder(self.folder))
+
+    def used_context(self) -> str:
+        """Return the name of the context in use; empty: the environment, or the stack of this computer, is meant."""
+        from parfocal.client.contexts import LOCAL
+
+        if self.explicit:
+            return ""
+        name = self.context or os.environ.get("PARFOCAL_CONTEXT") or self.context_folder().read().current
+        return "" if name == LOCAL else name
+
     def client(self) -> Client:
-        """Return a client: explicit settings win, then the environment, then the stack of this computer.
+        """Return a client: explicit settings win, then the environment, the context, the stack of this computer.
 
         Raises
         ------
@@ -46,10 +64,22 @@ class App:
         from pydantic import ValidationError
 
         from parfocal.client import Client
+        from parfocal.client.channels import Tokens
+        from parfocal.client.login import ContextTokens
         from parfocal.runtime.errors import InvalidInputError
         from parfocal.runtime.settings import Settings
 
         values: dict[str, Any] = {}
+        tokens: Tokens | None = None
+        context = self.used_context()
+        if context:
+            folder = self.context_folder()
+            chosen = folder.read().named(context)
+            for name in ("services", "catalog", "project", "tls_ca"):
+                if not os.environ.get(f"PARFOCAL_{name.upper()}"):
+                    values[name] = getattr(chosen, name)
+            if not (os.environ.get("PARFOCAL_TOKEN") or os.environ.get("PARFOCAL_TOKEN_FILE")):
+                tokens = ContextTokens(folder, context)
         connection = self.connection()
         if connection is not None:
             # The environment wins: what it sets is not taken from the stack.
@@ -58,18 +88,18 @@ class App:
                 for name, value in connection.environment.items()
                 if name.startswith("PARFOCAL_") and not os.environ.get(name)
             }
-        elif not os.environ.get("PARFOCAL_S3_ENDPOINT"):
+        elif not context and not os.environ.get("PARFOCAL_CATALOG"):
             where = f" (folder {self.home})" if self.home else ""
             raise UnavailableError(
                 f"Parfocal is not running on this computer{where}. Start it with `parfocal up`; or, for a facility's "
-                "installation, set PARFOCAL_SERVICES and PARFOCAL_S3_ENDPOINT."
+                "installation, log in with `parfocal login`, or set PARFOCAL_SERVICES and PARFOCAL_CATALOG."
             )
         if self.services:
             values["services"] = self.services
         if self.project:
             values["project"] = self.project
         try:
-            return Client(Settings(**values))
+            return Client(Settings(**values), tokens=tokens)
         except ValidationError as error:
             problem = error.errors()[0]
             name = f"PARFOCAL_{'_'.join(str(part) for part in problem['loc']).upper()}"
@@ -77,7 +107,7 @@ class App:
 
     def connection(self) -> StackConnection | None:
         """Return how to reach the stack of this computer; None if it does not run or is not asked for."""
-        if self.explicit:
+        if self.explicit or self.used_context():
             return None
         from parfocal.stack.connection import connection
 
@@ -109,6 +139,9 @@ def shared_options() -> list[click.Parameter]:
         ),
         click.Option(
             ["--home"], metavar="FOLDER", help="Folder of this computer's Parfocal.  [default: ~/.parfocal]", **common
+        ),
+        click.Option(
+            ["--context"], metavar="NAME", help="Parfocal to work with.  [default: parfocal contexts list]", **common
         ),
         click.Option(["--json"], is_flag=True, help="Write results to stdout as JSON, for programs.", **common),
     ]

@@ -111,13 +111,10 @@ def check_stored(app: App, client: Client, name: str) -> None:
     from parfocal.client.dataset_checks import earlier_check, sizing
     from parfocal.client.quality import published_summary
     from parfocal.client.results import result_uri
-    from parfocal.runtime.store.store import Location
 
     manifest, uri = read(client, name)
     title = f"{manifest.dataset}:{manifest.version}"
-    place = Location.parse(uri)
-    sizes = {str(item.location): item.size for item in client.store.objects(place)}
-    damaged = [entry.name for entry in manifest.files if sizes.get(str(place / entry.name)) != entry.size]
+    damaged = client.catalog.damaged_files(uri)
     if damaged:
         shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
         raise DamagedError(

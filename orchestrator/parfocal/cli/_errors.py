@@ -19,8 +19,11 @@ from parfocal.runtime.errors import (
     InvalidInputError,
     NotFoundError,
     ParfocalError,
+    PermissionDeniedError,
     PreconditionError,
     QueueFullError,
+    QuotaError,
+    UnauthenticatedError,
     UnavailableError,
     Violation,
 )
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.cli._app import App
 
-OK, FAILED, INVALID, NOT_FOUND, UNAVAILABLE, NOT_PASSED, DETACHED = 0, 1, 2, 3, 4, 5, 130
+OK, FAILED, INVALID, NOT_FOUND, UNAVAILABLE, NOT_PASSED, DENIED, DETACHED = 0, 1, 2, 3, 4, 5, 6, 130
 
 EXIT_CODES: Final = {
     OK: "done",
@@ -38,6 +41,7 @@ EXIT_CODES: Final = {
     NOT_FOUND: "there is no such method, dataset, model, job or file",
     UNAVAILABLE: "Parfocal or its store does not answer",
     NOT_PASSED: "the model has not passed quality control (only with --require-pass)",
+    DENIED: "you are not logged in, have not the role for this, or a quota is used up",
     DETACHED: "stopped with Ctrl-C; the job goes on",
 }
 
@@ -46,6 +50,8 @@ def exit_code_of(error: ParfocalError) -> int:
     """Return the exit code that an error stands for."""
     if isinstance(error, NotFoundError):
         return NOT_FOUND
+    if isinstance(error, UnauthenticatedError | PermissionDeniedError | QuotaError):
+        return DENIED
     if isinstance(error, UnavailableError | QueueFullError):
         return UNAVAILABLE
     if isinstance(error, InvalidInputError | AlreadyExistsError | PreconditionError):

@@ -32,11 +32,12 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     """Return the workflow that trains with a method and has the model judged; None if there is none at work.
 
     There is one where the stack of this computer runs with Prefect and the runner, and the command speaks to the
-    services and the store of that stack. Without test images or a service to judge there is nothing to be left to it.
+    services and the catalogue of that stack. Without test images or a service to judge there is nothing to be left to
+    it.
     """
+    from parfocal.client.published import read_manifest
     from parfocal.client.quality import evaluation_method_by
-    from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
-    from parfocal.runtime.store.store import Location
+    from parfocal.runtime.store.manifests import DatasetManifest
     from parfocal.stack.control import status
     from parfocal.stack.state import UnitState
 
@@ -48,24 +49,24 @@ def training_flow(app: App, client: Client, method: v1.Method, dataset_uri: str)
     runner = status(app.folder).unit("runner")
     if runner is None or runner.state is not UnitState.READY:
         return None
-    dataset = DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)
+    dataset = read_manifest(client, dataset_uri, DatasetManifest)
     if not dataset.can_be_judged_by("test") or evaluation_method_by(client, method.task, dataset) is None:
         return None
-    flow = TrainingFlow(client, connection.prefect_api_url, method.name)
+    flow = TrainingFlow(client, connection.prefect_api_url, method.name, connection.prefect_auth)
     return flow if flow.served() else None
 
 
 def same_place(settings: Mapping[str, Any], stack: Mapping[str, str]) -> bool:
-    """Return whether a command with these settings speaks to the services and the store of a stack.
+    """Return whether a command with these settings speaks to the services and the catalogue of a stack.
 
     Parameters
     ----------
     settings
-        Settings by name, e.g. "s3_endpoint".
+        Settings by name, e.g. "catalog".
     stack
-        The environment of the stack's clients, e.g. "PARFOCAL_S3_ENDPOINT".
+        The environment of the stack's clients, e.g. "PARFOCAL_CATALOG".
     """
-    deciding = ("services", "s3_endpoint", "bucket_datasets", "bucket_models", "bucket_results", "bucket_jobs")
+    deciding = ("services", "catalog")
     return all(settings[name] == stack.get(f"PARFOCAL_{name.upper()}") for name in deciding)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +30,9 @@ AXES = click.option(
 
 
 @click.command(cls=Command, short_help="Apply a model to images.")
-@click.argument("input", type=click.Path(path_type=Path))
+@click.argument("input")
 @click.option("--model", required=True, metavar="NAME[:VERSION]", help="The model to apply.")
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the results go."
-)
+@click.option("--output", required=True, metavar="FOLDER", help="Where the results go.")
 @PARAMETERS
 @AXES
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
@@ -42,9 +41,9 @@ AXES = click.option(
     "--require-pass", is_flag=True, help="Do nothing (exit code 5) unless the model has passed quality control."
 )
 def predict(
-    input: Path,
+    input: str,
     model: str,
-    output: Path,
+    output: str,
     parameters: tuple[str, ...],
     axes: str,
     overwrite: bool,
@@ -56,8 +55,92 @@ def predict(
     Results have the names of the inputs and end in .tif; existing files are never replaced unless you say so. Images
     that do not suit the model are named before anything is uploaded.
 
+    Where INPUT is a folder in the store (s3://…), FOLDER is one too. Its images, those of its sub-folders too, are
+    predicted in jobs of some minutes, as many at a time as there are devices; repeated, the command does what is new,
+    missing or failed.
+
     The parameters (-p) are those of prediction: `parfocal methods METHOD` lists them for the model's method.
     """
+    if input.startswith("s3://"):
+        _predict_stored(input, model, output, parameters, detach=detach, require_pass=require_pass)
+        return
+    _predict_files(
+        Path(input),
+        model,
+        Path(output),
+        parameters,
+        axes=axes,
+        overwrite=overwrite,
+        detach=detach,
+        require_pass=require_pass,
+    )
+
+
+def _predict_stored(
+    source: str, model: str, output: str, parameters: tuple[str, ...], *, detach: bool, require_pass: bool
+) -> None:
+    """Have a workflow predict what is new in a folder of the store."""
+    app = current_app()
+    from parfocal import v1
+    from parfocal.cli import _work
+    from parfocal.cli._render import print_json, say
+    from parfocal.cli._schedule import prefect
+    from parfocal.client.batches import check_folders
+    from parfocal.client.models import read_model
+    from parfocal.client.parameters import parse_parameters, schema_of
+    from parfocal.flows.remote import ENDED
+    from parfocal.flows.schedules import FLOW
+    from parfocal.runtime.errors import NotFoundError, PreconditionError
+    from parfocal.runtime.store.names import versioned_name
+    from parfocal.runtime.store.store import Location
+
+    check_folders(Location.parse(source), Location.parse(output))
+    call = prefect().call
+    with app.client() as client:
+        summary = read_model(client, model)
+        _say_verdict(summary)
+        _work.require_pass(summary.verdict, require_pass)
+        method = client.method(summary.manifest.method)
+        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
+        given = {"model": versioned_name(summary.uri), "source": source, "output": output, "parameters": values}
+        given["project"] = client.project
+    try:
+        deployment = call("GET", f"/deployments/name/{FLOW}/{method.name}")["id"]
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"The flow runner does not serve predictions with {method.name}. Look whether it runs: parfocal status"
+        ) from error
+    # The choices of the form may be some seconds old; the flow checks all of it.
+    body = {"parameters": given, "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
+    run = call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
+    say(f"Flow run {run}")
+    state, said = {"type": "", "message": ""}, ""
+    while not detach and state["type"] not in ENDED:
+        time.sleep(1.0)
+        state = call("GET", f"/flow_runs/{run}")["state"]
+        if state["type"] != said:
+            said = state["type"]
+            say(f"The workflow is {said.lower()}.")
+    if app.json:
+        print_json({"flow_run": run, "state": state["type"].lower(), "message": state["message"], "output": output})
+    if state["type"] in {"FAILED", "CANCELLED"}:
+        raise PreconditionError(state["message"] or f"The flow run {run} was {state['type'].lower()}.")
+    if not app.json:
+        say(f"{state['message'] or ''} Results: {output}".strip())
+
+
+def _predict_files(
+    input: Path,
+    model: str,
+    output: Path,
+    parameters: tuple[str, ...],
+    *,
+    axes: str,
+    overwrite: bool,
+    detach: bool,
+    require_pass: bool,
+) -> None:
+    """Upload images of this computer, predict them, and download the results."""
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work

@@ -13,17 +13,12 @@ def projects() -> None:
     app = current_app()
     from parfocal import v1
     from parfocal.cli._render import megabytes, print_json, print_table, say
-    from parfocal.client.catalog import Catalog
 
     with app.client() as client:
         names = client.catalog.projects()
         found = {}
         for name in names:
-            catalog = Catalog(client.catalog.address, name)
-            try:
-                found[name] = {usage.kind: usage for usage in catalog.usage()}
-            finally:
-                catalog.close()
+            found[name] = {usage.kind: usage for usage in client.catalog.of(name).usage()}
     kinds = (v1.ENTRY_KIND_DATASET, v1.ENTRY_KIND_MODEL, v1.ENTRY_KIND_RESULT)
     if app.json:
         print_json(

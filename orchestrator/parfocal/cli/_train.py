@@ -114,11 +114,11 @@ def judge(
     """
     from parfocal.cli import _work
     from parfocal.cli._render import warn
+    from parfocal.client.published import read_manifest
     from parfocal.client.quality import evaluation_method_by, judge_model
-    from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
-    from parfocal.runtime.store.store import Location
+    from parfocal.runtime.store.manifests import DatasetManifest
 
-    dataset = DatasetManifest.read(client.store, Location.parse(dataset_uri) / DATASET_MANIFEST)
+    dataset = read_manifest(client, dataset_uri, DatasetManifest)
     if not _work.check_test_images(dataset):
         return None
     evaluation = evaluation_method_by(client, method.task, dataset)

@@ -91,15 +91,19 @@ def _delete(kind: str, name: str, yes: bool) -> None:
 
 
 def _when(answer: v1.DeleteEntryResponse, local_time: Callable[..., str]) -> str:
-    from parfocal.runtime.store.names import versioned_name
-
     if answer.referrers:
-        names = [versioned_name(uri) for uri in answer.referrers[:_SHOWN]]
+        names = [_title_at(uri) for uri in answer.referrers[:_SHOWN]]
         more = f" and {len(answer.referrers) - _SHOWN} more" if len(answer.referrers) > _SHOWN else ""
         return f"Its files stay as long as {', '.join(names)}{more}, made from it, do."
     if not answer.HasField("removed_after"):
         return "Its files stay."
     return f"Its files stay until {local_time(answer.removed_after.ToDatetime())}."
+
+
+def _title_at(uri: str) -> str:
+    """Return what people call the entry at an address: a result has no version."""
+    _project, name, *version = uri.removeprefix("s3://").split("/")[1:]
+    return ":".join([name, *version])
 
 
 def _restore(kind: str, name: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import grpc
+import urllib3
 
 from parfocal import v1
 from parfocal.client.services import Service
@@ -13,13 +16,12 @@ from parfocal.runtime.errors import InvalidInputError, UnavailableError, Violati
 from parfocal.runtime.rpc_errors import from_rpc_error
 from parfocal.runtime.store.names import parse_version
 
-_T = TypeVar("_T")
 _PAGE = 100
 # Deleting and tracing read every manifest of a project.
 _SCAN_SECONDS = 300.0
 _STREAM_SECONDS = 3600.0
 
-KINDS = {"dataset": v1.ENTRY_KIND_DATASET, "model": v1.ENTRY_KIND_MODEL, "result": v1.ENTRY_KIND_RESULT}
+KINDS: Final = {"dataset": v1.ENTRY_KIND_DATASET, "model": v1.ENTRY_KIND_MODEL, "result": v1.ENTRY_KIND_RESULT}
 
 
 class Catalog:
@@ -27,15 +29,27 @@ class Catalog:
 
     Parameters
     ----------
-    address
-        host:port; empty where none is known, and every call raises UnavailableError.
+    service
+        The catalogue; None where none is known, and every call raises UnavailableError.
     project
         The project of all names.
     """
 
-    def __init__(self, address: str, project: str) -> None:
+    def __init__(self, service: Service | None, project: str) -> None:
         self.project = project
-        self._service = Service(address) if address else None
+        self._service = service
+        self._http = urllib3.PoolManager(
+            maxsize=16,
+            timeout=urllib3.Timeout(connect=5.0, read=60.0),
+            # A request that creates an object may be repeated: the second one is refused if the first has arrived.
+            retries=urllib3.Retry(
+                total=4,
+                connect=1,
+                backoff_factor=0.2,
+                status_forcelist=(500, 502, 503, 504),
+                allowed_methods={"GET", "PUT"},
+            ),
+        )
 
     @property
     def address(self) -> str:
@@ -43,9 +57,14 @@ class Catalog:
         return self._service.address if self._service else ""
 
     def close(self) -> None:
-        """Close the channel."""
+        """Close the channel, and the connections to the store."""
+        self._http.clear()
         if self._service is not None:
             self._service.close()
+
+    def of(self, project: str) -> Catalog:
+        """Return the catalogue of another project, by the same channel."""
+        return Catalog(self._service, project)
 
     def projects(self) -> list[str]:
         """Return the names of all projects."""
@@ -58,6 +77,7 @@ class Catalog:
         name: str = "",
         query: str = "",
         deleted: bool = False,
+        brief: bool = False,
         on_damaged: Callable[[str], None] | None = None,
     ) -> Iterator[v1.Entry]:
         """Yield the entries of a kind: by name and newest version first, results newest first.
@@ -70,11 +90,19 @@ class Catalog:
             Only those of this name, or with all words of the query; empty: all.
         deleted
             Those in the trash instead.
+        brief
+            Leave out the verdicts on models.
         on_damaged
             Told of each entry that cannot be read, in a sentence; they are left out.
         """
         request = v1.ListEntriesRequest(
-            project=self.project, kind=KINDS[kind], name=name, query=query, deleted=deleted, page_size=_PAGE
+            project=self.project,
+            kind=KINDS[kind],
+            name=name,
+            query=query,
+            deleted=deleted,
+            page_size=_PAGE,
+            brief=brief,
         )
         while True:
             answer = self._call("ListEntries", request)
@@ -87,29 +115,50 @@ class Catalog:
 
     def entry(self, kind: str, name: str) -> v1.Entry:
         """Return the entry "name" (newest version) or "name:version"; of a result its job."""
-        return self._call("GetEntry", v1.GetEntryRequest(entry=self.named(kind, name))).entry
+        answer: v1.GetEntryResponse = self._call("GetEntry", v1.GetEntryRequest(entry=self.named(kind, name)))
+        return answer.entry
 
     def entry_at(self, uri: str) -> v1.Entry:
         """Return the entry of an address."""
-        return self._call("GetEntry", v1.GetEntryRequest(uri=uri)).entry
+        answer: v1.GetEntryResponse = self._call("GetEntry", v1.GetEntryRequest(uri=uri))
+        return answer.entry
+
+    def damaged_files(self, uri: str) -> list[str]:
+        """Return the names of the files of an entry that the store does not have, or not as long as they were."""
+        answer = self._call("GetEntry", v1.GetEntryRequest(uri=uri, check_files=True), _SCAN_SECONDS)
+        return list(answer.damaged_files)
 
     def lineage(self, kind: str, name: str) -> v1.GetLineageResponse:
         """Return what an entry was made from, and what was made from it."""
-        return self._call("GetLineage", v1.GetLineageRequest(entry=self.named(kind, name)), _SCAN_SECONDS)
+        request = v1.GetLineageRequest(entry=self.named(kind, name))
+        answer: v1.GetLineageResponse = self._call("GetLineage", request, _SCAN_SECONDS)
+        return answer
 
     def read(self, uri: str, name: str = "") -> bytes:
         """Return a file of the entry at an address by its public name, or its manifest."""
-        request = v1.ReadFileRequest(uri=uri, name=name)
-        return b"".join(part.data for part in self._stream("ReadFile", request))
+        return b"".join(self.parts(uri, name))
+
+    def parts(self, uri: str, name: str = "") -> Iterator[bytes]:
+        """Yield a file of the entry at an address piece by piece, as `read`."""
+        for part in self._stream("ReadFile", v1.ReadFileRequest(uri=uri, name=name)):
+            yield part.data
+
+    def archive(self, uri: str) -> Iterator[bytes]:
+        """Yield the manifest and all files of the entry at an address as one ZIP archive, piece by piece."""
+        for part in self._stream("ReadArchive", v1.ReadArchiveRequest(uri=uri)):
+            yield part.data
 
     def delete(self, kind: str, name: str) -> v1.DeleteEntryResponse:
         """Move the entry "name:version", or the result of a job, to the trash."""
         request = v1.DeleteEntryRequest(entry=self.named(kind, name, exact=True))
-        return self._call("DeleteEntry", request, _SCAN_SECONDS)
+        answer: v1.DeleteEntryResponse = self._call("DeleteEntry", request, _SCAN_SECONDS)
+        return answer
 
     def restore(self, kind: str, name: str) -> v1.Entry:
         """Take the entry "name:version", or the result of a job, out of the trash."""
-        return self._call("RestoreEntry", v1.RestoreEntryRequest(entry=self.named(kind, name, exact=True))).entry
+        request = v1.RestoreEntryRequest(entry=self.named(kind, name, exact=True))
+        answer: v1.RestoreEntryResponse = self._call("RestoreEntry", request)
+        return answer.entry
 
     def usage(self) -> Sequence[v1.Usage]:
         """Return what the project keeps of each kind."""
@@ -120,6 +169,77 @@ class Catalog:
         """Return a file that was computed from an image, such as a tile."""
         request = v1.ReadDerivedRequest(digest=digest, name=name, project=self.project)
         return b"".join(part.data for part in self._stream("ReadDerived", request))
+
+    def sign_downloads(self, uri: str, names: Sequence[str]) -> Sequence[v1.FileDownload]:
+        """Return requests that fetch files of the entry at an address, at most 500."""
+        answer: v1.SignDownloadsResponse = self._call("SignDownloads", v1.SignDownloadsRequest(uri=uri, names=names))
+        return answer.files
+
+    def begin_upload(self, request: v1.BeginUploadRequest) -> v1.BeginUploadResponse:
+        """Begin an upload, or return the one that the same request id began."""
+        answer: v1.BeginUploadResponse = self._call("BeginUpload", request)
+        return answer
+
+    def sign_uploads(
+        self, upload: str, files: Sequence[v1.UploadFile], *, resume: bool = False
+    ) -> Sequence[v1.FileUpload]:
+        """Return requests that send files, at most 500; with `resume` only for what the store does not have yet."""
+        request = v1.SignUploadsRequest(project=self.project, upload=upload, files=files, resume=resume)
+        answer: v1.SignUploadsResponse = self._call("SignUploads", request, _SCAN_SECONDS if resume else 60.0)
+        return answer.files
+
+    def publish_upload(
+        self,
+        upload: str,
+        files: Sequence[v1.UploadFile] = (),
+        on_verified: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> v1.PublishUploadResponse:
+        """Have an upload verified and published; `on_verified` is told how many files were verified, of how many."""
+        answer = v1.PublishUploadResponse()
+        request = v1.PublishUploadRequest(project=self.project, upload=upload, files=files)
+        for answer in self._stream("PublishUpload", request):
+            on_verified(answer.verified, answer.files)
+        return answer
+
+    def abort_upload(self, upload: str) -> None:
+        """End an upload and remove its files."""
+        self._call("AbortUpload", v1.AbortUploadRequest(project=self.project, upload=upload), _SCAN_SECONDS)
+
+    def send(self, request: v1.SignedRequest, path: Path) -> int:
+        """Send the part of a file that a signed request is for, and return the status that the store answers."""
+        with path.open("rb") as file:
+            file.seek(request.offset)
+            body = file.read(request.length)
+        answer = self._ask(request, body=body)
+        answer.drain_conn()
+        return answer.status
+
+    def fetch(self, request: v1.SignedRequest, path: Path) -> int:
+        """Write what a signed request fetches to a file, and return the status that the store answers."""
+        answer = self._ask(request, preload_content=False)
+        try:
+            with path.open("wb") as file:
+                for data in answer.stream(2**20):
+                    file.write(data)
+        except urllib3.exceptions.HTTPError:
+            raise self._silent(request) from None
+        finally:
+            answer.release_conn()
+        return answer.status
+
+    def _ask(self, request: v1.SignedRequest, **options: Any) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._http.request(request.method, request.url, headers=dict(request.headers), **options)
+        except urllib3.exceptions.HTTPError:
+            # Its message has the address, which is a secret.
+            raise self._silent(request) from None
+
+    @staticmethod
+    def _silent(request: v1.SignedRequest) -> UnavailableError:
+        return UnavailableError(
+            f"The store at {urlsplit(request.url).netloc} does not answer. Check that it runs and can be reached from "
+            "here (`parfocal status`), and try again."
+        )
 
     def named(self, kind: str, name: str, *, exact: bool = False) -> v1.EntryName:
         """Return "name" or "name:version" as requests say it; with `exact` the version must be there."""

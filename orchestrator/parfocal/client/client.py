@@ -6,52 +6,56 @@ import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from parfocal import v1
 from parfocal.client.catalog import Catalog
+from parfocal.client.channels import SettingsTokens, Tokens
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.single_images import PredictedImage, predict_image
 from parfocal.client.watching import watch
-from parfocal.runtime.errors import NotFoundError, QueueFullError, UnavailableError
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.manifests import DATASET_MANIFEST, MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.store.names import (
-    check_name,
-    dataset_location,
-    model_location,
-    parse_version,
-    resolve_version,
-)
-from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.names import check_name
+from parfocal.runtime.store.store import Store
 
 _T = TypeVar("_T")
 _PAGE = 500
 
 
 class Client:
-    """Speaks to the services and the store of one deployment. Safe to use from several threads.
+    """Speaks to the services and the catalogue of one deployment. Safe to use from several threads.
 
     Parameters
     ----------
     settings
-        Store, project and addresses; read from the environment (PARFOCAL_…) when None.
+        Project and addresses; read from the environment (PARFOCAL_…) when None.
     services
         Addresses "host:port" that replace those of the settings.
     patience
         Seconds for which `watch` and `wait` bear services that do not answer before they give up.
+    tokens
+        Says who calls; the token of the settings when None.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, services: Sequence[str] = (), patience: float = 600.0
+        self,
+        settings: Settings | None = None,
+        *,
+        services: Sequence[str] = (),
+        patience: float = 600.0,
+        tokens: Tokens | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self.store = Store(self.settings)
         self.project = check_name("project", self.settings.project)
         self.patience = patience
-        self.catalog = Catalog(next(iter(parse_addresses(self.settings.catalog)), ""), self.project)
-        self._services = [Service(address) for address in parse_addresses(",".join(services) or self.settings.services)]
+        shown = tokens or SettingsTokens(self.settings)
+        named = next(iter(parse_addresses(self.settings.catalog)), "")
+        self.catalog = Catalog(Service(named, self.settings, shown) if named else None, self.project)
+        addresses = parse_addresses(",".join(services) or self.settings.services)
+        self._services = [Service(address, self.settings, shown) for address in addresses]
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +73,11 @@ class Client:
     def addresses(self) -> tuple[str, ...]:
         """The addresses of the services."""
         return tuple(service.address for service in self._services)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, for programs of an installation that have its key; nothing here needs it."""
+        return Store(self.settings)
 
     def services(self) -> list[ServiceInfo]:
         """Ask every service what it offers; one that does not answer has an error text."""
@@ -210,31 +219,33 @@ class Client:
         NotFoundError, UnavailableError
             There is no such model, or its service does not answer.
         """
-        place = Location.parse(model_uri) / MODEL_MANIFEST
-        services = self._find(ModelManifest.read(self.store, place).method)[0]
+        services = self._find(self._method_of(model_uri))[0]
         return _first(services, lambda service: predict_image(service, model_uri, image, parameters))
+
+    def usage(self, project: str = "", month: str = "") -> v1.ListUsageResponse:
+        """Return what a project (that of the client if empty) has used, in a month ("2026-11") or in all."""
+        request = v1.ListUsageRequest(project=project or self.project, month=month)
+        return _first(self._require_services(), lambda service: service.call(service.jobs.ListUsage, request))
 
     def dataset_uri(self, name: str) -> str:
         """Return the address of the dataset "name" (newest version) or "name:version"."""
-        dataset, version = parse_version("dataset", name)
-        folder = dataset_location(self.store, self.project, dataset)
-        return str(resolve_version(self.store, folder, "dataset", DATASET_MANIFEST, version))
+        return self.catalog.entry("dataset", name).uri
 
     def model_uri(self, name: str) -> str:
         """Return the address of the model "name" (newest version) or "name:version"."""
-        model, version = parse_version("model", name)
-        folder = model_location(self.store, self.project, model)
-        return str(resolve_version(self.store, folder, "model", MODEL_MANIFEST, version))
+        return self.catalog.entry("model", name).uri
 
     def _method_name(self, request: v1.StartJobRequest) -> str:
         if request.HasField("prediction"):
-            place = Location.parse(request.prediction.model_uri) / MODEL_MANIFEST
-            try:
-                return ModelManifest.read(self.store, place).method
-            except NotFoundError as error:
-                raise NotFoundError(f"There is no published model at {request.prediction.model_uri}.") from error
+            return self._method_of(request.prediction.model_uri)
         spec = request.WhichOneof("spec")
         return str(getattr(request, spec).method) if spec else ""
+
+    def _method_of(self, model_uri: str) -> str:
+        try:
+            return self.catalog.entry_at(model_uri).model.method
+        except (NotFoundError, InvalidInputError) as error:
+            raise NotFoundError(f"There is no published model at {model_uri}.") from error
 
     def _find(self, name: str) -> tuple[list[Service], v1.Method]:
         """Return the description of a method and all services that offer it: of several instances one is active."""

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, is_makers_format
-from parfocal.client.published import OnDamaged, log_damaged, read_published
+from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
 from parfocal.client.transfer import OnProgress, for_each, no_progress
+from parfocal.client.uploads import uploading
 from parfocal.runtime.datasets import folder as folders
 from parfocal.runtime.datasets.findings import Notes, file_name
 from parfocal.runtime.datasets.report import FolderReport, Item
-from parfocal.runtime.errors import InvalidInputError, ParfocalError, Violation, refusal
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
     image_stem,
@@ -29,9 +30,7 @@ from parfocal.runtime.store.manifests import (
     FileEntry,
     ImageEntry,
 )
-from parfocal.runtime.store.names import check_name, dataset_location
-from parfocal.runtime.store.publish import claim_version, file_entry, publish
-from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.names import check_name
 
 
 def check_folder(
@@ -85,11 +84,11 @@ def create_dataset(
     UnavailableError
         The store does not answer.
     """
-    place = dataset_location(client.store, client.project, name)
+    check_name("dataset", name)
     # Before minutes are spent on reading images.
-    client.store.folders(place)
+    client.catalog.projects()
     with checked_folder(folder, axes, kind, pixel_size_nm, label_components) as report:
-        return _publish(client, place, report, licence, description, on_progress)
+        return _publish(client, name, report, licence, description, on_progress)
 
 
 def list_datasets(client: Client, on_damaged: OnDamaged = log_damaged) -> list[DatasetManifest]:
@@ -97,19 +96,14 @@ def list_datasets(client: Client, on_damaged: OnDamaged = log_damaged) -> list[D
 
     `on_damaged` is told of those whose manifest cannot be read, which are left out.
     """
-    store = client.store
     return read_published(
-        store,
-        store.datasets / client.project,
-        DATASET_MANIFEST,
-        lambda place: DatasetManifest.read(store, place / DATASET_MANIFEST),
-        on_damaged,
+        client, "dataset", lambda entry: read_manifest(client, entry.uri, DatasetManifest), on_damaged
     )
 
 
 def read_dataset(client: Client, name: str) -> DatasetManifest:
     """Return the manifest of the dataset "name" (newest version) or "name:version"."""
-    return DatasetManifest.read(client.store, Location.parse(client.dataset_uri(name)) / DATASET_MANIFEST)
+    return read_manifest(client, client.dataset_uri(name), DatasetManifest)
 
 
 @contextlib.contextmanager
@@ -169,49 +163,32 @@ def _readable(folder: Path, scratch: Path, notes: Notes) -> Path:
 
 def _publish(
     client: Client,
-    folder: Location,
+    name: str,
     report: FolderReport,
     licence: str,
     description: str,
     on_progress: OnProgress,
 ) -> DatasetManifest:
-    check_name("dataset", folder.name)
-    place = claim_version(client.store, folder, "parfocal dataset create")
     items = [(item.file, item) for item in report.items()]
-    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch, uploading(client, "dataset", name) as upload:
 
         def send(item: Item) -> tuple[FileEntry, ImageEntry | AnnotationEntry]:
             path = Path(scratch) / item.file
             path.parent.mkdir(parents=True, exist_ok=True)
             known = item.write(path)
-            entry = file_entry(path, item.file)
-            client.store.upload(path, place / item.file)
+            entry = upload.send(path, item.file)
             path.unlink()
             return entry, known
 
-        try:
-            sent = for_each(items, send, on_progress)
-            files, entries = zip(*sent, strict=True)
-            manifest = report.manifest(
-                files,
-                entries,
-                project=client.project,
-                dataset=folder.name,
-                version=int(place.name),
-                licence=licence,
-                description=description,
-            )
-            publish(client.store, place, DATASET_MANIFEST, manifest)
-        except BaseException:
-            _sweep(client, place, [file for file, _ in items])
-            raise
-    return manifest
-
-
-def _sweep(client: Client, place: Location, names: list[str]) -> None:
-    """Remove what an interrupted upload left; the claim stays, because version numbers are never reused."""
-    with contextlib.suppress(ParfocalError):
-        if client.store.exists(place / DATASET_MANIFEST):
-            return  # published after all
-        for name in names:
-            client.store.delete(place / name)
+        files, entries = zip(*for_each(items, send, on_progress), strict=True)
+        manifest = report.manifest(
+            files,
+            entries,
+            project=client.project,
+            dataset=name,
+            version=upload.version,
+            licence=licence,
+            description=description,
+        )
+        upload.publish(DATASET_MANIFEST, manifest)
+    return read_manifest(client, upload.uri, DatasetManifest)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parfocal import v1
 from parfocal.client.client import Client
-from parfocal.client.published import OnDamaged, log_damaged, read_published
-from parfocal.client.transfer import OnProgress, download_files, no_progress, refuse_existing
+from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
+from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress, refuse_existing
+from parfocal.client.uploads import uploading
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, ModelManifest
-from parfocal.runtime.store.names import model_location
-from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
-from parfocal.runtime.store.store import Location
-from parfocal.runtime.store.verdicts import Verdict, newest_verdict
+from parfocal.runtime.store.publish import folder_files
+from parfocal.runtime.store.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,13 @@ def list_models(client: Client, on_damaged: OnDamaged = log_damaged) -> list[Mod
 
     `on_damaged` is told of those whose manifest cannot be read, which are left out.
     """
-    folder = client.store.models / client.project
-    return read_published(client.store, folder, MODEL_MANIFEST, lambda place: _summary(client, place), on_damaged)
+    return read_published(client, "model", lambda entry: _summary(client, entry), on_damaged)
 
 
 def read_model(client: Client, name: str) -> ModelSummary:
     """Return the model "name" (newest version) or "name:version"; its address is accepted too."""
-    uri = name if name.startswith("s3://") else client.model_uri(name)
-    return _summary(client, Location.parse(uri))
+    catalog = client.catalog
+    return _summary(client, catalog.entry_at(name) if name.startswith("s3://") else catalog.entry("model", name))
 
 
 def judging_parameters(model: ModelManifest) -> dict[str, Any]:
@@ -61,14 +60,14 @@ def download(
     if not overwrite:
         refuse_existing([manifest])
     paths = download_files(
-        client.store,
-        Location.parse(summary.uri),
+        client,
+        summary.uri,
         summary.manifest.files,
         folder,
         overwrite=overwrite,
         on_progress=on_progress,
     )
-    client.store.download(Location.parse(summary.uri) / MODEL_MANIFEST, manifest)
+    manifest.write_bytes(client.catalog.read(summary.uri))
     return [*paths, manifest]
 
 
@@ -95,23 +94,25 @@ def publish_import(
     InvalidInputError
         The name is no name of a model.
     """
-    place = claim_version(client.store, model_location(client.store, client.project, name), "parfocal models import")
-    files = upload_files(client.store, place, folder_files(folder))
-    fields = {
-        **contents,
-        "project": client.project,
-        "model": name,
-        "version": int(place.name),
-        "service": service,
-        "job": "",
-        "dataset_uri": "",
-        "origin": origin,
-        "files": files,
-    }
-    publish(client.store, place, MODEL_MANIFEST, ModelManifest.model_validate(fields))
-    return _summary(client, place)
+    with uploading(client, "model", name) as upload:
+        named = [(path.name, (path, file)) for path, file in folder_files(folder)]
+        files = for_each(named, lambda item: upload.send(*item))
+        fields = {
+            **contents,
+            "project": client.project,
+            "model": name,
+            "version": upload.version,
+            "service": service,
+            "job": "",
+            "dataset_uri": "",
+            "origin": origin,
+            "files": files,
+        }
+        entry = upload.publish(MODEL_MANIFEST, ModelManifest.model_validate(fields))
+    return _summary(client, entry)
 
 
-def _summary(client: Client, place: Location) -> ModelSummary:
-    manifest = ModelManifest.read(client.store, place / MODEL_MANIFEST)
-    return ModelSummary(manifest, newest_verdict(client.store, place), str(place))
+def _summary(client: Client, entry: v1.Entry) -> ModelSummary:
+    said = entry.model.verdict
+    verdict = Verdict(said.state, tuple(said.reasons), said.job, said.uri, tuple(said.next_steps))
+    return ModelSummary(read_manifest(client, entry.uri, ModelManifest), verdict, entry.uri)

@@ -11,6 +11,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.results import find_inputs, input_stem, upload_inputs
 from parfocal.client.transfer import OnProgress, for_each, no_progress
+from parfocal.client.uploads import uploading
 from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.images.files import image_stem, inspect_image
@@ -23,8 +24,8 @@ from parfocal.runtime.store.manifests import (
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.store.names import new_request_id, result_location
-from parfocal.runtime.store.publish import publish, sha256_of, upload_files
+from parfocal.runtime.store.names import new_request_id
+from parfocal.runtime.store.publish import sha256_of
 
 _METHOD = "external"
 _TABLES: Final = {"boxes": (DETECTIONS, read_detections)}
@@ -193,39 +194,39 @@ def _publish(
 
     Inputs of which nothing was made are listed too, as those are that a model could not predict.
     """
-    place = result_location(client.store, client.project, job)
     entries: dict[str, FileEntry] = {}
+    with uploading(client, "result", request_id=job) as upload:
 
-    def send(stem: str) -> None:
-        path = paths[stem]
-        name = f"{table}/{stem}" if table else stem
-        entries[stem] = upload_files(client.store, place, [(path, f"{name}{path.suffix.lower()}")])[0]
+        def send(stem: str) -> None:
+            path = paths[stem]
+            name = f"{table}/{stem}" if table else stem
+            entries[stem] = upload.send(path, f"{name}{path.suffix.lower()}")
 
-    for_each([(path.name, stem) for stem, path in paths.items()], send, on_progress)
-    manifest = ResultManifest(
-        project=client.project,
-        job=job,
-        service=_METHOD,
-        method=_METHOD,
-        kind="prediction",
-        input_uri=input_uri,
-        split=split,
-        files=tuple(entries[stem] for stem in sorted(entries)),
-        images=tuple(
-            ResultFile(
-                input=inputs[stem][0],
-                input_sha256=inputs[stem][1],
-                outputs={table or "prediction": entries[stem].name},
+        for_each([(path.name, stem) for stem, path in paths.items()], send, on_progress)
+        manifest = ResultManifest(
+            project=client.project,
+            job=job,
+            service=_METHOD,
+            method=_METHOD,
+            kind="prediction",
+            input_uri=input_uri,
+            split=split,
+            files=tuple(entries[stem] for stem in sorted(entries)),
+            images=tuple(
+                ResultFile(
+                    input=inputs[stem][0],
+                    input_sha256=inputs[stem][1],
+                    outputs={table or "prediction": entries[stem].name},
+                )
+                for stem in sorted(entries)
             )
-            for stem in sorted(entries)
+            + tuple(
+                ResultFile(input=name, input_sha256=digest, reason="There is no prediction of this name.")
+                for stem, (name, digest) in sorted(inputs.items())
+                if stem not in entries
+            ),
         )
-        + tuple(
-            ResultFile(input=name, input_sha256=digest, reason="There is no prediction of this name.")
-            for stem, (name, digest) in sorted(inputs.items())
-            if stem not in entries
-        ),
-    )
-    return publish(client.store, place, RESULT_MANIFEST, manifest)
+        return upload.publish(RESULT_MANIFEST, manifest).uri
 
 
 def _shapes(paths: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,6 @@ from parfocal.runtime.datasets.view import FolderView
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.publish import file_entry
-from parfocal.runtime.store.store import Location
 from parfocal.runtime.training.preview import PreviewParameters, preview_figure
 
 # A few images are fetched, spread over the dataset.
@@ -67,10 +66,10 @@ def preview_stored(client: Client, name: str, parameters: Mapping[str, Any], *, 
         There is no such dataset, or the store does not answer.
     """
     manifest = read_dataset(client, name)
-    place = Location.parse(client.dataset_uri(f"{manifest.dataset}:{manifest.version}"))
+    uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
     chosen = set(_spread(entry.name for entry in manifest.files))
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-        download_files(client.store, place, [entry for entry in manifest.files if entry.name in chosen], Path(scratch))
+        download_files(client, uri, [entry for entry in manifest.files if entry.name in chosen], Path(scratch))
         some = manifest.model_copy(
             update={
                 "images": tuple(image for image in manifest.images if image.file in chosen),

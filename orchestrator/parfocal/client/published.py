@@ -1,4 +1,4 @@
-"""What is published in a project: all versions of all models, or of all datasets."""
+"""What is published in a project, and its manifests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from parfocal import v1
+from parfocal.client.client import Client
 from parfocal.client.transfer import for_each
 from parfocal.runtime.errors import DamagedError
-from parfocal.runtime.store.names import published_versions
-from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.manifests import Manifest
 
 _log = logging.getLogger(__name__)
+_M = TypeVar("_M", bound=Manifest)
 _R = TypeVar("_R")
 OnDamaged = Callable[[DamagedError], None]
 
@@ -21,28 +23,36 @@ def log_damaged(error: DamagedError) -> None:
     _log.warning("%s", error.message)
 
 
-def published_places(store: Store, folder: Location, manifest: str) -> list[tuple[str, Location]]:
-    """Return "NAME:VERSION" and place of all versions below a project's folder, by name, newest first."""
-    found = []
-    for name in sorted(store.folders(folder)):
-        versions = published_versions(store, folder / name, manifest)
-        found += [(f"{name}:{version}", folder / name / str(version)) for version in reversed(versions)]
-    return found
+def read_manifest(client: Client, uri: str, model: type[_M]) -> _M:
+    """Return the manifest of the dataset version, model version or result at an address.
+
+    Raises
+    ------
+    NotFoundError
+        There is none.
+    DamagedError
+        It cannot be read.
+    """
+    return model.parse(client.catalog.read(uri), uri)
 
 
 def read_published(
-    store: Store, folder: Location, manifest: str, read: Callable[[Location], _R], on_damaged: OnDamaged
+    client: Client, kind: str, read: Callable[[v1.Entry], _R], on_damaged: OnDamaged = log_damaged
 ) -> list[_R]:
-    """Return what `read` makes of each version; one that is damaged is told and left out, so that it hides no other."""
+    """Return what `read` makes of each version of all models, or of all datasets, by name, newest first.
 
-    def attempt(place: Location) -> _R | DamagedError:
+    One that is damaged is told and left out, so that it hides no other.
+    """
+
+    def attempt(entry: v1.Entry) -> _R | DamagedError:
         try:
-            return read(place)
+            return read(entry)
         except DamagedError as error:
             return error
 
+    entries = client.catalog.entries(kind, on_damaged=lambda text: on_damaged(DamagedError(text)))
     found: list[_R] = []
-    for each in for_each(published_places(store, folder, manifest), attempt):
+    for each in for_each([(f"{entry.name}:{entry.version}", entry) for entry in entries], attempt):
         if isinstance(each, DamagedError):
             on_damaged(each)
         else:

@@ -12,9 +12,8 @@ from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.requests import evaluation_request, prediction_request
 from parfocal.client.results import result_uri
 from parfocal.runtime.store.evaluations import SUMMARY_FILE, EvaluationSummary
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, TURNED_BACK, DatasetManifest, ResultManifest
+from parfocal.runtime.store.manifests import TURNED_BACK, DatasetManifest
 from parfocal.runtime.store.names import versioned_name
-from parfocal.runtime.store.store import Location
 
 
 class Doer(Protocol):
@@ -53,14 +52,12 @@ def evaluation_method_by(
 
 def evaluation_summary(client: Client, uri: str) -> EvaluationSummary:
     """Return what an evaluation says, from the place where it was published."""
-    return EvaluationSummary.read(client.store, Location.parse(uri))
+    return EvaluationSummary.parse(client.catalog.read(uri, SUMMARY_FILE), uri)
 
 
 def published_summary(client: Client, uri: str) -> dict[str, Any]:
     """Return what a comparison or a check of a dataset says, from the place where it was published."""
-    place = Location.parse(uri)
-    manifest = ResultManifest.read(client.store, place / RESULT_MANIFEST)
-    return dict(client.store.read_json(manifest.place_of(place, SUMMARY_FILE)))
+    return dict(json.loads(client.catalog.read(uri, SUMMARY_FILE)))
 
 
 def finished_job(client: Client, request: v1.StartJobRequest) -> v1.Job | None:

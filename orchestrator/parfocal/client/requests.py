@@ -59,6 +59,7 @@ def prediction_request(
     parameters: Mapping[str, Any] | None = None,
     *,
     split: str = "",
+    inputs: Sequence[str] = (),
     project: str = "",
     request_id: str = "",
     labels: Mapping[str, str] | None = None,
@@ -75,10 +76,14 @@ def prediction_request(
         Those that differ from their defaults.
     split
         "test" or "train" where the input is a dataset.
+    inputs
+        Which images of a folder, by their names below it; empty: all.
     project, request_id, labels
         As for `training_request`.
     """
-    spec = v1.PredictionSpec(model_uri=model_uri, input_uri=input_uri, split=split, parameters=to_struct(parameters))
+    spec = v1.PredictionSpec(
+        model_uri=model_uri, input_uri=input_uri, split=split, parameters=to_struct(parameters), inputs=list(inputs)
+    )
     request = _request("predict", project, request_id, labels)
     request.prediction.CopyFrom(spec)
     return request

@@ -10,7 +10,9 @@ from pathlib import Path
 from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
+from parfocal.client.published import read_manifest
 from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
+from parfocal.client.uploads import uploading
 from parfocal.runtime.datasets.pairs import PASSED_OVER, is_hidden
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
 from parfocal.runtime.images.files import (
@@ -24,9 +26,7 @@ from parfocal.runtime.images.files import (
     write_image,
 )
 from parfocal.runtime.images.needs import ImageNeeds
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, ModelManifest, ResultManifest
-from parfocal.runtime.store.names import result_location
-from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.manifests import FileEntry, ModelManifest, ResultManifest
 
 
 def find_inputs(path: Path) -> list[Path]:
@@ -137,10 +137,12 @@ def upload_inputs(
     on_progress
         Called after each uploaded image.
     """
-    folder = result_location(client.store, client.project, request_id) / "inputs"
-    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="parfocal-") as scratch,
+        uploading(client, "inputs", request_id=request_id) as upload,
+    ):
 
-        def send(path: Path) -> None:
+        def send(path: Path) -> FileEntry:
             readable = path
             if is_makers_format(path):
                 readable, _ = convert(path, Path(scratch))
@@ -148,15 +150,15 @@ def upload_inputs(
                 readable = Path(scratch) / f"{input_stem(path)}.tif"
                 write_image(readable, read_image(path, axes=axes))
             # In the store accented letters are stored in one way, whatever this computer's is.
-            client.store.upload(readable, folder / unicodedata.normalize("NFC", readable.name))
+            return upload.send(readable, unicodedata.normalize("NFC", readable.name))
 
-        for_each([(path.name, path) for path in paths], send, on_progress)
-    return str(folder)
+        upload.finish(for_each([(path.name, path) for path in paths], send, on_progress))
+    return upload.uri
 
 
 def read_result(client: Client, job: v1.Job) -> ResultManifest:
     """Return the manifest of what a prediction, evaluation or comparison published."""
-    return ResultManifest.read(client.store, Location.parse(result_uri(job)) / RESULT_MANIFEST)
+    return read_manifest(client, result_uri(job), ResultManifest)
 
 
 def result_uri(job: v1.Job) -> str:
@@ -182,8 +184,8 @@ def download_result(
     """
     manifest = read_result(client, job)
     return download_files(
-        client.store,
-        Location.parse(result_uri(job)),
+        client,
+        result_uri(job),
         manifest.files,
         folder,
         overwrite=overwrite,

@@ -10,8 +10,10 @@ from typing import TypeVar
 import grpc
 
 from parfocal import v1
+from parfocal.client.channels import SettingsTokens, Tokens, open_channel
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
 from parfocal.runtime.rpc_errors import from_rpc_error
+from parfocal.runtime.settings import Settings
 
 _T = TypeVar("_T")
 _CALL_SECONDS = 60.0
@@ -70,11 +72,12 @@ class ServiceInfo:
 
 
 class Service:
-    """One address with its channel."""
+    """One address with its channel; settings and tokens of the environment when None."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, settings: Settings | None = None, tokens: Tokens | None = None) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        settings = settings or Settings()
+        self._channel = open_channel(address, settings, tokens or SettingsTokens(settings), _OPTIONS)
         self.jobs = v1.JobServiceStub(self._channel)
         self.methods = v1.MethodServiceStub(self._channel)
         self.catalog = v1.CatalogServiceStub(self._channel)

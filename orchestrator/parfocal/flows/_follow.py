@@ -21,7 +21,7 @@ from prefect.states import Cancelled, Failed
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.flows._jobs import ACTIVE_STATES, STARTED_LABEL, JobNotSucceededError, Run, repeatable_job
+from parfocal.flows._jobs import ACTIVE_STATES, CREATOR_LABEL, STARTED_LABEL, JobNotSucceededError, Run, repeatable_job
 from parfocal.flows._show import event_line, progress_line
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 
@@ -170,7 +170,12 @@ def current_run() -> Run:
         It does not run in a flow.
     """
     flow_run = _current_flow_run()
-    return Run(str(flow_run.id), max(flow_run.run_count or 1, 1), follows=STARTED_LABEL in flow_run.labels)
+    return Run(
+        str(flow_run.id),
+        max(flow_run.run_count or 1, 1),
+        follows=STARTED_LABEL in flow_run.labels,
+        creator=str(flow_run.labels.get(CREATOR_LABEL) or ""),
+    )
 
 
 def step(name: str, work: Callable[[], _T]) -> _T:

@@ -20,6 +20,8 @@ _T = TypeVar("_T")
 FLOW_RUN_LABEL = "flow_run"
 # On a flow run: the command that made it starts the training.
 STARTED_LABEL = "parfocal.training-started-by-command"
+# On a flow run: for whom it is done. The runner acts for them, with an identity of its own.
+CREATOR_LABEL = "parfocal.created-by"
 ACTIVE_STATES = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING)
 _ENDED_BADLY = (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED)
 # By kind of job: what the steps after a training are called in the request ids of its flow run.
@@ -66,11 +68,14 @@ class Run:
         1 the first time, more when it was retried or taken up again.
     follows
         The training is started by the command that made the run; the run only follows it and does the rest.
+    creator
+        For whom the run is done; empty: nobody is recorded, and what it makes is the runner's own.
     """
 
     id: str
     attempt: int = 1
     follows: bool = False
+    creator: str = ""
 
     def request_id(self, step: str, number: int = 1) -> str:
         """Return the request id of a step, e.g. "<flow-run id>-train"; `number` counts repetitions of cheap steps."""

@@ -9,7 +9,6 @@ from parfocal.client.quality import evaluation_summary
 from parfocal.flows._work import Finished
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary, Kind, Metric, Statistics
 from parfocal.runtime.store.scores import Scores
-from parfocal.runtime.store.store import Location
 
 Row = dict[str, str | float]
 # More columns than these for each kind do not fit the page.
@@ -32,7 +31,7 @@ class Evaluated:
 def read_evaluated(client: Client, finished: Finished) -> Evaluated:
     """Return what an evaluation says, from the place where it was published."""
     summary = evaluation_summary(client, finished.uri)
-    table = client.store.read(finished.manifest.place_of(Location.parse(finished.uri), METRICS_FILE)).decode()
+    table = client.catalog.read(finished.uri, METRICS_FILE).decode()
     return Evaluated(summary, summary.scores(table))
 
 

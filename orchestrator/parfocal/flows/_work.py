@@ -13,6 +13,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client, requests
+from parfocal.client.published import read_manifest
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import (
     ACTIVE_STATES,
@@ -27,8 +28,8 @@ from parfocal.flows._jobs import (
 from parfocal.runtime.datasets.kinds import require_suitable
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, ResultManifest
-from parfocal.runtime.store.store import Location, patiently
+from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
+from parfocal.runtime.store.store import patiently
 
 MAX_FIGURE_BYTES = 3_000_000
 
@@ -56,10 +57,11 @@ class Finished:
     manifest: ResultManifest
 
 
-def connect(project: str = "") -> Client:
-    """Return a client for a project; settings come from the environment."""
+def connect(project: str = "", creator: str = "") -> Client:
+    """Return a client for a project that acts for a run's creator; the other settings come from the environment."""
     settings = Settings()
-    return Client(settings.model_copy(update={"project": project}) if project else settings)
+    changes = {name: value for name, value in (("project", project), ("acts_for", creator)) if value}
+    return Client(settings.model_copy(update=changes))
 
 
 def find_method(client: Client, name: str, listener: Listener) -> v1.Method:
@@ -80,7 +82,7 @@ def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDat
     if v1.JOB_KIND_TRAINING not in method.job_kinds:
         raise InvalidInputError(f"{method.title} cannot be trained; it offers prediction only.")
     uri = client.dataset_uri(dataset)
-    manifest = DatasetManifest.read(client.store, Location.parse(uri) / DATASET_MANIFEST)
+    manifest = read_manifest(client, uri, DatasetManifest)
     needs = method.data_requirements
     require_suitable(manifest, needs.target, method.title)
     count = len(manifest.select("train", "source"))
@@ -157,11 +159,9 @@ def predict_images(
 
 def read_figure(client: Client, finished: Finished, name: str = "figure.png") -> bytes | None:
     """Return a published picture as PNG, made smaller until it fits a page; None where there is none."""
-    entry = finished.manifest.entry(name)
-    if entry is None:
+    if finished.manifest.entry(name) is None:
         return None
-    picture = client.store.read(Location.parse(finished.uri) / entry.name)
-    return smaller(picture, MAX_FIGURE_BYTES)
+    return smaller(client.catalog.read(finished.uri, name), MAX_FIGURE_BYTES)
 
 
 def smaller(picture: bytes, most_bytes: int) -> bytes:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.client.published import log_damaged, published_places
+from parfocal.client.published import read_manifest
 from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, suits
 from parfocal.runtime.errors import DamagedError, NotFoundError
 from parfocal.runtime.images.needs import fits_axes
-from parfocal.runtime.store.manifests import (
-    DATASET_MANIFEST,
-    MODEL_MANIFEST,
-    RESULT_MANIFEST,
-    DatasetManifest,
-    ModelManifest,
-    ResultManifest,
-)
+from parfocal.runtime.store.manifests import ResultManifest
 from parfocal.runtime.store.names import versioned_name
-from parfocal.runtime.store.store import Location
 
+_log = logging.getLogger(__name__)
 # A longer drop-down helps nobody; older evaluations can be compared on the command line.
 _MOST_EVALUATIONS = 100
+_MOST_READ = 500
 
 
 @dataclass(frozen=True)
@@ -113,62 +109,44 @@ class CatalogueReader:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._methods: dict[str, v1.Method] = {}
-        self._made_by: dict[str, str] = {}
-        self._described_before: dict[str, tuple[str, frozenset[str]]] = {}
-        self._told: set[str] = set()
         self._results: dict[str, _Evaluation | None] = {}
+        self._told: set[str] = set()
 
     def read(self) -> Catalogue:
         """Return the catalogue as it is now."""
         for info in self._client.services():
             self._methods.update({method.name: method for method in info.methods})
-        store, project = self._client.store, self._client.project
+        catalog = self._client.catalog
         models: dict[str, list[str]] = {}
-        for name, place in published_places(store, store.models / project, MODEL_MANIFEST):
-            key = str(place)
-            if key not in self._made_by:
-                # A published manifest never changes.
-                try:
-                    self._made_by[key] = ModelManifest.read(store, place / MODEL_MANIFEST).method
-                except DamagedError as error:
-                    if key not in self._told:
-                        log_damaged(error)
-                        self._told.add(key)
-                    continue
-            models.setdefault(self._made_by[key], []).append(name)
+        for entry in catalog.entries("model", brief=True, on_damaged=self._tell):
+            models.setdefault(entry.model.method, []).append(f"{entry.name}:{entry.version}")
         datasets = {
-            name: self._described(place)
-            for name, place in published_places(store, store.datasets / project, DATASET_MANIFEST)
+            f"{entry.name}:{entry.version}": entry.dataset
+            for entry in catalog.entries("dataset", on_damaged=self._tell)
         }
         methods = tuple(self._methods[name] for name in sorted(self._methods))
-        kinds = {name: kind for name, (kind, _) in datasets.items()}
-        axes = {name: each for name, (_, each) in datasets.items()}
+        kinds = {name: details.kind for name, details in datasets.items()}
+        axes = {name: frozenset(details.axes) for name, details in datasets.items()}
         return Catalogue(methods, tuple(datasets), models, self._evaluations(), kinds, axes)
 
-    def _described(self, place: Location) -> tuple[str, frozenset[str]]:
-        """Return kind and axes of a dataset; nothing where its manifest is damaged, which whoever uses it is told."""
-        key = str(place)
-        if key not in self._described_before:
-            # A published manifest never changes.
-            try:
-                manifest = DatasetManifest.read(self._client.store, place / DATASET_MANIFEST)
-            except (NotFoundError, DamagedError):
-                return "", frozenset()
-            sources = {image.axes for image in manifest.images if image.role.startswith("source")}
-            self._described_before[key] = (manifest.kind, frozenset(sources))
-        return self._described_before[key]
+    def _tell(self, damaged: str) -> None:
+        """Leave one line in the log for each entry that cannot be read."""
+        if damaged not in self._told:
+            _log.warning("%s", damaged)
+            self._told.add(damaged)
 
     def _evaluations(self) -> dict[str, list[str]]:
-        store = self._client.store
-        folder = store.results / self._client.project
         found: dict[str, list[_Evaluation]] = {}
-        for name in store.folders(folder):
-            if name not in self._results:
+        entries = self._client.catalog.entries("result", query="evaluation", on_damaged=self._tell)
+        for entry in islice(entries, _MOST_READ):
+            if entry.name not in self._results:
+                # A published manifest never changes.
                 try:
-                    self._results[name] = _evaluation(ResultManifest.read(store, folder / name / RESULT_MANIFEST))
+                    manifest = read_manifest(self._client, entry.uri, ResultManifest)
                 except (NotFoundError, DamagedError):
-                    continue  # not published, or not yet; or damaged, which must not close all forms
-            evaluation = self._results[name]
+                    continue  # deleted or damaged meanwhile, which must not close all forms
+                self._results[entry.name] = _evaluation(manifest)
+            evaluation = self._results[entry.name]
             if evaluation is not None:
                 found.setdefault(evaluation.method, []).append(evaluation)
         return {

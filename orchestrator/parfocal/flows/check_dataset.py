@@ -50,7 +50,7 @@ def check_dataset(
     quiet_failures()
     try:
         run = current_run()
-        with _work.connect(project) as client:
+        with _work.connect(project, run.creator) as client:
             return _check(client, run, dataset.strip(), parameters or {}, again=again)
     except ParfocalError as error:
         return ended_badly(error)

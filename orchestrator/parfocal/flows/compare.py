@@ -70,7 +70,7 @@ def compare(
     quiet_failures()
     try:
         run = current_run()
-        with _work.connect(project) as client:
+        with _work.connect(project, run.creator) as client:
             named = [name.strip() for name in models or ()]
             jobs = [job_of_choice(text) for text in evaluations or ()]
             listener = PrefectListener(run.id)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from parfocal import v1
+from parfocal.flows import schedules
 from parfocal.flows.catalogue import Catalogue
-from parfocal.flows.forms import Schema, check_form, compare_form, predict_form, train_form
+from parfocal.flows.forms import Schema, check_form, compare_form, predict_form, predict_new_form, train_form
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("prefect.parfocal.flows")
 TAG = "parfocal"
+_PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
             form = predict_form(method, catalogue.models.get(method.name, ()), catalogue.datasets_to_predict(method))
             text = _description(method, "Applies a model to images of a dataset or of a folder in the store.")
             found.append(Offer("predict", method.name, common, form, text, tags))
+            form = predict_new_form(method, catalogue.models.get(method.name, ()))
+            text = _description(method, "Applies a model to new images of a folder; `parfocal schedule` repeats it.")
+            found.append(Offer("predict-new", method.name, common, form, text, tags))
         if v1.JOB_KIND_COMPARISON in method.job_kinds:
             evaluations = catalogue.evaluations.get(method.name, ())
             form = compare_form(
@@ -64,6 +69,26 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
             form = check_form(method, catalogue.datasets)
             text = _description(method, "Looks for what is wrong with images before anything is learnt from them.")
             found.append(Offer("check-dataset", method.name, common, form, text, tags))
+    return found
+
+
+async def scheduled(catalogue: Catalogue) -> list[Offer]:
+    """Return what people have scheduled, as Prefect keeps it, with the form as it is now."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    methods = {method.name: method for method in catalogue.methods}
+    chosen = DeploymentFilter(tags=DeploymentFilterTags(all_=[schedules.TAG]))
+    found: list[Offer] = []
+    async with get_client() as client:
+        while page := await client.read_deployments(deployment_filter=chosen, limit=_PAGE, offset=len(found)):
+            for each in page:
+                method = methods.get(schedules.method_of(each.tags))
+                models = catalogue.models.get(method.name, ()) if method is not None else ()
+                form = predict_new_form(method, models) if method is not None else each.parameter_openapi_schema or {}
+                found.append(
+                    Offer(schedules.FLOW, each.name, each.parameters, form, each.description or "", tuple(each.tags))
+                )
     return found
 
 
@@ -81,6 +106,13 @@ class Deployments:
 
     async def update(self, wanted: Sequence[Offer]) -> None:
         """Register what is new and patch what has changed; what is no longer wanted stays until the runner ends."""
+        gone = [
+            key
+            for key, (_, offer) in self._known.items()
+            if schedules.TAG in offer.tags and offer.name not in {each.name for each in wanted}
+        ]
+        for key in gone:  # somebody deleted the schedule, and may make another one of its name
+            del self._known[key]
         for offer in wanted:
             key = (offer.flow, offer.name)
             if key not in self._known:
@@ -127,9 +159,10 @@ def _flow(name: str) -> Flow[..., Any]:
     from parfocal.flows.check_dataset import check_dataset
     from parfocal.flows.compare import compare
     from parfocal.flows.predict import predict
+    from parfocal.flows.predict_new import predict_new
     from parfocal.flows.train import train
 
-    flows: tuple[Flow[..., Any], ...] = (train, predict, compare, check_dataset)
+    flows: tuple[Flow[..., Any], ...] = (train, predict, predict_new, compare, check_dataset)
     return next(flow for flow in flows if flow.name == name)
 
 

@@ -92,6 +92,41 @@ def predict_form(method: v1.Method, models: Sequence[str], datasets: Sequence[st
     return _form(properties, required=("model",))
 
 
+def predict_new_form(method: v1.Method, models: Sequence[str]) -> Schema:
+    """Return the schema of the form that applies models of `method` to the new images of a folder."""
+    properties = {
+        "model": choice(
+            "Model",
+            "The model to apply, with its version.",
+            models,
+            f"No model has been made with {method.title} yet: train one first, or type the name of one that will "
+            "be there.",
+        ),
+        "source": {
+            "type": "string",
+            "title": "Folder of images",
+            "description": "A folder in the store, for example `s3://inbox/microscope-1`. Images in its sub-folders "
+            "are predicted too; those that have been predicted before are left out.",
+        },
+        "output": {
+            "type": "string",
+            "title": "Folder for the results",
+            "description": "A folder in the store, for example `s3://parfocal-results/default/microscope-1`. Results "
+            "have the names of the images.",
+        },
+        "settle_seconds": {
+            "type": "number",
+            "title": "Time to settle (s)",
+            "description": "Images that still change within so many seconds are left to the next run.",
+            "minimum": 0,
+            "maximum": 600,
+            "default": 10,
+        },
+        "parameters": parameter_group(method, v1.JOB_KIND_PREDICTION, "Settings of the prediction"),
+    }
+    return _form(properties, required=("model", "source", "output"))
+
+
 def compare_form(
     method: v1.Method, models: Sequence[str], evaluations: Sequence[str], datasets: Sequence[str]
 ) -> Schema:

@@ -58,7 +58,7 @@ def predict(
     quiet_failures()
     try:
         run = current_run()
-        with _work.connect(project) as client:
+        with _work.connect(project, run.creator) as client:
             return _predict(client, run, model.strip(), (dataset.strip(), split, input_uri.strip()), parameters or {})
     except ParfocalError as error:
         return ended_badly(error)

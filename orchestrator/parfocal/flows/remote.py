@@ -1,23 +1,16 @@
-"""The flow `train` from outside of Prefect: a command leaves a training to a flow run and looks at it.
-
-Prefect takes seconds to import; a handful of calls of its HTTP API do not need it.
-"""
+"""The flow `train` from outside of Prefect: a command leaves a training to a flow run and looks at it."""
 
 from __future__ import annotations
 
-import json
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
-from http.client import HTTPException
 from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.flows._jobs import FLOW_RUN_LABEL, STARTED_LABEL, Run
+from parfocal.flows._api import PrefectApi
+from parfocal.flows._jobs import CREATOR_LABEL, FLOW_RUN_LABEL, STARTED_LABEL, Run
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import NotFoundError, UnavailableError
 from parfocal.runtime.store.names import versioned_name
 
@@ -27,10 +20,6 @@ ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 _POLLED_WITHIN = timedelta(minutes=2)
 # Longer than a service may take to admit a job.
 _HELD_BACK = timedelta(minutes=5)
-_TIMEOUT = 20.0
-_TRIES, _PAUSE = 5, 0.5
-# The server is on this computer: never through a proxy.
-_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class TrainingFlow:
@@ -41,15 +30,18 @@ class TrainingFlow:
     Parameters
     ----------
     client
-        Speaks to the same services and store, and works in the same project, as the flow runs shall.
+        Speaks to the same services and catalogue, and works in the same project, as the flow runs shall.
     api_url
         Of the Prefect server, ending in "/api".
     method
         What to train with.
+    auth
+        User and password of the Prefect server, "user:password"; empty: it asks for none.
     """
 
-    def __init__(self, client: Client, api_url: str, method: str) -> None:
-        self._client, self._api_url, self._method = client, api_url, method
+    def __init__(self, client: Client, api_url: str, method: str, auth: str = "") -> None:
+        self._client, self._method = client, method
+        self._api = PrefectApi(api_url, auth)
         self._path = f"/deployments/name/train/{method}"
 
     def served(self) -> bool:
@@ -105,6 +97,8 @@ class TrainingFlow:
         except BaseException:
             self._quietly("DELETE", f"/flow_runs/{run.id}")
             raise
+        if job.created_by != UNVERIFIED.name:
+            self._quietly("PATCH", f"/flow_runs/{run.id}/labels", {CREATOR_LABEL: job.created_by})
         self._quietly("POST", f"/flow_runs/{run.id}/set_state", {"state": {"type": "SCHEDULED"}, "force": True})
         return job
 
@@ -133,32 +127,18 @@ class TrainingFlow:
                 return found
             number += 1
 
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        try:
+            return self._api.call(method, path, body)
+        except NotFoundError as error:  # the runner has not registered it, or somebody deleted the run
+            raise UnavailableError(error.message) from error
+
     def _quietly(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
         """Call without minding the answer: a run that could not be reached begins late, and ends if it has no job."""
         try:
             self._call(method, path, body)
         except UnavailableError:
             return
-
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        for attempt in range(1, _TRIES + 1):
-            request = urllib.request.Request(self._api_url + path, data, headers, method=method)
-            try:
-                with _HTTP.open(request, timeout=_TIMEOUT) as response:
-                    text = response.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                with error:
-                    problem = f"{error.code} {error.read(300).decode(errors='replace')}"
-                # SQLite was locked for a moment; the server asks to try again.
-                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or attempt == _TRIES:
-                    raise UnavailableError(f"Prefect at {self._api_url} refused {path}: {problem}") from error
-                time.sleep(_PAUSE)
-            except (OSError, HTTPException, ValueError) as error:
-                raise UnavailableError(f"Prefect at {self._api_url} does not answer: {error}") from error
-        raise AssertionError("not reached")
 
 
 def just_polled(deployment: Mapping[str, Any], now: datetime) -> bool:

@@ -1,7 +1,7 @@
 """The flow runner: `python -m parfocal.flows.serve`.
 
 Asks the services what they offer, registers a deployment for each method and workflow, keeps their forms up to date,
-and runs what people start. Settings: PREFECT_API_URL and PARFOCAL_* (services, store, project).
+and runs what people start. Settings: PREFECT_API_URL and PARFOCAL_* (services, catalogue, project).
 
 One runner serves a Prefect server. SIGTERM ends it at once: jobs go on, and the next runner takes their runs up again.
 """
@@ -23,7 +23,7 @@ from prefect.runner import Runner
 from parfocal.client import Client
 from parfocal.flows._process import announce_runner
 from parfocal.flows.catalogue import Catalogue, CatalogueReader
-from parfocal.flows.deployments import Deployments, offers
+from parfocal.flows.deployments import Deployments, Offer, offers, scheduled
 from parfocal.flows.reconcile import reconcile
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 
@@ -66,13 +66,17 @@ async def serve(stop: asyncio.Event) -> None:
             query_seconds=_QUERY_SECONDS,
         )
         deployments = Deployments(runner)
-        await deployments.update(offers(catalogue, client.project))
+        await deployments.update(await _wanted(catalogue, client.project))
         await _reconcile(deployments)
         refreshing = asyncio.create_task(_refresh(reader, deployments, client.project))
         try:
             await runner.start()
         finally:
             refreshing.cancel()
+
+
+async def _wanted(catalogue: Catalogue, project: str) -> list[Offer]:
+    return [*offers(catalogue, project), *await scheduled(catalogue)]
 
 
 async def _first_catalogue(reader: CatalogueReader) -> Catalogue:
@@ -107,7 +111,7 @@ async def _refresh(reader: CatalogueReader, deployments: Deployments, project: s
         await asyncio.sleep(_REFRESH_SECONDS)
         try:
             catalogue = await asyncio.to_thread(reader.read)
-            await deployments.update(offers(catalogue, project))
+            await deployments.update(await _wanted(catalogue, project))
         except ParfocalError as error:
             _log.warning("the forms could not be refreshed: %s", error)
         except Exception:

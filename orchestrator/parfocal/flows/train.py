@@ -64,7 +64,7 @@ def train(
     quiet_failures()
     try:
         run = current_run()
-        with _work.connect(project) as client:
+        with _work.connect(project, run.creator) as client:
             initial = initial_model.strip(), initial_weights.strip()
             return _train(client, run, dataset.strip(), model.strip(), method, parameters or {}, initial)
     except ParfocalError as error:

@@ -21,6 +21,7 @@ from parfocal.portal.follow import take_up
 from parfocal.portal.guard import Guard, RefusedError, require_token
 from parfocal.portal.pages import ROUTERS
 from parfocal.portal.portal import FOLDER, THEMES, Portal, page
+from parfocal.portal.tiles import tile_router
 from parfocal.runtime import errors
 from parfocal.runtime.settings import Settings
 
@@ -53,7 +54,7 @@ def create_app(settings: Settings, *, hosts: Collection[str] = (), workflows: st
     Parameters
     ----------
     settings
-        Store, services and the project that is opened first.
+        Services, catalogue, state folder and the project that is opened first.
     hosts
         The values of the header Host that are accepted, e.g. "127.0.0.1:8600"; empty: all.
     workflows
@@ -77,6 +78,7 @@ def create_app(settings: Settings, *, hosts: Collection[str] = (), workflows: st
     app.mount("/static", _Static(directory=FOLDER / "static"), name="static")
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_token)])
+    app.include_router(tile_router(lambda request: portal.tiles(request.path_params["project"])))
     app.add_api_route("/", _first_page, methods=["GET"])
     app.add_api_route("/health", _health, methods=["GET"])
     app.add_api_route("/theme", _theme, methods=["POST"], dependencies=[Depends(require_token)])
@@ -150,6 +152,8 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 
 def _error_page(request: Request, status: int, text: str, error: errors.ParfocalError | None = None) -> Response:
+    if request.headers.get("accept", "").startswith("application/json"):
+        return JSONResponse({"detail": text}, status)
     lines = text.splitlines()
     violations = error.violations if error is not None and not lines[1:] else ()
     return page(

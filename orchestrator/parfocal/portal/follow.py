@@ -17,6 +17,7 @@ from parfocal.client.comparisons import Comparison, compare
 from parfocal.client.datasets import read_dataset
 from parfocal.client.models import read_model
 from parfocal.client.quality import evaluation_method_by, judge_model
+from parfocal.client.requests import derivation_request
 from parfocal.client.watching import FINAL_STATES
 from parfocal.runtime.errors import ParfocalError, PreconditionError, UnavailableError
 from parfocal.runtime.store.names import versioned_name
@@ -34,6 +35,7 @@ class Follower:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[str] = set()
+        self._begun: set[str] = set()
         self._errors: dict[str, str] = {}
 
     def begin(self, key: str, work: Callable[[], object]) -> None:
@@ -44,6 +46,14 @@ class Follower:
             self._running.add(key)
             self._errors.pop(key, None)
         threading.Thread(target=self._run, args=(key, work), name=f"follow {key}", daemon=True).start()
+
+    def begin_once(self, key: str, work: Callable[[], object]) -> None:
+        """Start `work` unless work with the same key was started before and has not failed."""
+        with self._lock:
+            if key in self._begun and key not in self._errors:
+                return
+            self._begun.add(key)
+        self.begin(key, work)
 
     def runs(self, key: str) -> bool:
         """Return whether work with this key is under way."""
@@ -71,25 +81,27 @@ class Follower:
                 self._running.discard(key)
 
 
-class _Steps:
+class Steps:
     """Has the jobs of a larger piece of work done, under ids that follow from its origin."""
 
     def __init__(self, client: Client, origin: str) -> None:
         self._client = client
         self._origin = origin
-        self._done = 0
 
     def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
-        self._done += 1
-        digest = hashlib.sha256(f"{self._origin}\0{self._done}".encode()).hexdigest()[:8]
-        request.request_id = f"{self._origin[:50]}-{self._done}-{digest}"
+        """Return the job of a request when it has succeeded; raise PreconditionError with its reason if it has not."""
+        # By what is asked for, not by its number: a step that was done before is passed over.
+        spec = getattr(request, str(request.WhichOneof("spec")))
+        content = self._origin.encode() + b"\0" + spec.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        request.request_id = f"{self._origin[:50]}-{digest}"
         job = self._client.wait(self._client.start(request, wait_for_queue=True).id)
         if job.state != v1.JOB_STATE_SUCCEEDED:
             raise PreconditionError(job.error.text or f"{title}: the job {job.id} was cancelled.")
         return job
 
     def found(self, job: v1.Job, what: str) -> None:
-        pass
+        """Hear that a step was done before, which needs no word."""
 
 
 def check_key(project: str, model: str) -> str:
@@ -114,7 +126,7 @@ def check_model(client: Client, model_uri: str, dataset: str, origin: str) -> v1
             "(`parfocal status`)."
         )
     uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
-    return judge_model(client, _Steps(client, origin), method, model_uri, uri)
+    return judge_model(client, Steps(client, origin), method, model_uri, uri)
 
 
 def check_after_training(client: Client, job_id: str) -> None:
@@ -149,6 +161,18 @@ def take_up(follower: Follower, client: Client) -> None:
             follow_training(follower, client, job)
 
 
+def make_tiles(follower: Follower, client: Client, uri: str) -> None:
+    """Have the images of a dataset or result cut into the tiles that the viewer shows, unless that was done before."""
+
+    def begin() -> None:
+        digest = hashlib.sha256(uri.encode()).hexdigest()[:24]
+        job = client.start(derivation_request([uri], request_id=f"tiles-{digest}"))
+        if job.state in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
+            client.start(derivation_request([uri]))
+
+    follower.begin_once(f"tiles {uri}", begin)
+
+
 def compare_key(project: str, comparison: Comparison) -> str:
     """Return the key of a comparison."""
     models = " ".join(map(versioned_name, comparison.model_uris))
@@ -157,4 +181,4 @@ def compare_key(project: str, comparison: Comparison) -> str:
 
 def compare_models(client: Client, comparison: Comparison, origin: str) -> v1.Job:
     """Judge the models that have not been judged yet and compare them; return the finished comparison."""
-    return compare(client, _Steps(client, origin), comparison)
+    return compare(client, Steps(client, origin), comparison)

@@ -112,7 +112,7 @@ def make_form(
     schema = schema_of(method, kind)
     chosen = preset_values(method, preset) if preset else {}
     wrong = {_last(violation.field): violation.description for violation in error.violations} if error else {}
-    limits = {row[0]: row[3] for row in table_rows(schema)}
+    limits = {row[0]: _in_words(row[3]) for row in table_rows(schema)}
     fields = []
     for name, option in schema.get("properties", {}).items():
         default = _text(option.get("default"))
@@ -179,6 +179,13 @@ def _text(value: Any) -> str:
         case list() | tuple():
             return ",".join(map(_text, value))
     return str(value)
+
+
+def _in_words(limits: str) -> str:
+    """Return a range without signs of mathematics."""
+    for sign, word in (("≥", "at least"), ("≤", "at most"), (">", "more than"), ("<", "less than")):
+        limits = limits.replace(sign, word)
+    return limits
 
 
 def _last(name: str) -> str:

@@ -18,15 +18,18 @@ from parfocal.client import Client, ServiceInfo
 from parfocal.portal import words
 from parfocal.portal.follow import Follower
 from parfocal.portal.guard import form_token, token_key
+from parfocal.portal.tiles import CatalogReader
 from parfocal.portal.uploads import Uploads
-from parfocal.runtime.errors import NotFoundError, ParfocalError, UnavailableError
+from parfocal.runtime.errors import NotFoundError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import is_name
 
 FOLDER: Final = Path(__file__).parent
 THEMES: Final = ("system", "light", "dark")
+_LABELS: Final = frozenset({v1.TASK_INSTANCE_SEGMENTATION, v1.TASK_SEMANTIC_SEGMENTATION})
 _FRESH_SECONDS: Final = 3.0
 _STALE_SECONDS: Final = 60.0
+_MOST_CLIENTS: Final = 64
 
 
 class Portal:
@@ -35,7 +38,7 @@ class Portal:
     Parameters
     ----------
     settings
-        Store, services and the project that is opened first.
+        Services, catalogue, state folder and the project that is opened first.
     workflows
         URL of Prefect's pages; empty where there are none.
     """
@@ -43,10 +46,11 @@ class Portal:
     def __init__(self, settings: Settings, workflows: str = "") -> None:
         self.settings = settings
         self.workflows = workflows
-        self.key = token_key(settings.s3_secret_key.get_secret_value())
+        self.key = token_key(settings.state_folder / "portal")
         self.uploads = Uploads(settings.state_folder / "portal" / "uploads")
         self.follower = Follower()
         self._clients: dict[str, Client] = {}
+        self._tiles: dict[str, CatalogReader] = {}
         self._lock = threading.Lock()
         self._infos: tuple[float, Sequence[ServiceInfo]] = (0.0, ())
         self._asking = threading.Lock()
@@ -56,9 +60,22 @@ class Portal:
         if not is_name(project):
             raise NotFoundError(f"There is no project {project!r}.")
         with self._lock:
-            if project not in self._clients:
-                self._clients[project] = Client(self.settings.model_copy(update={"project": project}))
-            return self._clients[project]
+            client = self._clients.pop(project, None) or Client(self.settings.model_copy(update={"project": project}))
+            self._clients[project] = client
+            if len(self._clients) > _MOST_CLIENTS:
+                # The one that nobody has asked for the longest; a page that still uses it keeps it.
+                del self._clients[next(iter(self._clients))]
+            return client
+
+    def tiles(self, project: str) -> CatalogReader:
+        """Return where the tiles of a project are read."""
+        client = self.client(project)
+        with self._lock:
+            reader = self._tiles.pop(project, None) or CatalogReader(client)
+            self._tiles[project] = reader
+            if len(self._tiles) > _MOST_CLIENTS:
+                del self._tiles[next(iter(self._tiles))]
+            return reader
 
     def services(self) -> Sequence[ServiceInfo]:
         """Return what every service answers; a page does not wait for one that is slow, if it answered lately."""
@@ -80,6 +97,11 @@ class Portal:
         """Return the description of a method; None if no service that answers offers it."""
         found = (method for info in self.services() for method in info.methods if method.name == name)
         return next(found, None)
+
+    def makes_labels(self, name: str) -> bool:
+        """Return whether a method makes label images."""
+        method = self.method(name)
+        return method is not None and method.task in _LABELS
 
     def close(self) -> None:
         """Close all clients."""
@@ -119,6 +141,8 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
+        # An installation that is updated while it runs must not mix old code with new pages.
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -155,8 +179,3 @@ def go(request: Request, path: str) -> Response:
     if request.headers.get("hx-request") == "true":
         return Response(status_code=204, headers={"HX-Redirect": url})
     return RedirectResponse(url, status_code=303)
-
-
-def stored(error: ParfocalError) -> str:
-    """Return what a page says in place of something that cannot be read now."""
-    return error.message

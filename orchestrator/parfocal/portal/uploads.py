@@ -21,6 +21,7 @@ from parfocal.runtime.datasets.pairs import PASSED_OVER
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import image_stem
 from parfocal.runtime.store.names import is_job_id, new_request_id
+from parfocal.runtime.store.store import translate_disk_error
 
 ROLES: Final[Mapping[str, str]] = {
     "train/source": "Images to train on",
@@ -92,8 +93,10 @@ class Uploads:
                 yield part
                 part.flush()
                 Path(part.name).replace(target)
-            except BaseException:
+            except BaseException as error:
                 Path(part.name).unlink(missing_ok=True)
+                if isinstance(error, OSError):
+                    raise translate_disk_error(error) from error
                 raise
 
     def files(self, project: str, upload: str) -> list[UploadedFile]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from markupsafe import Markup, escape
 
 from parfocal import v1
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.verdicts import Verdict
 
 _STATES: Final[Mapping[int, tuple[str, str]]] = {
     v1.JOB_STATE_QUEUED: ("queued", "Queued"),
@@ -33,6 +36,7 @@ _WORK: Final = {
     "prediction": "Prediction",
     "evaluation": "Quality control",
     "comparison": "Comparison",
+    "derivation": "Tiles for the viewer",
 }
 _TASKS: Final[Mapping[int, str]] = {
     v1.TASK_RESTORATION: "Cleaner images",
@@ -52,6 +56,11 @@ def state(job: v1.Job) -> tuple[str, str]:
 def verdict_state(name: str) -> tuple[str, str]:
     """Return the look and the word of a verdict."""
     return _VERDICTS.get(name, ("unknown", "Not judged"))
+
+
+def verdict_short(verdict: Verdict) -> str:
+    """Return a verdict with what decided most."""
+    return replace(verdict, reasons=verdict.reasons[:1]).sentence
 
 
 def work(job: v1.Job) -> str:
@@ -76,7 +85,15 @@ def subject(job: v1.Job) -> str:
             return f"of {versioned_name(judged)}" if judged else ""
         case "comparison":
             return f"on {versioned_name(job.comparison.dataset_uri)}"
+        case "derivation":
+            return f"of {', '.join(map(_published, job.derivation.input_uris))}"
     return ""
+
+
+def _published(uri: str) -> str:
+    """Return "name:version" of a dataset's address, and the job of a result's."""
+    name = versioned_name(uri)
+    return name if name.rpartition(":")[2].isdigit() else name.partition(":")[2]
 
 
 def duration(seconds: float) -> str:
@@ -147,6 +164,17 @@ def sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
+def marked(text: str) -> Markup:
+    """Return a text with what stands between backticks set as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    pieces = [
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    ]
+    return Markup().join(pieces)
+
+
 def paths(uri: str) -> str:
     """Return the part of an address below its project: "name/version"."""
     return "/".join(quote(part) for part in uri.rstrip("/").rsplit("/", 2)[-2:])
@@ -155,6 +183,7 @@ def paths(uri: str) -> str:
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "state": state,
     "verdict_state": verdict_state,
+    "verdict_short": verdict_short,
     "work": work,
     "subject": subject,
     "duration": duration,
@@ -164,6 +193,8 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "plain": plain,
     "shape": shape,
     "pixel_size": pixel_size,
+    "marked": marked,
+    "capitalize_first": lambda text: text[:1].upper() + text[1:],
     "sentence": sentence,
     "versioned": versioned_name,
     "paths": paths,

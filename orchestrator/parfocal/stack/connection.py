@@ -17,7 +17,6 @@ from parfocal.stack.units import (
     prefect_api_url,
     service_address,
     store_endpoint,
-    store_settings,
 )
 
 
@@ -36,8 +35,11 @@ class StackConnection(BaseModel):
         Prefect's API and its pages for the browser; None where the stack runs without Prefect.
     portal_url
         The portal; None where the stack runs without it.
+    prefect_auth
+        User and password of Prefect, which asks for them where there are identities. Not shown either.
     environment
-        The same as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PARFOCAL_S3_…``, ``PREFECT_API_URL``.
+        What clients need as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PREFECT_API_URL``; no key of the
+        store.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +51,7 @@ class StackConnection(BaseModel):
     buckets: Buckets
     prefect_api_url: str | None
     prefect_url: str | None
+    prefect_auth: str = Field(repr=False)
     portal_url: str | None
     environment: Mapping[str, str] = Field(repr=False)
 
@@ -69,7 +72,7 @@ def connection(folder: Path | None = None) -> StackConnection:
         raise PreconditionError(f"The stack in {folder} does not run. Start it with `parfocal up`.")
     config, credentials = saved.config, load_credentials(folder)
     api_url = prefect_api_url(config) if config.prefect else None
-    environment = store_settings(config, credentials) | client_settings(config)
+    environment = {"PARFOCAL_HOME": str(config.folder)} | client_settings(config)
     if api_url:
         environment["PREFECT_API_URL"] = api_url
     return StackConnection(
@@ -81,5 +84,6 @@ def connection(folder: Path | None = None) -> StackConnection:
         prefect_api_url=api_url,
         prefect_url=api_url.removesuffix("/api") if api_url else None,
         portal_url=portal_url(config) if config.portal and config.portal_port else None,
+        prefect_auth=credentials.prefect_auth,
         environment=environment,
     )

@@ -138,7 +138,7 @@ def _prepare(config: StackConfig, saved: SavedConfig | None, claims: PortClaims)
     decided = assign_ports(config, saved.config if saved else None, claims)
     revision = saved.revision + 1 if saved else 1
     # Fails here, with a clear message, if a program is missing.
-    build_units(decided, ensure_credentials(folder))
+    build_units(decided, ensure_credentials(folder, decided.buckets))
     saved = SavedConfig(revision=revision, config=decided)
     save_config(saved)
     return saved

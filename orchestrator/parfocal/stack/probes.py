@@ -10,6 +10,7 @@ import io
 import json
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from datetime import datetime
 from typing import Any
 
@@ -72,13 +73,13 @@ def portal_ready(url: str) -> str:
     return problem if answer is None else ""
 
 
-def runner_ready(api_url: str, since: datetime) -> str:
+def runner_ready(api_url: str, since: datetime, auth: str = "") -> str:
     """Check that a flow runner that started at `since` has begun to ask for work.
 
     The server notes for each deployment when a runner last asked for its runs; deployments that an earlier runner
     left behind carry an earlier time.
     """
-    answer, problem = _ask(f"{api_url}/deployments/filter", {"limit": 200})
+    answer, problem = _ask(f"{api_url}/deployments/filter", {"limit": 200}, auth)
     if answer is None:
         return problem
     polled = [row["last_polled"] for row in answer if row.get("last_polled")]
@@ -105,10 +106,11 @@ def service_ready(address: str) -> str:
     return f"{address}: {name}"
 
 
-def _ask(url: str, body: dict[str, Any] | None = None) -> tuple[Any, str]:
+def _ask(url: str, body: dict[str, Any] | None = None, auth: str = "") -> tuple[Any, str]:
     """Return the JSON answer of `url` and an empty text, or None and what went wrong."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {b64encode(auth.encode()).decode()}"}
+    request = urllib.request.Request(url, data, headers)
     try:
         with _NO_PROXY.open(request, timeout=_TIMEOUT) as response:
             return json.load(response), ""

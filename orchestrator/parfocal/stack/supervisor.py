@@ -111,7 +111,7 @@ class Supervisor:
         self._saved = saved
         config = saved.config
         self._claims.join(stack_ports(config))
-        units = build_units(config, ensure_credentials(self.folder))
+        units = build_units(config, ensure_credentials(self.folder, config.buckets))
         obsolete = [name for name, watched in self._units.items() if watched.unit not in units]
         self._stop(obsolete)
         kept = {name: watched for name, watched in self._units.items() if name not in obsolete}

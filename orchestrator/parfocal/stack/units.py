@@ -15,16 +15,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from parfocal.runtime.errors import NotFoundError
 from parfocal.stack import probes
-from parfocal.stack.config import ServiceUnit, StackConfig
-from parfocal.stack.credentials import Credentials, store_settings_path
+from parfocal.stack.config import CATALOG, ServiceUnit, StackConfig
+from parfocal.stack.credentials import Credentials, Key, store_settings_path
 from parfocal.stack.ports import LOOPBACK
 from parfocal.stack.processes import STACK_MARK, UNIT_MARK
 
 #: Says why a unit that was started at the given time is not ready; an empty text when it is.
 Readiness = Callable[[datetime], str]
+
+
+#: The setting that turns identities on.
+ACCESS_FILE: Final = "PARFOCAL_ACCESS_FILE"
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,14 @@ def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ..
     """Return all units of a stack whose ports are decided, in the order in which people think of them."""
     units = [store_unit(config, credentials)]
     if config.prefect:
-        units.append(prefect_unit(config))
+        units.append(prefect_unit(config, credentials))
     units += [service_unit(config, credentials, service) for service in config.services]
     # Without a service there is nothing to serve.
     if config.prefect and config.method_services and config.runner_module and module_exists(config.runner_module):
         units.append(runner_unit(config, credentials, config.runner_module))
     # A stack that an older Parfocal started has no port for it.
     if config.portal and config.portal_port:
-        units.append(portal_unit(config, credentials))
+        units.append(portal_unit(config))
     return tuple(units)
 
 
@@ -154,7 +159,7 @@ _STORE_PORT_FLAGS = (
 )
 
 
-def prefect_unit(config: StackConfig) -> Unit:
+def prefect_unit(config: StackConfig, credentials: Credentials) -> Unit:
     """Return the Prefect server, on SQLite in the stack's folder."""
     api_url = prefect_api_url(config)
     ui_url = api_url.removesuffix("/api")
@@ -162,7 +167,7 @@ def prefect_unit(config: StackConfig) -> Unit:
     return Unit(
         name="prefect",
         argv=(sys.executable, "-P", "-m", "prefect", "server", "start", *listen),
-        env=base_environment(same_python=True) | _prefect_settings(config),
+        env=base_environment(same_python=True) | _prefect_settings(config, credentials),
         cwd=config.folder / "prefect",
         ready=lambda _since: probes.prefect_ready(api_url),
         stage=1,
@@ -175,7 +180,8 @@ def prefect_unit(config: StackConfig) -> Unit:
 def service_unit(config: StackConfig, credentials: Credentials, service: ServiceUnit) -> Unit:
     """Return one service, run by its own environment's Python."""
     address = service_address(service)
-    env = base_environment() | store_settings(config, credentials) | {"PARFOCAL_LISTEN": address}
+    key = credentials.catalog if service.name == CATALOG else credentials.services
+    env = base_environment() | store_settings(config, key) | {"PARFOCAL_LISTEN": address}
     return Unit(
         name=service.name,
         argv=service.argv,
@@ -192,16 +198,22 @@ def service_unit(config: StackConfig, credentials: Credentials, service: Service
 
 
 def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> Unit:
-    """Return the flow runner, which serves the deployments of all services."""
+    """Return the flow runner, which serves the deployments of all services.
+
+    It has the services' key of the store, because what a scheduled prediction has done is kept there.
+    """
     api_url = prefect_api_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials)
-    env |= _prefect_settings(config) | {"PREFECT_API_URL": api_url, **client_settings(config)}
+    env = base_environment(same_python=True) | {"PARFOCAL_HOME": str(config.folder)}
+    env |= store_settings(config, credentials.services)
+    env |= _prefect_settings(config, credentials) | {"PREFECT_API_URL": api_url, **client_settings(config)}
+    # Its own identity, where there are identities: it acts for those who started the runs.
+    env |= {"PARFOCAL_TOKEN_FILE": token} if (token := os.environ.get("PARFOCAL_RUNNER_TOKEN_FILE")) else {}
     return Unit(
         name="runner",
         argv=(sys.executable, "-P", "-m", module),
         env=env,
         cwd=config.folder / "state",
-        ready=partial(probes.runner_ready, api_url),
+        ready=partial(probes.runner_ready, api_url, auth=credentials.prefect_auth),
         needs=("s3", "prefect", *([config.catalog.name] if config.catalog else [])),
         after=tuple(service.name for service in config.method_services),
         stage=3,
@@ -209,10 +221,11 @@ def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> U
     )
 
 
-def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
-    """Return the portal, the pages for the browser."""
+def portal_unit(config: StackConfig) -> Unit:
+    """Return the portal, the pages for the browser; it has no key of the store."""
     url = portal_url(config)
-    env = base_environment(same_python=True) | store_settings(config, credentials) | client_settings(config)
+    env = base_environment(same_python=True) | client_settings(config)
+    env |= {"PARFOCAL_HOME": str(config.folder), "PARFOCAL_STATE_DIR": str(config.folder / "state")}
     argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
@@ -250,21 +263,26 @@ def service_address(service: ServiceUnit) -> str:
     return f"{LOOPBACK}:{service.port}"
 
 
+def services_setting(config: StackConfig) -> str:
+    """Return the value of ``PARFOCAL_SERVICES``."""
+    return ",".join(service_address(service) for service in config.method_services)
+
+
 def client_settings(config: StackConfig) -> dict[str, str]:
-    """Return the settings by which clients find the services and the catalogue."""
+    """Return the settings by which clients find the services and the catalogue; they need no key of the store."""
     return {
-        "PARFOCAL_SERVICES": ",".join(service_address(service) for service in config.method_services),
+        "PARFOCAL_SERVICES": services_setting(config),
         "PARFOCAL_CATALOG": service_address(config.catalog) if config.catalog else "",
     }
 
 
-def store_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
-    """Return the settings by which services and clients find the store and the stack's folder."""
+def store_settings(config: StackConfig, key: Key) -> dict[str, str]:
+    """Return the settings by which services find the store, which they use with a key, and the stack's folder."""
     return {
         "PARFOCAL_HOME": str(config.folder),
         "PARFOCAL_S3_ENDPOINT": store_endpoint(config),
-        "PARFOCAL_S3_ACCESS_KEY": credentials.access_key,
-        "PARFOCAL_S3_SECRET_KEY": credentials.secret_key,
+        "PARFOCAL_S3_ACCESS_KEY": key.access_key,
+        "PARFOCAL_S3_SECRET_KEY": key.secret_key,
         "PARFOCAL_STATE_DIR": str(config.folder / "state"),
         **config.buckets.environment,
     }
@@ -273,10 +291,11 @@ def store_settings(config: StackConfig, credentials: Credentials) -> dict[str, s
 def base_environment(*, same_python: bool = False) -> dict[str, str]:
     """Return this process's environment without what must not reach a unit.
 
-    Settings of another Prefect (a cloud account, say) never leak in. `same_python` keeps what makes this Python
+    Settings of another Prefect (a cloud account, say) never leak in, nor does the token of whoever starts the stack.
+    Everything is on loopback, where TLS would protect nothing. `same_python` keeps what makes this Python
     find its packages; other environments must not see it. Calls on loopback never go through a proxy.
     """
-    dropped = {STACK_MARK, UNIT_MARK, "PARFOCAL_LISTEN", "PARFOCAL_SERVICES", "PARFOCAL_CATALOG"}
+    dropped = {STACK_MARK, UNIT_MARK, "PARFOCAL_LISTEN", "PARFOCAL_SERVICES", "PARFOCAL_CATALOG", *_TLS, *_CALLER}
     if not same_python:
         dropped |= {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSAFEPATH"}
     env = {
@@ -288,6 +307,10 @@ def base_environment(*, same_python: bool = False) -> dict[str, str]:
         hosts = [host for host in env.get(key, "").split(",") if host]
         env[key] = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost"]))
     return env | {"PYTHONUNBUFFERED": "1"}
+
+
+_TLS = ("PARFOCAL_TLS_CERT", "PARFOCAL_TLS_KEY", "PARFOCAL_TLS_CA", "PARFOCAL_TLS_CLIENT_CA")
+_CALLER = ("PARFOCAL_TOKEN", "PARFOCAL_TOKEN_FILE", "PARFOCAL_ACTS_FOR", "PARFOCAL_CONTEXT")
 
 
 def weed_program() -> Path:
@@ -319,10 +342,13 @@ def module_exists(module: str) -> bool:
     return any(place.with_name(f"{place.name}.py").is_file() or (place / "__main__.py").is_file() for place in places)
 
 
-def _prefect_settings(config: StackConfig) -> dict[str, str]:
+def _prefect_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
     api_url = prefect_api_url(config)
     origins = [f"http://{host}:{config.prefect_port}" for host in (LOOPBACK, "localhost")]
+    # Prefect knows one password and no people, so it is for operators where there are identities.
+    guarded = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING") if os.environ.get(ACCESS_FILE) else ()
     return {
+        **dict.fromkeys(guarded, credentials.prefect_auth),
         "PREFECT_HOME": str(config.folder / "prefect"),
         "PREFECT_UI_API_URL": api_url,
         # Otherwise any page open in the browser could start flows.

@@ -178,7 +178,7 @@ class DatasetDetails(google.protobuf.message.Message):
 
     @property
     def axes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Axes of its images, e.g. "YX"."""
+        """Axes of its source images, e.g. "YX"."""
 
     @property
     def dtypes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:

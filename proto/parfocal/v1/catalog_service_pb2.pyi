@@ -98,6 +98,7 @@ class ListEntriesRequest(google.protobuf.message.Message):
     DELETED_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    BRIEF_FIELD_NUMBER: builtins.int
     project: builtins.str
     """The project; empty means "default"."""
     kind: parfocal.v1.catalog_pb2.EntryKind.ValueType
@@ -112,6 +113,8 @@ class ListEntriesRequest(google.protobuf.message.Message):
     """Most entries a page; 0 means 50, at most 500."""
     page_token: builtins.str
     """From the last answer; empty: first page."""
+    brief: builtins.bool
+    """Leave out the verdicts on models, for which the store is asked for each model."""
     def __init__(
         self,
         *,
@@ -122,8 +125,9 @@ class ListEntriesRequest(google.protobuf.message.Message):
         deleted: builtins.bool = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        brief: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "kind", b"kind", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "query", b"query"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["brief", b"brief", "deleted", b"deleted", "kind", b"kind", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "query", b"query"]) -> None: ...
 
 global___ListEntriesRequest = ListEntriesRequest
 
@@ -165,8 +169,11 @@ class GetEntryRequest(google.protobuf.message.Message):
 
     ENTRY_FIELD_NUMBER: builtins.int
     URI_FIELD_NUMBER: builtins.int
+    CHECK_FILES_FIELD_NUMBER: builtins.int
     uri: builtins.str
     """Its address, instead of its name."""
+    check_files: builtins.bool
+    """Look whether the store has all its files."""
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
         """Which one; an address may stand in its place."""
@@ -176,9 +183,10 @@ class GetEntryRequest(google.protobuf.message.Message):
         *,
         entry: parfocal.v1.catalog_pb2.EntryName | None = ...,
         uri: builtins.str = ...,
+        check_files: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entry", b"entry", "uri", b"uri"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["check_files", b"check_files", "entry", b"entry", "uri", b"uri"]) -> None: ...
 
 global___GetEntryRequest = GetEntryRequest
 
@@ -189,17 +197,23 @@ class GetEntryResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: builtins.int
+    DAMAGED_FILES_FIELD_NUMBER: builtins.int
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.Entry:
         """The entry."""
+
+    @property
+    def damaged_files(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """With check_files: names of the files that are missing, or not as long as they were."""
 
     def __init__(
         self,
         *,
         entry: parfocal.v1.catalog_pb2.Entry | None = ...,
+        damaged_files: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entry", b"entry"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["damaged_files", b"damaged_files", "entry", b"entry"]) -> None: ...
 
 global___GetEntryResponse = GetEntryResponse
 
@@ -430,6 +444,49 @@ class ReadFileResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
 
 global___ReadFileResponse = ReadFileResponse
+
+@typing.final
+class ReadArchiveRequest(google.protobuf.message.Message):
+    """Asks to read all files of an entry."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: builtins.int
+    URI_FIELD_NUMBER: builtins.int
+    uri: builtins.str
+    """Its address, instead of its name."""
+    @property
+    def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
+        """Which entry; an address may stand in its place."""
+
+    def __init__(
+        self,
+        *,
+        entry: parfocal.v1.catalog_pb2.EntryName | None = ...,
+        uri: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entry", b"entry", "uri", b"uri"]) -> None: ...
+
+global___ReadArchiveRequest = ReadArchiveRequest
+
+@typing.final
+class ReadArchiveResponse(google.protobuf.message.Message):
+    """The next bytes of an archive."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The bytes."""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
+
+global___ReadArchiveResponse = ReadArchiveResponse
 
 @typing.final
 class SignDownloadsRequest(google.protobuf.message.Message):

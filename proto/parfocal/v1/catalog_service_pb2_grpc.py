@@ -55,6 +55,11 @@ class CatalogServiceStub(object):
                 request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadFileRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadFileResponse.FromString,
                 )
+        self.ReadArchive = channel.unary_stream(
+                '/parfocal.v1.CatalogService/ReadArchive',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadArchiveRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadArchiveResponse.FromString,
+                )
         self.SignDownloads = channel.unary_unary(
                 '/parfocal.v1.CatalogService/SignDownloads',
                 request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.SignDownloadsRequest.SerializeToString,
@@ -147,6 +152,13 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadArchive(self, request, context):
+        """Reads the manifest and all files of an entry as one ZIP archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SignDownloads(self, request, context):
         """Returns requests by which files of an entry are fetched from the store.
         """
@@ -231,6 +243,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ReadFile,
                     request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadFileRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadFileResponse.SerializeToString,
+            ),
+            'ReadArchive': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadArchive,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadArchiveRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadArchiveResponse.SerializeToString,
             ),
             'SignDownloads': grpc.unary_unary_rpc_method_handler(
                     servicer.SignDownloads,
@@ -406,6 +423,23 @@ class CatalogService(object):
         return grpc.experimental.unary_stream(request, target, '/parfocal.v1.CatalogService/ReadFile',
             parfocal_dot_v1_dot_catalog__service__pb2.ReadFileRequest.SerializeToString,
             parfocal_dot_v1_dot_catalog__service__pb2.ReadFileResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReadArchive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/parfocal.v1.CatalogService/ReadArchive',
+            parfocal_dot_v1_dot_catalog__service__pb2.ReadArchiveRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.ReadArchiveResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

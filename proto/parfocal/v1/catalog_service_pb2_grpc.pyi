@@ -69,6 +69,12 @@ class CatalogServiceStub:
     ]
     """Reads one file of an entry, or its manifest; for small files, without a request to the store."""
 
+    ReadArchive: grpc.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ReadArchiveRequest,
+        parfocal.v1.catalog_service_pb2.ReadArchiveResponse,
+    ]
+    """Reads the manifest and all files of an entry as one ZIP archive."""
+
     SignDownloads: grpc.UnaryUnaryMultiCallable[
         parfocal.v1.catalog_service_pb2.SignDownloadsRequest,
         parfocal.v1.catalog_service_pb2.SignDownloadsResponse,
@@ -155,6 +161,12 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.ReadFileResponse,
     ]
     """Reads one file of an entry, or its manifest; for small files, without a request to the store."""
+
+    ReadArchive: grpc.aio.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ReadArchiveRequest,
+        parfocal.v1.catalog_service_pb2.ReadArchiveResponse,
+    ]
+    """Reads the manifest and all files of an entry as one ZIP archive."""
 
     SignDownloads: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.catalog_service_pb2.SignDownloadsRequest,
@@ -258,6 +270,14 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ReadFileResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ReadFileResponse]]:
         """Reads one file of an entry, or its manifest; for small files, without a request to the store."""
+
+    @abc.abstractmethod
+    def ReadArchive(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ReadArchiveRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ReadArchiveResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ReadArchiveResponse]]:
+        """Reads the manifest and all files of an entry as one ZIP archive."""
 
     @abc.abstractmethod
     def SignDownloads(

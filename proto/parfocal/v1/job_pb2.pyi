@@ -132,6 +132,7 @@ class Job(google.protobuf.message.Message):
     CHECKPOINTS_FIELD_NUMBER: builtins.int
     PUBLICATION_FIELD_NUMBER: builtins.int
     PAUSED_FIELD_NUMBER: builtins.int
+    REQUESTED_BY_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifier, unique within the project."""
     project: builtins.str
@@ -145,7 +146,7 @@ class Job(google.protobuf.message.Message):
     state: global___JobState.ValueType
     """Where it stands."""
     created_by: builtins.str
-    """Who started it; "unverified" until authentication exists."""
+    """Who started it; "unverified" where there are no identities."""
     attempt: builtins.int
     """How often a worker was started for it, from 1. Writes of older attempts are refused."""
     lost_workers: builtins.int
@@ -158,6 +159,8 @@ class Job(google.protobuf.message.Message):
     """Plain words on what the job waits for or does now."""
     reserved_uri: builtins.str
     """The place in the store reserved for what the job will publish."""
+    requested_by: builtins.str
+    """Who asked for it on behalf of `created_by`, for example an operator or the flow runner; empty: they themselves."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels of the caller, for example {"flow_run": "…"}."""
@@ -268,9 +271,10 @@ class Job(google.protobuf.message.Message):
         checkpoints: collections.abc.Iterable[builtins.str] | None = ...,
         publication: global___Publication | None = ...,
         paused: google.protobuf.duration_pb2.Duration | None = ...,
+        requested_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "requested_by", b"requested_by", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison", "derivation"] | None: ...
 
 global___Job = Job

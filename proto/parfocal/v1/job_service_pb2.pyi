@@ -390,3 +390,83 @@ class DeleteJobResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 global___DeleteJobResponse = DeleteJobResponse
+
+@typing.final
+class ListUsageRequest(google.protobuf.message.Message):
+    """Asks what a project has used."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    MONTH_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    month: builtins.str
+    """Only this month, for example "2026-11"; empty: all."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        month: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["month", b"month", "project", b"project"]) -> None: ...
+
+global___ListUsageRequest = ListUsageRequest
+
+@typing.final
+class ListUsageResponse(google.protobuf.message.Message):
+    """What a project has used, and what it has under way."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: builtins.int
+    ACTIVE_JOBS_FIELD_NUMBER: builtins.int
+    active_jobs: builtins.int
+    """Jobs that have not ended; they are not part of `usage`."""
+    @property
+    def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceUsage]:
+        """By month, user and service."""
+
+    def __init__(
+        self,
+        *,
+        usage: collections.abc.Iterable[global___DeviceUsage] | None = ...,
+        active_jobs: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active_jobs", b"active_jobs", "usage", b"usage"]) -> None: ...
+
+global___ListUsageResponse = ListUsageResponse
+
+@typing.final
+class DeviceUsage(google.protobuf.message.Message):
+    """What one user has used of one service in one month."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MONTH_FIELD_NUMBER: builtins.int
+    USER_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    JOBS_FIELD_NUMBER: builtins.int
+    DEVICE_SECONDS_FIELD_NUMBER: builtins.int
+    month: builtins.str
+    """The month in which the jobs ended, in UTC, for example "2026-11"."""
+    user: builtins.str
+    """Who started them."""
+    service: builtins.str
+    """Name of the service, for example "care"."""
+    jobs: builtins.int
+    """Jobs that have ended, however they ended."""
+    device_seconds: builtins.float
+    """Time of trainings and predictions from their first worker to their end, in seconds, without pauses."""
+    def __init__(
+        self,
+        *,
+        month: builtins.str = ...,
+        user: builtins.str = ...,
+        service: builtins.str = ...,
+        jobs: builtins.int = ...,
+        device_seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device_seconds", b"device_seconds", "jobs", b"jobs", "month", b"month", "service", b"service", "user", b"user"]) -> None: ...
+
+global___DeviceUsage = DeviceUsage

@@ -50,6 +50,11 @@ class JobServiceStub(object):
                 request_serializer=parfocal_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_job__service__pb2.DeleteJobResponse.FromString,
                 )
+        self.ListUsage = channel.unary_unary(
+                '/parfocal.v1.JobService/ListUsage',
+                request_serializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageResponse.FromString,
+                )
 
 
 class JobServiceServicer(object):
@@ -105,6 +110,13 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUsage(self, request, context):
+        """Returns what the ended jobs of a project have used, of all services, deleted ones included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +154,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.DeleteJob,
                     request_deserializer=parfocal_dot_v1_dot_job__service__pb2.DeleteJobRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_job__service__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'ListUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsage,
+                    request_deserializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,5 +287,22 @@ class JobService(object):
         return grpc.experimental.unary_unary(request, target, '/parfocal.v1.JobService/DeleteJob',
             parfocal_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
             parfocal_dot_v1_dot_job__service__pb2.DeleteJobResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.JobService/ListUsage',
+            parfocal_dot_v1_dot_job__service__pb2.ListUsageRequest.SerializeToString,
+            parfocal_dot_v1_dot_job__service__pb2.ListUsageResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -63,6 +63,12 @@ class JobServiceStub:
     ]
     """Moves the record of an ended job, not what it published, to the trash."""
 
+    ListUsage: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.job_service_pb2.ListUsageRequest,
+        parfocal.v1.job_service_pb2.ListUsageResponse,
+    ]
+    """Returns what the ended jobs of a project have used, of all services, deleted ones included."""
+
 class JobServiceAsyncStub:
     """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
 
@@ -107,6 +113,12 @@ class JobServiceAsyncStub:
         parfocal.v1.job_service_pb2.DeleteJobResponse,
     ]
     """Moves the record of an ended job, not what it published, to the trash."""
+
+    ListUsage: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.job_service_pb2.ListUsageRequest,
+        parfocal.v1.job_service_pb2.ListUsageResponse,
+    ]
+    """Returns what the ended jobs of a project have used, of all services, deleted ones included."""
 
 class JobServiceServicer(metaclass=abc.ABCMeta):
     """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
@@ -166,5 +178,13 @@ class JobServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.job_service_pb2.DeleteJobResponse, collections.abc.Awaitable[parfocal.v1.job_service_pb2.DeleteJobResponse]]:
         """Moves the record of an ended job, not what it published, to the trash."""
+
+    @abc.abstractmethod
+    def ListUsage(
+        self,
+        request: parfocal.v1.job_service_pb2.ListUsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.job_service_pb2.ListUsageResponse, collections.abc.Awaitable[parfocal.v1.job_service_pb2.ListUsageResponse]]:
+        """Returns what the ended jobs of a project have used, of all services, deleted ones included."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -99,6 +99,7 @@ class PredictionSpec(google.protobuf.message.Message):
     INPUT_URI_FIELD_NUMBER: builtins.int
     SPLIT_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
     model_uri: builtins.str
     """Published model version."""
     input_uri: builtins.str
@@ -109,6 +110,10 @@ class PredictionSpec(google.protobuf.message.Message):
     def parameters(self) -> google.protobuf.struct_pb2.Struct:
         """Prediction parameters of the model's method; what is left out has its default."""
 
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Which images of the folder `input_uri`, by their names below it, for example "plate1/a01.tif"; empty: all."""
+
     def __init__(
         self,
         *,
@@ -116,9 +121,10 @@ class PredictionSpec(google.protobuf.message.Message):
         input_uri: builtins.str = ...,
         split: builtins.str = ...,
         parameters: google.protobuf.struct_pb2.Struct | None = ...,
+        inputs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["parameters", b"parameters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["input_uri", b"input_uri", "model_uri", b"model_uri", "parameters", b"parameters", "split", b"split"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["input_uri", b"input_uri", "inputs", b"inputs", "model_uri", b"model_uri", "parameters", b"parameters", "split", b"split"]) -> None: ...
 
 global___PredictionSpec = PredictionSpec
 

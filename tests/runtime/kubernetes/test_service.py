@@ -20,6 +20,7 @@ from parfocal import v1
 from parfocal.runtime.errors import PreconditionError
 from parfocal.runtime.rpc_errors import from_rpc_error
 from parfocal.runtime.server.forwarding import ForwardedImages
+from parfocal.runtime.settings import Settings
 
 
 @dataclass
@@ -111,7 +112,7 @@ def test_where_there_is_no_address_no_deployment_is_named() -> None:
             for request in ():
                 yield request
 
-        async for _ in ForwardedImages("qc", "").predict(nothing()):
+        async for _ in ForwardedImages("qc", Settings()).predict(nothing()):
             pass
 
     with pytest.raises(PreconditionError) as caught:

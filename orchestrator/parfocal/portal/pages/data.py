@@ -22,13 +22,16 @@ from parfocal.client.previews import preview_folder, preview_stored
 from parfocal.client.quality import published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
+from parfocal.portal.follow import make_tiles
+from parfocal.portal.layers import dataset_config
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
 from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.images.files import image_stem
 from parfocal.runtime.store.manifests import DatasetManifest
-from parfocal.runtime.store.names import check_request_id, is_name, new_request_id, versioned_name
+from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
 
 router = APIRouter(prefix="/p/{project}")
 _PAGE: Final = 24
@@ -113,6 +116,7 @@ def checks(request: Request, client: ClientHere, portal: PortalHere, upload: str
         "_checks.html",
         report=report,
         refused=error,
+        faulty=_faulty(values, error) if error else [],
         rows=_image_rows(report) if report else [],
         suggestion=_suggestion(values),
         suitable=_suitable(portal, report) if report else [],
@@ -144,7 +148,7 @@ async def remove(request: Request, client: ClientHere, portal: PortalHere, uploa
     names = [str(name) for name in form.getlist("file")]
     files = portal.uploads.files(client.project, upload)
     for file in files:
-        if file.path in names or file.name in names:
+        if file.path in names:
             portal.uploads.remove(client.project, upload, file.path)
     query = str(form.get("query", ""))
     return go(request, f"/uploads/{upload}" + (f"?{query}" if query else ""))
@@ -164,7 +168,9 @@ def dataset(
     """Show one dataset: what it is good for, what is wrong with it, its images."""
     manifest = read_dataset(client, f"{name}:{version}")
     uri = client.dataset_uri(f"{name}:{version}")
+    make_tiles(portal.follower, client, uri)
     sources = [image for image in manifest.images if image.role == "source" and split in {"", image.split}]
+    sources.sort(key=lambda image: image.split != "train")
     partners = (
         {(image.split, image.stem): image for image in manifest.images if image.role == manifest.roles("target")[:1][0]}
         if manifest.roles("target")
@@ -193,6 +199,12 @@ def dataset(
     )
 
 
+@router.get("/data/{name}/{version}/viewer.json")
+def viewer(client: ClientHere, name: str, version: int) -> Response:
+    """Tell the viewer of the images of a dataset."""
+    return JSONResponse(dataset_config(client.project, read_dataset(client, f"{name}:{version}")))
+
+
 @router.get("/data/{name}/{version}/preview.png")
 def dataset_preview(client: ClientHere, name: str, version: int, augmented: bool = False) -> Response:
     """Return a sheet of a dataset's training images, as they are or as a training sees them."""
@@ -219,7 +231,7 @@ def _upload_values(client: Client, portal: Portal, upload: str, query: Mapping[s
     """Return what the address says of an upload: what each folder is, and how the images are read."""
     files = portal.uploads.files(client.project, upload)
     roles = guess_roles(files)
-    roles |= {folder: role for folder in roles if (role := query.get(f"role.{folder}")) in ROLES}
+    roles |= {folder: role for folder in roles if (role := query.get(f"role.{folder}", "?")) in ROLES}
     no_test = not any(role.startswith("test/") for role in roles.values())
     folders: dict[str, list[UploadedFile]] = {}
     for file in files:
@@ -247,11 +259,35 @@ def _upload_values(client: Client, portal: Portal, upload: str, query: Mapping[s
 def _check(
     client: Client, portal: Portal, upload: str, values: Mapping[str, Any]
 ) -> tuple[FolderReport | None, InvalidInputError | None]:
-    try:
-        with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
+    with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
+        try:
             return check_folder(folder, values["axes"], kind=values["kind"]), None
-    except InvalidInputError as error:
-        return None, error
+        except InvalidInputError as error:
+            return None, _without_place(error, folder)
+
+
+def _without_place(error: InvalidInputError, folder: Path) -> InvalidInputError:
+    """Return an error without the place where the portal keeps the upload."""
+    return InvalidInputError(error.message.replace(str(folder), "The upload"), error.violations)
+
+
+def _faulty(values: Mapping[str, Any], error: InvalidInputError) -> list[str]:
+    """Return the paths of the files that an error names, with their partners: half a pair is of no use."""
+    named = set()
+    for file in values["files"]:
+        role = values["roles"][file.folder]
+        split, stem = role.partition("/")[0], image_stem(Path(file.name))
+        for violation in error.violations:
+            place, _, name = violation.field.rpartition("/")
+            # Images that are held out have become test images.
+            moved = values["hold_out"] and place.rpartition("/")[2] == role.rpartition("/")[2]
+            if name == file.name and (place in {"", role} or moved):
+                named.add((split, stem))
+    return [
+        file.path
+        for file in values["files"]
+        if (values["roles"][file.folder].partition("/")[0], image_stem(Path(file.name))) in named
+    ]
 
 
 def _save(request: Request, client: Client, portal: Portal, upload: str, form: Mapping[str, str]) -> Response:
@@ -266,15 +302,18 @@ def _save(request: Request, client: Client, portal: Portal, upload: str, form: M
                 else "Give the dataset a name: letters, digits, '.', '_' or '-'."
             )
         with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
-            manifest = create_dataset(
-                client,
-                name,
-                folder,
-                axes=values["axes"],
-                kind=values["kind"],
-                licence=form.get("licence", "").strip(),
-                description=form.get("description", "").strip(),
-            )
+            try:
+                manifest = create_dataset(
+                    client,
+                    name,
+                    folder,
+                    axes=values["axes"],
+                    kind=values["kind"],
+                    licence=form.get("licence", "").strip(),
+                    description=form.get("description", "").strip(),
+                )
+            except InvalidInputError as error:
+                raise _without_place(error, folder) from error
     except InvalidInputError as error:
         return page(request, "upload.html", 422, **{**values, "name": name, "error": error})
     portal.uploads.discard(client.project, upload)
@@ -360,8 +399,3 @@ def _quality(client: Client, manifest: DatasetManifest, uri: str) -> dict[str, A
     except ParfocalError as error:
         values["quality_problem"] = error.message
     return values
-
-
-def dataset_name(uri: str) -> str:
-    """Return "name:version" of the address of a dataset; empty for none."""
-    return versioned_name(uri) if uri else ""

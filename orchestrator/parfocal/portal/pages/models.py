@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
+from parfocal.client.published import read_manifest
 from parfocal.client.quality import evaluation_summary
-from parfocal.portal.follow import check_key, check_model
+from parfocal.portal.follow import check_key, check_model, make_tiles
+from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import result_of
 from parfocal.portal.portal import ClientHere, PortalHere, go, page
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary, Metric
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.manifests import ResultManifest
 from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
 from parfocal.runtime.store.scores import Scores
 from parfocal.runtime.store.store import Location
@@ -66,6 +68,8 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
     if summary.verdict.job:
         try:
             values["judged"] = _judged(client, summary)
+            for uri in values["judged"]["shown"]:
+                make_tiles(portal.follower, client, uri)
         except ParfocalError as error:
             values["quality_problem"] = error.message
     return page(request, "model.html", **values)
@@ -87,6 +91,19 @@ def verdict(request: Request, client: ClientHere, portal: PortalHere, name: str,
         running=running,
         problem=portal.follower.error(key),
         judged=None,
+    )
+
+
+@router.get("/models/{name}/{version}/viewer.json")
+def viewer(client: ClientHere, portal: PortalHere, name: str, version: int) -> Response:
+    """Tell the viewer of the test images, the worst first."""
+    summary = read_model(client, f"{name}:{version}")
+    place, result = result_of(client, summary.verdict.job)
+    found = evaluation_summary(client, str(place))
+    scores = found.scores(client.catalog.read(str(place), METRICS_FILE).decode())
+    order = _ranked(scores, found.primary)
+    return JSONResponse(
+        evaluation_config(client, place, result, order, labels=portal.makes_labels(summary.manifest.method))
     )
 
 
@@ -124,13 +141,10 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
     job = model.verdict.job
     place, result = result_of(client, job)
     summary = evaluation_summary(client, str(place))
-    scores = summary.scores(client.store.read(result.place_of(place, METRICS_FILE)).decode())
+    scores = summary.scores(client.catalog.read(str(place), METRICS_FILE).decode())
     primary = summary.primary
     kinds = list(summary.names)
-    images = sorted(
-        scores.get("prediction", {}).items(),
-        key=lambda item: item[1].get(primary.key, float("-inf")) * (-1 if primary.better == "lower" else 1),
-    )
+    images = _ranked(scores, primary)
     names = {entry.public_name for entry in result.files}
     predicted = _prediction_pictures(client, result)
     return {
@@ -138,22 +152,33 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
         "summary": summary,
         "parts": {role: score_rows(part) for role, part in summary.parts.items()},
         "names": summary.names,
-        "figures": [name for name in sorted(names) if name.endswith(".png") and "/" not in name],
+        "figures": sorted(
+            (name for name in names if name.endswith(".png") and "/" not in name),
+            key=lambda name: (name != "figure.png", name),
+        ),
         "files": names,
         "dataset": versioned_name(result.input_uri) if result.input_uri else "",
         "split": result.split,
         "primary": primary,
         "kinds": kinds,
+        "shown": [uri for uri in (result.input_uri, _scored(result), str(place)) if uri],
         "images": [
             {
                 "name": name,
                 "scores": [_cell(scores, kind, name, primary) for kind in kinds],
                 "pictures": predicted.get(name.rsplit(".", 1)[0], predicted.get(name, {})),
             }
-            for name, _ in images[:_LISTED]
+            for name in images[:_LISTED]
         ],
         "more": max(0, len(images) - _LISTED),
     }
+
+
+def _ranked(scores: Scores, metric: Metric) -> list[str]:
+    """Return the names of the predicted images, the worst first."""
+    sign = -1 if metric.better == "lower" else 1
+    values = scores.get("prediction", {})
+    return sorted(values, key=lambda name: sign * values[name].get(metric.key, float("-inf") * sign))
 
 
 def _cell(scores: Scores, kind: str, image: str, metric: Metric) -> str:
@@ -161,13 +186,17 @@ def _cell(scores: Scores, kind: str, image: str, metric: Metric) -> str:
     return "–" if value is None else metric.number(value)
 
 
+def _scored(result: ResultManifest) -> str:
+    """Return the address of the prediction that an evaluation scored, which it names for each image."""
+    return next((uri for image in result.images if (uri := image.outputs.get("prediction", ""))), "")
+
+
 def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, dict[str, str]]:
     """Return by the stem of a test image where its input, prediction and target can be seen."""
     found: dict[str, dict[str, str]] = {}
     base = f"/p/{client.project}"
     name = versioned_name(result.input_uri).replace(":", "/") if result.input_uri else ""
-    # An evaluation names for each image the prediction that it scored.
-    prediction = next((uri for image in result.images if (uri := image.outputs.get("prediction", ""))), "")
+    prediction = _scored(result)
     if name:
         for image in read_dataset(client, versioned_name(result.input_uri)).images:
             if image.split != result.split:
@@ -177,7 +206,7 @@ def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, di
                 found.setdefault(image.stem, {})[role] = f"{base}/data/{name}/pictures/{image.file}"
     if prediction:
         place = Location.parse(prediction)
-        predicted = ResultManifest.read(client.store, place / RESULT_MANIFEST)
+        predicted = read_manifest(client, prediction, ResultManifest)
         for each in predicted.images:
             output = next((file for file in each.outputs.values() if file.endswith(_IMAGE)), "")
             if output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -14,6 +15,18 @@ from parfocal.runtime.errors import ParfocalError
 
 router = APIRouter(prefix="/p/{project}")
 _RECENT = 500
+
+
+@router.get("/operator/storage")
+def storage(request: Request, client: ClientHere) -> Response:
+    """Show what the project keeps; it is counted when somebody asks, which can take a while."""
+    usages: Sequence[v1.Usage] = ()
+    problem = ""
+    try:
+        usages = client.catalog.usage()
+    except ParfocalError as error:
+        problem = error.message
+    return page(request, "_storage.html", usages=usages, problem=problem)
 
 
 @router.get("/operator")
@@ -43,5 +56,4 @@ def operator(request: Request, client: ClientHere, portal: PortalHere) -> Respon
         reasons=sorted(reasons.items(), key=lambda item: -len(item[1])),
         spent=spent,
         counted=len(jobs),
-        store=portal.settings.s3_endpoint,
     )

@@ -9,12 +9,12 @@ import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from parfocal import v1
@@ -24,12 +24,14 @@ from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import find_inputs, unsuitable_inputs, upload_inputs
 from parfocal.client.single_images import PredictedImage
+from parfocal.portal.follow import make_tiles
 from parfocal.portal.forms import make_form, sent_parameters
-from parfocal.portal.pages.files import result_of
+from parfocal.portal.layers import prediction_config
+from parfocal.portal.pages.files import fetched, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
-from parfocal.runtime.images.files import Image, image_stem, read_image
+from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
 from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
 from parfocal.runtime.store.store import Location
@@ -39,8 +41,8 @@ _TRIED_AT_ONCE, _TRIED_SECONDS = 16, 900.0
 _SIDE: Final = 720
 _PAGE: Final = 24
 _ROWS: Final = 200
+_FOUND: Final = ("objects", "detections", "localisations")
 _IMAGE: Final = (".tif", ".tiff", ".png")
-_LABELS: Final = frozenset({v1.TASK_INSTANCE_SEGMENTATION, v1.TASK_SEMANTIC_SEGMENTATION})
 
 
 class _Tried:
@@ -104,11 +106,12 @@ def results(request: Request, client: ClientHere, number: int = 1) -> Response:
 @router.get("/results/{job_id}")
 def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str, number: int = 1) -> Response:
     """Show what a prediction, evaluation or comparison made."""
-    _, manifest = result_of(client, job_id)
+    place, manifest = result_of(client, job_id)
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
-    method = portal.method(manifest.method)
-    labels = method is not None and method.task in _LABELS
+    labels = portal.makes_labels(manifest.method)
+    for uri in (str(place), *([manifest.input_uri] if manifest.split else [])):
+        make_tiles(portal.follower, client, uri)
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
     shown = manifest.images[(number - 1) * _PAGE : number * _PAGE]
@@ -143,16 +146,49 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
         drifted=[image for image in manifest.images if image.drift],
         model_name=versioned_name(manifest.model_uri) if manifest.model_uri else "",
         tables=tables,
+        counted=any(kind in _FOUND for image in manifest.images for kind in image.outputs),
         total_bytes=sum(entry.size for entry in manifest.files),
         verdict_of=_verdict(client, manifest),
+    )
+
+
+@router.get("/results/{job_id}/viewer.json")
+def viewer(client: ClientHere, portal: PortalHere, job_id: str) -> Response:
+    """Tell the viewer of the images of a prediction."""
+    _, manifest = result_of(client, job_id)
+    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(manifest.method)))
+
+
+@router.get("/results/{job_id}/objects")
+def objects(request: Request, client: ClientHere, job_id: str, image: str = "") -> Response:
+    """Show what was found in one image of a prediction; a row leads to its place in the viewer."""
+    place, manifest = result_of(client, job_id)
+    chosen = next((each for each in manifest.images if PurePosixPath(each.input).name == image), None)
+    public = {entry.name: entry.public_name for entry in manifest.files}
+    found = {kind: public.get(name, "") for kind, name in (chosen.outputs if chosen else {}).items()}
+    kind = next((kind for kind in _FOUND if found.get(kind, "").endswith(".csv")), "")
+    rows: list[dict[str, str]] = []
+    if kind:
+        text = client.catalog.read(str(place), found[kind]).decode("utf-8", "replace")
+        rows = list(csv.DictReader(io.StringIO(text)))
+    return page(
+        request,
+        "_objects.html",
+        job_id=job_id,
+        image=image,
+        kind=kind,
+        file=found.get(kind, ""),
+        columns=[name for name in (rows[0] if rows else {}) if name != "plane" or any(row[name] for row in rows)],
+        rows=[(_place(row), row) for row in rows[:_ROWS]],
+        total=len(rows),
     )
 
 
 @router.get("/results/{job_id}/table/{file:path}")
 def table(request: Request, client: ClientHere, job_id: str, file: str) -> Response:
     """Show a table that a prediction made."""
-    place, manifest = result_of(client, job_id)
-    text = client.store.read(manifest.place_of(place, file)).decode("utf-8", "replace")
+    place, _ = result_of(client, job_id)
+    text = client.catalog.read(str(place), file).decode("utf-8", "replace")
     rows = list(csv.reader(io.StringIO(text)))
     return page(
         request,
@@ -241,7 +277,7 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
         if request.headers.get("hx-request") == "true":
             return page(request, "_tried.html", 422, error=error, tried=None)
         return page(request, "predict.html", 422, **{**values, "error": error})
-    labels = values["method"] is not None and values["method"].task in _LABELS
+    labels = portal.makes_labels(values["method"].name)
     shown = _pictures(image, predicted, labels=labels)
     key = new_request_id("tried")
     _tried.keep(key, shown)
@@ -260,15 +296,15 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
 
 
 def _read(client: Client, portal: Portal, upload: str, chosen: str, name: str) -> Image:
-    """Return one of the chosen images."""
+    """Return one of the chosen images; one that is too large to be tried is refused before it is decoded."""
+    limits = ImageLimits(portal.settings.max_image_pixels, portal.settings.max_image_bytes)
     if upload:
-        return read_image(portal.uploads.place(client.project, upload) / name)
+        return read_image(portal.uploads.place(client.project, upload) / name, limits=limits)
     manifest, _ = _dataset(client, chosen)
     place = Location.parse(client.dataset_uri(f"{manifest.dataset}:{manifest.version}"))
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-        path = Path(scratch) / PurePosixPath(name).name
-        client.store.download(place / name, path)
-        return read_image(path)
+        entry = next(entry for entry in manifest.files if entry.name == name)
+        return read_image(fetched(client, place, entry, Path(scratch)), limits=limits)
 
 
 def _pictures(image: Image, predicted: PredictedImage, *, labels: bool) -> dict[str, bytes]:
@@ -346,6 +382,17 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
     return {image.stem: f"{base}/{image.file}" for image in dataset.select(manifest.split, "source")}
 
 
+def _place(row: Mapping[str, str]) -> dict[str, str]:
+    """Return where the viewer finds what a row is about: its number, or its centre in pixels."""
+    found = {"object": row.get("label", ""), "z": row.get("plane", "")}
+    for axis in "xy":
+        middle = row.get(f"{axis}_px", "")
+        if not middle and row.get(f"{axis}_min_px") and row.get(f"{axis}_max_px"):
+            middle = f"{(float(row[f'{axis}_min_px']) + float(row[f'{axis}_max_px'])) / 2:.1f}"
+        found[axis] = middle
+    return {name: value for name, value in found.items() if value}
+
+
 def _stem(name: str) -> str:
     return image_stem(Path(name))
 
@@ -384,8 +431,7 @@ def _archive(client: Client, place: Location, manifest: ResultManifest) -> Itera
         tempfile.TemporaryDirectory(prefix="parfocal-") as scratch,
     ):
         for entry in manifest.files:
-            path = Path(scratch) / "part"
-            client.store.download(place / entry.name, path)
+            path = fetched(client, place, entry, Path(scratch))
             with (
                 archive.open(zipfile.ZipInfo.from_file(path, entry.public_name), "w") as member,
                 path.open("rb") as file,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -13,6 +13,7 @@ from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import list_models
 from parfocal.client.requests import training_request
+from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.follow import CHECK_LABEL, follow_training
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
@@ -20,6 +21,7 @@ from parfocal.runtime.datasets.kinds import needed_title, suits
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation
 from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
 
+_RECENT: Final = 200
 router = APIRouter(prefix="/p/{project}")
 
 
@@ -114,13 +116,11 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
 
 def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[str, Any]:
     chosen = portal.method(method) if method else None
-    found = list_datasets(client)
     options = []
-    for manifest in found:
-        name = f"{manifest.dataset}:{manifest.version}"
-        fits = chosen is None or suits(manifest.kind, chosen.data_requirements.target)
+    for each in list_datasets(client):
+        fits = chosen is None or suits(each.kind, chosen.data_requirements.target)
         reason = "" if fits or chosen is None else f"needs {needed_title(chosen.data_requirements.target)}"
-        options.append({"name": name, "fits": fits, "reason": reason})
+        options.append({"name": f"{each.dataset}:{each.version}", "fits": fits, "reason": reason})
     manifest = None
     if dataset:
         try:
@@ -133,11 +133,25 @@ def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[s
         "dataset": dataset if manifest else "",
         "manifest": manifest,
         "datasets": options,
+        **_before(client, chosen),
         "models": [
             f"{each.manifest.model}:{each.manifest.version}"
             for each in list_models(client)
             if chosen is not None and each.manifest.method == chosen.name
         ],
+    }
+
+
+def _before(client: Client, method: v1.Method | None) -> dict[str, Any]:
+    """Return the newest finished training of a method, which says how long one takes here, and what is ahead now."""
+    if method is None:
+        return {"earlier": None, "ahead": 0}
+    jobs = client.jobs(limit=_RECENT)
+    done = (job for job in jobs if job.state == v1.JOB_STATE_SUCCEEDED and job.WhichOneof("spec") == "training")
+    active = (job for job in jobs if job.state not in FINAL_STATES and not job.HasField("derivation"))
+    return {
+        "earlier": next((job for job in done if job.method == method.name and job.progress.epoch), None),
+        "ahead": sum(1 for _ in active),
     }
 
 

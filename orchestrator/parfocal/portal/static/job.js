@@ -34,12 +34,14 @@
     if (!box || !rows.length) return;
     const empty = document.getElementById("curve-empty");
     if (empty) empty.hidden = true;
+    scale();
     if (plot) { plot.setData(columns()); return; }
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "13px system-ui, sans-serif" };
     plot = new uPlot({
       width: box.clientWidth - 12,
       height: 300,
-      scales: { x: { time: false }, y: { distr: logarithmic && logarithmic.checked ? 3 : 1 } },
+      // The whole training from the beginning, so that the curve shows how far it is.
+      scales: { x: { time: false, range: (_, first, last) => [Math.min(1, first ?? 1), Math.max(last ?? 1, job.dataset.final === "yes" ? 1 : Number(job.dataset.epochs), 2)] }, y: { distr: logarithmic && logarithmic.checked ? 3 : 1 } },
       axes: [
         { ...axis, label: "Epoch", labelSize: 22, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
         { ...axis, size: 72, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))) },
@@ -50,6 +52,12 @@
         { label: "Validation", stroke: colour("--warning"), width: 2, dash: [6, 4], points: { show: rows.length < 60 }, value: (_, value) => (value === null ? "" : value.toPrecision(4)) },
       ],
     }, columns(), box);
+  }
+
+  function scale() {
+    // Some losses are logarithms already and fall below zero.
+    const possible = rows.every((row) => [row.metrics.loss, row.metrics.val_loss].every((value) => value === undefined || value > 0));
+    if (logarithmic) { logarithmic.disabled = !possible; if (!possible) logarithmic.checked = false; logarithmic.closest("label").hidden = !possible; }
   }
 
   function redraw() { if (plot) { plot.destroy(); plot = null; } draw(); }
@@ -66,8 +74,10 @@
     if (known && (known.word !== now.word || known.stage !== now.stage)) refresh();
     else if (bar && words) {
       bar.value = now.percent;
-      const epoch = now.epochs ? `Epoch ${now.epoch} of ${now.epochs}${now.left ? `, about ${now.left} left` : ""}. ` : "";
-      words.textContent = epoch + (now.message || now.stage);
+      if (now.epochs) job.dataset.epochs = now.epochs;
+      const epoch = now.epochs && !/^epoch/i.test(now.message) ? `Epoch ${now.epoch} of ${now.epochs}${now.left ? `, about ${now.left} left` : ""}. ` : "";
+      const doing = now.message || now.stage;
+      words.textContent = epoch + doing.charAt(0).toUpperCase() + doing.slice(1) + (!epoch && now.left ? `, about ${now.left} left` : "");
     }
     known = now;
   }

@@ -7,6 +7,23 @@ const token = document.querySelector('meta[name="csrf"]').content;
 // A page that the browser kept may show what is no longer so.
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .viewer")) return;
+  event.preventDefault();
+  document.getElementById("search").focus();
+});
+
+// What scrolls sideways can be reached with the keyboard.
+function reachable() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else if (!box.hasAttribute("role")) box.removeAttribute("tabindex");
+  }
+}
+reachable();
+window.addEventListener("resize", reachable);
+document.addEventListener("htmx:afterSettle", reachable);
+
 const focused = document.querySelector("[data-focus]");
 if (focused) focused.focus();
 
@@ -131,4 +148,46 @@ if (uploading) {
       }
     }
   }
+}
+
+// Back after a form was sent: its values are there again under a new request id, with a link to what it started.
+for (const form of document.querySelectorAll("form[data-keep]")) {
+  const key = `form ${location.pathname}${location.search}`;
+  const kept = JSON.parse(sessionStorage.getItem(key) || "null");
+  const refused = document.querySelector("[data-focus]");
+  const back = performance.getEntriesByType("navigation")[0];
+  if (kept && back && back.type === "back_forward" && !refused) {
+    for (const field of form.elements) {
+      if (!field.name || field.type === "hidden") continue;
+      if (field.type === "checkbox") field.checked = kept.values.some(([name, value]) => name === field.name && value === field.value);
+      else if (field.type === "radio") field.checked = kept.values.some(([name, value]) => name === field.name && value === field.value);
+      else for (const [name, value] of kept.values) if (name === field.name) field.value = value;
+    }
+    const note = document.createElement("p");
+    note.className = "note running";
+    const words = document.createElement("span");
+    words.textContent = "This form was sent before. Sending it again starts another job. ";
+    const link = document.createElement("a");
+    link.href = `/p/${location.pathname.split("/")[2]}/jobs/${kept.request}`;
+    link.textContent = "Open what it started";
+    words.append(link);
+    note.append(words);
+    form.before(note);
+  }
+  form.addEventListener("submit", () => {
+    const values = [...new FormData(form)].filter(([name]) => name !== "csrf");
+    const request = values.find(([name]) => name === "request_id");
+    sessionStorage.setItem(key, JSON.stringify({ values: values.filter(([name]) => name !== "request_id"), request: request ? request[1] : "" }));
+  });
+}
+
+// What was found in the image that the viewer shows.
+const objects = document.getElementById("objects");
+if (objects) {
+  let shown = "";
+  document.addEventListener("viewer:image", (event) => {
+    if (event.detail.name === shown) return;
+    shown = event.detail.name;
+    htmx.ajax("GET", `${objects.dataset.objects}?image=${encodeURIComponent(shown)}`, { target: objects, swap: "innerHTML" });
+  });
 }

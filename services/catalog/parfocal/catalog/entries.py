@@ -110,6 +110,12 @@ class Entries:
         """Return what is published at these places, in order, and the errors of those that cannot be read."""
         return [found for found in each(self._attempt, places) if found is not None]
 
+    def damaged_files(self, found: Published) -> list[str]:
+        """Return the names of the files that the store does not have, or not as long as the manifest says."""
+        place = found.place.location
+        sizes = {item.location: item.size for item in self.store.objects(place)}
+        return [file.public_name for file in found.manifest.files if sizes.get(place / file.name) != file.size]
+
     def _attempt(self, place: Place) -> Published | DamagedError | None:
         try:
             return self.find(place)
@@ -125,8 +131,8 @@ class Entries:
                 self._bytes -= self._known.popitem(last=False)[1].size
 
 
-def to_entry(store: Store, found: Published) -> v1.Entry:
-    """Return an entry in the words of the contract."""
+def to_entry(store: Store, found: Published, *, brief: bool = False) -> v1.Entry:
+    """Return an entry in the words of the contract; a `brief` one leaves out the verdict on a model."""
     place, manifest = found.place, found.manifest
     entry = v1.Entry(
         kind=place.kind.number,
@@ -145,7 +151,8 @@ def to_entry(store: Store, found: Published) -> v1.Entry:
         entry.dataset.CopyFrom(_dataset(manifest))
     elif isinstance(manifest, ModelManifest):
         entry.model.CopyFrom(_model(manifest))
-        entry.model.verdict.CopyFrom(_verdict(newest_verdict(store, place.location)))
+        if not brief:
+            entry.model.verdict.CopyFrom(_verdict(newest_verdict(store, place.location)))
     elif isinstance(manifest, ResultManifest):
         entry.result.CopyFrom(_result(manifest))
     return entry
@@ -179,7 +186,7 @@ def _dataset(manifest: DatasetManifest) -> v1.DatasetDetails:
     return v1.DatasetDetails(
         kind=manifest.kind,
         images=dict(sources),
-        axes=sorted({image.axes for image in manifest.images}),
+        axes=sorted({image.axes for image in manifest.images if image.role.startswith("source")}),
         dtypes=sorted({image.dtype for image in manifest.images}),
         classes=manifest.classes,
         licence=manifest.licence,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
-from typing import Final, Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Final, TypeVar
 
 from parfocal import v1
+from parfocal.catalog.archive import archive
 from parfocal.catalog.entries import Entries, Published, each, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
-from parfocal.catalog.signing import Signer
+from parfocal.catalog.room import Room
+from parfocal.catalog.signing import LIFETIME, Signer
 from parfocal.catalog.trash import Deleted, Trash
 from parfocal.catalog.uploads import Uploads
 from parfocal.catalog.usage import usage_of
+from parfocal.runtime.access.calls import current
+from parfocal.runtime.access.gate import authorise, authorise_anywhere
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import check_name
@@ -23,9 +27,6 @@ _T = TypeVar("_T")
 _PAGE_SIZE: Final = 50
 _LARGEST_PAGE: Final = 500
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-Action = Literal["read", "write", "delete"]
-NOBODY: Final = "unverified"
-"""Who acts where nobody is identified."""
 
 
 class CatalogServicer(v1.CatalogServiceServicer):
@@ -36,22 +37,28 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self._trash = trash
         self._uploads = uploads
         self._signer = signer
+        self._room = Room(entries.store, LIFETIME.total_seconds())
         self._settings = settings
 
-    async def _admit(self, project: str, _action: Action, _target: str = "") -> tuple[str, str]:
+    async def _admit(
+        self, project: str, target: str = "", owner: Callable[[], Awaitable[str]] | None = None
+    ) -> tuple[str, str]:
         """Return project and person of a call that may do this in this project. Every RPC passes here first."""
-        return check_name("project", project or self._settings.project), NOBODY
+        project = check_name("project", project or self._settings.project)
+        call = await authorise(project, target, owner)
+        return project, call.author
 
     async def ListProjects(  # noqa: N802
         self, _request: v1.ListProjectsRequest, _context: object
     ) -> v1.ListProjectsResponse:
         """List the projects."""
+        call = authorise_anywhere()
         names = await asyncio.to_thread(self._entries.projects)
-        return v1.ListProjectsResponse(projects=[(await self._admit(name, "read"))[0] for name in names])
+        return v1.ListProjectsResponse(projects=[name for name in names if call.gate.knows(call.identity, name)])
 
     async def ListEntries(self, request: v1.ListEntriesRequest, _context: object) -> v1.ListEntriesResponse:  # noqa: N802
         """List or search one kind of entries."""
-        project, _ = await self._admit(request.project, "read")
+        project, _ = await self._admit(request.project)
         kind = kind_of(request.kind)
         if request.name:
             place_of(self._entries.store, kind, project, request.name, int(kind.versioned))
@@ -60,7 +67,9 @@ class CatalogServicer(v1.CatalogServiceServicer):
     async def GetEntry(self, request: v1.GetEntryRequest, _context: object) -> v1.GetEntryResponse:  # noqa: N802
         """Return one entry."""
         found = await self._find(request)
-        return v1.GetEntryResponse(entry=await asyncio.to_thread(to_entry, self._entries.store, found))
+        entry = await asyncio.to_thread(to_entry, self._entries.store, found)
+        damaged = await asyncio.to_thread(self._entries.damaged_files, found) if request.check_files else ()
+        return v1.GetEntryResponse(entry=entry, damaged_files=damaged)
 
     async def GetLineage(self, request: v1.GetLineageRequest, _context: object) -> v1.GetLineageResponse:  # noqa: N802
         """Return what an entry was made from, and what was made from it."""
@@ -69,7 +78,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def DeleteEntry(self, request: v1.DeleteEntryRequest, _context: object) -> v1.DeleteEntryResponse:  # noqa: N802
         """Move an entry to the trash."""
-        place, person = await self._place(request.entry, "delete")
+        place, person = await self._place(request.entry)
         deleted, referrers, after = await asyncio.to_thread(self._trash.delete, place, person)
         answer = v1.DeleteEntryResponse(
             entry=_deleted(self._entries, deleted), referrers=[str(each.location) for each in referrers]
@@ -82,13 +91,13 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self, request: v1.RestoreEntryRequest, _context: object
     ) -> v1.RestoreEntryResponse:
         """Take an entry out of the trash."""
-        place, _ = await self._place(request.entry, "delete")
+        place, _ = await self._place(request.entry)
         found = await asyncio.to_thread(self._trash.restore, place)
         return v1.RestoreEntryResponse(entry=await asyncio.to_thread(to_entry, self._entries.store, found))
 
     async def GetUsage(self, request: v1.GetUsageRequest, _context: object) -> v1.GetUsageResponse:  # noqa: N802
         """Say what a project keeps in the store."""
-        project, _ = await self._admit(request.project, "read")
+        project, _ = await self._admit(request.project)
         store = self._entries.store
         usages = await asyncio.to_thread(each, lambda kind: usage_of(store, kind, project), KINDS)
         return v1.GetUsageResponse(usages=usages)
@@ -102,6 +111,14 @@ class CatalogServicer(v1.CatalogServiceServicer):
         location = found.manifest.place_of(place.location, request.name) if request.name else place.manifest
         async for data in in_thread(self._entries.store.chunks(location)):
             yield v1.ReadFileResponse(data=data)
+
+    async def ReadArchive(  # noqa: N802
+        self, request: v1.ReadArchiveRequest, _context: object
+    ) -> AsyncIterator[v1.ReadArchiveResponse]:
+        """Read the manifest and all files of an entry as one ZIP archive."""
+        found = await self._find(request)
+        async for data in in_thread(archive(self._entries.store, found)):
+            yield v1.ReadArchiveResponse(data=data)
 
     async def SignDownloads(  # noqa: N802
         self, request: v1.SignDownloadsRequest, _context: object
@@ -125,7 +142,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def BeginUpload(self, request: v1.BeginUploadRequest, _context: object) -> v1.BeginUploadResponse:  # noqa: N802
         """Begin an upload, or return the one that the same request id began."""
-        project, person = await self._admit(request.project, "write")
+        project, person = await self._admit(request.project)
         upload = await asyncio.to_thread(
             self._uploads.begin, project, request.kind, request.request_id, request.name, person
         )
@@ -133,8 +150,12 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def SignUploads(self, request: v1.SignUploadsRequest, _context: object) -> v1.SignUploadsResponse:  # noqa: N802
         """Return requests that send files of an upload."""
-        project, _ = await self._admit(request.project, "write")
+        project, _ = await self._admit(request.project)
         upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
+        if not request.resume:
+            limit = current().gate.limits(project).stored_gib
+            size = sum(max(0, file.size) for file in request.files)
+            await asyncio.to_thread(self._room.reserve, project, size, limit)
         files = await asyncio.to_thread(self._uploads.sign, upload, request.files, resume=request.resume)
         answer = v1.SignUploadsResponse(files=files)
         answer.expires_at.FromDatetime(self._signer.expires_at())
@@ -144,7 +165,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self, request: v1.PublishUploadRequest, _context: object
     ) -> AsyncIterator[v1.PublishUploadResponse]:
         """Verify all files of an upload and publish it."""
-        project, person = await self._admit(request.project, "write")
+        project, person = await self._admit(request.project)
         upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
         verified = total = 0
         async for verified, total in in_thread(self._uploads.publish(upload, request.files, person)):
@@ -159,7 +180,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def AbortUpload(self, request: v1.AbortUploadRequest, _context: object) -> v1.AbortUploadResponse:  # noqa: N802
         """End an upload and remove its files."""
-        project, _ = await self._admit(request.project, "write")
+        project, _ = await self._admit(request.project)
         upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
         await asyncio.to_thread(self._uploads.abort, upload)
         return v1.AbortUploadResponse()
@@ -168,7 +189,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self, request: v1.ReadDerivedRequest, _context: object
     ) -> AsyncIterator[v1.ReadDerivedResponse]:
         """Read one derived file."""
-        await self._admit(request.project, "read")
+        await self._admit(request.project)
         if not _DIGEST.fullmatch(request.digest):
             text = "must be a SHA-256: 64 digits 0-9 and a-f"
             raise InvalidInputError(f"The digest {text}.", [Violation("digest", text)])
@@ -181,19 +202,30 @@ class CatalogServicer(v1.CatalogServiceServicer):
                 f"There is no derived file {request.name} of {request.digest}: it has not been computed yet."
             ) from error
 
-    async def _place(self, name: v1.EntryName, action: Action) -> tuple[Place, str]:
-        """Return where the entry with this exact name lies, and who acts."""
-        project, person = await self._admit(name.project, action, name.name)
+    async def _place(self, name: v1.EntryName) -> tuple[Place, str]:
+        """Return where the entry with this exact name lies that the caller may change, and who acts."""
+        project = check_name("project", name.project or self._settings.project)
+
+        async def owner() -> str:
+            place = place_of(self._entries.store, kind_of(name.kind), project, name.name, name.version)
+            return (await asyncio.to_thread(self._entries.read, place)).manifest.created_by
+
+        _, person = await self._admit(project, name.name, owner)
         return place_of(self._entries.store, kind_of(name.kind), project, name.name, name.version), person
 
     async def _find(
-        self, request: v1.GetEntryRequest | v1.GetLineageRequest | v1.ReadFileRequest | v1.SignDownloadsRequest
+        self,
+        request: v1.GetEntryRequest
+        | v1.GetLineageRequest
+        | v1.ReadFileRequest
+        | v1.ReadArchiveRequest
+        | v1.SignDownloadsRequest,
     ) -> Published:
         """Return the entry that a request names, or gives the address of."""
         name, store = request.entry, self._entries.store
         uri = "" if isinstance(request, v1.GetLineageRequest) else request.uri
         if not uri:
-            project, _ = await self._admit(name.project, "read", name.name)
+            project, _ = await self._admit(name.project, name.name)
             kind = kind_of(name.kind)
             place = await asyncio.to_thread(resolve, store, kind, project, name.name, name.version)
             return await asyncio.to_thread(self._entries.read, place)
@@ -201,7 +233,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
         if named is None or uri.rstrip("/") != str(named.location):
             text = f"{uri!r} is not the address of a dataset version, model version or result."
             raise InvalidInputError(text, [Violation("uri", text)])
-        await self._admit(named.project, "read", uri)
+        await self._admit(named.project, uri)
         return await asyncio.to_thread(self._entries.read, named)
 
     def _list(self, request: v1.ListEntriesRequest, kind: Kind, project: str) -> v1.ListEntriesResponse:
@@ -223,14 +255,13 @@ class CatalogServicer(v1.CatalogServiceServicer):
                 break
             chosen.append(found)
             last = published.place.title
-        answer.entries.extend(
-            each(
-                lambda one: (
-                    _deleted(self._entries, one) if isinstance(one, Deleted) else to_entry(self._entries.store, one)
-                ),
-                chosen,
-            )
-        )
+
+        def shown(one: Published | Deleted) -> v1.Entry:
+            if isinstance(one, Deleted):
+                return _deleted(self._entries, one)
+            return to_entry(self._entries.store, one, brief=request.brief)
+
+        answer.entries.extend(each(shown, chosen))
         return answer
 
     def _candidates(

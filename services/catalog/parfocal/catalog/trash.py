@@ -31,6 +31,7 @@ from parfocal.runtime.errors import (
     ParfocalError,
     PreconditionError,
 )
+from parfocal.runtime.store.manifests import Manifest
 from parfocal.runtime.store.publish import CLAIM
 from parfocal.runtime.store.store import Location
 
@@ -83,7 +84,10 @@ class Trash:
         PreconditionError
             A job that has not ended uses it.
         """
-        found = self._entries.read(place)
+        try:
+            found = self._entries.read(place)
+        except DamagedError as error:
+            found = _unreadable(place, error)
         users = [job for job, places in active_jobs(self._entries, place.project).items() if place in places]
         if users:
             raise PreconditionError(
@@ -177,14 +181,19 @@ class Trash:
     def _read(self, place: Place) -> Deleted | None:
         folder = self._folder(place)
         try:
-            record, etag = self._record(folder)
-            manifest = place.kind.model.read(self._store, folder / place.kind.manifest)
+            record, _ = self._record(folder)
         except NotFoundError:
             return None  # a deletion that has just begun, or a removal that has just ended
         except DamagedError as error:
             _log.warning("an entry of the trash is left out: %s", error.message)
             return None
-        return Deleted(Published(place, manifest, etag, 0), record)
+        try:
+            manifest = place.kind.model.read(self._store, folder / place.kind.manifest)
+        except NotFoundError:
+            return None
+        except DamagedError as error:
+            return Deleted(_unreadable(place, error), record)
+        return Deleted(Published(place, manifest, "", 0), record)
 
     def _record(self, folder: Location) -> tuple[Record, str]:
         data, etag = self._store.read_versioned(folder / _RECORD)
@@ -204,3 +213,8 @@ class Trash:
 
     def _folder(self, place: Place) -> Location:
         return place.kind.root(self._store) / place.project / TRASH / place.relative
+
+
+def _unreadable(place: Place, error: DamagedError) -> Published:
+    """Return an entry whose manifest cannot be read: it can be deleted all the same."""
+    return Published(place, Manifest(project=place.project, warnings=(error.message,)), "", 0)

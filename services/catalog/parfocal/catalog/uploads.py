@@ -1,8 +1,8 @@
 """Uploads: begun, sent by clients straight to the store, verified here, and then published.
 
 ```
-<kind>/<project>/.uploads/<what>.<request>.json     what was begun, when and by whom
-                         /<request>/<manifest>      the manifest as the client proposes it
+<kind>/<project>/.incoming/<what>.<request>.json    what was begun, when and by whom
+                          /<request>/<manifest>     the manifest as the client proposes it
 ```
 
 The files go to their final place: whoever has a signed request can create exactly one object of the announced length
@@ -28,6 +28,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from parfocal import v1
+from parfocal.catalog.lineage import addresses
 from parfocal.catalog.places import DATASET, KINDS, MODEL, RESULT, Kind, place_of
 from parfocal.catalog.signing import Signer
 from parfocal.runtime.errors import (
@@ -43,6 +44,7 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.images.files import inspect_image
 from parfocal.runtime.jobs.records import JobStore
+from parfocal.runtime.store.confinement import confine
 from parfocal.runtime.store.housekeeping import free_space, scratch_folder
 from parfocal.runtime.store.manifests import (
     SCHEMA_VERSION,
@@ -54,10 +56,11 @@ from parfocal.runtime.store.manifests import (
 )
 from parfocal.runtime.store.names import check_name, check_request_id, dataset_location, is_name, model_location
 from parfocal.runtime.store.publish import CLAIM, claim_version, publish, sha256_of
-from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
 _log = logging.getLogger(__name__)
-_FOLDER: Final = ".uploads"
+# SeaweedFS shows no folder called `.uploads`: it keeps parts of its own there.
+_FOLDER: Final = ".incoming"
 _INPUTS: Final = "inputs"
 _DAY: Final = 86_400.0
 _THREADS: Final = 4
@@ -206,8 +209,16 @@ class Uploads:
         self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
 
     def abort(self, upload: Upload) -> None:
-        """End an upload and remove its files; the claim of a version stays, because numbers are never reused."""
+        """End an upload and remove its files; the claim of a version stays, because numbers are never reused.
+
+        Raises
+        ------
+        PreconditionError
+            It is published, or a job has taken it.
+        """
         self._require_open(upload)
+        if upload.is_inputs and self._has_job(upload.project, upload.request):
+            raise PreconditionError(f"The upload {upload.word} belongs to a job by now.")
         for item in list(self._store.objects(upload.place)):
             if item.location != upload.place / CLAIM:
                 self._store.delete(item.location)
@@ -305,7 +316,7 @@ class Uploads:
             found = self._store.stat(place)
         except NotFoundError:
             return False
-        if found.size == file.size and _digest(self._store, place) == file.sha256:
+        if found.size == file.size and (found.sha256 or _digest(self._store, place)) == file.sha256:
             return True
         self._store.delete(place)
         return False
@@ -337,6 +348,7 @@ class Uploads:
     def _check(self, upload: Upload, entry: FileEntry, image: ImageEntry | None, scratch: Path) -> None:
         """Raise InvalidInputError where a file is not what its entry says."""
         place = upload.place / entry.name
+        found: ObjectInfo | None
         try:
             found = self._store.stat(place)
         except NotFoundError:
@@ -347,7 +359,8 @@ class Uploads:
             self._store.delete(place)
             raise InvalidInputError(f"has {found.size} bytes instead of {entry.size}: send it again")
         if image is None:
-            digest = _digest(self._store, place)
+            # Of a file that came in one request the store has the digest.
+            digest = found.sha256 or _digest(self._store, place)
         else:
             if free_space(scratch, self._state, entry.size + _RESERVE) < entry.size + _RESERVE:
                 raise DiskFullError("The catalogue has no room to look at the files. Try again later.")
@@ -400,6 +413,11 @@ class Uploads:
         if isinstance(manifest, DatasetManifest):
             used = [image.file for image in manifest.images] + [each.file for each in manifest.annotations]
             problems += [Violation(name, "is not among the files") for name in sorted({*used} - names.keys())]
+        for role, uri in addresses(manifest.model_dump(mode="json", exclude={"files"})):
+            try:
+                confine(self._store, upload.project, uri, role)
+            except (InvalidInputError, NotFoundError) as error:
+                problems += error.violations
         if problems:
             raise refusal("The manifest cannot be used.", problems)
 

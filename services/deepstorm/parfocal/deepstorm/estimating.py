@@ -34,6 +34,8 @@ _BACKGROUND: Final = 1.0
 _BELOW: Final = 2.326
 """Standard deviations by which this percentile lies below the mean of a normal distribution."""
 _LEAST_SIGNAL: Final = 4.0
+_MOST_CROWDED: Final = 10.0
+"""Emitters in a pixel beyond which nothing blinks that could be seen."""
 _BINS: Final = 12
 
 
@@ -81,13 +83,20 @@ def estimate_scene(stack: NDArray[Any], photons_spread: float = 0.0, gain: float
     slope, noise_at = _noise(pairs)
     offset = darkest + _BELOW * noise_at(darkest) / 3
     read_noise = noise_at(offset)
-    mean = float(np.mean([first.mean() for first, _ in pairs])) - offset
+    average = np.mean([first + second for first, second in pairs], axis=0) / 2 - offset
+    mean = float(average.mean())
+    # What lies in the middle of the frames counts more in the spectrum, and must here.
+    seen = _window(average.shape) ** 2
+    weighted = float((seen * average).sum() / seen.sum())
     gain = gain or slope
-    sigma, power, noise = _fit_spectrum([first - second for first, second in pairs])
-    clear = power > _LEAST_SIGNAL * noise and mean > 0
+    differences = [first - second for first, second in pairs]
+    if not any(each.any() for each in differences):
+        return Estimate(None, None, None, gain, read_noise, offset)
+    sigma, power, noise = _fit_spectrum(differences)
+    clear = min(mean, weighted) > 0 and power > max(_LEAST_SIGNAL * noise, mean**2 / _MOST_CROWDED)
     if not clear:
         return Estimate(None, None, None, gain, read_noise, offset)
-    brightness = power / (mean * (1 + photons_spread**2))
+    brightness = power / (weighted * (1 + photons_spread**2))
     photons = None if gain is None else brightness / gain
     return Estimate(sigma, photons, mean / brightness, gain, read_noise, offset)
 
@@ -108,10 +117,15 @@ def _pairs(stack: NDArray[Any]) -> Sequence[tuple[NDArray[Any], NDArray[Any]]]:
     return [(stack[number][window], stack[number + lag][window]) for number in numbers]
 
 
+def _window(shape: Sequence[int]) -> NDArray[np.float64]:
+    """Return a Hann window (Y, X), without the zeros at its ends."""
+    return np.asarray(np.outer(*(np.hanning(length + 2)[1:-1] for length in shape)))
+
+
 def _spectrum(differences: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the mean power spectrum of differences of frames (Y, X), per frame and pixel."""
     shape = differences[0].shape
-    window = np.outer(*(np.hanning(length + 2)[1:-1] for length in shape))
+    window = _window(shape)
     norm = 2 * (window**2).sum()
     return np.asarray(np.mean([np.abs(np.fft.fft2(window * each)) ** 2 for each in differences], axis=0) / norm)
 
@@ -125,7 +139,7 @@ def _fit_spectrum(differences: Sequence[NDArray[np.float64]]) -> tuple[float, fl
     used = squared > (2.5 / min(power.shape)) ** 2
     power, squared, pixel = power[used], squared[used], pixel[used]
     noise = float(np.median(power[squared > 0.2]))
-    signal = max(float(power[squared < np.percentile(squared, 5)].mean()) - noise, 1e-3 * noise + 1e-12)
+    signal = max(float(power[squared <= np.percentile(squared, 5)].mean()) - noise, 1e-3 * noise + 1e-12)
 
     def cost(logs: NDArray[np.float64]) -> float:
         sigma, amplitude, floor = np.exp(logs)
@@ -144,16 +158,16 @@ def _noise(
     """Return the slope of noise variance over intensity, None if there is none, and the noise at an intensity."""
     shape = pairs[0][0].shape
     side = min(_BLOCK, *shape)
-    window = np.outer(*(np.hanning(side + 2)[1:-1] for _ in range(2)))
+    window = _window((side, side))
     fy, fx = np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side), indexing="ij")
     corner = np.hypot(fy, fx) > _BEYOND
     norm = 2 * (window**2).sum()
     weights = window**2 / (window**2).sum()
     means, variances = [], []
     for first, second in pairs:
-        for y in range(0, shape[0] - side + 1, side):
-            for x in range(0, shape[1] - side + 1, side):
-                block = np.s_[y : y + side, x : x + side]
+        for top in range(0, shape[0] - side + 1, side):
+            for left in range(0, shape[1] - side + 1, side):
+                block = np.s_[top : top + side, left : left + side]
                 spectrum = np.abs(np.fft.fft2(window * (first[block] - second[block]))) ** 2
                 variances.append(float(spectrum[corner].mean()) / norm)
                 # Weighted as the spectrum weights the noise of pixels.

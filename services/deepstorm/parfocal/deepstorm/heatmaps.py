@@ -30,7 +30,7 @@ def kernel() -> NDArray[np.float32]:
     The kernel of 7 x 7 fine pixels is its outer product with itself.
     """
     values = np.exp(-0.5 * np.arange(-_RADIUS, _RADIUS + 1) ** 2)
-    return (values / values.sum()).astype(np.float32)
+    return np.asarray(values / values.sum(), np.float32)
 
 
 def spikes(

@@ -143,7 +143,10 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
         most_pixels: int,
     ) -> NDArray[np.float32]:
         """Return the output of the network for a normalised frame (Y, X, 1): (Y * upsampling, X * upsampling)."""
-        return apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))[..., 0]
+        output: NDArray[np.float32] = apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))[
+            ..., 0
+        ]
+        return output
 
     def predict(
         self,
@@ -159,7 +162,8 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
         frames, height, width = unit.shape
 
         def read(number: int) -> NDArray[Any]:
-            return unit.read((slice(number, number + 1), slice(0, height), slice(0, width)))[0]
+            frame: NDArray[Any] = unit.read((slice(number, number + 1), slice(0, height), slice(0, width)))[0]
+            return frame
 
         constants = model.normaliser.fit_stack(frames, read)
         made = Reconstruction(
@@ -183,7 +187,7 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
                     neighbourhood=parameters.neighbourhood,
                     centroid=parameters.centroid,
                 )
-                made.add(number, frame, output / np.float32(SPIKE), *found)
+                made.add(number, frame, (output / SPIKE).astype(np.float32), *found)
                 unit.report(number + 1, frames)
             made.finish()
 
@@ -300,4 +304,5 @@ class SimulatedDeepStorm(_Network[SimulationParameters]):
 
 
 def _spread(count: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    numbers: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return numbers

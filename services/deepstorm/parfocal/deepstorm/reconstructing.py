@@ -6,6 +6,7 @@ stack, and localisations wait in a file until the drift is known.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -131,9 +132,12 @@ class Reconstruction:
             lengths = np.diff([0, *self._ends]).tolist()
             drift = drift_of_frames(measure_drift(parts) / self._per_pixel, lengths)
             self._write_drift(drift)
-            for rows in self._waited():
+            # There is a table even where nothing was located.
+            for rows in itertools.chain([np.zeros(0, _ROW)], self._waited()):
                 moved = drift[rows["frame"]]
-                self._hand_over(rows["frame"], rows["y"] - moved[:, 0], rows["x"] - moved[:, 1], rows["confidence"])
+                y, x = rows["y"] - moved[:, 0], rows["x"] - moved[:, 1]
+                inside = (y >= 0) & (y < self._plane[0]) & (x >= 0) & (x < self._plane[1])
+                self._hand_over(rows["frame"][inside], y[inside], x[inside], rows["confidence"][inside])
             starts = [0, *self._ends[:-1]]
             for image, first, last in zip(self._sums, starts, self._ends, strict=True):
                 middle = drift[first:last].mean(axis=0) * self._upsampling

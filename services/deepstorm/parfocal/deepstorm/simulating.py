@@ -58,16 +58,20 @@ class Scene:
     read_noise: float
     offset: float
 
-    def frame(self, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[NDArray[np.uint16], Localisations]:
+    def frame(
+        self, rng: np.random.Generator, shape: tuple[int, int], places: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.uint16], Localisations]:
         """Return a frame (Y, X) and the emitters that lie in it, in pixels from its upper left corner.
 
-        Emitters beyond the frame whose light reaches it are seen and not listed.
+        Emitters beyond the frame whose light reaches it are seen and not listed. They lie at random, or at `places`
+        (N, 2).
         """
-        margin = _REACH * (self.psf_sigma + 2 * self.psf_sigma_spread)
-        density = self.density * (1 + self.density_spread * rng.uniform(-1, 1))
-        field = np.array(shape) + 2 * margin
-        count = int(rng.poisson(density * field.prod()))
-        places = rng.uniform(0, field, (count, 2)) - margin
+        if places is None:
+            margin = _REACH * (self.psf_sigma + 2 * self.psf_sigma_spread)
+            density = self.density * (1 + self.density_spread * rng.uniform(-1, 1))
+            field = np.array(shape) + 2 * margin
+            places = rng.uniform(0, field, (int(rng.poisson(density * field.prod())), 2)) - margin
+        count = len(places)
         sigma = np.maximum(rng.normal(self.psf_sigma, self.psf_sigma_spread, count), 0.3 * self.psf_sigma)
         photons = self.photons * np.maximum(rng.normal(1, self.photons_spread, count), 0.1)
         profiles = [_gathered(length, places[:, axis], sigma) for axis, length in enumerate(shape)]

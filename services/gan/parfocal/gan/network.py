@@ -22,10 +22,11 @@ from parfocal.gan.parameters import (
     Pix2PixPredictionParameters,
 )
 from parfocal.gan.pool import ImagePool
-from parfocal.gan.scores import pearson, structural_similarity
+from parfocal.gan.scores import structural_similarity
 from parfocal.runtime.bases.images import ImageImplementation, Picture
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.frameworks.torch import TorchFiles, TorchLearner, prepare
+from parfocal.runtime.images.correlation import pearson_of
 from parfocal.runtime.images.distribution import sliced_wasserstein
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, Opened, Selection, ValidationImage
@@ -274,7 +275,7 @@ class Pix2Pix(TorchFiles, ImageImplementation[Pix2PixParameters, Pix2PixLearner]
         for image in itertools.islice(images, _MOST_SCORED):
             made = apply_tiled(learner, image.input, self.geometry(parameters, facts), Tiling(_LARGEST_TILE))
             similarity.append(structural_similarity(made, image.targets))
-            correlation.append(pearson(made, image.targets))
+            correlation.append(pearson_of([(made, image.targets)]))
         return {"ssim": float(np.mean(similarity)), "pearson": float(np.mean(correlation))}
 
     def predict(

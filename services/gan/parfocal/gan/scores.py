@@ -20,11 +20,3 @@ def structural_similarity(prediction: NDArray[Any], target: NDArray[Any]) -> flo
     """
     channels = zip(np.moveaxis(prediction, -1, 0), np.moveaxis(target, -1, 0), strict=True)
     return float(np.mean([mean_ssim(ssim_map(first, second)) for first, second in channels]))
-
-
-def pearson(prediction: NDArray[Any], target: NDArray[Any]) -> float:
-    """Return Pearson's correlation of all values of two images; not a number where one has no contrast."""
-    first, second = (np.asarray(values, np.float64).ravel() for values in (prediction, target))
-    first, second = first - first.mean(), second - second.mean()
-    norm = float(np.sqrt(np.sum(first**2) * np.sum(second**2)))
-    return float(np.sum(first * second)) / norm if norm > 0 else float("nan")

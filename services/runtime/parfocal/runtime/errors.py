@@ -7,10 +7,13 @@ server's edge is a defect and is reported as INTERNAL with a request id.
 ParfocalError
 ├── InvalidInputError        INVALID_ARGUMENT     the request or the images are wrong: change them
 │   └── InvalidParameterError                     a parameter is unknown, of the wrong type or out of range
+├── UnauthenticatedError     UNAUTHENTICATED      nobody knows who calls: log in
+├── PermissionDeniedError    PERMISSION_DENIED    the caller's role in the project is not enough
 ├── NotFoundError            NOT_FOUND            no such method, dataset, model, job or file
 ├── AlreadyExistsError       ALREADY_EXISTS       the name or the request id is taken by something else
 ├── PreconditionError        FAILED_PRECONDITION  not possible in the present state (e.g. resume a running job)
 ├── QueueFullError           RESOURCE_EXHAUSTED   try again after `retry_seconds`
+├── QuotaError               RESOURCE_EXHAUSTED   the project has used what it may use
 ├── DiskFullError            RESOURCE_EXHAUSTED   the local cache has no room
 ├── OutOfMemoryError         RESOURCE_EXHAUSTED   the worker needed more memory than there is
 ├── TrainingDivergedError    FAILED_PRECONDITION  the loss became infinite or not a number
@@ -94,6 +97,18 @@ class InvalidParameterError(InvalidInputError):
     reason = "INVALID_PARAMETER"
 
 
+class UnauthenticatedError(ParfocalError):
+    """The call says nothing of who makes it, or nothing that can be believed."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(ParfocalError):
+    """The caller is known, but may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
 class NotFoundError(ParfocalError):
     """What the request names does not exist."""
 
@@ -120,6 +135,12 @@ class QueueFullError(ParfocalError):
     def __init__(self, message: str, retry_seconds: float = 30.0) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
+
+
+class QuotaError(ParfocalError):
+    """The project has used as much as it may use; waiting for jobs to end does not help."""
+
+    reason = "QUOTA_EXCEEDED"
 
 
 class DiskFullError(ParfocalError):

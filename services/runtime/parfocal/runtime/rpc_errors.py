@@ -17,10 +17,13 @@ from parfocal.runtime.errors import ParfocalError, Violation
 # The first class that fits decides: subclasses stand before their bases.
 _CODES: tuple[tuple[type[ParfocalError], grpc.StatusCode], ...] = (
     (errors.InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
+    (errors.PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
     (errors.AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
     (errors.PreconditionError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.QuotaError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DiskFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.UnavailableError, grpc.StatusCode.UNAVAILABLE),
@@ -34,9 +37,12 @@ _CLASSES: dict[str, type[ParfocalError]] = {
     for cls in (
         errors.InvalidInputError,
         errors.InvalidParameterError,
+        errors.UnauthenticatedError,
+        errors.PermissionDeniedError,
         errors.NotFoundError,
         errors.AlreadyExistsError,
         errors.PreconditionError,
+        errors.QuotaError,
         errors.DiskFullError,
         errors.OutOfMemoryError,
         errors.TrainingDivergedError,

@@ -22,6 +22,47 @@ class Settings(BaseSettings):
     catalog: str = Field(default="", description="host:port where clients find the catalogue")
     project: str = Field(default="default", description="project used when a request names none")
 
+    access_file: Path | None = Field(
+        default=None,
+        description="TOML file that says who issues tokens and who has which role in which project; empty: no "
+        "identities, and services listen on loopback only",
+    )
+    tokens_file: Path | None = Field(
+        default=None, description="TOML file with the digests of the static tokens of machines; empty: there are none"
+    )
+    audit_file: Path | None = Field(
+        default=None, description="file that a service adds a line of JSON to for each call it answers; empty: none"
+    )
+    acts_for: str = Field(
+        default="", description="person that an operator's client acts for; what it makes is theirs; empty: nobody"
+    )
+    token: SecretStr = Field(
+        default=SecretStr(""), description="token that a client shows to services; empty: that of `parfocal login`"
+    )
+    token_file: Path | None = Field(
+        default=None, description="file with that token, read again when it changes, as Kubernetes mounts it"
+    )
+
+    tls_cert: Path | None = Field(
+        default=None,
+        description="PEM file with this process's certificate and those between it and the authority; a service then "
+        "speaks TLS only, a client shows it to services that ask for one",
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the key of that certificate")
+    tls_ca: str = Field(
+        default="",
+        description="PEM file with the authorities that clients trust; `system`: the usual ones; empty: no TLS",
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities of clients; a service then answers only clients with a certificate",
+    )
+    unprotected: str = Field(
+        default="",
+        description="`anyone-on-this-network-may-read-and-change-everything` lets a service listen beyond loopback "
+        "without TLS or without identities",
+    )
+
     s3_endpoint: str = Field(default="http://127.0.0.1:9000", description="URL of the S3 store")
     s3_public_endpoint: str = Field(
         default="",
@@ -37,6 +78,12 @@ class Settings(BaseSettings):
     bucket_jobs: str = Field(default="parfocal-jobs", description="bucket of the jobs")
     bucket_derived: str = Field(
         default="parfocal-derived", description="bucket of what is shown of images and can be made again"
+    )
+
+    inboxes: str = Field(
+        default="",
+        description="folders outside Parfocal's buckets that projects may read, e.g. what a microscope writes to: "
+        "`PROJECT=s3://BUCKET/PREFIX`, several with commas between them; the services' key must be able to read them",
     )
 
     state_dir: Path = Field(
@@ -136,7 +183,17 @@ class Settings(BaseSettings):
         default=900.0, gt=0, description="time in which the image of a worker on a cluster must have been pulled"
     )
 
-    @field_validator("cache_gib", mode="before")
+    @field_validator(
+        "cache_gib",
+        "access_file",
+        "tokens_file",
+        "audit_file",
+        "token_file",
+        "tls_cert",
+        "tls_key",
+        "tls_client_ca",
+        mode="before",
+    )
     @classmethod
     def _nothing_is_none(cls, value: object) -> object:
         """Read the empty variable of the documentation's table as such."""
@@ -157,6 +214,22 @@ class Settings(BaseSettings):
         if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
             raise ValueError(f"must be different numbers of GPUs, such as 0,1, not {value!r}")
         return ",".join(numbers)
+
+    @field_validator("inboxes")
+    @classmethod
+    def _are_inboxes(cls, value: str) -> str:
+        for part in filter(None, map(str.strip, value.split(","))):
+            project, _, uri = part.partition("=")
+            bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+            if not (project and uri.startswith("s3://") and bucket and prefix.strip("/")):
+                raise ValueError(f"must be PROJECT=s3://BUCKET/PREFIX, several with commas between them, not {part!r}")
+        return value
+
+    @property
+    def inbox_places(self) -> tuple[tuple[str, str], ...]:
+        """Project and address of each inbox."""
+        parts = [part.strip().partition("=") for part in self.inboxes.split(",") if part.strip()]
+        return tuple((project.strip(), uri.strip()) for project, _, uri in parts)
 
     @property
     def device_numbers(self) -> tuple[str, ...]:

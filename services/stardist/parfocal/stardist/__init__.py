@@ -5,6 +5,7 @@ from __future__ import annotations
 from parfocal import v1
 from parfocal.runtime.methods.service import Method, Service, Work, quick
 from parfocal.stardist.parameters import (
+    SplineDist2DParameters,
     StarDist2DParameters,
     StarDist3DParameters,
     StarDistPredictionParameters,
@@ -63,6 +64,38 @@ STARDIST_2D = Method(
     advise=advise,
 )
 
+SPLINEDIST_2D = Method(
+    name="splinedist-2d",
+    title="SplineDist 2D",
+    task=v1.TASK_INSTANCE_SEGMENTATION,
+    summary="""
+        StarDist with smooth outlines of any shape: finds objects one by one also where they have dents, waists or
+        arms, such as dividing nuclei, bent bacteria or crescents. Its training takes longer than that of StarDist,
+        which suits round objects as well. The result is a label image, a table of the objects, their outlines for
+        ImageJ, and the control points of the splines that the outlines are.
+    """,
+    axes="YX",
+    channel_axes="SC",
+    target=v1.TARGET_KIND_LABELS,
+    work={
+        v1.JOB_KIND_TRAINING: Work(SplineDist2DParameters, "parfocal.runtime.training.loop:train"),
+        v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction.job:predict"),
+    },
+    data=STARDIST_2D.data,
+    minimum_images=2,
+    recommended_images=20,
+    presets=_QUICK,
+    citation=(
+        "Mandal S, Uhlmann V. SplineDist: automated cell segmentation with spline curves. ISBI 2021, 1082-1086. "
+        "doi:10.1109/ISBI48211.2021.9433928"
+    ),
+    licence="BSD-3-Clause",
+    documentation="docs/methods/splinedist-2d.md",
+    implementation="parfocal.stardist.splinedist:SplineDist2D",
+    validate=check_dataset,
+    advise=advise,
+)
+
 STARDIST_3D = Method(
     name="stardist-3d",
     title="StarDist 3D",
@@ -100,7 +133,7 @@ STARDIST_3D = Method(
 
 SERVICE = Service(
     name="stardist",
-    methods=(STARDIST_2D, STARDIST_3D),
+    methods=(STARDIST_2D, SPLINEDIST_2D, STARDIST_3D),
     packages=("stardist", "csbdeep", "tensorflow-cpu", "tensorflow", "keras"),
     framework="tensorflow",
 )

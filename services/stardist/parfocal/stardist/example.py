@@ -1,4 +1,4 @@
-"""A small real dataset to try StarDist 2D with: `python -m parfocal.stardist.example FOLDER METHOD`.
+"""A small real dataset to try StarDist 2D and SplineDist 2D with: `python -m parfocal.stardist.example FOLDER METHOD`.
 
 The nuclei image that comes with the stardist package (BSD-3-Clause), cut into tiles: twelve to learn from, four to be
 judged by. All are of one field, so a good score says that it works, not that the model suits other images.
@@ -33,5 +33,5 @@ def write_dataset(folder: Path) -> None:
 
 if __name__ == "__main__":
     # Nothing for volumes: two processors need longer to learn from them than a demonstration may take.
-    if sys.argv[2] == "stardist-2d":
+    if sys.argv[2] in ("stardist-2d", "splinedist-2d"):
         write_dataset(Path(sys.argv[1]))

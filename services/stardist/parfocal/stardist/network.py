@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from csbdeep.utils import save_json
@@ -27,9 +27,10 @@ from parfocal.runtime.prediction.tiling import Tiling
 from parfocal.runtime.store.facts import Facts
 from parfocal.stardist.class_targets import class_targets
 from parfocal.stardist.parameters import (
+    NetworkParameters,
+    PlanarParameters,
     StarDist2DParameters,
     StarDist3DParameters,
-    StarDistParameters,
     StarDistPredictionParameters,
 )
 from stardist import Rays_GoldenSpiral, models
@@ -38,8 +39,6 @@ from stardist.utils import calculate_extents, edt_prob, fill_label_holes
 
 THRESHOLDS = "thresholds.json"
 DEFAULT_THRESHOLDS = {"prob": 0.5, "nms": 0.4}
-# Enough to set two numbers; more validation images would only take longer.
-_CALIBRATION_PIXELS = 2**24
 # stardist measures distances on labels of 16 bits.
 _LARGEST_LABEL = 2**16 - 1
 
@@ -68,16 +67,26 @@ class StarDistLearner(keras.KerasLearner):
 
 
 class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
-    """What two and three dimensions have in common."""
+    """What two and three dimensions, polygons and splines have in common.
 
+    Attributes
+    ----------
+    kind
+        Class of stardist's own object around a network.
+    calibration_pixels
+        Of validation images that thresholds are chosen on: enough to set two numbers, more would only take longer.
+    """
+
+    kind: ClassVar[Any]
+    calibration_pixels: ClassVar[int] = 2**24
     normaliser = Normaliser(low=1.0)
 
     def build(self, parameters: Any, facts: Facts) -> StarDistLearner:
         """Return a new network."""
         config = self._config(parameters, facts)
         keras.prepare(parameters.seed, self.device)
-        model = (models.StarDist2D if config.n_dim == 2 else models.StarDist3D)(config, name=None, basedir=None)
-        model.prepare_for_training(keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate))
+        model = self.kind(config, name=None, basedir=None)
+        self._compile(model, keras.keras.optimizers.Adam(learning_rate=parameters.learning_rate))
         return StarDistLearner(model, parameters.seed, self.device)
 
     def save(self, folder: Path, parameters: Any, facts: Facts, weights: Mapping[str, Arrays]) -> None:
@@ -101,7 +110,7 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
     def prepare(self, batch: Batch, parameters: Any, facts: Facts, rng: np.random.Generator) -> Batch:  # noqa: ARG002
         """Return a batch with the targets of the loss.
 
-        They are object probability, distances with the probability as their weight, and, if they are trained on,
+        They are object probability, outlines with the probability as their weight, and, if they are trained on,
         classes, all on the network's grid.
         """
         targets = batch.targets
@@ -110,15 +119,15 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
             labels = np.stack([compact_labels(image) for image in labels])
         on_grid = tuple(slice(None, None, step) for step in self._grid(parameters))
         probability = np.stack([self._probability(image, on_grid, parameters) for image in labels])[..., np.newaxis]
-        distances = np.empty((*probability.shape[:-1], parameters.rays + 1), dtype=np.float32)
+        outlines = np.empty((*probability.shape[:-1], self._outline_channels(parameters) + 1), dtype=np.float32)
         # Made beside the training step, whose threads are in the way of as many others: they wait for each other.
         with _openmp().limit(limits=max(1, thread_count() // 4), user_api="openmp"):
             for number, image in enumerate(labels):
-                distances[number, ..., :-1] = self._distances(image, parameters)
-        distances[..., -1:] = probability
+                outlines[number, ..., :-1] = self._outline_targets(image, parameters)
+        outlines[..., -1:] = probability
         # Pixels with negative labels count for nothing.
         ignored = targets[..., :1][(slice(None), *on_grid)] < 0
-        prepared = [np.where(ignored, np.float32(-1), probability.astype(np.float32)), distances]
+        prepared = [np.where(ignored, np.float32(-1), probability.astype(np.float32)), outlines]
         if parameters.classes:
             grid = self._grid(parameters)
             prepared.append(class_targets(labels, targets[..., 1], parameters.classes, grid, ignored))
@@ -136,7 +145,7 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
         pixels = 0
         for each in images:
             labels = np.maximum(each.targets[..., 0], 0).astype(np.int32)
-            if chosen and pixels + labels.size > _CALIBRATION_PIXELS:
+            if chosen and pixels + labels.size > self.calibration_pixels:
                 break
             chosen.append((each.input[..., 0] if facts.input_channels == 1 else each.input, labels))
             pixels += labels.size
@@ -171,16 +180,17 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
         )
         if tiling.on_tile is not None:
             tiling.on_tile(1, 1)
-        probability, classes = (found.get(name) for name in ("prob", "class_prob"))
+        classes = found.get("class_prob")
         return Objects(
             labels,
-            np.asarray(probability, np.float32),
+            np.asarray(found["prob"], np.float32),
             self._outlines(found),
             None if classes is None else np.asarray(classes, np.float32),
+            self._splines(found),
         )
 
     @staticmethod
-    def _training(parameters: StarDistParameters) -> dict[str, Any]:
+    def _training(parameters: NetworkParameters) -> dict[str, Any]:
         """Return what the configuration file says of the training."""
         return {
             "train_foreground_only": parameters.foreground_fraction,
@@ -189,6 +199,14 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
             "train_batch_size": parameters.batch_size,
             "train_tensorboard": False,
         }
+
+    def _compile(self, model: Any, optimizer: Any) -> None:
+        """Give a network its losses and the optimiser."""
+        model.prepare_for_training(optimizer)
+
+    def _splines(self, found: Any) -> NDArray[np.float32] | None:  # noqa: ARG002
+        """Return the control points of what was found; None where outlines are no splines."""
+        return None
 
     @abstractmethod
     def _config(self, parameters: Any, facts: Facts) -> Any: ...
@@ -202,20 +220,23 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
     ) -> NDArray[np.float32]: ...
 
     @abstractmethod
-    def _distances(self, labels: NDArray[np.int32], parameters: Any) -> NDArray[np.float32]: ...
+    def _outline_channels(self, parameters: Any) -> int: ...
+
+    @abstractmethod
+    def _outline_targets(self, labels: NDArray[np.int32], parameters: Any) -> NDArray[np.float32]: ...
 
     @abstractmethod
     def _outlines(self, found: Any) -> list[NDArray[np.float32]]: ...
 
 
-class StarDist2D(StarDist):
-    """StarDist with polygons."""
+class Planar(StarDist):
+    """What polygons and splines in planes have in common."""
 
-    def _config(self, parameters: StarDist2DParameters, facts: Facts) -> Any:
+    def _config(self, parameters: PlanarParameters, facts: Facts) -> Any:
         return models.Config2D(
             axes="YX" if facts.input_channels == 1 else "YXC",
             n_channel_in=facts.input_channels,
-            n_rays=parameters.rays,
+            n_rays=parameters.outline_outputs,
             grid=self._grid(parameters),
             n_classes=parameters.classes or None,
             unet_n_depth=parameters.network_depth,
@@ -224,26 +245,37 @@ class StarDist2D(StarDist):
             **self._training(parameters),
         )
 
-    def _grid(self, parameters: StarDist2DParameters) -> tuple[int, ...]:
+    def _grid(self, parameters: PlanarParameters) -> tuple[int, ...]:
         return (parameters.grid, parameters.grid)
 
     def _probability(
         self,
         labels: NDArray[np.int32],
         on_grid: tuple[slice, ...],
-        parameters: StarDist2DParameters,  # noqa: ARG002
+        parameters: PlanarParameters,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         return np.asarray(edt_prob(labels[on_grid]), np.float32)
-
-    def _distances(self, labels: NDArray[np.int32], parameters: StarDist2DParameters) -> NDArray[np.float32]:
-        return np.asarray(star_dist(labels, parameters.rays, mode="cpp", grid=self._grid(parameters)))
 
     def _outlines(self, found: Any) -> list[NDArray[np.float32]]:
         return list(np.moveaxis(found["coord"], 1, -1).astype(np.float32)) if len(found["prob"]) else []
 
 
+class StarDist2D(Planar):
+    """StarDist with polygons."""
+
+    kind = models.StarDist2D
+
+    def _outline_channels(self, parameters: StarDist2DParameters) -> int:
+        return parameters.rays
+
+    def _outline_targets(self, labels: NDArray[np.int32], parameters: StarDist2DParameters) -> NDArray[np.float32]:
+        return np.asarray(star_dist(labels, parameters.rays, mode="cpp", grid=self._grid(parameters)))
+
+
 class StarDist3D(StarDist):
     """StarDist with polyhedra."""
+
+    kind = models.StarDist3D
 
     def resolve(self, parameters: StarDist3DParameters, labels: Iterable[NDArray[Any]]) -> StarDist3DParameters:
         """Measure the anisotropy where it is not given: the ratio of the objects' median width and depth."""
@@ -282,7 +314,10 @@ class StarDist3D(StarDist):
     ) -> NDArray[np.float32]:
         return np.asarray(edt_prob(labels, anisotropy=(parameters.anisotropy or 1.0, 1.0, 1.0))[on_grid], np.float32)
 
-    def _distances(self, labels: NDArray[np.int32], parameters: StarDist3DParameters) -> NDArray[np.float32]:
+    def _outline_channels(self, parameters: StarDist3DParameters) -> int:
+        return parameters.rays
+
+    def _outline_targets(self, labels: NDArray[np.int32], parameters: StarDist3DParameters) -> NDArray[np.float32]:
         rays = Rays_GoldenSpiral(parameters.rays, anisotropy=(parameters.anisotropy or 1.0, 1.0, 1.0))
         return np.asarray(star_dist3D(labels, rays, mode="cpp", grid=self._grid(parameters)))
 

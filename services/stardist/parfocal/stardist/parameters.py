@@ -1,8 +1,12 @@
-"""The parameters of StarDist; defaults follow the ZeroCostDL4Mic notebooks, differences are argued in its page."""
+"""The parameters of StarDist and SplineDist; defaults follow the ZeroCostDL4Mic notebooks.
+
+Differences are argued in the pages of the methods.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -21,8 +25,8 @@ from parfocal.runtime.store.manifests import DatasetManifest
 _GRIDS = (1, 2, 4, 8, 16)
 
 
-class StarDistParameters(ClassTrainingParameters):
-    """What trainings of StarDist in two and three dimensions have in common; the defaults are those for two."""
+class NetworkParameters(ClassTrainingParameters):
+    """What trainings of StarDist's networks have in common; the defaults are those for two dimensions."""
 
     patch_size: int = Field(
         default=128,
@@ -43,15 +47,6 @@ class StarDistParameters(ClassTrainingParameters):
     )
     learning_rate: float = inherited(ClassTrainingParameters, "learning_rate", default=3e-4)
     plateau_patience: int = inherited(ClassTrainingParameters, "plateau_patience", default=40)
-    rays: int = Field(
-        default=32,
-        ge=8,
-        le=256,
-        multiple_of=4,
-        title="Rays",
-        description="Directions in which the distance to the outline is learnt: corners of the polygon around an "
-        "object. 32 suits round nuclei; 64 or more follow finer outlines and cost time.",
-    )
     grid: int = Field(
         default=2,
         ge=1,
@@ -93,11 +88,53 @@ class StarDistParameters(ClassTrainingParameters):
         return value
 
 
-class StarDist2DParameters(StarDistParameters):
+class PlanarParameters(NetworkParameters, ABC):
+    """What trainings in two dimensions have in common."""
+
+    @property
+    @abstractmethod
+    def outline_outputs(self) -> int:
+        """How many numbers describe an outline."""
+
+
+class StarDist2DParameters(PlanarParameters):
     """Parameters of a StarDist 2D training."""
 
+    rays: int = Field(
+        default=32,
+        ge=8,
+        le=256,
+        multiple_of=4,
+        title="Rays",
+        description="Directions in which the distance to the outline is learnt: corners of the polygon around an "
+        "object. 32 suits round nuclei; 64 or more follow finer outlines and cost time.",
+    )
 
-class StarDist3DParameters(FlipZ, StarDistParameters):
+    @property
+    def outline_outputs(self) -> int:
+        """A distance for each ray."""
+        return self.rays
+
+
+class SplineDist2DParameters(PlanarParameters):
+    """Parameters of a SplineDist 2D training."""
+
+    control_points: int = Field(
+        default=16,
+        ge=4,
+        le=64,
+        title="Control points",
+        description="Points that pull the smooth outline of an object. 8 suit ovals, 16 outlines with dents or a "
+        "waist, more follow finer outlines, take longer to train and need more images.",
+    )
+
+    @property
+    def outline_outputs(self) -> int:
+        """A distance and an angle for each control point."""
+        return 2 * self.control_points
+
+
+class StarDist3DParameters(FlipZ, NetworkParameters):
     """Parameters of a StarDist 3D training."""
 
     patch_size: int = Field(
@@ -117,9 +154,9 @@ class StarDist3DParameters(FlipZ, StarDistParameters):
         title="Patch depth",
         description="Planes of a patch; a multiple of 4, not more than your volumes have.",
     )
-    batch_size: int = inherited(StarDistParameters, "batch_size", default=2)
+    batch_size: int = inherited(NetworkParameters, "batch_size", default=2)
     patches_per_image: int = inherited(
-        StarDistParameters,
+        NetworkParameters,
         "patches_per_image",
         default=8,
         description="Patches cut from each volume in every epoch, at places that change from epoch to epoch.",
@@ -133,7 +170,7 @@ class StarDist3DParameters(FlipZ, StarDistParameters):
         description="Directions in which the distance to the surface is learnt, evenly spread over the sphere.",
     )
     grid: int = inherited(
-        StarDistParameters,
+        NetworkParameters,
         "grid",
         description="In Y and X objects are proposed at every pixel (1), every second pixel (2), 4, 8 or 16; in Z in "
         "every plane. Higher is faster; an object must be several grid steps wide.",
@@ -175,7 +212,7 @@ class StarDist3DParameters(FlipZ, StarDistParameters):
 
 
 class StarDistPredictionParameters(PredictionParameters):
-    """Parameters of a prediction with a StarDist model."""
+    """Parameters of a prediction with a model of StarDist or SplineDist."""
 
     probability_threshold: float = Field(
         default=0.0,
@@ -197,7 +234,7 @@ class StarDistPredictionParameters(PredictionParameters):
 
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
     """Raise InvalidInputError if the patches do not fit network or images, or the targets cannot be labels."""
-    assert isinstance(parameters, StarDistParameters)
+    assert isinstance(parameters, NetworkParameters)
     axes = "ZYX" if isinstance(parameters, StarDist3DParameters) else "YX"
     check_labels(parameters, dataset)
     because = f"grid {parameters.grid} and network_depth {parameters.network_depth}"
@@ -206,7 +243,7 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
 
 def advise(parameters: Parameters, dataset: DatasetManifest) -> list[str]:
     """Return that objects are larger than what the network sees, if they are: it would find them in parts."""
-    assert isinstance(parameters, StarDistParameters)
+    assert isinstance(parameters, NetworkParameters)
     axes = "ZYX" if isinstance(parameters, StarDist3DParameters) else "YX"
     grids = [parameters.model_copy(update={"grid": grid}) for grid in _GRIDS if grid >= parameters.grid]
     return large_objects(dataset, axes, grids, "grid")

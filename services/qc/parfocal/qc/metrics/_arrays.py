@@ -27,13 +27,6 @@ def naming(name: str | None) -> Iterator[None]:
         raise InvalidInputError(f"{name}: {error.message}", error.violations) from error
 
 
-def resolution(image: Array) -> float:
-    """Differences up to this are rounding of the image's own type."""
-    if image.dtype.kind != "f":
-        return 0.0
-    return 4 * float(np.finfo(image.dtype.char).eps) * max(abs(float(image.max())), abs(float(image.min())))
-
-
 def percentiles(values: Array, *percents: float) -> list[float]:
     """Percentiles with linear interpolation, as numpy's, but exact in the type of the values.
 
@@ -73,8 +66,3 @@ def check_values(values: Array, what: str) -> None:
             f"The {what} has {bad} of {values.size} values that are not a number, infinite or beyond "
             f"{LARGEST_VALUE:.0e}. Repair or leave out the image; if the model made it, its training has diverged."
         )
-
-
-def dot(x: Float64, y: Float64) -> float:
-    """Sum of products; einsum rather than BLAS, so that the last bit does not depend on a thread count."""
-    return float(np.einsum("i,i->", x.ravel(), y.ravel()))

@@ -67,19 +67,19 @@ def read_unpaired_inputs(context: JobContext) -> Inputs[Translated]:
     return named.inputs(context, items, tuple(stem for stem in sources if stem not in files))
 
 
-def training_images(context: JobContext, inputs: Inputs[Translated], role: str) -> list[Path]:
-    """Return training images of a role, at most as many as are compared."""
+def training_images(context: JobContext, inputs: Inputs[Translated], role: str) -> dict[str, Path]:
+    """Return training images of a role by the names of their files, at most as many as are compared."""
     place, dataset = training_dataset(context, inputs)
     return _images(context, place, dataset, "train", role)
 
 
-def test_images(context: JobContext, inputs: Inputs[Translated], role: str) -> list[Path]:
-    """Return the real images of the kind that is made, out of the split that is judged."""
+def test_images(context: JobContext, inputs: Inputs[Translated], role: str) -> dict[str, Path]:
+    """Return the real images of the kind that is made, out of the split that is judged, by the names of their files."""
     assert inputs.dataset is not None
     return _images(context, Location.parse(inputs.input_uri), inputs.dataset, inputs.split, role)
 
 
-def _images(context: JobContext, place: Location, dataset: DatasetManifest, split: str, role: str) -> list[Path]:
+def _images(context: JobContext, place: Location, dataset: DatasetManifest, split: str, role: str) -> dict[str, Path]:
     images: Sequence[ImageEntry] = dataset.select(split, role)
     if not images:
         raise InvalidInputError(
@@ -88,7 +88,7 @@ def _images(context: JobContext, place: Location, dataset: DatasetManifest, spli
         )
     entries = {entry.name: entry for entry in dataset.files}
     chosen: Iterator[ImageEntry] = (images[number] for number in drawn(len(images)))
-    return list(fetch_files(context, str(place), (entries[image.file] for image in chosen)).values())
+    return fetch_files(context, str(place), (entries[image.file] for image in chosen))
 
 
 def _pixel_size(image: ImageEntry) -> float | None:

@@ -61,14 +61,16 @@ class UnpairedJudge(Judge[UnpairedParameters, Translated, ScoredTranslation]):
     def prepare(self, inputs: Inputs[Translated]) -> None:
         """Measure the real images, and match the intensities of inputs to theirs."""
         role = inputs.roles[0]
-        known = [_read(path) for path in training_images(self.context, inputs, role)]
-        self._tests = [_read(path) for path in test_images(self.context, inputs, role)]
-        for image in self._tests:
-            _require_channels(image, known[0].shape[2], "a real test image")
+        known = _read_all(training_images(self.context, inputs, role))
+        tests = _read_all(test_images(self.context, inputs, role))
+        self._tests = list(tests.values())
+        channels = next(iter(known.values())).shape[2]
+        for name, image in (*known.items(), *tests.items()):
+            _require_channels(image, channels, name)
         sides = (min(image.shape[:2]) for image in (*self._tests, *map(_input_of, inputs.items)))
-        self._real = Real(known, min(sides))
+        self._real = Real(list(known.values()), min(sides))
         sources = training_images(self.context, inputs, inputs.source_role)
-        self._match = fit_intensity_match(map(_read, sources), iter(known))
+        self._match = fit_intensity_match((_read(path, name) for name, path in sources.items()), known.values())
         self._real_scores = [self._real.score(image) for image in self._tests]
 
     def score(self, item: Translated) -> ScoredTranslation:
@@ -166,15 +168,19 @@ class UnpairedJudge(Judge[UnpairedParameters, Translated, ScoredTranslation]):
         panels = {"input": source, "matched intensities": self._match.apply(source)}
         panels["prediction"] = self._prediction(item)
         if item.back is not None:
-            panels["turned back"] = _read(item.back)
+            panels["turned back"] = _read(item.back, f"{item.label} (turned back)")
         return Sample(item.label, score.values["distance"], panels, item.pixel_size)
 
 
 _CYCLE = ("cycle_correlation", "cycle_error")
 
 
-def _read(path: Path, name: str = "") -> NDArray[Any]:
-    return channels_last(read_image(path), name or path.name)
+def _read(path: Path, name: str) -> NDArray[Any]:
+    return channels_last(read_image(path), name)
+
+
+def _read_all(paths: Mapping[str, Path]) -> dict[str, NDArray[Any]]:
+    return {name: _read(path, name) for name, path in paths.items()}
 
 
 def _input_of(item: Translated) -> NDArray[Any]:
@@ -184,8 +190,8 @@ def _input_of(item: Translated) -> NDArray[Any]:
 def _require_channels(image: NDArray[Any], channels: int, name: str) -> None:
     if image.shape[2] != channels:
         raise InvalidInputError(
-            f"{name} has {image.shape[2]} channels, and real images of the training {channels}. Compare images of one "
-            "kind."
+            f"{name} has {image.shape[2]} channels, and the first real image of the training has {channels}. Compare "
+            "images with equal channels."
         )
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.metrics.images.foreground import pearson_of
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.correlation import pearson_of
 from parfocal.runtime.images.distribution import RealImages
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.images.pixel_values import count_unusable
@@ -18,6 +18,8 @@ from parfocal.runtime.images.pixel_values import count_unusable
 MOST_COMPARED: Final = 32
 """Images of a set that are compared, drawn at random where there are more: time and memory stay bounded."""
 _SMALLEST_SIDE: Final = 16
+# Patches drawn of an image that is compared alone: a quarter of those of sets, and of their time.
+_PATCHES_OF_ONE: Final = 32
 _QUANTILES: Final = np.linspace(0.05, 99.95, 1000)
 _RANGE: Final = (0.1, 99.9)
 
@@ -90,9 +92,7 @@ class Real:
     def __init__(self, images: Sequence[NDArray[Any]], smallest: int) -> None:
         self.count = len(images)
         self.channels = images[0].shape[2]
-        self._all = RealImages(images, smallest=smallest)
-        # Single images are compared with fewer patches: a quarter of the time, and the bands are the same.
-        self._few = RealImages(images, smallest=smallest, patches=32)
+        self._images = RealImages(images, smallest=smallest)
         self._intensities = np.mean([_intensities(image) for image in images], axis=0)
         low, high = np.mean([np.percentile(image, _RANGE, axis=(0, 1)) for image in images], axis=0)
         self._range = np.where(high > low, high - low, 1.0)
@@ -100,11 +100,12 @@ class Real:
     def score(self, image: NDArray[Any]) -> dict[str, float]:
         """Return the distances of one image (Y, X, channels), by metric."""
         difference = np.abs(_intensities(image) - self._intensities) / self._range
-        return {"distance": self._few.distance([image]), "intensity_distance": float(difference.mean())}
+        distance = self._images.distance([image], _PATCHES_OF_ONE)
+        return {"distance": distance, "intensity_distance": float(difference.mean())}
 
     def distance(self, images: Sequence[NDArray[Any]]) -> float:
         """Return the distance of a set of images."""
-        return self._all.distance(images)
+        return self._images.distance(images)
 
 
 def score_cycle(source: NDArray[Any], back: NDArray[Any], name: str) -> dict[str, float]:

@@ -98,17 +98,20 @@ class RealImages:
         self.channels = images[0].shape[2]
         length = self.channels * _PATCH**2
         self._directions = [_directions(length, self._rng(level, 1)) for level in range(self._levels)]
-        self._sorted = self._projected(images)
+        self._sorted = self._projected(images, patches)
 
-    def distance(self, images: Sequence[NDArray[Any]]) -> float:
-        """Return the distance of other images with the same channels, the mean over all bands, times 1000."""
+    def distance(self, images: Sequence[NDArray[Any]], patches: int | None = None) -> float:
+        """Return the distance of other images with the same channels, the mean over all bands, times 1000.
+
+        `patches` of each image and band are drawn; if None, as many as of the images of the set.
+        """
         found = []
-        for ours, theirs in zip(self._projected(images), self._sorted, strict=True):
+        for ours, theirs in zip(self._projected(images, patches or self._patches), self._sorted, strict=True):
             quantiles = _middles(min(len(ours), len(theirs)))
             found.append(np.mean(np.abs(_quantiles(ours, quantiles) - _quantiles(theirs, quantiles))))
         return _SCALE * float(np.mean(found))
 
-    def _projected(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.float64]]:
+    def _projected(self, images: Sequence[NDArray[Any]], patches: int) -> list[NDArray[np.float64]]:
         """Return, for each band, the sorted projections (patches, directions) of patches of all images."""
         if wrong := [image.shape for image in images if image.ndim != 3 or image.shape[2] != self.channels]:
             raise ValueError(f"images must be (Y, X, {self.channels}), and not {wrong[0]}")
@@ -116,7 +119,7 @@ class RealImages:
         drawn: list[list[NDArray[np.float64]]] = [[] for _ in rngs]
         for image in images:
             for level, band in enumerate(_laplacian_pyramid(np.asarray(image, np.float64), self._levels)):
-                drawn[level].append(_draw_patches(band, self._patches, rngs[level]))
+                drawn[level].append(_draw_patches(band, patches, rngs[level]))
         return [
             np.sort(_normalised(np.concatenate(each)) @ directions, axis=0)
             for each, directions in zip(drawn, self._directions, strict=True)

@@ -46,10 +46,14 @@ class ImageNeeds:
             return ""
         return next((letter for letter in axes if letter in self.channel_axes), "")
 
+    def taken(self, axes: str) -> str:
+        """Return the axes of an image as the method takes them: planes are frames where it needs frames."""
+        return axes.replace("Z", "T") if "T" in self.axes and "Z" not in self.axes and "T" not in axes else axes
+
     def check(self, axes: str, shape: Sequence[int], channels: int = 1) -> None:
         """Raise InvalidInputError unless an image with `channels` suits the method, or is a stack of such images."""
         letter = self.channel_axis(axes, channels)
-        lengths = dict(zip(axes, shape, strict=True))
+        lengths = dict(zip(self.taken(axes), shape, strict=True))
         found = lengths.pop(letter, 1)
         rest = "".join(lengths)
         extra = rest.removesuffix(self.axes)
@@ -57,6 +61,8 @@ class ImageNeeds:
         if fits and found == channels:
             return
         wanted = f"{self.axes}, or a stack of such {'planes' if len(self.axes) == 2 else 'volumes'}"
+        if "T" in self.axes:
+            wanted = f"{self.axes}, a stack of frames"
         if channels > 1:
             wanted = f"{self.axes} with {channels} channels along {' or '.join(self.channel_axes)}"
         raise InvalidInputError(
@@ -67,6 +73,8 @@ class ImageNeeds:
     def _cure(self, axes: str, channels: int) -> str:
         if channels > 1:
             return "Apply the model to images made like those it was trained on."
+        if "T" in self.axes and axes == "YX":
+            return "It is a single frame: save the whole recording as one stack."
         if "Z" in self.axes and not set("ZCS") & set(axes):
             return "It has no planes along Z: save whole stacks, or use a model for single planes."
         return "Convert colour or multi-channel images to single channels first."

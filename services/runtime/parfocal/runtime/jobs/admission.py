@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from parfocal import v1
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, has_comparable, require_suitable, title_of
@@ -23,6 +24,7 @@ from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_diges
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.roles import Roles, TrainingBase
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
+from parfocal.runtime.store.confinement import confine_request
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -43,8 +45,21 @@ from parfocal.runtime.store.store import Location, Store
 M = TypeVar("M", bound=Manifest)
 
 
-def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRequest) -> v1.Job:
+def admit(
+    service: Service,
+    store: Store,
+    jobs: JobStore,
+    request: v1.StartJobRequest,
+    *,
+    created_by: str = UNVERIFIED.name,
+    requested_by: str = "",
+) -> v1.Job:
     """Return the new job, queued in the store.
+
+    Parameters
+    ----------
+    created_by, requested_by
+        Who starts it, and who asks on their behalf, as `v1.Job` has them.
 
     Raises
     ------
@@ -53,6 +68,7 @@ def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRe
     """
     check_name("project", request.project)
     check_request_id(request.request_id)
+    confine_request(store, request.project, request)
     kind = job_kind(request)
     job = v1.Job(
         id=request.request_id,
@@ -60,7 +76,8 @@ def admit(service: Service, store: Store, jobs: JobStore, request: v1.StartJobRe
         service=service.name,
         request_id=request.request_id,
         labels=request.labels,
-        created_by="unverified",
+        created_by=created_by,
+        requested_by=requested_by,
         created_at=now(),
         environment=service.environment(image=store.settings.image),
     )
@@ -143,6 +160,9 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     method = service.method(model.method)
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     require_outputs(parameters, model)
+    if spec.split and spec.inputs:
+        text = "Name either a split of a dataset or images of a folder, not both."
+        raise InvalidInputError(text, [Violation("prediction.inputs", text)])
     if spec.split:
         dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
         backwards = isinstance(parameters, PredictionParameters) and parameters.backwards
@@ -153,9 +173,26 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
                 "model was trained on."
             )
         _check_inputs(method, model, facts, dataset, spec.split)
+    elif spec.inputs:
+        _check_named(store, Location.parse(spec.input_uri), spec.inputs)
     elif next(iter(store.objects(Location.parse(spec.input_uri))), None) is None:
         raise NotFoundError(f"There are no images below {spec.input_uri}.")
     return method, parameters
+
+
+def _check_named(store: Store, folder: Location, names: Sequence[str]) -> None:
+    """Raise if images of a folder that are named one by one are not there, or cannot be names."""
+    problems = []
+    for name in names:
+        try:
+            there = store.exists(folder / name)
+        except InvalidInputError as error:
+            problems.append(Violation(name, error.message))
+        else:
+            if not there:
+                problems.append(Violation(name, f"There is no image {name!r} below {folder}."))
+    if problems:
+        raise refusal("Some of the images that were named cannot be predicted:", problems)
 
 
 def require_outputs(parameters: Parameters, model: ModelManifest) -> None:

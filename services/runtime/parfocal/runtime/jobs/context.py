@@ -195,6 +195,7 @@ class JobContext:
 
     def publish(self, name: str, manifest: Manifest, kind: str, metrics: Mapping[str, float] | None = None) -> None:
         """Make what was sent exist by its manifest, and record it as an output with its metrics."""
+        manifest = manifest.model_copy(update={"created_by": self.job.created_by})
         self.store.write(self.reserved / self._folder / name, manifest.to_bytes())
         decision = v1.Publication(attempt=self.job.attempt, manifest=name, kind=kind)
 

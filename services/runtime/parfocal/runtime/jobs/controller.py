@@ -12,7 +12,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from parfocal import v1
+from parfocal.runtime.access.identity import UNVERIFIED
+from parfocal.runtime.access.policy import Limits
 from parfocal.runtime.errors import NotFoundError, ParfocalError, PreconditionError, QueueFullError, UnavailableError
+from parfocal.runtime.jobs.accounts import UNLIMITED, device_seconds
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.launcher import Launcher
 from parfocal.runtime.jobs.records import FINAL_STATES, set_state
@@ -21,6 +24,7 @@ from parfocal.runtime.jobs.scheduler import Scheduler
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import tidy_machine, tidy_store
+from parfocal.runtime.store.names import check_request_id
 from parfocal.runtime.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -77,9 +81,25 @@ class Controller(Scheduler):
                 await asyncio.to_thread(self._lease.release)
         self._active = False
 
-    async def submit(self, request: v1.StartJobRequest) -> v1.Job:
-        """Admit a job, or return the one that the same request started before."""
-        return await self._carry_out(self._submit(request))
+    async def submit(
+        self,
+        request: v1.StartJobRequest,
+        created_by: str = UNVERIFIED.name,
+        requested_by: str = "",
+        limits: Limits = UNLIMITED,
+    ) -> v1.Job:
+        """Admit a job, or return the one that the same request started before.
+
+        Parameters
+        ----------
+        created_by
+            Who starts it.
+        requested_by
+            Who asks on their behalf; empty: they themselves.
+        limits
+            What the project may use.
+        """
+        return await self._carry_out(self._submit(request, created_by, requested_by, limits))
 
     async def cancel(self, project: str, job_id: str, *, keep_best: bool, why: str) -> v1.Job:
         """Ask a job to end; one without a worker ends at once, an ended one is returned as it is.
@@ -88,9 +108,9 @@ class Controller(Scheduler):
         """
         return await self._carry_out(self._cancel(project, job_id, keep_best=keep_best, why=why))
 
-    async def resume(self, project: str, job_id: str) -> v1.Job:
-        """Queue a failed or cancelled training again; it continues from its last checkpoint."""
-        return await self._carry_out(self._resume(project, job_id))
+    async def resume(self, project: str, job_id: str, limits: Limits = UNLIMITED) -> v1.Job:
+        """Queue a failed or cancelled training again, within the limits; it continues from its last checkpoint."""
+        return await self._carry_out(self._resume(project, job_id, limits))
 
     async def delete(self, project: str, job_id: str) -> None:
         """Move the record of an ended job to the trash."""
@@ -109,7 +129,7 @@ class Controller(Scheduler):
         task.add_done_callback(forget)
         return await asyncio.shield(task)
 
-    async def _submit(self, request: v1.StartJobRequest) -> v1.Job:
+    async def _submit(self, request: v1.StartJobRequest, created_by: str, requested_by: str, limits: Limits) -> v1.Job:
         await self._require_active()
         async with self._lock(request.project, request.request_id):
             known = await asyncio.to_thread(self.jobs.repeated, request)
@@ -124,11 +144,24 @@ class Controller(Scheduler):
                 )
             self._admitting += 1
             try:
-                job = await asyncio.to_thread(admit, self.service, self.store, self.jobs, request)
+                job = await asyncio.to_thread(self._admit, request, created_by, requested_by, limits)
             finally:
                 self._admitting -= 1
             self._take_up(job)
             return job
+
+    def _admit(self, request: v1.StartJobRequest, created_by: str, requested_by: str, limits: Limits) -> v1.Job:
+        project, job_id = request.project, request.request_id
+        check_request_id(job_id)
+        self.accounts.reserve(project, job_id, user=created_by, service=self.service.name, limits=limits)
+        try:
+            return admit(self.service, self.store, self.jobs, request, created_by=created_by, requested_by=requested_by)
+        except UnavailableError:
+            # It may have been stored; if not, its place is given back when the limit is reached.
+            raise
+        except Exception:
+            self.accounts.release(project, job_id)
+            raise
 
     async def _cancel(self, project: str, job_id: str, *, keep_best: bool, why: str) -> v1.Job:
         await self._require_active()
@@ -163,7 +196,7 @@ class Controller(Scheduler):
                 running.kill_at = time.monotonic() + self._settings.grace_seconds
             return job
 
-    async def _resume(self, project: str, job_id: str) -> v1.Job:
+    async def _resume(self, project: str, job_id: str, limits: Limits) -> v1.Job:
         await self._require_active()
         async with self._lock(project, job_id):
             job = (await asyncio.to_thread(self.jobs.read, project, job_id)).job
@@ -178,6 +211,15 @@ class Controller(Scheduler):
                 job.lost_workers = 0
                 return set_state(job, _QUEUED, "resumed: waiting for its turn")
 
+            await asyncio.to_thread(
+                self.accounts.reserve,
+                project,
+                job_id,
+                user=job.created_by,
+                service=job.service,
+                limits=limits,
+                billed=device_seconds(job),
+            )
             await asyncio.to_thread(self.jobs.mark_open, job)
             await asyncio.to_thread(self.jobs.unmark_cancelled, job, job.attempt + 1)
             self._not_before.pop((project, job_id), None)
@@ -190,6 +232,8 @@ class Controller(Scheduler):
         async with self._lock(project, job_id):
             job = (await asyncio.to_thread(self.jobs.read, project, job_id, deleting=True)).job
             self._require_own(job)
+            if job.state in FINAL_STATES:
+                await asyncio.to_thread(self.accounts.settle, job)
             await asyncio.to_thread(self.jobs.delete, project, job_id)
             await asyncio.to_thread(self._remove_leftovers, job)
 

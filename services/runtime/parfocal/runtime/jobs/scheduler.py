@@ -26,6 +26,7 @@ from parfocal.runtime.errors import (
     PreconditionError,
     UnavailableError,
 )
+from parfocal.runtime.jobs.accounts import Accounts
 from parfocal.runtime.jobs.exits import Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.launcher import Launcher
 from parfocal.runtime.jobs.lease import Lease
@@ -97,6 +98,7 @@ class Scheduler:
         self.service = service
         self.store = store
         self.jobs = JobStore(store)
+        self.accounts = Accounts(self.jobs)
         self._launcher = launcher
         self._settings = settings
         self._lease = Lease(store, service.name, settings.lease_seconds)
@@ -294,6 +296,7 @@ class Scheduler:
         elif record.deleting:
             await asyncio.to_thread(self.jobs.delete, project, job_id)
         elif job.state in FINAL_STATES:
+            await asyncio.to_thread(self.accounts.settle, job)
             left = job.finished_at.ToNanoseconds() / 1e9 + _LEFTOVER_SECONDS - time.time()
             if left > 0:
                 self._not_before[key] = time.monotonic() + left

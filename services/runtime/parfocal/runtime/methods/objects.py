@@ -25,12 +25,16 @@ class Objects:
     class_probability
         float32 of shape (objects, 1 + classes): how probable each class is, in the first place that of none of them.
         None where classes are not told apart.
+    splines
+        float32 of shape (objects, M, 2): the control points of closed uniform cubic B-splines, in order, as y and x in
+        pixels. None where outlines are no splines.
     """
 
     labels: NDArray[Any]
     probability: NDArray[np.float32]
     outlines: Sequence[NDArray[np.float32]] = ()
     class_probability: NDArray[np.float32] | None = None
+    splines: NDArray[np.float32] | None = None
 
     @property
     def classes(self) -> NDArray[np.int64] | None:

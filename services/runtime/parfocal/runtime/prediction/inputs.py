@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,8 @@ class InputFile:
     place: Location
 
 
-def list_inputs(store: Store, input_uri: str, split: str, role: str) -> list[InputFile]:
-    """Return the images of a split in one role, or without a split all images of a folder.
+def list_inputs(store: Store, input_uri: str, split: str, role: str, names: Sequence[str] = ()) -> list[InputFile]:
+    """Return the images of a split in one role, or without a split all images of a folder, or those with `names`.
 
     Raises
     ------
@@ -35,19 +36,25 @@ def list_inputs(store: Store, input_uri: str, split: str, role: str) -> list[Inp
         entries = {entry.name: entry for entry in dataset.files}
         images = dataset.select(split, role)
         return [InputFile(image.file.rsplit("/", 1)[-1], entries[image.file], place) for image in images]
-    names = [item.location.name for item in store.objects(place)]
-    found = [InputFile(name, None, place) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    there = names or [str(item.location).removeprefix(f"{place}/") for item in store.objects(place)]
+    found = [InputFile(name, None, place) for name in there if name.lower().endswith(IMAGE_SUFFIXES)]
     if not found:
         raise InvalidInputError(f"There are no TIFF, PNG or JPEG images below {place}.")
     known: dict[str, str] = {}
     clashes = [
         Violation(name, name_clash(Path(name), Path(other)))
         for name in (item.name for item in found)
-        if (other := known.setdefault(image_stem(Path(name)), name)) != name
+        if (other := known.setdefault(output_stem(name), name)) != name
     ]
     if clashes:
         raise refusal(f"The images below {place} cannot be told apart:", clashes)
     return found
+
+
+def output_stem(name: str) -> str:
+    """Return the name of what is made of an image, without ending: in the same folder, and called as the image."""
+    path = Path(name)
+    return (path.parent / image_stem(path)).as_posix()
 
 
 def fetch_input(context: JobContext, item: InputFile) -> Path:

@@ -14,12 +14,12 @@ from parfocal import v1
 from parfocal.runtime.datasets.findings import Notes, some
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
-from parfocal.runtime.images.files import Image, image_stem, read_image, write_image
+from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
 from parfocal.runtime.methods.roles import TARGET_STATISTICS
 from parfocal.runtime.prediction.box_files import RunBoxes
-from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs, output_stem
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
 from parfocal.runtime.prediction.overlay import overlay_png
@@ -69,7 +69,7 @@ def predict(context: JobContext) -> None:
 
     model = _KEPT.get((context.method.name, manifest, weights, parameters.precision), load)
     facts = model.view.facts.directed(backwards=parameters.backwards)
-    inputs = list_inputs(context.store, spec.input_uri, spec.split, facts.source)
+    inputs = list_inputs(context.store, spec.input_uri, spec.split, facts.source, spec.inputs)
     done: list[ResultFile] = []
     files: list[FileEntry] = []
     notes = Notes()
@@ -142,7 +142,8 @@ def _note(notes: Notes, context: JobContext, item: _Input) -> None:
     for note in item.image.notes:
         notes.add(note.sentence, note.at(item.name))
     planes = dict(zip(item.image.axes, item.image.pixels.shape, strict=True)).get("Z", 1)
-    if planes > 1 and "Z" not in f"{context.method.axes}{context.method.channel_axes}":
+    frames = "Z" not in context.method.needs.taken(item.image.axes)
+    if planes > 1 and not frames and "Z" not in f"{context.method.axes}{context.method.channel_axes}":
         what = (
             f"Stacks were processed plane by plane, because {context.method.title} sees one plane at a time (3D "
             "methods take volumes as a whole; give --axes TYX for frames of a time-lapse that a file calls planes)"
@@ -209,7 +210,7 @@ def _predict_one(
     if item.image is None:
         return None, item.reason
     try:
-        stem = image_stem(Path(item.name))
+        stem = output_stem(item.name)
         return predict_image(model, item.image, parameters, _folder(context), stem, on_tile=on_tile), ""
     except InvalidInputError as error:
         return None, error.message
@@ -230,7 +231,7 @@ def _write(
     if item.image is None or outputs is None:
         return ResultFile(input=item.name, input_sha256=digest, seconds=round(seconds, 3), reason=reason), []
     predicted = outputs.finish()
-    folder, stem = _folder(context), image_stem(Path(item.name))
+    folder, stem = _folder(context), output_stem(item.name)
     sent: dict[str, FileEntry] = {}
     for kind, image in predicted.images.items():
         path = folder / (f"{stem}.tif" if kind == PREDICTION else f"{kind}/{stem}.tif")

@@ -46,6 +46,7 @@ class ObjectFiles:
         self._pixel_size = pixel_size
         self._table: TableFile | None = None
         self._spots: TableFile | None = None
+        self._splines: TableFile | None = None
         self._rois: zipfile.ZipFile | None = None
         self._spot = 0
         self._open = contextlib.ExitStack()
@@ -76,6 +77,9 @@ class ObjectFiles:
         self._table.write([*_row(number, each, objects, self._pixel_size), *measured[each.label]] for each in seen)
         if len(objects.outlines):
             self._add_rois(number, objects)
+        if objects.splines is not None:
+            self._splines = self._splines or self._open_table("splines", _SPLINE_COLUMNS)
+            self._splines.write(row for each in seen for row in _spline_rows(number, each.label, objects.splines))
         if "T" in self._stack.axes:
             self._spots = self._spots or self._open_table("trackmate", _SPOT_COLUMNS)
             self._spots.write(self._spot_row(number, each, objects.labels.ndim) for each in seen)
@@ -131,6 +135,7 @@ class ObjectFiles:
         return [place["T"], self._spot, _roi_name(number, each.label), *position, f"{each.probability:.4f}"]
 
 
+_SPLINE_COLUMNS = (*map(Column, ("plane", "label", "point")), Column("y_px", "px"), Column("x_px", "px"))
 _SPOT_COLUMNS = tuple(map(Column, ("frame", "id", "name", "x", "y", "z", "radius", "quality")))
 
 
@@ -173,6 +178,12 @@ def _row(number: int, each: _Seen, objects: Objects, pixel_size: PixelSize | Non
     if each.object_class is not None:
         row += [each.object_class, f"{each.class_probability:.4f}"]
     return row
+
+
+def _spline_rows(number: int, label: int, splines: NDArray[np.float32]) -> Iterator[list[Any]]:
+    """Yield plane, label, number from 1 and place of each control point of an object; the plane counts from 0."""
+    for point, (y, x) in enumerate(splines[label - 1].tolist(), start=1):
+        yield [number, label, point, f"{y:.3f}", f"{x:.3f}"]
 
 
 def _lengths(pixel_size: PixelSize | None, dimensions: int) -> tuple[float, ...] | None:

@@ -145,10 +145,11 @@ class ResultOutputs:
                 task.result()
             if self._writer is not None:
                 self._writer.shutdown()
+            picasso = {} if self._picasso is None else self._picasso.finish()
         finally:
             self.close()
         tables = {name: Table(self._files[name], table.columns) for name, table in self._tables.items()}
-        files = dict(self._files)
+        files = self._files | picasso
         if self._objects is not None:
             self.counts.update(self._objects.counts)
             files |= self._objects.names
@@ -161,8 +162,6 @@ class ResultOutputs:
                 raise ValueError(f"boxes and another output have the same name: {', '.join(sorted(twice))}")
             files |= self._boxes.names
             tables[DETECTIONS] = Table(self._boxes.names[DETECTIONS], self._boxes.columns)
-        if self._picasso is not None:
-            files |= self._picasso.finish()
         images = sorted(self._images.items(), key=lambda item: item[0] != PREDICTION)
         if twice := self._images.keys() & files.keys():
             raise ValueError(f"an image and a table or file have the same name: {', '.join(sorted(twice))}")

@@ -71,16 +71,15 @@ class PicassoFile:
         table = np.zeros(len(found.frame), self._dtype)
         table["frame"] = found.frame
         for name, values in known.items():
-            if name in table.dtype.fields:
+            if name in (self._dtype.names or ()):
                 table[name] = np.nan if values is None else values
         self._file.write(table.tobytes())
         self._rows += len(table)
 
     def finish(self) -> dict[str, str]:
         """Complete the files and return them by kind."""
-        if not self._file.closed:
-            self._file.seek(0)
-            self._file.write(hdf5_head(self._dtype, self._rows))
+        self._file.seek(0)
+        self._file.write(hdf5_head(self._dtype, self._rows))
         self.close()
         return dict(self._names)
 

@@ -137,7 +137,7 @@ def split_units(
         The image has other axes than the method can take.
     """
     method.needs.check(image.axes, image.pixels.shape, channels)
-    pixels, axes = image.pixels, image.axes
+    pixels, axes = image.pixels, method.needs.taken(image.axes)
     letter = method.needs.channel_axis(axes, channels)
     if letter:
         pixels, axes = np.moveaxis(pixels, axes.index(letter), -1), axes.replace(letter, "")

@@ -14,6 +14,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
+from parfocal.runtime.access.audit import Audit
+from parfocal.runtime.access.gate import Gate
+from parfocal.runtime.access.transport import require_protection, server_credentials
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import Service, load_service
@@ -45,10 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def serve(service: Service, module: str, settings: Settings) -> int:
     """Serve until a signal asks to end; return 0, 1 if the address is taken, or 2 if the store cannot be used."""
+    require_protection(settings)
+    credentials = server_credentials(settings)
+    gate = Gate(settings)
+    audit = Audit(settings.audit_file, service.name, also_logged=not gate.is_open)
     part = open_part(service, module, settings)
     # Without so_reuseport=0 two servers could listen on one port and each get half of the calls.
     server = grpc.aio.server(
-        interceptors=[EdgeInterceptor()],
+        interceptors=[EdgeInterceptor(gate, audit)],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 * 2**20)],
     )
     part.add_to(server)
@@ -64,7 +71,11 @@ async def serve(service: Service, module: str, settings: Settings) -> int:
         health_pb2_grpc.add_HealthServicer_to_server(probe, servers[1])
     for each, address in zip(servers, (settings.listen, settings.health_listen), strict=False):
         try:
-            each.add_insecure_port(address)
+            # Probes of a cluster speak no TLS; what they ask for is no secret.
+            if credentials is not None and each is server:
+                each.add_secure_port(address, credentials)
+            else:
+                each.add_insecure_port(address)
         except RuntimeError:
             _log.error("cannot listen on %s: the address is taken or not of this machine", address)
             return 1

@@ -8,8 +8,11 @@ from typing import Any, Protocol
 import grpc
 
 from parfocal import v1
+from parfocal.runtime.access.calls import current
+from parfocal.runtime.access.transport import channel_credentials
 from parfocal.runtime.errors import ParfocalError, PreconditionError, UnavailableError
 from parfocal.runtime.rpc_errors import from_rpc_error
+from parfocal.runtime.settings import Settings
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 4 * 2**20),
@@ -35,14 +38,26 @@ class ForwardedImages:
     ----------
     service
         Name of the service, for messages.
-    address
-        host:port of the instances; empty where there are none.
+    settings
+        Where the instances are (`images_address`), and how they are spoken to.
+
+    Raises
+    ------
+    PreconditionError
+        The certificates cannot be used.
     """
 
-    def __init__(self, service: str, address: str) -> None:
+    def __init__(self, service: str, settings: Settings) -> None:
         self._service = service
-        self._address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS) if address else None
+        self._address = address = settings.images_address
+        self._channel: grpc.aio.Channel | None = None
+        if address:
+            credentials = channel_credentials(settings)
+            self._channel = (
+                grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+                if credentials is not None
+                else grpc.aio.insecure_channel(address, options=_OPTIONS)
+            )
 
     async def predict(
         self, requests: AsyncIterator[v1.PredictImageRequest]
@@ -58,7 +73,8 @@ class ForwardedImages:
             )
         # The types of the stubs know only channels without asyncio.
         stub: Any = v1.MethodServiceStub(self._channel)
-        call = stub.PredictImage(requests)
+        # The caller's own token goes with it: the other instance decides anew.
+        call = stub.PredictImage(requests, metadata=current().forwarded)
         try:
             async for answer in call:
                 yield answer

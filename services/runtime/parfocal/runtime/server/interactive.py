@@ -30,6 +30,7 @@ from parfocal.runtime.methods.service import Service, struct_values
 from parfocal.runtime.rpc_errors import from_reason
 from parfocal.runtime.server.warm_worker import WarmWorker
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.confinement import confine_model
 from parfocal.runtime.store.housekeeping import free_space, own_folder, remove_abandoned
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.store import Store, translate_disk_error
@@ -143,6 +144,7 @@ class Interactive:
     def _check(self, header: v1.PredictImageHeader) -> _Task:
         """Check everything that can be checked without the pixels."""
         size = self._check_image(header.image)
+        confine_model(self._store, header.model_uri, "header.model_uri")
         model = read_manifest(self._store, header.model_uri, MODEL_MANIFEST, "header.model_uri", ModelManifest)
         method = self._service.method(model.method)
         parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(header.parameters))

@@ -1,4 +1,4 @@
-"""What happens to every RPC: a request id, one line in the log, and errors as rich statuses."""
+"""What happens to every RPC: who calls, a request id, one line in the logs, and errors as rich statuses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from typing import Any, NoReturn
 
 import grpc
 
+from parfocal.runtime.access import calls
+from parfocal.runtime.access.audit import Audit
+from parfocal.runtime.access.calls import Call
+from parfocal.runtime.access.gate import ACTS_FOR_KEY, TOKEN_KEY, Gate
+from parfocal.runtime.access.identity import Identity
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.metrics import Counter
 from parfocal.runtime.rpc_errors import STATUS_KEY, to_status
@@ -20,10 +25,27 @@ REQUEST_ID_KEY = "x-request-id"
 _CALLS = Counter("parfocal_calls_total", "Answered calls by outcome: OK or the reason.", ["call", "outcome"])
 # Health probes come every few seconds; their successes would drown the log.
 _QUIET = "/grpc.health.v1.Health/"
+# The caller of a call that ends before anybody is known.
+_NOBODY = Identity("unknown")
+_LONGEST_ID = 128
 
 
 class EdgeInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler; a ParfocalError becomes its status, anything else INTERNAL with a request id."""
+    """Wraps every handler; a ParfocalError becomes its status, anything else INTERNAL with a request id.
+
+    The caller is identified before the handler is entered. What no servicer has authorised is not answered.
+
+    Parameters
+    ----------
+    gate
+        Says who calls.
+    audit
+        Where each call is noted.
+    """
+
+    def __init__(self, gate: Gate, audit: Audit) -> None:
+        self._gate = gate
+        self._audit = audit
 
     async def intercept_service(
         self,
@@ -36,42 +58,83 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
             return handler
         name = handler_call_details.method
         metadata = dict(handler_call_details.invocation_metadata or ())
-        request_id = str(metadata.get(REQUEST_ID_KEY) or uuid.uuid4().hex)
-        if handler.response_streaming:
-            inner_stream = handler.unary_stream or handler.stream_stream
+        inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-            async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-                async with _Edge(name, request_id, context):
-                    async for response in inner_stream(request, context):
-                        yield response
+        def edge(context: grpc.aio.ServicerContext[Any, Any]) -> _Edge:
+            return _Edge(name, metadata, context, self._gate, self._audit)
 
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(stream, handler.request_deserializer, handler.response_serializer)
-        if handler.request_streaming:
-            return handler
-        inner = handler.unary_unary
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with edge(context) as call:
+                async for response in inner(request, context):
+                    _require_authorised(call)
+                    yield response
+                _require_authorised(call)
 
-        async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with _Edge(name, request_id, context):
+        async def single(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with edge(context) as call:
                 result = inner(request, context)
-                return await result if asyncio.iscoroutine(result) else result
+                result = await result if asyncio.iscoroutine(result) else result
+                _require_authorised(call)
+                return result
 
-        return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        wrapped = stream if handler.response_streaming else single
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+def _require_authorised(call: Call) -> None:
+    if not call.authorised:
+        raise AssertionError(f"{call.rpc} was answered without being authorised")
 
 
 class _Edge:
-    def __init__(self, name: str, request_id: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        metadata: dict[str, str | bytes],
+        context: grpc.aio.ServicerContext[Any, Any],
+        gate: Gate,
+        audit: Audit,
+    ) -> None:
         self._name = name
-        self._request_id = request_id
+        self._metadata = metadata
+        self._request_id = _text(metadata.get(REQUEST_ID_KEY)) or uuid.uuid4().hex
+        forwarded = ((key, str(metadata[key])) for key in (TOKEN_KEY, ACTS_FOR_KEY) if key in metadata)
+        self._call = Call(
+            name,
+            gate,
+            _NOBODY,
+            # Where nobody is known, nobody can act for somebody.
+            "" if gate.is_open else str(metadata.get(ACTS_FOR_KEY, "")),
+            context.peer() or "",
+            (*forwarded, (REQUEST_ID_KEY, self._request_id)),
+        )
         self._context = context
+        self._gate = gate
+        self._audit = audit
         self._start = time.monotonic()
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Call:
         await self._context.send_initial_metadata(((REQUEST_ID_KEY, self._request_id),))
+        calls.enter(self._call)
+        try:
+            if not self._name.startswith(_QUIET):
+                # Only the first call in an hour asks the issuer for its keys; the others take microseconds.
+                self._call.identity = (
+                    self._gate.identify(self._metadata)
+                    if self._gate.is_open
+                    else await asyncio.to_thread(self._gate.identify, self._metadata)
+                )
+            self._gate.admit(self._call)
+        except Exception as error:
+            await self.__aexit__(type(error), error, None)
+            raise
+        return self._call
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
         if isinstance(error, ParfocalError):
@@ -79,6 +142,7 @@ class _Edge:
             await self._abort(error)
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             _CALLS.add(self._name, ParfocalError.reason)
+            self._audit.write(self._call, ParfocalError.reason, self._request_id)
             _log.exception("defect", extra={"rpc": self._name, "request_id": self._request_id})
             await self._abort(
                 ParfocalError(
@@ -88,6 +152,9 @@ class _Edge:
             )
         if error is None and not self._name.startswith(_QUIET):
             self._write(logging.INFO, "OK", "")
+        if error is not None and not isinstance(error, Exception) and not self._name.startswith(_QUIET):
+            # The client went away, or has seen enough of a stream.
+            self._audit.write(self._call, "LEFT", self._request_id)
         return False
 
     async def _abort(self, error: ParfocalError) -> NoReturn:
@@ -98,6 +165,7 @@ class _Edge:
 
     def _write(self, level: int, outcome: str, message: str) -> None:
         _CALLS.add(self._name, outcome)
+        self._audit.write(self._call, outcome, self._request_id)
         extra = {
             "rpc": self._name,
             "request_id": self._request_id,
@@ -105,3 +173,8 @@ class _Edge:
             "seconds": round(time.monotonic() - self._start, 4),
         }
         _log.log(level, message or "served", extra=extra)
+
+
+def _text(value: str | bytes | None) -> str:
+    """Return a value of metadata that may be written into logs and sent back."""
+    return value[:_LONGEST_ID] if isinstance(value, str) and value.isprintable() and value.isascii() else ""

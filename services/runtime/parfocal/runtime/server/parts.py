@@ -22,15 +22,11 @@ from parfocal.runtime.store.store import Store
 
 
 class Part(Protocol):
-    """RPCs, and the work that goes on beside them.
+    """RPCs, and the work that goes on beside them."""
 
-    Attributes
-    ----------
-    names
-        Full names of the gRPC services.
-    """
-
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """Full names of the gRPC services."""
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Add the servicers to a server that has not started."""
@@ -70,7 +66,7 @@ class MethodsAndJobs:
         self._images: Images
         if settings.launcher == "kubernetes":
             launcher = KubernetesLauncher(settings, service.name)
-            self._images = ForwardedImages(service.name, settings.images_address)
+            self._images = ForwardedImages(service.name, settings)
         else:
             launcher = LocalLauncher(settings, module, device)
             self._images = Interactive(service, store, WarmWorker(service, module, device, settings), settings)

@@ -7,13 +7,16 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, Violation
+from parfocal.runtime.access.calls import current
+from parfocal.runtime.access.gate import authorise, authorise_anywhere
+from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, Violation
 from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.server.forwarding import Images
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.names import check_name, new_request_id
+from parfocal.runtime.store.names import check_name, is_name, new_request_id
+from parfocal.runtime.store.store import Location
 
 _WATCH_SECONDS = 0.3
 _PAGE_SIZE = 50
@@ -30,22 +33,31 @@ class JobServicer(v1.JobServiceServicer):
 
     async def StartJob(self, request: v1.StartJobRequest, _context: object) -> v1.StartJobResponse:  # noqa: N802
         """Admit a job."""
-        request.project = self._project(request.project)
         request.request_id = request.request_id or new_request_id(request.WhichOneof("spec") or "job")
-        return v1.StartJobResponse(job=await self._controller.submit(request))
+        request.project = await self._authorised(request.project, request.request_id)
+        call = current()
+        job = await self._controller.submit(
+            request,
+            created_by=call.author,
+            requested_by=call.identity.name if call.acts_for else "",
+            limits=call.gate.limits(request.project),
+        )
+        return v1.StartJobResponse(job=job)
 
     async def GetJob(self, request: v1.GetJobRequest, _context: object) -> v1.GetJobResponse:  # noqa: N802
         """Return one job."""
-        record = await asyncio.to_thread(self._jobs.read, self._project(request.project), request.job_id)
+        project = await self._authorised(request.project, request.job_id)
+        record = await asyncio.to_thread(self._jobs.read, project, request.job_id)
         return v1.GetJobResponse(job=record.job)
 
     async def ListJobs(self, request: v1.ListJobsRequest, _context: object) -> v1.ListJobsResponse:  # noqa: N802
         """Return one page of this service's jobs."""
+        project = await self._authorised(request.project)
         after = _place(request.page_token) if request.page_token else None
         jobs = await asyncio.to_thread(
             self._jobs.jobs_of,
             self._controller.service.name,
-            self._project(request.project),
+            project,
             remember=self._controller.is_active,
             further=after is not None,
         )
@@ -61,11 +73,13 @@ class JobServicer(v1.JobServiceServicer):
         self, request: v1.WatchJobRequest, _context: object
     ) -> AsyncIterator[v1.WatchJobResponse]:
         """Report a job until it ends. Everything comes from the store, so any instance can be asked."""
+        project = await self._authorised(request.project, request.job_id)
         if request.after_sequence < 0:
             text = f"must be 0, for all events, or the number of an event, not {request.after_sequence}"
             raise InvalidParameterError(f"after_sequence {text}.", [Violation("after_sequence", text)])
-        project, after, etag = self._project(request.project), request.after_sequence, ""
+        after, etag, call = request.after_sequence, "", current()
         while True:
+            call.require_current()
             record = await asyncio.to_thread(self._jobs.read, project, request.job_id)
             if record.etag != etag:
                 etag = record.etag
@@ -81,23 +95,55 @@ class JobServicer(v1.JobServiceServicer):
 
     async def CancelJob(self, request: v1.CancelJobRequest, _context: object) -> v1.CancelJobResponse:  # noqa: N802
         """Ask a job to end."""
-        job = await self._controller.cancel(
-            self._project(request.project), request.job_id, keep_best=request.keep_best, why=request.why
-        )
+        project = await self._changeable(request.project, request.job_id)
+        job = await self._controller.cancel(project, request.job_id, keep_best=request.keep_best, why=request.why)
         return v1.CancelJobResponse(job=job)
 
     async def ResumeJob(self, request: v1.ResumeJobRequest, _context: object) -> v1.ResumeJobResponse:  # noqa: N802
         """Continue a failed or cancelled training."""
-        job = await self._controller.resume(self._project(request.project), request.job_id)
+        project = await self._changeable(request.project, request.job_id)
+        job = await self._controller.resume(project, request.job_id, current().gate.limits(project))
         return v1.ResumeJobResponse(job=job)
 
     async def DeleteJob(self, request: v1.DeleteJobRequest, _context: object) -> v1.DeleteJobResponse:  # noqa: N802
         """Move the record of an ended job to the trash."""
-        await self._controller.delete(self._project(request.project), request.job_id)
+        project = await self._changeable(request.project, request.job_id)
+        await self._controller.delete(project, request.job_id)
         return v1.DeleteJobResponse()
 
-    def _project(self, name: str) -> str:
-        return check_name("project", name or self._settings.project)
+    async def ListUsage(self, request: v1.ListUsageRequest, _context: object) -> v1.ListUsageResponse:  # noqa: N802
+        """Return what a project has used, of all services."""
+        project = await self._authorised(request.project)
+        account = await asyncio.to_thread(self._controller.accounts.read, project)
+        return v1.ListUsageResponse(
+            usage=[
+                v1.DeviceUsage(
+                    month=month, user=user, service=service, jobs=use.jobs, device_seconds=use.device_seconds
+                )
+                for month, users in sorted(account.months.items())
+                if not request.month or month == request.month
+                for user, services in sorted(users.items())
+                for service, use in sorted(services.items())
+            ],
+            active_jobs=len(account.active),
+        )
+
+    async def _authorised(self, name: str, target: str = "") -> str:
+        """Return the project that a call is about, which its caller may make."""
+        project = check_name("project", name or self._settings.project)
+        await authorise(project, target)
+        return project
+
+    async def _changeable(self, name: str, job_id: str) -> str:
+        """Return the project of a job that the caller may change."""
+        project = check_name("project", name or self._settings.project)
+
+        async def owner() -> str:
+            # A job whose deletion has begun is there for whoever goes on with it.
+            return (await asyncio.to_thread(self._jobs.read, project, job_id, deleting=True)).job.created_by
+
+        await authorise(project, job_id, owner)
+        return project
 
 
 def _place(token: str) -> tuple[int, str]:
@@ -113,6 +159,7 @@ class MethodServicer(v1.MethodServiceServicer):
 
     def __init__(self, service: Service, images: Images, settings: Settings) -> None:
         self._images = images
+        self._settings = settings
         self._answer = v1.ListMethodsResponse(
             service=service.name,
             methods=[method.to_proto() for method in sorted(service.methods, key=lambda method: method.name)],
@@ -121,12 +168,39 @@ class MethodServicer(v1.MethodServiceServicer):
 
     async def ListMethods(self, _request: v1.ListMethodsRequest, _context: object) -> v1.ListMethodsResponse:  # noqa: N802
         """List the methods of this service."""
+        authorise_anywhere()
         return self._answer
 
     async def PredictImage(  # noqa: N802
         self, request_iterator: AsyncIterator[v1.PredictImageRequest], _context: object
     ) -> AsyncIterator[v1.PredictImageResponse]:
         """Predict one image."""
-        async with contextlib.aclosing(self._images.predict(request_iterator)) as answers:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("header"):
+            authorise_anywhere()
+            raise InvalidInputError("The first message of PredictImage must be the header; pixels follow it.")
+        await self._authorise_model(first.header.model_uri)
+        async with contextlib.aclosing(self._images.predict(_from(first, request_iterator))) as answers:
             async for answer in answers:
                 yield answer
+
+    async def _authorise_model(self, uri: str) -> None:
+        """Authorise the use of a model; where there are identities, it must be one of a project."""
+        if current().gate.is_open:
+            authorise_anywhere()
+            return
+        place = Location.parse(uri)
+        project = place.key.partition("/")[0]
+        if place.bucket != self._settings.bucket_models or not is_name(project):
+            authorise_anywhere()
+            raise NotFoundError(f"There is no published model at {uri}.")
+        await authorise(project, uri)
+
+
+async def _from(
+    first: v1.PredictImageRequest, others: AsyncIterator[v1.PredictImageRequest]
+) -> AsyncIterator[v1.PredictImageRequest]:
+    """Yield a message that was read already, then the others."""
+    yield first
+    async for message in others:
+        yield message

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.store.store import Location, Store
@@ -68,7 +69,7 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     project: str
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    created_by: str = "unverified"
+    created_by: str = UNVERIFIED.name
     files: tuple[FileEntry, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -83,19 +84,29 @@ class Manifest(BaseModel):
         DamagedError
             It cannot be read, or a newer Parfocal wrote it in a way that this one does not know.
         """
-        data = store.read(location)
+        return cls.parse(store.read(location), str(location))
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        """Return the manifest in the bytes of one; `name` says in errors which it is.
+
+        Raises
+        ------
+        DamagedError
+            As for `read`.
+        """
         try:
             manifest = cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "its content"
             raise DamagedError(
-                f"{location} is damaged, or was not written by Parfocal: {where}: {first['msg']}. Restore it from a "
+                f"{name} is damaged, or was not written by Parfocal: {where}: {first['msg']}. Restore it from a "
                 "backup, or remove its folder."
             ) from error
         if manifest.schema_version > SCHEMA_VERSION:
             raise DamagedError(
-                f"{location} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
+                f"{name} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
                 f"{SCHEMA_VERSION}). Update this installation."
             )
         return manifest

@@ -69,6 +69,13 @@ class Location:
         """The folder this place is in."""
         return Location(self.bucket, self.key.rsplit("/", 1)[0] if "/" in self.key else "")
 
+    def within(self, *folders: Location) -> Location:
+        """Return this place if it is one of `folders` or lies in one; raise NotFoundError for any other place."""
+        for folder in folders:
+            if self.bucket == folder.bucket and f"{self.key}/".startswith(f"{folder.key}/" if folder.key else ""):
+                return self
+        raise NotFoundError(f"{self} is not a place that can be read from here.")
+
     @classmethod
     def parse(cls, uri: str) -> Location:
         """Read an `s3://bucket/key` address; raise InvalidInputError for anything else."""
@@ -80,12 +87,16 @@ class Location:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing; `is_folder` marks a common prefix of a listing that is not recursive."""
+    """One object of a listing; `is_folder` marks a common prefix of a listing that is not recursive.
+
+    `sha256` is what the store itself has computed, where it was asked for a single object and keeps such digests.
+    """
 
     location: Location
     size: int
     etag: str
     is_folder: bool
+    sha256: str = ""
 
 
 class Store:
@@ -180,10 +191,14 @@ class Store:
         return True
 
     def stat(self, location: Location) -> ObjectInfo:
-        """Return size and ETag of an object."""
+        """Return size, ETag and, where the store keeps it, SHA-256 of an object."""
+        asked: dict[str, Any] = {"x-amz-checksum-mode": "ENABLED"}
         with self._errors(location):
-            found = self._client.stat_object(location.bucket, location.key)
-        return ObjectInfo(location, found.size or 0, (found.etag or "").strip('"'), is_folder=False)
+            found = self._client.stat_object(location.bucket, location.key, extra_headers=asked)
+        checksum = str((found.metadata or {}).get("x-amz-checksum-sha256", ""))
+        # That of an object made of parts is one of their digests, with their number after a hyphen.
+        sha256 = "" if "-" in checksum else base64.b64decode(checksum).hex()
+        return ObjectInfo(location, found.size or 0, (found.etag or "").strip('"'), is_folder=False, sha256=sha256)
 
     def chunks(self, location: Location, size: int = 2**20) -> Iterator[bytes]:
         """Yield the content of an object in pieces of at most `size` bytes."""

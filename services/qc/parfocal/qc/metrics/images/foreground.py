@@ -26,7 +26,6 @@ constant (the background of a simulated target), everything of a part without pi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,9 +33,10 @@ import numpy as np
 import numpy.typing as npt
 from skimage.filters import threshold_otsu
 
-from parfocal.qc.metrics._arrays import check_values, dot, naming, resolution
+from parfocal.qc.metrics._arrays import check_values, naming
 from parfocal.qc.metrics.images.restoration import RestorationMaps, psnr_of, target_range
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.correlation import pearson_of
 from parfocal.runtime.images.ssim import mean_ssim_by_part
 
 FOREGROUND_METHOD: Final = "Otsu's threshold of the target (scaled by its 0.1 and 99.9 percentiles, 256 bins)"
@@ -173,30 +173,3 @@ def score_regions(
 def snr_of(pearson: float) -> float:
     """SNR in dB of a correlation, see the module; NaN of NaN."""
     return psnr_of(math.sqrt(1 - max(pearson, 0.0) ** 2))
-
-
-def pearson_of(pieces: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> float:
-    """Pearson's r of two sets of values that come in pieces; NaN of fewer than two values, or of constant ones.
-
-    Parameters
-    ----------
-    pieces
-        Pieces of both sets, of any integer or floating type. They are gone through twice, so that none need be kept.
-    """
-    count, sums, limits = 0, np.zeros(2), [0.0, 0.0]
-    for pair in pieces:
-        if pair[0].size:
-            count += pair[0].size
-            sums += [float(values.sum(dtype=np.float64)) for values in pair]
-            limits = [max(limit, resolution(values)) for limit, values in zip(limits, pair, strict=True)]
-    if count < 2:
-        return math.nan
-    means, products, spreads = sums / count, np.zeros(3), [0.0, 0.0]
-    for pair in pieces:
-        if pair[0].size:
-            x, y = (values.astype(np.float64) - mean for values, mean in zip(pair, means, strict=True))
-            products += dot(x, y), dot(x, x), dot(y, y)
-            spreads = [max(s, float(v.max()), -float(v.min())) for s, v in zip(spreads, (x, y), strict=True)]
-    if any(spread <= limit for spread, limit in zip(spreads, limits, strict=True)):
-        return math.nan
-    return max(-1.0, min(1.0, float(products[0] / math.sqrt(products[1] * products[2]))))

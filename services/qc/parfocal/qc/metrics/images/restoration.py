@@ -29,14 +29,13 @@ from parfocal.qc.metrics._arrays import (
     Float64,
     check_pair,
     check_values,
-    dot,
     naming,
     percentiles,
-    resolution,
 )
 from parfocal.qc.metrics.images.multiscale import multiscale_from
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.correlation import dot, resolution
 from parfocal.runtime.images.ssim import check_windowed, mean_ssim, ssim_and_contrast_maps, ssim_map
 
 __all__ = [

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, dot, naming, resolution
-from parfocal.qc.metrics.images.foreground import RegionScore, pearson_of, snr_of
+from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
+from parfocal.qc.metrics.images.foreground import RegionScore, snr_of
 from parfocal.qc.metrics.images.restoration import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
@@ -42,6 +42,7 @@ from parfocal.runtime.images._window_moments import (
     similarity,
     window_moments,
 )
+from parfocal.runtime.images.correlation import dot, pearson_of, resolution
 from parfocal.runtime.images.ssim import sum_and_difference
 
 Pair = tuple[Float64, Float64]

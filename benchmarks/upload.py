@@ -1,0 +1,125 @@
+"""Uploads through the catalogue against plain S3: many small files, and one large one.
+
+Run it in the environment of the orchestrator, on an otherwise idle machine:
+
+    PYTHONPATH=tests .venvs/orchestrator/bin/python benchmarks/upload.py --large-gib 10
+
+Both ways send the same files with four threads to the same store on this machine: plain S3 by the client library of the
+store, with a key of the store; through the catalogue as clients without a key do, from the digest of the file to the
+last part. The SHA-256 of the files is in both: plain S3 without it would not tell a damaged file. What the catalogue
+does afterwards, reading and comparing every file before it is published, is measured apart. The order changes from
+round to round, and each number is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from support import S3Server
+
+from parfocal.client import Client
+from parfocal.client.transfer import for_each
+from parfocal.client.uploads import uploading
+from parfocal.runtime.store.publish import file_entry
+from parfocal.runtime.store.store import Location
+
+_BLOCK = 2**20
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=1000, help="number of small files")
+    parser.add_argument("--small-kib", type=int, default=512, help="size of a small file")
+    parser.add_argument("--large-gib", type=float, default=10.0, help="size of the large file")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="parfocal-benchmark-") as folder:
+        server = S3Server(Path(folder) / "s3")
+        server.start()
+        try:
+            with Client(server.client_settings) as client:
+                small = [Path(folder) / "small" / f"{number:05d}.bin" for number in range(options.files)]
+                for path in small:
+                    _write(path, options.small_kib * 2**10)
+                large = [Path(folder) / "large.bin"]
+                _write(large[0], int(options.large_gib * 2**30))
+                print("| Files | Plain S3 | Catalogue | Ratio | Verification apart |\n| --- | --- | --- | --- | --- |")
+                for title, paths in (
+                    (f"{options.files} of {options.small_kib} KiB", small),
+                    (f"1 of {options.large_gib:g} GiB", large),
+                ):
+                    print(_row(title, client, paths, options.rounds), flush=True)
+        finally:
+            server.stop()
+
+
+def _row(title: str, client: Client, paths: list[Path], rounds: int) -> str:
+    plain, through, verifying = [], [], []
+    for number in range(rounds):
+        ways: list[Callable[[], None]] = [
+            lambda: plain.append(_plain(client, paths)),
+            lambda: _append(through, verifying, _through(client, paths)),
+        ]
+        for way in ways if number % 2 == 0 else reversed(ways):
+            way()
+    before, after = statistics.median(plain), statistics.median(through)
+    checked = statistics.median(verifying)
+    return f"| {title} | {before:.2f} s | {after:.2f} s | {after / before:.2f} | {checked:.2f} s |"
+
+
+def _append(through: list[float], verifying: list[float], seconds: tuple[float, float]) -> None:
+    through.append(seconds[0])
+    verifying.append(seconds[1])
+
+
+def _plain(client: Client, paths: list[Path]) -> float:
+    """Return the seconds of sending files with a key of the store."""
+    place = client.store.results / "default" / f"plain-{uuid.uuid4().hex}"
+
+    def send(path: Path) -> None:
+        entry = file_entry(path, path.name)
+        client.store.upload(path, place / entry.name)
+
+    begin = time.perf_counter()
+    for_each([(path.name, path) for path in paths], send)
+    seconds = time.perf_counter() - begin
+    _remove(client, place)
+    return seconds
+
+
+def _through(client: Client, paths: list[Path]) -> tuple[float, float]:
+    """Return the seconds of sending files without a key, and those of the verification."""
+    begin = time.perf_counter()
+    with uploading(client, "inputs", request_id=f"benchmark-{uuid.uuid4().hex}") as upload:
+        entries = for_each([(path.name, path) for path in paths], lambda path: upload.send(path, path.name))
+        sent = time.perf_counter()
+        upload.finish(entries)
+    done = time.perf_counter()
+    _remove(client, Location.parse(upload.uri))
+    return sent - begin, done - sent
+
+
+def _remove(client: Client, place: Location) -> None:
+    for item in list(client.store.objects(place)):
+        client.store.delete(item.location)
+
+
+def _write(path: Path, size: int) -> None:
+    """Write random bytes, which no store can compress."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    block = os.urandom(_BLOCK)
+    with path.open("wb") as file:
+        for begin in range(0, size, _BLOCK):
+            file.write((os.urandom(64) + block)[: min(_BLOCK, size - begin)])
+
+
+if __name__ == "__main__":
+    main()

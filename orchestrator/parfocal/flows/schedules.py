@@ -1,0 +1,197 @@
+"""Scheduled prediction: each schedule is a deployment of the flow `predict-new` in Prefect, as commands see them.
+
+Model, images and results are the deployment's own parameters, because Prefect forgets those of a schedule when somebody
+switches it off and on. The flow runner serves what it finds (`parfocal.flows.deployments`) and changes no schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from parfocal.flows._api import PrefectApi
+from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
+from parfocal.runtime.store.names import check_name
+
+FLOW: Final = "predict-new"
+TAG: Final = "parfocal-schedule"
+"""Marks the deployments that are schedules."""
+_METHOD = "method:"
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule.
+
+    Attributes
+    ----------
+    name
+        Unique among all schedules and methods.
+    method
+        Of the model.
+    parameters
+        What the flow `predict-new` is given: model, source, output and so on.
+    when
+        "every 15 min", or "cron EXPRESSION (TIME ZONE)".
+    active
+        Whether it is not paused.
+    deployment, ids
+        Of the deployment in Prefect, and of its schedules: people may have added some on Prefect's page.
+    """
+
+    name: str
+    method: str
+    parameters: Mapping[str, Any]
+    when: str
+    active: bool
+    deployment: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScheduledRun:
+    """A run: its state, e.g. "COMPLETED", what it said at the end, and when it began or will begin (ISO 8601)."""
+
+    state: str
+    message: str
+    time: str
+
+
+class Schedules:
+    """The schedules at a Prefect server."""
+
+    def __init__(self, api: PrefectApi) -> None:
+        self._call = api.call
+
+    def create(
+        self,
+        name: str,
+        method: str,
+        parameters: Mapping[str, Any],
+        *,
+        every_seconds: float | None = None,
+        cron: str = "",
+        timezone: str = "UTC",
+    ) -> Schedule:
+        """Create a schedule and return it.
+
+        Parameters
+        ----------
+        every_seconds, cron
+            One of both: the interval, or a cron expression in `timezone`.
+
+        Raises
+        ------
+        AlreadyExistsError
+            There is one of this name.
+        NotFoundError
+            The flow runner does not serve the method.
+        """
+        check_name("schedule", name)
+        when: dict[str, Any] = {"cron": cron, "timezone": timezone} if cron else {"interval": every_seconds}
+        try:
+            model = self._call("GET", f"/deployments/name/{FLOW}/{method}")
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"The flow runner does not serve predictions with {method}. Look whether it runs: parfocal status"
+            ) from error
+        if any(name == deployment["name"] for deployment in self._deployments({"flows": {"name": {"any_": [FLOW]}}})):
+            raise AlreadyExistsError(
+                f"There is a schedule or a method named {name!r} already. Choose another name, or delete the schedule "
+                f"first: parfocal schedule delete {name}"
+            )
+        same = ("flow_id", "entrypoint", "path", "pull_steps", "parameter_openapi_schema", "description")
+        body = {key: model[key] for key in same} | {
+            "name": name,
+            "parameters": {**model["parameters"], **parameters},
+            "enforce_parameter_schema": True,
+            "tags": [*model["tags"], TAG, f"{_METHOD}{method}"],
+            "schedules": [{"schedule": when, "active": True, "slug": name}],
+        }
+        self._call("POST", "/deployments/", body)
+        return self.get(name)
+
+    def every(self) -> list[Schedule]:
+        """Return all schedules by name."""
+        found = [_schedule(each) for each in self._deployments({"deployments": {"tags": {"all_": [TAG]}}})]
+        return sorted(found, key=lambda each: each.name)
+
+    def _deployments(self, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._call("POST", "/deployments/filter", {**wanted, "limit": _PAGE, "offset": len(found)})
+            found += page
+            if len(page) < _PAGE:
+                return found
+
+    def get(self, name: str) -> Schedule:
+        """Return a schedule; raise NotFoundError naming those that there are."""
+        known = self.every()
+        for each in known:
+            if each.name == name:
+                return each
+        names = ", ".join(each.name for each in known) or "none yet"
+        raise NotFoundError(f"There is no schedule named {name!r} (there: {names}).")
+
+    def set_active(self, name: str, *, active: bool) -> None:
+        """Pause a schedule or let it go on."""
+        each = self.get(name)
+        for identifier in each.ids:
+            self._call("PATCH", f"/deployments/{each.deployment}/schedules/{identifier}", {"active": active})
+
+    def delete(self, name: str) -> None:
+        """Delete a schedule; what its runs made stays."""
+        each = self.get(name)
+        self._call("DELETE", f"/deployments/{each.deployment}")
+
+    def run_now(self, name: str) -> str:
+        """Start a run at once, and return its id."""
+        each = self.get(name)
+        body = {"state": {"type": "SCHEDULED"}}
+        return str(self._call("POST", f"/deployments/{each.deployment}/create_flow_run", body)["id"])
+
+    def runs(self, name: str, limit: int = 5) -> list[ScheduledRun]:
+        """Return the newest runs, whoever started them, newest first."""
+        each = self.get(name)
+        body = {
+            "deployments": {"id": {"any_": [each.deployment]}},
+            "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": limit,
+        }
+        return [
+            ScheduledRun(
+                str(run["state_type"] or ""),
+                str((run["state"] or {}).get("message") or ""),
+                str(run["start_time"] or run["expected_start_time"] or ""),
+            )
+            for run in self._call("POST", "/flow_runs/filter", body)
+        ]
+
+
+def method_of(tags: Sequence[str]) -> str:
+    """Return the method of a schedule by the tags of its deployment; "" where nobody noted it."""
+    return next((tag.removeprefix(_METHOD) for tag in tags if tag.startswith(_METHOD)), "")
+
+
+def _schedule(deployment: Mapping[str, Any]) -> Schedule:
+    schedules = deployment["schedules"]
+    return Schedule(
+        name=deployment["name"],
+        method=method_of(deployment["tags"]),
+        parameters=deployment["parameters"],
+        when=", ".join(_when(each["schedule"]) for each in schedules) or "never",
+        active=any(each["active"] for each in schedules),
+        deployment=deployment["id"],
+        ids=tuple(each["id"] for each in schedules),
+    )
+
+
+def _when(schedule: Mapping[str, Any]) -> str:
+    if "cron" in schedule:
+        return f"cron {schedule['cron']} ({schedule.get('timezone') or 'UTC'})"
+    if "interval" in schedule:
+        return f"every {float(schedule['interval']) / 60:g} min"
+    return str(schedule.get("rrule", schedule))  # made on Prefect's page

@@ -1,0 +1,87 @@
+"""Who may call what of the catalogue: every RPC by everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from access_matrix import FOREIGN, OWN, Case, People, all_services, cases, make_people, outcome
+from google.protobuf import message_factory
+from support import ServiceProcess
+
+from parfocal import v1
+from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
+from parfocal.runtime.store.names import dataset_location
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> People:
+    return make_people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="module")
+def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: People) -> ServiceProcess:
+    """A catalogue with identities, and datasets made by different people in both projects."""
+    store = s3.store()
+    for project in (OWN, FOREIGN):
+        for made_by in ("machine:user", "machine:somebody-else"):
+            manifest = DatasetManifest(
+                project=project, created_by=made_by, dataset=name_of(made_by), version=1, images=()
+            )
+            place = dataset_location(store, project, name_of(made_by), 1)
+            store.write(place / DATASET_MANIFEST, manifest.to_bytes())
+    return start_service("catalog", **people.settings)
+
+
+def name_of(made_by: str) -> str:
+    return made_by.replace(":", "-")
+
+
+def request_of(case: Case) -> Any:
+    request = message_factory.GetMessageClass(case.method.input_type)()
+    fields = case.method.input_type.fields_by_name
+    if "project" in fields:
+        request.project = case.project
+    if "entry" in fields:
+        entry = v1.EntryName(kind=v1.ENTRY_KIND_DATASET, project=case.project, name=name_of(case.made_by), version=1)
+        request.entry.CopyFrom(entry)
+    if "kind" in fields:
+        request.kind = v1.ENTRY_KIND_DATASET
+    return request
+
+
+def test_every_rpc_is_decided_as_the_table_says(guarded: ServiceProcess, people: People) -> None:
+    (service,) = [each for each in all_services() if each.name == "CatalogService"]
+    # What is deleted comes last: the others ask for it.
+    ordered = sorted(cases([service]), key=lambda case: case.method.name in {"DeleteEntry", "RestoreEntry"})
+    wrong, decided = [], set()
+    with grpc.insecure_channel(guarded.address) as channel:
+        for case in ordered:
+            found = outcome(channel, case, request_of(case), people.metadata(case.caller))
+            decided.add(found)
+            if found != case.expected:
+                wrong.append(f"{case}: {found} instead of {case.expected}")
+    assert not wrong
+    assert decided == {"pass", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND"}
+
+
+def test_projects_are_listed_to_those_who_have_a_role_there(guarded: ServiceProcess, people: People) -> None:
+    with grpc.insecure_channel(guarded.address) as channel:
+        catalog = v1.CatalogServiceStub(channel)
+        answer = catalog.ListProjects(v1.ListProjectsRequest(), timeout=10, metadata=people.metadata("viewer"))
+    assert list(answer.projects) == [OWN]
+
+
+def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people: People) -> None:
+    uri = f"s3://parfocal-datasets/{FOREIGN}/machine-user/1"
+    with grpc.insecure_channel(guarded.address) as channel:
+        catalog = v1.CatalogServiceStub(channel)
+        for request in (v1.GetEntryRequest(uri=uri), v1.ReadFileRequest(uri=uri), v1.SignDownloadsRequest(uri=uri)):
+            name = type(request).__name__.removesuffix("Request")
+            call = getattr(catalog, name)
+            with pytest.raises(grpc.RpcError) as refused:
+                list(call(request, timeout=10, metadata=people.metadata("operator")))
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+            assert "have a role" in refused.value.details()

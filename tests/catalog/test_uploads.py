@@ -1,0 +1,269 @@
+"""Uploads straight to the store by signed requests, verified and published by the catalogue; and downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from catalog_calls import named
+
+from parfocal import v1
+from parfocal.catalog.signing import Signer, check_signing
+from parfocal.catalog.uploads import PART_BYTES, Uploads, part_size
+from parfocal.runtime.datasets.folder import check_folder
+from parfocal.runtime.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    NotFoundError,
+    ParfocalError,
+    PreconditionError,
+)
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import DatasetManifest, FileEntry
+from parfocal.runtime.store.publish import file_entry
+from parfocal.runtime.store.store import Location, Store
+
+Call = Callable[..., Any]
+_HTTP = urllib3.PoolManager(retries=False)
+
+
+class Sender:
+    """An upload of a dataset that sends files as a client does; the statuses of the store are what `send` returns."""
+
+    def __init__(self, call: Call, name: str = "beads", kind: str = "UPLOAD_KIND_DATASET") -> None:
+        self.call = call
+        self.request = f"upload-{uuid.uuid4().hex}"
+        self.begun = call("BeginUpload", request_id=self.request, kind=kind, name=name)
+
+    def sign(self, name: str, data: bytes, *, resume: bool = False) -> v1.FileUpload:
+        file = v1.UploadFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        return self.call("SignUploads", upload=self.begun.upload, files=[file], resume=resume).files[0]
+
+    def send(self, name: str, data: bytes) -> list[int]:
+        return [put(request, data) for request in self.sign(name, data).requests]
+
+    def publish(self, **fields: Any) -> Any:
+        return self.call("PublishUpload", upload=self.begun.upload, **fields)
+
+
+def put(request: v1.SignedRequest, data: bytes, **headers: str) -> int:
+    body = data[request.offset : request.offset + request.length]
+    return _HTTP.request(request.method, request.url, body=body, headers={**request.headers, **headers}).status
+
+
+@pytest.fixture(scope="module")
+def prepared(pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetManifest, dict[str, bytes]]:
+    """A manifest and the files that it lists."""
+    scratch = tmp_path_factory.mktemp("prepared")
+    report = check_folder(pairs_folder)
+    entries, files, contents = [], [], {}
+    for item in report.items():
+        path = scratch / item.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entries.append(item.write(path))
+        files.append(file_entry(path, item.file))
+        contents[item.file] = path.read_bytes()
+    return report.manifest(files, entries, project="else", dataset="else", version=7), contents
+
+
+@pytest.fixture
+def complete(call: Call, prepared: tuple[DatasetManifest, dict[str, bytes]]) -> Sender:
+    """An upload with all its files, but for the manifest."""
+    sender = Sender(call)
+    for name, data in prepared[1].items():
+        assert sender.send(name, data) == [200]
+    return sender
+
+
+def test_a_verified_upload_is_published_under_the_name_it_was_begun_with(
+    call: Call, complete: Sender, prepared: tuple[DatasetManifest, dict[str, bytes]]
+) -> None:
+    with pytest.raises(PreconditionError, match=r"dataset\.json"):
+        complete.publish()
+    assert complete.send("dataset.json", prepared[0].to_bytes()) == [200]
+    reports = complete.publish()
+    entry = reports[-1].entry
+    assert [report.verified for report in reports[:-1]] == list(range(1, len(prepared[1]) + 1))
+    assert (entry.project, entry.name, entry.version) == ("default", "beads", complete.begun.version)
+    assert entry.uri == complete.begun.uri
+    assert entry.created_at.ToSeconds() > prepared[0].created_at.timestamp()
+    assert complete.publish()[-1].entry == entry, "a repeated call changes nothing"
+    with pytest.raises(PreconditionError, match="published already"):
+        complete.sign("another.tif", b"")
+    signed = call("SignDownloads", uri=entry.uri, names=list(prepared[1]))
+    for file in signed.files:
+        assert _HTTP.request("GET", file.request.url).data == prepared[1][file.name]
+    with pytest.raises(NotFoundError):
+        call("SignDownloads", uri=entry.uri, names=["dataset.json"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shape": (80, 64)}, "not YX (80, 64)"),
+        ({"dtype": "uint8"}, "uint8"),
+        ({"axes": "ZX"}, "ZX"),
+    ],
+)
+def test_an_image_must_be_as_the_manifest_says(
+    complete: Sender, prepared: tuple[DatasetManifest, dict[str, bytes]], change: dict[str, Any], words: str
+) -> None:
+    images = list(prepared[0].images)
+    images[0] = images[0].model_copy(update=change)
+    wrong = prepared[0].model_copy(update={"images": tuple(images)})
+    assert complete.send("dataset.json", wrong.to_bytes()) == [200]
+    with pytest.raises(InvalidInputError) as caught:
+        complete.publish()
+    assert [violation.field for violation in caught.value.violations] == [images[0].file]
+    assert words in caught.value.message
+    with pytest.raises(NotFoundError):
+        complete.call("GetEntry", uri=complete.begun.uri)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": (FileEntry(name="missing.tif", size=3, sha256="0" * 64),)},
+        {"files": (FileEntry(name="../../models/x", size=3, sha256="0" * 64),)},
+        {"licence": "s3://parfocal-datasets/another/beads/1"},
+    ],
+)
+def test_a_manifest_that_names_other_places_is_refused(
+    complete: Sender, prepared: tuple[DatasetManifest, dict[str, bytes]], change: dict[str, Any]
+) -> None:
+    wrong = prepared[0].model_copy(update=change)
+    assert complete.send("dataset.json", wrong.to_bytes()) == [200]
+    with pytest.raises(InvalidInputError):
+        complete.publish()
+
+
+def test_a_signed_request_sends_exactly_one_file_once(call: Call) -> None:
+    sender, data = Sender(call), b"some pixels"
+    (request,) = sender.sign("a.tif", data).requests
+    assert put(request, b"other pixel") == 400
+    assert put(request, data, **{"If-None-Match": ""}) == 403
+    without = {key: value for key, value in request.headers.items() if key != "If-None-Match"}
+    assert _HTTP.request("PUT", request.url, body=data, headers=without).status == 403
+    longer = {**request.headers, "Content-Length": str(len(data) + 1)}
+    assert _HTTP.request("PUT", request.url, body=data + b".", headers=longer).status == 403
+    assert put(request, data) == 200
+    assert put(request, data) == 412
+
+
+def test_an_interrupted_upload_goes_on_where_it_was(call: Call) -> None:
+    sender, data = Sender(call, "", "UPLOAD_KIND_INPUTS"), bytes(PART_BYTES) + b"the last part"
+    first, second = sender.sign("movie.tif", data).requests
+    assert (first.length, second.offset, second.length) == (PART_BYTES, PART_BYTES, len(b"the last part"))
+    assert put(second, data) == 200
+    assert sender.call("BeginUpload", request_id=sender.request, kind="UPLOAD_KIND_INPUTS") == sender.begun
+    with pytest.raises(InvalidInputError, match=r"movie\.tif"):
+        sender.publish(files=[_announced("movie.tif", data)])
+    (left,) = sender.sign("movie.tif", data, resume=True).requests
+    assert (left.offset, left.length) == (0, PART_BYTES)
+    assert put(left, data) == 200
+    assert not sender.publish(files=[_announced("movie.tif", data)])[-1].HasField("entry")
+    assert not sender.begun.version
+
+
+def test_what_the_store_has_is_not_sent_again(call: Call) -> None:
+    sender = Sender(call, "", "UPLOAD_KIND_INPUTS")
+    assert sender.send("a.tif", b"one") == [200]
+    assert sender.sign("a.tif", b"one", resume=True).done
+    # Another content of the same name replaces what was sent before.
+    assert not sender.sign("a.tif", b"two", resume=True).done
+    assert sender.send("a.tif", b"two") == [200]
+    with pytest.raises(InvalidInputError, match="another SHA-256"):
+        sender.publish(files=[_announced("a.tif", b"one")])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "..", "../x.tif", "a/../../x", "a//b", "/x", "a\\b", ".hidden", "a/.x", "claim.json", "a0001/x.tif"),
+        *("e\u0301.tif", "a\n.tif", "\u202ea.tif", "x" * 513),
+    ],
+)
+def test_names_that_could_be_mistaken_are_refused(call: Call, name: str) -> None:
+    with pytest.raises(InvalidInputError):
+        Sender(call, "", "UPLOAD_KIND_INPUTS").sign(name, b"")
+
+
+def test_wrong_uploads_are_refused(call: Call) -> None:
+    sender = Sender(call)
+    for fields, error in (
+        ({"kind": "UPLOAD_KIND_DATASET", "name": "../x"}, InvalidInputError),
+        ({"kind": "UPLOAD_KIND_DATASET", "name": ""}, InvalidInputError),
+        ({"kind": "UPLOAD_KIND_RESULT", "name": "x"}, InvalidInputError),
+        ({"name": "x"}, InvalidInputError),
+        ({"kind": "UPLOAD_KIND_DATASET", "name": "x", "request_id": "../x"}, InvalidInputError),
+        ({"kind": "UPLOAD_KIND_DATASET", "name": "other", "request_id": sender.request}, AlreadyExistsError),
+    ):
+        with pytest.raises(error):
+            call("BeginUpload", **{"request_id": "new", **fields})
+    for upload in ("", "dataset", "dataset/none", "else/none", f"model/{sender.request}"):
+        with pytest.raises((NotFoundError, InvalidInputError)):
+            call("PublishUpload", upload=upload)
+    file = {"name": "a.tif", "size": 1, "sha256": "0" * 64}
+    for change in ({"size": -1}, {"sha256": "x"}, {"sha256": ""}):
+        with pytest.raises(InvalidInputError):
+            call("SignUploads", upload=sender.begun.upload, files=[v1.UploadFile(**{**file, **change})])
+    with pytest.raises(NotFoundError):
+        call("SignUploads", upload=sender.begun.upload, project="another", files=[v1.UploadFile(**file)])
+
+
+def test_unfinished_uploads_are_removed(call: Call, store: Store, tmp_path: Path) -> None:
+    ended, forgotten = Sender(call, "unfinished"), Sender(call, "unfinished")
+    for sender in (ended, forgotten):
+        assert sender.send("a.tif", b"one") == [200]
+        assert put(sender.sign("large.tif", bytes(PART_BYTES + 1)).requests[1], bytes(PART_BYTES + 1)) == 200
+    call("AbortUpload", upload=ended.begun.upload)
+    uploads = Uploads(store, Signer(store.settings), tmp_path)
+
+    def left(sender: Sender) -> list[str]:
+        return [item.location.name for item in store.objects(Location.parse(sender.begun.uri))]
+
+    assert left(ended) == ["claim.json"]
+    uploads.tidy(7, now=time.time() + 6 * 86_400)
+    assert left(forgotten) == ["a.tif", "claim.json"]
+    uploads.tidy(7, now=time.time() + 8 * 86_400)
+    assert left(forgotten) == ["claim.json"]
+    assert store.begin_multipart(Location.parse(forgotten.begun.uri) / "large.tif", resume=True)[1] == {}
+    with pytest.raises(NotFoundError):
+        forgotten.publish()
+
+
+def test_a_result_does_not_take_the_place_of_a_job(call: Call) -> None:
+    sender = Sender(call, "", "UPLOAD_KIND_RESULT")
+    assert sender.begun.uri.endswith(sender.request)
+    with pytest.raises(ParfocalError):
+        call("GetEntry", entry=named("result", sender.request))
+
+
+def test_clients_reach_the_store_by_its_public_address(store: Store) -> None:
+    public = store.settings.model_copy(update={"s3_public_endpoint": "https://store.example.org/"})
+    request = Signer(public).put(Location("b", "ä b/c"), 3, "0" * 64)
+    assert request.url.startswith("https://store.example.org/b/%C3%A4%20b/c?")
+    assert "content-length%3Bhost%3Bif-none-match%3Bx-amz-checksum-sha256" in request.url
+    with pytest.raises(InvalidInputError, match="PARFOCAL_S3_PUBLIC_ENDPOINT"):
+        Signer(Settings(s3_public_endpoint="store"))
+
+
+def test_the_store_keeps_what_uploads_rest_on(store: Store) -> None:
+    check_signing(store)
+    assert not list(store.objects(store.datasets / ".promises"))
+
+
+def test_parts_are_few_enough_for_the_store() -> None:
+    for size in (PART_BYTES + 1, 10 * 2**30, 5 * 2**40):
+        assert -(-size // part_size(size)) <= 10_000
+        assert part_size(size) >= PART_BYTES
+
+
+def _announced(name: str, data: bytes) -> v1.UploadFile:
+    return v1.UploadFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())

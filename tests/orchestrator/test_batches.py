@@ -1,0 +1,135 @@
+"""Batches: each image of a folder in the store once, whatever ends a run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from parfocal.cli._schedule import interval
+from parfocal.client import Client
+from parfocal.client.batches import Batch, BatchRun, Progress
+from parfocal.runtime.errors import InvalidInputError, UnavailableError
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.store import Location
+
+
+@pytest.fixture
+def client(environment: dict[str, str]) -> Iterator[Client]:
+    with Client(Settings()) as client:
+        yield client
+
+
+@pytest.fixture
+def batch(client: Client, model: str, request: pytest.FixtureRequest) -> Batch:
+    """An inbox with three images, one of them in a sub-folder, and a model to apply."""
+    place = client.store.results / client.project / request.node.name
+    for number, name in enumerate(("a.tif", "b.tif", "plate/a.tif")):
+        put(client, place / "inbox" / name, number)
+    return Batch(place / "inbox", place / "out", client.model_uri(model))
+
+
+def put(client: Client, place: Location, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 4000, (32, 48)).astype(np.uint16)
+    data = io.BytesIO()
+    tifffile.imwrite(data, pixels, metadata={"axes": "YX"})
+    client.store.write(place, data.getvalue())
+
+
+def go(client: Client, batch: Batch) -> Progress:
+    return BatchRun(client, batch, settle_seconds=0).run()
+
+
+def outputs(client: Client, batch: Batch) -> set[str]:
+    """Return the names of the predictions, without the tables."""
+    prefix = f"{batch.output}/"
+    names = {str(item.location).removeprefix(prefix) for item in client.store.objects(batch.output)}
+    return {name for name in names if not name.startswith("manifests/")}
+
+
+def jobs(client: Client) -> int:
+    return len(client.jobs())
+
+
+def test_each_image_is_predicted_once_and_new_ones_later(client: Client, batch: Batch) -> None:
+    first = go(client, batch)
+    assert (first.found, first.predicted, first.failed) == (3, 3, 0)
+    assert outputs(client, batch) == {"a.tif", "b.tif", "plate/a.tif"}
+    before = jobs(client)
+    again = go(client, batch)
+    assert (again.predicted, again.ended_before, jobs(client)) == (0, 3, before)
+    put(client, batch.source / "plate/c.tif", 9)
+    put(client, batch.source / "a.tif", 10)  # another image under an old name
+    third = go(client, batch)
+    assert (third.predicted, third.ended_before) == (2, 2)
+    assert outputs(client, batch) == {"a.tif", "b.tif", "plate/a.tif", "plate/c.tif"}
+    tables = [item.location for item in client.store.objects(batch.output / "manifests")]
+    rows = [line for place in tables for line in client.store.read(place).decode().splitlines()[1:]]
+    assert len(rows) == 5
+    assert all(",predicted,s3://" in row for row in rows)
+
+
+def test_an_image_that_cannot_be_read_is_given_up_and_blocks_nobody(client: Client, batch: Batch) -> None:
+    client.store.write(batch.source / "broken.tif", b"no image at all")
+    found = [go(client, batch) for _ in range(4)]
+    assert [each.predicted for each in found] == [3, 0, 0, 0]
+    assert [each.to_repeat for each in found[:2]] == [1, 1]
+    assert [each.failed for each in found] == [0, 0, 1, 0]
+    assert "broken.tif" in found[2].reasons
+    assert found[3].ended_before == 4
+
+
+def test_what_a_run_did_not_come_to_deliver_is_delivered_by_the_next(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = jobs(client)
+    with monkeypatch.context() as patched:
+
+        def die(*_arguments: Any) -> None:
+            raise UnavailableError("the runner was killed")
+
+        patched.setattr(BatchRun, "_deliver", die)
+        with pytest.raises(UnavailableError):
+            go(client, batch)
+    assert outputs(client, batch) == set()
+    assert go(client, batch).predicted == 3
+    assert jobs(client) == before + 1
+    assert outputs(client, batch) == {"a.tif", "b.tif", "plate/a.tif"}
+
+
+def test_two_runs_at_a_time_share_the_images(client: Client, batch: Batch) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: go(client, batch), range(2)))
+    assert sum(each.predicted for each in found) == 3
+    assert go(client, batch).ended_before == 3
+
+
+def test_an_image_that_is_being_written_is_left_to_the_next_run(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parfocal.client.batches.time.sleep", lambda _seconds: put(client, batch.source / "b.tif", 77))
+    first = BatchRun(client, batch, settle_seconds=5).run()
+    assert (first.predicted, first.elsewhere) == (2, 1)
+    assert go(client, batch).predicted == 1
+
+
+def test_results_among_the_images_are_refused(client: Client, batch: Batch) -> None:
+    inside = Batch(batch.source, batch.source / "out", batch.model_uri)
+    with pytest.raises(InvalidInputError, match="Choose another folder"):
+        go(client, inside)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("15m", 900), ("2 h", 7200), ("1D", 86_400), ("90s", 90)])
+def test_an_interval_is_read(text: str, seconds: int) -> None:
+    assert interval(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "15", "m", "-5m", "10s", "1.5h", "0m"])
+def test_another_interval_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="15m"):
+        interval(text)

@@ -1,0 +1,100 @@
+"""Deleting and restoring by command, and what there is in all projects; without a key of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import Ended, ServiceProcess
+
+from parfocal.client import Client
+from parfocal.client.models import list_models
+from parfocal.client.previews import preview_stored
+from parfocal.client.results import download_result
+
+
+@pytest.fixture(scope="module")
+def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
+    return {"fake": start_service("fake")}
+
+
+@pytest.fixture(autouse=True)
+def without_key(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY"):
+        monkeypatch.delenv(f"PARFOCAL_S3_{name}")
+
+
+def test_a_dataset_is_deleted_and_comes_back(run: Callable[..., Ended], dataset: str) -> None:
+    name = dataset.partition(":")[0]
+    unclear = run("dataset", "delete", name, "--yes")
+    assert unclear.code == 2
+    assert f"{name}:1" in unclear.err
+    deleted = run("dataset", "delete", dataset, "--yes", "--json")
+    assert deleted.json["deleted"] == dataset
+    assert deleted.json["removed_after"]
+    assert dataset not in run("dataset", "list").out
+    assert dataset in run("dataset", "list", "--deleted").out
+    assert run("dataset", "show", dataset).code == 3
+    refused = run("train", "fake-2d", "--dataset", dataset, "--model", "never")
+    assert refused.code == 3
+    assert run("dataset", "delete", dataset, "--yes").code == 3
+    assert run("dataset", "restore", dataset).code == 0
+    assert dataset in run("dataset", "list").out
+
+
+def test_people_are_asked_before_anything_is_deleted(
+    run: Callable[..., Ended], dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("click.confirm", _decline)
+    assert run("dataset", "delete", dataset).code == 130
+    assert dataset in run("dataset", "list").out
+
+
+def _decline(text: str, **_options: object) -> None:
+    import click
+
+    assert "Delete the dataset" in text
+    raise click.Abort
+
+
+def test_models_and_results_are_deleted_too(
+    run: Callable[..., Ended], model: str, images: Path, tmp_path: Path
+) -> None:
+    predicted = run("predict", "--model", model, images / "test" / "source", "--output", tmp_path / "out", "--json")
+    assert predicted.code == 0, predicted.err
+    with Client() as client:
+        job = client.jobs(limit=1)[0]
+        files = download_result(client, job, tmp_path / "again")
+        assert {path.suffix for path in files} >= {".tif"}
+        assert list_models(client)[0].manifest.model == "m"
+        assert preview_stored(client, "spots", {})[:4] == b"\x89PNG"
+    listed = run("results", "list")
+    assert job.id in listed.out
+    assert model in listed.out
+    deleted = run("models", "delete", model, "--yes")
+    assert f" {job.id}," in deleted.err, "it says what was made with the model"
+    assert model not in run("models", "list").out
+    assert run("results", "delete", job.id, "--yes").code == 0
+    assert job.id not in run("results", "list").out
+    assert run("results", "list", "--deleted", "--json").json[0]["name"] == job.id
+    assert run("results", "restore", job.id).code == 0
+    assert run("models", "restore", model).code == 0
+    assert model in run("models", "list").out
+
+
+def test_projects_say_what_they_keep(run: Callable[..., Ended], dataset: str, environment: dict[str, str]) -> None:
+    projects = {each["project"]: each for each in run("projects", "--json").json}
+    own = projects[environment["PARFOCAL_PROJECT"]]
+    assert own["datasets"]["entries"] >= 1
+    assert own["datasets"]["bytes"] > 1000
+    assert environment["PARFOCAL_PROJECT"] in run("projects").out
+
+
+def test_without_a_catalogue_the_message_says_what_to_do(
+    run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PARFOCAL_CATALOG")
+    result = run("results", "list")
+    assert result.code == 4
+    assert "PARFOCAL_CATALOG" in result.err

@@ -1,0 +1,297 @@
+"""The portal over HTTP: a day from images to results, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from portal_visitor import PROJECT, Visitor
+from support import wait_for
+
+from parfocal import v1
+from parfocal.client import Client, requests
+from parfocal.portal.follow import Follower, Steps, take_up
+from parfocal.portal.guard import SAFE_METHODS
+from parfocal.portal.pages import ROUTERS
+from parfocal.portal.uploads import UploadedFile, guess_roles
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.names import is_job_id
+
+PAGES = ("", "data", "methods", "models", "predict", "results", "jobs", "compare", "operator", "search?q=a")
+
+
+@pytest.fixture(scope="module")
+def dataset(portal: str, files: dict[str, bytes]) -> Iterator[str]:
+    """A dataset that was uploaded and saved in the portal."""
+    with Visitor(portal) as visitor:
+        upload = visitor.upload(files)
+        assert "5 training images, 3 for testing" in visitor.open(f"uploads/{upload}/checks").text
+        saved = visitor.send(f"uploads/{upload}/save", name="fibres", description="made up")
+        assert saved.url.path == f"/p/{PROJECT}/data/fibres/1"
+        assert "5 training images, 3 for testing" in saved.text
+        assert visitor.open(f"uploads/{upload}").status_code == 404
+        yield "fibres:1"
+
+
+@pytest.fixture(scope="module")
+def model(portal: str, client: Client, dataset: str) -> Iterator[str]:
+    """A model that was trained in the portal and judged afterwards."""
+    with Visitor(portal) as visitor:
+        form = {
+            "method": "fake-2d",
+            "dataset": dataset,
+            "model": "filter",
+            "request_id": "once",
+            "check": "yes",
+        }
+        visitor.open("train?method=fake-2d&dataset=fibres:1")
+
+        refused = visitor.send("train", **form, **{"p.epochs": "0", "p.batch_size": "3"})
+        assert refused.status_code == 422
+        assert "<title>Error: " in refused.text
+        assert field(refused.text, "p.epochs") == "0"
+        assert field(refused.text, "p.batch_size") == "3"
+        assert 'href="#p-epochs"' in refused.text
+        assert asked_for(client) == []
+
+        twice = [visitor.send("train", follow=False, **form, **{"p.epochs": "3"}) for _ in range(2)]
+        assert [answer.status_code for answer in twice] == [303, 303]
+        assert twice[0].headers["location"] == twice[1].headers["location"]
+        job = client.wait(twice[0].headers["location"].rsplit("/", 1)[1])
+        assert job.state == v1.JOB_STATE_SUCCEEDED
+        assert job.resolved_parameters["epochs"] == 3
+
+        def judged() -> bool:
+            text = visitor.open("models/filter/1").text
+            return "quality control:" in text and "is judging" not in text
+
+        wait_for(judged, 90, "the verdict")
+        yield "filter:1"
+
+
+def field(text: str, name: str) -> str:
+    found = re.search(rf'name="{re.escape(name)}" value="([^"]*)"', text)
+    assert found, f"no field {name}"
+    return found.group(1)
+
+
+# From images to results
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_opens_and_runs_no_foreign_script(visitor: Visitor, path: str) -> None:
+    answer = visitor.open(path)
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"<script(?! src=)|<style|style=\"|\son\w+=\"", answer.text)
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text)
+
+
+def test_a_dataset_shows_its_images_and_suitable_methods(visitor: Visitor, dataset: str) -> None:
+    text = visitor.open("data/fibres/1").text
+    assert "good for" in text
+    assert "Fake 2D" in text
+    (first, *_) = re.findall(r'src="([^"]+pictures[^"]+)"', text)
+    picture = visitor.http.get(first)
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.content.startswith(b"\x89PNG")
+    again = visitor.http.get(first, headers={"If-None-Match": picture.headers["etag"]})
+    assert again.status_code == 304
+    assert "Fake 2D" in visitor.open(f"methods?dataset={dataset}").text
+
+
+def test_a_model_says_whether_to_trust_it_with_scores_images_and_report(visitor: Visitor, model: str) -> None:
+    text = visitor.open("models/filter/1").text
+    assert "This model " in text
+    for word in ("Input", "Prediction", "PSNR", "fibres:1", "3 epochs"):
+        assert word in text
+    assert len(re.findall(r'alt="[^"]+, prediction"', text)) == 3
+    (report,) = re.findall(r'<iframe class="report" sandbox src="([^"]+)"', text)
+    answer = visitor.http.get(report)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+
+
+def test_events_of_a_job_go_on_after_the_last_one_seen(visitor: Visitor, client: Client, model: str) -> None:
+    (job,) = [each for each in client.jobs() if each.WhichOneof("spec") == "training"]
+    page = visitor.open(f"jobs/{job.id}").text
+    assert page.count('<td class="number">3') >= 1
+    address = f"/p/{PROJECT}/jobs/{job.id}/events"
+    events = read_events(visitor.http.get(address).text)
+    epochs = [(number, data) for number, name, data in events if name == "epoch"]
+    assert [data["epoch"] for _, data in epochs] == [1, 2, 3]
+    assert events[-1][1] == "end"
+    left = read_events(visitor.http.get(address, headers={"Last-Event-ID": str(epochs[1][0])}).text)
+    assert [data["epoch"] for _, name, data in left if name == "epoch"] == [3]
+
+
+def test_one_image_is_tried_and_own_images_are_predicted_and_taken_home(
+    visitor: Visitor, client: Client, model: str, files: dict[str, bytes]
+) -> None:
+    own = {name.rsplit("/", 1)[1]: content for name, content in files.items() if "/test/source/" in name}
+    upload = visitor.upload(own)
+    page = visitor.open(f"predict?model={model}&input={upload}").text
+    tried = visitor.send("predict/try", model=model, input=upload, image=next(iter(own)))
+    assert "Nothing was stored" in tried.text
+    pictures = re.findall(r'<img src="([^"]+/tried/[^"]+)"', tried.text)
+    assert [visitor.http.get(url).headers["content-type"] for url in pictures] == ["image/png"] * 2
+
+    form = {"model": model, "input": upload, "request_id": field(page, "request_id")}
+    started = visitor.send("predict", follow=False, **form)
+    job = client.wait(started.headers["location"].rsplit("/", 1)[1])
+    assert job.state == v1.JOB_STATE_SUCCEEDED
+    assert f"{len(own)} images predicted with {model}" in visitor.open(f"results/{job.id}").text
+    with zipfile.ZipFile(io.BytesIO(visitor.http.get(f"/p/{PROJECT}/results/{job.id}/all.zip").content)) as archive:
+        assert archive.testzip() is None
+        assert {*archive.namelist()} == {*own, "manifest.json"}
+
+
+def test_a_comparison_is_planned_and_says_what_is_missing(visitor: Visitor, model: str) -> None:
+    text = visitor.open(f"compare?a={model}&b={model}&dataset=fibres:1").text
+    assert "Named twice" in text
+
+
+# What is refused
+
+
+def test_an_upload_says_what_is_wrong_with_which_file_and_leaves_it_out(
+    visitor: Visitor, files: dict[str, bytes]
+) -> None:
+    broken = next(name for name in files if "/train/target/" in name)
+    upload = visitor.upload({**files, broken: b"no image"})
+    text = visitor.open(f"uploads/{upload}/checks", **{"HX-Request": "true"}).text
+    assert "cannot be used yet" in text
+    assert Path(broken).name in text
+    named = re.findall(r'name="file" value="([^"]+)"', text)
+    assert named == [broken.replace("/target/", "/source/"), broken]
+    assert str(Path("/tmp")) not in text
+    left = visitor.http.post(
+        f"/p/{PROJECT}/uploads/{upload}/remove",
+        data={"csrf": visitor.token, "file": named},
+        headers={"Origin": visitor.base},
+    )
+    assert left.status_code == 200
+    assert "4 training images" in visitor.open(f"uploads/{upload}/checks").text
+    visitor.send(f"uploads/{upload}/discard")
+    assert visitor.open(f"uploads/{upload}").status_code == 404
+
+
+def test_an_upload_without_test_images_holds_some_out(visitor: Visitor, files: dict[str, bytes]) -> None:
+    pairs = {name.replace("/train/", "/"): content for name, content in files.items() if "/train/" in name}
+    upload = visitor.upload(pairs)
+    assert "4 training images, 1 for testing" in visitor.open(f"uploads/{upload}/checks").text
+    assert "5 training images, 0 for testing" in visitor.open(f"uploads/{upload}/checks?shown=yes").text
+
+
+@pytest.mark.parametrize(
+    "name", ["%2e%2e/%2e%2e/evil.tif", "a/%2e%2e/%2e%2e/b.tif", "x%00.tif", "/".join("abcdefghij")]
+)
+def test_names_of_files_lead_nowhere_else(visitor: Visitor, settings: Settings, name: str) -> None:
+    upload = visitor.upload({})
+    before = sorted(settings.state_folder.rglob("*"))
+    answer = visitor.http.put(
+        f"/p/{PROJECT}/uploads/{upload}/files/{name}",
+        content=b"x",
+        headers={"Origin": visitor.base, "X-CSRF-Token": visitor.token},
+    )
+    assert answer.status_code in {404, 405, 422}
+    assert sorted(settings.state_folder.rglob("*")) == before
+
+
+def test_a_foreign_name_of_the_portal_is_refused(portal: str) -> None:
+    answer = httpx.get(f"{portal}/p/{PROJECT}/data", headers={"Host": "evil.example"})
+    assert answer.status_code == 403
+    assert "parfocal status" in answer.text
+
+
+def test_every_change_needs_the_origin_and_the_token(visitor: Visitor) -> None:
+    routes = [("POST", "/theme")]
+    for route in (route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)):
+        routes += [(method, route.path) for method in route.methods - SAFE_METHODS]
+    assert len(routes) > 10
+    for method, path in routes:
+        url = re.sub(r"\{[^}]+\}", "1", path.replace("{project}", PROJECT))
+        foreign = visitor.http.request(method, url, headers={"Origin": "https://evil.example"})
+        assert (url, foreign.status_code) == (url, 403)
+        silent = visitor.http.request(method, url)
+        assert (url, silent.status_code) == (url, 403)
+        unsigned = visitor.http.request(method, url, data={"csrf": "0" * 64}, headers={"Origin": visitor.base})
+        assert (url, unsigned.status_code) == (url, 403)
+
+
+def test_what_is_not_there_is_said_in_words(visitor: Visitor) -> None:
+    for path in ("data/none/1", "models/none/1", "jobs/none", "results/none", "nowhere"):
+        answer = visitor.open(path)
+        assert answer.status_code == 404
+        assert "none" in answer.text or "no such page" in answer.text
+        assert "Traceback" not in answer.text
+    assert visitor.http.get("/p/%2e%2e/data").status_code == 404
+
+
+# Parts
+
+
+def test_folders_of_an_upload_are_recognised() -> None:
+    def roles(*paths: str) -> dict[str, str]:
+        return guess_roles([UploadedFile(path, 1) for path in paths])
+
+    assert roles("d/train/source/a.tif", "d/test/target/a.tif") == {
+        "d/train/source": "train/source",
+        "d/test/target": "test/target",
+    }
+    assert roles("images/a.tif", "masks/a.tif") == {"images": "train/source", "masks": "train/target"}
+    assert roles("monday/a.tif", "tuesday/a.tif") == {"monday": "train/source", "tuesday": "train/target"}
+    assert roles("a.tif") == {"": "train/source"}
+
+
+def test_a_portal_that_starts_again_meets_the_judged_model(client: Client, model: str) -> None:
+    before = asked_for(client)
+    follower = Follower()
+    take_up(follower, client)
+    assert not follower.runs(f"check {PROJECT} {model}")
+    assert asked_for(client) == before
+
+
+def test_steps_have_ids_by_what_they_ask_for_so_that_none_is_done_twice(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids: list[str] = []
+
+    def start(request: v1.StartJobRequest, **_: object) -> v1.Job:
+        ids.append(request.request_id)
+        return v1.Job(id=request.request_id)
+
+    monkeypatch.setattr(client, "start", start)
+    monkeypatch.setattr(client, "wait", lambda name: v1.Job(id=name, state=v1.JOB_STATE_SUCCEEDED))
+    prediction = requests.prediction_request("s3://m/p/m/1", "s3://d/p/d/1", split="test")
+    evaluation = requests.evaluation_request("restoration", "s3://r/p/j", "s3://d/p/d/1")
+    for steps in ((prediction, evaluation), (evaluation,)):
+        # After a restart the prediction is there, and only the evaluation is asked for.
+        origin = Steps(client, "20261130-024120-train-care-2d-6b1b64")
+        for request in steps:
+            origin.do(request, "a step")
+    assert ids[1] == ids[2] != ids[0]
+    assert all(is_job_id(name) for name in ids)
+
+
+def read_events(text: str) -> list[tuple[int, str, dict[str, object]]]:
+    events = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
+        if "event" in fields:
+            events.append((int(fields.get("id", 0)), fields["event"], json.loads(fields["data"])))
+    return events
+
+
+def asked_for(client: Client) -> list[str]:
+    """Return the ids of all jobs but those that make tiles, which begin when somebody looks at images."""
+    return [job.id for job in client.jobs() if not job.HasField("derivation")]
