@@ -36,10 +36,10 @@ FACTS = Facts(
     targets=(Port(role="target", kind="labels"),),
     measured={"diameter": 15.0, "cell_threshold": 0.0, "flow_threshold": 0.4},
 )
-SMALL: dict[str, Any] = {"first_filters": 4, "patch_size": 64, "mean_diameter": 15, "precision": "float32"}
+SMALL: dict[str, Any] = {"first_filters": 8, "patch_size": 64, "mean_diameter": 15, "precision": "float32"}
 
 
-def trained(implementation: Any, parameters: Any, facts: Facts, steps: int = 100) -> Any:
+def trained(implementation: Any, parameters: Any, facts: Facts, steps: int = 45) -> Any:
     """Return a learner that has seen simulated nuclei for a few seconds."""
     learner = implementation.build(parameters, facts)
     learner.begin_epoch(0, 0.005)
@@ -65,7 +65,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return folder
 
 
-def original(folder: Path, diameter: float, filters: int = 4) -> Any:
+def original(folder: Path, diameter: float, filters: int = 8) -> Any:
     """Return cellpose's own model with the saved weights; its network is made with fewer filters than usual."""
     from cellpose.models import CellposeModel
     from cellpose.resnet_torch import CPnet
