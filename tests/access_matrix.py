@@ -67,8 +67,10 @@ def make_people(folder: Path, further: str = "") -> People:
 
 def all_services() -> list[ServiceDescriptor]:
     """Return every service of the contract."""
+    # Modules are known there by several names.
     modules = [module for name, module in vars(v1).items() if name.endswith("_pb2")]
-    return [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    found = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    return list({service.full_name: service for service in found}.values())
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ def _driver(service: str) -> str:
 
 
 # Every folder of tests with such a file is held to the contract: its service, a method, and parameters that train in
-# a second or two on images of 64x80 pixels. What services share is tested with one of each driver, on pairs of images: a
-# method of another kind of data says so in "data".
+# a second or two on images of 64x80 pixels. What services share is tested with one of each driver, on pairs of images:
+# a method of another kind of data says so in "data".
 TINY = {content["method"]: content for content in reversed(_CONTENTS) if "data" not in content}
 TINY = {each["method"]: each for each in {_driver(each["service"]): each for each in TINY.values()}.values()}
 # What a method can break by itself is tested with all others: further methods of the services, and what

@@ -74,10 +74,22 @@ class KeptModelSuite:
             assert np.mean(difference > 1e-3 * span) < 0.01
 
 
+def _image(method: Method, channels: int, data: Path) -> Image:
+    """Return an image for a method: new, or of recordings one of the test images of its data."""
+    from example_data import PAIRS
+
+    if method.axes == "TYX":
+        return read_image(data / "test" / "source" / "field0.tif")
+    pair, shape = PAIRS[method.axes, False]
+    rng = np.random.default_rng(7)
+    pixels = np.stack([pair(rng, shape)[0] for _ in range(channels)], axis=-1)
+    return Image(pixels[..., 0], method.axes) if channels == 1 else Image(pixels, method.axes + "S")
+
+
 def keep(service: Service) -> None:
     """Train a model of each method of a family and keep it under the present version."""
     from common import local_store, run_job
-    from example_data import PAIRS, publish_for
+    from example_data import publish_for
 
     from parfocal.runtime.store.store import Location
 
@@ -105,11 +117,7 @@ def keep(service: Service) -> None:
                 sys.stdout.write(f"{method.name} is too large to keep\n")
                 continue
             (folder / MODEL_MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-            pair, shape = PAIRS[method.axes, False]
-            rng, channels = np.random.default_rng(7), manifest.facts.input_channels
-            pixels = np.stack([pair(rng, shape)[0] for _ in range(channels)], axis=-1)
-            image = Image(pixels[..., 0], method.axes) if channels == 1 else Image(pixels, method.axes + "S")
-            write_image(folder / "image.tif", image)
+            write_image(folder / "image.tif", _image(method, manifest.facts.input_channels, Path(name) / "data"))
             outputs = predicted(method, folder, Path(name) / "outputs")
             for role, made in outputs.images.items():
                 (folder / "images").mkdir(exist_ok=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-PROJECT = "portal"
+PROJECT = "pages"
+"""Each module of tests has a project of its own, with the module's name."""
 
 
 @dataclass

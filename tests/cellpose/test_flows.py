@@ -21,10 +21,10 @@ from parfocal.runtime.training.augmentation import View, Warp, warp_array
 
 
 def folder_view(folder: Path, axes: str, **more: Any) -> FolderView:
-    """Return a dataset of three simulated images or volumes."""
+    """Return a dataset of ten simulated images or three volumes."""
     rng, entries = np.random.default_rng(0), []
     shape: tuple[int, ...] = (96, 96) if axes == "YX" else (12, 96, 96)
-    for number in range(3):
+    for number in range(10 if axes == "YX" else 3):
         pair: Any = nuclei_pair(rng, (96, 96)) if axes == "YX" else nuclei_volumes(rng, (12, 96, 96))
         for role, pixels in zip(("source", "target"), pair, strict=True):
             path = folder / "train" / role / f"a{number}.tif"
@@ -78,7 +78,7 @@ def test_turned_flows_are_those_of_the_turned_labels(swap: bool, elastic: bool) 
     cosine = (found * expected).sum(axis=-1)[ring] / np.maximum(np.linalg.norm(found, axis=-1)[ring], 1e-9)
     assert ring.sum() > 300
     assert np.mean(cosine) > (0.95 if elastic else 0.98)
-    assert np.mean((moved * expected).sum(axis=-1)[ring]) < 0.6  # not turned they would be wrong
+    assert np.mean((moved * expected).sum(axis=-1)[ring]) < 0.8  # not turned they would be wrong
 
 
 def test_batches_have_objects_of_the_mean_diameter_and_flows_of_length_one(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_batches_have_objects_of_the_mean_diameter_and_flows_of_length_one(tmp_p
     )
     diameter = data.facts.measured["diameter"]
     assert 10 < diameter < 16
-    assert [text for text in said if "flows" in text][-1].endswith("3 of 3")
+    assert [text for text in said if "flows" in text][-1].endswith("10 of 10")
     assert data.batches.patches.sampler.magnification == pytest.approx(26 / diameter)
     first, again = (data.batches.batch(1, 0) for _ in range(2))
     np.testing.assert_array_equal(first.targets, again.targets)
@@ -111,7 +111,7 @@ def test_computing_flows_can_be_cancelled(tmp_path: Path) -> None:
     def cancelled() -> None:
         nonlocal calls
         calls += 1
-        if calls > 12:
+        if calls > 35:
             raise CancelledError("enough")
 
     with pytest.raises(CancelledError):

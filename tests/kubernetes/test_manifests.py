@@ -154,7 +154,8 @@ def test_pods_are_restricted(overlay: str) -> None:
         assert security["runAsUser"] > 0, where
         assert security["seccompProfile"]["type"] == "RuntimeDefault", where
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), where
-        assert all({"emptyDir", "persistentVolumeClaim"} & set(volume) for volume in pod.get("volumes", ())), where
+        kinds = {"emptyDir", "persistentVolumeClaim", "configMap", "secret"}
+        assert all(kinds & set(volume) for volume in pod.get("volumes", ())), where
     for where, _, container in containers(overlay):
         security = container["securityContext"]
         assert security["allowPrivilegeEscalation"] is False, where

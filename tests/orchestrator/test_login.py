@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import ROOT, Ended, S3Server, ServiceProcess, free_ports, read_audit, wait_for
+from support import ROOT, Ended, ServiceProcess, free_ports, read_audit, wait_for
 
 from parfocal.client.contexts import ContextFolder
 
@@ -58,15 +58,18 @@ def services(
 ) -> dict[str, ServiceProcess]:
     path = tmp_path_factory.mktemp("access") / "access.toml"
     path.write_text(ACCESS.format(issuer=issuer))
-    return {"fake": start_service("fake", access_file=str(path), audit_file=str(audit))}
+    settings = {"access_file": str(path), "audit_file": str(audit)}
+    return {name: start_service(name, **settings) for name in ("fake", "catalog")}
 
 
 @pytest.fixture
 def environment(
-    s3: S3Server, services: dict[str, ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: dict[str, ServiceProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, str]:
-    """The store's settings, and a folder for contexts; the services are known by the context alone."""
-    values = {**s3.environment, "PARFOCAL_HOME": str(tmp_path / "home")}
+    """A folder for contexts: services and catalogue are known by the context alone, and nobody has the store's key."""
+    values = {"PARFOCAL_HOME": str(tmp_path / "home")}
     for name in ("PARFOCAL_SERVICES", "PARFOCAL_PROJECT", "PARFOCAL_CATALOG", "PARFOCAL_TOKEN", "PARFOCAL_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in values.items():
@@ -89,7 +92,8 @@ def log_in(run: Callable[..., Ended], issuer: str, services: dict[str, ServicePr
         person = threading.Thread(target=browser)
         person.start()
         try:
-            place = ("--services", services["fake"].address, "--project", "test-login")
+            place = ("--services", services["fake"].address, "--catalog", services["catalog"].address)
+            place += ("--project", "test-login")
             return run("login", "facility", *place, "--issuer", issuer, "--client-id", "parfocal-cli")
         finally:
             ended.set()
@@ -105,8 +109,11 @@ def test_a_person_logs_in_trains_and_is_named_in_what_they_make(
     images: Path,
     audit: Path,
     services: dict[str, ServiceProcess],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    unknown = run("methods", "--services", services["fake"].address)
+    with monkeypatch.context() as patch:
+        patch.setenv("PARFOCAL_CATALOG", services["catalog"].address)
+        unknown = run("methods", "--services", services["fake"].address)
     assert unknown.code == 6, unknown.err
     assert "parfocal login" in unknown.err
     done = log_in("ann")
@@ -125,13 +132,15 @@ def test_a_person_logs_in_trains_and_is_named_in_what_they_make(
     trained = run("train", "fake-2d", "--dataset", "spots", "--model", "m", "--no-qc", "--json")
     assert trained.code == 0, trained.err
     (job,) = run("jobs", "list", "--json").json
-    assert job["createdBy"] == "ann@example.org"
+    assert job["created_by"] == "ann@example.org"
     # It has become old meanwhile, and was renewed without a word.
     wait_for(lambda: run("jobs", "list").code == 0 and folder.tokens("facility") != first, 20, "the renewal")
 
     def used() -> list[dict[str, str]]:
-        table = run("usage")
+        table = run("usage", "--all-projects")
         assert table.code == 0, table.err
+        stored = [row for row in csv.DictReader(io.StringIO(table.out)) if row["service"] == "store"]
+        assert [row["project"] for row in stored] == ["test-login"]
         return [row for row in csv.DictReader(io.StringIO(table.out)) if row["service"] == "fake"]
 
     (row,) = wait_for(used, 20, "the account of the job")

@@ -217,6 +217,26 @@ def test_the_portal_listens_on_its_own_port_and_knows_the_services(tmp_path: Pat
     assert portal.argv[-2:] == ("--listen", "127.0.0.1:18600")
 
 
+def test_with_identities_prefect_asks_for_a_password_and_only_the_runner_gets_its_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StackConfig(folder=tmp_path, services=(service("care", 15051),), runner_module="parfocal.stack.guard")
+    names = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
+    before = {unit.name: unit.env for unit in build_units(config, ensure_credentials(tmp_path))}
+    assert not [name for env in before.values() for name in names if name in env]
+    monkeypatch.setenv("PARFOCAL_ACCESS_FILE", str(tmp_path / "access.toml"))
+    monkeypatch.setenv("PARFOCAL_TOKEN", "of-whoever-starts-it")
+    monkeypatch.setenv("PARFOCAL_RUNNER_TOKEN_FILE", "/run/runner")
+    credentials = ensure_credentials(tmp_path)
+    found = {unit.name: unit.env for unit in build_units(config, credentials)}
+    assert {found["prefect"][name] for name in names} == {credentials.prefect_auth}
+    assert found["runner"]["PREFECT_API_AUTH_STRING"] == credentials.prefect_auth
+    assert found["runner"]["PARFOCAL_TOKEN_FILE"] == "/run/runner"
+    assert "PARFOCAL_TOKEN_FILE" not in found["care"]
+    assert not [name for name, env in found.items() if "of-whoever-starts-it" in env.values()]
+    assert credentials.prefect_key not in repr(credentials)
+
+
 def test_settings_of_another_prefect_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "https://elsewhere.example/api")
     monkeypatch.setenv("no_proxy", "intranet")

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from minio import Minio
-from support import mentions
+from support import mentions, search_path
 
 from parfocal.runtime.errors import PreconditionError, UnavailableError
 from parfocal.stack import probes
@@ -95,7 +95,7 @@ def stack(
     folder = tmp_path_factory.mktemp("full")
     config = StackConfig(folder=folder, services=(service("tiny"),), runner_module="tiny_runner")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(programs))
+        patch.setenv("PYTHONPATH", search_path(programs))
         try:
             yield up(config)
         finally:

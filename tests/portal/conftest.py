@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from portal_visitor import PROJECT, Visitor
+from portal_visitor import Visitor
 from support import S3Server, ServiceProcess, free_ports, wait_for
 
 from parfocal.client import Client
@@ -18,16 +18,18 @@ from parfocal.runtime.settings import Settings
 
 @pytest.fixture(scope="module")
 def settings(
-    s3: S3Server, start_service: Callable[..., ServiceProcess], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    s3: S3Server,
+    start_service: Callable[..., ServiceProcess],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Settings:
     services = [start_service(name) for name in ("fake", "qc")]
-    return Settings(
-        s3_endpoint=s3.endpoint,
-        s3_access_key=s3.access_key,  # type: ignore[arg-type]
-        s3_secret_key=s3.secret_key,  # type: ignore[arg-type]
-        services=",".join(service.address for service in services),
-        project=PROJECT,
-        state_dir=tmp_path_factory.mktemp("state"),
+    return s3.client_settings.model_copy(
+        update={
+            "services": ",".join(service.address for service in services),
+            "project": request.path.stem.removeprefix("test_"),
+            "state_dir": tmp_path_factory.mktemp("state"),
+        }
     )
 
 

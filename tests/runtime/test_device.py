@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.methods import device
+from parfocal.runtime.methods import device, service
 from parfocal.runtime.methods.device import Device, describe_gpu, describe_processor
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Method, Service, Work
@@ -21,6 +23,22 @@ NOTHING = ((), (1, 2, 3))
 L4 = describe_gpu("NVIDIA L4", 24 * 2**30, (8, 9), "12.8")
 V100 = describe_gpu("Tesla V100", 16 * 2**30, (7, 0), "12.8")
 P40 = describe_gpu("Tesla P40", 24 * 2**30, (6, 1), "12.8")
+
+
+def a_method() -> Method:
+    return Method(
+        name="a",
+        title="A",
+        task=v1.TASK_RESTORATION,
+        summary="",
+        axes="YX",
+        target=v1.TARGET_KIND_PAIRED_IMAGE,
+        work={v1.JOB_KIND_PREDICTION: Work(PredictionParameters, "")},
+        data="",
+        citation="",
+        licence="",
+        documentation="",
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,20 +113,25 @@ def test_the_processor_is_named_and_measured() -> None:
 
 @pytest.mark.parametrize(("gibibytes", "pixels"), [(64, 2048**2), (1, 2**19), (0.01, 256**2)])
 def test_tiles_follow_the_memory_of_a_gpu(gibibytes: float, pixels: int) -> None:
-    method = Method(
-        name="a",
-        title="A",
-        task=v1.TASK_RESTORATION,
-        summary="",
-        axes="YX",
-        target=v1.TARGET_KIND_PAIRED_IMAGE,
-        work={v1.JOB_KIND_PREDICTION: Work(PredictionParameters, "")},
-        data="",
-        citation="",
-        licence="",
-        documentation="",
-    )
+    method = a_method()
     image = Image(np.zeros((4, 4), np.uint8), "YX")
     gpu = replace(L4, memory=int(gibibytes * 2**30))
     (unit,) = split_units(method, 1, image, PredictionParameters(), gpu)[1]
     assert unit.most_pixels == pixels
+
+
+def test_threads_do_not_spin_whatever_imports_the_framework_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "for it to be restored")
+    found = []
+
+    def load(path: str) -> Any:
+        # PyTorch reads the variable while it is imported.
+        found.append((path, os.environ.pop("OMP_WAIT_POLICY", None)))
+        return lambda *_: Device()
+
+    monkeypatch.setattr(service, "load_object", load)
+    method = replace(a_method(), implementation="of the method")
+    os.environ.pop("OMP_WAIT_POLICY")
+    Service(name="family", methods=(method,), framework="torch").device()
+    method.load()
+    assert found == [(device.DRIVERS["torch"], "PASSIVE"), ("of the method", "PASSIVE")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 from learner_suite import LearnerSuite, images_of, prepared, view_of
 from scipy.interpolate import BSpline
+from skimage.draw import polygon
 
+from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.prediction.outputs import ResultOutputs
 from parfocal.runtime.prediction.tiling import Tiling
 from parfocal.runtime.prediction.unit import Stack
 from parfocal.runtime.store.facts import Facts
+from parfocal.stardist import SPLINEDIST_2D
+from parfocal.stardist.importing import import_model, locate
 from parfocal.stardist.parameters import SplineDist2DParameters, StarDistPredictionParameters
 from parfocal.stardist.splines import (
     SAMPLES,
@@ -185,7 +190,7 @@ def test_crescents_that_embrace_each_other_are_both_kept() -> None:
     # From a point in the one the other's polygon of rays would lie over it; their pixels do not meet.
     assert not (masks[0] & masks[1]).any()
     lines = [contours(mask.astype(np.int32), 64)[1] for mask in masks]
-    regions = pixels_inside([lines[0], lines[0] + 1, lines[1]], shape)
+    regions = pixels_inside(np.stack([lines[0], lines[0] + 1, lines[1]]), shape)
     for region, mask in zip((regions[0], regions[2]), masks, strict=True):
         assert np.count_nonzero(mask.ravel()[region]) == region.size == mask.sum()
     kept = suppress(regions, shape, 0.3)
@@ -196,7 +201,7 @@ def test_crescents_that_embrace_each_other_are_both_kept() -> None:
 def test_proposals_are_chosen_as_by_comparing_each_with_all_kept_before() -> None:
     rng, shape = np.random.default_rng(3), (60, 60)
     lines = [circle(24, rng.uniform(2, 12), tuple(rng.uniform(-5, 65, 2))) for _ in range(120)]
-    regions = pixels_inside(lines, shape)
+    regions = pixels_inside(np.stack(lines), shape)
     for overlap in (0.0, 0.3, 0.6):
         slow: list[int] = []
         for number, region in enumerate(regions):
@@ -212,10 +217,19 @@ def test_proposals_are_chosen_as_by_comparing_each_with_all_kept_before() -> Non
         np.testing.assert_array_equal(kept.labels, painted)
 
 
+def test_pixels_inside_outlines_are_those_of_scikit_image() -> None:
+    rng, shape = np.random.default_rng(5), (40, 50)
+    lines = rng.uniform(-15, 65, (60, 7, 2))  # of which many cross themselves or leave the image
+    lines[-1] = -5
+    for line, region in zip(lines, pixels_inside(lines, shape), strict=True):
+        np.testing.assert_array_equal(region, np.ravel_multi_index(polygon(*line.T, shape), shape))
+    assert pixels_inside(lines[:0], shape) == []
+
+
 def test_outlines_that_leave_the_image_do_not_smear_along_its_border() -> None:
-    (region,) = pixels_inside([circle(32, 6, (0, 10))], (20, 20))
+    (region,) = pixels_inside(circle(32, 6, (0, 10))[np.newaxis], (20, 20))
     rows, columns = np.unravel_index(region, (20, 20))
-    assert (columns.min(), columns.max(), rows.min()) == (4, 16, 0)
+    assert (columns.min(), columns.max(), rows.min()) == (4, 15, 0)  # the point (0, 16) is on the curve
     assert region.size == pytest.approx(np.pi * 36 / 2 + 6, abs=3)
 
 
@@ -287,6 +301,38 @@ def test_images_without_objects_have_none(splinedist: Any, trained: Any, tmp_pat
     images = images_of((blank.astype(np.float32), blank.astype(np.uint16)))
     facts = splinedist.calibrate(learner, images, SplineDist2DParameters(**TINY), Facts())
     assert facts.measured == {"probability_threshold": 0.5, "overlap_threshold": 0.4}
+
+
+def original_folder(folder: Path, learner: Any) -> Path:
+    """Write what SplineDist 0.1.2 writes: its Config2D, thresholds and weights."""
+    config = vars(learner.stardist.config)
+    kept = {name: value for name, value in config.items() if name not in ("n_rays", "n_classes", "unet_expansion")}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(kept | {"n_params": 16, "contoursize_max": 123}))
+    (folder / "thresholds.json").write_text(json.dumps({"prob": 0.3, "nms": 0.35}))
+    learner.model.save_weights(str(folder / "weights_best.h5"))
+    return folder
+
+
+def test_models_of_splinedist_are_imported(splinedist: Any, trained: Any, tmp_path: Path) -> None:
+    learner, *_ = trained
+    folder = original_folder(tmp_path / "crescents", learner)
+    (tmp_path / "model").mkdir()
+    contents = import_model(SPLINEDIST_2D, folder, tmp_path / "model")
+    assert contents["parameters"]["control_points"] == 8
+    facts = Facts.model_validate(contents["facts"])
+    assert facts.measured == {"probability_threshold": 0.3, "overlap_threshold": 0.35}
+    parameters = SplineDist2DParameters.model_validate(contents["parameters"])
+    imported = splinedist.load(tmp_path / "model", view_of(parameters, facts), "last")
+    for mine, theirs in zip(imported.weights().values(), learner.weights().values(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    for wrong in (15, 2):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"n_params": wrong}))
+        with pytest.raises(InvalidInputError):
+            import_model(SPLINEDIST_2D, folder, tmp_path / "model")
+    with pytest.raises(NotFoundError, match="2D_versatile_fluo"):
+        locate(SPLINEDIST_2D, "2D_versatile_fluo")
 
 
 class TestSplineDist2D(LearnerSuite):

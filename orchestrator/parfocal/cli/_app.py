@@ -88,11 +88,11 @@ class App:
                 for name, value in connection.environment.items()
                 if name.startswith("PARFOCAL_") and not os.environ.get(name)
             }
-        elif not os.environ.get("PARFOCAL_CATALOG"):
+        elif not context and not os.environ.get("PARFOCAL_CATALOG"):
             where = f" (folder {self.home})" if self.home else ""
             raise UnavailableError(
                 f"Parfocal is not running on this computer{where}. Start it with `parfocal up`; or, for a facility's "
-                "installation, set PARFOCAL_SERVICES and PARFOCAL_CATALOG."
+                "installation, log in with `parfocal login`, or set PARFOCAL_SERVICES and PARFOCAL_CATALOG."
             )
         if self.services:
             values["services"] = self.services

@@ -9,8 +9,13 @@ import click
 from parfocal.cli._app import Command, Group, current_app
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from parfocal.client.contexts import Context
     from parfocal.client.login import DeviceCode
+
+
+_NEEDED = ("services", "catalog", "issuer", "client_id")
 
 
 @click.command(cls=Command, short_help="Log in to a facility's Parfocal.")
@@ -38,7 +43,8 @@ def login(
 ) -> None:
     """Log in with a browser, on this or any other device, and work with that Parfocal from now on.
 
-    The first time, give the context a NAME, its --services, --issuer and --client-id; your facility tells you which.
+    The first time, give the context a NAME, its --services, --catalog, --issuer and --client-id; your facility tells
+    you which.
     They are remembered, so later `parfocal login` is enough. --project sets the project to work in.
     """
     app = current_app()
@@ -63,7 +69,7 @@ def login(
     }
     before = known.contexts[name].model_dump() if name in known.contexts else {}
     values = before | {key: value for key, value in given.items() if value}
-    missing = [f"--{field.replace('_', '-')}" for field in ("services", "issuer", "client_id") if not values.get(field)]
+    missing = [f"--{field.replace('_', '-')}" for field in _NEEDED if not values.get(field)]
     if missing:
         raise InvalidInputError(
             f"The context {name!r} is new here: say as well {', '.join(missing)}. Your facility tells you which."
@@ -120,17 +126,11 @@ def list_() -> None:
     if app.json:
         print_json(rows)
         return
-    local = ("*" if not known.current else "", "local", "this computer", "", "")
-    print_table(
-        ("", "Context", "Services", "Project", "User"),
-        [
-            local,
-            *(
-                ("*" if row["current"] else "", row["name"], row["services"], row["project"], row["user"])
-                for row in rows
-            ),
-        ],
-    )
+    lines: list[Sequence[str]] = [("*" if not known.current else "", "local", "this computer", "", "")]
+    for row in rows:
+        values = (str(row[key]) for key in ("name", "services", "project", "user"))
+        lines.append(("*" if row["current"] else "", *values))
+    print_table(("", "Context", "Services", "Project", "User"), lines)
 
 
 @contexts.command()

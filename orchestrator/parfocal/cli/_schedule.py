@@ -82,7 +82,7 @@ def list_() -> None:
     app = current_app()
     from parfocal.cli._render import print_json, print_table, say
 
-    found = _schedules().list()
+    found = _schedules().every()
     if app.json:
         print_json([_as_json(each) for each in found])
         return
@@ -203,8 +203,8 @@ def prefect() -> PrefectApi:
     if url := os.environ.get("PREFECT_API_URL", ""):
         return PrefectApi(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
     raise UnavailableError(
-        "New images of a folder of the store are predicted by workflows, and no Prefect server is known. Start Parfocal "
-        "with `parfocal up` (not --no-prefect), or set PREFECT_API_URL for a facility's installation."
+        "New images of a folder in the store are predicted by workflows, and no Prefect server is known. Start "
+        "Parfocal with `parfocal up` (not --no-prefect), or set PREFECT_API_URL for a facility's installation."
     )
 
 

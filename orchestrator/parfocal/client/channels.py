@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import grpc
 
@@ -66,17 +66,16 @@ def open_channel(
     return grpc.intercept_channel(channel, _Caller(address, tokens, settings.acts_for, private=private))
 
 
-class _Details(NamedTuple):
-    method: str
-    timeout: float | None
-    metadata: Sequence[tuple[str, str | bytes]]
-    credentials: Any
-    wait_for_ready: bool | None
-    compression: Any
+class _Details(grpc.ClientCallDetails):
+    """What gRPC wants to know of a call: as it was, with other metadata."""
 
-
-class _Call(_Details, grpc.ClientCallDetails):
-    """What gRPC wants to know of a call."""
+    def __init__(self, details: grpc.ClientCallDetails, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        self.method = details.method
+        self.timeout = details.timeout
+        self.metadata = tuple(metadata)
+        self.credentials = details.credentials
+        self.wait_for_ready = getattr(details, "wait_for_ready", None)
+        self.compression = getattr(details, "compression", None)
 
 
 class _Caller(
@@ -93,7 +92,23 @@ class _Caller(
         self._acts_for = acts_for
         self._private = private
 
-    def _intercept(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Add who calls."""
+        return continuation(self._said(client_call_details), request)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Add who calls."""
+        return continuation(self._said(client_call_details), request)
+
+    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        """Add who calls."""
+        return continuation(self._said(client_call_details), request_iterator)
+
+    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        """Add who calls."""
+        return continuation(self._said(client_call_details), request_iterator)
+
+    def _said(self, details: Any) -> _Details:
         metadata = list(details.metadata or ())
         token = self._tokens.token()
         if token and not self._private:
@@ -105,17 +120,4 @@ class _Caller(
             metadata.append((TOKEN_KEY, f"Bearer {token}"))
         if self._acts_for:
             metadata.append((ACTS_FOR_KEY, self._acts_for))
-        call = _Call(
-            details.method,
-            details.timeout,
-            metadata,
-            details.credentials,
-            getattr(details, "wait_for_ready", None),
-            getattr(details, "compression", None),
-        )
-        return continuation(call, request)
-
-    intercept_unary_unary = _intercept
-    intercept_unary_stream = _intercept
-    intercept_stream_unary = _intercept
-    intercept_stream_stream = _intercept
+        return _Details(details, metadata)

@@ -61,7 +61,7 @@ def predict_new(
     quiet_failures()
     try:
         run = current_run()
-        with _work.connect(project) as client:
+        with _work.connect(project, run.creator) as client:
             model_uri = read_model(client, model.strip()).uri
             batch = Batch(Location.parse(source.strip()), Location.parse(output.strip()), model_uri, parameters or {})
             return _predict_new(client, run, batch, settle_seconds)

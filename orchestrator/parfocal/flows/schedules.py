@@ -113,7 +113,7 @@ class Schedules:
         self._call("POST", "/deployments/", body)
         return self.get(name)
 
-    def list(self) -> list[Schedule]:
+    def every(self) -> list[Schedule]:
         """Return all schedules by name."""
         found = [_schedule(each) for each in self._deployments({"deployments": {"tags": {"all_": [TAG]}}})]
         return sorted(found, key=lambda each: each.name)
@@ -128,7 +128,7 @@ class Schedules:
 
     def get(self, name: str) -> Schedule:
         """Return a schedule; raise NotFoundError naming those that there are."""
-        known = self.list()
+        known = self.every()
         for each in known:
             if each.name == name:
                 return each

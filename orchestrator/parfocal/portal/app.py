@@ -21,20 +21,30 @@ from parfocal.portal.follow import take_up
 from parfocal.portal.guard import Guard, RefusedError, require_token
 from parfocal.portal.pages import ROUTERS
 from parfocal.portal.portal import FOLDER, THEMES, Portal, page
-from parfocal.portal.tiles import StoreReader, tile_router
-from parfocal.runtime import errors
+from parfocal.portal.tiles import tile_router
+from parfocal.runtime.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DiskFullError,
+    InvalidInputError,
+    NotFoundError,
+    ParfocalError,
+    PreconditionError,
+    QueueFullError,
+    UnavailableError,
+)
 from parfocal.runtime.settings import Settings
 
 _log = logging.getLogger(__name__)
 _STATUS: Final = (
-    (errors.InvalidInputError, 422),
-    (errors.NotFoundError, 404),
-    (errors.AlreadyExistsError, 409),
-    (errors.PreconditionError, 409),
-    (errors.ConflictError, 409),
-    (errors.QueueFullError, 429),
-    (errors.DiskFullError, 507),
-    (errors.UnavailableError, 503),
+    (InvalidInputError, 422),
+    (NotFoundError, 404),
+    (AlreadyExistsError, 409),
+    (PreconditionError, 409),
+    (ConflictError, 409),
+    (QueueFullError, 429),
+    (DiskFullError, 507),
+    (UnavailableError, 503),
 )
 _TITLES: Final = {
     403: "Refused",
@@ -54,7 +64,7 @@ def create_app(settings: Settings, *, hosts: Collection[str] = (), workflows: st
     Parameters
     ----------
     settings
-        Store, services and the project that is opened first.
+        Services, catalogue, state folder and the project that is opened first.
     hosts
         The values of the header Host that are accepted, e.g. "127.0.0.1:8600"; empty: all.
     workflows
@@ -78,17 +88,11 @@ def create_app(settings: Settings, *, hosts: Collection[str] = (), workflows: st
     app.mount("/static", _Static(directory=FOLDER / "static"), name="static")
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_token)])
-    tiles = StoreReader(portal.client(settings.project))
-
-    def reader_of(request: Request) -> StoreReader:
-        portal.client(request.path_params["project"])
-        return tiles
-
-    app.include_router(tile_router(reader_of))
+    app.include_router(tile_router(lambda request: portal.tiles(request.path_params["project"])))
     app.add_api_route("/", _first_page, methods=["GET"])
     app.add_api_route("/health", _health, methods=["GET"])
     app.add_api_route("/theme", _theme, methods=["POST"], dependencies=[Depends(require_token)])
-    app.add_exception_handler(errors.ParfocalError, _refused)
+    app.add_exception_handler(ParfocalError, _refused)
     app.add_exception_handler(RefusedError, _foreign)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _malformed)
@@ -130,7 +134,7 @@ async def _theme(request: Request) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, errors.ParfocalError)
+    assert isinstance(error, ParfocalError)
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
     return _error_page(request, status, error.message, error)
 
@@ -157,7 +161,7 @@ async def _defect(request: Request, error: Exception) -> Response:
     return _error_page(request, 500, text)
 
 
-def _error_page(request: Request, status: int, text: str, error: errors.ParfocalError | None = None) -> Response:
+def _error_page(request: Request, status: int, text: str, error: ParfocalError | None = None) -> Response:
     if request.headers.get("accept", "").startswith("application/json"):
         return JSONResponse({"detail": text}, status)
     lines = text.splitlines()

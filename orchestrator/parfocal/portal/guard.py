@@ -5,11 +5,14 @@ Another site that is open in the same browser must be able neither to read pages
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import os
 import secrets
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Final
 
 from fastapi import Request
@@ -26,6 +29,7 @@ REPORT_POLICY: Final = (
 )
 """Of reports, which services wrote: nothing in them runs, whatever they contain."""
 
+_FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 _COOKIE: Final = "parfocal_session"
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
@@ -103,20 +107,31 @@ def form_token(key: bytes, session: str) -> str:
     return hmac.new(key, session.encode(), hashlib.sha256).hexdigest()
 
 
-def token_key(secret: str) -> bytes:
-    """Return the key of all tokens, which is the same after a restart, so that open forms stay good."""
-    return hashlib.sha256(b"parfocal portal forms\0" + secret.encode()).digest()
+def token_key(folder: Path) -> bytes:
+    """Return the key of all tokens, which a folder of this computer keeps, so that open forms outlast a restart."""
+    path = folder / "forms.key"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+    # An empty file was left by a portal that ended while it wrote: then forms do not outlast this run.
+    return path.read_bytes() or secrets.token_bytes(32)
 
 
-async def require_token(request: Request) -> None:
-    """Raise RefusedError unless a request that changes something carries the token of its session."""
-    if request.method in SAFE_METHODS:
-        return
-    given = request.headers.get(TOKEN_HEADER, "")
-    if not given and request.headers.get("content-type", "").startswith(
-        ("application/x-www-form-urlencoded", "multipart/form-data")
-    ):
-        given = str((await request.form()).get(TOKEN_FIELD, ""))
-    expected = form_token(request.app.state.portal.key, request.state.session)
-    if not hmac.compare_digest(given.encode(), expected.encode()):
-        raise RefusedError
+async def require_token(request: Request) -> AsyncIterator[None]:
+    """Raise RefusedError unless a request that changes something carries the token of its session.
+
+    A form that was read, here or by the page, is closed with its files when the request has been answered.
+    """
+    try:
+        if request.method not in SAFE_METHODS:
+            given = request.headers.get(TOKEN_HEADER, "")
+            if not given and request.headers.get("content-type", "").startswith(_FORMS):
+                given = str((await request.form()).get(TOKEN_FIELD, ""))
+            expected = form_token(request.app.state.portal.key, request.state.session)
+            if not hmac.compare_digest(given.encode(), expected.encode()):
+                raise RefusedError
+        yield
+    finally:
+        await request.close()

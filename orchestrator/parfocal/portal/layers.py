@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
+from parfocal.client.published import read_manifest
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, DatasetManifest, ResultManifest
+from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
 
@@ -107,7 +108,7 @@ def _predicted(client: Client, result: ResultManifest, *, overlay: bool) -> dict
     uri = next((uri for image in result.images if (uri := image.outputs.get("prediction", ""))), "")
     if not uri:
         return {}
-    scored = ResultManifest.read(client.store, Location.parse(uri) / RESULT_MANIFEST)
+    scored = read_manifest(client, uri, ResultManifest)
     return {
         image_stem(Path(each.input)): _outputs(client.project, scored, each.input, each.outputs, overlay=overlay)
         for each in scored.images

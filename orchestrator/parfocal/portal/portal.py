@@ -18,6 +18,7 @@ from parfocal.client import Client, ServiceInfo
 from parfocal.portal import words
 from parfocal.portal.follow import Follower
 from parfocal.portal.guard import form_token, token_key
+from parfocal.portal.tiles import CatalogReader
 from parfocal.portal.uploads import Uploads
 from parfocal.runtime.errors import NotFoundError, UnavailableError
 from parfocal.runtime.settings import Settings
@@ -37,7 +38,7 @@ class Portal:
     Parameters
     ----------
     settings
-        Store, services and the project that is opened first.
+        Services, catalogue, state folder and the project that is opened first.
     workflows
         URL of Prefect's pages; empty where there are none.
     """
@@ -45,10 +46,11 @@ class Portal:
     def __init__(self, settings: Settings, workflows: str = "") -> None:
         self.settings = settings
         self.workflows = workflows
-        self.key = token_key(settings.s3_secret_key.get_secret_value())
+        self.key = token_key(settings.state_folder / "portal")
         self.uploads = Uploads(settings.state_folder / "portal" / "uploads")
         self.follower = Follower()
         self._clients: dict[str, Client] = {}
+        self._tiles: dict[str, CatalogReader] = {}
         self._lock = threading.Lock()
         self._infos: tuple[float, Sequence[ServiceInfo]] = (0.0, ())
         self._asking = threading.Lock()
@@ -64,6 +66,16 @@ class Portal:
                 # The one that nobody has asked for the longest; a page that still uses it keeps it.
                 del self._clients[next(iter(self._clients))]
             return client
+
+    def tiles(self, project: str) -> CatalogReader:
+        """Return where the tiles of a project are read."""
+        client = self.client(project)
+        with self._lock:
+            reader = self._tiles.pop(project, None) or CatalogReader(client)
+            self._tiles[project] = reader
+            if len(self._tiles) > _MOST_CLIENTS:
+                del self._tiles[next(iter(self._tiles))]
+            return reader
 
     def services(self) -> Sequence[ServiceInfo]:
         """Return what every service answers; a page does not wait for one that is slow, if it answered lately."""

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final, Literal, Protocol
 from fastapi import APIRouter, Header, HTTPException, Request, Response
 
 from parfocal.client import Client
-from parfocal.runtime.datasets.layers import Layer, Layers, layers_at
+from parfocal.client.published import read_manifest
+from parfocal.runtime.datasets.layers import Layer, Layers, layers_of_dataset, layers_of_result
 from parfocal.runtime.errors import (
     DamagedError,
     InvalidInputError,
@@ -25,7 +26,9 @@ from parfocal.runtime.errors import (
     UnavailableError,
 )
 from parfocal.runtime.images.pyramid import FORMAT, INFO, THUMBNAIL, tile_name, tile_shape
-from parfocal.runtime.store.names import dataset_location, parse_version, result_location
+from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
+from parfocal.runtime.store.names import parse_version
+from parfocal.runtime.store.store import Location
 
 _FOREVER: Final = "private, max-age=31536000, immutable"
 _ASK_AGAIN: Final = "private, no-cache"
@@ -42,27 +45,29 @@ class Reader(Protocol):
         """Return one derived file; raise NotFoundError where it does not exist (yet)."""
 
 
-class StoreReader:
-    """Reads through a client's access to the store. Safe to use from several threads.
+class CatalogReader:
+    """Reads one project through the catalogue, with the rights of a client. Safe to use from several threads.
 
     Published data never change, so what was read of manifests is kept.
     """
 
     def __init__(self, client: Client) -> None:
-        self._store = client.store
+        self._client = client
         self.layers = lru_cache(maxsize=64)(self._layers)
 
-    def _layers(self, project: str, kind: Kind, name: str) -> Layers:
+    def _layers(self, _project: str, kind: Kind, name: str) -> Layers:
         if kind == "result":
-            return layers_at(self._store, result_location(self._store, project, name))
+            uri = self._client.catalog.entry("result", name).uri
+            return layers_of_result(Location.parse(uri), read_manifest(self._client, uri, ResultManifest))
         dataset, version = parse_version("dataset", name)
         if version is None:
             raise NotFoundError(f"Say which version of {dataset!r}: {dataset}:NUMBER.")
-        return layers_at(self._store, dataset_location(self._store, project, dataset, version))
+        uri = self._client.dataset_uri(name)
+        return layers_of_dataset(Location.parse(uri), read_manifest(self._client, uri, DatasetManifest))
 
     def derived(self, digest: str, name: str) -> bytes:
         """Return one derived file."""
-        return self._store.read(self._store.derived / digest / name)
+        return self._client.catalog.derived(digest, name)
 
 
 def tile_router(reader_of: Callable[[Request], Reader]) -> APIRouter:

@@ -81,6 +81,10 @@ def _found(client: Client, plan: Comparison) -> dict[str, Any] | None:
             return {
                 "job": job,
                 "summary": summary,
+                "decided": any(
+                    {test["first"], test["second"]} == wanted and test["outcome"] != "not shown"
+                    for test in summary["tests"]
+                ),
                 "targets": {
                     target: {
                         "means": mean_rows(summary, target),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -9,19 +10,19 @@ from typing import Final
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
 
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
 from parfocal.client.models import read_model
+from parfocal.client.published import read_manifest
 from parfocal.client.results import result_uri
+from parfocal.client.transfer import download_files
 from parfocal.portal.guard import REPORT_POLICY
 from parfocal.portal.pictures import picture_of
 from parfocal.portal.portal import ClientHere
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, FileEntry, ResultManifest
-from parfocal.runtime.store.names import result_location
+from parfocal.runtime.store.manifests import FileEntry, ResultManifest
 from parfocal.runtime.store.store import Location
 
 router = APIRouter(prefix="/p/{project}")
@@ -74,13 +75,18 @@ def result_of(client: Client, job_id: str) -> tuple[Location, ResultManifest]:
     NotFoundError, PreconditionError
         There is no such job, or it has no result.
     """
-    place = result_location(client.store, client.project, job_id)
     try:
-        return place, ResultManifest.read(client.store, place / RESULT_MANIFEST)
+        uri = client.catalog.entry("result", job_id).uri
     except NotFoundError:
         # Its job says why there is none.
-        place = Location.parse(result_uri(client.get(job_id)))
-        return place, ResultManifest.read(client.store, place / RESULT_MANIFEST)
+        uri = result_uri(client.get(job_id))
+    return Location.parse(uri), read_manifest(client, uri, ResultManifest)
+
+
+def fetched(client: Client, place: Location, entry: FileEntry, folder: Path) -> Path:
+    """Return the path of a published file that was brought to `folder`."""
+    (path,) = download_files(client, str(place), [entry], folder, overwrite=True)
+    return path
 
 
 def _entry(files: tuple[FileEntry, ...], name: str) -> FileEntry:
@@ -101,9 +107,7 @@ def _picture(
     if name.suffix.lower() not in IMAGE_SUFFIXES:
         raise NotFoundError(f"{name.name} is no image.")
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-        path = Path(scratch) / name.name
-        client.store.download(place / entry.name, path)
-        data = picture_of(path, side, labels=labels)
+        data = picture_of(fetched(client, place, entry, Path(scratch)), side, labels=labels)
     return Response(data, media_type="image/png", headers={**_KEEP, "ETag": tag})
 
 
@@ -116,17 +120,16 @@ def _file(request: Request, client: Client, place: Location, entry: FileEntry) -
         headers["Content-Security-Policy"] = REPORT_POLICY
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    with tempfile.NamedTemporaryFile(prefix="parfocal-", delete=False) as part:
-        path = Path(part.name)
+    scratch = Path(tempfile.mkdtemp(prefix="parfocal-"))
     try:
-        client.store.download(place / entry.name, path)
+        path = fetched(client, place, entry, scratch)
     except BaseException:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         raise
     return FileResponse(
         path,
         media_type=shown or "application/octet-stream",
         filename=None if shown else name.name,
         headers=headers,
-        background=BackgroundTask(run_in_threadpool, path.unlink, missing_ok=True),
+        background=BackgroundTask(lambda: shutil.rmtree(scratch, ignore_errors=True)),
     )

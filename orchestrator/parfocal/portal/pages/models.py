@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
+from parfocal.client.published import read_manifest
 from parfocal.client.quality import evaluation_summary
 from parfocal.portal.follow import check_key, check_model, make_tiles
 from parfocal.portal.layers import evaluation_config
@@ -18,7 +19,7 @@ from parfocal.portal.pages.files import result_of
 from parfocal.portal.portal import ClientHere, PortalHere, go, page
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary, Metric
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.manifests import ResultManifest
 from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
 from parfocal.runtime.store.scores import Scores
 from parfocal.runtime.store.store import Location
@@ -99,7 +100,7 @@ def viewer(client: ClientHere, portal: PortalHere, name: str, version: int) -> R
     summary = read_model(client, f"{name}:{version}")
     place, result = result_of(client, summary.verdict.job)
     found = evaluation_summary(client, str(place))
-    scores = found.scores(client.store.read(result.place_of(place, METRICS_FILE)).decode())
+    scores = found.scores(client.catalog.read(str(place), METRICS_FILE).decode())
     order = _ranked(scores, found.primary)
     return JSONResponse(
         evaluation_config(client, place, result, order, labels=portal.makes_labels(summary.manifest.method))
@@ -140,7 +141,7 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
     job = model.verdict.job
     place, result = result_of(client, job)
     summary = evaluation_summary(client, str(place))
-    scores = summary.scores(client.store.read(result.place_of(place, METRICS_FILE)).decode())
+    scores = summary.scores(client.catalog.read(str(place), METRICS_FILE).decode())
     primary = summary.primary
     kinds = list(summary.names)
     images = _ranked(scores, primary)
@@ -205,7 +206,7 @@ def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, di
                 found.setdefault(image.stem, {})[role] = f"{base}/data/{name}/pictures/{image.file}"
     if prediction:
         place = Location.parse(prediction)
-        predicted = ResultManifest.read(client.store, place / RESULT_MANIFEST)
+        predicted = read_manifest(client, prediction, ResultManifest)
         for each in predicted.images:
             output = next((file for file in each.outputs.values() if file.endswith(_IMAGE)), "")
             if output:

@@ -56,5 +56,4 @@ def operator(request: Request, client: ClientHere, portal: PortalHere) -> Respon
         reasons=sorted(reasons.items(), key=lambda item: -len(item[1])),
         spent=spent,
         counted=len(jobs),
-        store=portal.settings.s3_endpoint,
     )

@@ -27,7 +27,7 @@ from parfocal.client.single_images import PredictedImage
 from parfocal.portal.follow import make_tiles
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.layers import prediction_config
-from parfocal.portal.pages.files import result_of
+from parfocal.portal.pages.files import fetched, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
@@ -169,7 +169,7 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
     kind = next((kind for kind in _FOUND if found.get(kind, "").endswith(".csv")), "")
     rows: list[dict[str, str]] = []
     if kind:
-        text = client.store.read(manifest.place_of(place, found[kind])).decode("utf-8", "replace")
+        text = client.catalog.read(str(place), found[kind]).decode("utf-8", "replace")
         rows = list(csv.DictReader(io.StringIO(text)))
     return page(
         request,
@@ -187,8 +187,8 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
 @router.get("/results/{job_id}/table/{file:path}")
 def table(request: Request, client: ClientHere, job_id: str, file: str) -> Response:
     """Show a table that a prediction made."""
-    place, manifest = result_of(client, job_id)
-    text = client.store.read(manifest.place_of(place, file)).decode("utf-8", "replace")
+    place, _ = result_of(client, job_id)
+    text = client.catalog.read(str(place), file).decode("utf-8", "replace")
     rows = list(csv.reader(io.StringIO(text)))
     return page(
         request,
@@ -303,9 +303,8 @@ def _read(client: Client, portal: Portal, upload: str, chosen: str, name: str) -
     manifest, _ = _dataset(client, chosen)
     place = Location.parse(client.dataset_uri(f"{manifest.dataset}:{manifest.version}"))
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-        path = Path(scratch) / PurePosixPath(name).name
-        client.store.download(place / name, path)
-        return read_image(path, limits=limits)
+        entry = next(entry for entry in manifest.files if entry.name == name)
+        return read_image(fetched(client, place, entry, Path(scratch)), limits=limits)
 
 
 def _pictures(image: Image, predicted: PredictedImage, *, labels: bool) -> dict[str, bytes]:
@@ -432,8 +431,7 @@ def _archive(client: Client, place: Location, manifest: ResultManifest) -> Itera
         tempfile.TemporaryDirectory(prefix="parfocal-") as scratch,
     ):
         for entry in manifest.files:
-            path = Path(scratch) / "part"
-            client.store.download(place / entry.name, path)
+            path = fetched(client, place, entry, Path(scratch))
             with (
                 archive.open(zipfile.ZipInfo.from_file(path, entry.public_name), "w") as member,
                 path.open("rb") as file,

@@ -7,11 +7,12 @@ from fastapi.responses import Response
 
 from parfocal import v1
 from parfocal.client.datasets import list_datasets
-from parfocal.client.models import list_models
+from parfocal.client.models import ModelSummary, list_models
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.portal import ClientHere, PortalHere, page
 from parfocal.portal.words import subject, work
 from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.store.manifests import DatasetManifest
 
 router = APIRouter(prefix="/p/{project}")
 _RECENT = 60
@@ -23,7 +24,8 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     """Show what needs somebody, what runs and what is new."""
     problems = []
     jobs: list[v1.Job] = []
-    models, datasets = [], []
+    models: list[ModelSummary] = []
+    datasets: list[DatasetManifest] = []
     try:
         jobs = [job for job in client.jobs(limit=_RECENT) if not job.HasField("derivation")]
     except ParfocalError as error:
@@ -33,6 +35,9 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     except ParfocalError as error:
         problems.append(error.message)
     failed = [job for job in jobs if job.state == v1.JOB_STATE_FAILED]
+    newest: dict[str, ModelSummary] = {}
+    for model in models:
+        newest.setdefault(model.manifest.model, model)
     recent = sorted(models, key=lambda model: model.manifest.created_at, reverse=True)
     return page(
         request,
@@ -41,7 +46,7 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
         silent=[info for info in portal.services() if info.error],
         running=[job for job in jobs if job.state not in FINAL_STATES],
         failed=failed[:4],
-        doubtful=[model for model in recent if model.verdict.state == "failed"][:3],
+        doubtful=[model for model in newest.values() if model.verdict.state == "failed"][:3],
         models=recent[:5],
         datasets=sorted(datasets, key=lambda each: each.created_at, reverse=True)[:5],
         results=[job for job in jobs if _is_result(job)][:5],

@@ -12,10 +12,12 @@ from parfocal.catalog.archive import archive
 from parfocal.catalog.entries import Entries, Published, each, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
-from parfocal.catalog.signing import Signer
+from parfocal.catalog.room import Room
+from parfocal.catalog.signing import LIFETIME, Signer
 from parfocal.catalog.trash import Deleted, Trash
 from parfocal.catalog.uploads import Uploads
 from parfocal.catalog.usage import usage_of
+from parfocal.runtime.access.calls import current
 from parfocal.runtime.access.gate import authorise, authorise_anywhere
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.settings import Settings
@@ -35,6 +37,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self._trash = trash
         self._uploads = uploads
         self._signer = signer
+        self._room = Room(entries.store, LIFETIME.total_seconds())
         self._settings = settings
 
     async def _admit(
@@ -149,6 +152,10 @@ class CatalogServicer(v1.CatalogServiceServicer):
         """Return requests that send files of an upload."""
         project, _ = await self._admit(request.project)
         upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
+        if not request.resume:
+            limit = current().gate.limits(project).stored_gib
+            size = sum(max(0, file.size) for file in request.files)
+            await asyncio.to_thread(self._room.reserve, project, size, limit)
         files = await asyncio.to_thread(self._uploads.sign, upload, request.files, resume=request.resume)
         answer = v1.SignUploadsResponse(files=files)
         answer.expires_at.FromDatetime(self._signer.expires_at())

@@ -264,7 +264,7 @@ class Cellpose(ObjectImplementation[Any, CellposeLearner]):
     ) -> NDArray[np.float32]:
         """Return what the network says of an image, channels last: components of the flow, and the logit."""
         scale = network_scale(learner, parameters)
-        return image_flows(learner.predict_batch, image, learner.parameters.patch_size, scale, tiling)
+        return image_flows(learner.predict_batch, image, scale, tiling)
 
     def _masks(
         self, learner: CellposeLearner, flows: NDArray[np.float32], parameters: CellposePredictionParameters
@@ -275,7 +275,8 @@ class Cellpose(ObjectImplementation[Any, CellposeLearner]):
             scale=network_scale(learner, parameters),
             minimum_size=parameters.minimum_size,
             largest_fraction=parameters.largest_fraction,
-            **chosen,
+            cell_threshold=chosen["cell_threshold"],
+            flow_threshold=chosen["flow_threshold"],
         )
 
 
@@ -353,13 +354,13 @@ class Cellpose3D(Cellpose):
         tiling: Tiling,
     ) -> NDArray[np.float32]:
         assert isinstance(parameters, Cellpose3DPredictionParameters)
-        scale, tile = network_scale(learner, parameters), learner.parameters.patch_size
+        scale = network_scale(learner, parameters)
         if parameters.assembly == "orthogonal":
             anisotropy = parameters.anisotropy or learner.facts.measured.get("anisotropy", 1.0)
-            return volume_flows(learner.predict_batch, image, tile, scale, anisotropy, tiling)
+            return volume_flows(learner.predict_batch, image, scale, anisotropy, tiling)
         planes = []
         for number, plane in enumerate(image):
-            planes.append(image_flows(learner.predict_batch, plane, tile, scale, Tiling(tiling.most_pixels)))
+            planes.append(image_flows(learner.predict_batch, plane, scale, Tiling(tiling.most_pixels)))
             if tiling.on_tile is not None:
                 tiling.on_tile(number + 1, len(image))
         return np.stack(planes)

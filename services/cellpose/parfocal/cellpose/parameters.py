@@ -77,7 +77,7 @@ class CellposeParameters(Intensity, Foreground, Arithmetic, Flips, Validation, P
         multiple_of=16,
         title="Patch size",
         description="Side length of the square training patches, in pixels; a multiple of 16, and not larger than your "
-        "images. Predictions use tiles of this size too. It should hold several objects.",
+        "images. It should hold several objects.",
     )
     batch_size: int = inherited(Patches, "batch_size", default=8)
     patches_per_image: int = inherited(Patches, "patches_per_image", default=4)
@@ -156,7 +156,7 @@ class Cellpose3DParameters(FlipZ, CellposeParameters):
         multiple_of=16,
         title="Patch size",
         description="Side length of the square planes that the network is trained on, in pixels; a multiple of 16, not "
-        "larger than your volumes in Y and X. Predictions use tiles of this size too.",
+        "larger than your volumes in Y and X.",
     )
     patch_depth: int = Field(
         default=16,

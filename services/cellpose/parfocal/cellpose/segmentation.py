@@ -25,6 +25,8 @@ from parfocal.runtime.prediction.tiling import Tiling, predict_tiled
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _OUTPUTS: Final = 3
+_TILE: Final = 224
+_LEAST_TILE: Final = 96
 _OVERLAP: Final = 16
 _BATCH: Final = 8
 _WINDOW: Final = 4096
@@ -35,16 +37,16 @@ _CPU: Final = torch.device("cpu")
 logging.getLogger(dynamics.__name__).setLevel(logging.ERROR)
 
 
-def network_output(predict: Predict, image: NDArray[np.float32], tile: int, tiling: Tiling) -> NDArray[np.float32]:
+def network_output(predict: Predict, image: NDArray[np.float32], tiling: Tiling) -> NDArray[np.float32]:
     """Return flow along Y, flow along X and logit (Y, X, 3) of a normalised, scaled image (Y, X, channels).
 
     Around the image are 8 pixels of 0 or more, as cellpose has them. A network's output depends on the mean of its last
-    map over the whole tile (the style), so tiles are as large as the patches it was trained on.
+    map over the whole tile (the style), so tiles have the size that cellpose gives them.
     """
     height, width = image.shape[:2]
     top, bottom, left, right = (int(each) for each in transforms.get_pad_yx(height, width))
     padded = np.pad(image, ((top, bottom), (left, right), (0, 0)))
-    side = max(4 * DIVISOR, min(tile, math.isqrt(tiling.most_pixels)))
+    side = max(_LEAST_TILE, min(_TILE, math.isqrt(tiling.most_pixels)))
     values = predict_tiled(
         predict,
         padded,
@@ -58,22 +60,20 @@ def network_output(predict: Predict, image: NDArray[np.float32], tile: int, tili
     return values[top : top + height, left : left + width]
 
 
-def image_flows(
-    predict: Predict, image: NDArray[np.float32], tile: int, scale: float, tiling: Tiling
-) -> NDArray[np.float32]:
+def image_flows(predict: Predict, image: NDArray[np.float32], scale: float, tiling: Tiling) -> NDArray[np.float32]:
     """Return flows and logit (Y, X, 3) of a normalised image (Y, X, channels).
 
     `scale` is that at which the network sees the image; its output is brought back to the size of the image.
     """
     height, width = image.shape[:2]
     if scale == 1:
-        return network_output(predict, image, tile, tiling)
+        return network_output(predict, image, tiling)
     scaled = resize(image, max(1, int(height * scale)), max(1, int(width * scale)))
-    return resize(network_output(predict, scaled, tile, tiling), height, width)
+    return resize(network_output(predict, scaled, tiling), height, width)
 
 
 def volume_flows(
-    predict: Predict, volume: NDArray[np.float32], tile: int, scale: float, anisotropy: float, tiling: Tiling
+    predict: Predict, volume: NDArray[np.float32], scale: float, anisotropy: float, tiling: Tiling
 ) -> NDArray[np.float32]:
     """Return flows along Z, Y and X and logit (Z, Y, X, 4) of a normalised volume (Z, Y, X, channels).
 
@@ -91,7 +91,7 @@ def volume_flows(
     for axis, *own in ORIENTATIONS:
         for place in range(scaled.shape[axis]):
             plane = np.ascontiguousarray(np.take(scaled, place, axis=axis))
-            values = network_output(predict, plane, tile, Tiling(tiling.most_pixels))
+            values = network_output(predict, plane, Tiling(tiling.most_pixels))
             target = np.moveaxis(flows, axis, 0)[place]
             for component, along in enumerate(own):
                 target[..., along] += values[..., component]

@@ -143,8 +143,10 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
         most_pixels: int,
     ) -> NDArray[np.float32]:
         """Return the output of the network for a normalised frame (Y, X, 1): (Y * upsampling, X * upsampling)."""
-        output = apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))
-        return np.asarray(output[..., 0])
+        output: NDArray[np.float32] = apply_tiled(learner, frame, self.geometry(parameters), Tiling(most_pixels))[
+            ..., 0
+        ]
+        return output
 
     def predict(
         self,
@@ -160,7 +162,8 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
         frames, height, width = unit.shape
 
         def read(number: int) -> NDArray[Any]:
-            return unit.read((slice(number, number + 1), slice(0, height), slice(0, width)))[0]
+            frame: NDArray[Any] = unit.read((slice(number, number + 1), slice(0, height), slice(0, width)))[0]
+            return frame
 
         constants = model.normaliser.fit_stack(frames, read)
         made = Reconstruction(

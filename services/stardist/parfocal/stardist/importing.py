@@ -1,8 +1,9 @@
-"""Models made by stardist itself, checked and brought into Parfocal's form.
+"""Models made by stardist and SplineDist themselves, checked and brought into Parfocal's form.
 
 `python -m parfocal.stardist.importing METHOD SOURCE FOLDER` reads a stardist model folder (config.json, weights_best.h5
 or weights_last.h5, thresholds.json), or downloads one that stardist publishes under that name, and writes the files of
-a model version to FOLDER/model and what its manifest shall say, or why it cannot be used, to FOLDER/report.json.
+a model version to FOLDER/model and what its manifest shall say, or why it cannot be used, to FOLDER/report.json. The
+folders of SplineDist have the same files; the bases that lie in them too are computed anew.
 
 The files come from anywhere. Nothing in them is run: the network is built from checked numbers by Parfocal's own code
 (stardist would evaluate the name of the rays as Python), and only plain arrays of the expected size are read.
@@ -38,7 +39,15 @@ _CONFIG = "config.json"
 _MOST_CHANNELS = 64
 # What decides which network is built and how its output is read; older files lack some, which then have these values.
 _NETWORK_PREFIXES = ("unet_", "resnet_", "net_conv_")
-_LEGACY = {"n_classes": None, "backbone": "unet", "unet_prefix": "", "unet_last_activation": "relu"}
+_LEGACY = {
+    "n_classes": None,
+    "backbone": "unet",
+    "unet_prefix": "",
+    "unet_last_activation": "relu",
+    "unet_expansion": 2,
+}
+# Classes of stardist that have published models, by method.
+_PUBLISHED = {"stardist-2d": models.StarDist2D, "stardist-3d": models.StarDist3D}
 
 
 def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
@@ -54,7 +63,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     InvalidInputError
         A file is missing, too large, damaged or describes a network that the method does not build.
     """
-    config = Values.read(source / _CONFIG, "stardist")
+    config = Values.read(source / _CONFIG, method.title)
     implementation: StarDist = method.load()
     parameters, left_out = _parameters(method, config)
     targets = [Port(role=Roles().targets[0], kind="labels")]
@@ -66,13 +75,16 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     ours = vars(learner.stardist.config)
     network = [name for name in ours if name.startswith(_NETWORK_PREFIXES)]
     check_network(
-        config, ours, ["axes", "n_channel_in", "n_rays", "grid", "n_classes", "backbone", *network], older=_LEGACY
+        config,
+        ours,
+        ["axes", "n_channel_in", _outline(method), "grid", "n_classes", "backbone", *network],
+        older=_LEGACY,
     )
     described = f"{_CONFIG}, with {parameters.classes} classes," if parameters.classes else _CONFIG
     kept, warnings = read_kept_weights(source, learner, described)
     thresholds = dict(DEFAULT_THRESHOLDS)
     if (source / THRESHOLDS).exists():
-        given = Values.read(source / THRESHOLDS, "stardist")
+        given = Values.read(source / THRESHOLDS, method.title)
         thresholds = {name: given.fraction(name) for name in DEFAULT_THRESHOLDS}
     else:
         warnings.append(
@@ -96,7 +108,9 @@ def locate(method: Method, name: str) -> Path:
         raise InvalidInputError("It is a file. Unpack it, and name the folder that comes out.")
     if Path(name).is_dir():
         return Path(name).resolve()
-    kind = models.StarDist2D if method.axes == "YX" else models.StarDist3D
+    kind = _PUBLISHED.get(method.name)
+    if kind is None:
+        raise NotFoundError(f"There is no folder {name}. Name the folder of a model that {method.title} has trained.")
     known = get_registered_models(kind, return_aliases=False)
     if name not in known:
         raise NotFoundError(
@@ -117,7 +131,9 @@ def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:
     grid = config.numbers("grid", len(method.axes))
     if len(set(grid[-2:])) > 1 or (len(grid) == 3 and grid[0] != 1):
         raise InvalidInputError(f"{_CONFIG}: the grid {grid} is not the same along Y and X, and 1 along Z.")
-    network: dict[str, Any] = {"rays": config.whole("n_rays", 1, 10_000), "grid": grid[-1]}
+    outline = config.whole(_outline(method), 1, 10_000)
+    network: dict[str, Any] = {"grid": grid[-1]}
+    network |= {"control_points": outline / 2} if _outline(method) == "n_params" else {"rays": outline}
     if method.axes == "ZYX":
         network |= {"backbone": config.get("backbone", "unet"), "anisotropy": _anisotropy(config)}
     prefix = network.get("backbone", "unet")
@@ -134,6 +150,11 @@ def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:
         **patch_lengths(config.get("train_patch_size"), method.axes),
     }
     return training_parameters(method, _CONFIG, network, training)
+
+
+def _outline(method: Method) -> str:
+    """Return how the original calls the numbers of an outline: n_rays, or n_params with SplineDist."""
+    return "n_params" if method.name == "splinedist-2d" else "n_rays"
 
 
 def _anisotropy(config: Values) -> float:

@@ -29,9 +29,11 @@ _IOUS = (0.3, 0.5, 0.7)
 # Thresholds that are tried, as parts of the largest probability: after a short training none may reach 0.5.
 _PARTS = np.linspace(0.3, 0.95, 14)
 _LEAST_PROBABILITY = 0.05
+# Curves that are drawn together: large images have a million of them.
+_AT_ONCE = 1000
 
 
-class SplineModel(models.StarDist2D):  # type: ignore[misc]
+class SplineModel(models.StarDist2D):
     """stardist's object around a network whose outlines are splines: their numbers may be negative."""
 
     def _predict_sparse_generator(
@@ -101,7 +103,10 @@ class SplineModel(models.StarDist2D):  # type: ignore[misc]
         return labels, found
 
     def optimize_thresholds(
-        self, images: Sequence[NDArray[np.float32]], targets: Sequence[NDArray[np.int32]], **_: Any
+        self,
+        images: Sequence[NDArray[np.float32]],
+        targets: Sequence[NDArray[np.int32]],
+        **unused: Any,  # noqa: ARG002
     ) -> dict[str, float]:
         """Return the thresholds with the best mean accuracy at IoU 0.3, 0.5 and 0.7, as stardist chooses them.
 
@@ -132,7 +137,6 @@ class SplineModel(models.StarDist2D):  # type: ignore[misc]
                 accuracy = float(np.mean([result.accuracy for result in results]))
                 if accuracy > score:
                     best, score = {"prob": threshold, "nms": overlap}, accuracy
-        self.thresholds = best
         return best
 
 
@@ -170,12 +174,13 @@ class Proposals:
         self.order = order[probability[order] > threshold]
         self.probability = probability[self.order]
         self.splines = control_points(parameters[self.order], points[self.order])
-        self._regions = pixels_inside(curves(self.splines), shape)
         self._shape = shape
 
     def choose(self, overlap: float) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the label image of the proposals that are kept, and which ones these are, the surest first."""
-        kept = suppress(self._regions, self._shape, overlap)
+        parts = (self.splines[start : start + _AT_ONCE] for start in range(0, len(self.splines), _AT_ONCE))
+        regions = (region for part in parts for region in pixels_inside(curves(part), self._shape))
+        kept = suppress(regions, self._shape, overlap)
         return kept.labels, kept.indices
 
 
@@ -183,7 +188,7 @@ class SplineDist2D(Planar):
     """SplineDist: outlines are closed cubic B-splines, so that they may have dents, waists and arms."""
 
     kind = SplineModel
-    # All proposals of all validation images are in memory together.
+    # Every proposal is painted for each of the overlaps that are tried.
     calibration_pixels = 2**21
 
     def _compile(self, model: Any, optimizer: Any) -> None:

@@ -9,13 +9,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.qc.evaluation.inputs import AnnotatedImage, AnnotatedItem, Inputs, predicted_files, read_annotated_inputs
+from parfocal.qc.evaluation.inputs import (
+    AnnotatedImage,
+    AnnotatedItem,
+    Inputs,
+    annotated_images,
+    fetch_annotated,
+    predicted_files,
+    read_annotated_inputs,
+)
 from parfocal.qc.evaluation.publish import write_maps
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.evaluation.statistics import compare
-from parfocal.qc.evaluation.training_images import annotated_images, fetch_annotated, training_annotations
+from parfocal.qc.evaluation.training_images import training_annotations
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.localisation.figure import density_figure, localisation_figure
@@ -157,7 +165,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
             pixel_size=item.pixel_um[0],
         )
         save_png(figure, self.folder / f"figure{suffix}.png")
-        rows = {kind: summary.details["density"][kind] for kind in KINDS}
+        rows: dict[str, Any] = {kind: summary.details["density"][kind] for kind in KINDS}
         if rows["prediction"]:
             save_png(density_figure(rows), self.folder / "density.png")
             self._write_density(rows)

@@ -128,6 +128,7 @@ def by_density(scored: Sequence[ScoredStack], kind: Kind) -> list[dict[str, Any]
             counts += int(pairs.sum()), int((wrong & theirs).sum()), int(mine.sum()) - int(pairs.sum())
             squares += float((score.offsets_nm[pairs] ** 2).sum())
         rmse = math.sqrt(squares / counts[0]) if counts[0] else math.nan
-        values = values_of(LocalisationScore(*counts.tolist(), rmse_nm=rmse))
+        tp, fp, fn = counts.tolist()
+        values = values_of(LocalisationScore(tp, fp, fn, rmse))
         rows.append({"from_per_um2": float(edges[place]), "to_per_um2": float(edges[place + 1]), **values})
     return rows

@@ -51,6 +51,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "/parfocal.v1.CatalogService/DeleteEntry": Action.CHANGE,
     "/parfocal.v1.CatalogService/RestoreEntry": Action.WORK,
     "/parfocal.v1.CatalogService/GetUsage": Action.READ,
+    "/parfocal.v1.CatalogService/ReadArchive": Action.READ,
     "/parfocal.v1.CatalogService/ReadFile": Action.READ,
     "/parfocal.v1.CatalogService/SignDownloads": Action.READ,
     "/parfocal.v1.CatalogService/BeginUpload": Action.WORK,

@@ -62,6 +62,9 @@ class Limits(_Table):
     active_jobs: int | None = Field(default=None, ge=0, description="jobs that have not ended")
     active_jobs_per_user: int | None = Field(default=None, ge=0, description="the same for each of its users")
     device_hours_per_month: float | None = Field(default=None, ge=0, description="hours of training and prediction")
+    stored_gib: float | None = Field(
+        default=None, ge=0, description="GiB of datasets, models and results, those of the trash included"
+    )
 
 
 class Project(Limits):

@@ -75,7 +75,9 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     certificates = _Certificates(settings)
     first = certificates.read()
     return grpc.dynamic_ssl_server_credentials(
-        first, certificates.changed, require_client_authentication=settings.tls_client_ca is not None
+        first,
+        certificates.changed,  # type: ignore[arg-type]  # None, for no change, is missing in the stubs
+        require_client_authentication=settings.tls_client_ca is not None,
     )
 
 

@@ -178,11 +178,7 @@ class Method:
 
     def load(self, device: Device | None = None) -> Any:
         """Import the implementation and instantiate it for a device, by default the processor; workers only."""
-        # Read when PyTorch is imported, which methods do before anything of the runtime. Threads that wait by spinning
-        # take the processor from whoever else is on the machine: small networks were ten times slower on two shared
-        # cores.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        return load_object(self.implementation)(device or Device())
+        return _load_with_framework(self.implementation)(device or Device())
 
     def to_proto(self) -> v1.Method:
         """Return the description that ListMethods sends."""
@@ -243,7 +239,7 @@ class Service:
         """Return what networks of this service are computed on; workers only, for a framework is asked."""
         if not self.framework:
             return describe_processor(())
-        device = load_object(DRIVERS[self.framework])()
+        device = _load_with_framework(DRIVERS[self.framework])()
         assert isinstance(device, Device)
         return device
 
@@ -278,6 +274,14 @@ def load_service(module: str) -> Service:
     service = importlib.import_module(module).SERVICE
     assert isinstance(service, Service)
     return service
+
+
+def _load_with_framework(path: str) -> Any:
+    """Return an object whose module imports the framework, perhaps for the first time."""
+    # Read when PyTorch is imported. Threads that wait by spinning take the processor from whoever else is on the
+    # machine: small networks were ten times slower on two shared cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return load_object(path)
 
 
 def load_object(path: str) -> Any:

@@ -109,7 +109,8 @@ class _Edge:
             name,
             gate,
             _NOBODY,
-            str(metadata.get(ACTS_FOR_KEY, "")),
+            # Where nobody is known, nobody can act for somebody.
+            "" if gate.is_open else str(metadata.get(ACTS_FOR_KEY, "")),
             context.peer() or "",
             (*forwarded, (REQUEST_ID_KEY, self._request_id)),
         )

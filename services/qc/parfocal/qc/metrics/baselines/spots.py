@@ -148,7 +148,8 @@ def fit_spots(
         damping = np.clip(np.where(better, damping / 3, damping * 5), 1e-6, 1e6)
     lost = np.abs(values[:, :2]).max(axis=1) > _RADIUS
     places = peaks + 0.5 + np.where(lost[:, np.newaxis], 0, values[:, :2])
-    return places[:, 0], places[:, 1], values[:, 2]
+    y, x = np.asarray(places, np.float64).T
+    return y, x, np.asarray(values[:, 2], np.float64)
 
 
 def _spot(

@@ -52,8 +52,8 @@ class FrameCounts:
         """Return the numbers over all frames together, or over some of them, bool (frames,)."""
         chosen = np.ones(len(self.tp), np.bool_) if frames is None else frames
         squares = (self.offsets_nm[chosen[self.frame]] ** 2).sum(axis=1)
-        counts = (int(each[chosen].sum()) for each in (self.tp, self.fp, self.fn))
-        return LocalisationScore(*counts, rmse_nm=math.sqrt(float(squares.mean())) if len(squares) else math.nan)
+        tp, fp, fn = (int(each[chosen].sum()) for each in (self.tp, self.fp, self.fn))
+        return LocalisationScore(tp, fp, fn, math.sqrt(float(squares.mean())) if len(squares) else math.nan)
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,11 @@ def match_stack(
         places.append(np.full(len(ours), number))
         mine.append(ours)
         theirs.append(partners)
+    tp, fp, fn = counts
     return FrameCounts(
-        *counts,
+        tp,
+        fp,
+        fn,
         offsets_nm=np.concatenate([np.zeros((0, 2)), *offsets]),
         frame=np.concatenate([np.zeros(0, np.int64), *places]),
         true=np.concatenate([np.zeros(0, np.int64), *theirs]),
