@@ -213,6 +213,17 @@ def test_two_layers_are_swiped_by_keys_at_the_same_place(show: Callable[..., Sho
     assert shown.page.locator(".viewer-pane").count() == 4
 
 
+def test_an_address_leads_to_the_same_place(show: Callable[..., Shown]) -> None:
+    shown = show("#x=300,y=250,zoom=3,z=0,t=0,layout=swipe")
+    assert shown.page.locator(".viewer-pane").count() == 2
+    box = shown.page.locator(".viewer-area").bounding_box()
+    assert box is not None
+    middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+    assert shown.js(f"{VIEWER}.clientPoint(300, 250)") == pytest.approx(middle, abs=4)
+    shown.page.wait_for_timeout(500)
+    assert "zoom=3,z=0,t=0,layout=swipe" in shown.page.url
+
+
 def test_an_image_whose_tiles_are_being_made_appears_by_itself(show: Callable[..., Shown], gallery: Gallery) -> None:
     shown = show()
     digest = gallery.images["channels"]["Input"].digest

@@ -539,7 +539,8 @@ export class Viewer {
       point.x = (x + 0.5) / reference.width;
       point.y = (y + 0.5) / reference.width;
       view.panTo(point);
-      if (active.zoom < 1) active.setZoom(2);
+      // By where a movement that has begun will end.
+      if ((view.getZoom() * view.getContainerSize().x) / reference.width < 1) active.setZoom(2);
     }
   }
 
@@ -558,7 +559,10 @@ export class Viewer {
     const said = new URLSearchParams(location.hash.slice(1).replaceAll(",", "&"));
     const at = (name: string) => (said.has(name) ? Number(said.get(name)) : undefined);
     const layout = said.get("layout");
-    if (layout === "single" || layout === "swipe" || layout === "grid") this.setLayout(layout);
+    if ((layout === "single" || layout === "swipe" || layout === "grid") && this.pictures.length > 1) {
+      this.state.layout = layout;
+      void this.update();
+    }
     const [x, y, zoom] = [at("x"), at("y"), at("zoom")];
     void this.show({ z: at("z"), t: at("t") });
     if (x === undefined || y === undefined || !zoom) return;
