@@ -53,7 +53,6 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "/parfocal.v1.CatalogService/GetUsage": Action.READ,
     "/parfocal.v1.CatalogService/ReadArchive": Action.READ,
     "/parfocal.v1.CatalogService/ReadFile": Action.READ,
-    "/parfocal.v1.CatalogService/ReadArchive": Action.READ,
     "/parfocal.v1.CatalogService/SignDownloads": Action.READ,
     "/parfocal.v1.CatalogService/BeginUpload": Action.WORK,
     "/parfocal.v1.CatalogService/SignUploads": Action.WORK,
