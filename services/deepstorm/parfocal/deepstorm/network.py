@@ -162,7 +162,8 @@ class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
         frames, height, width = unit.shape
 
         def read(number: int) -> NDArray[Any]:
-            return unit.read((slice(number, number + 1), slice(0, height), slice(0, width)))[0]
+            frame: NDArray[Any] = unit.read((slice(number, number + 1), slice(0, height), slice(0, width)))[0]
+            return frame
 
         constants = model.normaliser.fit_stack(frames, read)
         made = Reconstruction(
