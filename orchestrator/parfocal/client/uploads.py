@@ -92,8 +92,11 @@ class Upload:
             signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=attempt > 0)[0]
             if signed.done:
                 return
-            with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-                statuses = list(pool.map(lambda request: self._catalog.send(request, path), signed.requests))
+            if len(signed.requests) == 1:
+                statuses = [self._catalog.send(signed.requests[0], path)]
+            else:
+                with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+                    statuses = list(pool.map(lambda request: self._catalog.send(request, path), signed.requests))
             status = next((each for each in statuses if each >= 300), 0)
             if not status:
                 return
