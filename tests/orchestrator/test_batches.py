@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def client(environment: dict[str, str]) -> Iterator[Client]:
 @pytest.fixture
 def batch(client: Client, model: str, request: pytest.FixtureRequest) -> Batch:
     """An inbox with three images, one of them in a sub-folder, and a model to apply."""
-    place = client.store.results / client.project / request.node.name
+    place = client.store.results / client.project / f"microscope-{crc32(request.node.name.encode())}"
     for number, name in enumerate(("a.tif", "b.tif", "plate/a.tif")):
         put(client, place / "inbox" / name, number)
     return Batch(place / "inbox", place / "out", client.model_uri(model))
@@ -122,6 +123,16 @@ def test_results_among_the_images_are_refused(client: Client, batch: Batch) -> N
     inside = Batch(batch.source, batch.source / "out", batch.model_uri)
     with pytest.raises(InvalidInputError, match="Choose another folder"):
         go(client, inside)
+
+
+def test_results_are_written_to_a_folder_of_their_own_in_the_project(client: Client, batch: Batch) -> None:
+    go(client, batch)
+    (job,) = {job.id for job in client.jobs() if job.HasField("prediction") and batch.source.key in str(job)}
+    published = client.store.results / client.project / job
+    elsewhere = (client.store.models / client.project / "m", client.store.results / "other" / "x", published)
+    for place in (*elsewhere, published / "below", client.store.results / client.project / "_batches"):
+        with pytest.raises(InvalidInputError, match="microscope-1"):
+            go(client, Batch(batch.source, place, batch.model_uri))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("15m", 900), ("2 h", 7200), ("1D", 86_400), ("90s", 90)])

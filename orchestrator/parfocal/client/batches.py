@@ -29,8 +29,8 @@ from parfocal.client.requests import prediction_request
 from parfocal.client.results import read_result, result_uri
 from parfocal.runtime.errors import ConflictError, InvalidInputError, NotFoundError, ParfocalError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES
-from parfocal.runtime.store.manifests import ResultFile, public_name
-from parfocal.runtime.store.names import new_request_id
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, public_name
+from parfocal.runtime.store.names import is_name, new_request_id
 from parfocal.runtime.store.store import Location, ObjectInfo
 
 LEDGERS: Final = "_batches"
@@ -189,11 +189,13 @@ class BatchRun:
         Raises
         ------
         InvalidInputError
-            The outputs would lie among the images that are looked for.
+            The outputs would lie among the images that are looked for, outside of the project's results, or in a
+            published result.
         ParfocalError
             Services or store do not answer for longer than the client's patience; a later run goes on.
         """
         check_folders(self._batch.source, self._batch.output)
+        self._check_output()
         waiting = self._waiting()
         self._on_progress(self.progress)
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:
@@ -206,6 +208,21 @@ class BatchRun:
                     future.result()
         self._write_manifest()
         return self.progress
+
+    def _check_output(self) -> None:
+        """Raise InvalidInputError unless the outputs have a folder of their own among the project's results."""
+        project, output = self._store.results / self._client.project, self._batch.output
+        name = str(output).removeprefix(f"{project}/").split("/")[0]
+        if not str(output).startswith(f"{project}/") or not is_name(name):
+            raise InvalidInputError(
+                f"Results cannot be written to {output}. Choose a folder of this project's results, for example "
+                f"{project}/microscope-1."
+            )
+        if self._store.exists(project / name / RESULT_MANIFEST):
+            raise InvalidInputError(
+                f"{project / name} is a published result, which is never changed. Choose another folder, for example "
+                f"{project}/microscope-1."
+            )
 
     def _waiting(self) -> list[ObjectInfo]:
         """Return the images that have not come to their end and are not being written."""
