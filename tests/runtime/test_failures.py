@@ -62,6 +62,7 @@ def test_an_ended_job_that_names_no_place_of_the_store_holds_up_no_other_job(ser
     odd.training.method = "fake-2d"
     odd.finished_at.FromSeconds(1_700_000_000)
     JobStore(store).create(odd, "")
+    wait_for(lambda: "job odd is left out" in service.process.log.read_text(), 60, "the service to look at it")
     assert ended(service, service.start_training()).state == v1.JOB_STATE_SUCCEEDED
 
 
