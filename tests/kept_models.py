@@ -61,13 +61,18 @@ class KeptModelSuite:
         metafunc.parametrize("kept", list(places(self.service.name)))
 
     def test_it_opens_and_predicts_as_it_did(self, kept: Path, tmp_path: Path) -> None:
-        found = predicted(self.service.method(kept.name), kept, tmp_path)
+        method = self.service.method(kept.name)
+        found = predicted(method, kept, tmp_path)
         expected = {path.stem: read_image(path).pixels for path in (kept / "images").glob("*.tif")}
         assert set(found.images) == set(expected)
         assert sorted(found.files) == json.loads((kept / "files.json").read_text())
         for name, pixels in expected.items():
             made = found.images[name].pixels
             assert (made.shape, made.dtype) == (pixels.shape, pixels.dtype)
+            if method.task == v1.TASK_INSTANCE_SEGMENTATION and pixels.dtype.kind == "u":
+                # Objects are numbered by their probability, and those of so short a training are nearly the same.
+                assert made.max() == pytest.approx(pixels.max(), rel=0.01)
+                made, pixels = made > 0, pixels > 0
             # Processors differ in the last digits, which may move single pixels across a threshold.
             span = float(np.ptp(pixels.astype(np.float64))) or 1.0
             difference = np.abs(made.astype(np.float64) - pixels)
