@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 _PAGE_SIZE: Final = 50
 _LARGEST_PAGE: Final = 500
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 
 class CatalogServicer(v1.CatalogServiceServicer):
@@ -310,7 +311,7 @@ def _order(kind: Kind, title: str) -> tuple[object, ...]:
     if not kind.versioned:
         return (*(-ord(letter) for letter in title), 1)
     name, colon, version = title.partition(":")
-    if not colon or not version.isdecimal():
+    if not colon or not _VERSION.fullmatch(version):
         raise InvalidInputError("The page_token is none that this call returned; begin again without it.")
     return name, -int(version)
 
