@@ -120,9 +120,9 @@ def test_an_image_that_is_being_written_is_left_to_the_next_run(
 
 
 def test_results_among_the_images_are_refused(client: Client, batch: Batch) -> None:
-    inside = Batch(batch.source, batch.source / "out", batch.model_uri)
-    with pytest.raises(InvalidInputError, match="Choose another folder"):
-        go(client, inside)
+    for source, output in ((batch.source, batch.source / "out"), (batch.output / "prediction", batch.output)):
+        with pytest.raises(InvalidInputError, match="Choose another folder"):
+            go(client, Batch(source, output, batch.model_uri))
 
 
 def test_results_are_written_to_a_folder_of_their_own_in_the_project(client: Client, batch: Batch) -> None:

@@ -138,11 +138,16 @@ OnBatch = Callable[[Progress], None]
 
 
 def check_folders(source: Location, output: Location) -> None:
-    """Raise InvalidInputError where outputs would lie among the images that are looked for."""
+    """Raise InvalidInputError where outputs would lie among the images that are looked for, or images among outputs."""
     if f"{output}/".startswith(f"{source}/"):
         raise InvalidInputError(
             f"The results would be written to {output}, which is inside the folder {source} that is looked at for new "
             "images, so they would be predicted in turn. Choose another folder for the results."
+        )
+    if f"{source}/".startswith(f"{output}/"):
+        raise InvalidInputError(
+            f"The folder {source} that is looked at for new images is inside {output}, where the results would be "
+            "written and could replace them. Choose another folder for the results."
         )
 
 
