@@ -17,7 +17,7 @@ from parfocal.client import Client
 from parfocal.client.batches import Batch, BatchRun, Progress
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.store import Location, ObjectInfo
 
 
 @pytest.fixture
@@ -108,6 +108,24 @@ def test_two_runs_at_a_time_share_the_images(client: Client, batch: Batch) -> No
         found = list(pool.map(lambda _: go(client, batch), range(2)))
     assert sum(each.predicted for each in found) == 3
     assert go(client, batch).ended_before == 3
+
+
+def test_what_another_run_took_meanwhile_is_left_to_it(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rivals = jobs(client), []
+    take_up = BatchRun._take_up
+
+    def late(run: BatchRun, *arguments: Any) -> list[ObjectInfo]:
+        found = take_up(run, *arguments)
+        if not rivals:
+            rivals.append(run)
+            rivals.append(go(client, batch))
+        return found
+
+    monkeypatch.setattr(BatchRun, "_take_up", late)
+    slow = go(client, batch)
+    assert (rivals[1].predicted, slow.predicted, slow.elsewhere, jobs(client)) == (3, 0, 3, before + 1)
 
 
 def test_an_image_that_is_being_written_is_left_to_the_next_run(

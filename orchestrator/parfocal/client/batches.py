@@ -185,6 +185,8 @@ class BatchRun:
         self._on_progress = on_progress or (lambda _progress: None)
         self._ledger = client.store.results / client.project / LEDGERS / batch.key
         self._lock = threading.Lock()
+        # By id of an image: how many jobs had had it when this run began, and the ETag of its mark in the ledger.
+        self._seen: dict[str, tuple[int, str]] = {}
         self._ended: list[Ended] = []
         self.progress = Progress()
 
@@ -260,10 +262,11 @@ class BatchRun:
         by_job: dict[str, list[ObjectInfo]] = {}
         free = []
         for item in waiting:
-            taken = self._read_taken(item)[0] if self._id(item) in known else None
+            taken, etag = self._read_taken(item) if self._id(item) in known else (None, "")
             if taken is None:
                 free.append(item)
             else:
+                self._seen[self._id(item)] = taken.tries, etag
                 by_job.setdefault(taken.job, []).append(item)
         futures = [pool.submit(self._of_earlier_job, job, items) for job, items in by_job.items()]
         for future in futures:
@@ -326,17 +329,16 @@ class BatchRun:
         self._client.start(request, wait_for_queue=True)
 
     def _take(self, item: ObjectInfo, job_id: str) -> bool:
-        """Note that a job will have an image; False where another run was faster."""
+        """Note that a job will have an image; False where another run has taken it since this one looked."""
         place = self._ledger / "taken" / self._id(item)
-        record, etag = self._read_taken(item)
-        tries = record.tries if record is not None else 0
+        tries, etag = self._seen.get(self._id(item), (0, ""))
         content = Taken(input=self._name(item), job=job_id, tries=tries + 1, since=datetime.now(UTC))
         data = content.model_dump_json().encode()
         try:
-            if record is None:
-                self._store.create(place, data)
-            else:
+            if etag:
                 self._store.replace(place, data, etag)
+            else:
+                self._store.create(place, data)
         except ConflictError:
             return False
         return True
