@@ -12,6 +12,7 @@ from google.protobuf import message_factory
 from support import ServiceProcess
 
 from parfocal import v1
+from parfocal.catalog.uploads import Record
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.names import dataset_location
 
@@ -23,7 +24,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> People:
 
 @pytest.fixture(scope="module")
 def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: People) -> ServiceProcess:
-    """A catalogue with identities, and datasets made by different people in both projects."""
+    """A catalogue with identities, and datasets and uploads made by different people in both projects."""
     store = s3.store()
     for project in (OWN, FOREIGN):
         for made_by in ("machine:user", "machine:somebody-else"):
@@ -32,6 +33,9 @@ def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: Peopl
             )
             place = dataset_location(store, project, name_of(made_by), 1)
             store.write(place / DATASET_MANIFEST, manifest.to_bytes())
+            upload = Record(what="dataset", name="sent", version=1, created_at=manifest.created_at, created_by=made_by)
+            begun = store.datasets / project / ".incoming" / f"dataset.{name_of(made_by)}.json"
+            store.write(begun, upload.model_dump_json().encode())
     return start_service("catalog", **people.settings)
 
 
@@ -47,6 +51,8 @@ def request_of(case: Case) -> Any:
     if "entry" in fields:
         entry = v1.EntryName(kind=v1.ENTRY_KIND_DATASET, project=case.project, name=name_of(case.made_by), version=1)
         request.entry.CopyFrom(entry)
+    if "upload" in fields:
+        request.upload = f"dataset/{name_of(case.made_by)}"
     if "kind" in fields:
         request.kind = v1.ENTRY_KIND_DATASET
     return request
@@ -55,7 +61,8 @@ def request_of(case: Case) -> Any:
 def test_every_rpc_is_decided_as_the_table_says(guarded: ServiceProcess, people: People) -> None:
     (service,) = [each for each in all_services() if each.name == "CatalogService"]
     # What is deleted comes last: the others ask for it.
-    ordered = sorted(cases([service]), key=lambda case: case.method.name in {"DeleteEntry", "RestoreEntry"})
+    last = {"DeleteEntry", "RestoreEntry", "AbortUpload"}
+    ordered = sorted(cases([service]), key=lambda case: case.method.name in last)
     wrong, decided = [], set()
     with grpc.insecure_channel(guarded.address) as channel:
         for case in ordered:

@@ -15,7 +15,7 @@ from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place
 from parfocal.catalog.room import Room
 from parfocal.catalog.signing import LIFETIME, Signer
 from parfocal.catalog.trash import Deleted, Trash
-from parfocal.catalog.uploads import Uploads
+from parfocal.catalog.uploads import Upload, Uploads
 from parfocal.catalog.usage import usage_of
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.access.gate import authorise, authorise_anywhere
@@ -151,12 +151,11 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def SignUploads(self, request: v1.SignUploadsRequest, _context: object) -> v1.SignUploadsResponse:  # noqa: N802
         """Return requests that send files of an upload."""
-        project, _ = await self._admit(request.project)
-        upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
+        upload, _ = await self._upload(request)
         if not request.resume:
-            limit = current().gate.limits(project).stored_gib
+            limit = current().gate.limits(upload.project).stored_gib
             size = sum(max(0, file.size) for file in request.files)
-            await asyncio.to_thread(self._room.reserve, project, size, limit)
+            await asyncio.to_thread(self._room.reserve, upload.project, size, limit)
         files = await asyncio.to_thread(self._uploads.sign, upload, request.files, resume=request.resume)
         answer = v1.SignUploadsResponse(files=files)
         answer.expires_at.FromDatetime(self._signer.expires_at())
@@ -166,8 +165,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self, request: v1.PublishUploadRequest, _context: object
     ) -> AsyncIterator[v1.PublishUploadResponse]:
         """Verify all files of an upload and publish it."""
-        project, person = await self._admit(request.project)
-        upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
+        upload, person = await self._upload(request)
         verified = total = 0
         async for verified, total in in_thread(self._uploads.publish(upload, request.files, person)):
             yield v1.PublishUploadResponse(verified=verified, files=total)
@@ -181,8 +179,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def AbortUpload(self, request: v1.AbortUploadRequest, _context: object) -> v1.AbortUploadResponse:  # noqa: N802
         """End an upload and remove its files."""
-        project, _ = await self._admit(request.project)
-        upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
+        upload, _ = await self._upload(request)
         await asyncio.to_thread(self._uploads.abort, upload)
         return v1.AbortUploadResponse()
 
@@ -213,6 +210,18 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
         _, person = await self._admit(project, name.name, owner)
         return place_of(self._entries.store, kind_of(name.kind), project, name.name, name.version), person
+
+    async def _upload(
+        self, request: v1.SignUploadsRequest | v1.PublishUploadRequest | v1.AbortUploadRequest
+    ) -> tuple[Upload, str]:
+        """Return an upload that the caller may go on with, and who acts."""
+        project = check_name("project", request.project or self._settings.project)
+
+        async def owner() -> str:
+            return (await asyncio.to_thread(self._uploads.find, project, request.upload)).record.created_by
+
+        _, person = await self._admit(project, request.upload, owner)
+        return await asyncio.to_thread(self._uploads.find, project, request.upload), person
 
     async def _find(
         self,
