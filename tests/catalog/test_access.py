@@ -19,7 +19,8 @@ from parfocal.runtime.store.names import dataset_location
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> People:
-    return make_people(tmp_path_factory.mktemp("people"))
+    small = '[projects.small]\nusers = ["machine:user"]\nstored_gib = 0.001\n'
+    return make_people(tmp_path_factory.mktemp("people"), small)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,23 @@ def test_projects_are_listed_to_those_who_have_a_role_there(guarded: ServiceProc
         catalog = v1.CatalogServiceStub(channel)
         answer = catalog.ListProjects(v1.ListProjectsRequest(), timeout=10, metadata=people.metadata("viewer"))
     assert list(answer.projects) == [OWN]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_would_exceed_the_limit_of_a_project_is_not_signed(
+    guarded: ServiceProcess, people: People, resume: bool
+) -> None:
+    with grpc.insecure_channel(guarded.address) as channel:
+        catalog, metadata = v1.CatalogServiceStub(channel), people.metadata("user")
+        begin = v1.BeginUploadRequest(
+            request_id=f"upload-{resume}", project="small", kind=v1.UPLOAD_KIND_DATASET, name="beads"
+        )
+        upload = catalog.BeginUpload(begin, timeout=10, metadata=metadata).upload
+        files = [v1.UploadFile(name="a.tif", size=2**21, sha256="0" * 64)]
+        request = v1.SignUploadsRequest(project="small", upload=upload, files=files, resume=resume)
+        with pytest.raises(grpc.RpcError) as refused:
+            catalog.SignUploads(request, timeout=10, metadata=metadata)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people: People) -> None:

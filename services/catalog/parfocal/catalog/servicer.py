@@ -152,11 +152,14 @@ class CatalogServicer(v1.CatalogServiceServicer):
     async def SignUploads(self, request: v1.SignUploadsRequest, _context: object) -> v1.SignUploadsResponse:  # noqa: N802
         """Return requests that send files of an upload."""
         upload, _ = await self._upload(request)
-        if not request.resume:
-            limit = current().gate.limits(upload.project).stored_gib
-            size = sum(max(0, file.size) for file in request.files)
-            await asyncio.to_thread(self._room.reserve, upload.project, size, limit)
         files = await asyncio.to_thread(self._uploads.sign, upload, request.files, resume=request.resume)
+        sizes = {
+            upload.place / file.name: file.size
+            for file, signed in zip(request.files, files, strict=True)
+            if not signed.done
+        }
+        limit = current().gate.limits(upload.project).stored_gib
+        await asyncio.to_thread(self._room.reserve, upload.project, sizes, limit)
         answer = v1.SignUploadsResponse(files=files)
         answer.expires_at.FromDatetime(self._signer.expires_at())
         return answer
