@@ -207,6 +207,22 @@ def test_names_of_files_lead_nowhere_else(visitor: Visitor, settings: Settings, 
     assert sorted(settings.state_folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("first", "second"), [("a", "a/b.tif"), ("a/b.tif", "a")])
+def test_a_file_is_no_folder(visitor: Visitor, first: str, second: str) -> None:
+    upload = visitor.upload({first: b"x"})
+    headers = {"Origin": visitor.base, "X-CSRF-Token": visitor.token}
+    answer = visitor.http.put(f"/p/{PROJECT}/uploads/{upload}/files/{second}", content=b"x", headers=headers)
+    assert answer.status_code == 422
+    assert "a file and a folder" in answer.text
+
+
+def test_cookies_of_other_programs_do_no_harm(portal: str, visitor: Visitor) -> None:
+    session = visitor.http.cookies["parfocal_session"]
+    for cookie in ("a/b=1", "x@y=2", "=", '"'):
+        answer = httpx.get(f"{portal}/p/{PROJECT}/data", headers={"Cookie": f"{cookie}; parfocal_session={session}"})
+        assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)
+
+
 def test_a_foreign_name_of_the_portal_is_refused(portal: str) -> None:
     answer = httpx.get(f"{portal}/p/{PROJECT}/data", headers={"Host": "evil.example"})
     assert answer.status_code == 403
