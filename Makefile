@@ -26,7 +26,7 @@ chaos: envs ## Kill and pause at random for minutes (SEED=1 CONFIG=shared|apart 
 	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" .venvs/orchestrator/bin/python -m chaos --seed $(or $(SEED),1) \
 	    --config $(or $(CONFIG),shared) --kills $(or $(KILLS),100) --minutes $(or $(MINUTES),11) --out "$(or $(OUT),build/chaos-$(or $(SEED),1)-$(or $(CONFIG),shared))"
 
-lint: envs ## Check style, types, the contract and that generated files are current
+lint: envs ## Check style, spelling, types, the contract and that generated files are current
 	@deploy/tools/lint
 
 proto: ## Regenerate the Python package of the contract
