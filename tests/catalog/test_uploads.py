@@ -14,7 +14,9 @@ import urllib3
 from catalog_calls import named
 
 from parfocal import v1
+from parfocal.catalog.entries import Entries
 from parfocal.catalog.signing import Signer, check_signing
+from parfocal.catalog.trash import Trash
 from parfocal.catalog.uploads import PART_BYTES, Uploads, part_size
 from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.errors import (
@@ -262,6 +264,18 @@ def test_what_was_published_and_deleted_stays_whole(
     Uploads(store, Signer(store.settings), tmp_path).tidy(7, now=time.time() + 8 * 86_400)
     call("RestoreEntry", entry=named("dataset", place.parent.name, int(place.name)))
     assert [(item.location, item.etag) for item in store.objects(place)] == before
+
+
+def test_a_version_is_published_once(
+    call: Call, complete: Sender, store: Store, prepared: tuple[DatasetManifest, dict[str, bytes]]
+) -> None:
+    assert complete.send("dataset.json", prepared[0].to_bytes()) == [200]
+    place = Location.parse(complete.publish()[-1].entry.uri)
+    call("DeleteEntry", entry=named("dataset", place.parent.name, int(place.name)))
+    Trash(Entries(store), days=30).empty(now=time.time() + 31 * 86_400)
+    assert [item.location.name for item in store.objects(place)] == ["claim.json"]
+    with pytest.raises(PreconditionError, match="published already"):
+        complete.sign("another.tif", b"another image")
 
 
 @pytest.mark.parametrize("kind", ["UPLOAD_KIND_RESULT", "UPLOAD_KIND_INPUTS"])

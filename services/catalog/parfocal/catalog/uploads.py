@@ -91,7 +91,7 @@ _KINDS: Final[Mapping[int, tuple[str, Kind]]] = {
 
 
 class Record(BaseModel):
-    """What was begun."""
+    """What was begun, and whether it has been published since."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -100,6 +100,7 @@ class Record(BaseModel):
     version: int
     created_at: datetime
     created_by: str
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,9 @@ class Uploads:
             publish(self._store, upload.place, upload.kind.manifest, manifest)
         except AlreadyExistsError:
             _log.info("%s was published by another call", upload.place)
+        # Nothing else tells it once the entry has been removed for good, whose version is never used again.
+        published = upload.record.model_copy(update={"published": True})
+        self._store.write(self._record(upload), published.model_dump_json().encode())
         self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
 
     def abort(self, upload: Upload) -> None:
@@ -458,7 +462,7 @@ class Uploads:
         """Return whether an upload has been published; what was deleted since is published all the same."""
         if upload.is_inputs:
             return False
-        if self._store.exists(upload.place / upload.kind.manifest):
+        if upload.record.published or self._store.exists(upload.place / upload.kind.manifest):
             return True
         root = upload.kind.root(self._store)
         relative = upload.place.key.removeprefix(f"{upload.project}/")
