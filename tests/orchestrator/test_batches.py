@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from zlib import crc32
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from parfocal import v1
 from parfocal.cli._schedule import interval
 from parfocal.client import Client
 from parfocal.client.batches import Batch, BatchRun, Progress
@@ -83,6 +84,32 @@ def test_an_image_that_cannot_be_read_is_given_up_and_blocks_nobody(client: Clie
     assert [each.failed for each in found] == [0, 0, 1, 0]
     assert "broken.tif" in found[2].reasons
     assert found[3].ended_before == 4
+
+
+def test_an_image_that_ends_its_job_spoils_no_others(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = BatchRun._deliver
+
+    def fail(run: BatchRun, job: v1.Job, items: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+        """Let the job of each shard with b.tif have failed as a whole."""
+        if any(item.location.name == "b.tif" for item in items):
+            job = v1.Job(id=job.id, state=v1.JOB_STATE_FAILED, message="the worker was killed")
+        return deliver(run, job, items)
+
+    monkeypatch.setattr(BatchRun, "_deliver", fail)
+    found = [go(client, batch) for _ in range(3)]
+    assert (sum(each.predicted for each in found), sum(each.failed for each in found)) == (2, 1)
+    assert set(found[-1].reasons) == {"b.tif"}
+
+
+def test_images_whose_results_would_have_one_name_spoil_no_others(client: Client, batch: Batch) -> None:
+    put(client, batch.source / "a.ome.tif", 5)
+    first = go(client, batch)
+    assert (first.predicted, first.failed, set(first.reasons)) == (3, 1, {"a.tif"})
+    put(client, batch.source / "plate/a.TIFF", 6)
+    later = go(client, batch)
+    assert (later.predicted, later.failed, set(later.reasons)) == (0, 1, {"plate/a.TIFF"})
 
 
 def test_what_a_run_did_not_come_to_deliver_is_delivered_by_the_next(
