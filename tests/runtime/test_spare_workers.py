@@ -231,7 +231,7 @@ def test_cancelling_the_second_job_leaves_the_first_alone(service: Service, stor
 
 
 def test_a_job_that_fails_leaves_no_spare_worker(service: Service, store: Store) -> None:
-    place = store.results / f"inputs-{uuid.uuid4().hex}"
+    place = store.results / "default" / f"inputs-{uuid.uuid4().hex}"
     store.write(place / "a.tif", b"no image")
     spec = v1.PredictionSpec(model_uri=service.models["quick"], input_uri=str(place))
     job = service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job
