@@ -12,18 +12,20 @@ from google.protobuf import message_factory
 from support import ServiceProcess
 
 from parfocal import v1
+from parfocal.catalog.uploads import Record
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.names import dataset_location
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> People:
-    return make_people(tmp_path_factory.mktemp("people"))
+    small = '[projects.small]\nusers = ["machine:user"]\nstored_gib = 0.001\n'
+    return make_people(tmp_path_factory.mktemp("people"), small)
 
 
 @pytest.fixture(scope="module")
 def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: People) -> ServiceProcess:
-    """A catalogue with identities, and datasets made by different people in both projects."""
+    """A catalogue with identities, and datasets and uploads made by different people in both projects."""
     store = s3.store()
     for project in (OWN, FOREIGN):
         for made_by in ("machine:user", "machine:somebody-else"):
@@ -32,6 +34,9 @@ def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: Peopl
             )
             place = dataset_location(store, project, name_of(made_by), 1)
             store.write(place / DATASET_MANIFEST, manifest.to_bytes())
+            upload = Record(what="dataset", name="sent", version=1, created_at=manifest.created_at, created_by=made_by)
+            begun = store.datasets / project / ".incoming" / f"dataset.{name_of(made_by)}.json"
+            store.write(begun, upload.model_dump_json().encode())
     return start_service("catalog", **people.settings)
 
 
@@ -47,6 +52,8 @@ def request_of(case: Case) -> Any:
     if "entry" in fields:
         entry = v1.EntryName(kind=v1.ENTRY_KIND_DATASET, project=case.project, name=name_of(case.made_by), version=1)
         request.entry.CopyFrom(entry)
+    if "upload" in fields:
+        request.upload = f"dataset/{name_of(case.made_by)}"
     if "kind" in fields:
         request.kind = v1.ENTRY_KIND_DATASET
     return request
@@ -55,7 +62,8 @@ def request_of(case: Case) -> Any:
 def test_every_rpc_is_decided_as_the_table_says(guarded: ServiceProcess, people: People) -> None:
     (service,) = [each for each in all_services() if each.name == "CatalogService"]
     # What is deleted comes last: the others ask for it.
-    ordered = sorted(cases([service]), key=lambda case: case.method.name in {"DeleteEntry", "RestoreEntry"})
+    last = {"DeleteEntry", "RestoreEntry", "AbortUpload"}
+    ordered = sorted(cases([service]), key=lambda case: case.method.name in last)
     wrong, decided = [], set()
     with grpc.insecure_channel(guarded.address) as channel:
         for case in ordered:
@@ -72,6 +80,23 @@ def test_projects_are_listed_to_those_who_have_a_role_there(guarded: ServiceProc
         catalog = v1.CatalogServiceStub(channel)
         answer = catalog.ListProjects(v1.ListProjectsRequest(), timeout=10, metadata=people.metadata("viewer"))
     assert list(answer.projects) == [OWN]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_would_exceed_the_limit_of_a_project_is_not_signed(
+    guarded: ServiceProcess, people: People, resume: bool
+) -> None:
+    with grpc.insecure_channel(guarded.address) as channel:
+        catalog, metadata = v1.CatalogServiceStub(channel), people.metadata("user")
+        begin = v1.BeginUploadRequest(
+            request_id=f"upload-{resume}", project="small", kind=v1.UPLOAD_KIND_DATASET, name="beads"
+        )
+        upload = catalog.BeginUpload(begin, timeout=10, metadata=metadata).upload
+        files = [v1.UploadFile(name="a.tif", size=2**21, sha256="0" * 64)]
+        request = v1.SignUploadsRequest(project="small", upload=upload, files=files, resume=resume)
+        with pytest.raises(grpc.RpcError) as refused:
+            catalog.SignUploads(request, timeout=10, metadata=metadata)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people: People) -> None:

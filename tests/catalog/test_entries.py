@@ -134,7 +134,7 @@ def test_what_a_job_uses_is_not_deleted(call: Call, store: Store, dataset_uri: s
 def test_lineage_goes_both_ways(call: Call, store: Store, dataset_uri: str, tmp_path: Path) -> None:
     first = publish_model(store, "first", dataset_uri)
     second = publish_model(store, "second", dataset_uri, parent=first)
-    publish_model(store, "unrelated", "")
+    publish_model(store, "unrelated", f"s3://parfocal-datasets/default/beads/{'9' * 5000}")
     lineage = call("GetLineage", entry=named("model", *_name(first)))
     assert {entry.uri for entry in lineage.entries} == {dataset_uri, first, second}
     links = {(link.uri, link.from_uri, link.role) for link in lineage.relations}
@@ -170,6 +170,7 @@ def test_a_damaged_entry_hides_no_other(call: Call, store: Store, dataset: v1.En
         {"entry": v1.EntryName(name="beads", version=1)},
         {"entry": named("dataset", "beads", 1, "../other")},
         {"uri": "s3://parfocal-datasets/default/beads"},
+        {"uri": f"s3://parfocal-datasets/default/beads/{'9' * 5000}"},
         {"uri": "s3://parfocal-jobs/default/job"},
         {"uri": "s3://parfocal-datasets/default/../other/beads/1"},
         {"uri": "http://127.0.0.1/default/beads/1"},
@@ -178,6 +179,12 @@ def test_a_damaged_entry_hides_no_other(call: Call, store: Store, dataset: v1.En
 def test_what_names_no_entry_is_refused(call: Call, fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         call("GetEntry", **fields)
+
+
+@pytest.mark.parametrize("version", ["x", "9" * 5000, "\u0661"])
+def test_a_page_begins_only_where_another_ended(call: Call, version: str) -> None:
+    with pytest.raises(InvalidInputError, match="page_token"):
+        call("ListEntries", kind=v1.ENTRY_KIND_DATASET, page_token=f"beads:{version}")
 
 
 def test_derived_files_are_read_by_digest_and_name(call: Call, store: Store) -> None:
@@ -203,6 +210,27 @@ def test_the_trash_survives_an_interrupted_deletion(call: Call, store: Store, da
     assert Trash(Entries(store), days=30).empty() == 0
     assert titles(call, "dataset", dataset.project) == ["beads:1"], "its manifest was never moved"
     assert titles(call, "dataset", dataset.project, deleted=True) == []
+
+
+def test_what_is_being_restored_is_not_removed(
+    call: Call, store: Store, dataset: v1.EntryName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Location(store.datasets.bucket, f"{dataset.project}/beads/1")
+    before = [item.location for item in store.objects(place)]
+    call("DeleteEntry", entry=dataset)
+    record = Location(store.datasets.bucket, f"{dataset.project}/.trash/beads/1/deleted.json")
+
+    def restore(*_arguments: Any) -> dict[str, Any]:
+        """Stand where a restoration is that began after the trash had been listed."""
+        content = store.read_json(record) | {"state": "restoring"}
+        store.write(record, json.dumps(content).encode())
+        return {}
+
+    with monkeypatch.context() as patched:
+        patched.setattr("parfocal.catalog.trash.active_jobs", restore)
+        Trash(Entries(store), days=30).empty(now=time.time() + 31 * _DAY)
+    call("RestoreEntry", entry=dataset)
+    assert [item.location for item in store.objects(place)] == before
 
 
 def _name(uri: str) -> tuple[str, int]:

@@ -14,7 +14,9 @@ import urllib3
 from catalog_calls import named
 
 from parfocal import v1
+from parfocal.catalog.entries import Entries
 from parfocal.catalog.signing import Signer, check_signing
+from parfocal.catalog.trash import Trash
 from parfocal.catalog.uploads import PART_BYTES, Uploads, part_size
 from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.errors import (
@@ -243,6 +245,49 @@ def test_a_result_does_not_take_the_place_of_a_job(call: Call) -> None:
     assert sender.begun.uri.endswith(sender.request)
     with pytest.raises(ParfocalError):
         call("GetEntry", entry=named("result", sender.request))
+
+
+def test_what_was_published_and_deleted_stays_whole(
+    call: Call, complete: Sender, store: Store, prepared: tuple[DatasetManifest, dict[str, bytes]], tmp_path: Path
+) -> None:
+    assert complete.send("dataset.json", prepared[0].to_bytes()) == [200]
+    uri = complete.publish()[-1].entry.uri
+    place = Location.parse(uri)
+    before = [(item.location, item.etag) for item in store.objects(place)]
+    call("DeleteEntry", entry=named("dataset", place.parent.name, int(place.name)))
+    for attempt in (
+        lambda: call("AbortUpload", upload=complete.begun.upload),
+        lambda: complete.sign(next(iter(prepared[1])), b"another image", resume=True),
+    ):
+        with pytest.raises(PreconditionError, match="published already"):
+            attempt()
+    Uploads(store, Signer(store.settings), tmp_path).tidy(7, now=time.time() + 8 * 86_400)
+    call("RestoreEntry", entry=named("dataset", place.parent.name, int(place.name)))
+    assert [(item.location, item.etag) for item in store.objects(place)] == before
+
+
+def test_a_version_is_published_once(
+    call: Call, complete: Sender, store: Store, prepared: tuple[DatasetManifest, dict[str, bytes]]
+) -> None:
+    assert complete.send("dataset.json", prepared[0].to_bytes()) == [200]
+    place = Location.parse(complete.publish()[-1].entry.uri)
+    call("DeleteEntry", entry=named("dataset", place.parent.name, int(place.name)))
+    Trash(Entries(store), days=30).empty(now=time.time() + 31 * 86_400)
+    assert [item.location.name for item in store.objects(place)] == ["claim.json"]
+    with pytest.raises(PreconditionError, match="published already"):
+        complete.sign("another.tif", b"another image")
+
+
+@pytest.mark.parametrize("kind", ["UPLOAD_KIND_RESULT", "UPLOAD_KIND_INPUTS"])
+@pytest.mark.parametrize("name", ["plate/a.tif", "manifest.json"])
+def test_an_upload_takes_no_folder_that_has_results(call: Call, store: Store, kind: str, name: str) -> None:
+    folder = f"microscope-{uuid.uuid4().hex}"
+    store.write(store.results / "default" / folder / name, b"a prediction")
+    with pytest.raises(AlreadyExistsError, match=folder):
+        call("BeginUpload", request_id=folder, kind=kind)
+    # Inputs that wait for their job may be begun again, as may the result that belongs to them.
+    store.write(store.results / "default" / f"{folder}-2" / "inputs/a.tif", b"an image")
+    call("BeginUpload", request_id=f"{folder}-2", kind=kind)
 
 
 def test_clients_reach_the_store_by_its_public_address(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 from pathlib import Path
@@ -90,6 +91,28 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="evil"):
         read_state(tmp_path / "evil")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_damage_anywhere_in_a_file_is_told(tmp_path: Path, legacy: bool) -> None:
+    path, random = tmp_path / "mine", np.random.default_rng(0)
+    torch.save({"a.weight": torch.ones(3, 2)}, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in random.integers(0, min(len(damaged), 400), 4):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(InvalidInputError):  # some bytes matter to nobody
+            read_state(path)
+
+
+def test_numbers_of_other_kinds_are_read_or_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.tensor(7)}, tmp_path / "half")
+    assert {name: array.dtype for name, array in read_state(tmp_path / "half").items()} == {"a": "f4", "b": "i8"}
+    torch.save({"a": torch.ones(3).to_sparse()}, tmp_path / "sparse")
+    with pytest.raises(InvalidInputError, match="sparse"):
+        read_state(tmp_path / "sparse")
 
 
 def test_files_of_before_version_2_lack_diameters(original: Path, tmp_path: Path) -> None:

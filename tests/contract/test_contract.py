@@ -317,8 +317,9 @@ def test_jobs_are_listed_newest_first_in_pages(service: Session, trained: tuple[
     assert [job.id for job in first.jobs] == [newest.id]
     (older,) = second.jobs
     assert older.created_at.ToNanoseconds() < newest.created_at.ToNanoseconds()
-    error = rpc_error(lambda: service.jobs.ListJobs(v1.ListJobsRequest(page_token="2")))
-    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    for wrong in ({"page_token": "2"}, {"page_token": f"{'9' * 5000}/x"}, {"page_size": -2}):
+        error = rpc_error(lambda wrong=wrong: service.jobs.ListJobs(v1.ListJobsRequest(**wrong)))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_delete_moves_the_record_to_the_trash(service: Session, trained: tuple[v1.Job, str], store: Any) -> None:

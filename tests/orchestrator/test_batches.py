@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from zlib import crc32
@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from parfocal import v1
 from parfocal.cli._schedule import interval
 from parfocal.client import Client
 from parfocal.client.batches import Batch, BatchRun, Progress
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.store import Location, ObjectInfo
 
 
 @pytest.fixture
@@ -85,6 +86,32 @@ def test_an_image_that_cannot_be_read_is_given_up_and_blocks_nobody(client: Clie
     assert found[3].ended_before == 4
 
 
+def test_an_image_that_ends_its_job_spoils_no_others(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = BatchRun._deliver
+
+    def fail(run: BatchRun, job: v1.Job, items: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+        """Let the job of each shard with b.tif have failed as a whole."""
+        if any(item.location.name == "b.tif" for item in items):
+            job = v1.Job(id=job.id, state=v1.JOB_STATE_FAILED, message="the worker was killed")
+        return deliver(run, job, items)
+
+    monkeypatch.setattr(BatchRun, "_deliver", fail)
+    found = [go(client, batch) for _ in range(3)]
+    assert (sum(each.predicted for each in found), sum(each.failed for each in found)) == (2, 1)
+    assert set(found[-1].reasons) == {"b.tif"}
+
+
+def test_images_whose_results_would_have_one_name_spoil_no_others(client: Client, batch: Batch) -> None:
+    put(client, batch.source / "a.ome.tif", 5)
+    first = go(client, batch)
+    assert (first.predicted, first.failed, set(first.reasons)) == (3, 1, {"a.tif"})
+    put(client, batch.source / "plate/a.TIFF", 6)
+    later = go(client, batch)
+    assert (later.predicted, later.failed, set(later.reasons)) == (0, 1, {"plate/a.TIFF"})
+
+
 def test_what_a_run_did_not_come_to_deliver_is_delivered_by_the_next(
     client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +137,24 @@ def test_two_runs_at_a_time_share_the_images(client: Client, batch: Batch) -> No
     assert go(client, batch).ended_before == 3
 
 
+def test_what_another_run_took_meanwhile_is_left_to_it(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rivals = jobs(client), []
+    take_up = BatchRun._take_up
+
+    def late(run: BatchRun, *arguments: Any) -> list[ObjectInfo]:
+        found = take_up(run, *arguments)
+        if not rivals:
+            rivals.append(run)
+            rivals.append(go(client, batch))
+        return found
+
+    monkeypatch.setattr(BatchRun, "_take_up", late)
+    slow = go(client, batch)
+    assert (rivals[1].predicted, slow.predicted, slow.elsewhere, jobs(client)) == (3, 0, 3, before + 1)
+
+
 def test_an_image_that_is_being_written_is_left_to_the_next_run(
     client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,9 +165,9 @@ def test_an_image_that_is_being_written_is_left_to_the_next_run(
 
 
 def test_results_among_the_images_are_refused(client: Client, batch: Batch) -> None:
-    inside = Batch(batch.source, batch.source / "out", batch.model_uri)
-    with pytest.raises(InvalidInputError, match="Choose another folder"):
-        go(client, inside)
+    for source, output in ((batch.source, batch.source / "out"), (batch.output / "prediction", batch.output)):
+        with pytest.raises(InvalidInputError, match="Choose another folder"):
+            go(client, Batch(source, output, batch.model_uri))
 
 
 def test_results_are_written_to_a_folder_of_their_own_in_the_project(client: Client, batch: Batch) -> None:

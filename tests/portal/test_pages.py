@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -20,8 +21,10 @@ from parfocal.client import Client, requests
 from parfocal.portal.follow import Follower, Steps, take_up
 from parfocal.portal.guard import SAFE_METHODS
 from parfocal.portal.pages import ROUTERS
+from parfocal.portal.pages.predict import _sources
 from parfocal.portal.uploads import UploadedFile, guess_roles
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ResultManifest
 from parfocal.runtime.store.names import is_job_id
 
 PAGES = ("", "data", "methods", "models", "predict", "results", "jobs", "compare", "operator", "search?q=a")
@@ -205,6 +208,34 @@ def test_names_of_files_lead_nowhere_else(visitor: Visitor, settings: Settings, 
     )
     assert answer.status_code in {404, 405, 422}
     assert sorted(settings.state_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "a/b.tif"), ("a/b.tif", "a")])
+def test_a_file_is_no_folder(visitor: Visitor, first: str, second: str) -> None:
+    upload = visitor.upload({first: b"x"})
+    headers = {"Origin": visitor.base, "X-CSRF-Token": visitor.token}
+    answer = visitor.http.put(f"/p/{PROJECT}/uploads/{upload}/files/{second}", content=b"x", headers=headers)
+    assert answer.status_code == 422
+    assert "a file and a folder" in answer.text
+
+
+def test_addresses_of_pictures_lead_to_them_whatever_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = "test/source/cells #1 50% ?.tif"
+    image = ImageEntry(split="test", role="source", stem="cells", file=file, shape=(8, 8), dtype="uint8", axes="YX")
+    dataset = DatasetManifest(project="p", dataset="odd", version=1, images=(image,))
+    monkeypatch.setattr("parfocal.portal.pages.predict.read_dataset", lambda *_: dataset)
+    result = ResultManifest(
+        project="p", job="j", service="s", method="m", kind="prediction", split="test", input_uri="s3://b/p/odd/1"
+    )
+    found = _sources(SimpleNamespace(project="p"), result)  # type: ignore[arg-type]
+    assert found == {"cells": "/p/p/data/odd/1/pictures/test/source/cells%20%231%2050%25%20%3F.tif"}
+
+
+def test_cookies_of_other_programs_do_no_harm(portal: str, visitor: Visitor) -> None:
+    session = visitor.http.cookies["parfocal_session"]
+    for cookie in ("a/b=1", "x@y=2", "=", '"'):
+        answer = httpx.get(f"{portal}/p/{PROJECT}/data", headers={"Cookie": f"{cookie}; parfocal_session={session}"})
+        assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)
 
 
 def test_a_foreign_name_of_the_portal_is_refused(portal: str) -> None:

@@ -135,3 +135,10 @@ def test_single_images_take_models_alone() -> None:
 def test_a_wrong_inbox_is_refused_at_the_start(text: str) -> None:
     with pytest.raises(ValueError, match="PROJECT=s3://BUCKET/PREFIX"):
         Settings(inboxes=text)
+
+
+def test_an_inbox_lies_in_none_of_parfocals_buckets() -> None:
+    with pytest.raises(ValueError, match="own buckets"):
+        Settings(inboxes="lab-a=s3://microscope/a, lab-a=s3://parfocal-datasets/lab-b")
+    with pytest.raises(ValueError, match="own buckets"):
+        Settings(bucket_jobs="work", inboxes="lab-a=s3://work/lab-b")

@@ -64,6 +64,12 @@ def test_what_a_table_does_not_say_is_not_made_up(folder: Path) -> None:
     assert found.uncertainty is None
 
 
+def test_spaces_around_the_names_of_columns_cost_no_time(folder: Path) -> None:
+    gap = " " * 5000
+    (stack,) = check(folder, f'frame,{gap}"x{gap}[{gap}nm]"{gap},y [nm],{gap}]\n1,150,1050,0\n').stacks
+    assert stack.localisations().x.tolist() == [1.5]
+
+
 def test_published_tables_are_in_nm_and_by_frame(folder: Path, tmp_path: Path) -> None:
     text = "x [px];y [um];frame;intensity [photon];chi2\n20;1.5;5;7;0\n3;2.5;2;8;0\n"
     (stack,) = check(folder, text).stacks

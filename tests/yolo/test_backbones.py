@@ -133,6 +133,8 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     import torch
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    torch.save({"features.0.conv.weight": torch.ones(4, 3, 3, 3).to_sparse()}, tmp_path / "sparse.pt")
+    (tmp_path / "cut.pt").write_bytes(b"\x80\x02j\x01")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     (tmp_path / "short.weights").write_bytes(np.array([0, 2, 0, 0, 0], "<i4").tobytes() + bytes(400))
     (tmp_path / "text.weights").write_bytes(b"these are words and no numbers")
@@ -141,7 +143,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "nan.safetensors", arrays() | {"features.0.norm.bias": np.full(4, np.nan, np.float32)})
     write(tmp_path / "none.safetensors", {"a": np.zeros(3, np.float32)})
     names = ("evil.pt", "broken.safetensors", "short.weights", "text.weights", "shorter.pt", "nan.safetensors")
-    for name in (*names, "none.safetensors", "absent.pt"):
+    for name in (*names, "none.safetensors", "absent.pt", "sparse.pt", "cut.pt"):
         assert name in imported(tmp_path / name, tmp_path / "out")["error"]
     assert not (tmp_path / "was_run").exists()
     assert "convolution" in imported(write(tmp_path / "tiny.pt", arrays()), tmp_path / "out", "yolo-v2")["error"]

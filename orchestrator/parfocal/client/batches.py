@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +29,7 @@ from parfocal.client.client import Client
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import read_result, result_uri
 from parfocal.runtime.errors import ConflictError, InvalidInputError, NotFoundError, ParfocalError
-from parfocal.runtime.images.files import IMAGE_SUFFIXES
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, name_clash
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, public_name
 from parfocal.runtime.store.names import is_name, new_request_id
 from parfocal.runtime.store.store import Location, ObjectInfo
@@ -37,6 +38,7 @@ LEDGERS: Final = "_batches"
 """Folder of a project's results with the ledgers; no job can have this name."""
 _SHARD_SECONDS = 300.0
 _FIRST_SHARD, _LARGEST_SHARD = 16, 500
+_SMALLER = 8
 _TRIES = 3
 # Taken by a run that did not come to start its job.
 _STARTS_WITHIN = timedelta(minutes=5)
@@ -138,11 +140,16 @@ OnBatch = Callable[[Progress], None]
 
 
 def check_folders(source: Location, output: Location) -> None:
-    """Raise InvalidInputError where outputs would lie among the images that are looked for."""
+    """Raise InvalidInputError where outputs would lie among the images that are looked for, or images among outputs."""
     if f"{output}/".startswith(f"{source}/"):
         raise InvalidInputError(
             f"The results would be written to {output}, which is inside the folder {source} that is looked at for new "
             "images, so they would be predicted in turn. Choose another folder for the results."
+        )
+    if f"{source}/".startswith(f"{output}/"):
+        raise InvalidInputError(
+            f"The folder {source} that is looked at for new images is inside {output}, where the results would be "
+            "written and could replace them. Choose another folder for the results."
         )
 
 
@@ -180,6 +187,8 @@ class BatchRun:
         self._on_progress = on_progress or (lambda _progress: None)
         self._ledger = client.store.results / client.project / LEDGERS / batch.key
         self._lock = threading.Lock()
+        # By id of an image: how many jobs had had it when this run began, and the ETag of its mark in the ledger.
+        self._seen: dict[str, tuple[int, str]] = {}
         self._ended: list[Ended] = []
         self.progress = Progress()
 
@@ -200,10 +209,16 @@ class BatchRun:
         self._on_progress(self.progress)
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:
             waiting = self._take_up(waiting, pool)
+            # What failed before comes last, and more and more alone: one image that ends its job spoils no others.
+            waiting.sort(key=self._tries)
             while waiting:
-                count = self._shard_size()
-                shards = [waiting[at : at + count] for at in range(0, len(waiting), count)][: 2 * self._in_flight]
-                waiting = waiting[sum(map(len, shards)) :]
+                count, shards = self._shard_size(), list[list[ObjectInfo]]()
+                while waiting and len(shards) < 2 * self._in_flight:
+                    tries = self._tries(waiting[0])
+                    size = count if not tries else max(1, count // _SMALLER) if tries == 1 else 1
+                    shard = [item for item in waiting[:size] if self._tries(item) == tries]
+                    shards.append(shard)
+                    waiting = waiting[len(shard) :]
                 for future in [pool.submit(self._shard, shard) for shard in shards]:
                     future.result()
         self._write_manifest()
@@ -230,6 +245,7 @@ class BatchRun:
         ended = {item.location.name for item in self._store.objects(self._ledger / "ended")}
         fresh = [item for item in before if self._id(item) not in ended]
         self.progress.found, self.progress.ended_before = len(before), len(before) - len(fresh)
+        fresh = self._without_clashes(before, fresh)
         if not fresh or not self._settle:
             return fresh
         time.sleep(self._settle)
@@ -237,6 +253,23 @@ class BatchRun:
         settled = [item for item in fresh if (item.location, item.size, item.etag) in now]
         self.progress.elsewhere += len(fresh) - len(settled)
         return settled
+
+    def _without_clashes(self, images: Sequence[ObjectInfo], fresh: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+        """Return the fresh images whose results have names of their own; the others are given up."""
+        places = {item.location for item in fresh}
+        known: dict[str, str] = {}
+        left = []
+        # Those that came to their end first: their results are there.
+        for item in [*(item for item in images if item.location not in places), *fresh]:
+            path = Path(self._name(item))
+            other = known.setdefault((path.parent / image_stem(path)).as_posix(), path.as_posix())
+            if item.location not in places:
+                continue
+            if other == path.as_posix():
+                left.append(item)
+            else:
+                self._end(item, v1.Job(), None, "failed", reason=name_clash(path, Path(other)))
+        return left
 
     def _images(self) -> list[ObjectInfo]:
         found = self._store.objects(self._batch.source)
@@ -255,10 +288,11 @@ class BatchRun:
         by_job: dict[str, list[ObjectInfo]] = {}
         free = []
         for item in waiting:
-            taken = self._read_taken(item)[0] if self._id(item) in known else None
+            taken, etag = self._read_taken(item) if self._id(item) in known else (None, "")
             if taken is None:
                 free.append(item)
             else:
+                self._seen[self._id(item)] = taken.tries, etag
                 by_job.setdefault(taken.job, []).append(item)
         futures = [pool.submit(self._of_earlier_job, job, items) for job, items in by_job.items()]
         for future in futures:
@@ -321,20 +355,23 @@ class BatchRun:
         self._client.start(request, wait_for_queue=True)
 
     def _take(self, item: ObjectInfo, job_id: str) -> bool:
-        """Note that a job will have an image; False where another run was faster."""
+        """Note that a job will have an image; False where another run has taken it since this one looked."""
         place = self._ledger / "taken" / self._id(item)
-        record, etag = self._read_taken(item)
-        tries = record.tries if record is not None else 0
-        content = Taken(input=self._name(item), job=job_id, tries=tries + 1, since=datetime.now(UTC))
+        etag = self._seen.get(self._id(item), (0, ""))[1]
+        content = Taken(input=self._name(item), job=job_id, tries=self._tries(item) + 1, since=datetime.now(UTC))
         data = content.model_dump_json().encode()
         try:
-            if record is None:
-                self._store.create(place, data)
-            else:
+            if etag:
                 self._store.replace(place, data, etag)
+            else:
+                self._store.create(place, data)
         except ConflictError:
             return False
         return True
+
+    def _tries(self, item: ObjectInfo) -> int:
+        """Return how many jobs had had an image when this run began."""
+        return self._seen.get(self._id(item), (0, ""))[0]
 
     def _read_taken(self, item: ObjectInfo) -> tuple[Taken | None, str]:
         try:
@@ -402,6 +439,7 @@ class BatchRun:
             self._ended.append(ended)
             if state == "predicted":
                 self.progress.predicted += 1
+                self.progress.reasons.pop(ended.input, None)  # of an earlier job
             else:
                 self.progress.failed += 1
                 self.progress.reasons[ended.input] = reason

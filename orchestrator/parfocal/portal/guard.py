@@ -11,12 +11,12 @@ import hmac
 import os
 import secrets
 from collections.abc import AsyncIterator, Collection
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Final
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,8 +74,8 @@ class Guard:
         if problem:
             await PlainTextResponse(problem, 403, dict(_HEADERS))(scope, receive, send)
             return
-        cookie = SimpleCookie(headers.get("cookie", ""))
-        known = cookie[_COOKIE].value if _COOKIE in cookie else ""
+        # As browsers send them: other programs of this computer set cookies of any name for the same host.
+        known = cookie_parser(headers.get("cookie", "")).get(_COOKIE, "")
         session = known if len(known) >= 32 else secrets.token_urlsafe(32)
         scope.setdefault("state", {})["session"] = session
 

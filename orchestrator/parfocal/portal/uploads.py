@@ -86,7 +86,10 @@ class Uploads:
     @contextlib.contextmanager
     def receiving(self, project: str, upload: str, name: str) -> Iterator[IO[bytes]]:
         """Give a file to write to, which takes its name when all of it has arrived."""
-        target = self.place(project, upload) / safe_path(name)
+        place, path = self.place(project, upload), safe_path(name)
+        target = place / path
+        if target.is_dir() or any((place / above).is_file() for above in path.parents):
+            raise InvalidInputError(f"{path} would be a file and a folder at once. Rename it and upload it again.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".incoming-", delete=False) as part:
             try:

@@ -164,6 +164,19 @@ def test_two_issuers_cannot_pass_for_each_other(keys: Keys) -> None:
         )
 
 
+def test_nobody_chooses_a_name_of_another_issuer(keys: Keys) -> None:
+    def known(prefix: str, other: str) -> Verifier:
+        cluster = Issuer(issuer="https://cluster.example.org", audience=("parfocal",), prefix=other)
+        own = Issuer(issuer=keys.issuer, audience=("parfocal",), prefix=prefix)
+        return Verifier((own, cluster), Machines())
+
+    assert "cluster/runner" in refusal(known("", "cluster/"), keys.token(sub="cluster/runner"))
+    groups = known("", "cluster/").verify(keys.token(groups=["imaging", "cluster/operators"])).groups
+    assert groups == frozenset({"imaging"})
+    assert "lab/cluster/runner" in refusal(known("lab/", "lab/cluster/"), keys.token(sub="cluster/runner"))
+    assert known("lab/cluster/", "lab/").verify(keys.token(sub="runner")).name == "lab/cluster/runner"
+
+
 def test_an_unknown_key_is_asked_for_once_a_minute(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     known = verifier(keys)
     known.verify(keys.token())

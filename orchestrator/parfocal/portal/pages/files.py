@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
@@ -81,6 +82,11 @@ def result_of(client: Client, job_id: str) -> tuple[Location, ResultManifest]:
         # Its job says why there is none.
         uri = result_uri(client.get(job_id))
     return Location.parse(uri), read_manifest(client, uri, ResultManifest)
+
+
+def picture_url(base: str, file: str) -> str:
+    """Return where the picture of a file is, below the page `base` of its dataset or result."""
+    return f"{base}/pictures/{quote(file)}"
 
 
 def fetched(client: Client, place: Location, entry: FileEntry, folder: Path) -> Path:

@@ -15,7 +15,7 @@ from parfocal.client.published import read_manifest
 from parfocal.client.quality import evaluation_summary
 from parfocal.portal.follow import check_key, check_model, make_tiles
 from parfocal.portal.layers import evaluation_config
-from parfocal.portal.pages.files import result_of
+from parfocal.portal.pages.files import picture_url, result_of
 from parfocal.portal.portal import ClientHere, PortalHere, go, page
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary, Metric
@@ -203,7 +203,7 @@ def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, di
                 continue
             role = {"source": "Input", "target": "Target"}.get(image.role)
             if role:
-                found.setdefault(image.stem, {})[role] = f"{base}/data/{name}/pictures/{image.file}"
+                found.setdefault(image.stem, {})[role] = picture_url(f"{base}/data/{name}", image.file)
     if prediction:
         place = Location.parse(prediction)
         predicted = read_manifest(client, prediction, ResultManifest)
@@ -213,7 +213,7 @@ def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, di
                 stem = each.input.rsplit("/", 1)[-1].rsplit(".", 1)[0]
                 entry = next((entry for entry in predicted.files if entry.name == output), None)
                 if entry is not None:
-                    url = f"{base}/results/{place.name}/pictures/{entry.public_name}"
+                    url = picture_url(f"{base}/results/{place.name}", entry.public_name)
                     found.setdefault(stem, {})["Prediction"] = url
     return found
 

@@ -27,7 +27,7 @@ from parfocal.client.single_images import PredictedImage
 from parfocal.portal.follow import make_tiles
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.layers import prediction_config
-from parfocal.portal.pages.files import fetched, result_of
+from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
@@ -378,8 +378,8 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
         dataset = read_dataset(client, name)
     except ParfocalError:
         return {}
-    base = f"/p/{client.project}/data/{name.replace(':', '/')}/pictures"
-    return {image.stem: f"{base}/{image.file}" for image in dataset.select(manifest.split, "source")}
+    base = f"/p/{client.project}/data/{name.replace(':', '/')}"
+    return {image.stem: picture_url(base, image.file) for image in dataset.select(manifest.split, "source")}
 
 
 def _place(row: Mapping[str, str]) -> dict[str, str]:

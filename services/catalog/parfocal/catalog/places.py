@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,9 @@ from parfocal.runtime.store.names import (
     result_location,
 )
 from parfocal.runtime.store.store import Location, Store
+
+# Addresses come from anywhere: Python refuses to read numbers of thousands of digits.
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def place_at(store: Store, uri: str) -> Place | None:
         if len(parts) < wanted or not is_name(parts[0]) or not kind.is_name(parts[1]):
             return None
         version = parts[2] if kind.versioned else "0"
-        if not version.isdecimal() or version != str(int(version)) or (kind.versioned and int(version) < 1):
+        if kind.versioned and not _VERSION.fullmatch(version):
             return None
         return place_of(store, kind, parts[0], parts[1], int(version))
     return None

@@ -6,16 +6,15 @@ It is reserved before a request is signed, so that uploads at the same time do n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
 
 from parfocal.catalog.entries import each
-from parfocal.catalog.places import KINDS
-from parfocal.catalog.usage import usage_of
+from parfocal.catalog.places import KINDS, Kind
 from parfocal.runtime.errors import QuotaError
-from parfocal.runtime.store.store import Store
+from parfocal.runtime.store.store import Location, Store
 
 _MEASURED_SECONDS: Final = 60.0
 _GIB: Final = 2**30
@@ -23,11 +22,11 @@ _GIB: Final = 2**30
 
 @dataclass
 class _Known:
-    """What a project has stored, when that was measured, and what was announced since a moment before."""
+    """What a project has stored, when that was measured, and what was announced, when, that was not there by then."""
 
     measured_at: float = float("-inf")
     stored: int = 0
-    announced: list[tuple[float, int]] = field(default_factory=list)
+    announced: dict[Location, tuple[float, int]] = field(default_factory=dict)
 
 
 class Room:
@@ -48,8 +47,8 @@ class Room:
         self._projects: dict[str, _Known] = {}
         self._lock = Lock()
 
-    def reserve(self, project: str, size: int, limit_gib: float | None) -> None:
-        """Note that `size` bytes will be sent.
+    def reserve(self, project: str, sizes: Mapping[Location, int], limit_gib: float | None) -> None:
+        """Note files that will be sent, with their sizes in bytes; one that is announced again counts once.
 
         Raises
         ------
@@ -62,15 +61,28 @@ class Room:
             known = self._projects.setdefault(project, _Known())
             now = self._clock()
             if now - known.measured_at > _MEASURED_SECONDS:
-                known.stored = sum(each(lambda kind: usage_of(self._store, kind, project).bytes, KINDS))
-                # What was announced before the last measurement is in it by now, or will never come.
-                known.announced = [item for item in known.announced if now - item[0] < self._lasts]
-                known.measured_at = now
-            announced = sum(amount for _, amount in known.announced)
-            if known.stored + announced + size > limit_gib * _GIB:
+                self._measure(project, known, now)
+            announced = sum(size for place, (_, size) in known.announced.items() if place not in sizes)
+            further = sum(sizes.values())
+            if known.stored + announced + further > limit_gib * _GIB:
                 raise QuotaError(
                     f"The project {project!r} stores {known.stored / _GIB:.2f} GiB, and {announced / _GIB:.2f} GiB are "
-                    f"on their way; with {size / _GIB:.2f} GiB more it would exceed its {limit_gib:g} GiB. Delete what "
-                    "is no longer needed (its files go after the retention), or ask whoever runs Parfocal for more."
+                    f"on their way; with {further / _GIB:.2f} GiB more it would exceed its {limit_gib:g} GiB. Delete "
+                    "what is no longer needed (its files go after the retention), or ask whoever runs Parfocal for "
+                    "more."
                 )
-            known.announced.append((now, size))
+            known.announced |= {place: (now, size) for place, size in sizes.items()}
+
+    def _measure(self, project: str, known: _Known, now: float) -> None:
+        # What was announced so long ago will never come.
+        known.announced = {place: item for place, item in known.announced.items() if now - item[0] < self._lasts}
+
+        def stored(kind: Kind) -> int:
+            total = 0
+            for item in self._store.objects(kind.root(self._store) / project):
+                total += item.size
+                known.announced.pop(item.location, None)
+            return total
+
+        known.stored = sum(each(stored, KINDS))
+        known.measured_at = now

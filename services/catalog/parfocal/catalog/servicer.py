@@ -15,7 +15,7 @@ from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place
 from parfocal.catalog.room import Room
 from parfocal.catalog.signing import LIFETIME, Signer
 from parfocal.catalog.trash import Deleted, Trash
-from parfocal.catalog.uploads import Uploads
+from parfocal.catalog.uploads import Upload, Uploads
 from parfocal.catalog.usage import usage_of
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.access.gate import authorise, authorise_anywhere
@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 _PAGE_SIZE: Final = 50
 _LARGEST_PAGE: Final = 500
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 
 class CatalogServicer(v1.CatalogServiceServicer):
@@ -150,13 +151,15 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def SignUploads(self, request: v1.SignUploadsRequest, _context: object) -> v1.SignUploadsResponse:  # noqa: N802
         """Return requests that send files of an upload."""
-        project, _ = await self._admit(request.project)
-        upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
-        if not request.resume:
-            limit = current().gate.limits(project).stored_gib
-            size = sum(max(0, file.size) for file in request.files)
-            await asyncio.to_thread(self._room.reserve, project, size, limit)
+        upload, _ = await self._upload(request)
         files = await asyncio.to_thread(self._uploads.sign, upload, request.files, resume=request.resume)
+        sizes = {
+            upload.place / file.name: file.size
+            for file, signed in zip(request.files, files, strict=True)
+            if not signed.done
+        }
+        limit = current().gate.limits(upload.project).stored_gib
+        await asyncio.to_thread(self._room.reserve, upload.project, sizes, limit)
         answer = v1.SignUploadsResponse(files=files)
         answer.expires_at.FromDatetime(self._signer.expires_at())
         return answer
@@ -165,8 +168,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self, request: v1.PublishUploadRequest, _context: object
     ) -> AsyncIterator[v1.PublishUploadResponse]:
         """Verify all files of an upload and publish it."""
-        project, person = await self._admit(request.project)
-        upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
+        upload, person = await self._upload(request)
         verified = total = 0
         async for verified, total in in_thread(self._uploads.publish(upload, request.files, person)):
             yield v1.PublishUploadResponse(verified=verified, files=total)
@@ -180,8 +182,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
     async def AbortUpload(self, request: v1.AbortUploadRequest, _context: object) -> v1.AbortUploadResponse:  # noqa: N802
         """End an upload and remove its files."""
-        project, _ = await self._admit(request.project)
-        upload = await asyncio.to_thread(self._uploads.find, project, request.upload)
+        upload, _ = await self._upload(request)
         await asyncio.to_thread(self._uploads.abort, upload)
         return v1.AbortUploadResponse()
 
@@ -212,6 +213,18 @@ class CatalogServicer(v1.CatalogServiceServicer):
 
         _, person = await self._admit(project, name.name, owner)
         return place_of(self._entries.store, kind_of(name.kind), project, name.name, name.version), person
+
+    async def _upload(
+        self, request: v1.SignUploadsRequest | v1.PublishUploadRequest | v1.AbortUploadRequest
+    ) -> tuple[Upload, str]:
+        """Return an upload that the caller may go on with, and who acts."""
+        project = check_name("project", request.project or self._settings.project)
+
+        async def owner() -> str:
+            return (await asyncio.to_thread(self._uploads.find, project, request.upload)).record.created_by
+
+        _, person = await self._admit(project, request.upload, owner)
+        return await asyncio.to_thread(self._uploads.find, project, request.upload), person
 
     async def _find(
         self,
@@ -310,7 +323,7 @@ def _order(kind: Kind, title: str) -> tuple[object, ...]:
     if not kind.versioned:
         return (*(-ord(letter) for letter in title), 1)
     name, colon, version = title.partition(":")
-    if not colon or not version.isdecimal():
+    if not colon or not _VERSION.fullmatch(version):
         raise InvalidInputError("The page_token is none that this call returned; begin again without it.")
     return name, -int(version)
 

@@ -167,6 +167,8 @@ class Trash:
     def _remove(self, place: Place) -> bool:
         folder = self._folder(place)
         record, etag = self._record(folder)
+        if record.state == "restoring":  # since it was listed
+            return False
         if self._store.exists(place.manifest):  # a deletion or a restoration that was interrupted
             self._remove_record(place)
             return False

@@ -31,6 +31,7 @@ from parfocal import v1
 from parfocal.catalog.lineage import addresses
 from parfocal.catalog.places import DATASET, KINDS, MODEL, RESULT, Kind, place_of
 from parfocal.catalog.signing import Signer
+from parfocal.catalog.trash import TRASH
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -54,7 +55,14 @@ from parfocal.runtime.store.manifests import (
     Manifest,
     public_name,
 )
-from parfocal.runtime.store.names import check_name, check_request_id, dataset_location, is_name, model_location
+from parfocal.runtime.store.names import (
+    check_name,
+    check_request_id,
+    dataset_location,
+    is_name,
+    model_location,
+    result_location,
+)
 from parfocal.runtime.store.publish import CLAIM, claim_version, publish, sha256_of
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
@@ -83,7 +91,7 @@ _KINDS: Final[Mapping[int, tuple[str, Kind]]] = {
 
 
 class Record(BaseModel):
-    """What was begun."""
+    """What was begun, and whether it has been published since."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -92,6 +100,7 @@ class Record(BaseModel):
     version: int
     created_at: datetime
     created_by: str
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,9 @@ class Uploads:
             publish(self._store, upload.place, upload.kind.manifest, manifest)
         except AlreadyExistsError:
             _log.info("%s was published by another call", upload.place)
+        # Nothing else tells it once the entry has been removed for good, whose version is never used again.
+        published = upload.record.model_copy(update={"published": True})
+        self._store.write(self._record(upload), published.model_dump_json().encode())
         self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
 
     def abort(self, upload: Upload) -> None:
@@ -257,8 +269,8 @@ class Uploads:
         if kind.versioned:
             folder = (dataset_location if kind is DATASET else model_location)(self._store, project, name)
             version = int(claim_version(self._store, folder, f"upload {request}").name)
-        elif self._has_job(project, request):
-            raise AlreadyExistsError(f"The request id {request!r} belongs to a job: use a fresh one.")
+        else:
+            self._require_free(project, request)
         record = Record(
             what=what,  # type: ignore[arg-type]
             name=name or request,
@@ -437,8 +449,24 @@ class Uploads:
         if self._is_published(upload):
             raise PreconditionError(f"The upload {upload.word} is published already; published data never change.")
 
+    def _require_free(self, project: str, request: str) -> None:
+        """Raise AlreadyExistsError where results, also deleted ones, or a job have this request id."""
+        place = result_location(self._store, project, request)
+        trash = RESULT.root(self._store) / project / TRASH / request / RESULT.manifest
+        # Inputs may lie there: those of a prediction that has not been started, or of the result that will follow.
+        others = (item for item in self._store.objects(place, recursive=False) if item.location.name != _INPUTS)
+        if self._has_job(project, request) or self._store.exists(trash) or next(others, None) is not None:
+            raise AlreadyExistsError(f"The request id {request!r} belongs to a job or to results: use a fresh one.")
+
     def _is_published(self, upload: Upload) -> bool:
-        return not upload.is_inputs and self._store.exists(upload.place / upload.kind.manifest)
+        """Return whether an upload has been published; what was deleted since is published all the same."""
+        if upload.is_inputs:
+            return False
+        if upload.record.published or self._store.exists(upload.place / upload.kind.manifest):
+            return True
+        root = upload.kind.root(self._store)
+        relative = upload.place.key.removeprefix(f"{upload.project}/")
+        return self._store.exists(root / upload.project / TRASH / relative / upload.kind.manifest)
 
     def _has_job(self, project: str, request: str) -> bool:
         try:

@@ -7,8 +7,6 @@ where a file lacks it.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -44,7 +42,7 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
     check_file(path, _MOST_BYTES)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # files of strangers make the reader raise anything
         raise InvalidInputError(
             f"{path.name} is damaged, or holds more than plain arrays, which is not opened. Name the file that "
             "Cellpose wrote when it trained the model."
@@ -57,7 +55,18 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
             f"{path.name} is a model of Cellpose 4 or of a transformer, which has another network than versions 1 to "
             "3. It needs an image with that version, which this one is not."
         )
-    return {str(name).removeprefix("module."): value.detach().cpu().numpy() for name, value in content.items()}
+    try:
+        return {str(name).removeprefix("module."): _array(value) for name, value in content.items()}
+    except (TypeError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"{path.name} keeps its numbers in a way that Cellpose does not. Name the file that Cellpose wrote."
+        ) from error
+
+
+def _array(value: torch.Tensor) -> NDArray[Any]:
+    """Return a tensor as an array, of half precision as float32: NumPy does not know all kinds."""
+    array: NDArray[Any] = (value.detach().float() if value.is_floating_point() else value.detach()).numpy()
+    return array
 
 
 def fit_state(name: str, state: Arrays, learner: Any) -> dict[str, NDArray[Any]]:

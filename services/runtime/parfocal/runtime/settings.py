@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -217,12 +217,15 @@ class Settings(BaseSettings):
 
     @field_validator("inboxes")
     @classmethod
-    def _are_inboxes(cls, value: str) -> str:
+    def _are_inboxes(cls, value: str, info: ValidationInfo) -> str:
+        own = {name for field, name in info.data.items() if field.startswith("bucket_")}
         for part in filter(None, map(str.strip, value.split(","))):
             project, _, uri = part.partition("=")
             bucket, _, prefix = uri.removeprefix("s3://").partition("/")
             if not (project and uri.startswith("s3://") and bucket and prefix.strip("/")):
                 raise ValueError(f"must be PROJECT=s3://BUCKET/PREFIX, several with commas between them, not {part!r}")
+            if bucket in own:
+                raise ValueError(f"must lie outside of Parfocal's own buckets, where all projects are, not {part!r}")
         return value
 
     @property

@@ -12,7 +12,6 @@ plain arrays of the expected shapes are taken, in their order.
 from __future__ import annotations
 
 import itertools
-import pickle
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from parfocal import v1
@@ -156,7 +154,7 @@ def _arrays(source: Path) -> dict[str, NDArray[Any]]:
             names = sorted(content, key=lambda name: (order.get(f"{name.split('.')[0]}.", -1), _natural(name)))
             return {name: content[name] for name in names}
         content = torch.load(source, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError) as error:
+    except Exception as error:  # files of strangers make the readers raise anything
         raise InvalidInputError(
             f"{source.name} is damaged, or holds more than plain arrays, which is not opened. Save the state "
             "dictionary of the network alone."
@@ -166,9 +164,13 @@ def _arrays(source: Path) -> dict[str, NDArray[Any]]:
             content = content[name]
     if not isinstance(content, Mapping):
         raise InvalidInputError(f"{source.name} holds no state dictionary: save that of the network alone.")
-    return {
-        str(name): value.detach().float().numpy() for name, value in content.items() if isinstance(value, torch.Tensor)
-    }
+    arrays = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    try:
+        return {str(name): value.detach().float().numpy() for name, value in arrays.items()}
+    except (TypeError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"{source.name} keeps its numbers in a way that is not known here. Save the state dictionary as float32."
+        ) from error
 
 
 def _layers(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Layer]:

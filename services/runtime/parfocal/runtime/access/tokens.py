@@ -117,22 +117,26 @@ class Verifier:
             raise UnauthenticatedError("The token was issued for something else than Parfocal (claim `aud`).") from None
         except exceptions.PyJWTError as error:
             raise UnauthenticatedError(f"The token is not valid: {type(error).__name__}. {_AGAIN}") from None
-        return _identity(issuer, claims)
+        # Longer ones than its own: what begins with them is said by another issuer.
+        own = len(issuer.prefix)
+        foreign = tuple(each.prefix for each, _ in self._issuers.values() if len(each.prefix) > own)
+        return _identity(issuer, claims, foreign)
 
 
-def _identity(issuer: Issuer, claims: Mapping[str, Any]) -> Identity:
+def _identity(issuer: Issuer, claims: Mapping[str, Any], foreign: tuple[str, ...]) -> Identity:
     name = claims.get(issuer.name_claim)
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         raise UnauthenticatedError(f"The token does not say who you are: the claim {issuer.name_claim!r} is missing.")
     if issuer.name_claim == "email" and claims.get("email_verified") is False:
         raise UnauthenticatedError("The token names an e-mail address that its issuer has not verified.")
     name = f"{issuer.prefix}{name}"
-    if name.startswith((MACHINE, GROUP)) or name == EVERYONE:
+    if name.startswith((MACHINE, GROUP, *foreign)) or name == EVERYONE:
         # The claim may be chosen by the person themselves.
         raise UnauthenticatedError(f"Nobody may be called {name!r}: the access file means something else by it.")
     found: Any = claims
     for part in issuer.groups_claim.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     listed = found if isinstance(found, list) else []
-    groups = frozenset(f"{issuer.prefix}{group}" for group in listed if isinstance(group, str))
-    return Identity(name, groups, float(claims["exp"]) + LEEWAY_SECONDS)
+    groups = {f"{issuer.prefix}{group}" for group in listed if isinstance(group, str)}
+    own = frozenset(group for group in groups if not group.startswith(foreign))
+    return Identity(name, own, float(claims["exp"]) + LEEWAY_SECONDS)

@@ -324,7 +324,8 @@ def _columns(
     dropped = []
     pixels = {"x": 1e3 * size.x, "y": 1e3 * size.y}
     for at, text in enumerate(header):
-        match = _COLUMN.fullmatch(text)
+        # With single spaces the expression has nothing to try again and again.
+        match = _COLUMN.fullmatch(" ".join(text.split()))
         column, unit = (match["name"].lower(), (match["unit"] or "").strip()) if match is not None else ("", "")
         if column in {"x", "y", "frame"} and column in places:
             raise file_refusal(name, f"has the column {column} twice: remove one.")

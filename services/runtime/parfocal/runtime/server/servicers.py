@@ -21,6 +21,7 @@ from parfocal.runtime.store.store import Location
 _WATCH_SECONDS = 0.3
 _PAGE_SIZE = 50
 _LARGEST_PAGE = 500
+_LONGEST_TIME = 20  # digits of nanoseconds since 1970
 
 
 class JobServicer(v1.JobServiceServicer):
@@ -53,6 +54,8 @@ class JobServicer(v1.JobServiceServicer):
     async def ListJobs(self, request: v1.ListJobsRequest, _context: object) -> v1.ListJobsResponse:  # noqa: N802
         """Return one page of this service's jobs."""
         project = await self._authorised(request.project)
+        if request.page_size < 0:
+            raise InvalidInputError("page_size must not be negative.", [Violation("page_size", "must not be negative")])
         after = _place(request.page_token) if request.page_token else None
         jobs = await asyncio.to_thread(
             self._jobs.jobs_of,
@@ -149,7 +152,7 @@ class JobServicer(v1.JobServiceServicer):
 def _place(token: str) -> tuple[int, str]:
     """Return the place in order of time that a page ended at; its job may have ended or been deleted since."""
     created, slash, job_id = token.partition("/")
-    if not created.isdecimal() or not slash:
+    if not created.isdecimal() or len(created) > _LONGEST_TIME or not slash:
         raise InvalidInputError("The page_token is none that this call returned; begin again without it.")
     return int(created), job_id
 
