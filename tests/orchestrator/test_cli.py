@@ -34,9 +34,9 @@ def test_methods_shows_the_published_parameters_as_a_table(run: Callable[..., En
 
 def test_methods_lists_what_all_services_offer(run: Callable[..., Ended]) -> None:
     names = [item["name"] for item in run("methods", "--json").json]
-    judging = ["detection", "instances", "residuals", "restoration", "semantic", "translation"]
-    judging.append("translation-unpaired")
-    assert names == sorted(["dataset", "fake-2d", *judging])
+    judging = ["detection", "instances", "localisation", "reconstruction", "residuals", "restoration", "semantic"]
+    judging += ["translation", "translation-unpaired"]
+    assert names == sorted(["dataset", "fake-2d", "tiles", *judging])
 
 
 def test_up_says_how_services_of_this_computer_are_named(run: Callable[..., Ended]) -> None:

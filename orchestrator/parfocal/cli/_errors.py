@@ -41,7 +41,7 @@ EXIT_CODES: Final = {
     NOT_FOUND: "there is no such method, dataset, model, job or file",
     UNAVAILABLE: "Parfocal or its store does not answer",
     NOT_PASSED: "the model has not passed quality control (only with --require-pass)",
-    DENIED: "you are not logged in, have not the role for this, or a quota is used up",
+    DENIED: "you are not logged in, lack the role for this, or have used up a quota",
     DETACHED: "stopped with Ctrl-C; the job goes on",
 }
 
