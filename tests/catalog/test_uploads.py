@@ -92,7 +92,7 @@ def test_a_verified_upload_is_published_under_the_name_it_was_begun_with(
     assert [report.verified for report in reports[:-1]] == list(range(1, len(prepared[1]) + 1))
     assert (entry.project, entry.name, entry.version) == ("default", "beads", complete.begun.version)
     assert entry.uri == complete.begun.uri
-    assert entry.created_at.ToSeconds() > prepared[0].created_at.timestamp()
+    assert entry.created_at.ToNanoseconds() > prepared[0].created_at.timestamp() * 1e9
     assert complete.publish()[-1].entry == entry, "a repeated call changes nothing"
     with pytest.raises(PreconditionError, match="published already"):
         complete.sign("another.tif", b"")

@@ -230,7 +230,8 @@ def test_predicted_stains_are_as_good_in_bfloat16_as_in_float32() -> None:
         return float(-10 * np.log10(np.mean((images - target[7:]) ** 2) / np.ptp(target[7:]) ** 2))
 
     assert decibels(exact) > decibels(np.zeros_like(exact)) + 3
-    assert decibels(fast) == pytest.approx(decibels(exact), abs=0.02)
+    # Which of both is a little nearer to the target is chance, and so small a network magnifies it.
+    assert decibels(fast) > decibels(exact) - 0.02
     assert len(np.unique(fast)) > 0.97 * len(np.unique(exact))
 
 

@@ -259,8 +259,8 @@ def test_work_without_a_prediction_needs_a_dataset_alone(store: Any, dataset_uri
     assert alone(store, dataset_uri, split="train") is None
     for values, field in (
         ({"split": "validation"}, "evaluation.split"),
-        ({"prediction_uri": "s3://b/c"}, "evaluation.prediction_uri"),
-        ({"model_uri": "s3://b/c"}, "evaluation.model_uri"),
+        ({"prediction_uri": "s3://parfocal-results/default/c"}, "evaluation.prediction_uri"),
+        ({"model_uri": "s3://parfocal-models/default/m/1"}, "evaluation.model_uri"),
     ):
         error = alone(store, dataset_uri, **values)
         assert error is not None

@@ -57,6 +57,15 @@ def test_a_damaged_record_holds_up_no_other_job(service: Service, store: Store) 
     store.write(place, whole)
 
 
+def test_an_ended_job_that_names_no_place_of_the_store_holds_up_no_other_job(service: Service, store: Store) -> None:
+    odd = v1.Job(id="odd", project="default", service="fake", state=v1.JOB_STATE_SUCCEEDED)
+    odd.training.method = "fake-2d"
+    odd.finished_at.FromSeconds(1_700_000_000)
+    JobStore(store).create(odd, "")
+    wait_for(lambda: "job odd is left out" in service.process.log.read_text(), 60, "the service to look at it")
+    assert ended(service, service.start_training()).state == v1.JOB_STATE_SUCCEEDED
+
+
 def test_the_damaged_record_of_a_running_job_frees_the_device(service: Service, store: Store) -> None:
     damaged = service.start_training(**SLOW)
     wait_for(lambda: service.state_of(damaged) == v1.JOB_STATE_RUNNING, 30, "the job")

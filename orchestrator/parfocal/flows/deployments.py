@@ -84,8 +84,7 @@ async def scheduled(catalogue: Catalogue) -> list[Offer]:
         while page := await client.read_deployments(deployment_filter=chosen, limit=_PAGE, offset=len(found)):
             for each in page:
                 method = methods.get(schedules.method_of(each.tags))
-                models = catalogue.models.get(method.name, ()) if method is not None else ()
-                form = predict_new_form(method, models) if method is not None else each.parameter_openapi_schema or {}
+                form = predict_new_form(method, None) if method is not None else each.parameter_openapi_schema or {}
                 found.append(
                     Offer(schedules.FLOW, each.name, each.parameters, form, each.description or "", tuple(each.tags))
                 )

@@ -92,16 +92,17 @@ def predict_form(method: v1.Method, models: Sequence[str], datasets: Sequence[st
     return _form(properties, required=("model",))
 
 
-def predict_new_form(method: v1.Method, models: Sequence[str]) -> Schema:
-    """Return the schema of the form that applies models of `method` to the new images of a folder."""
+def predict_new_form(method: v1.Method, models: Sequence[str] | None) -> Schema:
+    """Return the schema of the form that applies models of `method` to the new images of a folder.
+
+    Without `models` any can be named: a schedule keeps its own, whatever else comes and goes.
+    """
+    title, text = "Model", "The model to apply, with its version."
+    none_yet = (
+        f"No model has been made with {method.title} yet: train one first, or type the name of one that will be there."
+    )
     properties = {
-        "model": choice(
-            "Model",
-            "The model to apply, with its version.",
-            models,
-            f"No model has been made with {method.title} yet: train one first, or type the name of one that will "
-            "be there.",
-        ),
+        "model": choice(title, text, models or (), none_yet if models is not None else text),
         "source": {
             "type": "string",
             "title": "Folder of images",

@@ -103,6 +103,8 @@ class Schedules:
                 f"first: parfocal schedule delete {name}"
             )
         same = ("flow_id", "entrypoint", "path", "pull_steps", "parameter_openapi_schema", "description")
+        # The model may be newer than the choices of the form; the flow looks for it.
+        model["parameter_openapi_schema"]["properties"]["model"].pop("enum", None)
         body = {key: model[key] for key in same} | {
             "name": name,
             "parameters": {**model["parameters"], **parameters},

@@ -21,6 +21,7 @@ from typing import Any
 from parfocal import v1
 from parfocal.runtime.errors import (
     DamagedError,
+    InvalidInputError,
     NotFoundError,
     ParfocalError,
     PreconditionError,
@@ -275,8 +276,9 @@ class Scheduler:
                 if self.is_active and key not in self._queue and key not in self._running:
                     try:
                         await self._reconcile_one(*key)
-                    except (NotFoundError, DamagedError) as error:
-                        # Its record is damaged, or its method is one that this version of the service does not have.
+                    except (NotFoundError, DamagedError, InvalidInputError) as error:
+                        # Its record is damaged or names no place of the store, or its method is one that this version
+                        # of the service does not have.
                         self._set_aside(key, error)
         self._reconcile_at = time.monotonic() + _RECONCILE_SECONDS
 
