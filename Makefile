@@ -36,6 +36,10 @@ proto: ## Regenerate the Python package of the contract
 	@PATH="$$PWD/.venvs/stubs/bin:$$PATH" .venvs/stubs/bin/python -m grpc_tools.protoc -I proto \
 	    --python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto --mypy_grpc_out=quiet:proto $(PROTOS)
 
+dist: ## Build the wheels of contract, runtime and orchestrator into dist/, to be installed elsewhere
+	@deploy/tools/envs tools
+	@deploy/tools/dist
+
 images: ## Build the container images (BASE=IMAGE@sha256:… UNITS="care qc" VARIANT=cpu|gpu PREFIX=…/), see docs/images.md
 	@BASE="$(BASE)" BUILD_BASE="$(BUILD_BASE)" VARIANT="$(or $(VARIANT),cpu)" PREFIX="$(PREFIX)" PIP_CONFIG="$(PIP_CONFIG)" \
 	    CERTIFICATES="$(CERTIFICATES)" PACKAGES="$(PACKAGES)" deploy/images/build $(UNITS)
@@ -59,4 +63,4 @@ new-method: ## Make the folders of a new method family (NAME=family)
 format: ## Format the Python files
 	@$(TOOLS)/ruff check --fix --quiet . ; $(TOOLS)/ruff format --quiet .
 
-.PHONY: help envs demo test lint proto docs messages manifests locks new-method format chaos images
+.PHONY: help envs demo test lint proto docs messages manifests locks new-method format chaos images dist

@@ -50,6 +50,7 @@ _CLASSES: dict[str, type[ParfocalError]] = {
         errors.DamagedError,
         errors.StaleWorkerError,
         errors.CancelledError,
+        errors.ConflictError,
     )
 }
 DOMAIN = "parfocal.org"

@@ -88,7 +88,8 @@ WORN_OUT: Final[Mapping[ExitKind, Failure]] = {
         "RESOURCE_EXHAUSTED", "DISK_FULL", "Use fewer or smaller images, or ask the administrator for more room. "
     ),
 }
-"""How jobs fail that were tried again in vain; all others as WORKER_LOST."""
+"""How jobs fail that were tried again in vain; all others as `LOST`."""
+LOST: Final = Failure("ABORTED", "WORKER_LOST", "")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from typing import Final
 
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError, PreconditionError
-from parfocal.runtime.jobs.exits import FAILURES, LOSSES, WORN_OUT, Exit, Failure
+from parfocal.runtime.jobs.exits import FAILURES, LOSSES, LOST, WORN_OUT, Exit, Failure
 from parfocal.runtime.jobs.records import FINAL_STATES, set_running, set_state, state_name
 from parfocal.runtime.rpc_errors import code_name
 
 MAX_LOST_WORKERS: Final = 3
 _LESS_MEMORY = {True: "Try a smaller batch or patch. ", False: "Try a smaller tile_size or smaller images. "}
-_LOST = Failure("ABORTED", "WORKER_LOST", "")
 
 
 def begin(job: v1.Job, *, waits: bool) -> v1.JobEvent:
@@ -46,7 +45,7 @@ def requeue(attempt: int, ended: Exit, *, counts: bool) -> Callable[[v1.Job], v1
         losses = LOSSES.get(ended.kind, 0) if counts else 0
         job.lost_workers += losses
         if job.lost_workers >= MAX_LOST_WORKERS:
-            failure = WORN_OUT.get(ended.kind, _LOST)
+            failure = WORN_OUT.get(ended.kind, LOST)
             tries = MAX_LOST_WORKERS if losses <= 1 else job.attempt
             cure = _LESS_MEMORY[resumable] if failure.reason == "OUT_OF_MEMORY" else failure.cure
             return _failed(job, failure, f"Gave up after {tries} attempts: {why}. {cure}{resume}")
