@@ -411,6 +411,15 @@ def publish_images(store: Any, folder: Path, targets: tuple[str, ...] = ("target
     return publish(store, place, RESULT_MANIFEST, manifest)
 
 
+def put_image(store: Any, place: Location, seed: int) -> None:
+    """Write an image of 32x48 random pixels (uint16, YX) to the store, as a microscope might."""
+    pixels = np.random.default_rng(seed).integers(0, 4000, (32, 48)).astype(np.uint16)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.tif"
+        write_image(path, Image(pixels, "YX"))
+        store.write(place, path.read_bytes())
+
+
 def read_published(store: Any, uri: str, name: str) -> bytes:
     """Return the content of a file that a job published, by its public name; the manifest tells where it lies."""
     place = Location.parse(uri)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 from typing import Any
 
-import numpy as np
 import pytest
-import tifffile
-from support import wait_for
+from support import put_image, wait_for
 
 from parfocal.cli import main
 from parfocal.client.requests import training_request
@@ -19,14 +16,6 @@ from parfocal.flows._api import PrefectApi
 from parfocal.flows.schedules import Schedules
 from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
 from parfocal.runtime.store.names import versioned_name
-from parfocal.runtime.store.store import Location
-
-
-def put(stack: Any, place: Location, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 4000, (32, 48)).astype(np.uint16)
-    data = io.BytesIO()
-    tifffile.imwrite(data, pixels, metadata={"axes": "YX"})
-    stack.client.store.write(place, data.getvalue())
 
 
 def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(
@@ -34,7 +23,7 @@ def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(
 ) -> None:
     store, project = stack.client.store, stack.client.project
     inbox, output = store.results / project / "microscope", store.results / project / "predicted"
-    put(stack, inbox / "plate" / "a01.tif", 1)
+    put_image(store, inbox / "plate" / "a01.tif", 1)
     request = training_request("fake-2d", stack.client.dataset_uri(dataset), "applied", {"epochs": 2})
     (trained,) = stack.client.wait(stack.client.start(request).id).outputs
     model = versioned_name(trained.uri)
@@ -53,13 +42,15 @@ def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(
     wait_for(lambda: (now := stack.processes("parfocal.flows.serve")) and now != [runner], 60, "a new runner")
     ended = stack.wait(schedules.run_now("nightly"))
     assert ended["state_type"] == "COMPLETED", (ended["state"]["message"], stack.log_text(ended["id"]))
-    assert "1 images predicted" in ended["state"]["message"]
+    assert "1 image predicted" in ended["state"]["message"]
     assert store.exists(output / "plate" / "a01.tif")
     kept = schedules.get("nightly")
     assert (kept.when, kept.ids, kept.parameters["model"]) == ("every 15 min", made.ids, model)
 
-    put(stack, inbox / "plate" / "a02.tif", 2)
+    put_image(store, inbox / "plate" / "a02.tif", 2)
     command = ["--home", str(stack.folder), "predict", str(inbox), "--model", model, "--output", str(output)]
+    assert main([*command, "--overwrite"]) == 2
+    assert "--overwrite" in capfd.readouterr().err
     assert main([*command, "--json"]) == 0
     said = json.loads(capfd.readouterr().out)
     assert (said["state"], "1 of 2 had been done before" in said["message"]) == ("completed", True)

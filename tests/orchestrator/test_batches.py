@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from zlib import crc32
 
-import numpy as np
 import pytest
-import tifffile
+from support import put_image
 
 from parfocal import v1
 from parfocal.cli._schedule import interval
 from parfocal.client import Client
-from parfocal.client.batches import Batch, BatchRun, Progress
-from parfocal.runtime.errors import InvalidInputError, UnavailableError
+from parfocal.flows.batches import Batch, BatchRun, Progress
+from parfocal.flows.ledger import Ledger
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, UnavailableError
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.store import Location, ObjectInfo
+from parfocal.runtime.store.store import ObjectInfo
 
 
 @pytest.fixture
@@ -32,15 +31,8 @@ def batch(client: Client, model: str, request: pytest.FixtureRequest) -> Batch:
     """An inbox with three images, one of them in a sub-folder, and a model to apply."""
     place = client.store.results / client.project / f"microscope-{crc32(request.node.name.encode())}"
     for number, name in enumerate(("a.tif", "b.tif", "plate/a.tif")):
-        put(client, place / "inbox" / name, number)
+        put_image(client.store, place / "inbox" / name, number)
     return Batch(place / "inbox", place / "out", client.model_uri(model))
-
-
-def put(client: Client, place: Location, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 4000, (32, 48)).astype(np.uint16)
-    data = io.BytesIO()
-    tifffile.imwrite(data, pixels, metadata={"axes": "YX"})
-    client.store.write(place, data.getvalue())
 
 
 def go(client: Client, batch: Batch) -> Progress:
@@ -65,8 +57,8 @@ def test_each_image_is_predicted_once_and_new_ones_later(client: Client, batch: 
     before = jobs(client)
     again = go(client, batch)
     assert (again.predicted, again.ended_before, jobs(client)) == (0, 3, before)
-    put(client, batch.source / "plate/c.tif", 9)
-    put(client, batch.source / "a.tif", 10)  # another image under an old name
+    put_image(client.store, batch.source / "plate/c.tif", 9)
+    put_image(client.store, batch.source / "a.tif", 10)  # another image under an old name
     third = go(client, batch)
     assert (third.predicted, third.ended_before) == (2, 2)
     assert outputs(client, batch) == {"a.tif", "b.tif", "plate/a.tif", "plate/c.tif"}
@@ -104,10 +96,10 @@ def test_an_image_that_ends_its_job_spoils_no_others(
 
 
 def test_images_whose_results_would_have_one_name_spoil_no_others(client: Client, batch: Batch) -> None:
-    put(client, batch.source / "a.ome.tif", 5)
+    put_image(client.store, batch.source / "a.ome.tif", 5)
     first = go(client, batch)
     assert (first.predicted, first.failed, set(first.reasons)) == (3, 1, {"a.tif"})
-    put(client, batch.source / "plate/a.TIFF", 6)
+    put_image(client.store, batch.source / "plate/a.TIFF", 6)
     later = go(client, batch)
     assert (later.predicted, later.failed, set(later.reasons)) == (0, 1, {"plate/a.TIFF"})
 
@@ -128,6 +120,29 @@ def test_what_a_run_did_not_come_to_deliver_is_delivered_by_the_next(
     assert go(client, batch).predicted == 3
     assert jobs(client) == before + 1
     assert outputs(client, batch) == {"a.tif", "b.tif", "plate/a.tif"}
+
+
+def test_the_table_of_a_run_that_is_killed_while_it_delivers_is_written_again(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+
+        def die(*_arguments: Any) -> None:
+            raise UnavailableError("the runner was killed")
+
+        patched.setattr(Ledger, "end", die)
+        with pytest.raises(UnavailableError):
+            go(client, batch)
+    assert go(client, batch).predicted == 3
+    (table,) = client.store.objects(batch.output / "manifests")
+    assert len(client.store.read(table.location).decode().splitlines()) == 4
+
+
+def test_images_of_another_project_are_not_even_counted(client: Client, batch: Batch) -> None:
+    foreign = client.store.results / "lab-b" / "inbox"
+    put_image(client.store, foreign / "a.tif", 1)
+    with pytest.raises(NotFoundError):
+        go(client, Batch(foreign, batch.output, batch.model_uri))
 
 
 def test_two_runs_at_a_time_share_the_images(client: Client, batch: Batch) -> None:
@@ -158,7 +173,9 @@ def test_what_another_run_took_meanwhile_is_left_to_it(
 def test_an_image_that_is_being_written_is_left_to_the_next_run(
     client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parfocal.client.batches.time.sleep", lambda _seconds: put(client, batch.source / "b.tif", 77))
+    monkeypatch.setattr(
+        "parfocal.flows.batches.time.sleep", lambda _seconds: put_image(client.store, batch.source / "b.tif", 77)
+    )
     first = BatchRun(client, batch, settle_seconds=5).run()
     assert (first.predicted, first.elsewhere) == (2, 1)
     assert go(client, batch).predicted == 1

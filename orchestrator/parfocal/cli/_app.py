@@ -14,6 +14,7 @@ from parfocal.runtime.errors import NotFoundError, PreconditionError, Unavailabl
 if TYPE_CHECKING:
     from parfocal.client import Client
     from parfocal.client.contexts import ContextFolder
+    from parfocal.flows._api import PrefectApi
     from parfocal.stack.connection import StackConnection
 
 
@@ -115,6 +116,20 @@ class App:
             return connection(self.folder)
         except (PreconditionError, NotFoundError):
             return None
+
+    def prefect(self) -> PrefectApi:
+        """Return the Prefect server of the stack of this computer, or of the environment; raise UnavailableError."""
+        from parfocal.flows._api import PrefectApi
+
+        connection = self.connection()
+        if connection is not None and connection.prefect_api_url is not None:
+            return PrefectApi(connection.prefect_api_url, connection.prefect_auth)
+        if url := os.environ.get("PREFECT_API_URL", ""):
+            return PrefectApi(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
+        raise UnavailableError(
+            "New images of a folder in the store are predicted by workflows, and no Prefect server is known. Start "
+            "Parfocal with `parfocal up` (not --no-prefect), or set PREFECT_API_URL for a facility's installation."
+        )
 
 
 def current_app() -> App:

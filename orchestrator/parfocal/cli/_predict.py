@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from parfocal.runtime.store.manifests import ModelManifest
     from parfocal.runtime.store.verdicts import Verdict
 
+_PAUSE_SECONDS = 1.0
 AXES = click.option(
     "--axes",
     default="",
@@ -61,7 +62,14 @@ def predict(
 
     The parameters (-p) are those of prediction: `parfocal methods METHOD` lists them for the model's method.
     """
+    from parfocal.runtime.errors import InvalidInputError
+
     if input.startswith("s3://"):
+        if axes or overwrite:
+            raise InvalidInputError(
+                "--axes and --overwrite are for images of this computer. Images in the store have the axes that their "
+                "files declare, and each of them is predicted once."
+            )
         _predict_stored(input, model, output, parameters, detach=detach, require_pass=require_pass)
         return
     _predict_files(
@@ -83,19 +91,19 @@ def _predict_stored(
     app = current_app()
     from parfocal import v1
     from parfocal.cli import _work
+    from parfocal.cli._errors import DETACHED
     from parfocal.cli._render import print_json, say
-    from parfocal.cli._schedule import prefect
-    from parfocal.client.batches import check_folders
     from parfocal.client.models import read_model
     from parfocal.client.parameters import parse_parameters, schema_of
+    from parfocal.flows.batches import check_folders
     from parfocal.flows.remote import ENDED
-    from parfocal.flows.schedules import FLOW
-    from parfocal.runtime.errors import NotFoundError, PreconditionError
+    from parfocal.flows.schedules import Schedules
+    from parfocal.runtime.errors import PreconditionError
     from parfocal.runtime.store.names import versioned_name
     from parfocal.runtime.store.store import Location
 
     check_folders(Location.parse(source), Location.parse(output))
-    call = prefect().call
+    schedules = Schedules(app.prefect())
     with app.client() as client:
         summary = read_model(client, model)
         _say_verdict(summary)
@@ -104,29 +112,25 @@ def _predict_stored(
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
         given = {"model": versioned_name(summary.uri), "source": source, "output": output, "parameters": values}
         given["project"] = client.project
-    try:
-        deployment = call("GET", f"/deployments/name/{FLOW}/{method.name}")["id"]
-    except NotFoundError as error:
-        raise NotFoundError(
-            f"The flow runner does not serve predictions with {method.name}. Look whether it runs: parfocal status"
-        ) from error
-    # The choices of the form may be some seconds old; the flow checks all of it.
-    body = {"parameters": given, "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
-    run = call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
+    run = schedules.start(method.name, given)
     say(f"Flow run {run}")
-    state, said = {"type": "", "message": ""}, ""
-    while not detach and state["type"] not in ENDED:
-        time.sleep(1.0)
-        state = call("GET", f"/flow_runs/{run}")["state"]
-        if state["type"] != said:
-            said = state["type"]
-            say(f"The workflow is {said.lower()}.")
+    state = message = ""
+    try:
+        while not detach and state not in ENDED:
+            time.sleep(_PAUSE_SECONDS)
+            before = state
+            state, message = schedules.state(run)
+            if state != before:
+                say(f"The workflow is {state.lower()}.")
+    except KeyboardInterrupt:
+        say("The workflow continues without this command; Prefect's pages show and cancel it.")
+        raise click.exceptions.Exit(DETACHED) from None
     if app.json:
-        print_json({"flow_run": run, "state": state["type"].lower(), "message": state["message"], "output": output})
-    if state["type"] in {"FAILED", "CANCELLED"}:
-        raise PreconditionError(state["message"] or f"The flow run {run} was {state['type'].lower()}.")
+        print_json({"flow_run": run, "state": state.lower(), "message": message, "output": output})
+    if state in {"FAILED", "CANCELLED"}:
+        raise PreconditionError(message or f"The flow run {run} was {state.lower()}.")
     if not app.json:
-        say(f"{state['message'] or ''} Results: {output}".strip())
+        say(f"{message} Results: {output}".strip())
 
 
 def _predict_files(

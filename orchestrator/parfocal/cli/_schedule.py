@@ -11,7 +11,6 @@ from parfocal.cli._app import Group, current_app
 from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
-    from parfocal.flows._api import PrefectApi
     from parfocal.flows.schedules import Schedule, Schedules
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -42,9 +41,9 @@ def create(
     app = current_app()
     from parfocal import v1
     from parfocal.cli._render import print_json, say
-    from parfocal.client.batches import check_folders
     from parfocal.client.models import read_model
     from parfocal.client.parameters import parse_parameters, schema_of
+    from parfocal.flows.batches import check_folders
     from parfocal.runtime.errors import InvalidInputError
     from parfocal.runtime.store.names import versioned_name
     from parfocal.runtime.store.store import Location
@@ -187,25 +186,7 @@ def _schedules() -> Schedules:
     """Return the schedules of the Prefect server that belongs to this command."""
     from parfocal.flows.schedules import Schedules
 
-    return Schedules(prefect())
-
-
-def prefect() -> PrefectApi:
-    """Return the Prefect server that belongs to this command."""
-    import os
-
-    from parfocal.flows._api import PrefectApi
-    from parfocal.runtime.errors import UnavailableError
-
-    connection = current_app().connection()
-    if connection is not None and connection.prefect_api_url is not None:
-        return PrefectApi(connection.prefect_api_url, connection.prefect_auth)
-    if url := os.environ.get("PREFECT_API_URL", ""):
-        return PrefectApi(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
-    raise UnavailableError(
-        "New images of a folder in the store are predicted by workflows, and no Prefect server is known. Start "
-        "Parfocal with `parfocal up` (not --no-prefect), or set PREFECT_API_URL for a facility's installation."
-    )
+    return Schedules(current_app().prefect())
 
 
 def _state(each: Schedule) -> str:

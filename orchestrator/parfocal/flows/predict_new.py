@@ -10,12 +10,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from parfocal.client import Client
-from parfocal.client.batches import Batch, BatchRun, Progress
 from parfocal.client.models import read_model
 from parfocal.flows import _show, _work
 from parfocal.flows._follow import PrefectListener, current_run, ended_badly, quiet_failures
 from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
+from parfocal.flows.batches import Batch, BatchRun, Progress
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.names import versioned_name

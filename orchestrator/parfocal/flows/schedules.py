@@ -91,12 +91,7 @@ class Schedules:
         """
         check_name("schedule", name)
         when: dict[str, Any] = {"cron": cron, "timezone": timezone} if cron else {"interval": every_seconds}
-        try:
-            model = self._call("GET", f"/deployments/name/{FLOW}/{method}")
-        except NotFoundError as error:
-            raise NotFoundError(
-                f"The flow runner does not serve predictions with {method}. Look whether it runs: parfocal status"
-            ) from error
+        model = self._deployment(method)
         if any(name == deployment["name"] for deployment in self._deployments({"flows": {"name": {"any_": [FLOW]}}})):
             raise AlreadyExistsError(
                 f"There is a schedule or a method named {name!r} already. Choose another name, or delete the schedule "
@@ -114,6 +109,27 @@ class Schedules:
         }
         self._call("POST", "/deployments/", body)
         return self.get(name)
+
+    def start(self, method: str, parameters: Mapping[str, Any]) -> str:
+        """Start a run without a schedule, and return its id; parameters and errors as those of `create`."""
+        # The choices of the form may be some seconds old; the flow checks all of it.
+        body = {"parameters": dict(parameters), "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
+        deployment = self._deployment(method)["id"]
+        return str(self._call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
+
+    def state(self, run: str) -> tuple[str, str]:
+        """Return the type of state of a run, e.g. "RUNNING", and what it said."""
+        state = self._call("GET", f"/flow_runs/{run}")["state"]
+        return str(state["type"]), str(state["message"] or "")
+
+    def _deployment(self, method: str) -> Any:
+        """Return the deployment of the flow for a method, as Prefect describes it."""
+        try:
+            return self._call("GET", f"/deployments/name/{FLOW}/{method}")
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"The flow runner does not serve predictions with {method}. Look whether it runs: parfocal status"
+            ) from error
 
     def every(self) -> list[Schedule]:
         """Return all schedules by name."""

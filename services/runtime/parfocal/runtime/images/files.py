@@ -341,6 +341,12 @@ def image_stem(path: Path) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
+def output_stem(name: str) -> str:
+    """Return the name, without its suffix, of what is made of an image called so: in the same folder below a root."""
+    path = Path(name)
+    return (path.parent / image_stem(path)).as_posix()
+
+
 def unreadable_name(path: Path) -> Violation | None:
     """Return what is wrong with a file's name that is not UTF-8, which no store and no manifest can hold; else None."""
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, name_clash
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, name_clash, output_stem
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest, FileEntry
 from parfocal.runtime.store.store import Location, Store
@@ -49,12 +49,6 @@ def list_inputs(store: Store, input_uri: str, split: str, role: str, names: Sequ
     if clashes:
         raise refusal(f"The images below {place} cannot be told apart:", clashes)
     return found
-
-
-def output_stem(name: str) -> str:
-    """Return the name of what is made of an image, without ending: in the same folder, and called as the image."""
-    path = Path(name)
-    return (path.parent / image_stem(path)).as_posix()
 
 
 def fetch_input(context: JobContext, item: InputFile) -> Path:

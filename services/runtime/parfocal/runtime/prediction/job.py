@@ -14,12 +14,12 @@ from parfocal import v1
 from parfocal.runtime.datasets.findings import Notes, some
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
-from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, output_stem, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
 from parfocal.runtime.methods.roles import TARGET_STATISTICS
 from parfocal.runtime.prediction.box_files import RunBoxes
-from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs, output_stem
+from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
 from parfocal.runtime.prediction.overlay import overlay_png
