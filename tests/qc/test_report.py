@@ -18,13 +18,13 @@ from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.images.restoration import RestorationScore
 from parfocal.qc.report import REPORT_HTML, REPORT_PDF, write_report
-from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
 from parfocal.qc.report.evaluation import Evaluation, evaluation_report
-from parfocal.qc.report.pdf import column_widths, longest_text
 from parfocal.qc.restoration.judge import judge, summarise
 from parfocal.qc.restoration.metrics import METRICS, score_row
 from parfocal.qc.restoration.parameters import RestorationParameters
 from parfocal.qc.restoration.report import pictures, regions_table
+from parfocal.runtime.report.content import Heading, Notice, Picture, Report, Table, Text
+from parfocal.runtime.report.pdf import column_widths, longest_text
 from parfocal.runtime.store.evaluations import KINDS
 from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
 

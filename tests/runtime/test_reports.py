@@ -99,14 +99,22 @@ def test_a_method_draws_pages_of_its_own(tmp_path: Path) -> None:
     image = np.arange(256, dtype=np.uint16).reshape(16, 16)
     method, given = SERVICE.method("fake-2d"), examples(image, image)
 
-    def pages() -> int:
-        return (tmp_path / "training_report.pdf").read_bytes().count(b"/Type /Page ")
+    def pictures() -> int:
+        return (tmp_path / "training_report.pdf").read_bytes().count(b"/Subtype /Image")
 
     assert not write_training_report(tmp_path, MODEL, method, ROWS, given)
-    before = pages()
+    before = pictures()
+    assert before >= 2  # the curves and the training image
     assert not write_training_report(tmp_path, MODEL, method, ROWS, given, lambda: {"overlays": Figure()})
     assert (tmp_path / "overlays.png").read_bytes().startswith(b"\x89PNG")
-    assert pages() == before + 1
+    assert pictures() > before
+
+
+def test_a_warning_longer_than_a_page_is_whole_in_the_report(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(3000)]
+    model = MODEL.model_copy(update={"warnings": (" ".join(words),)})
+    assert not write_training_report(tmp_path, model, SERVICE.method("fake-2d"), ROWS, ())
+    assert (tmp_path / "training_report.pdf").read_bytes().count(b"/Type /Page\n") > 3
 
 
 def test_what_a_method_cannot_draw_costs_no_model(tmp_path: Path) -> None:

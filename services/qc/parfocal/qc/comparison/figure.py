@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from parfocal.qc.comparison.competitors import Competitor, TargetScores
-from parfocal.qc.figures.drawing import LARGEST_SHOWN, centre, draw_scale_bar, drawable, shortened, show_grey
+from parfocal.qc.figures.drawing import LARGEST_SHOWN, centre, draw_scale_bar, shortened, show_grey
+from parfocal.runtime.report.fonts import drawable
 
 # Okabe and Ito's palette, which can be told apart with any colour vision; references are grey.
 _MODEL_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
-from parfocal.qc.report.text import versions
+from parfocal.runtime.report.content import Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.runtime.report.text import versions
 from parfocal.runtime.store.evaluations import Metric
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text, Tone
-from parfocal.qc.report.text import value_text, versions
+from parfocal.runtime.report.content import Block, Heading, Notice, Picture, Report, Table, Text, Tone
+from parfocal.runtime.report.text import value_text, versions
 
 _TITLES: Final = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 _TONES: Final[dict[str, Tone]] = {"error": "failed", "warning": "note", "note": "note"}

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 
 from parfocal.qc.dataset.findings import SEVERITIES, Severity
 from parfocal.qc.evaluation.words import count
-from parfocal.qc.figures.drawing import drawable, save_png
+from parfocal.qc.figures.drawing import save_png
+from parfocal.runtime.report.fonts import drawable
 
 FIELDS: Final = 40
 """Fields of view on one sheet."""

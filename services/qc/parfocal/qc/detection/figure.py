@@ -20,13 +20,14 @@ from parfocal.qc.detection.metrics import BY_KEY
 from parfocal.qc.detection.scoring import Totals
 from parfocal.qc.evaluation.words import worst_of
 from parfocal.qc.figures.confusion import draw_confusion
-from parfocal.qc.figures.drawing import draw_scale_bar, drawable, shortened
+from parfocal.qc.figures.drawing import draw_scale_bar, shortened
 from parfocal.qc.figures.objects import COLOURS, picture, window_shown
 from parfocal.qc.metrics.objects.agreement import Agreement
 from parfocal.qc.metrics.objects.detections import BoxOutcomes
 from parfocal.qc.metrics.objects.instances import Counts
 from parfocal.runtime.datasets.boxes import Boxes
 from parfocal.runtime.methods.outputs import Detections
+from parfocal.runtime.report.fonts import drawable
 
 _TALLEST: Final = 3.0
 _GREY: Final = "0.35"

@@ -40,7 +40,6 @@ from parfocal.qc.metrics.objects.detections import (
     outcomes,
 )
 from parfocal.qc.metrics.objects.instances import Counts
-from parfocal.qc.report.content import Block
 from parfocal.runtime.datasets.boxes import Boxes, read_boxes
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import read_image
@@ -48,6 +47,7 @@ from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.outputs import Detections
 from parfocal.runtime.prediction.box_files import DETECTIONS
 from parfocal.runtime.prediction.detections import read_detections
+from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, PairedDifference
 
 # Enough to choose one of six thresholds.

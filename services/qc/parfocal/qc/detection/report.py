@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from parfocal.qc.detection.tables import LEVEL_NAMES
-from parfocal.qc.report.content import Block, Heading, Picture, Table, Text
 from parfocal.qc.report.overlays import worst_overlays
+from parfocal.runtime.report.content import Block, Heading, Picture, Table, Text
 from parfocal.runtime.store.evaluations import EvaluationSummary
 
 _RULES = {"voc": "PASCAL VOC", "coco": "COCO"}

@@ -23,8 +23,8 @@ from parfocal.qc.evaluation.score_each import score_each
 from parfocal.qc.evaluation.statistics import INTERVAL, image_scores, summarise_scores
 from parfocal.qc.evaluation.verdict import Judgement, baseline_ahead, seen_in_training, with_test, with_unscorable
 from parfocal.qc.metrics.parallel import workers_for
-from parfocal.qc.report.content import Block
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import (
     METRICS_FILE,
     SUMMARY_FILE,

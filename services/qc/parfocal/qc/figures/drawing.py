@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 
 LARGEST_SHOWN: Final = 512
@@ -123,14 +121,3 @@ def draw_colour_bar(
 def shortened(name: str, longest: int = 70) -> str:
     """Leave out the middle of a long name."""
     return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-longest // 2 + 1 :]}"
-
-
-def drawable(text: str) -> str:
-    """Replace characters the figure's font lacks, which would otherwise be drawn as boxes with a warning."""
-    known = _known_characters()
-    return "".join(character if ord(character) in known else "?" for character in text)
-
-
-@lru_cache(maxsize=1)
-def _known_characters() -> frozenset[int]:
-    return frozenset(get_font(findfont(FontProperties(weight="bold"))).get_charmap())

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from parfocal.qc.figures.confusion import draw_confusion
-from parfocal.qc.figures.drawing import draw_scale_bar, drawable, shortened
+from parfocal.qc.figures.drawing import draw_scale_bar, shortened
 from parfocal.qc.figures.objects import draw_outlines, part_shown
 from parfocal.qc.instances.classes import NO_CLASS_NAME, ObjectClasses, confusion
 from parfocal.qc.metrics.objects.classes import NO_CLASS, ClassCounts
 from parfocal.qc.metrics.objects.instances import Matches
+from parfocal.runtime.report.fonts import drawable
 
 # Of Okabe and Ito's palette, which can be told apart with any colour vision.
 _RIGHT: Final = (0.34, 0.71, 0.91)

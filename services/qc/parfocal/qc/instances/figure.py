@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from parfocal.qc.evaluation.words import worst_of
-from parfocal.qc.figures.drawing import draw_scale_bar, drawable
+from parfocal.qc.figures.drawing import draw_scale_bar
 from parfocal.qc.figures.objects import COLOURS, draw_mistakes, draw_outlines, part_shown, picture, plane_shown
 from parfocal.qc.instances.metrics import BY_KEY
 from parfocal.qc.metrics.objects.instances import Counts, InstanceScore, Matches
 from parfocal.qc.metrics.objects.outcomes import outcome_layers
+from parfocal.runtime.report.fonts import drawable
 
 _TALLEST: Final = 3.0
 _GREY: Final = "0.35"

@@ -52,9 +52,9 @@ from parfocal.qc.metrics.baselines.otsu import choose_otsu
 from parfocal.qc.metrics.objects.classes import ClassCounts
 from parfocal.qc.metrics.objects.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.objects.outcomes import error_map, outcome_layers
-from parfocal.qc.report.content import Block
 from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, PairedDifference
 
 # Enough to choose one of six thresholds.

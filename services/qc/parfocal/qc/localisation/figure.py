@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from parfocal.qc.evaluation.words import worst_of
-from parfocal.qc.figures.drawing import centre, draw_scale_bar, drawable, frame, shortened, show_grey
+from parfocal.qc.figures.drawing import centre, draw_scale_bar, frame, shortened, show_grey
 from parfocal.qc.figures.objects import COLOURS as OUTCOMES
 from parfocal.qc.figures.scores import COLOURS
 from parfocal.qc.metrics.images.resolution import FRC_THRESHOLD, FourierCorrelation
 from parfocal.qc.metrics.objects.localisations import FrameCounts
 from parfocal.runtime.datasets.coordinates import Localisations
+from parfocal.runtime.report.fonts import drawable
 
 _SIDE: Final = 3.4
 _ZOOM: Final = 32

@@ -35,12 +35,12 @@ from parfocal.qc.metrics.baselines.spots import SpotBaseline, choose_spots
 from parfocal.qc.metrics.images.reconstructions import ImageScore as PictureScore
 from parfocal.qc.metrics.images.reconstructions import render, score_against_truth, upsampling_of
 from parfocal.qc.metrics.objects.localisations import match_stack
-from parfocal.qc.report.content import Block, Heading, Picture, Table
 from parfocal.runtime.datasets.coordinates import Localisations, read_localisations
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, PixelSize, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.prediction.outputs import LOCALISATIONS
+from parfocal.runtime.report.content import Block, Heading, Picture, Table
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, PairedDifference
 from parfocal.runtime.store.store import Location
 

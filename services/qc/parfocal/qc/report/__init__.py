@@ -1,16 +1,16 @@
 """Reports for people: one content, written as PDF and as a self-contained HTML page.
 
-`content.py` says what a report is made of, `html.py` and `pdf.py` write it; `evaluation.py`, `comparison.py` and
-`dataset.py` make them.
+The content and the PDF are those of `parfocal.runtime.report`; `html.py` writes the page, and `evaluation.py` makes the
+report of an evaluation.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from parfocal.qc.report.content import Report
 from parfocal.qc.report.html import write_html
-from parfocal.qc.report.pdf import write_pdf
+from parfocal.runtime.report.content import Report
+from parfocal.runtime.report.pdf import write_pdf
 
 __all__ = ["REPORT_HTML", "REPORT_PDF", "Report", "write_report"]
 

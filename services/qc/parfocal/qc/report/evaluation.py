@@ -12,8 +12,8 @@ from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.evaluation.words import worst_of
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.figures.scores import scores_figure
-from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
-from parfocal.qc.report.text import value_text, versions
+from parfocal.runtime.report.content import Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.runtime.report.text import value_text, versions
 from parfocal.runtime.store.evaluations import METRICS_FILE, SUMMARY_FILE, EvaluationSummary
 from parfocal.runtime.store.manifests import ModelManifest
 from parfocal.runtime.store.scores import Scores

@@ -9,10 +9,7 @@ from typing import Final
 
 from jinja2 import Environment, StrictUndefined
 
-from parfocal.qc.report.content import Heading, Notice, Picture, Report, Table, Text
-
-SIGNS: Final = {"passed": "\N{CHECK MARK} ", "failed": "\N{BALLOT X} ", "note": ""}
-"""Before the title of a notice, so that its tone shows without colour."""
+from parfocal.runtime.report.content import SIGNS, Heading, Notice, Picture, Report, Table, Text
 
 _KINDS: Final = {Heading: "heading", Text: "text", Notice: "notice", Table: "table", Picture: "picture"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from parfocal.qc.report.content import Block, Picture
+from parfocal.runtime.report.content import Block, Picture
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary
 
 _MOST_OVERLAYS: Final = 6

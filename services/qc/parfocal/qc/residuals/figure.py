@@ -11,9 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from parfocal.qc.evaluation.words import worst_of
-from parfocal.qc.figures.drawing import centre, draw_scale_bar, drawable, shortened, show_grey
+from parfocal.qc.figures.drawing import centre, draw_scale_bar, shortened, show_grey
 from parfocal.qc.metrics.images.residuals import LARGEST_DEVIATION, ResidualMaps, ResidualScore
 from parfocal.qc.residuals.metrics import BY_KEY
+from parfocal.runtime.report.fonts import drawable
 
 _COLOURS: Final = "PuOr_r"  # both ends can be told apart with any colour vision
 _SIDE: Final = 3.6

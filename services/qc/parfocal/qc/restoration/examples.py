@@ -17,13 +17,13 @@ from parfocal.qc.figures.drawing import (
     centre,
     draw_colour_bar,
     draw_scale_bar,
-    drawable,
     frame,
     shortened,
     show_grey,
 )
 from parfocal.qc.metrics.images.restoration import RestorationScore
 from parfocal.qc.restoration.metrics import BY_KEY
+from parfocal.runtime.report.fonts import drawable
 
 EXAMPLE_PIXELS: Final = 256
 """Pixels shown along each side, from the centre, as many as the panels have: reports stay small enough to be mailed."""

@@ -18,7 +18,6 @@ from parfocal.qc.figures.drawing import (
     centre,
     draw_colour_bar,
     draw_scale_bar,
-    drawable,
     frame,
     shortened,
     show_grey,
@@ -27,6 +26,7 @@ from parfocal.qc.metrics.images.foreground import RegionScore
 from parfocal.qc.metrics.images.restoration import RestorationMaps, RestorationScore
 from parfocal.qc.restoration.metrics import BY_KEY
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.report.fonts import drawable
 
 _GREY: Final = "0.35"
 

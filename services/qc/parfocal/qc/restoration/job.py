@@ -23,7 +23,6 @@ from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitE
 from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
 from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
-from parfocal.qc.report.content import Block
 from parfocal.qc.restoration.background import background_shift
 from parfocal.qc.restoration.examples import Example, examples_figure
 from parfocal.qc.restoration.figure import restoration_figure
@@ -47,6 +46,7 @@ from parfocal.qc.restoration.scoring import (
 )
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import (
     KINDS,
     EvaluationSummary,

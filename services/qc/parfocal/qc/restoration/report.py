@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from parfocal.qc.figures.drawing import save_png
-from parfocal.qc.report.content import Block, Picture, Table
 from parfocal.qc.restoration.correlation import correlation_figure
 from parfocal.qc.restoration.curves import read_curves
 from parfocal.qc.restoration.metrics import BY_KEY, REGIONS
 from parfocal.qc.restoration.reliability import read_coverage_csv, reliability_figure
+from parfocal.runtime.report.content import Block, Picture, Table
 from parfocal.runtime.store.evaluations import EvaluationSummary, Kind
 
 

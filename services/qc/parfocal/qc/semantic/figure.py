@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from parfocal.qc.evaluation.words import worst_of
-from parfocal.qc.figures.drawing import draw_scale_bar, drawable
+from parfocal.qc.figures.drawing import draw_scale_bar
 from parfocal.qc.figures.objects import COLOURS, part_shown, picture
 from parfocal.qc.metrics.objects.outcomes import ERROR_CODES as _OBJECT_CODES
 from parfocal.qc.metrics.objects.outcomes import Outcome
 from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.runtime.methods.thresholds import THRESHOLDS
+from parfocal.runtime.report.fonts import drawable
 
 _OUTCOMES: Final[dict[Outcome, str]] = {
     "found": "true positive",

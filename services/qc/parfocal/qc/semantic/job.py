@@ -20,7 +20,6 @@ from parfocal.qc.metrics.objects.agreement import bland_altman
 from parfocal.qc.metrics.objects.confusion import Matrix, confusion_matrix, mean_over_classes, pixel_accuracy
 from parfocal.qc.metrics.objects.semantic import Areas, boundary_f
 from parfocal.qc.metrics.objects.topology import compare_regions
-from parfocal.qc.report.content import Block
 from parfocal.qc.semantic.baselines import choose_baselines
 from parfocal.qc.semantic.figure import semantic_figure
 from parfocal.qc.semantic.judge import (
@@ -39,6 +38,7 @@ from parfocal.qc.semantic.report import class_rows, class_tables, write_class_ta
 from parfocal.qc.semantic.scheme import choose_scheme
 from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import EvaluationSummary, Kind, PairedDifference
 
 

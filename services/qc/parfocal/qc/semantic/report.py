@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parfocal.qc.metrics.objects.confusion import Matrix, class_areas
-from parfocal.qc.report.content import Block, Heading, Table, Text
+from parfocal.runtime.report.content import Block, Heading, Table, Text
 from parfocal.runtime.store.evaluations import EvaluationSummary
 
 _MOST_SHOWN = 12

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parfocal.qc.figures.drawing import centre, draw_scale_bar, drawable, frame, shortened
+from parfocal.qc.figures.drawing import centre, draw_scale_bar, frame, shortened
+from parfocal.runtime.report.fonts import drawable
 
 _SIDE: Final = 2.2
 

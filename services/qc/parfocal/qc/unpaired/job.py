@@ -18,7 +18,6 @@ from parfocal.qc.evaluation.statistics import statistics
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.metrics.baselines.histogram import fit_intensity_match
-from parfocal.qc.report.content import Block, Table, Text
 from parfocal.qc.unpaired.figure import Sample, samples_figure
 from parfocal.qc.unpaired.inputs import Translated, read_unpaired_inputs, test_images, training_images
 from parfocal.qc.unpaired.judge import CANNOT_SHOW, DEFINITION, judge
@@ -28,6 +27,7 @@ from parfocal.qc.unpaired.scoring import Real, Sets, channels_last, drawn, score
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.report.content import Block, Table, Text
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, direction_note
 
 _SHOWN_IMAGES = 4

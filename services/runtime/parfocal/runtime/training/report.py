@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import csv
 import logging
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.methods.implementation import Example
 from parfocal.runtime.methods.service import Method
+from parfocal.runtime.report.content import Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.runtime.report.fonts import drawable
+from parfocal.runtime.report.pdf import write_pdf
+from parfocal.runtime.report.text import value_text
 from parfocal.runtime.store.manifests import KeptWeights, ModelManifest
 
 _CURVES: Final = "loss.png"
 _REPORT: Final = "training_report.pdf"
+_CURVES_CAPTION: Final = (
+    "Losses and scores after each epoch, on the training and on the validation set, and the learning rate. A circle "
+    "marks the epoch whose weights were kept. A validation loss that rises while the training loss falls is a sign of "
+    "overfitting."
+)
 _log = logging.getLogger(__name__)
-_A4 = (8.27, 11.69)
+_RESOLUTION: Final = 120  # dots per inch of the pictures
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 # Colours that are told apart in all kinds of colour vision; more scores than these share them.
 _COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -60,18 +67,15 @@ def write_training_report(
     write_training_csv(folder / "training.csv", rows)
     drawn: Mapping[str, Figure] = {}
     try:
-        figure = loss_figure(rows, model)
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / _CURVES, dpi=120)
+        _save(loss_figure(rows, model), folder / _CURVES)
         drawn = figures()
         for name, each in drawn.items():
-            FigureCanvasAgg(each)
-            each.savefig(folder / f"{name}.png", dpi=120)
-        with PdfPages(folder / _REPORT, metadata={"Title": f"Training of {model.model}"}) as pages:
-            pages.savefig(_summary_page(model, method, rows))
-            pages.savefig(_figures_page(model, rows, examples))
-            for each in drawn.values():
-                pages.savefig(each)
+            _save(each, folder / f"{name}.png")
+        with tempfile.TemporaryDirectory() as name:
+            shown = Path(name) / "examples.png"
+            if examples:
+                _save(_examples_figure(examples), shown)
+            write_pdf(_report(folder, model, method, rows, shown if examples else None, drawn), folder / _REPORT)
     except (OSError, MemoryError):  # the machine's fault, which another attempt may not have
         raise
     except Exception as error:  # whatever a drawing library cannot draw: hours of training are worth more
@@ -149,41 +153,63 @@ def _draw_panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _summary_page(model: ModelManifest, method: Method, rows: Sequence[Row]) -> Figure:
-    figure = Figure(figsize=_A4)
-    writer = _Writer(figure)
-    writer.title(f"Training report: {model.model}, version {model.version}")
-    writer.text(f"{method.title} · {model.created_at:%Y-%m-%d %H:%M} UTC · project {model.project} · job {model.job}")
-    writer.heading("Result")
-    if rows:
-        there = rows[model.best_epoch - 1]
-        shown = ", ".join(f"{name.replace('_', ' ')} {there[name]:.4g}" for name in metric_names([there]))
-        writer.text(
-            f"{model.epochs} epochs in {_duration(model.training_seconds)}. {_selection(model)} There: {shown}. "
-            "Losses say how training went, not whether the model can be trusted: run quality control on test images."
-        )
-    for warning in model.warnings:
-        writer.text(f"Note: {warning}", colour=_ORANGE)
-    writer.heading("For the methods section")
-    writer.text(methods_paragraph(model, method))
-    writer.heading("Parameters")
-    writer.table(sorted((name, str(value)) for name, value in model.parameters.items()))
-    writer.heading("Data and environment")
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=_RESOLUTION)
+
+
+def _report(
+    folder: Path,
+    model: ModelManifest,
+    method: Method,
+    rows: Sequence[Row],
+    examples: Path | None,
+    figures: Iterable[str],
+) -> Report:
+    """Return the content of the report; the pictures are files of `folder`, and `examples`."""
     packages = model.environment.get("packages", {})
-    writer.table(
-        [
-            ("dataset", model.dataset_uri),
-            ("normaliser", ", ".join(f"{key} {value}" for key, value in model.normaliser.items() if value is not None)),
-            ("initial model", model.parent or "none: random initial weights"),
-            ("precision", str(model.environment.get("precision", ""))),
-            ("device, threads", f"{model.environment.get('device')}, {model.environment.get('threads')}"),
-            *sorted(packages.items()),
-        ],
-        columns=1,
+    facts = {
+        "method": method.title,
+        "trained": f"{model.created_at:%Y-%m-%d %H:%M} UTC, project {model.project}, job {model.job}",
+        "dataset": model.dataset_uri,
+        "start": model.parent or "random initial weights",
+    }
+    blocks: list[Block] = [Text(_result(model, rows))] if rows else []
+    blocks += [Notice("note", "Warning", (warning,)) for warning in model.warnings]
+    blocks += [Heading("For the methods section"), Text(methods_paragraph(model, method))]
+    blocks += [Heading("Reference"), Text(method.citation)]
+    if rows:
+        blocks += [Heading("Losses and scores"), Picture(folder / _CURVES, _CURVES_CAPTION)]
+    if examples is not None:
+        blocks += [Heading("Training images"), Picture(examples, "One image of the training set, with its target.")]
+    for name in figures:
+        title = name.replace("_", " ").capitalize()
+        blocks += [Heading(title), Picture(folder / f"{name}.png", f"The file {name}.png of the model.")]
+    normaliser = ", ".join(f"{key} {value_text(value)}" for key, value in model.normaliser.items() if value is not None)
+    environment = {
+        "normalisation": normaliser,
+        "precision": value_text(model.environment.get("precision")),
+        "device": value_text(model.environment.get("device")),
+        "threads": value_text(model.environment.get("threads")),
+        **packages,
+    }
+    blocks += [Heading("Parameters"), _table("Parameter", model.parameters)]
+    blocks += [Heading("Environment"), _table("Part", environment)]
+    return Report(f"Training report: {model.model}, version {model.version}", facts, blocks)
+
+
+def _table(title: str, values: Mapping[str, Any]) -> Table:
+    return Table((title, "Value"), [(name, value_text(value)) for name, value in sorted(values.items())])
+
+
+def _result(model: ModelManifest, rows: Sequence[Row]) -> str:
+    """Return how long the training took and which losses and scores the selected weights have."""
+    best = rows[model.best_epoch - 1]
+    scores = ", ".join(f"{name.replace('_', ' ')} {best[name]:.4g}" for name in metric_names([best]))
+    return (
+        f"{model.epochs} epochs in {_duration(model.training_seconds)}. {_selection(model)} Its losses and scores: "
+        f"{scores}. They describe the training, not whether the model can be trusted: evaluate it on test images."
     )
-    writer.heading("Reference")
-    writer.text(method.citation)
-    return figure
 
 
 def methods_paragraph(model: ModelManifest, method: Method) -> str:
@@ -213,19 +239,13 @@ def _selection(model: ModelManifest) -> str:
     return f"The weights of the last epoch ({model.epochs}) were kept."
 
 
-def _figures_page(model: ModelManifest, rows: Sequence[Row], examples: Sequence[Example]) -> Figure:
-    # The rectangle leaves the margins of a printed page.
-    figure = Figure(figsize=_A4, layout=ConstrainedLayoutEngine(rect=(0.06, 0.04, 0.88, 0.92)))
-    halves: Any = figure.subfigures(2, 1, height_ratios=[1.1, 1])
-    top, bottom = halves
-    top.suptitle("Losses and scores during training", fontsize=12)
-    if rows:
-        _draw_curves(top, rows, model.weights)
-    if examples:
-        # Names are drawn as they are: dollar signs begin no formula.
-        bottom.suptitle(f"Example of the training images: {examples[0].name}", fontsize=12, parse_math=False)
-        for axes, example in zip(bottom.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
-            _draw_example(axes, example)
+def _examples_figure(examples: Sequence[Example]) -> Figure:
+    """Return the roles of one training image side by side."""
+    figure = Figure(figsize=(8, 8 / len(examples) + 0.7), layout="constrained")
+    # Names are drawn as they are: dollar signs begin no formula.
+    figure.suptitle(drawable(examples[0].name), fontsize=12, parse_math=False)
+    for axes, example in zip(figure.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
+        _draw_example(axes, example)
     return figure
 
 
@@ -262,39 +282,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
-
-
-class _Writer:
-    """Sets text on a page from top to bottom."""
-
-    def __init__(self, figure: Figure) -> None:
-        self._figure = figure
-        self._y = 0.955
-
-    def title(self, text: str) -> None:
-        self._line(text, size=16, weight="bold", step=0.028)
-
-    def heading(self, text: str) -> None:
-        self._y -= 0.012
-        self._line(text, size=11, weight="bold", step=0.02)
-
-    def text(self, text: str, colour: str = "black") -> None:
-        for line in textwrap.wrap(text, 104):
-            self._line(line, size=9, colour=colour)
-
-    def table(self, rows: Sequence[tuple[str, str]], columns: int = 2) -> None:
-        height = -(-len(rows) // columns)
-        top = self._y
-        for number, (name, value) in enumerate(rows):
-            column, row = divmod(number, height)
-            x, y = 0.08 + column * 0.43, top - row * 0.0155
-            shown = textwrap.shorten(value, 96 // columns)
-            self._figure.text(x, y, name, size=9, color=_GREY, va="top", parse_math=False)
-            self._figure.text(x + 0.2, y, shown, size=9, va="top", parse_math=False)
-        self._y = top - height * 0.0155
-
-    def _line(
-        self, text: str, *, size: float, weight: str = "normal", colour: str = "black", step: float = 0.0155
-    ) -> None:
-        self._figure.text(0.08, self._y, text, size=size, weight=weight, color=colour, va="top", parse_math=False)
-        self._y -= step

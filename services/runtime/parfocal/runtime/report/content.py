@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 Tone = Literal["passed", "failed", "note"]
+
+SIGNS: Final[Mapping[Tone, str]] = {"passed": "\N{CHECK MARK} ", "failed": "\N{BALLOT X} ", "note": ""}
+"""Before the title of a notice, so that its tone shows without colour."""
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,8 @@ from reportlab.platypus import (
     TableStyle,
 )
 
-from parfocal.qc.figures.drawing import drawable
-from parfocal.qc.report.content import Block, Heading, Notice, Picture, Report, Table, Text
-from parfocal.qc.report.html import SIGNS
+from parfocal.runtime.report.content import SIGNS, Block, Heading, Notice, Picture, Report, Table, Text
+from parfocal.runtime.report.fonts import FONT, drawable
 
 _MARGIN: Final = 20 * mm
 _WIDTH: Final = A4[0] - 2 * _MARGIN
@@ -46,7 +45,6 @@ _LONGEST_WORD: Final = 45 * mm
 
 _TABLE_SIZE: Final = 8
 _PADDING: Final = 8.0
-_FONT: Final = "DejaVuSans"
 _GREY: Final = HexColor("#555555")
 _LINE: Final = HexColor("#cccccc")
 _TONES: Final[dict[str, Color]] = {
@@ -87,7 +85,7 @@ def write_pdf(report: Report, path: Path) -> None:
 
 def _number(canvas: Any, document: Any) -> None:
     canvas.saveState()
-    canvas.setFont(_FONT, 7.5)
+    canvas.setFont(FONT, 7.5)
     canvas.setFillColor(_GREY)
     canvas.drawString(_MARGIN, 11 * mm, "Parfocal")
     canvas.drawRightString(A4[0] - _MARGIN, 11 * mm, f"page {document.page}")
@@ -195,7 +193,7 @@ def column_widths(table: Table) -> list[float]:
 def longest_text(texts: Iterable[str], *, bold: bool = False) -> float:
     """Return the width of the longest text in a table, in points."""
     _register_fonts()
-    font = f"{_FONT}-Bold" if bold else _FONT
+    font = f"{FONT}-Bold" if bold else FONT
     return max((float(stringWidth(drawable(text), font, _TABLE_SIZE)) for text in texts), default=0.0)
 
 
@@ -227,7 +225,7 @@ def _style(
         options["alignment"] = TA_RIGHT
     return ParagraphStyle(
         "",
-        fontName=f"{_FONT}-Bold" if bold else _FONT,
+        fontName=f"{FONT}-Bold" if bold else FONT,
         fontSize=size,
         leading=size * 1.35,
         spaceBefore=before,
@@ -242,6 +240,6 @@ def _style(
 def _register_fonts() -> None:
     # The fonts of Matplotlib: PDF's own have no Greek letters, and a report must look the same everywhere.
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    for name in (_FONT, f"{_FONT}-Bold"):
+    for name in (FONT, f"{FONT}-Bold"):
         registerFont(TTFont(name, str(folder / f"{name}.ttf")))
-    registerFontFamily(_FONT, normal=_FONT, bold=f"{_FONT}-Bold", italic=_FONT, boldItalic=f"{_FONT}-Bold")
+    registerFontFamily(FONT, normal=FONT, bold=f"{FONT}-Bold", italic=FONT, boldItalic=f"{FONT}-Bold")
