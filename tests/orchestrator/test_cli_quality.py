@@ -244,7 +244,7 @@ def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
     again = run("compare", "--evaluation", first, "--evaluation", evaluated, "-p", "metrics=ssim", "--json")
     assert again.code == 0, again.err
     assert {test["metric"] for test in again.json["summary"]["tests"]} == {"ssim"}
-    assert {each["name"] for each in again.json["summary"]["competitors"][:2]} == {model, rival}
+    assert {each["name"] for each in again.json["summary"]["candidates"][:2]} == {model, rival}
     job = again.json["job"]["id"]
     assert run("jobs", "download", job, "--output", tmp_path / "again").code == 0
     refused = run("compare", model, "--evaluation", job, "--dataset", dataset)

@@ -13,7 +13,7 @@ COMPARE: Final = "parfocal.qc.comparison.job:compare"
 
 
 class ComparisonParameters(Parameters):
-    """How competitors are compared; each kind of evaluation names the metrics it has."""
+    """How candidates are compared; each kind of evaluation names the metrics it has."""
 
     compared_with: ClassVar[tuple[Literal["input", "baseline"], ...]] = ("baseline",)
     """What needs no training and is worth comparing with: the input is where it is an image of the same kind."""

@@ -28,7 +28,7 @@ def comparison_report(
     folder
         Holds comparison.csv and the figures.
     """
-    models = [each["name"] for each in summary["competitors"] if each["kind"] == "model"]
+    models = [each["name"] for each in summary["candidates"] if each["kind"] == "model"]
     blocks: list[Block] = [Notice("note", "What is shown", tuple(summary["sentences"]))]
     if summary["remarks"]:
         blocks.append(Notice("note", "To be known besides", tuple(summary["remarks"])))
@@ -95,11 +95,11 @@ def _effect(test: Mapping[str, Any]) -> str:
 
 
 def _images(summary: Mapping[str, Any], folder: Path) -> Iterator[Table]:
-    """Yield a table for each metric, with a column for each competitor."""
+    """Yield a table for each metric, with a column for each candidate."""
     with (folder / "comparison.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     several = len(summary["metrics"]) > 1
-    names = list(dict.fromkeys(line["competitor"] for line in lines))
+    names = list(dict.fromkeys(line["candidate"] for line in lines))
     heading = ("Image", *names)
     for key, metric in _metrics(summary).items():
         images: dict[str, list[str]] = {}

@@ -70,10 +70,10 @@ def layers(truth: Boxes, found: Detections, outcome: BoxOutcomes, names: Sequenc
         f"{short[truth.classes[mine]]} → {short[found.classes[given]]}" for mine, given in outcome.wrong_class.tolist()
     )
     return (
-        Layer(TRUE_POSITIVE, found.corners[outcome.found[:, 1]], COLOURS["found"]),
-        Layer(FALSE_POSITIVE, found.corners[outcome.false_positives], COLOURS["invented"]),
-        Layer(FALSE_NEGATIVE, truth.corners[outcome.missed], COLOURS["missed"], "--"),
-        Layer(WRONG_CLASS, found.corners[outcome.wrong_class[:, 1]], COLOURS["cut"], "-", wrong),
+        Layer(TRUE_POSITIVE, found.corners[outcome.true_positives[:, 1]], COLOURS["true positive"]),
+        Layer(FALSE_POSITIVE, found.corners[outcome.false_positives], COLOURS["false positive"]),
+        Layer(FALSE_NEGATIVE, truth.corners[outcome.false_negatives], COLOURS["false negative"], "--"),
+        Layer(WRONG_CLASS, found.corners[outcome.wrong_class[:, 1]], COLOURS["split"], "-", wrong),
     )
 
 

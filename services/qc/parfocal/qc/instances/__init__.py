@@ -12,7 +12,7 @@ INSTANCES = Method(
     title="Instance QC",
     task=v1.TASK_INSTANCE_SEGMENTATION,
     summary="""
-        Compares found objects with labelled ones, one to one: how many were found, missed, false positives, split or
+        Compares found objects with labelled ones, one to one: how many were found, not found, false positives, split or
         merged, and how well they are outlined, for the prediction and for Otsu's threshold; how often classes are
         right where objects have them; pictures of every image with its mistakes; a verdict in words.
     """,

@@ -32,7 +32,8 @@ class InstanceParameters(Parameters, InstanceThresholds):
     maps: bool = Field(
         default=True,
         title="Overlays",
-        description="Write a picture of every test image with found, missed, invented, cut and merged objects.",
+        description="Write a picture of every test image that outlines true positives (objects found), false negatives "
+        "(not found), false positives (not there), split and merged objects.",
     )
 
     def thresholds(self) -> InstanceThresholds:

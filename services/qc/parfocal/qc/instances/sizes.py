@@ -1,4 +1,4 @@
-"""How well objects are found by their size: a mean over all hides that the small ones are missed."""
+"""How well objects are found by their size: a mean over all objects hides that small ones are not found."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SizeClass:
 
 
 def target_outcomes(overlap: Overlap, matches: Matches) -> npt.NDArray[np.float64]:
-    """Return for each target its pixels and the IoU with which it was found (0 if missed); float64 (targets, 2)."""
+    """Return float64 (targets, 2): size in pixels, and the IoU with which the target was found (0: not found)."""
     iou = {pair[0]: pair[2] for pair in matches.pairs}
     found = [iou.get(label, 0.0) for label in overlap.target_ids.tolist()]
     return np.column_stack([overlap.target_areas.astype(np.float64), np.array(found, np.float64)])

@@ -1,6 +1,6 @@
 """Whether two sets of scores of the same images differ: rank tests, their correction for many, and an effect size.
 
-Two competitors are scored on the same images, so scores belong together in pairs, and the pairs are what is tested:
+Two candidates are scored on the same images, so scores belong together in pairs, and the pairs are what is tested:
 images differ more from each other than models do on one image.
 """
 
@@ -25,7 +25,7 @@ _EXACT: Final = 50
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two competitors on the same images.
+    """Two candidates on the same images.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class PairedTest:
 
 
 def paired_test(first: Scores, second: Scores, *, confidence: float = 0.95) -> PairedTest:
-    """Compare the scores of two competitors on the same images.
+    """Compare the scores of two candidates on the same images.
 
     Parameters
     ----------

@@ -20,11 +20,7 @@ from parfocal.qc.metrics.objects.outcomes import Outcome
 from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.runtime.methods.thresholds import THRESHOLDS
 
-_OUTCOMES: Final[dict[Outcome, str]] = {
-    "found": "true positive",
-    "missed": "false negative",
-    "invented": "false positive",
-}
+_OUTCOMES: Final[tuple[Outcome, ...]] = ("true positive", "false negative", "false positive")
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
 """Values of an error map of pixels, the same as of objects; 0 is background."""
 _MOST_WRITTEN: Final = 12
@@ -65,7 +61,7 @@ def semantic_figure(
     """
     plane = None
     if mistakes.ndim == 3:
-        plane = int(np.argmax((mistakes > ERROR_CODES["found"]).sum(axis=(1, 2))))
+        plane = int(np.argmax((mistakes > ERROR_CODES["true positive"]).sum(axis=(1, 2))))
     source, mistakes = part_shown(source, [mistakes], plane)
     panels = 2 if curve is None and confusion is None else 3
     side = 4.0
@@ -94,7 +90,7 @@ def semantic_figure(
     elif confusion is not None:
         _draw_confusion(axes[2], *confusion)
     handles = [Patch(color=COLOURS[outcome]) for outcome in ERROR_CODES]
-    figure.legend(handles, list(_OUTCOMES.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, list(ERROR_CODES), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

@@ -92,9 +92,9 @@ def error_map(target: NDArray[np.int8], prediction: NDArray[np.int8]) -> NDArray
     Pixels whose class in the target is not known are left at 0.
     """
     result = np.zeros(target.shape, np.uint8)
-    result[(target > 0) & (prediction == target)] = ERROR_CODES["found"]
-    result[(target > 0) & (prediction != target)] = ERROR_CODES["missed"]
-    result[(target == 0) & (prediction > 0)] = ERROR_CODES["invented"]
+    result[(target > 0) & (prediction == target)] = ERROR_CODES["true positive"]
+    result[(target > 0) & (prediction != target)] = ERROR_CODES["false negative"]
+    result[(target == 0) & (prediction > 0)] = ERROR_CODES["false positive"]
     return result
 
 

@@ -28,16 +28,16 @@ _LARGEST_LABEL: Final = 2**53
 
 @dataclass(frozen=True)
 class Counts:
-    """How many objects were found at a level, in one image or in several added up.
+    """Numbers of objects that were found or not at an IoU level, in one image or summed over several.
 
     Ratios are 1 where there is nothing to find and nothing was found.
 
     Attributes
     ----------
     tp, fp, fn
-        Objects found, invented and missed.
+        Numbers of true positives, false positives and false negatives.
     matched_iou
-        Sum of the IoU of the pairs found.
+        Sum of the IoU of the matched pairs.
     """
 
     tp: int = 0
@@ -92,18 +92,23 @@ class Matches:
     ----------
     pairs
         Target id, prediction id and their IoU.
-    missed, spurious
-        Ids of targets and of predictions without a partner.
+    false_negatives, false_positives
+        Ids of the targets and of the predictions without a partner.
     """
 
     pairs: tuple[tuple[int, int, float], ...]
-    missed: tuple[int, ...]
-    spurious: tuple[int, ...]
+    false_negatives: tuple[int, ...]
+    false_positives: tuple[int, ...]
 
     @property
     def counts(self) -> Counts:
-        """Their numbers."""
-        return Counts(len(self.pairs), len(self.spurious), len(self.missed), float(sum(iou for *_, iou in self.pairs)))
+        """Numbers of pairs, false positives and false negatives, and the sum of the IoU of the pairs."""
+        return Counts(
+            len(self.pairs),
+            len(self.false_positives),
+            len(self.false_negatives),
+            float(sum(iou for *_, iou in self.pairs)),
+        )
 
 
 @dataclass(frozen=True)
@@ -151,8 +156,8 @@ class Overlap:
         found, used = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
         return Matches(
             pairs=tuple(sorted(pairs)),
-            missed=tuple(label for label in self.target_ids.tolist() if label not in found),
-            spurious=tuple(label for label in self.prediction_ids.tolist() if label not in used),
+            false_negatives=tuple(label for label in self.target_ids.tolist() if label not in found),
+            false_positives=tuple(label for label in self.prediction_ids.tolist() if label not in used),
         )
 
     def aggregated_jaccard(self) -> float:
@@ -171,7 +176,7 @@ class Overlap:
         return shared / int(either) if either else 1.0
 
     def split(self) -> tuple[int, ...]:
-        """Return the targets cut in pieces: two predictions or more lie mostly inside, each over a tenth of it."""
+        """Return the split targets: two or more predictions lie mostly inside, each over a tenth of the target."""
         inside = self.shared > 0.5 * self.prediction_areas[self.columns]
         large = self.shared >= _SPLIT_SHARE * self.target_areas[self.rows]
         pieces = np.bincount(self.rows[inside & large], minlength=len(self.target_ids))
@@ -186,7 +191,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class InstanceScore:
-    """One image.
+    """The scores of one image.
 
     Attributes
     ----------
