@@ -43,7 +43,7 @@ class Scene:
     gain
         Grey values of one photon.
     read_noise
-        Standard deviation of the grey values where no emitter shines.
+        Standard deviation of the grey values where no emitter is active.
     offset
         Grey value where no emitter shines.
     """
