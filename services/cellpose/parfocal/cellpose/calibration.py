@@ -30,7 +30,7 @@ def best_thresholds(images: Sequence[tuple[NDArray[np.float32], NDArray[Any]]], 
     images
         Flows with logits, and labels, of each image or volume.
     scale
-        At which the network has seen them.
+        Factor by which the images were scaled for the network.
     """
     usual = CellposePredictionParameters()
     scores: dict[tuple[float, float], float] = {}

@@ -75,9 +75,9 @@ def fit_state(name: str, state: Arrays, learner: Any) -> dict[str, NDArray[Any]]
     Parameters
     ----------
     name
-        Of the file, for messages.
+        Name of the file, for error messages.
     state
-        Its arrays.
+        Arrays of the file by name.
     learner
         Has the network.
 

@@ -33,8 +33,8 @@ class Suitability:
     Attributes
     ----------
     correlation
-        By axis, "x" and "y", the correlation of the noise with that of pixels 1, 2, … further; empty where the images
-        are too small to tell.
+        By axis ("x", "y"): correlation (-1 to 1) of the noise of pixels at distances of 1, 2, … pixels; empty for
+        images that are too small.
     blockiness
         See `parfocal.runtime.images.compression.blockiness`.
     at_ceiling, at_zero

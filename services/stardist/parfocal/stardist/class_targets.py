@@ -22,11 +22,11 @@ def class_targets(
     classes
         Images of the class of the object each pixel belongs to, of the same shape; 0 where it is unknown.
     count
-        How many classes there are.
+        Number of classes.
     grid
         Steps of the network's grid along the spatial axes.
     ignored
-        On the grid, the pixels that count for nothing, with a trailing axis of length 1.
+        Mask on the grid, with a trailing axis of length 1, of the pixels that are ignored.
 
     Returns
     -------

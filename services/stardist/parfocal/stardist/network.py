@@ -74,7 +74,8 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
     kind
         Class of stardist's own object around a network.
     calibration_pixels
-        Of validation images that thresholds are chosen on: enough to set two numbers, more would only take longer.
+        Number of pixels of validation images on which thresholds are chosen; more would take longer without a better
+        choice of two numbers.
     """
 
     kind: ClassVar[Any]

@@ -21,7 +21,7 @@ def cross_entropy(
     Parameters
     ----------
     logits
-        As above.
+        Logits of shape (batch, classes, *spatial), see above.
     classes
         int64 ``(batch, *spatial)``: the class of each pixel, below 0 where it is not known.
     weights

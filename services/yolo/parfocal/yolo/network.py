@@ -58,9 +58,9 @@ class YoloLearner(TorchLearner):
     anchors
         (A, 2): width and height in cells.
     parameters
-        Of the training.
+        Parameters of the training.
     device
-        What it is computed on.
+        Device on which the network is computed.
     """
 
     def __init__(

@@ -75,9 +75,9 @@ class TargetScores:
     images
         Names of the images, in order.
     scores
-        By key of the metric and name of the candidate: float64 of shape (images,).
+        By key of the metric and name of the candidate: scores, float64 of shape (images,).
     metrics
-        By key: what is known of the metrics.
+        By key: description of each metric.
     """
 
     target: str

@@ -38,9 +38,9 @@ class Shown:
     predictions
         The same by name of the model.
     captions
-        By name of the model: its score in words.
+        By name of the model: its score as a short text.
     pixel_size
-        In micrometres, None where it is unknown.
+        Side length of a pixel in micrometres; None where it is unknown.
     """
 
     name: str

@@ -73,11 +73,11 @@ class Chosen:
     place, dataset
         The dataset of the test.
     split, role, stem
-        Of the image and its target.
+        Split, role of the target and name of the image.
     source
-        Its input.
+        Input image.
     results
-        By name of the model: where its prediction lies, and the manifest.
+        By name of the model: place and manifest of its prediction.
     """
 
     context: JobContext
@@ -112,9 +112,9 @@ class Loaded:
     target
         Pixels, or what else it is.
     predictions
-        By name of the model.
+        By name of the model: its predicted image.
     pixel_size
-        In X in micrometres; None where it is unknown.
+        Length of a pixel along X in micrometres; None where it is unknown.
     """
 
     target: Any

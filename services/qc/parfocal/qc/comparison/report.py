@@ -22,7 +22,7 @@ def comparison_report(
     summary
         Content of summary.json.
     facts
-        What stands below the title.
+        Facts listed below the title, by name.
     packages
         Versions of what made the numbers.
     folder

@@ -64,7 +64,7 @@ def run_tests(candidates: Sequence[Candidate], scores: Iterable[TargetScores], a
     candidates
         Models first.
     scores
-        For each target.
+        Scores of each target.
     alpha
         Probability of calling any difference real that is not; intervals have the confidence ``1 - alpha``.
     """

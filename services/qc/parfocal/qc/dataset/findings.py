@@ -27,7 +27,7 @@ class Finding:
     check
         Short name of the check, as sheets and tables show it.
     text
-        What was found, in which images, and what to do.
+        Sentences: what was found, in which images, and what to do.
     images
         Labels of all the images concerned; empty where it is the dataset as a whole.
     """

@@ -29,7 +29,7 @@ def dataset_report(
     summary
         Content of summary.json.
     facts
-        What stands below the title.
+        Facts listed below the title, by name.
     packages
         Versions of what made the numbers.
     folder

@@ -67,9 +67,9 @@ def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Seque
     Parameters
     ----------
     folder
-        Where to write.
+        Folder to write to.
     tiles
-        By part ("train", "test"): its fields.
+        By split ("train", "test"): its fields of view.
     roles
         Names of the images of a field, the first six of which are drawn.
     most

@@ -51,9 +51,9 @@ class Layer:
     corners
         float32 (N, 4): [y0, x0, y1, x1] in pixels.
     colour, line
-        How they are drawn. Dashed are those that only the annotation has.
+        Colour and style of the lines; boxes that only the annotation has are dashed.
     texts
-        What is written at each box; empty for none.
+        Text at each box; empty for none.
     """
 
     title: str
@@ -93,11 +93,11 @@ def overlay_figure(
     source
         Grey or colour image, with channels first or colours last besides (Y, X).
     shown
-        Its boxes.
+        Boxes of the image by outcome.
     counts
-        Of all classes.
+        Counts over all classes.
     name
-        For the title.
+        Name of the image, for the title.
     plane
         (Y, X) of the image in pixels.
     pixel_size
@@ -181,7 +181,7 @@ def curves_figure(totals: Totals, level: float, confidence: float) -> Figure:
     totals
         All images together.
     level, confidence
-        What counts as found.
+        IoU level and lowest confidence of a true positive.
     """
     figure = Figure(figsize=(10.4, 4.4), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
@@ -201,7 +201,7 @@ def counts_figure(predicted: npt.NDArray[np.int64], annotated: npt.NDArray[np.in
     predicted, annotated
         (images,): number of objects.
     agreement
-        Of the two.
+        Agreement of the two numbers.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)

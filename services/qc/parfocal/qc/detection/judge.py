@@ -46,13 +46,13 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every image with the metrics, in one order.
+        By kind: metrics of every image, in one order.
     totals
         All images together.
     training
         Number of boxes of each class in the images of the training; empty where it is not known.
     unscorable
-        By image that is not among them: why its prediction cannot be scored.
+        By further image: why its prediction cannot be scored.
     """
     lost = unscorable or {}
     images, pooled = scores["prediction"], totals.pooled()

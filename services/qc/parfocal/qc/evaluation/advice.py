@@ -33,7 +33,7 @@ def next_steps(
     comparisons
         The predictions against the baselines.
     baseline
-        What is called so, within a sentence.
+        Name of the baseline within a sentence.
     """
     steps = [] if model is None else [*_of_training(model)]
     images = " and ".join(dict.fromkeys(worst))

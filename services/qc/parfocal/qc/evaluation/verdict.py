@@ -41,13 +41,13 @@ def judge_gain(
     Parameters
     ----------
     comparison
-        In a metric of which more is better.
+        Paired differences in a metric of which higher is better.
     images
         The predictions that were compared.
     metric
         The metric that is compared.
     other
-        What it is compared with, as in "Otsu's threshold".
+        Name of the other one within a sentence, e.g. "Otsu's threshold".
     needed
         The gain asked for.
     """
@@ -86,9 +86,9 @@ def baseline_ahead(
     scores
         The images by kind.
     metrics
-        Those to look at.
+        Metrics to look at.
     names
-        What the kinds other than the prediction are called at the beginning of a sentence.
+        Names, at the beginning of a sentence, of the kinds other than the prediction.
     """
     found = summarise_scores(scores)
     remarks = []
@@ -116,11 +116,11 @@ def with_unscorable(verdict: Judgement, unscorable: Mapping[str, str], images: i
     Parameters
     ----------
     unscorable
-        By image: why, in sentences that name it.
+        By image: reason as a sentence that names it.
     images
         Number of all images that have a prediction.
     allowed
-        How many may fail. Those that failed in another way must have been counted together with these before.
+        Number of images that may fail. Images that failed in another way must have been added to these before.
     """
     if not unscorable:
         return verdict
@@ -222,7 +222,7 @@ def judge_f1(
     Parameters
     ----------
     sentence
-        How many objects were found, without its end.
+        Sentence that says how many objects were found, without its end.
     f1
         Over all images together.
     scores
@@ -230,7 +230,7 @@ def judge_f1(
     metric
         F1.
     thresholds
-        What is asked for.
+        Thresholds of the verdict.
     """
     images = scores["prediction"]
     gain = compare(images, scores["baseline"], "baseline", metric.key)

@@ -83,7 +83,7 @@ def part_shown(
     Parameters
     ----------
     source
-        Of the spatial shape of the label images, with channels first, which are averaged, or colours last besides.
+        Image of the spatial shape of the label images; leading channels are averaged, trailing colours are kept.
     labels
         Images (Y, X) or (Z, Y, X) of one shape.
     plane

@@ -42,9 +42,9 @@ class ObjectClasses:
     Attributes
     ----------
     target, prediction
-        By label.
+        By label: class of the object.
     counts
-        What became of them.
+        Numbers of objects by class and outcome.
     """
 
     target: Mapping[int, int]

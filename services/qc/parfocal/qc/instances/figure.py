@@ -43,11 +43,11 @@ def overlay_figure(
         Label images (Y, X) or (Z, Y, X); of a volume the plane with the most false negatives and false positives is
         shown.
     score, matches
-        Of the two label images.
+        Score and matches of the two label images.
     name
-        For the title.
+        Name of the image, for the title.
     pixel_size
-        In micrometres, for the scale bar; None where it is unknown.
+        Side length of a pixel in micrometres, for the scale bar; None where it is unknown.
     """
     plane = plane_shown(target, prediction, matches)
     source, target, prediction = part_shown(source, [target, prediction], plane)
@@ -87,7 +87,7 @@ def instance_figure(
     level
         The IoU level of `matches`.
     pooled
-        By kind and level: counts over all images.
+        By kind and IoU level: counts over all images.
     images
         Number of test images.
     """

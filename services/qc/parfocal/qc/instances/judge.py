@@ -111,11 +111,11 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every image with its `image_values`, in one order.
+        By kind: `image_values` of every image, in one order.
     pooled
         The prediction's counts over all images at the level of the thresholds.
     unscorable
-        By image that is not among them: why its prediction cannot be scored.
+        By further image: why its prediction cannot be scored.
     """
     lost = unscorable or {}
     failures: list[str] = []
@@ -147,9 +147,9 @@ def level_remarks(pooled: Mapping[str, Mapping[float, Counts]], level: float) ->
     Parameters
     ----------
     pooled
-        By kind and IoU level: the counts over the objects of all images.
+        By kind and IoU level: counts over the objects of all images.
     level
-        That of the verdict, of which its reasons speak.
+        IoU level of the verdict and its reasons.
     """
     ours, theirs = pooled["prediction"], pooled["baseline"]
     ahead = [

@@ -25,13 +25,13 @@ class SizeClass:
     size_class
         "small", "medium" or "large".
     smallest_px, largest_px
-        Of its targets, in pixels.
+        Sizes of the smallest and the largest target, in pixels.
     target_objects, true_positives
         Number of targets and of those found.
     recall
-        Their ratio.
+        Found targets divided by all targets, 0 to 1.
     mean_matched_iou
-        Of those found; None where there are none.
+        Mean IoU of the targets that were found; None if there are none.
     """
 
     size_class: str
@@ -56,12 +56,12 @@ def size_classes(outcomes: Sequence[npt.NDArray[np.float64]]) -> tuple[SizeClass
     Parameters
     ----------
     outcomes
-        Of each image, from `target_outcomes`.
+        Outcomes of each image, from `target_outcomes`.
 
     Returns
     -------
     tuple of SizeClass
-        From small to large; fewer than three where too few different sizes occur, none without targets.
+        Classes from small to large; fewer than three if too few different sizes occur, none without targets.
     """
     everything = np.concatenate(outcomes) if outcomes else np.empty((0, 2))
     areas, iou = everything[:, 0], everything[:, 1]

@@ -50,15 +50,15 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every stack with the metrics, in one order.
+        By kind: metrics of every stack, in one order.
     together
-        By kind, all stacks together.
+        By kind: counts over all stacks together.
     thresholds
-        What is asked for.
+        Thresholds of the verdict.
     chance
         True emitters that lie within the radius of any place, on average.
     unscorable
-        By stack that is not among them: why its prediction cannot be scored.
+        By further stack: why its prediction cannot be scored.
     """
     lost = unscorable or {}
     images, pooled = scores["prediction"], together["prediction"]

@@ -56,7 +56,7 @@ def paired_test(first: Scores, second: Scores, *, confidence: float = 0.95) -> P
     first, second
         One score for each image, in the same order: shape (images,), finite.
     confidence
-        Of the interval of the rank-biserial correlation, above 0 and below 1.
+        Confidence of the interval of the rank-biserial correlation, above 0 and below 1.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def wilcoxon_p(differences: Scores) -> float:
     Returns
     -------
     float
-        In (0, 1]; 1 where all differences are zero. With n images never below ``2**(1 - n)``.
+        p-value in (0, 1]; 1 if all differences are zero. With n images it is never below ``2**(1 - n)``.
     """
     values = _checked(differences)
     values = values[values != 0]
@@ -127,7 +127,7 @@ def mann_whitney_p(first: Scores, second: Scores) -> float:
     Returns
     -------
     float
-        In (0, 1]; 1 where all scores are equal.
+        p-value in (0, 1]; 1 if all scores are equal.
     """
     ours, theirs = _checked(first), _checked(second)
     together = np.concatenate([ours, theirs])

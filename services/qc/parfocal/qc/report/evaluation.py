@@ -37,7 +37,7 @@ class Evaluation:
         Give for the summary of a target, and its role where there are several, what only this kind of quality control
         has below its scores and below its figure.
     images_of
-        What the images are, e.g. "test images of the dataset cells, version 1".
+        Description of the images, e.g. "test images of the dataset cells, version 1".
     thresholds
         The parameters of the evaluation; their titles and values are printed.
     packages

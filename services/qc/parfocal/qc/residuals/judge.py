@@ -53,9 +53,9 @@ def judge(
     strange
         Images that are unlike those the model was trained on.
     left_out
-        By image that is not among them: why it was not judged.
+        By further image: why it was not judged.
     unscorable
-        By image that is not among them either: why its prediction cannot be scored, which is a failure.
+        By further image: why its prediction cannot be scored, which counts as a failure.
     """
     lost = unscorable or {}
     failed = {image.image: " and ".join(image.failures) for image in images if image.failures}

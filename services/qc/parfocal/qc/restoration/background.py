@@ -126,7 +126,7 @@ def carried(
     scores
         All images by kind.
     name
-        What the prediction is compared with, as in "its input".
+        Name of what the prediction is compared with, e.g. "its input".
     allowed
         The loss that is allowed; None where a gain is asked for.
     """

@@ -35,9 +35,9 @@ def correlation_figure(
     Parameters
     ----------
     metrics
-        By kind: the statistics over the images, whose median resolution is marked.
+        By kind: statistics over the images, whose median resolution is marked.
     names
-        What the kinds are called, in the order of the legend.
+        Names of the kinds, in the order of the legend.
     """
     figure = Figure(figsize=(7.0, 3.6), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)

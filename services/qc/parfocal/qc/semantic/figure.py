@@ -49,15 +49,16 @@ def semantic_figure(
     name, images
         Name of the image and number of test images, for the title.
     iou
-        Of this image.
+        IoU of this image, 0 to 1.
     curve
         IoU over all test images at each of `THRESHOLDS`; None where masks were predicted.
     threshold
-        Where probabilities were cut.
+        Lowest probability that was taken for foreground.
     pixel_size
-        In micrometres, for the scale bar; None where it is unknown.
+        Side length of a pixel in micrometres, for the scale bar; None where it is unknown.
     confusion
-        Of several classes their names, and over all test images the pixels by class of target (rows) and prediction.
+        For several classes: their names, and the number of pixels of all test images by class of target (rows) and
+        prediction (columns).
     """
     plane = None
     if mistakes.ndim == 3:

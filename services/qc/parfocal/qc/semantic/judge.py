@@ -123,17 +123,17 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every image with the metrics, in one order.
+        By kind: metrics of every image, in one order.
     pooled
         Pixels of the prediction over all images by class in target and prediction.
     curve
         Counts over all images at each of `THRESHOLDS`; None where the predictions are masks.
     unscorable
-        By image that is not among them: why its prediction cannot be scored.
+        By further image: why its prediction cannot be scored.
     names
-        Of the classes.
+        Names of the classes.
     baseline
-        What the baseline is called.
+        Name of the baseline.
     """
     lost = unscorable or {}
     images = scores["prediction"]

@@ -53,7 +53,7 @@ def judge(
     largest_real
         The largest distance of a single real image.
     unscorable
-        By image that is not among them: why its prediction cannot be scored, which is a failure.
+        By further image: why its prediction cannot be scored, which counts as a failure.
     """
     lost = unscorable or {}
     failed = {image.image: " and ".join(image.failures) for image in images if image.failures}

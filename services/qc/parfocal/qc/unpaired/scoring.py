@@ -31,7 +31,7 @@ class Sets:
     Attributes
     ----------
     real, baseline, prediction
-        Of other real images, of inputs with matched intensities, and of predictions.
+        Distances of other real images, of inputs with matched intensities, and of predictions.
     images
         Number of images in each set.
     reference

@@ -82,7 +82,7 @@ class BoxReport:
     declared
         The names of the classes in the order in which a file lists them; empty where none does.
     warnings
-        What was left out, converted or guessed, and what is suspicious.
+        Warnings about what was left out, converted, guessed or is suspicious.
     """
 
     images: tuple[BoxedImage, ...]
@@ -116,13 +116,13 @@ def check_boxes(
         PASCAL VOC (``NAME.xml`` for each image), COCO (one ``.json`` file for all) or YOLO (``NAME.txt`` for each image
         and a file with the names of the classes). Images without boxes are background.
     axes
-        What each image must have, e.g. ``YX`` or ``YXS``.
+        Required axes of each image, e.g. ``YX`` or ``YXS``.
     classes
         The only classes that there may be; empty: those of the files.
     class_folders
         Further folders in which a file with the names of the classes may lie.
     min_images, reading, limits
-        As for `check_images`.
+        See `check_images`.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def class_names(reports: Mapping[str, BoxReport]) -> tuple[tuple[str, ...], tupl
     Parameters
     ----------
     reports
-        Those of the splits by name. The order is the one that a file declares, else the alphabetical one.
+        Reports of the splits by name. The order of the classes is the declared one, otherwise alphabetical.
     """
     used = {split: report.class_counts for split, report in reports.items()}
     every = {name for counts in used.values() for name in counts}
@@ -191,7 +191,7 @@ def read_boxes(path: Path, classes: Sequence[str], shape: tuple[int, int]) -> Bo
     Parameters
     ----------
     path
-        Its PASCAL VOC file.
+        PASCAL VOC file of the image.
     classes
         The names of the dataset's classes, `DatasetManifest.classes`.
     shape

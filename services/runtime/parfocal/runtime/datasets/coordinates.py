@@ -138,7 +138,7 @@ def check_coordinates(
     pixel_size_nm
         Side length of a pixel in nm; None: as the stacks say.
     min_images, limits
-        As for `check_images`.
+        See `check_images`.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def read_localisations(path: Path, pixel_size_um: tuple[float, float], shape: Se
     Parameters
     ----------
     path
-        Its table.
+        Table of the stack's coordinates.
     pixel_size_um
         Height and width of a pixel in µm.
     shape

@@ -45,7 +45,7 @@ class Reading:
     labels
         The values are numbers of objects or classes: none is changed, see `read_image`.
     axes
-        What somebody says that the axes are; "" where the files say it.
+        Axes as stated by the user; "" if the files state them.
     components
         Each separate piece of a label gets a number of its own.
     """
@@ -192,7 +192,7 @@ def examine(
     look
         Called with the decoded image; returns whether it is one of labels, whose numbers are no brightness.
     reading
-        How the file is read.
+        Rules by which the file is read.
     """
     name = file_name(path)
     try:

@@ -90,13 +90,13 @@ def check_folder(
     folder
         The folder.
     kind
-        What the dataset is, a name of `KINDS`; empty: what the files tell. Pairs and unpaired images look alike, so
-        the latter must be said.
+        Kind of the dataset, a name of `KINDS`; empty: found from the files. Unpaired images look like pairs, so that
+        this kind must be stated.
     axes
-        What each image must have, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are
-        pairs. Empty: "YX", and "TYX" for stacks with coordinates. Axes that are said replace those that a file declares
-        for its planes, if it has as many. Targets may
-        have colours or channels of their own where the kind is said to be "paired" or "unpaired".
+        Axes of each image, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are pairs.
+        Empty: "YX", or "TYX" for stacks with coordinates. Stated axes replace those that a file declares, if their
+        number is the same. Targets may have colours or channels of their own if the kind is stated to be "paired" or
+        "unpaired".
     pixel_size_nm
         Side length of a pixel in nm, for coordinates only; None: as the stacks say.
     label_components

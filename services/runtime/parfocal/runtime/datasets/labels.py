@@ -115,13 +115,13 @@ class TargetLook:
     Attributes
     ----------
     grey
-        Of images of grey values: the file, and why they are no labels.
+        Files of grey values, and the reason why each is not a label image.
     objects
         Labels in all images.
     pixels
         Pixels of each value, as long as there are no more values than classes could have.
     extents
-        For each image its file, and how many pixels each label spans along each axis.
+        For each image: its file, and the extent of each label along each axis in pixels.
     in_pieces
         Images in which labels lie in several separate pieces, and how many of both there are in the planes looked at.
     filling, below

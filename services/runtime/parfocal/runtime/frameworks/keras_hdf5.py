@@ -26,7 +26,7 @@ def read_weights(path: Path, learner: KerasLearner, described: str) -> Arrays:
     learner
         A network of the same shape; its weights are replaced.
     described
-        What says which network this is, for messages, e.g. "config.json".
+        Name of the file that describes the network, for error messages, e.g. "config.json".
 
     Raises
     ------

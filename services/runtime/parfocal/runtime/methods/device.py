@@ -52,7 +52,7 @@ class Device:
     trains
         Numbers of spatial dimensions of the networks that are trained in `fast` too.
     why
-        What decides on `fast`: the end of a sentence.
+        Reason for `fast`, as the end of a sentence.
     precision
         Precision in which networks are computed. In another one than float32 they are applied with a tail in float32.
     training

@@ -167,9 +167,9 @@ def check_network(
     ours
         The configuration that Parfocal writes for the same parameters.
     names
-        Of the values.
+        Names of the values.
     older
-        What files of older versions mean that lack some of the names.
+        Values that files of older versions imply if they lack some of the names.
     """
     for name in names:
         built = json.loads(json.dumps(ours[name]))
@@ -216,7 +216,7 @@ def run_import(
     service
         Has the method.
     arguments
-        Of the command line.
+        Arguments of the command line.
     import_model
         Given the method, the source's place and the folder for the model's files, writes these and returns fields of
         `ModelManifest`, see `manifest_fields`.

@@ -81,8 +81,8 @@ class Normaliser(BaseModel):
         Returns
         -------
         NormaliserConstants
-            Where an image has no contrast at all, the scale is 1; where the two percentiles coincide (few bright
-            spots on nothing) it is the range of the image.
+            Offset and scale. The scale is 1 for an image without contrast, and the range of the image if the two
+            percentiles coincide (few bright spots on an empty background).
 
         Raises
         ------

@@ -58,13 +58,13 @@ def large_objects(dataset: DatasetManifest, axes: str, choices: Sequence[SeesFar
     Parameters
     ----------
     dataset
-        With the measured sizes of its objects.
+        Dataset with the measured sizes of its objects.
     axes
-        Of the method.
+        Axes of the method.
     choices
         The parameters, and then those with other values of the parameter `name`, with which the network sees farther.
     name
-        Of a parameter.
+        Name of a parameter.
     """
     sizes, parameters = dataset.object_sizes.get("train"), choices[0]
     if sizes is None or len(sizes.largest) != len(axes):

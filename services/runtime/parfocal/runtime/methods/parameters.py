@@ -30,7 +30,7 @@ def inherited(parent: type[Parameters], name: str, *, default: Any = None, descr
     Parameters
     ----------
     parent, name
-        Where the field is.
+        Class and name of the field.
     default
         The new default; None keeps the parent's.
     description
@@ -288,13 +288,13 @@ def check_patch_fits(
     Parameters
     ----------
     parameters
-        Those of the training; `patch_depth` is the length of a patch along Z, `patch_size` that along Y and X.
+        Parameters of the training; `patch_depth` is the length of a patch along Z, `patch_size` that along Y and X.
     axes
-        Those of one image of the method, e.g. "ZYX".
+        Axes of one image of the method, e.g. "ZYX".
     dataset, role
-        Whose training images are looked at.
+        Dataset and role of the training images to check.
     divisor
-        What the side lengths of a patch must be multiples of for the network, along each axis; empty: of nothing.
+        Divisor along each axis of the side lengths of a patch that the network requires; empty: none.
     because
         The parameters that decide on the divisor, for example "network_depth 3".
     """

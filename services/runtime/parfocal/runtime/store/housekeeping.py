@@ -71,7 +71,7 @@ def remove_abandoned(parent: Path, prefix: str = "", *, older_than: float = _LOC
     Parameters
     ----------
     parent
-        Where `own_folder` made them; may be missing.
+        Folder in which `own_folder` creates them; may be missing.
     prefix
         Only folders whose names begin like this.
     older_than
@@ -109,7 +109,7 @@ def free_space(folder: Path, state: Path, wanted: int) -> int:
     Parameters
     ----------
     folder
-        Where something shall be written.
+        Folder to write to.
     state
         The state folder, with cache and scratch.
     wanted

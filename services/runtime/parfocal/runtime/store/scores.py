@@ -22,7 +22,7 @@ def read_scores(text: str, metrics: Sequence[str], name: str = "metrics.csv") ->
     metrics
         Keys of the metrics wanted, which are the names of their columns. The table may have others besides.
     name
-        What the table is called in errors.
+        Name of the table, for error messages.
 
     Raises
     ------

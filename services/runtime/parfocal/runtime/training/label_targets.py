@@ -40,11 +40,11 @@ def clean_label_targets(
     names
         The files of each image's targets, for errors.
     targets
-        Of each image its label image and, if there are `classes`, its class image.
+        For each image: its label image and, if there are `classes`, its class image.
     clean
         Makes of a label image, whose objects are numbered from 1, what the network is trained on.
     folder
-        Where the results are kept.
+        Folder for the results.
 
     Raises
     ------

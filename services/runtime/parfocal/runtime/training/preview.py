@@ -86,7 +86,7 @@ def preview_figure(
     parameters
         Size of patches, augmentation and seed.
     images, patches
-        How many to show at most.
+        Largest number to show.
     augmented
         Show beside each patch what augmentation makes of it in the first epoch of a training.
 

@@ -55,7 +55,7 @@ def write_training_report(
     Returns
     -------
     str
-        Why there are no pictures, as a sentence for people; "" where all could be drawn. The table is always there.
+        Sentence that says why pictures are missing; "" if all could be drawn. The table is always written.
     """
     write_training_csv(folder / "training.csv", rows)
     drawn: Mapping[str, Figure] = {}

@@ -115,9 +115,9 @@ def split_stacks(
     Parameters
     ----------
     stems, validation_fraction, patch_shape, seed
-        As for `split_images`; patches are of single frames.
+        See `split_images`; patches are cut from single frames.
     shapes
-        Of each stack (T, Y, X) in pixels.
+        Shape of each stack (T, Y, X) in pixels.
 
     Raises
     ------

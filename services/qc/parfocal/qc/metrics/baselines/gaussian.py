@@ -27,14 +27,14 @@ class BaselineChoice:
     Attributes
     ----------
     sigma
-        In pixels. The top of the parabola through the best candidate and its two neighbours, so it may lie between
-        candidates.
+        Standard deviation in pixels: the top of the parabola through the best candidate and its two neighbours, so that
+        it may lie between candidates.
     mean_psnr
         ``(sigma, mean PSNR in dB over the validation images)`` of every candidate, by rising sigma.
     images
         Number of validation images.
     chosen_on
-        What images these were, in words.
+        Description of the images, e.g. "the training images".
     """
 
     sigma: float

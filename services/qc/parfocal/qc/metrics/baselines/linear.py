@@ -22,7 +22,7 @@ class LinearPredictor:
     coefficients
         One for each channel of the input, in target grey values per source grey value.
     intercept
-        In target grey values.
+        Intercept in grey values of the target.
     images
         Number of images it was fitted to.
     pairs

@@ -52,7 +52,7 @@ class Foreground:
     mask
         bool, in the shape of the target; true where the target lies above the threshold.
     threshold
-        In target ranges: 0 is the target's 0.1 percentile, 1 its 99.9 percentile.
+        Threshold in units of the target's range: 0 is its 0.1 percentile, 1 its 99.9 percentile.
     grey_value
         The same threshold in grey values of the target.
     fraction
@@ -130,11 +130,11 @@ def score_regions(
     Parameters
     ----------
     maps
-        Of the whole image, from `parfocal.qc.metrics.images.restoration.score_scaled`.
+        Maps of the whole image, from `parfocal.qc.metrics.images.restoration.score_scaled`.
     image
         The scored image, as it was given there.
     target
-        Its target, scaled or not.
+        Target of the image, scaled or not.
     mask
         The foreground.
 

@@ -78,7 +78,7 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows
     image, target
         Finite grey values of one shape, at least 11x11, of any integer or floating type.
     windows
-        How many windows and pixels to use at most, evenly spaced; None for all there are.
+        Largest number of windows and pixels to use, evenly spaced; None for all.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def micro_ssim_map(
     image, target
         Finite grey values (Y, X) of one shape, at least 11x11, of any integer or floating type.
     fit
-        To the set they belong to.
+        Fit of MicroSSIM to the set that the images belong to.
     name
         Name of the image, for the error message.
 

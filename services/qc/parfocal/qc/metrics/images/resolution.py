@@ -69,7 +69,7 @@ class FourierCorrelation:
     coefficients
         Number of Fourier coefficients in each.
     resolution
-        In pixels of X; NaN where the images agree in nothing.
+        Resolution in pixels along X; NaN where the images do not agree at all.
     at_least
         The curve never falls below 1/7: the resolution is `resolution`, the Nyquist limit, or better.
     """

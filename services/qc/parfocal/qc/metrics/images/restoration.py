@@ -306,7 +306,7 @@ def score_stack(
     Parameters
     ----------
     image, target
-        As for `score_restoration`, with a leading Z axis.
+        Images as for `score_restoration`, with a leading Z axis.
     foreground
         Foreground of the target, bool (Z, Y, X), for MS-SSIM inside and outside of it; None for none.
     name

@@ -34,9 +34,9 @@ def coverage(
     Parameters
     ----------
     target, prediction, uncertainty
-        Of one plane (Y, X); prediction and uncertainty in the same grey values.
+        Images of one plane (Y, X); prediction and uncertainty in the same grey values.
     score
-        Of the prediction; its scale must be above 0.
+        Score of the prediction; its scale must be above 0.
     foreground
         The foreground of the target, of the same shape: an uncertainty that is only true of empty background is none.
     name

@@ -108,9 +108,9 @@ def count_classes(matches: Matches, target: Mapping[int, int], prediction: Mappi
     Parameters
     ----------
     matches
-        Which objects belong together.
+        Matched objects.
     target, prediction
-        By label: the class of each object, or `NO_CLASS`.
+        By label: class of the object, or `NO_CLASS`.
     """
     unknown = sum(number == NO_CLASS for number in target.values())
     if target and unknown == len(target):

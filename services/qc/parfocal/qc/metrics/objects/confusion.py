@@ -24,7 +24,7 @@ def confusion_matrix(target: npt.NDArray[Any], prediction: npt.NDArray[Any], cla
     prediction
         Indices of classes, of the same shape.
     classes
-        How many there are.
+        Number of classes.
     """
     known = target >= 0
     cells = target[known].astype(np.int64) * classes + prediction[known]

@@ -51,8 +51,8 @@ class BoxMatches:
     confidence
         float64 (N,), 0 to 1.
     claims
-        By rule int64 (levels, N): index of the annotated box that a detection found, -1 for false positives, -2 for
-        those that found a difficult object and are left out.
+        By rule: int64 (levels, N), index of the annotated box that each detection found; -1 for false positives, -2 for
+        detections of difficult objects, which are left out.
     positives
         int64 (classes,): annotated boxes of each class that are not difficult.
     """
@@ -212,7 +212,7 @@ def coco_average_precision(scores: npt.NDArray[np.floating], matched: npt.NDArra
     matched
         (N,): whether each is a true positive.
     positives
-        How many boxes of the class are annotated.
+        Number of annotated boxes of the class.
 
     Returns
     -------

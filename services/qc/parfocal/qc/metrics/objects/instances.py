@@ -122,7 +122,7 @@ class Overlap:
     target_areas, prediction_areas
         Pixels of each.
     rows, columns, shared
-        For each pair that overlaps: places in the lists above, and the pixels shared.
+        For each overlapping pair: indices into the lists above, and the number of shared pixels.
     foreground_iou
         IoU of all that is not background.
     """
@@ -196,7 +196,7 @@ class InstanceScore:
     Attributes
     ----------
     counts
-        By level: those asked for.
+        By IoU level: counts.
     split, merged
         See `Overlap`.
     foreground_iou

@@ -118,7 +118,7 @@ def boundary_f(target: Mask, prediction: Mask, tolerance: float) -> float:
     target, prediction
         Masks of one shape, (Y, X) or (Z, Y, X).
     tolerance
-        In pixels, along every axis alike.
+        Tolerance in pixels, the same along every axis.
 
     Returns
     -------

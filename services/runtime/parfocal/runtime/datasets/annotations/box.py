@@ -25,9 +25,9 @@ class Box:
     corners
         (x0, y0, x1, y1) in pixels from the upper left corner of the image, whose lower right one is (X, Y).
     difficult, truncated
-        What PASCAL VOC says of objects: hard to recognise, and cut off by the border of the image.
+        Flags of PASCAL VOC: hard to recognise, and truncated by the border of the image.
     where
-        Its place in the file, for messages, for example "object 3".
+        Place in the file, for error messages, e.g. "object 3".
     """
 
     name: str

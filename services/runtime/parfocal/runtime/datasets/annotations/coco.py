@@ -31,7 +31,7 @@ def parse_coco(path: Path, name: str, notes: Notes) -> tuple[list[Annotation], t
     path
         The file.
     name
-        What messages call it.
+        Name of the file, for error messages.
     notes
         Is told what was left out or taken for something else.
 
@@ -85,7 +85,7 @@ def coco_bytes(
     Parameters
     ----------
     images
-        By the name of its file, the size of each image in pixels (Y, X), and its boxes with their scores (0 to 1).
+        By file name: size of the image in pixels (Y, X), and its boxes with their scores (0 to 1).
     classes
         The names of the classes; their numbers count from 1.
     """

@@ -22,7 +22,7 @@ def parse_voc(path: Path, name: str, notes: Notes) -> tuple[Annotation, list[Vio
     path
         The file. It is taken for hostile: no entity is expanded and no other file is read.
     name
-        What messages call it.
+        Name of the file, for error messages.
     notes
         Is told what was left out.
 
@@ -61,9 +61,9 @@ def voc_bytes(file: str, shape: tuple[int, int], boxes: tuple[Box, ...]) -> byte
     file
         The image's name.
     shape
-        Its size in pixels (Y, X).
+        Size of the image in pixels (Y, X).
     boxes
-        Its boxes; none for an image of background.
+        Boxes of the image; none for an image of background.
     """
     root = Element("annotation")
     SubElement(root, "filename").text = file

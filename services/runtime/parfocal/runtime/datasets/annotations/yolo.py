@@ -40,7 +40,7 @@ def read_class_names(path: Path, name: str) -> tuple[str, ...]:
     path
         A text file with one name in each line, or a YAML file with `names:`.
     name
-        What messages call it.
+        Name of the file, for error messages.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def parse_yolo(
         A text file with lines `class x_centre y_centre width height`, lengths as fractions of the image; an outline
         `class x1 y1 x2 y2 x3 y3 …` becomes the box around it.
     name
-        What messages call it.
+        Name of the file, for error messages.
     classes
         The names of the classes.
     shape
