@@ -75,7 +75,7 @@ CELLPOSE_3D = Method(
         Volumes (planes, height, width; source), perhaps with two channels, first the cytoplasm and then the nuclei, and
         for each a label volume (target) of the same name and size: whole numbers, 0 for background and one number for
         each object. Every object must be labelled, also those cut by the border. A few volumes with some hundred
-        objects are a beginning; of a single one a block is kept for validation.
+        objects are a beginning; of a single one a block is held out for validation.
     """,
     minimum_images=1,
     recommended_images=10,

@@ -114,7 +114,7 @@ STARDIST_3D = Method(
     data="""
         Volumes (planes, height, width; source) and for each a label volume (target) of the same name and size: whole
         numbers, 0 for background and one number for each object. Every object must be labelled, also those cut by the
-        border. A few volumes with some hundred objects are a beginning; of a single one a block is kept for
+        border. A few volumes with some hundred objects are a beginning; of a single one a block is held out for
         validation.
     """,
     minimum_images=1,

@@ -301,8 +301,8 @@ def class_values(parameters: UnetParameters, dataset: DatasetManifest) -> tuple[
     listed = ", ".join(map(str, dataset.image_class_values))
     if len(values) < 2:
         raise InvalidInputError(
-            f"The class images of {dataset.dataset!r} have the values {listed}: there are no two classes to tell "
-            "apart. Annotate a second class, for example the background, or correct ignore_value.",
+            f"The class images of {dataset.dataset!r} have the values {listed}: two or more classes are required. "
+            "Annotate a second class, for example the background, or correct ignore_value.",
             [Violation("ignore_value", f"leaves {len(values)} of the values {listed}")],
         )
     foreground = parameters.foreground_value
@@ -312,7 +312,7 @@ def class_values(parameters: UnetParameters, dataset: DatasetManifest) -> tuple[
         raise InvalidInputError(
             f"foreground_value {foreground} says which of two values is the foreground, and the classes of "
             f"{dataset.dataset!r} have {', '.join(map(str, values))}. "
-            + ("Leave it out: of several classes all are found." if len(values) > 2 else "Choose one of them."),
+            + ("Leave it out: with several classes, all are found." if len(values) > 2 else "Choose one of them."),
             [
                 Violation(
                     "foreground_value", f"must be one of two values; the classes have {', '.join(map(str, values))}"
@@ -335,8 +335,8 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
         axes = "ZYX"
         if (parameters.z_poolings or 0) > parameters.poolings:
             raise InvalidInputError(
-                f"z_poolings {parameters.z_poolings} is larger than poolings {parameters.poolings}: volumes are halved "
-                "in Z only where they are halved in Y and X. Change one of them.",
+                f"z_poolings {parameters.z_poolings} is larger than poolings {parameters.poolings}: volumes can be "
+                "halved in Z only on levels where they are halved in Y and X. Change one of them.",
                 [Violation("z_poolings", f"must be at most poolings, {parameters.poolings}")],
             )
     class_values(parameters, dataset)

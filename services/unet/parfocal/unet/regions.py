@@ -47,8 +47,8 @@ def clean_regions(
         return classes
     if lengths is None and parameters.size_unit == "um":
         raise InvalidInputError(
-            "smallest_object and largest_hole are given in micrometres, and the image does not say the size of its "
-            "pixels. Save it in the image (in Fiji: Image > Properties), or set size_unit to pixels."
+            "smallest_object and largest_hole are given in micrometres, and the image has no pixel size. Save it in "
+            "the image (in Fiji: Image > Properties), or set size_unit to pixels."
         )
     unit = 1.0 if lengths is None or parameters.size_unit == "pixels" else math.prod(lengths)
     cleaned = classes.copy()

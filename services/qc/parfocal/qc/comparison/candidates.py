@@ -99,7 +99,7 @@ def read_evaluation(store: Store, uri: str, metrics: Sequence[str]) -> Evaluatio
     if manifest.kind != "evaluation":
         raise InvalidInputError(
             f"{uri} is a {manifest.kind}, not an evaluation. Have the prediction scored first (`parfocal evaluate`).",
-            [Violation("comparison.evaluation_uris", f"{uri} is no evaluation")],
+            [Violation("comparison.evaluation_uris", f"{uri} is not an evaluation")],
         )
     for name in (SUMMARY_FILE, METRICS_FILE):
         if manifest.entry(name) is None:
@@ -117,7 +117,9 @@ def check_same_test(evaluations: Sequence[Evaluation], spec: v1.ComparisonSpec, 
     scores, the same values of the parameters `scoring`, and for every shared target the same images and sources.
     """
     if len({each.uri for each in evaluations}) < max(_LEAST, len(evaluations)):
-        raise InvalidInputError("A comparison needs two different evaluations or more, each of them once.")
+        raise InvalidInputError(
+            "A comparison requires at least two evaluations, all different. Name further models or evaluations."
+        )
     first = evaluations[0]
     if spec.dataset_uri and spec.dataset_uri != first.manifest.input_uri:
         raise _differ(

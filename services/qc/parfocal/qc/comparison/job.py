@@ -114,16 +114,21 @@ def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) ->
             place = Location.parse(each.manifest.model_uri) / MODEL_MANIFEST
             model = ModelManifest.read(context.store, place)
         except NotFoundError:
-            texts.append(f"The model {each.name} is gone, so nobody can tell whether it was trained on test images.")
+            texts.append(
+                f"The model {each.name} was deleted, so that it is unknown whether it was trained on test images."
+            )
             continue
         if model.origin:
-            texts.append(f"{each.name} was made elsewhere, so nobody can tell whether it was trained on test images.")
+            texts.append(
+                f"{each.name} was made elsewhere, so that it is unknown whether it was trained on test images."
+            )
         known = set(model.dataset_sha256.values())
         seen = [image.input for image in each.manifest.images if image.input_sha256 in known]
         if seen:
             texts.append(
                 f"{each.name} was trained on {len(seen)} of {count(len(each.manifest.images), 'test image')} "
-                f"({listed(seen)}): the comparison favours it and shows nothing. Use images no model has seen."
+                f"({listed(seen)}): the comparison favours it and proves nothing. Use images that no model was trained "
+                "on."
             )
     return texts
 

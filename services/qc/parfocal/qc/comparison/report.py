@@ -31,7 +31,7 @@ def comparison_report(
     models = [each["name"] for each in summary["candidates"] if each["kind"] == "model"]
     blocks: list[Block] = [Notice("note", "What is shown", tuple(summary["sentences"]))]
     if summary["remarks"]:
-        blocks.append(Notice("note", "To be known besides", tuple(summary["remarks"])))
+        blocks.append(Notice("note", "Remarks", tuple(summary["remarks"])))
     blocks += [Heading("Scores"), *_means(summary)]
     blocks += _pictures(folder)
     blocks += [Heading("Tests"), _tests(summary)]
@@ -59,7 +59,7 @@ def _pictures(folder: Path) -> Iterator[Block]:
     if (folder / "figure.png").exists():
         yield Picture(folder / "figure.png", "Every test image is a point in each column.")
     for path in sorted(folder.glob("images*.png")):
-        yield Picture(path, "The best and the worst test image with what each model made of them.")
+        yield Picture(path, "The best and the worst test image with the prediction of each model.")
 
 
 def _tests(summary: Mapping[str, Any]) -> Table:

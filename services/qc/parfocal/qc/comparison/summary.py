@@ -23,8 +23,8 @@ DEFINITION: Final = (
     "U test, which ignores the pairing. Both are corrected by Holm's method for all tests of the comparison, each kind "
     "by itself. Interval: percentile bootstrap of the mean difference over images. Rank-biserial correlation: 1 if the "
     "first is higher on every image, -1 if the second is; its interval is Wilson's score interval with the variance of "
-    "Wilcoxon's test. A difference counts as real if Wilcoxon's corrected p-value is at most alpha and the interval "
-    "leaves out zero on the same side."
+    "Wilcoxon's test. A difference counts as real if Wilcoxon's corrected p-value is at most alpha and the confidence "
+    "interval excludes zero on the same side."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -145,17 +145,17 @@ def interval_remark(tests: Sequence[PairResult], alpha: float) -> str:
         return ""
     if len(tests) > 1:
         asked = (
-            f"Among {len(tests)} differences looked at together one or the other would seem real by chance, so here "
-            "Wilcoxon's test, corrected for their number, must confirm it"
+            f"Among {len(tests)} differences looked at together some would seem real by chance, so that Wilcoxon's "
+            "test, corrected for their number, must confirm it here"
         )
     else:
-        asked = "Here Wilcoxon's test, which asks whether most images agree on it, must confirm it"
+        asked = "Wilcoxon's test, which checks whether most images agree, must confirm it here"
     return (
-        f"The {100 * (1 - alpha):g} % interval leaves out zero, yet no difference is shown, between "
-        f"{listed(hints, '; ')}. This is no contradiction. An interval looks at one difference as if there were no "
-        "others, and with few images it is somewhat too narrow; the verdict of an evaluation on one model rests on it, "
-        f"and may call the same difference better or worse. {asked}. Take such a difference as a hint, and compare "
-        "more images to be sure."
+        f"The {100 * (1 - alpha):g} % interval excludes zero, yet no difference is shown, between "
+        f"{listed(hints, '; ')}. This is not a contradiction. A confidence interval considers one difference alone, "
+        "and with few images it is somewhat too narrow; the verdict of an evaluation on one model rests on it and may "
+        f"call the same difference better or worse. {asked}. Take such a difference as a hint, and compare more images "
+        "to confirm it."
     )
 
 
@@ -273,7 +273,7 @@ def _not_shown(test: PairResult, alpha: float) -> str:
 
 
 def _to_references(group: Sequence[PairResult], where: str) -> str:
-    """Say "Beside what needs no training, in PSNR: a is better than the input (+8.10 dB, p = 0.02) …"."""
+    """Say "Compared with the baselines, in PSNR: a is better than the input (+8.10 dB, p = 0.02) …"."""
     words = {
         "first is better": "better than",
         "second is better": "worse than",
@@ -289,4 +289,4 @@ def _to_references(group: Sequence[PairResult], where: str) -> str:
             if test.first.name == model
         ]
         clauses.append(f"{model} is {' and '.join(parts)}")
-    return f"Beside what needs no training, in {metric.title}{where}: {'; '.join(clauses)}."
+    return f"Compared with the baselines, in {metric.title}{where}: {'; '.join(clauses)}."

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 Severity = Literal["error", "warning", "note"]
 
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
-"""error: what is learnt or judged from the data will be wrong. warning: probably worse. note: worth knowing."""
+"""error: models trained or judged on the data will be wrong. warning: probably worse. note: worth knowing."""
 
 _NAMED: Final = 5
 

@@ -139,8 +139,8 @@ class Measured:
 def measure_field(pictures: Sequence[Picture]) -> Measured:
     """Measure all images of one field of view: sources first, then targets, each against the first source.
 
-    What only one image is too small or too strange for is left out of its record; an image that cannot be measured at
-    all has a `problem`.
+    Measures that one image is too small or too unusual for are left out of its record; an image that cannot be measured
+    at all has a `problem`.
     """
     first: npt.NDArray[Any] | None = None
     records, thumbnails = [], []

@@ -163,7 +163,7 @@ def _place(page: Axes, image: npt.NDArray[np.uint8], left: float, top: float) ->
 def _legend(roles: Sequence[str]) -> str:
     return (
         f"From left to right: {', '.join(roles)}. Black and white are each image's own 0.1 and 99.9 percentiles; "
-        "objects are outlined on their source, in orange those in pieces or with holes. Of volumes the middle "
+        "objects are outlined on their source, in orange those in several regions or with holes. Of volumes the middle "
         "plane is shown, colours as grey."
     )
 

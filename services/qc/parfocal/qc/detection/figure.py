@@ -189,7 +189,7 @@ def curves_figure(totals: Totals, level: float, confidence: float) -> Figure:
     _precision_over_recall(left, totals, level)
     left.set_title(f"Precision over recall at IoU {level:g}", fontsize=11)
     _over_confidence(right, totals, confidence)
-    right.set_title("All classes, by the confidence asked for", fontsize=11)
+    right.set_title("All classes, by the lowest confidence", fontsize=11)
     return figure
 
 

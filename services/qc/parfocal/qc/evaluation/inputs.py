@@ -407,9 +407,7 @@ def read_label_target(item: Item) -> Image:
     """Read a target that shows objects or foreground; raise InvalidInputError if it holds grey values."""
     target = read_image(item.target, labels=True)
     if problem := label_problem(target.pixels):
-        raise InvalidInputError(
-            f"{item.label} (target) {problem}. If the dataset is not one of label images, name another one."
-        )
+        raise InvalidInputError(f"{item.label} (target) {problem}. Name a dataset of label images.")
     return target
 
 

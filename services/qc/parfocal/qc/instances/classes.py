@@ -199,7 +199,7 @@ def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]
     remarks = []
     commonest = counts.commonest
     if commonest is None:
-        remarks.append("No object of known class was found, so nothing can be said about classes.")
+        remarks.append("No object of known class was found, so that classes were not judged.")
     else:
         remarks.append(
             f"The class is right in {counts.right} of {count(counts.known, 'found object')} of known class "
@@ -209,7 +209,9 @@ def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]
         rows = [row for row in class_rows(counts) if row["target_objects"]]
         if len(rows) > 1:
             worst = min(rows, key=lambda row: float(row["f1"]))
-            remarks.append(f"The class that is found worst is {worst['class']}, with F1 {worst['f1']:.3f}.")
+            remarks.append(f"The class with the lowest F1 is {worst['class']}, with F1 {worst['f1']:.3f}.")
     if images < of:
-        remarks.append(f"Classes were judged in {images} of {count(of, 'test image')}; of the others none were drawn.")
+        remarks.append(
+            f"Classes were judged in {images} of {count(of, 'test image')}; the others have no class images."
+        )
     return remarks

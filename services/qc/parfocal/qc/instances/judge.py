@@ -121,7 +121,7 @@ def judge(
     failures: list[str] = []
     images = scores["prediction"]
     if not pooled.tp + pooled.fn:
-        failures.append("No test image has an object to be found: such a test shows nothing. Add images with objects.")
+        failures.append("No test image has an object to be found: such a test proves nothing. Add images with objects.")
     empty = without_objects(images)
     if empty and len(empty) + len(lost) > thresholds.max_failed_images:
         failures.append(f"In {len(empty)} of {count(len(images), 'image')} no object was found: {listed(empty)}.")

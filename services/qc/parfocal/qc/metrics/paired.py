@@ -251,7 +251,7 @@ def _checked(values: Scores) -> npt.NDArray[np.float64]:
     if array.ndim != 1 or array.size == 0:
         raise InvalidInputError("There are no scores to compare. Score at least one image.")
     if not np.isfinite(array).all():
-        raise InvalidInputError("A score is not a finite number, so it cannot be ranked.")
+        raise InvalidInputError("A score is NaN or infinite and cannot be ranked.")
     return array
 
 

@@ -75,7 +75,7 @@ def correlation_figure(
 def _resolution_text(metrics: Mapping[str, Statistics]) -> str:
     """Say "4.1 pixels (0.41 µm)", as the median over the images."""
     if "resolution_px" not in metrics:
-        return "nothing in common with the targets"
+        return "no agreement with the targets"
     pixels = metrics["resolution_px"].median
     text = f"{pixels:.3g} pixels" if pixels > _NYQUIST_PIXELS else f"{pixels:.0f} pixels or finer"
     return f"{text} ({metrics['resolution_um'].median:.3g} µm)" if "resolution_um" in metrics else text

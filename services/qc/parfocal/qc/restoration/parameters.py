@@ -64,8 +64,8 @@ class ImageThresholds(BaseModel):
 class RestorationThresholds(ImageThresholds):
     """What a restoration model must show on its test images to pass.
 
-    The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its
-    input beyond the chance of the choice of images, and is no worse than a filter that needs no training.
+    The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its input by
+    more than the chance of the choice of images, and is not worse than a simple filter (the baseline).
     """
 
     min_psnr_gain_over_input: float = Field(
@@ -108,8 +108,8 @@ class RestorationThresholds(ImageThresholds):
 class TranslationThresholds(ImageThresholds):
     """What a model that predicts one kind of image from another must show on its test images to pass, per target.
 
-    The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear
-    function of the input's pixels is what a model that has learnt no structure would come to.
+    The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear function of
+    the input's pixels is the result of a model that knows nothing of structure.
     """
 
     min_psnr_gain_over_baseline: float = Field(

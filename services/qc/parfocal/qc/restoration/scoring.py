@@ -148,7 +148,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     planes = pixels if pixels.ndim == 3 else pixels[np.newaxis]
     if not any(has_range(plane, name=item.label) for plane in planes):
         why = "its target is constant, or nearly"
-        raise LeftOutError(f"{item.label} was not judged: {why}, and nothing can be measured against it.", why)
+        raise LeftOutError(f"{item.label} was not judged: {why}, so that it cannot be compared with.", why)
     target = _Target(
         pixels,
         find_foreground(pixels, name=item.label),

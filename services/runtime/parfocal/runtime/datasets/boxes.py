@@ -181,7 +181,9 @@ def class_names(reports: Mapping[str, BoxReport]) -> tuple[tuple[str, ...], tupl
     if doubtful := [" and ".join(group) for group in alike.values() if len(group) > 1]:
         warnings.append(f"Classes whose names are almost the same count as different ones: {some(doubtful)}.")
     if "train" in used and (missing := [name for name in names if name not in used["train"]]):
-        warnings.append(f"No training image has a box of these classes, a model cannot find them: {some(missing)}.")
+        warnings.append(
+            f"No training image has a box of these classes, so that a model cannot find them: {some(missing)}."
+        )
     return names, tuple(warnings)
 
 
@@ -311,10 +313,10 @@ def _fitting(
         inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(shape[1])), min(y1, float(shape[0])))
         # A fraction that is not exactly representable is no reason to tell of a cut.
         if any(abs(one - other) > 1e-3 for one, other in zip(inside, box.corners, strict=True)):
-            notes.add("Boxes were cut off at the border of the image", name)
+            notes.add("Boxes were clipped at the border of the image", name)
         key = (box.name, *inside)
         if key in boxes:
-            notes.add("Boxes that are there twice were kept once", name)
+            notes.add("Duplicate boxes were kept once", name)
         boxes.setdefault(key, replace(box, corners=inside))
     return tuple(boxes.values()), problems
 

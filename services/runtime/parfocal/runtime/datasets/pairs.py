@@ -157,7 +157,7 @@ def check_pairs(
     stems = [stem for stem in sources if stem in targets]
     if sources and targets and len(stems) < min_images:
         problems.append(
-            Violation(source_folder.name, f"{count(len(stems), 'pair')} found, {min_images} needed: add images.")
+            Violation(source_folder.name, f"{count(len(stems), 'pair')} found, {min_images} required: add images.")
         )
     warnings = Warnings()
     warnings.pass_over([*(passed if told != "target" else ()), *(passed_too if told != "source" else ())])
@@ -244,7 +244,9 @@ def check_images(
     """
     paths, problems, passed = _list_images(folder)
     if paths and len(paths) < min_images:
-        problems.append(Violation(folder.name, f"{count(len(paths), 'image')} found, {min_images} needed: add images."))
+        problems.append(
+            Violation(folder.name, f"{count(len(paths), 'image')} found, {min_images} required: add images.")
+        )
     warnings = Warnings()
     warnings.pass_over(passed)
     images = []
@@ -315,7 +317,7 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation], list[s
     for path in everything:
         if path.is_symlink() and not path.exists():
             problems.append(
-                Violation(file_name(path), "it is a link to a file that is not there: copy the file itself.")
+                Violation(file_name(path), "it is a link to a file that does not exist: copy the file itself.")
             )
             continue
         if path.name[0] == "." or not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:

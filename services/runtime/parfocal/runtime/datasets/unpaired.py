@@ -61,7 +61,7 @@ def check_unpaired(
         try:
             report = check_images(folder, axes=wanted, min_size=min_size, reading=reading, limits=limits)
             if len(report.images) < min_images:
-                text = f"{count(len(report.images), 'image')} found, {min_images} needed without pairs: add images."
+                text = f"{count(len(report.images), 'image')} found, {min_images} required without pairs: add images."
                 problems.append(Violation(folder.name, text))
             reports.append(report)
         except InvalidInputError as error:

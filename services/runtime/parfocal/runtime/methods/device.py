@@ -66,7 +66,7 @@ class Device:
     cuda: str = ""
     fast: Fast = ""
     trains: tuple[int, ...] = ()
-    why: str = "this method knows nothing else"
+    why: str = "the method supports float32 only"
     precision: str = "float32"
     training: bool = False
 

@@ -334,7 +334,7 @@ class Implementation(ABC, Generic[P, L]):
         Parameters
         ----------
         weights
-            The kept weights and "last", by name; each is read when it is asked for.
+            The kept weights and "last", by name; each is read when it is required.
         """
 
     @abstractmethod

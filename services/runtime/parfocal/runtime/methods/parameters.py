@@ -56,7 +56,7 @@ class TrainingSettings(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """Arithmetic that is asked for."""
+        """Arithmetic that is required."""
 
     def total_epochs(self, steps_per_epoch: int) -> int:
         """Return the epochs to train."""
@@ -224,19 +224,19 @@ class ObjectClasses(TrainingBase):
         ge=0,
         le=MOST_CLASSES,
         title="Classes",
-        description="How many classes of objects to tell apart, for example 2 for dividing and not dividing; 0: none. "
-        f"The dataset then needs a folder {CLASS_ROLE} beside target: images that have, inside each object, the number "
-        "of its class from 1, or 0 where it is unknown.",
+        description="Number of classes of objects to tell apart, for example 2 for dividing and not dividing; 0: none. "
+        f"The dataset must then have a folder {CLASS_ROLE} beside target: images in which the pixels of each object "
+        "hold the number of its class from 1, or 0 if it is unknown.",
     )
 
     def roles(self, dataset: DatasetManifest) -> Roles:
-        """Return label images and, where classes are learnt, class images; raise InvalidInputError without them."""
+        """Return label images and, where classes are trained on, class images; raise InvalidInputError without them."""
         if not self.classes:
             return Roles()
         if dataset.images and not dataset.select("train", CLASS_ROLE):
             raise InvalidInputError(
                 f"The dataset {dataset.dataset!r} (version {dataset.version}) has no class images, which a training "
-                f"with classes = {self.classes} learns from. Create it with a folder train/{CLASS_ROLE} beside "
+                f"with classes = {self.classes} requires. Create it with a folder train/{CLASS_ROLE} beside "
                 "train/target, or set classes to 0.",
                 [Violation("classes", f"the dataset has no images {CLASS_ROLE!r}")],
             )

@@ -161,7 +161,7 @@ class Method:
         """Return the work of this kind; raise NotFoundError if the method does not offer it."""
         if kind not in self.work:
             name = v1.JobKind.Name(kind).removeprefix("JOB_KIND_").lower()
-            raise NotFoundError(f"{self.title} offers no {name}.")
+            raise NotFoundError(f"{self.title} does not offer {name}.")
         return self.work[kind]
 
     @property

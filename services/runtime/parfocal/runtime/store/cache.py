@@ -135,7 +135,7 @@ class Cache:
         if free < size + _RESERVE:
             raise DiskFullError(
                 f"The cache folder {self.folder} has {free / 2**20:.0f} MiB left, but {size / 2**20:.0f} MiB are "
-                "needed. Free some space, or move the cache by setting PARFOCAL_STATE_DIR."
+                "required. Free some space, or move the cache by setting PARFOCAL_STATE_DIR."
             )
 
 

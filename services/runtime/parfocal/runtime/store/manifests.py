@@ -106,7 +106,7 @@ class Manifest(BaseModel):
             ) from error
         if manifest.schema_version > SCHEMA_VERSION:
             raise DamagedError(
-                f"{name} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
+                f"{name} was written by a newer version of Parfocal (format {manifest.schema_version}; this one knows "
                 f"{SCHEMA_VERSION}). Update this installation."
             )
         return manifest
@@ -133,7 +133,7 @@ class Manifest(BaseModel):
 def _checked_name(value: str) -> str:
     """Return the name of a split, role or image; raise ValueError if it is none: it becomes the name of a file."""
     if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
-        raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
+        raise ValueError(f"{value!r} is not a valid name: it is empty, or holds a slash, a backslash or a zero byte")
     # Also where another program wrote the manifest: images find their partners by name.
     return unicodedata.normalize("NFC", value)
 

@@ -76,7 +76,7 @@ def clean_label_targets(
             f"{count(len(problems), 'target')} cannot be trained on: {_listed(problems)}.", problems
         )
     if not objects:
-        raise InvalidInputError("No target shows an object: every label image is 0 everywhere. Check the targets.")
+        raise InvalidInputError("No target shows an object: all label images are 0 everywhere. Check the targets.")
     return LabelTargets(cleaned, _class_warnings(seen, classes, names[0][-1]))
 
 
@@ -98,9 +98,9 @@ def _class_warnings(seen: set[int], classes: int, file: str) -> tuple[str, ...]:
         return ()
     if len(missing) == classes:
         raise InvalidInputError(
-            f"No object has a class: in every image like {file} all pixels inside the objects are 0. Draw the number "
-            "of its class, from 1, inside each object, or set classes to 0.",
+            f"No object has a class: in every image like {file} all pixels inside the objects are 0. Fill each object "
+            "with the number of its class, from 1, or set classes to 0.",
             [Violation("classes", "no object of the training images has a class")],
         )
     named = ", ".join(map(str, missing))
-    return (f"No training image has an object of class {named}: the model cannot learn what such objects look like.",)
+    return (f"No training image has an object of class {named}: so that the model cannot recognise such objects.",)

@@ -200,7 +200,7 @@ def _words(shape: tuple[int, ...], count: int, augmented: bool) -> str:
     if not augmented:
         return examples
     size = " x ".join(map(str, shape))
-    return f"{examples}, and patches of {size} pixels as training sees them"
+    return f"{examples}, and patches of {size} pixels as used in the training"
 
 
 def _figure(rows: Sequence[tuple[str, Sequence[_Panel]]], title: str) -> Figure:

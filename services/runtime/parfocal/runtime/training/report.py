@@ -159,8 +159,8 @@ def _summary_page(model: ModelManifest, method: Method, rows: Sequence[Row]) -> 
         there = rows[model.best_epoch - 1]
         shown = ", ".join(f"{name.replace('_', ' ')} {there[name]:.4g}" for name in metric_names([there]))
         writer.text(
-            f"{model.epochs} epochs in {_duration(model.training_seconds)}. {_selection(model)} There: {shown}. "
-            "Losses say how training went, not whether the model can be trusted: run quality control on test images."
+            f"{model.epochs} epochs in {_duration(model.training_seconds)}. {_selection(model)} There: {shown}. Losses "
+            "show how the training went, not whether the model can be trusted: run quality control on test images."
         )
     for warning in model.warnings:
         writer.text(f"Note: {warning}", colour=_ORANGE)
@@ -195,7 +195,7 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
     validation = len({region["stem"] for region in model.split.get("validation", ())})
     others = {"image": count(validation, "further image"), "frames": "other frames of the same stacks"}
     further = others.get(model.split.get("by", ""), "a block of the same image")
-    kept = f"{further} kept for validation"
+    kept = f"{further} held out for validation"
     return (
         f"A {method.title} model was trained for {model.epochs} epochs on {count(training, 'image pair')}, with "
         f"{kept}, on random patches (size {parameters.get('patch_size')}, batch size {parameters.get('batch_size')}, "

@@ -77,7 +77,9 @@ def fit_linear_predictor(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
         channels = source.shape[0] if source.ndim > target.ndim else 1
         columns = source.reshape(channels, -1).astype(np.float64)
         if columns.shape[1] != target.size:
-            raise InvalidInputError(f"A pair has shapes {source.shape} and {target.shape}, which do not fit.")
+            raise InvalidInputError(
+                f"A pair has shapes {source.shape} and {target.shape}, which do not match. Use pairs of the same size."
+            )
         rows = np.vstack([columns, np.ones(target.size)])
         weight = 1.0 / target.size  # every image counts alike
         if squares is None or products is None:

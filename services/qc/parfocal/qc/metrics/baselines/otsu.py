@@ -100,7 +100,7 @@ def _grey(source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.float32]:
     if source.ndim > dimensions:
         grey = grey.mean(axis=-1 if source.shape[-1] in (3, 4) else 0)
     if not np.isfinite(grey).all():
-        raise InvalidInputError("An image has pixels that are not a number or infinite. Export it again.")
+        raise InvalidInputError("An image has pixels that are NaN or infinite. Export it again.")
     low, high = grey.min(), grey.max()
     scaled: npt.NDArray[np.float32] = ((grey - low) / (high - low if high > low else 1)).astype(np.float32)
     return scaled

@@ -102,7 +102,7 @@ def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> For
     with naming(name):
         check_values(target, "target")
         if target.ndim not in (2, 3):
-            raise InvalidInputError(f"The target has {target.ndim} axes; (Y, X) or (Z, Y, X) is needed.")
+            raise InvalidInputError(f"The target has {target.ndim} axes; (Y, X) or (Z, Y, X) is required.")
         low, high = target_range(target)
     counts = np.zeros(_BINS, np.int64)
     for plane in target if target.ndim == 3 else (target,):

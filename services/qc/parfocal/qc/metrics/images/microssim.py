@@ -116,7 +116,7 @@ def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:
         There are no samples, or a target is constant.
     """
     if not samples or not all(sample.data_range > 0 for sample in samples):
-        raise InvalidInputError("MicroSSIM needs at least one image, and targets with contrast.")
+        raise InvalidInputError("MicroSSIM requires at least one image, and targets with contrast.")
     target_offset, image_offset = (
         float(np.percentile(np.concatenate(pixels), MICRO_SSIM_PERCENTILE))
         for pixels in ([each.target_pixels for each in samples], [each.image_pixels for each in samples])
@@ -173,7 +173,7 @@ def micro_ssim_map(
         check_pair(image, target)
         data_range = float(target.max()) - float(target.min())
         if not data_range > 0:
-            raise InvalidInputError("The target is constant; nothing can be measured against it.")
+            raise InvalidInputError("The target is constant, so that it cannot be compared with. Leave the image out.")
         x, y = target.astype(np.float64), image.astype(np.float64)
         x -= fit.target_offset
         x /= data_range

@@ -9,8 +9,8 @@ Two rules of matching are kept apart, because benchmarks use both:
   precision is the mean of the precision at 101 recalls. Unlike there, all detections of an image count, not the first
   100 of each class: images of microscopes have more objects than photographs.
 
-Objects marked as difficult need not be found: those that are not found are no false negatives, and what was found of
-them is left out.
+Objects marked as difficult need not be found: those that are not found do not count as false negatives, and what was
+found of them is left out.
 """
 
 from __future__ import annotations

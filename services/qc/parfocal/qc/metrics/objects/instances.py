@@ -298,11 +298,11 @@ def _check_labels(labels: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         raise InvalidInputError(f"{name} has no pixels.")
     if labels.dtype.kind not in "iuf":
         raise InvalidInputError(
-            f"{name} is of type {labels.dtype}, so it is no label image. Give every object a number of its own."
+            f"{name} is of type {labels.dtype}, so that it is not a label image. Give every object a number of its own."
         )
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and np.array_equal(labels, np.floor(labels))):
         raise InvalidInputError(
-            f"{name} holds values that are no whole numbers, so it is no label image. Save labels as integers."
+            f"{name} holds values that are not whole numbers, so that it is not a label image. Save labels as integers."
         )
     if labels.max() > _LARGEST_LABEL:
         raise InvalidInputError(f"{name} has the label {labels.max()}, which is too large. Number objects from 1.")

@@ -39,7 +39,9 @@ def parse_voc(path: Path, name: str, notes: Notes) -> tuple[Annotation, list[Vio
     except OSError as error:
         raise refusal(name, f"cannot be read ({error.strerror}): check the file.") from error
     if root.tag != "annotation":
-        raise refusal(name, f"is no PASCAL VOC annotation: its first element is <{root.tag[:40]}>, not <annotation>.")
+        raise refusal(
+            name, f"is not a PASCAL VOC annotation: its first element is <{root.tag[:40]}>, not <annotation>."
+        )
     boxes: list[Box] = []
     problems: list[Violation] = []
     for position, element in enumerate(root.findall("object"), 1):
