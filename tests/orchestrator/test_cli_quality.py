@@ -82,7 +82,7 @@ def test_what_a_workflow_leaves_undone_the_command_does(
 def test_require_pass_decides_the_exit_code(
     run: Callable[..., Ended], dataset: str, images: Path, tmp_path: Path
 ) -> None:
-    # Nothing is learnt in one step so small, so the model cannot pass.
+    # One step so small changes nothing, so that the model cannot pass.
     arguments = ["train", "fake-2d", "--dataset", dataset, "--model", "poor", "-p", "epochs=1"]
     arguments += ["-p", "learning_rate=1e-9"]
     assert run(*arguments).code == 0

@@ -91,9 +91,9 @@ class Bench:
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
         return str(job.outputs[0].uri)
 
-    def model(self, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
-        """Publish a model that learnt from a dataset."""
-        return publish_model(self.store, name, dataset, dataset_sha256=learnt or {})
+    def model(self, name: str, dataset: str, trained_on: dict[str, str] | None = None) -> str:
+        """Publish a model that was trained on a dataset."""
+        return publish_model(self.store, name, dataset, dataset_sha256=trained_on or {})
 
     def compare(self, dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any) -> v1.Job:
         return self.run(comparison_request(dataset, evaluations, method, **parameters))

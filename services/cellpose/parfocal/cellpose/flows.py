@@ -63,7 +63,7 @@ def cached_flows(
     labels
         Label images, usually memory-mapped.
     keep
-        Puts the flows of an image, given its number, where they need no memory.
+        Function that stores the flows of an image, given its index, outside the memory.
     advance
         Called with the number of images done; may raise to end it.
     """

@@ -76,11 +76,11 @@ class FnetParameters(TrainingParameters):
     )
 
     def total_epochs(self, steps_per_epoch: int) -> int:
-        """Return the epochs, or as many as hold the wanted steps."""
+        """Return the number of epochs, or as many epochs as hold the requested steps."""
         return math.ceil(self.steps / steps_per_epoch) if self.steps else self.epochs
 
     def roles(self, dataset: DatasetManifest) -> Roles:
-        """Return the wanted roles; raise InvalidInputError if a target is named twice."""
+        """Return the requested roles; raise InvalidInputError if a target is named twice."""
         named = tuple(name.strip() for name in self.targets.split(",") if name.strip())
         if len(set(named)) != len(named):
             raise InvalidInputError("targets names an image twice.", [Violation("targets", "name each target once")])

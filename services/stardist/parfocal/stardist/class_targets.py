@@ -32,7 +32,7 @@ def class_targets(
     -------
     NDArray
         float32 on the grid, with the background and the classes behind: 1 for the true one, 0 for others, and -1 where
-        the loss shall not look. In objects of unknown class it still learns that they are not background.
+        the loss shall not look. Objects of unknown class still count as foreground.
     """
     inside = labels > 0
     known = np.where(inside, classes, 0)

@@ -58,7 +58,7 @@ def scores_figure(scores: Sequence[TargetScores], candidates: Sequence[Candidate
     Lines join the scores of one image, as long as there are few enough to follow.
     """
     metrics = list(scores[0].scores)
-    # From what needs no training up to the models.
+    # Baselines first, then the models.
     candidates = sorted(candidates, key=lambda each: ("input", "baseline", "model").index(each.kind))
     names = [each.name for each in candidates]
     labels = [textwrap.fill(drawable(shortened(name, 40)), 16) for name in names]

@@ -16,7 +16,7 @@ class ComparisonParameters(Parameters):
     """How candidates are compared; each kind of evaluation names the metrics it has."""
 
     compared_with: ClassVar[tuple[Literal["input", "baseline"], ...]] = ("baseline",)
-    """What needs no training and is worth comparing with: the input is where it is an image of the same kind."""
+    """Baselines to compare with; the input is one if it is an image of the same kind."""
     scoring: ClassVar[tuple[str, ...]] = ()
     """Parameters of an evaluation that change its scores; the others are thresholds of the verdict."""
     draw: ClassVar[str] = "parfocal.qc.comparison.figure:images_figure"

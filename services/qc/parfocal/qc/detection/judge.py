@@ -176,13 +176,13 @@ def _of_classes(totals: Totals) -> list[str]:
             f"{count(int(mistaken.sum()), 'object')} got a wrong class, most often {totals.names[given]} instead of "
             f"{totals.names[mine]} ({mistaken[mine, given]})."
         )
-    strange = [
+    unknown = [
         f"{name} ({counts[number].fp})"
         for number, name in enumerate(totals.names)
         if not annotated[number] and counts[number].fp
     ]
-    if strange:
-        remarks.append(f"Detections of classes that no test image has, all of them false positives: {listed(strange)}.")
+    if unknown:
+        remarks.append(f"Detections of classes that no test image has, all of them false positives: {listed(unknown)}.")
     return remarks
 
 

@@ -87,7 +87,7 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
         role = model.source if model is not None else "source"
         pairs, without = _pairs(context, prediction, role)
         failed = (image_stem(Path(image.input)) for image in prediction.images if image.reason)
-        self._strange = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
+        self._unlike = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
         return Inputs(
             None,
             model,
@@ -126,7 +126,7 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
 
     def verdict(self, part: Part[ScoredResidual], left_out: Mapping[str, str]) -> Judgement:
         """Say whether anything speaks against the predictions."""
-        return judge(part.images, self.thresholds(), self._strange, left_out, part.unscorable)
+        return judge(part.images, self.thresholds(), self._unlike, left_out, part.unscorable)
 
     def verdict_of_test(self, judgement: Judgement, inputs: Inputs[Pair]) -> Judgement:  # noqa: ARG002
         """Return the judgement as it is: images without targets cannot give too good a verdict."""

@@ -41,7 +41,7 @@ def rank(image: ImageScore) -> tuple[float, ...]:
 def judge(
     images: Sequence[ImageScore],
     thresholds: ResidualThresholds,
-    strange: Sequence[str] = (),
+    unlike: Sequence[str] = (),
     left_out: Mapping[str, str] | None = None,
     unscorable: Mapping[str, str] | None = None,
 ) -> Judgement:
@@ -51,7 +51,7 @@ def judge(
     ----------
     images
         The predictions.
-    strange
+    unlike
         Images that are unlike those the model was trained on.
     left_out
         By further image: why it was not judged.
@@ -92,10 +92,10 @@ def judge(
     if left_out:
         all_of_them = count(len(left_out) + total, "image")
         remarks.append(f"{len(left_out)} of {all_of_them} could not be judged: {with_reasons(left_out)}.")
-    if strange:
-        are = "is" if len(strange) == 1 else "are"
-        what = f"{count(len(strange), 'image')} {are} unlike those the model was trained on"
-        remarks.append(f"{what}: {listed(strange)}.")
+    if unlike:
+        are = "is" if len(unlike) == 1 else "are"
+        what = f"{count(len(unlike), 'image')} {are} unlike those the model was trained on"
+        remarks.append(f"{what}: {listed(unlike)}.")
     worst = min(images, key=rank)
     agreement_of = BY_KEY["agreement"].number(worst.values["agreement"])
     remarks.append(f"The worst image is {worst.image}, with agreement {agreement_of}.")

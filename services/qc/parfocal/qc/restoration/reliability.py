@@ -74,7 +74,7 @@ def reliability_figure(coverage: Float64) -> Figure:
     axis = figure.add_subplot()
     levels = 100 * np.array(LEVELS)
     axis.plot([0, 100], [0, 100], color=_GREY, linewidth=0.8, linestyle=":")
-    axis.text(96, 88, "honest", ha="right", va="top", fontsize=8, color=_GREY)
+    axis.text(96, 88, "calibrated", ha="right", va="top", fontsize=8, color=_GREY)
     if len(coverage) > 1:
         axis.fill_between(
             levels, 100 * coverage.min(axis=0), 100 * coverage.max(axis=0), color=_BLUE, alpha=0.2, linewidth=0

@@ -356,7 +356,7 @@ def _check_image_targets(split: _Split) -> None:
 
 
 def _check_sources(split: _Split) -> None:
-    """Check images that need no targets; those that have some can be judged by them."""
+    """Check images of a method without targets; images that have targets can be judged by them."""
     if (split.path / "target").is_dir():
         _check_image_targets(split)
         return

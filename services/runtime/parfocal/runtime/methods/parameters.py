@@ -263,15 +263,15 @@ class Arithmetic(TrainingBase):
 
 
 class TrainingParameters(Arithmetic, Warps, Flips, PlateauRate, Validation, Patches, Epochs):
-    """What trainings on patches need whose learning rate follows the validation loss."""
+    """Parameters of trainings on patches whose learning rate follows the validation loss."""
 
 
 class LabelTrainingParameters(Intensity, Foreground, TrainingParameters):
-    """What trainings on label images need besides."""
+    """Further parameters of trainings on label images."""
 
 
 class ClassTrainingParameters(ObjectClasses, LabelTrainingParameters):
-    """What trainings need that can learn a class of each object beside its label."""
+    """Parameters of trainings on label images that can also be trained on a class of each object."""
 
 
 def check_patch_fits(
@@ -357,7 +357,7 @@ def _largest(parameters: Patches, name: str, most: int, step: int) -> int | None
 
 
 class PredictionParameters(Parameters):
-    """What every prediction needs."""
+    """Parameters of every prediction."""
 
     weights: str = Field(
         default="best",
@@ -402,7 +402,7 @@ class PredictionParameters(Parameters):
 
 
 class ImagePredictionParameters(PredictionParameters):
-    """What every prediction that turns images into images needs."""
+    """Parameters of every prediction that turns images into images."""
 
     output_dtype: Literal["float32", "like-input"] = Field(
         default="float32",

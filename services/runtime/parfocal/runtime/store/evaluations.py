@@ -22,7 +22,7 @@ SUMMARY_FILE: Final = "summary.json"
 METRICS_FILE: Final = "metrics.csv"
 
 Kind = Literal["input", "baseline", "prediction"]
-"""What was scored: the model's input, what needs no training, the model's output."""
+"""What was scored: the input of the model, the baseline, the output of the model."""
 
 KINDS: Final[tuple[Kind, ...]] = ("input", "baseline", "prediction")
 
@@ -238,7 +238,7 @@ class EvaluationSummary(BaseModel):
 
     @property
     def names(self) -> dict[Kind, str]:
-        """What the kinds are called, in the order in which they are shown: what needs no training first."""
+        """Names of the kinds in the order in which they are shown: input and baseline first."""
         baseline = str(self.baseline.get("name", "baseline"))
         names: dict[Kind, str] = {"input": "Input", "baseline": f"{baseline[:1].upper()}{baseline[1:]}"}
         names["prediction"] = "Prediction"

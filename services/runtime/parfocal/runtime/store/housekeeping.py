@@ -207,7 +207,7 @@ def remove_old_files(folder: Path, days: float) -> int:
 def empty_trash(store: Store, days: float, *, now: float | None = None) -> int:
     """Remove the records of jobs that were deleted more than `days` before `now`; return their number.
 
-    Any instance may do so at any time, several at once, too: what is there no more is no error.
+    Any instance may do so at any time, several at once, too: objects that are gone already are ignored.
     """
     now = time.time() if now is None else now
     trash = store.jobs / ".trash"

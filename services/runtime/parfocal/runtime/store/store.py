@@ -349,7 +349,7 @@ class Store:
             self._client.copy_object(target.bucket, target.key, CopySource(source.bucket, source.key))
 
     def delete(self, location: Location) -> None:
-        """Remove one object; a missing one is no error."""
+        """Remove one object; a missing object is ignored."""
         with self._errors(location):
             self._client.remove_object(location.bucket, location.key)
 

@@ -1,4 +1,4 @@
-"""From the label and class images that people draw to those that a training learns: checked, cleaned, of one type."""
+"""From the label and class images that people draw to the targets of a training: checked, cleaned, of one dtype."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def clean_label_targets(
     classes: int,
     folder: Path,
 ) -> LabelTargets:
-    """Return label images as the method learns them and, beside them, images of the class of each object.
+    """Return label images as the method is trained on them and, beside them, images of the class of each object.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ class PatchSampler:
     sources
         Raw images, usually memory-mapped.
     targets
-        Per image its target, or a tuple of several; None for methods that learn from the sources alone.
+        Per image its target, or a tuple of several; None for methods that are trained on the sources alone.
     regions
         The parts of the images to draw from; `Region.index` counts in `sources`.
     patch_shape

@@ -57,7 +57,7 @@ class LinearPredictor:
 def fit_linear_predictor(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> LinearPredictor:
     """Fit the linear predictor with the least squared error over all pixels of all images.
 
-    Fit it to the images that the model learnt from, so that both know the same.
+    Fit it to the images that the model was trained on, so that both know the same data.
 
     Parameters
     ----------

@@ -280,7 +280,7 @@ def _numbered(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt
     highest = int(labels.max())
     if highest > labels.size:
         return np.unique(labels, return_inverse=True)
-    # A table no longer than the image needs no sorting of all its pixels.
+    # A table no longer than the image saves sorting all its pixels.
     seen = np.zeros(highest + 1, bool)
     seen[labels] = True
     places = np.cumsum(seen, dtype=np.int32) - 1
