@@ -5,10 +5,11 @@ Run it once for each method, in the environment of that method:
     PYTHONPATH=tests:services/qc .venvs/cellpose/bin/python benchmarks/objects_in_equal_time.py cellpose-2d \
         --data FOLDER --seconds 100 --parameters '{"first_filters": 8}'
 
-FOLDER has {train,test}/{source,target}. Two short trainings, of one and of nine epochs, say how many seconds of the
-processor an epoch takes; then a model is trained for as many epochs as fit into `--seconds`. Processor time is counted
-instead of wall time so that other work on the machine does not matter, and epochs are chosen beforehand because the
-learning rate of some methods falls towards the last one. Fetching, checking and calibrating are not part of the time.
+FOLDER has {train,test}/{source,target}. Two short trainings, of one and of nine epochs, measure the seconds of the
+processor that an epoch takes; then a model is trained for as many epochs as fit into `--seconds`. Processor time is
+counted instead of wall time so that other work on the machine does not matter, and epochs are chosen beforehand because
+the learning rate of some methods falls towards the last one. Fetching, checking and calibrating are not part of the
+time.
 """
 
 from __future__ import annotations
