@@ -1,13 +1,13 @@
-"""How many devices a facility needs, how long people wait, and what the store carries: a discrete simulation.
+"""Devices, waiting times and load on the store of a facility: a discrete simulation.
 
-Jobs arrive at random, wait in one queue, first come, first served, and run on the first device that is free, as
-Parfocal's controllers do it. Service times are those that Parfocal was measured with (`MEASURED`); what a facility
-looks like is assumed (`SCENARIOS`). Give your own figures to see your own facility:
+Jobs arrive at random, wait in one queue, first come, first served, and run on the first free device, as with Parfocal's
+controllers. Service times are measured ones (`MEASURED`); facilities are assumed (`SCENARIOS`). Give your own figures
+to simulate your facility:
 
     .venvs/orchestrator/bin/python benchmarks/facility.py
     .venvs/orchestrator/bin/python benchmarks/facility.py --users 40 --speed 15
 
-Needs numpy only, and takes less than a minute.
+It requires numpy only, and takes less than a minute.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What augmentation gives when there are few training images: StarDist, DenoiSeg or CARE, on some of FOLDER's images.
+"""The gain by augmentation with few training images: StarDist, DenoiSeg or CARE, on some of FOLDER's images.
 
 Run it in the environment of the method:
 

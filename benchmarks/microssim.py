@@ -1,4 +1,4 @@
-"""How well Parfocal's MicroSSIM agrees with the authors' package, which needs an environment of its own.
+"""How well Parfocal's MicroSSIM agrees with the authors' package, which requires an environment of its own.
 
 The package requires PyTorch, so it is run by another interpreter:
 

@@ -1,11 +1,11 @@
-"""What it takes to judge one image of many objects, and how fast matching is against stardist's own.
+"""Time and memory for judging one image of many objects, and the speed of matching against stardist's own.
 
     PYTHONPATH=services/qc .venvs/stardist/bin/python benchmarks/qc_instances.py --objects 10000
 
-Objects are discs on a grid, each moved and resized at random; of the prediction some are missing, cut in two or
-invented. Both libraries match at the ten IoU levels 0.5 to 0.95 and must find the same numbers. Then everything that an
-evaluation does with an image is done once: all scores, distances of outlines, error map and overlay. Memory is the
-largest of the whole process.
+Objects are discs on a grid, each moved and resized at random; in the prediction some are missing, split or
+false positives. Both libraries match at the ten IoU levels 0.5 to 0.95 and must find the same numbers. Then everything
+that an evaluation does with an image is done once: all scores, distances of outlines, error map and overlay. Memory is
+the largest of the whole process.
 """
 
 from __future__ import annotations

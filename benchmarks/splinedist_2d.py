@@ -104,7 +104,7 @@ def evaluate(method: str, options: argparse.Namespace, data: Path, folder: Path)
     quality = ", ".join(f"{counts[level].f1:.3f} at {level:g}" for level in LEVELS)
     print(
         f"{method}: training {done.training.wall:.0f} s ({done.training.cpu:.0f} s of processor time), prediction "
-        f"{done.predicting.wall:.0f} s; F1 {quality}; found {found.tp}, missed {found.fn}, invented {found.fp}; "
+        f"{done.predicting.wall:.0f} s; F1 {quality}; TP {found.tp}, FN {found.fn}, FP {found.fp}; "
         f"boundary distance {np.mean(distances):.3f} px (median {np.median(distances):.3f})",
         flush=True,
     )

@@ -4,7 +4,7 @@ Run it in the environment of gan:
 
     PYTHONPATH=tests .venvs/gan/bin/python benchmarks/translation_unpaired.py --data FOLDER
 
-FOLDER has {train,test}/{source,target}, whose images are no pairs. The distance is the sliced Wasserstein distance of
+FOLDER has {train,test}/{source,target}, whose images are unpaired. The distance is the sliced Wasserstein distance of
 patches of Laplacian pyramids, to the training images of the kind that is made. It is that of the test images of this
 kind (real), of what the networks make of the test images of the other kind after training and before it, and of these
 images as they are (input; grey is taken for three equal colours). The cycle error is the mean absolute difference of

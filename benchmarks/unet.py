@@ -1,4 +1,4 @@
-"""U-Net with the loss of the notebook and with the combined one, on the same images: quality, and what it takes.
+"""U-Net with the loss of the notebook and with the combined one, on the same images: quality and cost.
 
 Run it in the environment of the U-Nets, on an otherwise idle machine:
 

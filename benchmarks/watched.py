@@ -1,4 +1,4 @@
-"""Trainings that end after some minutes, and what their networks make of test images on the way."""
+"""Trainings that stop after some minutes, and the predictions of test images by their networks on the way."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_restored_images_are_as_good_in_bfloat16_as_in_float32() -> None:
     def decibels(images: Any) -> float:
         return float(-10 * np.log10(np.mean((images - clean[7:]) ** 2) / np.ptp(clean[7:]) ** 2))
 
-    assert decibels(exact) > decibels(noisy[7:]) + 3  # something was learnt that could be lost
+    assert decibels(exact) > decibels(noisy[7:]) + 3  # the training changed something that could be lost
     assert decibels(fast) == pytest.approx(decibels(exact), abs=0.02)
     assert len(np.unique(fast)) > 0.97 * len(np.unique(exact))
     assert 0 < np.abs(fast - exact).max() < 0.01 * np.ptp(exact)

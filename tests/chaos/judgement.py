@@ -64,7 +64,7 @@ def lost(evidence: Evidence) -> Iterator[Anomaly]:
 
 
 def stuck(evidence: Evidence) -> Iterator[Anomaly]:
-    """A stored job did not end although it was left in peace; one that nobody was told of counts as well."""
+    """A stored job did not end although it was left in peace; one that was not reported to anybody counts as well."""
     for name, state in evidence.stuck.states.items():
         healed = "ended after a restart" if name in evidence.stuck.healed else "did not end after a restart either"
         yield Anomaly(Kind.STUCK, name, f"{state} without a worker (client: {_mode(evidence, name)}); {healed}")
@@ -119,7 +119,7 @@ def invalid(evidence: Evidence) -> Iterator[Anomaly]:
 
 
 def gaps(evidence: Evidence) -> Iterator[Anomaly]:
-    """Events are missing in the store, or a watcher missed some or was told of one twice."""
+    """Events are missing in the store, or a watcher did not receive some or received one twice."""
     for name, stored in evidence.jobs.items():
         numbers = [event.sequence for event in stored.events]
         if numbers != list(range(1, stored.job.last_sequence + 1)):

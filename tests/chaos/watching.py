@@ -1,4 +1,4 @@
-"""Clients that watch jobs, over streams that break all the time: no event may be missed or come twice.
+"""Clients that watch jobs, over streams that break all the time: every event must arrive exactly once.
 
 Every second job is watched through `parfocal.client`, the others by raw streams to a random instance, each for a few
 seconds.

@@ -30,7 +30,7 @@ def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -
 
 @pytest.fixture(scope="module")
 def images_folder(service: Session, request: pytest.FixtureRequest) -> Path:
-    """A folder of images of the kind that the method learns from."""
+    """A folder of images of the kind that the method is trained on."""
     labels = service.method_description.data_requirements.target == v1.TARGET_KIND_LABELS
     return Path(request.getfixturevalue("nuclei_folder" if labels else "pairs_folder"))
 

@@ -31,11 +31,11 @@ def stack_of(scene: Scene, frames: int = 40, side: int = 64) -> np.ndarray:
 
 
 def test_light_falls_where_the_emitter_is() -> None:
-    lonely = replace(SCENE, density=0.0004, read_noise=0.0, photons=1e5, offset=0.0)
+    single = replace(SCENE, density=0.0004, read_noise=0.0, photons=1e5, offset=0.0)
     rng = np.random.default_rng(3)
     seen = 0
     for _ in range(40):
-        pixels, located = lonely.frame(rng, (40, 50))
+        pixels, located = single.frame(rng, (40, 50))
         if len(located.y) == 1 and 6 < located.y[0] < 34 and 6 < located.x[0] < 44:
             y, x = ndimage.center_of_mass(pixels.astype(float))
             # Pixel i reaches from i to i + 1, so that its centre is at i + 0.5.

@@ -55,7 +55,9 @@ def test_the_page_has_the_verdict_the_sentence_on_the_objects_and_the_overlay(
     assert f"Quality control: {verdict.state}" in page
     assert all(reason in page for reason in verdict.reasons)
     objects = rows[0]["True positives"] + rows[0]["False negatives"]
-    assert f"{rows[0]['True positives']} of {objects} objects found, {rows[0]['False positives']} invented" in page
+    assert (
+        f"{rows[0]['True positives']} of {objects} objects found, {rows[0]['False positives']} false positive" in page
+    )
     encoded = page.split("data:image/png;base64,")[1].split(")")[0]
     job = stack.client.get(f"{trained['id']}-qc")
     place = stack.client.store.results / "default" / job.id

@@ -1,4 +1,4 @@
-"""The parts of the workflows that need no server: forms, tables, pages, decisions."""
+"""The parts of the workflows that work without a server: forms, tables, pages, decisions."""
 
 from __future__ import annotations
 

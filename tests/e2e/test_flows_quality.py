@@ -74,7 +74,7 @@ def test_a_comparison_shows_sentences_scores_and_pictures(
 ) -> None:
     artifacts = stack.artifacts(compared["id"])
     rows = json.loads(artifacts["table"]["data"])
-    assert [row["Competitor"] for row in rows] == [*models, "input", "Gaussian filter"]
+    assert [row["Model or baseline"] for row in rows] == [*models, "input", "Gaussian filter"]
     assert all(float(row["PSNR [dB]"].split(" ")[0]) > 5 for row in rows)
     page = artifacts["markdown"]["data"]
     assert mentions(page, "no difference in PSNR", "short:1 and long:1")
@@ -96,7 +96,7 @@ def test_evaluations_are_chosen_and_models_judged_before_are_not_judged_again(
     assert [job.id for job in jobs_of(stack, run)] == [f"{run['id']}-comparison-3"]
     reused = ("short:1 ", f"(job {compared['id']}-evaluation-2)")
     wait_for(lambda: mentions(stack.log_text(run["id"]), *reused), what="the line in the log")
-    assert [row["Competitor"] for row in json.loads(stack.artifacts(run["id"])["table"]["data"])][:2] == models
+    assert [row["Model or baseline"] for row in json.loads(stack.artifacts(run["id"])["table"]["data"])][:2] == models
 
 
 def test_a_single_model_is_not_compared_and_the_run_says_why(stack: Any, dataset: str, models: list[str]) -> None:

@@ -53,7 +53,7 @@ def check_patch(parameters: Parameters, dataset: DatasetManifest) -> None:
 
 
 class FilterLearner:
-    """One 3x3 filter and an offset, learnt with Adam on the mean squared error, in float64."""
+    """One 3x3 filter and an offset, trained with Adam on the mean squared error, in float64."""
 
     def __init__(self, parameters: FakeParameters) -> None:
         rng = np.random.default_rng(parameters.seed)

@@ -1,4 +1,4 @@
-"""The help: complete, quick, and honest about exit codes."""
+"""The help: complete, quick, and right about exit codes."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_what_a_workflow_leaves_undone_the_command_does(
 def test_require_pass_decides_the_exit_code(
     run: Callable[..., Ended], dataset: str, images: Path, tmp_path: Path
 ) -> None:
-    # Nothing is learnt in one step so small, so the model cannot pass.
+    # One step so small changes nothing, so that the model cannot pass.
     arguments = ["train", "fake-2d", "--dataset", dataset, "--model", "poor", "-p", "epochs=1"]
     arguments += ["-p", "learning_rate=1e-9"]
     assert run(*arguments).code == 0
@@ -244,7 +244,7 @@ def test_compare_scores_what_is_missing_and_says_which_difference_is_real(
     again = run("compare", "--evaluation", first, "--evaluation", evaluated, "-p", "metrics=ssim", "--json")
     assert again.code == 0, again.err
     assert {test["metric"] for test in again.json["summary"]["tests"]} == {"ssim"}
-    assert {each["name"] for each in again.json["summary"]["competitors"][:2]} == {model, rival}
+    assert {each["name"] for each in again.json["summary"]["candidates"][:2]} == {model, rival}
     job = again.json["job"]["id"]
     assert run("jobs", "download", job, "--output", tmp_path / "again").code == 0
     refused = run("compare", model, "--evaluation", job, "--dataset", dataset)

@@ -154,11 +154,11 @@ def test_tables_of_boxes_that_another_program_made_become_a_prediction(client: C
     assert [entry.public_name for entry in result.files] == [f"detections/{stem}.csv"]
     assert [bool(image.reason) for image in result.images].count(False) == 1
 
-    (folder / "strange.csv").write_text(f"{header}\n", encoding="utf-8")
+    (folder / "other.csv").write_text(f"{header}\n", encoding="utf-8")
     table.write_text(f"{header}\nsmall,high,0,0,10,12\n", encoding="utf-8")
     with pytest.raises(InvalidInputError) as refused:
         publish_prediction(client, folder, dataset)
-    assert {violation.field for violation in refused.value.violations} == {f"{stem}.csv", "strange.csv"}
+    assert {violation.field for violation in refused.value.violations} == {f"{stem}.csv", "other.csv"}
     table.unlink()
     with pytest.raises(InvalidInputError, match="No table"):
         publish_prediction(client, folder, dataset)

@@ -1,4 +1,4 @@
-"""Parts of the one-machine stack that need no server."""
+"""Parts of the one-machine stack that work without a server."""
 
 from __future__ import annotations
 

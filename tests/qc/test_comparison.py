@@ -91,9 +91,9 @@ class Bench:
         assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
         return str(job.outputs[0].uri)
 
-    def model(self, name: str, dataset: str, learnt: dict[str, str] | None = None) -> str:
-        """Publish a model that learnt from a dataset."""
-        return publish_model(self.store, name, dataset, dataset_sha256=learnt or {})
+    def model(self, name: str, dataset: str, trained_on: dict[str, str] | None = None) -> str:
+        """Publish a model that was trained on a dataset."""
+        return publish_model(self.store, name, dataset, dataset_sha256=trained_on or {})
 
     def compare(self, dataset: str, evaluations: list[str], method: str = "restoration", **parameters: Any) -> v1.Job:
         return self.run(comparison_request(dataset, evaluations, method, **parameters))
@@ -201,7 +201,7 @@ def poor(bench: Bench, ten: str) -> str:
 
 def is_model(row: dict[str, str], image: str) -> bool:
     """Whether a row of comparison.csv is that of a model on this image."""
-    return row["image"] == image and row["competitor"] in {"good:1", "poor:1"}
+    return row["image"] == image and row["candidate"] in {"good:1", "poor:1"}
 
 
 def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
@@ -220,17 +220,17 @@ def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(
     }
     assert mentions(summary["sentences"][0], "10 test images", "good:1 is better than poor:1", "dB", "PSNR", "95 %")
     assert mentions(summary["sentences"][0], "Holm", "10 comparisons")
-    assert [each["kind"] for each in summary["competitors"]] == ["model", "model", "input", "baseline"]
+    assert [each["kind"] for each in summary["candidates"]] == ["model", "model", "input", "baseline"]
 
     table = rows_of(files["comparison.csv"])
     scored = rows_of(read_published(bench.store, good, "metrics.csv"))
     psnr = {row["image"]: row["psnr"] for row in scored if row["kind"] == "prediction"}
-    assert {row["image"]: row["psnr"] for row in table if row["competitor"] == "good:1"} == psnr
+    assert {row["image"]: row["psnr"] for row in table if row["candidate"] == "good:1"} == psnr
     tests = rows_of(files["tests.csv"])
     assert len(tests) == 10  # five pairs with a model in it, in two metrics
     for test in tests:
         first, second = (
-            [float(row[test["metric"]]) for row in table if row["competitor"] == test[name]]
+            [float(row[test["metric"]]) for row in table if row["candidate"] == test[name]]
             for name in ("first", "second")
         )
         assert float(test["wilcoxon_p"]) == pytest.approx(stats.wilcoxon(first, second).pvalue)
@@ -264,7 +264,7 @@ def test_translation_is_compared_target_by_target(bench: Bench, ten: str) -> Non
     summary, files = bench.summary(job), bench.files(job)
     assert {"images.png", "images_target_B.png"} <= set(files)
     assert list(summary["metrics"]) == list(both)
-    assert [each["name"] for each in summary["competitors"]] == ["clear:1", "dull:1", "linear predictor"]
+    assert [each["name"] for each in summary["candidates"]] == ["clear:1", "dull:1", "linear predictor"]
     assert any(mentions(each, "target_B", "clear:1 is better than dull:1") for each in summary["sentences"])
     assert len(rows_of(files["comparison.csv"])) == 60
 

@@ -10,12 +10,12 @@ import pytest
 from support import mentions
 
 from parfocal import v1
-from parfocal.qc.comparison.competitors import (
-    Competitor,
+from parfocal.qc.comparison.candidates import (
+    Candidate,
     Evaluation,
     TargetScores,
     check_same_test,
-    choose_competitors,
+    choose_candidates,
     lay_side_by_side,
 )
 from parfocal.qc.comparison.figure import Shown, images_figure, scores_figure
@@ -68,9 +68,9 @@ def evaluation(name="a:1", *, images=None, **facts):
     return replace(made, **known)
 
 
-def competitors(*names, references=()):
-    models = [Competitor(name, "model", evaluation(name)) for name in names]
-    return models + [Competitor(name, kind, evaluation(name)) for kind, name in references]
+def candidates(*names, references=()):
+    models = [Candidate(name, "model", evaluation(name)) for name in names]
+    return models + [Candidate(name, kind, evaluation(name)) for kind, name in references]
 
 
 def table(metric="psnr", target="target", **columns):
@@ -81,7 +81,7 @@ def table(metric="psnr", target="target", **columns):
 
 def test_one_sentence_names_the_better_model_with_interval_and_p():
     scores = table(a_1=BASE, b_1=BASE + np.linspace(1.0, 1.4, 12))
-    tests = run_tests(competitors("a:1", "b:1"), [scores], 0.05)
+    tests = run_tests(candidates("a:1", "b:1"), [scores], 0.05)
     (sentence,) = sentences(tests, 0.05)
     low, high = tests[0].difference.low, tests[0].difference.high
     assert sentence == (
@@ -93,17 +93,17 @@ def test_one_sentence_names_the_better_model_with_interval_and_p():
 
 def test_less_is_better_where_the_metric_is_an_error():
     scores = table("nrmse", a_1=np.linspace(0.1, 0.2, 12), b_1=np.linspace(0.1, 0.2, 12) + np.linspace(0.01, 0.02, 12))
-    (test,) = run_tests(competitors("a:1", "b:1"), [scores], 0.05)
+    (test,) = run_tests(candidates("a:1", "b:1"), [scores], 0.05)
     assert test.outcome == "first is better"
     assert test.difference.mean < 0
-    assert rank_images(competitors("a:1", "b:1"), scores, "nrmse")[0][0] == "field00"
+    assert rank_images(candidates("a:1", "b:1"), scores, "nrmse")[0][0] == "field00"
 
 
 def test_with_several_models_shown_differences_come_first():
     rng = np.random.default_rng(1)
     noise = rng.normal(0, 0.5, 12)
     scores = table(a_1=BASE, b_1=BASE + noise - noise.mean(), c_1=BASE + np.linspace(3, 4, 12))
-    tests = run_tests(competitors("a:1", "b:1", "c:1"), [scores], 0.05)
+    tests = run_tests(candidates("a:1", "b:1", "c:1"), [scores], 0.05)
     (sentence,) = sentences(tests, 0.05)
     assert sentence.index("c:1 is better than a:1") < sentence.index("between a:1 and b:1")
     assert sentence.count("no difference") == sentence.count("3 comparisons") == 1
@@ -111,7 +111,7 @@ def test_with_several_models_shown_differences_come_first():
 
 def test_references_are_compared_with_models_and_not_with_each_other():
     scores = table(a_1=BASE, b_1=BASE + np.linspace(1, 1.4, 12), input=BASE - np.linspace(4, 5, 12), filter=BASE + 0.0)
-    rivals = competitors("a:1", "b:1", references=(("input", "input"), ("baseline", "filter")))
+    rivals = candidates("a:1", "b:1", references=(("input", "input"), ("baseline", "filter")))
     tests = run_tests(rivals, [scores], 0.05)
     assert [(test.first.name, test.second.name) for test in tests] == [
         *(("a:1", other) for other in ("b:1", "input", "filter")),
@@ -122,7 +122,7 @@ def test_references_are_compared_with_models_and_not_with_each_other():
 
 
 def test_a_difference_of_few_images_is_not_called_real_however_large():
-    tests = run_tests(competitors("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[40, 42, 44])], 0.05)
+    tests = run_tests(candidates("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[40, 42, 44])], 0.05)
     assert tests[0].outcome == "not shown"
     assert mentions(sentences(tests, 0.05)[0], "no difference", "3 images")
     assert mentions(power_remark(tests, 0.05), "3 images", "Wilcoxon", "0.25", "6 images for 1 comparison")
@@ -131,25 +131,25 @@ def test_a_difference_of_few_images_is_not_called_real_however_large():
 def test_an_interval_without_zero_that_is_not_shown_is_explained():
     five = np.linspace(20, 24, 5)
     scores = table(a_1=five, b_1=five + np.linspace(1.0, 1.4, 5), c_1=five + np.array([0.3, -0.2, 0.1, -0.3, 0.2]))
-    tests = run_tests(competitors("a:1", "b:1", "c:1"), [scores], 0.05)
+    tests = run_tests(candidates("a:1", "b:1", "c:1"), [scores], 0.05)
     assert {test.outcome for test in tests} == {"not shown"}
     remark = interval_remark(tests, 0.05)
     assert mentions(remark, "95 %", "a:1 and b:1 in PSNR; b:1 and c:1 in PSNR.", "3 differences", "verdict")
 
 
 def test_what_is_shown_or_has_zero_in_its_interval_needs_no_explanation():
-    shown = run_tests(competitors("a:1", "b:1"), [table(a_1=BASE, b_1=BASE + np.linspace(1.0, 1.4, 12))], 0.05)
-    equal = run_tests(competitors("a:1", "b:1"), [table(a_1=BASE, b_1=BASE + np.resize([0.3, -0.3], 12))], 0.05)
-    one = run_tests(competitors("a:1", "b:1"), [table(a_1=[20], b_1=[40])], 0.05)
+    shown = run_tests(candidates("a:1", "b:1"), [table(a_1=BASE, b_1=BASE + np.linspace(1.0, 1.4, 12))], 0.05)
+    equal = run_tests(candidates("a:1", "b:1"), [table(a_1=BASE, b_1=BASE + np.resize([0.3, -0.3], 12))], 0.05)
+    one = run_tests(candidates("a:1", "b:1"), [table(a_1=[20], b_1=[40])], 0.05)
     assert shown[0].outcome == "second is better"
     assert [interval_remark(tests, 0.05) for tests in (shown, equal, one)] == ["", "", ""]
-    few = run_tests(competitors("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[21, 22.1, 23.2])], 0.05)
+    few = run_tests(candidates("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[21, 22.1, 23.2])], 0.05)
     assert "Wilcoxon" in interval_remark(few, 0.05)
     assert "Among" not in interval_remark(few, 0.05)
 
 
 def test_one_image_is_compared_without_interval():
-    tests = run_tests(competitors("a:1", "b:1"), [table(a_1=[20], b_1=[40])], 0.05)
+    tests = run_tests(candidates("a:1", "b:1"), [table(a_1=[20], b_1=[40])], 0.05)
     assert (tests[0].difference.low, tests[0].outcome, tests[0].paired.wilcoxon) == (None, "not shown", 1.0)
     assert mentions(sentences(tests, 0.05)[0], "1 test image,", "no difference")
 
@@ -158,7 +158,7 @@ def test_rank_and_mean_must_agree():
     """One image far off carries the mean, all others say the contrary: nothing is called real."""
     other = BASE + np.linspace(0.1, 0.2, 12)
     other[0] -= 30
-    (test,) = run_tests(competitors("a:1", "b:1"), [table(a_1=BASE, b_1=other)], 0.05)
+    (test,) = run_tests(candidates("a:1", "b:1"), [table(a_1=BASE, b_1=other)], 0.05)
     assert test.difference.mean > 0 > test.paired.rank_biserial
     assert test.outcome == "not shown"
 
@@ -170,7 +170,7 @@ def test_equal_models_are_seldom_called_different():
         base = rng.normal(28, 3, 10)
         columns = {metric: {name: base + rng.normal(0, 0.5, 10) for name in "abc"} for metric in ("psnr", "ssim")}
         scores = TargetScores("target", tuple(map(str, range(10))), columns, RESTORATION)
-        wrong += any(test.outcome != "not shown" for test in run_tests(competitors(*"abc"), [scores], 0.05))
+        wrong += any(test.outcome != "not shown" for test in run_tests(candidates(*"abc"), [scores], 0.05))
     # Three standard deviations above the promise.
     assert wrong <= runs * 0.05 + 3 * np.sqrt(runs * 0.05 * 0.95)
 
@@ -189,10 +189,10 @@ def test_every_metric_that_may_be_chosen_is_described():
 def test_tables_hold_every_score_and_test(tmp_path):
     scores = [table(target=target, a_1=BASE, b_1=BASE + 1) for target in ("target", "target_B")]
     write_comparison_csv(tmp_path / "comparison.csv", scores)
-    write_tests_csv(tmp_path / "tests.csv", run_tests(competitors("a:1", "b:1"), scores, 0.05))
+    write_tests_csv(tmp_path / "tests.csv", run_tests(candidates("a:1", "b:1"), scores, 0.05))
     rows = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
     assert len(rows) == 48
-    assert (rows[25]["target"], rows[25]["competitor"], float(rows[25]["psnr"])) == ("target_B", "b:1", 21.0)
+    assert (rows[25]["target"], rows[25]["candidate"], float(rows[25]["psnr"])) == ("target_B", "b:1", 21.0)
     tests = csv.DictReader((tmp_path / "tests.csv").read_text().splitlines())
     assert [row["target"] for row in tests] == ["target", "target_B"]
 
@@ -234,7 +234,7 @@ def test_a_target_that_only_some_have_is_left_out():
     one = evaluation("b:1", images={f"field{number}": f"sha{number}" for number in (0, 1)}, scores=second)
     one = replace(one, manifest=one.manifest.model_copy(update={"targets": ("target_B",)}))
     check_same_test([both, one], SPEC, InstanceComparisonParameters.scoring)
-    rivals, _ = choose_competitors([both, one], ())
+    rivals, _ = choose_candidates([both, one], ())
     (side,) = lay_side_by_side(rivals, ["psnr"])
     assert (side.target, side.images) == ("target_B", ("field0", "field1"))
     assert {name: list(values) for name, values in side.scores["psnr"].items()} == {
@@ -245,22 +245,22 @@ def test_a_target_that_only_some_have_is_left_out():
 
 def test_a_metric_that_an_image_lacks_is_not_compared():
     scores = {"prediction": {f"field{number}": {"psnr": 20.0} if number else {} for number in range(3)}}
-    rivals, _ = choose_competitors([evaluation(), evaluation("b:1", scores=scores)], ())
+    rivals, _ = choose_candidates([evaluation(), evaluation("b:1", scores=scores)], ())
     with pytest.raises(InvalidInputError, match=r"field0 .*psnr.*prediction.*s3://r/b:1"):
         lay_side_by_side(rivals, ["psnr"])
 
 
 def test_references_must_agree_and_equal_names_are_told_apart():
     first, second = evaluation(), replace(evaluation(job="other"), uri="s3://r/elsewhere")
-    chosen, remarks = choose_competitors([first, second], ("input", "baseline"))
+    chosen, remarks = choose_candidates([first, second], ("input", "baseline"))
     assert [each.name for each in chosen] == ["a:1 (job-a:1)", "a:1 (other)", "input", "Gaussian filter"]
     assert not remarks
     scores = {**second.scores, "baseline": {stem: {"psnr": 20.1} for stem in second.scores["baseline"]}}
-    chosen, (remark,) = choose_competitors([first, replace(second, scores=scores)], ("input", "baseline"))
+    chosen, (remark,) = choose_candidates([first, replace(second, scores=scores)], ("input", "baseline"))
     assert [each.kind for each in chosen] == ["model", "model", "input"]
     assert "Gaussian filter" in remark
     scores = {**second.scores, "input": {stem: {} for stem in second.scores["input"]}}
-    chosen, (remark,) = choose_competitors([first, replace(second, scores=scores)], ("input", "baseline"))
+    chosen, (remark,) = choose_candidates([first, replace(second, scores=scores)], ("input", "baseline"))
     assert [each.kind for each in chosen] == ["model", "model", "baseline"]
 
 
@@ -270,7 +270,7 @@ def test_the_scores_are_drawn_for_few_and_many_images(images, tmp_path):
     names = ["a:1", "a-model-with-a-very-long-name-indeed-that-no-axis-has-room-for:12"]
     columns = {name: rng.normal(30, 2, images) for name in names}
     scores = [TargetScores("target", tuple(map(str, range(images))), {"psnr": columns, "nrmse": columns}, RESTORATION)]
-    figure = scores_figure(scores, competitors(*names))
+    figure = scores_figure(scores, candidates(*names))
     save_png(figure, tmp_path / "figure.png")
     drawn = [axes.collections for axes in figure.axes]
     for collections in drawn:

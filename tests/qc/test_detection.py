@@ -53,10 +53,10 @@ FOUND = detections((0, 0.9, 0, 0, 10, 10), (0, 0.8, 20, 20, 26, 30), (1, 0.7, 80
 def test_outcomes_confusion_and_counts_of_a_case_by_hand() -> None:
     matches = match_boxes(TRUTH, FOUND, 2, LEVELS)
     outcome = outcomes(TRUTH, FOUND, matches, 0.5, 0.0)
-    assert outcome.found.tolist() == [[0, 0]]
+    assert outcome.true_positives.tolist() == [[0, 0]]
     assert outcome.wrong_class.tolist() == [[1, 1]]
     assert outcome.wrong_iou == pytest.approx([0.6])
-    assert outcome.missed.tolist() == [2]
+    assert outcome.false_negatives.tolist() == [2]
     assert outcome.false_positives.tolist() == [2]
     assert outcome.counts == Counts(1, 2, 2)
     assert class_counts(TRUTH, matches, outcome, 2) == [Counts(1, 1, 1, 1.0), Counts(0, 1, 1, 0.0)]
@@ -67,7 +67,7 @@ def test_outcomes_confusion_and_counts_of_a_case_by_hand() -> None:
 def test_a_wrong_class_below_the_level_is_a_false_positive_and_a_false_negative() -> None:
     outcome = outcomes(TRUTH, FOUND, match_boxes(TRUTH, FOUND, 2, levels_with(0.7)), 0.7, 0.0)
     assert len(outcome.wrong_class) == 0
-    assert (outcome.missed.tolist(), outcome.false_positives.tolist()) == ([1, 2], [1, 2])
+    assert (outcome.false_negatives.tolist(), outcome.false_positives.tolist()) == ([1, 2], [1, 2])
 
 
 def test_detections_below_the_confidence_do_not_count() -> None:
@@ -82,7 +82,7 @@ def test_a_detection_of_the_same_object_again_is_a_false_positive() -> None:
     truth = boxes((0, 0, 0, 10, 10))
     found = detections((0, 0.5, 0, 0, 10, 10), (0, 0.9, 1, 0, 11, 10))
     outcome = outcomes(truth, found, match_boxes(truth, found, 1, LEVELS), 0.5, 0.0)
-    assert outcome.found.tolist() == [[0, 1]]  # the more certain one, although the other fits better
+    assert outcome.true_positives.tolist() == [[0, 1]]  # the more certain one, although the other fits better
     assert outcome.false_positives.tolist() == [0]
 
 
@@ -129,11 +129,11 @@ def test_classes_without_annotation_have_no_average_precision() -> None:
 def test_images_without_boxes_or_without_detections_are_scored() -> None:
     empty = match_boxes(boxes(), detections(), 2, LEVELS)
     assert outcomes(boxes(), detections(), empty, 0.5, 0.0).counts == Counts()
-    missed = match_boxes(TRUTH, detections(), 2, LEVELS)
-    assert outcomes(TRUTH, detections(), missed, 0.5, 0.0).counts == Counts(0, 0, 3)
+    nothing = match_boxes(TRUTH, detections(), 2, LEVELS)
+    assert outcomes(TRUTH, detections(), nothing, 0.5, 0.0).counts == Counts(0, 0, 3)
     false_positives = match_boxes(boxes(), FOUND, 2, LEVELS)
     assert outcomes(boxes(), FOUND, false_positives, 0.5, 0.0).counts == Counts(0, 3, 0)
-    together = rank([empty, missed, false_positives], 0.5)
+    together = rank([empty, nothing, false_positives], 0.5)
     assert (together.positives, together.matched.tolist()) == (3, [False] * 3)
     confidence, found, wrong = together.curve()
     assert (confidence.round(3).tolist(), found.tolist(), wrong.tolist()) == ([0.9, 0.8, 0.7], [0, 0, 0], [1, 2, 3])

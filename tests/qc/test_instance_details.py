@@ -146,9 +146,9 @@ def test_the_error_map_names_every_mistake() -> None:
     target, prediction = np.zeros((2, 20, 60), np.int64)
     target[2:8, 2:8] = 1  # found
     prediction[2:8, 2:8] = 5
-    target[2:8, 12:18] = 2  # missed
-    prediction[2:8, 22:28] = 6  # invented
-    target[2:8, 32:44] = 3  # cut into two
+    target[2:8, 12:18] = 2  # false negative
+    prediction[2:8, 22:28] = 6  # false positive
+    target[2:8, 32:44] = 3  # split into two
     prediction[2:8, 32:38], prediction[2:8, 38:44] = 7, 8
     target[12:18, 2:8], target[12:18, 8:14] = 9, 10  # merged
     prediction[12:18, 2:14] = 11
@@ -156,19 +156,22 @@ def test_the_error_map_names_every_mistake() -> None:
     layers = outcome_layers(score, score.overlap.match(0.6))
     mistakes = error_map(target, prediction, layers)
     assert {layer.outcome: len(layer.ids) for layer in layers} == {
-        "found": 1, "missed": 3, "invented": 3, "cut": 1, "merged": 1,
+        "true positive": 1, "false negative": 3, "false positive": 3, "split": 1, "merged": 1,
     }  # fmt: skip
     expected: dict[str, Any] = {
-        "found": (4, 4),
-        "missed": (4, 14),
-        "invented": (4, 24),
-        "cut": (4, 34),
+        "true positive": (4, 4),
+        "false negative": (4, 14),
+        "false positive": (4, 24),
+        "split": (4, 34),
         "merged": (14, 10),
     }
     assert {outcome: int(mistakes[place]) for outcome, place in expected.items()} == ERROR_CODES
     assert mistakes[10, 30] == 0
     # The title counts as F1 does, and says which of these the legend has under another name.
-    assert in_words(score, score.overlap.match(0.6)) == "1 found, 4 missed (1 cut), 4 invented (1 merged)"
+    assert (
+        in_words(score, score.overlap.match(0.6))
+        == "1 true positive, 4 false negatives (1 split), 4 false positives (1 merged)"
+    )
 
 
 def test_small_objects_that_are_missed_show_in_their_class(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def random_labels(seed: int, shape: tuple[int, ...] = (24, 24), objects: int = 6
 
 
 def test_counts_by_hand() -> None:
-    # 10x10; shifted by 2: 80 shared of 120: IoU 2/3. The second is missed, the third invented.
+    # 10x10; shifted by 2: 80 shared of 120: IoU 2/3. The second is a false negative, the third a false positive.
     target = boxes((0, 10, 0, 10), (0, 10, 20, 30))
     prediction = boxes((0, 10, 2, 12), (12, 18, 30, 36))
     score = score_instances(target, prediction, name="a")
@@ -249,7 +249,7 @@ def test_pictures_of_narrow_images_have_an_ordinary_size(shape: tuple[int, int])
 def test_pictures_show_every_kind_of_mistake_in_its_colour(
     shape: tuple[int, ...], colours: tuple[int, ...], tmp_path: Path
 ) -> None:
-    windows = {"found": (2, 14, 2, 14), "missed": (2, 14, 20, 32), "cut": (18, 30, 2, 30)}
+    windows = {"true positive": (2, 14, 2, 14), "false negative": (2, 14, 20, 32), "split": (18, 30, 2, 30)}
     target, prediction = np.zeros(shape[-2:], np.uint16), np.zeros(shape[-2:], np.uint16)
     for number, (top, bottom, left, right) in enumerate(windows.values(), start=1):
         target[top:bottom, left:right] = number
@@ -257,7 +257,7 @@ def test_pictures_show_every_kind_of_mistake_in_its_colour(
     prediction[18:30, 2:15], prediction[18:30, 16:30] = 2, 3
     target[34:46, 2:12], target[34:46, 14:24] = 8, 9
     prediction[34:46, 2:24] = 4  # merges two
-    prediction[2:14, 40:52] = 5  # invented
+    prediction[2:14, 40:52] = 5  # false positive
     if len(shape) == 3:
         target, prediction = np.repeat(target[np.newaxis], 6, axis=0), np.repeat(prediction[np.newaxis], 6, axis=0)
     source = np.random.default_rng(0).random((*shape, *colours))
@@ -318,7 +318,7 @@ def test_outlines_of_large_images_are_not_broken_by_the_few_pixels_of_a_picture(
     canvas: Any = figure.canvas
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., :3] / 255
-    line = np.all(np.isclose(drawn[len(drawn) // 2], COLOURS["found"], atol=0.01), axis=-1)
+    line = np.all(np.isclose(drawn[len(drawn) // 2], COLOURS["true positive"], atol=0.01), axis=-1)
     assert np.count_nonzero(np.diff(line.astype(int)) == 1) == 100
 
 

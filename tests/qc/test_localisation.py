@@ -45,7 +45,7 @@ def test_groups_give_what_the_whole_assignment_gives() -> None:
 def test_the_numbers_of_the_challenge() -> None:
     assert efficiency(0.8, 30) == pytest.approx(63.944, abs=1e-3)
     assert efficiency(1, 0) == 100
-    # Frame 0: one pair 30 and 40 nm off, one too many; frame 1: one missed.
+    # Frame 0: one pair 30 and 40 nm off, one too many; frame 1: one not found.
     score = match_stack(
         located([0, 0], [1.0, 8.0], [1.0, 8.0]), located([0, 1], [1.3, 4.0], [1.4, 4.0]), 2, (100, 100), 250
     )
@@ -104,7 +104,7 @@ def test_an_image_blurred_again_is_its_own_frame() -> None:
     wrong[60:68, 60:68] = 1
     spoiled = score_against_frames(wrong, frame)
     assert spoiled.rsp < error.rsp - 0.05
-    # The map is brighter where light was invented.
+    # The map is brighter where there is light that the truth does not have.
     assert spoiled.difference[15:17, 15:17].mean() > 20 * error.difference[15:17, 15:17].mean() + 1
     with pytest.raises(InvalidInputError):
         score_against_frames(fine[:, :-1], frame)

@@ -32,7 +32,9 @@ from parfocal.runtime.errors import InvalidInputError
 TARGET = {1: 1, 2: 1, 3: 2, 4: 2, 5: 1, 6: 0}
 PREDICTION = {11: 1, 12: 2, 13: 2, 14: 0, 16: 2, 17: 3}
 MATCHES = Matches(
-    pairs=((1, 11, 0.9), (2, 12, 0.8), (3, 13, 0.7), (4, 14, 0.9), (6, 16, 0.9)), missed=(5,), spurious=(17,)
+    pairs=((1, 11, 0.9), (2, 12, 0.8), (3, 13, 0.7), (4, 14, 0.9), (6, 16, 0.9)),
+    false_negatives=(5,),
+    false_positives=(17,),
 )
 
 
@@ -46,7 +48,7 @@ def test_classes_are_counted_as_by_hand(tmp_path: Path) -> None:
     assert counts == ClassCounts({(1, 1): 1, (1, 2): 1, (2, 2): 1, (2, 0): 1}, {1: 1}, {3: 1}, 1)
     assert (counts.known, counts.right, counts.accuracy) == (4, 2, 0.5)
     assert counts.commonest == (1, 0.5)  # of two equally frequent ones the lower
-    # Class 1: one right; one taken for 2 and one missed. Class 2: one right, one taken for none; one taken from 1.
+    # Class 1: one right; one taken for 2 and one not found. Class 2: one right, one taken for none; one taken from 1.
     assert counts.counts(1) == Counts(1, 0, 2)
     assert counts.counts(2) == Counts(1, 1, 1)
     assert counts.counts(3) == Counts(0, 1, 0)
@@ -101,8 +103,8 @@ def test_other_numbers_for_the_classes_permute_the_table(
     before = count_classes(matches, target, prediction)
     after = count_classes(matches, renamed(target, names), renamed(prediction, names))
     assert after.found == {(names[mine], names[theirs]): number for (mine, theirs), number in before.found.items()}
-    assert after.missed == {names[mine]: number for mine, number in before.missed.items()}
-    assert after.invented == {names[theirs]: number for theirs, number in before.invented.items()}
+    assert after.false_negatives == {names[mine]: number for mine, number in before.false_negatives.items()}
+    assert after.false_positives == {names[theirs]: number for theirs, number in before.false_positives.items()}
     assert after.accuracy == before.accuracy
     for number in before.classes:
         assert after.counts(names[number]) == before.counts(number)
@@ -119,9 +121,9 @@ def test_every_object_is_in_the_table_once_and_tables_add_up(
         known = sum(number > 0 for number in target.values())
         assert sum(counts.targets(number) for number in counts.classes) == known == len(target) - counts.unknown
         if known or not target:
-            assert sum(counts.invented.values()) == len(matches.spurious)
+            assert sum(counts.false_positives.values()) == len(matches.false_positives)
         rows, columns, table = confusion(counts)
-        assert table.sum() == counts.known + sum(counts.missed.values()) + sum(counts.invented.values())
+        assert table.sum() == counts.known + sum(counts.false_negatives.values()) + sum(counts.false_positives.values())
         assert table.shape == (len(rows), len(columns))
         assert np.trace(table[: len(counts.classes), : len(counts.classes)]) == counts.right
         tables.append(counts)
@@ -144,7 +146,7 @@ def test_classes_that_nobody_drew_are_not_judged() -> None:
     (remark,) = class_remarks(None, 0, 3)
     assert "no images target_class" in remark
     unknown = count_classes(MATCHES, dict.fromkeys(TARGET, 0), PREDICTION)
-    assert unknown == ClassCounts(unknown=6)  # not even what was invented
+    assert unknown == ClassCounts(unknown=6)  # not even its false positives
     assert pool_classes([unknown]) is None
     assert pool_classes([]) is None
     (remark,) = class_remarks(pool_classes([unknown]), 1, 1)

@@ -65,9 +65,9 @@ def test_what_is_wrong_shows_in_its_number(predict: Any, field: str, low: float,
 
 
 def test_an_invented_spot_is_found_where_it_is() -> None:
-    invented = CLEAN.copy()
-    invented[60:64, 80:84] += 150
-    _, maps = score_residual(NOISY, invented, name="a")
+    false_spot = CLEAN.copy()
+    false_spot[60:64, 80:84] += 150
+    _, maps = score_residual(NOISY, false_spot, name="a")
     y, x = np.unravel_index(np.argmin(maps.deviation), SHAPE)
     assert abs(y - 61.5) < 4
     assert abs(x - 81.5) < 4
@@ -208,7 +208,7 @@ def test_every_objection_fails_with_its_words(values: dict[str, float], words: t
     assert judge(images(), ResidualThresholds()).verdict == "passed"
 
 
-def test_a_pass_says_what_it_cannot_show_and_names_strange_images() -> None:
+def test_a_pass_says_what_it_cannot_show_and_names_images_unlike_the_training() -> None:
     verdict = judge(images(), ResidualThresholds(), ["b"])
     assert "leaves no trace" in verdict.remarks[0]
     assert any(mentions(remark, "1 image ", "unlike", ": b.") for remark in verdict.remarks)

@@ -36,7 +36,7 @@ def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.Te
         change: Callable[[Any], Any] = np.asarray,
         *,
         plain: bool = False,
-        strange: bool = False,
+        unlike: bool = False,
         black: str = "",
         axes: str = "YX",
     ) -> v1.Job:
@@ -64,7 +64,7 @@ def judge(run_job: Any, s3: Any, pairs_folder: Path, tmp_path_factory: pytest.Te
             input_uri=uri,
             split="" if plain else "test",
             files=files,
-            images=(ResultFile(input="field1.tif", input_sha256="0", drift=("it is noisier",) if strange else ()),),
+            images=(ResultFile(input="field1.tif", input_sha256="0", drift=("it is noisier",) if unlike else ()),),
         )
         spec = v1.EvaluationSpec(method="residuals", prediction_uri=publish(store, place, RESULT_MANIFEST, manifest))
         return run_job(v1.StartJobRequest(evaluation=spec))
@@ -119,8 +119,8 @@ def test_maps_have_the_axes_and_the_pixel_size_of_their_image(judge: Judge, s3: 
     assert (image.pixel_size.x, image.pixel_size.y) == pytest.approx((0.2, 0.3))
 
 
-def test_strange_images_are_named(judge: Judge, s3: Any) -> None:
-    result, _ = read(judge("target", strange=True), s3)
+def test_images_unlike_the_training_are_named(judge: Judge, s3: Any) -> None:
+    result, _ = read(judge("target", unlike=True), s3)
     assert any(mentions(remark, "1 image ", "unlike", ": field1.") for remark in result.verdict["remarks"])
 
 

@@ -152,7 +152,7 @@ def test_stacks_are_scored_by_plane_and_as_volumes(evaluate: Any, s3: Any, stack
     assert "examples.png" in {entry.public_name for entry in result.files}
 
 
-@pytest.mark.parametrize(("width", "words"), [(30.0, "uncertainty is honest"), (6.0, "uncertainty is too small")])
+@pytest.mark.parametrize(("width", "words"), [(30.0, "uncertainty is calibrated"), (6.0, "uncertainty is too small")])
 def test_an_uncertainty_is_checked_and_drawn(
     evaluate: Any, s3: Any, request: pytest.FixtureRequest, width: float, words: str
 ) -> None:

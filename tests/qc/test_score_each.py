@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support import mentions
 
-from parfocal.qc.comparison.competitors import Evaluation
+from parfocal.qc.comparison.candidates import Evaluation
 from parfocal.qc.evaluation.score_each import PredictionError, of_prediction, score_each
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store.evaluations import EvaluationSummary

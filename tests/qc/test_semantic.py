@@ -46,8 +46,8 @@ def test_extremes_are_defined() -> None:
     full, empty = np.ones((8, 8), bool), np.zeros((8, 8), bool)
     nothing = areas(empty, empty)
     assert (nothing.iou, nothing.dice, nothing.precision, nothing.recall) == (1, 1, 1, 1)
-    missed = areas(full, empty)
-    assert (missed.iou, missed.dice, missed.precision, missed.recall) == (0, 0, 0, 0)
+    nothing = areas(full, empty)
+    assert (nothing.iou, nothing.dice, nothing.precision, nothing.recall) == (0, 0, 0, 0)
     assert areas(full, full).iou == 1
     assert areas(full, empty) + areas(full, full) == Areas(64, 0, 64)
     assert iou_parts(full * 3, empty) == (0, 64)

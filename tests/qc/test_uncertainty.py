@@ -1,4 +1,4 @@
-"""Coverage: an uncertainty that is as large as the errors is honest, a smaller or larger one is not."""
+"""Coverage: an uncertainty that is as large as the errors is calibrated, a smaller or larger one is not."""
 
 from __future__ import annotations
 
@@ -71,20 +71,20 @@ def test_the_interval_is_that_of_the_laplace_distribution() -> None:
     assert LEVEL in LEVELS
 
 
-@pytest.mark.parametrize(("width", "words"), [(WIDTH[:-1], "shape"), (-WIDTH, "below 0"), (WIDTH * np.nan, "number")])
+@pytest.mark.parametrize(("width", "words"), [(WIDTH[:-1], "shape"), (-WIDTH, "below 0"), (WIDTH * np.nan, "NaN")])
 def test_what_is_no_width_is_refused_by_name(width: Any, words: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^a: .*{words}"):
         found(PREDICTION, width)
 
 
-@pytest.mark.parametrize(("value", "word"), [(0.6, "too small"), (0.9, "honest"), (0.99, "too large")])
+@pytest.mark.parametrize(("value", "word"), [(0.6, "too small"), (0.9, "calibrated"), (0.99, "too large")])
 def test_the_remark_says_which_way_it_is_wrong(value: float, word: str) -> None:
     assert word in coverage_remark(value)
 
 
 def test_the_remark_names_the_foreground_where_it_alone_is_wrong() -> None:
     assert "only 60 % inside the foreground" in coverage_remark(0.9, 0.6)
-    assert "honest" in coverage_remark(0.9, 0.88)
+    assert "calibrated" in coverage_remark(0.9, 0.88)
 
 
 def test_the_table_is_read_back_and_drawn(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_a_dataset_without_target_images_is_compared_with_no_image(kind: str, s3
 
 
 def alone(store: Store, dataset_uri: str, **values: str) -> InvalidInputError | None:
-    """The refusal of an evaluation that needs no prediction; None where it is admitted."""
+    """The refusal of an evaluation without a prediction; None if it is admitted."""
     work: Mapping[Any, Work] = {v1.JOB_KIND_EVALUATION: Work(Parameters, "none:none", needs_prediction=False)}
     service = replace(SERVICE, methods=(replace(FAKE, work=work, presets={}),))
     spec = v1.EvaluationSpec(method="fake-2d", dataset_uri=dataset_uri, **values)  # type: ignore[arg-type]

@@ -324,14 +324,14 @@ def test_the_trash_keeps_a_record_for_its_time(store: Store) -> None:
     old, young = deleted_job(jobs, project), deleted_job(jobs, project)
     make_older(store, project, old, 30 * DAY + 60)
     make_older(store, project, young, 30 * DAY - 60)
-    strange = store.jobs / ".trash" / project / "kept-by-hand" / "job.json"
-    store.write(strange, b"{}")
+    foreign = store.jobs / ".trash" / project / "kept-by-hand" / "job.json"
+    store.write(foreign, b"{}")
     housekeeping.tidy_store(store, Settings(trash_days=0))
     assert {old, young} < in_trash(store, project), "0 keeps all"
     assert housekeeping.count_trash(store) >= 3
     housekeeping.tidy_store(store, Settings(trash_days=30))
     assert in_trash(store, project) == {young, "kept-by"}
-    assert store.exists(strange)
+    assert store.exists(foreign)
 
 
 def test_a_record_can_be_taken_out_of_the_trash_by_hand(store: Store) -> None:

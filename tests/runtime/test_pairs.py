@@ -102,7 +102,7 @@ def test_all_problems_are_collected(folders: tuple[Path, Path]) -> None:
 
 def test_the_message_shows_ten_problems_and_counts_the_rest(folders: tuple[Path, Path]) -> None:
     for number in range(20, 34):
-        save(folders[0] / f"lonely{number}.tif", picture(number))
+        save(folders[0] / f"single{number}.tif", picture(number))
     with pytest.raises(InvalidInputError) as caught:
         check_pairs(*folders, axes="YX")
     assert len(caught.value.violations) == 14

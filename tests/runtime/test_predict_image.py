@@ -100,9 +100,9 @@ def test_what_people_should_know_comes_with_the_image(service: Service, s3: Any)
         said = warnings_of(service.predict(image(48, 48)))
         assert mentions(said, "failed", *reasons) == (state == "failed")
         assert ("not been checked" in said) is False
-    strange = np.zeros((48, 48), np.uint8)
-    strange[:, :4] = 255
-    said = warnings_of(service.predict(strange, output_dtype="like-input"))
+    unusual = np.zeros((48, 48), np.uint8)
+    unusual[:, :4] = 255
+    said = warnings_of(service.predict(unusual, output_dtype="like-input"))
     assert mentions(said, "unlike the images", "clipped")
 
 

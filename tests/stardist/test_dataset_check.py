@@ -1,4 +1,4 @@
-"""What StarDist refuses before anything is learnt."""
+"""Datasets that StarDist refuses before the training."""
 
 from __future__ import annotations
 

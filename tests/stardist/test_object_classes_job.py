@@ -70,7 +70,7 @@ def test_a_model_of_classes_is_trained_and_its_prediction_counts_them(run: Any, 
     assert model.facts.target_roles == ("target", "target_class")
     assert model.parameters["classes"] == 2
     assert any(name.startswith("train/target_class/") for name in model.dataset_sha256)
-    # A threshold near 0, so that a model that has learnt next to nothing finds objects.
+    # A threshold near 0, so that a hardly trained model finds objects.
     values = struct_pb2.Struct()
     json_format.ParseDict({"probability_threshold": 0.02}, values)
     spec = v1.PredictionSpec(model_uri=trained.outputs[0].uri, input_uri=uri, split="test", parameters=values)

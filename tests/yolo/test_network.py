@@ -88,12 +88,12 @@ def test_the_networks_have_as_many_weights_as_the_original(
         network = getattr(modules, name)(3, 5 * (5 + 20), filters)
     head = sum(weight.numel() for weight in network.head.parameters())
     assert head == 1024 * 125 + 125
-    learnt = sum(weight.numel() for weight in network.parameters()) - head
+    trained = sum(weight.numel() for weight in network.parameters()) - head
     # The original counts the running means and variances of batch normalisation as well.
     running = sum(each.numel() for key, each in network.named_buffers() if "running" in key)
-    assert learnt + running == total
+    assert trained + running == total
     if trainable is not None:
-        assert learnt == trainable
+        assert trained == trainable
 
 
 @pytest.mark.parametrize("name", ["FullYolo", "TinyYolo"])

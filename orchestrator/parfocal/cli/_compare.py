@@ -61,7 +61,7 @@ def compare(
     from parfocal import v1
     from parfocal.cli import _work
     from parfocal.cli._render import print_fields, print_json
-    from parfocal.client.comparisons import check_competitors, plan_comparison
+    from parfocal.client.comparisons import check_candidates, plan_comparison
     from parfocal.client.comparisons import compare as compare_all
     from parfocal.client.parameters import parse_parameters, schema_of
     from parfocal.client.quality import published_summary
@@ -69,7 +69,7 @@ def compare(
     from parfocal.runtime.errors import InvalidInputError
 
     try:
-        check_competitors(models, evaluations, dataset)
+        check_candidates(models, evaluations, dataset)
     except InvalidInputError as error:
         raise click.UsageError(
             f"{error.message} For example: parfocal compare MODEL MODEL --dataset NAME, or with --evaluation JOB for "

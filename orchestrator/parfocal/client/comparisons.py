@@ -62,7 +62,7 @@ def plan_comparison(
     NotFoundError, UnavailableError
         Something that is named does not exist, or no service compares it.
     """
-    check_competitors(models, evaluations, dataset)
+    check_candidates(models, evaluations, dataset)
     known = [_evaluation(client, job_id) for job_id in evaluations]
     dataset_uri = _dataset_uri(client, dataset, split) if dataset else known[0][1].input_uri
     return Comparison(
@@ -74,7 +74,7 @@ def plan_comparison(
     )
 
 
-def check_competitors(models: Sequence[str], evaluations: Sequence[str], dataset: str) -> None:
+def check_candidates(models: Sequence[str], evaluations: Sequence[str], dataset: str) -> None:
     """Raise InvalidInputError unless two different models or evaluations are named, and for models a dataset."""
     named = (*models, *evaluations)
     if len(named) < 2:
@@ -121,17 +121,17 @@ def compare(
 
 
 def mean_rows(summary: Mapping[str, Any], target: str) -> list[Row]:
-    """Return one row for each competitor: its mean in each metric, with the interval where there is one."""
+    """Return one row for each candidate: its mean in each metric, with the interval where there is one."""
     metrics = _metrics(summary)
     return [
         {
-            "Competitor": each["name"],
+            "Model or baseline": each["name"],
             **{
                 metrics[key].heading: _mean(metrics[key], columns[each["name"]])
                 for key, columns in summary["metrics"][target].items()
             },
         }
-        for each in summary["competitors"]
+        for each in summary["candidates"]
     ]
 
 

@@ -25,8 +25,8 @@ def comparison_outcome(summary: Mapping[str, Any]) -> str:
     return f"{real or 'none'} of {len(tests)} differences {'are' if real > 1 else 'is'} shown to be more than chance"
 
 
-def competitor_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """Return one row for each competitor with its means; with several targets the target comes first."""
+def candidate_rows(summary: Mapping[str, Any]) -> list[Row]:
+    """Return one row for each candidate with its means; with several targets the target comes first."""
     several = len(summary["metrics"]) > 1
     return [
         {**({"Target": target} if several else {}), **row}
@@ -43,7 +43,7 @@ def comparison_report(summary: Mapping[str, Any], finished: Finished, figures: M
     figures
         The pictures by their names, as PNG.
     """
-    models = [each["name"] for each in summary["competitors"] if each["kind"] == "model"]
+    models = [each["name"] for each in summary["candidates"] if each["kind"] == "model"]
     lines = [f"# {' against '.join(models)}: {comparison_outcome(summary)}", ""]
     lines += [f"- {sentence}" for sentence in summary["sentences"]] + [""]
     for name, title in _COMPARED.items():

@@ -106,9 +106,9 @@ def _compare(
 
 
 def _report(client: Client, finished: Finished, summary: dict[str, Any]) -> None:
-    names = [each["name"] for each in summary["competitors"] if each["kind"] == "model"]
+    names = [each["name"] for each in summary["candidates"] if each["kind"] == "model"]
     create_table_artifact(
-        _quality_pages.competitor_rows(summary),
+        _quality_pages.candidate_rows(summary),
         key=_show.artifact_key("compared", *names),
         description=f"Mean scores over the {summary['split']} images, and their intervals",
     )

@@ -71,7 +71,7 @@ class Entry(google.protobuf.message.Message):
     DELETED_AT_FIELD_NUMBER: builtins.int
     DELETED_BY_FIELD_NUMBER: builtins.int
     kind: global___EntryKind.ValueType
-    """What it is."""
+    """Kind of the entry."""
     project: builtins.str
     """The project it belongs to."""
     name: builtins.str
@@ -83,7 +83,7 @@ class Entry(google.protobuf.message.Message):
     created_by: builtins.str
     """Who made it."""
     description: builtins.str
-    """What the person who made it says about it."""
+    """Description by the person who made it."""
     files: builtins.int
     """Number of its files."""
     bytes: builtins.int
@@ -96,19 +96,19 @@ class Entry(google.protobuf.message.Message):
 
     @property
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What to know before it is used."""
+        """Warnings to read before it is used."""
 
     @property
     def dataset(self) -> global___DatasetDetails:
-        """Of a dataset."""
+        """Facts about a dataset."""
 
     @property
     def model(self) -> global___ModelDetails:
-        """Of a model."""
+        """Facts about a model."""
 
     @property
     def result(self) -> global___ResultDetails:
-        """Of a result."""
+        """Facts about a result."""
 
     @property
     def deleted_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -142,7 +142,7 @@ global___Entry = Entry
 
 @typing.final
 class DatasetDetails(google.protobuf.message.Message):
-    """What is known of a dataset version."""
+    """Facts about a dataset version."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -204,7 +204,7 @@ global___DatasetDetails = DatasetDetails
 
 @typing.final
 class ModelDetails(google.protobuf.message.Message):
-    """What is known of a model version."""
+    """Facts about a model version."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -229,7 +229,7 @@ class ModelDetails(google.protobuf.message.Message):
     parent_uri: builtins.str
     """Address of the model that its training started from; empty if there was none."""
     origin: builtins.str
-    """Where an imported model comes from."""
+    """Origin of an imported model."""
     axes: builtins.str
     """Axes of the images it takes."""
     epochs: builtins.int
@@ -240,7 +240,7 @@ class ModelDetails(google.protobuf.message.Message):
 
     @property
     def verdict(self) -> global___EntryVerdict:
-        """What quality control said of it last."""
+        """Newest verdict of quality control."""
 
     def __init__(
         self,
@@ -263,7 +263,7 @@ global___ModelDetails = ModelDetails
 
 @typing.final
 class ResultDetails(google.protobuf.message.Message):
-    """What is known of a result."""
+    """Facts about a result."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -294,7 +294,7 @@ class ResultDetails(google.protobuf.message.Message):
     """Number of images that could not be processed."""
     @property
     def verdict(self) -> global___EntryVerdict:
-        """What it says of a model."""
+        """Verdict on a model."""
 
     def __init__(
         self,
@@ -316,7 +316,7 @@ global___ResultDetails = ResultDetails
 
 @typing.final
 class EntryVerdict(google.protobuf.message.Message):
-    """What quality control says of a model."""
+    """Verdict of quality control on a model."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -363,7 +363,7 @@ class EntryName(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     kind: global___EntryKind.ValueType
-    """What it is."""
+    """Kind of the entry."""
     project: builtins.str
     """The project; empty means "default"."""
     name: builtins.str
@@ -396,7 +396,7 @@ class Relation(google.protobuf.message.Message):
     from_uri: builtins.str
     """Address of what it was made from."""
     role: builtins.str
-    """What the second is to the first, e.g. "dataset_uri", "parent", "model_uri" or "input_uri"."""
+    """Relation of the second to the first, e.g. "dataset_uri", "parent", "model_uri" or "input_uri"."""
     def __init__(
         self,
         *,
@@ -410,7 +410,7 @@ global___Relation = Relation
 
 @typing.final
 class Usage(google.protobuf.message.Message):
-    """What a project keeps of one kind."""
+    """Storage that a project uses for one kind of entry."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -420,7 +420,7 @@ class Usage(google.protobuf.message.Message):
     OBJECTS_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
     kind: global___EntryKind.ValueType
-    """What it is."""
+    """Kind of the entry."""
     entries: builtins.int
     """Number of published entries."""
     deleted_entries: builtins.int
@@ -452,11 +452,11 @@ class UploadFile(google.protobuf.message.Message):
     SIZE_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Its name below the place of the upload: parts separated by "/", without "." and ".."."""
+    """Name below the place of the upload: parts separated by "/", without "." and ".."."""
     size: builtins.int
-    """Its size in bytes."""
+    """Size in bytes."""
     sha256: builtins.str
-    """Its SHA-256 in hexadecimal."""
+    """SHA-256 in hexadecimal."""
     def __init__(
         self,
         *,
@@ -500,7 +500,7 @@ class SignedRequest(google.protobuf.message.Message):
     url: builtins.str
     """The address, which is a secret until it expires."""
     offset: builtins.int
-    """Where the body begins in the file, in bytes."""
+    """Offset in the file at which the body begins, in bytes."""
     length: builtins.int
     """Length of the body in bytes."""
     @property
@@ -535,7 +535,7 @@ class FileUpload(google.protobuf.message.Message):
     """Whether the store has it already, complete."""
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SignedRequest]:
-        """What is to be sent, in any order: one request, or one for each part of a large file that the store does not have."""
+        """Requests to send, in any order: one request, or one for each part of a large file that the store does not have."""
 
     def __init__(
         self,
@@ -561,9 +561,9 @@ class FileDownload(google.protobuf.message.Message):
     name: builtins.str
     """Name of the file, without the folder of the job's attempt."""
     size: builtins.int
-    """Its size in bytes."""
+    """Size in bytes."""
     sha256: builtins.str
-    """Its SHA-256 in hexadecimal."""
+    """SHA-256 in hexadecimal."""
     @property
     def request(self) -> global___SignedRequest:
         """The request that fetches it."""

@@ -171,12 +171,12 @@ class GetEntryRequest(google.protobuf.message.Message):
     URI_FIELD_NUMBER: builtins.int
     CHECK_FILES_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Its address, instead of its name."""
+    """Address of the entry, in place of its name."""
     check_files: builtins.bool
-    """Look whether the store has all its files."""
+    """Check whether the store has all its files."""
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
-        """Which one; an address may stand in its place."""
+        """The entry; an address may replace it."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class GetLineageRequest(google.protobuf.message.Message):
     ENTRY_FIELD_NUMBER: builtins.int
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
-        """Which one."""
+        """The entry."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ class DeleteEntryRequest(google.protobuf.message.Message):
     ENTRY_FIELD_NUMBER: builtins.int
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
-        """Which one; its version must be given."""
+        """The entry; its version must be given."""
 
     def __init__(
         self,
@@ -327,7 +327,7 @@ class RestoreEntryRequest(google.protobuf.message.Message):
     ENTRY_FIELD_NUMBER: builtins.int
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
-        """Which one; its version must be given."""
+        """The entry; its version must be given."""
 
     def __init__(
         self,
@@ -362,7 +362,7 @@ global___RestoreEntryResponse = RestoreEntryResponse
 
 @typing.final
 class GetUsageRequest(google.protobuf.message.Message):
-    """Asks what a project keeps."""
+    """Asks for the storage that a project uses."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -380,7 +380,7 @@ global___GetUsageRequest = GetUsageRequest
 
 @typing.final
 class GetUsageResponse(google.protobuf.message.Message):
-    """What a project keeps."""
+    """The storage that a project uses."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -408,12 +408,12 @@ class ReadFileRequest(google.protobuf.message.Message):
     URI_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Its address, instead of its name."""
+    """Address of the entry, in place of its name."""
     name: builtins.str
     """Name of the file, without the folder of the job's attempt; empty: the manifest."""
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
-        """Which entry; an address may stand in its place."""
+        """The entry; an address may replace it."""
 
     def __init__(
         self,
@@ -454,10 +454,10 @@ class ReadArchiveRequest(google.protobuf.message.Message):
     ENTRY_FIELD_NUMBER: builtins.int
     URI_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Its address, instead of its name."""
+    """Address of the entry, in place of its name."""
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
-        """Which entry; an address may stand in its place."""
+        """The entry; an address may replace it."""
 
     def __init__(
         self,
@@ -498,10 +498,10 @@ class SignDownloadsRequest(google.protobuf.message.Message):
     URI_FIELD_NUMBER: builtins.int
     NAMES_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Its address, instead of its name."""
+    """Address of the entry, in place of its name."""
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
-        """Which entry; an address may stand in its place."""
+        """The entry; an address may replace it."""
 
     @property
     def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -548,7 +548,7 @@ global___SignDownloadsResponse = SignDownloadsResponse
 
 @typing.final
 class BeginUploadRequest(google.protobuf.message.Message):
-    """Asks to begin an upload."""
+    """Asks to start an upload."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -580,7 +580,7 @@ global___BeginUploadRequest = BeginUploadRequest
 
 @typing.final
 class BeginUploadResponse(google.protobuf.message.Message):
-    """The begun upload."""
+    """The started upload."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -619,7 +619,7 @@ class SignUploadsRequest(google.protobuf.message.Message):
     upload: builtins.str
     """The upload."""
     resume: builtins.bool
-    """Look which files, and which parts of large ones, the store has already; to go on with an interrupted upload."""
+    """Check which files, and which parts of large ones, the store has already; to resume an interrupted upload."""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.UploadFile]:
         """Which files, at most 500. The manifest is one of them, under its own name."""
@@ -678,7 +678,7 @@ class PublishUploadRequest(google.protobuf.message.Message):
     """The upload."""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.UploadFile]:
-        """All files of inputs of a prediction; empty for all else, whose manifest names them."""
+        """All files of the inputs of a prediction; empty for other uploads, whose manifest names their files."""
 
     def __init__(
         self,
@@ -722,7 +722,7 @@ global___PublishUploadResponse = PublishUploadResponse
 
 @typing.final
 class AbortUploadRequest(google.protobuf.message.Message):
-    """Asks to end an upload."""
+    """Asks to cancel an upload."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -744,7 +744,7 @@ global___AbortUploadRequest = AbortUploadRequest
 
 @typing.final
 class AbortUploadResponse(google.protobuf.message.Message):
-    """The upload has ended."""
+    """The upload was cancelled."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -6,7 +6,7 @@ from parfocal.v1 import catalog_service_pb2 as parfocal_dot_v1_dot_catalog__serv
 
 
 class CatalogServiceStub(object):
-    """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store.
+    """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own.
     """
 
     def __init__(self, channel):
@@ -93,7 +93,7 @@ class CatalogServiceStub(object):
 
 
 class CatalogServiceServicer(object):
-    """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store.
+    """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own.
     """
 
     def ListProjects(self, request, context):
@@ -139,7 +139,7 @@ class CatalogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Says what a project keeps in the store.
+        """Returns the storage that a project uses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,14 +167,14 @@ class CatalogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BeginUpload(self, request, context):
-        """Begins an upload, or returns the one that the same request id began.
+        """Starts an upload, or returns the one that the same request id started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignUploads(self, request, context):
-        """Returns requests by which files are sent to the store; also to go on with an upload that was interrupted.
+        """Returns requests by which files are sent to the store; also to resume an interrupted upload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,7 +188,7 @@ class CatalogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AbortUpload(self, request, context):
-        """Ends an upload and removes its files.
+        """Cancels an upload and removes its files.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,7 +287,7 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService(object):
-    """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store.
+    """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own.
     """
 
     @staticmethod

@@ -18,7 +18,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class CatalogServiceStub:
-    """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store."""
+    """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     ListProjects: grpc.UnaryUnaryMultiCallable[
@@ -61,7 +61,7 @@ class CatalogServiceStub:
         parfocal.v1.catalog_service_pb2.GetUsageRequest,
         parfocal.v1.catalog_service_pb2.GetUsageResponse,
     ]
-    """Says what a project keeps in the store."""
+    """Returns the storage that a project uses."""
 
     ReadFile: grpc.UnaryStreamMultiCallable[
         parfocal.v1.catalog_service_pb2.ReadFileRequest,
@@ -85,13 +85,13 @@ class CatalogServiceStub:
         parfocal.v1.catalog_service_pb2.BeginUploadRequest,
         parfocal.v1.catalog_service_pb2.BeginUploadResponse,
     ]
-    """Begins an upload, or returns the one that the same request id began."""
+    """Starts an upload, or returns the one that the same request id started."""
 
     SignUploads: grpc.UnaryUnaryMultiCallable[
         parfocal.v1.catalog_service_pb2.SignUploadsRequest,
         parfocal.v1.catalog_service_pb2.SignUploadsResponse,
     ]
-    """Returns requests by which files are sent to the store; also to go on with an upload that was interrupted."""
+    """Returns requests by which files are sent to the store; also to resume an interrupted upload."""
 
     PublishUpload: grpc.UnaryStreamMultiCallable[
         parfocal.v1.catalog_service_pb2.PublishUploadRequest,
@@ -103,7 +103,7 @@ class CatalogServiceStub:
         parfocal.v1.catalog_service_pb2.AbortUploadRequest,
         parfocal.v1.catalog_service_pb2.AbortUploadResponse,
     ]
-    """Ends an upload and removes its files."""
+    """Cancels an upload and removes its files."""
 
     ReadDerived: grpc.UnaryStreamMultiCallable[
         parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
@@ -112,7 +112,7 @@ class CatalogServiceStub:
     """Reads one file that was computed from an image and can be computed again, such as a tile."""
 
 class CatalogServiceAsyncStub:
-    """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store."""
+    """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
 
     ListProjects: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.catalog_service_pb2.ListProjectsRequest,
@@ -154,7 +154,7 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.GetUsageRequest,
         parfocal.v1.catalog_service_pb2.GetUsageResponse,
     ]
-    """Says what a project keeps in the store."""
+    """Returns the storage that a project uses."""
 
     ReadFile: grpc.aio.UnaryStreamMultiCallable[
         parfocal.v1.catalog_service_pb2.ReadFileRequest,
@@ -178,13 +178,13 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.BeginUploadRequest,
         parfocal.v1.catalog_service_pb2.BeginUploadResponse,
     ]
-    """Begins an upload, or returns the one that the same request id began."""
+    """Starts an upload, or returns the one that the same request id started."""
 
     SignUploads: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.catalog_service_pb2.SignUploadsRequest,
         parfocal.v1.catalog_service_pb2.SignUploadsResponse,
     ]
-    """Returns requests by which files are sent to the store; also to go on with an upload that was interrupted."""
+    """Returns requests by which files are sent to the store; also to resume an interrupted upload."""
 
     PublishUpload: grpc.aio.UnaryStreamMultiCallable[
         parfocal.v1.catalog_service_pb2.PublishUploadRequest,
@@ -196,7 +196,7 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.AbortUploadRequest,
         parfocal.v1.catalog_service_pb2.AbortUploadResponse,
     ]
-    """Ends an upload and removes its files."""
+    """Cancels an upload and removes its files."""
 
     ReadDerived: grpc.aio.UnaryStreamMultiCallable[
         parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
@@ -205,7 +205,7 @@ class CatalogServiceAsyncStub:
     """Reads one file that was computed from an image and can be computed again, such as a tile."""
 
 class CatalogServiceServicer(metaclass=abc.ABCMeta):
-    """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store."""
+    """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
 
     @abc.abstractmethod
     def ListProjects(
@@ -261,7 +261,7 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.catalog_service_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.catalog_service_pb2.GetUsageResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.GetUsageResponse]]:
-        """Says what a project keeps in the store."""
+        """Returns the storage that a project uses."""
 
     @abc.abstractmethod
     def ReadFile(
@@ -293,7 +293,7 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.catalog_service_pb2.BeginUploadRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.catalog_service_pb2.BeginUploadResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.BeginUploadResponse]]:
-        """Begins an upload, or returns the one that the same request id began."""
+        """Starts an upload, or returns the one that the same request id started."""
 
     @abc.abstractmethod
     def SignUploads(
@@ -301,7 +301,7 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.catalog_service_pb2.SignUploadsRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.catalog_service_pb2.SignUploadsResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.SignUploadsResponse]]:
-        """Returns requests by which files are sent to the store; also to go on with an upload that was interrupted."""
+        """Returns requests by which files are sent to the store; also to resume an interrupted upload."""
 
     @abc.abstractmethod
     def PublishUpload(
@@ -317,7 +317,7 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.catalog_service_pb2.AbortUploadRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.catalog_service_pb2.AbortUploadResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.AbortUploadResponse]]:
-        """Ends an upload and removes its files."""
+        """Cancels an upload and removes its files."""
 
     @abc.abstractmethod
     def ReadDerived(

@@ -30,37 +30,37 @@ class _JobState:
 class _JobStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_JobState.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
-    """Not said; never stored."""
+    """Unknown; never stored."""
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     """Admitted, waiting for its turn or for the device."""
     JOB_STATE_RUNNING: _JobState.ValueType  # 2
-    """A worker is at it."""
+    """A worker is running the job."""
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 3
-    """Done; all outputs are published."""
+    """Finished; all outputs are published."""
     JOB_STATE_FAILED: _JobState.ValueType  # 4
-    """Ended with an error; nothing half-published remains."""
+    """Failed; no partial output is published."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 5
-    """Ended on request."""
+    """Cancelled."""
     JOB_STATE_CANCELLING: _JobState.ValueType  # 6
-    """Asked to end; the worker has not yet stopped."""
+    """Cancellation was requested; the worker has not stopped yet."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
-    """Where a job stands."""
+    """State of a job."""
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
-"""Not said; never stored."""
+"""Unknown; never stored."""
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 """Admitted, waiting for its turn or for the device."""
 JOB_STATE_RUNNING: JobState.ValueType  # 2
-"""A worker is at it."""
+"""A worker is running the job."""
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 3
-"""Done; all outputs are published."""
+"""Finished; all outputs are published."""
 JOB_STATE_FAILED: JobState.ValueType  # 4
-"""Ended with an error; nothing half-published remains."""
+"""Failed; no partial output is published."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 5
-"""Ended on request."""
+"""Cancelled."""
 JOB_STATE_CANCELLING: JobState.ValueType  # 6
-"""Asked to end; the worker has not yet stopped."""
+"""Cancellation was requested; the worker has not stopped yet."""
 global___JobState = JobState
 
 @typing.final
@@ -144,23 +144,23 @@ class Job(google.protobuf.message.Message):
     request_id: builtins.str
     """The request id of the call that started it."""
     state: global___JobState.ValueType
-    """Where it stands."""
+    """State of the job."""
     created_by: builtins.str
     """Who started it; "unverified" where there are no identities."""
     attempt: builtins.int
-    """How often a worker was started for it, from 1. Writes of older attempts are refused."""
+    """Number of the attempt, from 1: how many times a worker was started for it. Writes of older attempts are refused."""
     lost_workers: builtins.int
-    """How often a worker of the present run died by itself since the last checkpoint; three losses fail the job. A worker
-    that ended because its service did, or because the store was away, is not counted.
+    """Number of workers of the present run that died since the last checkpoint; the third loss fails the job. A worker
+    that stopped because its service did, or because the store was unavailable, is not counted.
     """
     last_sequence: builtins.int
     """Number of its newest event."""
     message: builtins.str
-    """Plain words on what the job waits for or does now."""
+    """What the job waits for or does now, in plain words."""
     reserved_uri: builtins.str
     """The place in the store reserved for what the job will publish."""
     requested_by: builtins.str
-    """Who asked for it on behalf of `created_by`, for example an operator or the flow runner; empty: they themselves."""
+    """Who asked for it on behalf of `created_by`, for example an operator or the flow runner; empty: `created_by`."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels of the caller, for example {"flow_run": "…"}."""
@@ -183,11 +183,11 @@ class Job(google.protobuf.message.Message):
 
     @property
     def derivation(self) -> parfocal.v1.spec_pb2.DerivationSpec:
-        """Make what is shown of images."""
+        """Make tiles of images for viewers."""
 
     @property
     def progress(self) -> global___Progress:
-        """How far it is."""
+        """Progress of the job."""
 
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
@@ -195,7 +195,7 @@ class Job(google.protobuf.message.Message):
 
     @property
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Output]:
-        """What it published."""
+        """Outputs that it published."""
 
     @property
     def resolved_parameters(self) -> google.protobuf.struct_pb2.Struct:
@@ -207,7 +207,7 @@ class Job(google.protobuf.message.Message):
 
     @property
     def started_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When its first worker began."""
+        """When its first worker started."""
 
     @property
     def finished_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -215,7 +215,7 @@ class Job(google.protobuf.message.Message):
 
     @property
     def environment(self) -> global___Environment:
-        """What the present or last worker ran on."""
+        """Environment of the present or last worker."""
 
     @property
     def error(self) -> global___JobError:
@@ -223,7 +223,7 @@ class Job(google.protobuf.message.Message):
 
     @property
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What people should know about the result: small validation set, precision chosen and so on."""
+        """Remarks on the result for people: small validation set, precision chosen and so on."""
 
     @property
     def checkpoints(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -231,11 +231,11 @@ class Job(google.protobuf.message.Message):
 
     @property
     def publication(self) -> global___Publication:
-        """What the job has decided to publish; from then on it can only succeed. Unset before."""
+        """Outputs that the job has decided to publish; from then on it can only succeed. Unset before."""
 
     @property
     def paused(self) -> google.protobuf.duration_pb2.Duration:
-        """How long it lay still in all, from each end to the call that resumed it."""
+        """Total time during which it was stopped, from each end to the call that resumed it."""
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ global___Publication = Publication
 
 @typing.final
 class Progress(google.protobuf.message.Message):
-    """How far a job is."""
+    """Progress of a job."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -319,7 +319,7 @@ class Progress(google.protobuf.message.Message):
     FRACTION_FIELD_NUMBER: builtins.int
     SECONDS_LEFT_FIELD_NUMBER: builtins.int
     stage: builtins.str
-    """What is being done, for example "training" or "predicting"."""
+    """Present stage, for example "training" or "predicting"."""
     epoch: builtins.int
     """Epochs completed; 0 outside training."""
     epochs: builtins.int
@@ -356,9 +356,9 @@ class Output(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     URI_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """What it is: "model", "result", "evaluation", "training_report" and so on."""
+    """Kind: "model", "result", "evaluation", "training_report" and so on."""
     uri: builtins.str
-    """Where it is in the store."""
+    """Place in the store."""
     def __init__(
         self,
         *,
@@ -371,7 +371,7 @@ global___Output = Output
 
 @typing.final
 class Environment(google.protobuf.message.Message):
-    """What a job or service runs on."""
+    """Environment of a job or service."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -472,7 +472,7 @@ class FieldViolation(google.protobuf.message.Message):
     field: builtins.str
     """The field of the specification, or the name of the file."""
     description: builtins.str
-    """What is wrong with it and what to do."""
+    """The problem, and what to do."""
     def __init__(
         self,
         *,
@@ -515,7 +515,7 @@ class JobEvent(google.protobuf.message.Message):
 
     @property
     def warning(self) -> global___Warning:
-        """Something people should know."""
+        """A warning for people."""
 
     @property
     def output(self) -> global___Output:
@@ -615,7 +615,7 @@ global___EpochCompleted = EpochCompleted
 
 @typing.final
 class Warning(google.protobuf.message.Message):
-    """Something people should know; the job goes on."""
+    """A warning for people; the job continues."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

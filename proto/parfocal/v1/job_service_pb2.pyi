@@ -70,7 +70,7 @@ class StartJobRequest(google.protobuf.message.Message):
 
     @property
     def derivation(self) -> parfocal.v1.spec_pb2.DerivationSpec:
-        """Make what is shown of images."""
+        """Make tiles of images for viewers."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class StartJobResponse(google.protobuf.message.Message):
     JOB_FIELD_NUMBER: builtins.int
     @property
     def job(self) -> parfocal.v1.job_pb2.Job:
-        """The job, new or, for a repeated call, as it stands now."""
+        """The job: new or, for a repeated call, in its present state."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class WatchJobResponse(google.protobuf.message.Message):
     EVENT_FIELD_NUMBER: builtins.int
     @property
     def job(self) -> parfocal.v1.job_pb2.Job:
-        """The job as it stands."""
+        """The job in its present state."""
 
     @property
     def event(self) -> parfocal.v1.job_pb2.JobEvent:
@@ -265,7 +265,7 @@ global___WatchJobResponse = WatchJobResponse
 
 @typing.final
 class CancelJobRequest(google.protobuf.message.Message):
-    """Asks a job to end."""
+    """Cancels a job."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -278,7 +278,7 @@ class CancelJobRequest(google.protobuf.message.Message):
     job_id: builtins.str
     """The job."""
     keep_best: builtins.bool
-    """End training early, but publish the best weights so far as a model."""
+    """Finish the training early, and publish the best weights so far as a model."""
     why: builtins.str
     """Why, for the record."""
     def __init__(
@@ -295,7 +295,7 @@ global___CancelJobRequest = CancelJobRequest
 
 @typing.final
 class CancelJobResponse(google.protobuf.message.Message):
-    """The job that was asked to end."""
+    """The cancelled job."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -359,7 +359,7 @@ global___ResumeJobResponse = ResumeJobResponse
 
 @typing.final
 class DeleteJobRequest(google.protobuf.message.Message):
-    """Asks to remove the record of an ended job."""
+    """Asks to remove the record of a finished job."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -393,7 +393,7 @@ global___DeleteJobResponse = DeleteJobResponse
 
 @typing.final
 class ListUsageRequest(google.protobuf.message.Message):
-    """Asks what a project has used."""
+    """Asks for the usage of a project."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -415,14 +415,14 @@ global___ListUsageRequest = ListUsageRequest
 
 @typing.final
 class ListUsageResponse(google.protobuf.message.Message):
-    """What a project has used, and what it has under way."""
+    """Usage of a project, and its unfinished jobs."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USAGE_FIELD_NUMBER: builtins.int
     ACTIVE_JOBS_FIELD_NUMBER: builtins.int
     active_jobs: builtins.int
-    """Jobs that have not ended; they are not part of `usage`."""
+    """Jobs that have not finished; they are not part of `usage`."""
     @property
     def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceUsage]:
         """By month, user and service."""
@@ -439,7 +439,7 @@ global___ListUsageResponse = ListUsageResponse
 
 @typing.final
 class DeviceUsage(google.protobuf.message.Message):
-    """What one user has used of one service in one month."""
+    """Usage of one service by one user in one month."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -449,13 +449,13 @@ class DeviceUsage(google.protobuf.message.Message):
     JOBS_FIELD_NUMBER: builtins.int
     DEVICE_SECONDS_FIELD_NUMBER: builtins.int
     month: builtins.str
-    """The month in which the jobs ended, in UTC, for example "2026-11"."""
+    """The month in which the jobs finished, in UTC, for example "2026-11"."""
     user: builtins.str
     """Who started them."""
     service: builtins.str
     """Name of the service, for example "care"."""
     jobs: builtins.int
-    """Jobs that have ended, however they ended."""
+    """Number of jobs that succeeded, failed or were cancelled."""
     device_seconds: builtins.float
     """Time of trainings and predictions from their first worker to their end, in seconds, without pauses."""
     def __init__(

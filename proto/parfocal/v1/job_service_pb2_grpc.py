@@ -6,7 +6,7 @@ from parfocal.v1 import job_service_pb2 as parfocal_dot_v1_dot_job__service__pb2
 
 
 class JobServiceStub(object):
-    """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism.
+    """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class JobServiceStub(object):
 
 
 class JobServiceServicer(object):
-    """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism.
+    """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism.
     """
 
     def StartJob(self, request, context):
@@ -90,7 +90,7 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to end.
+        """Cancels a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,14 +104,14 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
-        """Moves the record of an ended job, not what it published, to the trash.
+        """Moves the record of a finished job, but not its outputs, to the trash.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUsage(self, request, context):
-        """Returns what the ended jobs of a project have used, of all services, deleted ones included.
+        """Returns what the finished jobs of a project have used, of all services, including deleted jobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +168,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService(object):
-    """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism.
+    """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism.
     """
 
     @staticmethod

@@ -18,7 +18,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class JobServiceStub:
-    """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
+    """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     StartJob: grpc.UnaryUnaryMultiCallable[
@@ -49,7 +49,7 @@ class JobServiceStub:
         parfocal.v1.job_service_pb2.CancelJobRequest,
         parfocal.v1.job_service_pb2.CancelJobResponse,
     ]
-    """Asks a job to end."""
+    """Cancels a job."""
 
     ResumeJob: grpc.UnaryUnaryMultiCallable[
         parfocal.v1.job_service_pb2.ResumeJobRequest,
@@ -61,16 +61,16 @@ class JobServiceStub:
         parfocal.v1.job_service_pb2.DeleteJobRequest,
         parfocal.v1.job_service_pb2.DeleteJobResponse,
     ]
-    """Moves the record of an ended job, not what it published, to the trash."""
+    """Moves the record of a finished job, but not its outputs, to the trash."""
 
     ListUsage: grpc.UnaryUnaryMultiCallable[
         parfocal.v1.job_service_pb2.ListUsageRequest,
         parfocal.v1.job_service_pb2.ListUsageResponse,
     ]
-    """Returns what the ended jobs of a project have used, of all services, deleted ones included."""
+    """Returns what the finished jobs of a project have used, of all services, including deleted jobs."""
 
 class JobServiceAsyncStub:
-    """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
+    """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
 
     StartJob: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.job_service_pb2.StartJobRequest,
@@ -100,7 +100,7 @@ class JobServiceAsyncStub:
         parfocal.v1.job_service_pb2.CancelJobRequest,
         parfocal.v1.job_service_pb2.CancelJobResponse,
     ]
-    """Asks a job to end."""
+    """Cancels a job."""
 
     ResumeJob: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.job_service_pb2.ResumeJobRequest,
@@ -112,16 +112,16 @@ class JobServiceAsyncStub:
         parfocal.v1.job_service_pb2.DeleteJobRequest,
         parfocal.v1.job_service_pb2.DeleteJobResponse,
     ]
-    """Moves the record of an ended job, not what it published, to the trash."""
+    """Moves the record of a finished job, but not its outputs, to the trash."""
 
     ListUsage: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.job_service_pb2.ListUsageRequest,
         parfocal.v1.job_service_pb2.ListUsageResponse,
     ]
-    """Returns what the ended jobs of a project have used, of all services, deleted ones included."""
+    """Returns what the finished jobs of a project have used, of all services, including deleted jobs."""
 
 class JobServiceServicer(metaclass=abc.ABCMeta):
-    """Starts, watches and ends pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
+    """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
 
     @abc.abstractmethod
     def StartJob(
@@ -161,7 +161,7 @@ class JobServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.job_service_pb2.CancelJobResponse, collections.abc.Awaitable[parfocal.v1.job_service_pb2.CancelJobResponse]]:
-        """Asks a job to end."""
+        """Cancels a job."""
 
     @abc.abstractmethod
     def ResumeJob(
@@ -177,7 +177,7 @@ class JobServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.job_service_pb2.DeleteJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.job_service_pb2.DeleteJobResponse, collections.abc.Awaitable[parfocal.v1.job_service_pb2.DeleteJobResponse]]:
-        """Moves the record of an ended job, not what it published, to the trash."""
+        """Moves the record of a finished job, but not its outputs, to the trash."""
 
     @abc.abstractmethod
     def ListUsage(
@@ -185,6 +185,6 @@ class JobServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.job_service_pb2.ListUsageRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.job_service_pb2.ListUsageResponse, collections.abc.Awaitable[parfocal.v1.job_service_pb2.ListUsageResponse]]:
-        """Returns what the ended jobs of a project have used, of all services, deleted ones included."""
+        """Returns what the finished jobs of a project have used, of all services, including deleted jobs."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -27,9 +27,9 @@ class _Task:
 class _TaskEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Task.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     TASK_UNSPECIFIED: _Task.ValueType  # 0
-    """Not said; never sent by a server."""
+    """Unknown; never sent by a server."""
     TASK_RESTORATION: _Task.ValueType  # 1
-    """A cleaner image of the same grey values: denoising, deconvolution."""
+    """A cleaner image with the same scale of grey values: denoising, deconvolution."""
     TASK_INSTANCE_SEGMENTATION: _Task.ValueType  # 2
     """A label image: every object has its own integer."""
     TASK_SEMANTIC_SEGMENTATION: _Task.ValueType  # 3
@@ -41,17 +41,17 @@ class _TaskEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     TASK_TRANSLATION: _Task.ValueType  # 6
     """An image of another kind: label-free prediction, style transfer."""
     TASK_DATASET: _Task.ValueType  # 7
-    """No image: statements about a dataset, before anything is learnt from it."""
+    """No image: statements about a dataset, before a model is trained on it."""
     TASK_DISPLAY: _Task.ValueType  # 8
-    """What a browser shows of images, such as their tiles."""
+    """Tiles of images for viewers in a browser."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """What a method produces from an image. Clients choose viewers and quality control by it."""
 
 TASK_UNSPECIFIED: Task.ValueType  # 0
-"""Not said; never sent by a server."""
+"""Unknown; never sent by a server."""
 TASK_RESTORATION: Task.ValueType  # 1
-"""A cleaner image of the same grey values: denoising, deconvolution."""
+"""A cleaner image with the same scale of grey values: denoising, deconvolution."""
 TASK_INSTANCE_SEGMENTATION: Task.ValueType  # 2
 """A label image: every object has its own integer."""
 TASK_SEMANTIC_SEGMENTATION: Task.ValueType  # 3
@@ -63,9 +63,9 @@ TASK_LOCALISATION: Task.ValueType  # 5
 TASK_TRANSLATION: Task.ValueType  # 6
 """An image of another kind: label-free prediction, style transfer."""
 TASK_DATASET: Task.ValueType  # 7
-"""No image: statements about a dataset, before anything is learnt from it."""
+"""No image: statements about a dataset, before a model is trained on it."""
 TASK_DISPLAY: Task.ValueType  # 8
-"""What a browser shows of images, such as their tiles."""
+"""Tiles of images for viewers in a browser."""
 global___Task = Task
 
 class _JobKind:
@@ -75,7 +75,7 @@ class _JobKind:
 class _JobKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_JobKind.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     JOB_KIND_UNSPECIFIED: _JobKind.ValueType  # 0
-    """Not said; never sent by a server."""
+    """Unknown; never sent by a server."""
     JOB_KIND_TRAINING: _JobKind.ValueType  # 1
     """Make a model from a dataset."""
     JOB_KIND_PREDICTION: _JobKind.ValueType  # 2
@@ -85,13 +85,13 @@ class _JobKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     JOB_KIND_COMPARISON: _JobKind.ValueType  # 4
     """Compare several models or predictions on the same images."""
     JOB_KIND_DERIVATION: _JobKind.ValueType  # 6
-    """Make what is shown of published images."""
+    """Make tiles of published images for viewers."""
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
     """The kinds of work a method can do; each has its own specification message."""
 
 JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
-"""Not said; never sent by a server."""
+"""Unknown; never sent by a server."""
 JOB_KIND_TRAINING: JobKind.ValueType  # 1
 """Make a model from a dataset."""
 JOB_KIND_PREDICTION: JobKind.ValueType  # 2
@@ -101,7 +101,7 @@ JOB_KIND_EVALUATION: JobKind.ValueType  # 3
 JOB_KIND_COMPARISON: JobKind.ValueType  # 4
 """Compare several models or predictions on the same images."""
 JOB_KIND_DERIVATION: JobKind.ValueType  # 6
-"""Make what is shown of published images."""
+"""Make tiles of published images for viewers."""
 global___JobKind = JobKind
 
 class _TargetKind:
@@ -111,7 +111,7 @@ class _TargetKind:
 class _TargetKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TargetKind.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     TARGET_KIND_UNSPECIFIED: _TargetKind.ValueType  # 0
-    """Not said; never sent by a server."""
+    """Unknown; never sent by a server."""
     TARGET_KIND_PAIRED_IMAGE: _TargetKind.ValueType  # 1
     """One target image of the same name and shape for each source image."""
     TARGET_KIND_LABELS: _TargetKind.ValueType  # 2
@@ -119,7 +119,7 @@ class _TargetKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     TARGET_KIND_BOXES: _TargetKind.ValueType  # 3
     """One annotation file (PASCAL VOC) for each image."""
     TARGET_KIND_UNPAIRED_IMAGE: _TargetKind.ValueType  # 4
-    """Target images that need not belong to the source images."""
+    """Target images that do not belong to single source images."""
     TARGET_KIND_NONE: _TargetKind.ValueType  # 5
     """Source images alone."""
     TARGET_KIND_COORDINATES: _TargetKind.ValueType  # 6
@@ -128,10 +128,10 @@ class _TargetKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """One class image of the same name and shape for each source image: the number of a class in each pixel."""
 
 class TargetKind(_TargetKind, metaclass=_TargetKindEnumTypeWrapper):
-    """How a dataset pairs its images with what is to be learnt."""
+    """How a dataset pairs its images with targets."""
 
 TARGET_KIND_UNSPECIFIED: TargetKind.ValueType  # 0
-"""Not said; never sent by a server."""
+"""Unknown; never sent by a server."""
 TARGET_KIND_PAIRED_IMAGE: TargetKind.ValueType  # 1
 """One target image of the same name and shape for each source image."""
 TARGET_KIND_LABELS: TargetKind.ValueType  # 2
@@ -139,7 +139,7 @@ TARGET_KIND_LABELS: TargetKind.ValueType  # 2
 TARGET_KIND_BOXES: TargetKind.ValueType  # 3
 """One annotation file (PASCAL VOC) for each image."""
 TARGET_KIND_UNPAIRED_IMAGE: TargetKind.ValueType  # 4
-"""Target images that need not belong to the source images."""
+"""Target images that do not belong to single source images."""
 TARGET_KIND_NONE: TargetKind.ValueType  # 5
 """Source images alone."""
 TARGET_KIND_COORDINATES: TargetKind.ValueType  # 6
@@ -150,7 +150,7 @@ global___TargetKind = TargetKind
 
 @typing.final
 class DataRequirements(google.protobuf.message.Message):
-    """What a method needs of its images, so that a client can check before it uploads."""
+    """Requirements of a method on its images, so that a client can check them before it uploads."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -165,11 +165,11 @@ class DataRequirements(google.protobuf.message.Message):
     axes: builtins.str
     """Axes of one image as the method sees it, slowest first, for example "YX" or "ZYX"."""
     target: global___TargetKind.ValueType
-    """What stands beside the source images."""
+    """Kind of target beside the source images."""
     minimum_images: builtins.int
-    """Fewest training images with which training is allowed."""
+    """Smallest number of training images with which training is allowed."""
     recommended_images: builtins.int
-    """Fewest training images with which good results can be expected."""
+    """Smallest number of training images with which good results can be expected."""
     description: builtins.str
     """The same in words a biologist understands."""
     channel_axes: builtins.str
@@ -222,7 +222,7 @@ global___Augmentation = Augmentation
 
 @typing.final
 class Method(google.protobuf.message.Message):
-    """Everything a client needs to offer a method: no list of parameters exists anywhere else."""
+    """Everything a client requires to offer a method. Parameters are listed nowhere else."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -243,7 +243,7 @@ class Method(google.protobuf.message.Message):
     title: builtins.str
     """Name for people, for example "CARE 2D"."""
     task: global___Task.ValueType
-    """What comes out."""
+    """Kind of result."""
     summary: builtins.str
     """One paragraph: what the method is good for and what it is not."""
     citation: builtins.str
@@ -262,7 +262,7 @@ class Method(google.protobuf.message.Message):
 
     @property
     def data_requirements(self) -> global___DataRequirements:
-        """What the images must be."""
+        """Requirements on the images."""
 
     @property
     def augmentations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Augmentation]:
@@ -305,7 +305,7 @@ class Preset(google.protobuf.message.Message):
     name: builtins.str
     """Identifier, for example "quick"."""
     description: builtins.str
-    """What it is for, in a sentence."""
+    """Purpose in one sentence."""
     @property
     def parameters(self) -> google.protobuf.struct_pb2.Struct:
         """Values by the name of the parameter."""

@@ -44,7 +44,7 @@ class ListMethodsResponse(google.protobuf.message.Message):
 
     @property
     def environment(self) -> parfocal.v1.job_pb2.Environment:
-        """What the service runs on."""
+        """Environment of the service."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ImageHeader(google.protobuf.message.Message):
     PIXEL_SIZE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     dtype: builtins.str
-    """NumPy name of the type of a pixel: uint8, uint16, uint32, int16, int32, float32 or float64."""
+    """NumPy name of the dtype of a pixel: uint8, uint16, uint32, int16, int32, float32 or float64."""
     axes: builtins.str
     """Axes in the order of `shape`, letters of TCZYXS."""
     name: builtins.str
@@ -111,7 +111,7 @@ class PixelSize(google.protobuf.message.Message):
     y: builtins.float
     """Height."""
     z: builtins.float
-    """Distance between planes; 0 where there is none."""
+    """Distance between planes; 0 for a single plane."""
     def __init__(
         self,
         *,
@@ -151,7 +151,7 @@ global___PredictImageRequest = PredictImageRequest
 
 @typing.final
 class PredictImageHeader(google.protobuf.message.Message):
-    """Which model to apply to what image."""
+    """The model to apply, and the image."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -204,7 +204,7 @@ global___TableColumn = TableColumn
 
 @typing.final
 class TableHeader(google.protobuf.message.Message):
-    """What the columns of a table are that is sent as CSV."""
+    """Name and columns of a table that is sent as CSV."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -243,12 +243,12 @@ class PredictImageResponse(google.protobuf.message.Message):
     pixels: builtins.bytes
     """Next bytes of the present output: C order, little endian."""
     warning: builtins.str
-    """What the person who looks at the outputs should know, a sentence or more for people."""
+    """Warnings for the person who looks at the outputs, as sentences."""
     csv: builtins.bytes
     """Next bytes of the present table: CSV in UTF-8, at most 3 MiB a message; the first line names the columns."""
     @property
     def progress(self) -> parfocal.v1.job_pb2.Progress:
-        """Computing goes on."""
+        """Progress of the computation."""
 
     @property
     def header(self) -> global___ImageHeader:

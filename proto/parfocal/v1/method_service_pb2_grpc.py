@@ -6,7 +6,7 @@ from parfocal.v1 import method_service_pb2 as parfocal_dot_v1_dot_method__servic
 
 
 class MethodServiceStub(object):
-    """Says what a service offers, and predicts single images for interactive tools.
+    """Lists the methods of a service, and predicts single images for interactive tools.
     """
 
     def __init__(self, channel):
@@ -28,11 +28,11 @@ class MethodServiceStub(object):
 
 
 class MethodServiceServicer(object):
-    """Says what a service offers, and predicts single images for interactive tools.
+    """Lists the methods of a service, and predicts single images for interactive tools.
     """
 
     def ListMethods(self, request, context):
-        """Lists the methods of this service with their parameters and needs.
+        """Lists the methods of this service with their parameters and requirements.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,7 +66,7 @@ def add_MethodServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MethodService(object):
-    """Says what a service offers, and predicts single images for interactive tools.
+    """Lists the methods of a service, and predicts single images for interactive tools.
     """
 
     @staticmethod

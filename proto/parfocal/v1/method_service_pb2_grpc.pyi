@@ -18,14 +18,14 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class MethodServiceStub:
-    """Says what a service offers, and predicts single images for interactive tools."""
+    """Lists the methods of a service, and predicts single images for interactive tools."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     ListMethods: grpc.UnaryUnaryMultiCallable[
         parfocal.v1.method_service_pb2.ListMethodsRequest,
         parfocal.v1.method_service_pb2.ListMethodsResponse,
     ]
-    """Lists the methods of this service with their parameters and needs."""
+    """Lists the methods of this service with their parameters and requirements."""
 
     PredictImage: grpc.StreamStreamMultiCallable[
         parfocal.v1.method_service_pb2.PredictImageRequest,
@@ -34,13 +34,13 @@ class MethodServiceStub:
     """Predicts one image sent as chunks of pixels: a header first, then pixels; the answer has the same form."""
 
 class MethodServiceAsyncStub:
-    """Says what a service offers, and predicts single images for interactive tools."""
+    """Lists the methods of a service, and predicts single images for interactive tools."""
 
     ListMethods: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.method_service_pb2.ListMethodsRequest,
         parfocal.v1.method_service_pb2.ListMethodsResponse,
     ]
-    """Lists the methods of this service with their parameters and needs."""
+    """Lists the methods of this service with their parameters and requirements."""
 
     PredictImage: grpc.aio.StreamStreamMultiCallable[
         parfocal.v1.method_service_pb2.PredictImageRequest,
@@ -49,7 +49,7 @@ class MethodServiceAsyncStub:
     """Predicts one image sent as chunks of pixels: a header first, then pixels; the answer has the same form."""
 
 class MethodServiceServicer(metaclass=abc.ABCMeta):
-    """Says what a service offers, and predicts single images for interactive tools."""
+    """Lists the methods of a service, and predicts single images for interactive tools."""
 
     @abc.abstractmethod
     def ListMethods(
@@ -57,7 +57,7 @@ class MethodServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.method_service_pb2.ListMethodsRequest,
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.method_service_pb2.ListMethodsResponse, collections.abc.Awaitable[parfocal.v1.method_service_pb2.ListMethodsResponse]]:
-        """Lists the methods of this service with their parameters and needs."""
+        """Lists the methods of this service with their parameters and requirements."""
 
     @abc.abstractmethod
     def PredictImage(

@@ -27,21 +27,21 @@ class _Weights:
 class _WeightsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Weights.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     WEIGHTS_UNSPECIFIED: _Weights.ValueType  # 0
-    """Best, the default."""
+    """The best weights, the default."""
     WEIGHTS_BEST: _Weights.ValueType  # 1
-    """Those with the lowest validation loss."""
+    """The weights with the lowest validation loss."""
     WEIGHTS_LAST: _Weights.ValueType  # 2
-    """Those of the last epoch."""
+    """The weights of the last epoch."""
 
 class Weights(_Weights, metaclass=_WeightsEnumTypeWrapper):
-    """Which of the weights saved in training."""
+    """One of the weights that a training saved."""
 
 WEIGHTS_UNSPECIFIED: Weights.ValueType  # 0
-"""Best, the default."""
+"""The best weights, the default."""
 WEIGHTS_BEST: Weights.ValueType  # 1
-"""Those with the lowest validation loss."""
+"""The weights with the lowest validation loss."""
 WEIGHTS_LAST: Weights.ValueType  # 2
-"""Those of the last epoch."""
+"""The weights of the last epoch."""
 global___Weights = Weights
 
 @typing.final
@@ -66,12 +66,12 @@ class TrainingSpec(google.protobuf.message.Message):
     initial_model_uri: builtins.str
     """Published model version to start from (transfer learning); empty: random initial weights."""
     initial_weights: global___Weights.ValueType
-    """Which weights of the initial model; `initial_weights_name` goes first."""
+    """Weights of the initial model; `initial_weights_name` takes precedence."""
     initial_weights_name: builtins.str
     """Name of the weights of the initial model, one of those that its manifest lists; empty: as `initial_weights` says."""
     @property
     def parameters(self) -> google.protobuf.struct_pb2.Struct:
-        """Parameters of the method; what is left out has its default."""
+        """Parameters of the method; those left out have their defaults."""
 
     def __init__(
         self,
@@ -108,11 +108,11 @@ class PredictionSpec(google.protobuf.message.Message):
     """Part of a dataset: "test" or "train"; empty when `input_uri` is a plain folder."""
     @property
     def parameters(self) -> google.protobuf.struct_pb2.Struct:
-        """Prediction parameters of the model's method; what is left out has its default."""
+        """Prediction parameters of the model's method; those left out have their defaults."""
 
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Which images of the folder `input_uri`, by their names below it, for example "plate1/a01.tif"; empty: all."""
+        """Images of the folder `input_uri` to predict, by their names below it, for example "plate1/a01.tif"; empty: all."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class ComparisonSpec(google.protobuf.message.Message):
     method: builtins.str
     """Name of the evaluation method of the QC service."""
     dataset_uri: builtins.str
-    """Published dataset version they have in common."""
+    """The dataset version of all these evaluations."""
     @property
     def evaluation_uris(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Published evaluations, two or more, of the same part of the same dataset version."""
@@ -212,7 +212,7 @@ global___ComparisonSpec = ComparisonSpec
 
 @typing.final
 class DerivationSpec(google.protobuf.message.Message):
-    """Make what is shown of published images, which can be made again at any time and belongs to no manifest."""
+    """Make tiles of published images for viewers. Tiles can be made again at any time and are listed in no manifest."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -227,7 +227,7 @@ class DerivationSpec(google.protobuf.message.Message):
 
     @property
     def parameters(self) -> google.protobuf.struct_pb2.Struct:
-        """Parameters of the method; what is left out has its default."""
+        """Parameters of the method; those left out have their defaults."""
 
     def __init__(
         self,

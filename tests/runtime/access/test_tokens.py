@@ -182,7 +182,7 @@ def test_an_unknown_key_is_asked_for_once_a_minute(keys: Keys, monkeypatch: pyte
     known.verify(keys.token())
     keys.private, keys.key_id = ec.generate_private_key(ec.SECP256R1()), "second"
     for number in range(20):
-        assert "key" in refusal(known, keys.token({"kid": f"invented-{number}"}))
+        assert "key" in refusal(known, keys.token({"kid": f"unknown-{number}"}))
     assert keys.asked == 1
     monkeypatch.setattr(access_keys, "UNKNOWN_SECONDS", 0.0)
     assert known.verify(keys.token()).name == "ann"

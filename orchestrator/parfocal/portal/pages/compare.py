@@ -75,7 +75,7 @@ def _found(client: Client, plan: Comparison) -> dict[str, Any] | None:
         if job.WhichOneof("spec") != "comparison" or job.comparison.dataset_uri != plan.dataset_uri or not job.outputs:
             continue
         summary = published_summary(client, result_uri(job))
-        if {each["name"] for each in summary["competitors"] if each["kind"] == "model"} == wanted:
+        if {each["name"] for each in summary["candidates"] if each["kind"] == "model"} == wanted:
             first, second = (read_model(client, uri).manifest for uri in plan.model_uris)
             names = sorted(first.parameters.keys() | second.parameters.keys())
             return {

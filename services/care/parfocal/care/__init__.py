@@ -27,10 +27,10 @@ CARE_2D = Method(
     title="CARE 2D",
     task=v1.TASK_RESTORATION,
     summary="""
-        Learns from pairs of images, one of poor and one of good quality of the same field, how to restore further
-        poor images of the same kind: less light, shorter exposure, less bleaching. It cannot restore what the poor
-        image does not contain, and it will invent structure when it is applied to other samples than it has seen:
-        check it with quality control on images of your own.
+        Restores noisy or poorly exposed images, so that you can record with less light, shorter exposure and less
+        bleaching. It is trained on pairs of images of the same field of view, one of poor and one of good quality. It
+        cannot restore what the poor image does not contain, and on samples unlike those it was trained on it may show
+        structures that are not there: check it with quality control on images of your own.
     """,
     axes="YX",
     target=v1.TARGET_KIND_PAIRED_IMAGE,
@@ -58,9 +58,10 @@ CARE_3D = Method(
     title="CARE 3D",
     task=v1.TASK_RESTORATION,
     summary="""
-        CARE for volumes: learns from pairs of stacks, one of poor and one of good quality of the same field, and
-        uses what lies above and below every plane. Slower than CARE 2D, better where structures extend in depth.
-        As CARE 2D it may invent structure on samples unlike those it has seen: check it with quality control.
+        CARE for volumes: restores noisy or poorly exposed stacks, using the planes above and below each plane. It is
+        trained on pairs of stacks of the same field of view, one of poor and one of good quality. It is slower than
+        CARE 2D, and better for structures that extend in depth. On samples unlike those it was trained on it may show
+        structures that are not there: check it with quality control.
     """,
     axes="ZYX",
     target=v1.TARGET_KIND_PAIRED_IMAGE,
@@ -70,8 +71,8 @@ CARE_3D = Method(
     },
     data="""
         Pairs of grey volumes (planes, height, width) with the same name and size: source (poor) and target (good),
-        registered to each other in all three directions. One large volume is enough to begin with: a block of it is
-        held out for validation. Several volumes from different samples give a model that can be trusted further.
+        registered to each other in all three directions. One large volume is enough to start: a block of it is held out
+        for validation. Several volumes from different samples give a model that can be trusted on more images.
     """,
     minimum_images=1,
     recommended_images=5,

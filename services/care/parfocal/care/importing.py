@@ -64,7 +64,8 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     kept, warnings = read_kept_weights(source, learner, _CONFIG)
     if parameters.probabilistic:
         warnings.append(
-            "The uncertainty of the model was not calibrated on validation images: train it further for that."
+            "The uncertainty of the model was not calibrated on validation images. Train the model further to "
+            "calibrate it."
         )
     implementation.save(folder, parameters, facts, kept)
     return manifest_fields(method, implementation, parameters, facts, kept, warnings + left_out)

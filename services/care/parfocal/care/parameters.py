@@ -24,15 +24,16 @@ class CareParameters(TrainingParameters):
         le=2048,
         multiple_of=8,
         title="Patch size",
-        description="Edge in pixels of the square patches learnt from; a multiple of 8, not larger than your images. "
-        "It should hold whole structures of interest.",
+        description="Side length of the square training patches, in pixels; a multiple of 8, not larger than your "
+        "images. A patch should hold whole structures of interest.",
     )
     network_depth: int = Field(
         default=3,
         ge=1,
         le=5,
         title="Network depth",
-        description="How often the U-Net halves the image. Deeper sees more context and needs larger patches.",
+        description="How many times the network (a U-Net) halves the image. A deeper network takes more of the "
+        "surroundings into account and requires larger patches.",
     )
     kernel_size: int = Field(
         default=5, ge=3, le=7, title="Kernel size", description="Edge of the convolutions in pixels: 3, 5 or 7."
@@ -42,12 +43,14 @@ class CareParameters(TrainingParameters):
         ge=4,
         le=256,
         title="First filters",
-        description="Filters of the first level, doubled at every further one. More learns more and is slower.",
+        description="Number of filters (pattern detectors) of the network's first level, doubled at every further "
+        "level. More filters can represent finer differences and are slower.",
     )
     probabilistic: bool = Field(
         default=True,
         title="Probabilistic",
-        description="Learn for every pixel how uncertain the prediction is, besides its value.",
+        description="Also train the network to predict how uncertain each pixel of its prediction is. An uncertainty "
+        "map can be written only if this is on.",
     )
 
     @field_validator("kernel_size")
@@ -72,7 +75,8 @@ class Care3DParameters(FlipZ, CareParameters):
         le=1024,
         multiple_of=4,
         title="Patch size",
-        description="Edge in pixels of the patches in Y and X; a multiple of 4, not larger than your volumes.",
+        description="Side length of the training patches in Y and X, in pixels; a multiple of 4, not larger than your "
+        "volumes.",
     )
     patch_depth: int = Field(
         default=8,
@@ -80,21 +84,22 @@ class Care3DParameters(FlipZ, CareParameters):
         le=512,
         multiple_of=4,
         title="Patch depth",
-        description="Planes of a patch; a multiple of 4, not more than your volumes have.",
+        description="Number of planes in a training patch; a multiple of 4, not more than your volumes have.",
     )
     patches_per_image: int = inherited(
         CareParameters,
         "patches_per_image",
         default=200,
-        description="Patches cut from each volume in every epoch, at places that change from epoch to epoch.",
+        description="Number of patches cut from each volume in every epoch, at random positions that change from epoch "
+        "to epoch.",
     )
     network_depth: int = Field(
         default=2,
         ge=1,
         le=4,
         title="Network depth",
-        description="How often the U-Net halves the volume, in all three directions. Deeper sees more context and "
-        "needs larger and deeper patches.",
+        description="How many times the network (a U-Net) halves the volume, in all three directions. A deeper network "
+        "takes more of the surroundings into account and requires larger and deeper patches.",
     )
     kernel_size: int = inherited(CareParameters, "kernel_size", default=3)
     probabilistic: bool = inherited(CareParameters, "probabilistic", default=False)
@@ -106,9 +111,9 @@ class CarePredictionParameters(ImagePredictionParameters):
     uncertainty: bool = Field(
         default=False,
         title="Uncertainty map",
-        description="Also write how uncertain each pixel is, in grey values: with a probability of 90 % the true value "
-        "lies within 2.3 times this number. Where it is large, do not trust the prediction. Needs a model trained with "
-        "probabilistic on.",
+        description="Also write how uncertain each pixel is, in grey values: with a probability of 90 % the true "
+        "intensity lies within 2.3 times this number of the predicted one. Do not trust the prediction where it is "
+        "large. Requires a model that was trained with probabilistic on.",
     )
 
 

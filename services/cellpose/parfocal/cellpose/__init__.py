@@ -26,9 +26,9 @@ CELLPOSE_2D = Method(
     task=v1.TASK_INSTANCE_SEGMENTATION,
     summary="""
         Finds objects of any shape one by one: whole cells with long processes and dents as well as nuclei. It is
-        trained on images whose objects are outlined by hand, and predicts for each pixel the way to the middle of its
-        object. A second channel with nuclei helps to tell touching cells apart. The result is a label image, a table of
-        the objects, and their outlines for ImageJ. For round objects StarDist is an alternative.
+        trained on images whose objects are outlined by hand, and predicts for each pixel the direction to the centre of
+        its object. A second channel with nuclei helps to tell touching cells apart. The result is a label image, a
+        table of the objects, and their outlines for ImageJ. For round objects StarDist is an alternative.
     """,
     axes="YX",
     channel_axes="CS",
@@ -40,8 +40,8 @@ CELLPOSE_2D = Method(
     data="""
         Two-dimensional images (source), grey, in colour, or with two channels, first the cytoplasm and then the nuclei,
         and for each a label image (target) of the same name and size: whole numbers, 0 for background and one number
-        for each object. Every object must be labelled, also those cut by the border. Ten images with some hundred
-        objects are a beginning; more variety gives a model that can be trusted further.
+        for each object. Every object must be labelled, including those truncated by the border. Ten images with some
+        hundred objects are a start; more variety gives a model that can be trusted on more images.
     """,
     minimum_images=2,
     recommended_images=20,
@@ -59,10 +59,10 @@ CELLPOSE_3D = Method(
     title="Cellpose 3D",
     task=v1.TASK_INSTANCE_SEGMENTATION,
     summary="""
-        Cellpose for volumes: finds objects of any shape one by one. The network sees single planes, of three
-        orientations, so few volumes are enough to train it; the flows of all planes together lead to the objects. Where
-        planes are few and far apart, objects are found plane by plane and joined. The result is a label volume and a
-        table of the objects.
+        Cellpose for volumes: finds objects of any shape one by one. The network sees single planes of three
+        orientations, so that few volumes are enough to train it; the directions predicted in all planes together give
+        the objects. If planes are few and far apart, objects are found plane by plane and joined. The result is a label
+        volume and a table of the objects.
     """,
     axes="ZYX",
     channel_axes="CS",
@@ -74,8 +74,8 @@ CELLPOSE_3D = Method(
     data="""
         Volumes (planes, height, width; source), perhaps with two channels, first the cytoplasm and then the nuclei, and
         for each a label volume (target) of the same name and size: whole numbers, 0 for background and one number for
-        each object. Every object must be labelled, also those cut by the border. A few volumes with some hundred
-        objects are a beginning; of a single one a block is kept for validation.
+        each object. Every object must be labelled, including those truncated by the border. A few volumes with some
+        hundred objects are a start; of a single volume a block is held out for validation.
     """,
     minimum_images=1,
     recommended_images=10,

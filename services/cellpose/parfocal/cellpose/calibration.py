@@ -30,7 +30,7 @@ def best_thresholds(images: Sequence[tuple[NDArray[np.float32], NDArray[Any]]], 
     images
         Flows with logits, and labels, of each image or volume.
     scale
-        At which the network has seen them.
+        Factor by which the images were scaled for the network.
     """
     usual = CellposePredictionParameters()
     scores: dict[tuple[float, float], float] = {}
@@ -70,6 +70,6 @@ def _without(masks: NDArray[Any], errors: NDArray[np.float64] | None, threshold:
 
 def _accuracy(labels: list[NDArray[Any]], masks: list[NDArray[Any]]) -> float:
     drawn, found = ([compact_labels(each) for each in several] for several in (labels, masks))
-    _, hits, spurious, missed = average_precision(drawn, found, threshold=list(_IOUS))
-    right, wrong = hits.sum(axis=0), (spurious + missed).sum(axis=0)
+    _, true_positives, false_positives, false_negatives = average_precision(drawn, found, threshold=list(_IOUS))
+    right, wrong = true_positives.sum(axis=0), (false_positives + false_negatives).sum(axis=0)
     return float(np.mean(right / np.maximum(right + wrong, 1)))

@@ -63,7 +63,7 @@ def cached_flows(
     labels
         Label images, usually memory-mapped.
     keep
-        Puts the flows of an image, given its number, where they need no memory.
+        Function that stores the flows of an image, given its index, outside the memory.
     advance
         Called with the number of images done; may raise to end it.
     """
@@ -86,7 +86,7 @@ def turn_flows(flows: NDArray[np.float32], view: View) -> NDArray[np.float32]:
     flows
         (Y, X, 2): steps along Y and X of the image.
     view
-        What was done to the patch.
+        Change of view that was applied to the patch.
     """
     turned = flows
     if view.warp is not None:
@@ -115,7 +115,7 @@ class FlowBatches:
     Attributes
     ----------
     patches
-        Of images whose targets are label images and the two components of their flows.
+        Patches of images whose targets are label images and the two components of their flows.
     """
 
     patches: PatchBatches

@@ -52,7 +52,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     state = read_state(source)
     first = state.get(_FIRST)
     if first is None or first.ndim != 4 or not 1 <= first.shape[1] <= _MOST_CHANNELS:
-        raise InvalidInputError(f"{source.name} is no network of Cellpose 1 to 3: it has no array {_FIRST}.")
+        raise InvalidInputError(f"{source.name} is not a network of Cellpose 1 to 3: it lacks the array {_FIRST}.")
     filters, channels = first.shape[:2]
     warnings = []
     if DIAMETERS[0] in state:
@@ -111,7 +111,7 @@ def _diameter(source: Path, state: dict[str, Any], name: str) -> float:
     """Return a diameter of a file in pixels; raise InvalidInputError if it is none."""
     values = np.ravel(state.get(name, ()))
     if len(values) != 1 or not np.isfinite(values[0]) or values[0] < _LEAST_DIAMETER:
-        raise InvalidInputError(f"{source.name}: {name} is no diameter of objects in pixels.")
+        raise InvalidInputError(f"{source.name}: {name} must be a diameter of objects in pixels, above 0.")
     return float(values[0])
 
 

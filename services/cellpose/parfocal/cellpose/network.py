@@ -78,7 +78,7 @@ class CellposeLearner(TorchLearner):
     Attributes
     ----------
     parameters, facts
-        What it was built for.
+        Parameters and facts that the network was built for.
     """
 
     def __init__(self, module: Network, parameters: CellposeParameters, facts: Facts, device: Device) -> None:

@@ -37,7 +37,11 @@ def find_weights(name: str) -> Path:
     files = _files()
     if name in files:
         return files[name]
-    known = f"There are {some(list(files))}." if files else f"There are none: {SETTING} must name their folder."
+    known = (
+        f"There are {some(list(files))}."
+        if files
+        else f"None are provided: the operator sets {SETTING} to their folder."
+    )
     raise NotFoundError(
         f"This installation has no Cellpose weights named {name!r}. {known} Ask its operator for others, or leave "
         "initial_weights empty."
@@ -69,12 +73,12 @@ def check_file(path: Path, most_bytes: int) -> None:
         raise InvalidInputError(f"There is no file {path.name}. Name the file with the weights of the Cellpose model.")
     if path.suffix == ".npy":
         raise InvalidInputError(
-            f"{path.name} is no network: Cellpose keeps the model that estimates diameters in it, as a pickle, which "
-            "is not opened. Name the file of the network, which has the same name without _size.npy.",
-            [Violation(path.name, "is no file of weights")],
+            f"{path.name} is not a network but Cellpose's model that estimates diameters, stored as a pickle, which "
+            "Parfocal does not open. Name the file of the network, which has the same name without _size.npy.",
+            [Violation(path.name, "is not a file of weights")],
         )
     if path.stat().st_size > most_bytes:
-        raise InvalidInputError(f"{path.name} has more than {most_bytes // 2**20} MiB: it is no Cellpose model.")
+        raise InvalidInputError(f"{path.name} has more than {most_bytes // 2**20} MiB: a Cellpose model is smaller.")
 
 
 def _files() -> dict[str, Path]:

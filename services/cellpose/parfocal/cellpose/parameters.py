@@ -77,7 +77,7 @@ class CellposeParameters(Intensity, Foreground, Arithmetic, Flips, Validation, P
         multiple_of=16,
         title="Patch size",
         description="Side length of the square training patches, in pixels; a multiple of 16, and not larger than your "
-        "images. It should hold several objects.",
+        "images. A patch should hold several objects.",
     )
     batch_size: int = inherited(Patches, "batch_size", default=8)
     patches_per_image: int = inherited(Patches, "patches_per_image", default=4)
@@ -86,15 +86,16 @@ class CellposeParameters(Intensity, Foreground, Arithmetic, Flips, Validation, P
         gt=0,
         le=1,
         title="Learning rate",
-        description="Size of the training steps. It is reached in the course of the first epochs, and halved several "
-        "times in the last ones.",
+        description="How strongly each training step changes the network. The rate rises to this value during the "
+        "first epochs and is halved several times in the last ones.",
     )
     weight_decay: float = Field(
         default=1e-5,
         ge=0,
         le=1,
         title="Weight decay",
-        description="How strongly large weights of the network are reduced in each step (AdamW).",
+        description="How strongly large weights (numbers inside the network) are reduced in each training step "
+        "(AdamW), which makes the network simpler and keeps it from memorising the training images.",
     )
     augment_scale: float = inherited(Intensity, "augment_scale", default=0.5)
     augment_scale_probability: float = inherited(Intensity, "augment_scale_probability", default=0.5)
@@ -103,33 +104,34 @@ class CellposeParameters(Intensity, Foreground, Arithmetic, Flips, Validation, P
         ge=0,
         le=10_000,
         title="Diameter [pixels]",
-        description="Diameter of a typical object in the training images. 0 measures it from the label images: the "
-        "diameter of a disc with the objects' median area.",
+        description="Diameter of a typical object in the training images. 0 measures it on the label images: the "
+        "diameter of a disc with the median area of the objects.",
     )
     mean_diameter: float = Field(
         default=30.0,
         ge=5,
         le=200,
         title="Mean diameter [pixels]",
-        description="Images are scaled so that a typical object has this diameter when the network sees it: 30 for "
-        "cells, as in Cellpose. Its published models for nuclei have 17.",
+        description="Diameter to which a typical object is scaled before the network sees it: 30 for cells, as in "
+        "Cellpose, whose published models for nuclei use 17.",
     )
     first_filters: int = Field(
         default=32,
         ge=2,
         le=128,
         title="First filters",
-        description="Filters of the first level, doubled at each of the three further ones. Only networks with 32 can "
-        "be opened in Cellpose itself; fewer are faster and can tell less apart.",
+        description="Number of filters (pattern detectors) of the network's first level, doubled at each of the three "
+        "further levels. Only networks with 32 can be opened in Cellpose itself; fewer filters are faster and tell "
+        "fewer differences apart.",
     )
     initial_weights: str = Field(
         default="",
         max_length=128,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$|^$",
         title="Initial weights",
-        description="Name of a file of Cellpose weights (versions 1 to 3) that the operator of this installation has "
-        "provided, for example cyto3. Mind its licence, which is shown and recorded: the published weights must not "
-        "be used commercially. Empty: the network starts from random weights.",
+        description="Name of a file of Cellpose weights (the state of a trained network, versions 1 to 3) that the "
+        "operator of this installation has provided, for example cyto3. Mind its licence, which is shown and recorded: "
+        "the published weights must not be used commercially. Empty: training starts from random weights.",
     )
 
     def schedule(self) -> Schedule:
@@ -163,28 +165,29 @@ class Cellpose3DParameters(FlipZ, CellposeParameters):
         ge=1,
         le=512,
         title="Patch depth",
-        description="Planes of the block from which one plane of each orientation (YX, ZY and ZX) is cut; not more "
-        "than your volumes have.",
+        description="Number of planes of the block from which one plane of each orientation (YX, ZY and ZX) is cut; "
+        "not more than your volumes have.",
     )
     batch_size: int = inherited(
         Patches,
         "batch_size",
         default=4,
-        description="Blocks per training step; each gives three planes. Smaller needs less memory.",
+        description="Number of blocks in one training step; each gives three planes. Fewer blocks require less memory.",
     )
     patches_per_image: int = inherited(
         Patches,
         "patches_per_image",
         default=16,
-        description="Blocks cut from each volume in every epoch, at places that change from epoch to epoch.",
+        description="Number of blocks cut from each volume in every epoch, at random positions that change from epoch "
+        "to epoch.",
     )
     anisotropy: float = Field(
         default=0.0,
         ge=0,
         le=100,
         title="Anisotropy",
-        description="Distance of two planes divided by the size of a pixel in Y and X. 0 takes it from the pixel size "
-        "of the images, and 1 where that is unknown.",
+        description="Distance between planes divided by the size of a pixel in Y and X. 0 takes it from the pixel size "
+        "of the images, or 1 if that is unknown.",
     )
 
 
@@ -204,31 +207,34 @@ class CellposePredictionParameters(PredictionParameters):
         ge=-10,
         le=10,
         title="Cell threshold",
-        description="Logit above which a pixel belongs to an object: 0 is a probability of one half. Lower finds more "
-        "and larger objects. Not set: the threshold that suited the model's validation images best.",
+        description="Lowest output of the network (a logit: 0 is a probability of one half, -6 to 6 is nearly 0 to 1) "
+        "at which a pixel belongs to an object. A lower threshold finds more and larger objects. Not set: the "
+        "threshold that gave the best result on the model's validation images.",
     )
     flow_threshold: float | None = Field(
         default=None,
         ge=0,
         le=10,
         title="Flow threshold",
-        description="Objects are discarded whose flows differ more than this from the flows that an object of their "
-        "shape should have (mean squared difference). Higher keeps more, 0 keeps all. Not set: the threshold that "
-        "suited the model's validation images best.",
+        description="Objects are discarded if their predicted flows (arrows that point to the centre of the object) "
+        "differ by more than this from the flows that an object of their shape should have (mean squared difference). "
+        "A higher threshold keeps more objects, 0 keeps all. Not set: the threshold that gave the best result on the "
+        "model's validation images.",
     )
     minimum_size: int = Field(
         default=15,
         ge=0,
         le=10_000_000,
         title="Minimum size [pixels]",
-        description="Smaller objects are discarded.",
+        description="Objects with fewer pixels are discarded.",
     )
     largest_fraction: float = Field(
         default=0.4,
         gt=0,
         le=1,
         title="Largest fraction",
-        description="Objects that cover more than this part of the image are discarded, as in Cellpose. 1 keeps all.",
+        description="Objects that cover more than this fraction of the image are discarded, as in Cellpose. 1 keeps "
+        "all.",
     )
 
 
@@ -238,10 +244,10 @@ class Cellpose3DPredictionParameters(CellposePredictionParameters):
     assembly: Literal["orthogonal", "stitched"] = Field(
         default="orthogonal",
         title="Assembly",
-        description="How a volume is made of planes. orthogonal: the network sees planes of all three orientations, "
-        "and flows in three dimensions lead to the objects; flow_threshold is ignored. stitched: objects are found in "
-        "each YX plane and joined where those of neighbouring planes overlap; faster, and the better choice for few "
-        "planes far apart.",
+        description="How the objects of a volume are assembled from planes. orthogonal: the network sees planes of all "
+        "three orientations, and their flows in three dimensions give the objects; flow_threshold is ignored. "
+        "stitched: objects are found in each YX plane and joined where those of neighbouring planes overlap; this is "
+        "faster and suits few planes that are far apart.",
     )
     stitch_threshold: float = Field(
         default=0.25,
@@ -256,8 +262,8 @@ class Cellpose3DPredictionParameters(CellposePredictionParameters):
         ge=0,
         le=100,
         title="Anisotropy",
-        description="Distance of two planes divided by the size of a pixel in Y and X. 0 takes it from the pixel size "
-        "of the volume, and that of the training volumes where it is unknown.",
+        description="Distance between planes divided by the size of a pixel in Y and X. 0 takes it from the pixel size "
+        "of the volume, or of the training volumes if that is unknown.",
     )
 
 

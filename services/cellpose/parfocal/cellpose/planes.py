@@ -45,7 +45,7 @@ def cut_planes(
     labels
         Integers (Z, side, side).
     stretch
-        How many pixels along Y or X the distance of two planes is.
+        Distance between planes divided by the size of a pixel along Y or X.
     rng
         Draws the planes.
 

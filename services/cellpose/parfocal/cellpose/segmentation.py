@@ -119,7 +119,7 @@ def find_masks(
     flows
         (Y, X, 3) or (Z, Y, X, 4): components of the flow and, last, the logit.
     scale
-        At which the network has seen the image: pixels of large objects have a longer way.
+        Factor by which the image was scaled for the network; pixels of large objects have a longer way to the centre.
     cell_threshold, flow_threshold, minimum_size, largest_fraction
         See `CellposePredictionParameters`; the flow threshold is for images alone.
     window

@@ -44,22 +44,22 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # files of strangers make the reader raise anything
         raise InvalidInputError(
-            f"{path.name} is damaged, or holds more than plain arrays, which is not opened. Name the file that "
-            "Cellpose wrote when it trained the model."
+            f"{path.name} is damaged, or holds objects other than plain arrays, which Parfocal does not open. Name the "
+            "file that Cellpose wrote when it trained the model."
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(each, torch.Tensor) for each in content.values()):
         raise InvalidInputError(f"{path.name} holds no weights of a network. Name the file that Cellpose wrote.")
     names = {str(name).removeprefix("module.") for name in content}
     if "W2" in names or any(name.startswith(("encoder.", "sam.")) for name in names):
         raise InvalidInputError(
-            f"{path.name} is a model of Cellpose 4 or of a transformer, which has another network than versions 1 to "
-            "3. It needs an image with that version, which this one is not."
+            f"{path.name} is a model of Cellpose 4 or of a transformer, whose network differs from that of versions 1 "
+            "to 3. Parfocal imports models of versions 1 to 3."
         )
     try:
         return {str(name).removeprefix("module."): _array(value) for name, value in content.items()}
     except (TypeError, RuntimeError) as error:
         raise InvalidInputError(
-            f"{path.name} keeps its numbers in a way that Cellpose does not. Name the file that Cellpose wrote."
+            f"{path.name} stores its numbers differently from Cellpose. Name the file that Cellpose wrote."
         ) from error
 
 
@@ -75,9 +75,9 @@ def fit_state(name: str, state: Arrays, learner: Any) -> dict[str, NDArray[Any]]
     Parameters
     ----------
     name
-        Of the file, for messages.
+        Name of the file, for error messages.
     state
-        Its arrays.
+        Arrays of the file by name.
     learner
         Has the network.
 

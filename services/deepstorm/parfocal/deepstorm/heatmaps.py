@@ -43,7 +43,7 @@ def spikes(
     y, x
         (N,): places in pixels of the camera; what lies outside is left out.
     shape
-        Of the frame (Y, X) in pixels of the camera.
+        Shape of the frame (Y, X) in camera pixels.
     upsampling
         Fine pixels along the side of a pixel of the camera.
 

@@ -24,9 +24,9 @@ class DeepStormModule(nn.Module):
     Parameters
     ----------
     upsampling
-        How often each pixel is repeated along both axes.
+        Number of times each pixel is repeated along both axes.
     filters
-        Those of the first stage; the others have 2, 4 and 16 times as many.
+        Number of filters of the first stage; the others have 2, 4 and 16 times as many.
     """
 
     def __init__(self, upsampling: int, filters: int) -> None:

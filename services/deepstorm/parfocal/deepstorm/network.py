@@ -228,13 +228,13 @@ class SimulatedDeepStorm(_Network[SimulationParameters]):
         pixel_nm = parameters.pixel_size_nm or (1e3 * size.x if size is not None else 0)
         if not pixel_nm:
             raise InvalidInputError(
-                f"{report.images[0].path.name} does not say the size of its pixels. Save it in the file (in Fiji: "
-                "Image > Properties), or set pixel_size_nm.",
-                [Violation("pixel_size_nm", "is needed, because the stack does not say it")],
+                f"{report.images[0].path.name} has no pixel size. Save it in the file (in Fiji: Image > Properties), "
+                "or set pixel_size_nm.",
+                [Violation("pixel_size_nm", "is required, because the stack does not state it")],
             )
         data.progress("decoding the stacks")
         stacks = [data.decode(image.path) for image in report.images]
-        data.progress("estimating what the spots look like")
+        data.progress("estimating the shape of the spots")
         values = self._values(data, parameters, stacks, pixel_nm)
         scene = scene_of(values, pixel_nm)
         shape = stacks[0].shape[1:]

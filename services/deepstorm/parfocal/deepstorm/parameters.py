@@ -38,7 +38,7 @@ class _NetworkParameters(Arithmetic, PlateauRate, Patches, Epochs):
         ge=1,
         le=1_000_000,
         title="Patches per epoch",
-        description="Patches of one epoch, after which the network is validated.",
+        description="Number of patches in one epoch, after which the error on the validation frames is measured.",
     )
     learning_rate: float = inherited(PlateauRate, "learning_rate", default=1e-3)
     plateau_patience: int = inherited(PlateauRate, "plateau_patience", default=5)
@@ -48,16 +48,16 @@ class _NetworkParameters(Arithmetic, PlateauRate, Patches, Epochs):
         ge=1,
         le=16,
         title="Upsampling",
-        description="Pixels of the super-resolved image along the side of a pixel of the camera: 8 makes pixels of "
-        "12.5 nm from 100 nm. Time and memory grow with its square.",
+        description="Number of pixels of the super-resolved image along the side of a camera pixel: 8 turns pixels of "
+        "100 nm into pixels of 12.5 nm. Time and memory grow with its square.",
     )
     first_filters: int = Field(
         default=32,
         ge=2,
         le=256,
         title="First filters",
-        description="Size of the network: filters of its first stage. 32 is the published network; fewer are faster "
-        "and tell fewer emitters apart.",
+        description="Number of filters (pattern detectors) of the network's first stage. 32 is the published network; "
+        "fewer filters are faster and separate fewer emitters.",
     )
 
 
@@ -68,16 +68,16 @@ class DeepStormParameters(Flips, Validation, _NetworkParameters):
         Validation,
         "validation_fraction",
         default=0.2,
-        description="Part of the data kept aside to judge progress: whole stacks, or the last frames of each stack "
-        "where there are few.",
+        description="Fraction of the data that is held out to measure progress (the validation set): whole stacks, or "
+        "the last frames of each stack if there are only few stacks.",
     )
     patches_per_image: int = Field(
         default=500,
         ge=1,
         le=100_000,
         title="Patches per frame",
-        description="Patches cut from each frame in every epoch, at places that change from epoch to epoch. "
-        "The patches per epoch limit them.",
+        description="Number of patches cut from each frame in every epoch, at random positions that change from epoch "
+        "to epoch, as long as the patches per epoch allow.",
     )
 
 
@@ -89,7 +89,7 @@ class SimulationParameters(_NetworkParameters):
         ge=0,
         le=10_000,
         title="Pixel size (nm)",
-        description="Side length of a pixel of the camera in the sample. 0: as the stacks say.",
+        description="Side length of a camera pixel in the sample, in nanometres. 0: taken from the stacks.",
     )
     psf_sigma_nm: float = Field(
         default=0,
@@ -119,7 +119,7 @@ class SimulationParameters(_NetworkParameters):
         ge=0,
         le=2,
         title="Spread of the photons",
-        description="Standard deviation of the photons from emitter to emitter, in parts of their mean.",
+        description="Standard deviation of the number of photons from emitter to emitter, as a fraction of its mean.",
     )
     density: float = Field(
         default=0,
@@ -133,30 +133,31 @@ class SimulationParameters(_NetworkParameters):
         ge=0,
         le=1,
         title="Spread of the density",
-        description="Patches have densities up to this part above and below the mean: real structures are crowded in "
-        "some places and sparse in others.",
+        description="Largest deviation of a patch's density from the mean, as a fraction of the mean: real structures "
+        "are crowded in some places and sparse in others.",
     )
     adc_per_photon: float = Field(
         default=0,
         ge=0,
         le=1e6,
         title="Grey values per photon",
-        description="Gain of the camera: by how much one photon raises the grey value. 0: estimated from your stacks.",
+        description="Gain of the camera: by how many grey values one photon raises a pixel. 0: estimated from your "
+        "stacks.",
     )
     read_noise: float = Field(
         default=0,
         ge=0,
         le=1e5,
         title="Background noise",
-        description="Standard deviation of the grey values where no emitter shines. 0: estimated from your stacks.",
+        description="Standard deviation of the grey values where no emitter is active. 0: estimated from your stacks.",
     )
     offset: float = Field(
         default=0,
         ge=0,
         le=65535,
         title="Background",
-        description="Grey value where no emitter shines, offset of the camera and background light together. 0: "
-        "estimated from your stacks.",
+        description="Mean grey value where no emitter is active: offset of the camera and background light together. "
+        "0: estimated from your stacks.",
     )
 
 
@@ -168,8 +169,8 @@ class DeepStormPredictionParameters(PredictionParameters):
         ge=0,
         le=2,
         title="Threshold",
-        description="Least confidence of a localisation, where 1 is an emitter that the network is sure of. 0: the "
-        "threshold that suited the validation frames of the model best.",
+        description="Lowest confidence of a localisation that is kept, where 1 is an emitter that the network is sure "
+        "of. 0: the threshold that gave the best result on the model's validation frames.",
     )
     neighbourhood: int = Field(
         default=3,
@@ -190,22 +191,22 @@ class DeepStormPredictionParameters(PredictionParameters):
     centroid: bool = Field(
         default=True,
         title="Centre of gravity",
-        description="Locate emitters at the centre of gravity of 3 x 3 pixels of the super-resolved image. Otherwise "
-        "at the centre of the brightest one.",
+        description="Locate emitters at the centre of gravity of 3 x 3 pixels of the super-resolved image. If this is "
+        "off, they are located at the centre of the brightest pixel.",
     )
     drift_correction: bool = Field(
         default=False,
         title="Drift correction",
-        description="Measure how the sample moved during the recording by cross-correlation of parts of the stack, "
-        "and correct image and localisations for it.",
+        description="Measure how the sample moved during the recording by comparing parts of the stack "
+        "(cross-correlation), and correct the image and the localisations.",
     )
     drift_segments: int = Field(
         default=10,
         ge=2,
         le=100,
         title="Drift segments",
-        description="Into how many parts of equal length the stack is cut to measure the drift. More follow faster "
-        "movements, and need enough localisations in each part.",
+        description="Number of parts of equal length into which the stack is divided to measure the drift. More parts "
+        "follow faster movements and require enough localisations in each part.",
     )
 
 

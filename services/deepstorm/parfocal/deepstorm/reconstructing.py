@@ -34,13 +34,13 @@ class Reconstruction:
     Parameters
     ----------
     outputs
-        Where everything goes.
+        Outputs of the prediction, to which all files are written.
     shape
-        Of the stack (T, Y, X) in pixels of the camera.
+        Shape of the stack (T, Y, X) in camera pixels.
     upsampling
         Pixels of the image along the side of a pixel of the camera.
     pixel_size
-        Of the camera in the sample; None where it is unknown: then densities are those of a pixel.
+        Size of a camera pixel in the sample; None where it is unknown: densities are then given per pixel.
     sd
         Standard deviation of places along each axis in pixels of the camera; None where it is unknown.
     segments

@@ -43,7 +43,7 @@ class Scene:
     gain
         Grey values of one photon.
     read_noise
-        Standard deviation of the grey values where no emitter shines.
+        Standard deviation of the grey values where no emitter is active.
     offset
         Grey value where no emitter shines.
     """
@@ -110,9 +110,9 @@ class SimulatedBatches:
     role
         Role of the inputs.
     scene
-        What is simulated.
+        Description of the simulated sample and camera.
     constants
-        With which patches are normalised, see `scale_of`.
+        Constants with which patches are normalised, see `scale_of`.
     patch
         Side length of a patch in pixels.
     batch_size
@@ -120,7 +120,7 @@ class SimulatedBatches:
     steps_per_epoch, validation_steps
         Batches of an epoch and of its validation.
     seed
-        Of everything random.
+        Seed of all random choices.
     """
 
     role: str

@@ -49,9 +49,9 @@ FNET_2D = _method(
     "YX",
     Fnet2DParameters,
     """
-        Learns to predict fluorescence images from transmitted light (brightfield, phase contrast), and in general one
-        kind of image from another of the same field. One model can predict several stains at once. It shows what is
-        likely, not what is there: rare or new events are exactly what it has not learnt.
+        Predicts fluorescence images from transmitted light (brightfield, phase contrast), and in general one kind of
+        image from another of the same field of view. One model can predict several stains at once. It shows what is
+        likely, not what is there: it does not know rare or new events that its training images lack.
     """,
     """
         Pairs of two-dimensional images with the same name and size, registered to each other: source (transmitted

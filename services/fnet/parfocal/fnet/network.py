@@ -33,7 +33,7 @@ class FnetModule(nn.Module):
     inputs, outputs
         Channels.
     filters
-        Those of the first level; every level below has twice as many.
+        Number of filters of the first level; every level below has twice as many.
     """
 
     def __init__(self, spatial: int, inputs: int, outputs: int, filters: int) -> None:

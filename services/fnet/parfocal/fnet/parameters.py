@@ -26,23 +26,23 @@ class FnetParameters(TrainingParameters):
         default="source",
         pattern="^source(_[A-Za-z0-9-]+)?$",
         title="Source",
-        description="Which images of the dataset to predict from: the folder's name, for example source or "
-        "source_zstack. The planes of a stack become the channels of the input in two dimensions.",
+        description="Which images of the dataset the model predicts from: the name of their folder, for example source "
+        "or source_zstack. Of a stack, a two-dimensional model takes the planes as channels of its input.",
     )
     targets: str = Field(
         default="",
         pattern="^(target(_[A-Za-z0-9-]+)?( *, *target(_[A-Za-z0-9-]+)?)*)?$",
         title="Targets",
-        description="Which images to learn, separated by commas, for example target,target_DAPI: one model predicts "
-        "all of them. Empty: all targets the dataset has.",
+        description="Which targets to train on, separated by commas, for example target,target_DAPI: one model "
+        "predicts all of them. Empty: all targets of the dataset.",
     )
     steps: int = Field(
         default=0,
         ge=0,
         le=10_000_000,
         title="Steps",
-        description="Training steps in all, one batch each, instead of epochs (rounded up to whole epochs); 0: train "
-        "the number of epochs.",
+        description="Total number of training steps, one batch of patches each, in place of epochs (rounded up to "
+        "whole epochs); 0: the number of epochs counts.",
     )
     patch_size: int = Field(
         default=128,
@@ -50,36 +50,37 @@ class FnetParameters(TrainingParameters):
         le=2048,
         multiple_of=16,
         title="Patch size",
-        description="Edge in pixels of the square patches learnt from; a multiple of 16, not larger than your images.",
+        description="Side length of the square training patches, in pixels; a multiple of 16, not larger than your "
+        "images.",
     )
     learning_rate: float = inherited(TrainingParameters, "learning_rate", default=1e-3)
     augment_flip: bool = inherited(
         TrainingParameters,
         "augment_flip",
-        description="Mirror patches at random. Not for oblique or differential interference contrast, whose shadows "
-        "have a direction.",
+        description="Mirror patches at random. Switch it off for oblique illumination and differential interference "
+        "contrast, whose shadows have a direction.",
     )
     augment_rotate: bool = inherited(
         TrainingParameters,
         "augment_rotate",
-        description="Turn patches by 0, 90, 180 or 270 degrees at random. Not for oblique or differential interference "
-        "contrast.",
+        description="Turn patches by 0, 90, 180 or 270 degrees at random. Switch it off for oblique illumination and "
+        "differential interference contrast.",
     )
     first_filters: int = Field(
         default=32,
         ge=4,
         le=256,
         title="First filters",
-        description="Filters of the first level, doubled at each of the four further ones. More learns more and is "
-        "slower.",
+        description="Number of filters (pattern detectors) of the network's first level, doubled at each of the four "
+        "further levels. More filters can represent finer differences and are slower.",
     )
 
     def total_epochs(self, steps_per_epoch: int) -> int:
-        """Return the epochs, or as many as hold the wanted steps."""
+        """Return the number of epochs, or as many epochs as hold the requested steps."""
         return math.ceil(self.steps / steps_per_epoch) if self.steps else self.epochs
 
     def roles(self, dataset: DatasetManifest) -> Roles:
-        """Return the wanted roles; raise InvalidInputError if a target is named twice."""
+        """Return the requested roles; raise InvalidInputError if a target is named twice."""
         named = tuple(name.strip() for name in self.targets.split(",") if name.strip())
         if len(set(named)) != len(named):
             raise InvalidInputError("targets names an image twice.", [Violation("targets", "name each target once")])
@@ -99,7 +100,8 @@ class Fnet3DParameters(FlipZ, FnetParameters):
         le=1024,
         multiple_of=16,
         title="Patch size",
-        description="Edge in pixels of the patches in Y and X; a multiple of 16, not larger than your volumes.",
+        description="Side length of the training patches in Y and X, in pixels; a multiple of 16, not larger than your "
+        "volumes.",
     )
     patch_depth: int = Field(
         default=32,
@@ -107,7 +109,7 @@ class Fnet3DParameters(FlipZ, FnetParameters):
         le=512,
         multiple_of=16,
         title="Patch depth",
-        description="Planes of a patch; a multiple of 16, not more than your volumes have.",
+        description="Number of planes in a training patch; a multiple of 16, not more than your volumes have.",
     )
     batch_size: int = inherited(FnetParameters, "batch_size", default=4)
 

@@ -18,9 +18,9 @@ PIX2PIX = Method(
     title="pix2pix",
     task=v1.TASK_TRANSLATION,
     summary="""
-        Turns one kind of image into another of the same field, trained on pairs: a network that makes images is trained
-        against one that tells made from real images. Results are sharp where methods that average are blurred, and
-        part of the sharp detail is made up: look at them, do not measure in them.
+        Turns one kind of image into another of the same field of view. It is trained on pairs: a network that generates
+        images is trained against one that tells generated from real images. The results are sharp where other methods
+        blur, but part of the sharp detail is not real: look at them, do not measure in them.
     """,
     axes="YX",
     channel_axes="SC",
@@ -61,9 +61,9 @@ CYCLEGAN = Method(
     title="CycleGAN",
     task=v1.TASK_TRANSLATION,
     summary="""
-        Turns one kind of image into another and back, trained without pairs on images of both kinds. Nothing tells it
-        what belongs where: it makes images that look like the other kind, and may make up or remove structures to
-        do so. Use it to make images look alike, never to find or measure something.
+        Turns one kind of image into another and back. It is trained on images of both kinds, without pairs. Therefore
+        it does not know which structure belongs where: it generates images that look like the other kind and may add or
+        remove structures to do so. Use it to make images look alike, never to find or measure something.
     """,
     axes="YX",
     channel_axes="SC",
@@ -74,9 +74,9 @@ CYCLEGAN = Method(
         v1.JOB_KIND_PREDICTION: Work(CycleGanPredictionParameters, "parfocal.runtime.prediction.job:predict"),
     },
     data="""
-        Two sets of two-dimensional images, source and target, whose names and numbers need not agree; each grey, in
-        colour, or with channels. Both should show the same kind of sample, at the same scale and equally dense. Test
-        images in pairs let quality control judge the model.
+        Two sets of two-dimensional images, source and target, whose names and numbers may differ; each grey, in colour,
+        or with channels. Both should show the same kind of sample, at the same scale and equally dense. Test images in
+        pairs let quality control judge the model.
     """,
     minimum_images=2,
     recommended_images=100,

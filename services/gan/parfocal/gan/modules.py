@@ -23,7 +23,7 @@ class UnetGenerator(nn.Module):
     inputs, outputs
         Channels.
     filters
-        Those of the first level; deeper levels have up to eight times as many.
+        Number of filters of the first level; deeper levels have up to eight times as many.
     depth
         Levels, each of half the size; 8 in the publication.
     """
@@ -69,7 +69,7 @@ class ResnetGenerator(nn.Module):
     inputs, outputs
         Channels.
     filters
-        Those of the first level; the two below have twice and four times as many.
+        Number of filters of the first level; the two below have twice and four times as many.
     blocks
         Residual blocks of two convolutions each; 9 in the publication for images of 256 pixels.
     """
@@ -101,7 +101,7 @@ class PatchDiscriminator(nn.Module):
     inputs
         Channels.
     filters
-        Those of the first of five layers.
+        Number of filters of the first of five layers.
     instance_norm
         Normalise each image by itself, as CycleGAN does, and not whole batches.
     """

@@ -305,7 +305,8 @@ class CycleGan(TorchFiles, ImageImplementation[CycleGanParameters, CycleGanLearn
         if parameters.identity_weight and opened.facts.input_channels != opened.facts.output_channels:
             data.warn(
                 f"identity_weight is ignored: source images have {opened.facts.input_channels} channels and target "
-                f"images {opened.facts.output_channels}, so that none can be left as it is."
+                f"images {opened.facts.output_channels}, so that an image of one kind cannot be compared with itself "
+                "in the other."
             )
         return opened
 

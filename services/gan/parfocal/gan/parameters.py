@@ -28,8 +28,8 @@ class GanParameters(Arithmetic, Warps, Flips, LinearDecayRate, Validation, Patch
         Epochs,
         "epochs",
         default=200,
-        description="How often training goes through the data. The losses of adversarial networks do not fall "
-        "steadily: judge by the scores and by looking at images.",
+        description="How many times the training goes through all images. The losses (training errors) of these "
+        "networks do not fall steadily: judge by the scores and by looking at images.",
     )
     patch_size: int = Field(
         default=256,
@@ -43,14 +43,15 @@ class GanParameters(Arithmetic, Warps, Flips, LinearDecayRate, Validation, Patch
         Patches,
         "batch_size",
         default=1,
-        description="Patches per training step. The publications use 1; more is smoother and needs more memory.",
+        description="Number of patches in one training step. The publications use 1; more patches make training "
+        "steadier and require more memory.",
     )
     patches_per_image: int = inherited(Patches, "patches_per_image", default=16)
     augment_flip: bool = inherited(
         Flips,
         "augment_flip",
-        description="Mirror patches at random. Not for oblique or differential interference contrast, whose shadows "
-        "have a direction.",
+        description="Mirror patches at random. Switch it off for oblique illumination and differential interference "
+        "contrast, whose shadows have a direction.",
     )
     augment_rotate: bool = inherited(Flips, "augment_rotate", default=False)
     first_filters: int = Field(
@@ -58,16 +59,16 @@ class GanParameters(Arithmetic, Warps, Flips, LinearDecayRate, Validation, Patch
         ge=4,
         le=256,
         title="First filters",
-        description="Filters of the first level of all networks; deeper levels have up to eight times as many. More "
-        "can show more and is slower.",
+        description="Number of filters (pattern detectors) of the first level of each network; deeper levels have up "
+        "to eight times as many. More filters can show finer detail and are slower.",
     )
     score_every: int = Field(
         default=5,
         ge=1,
         le=100_000,
         title="Score every",
-        description="After how many epochs the whole validation images are scored. The best of these epochs is kept, "
-        "and the last.",
+        description="Number of epochs between two scorings of the whole validation images. The weights of the best "
+        "scored epoch are kept, and those of the last epoch.",
     )
 
 
@@ -85,7 +86,8 @@ class Pix2PixParameters(GanParameters):
         ge=3,
         le=8,
         title="Network depth",
-        description="How often the U-Net halves the image. Deeper sees more context and needs larger patches.",
+        description="How many times the network (a U-Net) halves the image. A deeper network takes more of the "
+        "surroundings into account and requires larger patches.",
     )
     l1_weight: float = Field(
         default=100.0,
@@ -93,8 +95,8 @@ class Pix2PixParameters(GanParameters):
         le=1e6,
         title="Weight of the difference",
         description="How much the mean absolute difference from the target (L1) counts beside the judgement of the "
-        "discriminator, the network that tells made from real images. Lower gives sharper images and more made-up "
-        "detail.",
+        "discriminator, the network that tells generated from real images. A lower weight gives sharper images with "
+        "more detail that is not real.",
     )
 
 
@@ -106,33 +108,34 @@ class CycleGanParameters(GanParameters):
         ge=1,
         le=32,
         title="Residual blocks",
-        description="Blocks in the middle of both generators, the networks that make images. The publication uses 9 "
-        "for patches of 256 pixels and 6 for smaller ones.",
+        description="Number of blocks in the middle of both generators (the networks that generate images). More "
+        "blocks can change more and are slower. The publication uses 9 for patches of 256 pixels and 6 for smaller "
+        "ones.",
     )
     cycle_weight: float = Field(
         default=10.0,
         ge=0,
         le=1e6,
         title="Weight of the cycle",
-        description="How much it counts that an image turned into the other kind and back is what it was. Higher "
-        "keeps more of the content.",
+        description="How much it counts that an image is the same again after it was turned into the other kind and "
+        "back. A higher weight keeps more of the content.",
     )
     identity_weight: float = Field(
         default=0.5,
         ge=0,
         le=1e3,
         title="Weight of the identity",
-        description="How much it counts, as a part of the weight of the cycle, that an image already of the wanted "
-        "kind is left as it is. It keeps brightness and colours; is ignored where the two kinds have different "
-        "numbers of channels.",
+        description="How much it counts, as a fraction of the weight of the cycle, that an image that already is of "
+        "the target kind stays as it is. It keeps brightness and colours; it is ignored if the two kinds have "
+        "different numbers of channels.",
     )
     pool_size: int = Field(
         default=50,
         ge=0,
         le=1000,
         title="Image pool",
-        description="How many earlier made images of each kind the discriminators are shown again, which keeps "
-        "training from oscillating; 0: none.",
+        description="Number of earlier generated images of each kind that the discriminators (the networks that tell "
+        "generated from real images) are shown again, which keeps the training from oscillating; 0: none.",
     )
 
 
@@ -142,17 +145,17 @@ class Pix2PixPredictionParameters(ImagePredictionParameters):
     dropout: bool = Field(
         default=False,
         title="Dropout as published",
-        description="Predict as the publication's code does: a random half of some inner features is left out, and "
-        "features are normalised by the tile's own statistics. What changes from seed to seed is not determined by "
-        "your image. Off, a prediction has no random part.",
+        description="Predict as the publication's code does: a random half of some features inside the network is left "
+        "out (dropout), and features are normalised by the statistics of each tile. Whatever differs from seed to seed "
+        "is not determined by your image. If this is off, a prediction has no random part.",
     )
     seed: int = Field(
         default=0,
         ge=0,
         lt=2**31,
         title="Seed",
-        description="Start of the random choices of dropout; the same seed gives the same prediction. Is ignored "
-        "without dropout.",
+        description="Number from which the random choices of dropout follow; the same seed gives the same prediction. "
+        "It is ignored without dropout.",
     )
 
 
@@ -168,8 +171,8 @@ class CycleGanPredictionParameters(ImagePredictionParameters):
     turned_back: bool = Field(
         default=False,
         title="Turn back as well",
-        description="Turn what is made back into the kind that it was made from, as a further image. Where that "
-        "differs from your image the content was not kept; where it does not, this proves nothing.",
+        description="Also turn the prediction back into the original kind, as a further image. Where it differs from "
+        "your image, content was lost; where it agrees, this does not prove that the prediction is right.",
     )
 
     @property

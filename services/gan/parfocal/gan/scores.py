@@ -16,7 +16,7 @@ def structural_similarity(prediction: NDArray[Any], target: NDArray[Any]) -> flo
     Parameters
     ----------
     prediction, target
-        Of one shape (Y, X, channels), 11 pixels a side or more.
+        Images of one shape (Y, X, channels), at least 11 pixels along each side.
     """
     channels = zip(np.moveaxis(prediction, -1, 0), np.moveaxis(target, -1, 0), strict=True)
     return float(np.mean([mean_ssim(ssim_map(first, second)) for first, second in channels]))

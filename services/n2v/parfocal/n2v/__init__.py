@@ -23,11 +23,12 @@ N2V_2D = Method(
     title="Noise2Void 2D",
     task=v1.TASK_RESTORATION,
     summary="""
-        Learns to remove noise from the noisy images alone: no clean images are needed. It removes what is independent
-        from pixel to pixel, as the noise of a camera or detector is, and keeps everything else: it neither sharpens
-        nor fills in. Where the noise of neighbouring pixels is correlated (deconvolved, interpolated or compressed
-        images) it keeps that too. The variants N2V2 and structN2V are for checkerboard patterns and for noise that is
-        correlated along rows or columns. Where pairs of noisy and clean images can be had, CARE restores better.
+        Removes noise and is trained on the noisy images alone, without clean images. It removes noise that is
+        independent from pixel to pixel, such as that of a camera or detector, and keeps everything else: it neither
+        sharpens nor fills in. It therefore also keeps noise that neighbouring pixels share (in deconvolved,
+        interpolated or compressed images). The variants N2V2 and structN2V are for checkerboard patterns and for noise
+        that forms stripes along rows or columns. If pairs of noisy and clean images can be recorded, CARE restores
+        better.
     """,
     axes="YX",
     channel_axes="CS",
@@ -39,8 +40,8 @@ N2V_2D = Method(
     },
     data="""
         Noisy two-dimensional images of one kind, raw from the camera or detector: grey, or with channels, each of which
-        gets a network of its own, or movies, frame by frame. One image is enough to begin with; the model can then be
-        used for it and for others made in the same way. Clean images beside them are used for quality control only.
+        gets a network of its own, or movies, frame by frame. One image is enough to start; the model can then be used
+        for it and for others made in the same way. Clean images beside them are used for quality control only.
     """,
     minimum_images=1,
     recommended_images=10,
@@ -65,9 +66,9 @@ N2V_3D = Method(
     title="Noise2Void 3D",
     task=v1.TASK_RESTORATION,
     summary="""
-        Noise2Void for volumes: learns to remove noise from the noisy volumes alone, with what lies above and below
-        every plane. Slower than Noise2Void 2D, better where structures extend in depth. A movie of single planes can be
-        declared a volume whose planes are moments, if little moves from frame to frame.
+        Noise2Void for volumes: removes noise and is trained on the noisy volumes alone, using the planes above and
+        below each plane. It is slower than Noise2Void 2D, and better for structures that extend in depth. A movie of
+        single planes can be declared a volume whose planes are time points, if little moves from frame to frame.
     """,
     axes="ZYX",
     channel_axes="C",
@@ -79,8 +80,8 @@ N2V_3D = Method(
     },
     data="""
         Noisy volumes (planes, height, width) of one kind, raw from the camera or detector: grey, or with channels, each
-        of which gets a network of its own. One volume is enough to begin with: a block of it is held out for
-        validation. Clean volumes beside them are used for quality control only.
+        of which gets a network of its own. One volume is enough to start: a block of it is held out for validation.
+        Clean volumes beside them are used for quality control only.
     """,
     minimum_images=1,
     recommended_images=5,
@@ -107,10 +108,10 @@ DENOISEG_2D = Method(
     title="DenoiSeg 2D",
     task=v1.TASK_INSTANCE_SEGMENTATION,
     summary="""
-        Removes noise and finds objects with one network, for noisy images of which only a few are annotated: what it
-        learns from all images by denoising them helps to find objects. Images whose label image is 0 everywhere count
-        as not annotated. With many annotated images StarDist finds roundish objects better, and touching objects
-        lose a pixel where they meet.
+        Removes noise and finds objects with one network, for noisy images of which only a few are annotated: training
+        on the noise of all images helps to find objects. Images whose label image is 0 everywhere count as not
+        annotated. With many annotated images StarDist finds roundish objects better. Touching objects lose a pixel
+        where they meet.
     """,
     axes="YX",
     target=v1.TARGET_KIND_LABELS,
@@ -120,8 +121,8 @@ DENOISEG_2D = Method(
     },
     data="""
         Noisy grey images with a label image of the same name and size each: 0 for background, one number for each
-        object. Where nobody drew objects the label image is 0 everywhere, and the image is trained on for denoising
-        alone. Some ten annotated images are a good beginning; two at least.
+        object. If no objects were drawn, the label image is 0 everywhere, and the image is used to train the denoising
+        only. About ten annotated images are a good start; at least two are required.
     """,
     minimum_images=2,
     recommended_images=20,

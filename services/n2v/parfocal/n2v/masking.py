@@ -46,11 +46,11 @@ class Masking:
     Attributes
     ----------
     percent
-        Of the pixels, that are blind spots.
+        Percentage of the pixels that are blind spots.
     replacement
         "uniform": any pixel around the blind spot, itself included; "median": that of the pixels around it, without it.
     radius
-        How far around, in pixels along each axis; less at the edge of a patch.
+        Radius of the neighbourhood in pixels along each axis; smaller at the border of a patch.
     hidden
         (M, dimensions): pixels relative to each blind spot that are hidden besides (structN2V); none otherwise.
     """
@@ -97,9 +97,9 @@ def draw_spots(rng: np.random.Generator, patches: int, shape: Sequence[int], per
     rng
         Source of the draw.
     patches, shape
-        How many patches there are, and their shape in pixels.
+        Number of patches, and the shape of one in pixels.
     percent
-        Of the pixels, that are blind spots.
+        Percentage of the pixels that are blind spots.
     """
     side = (100 / percent) ** (1 / len(shape))
     boxes = [int(np.ceil(length / side)) for length in shape]
@@ -158,11 +158,11 @@ def struct_mask(axes: str, direction: str, length: int) -> NDArray[np.uint8]:
     Parameters
     ----------
     axes
-        Of a patch, e.g. "ZYX".
+        Axes of a patch, e.g. "ZYX".
     direction
         The axes along which the mask extends, in lower case: "x", "y" or "xy" (a square).
     length
-        In pixels, odd.
+        Number of pixels that are hidden together; odd.
     """
     return np.ones([length if axis.lower() in direction else 1 for axis in axes], np.uint8)
 

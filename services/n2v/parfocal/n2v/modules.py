@@ -26,11 +26,11 @@ def build_network(spatial: int, channels: int, *, depth: int, filters: int, kern
     spatial
         2 or 3 dimensions.
     channels
-        Of the images.
+        Number of channels of the images.
     depth
-        How often the image is halved.
+        Number of times the image is halved.
     filters
-        Of the first level, doubled on every further one.
+        Number of filters of the first level, doubled on every further one.
     kernel
         Side length of the convolutions in pixels.
     blur_pool

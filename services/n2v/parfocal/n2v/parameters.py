@@ -41,14 +41,15 @@ class BlindSpotParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, E
         gt=0,
         le=10,
         title="Masked pixels [%]",
-        description="How many pixels of a patch are hidden and predicted from those around them; at least one.",
+        description="Percentage of the pixels of a patch that are hidden in a training step and predicted from the "
+        "pixels around them; at least one pixel.",
     )
     neighborhood_radius: int = Field(
         default=5,
         ge=1,
         le=15,
         title="Neighbourhood radius [pixels]",
-        description="How far around a hidden pixel the value is taken from that the network sees in its place.",
+        description="Distance, in pixels, within which the value is chosen that replaces a hidden pixel.",
     )
     patch_size: int = Field(
         default=64,
@@ -66,17 +67,23 @@ class BlindSpotParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, E
         ge=1,
         le=5,
         title="Network depth",
-        description="How often the U-Net halves the image. Deeper sees more context and needs larger patches.",
+        description="How many times the network (a U-Net) halves the image. A deeper network takes more of the "
+        "surroundings into account and requires larger patches.",
     )
     kernel_size: int = Field(
-        default=3, ge=3, le=7, title="Kernel size", description="Side length of the convolutions in pixels: 3, 5 or 7."
+        default=3,
+        ge=3,
+        le=7,
+        title="Kernel size",
+        description="Side length, in pixels, of the network's filters (pattern detectors): 3, 5 or 7.",
     )
     first_filters: int = Field(
         default=32,
         ge=4,
         le=256,
         title="First filters",
-        description="Filters of the first level, doubled at every further one. More learns more and is slower.",
+        description="Number of filters (pattern detectors) of the network's first level, doubled at every further "
+        "level. More filters can represent finer differences and are slower.",
     )
 
     @field_validator("kernel_size")
@@ -92,17 +99,18 @@ class NoiseParameters(BlindSpotParameters):
     struct_direction: Literal["auto", "x", "y", "xy"] = Field(
         default="auto",
         title="structN2V: direction",
-        description="Only for structn2v: along which axis the noise of neighbouring pixels is correlated: x for "
-        "horizontal stripes, y for vertical ones, xy for both, for example after interpolation. auto measures it on "
-        "the training images, with the length.",
+        description="Only for structn2v: axis along which the noise of neighbouring pixels is similar (correlated): x "
+        "for horizontal stripes, y for vertical ones, xy for both, for example after interpolation. auto measures "
+        "direction and length on the training images.",
     )
     struct_length: int = Field(
         default=9,
         ge=1,
         le=63,
         title="structN2V: length [pixels]",
-        description="Only for structn2v: how many pixels in this direction are hidden together, the predicted one in "
-        "the middle; an odd number. It should cover what is correlated and no more. Ignored if the direction is auto.",
+        description="Only for structn2v: number of pixels in this direction that are hidden together, with the "
+        "predicted one in the middle; an odd number. It should just cover the stripes of correlated noise. It is "
+        "ignored if the direction is auto.",
     )
 
     @field_validator("struct_length")
@@ -122,7 +130,8 @@ class Noise2Void2DParameters(NoiseParameters):
         default="n2v",
         title="Variant",
         description="n2v: Noise2Void. n2v2: the same without the checkerboard patterns that it leaves in some images. "
-        "structn2v: for noise that is correlated along an axis, as in rows of some cameras and scanners.",
+        "structn2v: for noise that forms stripes (is correlated along an axis), as in the rows of some cameras and "
+        "scanners.",
     )
 
 
@@ -132,8 +141,8 @@ class Noise2Void3DParameters(FlipZ, NoiseParameters):
     variant: Literal["n2v", "structn2v"] = Field(
         default="n2v",
         title="Variant",
-        description="n2v: Noise2Void. structn2v: for noise that is correlated along an axis of the planes, as in rows "
-        "of some cameras and scanners.",
+        description="n2v: Noise2Void. structn2v: for noise that forms stripes in the planes (is correlated along an "
+        "axis), as in the rows of some cameras and scanners.",
     )
     patch_depth: int = Field(
         default=4,
@@ -141,7 +150,7 @@ class Noise2Void3DParameters(FlipZ, NoiseParameters):
         le=512,
         multiple_of=4,
         title="Patch depth",
-        description="Planes of a patch; a multiple of 4, not more than your volumes have.",
+        description="Number of planes in a training patch; a multiple of 4, not more than your volumes have.",
     )
 
 
@@ -153,17 +162,18 @@ class DenoiSegParameters(BlindSpotParameters):
         ge=0,
         le=1,
         title="Weight of denoising",
-        description="Share of denoising in the loss; the rest is segmentation. At 0, images without annotations add "
-        "nothing; at 1, finding objects is not trained.",
+        description="Share of denoising in the loss (the error that training minimises); the rest is finding objects. "
+        "At 0, images without annotations are ignored; at 1, finding objects is not trained.",
     )
     masked_percent: float = inherited(BlindSpotParameters, "masked_percent", default=1.5)
     network_depth: int = inherited(BlindSpotParameters, "network_depth", default=4)
 
 
 _PRECISE = (
-    "Arithmetic of the network. float32 by default: these networks give the grey values themselves and not a "
-    "difference to the input, so what bfloat16 rounds is seen in the image. auto: bfloat16 (float16 on older GPUs) "
-    "where the device is faster in it, which changed single pixels of small networks by up to 6 % of the image's range."
+    "Number format in which the network computes. float32 (32 bits) by default: these networks output the grey values "
+    "themselves, not a difference to the input, so that the rounding of shorter formats is visible in the image. auto: "
+    "bfloat16 (16 bits; float16 on older GPUs) if the device is faster with it, which changed single pixels of small "
+    "networks by up to 6 % of the image's range."
 )
 
 
@@ -182,8 +192,8 @@ class DenoiSegPredictionParameters(PredictionParameters):
         ge=0,
         lt=1,
         title="Probability threshold",
-        description="From which probability on a pixel belongs to an object; 0 takes the threshold that was chosen on "
-        "the validation images.",
+        description="Lowest probability at which a pixel belongs to an object; 0 takes the threshold that was chosen "
+        "on the validation images.",
     )
 
 

@@ -33,8 +33,8 @@ class Suitability:
     Attributes
     ----------
     correlation
-        By axis, "x" and "y", the correlation of the noise with that of pixels 1, 2, … further; empty where the images
-        are too small to tell.
+        By axis ("x", "y"): correlation (-1 to 1) of the noise of pixels at distances of 1, 2, … pixels; empty for
+        images that are too small.
     blockiness
         See `parfocal.runtime.images.compression.blockiness`.
     at_ceiling, at_zero
@@ -91,13 +91,13 @@ def warnings_of(found: Suitability, variant: str) -> list[str]:
         warnings.append(
             f"The noise of the training images is correlated ({strengths}), as in deconvolved, interpolated or "
             "compressed images. Noise2Void takes such noise for structure and keeps it. Train on raw images of the "
-            f"camera if there are any; otherwise try variant structn2v (it would hide {length} pixels along "
+            f"camera if you have them; otherwise try variant structn2v (it would hide {length} pixels along "
             f"{direction}) or n2v2, and judge the result by residual QC. Neither is certain to help."
         )
     if not direction and variant == STRUCT:
         warnings.append(
-            "No correlated noise was found in the training images. structN2V needs it: variant n2v keeps more detail "
-            "where noise is independent from pixel to pixel."
+            "No correlated noise was found in the training images. Variant structn2v is made for such noise only; "
+            "variant n2v keeps more detail if the noise of each pixel is independent."
         )
     if found.blockiness > _BLOCKY:
         warnings.append(

@@ -1,4 +1,4 @@
-"""Numbers about a running service for Prometheus, in its text format, which needs no library.
+"""Numbers about a running service for Prometheus, in its text format, written without a library.
 
 Whoever counts makes a `Counter`, `Gauge` or `Histogram` at the top of a module; all of a process are in one list.
 """

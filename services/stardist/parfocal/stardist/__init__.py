@@ -33,10 +33,10 @@ STARDIST_2D = Method(
     title="StarDist 2D",
     task=v1.TASK_INSTANCE_SEGMENTATION,
     summary="""
-        Learns from images whose objects are outlined by hand to find such objects in further images, one by one even
-        where they touch: nuclei, round cells, vesicles. It needs objects without deep dents (from their middle the
-        whole outline must be seen). Images are grey or in colour. The result is a label image, a table of the
-        objects, and their outlines for ImageJ.
+        Finds roundish objects one by one, even where they touch: nuclei, round cells, vesicles. It is trained on images
+        whose objects are outlined by hand. Objects must not have deep dents (the whole outline must be visible from
+        their centre). Images are grey or in colour. The result is a label image, a table of the objects, and their
+        outlines for ImageJ.
     """,
     axes="YX",
     channel_axes="SC",
@@ -46,9 +46,10 @@ STARDIST_2D = Method(
         v1.JOB_KIND_PREDICTION: Work(StarDistPredictionParameters, "parfocal.runtime.prediction.job:predict"),
     },
     data="""
-        Two-dimensional images (source) and for each a label image (target) of the same name and size: whole numbers,
-        0 for background and one number for each object. Every object must be labelled, also those cut by the border.
-        Ten images with some hundred objects are a beginning; more variety gives a model that can be trusted further.
+        Two-dimensional images (source) and for each a label image (target) of the same name and size: whole numbers, 0
+        for background and one number for each object. Every object must be labelled, including those truncated by the
+        border. Ten images with some hundred objects are a start; more variety gives a model that can be trusted on more
+        images.
     """,
     minimum_images=2,
     recommended_images=20,
@@ -69,10 +70,10 @@ SPLINEDIST_2D = Method(
     title="SplineDist 2D",
     task=v1.TASK_INSTANCE_SEGMENTATION,
     summary="""
-        StarDist with smooth outlines of any shape: finds objects one by one also where they have dents, waists or
-        arms, such as dividing nuclei, bent bacteria or crescents. Its training takes longer than that of StarDist,
-        which suits round objects as well. The result is a label image, a table of the objects, their outlines for
-        ImageJ, and the control points of the splines that the outlines are.
+        StarDist with smooth outlines of any shape: finds objects one by one also where they have dents, waists or arms,
+        such as dividing nuclei, bent bacteria or crescents. Its training takes longer than that of StarDist, which is
+        as good for round objects. The result is a label image, a table of the objects, their outlines for ImageJ, and
+        the control points of the outlines (splines).
     """,
     axes="YX",
     channel_axes="SC",
@@ -113,9 +114,9 @@ STARDIST_3D = Method(
     },
     data="""
         Volumes (planes, height, width; source) and for each a label volume (target) of the same name and size: whole
-        numbers, 0 for background and one number for each object. Every object must be labelled, also those cut by the
-        border. A few volumes with some hundred objects are a beginning; of a single one a block is kept for
-        validation.
+        numbers, 0 for background and one number for each object. Every object must be labelled, including those
+        truncated by the border. A few volumes with some hundred objects are a start; of a single volume a block is held
+        out for validation.
     """,
     minimum_images=1,
     recommended_images=10,

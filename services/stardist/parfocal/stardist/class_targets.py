@@ -22,17 +22,17 @@ def class_targets(
     classes
         Images of the class of the object each pixel belongs to, of the same shape; 0 where it is unknown.
     count
-        How many classes there are.
+        Number of classes.
     grid
         Steps of the network's grid along the spatial axes.
     ignored
-        On the grid, the pixels that count for nothing, with a trailing axis of length 1.
+        Mask on the grid, with a trailing axis of length 1, of the pixels that are ignored.
 
     Returns
     -------
     NDArray
         float32 on the grid, with the background and the classes behind: 1 for the true one, 0 for others, and -1 where
-        the loss shall not look. In objects of unknown class it still learns that they are not background.
+        the loss shall not look. Objects of unknown class still count as foreground.
     """
     inside = labels > 0
     known = np.where(inside, classes, 0)

@@ -1,6 +1,6 @@
 """A small real dataset to try StarDist 2D and SplineDist 2D with: `python -m parfocal.stardist.example FOLDER METHOD`.
 
-The nuclei image that comes with the stardist package (BSD-3-Clause), cut into tiles: twelve to learn from, four to be
+The nuclei image that comes with the stardist package (BSD-3-Clause), cut into tiles: twelve to train on, four to be
 judged by. All are of one field, so a good score says that it works, not that the model suits other images.
 """
 
@@ -32,6 +32,6 @@ def write_dataset(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # Nothing for volumes: two processors need longer to learn from them than a demonstration may take.
+    # Nothing for volumes: training on them takes longer on two processors than a demonstration may.
     if sys.argv[2] in ("stardist-2d", "splinedist-2d"):
         write_dataset(Path(sys.argv[1]))

@@ -89,7 +89,7 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     else:
         warnings.append(
             f"The model had no {THRESHOLDS}: stardist's usual ones are used (probability {thresholds['prob']:g}, "
-            f"overlap {thresholds['nms']:g}), which may suit it badly."
+            f"overlap {thresholds['nms']:g}), which may not suit it."
         )
     facts = with_thresholds(facts, thresholds)
     implementation.save(folder, parameters, facts, kept)
@@ -105,17 +105,19 @@ def locate(method: Method, name: str) -> Path:
         It is a file; or there is no such model, or it cannot be downloaded.
     """
     if Path(name).is_file():
-        raise InvalidInputError("It is a file. Unpack it, and name the folder that comes out.")
+        raise InvalidInputError("It is a file. Unpack it, and name the unpacked folder.")
     if Path(name).is_dir():
         return Path(name).resolve()
     kind = _PUBLISHED.get(method.name)
     if kind is None:
-        raise NotFoundError(f"There is no folder {name}. Name the folder of a model that {method.title} has trained.")
+        raise NotFoundError(
+            f"The folder {name} does not exist. Name the folder of a model that was trained with {method.title}."
+        )
     known = get_registered_models(kind, return_aliases=False)
     if name not in known:
         raise NotFoundError(
-            f"There is no folder {name}, and stardist publishes no model of this name for {method.title}. It "
-            f"publishes {', '.join(known)}."
+            f"The folder {name} does not exist, and stardist does not publish a model of this name for {method.title}. "
+            f"It publishes {', '.join(known)}."
         )
     try:
         return Path(get_model_folder(kind, name))

@@ -44,7 +44,7 @@ _LARGEST_LABEL = 2**16 - 1
 
 
 # Convolutions before each output that stay in float32: the heads, the features they share, and what these are made of.
-# With two, objects whose probability is near the threshold were found or missed: F1 changed by 0.004 instead of 0.001.
+# With two, objects whose probability is near the threshold were found or not: F1 changed by 0.004 instead of 0.001.
 _TAIL = 3
 
 
@@ -74,7 +74,8 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
     kind
         Class of stardist's own object around a network.
     calibration_pixels
-        Of validation images that thresholds are chosen on: enough to set two numbers, more would only take longer.
+        Number of pixels of validation images on which thresholds are chosen; more would take longer without a better
+        choice of two numbers.
     """
 
     kind: ClassVar[Any]

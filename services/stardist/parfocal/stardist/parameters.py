@@ -34,16 +34,16 @@ class NetworkParameters(ClassTrainingParameters):
         le=2048,
         multiple_of=16,
         title="Patch size",
-        description="Edge in pixels of the square patches learnt from; a multiple of 16, not larger than your images, "
-        "and larger than the largest object.",
+        description="Side length of the square training patches, in pixels; a multiple of 16, not larger than your "
+        "images, and larger than the largest object.",
     )
     batch_size: int = inherited(ClassTrainingParameters, "batch_size", default=4)
     patches_per_image: int = inherited(
         ClassTrainingParameters,
         "patches_per_image",
         default=4,
-        description="Patches cut from each image in every epoch, at places that change from epoch to epoch. Raise it "
-        "for few or large images: an epoch should have 50 steps or more.",
+        description="Number of patches cut from each image in every epoch, at random positions that change from epoch "
+        "to epoch. Raise it for few or large images: an epoch should have at least 50 training steps.",
     )
     learning_rate: float = inherited(ClassTrainingParameters, "learning_rate", default=3e-4)
     plateau_patience: int = inherited(ClassTrainingParameters, "plateau_patience", default=40)
@@ -52,22 +52,24 @@ class NetworkParameters(ClassTrainingParameters):
         ge=1,
         le=16,
         title="Grid",
-        description="Objects are proposed at every pixel (1), every second pixel (2), 4, 8 or 16. Higher is faster and "
-        "sees larger objects whole; an object must be several grid steps wide.",
+        description="Objects are proposed at every pixel (1), every second pixel (2), 4, 8 or 16. A coarser grid is "
+        "faster and sees larger objects whole; an object must be several grid steps wide.",
     )
     network_depth: int = Field(
         default=3,
         ge=1,
         le=5,
         title="Network depth",
-        description="How often the U-Net halves the image, after the grid has. Deeper sees larger objects whole.",
+        description="How many times the network (a U-Net) halves the image, after the grid has reduced it. A deeper "
+        "network sees larger objects whole.",
     )
     first_filters: int = Field(
         default=32,
         ge=4,
         le=256,
         title="First filters",
-        description="Filters of the first level, doubled at every further one. More learns more and is slower.",
+        description="Number of filters (pattern detectors) of the network's first level, doubled at every further "
+        "level. More filters can represent finer differences and are slower.",
     )
 
     @property
@@ -106,8 +108,9 @@ class StarDist2DParameters(PlanarParameters):
         le=256,
         multiple_of=4,
         title="Rays",
-        description="Directions in which the distance to the outline is learnt: corners of the polygon around an "
-        "object. 32 suits round nuclei; 64 or more follow finer outlines and cost time.",
+        description="Number of directions in which the distance to the outline is predicted, which is the number of "
+        "corners of the polygon around an object. 32 suits round nuclei; 64 or more follow finer outlines and take "
+        "longer.",
     )
 
     @property
@@ -124,8 +127,8 @@ class SplineDist2DParameters(PlanarParameters):
         ge=4,
         le=64,
         title="Control points",
-        description="Points that pull the smooth outline of an object. 8 suit ovals, 16 outlines with dents or a "
-        "waist, more follow finer outlines, take longer to train and need more images.",
+        description="Number of points that define the smooth outline of an object. 8 suit ovals, 16 suit outlines with "
+        "dents or a waist; more follow finer outlines, take longer to train and require more images.",
     )
 
     @property
@@ -143,8 +146,8 @@ class StarDist3DParameters(FlipZ, NetworkParameters):
         le=1024,
         multiple_of=4,
         title="Patch size",
-        description="Edge in pixels of the patches in Y and X; a multiple of 4, not larger than your volumes, and "
-        "larger than the largest object.",
+        description="Side length of the training patches in Y and X, in pixels; a multiple of 4, not larger than your "
+        "volumes, and larger than the largest object.",
     )
     patch_depth: int = Field(
         default=48,
@@ -152,14 +155,15 @@ class StarDist3DParameters(FlipZ, NetworkParameters):
         le=512,
         multiple_of=4,
         title="Patch depth",
-        description="Planes of a patch; a multiple of 4, not more than your volumes have.",
+        description="Number of planes in a training patch; a multiple of 4, not more than your volumes have.",
     )
     batch_size: int = inherited(NetworkParameters, "batch_size", default=2)
     patches_per_image: int = inherited(
         NetworkParameters,
         "patches_per_image",
         default=8,
-        description="Patches cut from each volume in every epoch, at places that change from epoch to epoch.",
+        description="Number of patches cut from each volume in every epoch, at random positions that change from epoch "
+        "to epoch.",
     )
     rays: int = Field(
         default=96,
@@ -167,34 +171,35 @@ class StarDist3DParameters(FlipZ, NetworkParameters):
         le=512,
         multiple_of=4,
         title="Rays",
-        description="Directions in which the distance to the surface is learnt, evenly spread over the sphere.",
+        description="Number of directions, evenly spread over the sphere, in which the distance to the surface of an "
+        "object is predicted. More directions follow finer surfaces and take longer.",
     )
     grid: int = inherited(
         NetworkParameters,
         "grid",
         description="In Y and X objects are proposed at every pixel (1), every second pixel (2), 4, 8 or 16; in Z in "
-        "every plane. Higher is faster; an object must be several grid steps wide.",
+        "every plane. A coarser grid is faster; an object must be several grid steps wide.",
     )
     anisotropy: float = Field(
         default=0.0,
         ge=0,
         le=100,
         title="Anisotropy",
-        description="Distance of two planes in pixels, which rays and distances take into account. 0 measures it from "
-        "the labels, whose objects are taken to be round on average.",
+        description="Distance between planes divided by the size of a pixel in Y and X. 0 measures it on the labels, "
+        "whose objects are assumed to be round on average.",
     )
     backbone: Literal["unet", "resnet"] = Field(
         default="unet",
         title="Backbone",
-        description="unet sees further and is faster on processors; resnet is the network of the published models for "
-        "dense nuclei.",
+        description="Type of network. unet takes more of the surroundings into account and is faster on processors "
+        "without a GPU; resnet is the network of the published models for dense nuclei.",
     )
     network_depth: int = Field(
         default=2,
         ge=1,
         le=4,
         title="Network depth",
-        description="How often the U-Net halves the volume, in all three directions; without effect on a resnet.",
+        description="How many times a unet halves the volume, in all three directions; ignored by a resnet.",
     )
 
     @property
@@ -219,16 +224,18 @@ class StarDistPredictionParameters(PredictionParameters):
         ge=0,
         lt=1,
         title="Probability threshold",
-        description="How sure the network must be of an object. Lower finds more and invents more; 0 takes the "
-        "threshold that suited the model's validation images best.",
+        description="Lowest probability, 0 to 1, of an object that is kept. A lower threshold finds more objects and "
+        "gives more false positives (objects that are not there); 0 takes the threshold that gave the best result on "
+        "the model's validation images.",
     )
     overlap_threshold: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         title="Overlap threshold",
-        description="Of two proposals that share more than this part of the smaller one's area, only the surer one is "
-        "kept. 0 takes the threshold that suited the model's validation images best.",
+        description="Of two proposed objects that share more than this fraction of the area of the smaller one, only "
+        "the more probable one is kept. 0 takes the threshold that gave the best result on the model's validation "
+        "images.",
     )
 
 

@@ -71,7 +71,7 @@ def _sampled(points: Any) -> Any:
 
 
 def _best_order(curve: Any, wanted: Any) -> Any:
-    """Return in which order the samples of each wanted contour are nearest to those of the curve: (P, n).
+    """Return the order, (P, n), in which the samples of each target contour are nearest to those of the curve.
 
     The sum of squared distances is least where the circular correlation of the coordinates is largest.
     """

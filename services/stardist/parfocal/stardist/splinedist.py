@@ -148,7 +148,7 @@ class Proposals:
     probability, parameters, points
         (N,), (N, 2 M) and (N, 2): what the network says at these places in pixels.
     shape
-        Of the image.
+        Shape of the image in pixels.
     threshold
         Proposals that are not surer are left out.
 

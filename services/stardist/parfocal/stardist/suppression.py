@@ -41,12 +41,12 @@ def pixels_inside(outlines: NDArray[np.floating], shape: tuple[int, int]) -> lis
     outlines
         (N, corners, 2) as y and x in pixels; they may leave the image.
     shape
-        Of the image.
+        Shape of the image in pixels.
 
     Returns
     -------
     list of NDArray
-        Of each polygon the pixels as rising indices of the flat image.
+        Pixels of each polygon as rising indices into the flat image.
     """
     height, width = shape
     count, corners = outlines.shape[:2]
@@ -76,7 +76,7 @@ def suppress(regions: Iterable[NDArray[np.int64]], shape: tuple[int, int], overl
     regions
         The pixels of each proposal as indices of the flat image, the surest proposal first. Empty ones are not kept.
     shape
-        Of the image.
+        Shape of the image in pixels.
     overlap
         Largest part of the area of the smaller of two proposals that they may share, 0 to 1.
     """

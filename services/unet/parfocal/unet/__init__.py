@@ -49,9 +49,9 @@ UNET_2D = _method(
     Unet2DParameters,
     "UnetOfImages",
     """
-        Says of each pixel which class it belongs to, for example membrane or cell, nucleus or background, or one of
-        several tissues. Where foreground is told from background it can also number the connected regions, with
-        a table of their sizes. Objects that touch are better told apart by StarDist.
+        Assigns each pixel to a class, for example membrane or cell, nucleus or background, or one of several tissues.
+        With the two classes foreground and background it can also number the connected regions and list their sizes.
+        Touching objects are separated better by StarDist.
     """,
     """
         Two-dimensional images, grey or with channels or colours, and under the same names images of the class of each

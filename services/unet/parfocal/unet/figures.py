@@ -51,9 +51,9 @@ def validation_figure(overlays: Sequence[Overlay], measured: Mapping[str, Any]) 
     Parameters
     ----------
     overlays
-        At least one.
+        Overlays to draw; at least one.
     measured
-        Of the calibrated model: `class_values`, and of two classes `threshold` and `iou_by_threshold`.
+        Measurements of the calibrated model: `class_values`, and for two classes `threshold` and `iou_by_threshold`.
     """
     curve = measured.get("iou_by_threshold")
     rows = len(overlays) + (curve is not None)

@@ -21,7 +21,7 @@ def cross_entropy(
     Parameters
     ----------
     logits
-        As above.
+        Logits ``(batch, channels, *spatial)``: one channel for two classes, otherwise one for each class.
     classes
         int64 ``(batch, *spatial)``: the class of each pixel, below 0 where it is not known.
     weights

@@ -28,9 +28,9 @@ class Unet2D(nn.Module):
     inputs, outputs
         Channels.
     filters
-        Those of the first level; each level below has twice as many.
+        Number of filters of the first level; each level below has twice as many.
     poolings
-        How often the image is halved.
+        Number of times the image is halved.
     """
 
     def __init__(self, inputs: int, outputs: int, filters: int, poolings: int) -> None:
@@ -83,9 +83,9 @@ class Unet3D(nn.Module):
     inputs, outputs
         Channels.
     filters
-        Those of the first convolution.
+        Number of filters of the first convolution.
     strides
-        For each pooling, from the top, the factors 1 or 2 along Z, Y and X by which it shrinks the volume.
+        Factors (1 or 2) along Z, Y and X by which each pooling shrinks the volume, from the top.
     """
 
     def __init__(self, inputs: int, outputs: int, filters: int, strides: Sequence[tuple[int, ...]]) -> None:

@@ -90,9 +90,11 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
         written = written_values(values)
         counts = _count_classes(opened, len(written))
         if missing := [str(value) for value, number in zip(written, counts, strict=True) if not number]:
-            text = f"No pixel of the images that training is done on has the class {', '.join(missing)}"
+            text = f"No pixel of the training images has the class {', '.join(missing)}"
             if len(written) - len(missing) < 2:
-                raise InvalidInputError(f"{text}: there is nothing to tell apart. Annotate more, or use other images.")
+                raise InvalidInputError(
+                    f"{text}: two or more classes are required. Annotate more, or use other images."
+                )
             data.warn(f"{text}: the model cannot find it.")
         measured: dict[str, Any] = {"class_values": list(written)}
         if parameters.ignore_value is not None:

@@ -32,44 +32,45 @@ class UnetParameters(Intensity, Foreground, TrainingParameters):
     foreground_fraction: float = inherited(
         Foreground,
         "foreground_fraction",
-        description="Part of the patches that must contain a pixel of another class than the background (of any class "
-        "where not all pixels are annotated); the others are cut anywhere.",
+        description="Fraction of the patches that must contain a pixel of another class than the background (an "
+        "annotated pixel, if not all pixels are annotated); the others are cut at any position.",
     )
     augment_scale: float = inherited(Intensity, "augment_scale", default=0.5)
     augment_scale_probability: float = inherited(Intensity, "augment_scale_probability", default=0.5)
     foreground_value: int | None = Field(
         default=None,
         title="Foreground value",
-        description="For masks with two values: the value of what is to be found, for example 0 where membranes are "
-        "drawn black on white. Not set: the larger value. Of label images every object is foreground.",
+        description="For masks with two values: the value of the pixels to be found, for example 0 if membranes are "
+        "drawn black on white. Not set: the larger value. In label images every object is foreground.",
     )
     ignore_value: int | None = Field(
         default=None,
         title="Ignore value",
-        description="The value of pixels that are not annotated, for example 0 where only a few strokes of each class "
-        "were drawn, or 255 for unclear regions. They do not take part in training. Not set: all pixels are annotated.",
+        description="Value of pixels that are not annotated, for example 0 if only a few strokes of each class were "
+        "drawn, or 255 for unclear regions. They do not take part in the training. Not set: all pixels are annotated.",
     )
     loss: Literal["dice-cross-entropy", "cross-entropy", "focal"] = Field(
         default="dice-cross-entropy",
         title="Loss",
-        description="What training minimises. cross-entropy: each pixel by itself, as in the notebooks. "
-        "dice-cross-entropy: the overlap of regions (Dice) in addition, which suits small and thin structures. focal: "
-        "cross-entropy that dwells on pixels that are still wrong.",
+        description="Measure of error (loss) that the training minimises. cross-entropy: each pixel by itself, as in "
+        "the notebooks. dice-cross-entropy: the overlap of regions (Dice) in addition, which suits small and thin "
+        "structures. focal: cross-entropy that gives more weight to pixels that are still wrong.",
     )
     class_weights: Literal["auto", "balanced", "none"] = Field(
         default="auto",
         title="Class weights",
-        description="balanced: pixels of rare classes count more in the cross-entropy, so that each class counts the "
-        "same in total. none: all pixels count the same. auto: balanced for the loss cross-entropy, as in the "
-        "notebooks, else none.",
+        description="How much pixels of each class count in the cross-entropy (the error per pixel). balanced: pixels "
+        "of rare classes count more, so that each class counts the same in total. none: all pixels count the same. "
+        "auto: balanced for the loss cross-entropy, as in the notebooks, otherwise none.",
     )
     boundary_weight: float = Field(
         default=0.0,
         ge=0,
         le=100,
         title="Boundary weight",
-        description="How much more pixels at the boundary between classes count in the cross-entropy: 4 makes them "
-        "count 5 times. It helps to keep apart what nearly touches. 0: all count the same.",
+        description="How much more pixels at the boundary between classes count in the cross-entropy (the error per "
+        "pixel): 4 makes them count 5 times. It helps to separate structures that nearly touch. 0: all pixels count "
+        "the same.",
     )
     boundary_width: float = Field(
         default=3.0,
@@ -122,15 +123,16 @@ class Unet2DParameters(UnetParameters):
         ge=1,
         le=5,
         title="Poolings",
-        description="How often the network halves the image. Each one doubles how far it sees, and makes it four times "
-        "as large.",
+        description="How many times the network halves the image. Each halving doubles the distance over which the "
+        "network looks, and makes the network four times as large.",
     )
     first_filters: int = Field(
         default=64,
         ge=4,
         le=256,
         title="First filters",
-        description="Filters of the first level, doubled at each further one. More can tell more apart and are slower.",
+        description="Number of filters (pattern detectors) of the network's first level, doubled at every further "
+        "level. More filters can tell finer differences apart and are slower.",
     )
 
     @property
@@ -165,7 +167,7 @@ class Unet3DParameters(FlipZ, UnetParameters):
         ge=1,
         le=512,
         title="Patch depth",
-        description="Planes of a training patch; not more than your volumes have.",
+        description="Number of planes in a training patch; not more than your volumes have.",
     )
     batch_size: int = inherited(UnetParameters, "batch_size", default=2)
     validation_fraction: float = inherited(UnetParameters, "validation_fraction", default=0.2)
@@ -176,25 +178,26 @@ class Unet3DParameters(FlipZ, UnetParameters):
         ge=1,
         le=4,
         title="Poolings",
-        description="How often the network halves the volume in Y and X. Each one doubles how far it sees, and makes "
-        "it four times as large.",
+        description="How many times the network halves the volume in Y and X. Each halving doubles the distance over "
+        "which the network looks, and makes the network four times as large.",
     )
     z_poolings: int | None = Field(
         default=None,
         ge=0,
         le=4,
         title="Poolings in Z",
-        description="How often it halves the volume in Z as well, on its lowest levels; at most as often as poolings. "
-        "Not set: from the distance of planes, so that voxels become as high as wide, and no more than patch_depth "
-        "allows.",
+        description="How many times the network halves the volume in Z as well, on its lowest levels; at most as often "
+        "as poolings. Not set: derived from the distance between planes, so that voxels become as high as wide, and "
+        "limited by patch_depth.",
     )
     first_filters: int = Field(
         default=32,
         ge=2,
         le=128,
         title="First filters",
-        description="Filters of the first convolution; the second of each level has twice as many, and each level "
-        "twice as many as that above. More can tell more apart and are slower.",
+        description="Number of filters (pattern detectors) of the network's first layer; the second layer of each "
+        "level has twice as many, and each level twice as many as the level above. More filters can tell finer "
+        "differences apart and are slower.",
     )
 
     @property
@@ -230,47 +233,48 @@ class UnetPredictionParameters(PredictionParameters):
         ge=0,
         lt=1,
         title="Threshold",
-        description="Of two classes: the probability of foreground from which a pixel is foreground. 0 takes the "
-        "threshold that suited the model's validation images best. Of more classes the most probable one is taken.",
+        description="For two classes: lowest probability at which a pixel is taken for foreground. 0 takes the "
+        "threshold that gave the best result on the model's validation images. For more classes it is ignored: the "
+        "most probable class is taken.",
     )
     probabilities: bool = Field(
         default=False,
         title="Probabilities",
-        description="Write an image of the probability of each class too.",
+        description="Also write an image of the probability of each class.",
     )
     smallest_object: float = Field(
         default=0.0,
         ge=0,
         title="Smallest object",
-        description="Connected pixels of a class that are smaller than this become background: area, or volume in "
-        "three dimensions, in the unit of sizes. 0 keeps all.",
+        description="Connected regions of a class that are smaller than this become background. Area, or volume in "
+        "three dimensions, in the unit of sizes; 0 keeps all.",
     )
     largest_hole: float = Field(
         default=0.0,
         ge=0,
         title="Largest hole",
-        description="Background that is enclosed by other classes and not larger than this is filled with what lies "
-        "around it: area, or volume in three dimensions, in the unit of sizes. 0 keeps all.",
+        description="Holes (background enclosed by other classes) up to this size are filled with the class around "
+        "them. Area, or volume in three dimensions, in the unit of sizes; 0 keeps all.",
     )
     size_unit: Literal["um", "pixels"] = Field(
         default="um",
         title="Unit of sizes",
-        description="Unit of the smallest object and of the largest hole. um: square or cubic micrometres; the image "
-        "must say the size of its pixels. pixels: number of pixels.",
+        description="Unit of the smallest object and of the largest hole. um: square or cubic micrometres, which "
+        "requires images with a known pixel size. pixels: number of pixels.",
     )
     instances: Literal["none", "components", "watershed"] = Field(
         default="none",
         title="Instances",
-        description="Number single objects, with a table and ImageJ regions. components: connected pixels of a class "
-        "are an object. watershed: objects that touch are cut apart where they are narrow.",
+        description="Also number single objects, and write a table and ImageJ regions of them. components: connected "
+        "pixels of a class are one object. watershed: touching objects are separated where they are narrow.",
     )
     seed_distance: int = Field(
         default=7,
         ge=1,
         le=1000,
         title="Seed distance",
-        description="For watershed: the least distance between the middles of two touching objects, in pixels. Larger "
-        "cuts less.",
+        description="For watershed: smallest distance between the centres of two touching objects, in pixels. A larger "
+        "distance splits fewer objects.",
     )
 
 
@@ -297,8 +301,8 @@ def class_values(parameters: UnetParameters, dataset: DatasetManifest) -> tuple[
     listed = ", ".join(map(str, dataset.image_class_values))
     if len(values) < 2:
         raise InvalidInputError(
-            f"The class images of {dataset.dataset!r} have the values {listed}: there are no two classes to tell "
-            "apart. Annotate a second class, for example the background, or correct ignore_value.",
+            f"The class images of {dataset.dataset!r} have the values {listed}: two or more classes are required. "
+            "Annotate a second class, for example the background, or correct ignore_value.",
             [Violation("ignore_value", f"leaves {len(values)} of the values {listed}")],
         )
     foreground = parameters.foreground_value
@@ -308,7 +312,7 @@ def class_values(parameters: UnetParameters, dataset: DatasetManifest) -> tuple[
         raise InvalidInputError(
             f"foreground_value {foreground} says which of two values is the foreground, and the classes of "
             f"{dataset.dataset!r} have {', '.join(map(str, values))}. "
-            + ("Leave it out: of several classes all are found." if len(values) > 2 else "Choose one of them."),
+            + ("Leave it out: with several classes, all are found." if len(values) > 2 else "Choose one of them."),
             [
                 Violation(
                     "foreground_value", f"must be one of two values; the classes have {', '.join(map(str, values))}"
@@ -331,8 +335,8 @@ def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
         axes = "ZYX"
         if (parameters.z_poolings or 0) > parameters.poolings:
             raise InvalidInputError(
-                f"z_poolings {parameters.z_poolings} is larger than poolings {parameters.poolings}: volumes are halved "
-                "in Z only where they are halved in Y and X. Change one of them.",
+                f"z_poolings {parameters.z_poolings} is larger than poolings {parameters.poolings}: volumes can be "
+                "halved in Z only on levels where they are halved in Y and X. Change one of them.",
                 [Violation("z_poolings", f"must be at most poolings, {parameters.poolings}")],
             )
     class_values(parameters, dataset)

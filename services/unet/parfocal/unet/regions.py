@@ -36,7 +36,7 @@ def clean_regions(
     classes
         (Y, X) or (Z, Y, X), 0 for the background.
     lengths
-        Of a pixel along each axis in micrometres; None where they are unknown.
+        Length of a pixel along each axis in micrometres; None where it is unknown.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def clean_regions(
         return classes
     if lengths is None and parameters.size_unit == "um":
         raise InvalidInputError(
-            "smallest_object and largest_hole are given in micrometres, and the image does not say the size of its "
-            "pixels. Save it in the image (in Fiji: Image > Properties), or set size_unit to pixels."
+            "smallest_object and largest_hole are given in micrometres, and the image has no pixel size. Save it in "
+            "the image (in Fiji: Image > Properties), or set size_unit to pixels."
         )
     unit = 1.0 if lengths is None or parameters.size_unit == "pixels" else math.prod(lengths)
     cleaned = classes.copy()
@@ -92,9 +92,9 @@ def find_instances(
     classes
         Class indices (Y, X) or (Z, Y, X).
     probability
-        Of each class, last. An object has the mean of that of its class as its probability.
+        Probability of each class along the last axis, 0 to 1. The probability of an object is the mean for its class.
     lengths
-        Of a pixel along each axis; None takes all for equal.
+        Length of a pixel along each axis, in any one unit; None if all are equal.
     """
     labels = np.zeros(classes.shape, np.int32)
     owners: list[int] = []
@@ -133,9 +133,9 @@ def watershed(
     mask
         (Y, X) or (Z, Y, X).
     seed_distance
-        In pixels: seeds are the maxima of the distance within so many pixels along each axis, slightly smoothed.
+        Radius in pixels: seeds are the maxima, within this radius along each axis, of the slightly smoothed distance.
     lengths
-        Of a pixel along each axis; None takes all for equal.
+        Length of a pixel along each axis, in any one unit; None if all are equal.
     """
     sampling = None if lengths is None else np.asarray(lengths) / min(lengths)
     distance = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=sampling)

@@ -40,7 +40,7 @@ def pixel_weights(
     classes
         (batch, (Z,) Y, X): class indices, below 0 where they are not known; those neither have nor make boundaries.
     class_weights
-        By class; None where all count the same.
+        Weight of each class in the loss; None where all count the same.
     boundary_weight, boundary_width
         b, and w in pixels along Y and X.
     anisotropy

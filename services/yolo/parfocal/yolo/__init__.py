@@ -59,8 +59,8 @@ YOLO_V2 = _method(
     "YoloV2",
     """
         Finds objects, draws a box around each and tells classes apart, for example cells by their stage. Boxes are
-        quickly drawn by hand and are enough to count and to locate; where outlines matter use StarDist instead. Objects
-        much smaller than 32 pixels, or so crowded that several of one size and shape have their middles within 32
+        quickly drawn by hand and are enough to count and to locate; if outlines matter, use StarDist instead. Objects
+        much smaller than 32 pixels, or so crowded that several of one size and shape have their centres within 32
         pixels, are found badly: enlarge such images beforehand.
     """,
 )

@@ -51,9 +51,9 @@ def measure_anchors(sizes: NDArray[np.floating], count: int, seed: int) -> NDArr
     sizes
         (N, 2): width and height of the boxes.
     count
-        How many anchors; fewer come back where there are fewer different sizes.
+        Number of anchors; fewer are returned if there are fewer different box sizes.
     seed
-        Of the draw.
+        Seed of the random draw.
 
     Returns
     -------

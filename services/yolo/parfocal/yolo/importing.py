@@ -67,9 +67,13 @@ def import_backbone(method: Method, source: Path, folder: Path) -> dict[str, Any
         The file is missing, too large, damaged, or has other convolutions than the method.
     """
     if not source.is_file():
-        raise InvalidInputError(f"There is no file {source.name}. Name the file with the weights of the backbone.")
+        raise InvalidInputError(
+            f"The file {source.name} does not exist. Name the file with the weights of the backbone."
+        )
     if source.stat().st_size > _MOST_BYTES:
-        raise InvalidInputError(f"{source.name} has more than {_MOST_BYTES // 2**30} GiB: it is no backbone of YOLOv2.")
+        raise InvalidInputError(
+            f"{source.name} has more than {_MOST_BYTES // 2**30} GiB: a backbone of YOLOv2 is smaller."
+        )
     implementation: YoloV2 = method.load()
     if source.suffix.lower() in (*_PYTORCH, ".safetensors"):
         layers = _chain(implementation, list(_layers(_arrays(source))))
@@ -84,7 +88,8 @@ def import_backbone(method: Method, source: Path, folder: Path) -> dict[str, Any
         parameters: Any = method.parse(v1.JOB_KIND_TRAINING, {"first_filters": int(filters)})
     except InvalidParameterError as error:
         raise InvalidInputError(
-            f"{source.name}: its first convolution has {filters} filters, with which Parfocal builds no network."
+            f"{source.name}: its first convolution has {filters} filters, a number with which Parfocal does not build "
+            "networks."
         ) from error
     facts = Facts(
         inputs=(Port(role=Roles().source, channels=int(channels)),),
@@ -112,7 +117,7 @@ def import_backbone(method: Method, source: Path, folder: Path) -> dict[str, Any
     if not all(np.isfinite(array).all() for array in weights.values()):
         raise InvalidInputError(f"{source.name} is damaged: some of its numbers are not finite.")
     implementation.save(folder, parameters, facts, {"best": weights})
-    warning = "The model is a backbone: it cannot predict before a training has begun with it."
+    warning = "The model is only a backbone: it cannot predict before a training was started from it."
     return manifest_fields(method, implementation, parameters, facts, ["best"], [warning])
 
 
@@ -163,13 +168,15 @@ def _arrays(source: Path) -> dict[str, NDArray[Any]]:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping):
-        raise InvalidInputError(f"{source.name} holds no state dictionary: save that of the network alone.")
+        raise InvalidInputError(
+            f"{source.name} holds no state dictionary: save the state dictionary of the network alone."
+        )
     arrays = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
     try:
         return {str(name): value.detach().float().numpy() for name, value in arrays.items()}
     except (TypeError, RuntimeError) as error:
         raise InvalidInputError(
-            f"{source.name} keeps its numbers in a way that is not known here. Save the state dictionary as float32."
+            f"{source.name} stores its numbers in an unknown format. Save the state dictionary as float32."
         ) from error
 
 
@@ -207,7 +214,7 @@ def _darknet_layers(source: Path, shapes: list[tuple[int, ...]]) -> list[Layer]:
     version = np.frombuffer(data[:8], "<i4")
     if len(version) < 2 or not 0 <= version[0] < 1000 or not 0 <= version[1] < 1000:
         raise InvalidInputError(
-            f"{source.name} is no file of Darknet. Backbones are read from .weights, .safetensors, .pt and .pth."
+            f"{source.name} is not a file of Darknet. Backbones are read from .weights, .safetensors, .pt and .pth."
         )
     begin = 12 + (8 if version[0] * 10 + version[1] >= 2 else 4)
     numbers = np.frombuffer(data[begin : begin + (len(data) - begin) // 4 * 4], "<f4")

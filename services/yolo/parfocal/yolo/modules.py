@@ -26,11 +26,11 @@ class FullYolo(nn.Module):
     Parameters
     ----------
     channels
-        Of the input.
+        Number of channels of the input.
     outputs
         Anchors times (5 + classes).
     filters
-        Of the first convolution, 32 in the original; the others grow in proportion.
+        Number of filters of the first convolution, 32 in the original; the other layers grow in proportion.
     """
 
     def __init__(self, channels: int, outputs: int, filters: int) -> None:

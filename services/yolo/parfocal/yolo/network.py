@@ -58,9 +58,9 @@ class YoloLearner(TorchLearner):
     anchors
         (A, 2): width and height in cells.
     parameters
-        Of the training.
+        Parameters of the training.
     device
-        What it is computed on.
+        Device on which the network is computed.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
         sizes = (corners[:, 2:] - corners[:, :2])[:, ::-1].astype(np.float64)
         if not any(len(image.targets.corners) for image in opened.validation_images()):
             raise InvalidInputError(
-                "None of the images held out for validation has a box, so that nothing could tell how good the model "
-                "is. Choose another seed or a larger validation_fraction, or annotate more images.",
+                "None of the images held out for validation has a box, so that the model could not be validated. "
+                "Choose another seed or a larger validation_fraction, or annotate more images.",
                 [Violation("validation_fraction", "holds out no image with a box")],
             )
         anchors = measure_anchors(sizes, parameters.anchors, parameters.seed)
@@ -194,8 +194,8 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
         assert isinstance(parameters, YoloPredictionParameters)
         if model.facts.measured.get(BACKBONE_ONLY):
             raise InvalidInputError(
-                "The model is a backbone alone and finds nothing yet. Begin a training with it, and predict with what "
-                "comes out."
+                "The model is only a backbone and cannot predict. Start a training from it, and predict with the "
+                "trained model."
             )
         found = _find(
             learner,

@@ -36,7 +36,7 @@ class YoloParameters(Intensity, TrainingParameters):
         multiple_of=CELL,
         title="Patch size",
         description="Side length in pixels of the square training patches, cut at full resolution; a multiple of 32, "
-        "not larger than your images, and better twice as large as your objects.",
+        "not larger than your images, and ideally twice as large as your objects.",
     )
     patches_per_image: int = inherited(TrainingParameters, "patches_per_image", default=8)
     learning_rate: float = inherited(TrainingParameters, "learning_rate", default=1e-4)
@@ -47,39 +47,41 @@ class YoloParameters(Intensity, TrainingParameters):
         ge=1,
         le=20,
         title="Anchors",
-        description="How many typical sizes of boxes the network starts from; they are measured on your boxes. More "
-        "help where objects differ much in size and shape.",
+        description="Number of typical box sizes (anchors) that the network starts from; they are measured on your "
+        "boxes. More anchors help if objects differ much in size and shape.",
     )
     warmup_epochs: int = Field(
         default=3,
         ge=0,
         le=1000,
         title="Warm-up epochs",
-        description="Epochs at the beginning in which boxes without an object are drawn to the anchors as well, which "
-        "makes the first steps stable. They are part of the epochs.",
+        description="Number of epochs at the start in which boxes without an object are pulled to the anchors as well, "
+        "which stabilises the first steps. They count as epochs.",
     )
     smallest_box: float = Field(
         default=2.0,
         ge=0,
         le=1000,
         title="Smallest box",
-        description="Boxes with a side of fewer pixels are left out of the training, and a warning names their images.",
+        description="Shortest side, in pixels, of a box that takes part in the training. Smaller boxes are left out, "
+        "and a warning names their images.",
     )
     map_every: int = Field(
         default=5,
         ge=1,
         le=10_000,
         title="Score every",
-        description="Epochs between two measurements of the mean average precision (mAP, 0 to 1: how completely and "
-        "exactly objects are found) on the validation images. The weights with the best one are kept.",
+        description="Number of epochs between two measurements of the mean average precision (mAP, 0 to 1: how "
+        "completely and exactly objects are found) on the validation images. The weights with the highest mAP are "
+        "kept.",
     )
     first_filters: int = Field(
         default=32,
         ge=4,
         le=64,
         title="First filters",
-        description="Filters of the first convolution; all others have more in proportion. The original has 32. Fewer "
-        "are faster and need less memory.",
+        description="Number of filters (pattern detectors) of the network's first layer; the other layers have "
+        "proportionally more. The original has 32. Fewer filters are faster and require less memory.",
     )
 
     def chosen_classes(self, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -106,8 +108,8 @@ class TinyYoloParameters(YoloParameters):
         YoloParameters,
         "first_filters",
         default=16,
-        description="Filters of the first convolution; all others have more in proportion. The original has 16. Fewer "
-        "are faster and need less memory.",
+        description="Number of filters (pattern detectors) of the network's first layer; the other layers have "
+        "proportionally more. The original has 16. Fewer filters are faster and require less memory.",
     )
 
 
@@ -117,24 +119,27 @@ class YoloPredictionParameters(PredictionParameters):
     weights: str = inherited(
         PredictionParameters,
         "weights",
-        description="Which of the weights that the model keeps. best: those with the highest mean average precision on "
-        "the validation images; best-loss: those with the lowest validation loss; last: those of the last epoch.",
+        description="Which of the saved weights (states of the network) to use. best: those with the highest mean "
+        "average precision on the validation images; best-loss: those with the lowest validation loss; last: those of "
+        "the last epoch.",
     )
     confidence_threshold: float = Field(
         default=0.3,
         gt=0,
         lt=1,
         title="Confidence threshold",
-        description="The least confidence of a box, 0 to 1: how certain the network is that there is an object, and of "
-        "that class. Lower finds more objects, and more false positives.",
+        description="Lowest confidence, 0 to 1, of a box that is kept: how certain the network is that there is an "
+        "object of this class. A lower threshold finds more objects and gives more false positives (boxes without an "
+        "object).",
     )
     overlap_threshold: float = Field(
         default=0.3,
         gt=0,
         le=1,
         title="Overlap threshold",
-        description="Of two boxes of the same class whose common area is at least this part of the area of both "
-        "together (intersection over union), the one with the lower score is left out. Raise it where objects overlap.",
+        description="Two boxes of one class are taken for the same object if their common area divided by the area of "
+        "both together (intersection over union) reaches this value; the one with the lower confidence is left out. "
+        "Raise it if objects overlap.",
     )
 
 

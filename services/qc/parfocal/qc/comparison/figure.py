@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parfocal.qc.comparison.competitors import Competitor, TargetScores
+from parfocal.qc.comparison.candidates import Candidate, TargetScores
 from parfocal.qc.figures.drawing import LARGEST_SHOWN, centre, draw_scale_bar, shortened, show_grey
 from parfocal.runtime.report.fonts import drawable
 
@@ -39,9 +39,9 @@ class Shown:
     predictions
         The same by name of the model.
     captions
-        By name of the model: its score in words.
+        By name of the model: its score as a short text.
     pixel_size
-        In micrometres, None where it is unknown.
+        Side length of a pixel in micrometres; None where it is unknown.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Shown:
     pixel_size: float | None
 
 
-def scores_figure(scores: Sequence[TargetScores], competitors: Sequence[Competitor]) -> Figure:
-    """Box plots of all competitors with every image as a point; a row for each target, a column for each metric.
+def scores_figure(scores: Sequence[TargetScores], candidates: Sequence[Candidate]) -> Figure:
+    """Box plots of all candidates with every image as a point; a row for each target, a column for each metric.
 
     Lines join the scores of one image, as long as there are few enough to follow.
     """
     metrics = list(scores[0].scores)
-    # From what needs no training up to the models.
-    competitors = sorted(competitors, key=lambda each: ("input", "baseline", "model").index(each.kind))
-    names = [each.name for each in competitors]
+    # Baselines first, then the models.
+    candidates = sorted(candidates, key=lambda each: ("input", "baseline", "model").index(each.kind))
+    names = [each.name for each in candidates]
     labels = [textwrap.fill(drawable(shortened(name, 40)), 16) for name in names]
     lines = max(label.count("\n") for label in labels) + 1
     # Labels lie side by side where they fit, else they are turned.
@@ -73,7 +73,7 @@ def scores_figure(scores: Sequence[TargetScores], competitors: Sequence[Competit
     for row, target in enumerate(scores):
         for column, metric in enumerate(metrics):
             axes = panels[row][column]
-            _boxes(axes, [target.scores[metric][name] for name in names], competitors)
+            _boxes(axes, [target.scores[metric][name] for name in names], candidates)
             axes.set_xticks(range(len(names)), labels, fontsize=9)
             described = target.metrics[metric]
             lower = " (lower is better)" if described.better == "lower" else ""
@@ -124,14 +124,14 @@ def images_figure(images: Sequence[Shown], parameters: Mapping[str, Any], *, tit
     return figure
 
 
-def _boxes(axes: Axes, columns: Sequence[npt.NDArray[np.float64]], competitors: Sequence[Competitor]) -> None:
+def _boxes(axes: Axes, columns: Sequence[npt.NDArray[np.float64]], candidates: Sequence[Candidate]) -> None:
     places = np.arange(len(columns))
     if columns[0].size <= _MOST_LINES:
         axes.plot(places, np.array(columns), color="0.75", linewidth=0.7, zorder=1)
     models = 0
-    for place, values, competitor in zip(places, columns, competitors, strict=True):
+    for place, values, candidate in zip(places, columns, candidates, strict=True):
         colour = _REFERENCE_COLOUR
-        if competitor.kind == "model":
+        if candidate.kind == "model":
             colour = _MODEL_COLOURS[models % len(_MODEL_COLOURS)]
             models += 1
         line = {"color": colour, "linewidth": 1.4}

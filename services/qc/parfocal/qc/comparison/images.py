@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.qc.comparison.competitors import Competitor, TargetScores
+from parfocal.qc.comparison.candidates import Candidate, TargetScores
 from parfocal.qc.comparison.figure import DrawImages, Shown
 from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.qc.comparison.summary import rank_images
@@ -34,7 +34,7 @@ from parfocal.runtime.store.store import Location
 
 
 def draw_images(
-    context: JobContext, competitors: Sequence[Competitor], scores: Sequence[TargetScores], folder: Path
+    context: JobContext, candidates: Sequence[Candidate], scores: Sequence[TargetScores], folder: Path
 ) -> None:
     """Draw the best and the worst image of every target."""
     parameters = context.parameters
@@ -42,7 +42,7 @@ def draw_images(
     draw: DrawImages = load_object(parameters.draw)
     load: Load = load_object(parameters.load)
     metric = parameters.metrics[0]
-    models = [each for each in competitors if each.kind == "model"]
+    models = [each for each in candidates if each.kind == "model"]
     for number, side in enumerate(scores):
         ranked = rank_images(models, side, metric)
         chosen = {"worst image": ranked[-1][0]} if len(ranked) > 1 else {}
@@ -73,11 +73,11 @@ class Chosen:
     place, dataset
         The dataset of the test.
     split, role, stem
-        Of the image and its target.
+        Split, role of the target and name of the image.
     source
-        Its input.
+        Input image.
     results
-        By name of the model: where its prediction lies, and the manifest.
+        By name of the model: place and manifest of its prediction.
     """
 
     context: JobContext
@@ -112,9 +112,9 @@ class Loaded:
     target
         Pixels, or what else it is.
     predictions
-        By name of the model.
+        By name of the model: its predicted image.
     pixel_size
-        In X in micrometres; None where it is unknown.
+        Length of a pixel along X in micrometres; None where it is unknown.
     """
 
     target: Any
@@ -158,7 +158,7 @@ def _target_image(chosen: Chosen) -> tuple[ImageEntry, int | None]:
 
 
 def _fetch(
-    context: JobContext, models: Sequence[Competitor], scores: TargetScores, stem: str, what: str, load: Load
+    context: JobContext, models: Sequence[Candidate], scores: TargetScores, stem: str, what: str, load: Load
 ) -> Shown:
     first = models[0].evaluation
     place = Location.parse(first.manifest.input_uri)

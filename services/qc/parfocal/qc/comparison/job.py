@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from parfocal.qc.comparison.competitors import (
-    Competitor,
+from parfocal.qc.comparison.candidates import (
+    Candidate,
     Evaluation,
     TargetScores,
     check_same_test,
-    choose_competitors,
+    choose_candidates,
     lay_side_by_side,
     read_evaluation,
 )
@@ -59,7 +59,7 @@ class _Found:
     """Everything that a comparison is made of; `seen` says which models were trained on test images."""
 
     evaluations: Sequence[Evaluation]
-    competitors: Sequence[Competitor]
+    candidates: Sequence[Candidate]
     scores: Sequence[TargetScores]
     tests: Sequence[PairResult]
     seen: Sequence[str]
@@ -75,11 +75,11 @@ def compare(context: JobContext) -> None:
     evaluations = _read(context, parameters.metrics)
     check_same_test(evaluations, context.job.comparison, parameters.scoring)
     kinds = parameters.compared_with if parameters.references else ()
-    competitors, remarks = choose_competitors(evaluations, kinds)
-    scores = lay_side_by_side(competitors, list(dict.fromkeys(parameters.metrics)))
+    candidates, remarks = choose_candidates(evaluations, kinds)
+    scores = lay_side_by_side(candidates, list(dict.fromkeys(parameters.metrics)))
     report(context, "testing", 0.4)
-    tests = run_tests(competitors, scores, parameters.alpha)
-    found = _Found(evaluations, competitors, scores, tests, _seen_in_training(context, evaluations))
+    tests = run_tests(candidates, scores, parameters.alpha)
+    found = _Found(evaluations, candidates, scores, tests, _seen_in_training(context, evaluations))
     why = power_remark(tests, parameters.alpha), interval_remark(tests, parameters.alpha)
     for text in (*remarks, *why, *found.seen):
         if text:
@@ -88,9 +88,9 @@ def compare(context: JobContext) -> None:
     write_comparison_csv(folder / "comparison.csv", scores)
     write_tests_csv(folder / "tests.csv", tests)
     report(context, "drawing", 0.6)
-    save_png(scores_figure(scores, competitors), folder / "figure.png")
+    save_png(scores_figure(scores, candidates), folder / "figure.png")
     if parameters.figures:
-        draw_images(context, competitors, scores, folder)
+        draw_images(context, candidates, scores, folder)
     _publish(context, parameters, found, folder)
 
 
@@ -114,16 +114,21 @@ def _seen_in_training(context: JobContext, evaluations: Sequence[Evaluation]) ->
             place = Location.parse(each.manifest.model_uri) / MODEL_MANIFEST
             model = ModelManifest.read(context.store, place)
         except NotFoundError:
-            texts.append(f"The model {each.name} is gone, so nobody can tell whether it was trained on test images.")
+            texts.append(
+                f"The model {each.name} was deleted, so that it is unknown whether it was trained on test images."
+            )
             continue
         if model.origin:
-            texts.append(f"{each.name} was made elsewhere, so nobody can tell whether it was trained on test images.")
+            texts.append(
+                f"{each.name} was made elsewhere, so that it is unknown whether it was trained on test images."
+            )
         known = set(model.dataset_sha256.values())
         seen = [image.input for image in each.manifest.images if image.input_sha256 in known]
         if seen:
             texts.append(
                 f"{each.name} was trained on {len(seen)} of {count(len(each.manifest.images), 'test image')} "
-                f"({listed(seen)}): the comparison favours it and shows nothing. Use images no model has seen."
+                f"({listed(seen)}): the comparison favours it and proves nothing. Use images that no model was trained "
+                "on."
             )
     return texts
 
@@ -160,7 +165,7 @@ def _publish(context: JobContext, parameters: ComparisonParameters, found: _Foun
                 input=f"{scores.target}/{stem}" if several else stem,
                 input_sha256=digest,
                 outputs={
-                    model.name: model.evaluation.prediction_uri for model in found.competitors if model.kind == "model"
+                    model.name: model.evaluation.prediction_uri for model in found.candidates if model.kind == "model"
                 },
             )
             for scores in found.scores
@@ -174,7 +179,7 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
     images = len(found.scores[0].images)
     confidence = 1 - parameters.alpha
     first = found.evaluations[0]
-    ranked = {scores.target: rank_images(found.competitors, scores, parameters.metrics[0]) for scores in found.scores}
+    ranked = {scores.target: rank_images(found.candidates, scores, parameters.metrics[0]) for scores in found.scores}
     return {
         "task": context.method.name,
         "dataset_uri": first.manifest.input_uri,
@@ -183,7 +188,7 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
         # First what takes the meaning from all that follows.
         "sentences": [*found.seen, *sentences(found.tests, parameters.alpha)],
         "remarks": list(context.job.warnings),
-        "competitors": [
+        "candidates": [
             {
                 "name": each.name,
                 "kind": each.kind,
@@ -191,7 +196,7 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
                 "evaluation_uri": each.evaluation.uri,
                 "prediction_uri": each.evaluation.prediction_uri if each.kind == "model" else "",
             }
-            for each in found.competitors
+            for each in found.candidates
         ],
         "metrics": {
             scores.target: {

@@ -13,10 +13,10 @@ COMPARE: Final = "parfocal.qc.comparison.job:compare"
 
 
 class ComparisonParameters(Parameters):
-    """How competitors are compared; each kind of evaluation names the metrics it has."""
+    """How candidates are compared; each kind of evaluation names the metrics it has."""
 
     compared_with: ClassVar[tuple[Literal["input", "baseline"], ...]] = ("baseline",)
-    """What needs no training and is worth comparing with: the input is where it is an image of the same kind."""
+    """Baselines to compare with; the input is one if it is an image of the same kind."""
     scoring: ClassVar[tuple[str, ...]] = ()
     """Parameters of an evaluation that change its scores; the others are thresholds of the verdict."""
     draw: ClassVar[str] = "parfocal.qc.comparison.figure:images_figure"
@@ -30,14 +30,14 @@ class ComparisonParameters(Parameters):
         gt=0,
         lt=0.5,
         title="Error accepted",
-        description="Probability, over all tests of the comparison together, of calling a difference real that is "
-        "chance. Intervals have the confidence 1 - alpha: 95 % for 0.05.",
+        description="Accepted probability, over all tests of the comparison together, of calling a difference real "
+        "although it is chance. Confidence intervals have the level 1 - alpha: 95 % for 0.05.",
     )
     references: bool = Field(
         default=True,
         title="Compare with references",
-        description="Compare the models with what needs no training too: the baseline and, where it makes sense, the "
-        "input. Without them there are fewer tests, so fewer images can show a difference between models.",
+        description="Also compare the models with the baseline and, where it makes sense, with the input. Without "
+        "these there are fewer statistical tests, so that fewer images can show a difference between models.",
     )
     figures: bool = Field(
         default=True,

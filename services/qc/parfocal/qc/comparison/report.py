@@ -22,16 +22,16 @@ def comparison_report(
     summary
         Content of summary.json.
     facts
-        What stands below the title.
+        Facts listed below the title, by name.
     packages
         Versions of what made the numbers.
     folder
         Holds comparison.csv and the figures.
     """
-    models = [each["name"] for each in summary["competitors"] if each["kind"] == "model"]
+    models = [each["name"] for each in summary["candidates"] if each["kind"] == "model"]
     blocks: list[Block] = [Notice("note", "What is shown", tuple(summary["sentences"]))]
     if summary["remarks"]:
-        blocks.append(Notice("note", "To be known besides", tuple(summary["remarks"])))
+        blocks.append(Notice("note", "Remarks", tuple(summary["remarks"])))
     blocks += [Heading("Scores"), *_means(summary)]
     blocks += _pictures(folder)
     blocks += [Heading("Tests"), _tests(summary)]
@@ -59,7 +59,7 @@ def _pictures(folder: Path) -> Iterator[Block]:
     if (folder / "figure.png").exists():
         yield Picture(folder / "figure.png", "Every test image is a point in each column.")
     for path in sorted(folder.glob("images*.png")):
-        yield Picture(path, "The best and the worst test image with what each model made of them.")
+        yield Picture(path, "The best and the worst test image with the prediction of each model.")
 
 
 def _tests(summary: Mapping[str, Any]) -> Table:
@@ -95,11 +95,11 @@ def _effect(test: Mapping[str, Any]) -> str:
 
 
 def _images(summary: Mapping[str, Any], folder: Path) -> Iterator[Table]:
-    """Yield a table for each metric, with a column for each competitor."""
+    """Yield a table for each metric, with a column for each candidate."""
     with (folder / "comparison.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     several = len(summary["metrics"]) > 1
-    names = list(dict.fromkeys(line["competitor"] for line in lines))
+    names = list(dict.fromkeys(line["candidate"] for line in lines))
     heading = ("Image", *names)
     for key, metric in _metrics(summary).items():
         images: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""From the scores of competitors to tests, tables and sentences that say which difference is real."""
+"""From the scores of candidates to tests, tables and sentences that say which difference is real."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from parfocal.qc.comparison.competitors import Competitor, TargetScores
+from parfocal.qc.comparison.candidates import Candidate, TargetScores
 from parfocal.qc.evaluation.statistics import statistics
 from parfocal.qc.evaluation.verdict import listed
 from parfocal.qc.evaluation.words import count
@@ -18,13 +18,13 @@ from parfocal.qc.metrics.paired import PairedTest, holm, images_needed, paired_t
 from parfocal.runtime.store.evaluations import Metric, Statistics
 
 DEFINITION: Final = (
-    "Each test image is scored for every competitor, a stack as the mean over its slices, and competitors are compared "
-    "image by image. Wilcoxon: two-sided signed-rank test of the paired differences. Mann-Whitney: two-sided U test, "
-    "which ignores the pairing. Both are corrected by Holm's method for all tests of the comparison, each kind by "
-    "itself. Interval: percentile bootstrap of the mean difference over images. Rank-biserial correlation: 1 if the "
+    "Each test image is scored for every model and baseline, a stack as the mean over its slices, and these are "
+    "compared image by image. Wilcoxon: two-sided signed-rank test of the paired differences. Mann-Whitney: two-sided "
+    "U test, which ignores the pairing. Both are corrected by Holm's method for all tests of the comparison, each kind "
+    "by itself. Interval: percentile bootstrap of the mean difference over images. Rank-biserial correlation: 1 if the "
     "first is higher on every image, -1 if the second is; its interval is Wilson's score interval with the variance of "
-    "Wilcoxon's test. A difference counts as real if Wilcoxon's corrected p-value "
-    "is at most alpha and the interval leaves out zero on the same side."
+    "Wilcoxon's test. A difference counts as real if Wilcoxon's corrected p-value is at most alpha and the confidence "
+    "interval excludes zero on the same side."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -33,7 +33,7 @@ Outcome = Literal["first is better", "second is better", "not shown"]
 
 @dataclass(frozen=True)
 class PairResult:
-    """Two competitors in one metric of one target.
+    """The test of two candidates in one metric of one target.
 
     `difference` is first minus second over the images. `wilcoxon_holm` and `mann_whitney_holm` are corrected for all
     tests of the comparison.
@@ -41,8 +41,8 @@ class PairResult:
 
     target: str
     metric: Metric
-    first: Competitor
-    second: Competitor
+    first: Candidate
+    second: Candidate
     means: tuple[float, float]
     difference: Statistics
     paired: PairedTest
@@ -56,24 +56,22 @@ class PairResult:
         return self.first.kind == self.second.kind == "model"
 
 
-def run_tests(
-    competitors: Sequence[Competitor], scores: Iterable[TargetScores], alpha: float
-) -> tuple[PairResult, ...]:
+def run_tests(candidates: Sequence[Candidate], scores: Iterable[TargetScores], alpha: float) -> tuple[PairResult, ...]:
     """Test every pair with a model in it, in every metric of every target, and correct for their number.
 
     Parameters
     ----------
-    competitors
+    candidates
         Models first.
     scores
-        For each target.
+        Scores of each target.
     alpha
         Probability of calling any difference real that is not; intervals have the confidence ``1 - alpha``.
     """
     pairs = [
         (first, second)
-        for index, first in enumerate(competitors)
-        for second in competitors[index + 1 :]
+        for index, first in enumerate(candidates)
+        for second in candidates[index + 1 :]
         if first.kind == "model"
     ]
     tests = []
@@ -147,33 +145,33 @@ def interval_remark(tests: Sequence[PairResult], alpha: float) -> str:
         return ""
     if len(tests) > 1:
         asked = (
-            f"Among {len(tests)} differences looked at together one or the other would seem real by chance, so here "
-            "Wilcoxon's test, corrected for their number, must confirm it"
+            f"Among {len(tests)} differences looked at together some would seem real by chance, so that Wilcoxon's "
+            "test, corrected for their number, must confirm it here"
         )
     else:
-        asked = "Here Wilcoxon's test, which asks whether most images agree on it, must confirm it"
+        asked = "Wilcoxon's test, which checks whether most images agree, must confirm it here"
     return (
-        f"The {100 * (1 - alpha):g} % interval leaves out zero, yet no difference is shown, between "
-        f"{listed(hints, '; ')}. This is no contradiction. An interval looks at one difference as if there were no "
-        "others, and with few images it is somewhat too narrow; the verdict of an evaluation on one model rests on it, "
-        f"and may call the same difference better or worse. {asked}. Take such a difference as a hint, and compare "
-        "more images to be sure."
+        f"The {100 * (1 - alpha):g} % interval excludes zero, yet no difference is shown, between "
+        f"{listed(hints, '; ')}. This is not a contradiction. A confidence interval considers one difference alone, "
+        "and with few images it is somewhat too narrow; the verdict of an evaluation on one model rests on it and may "
+        f"call the same difference better or worse. {asked}. Take such a difference as a hint, and compare more images "
+        "to confirm it."
     )
 
 
-def rank_images(competitors: Sequence[Competitor], scores: TargetScores, metric: str) -> list[tuple[str, float]]:
+def rank_images(candidates: Sequence[Candidate], scores: TargetScores, metric: str) -> list[tuple[str, float]]:
     """Return the images with their mean score over the models, the best first."""
-    columns = [scores.scores[metric][each.name] for each in competitors if each.kind == "model"]
+    columns = [scores.scores[metric][each.name] for each in candidates if each.kind == "model"]
     means = np.mean(columns, axis=0)
     order = np.argsort(-means if scores.metrics[metric].better == "higher" else means, kind="stable")
     return [(scores.images[index], float(means[index])) for index in order]
 
 
 def write_comparison_csv(path: Path, scores: Sequence[TargetScores]) -> None:
-    """Write the paired table: one line for each image and competitor, one column for each metric."""
+    """Write the paired table: one line for each image and candidate, one column for each metric."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["target", "image", "competitor", *scores[0].scores])
+        writer.writerow(["target", "image", "candidate", *scores[0].scores])
         for each in scores:
             names = next(iter(each.scores.values()))
             for index, image in enumerate(each.images):
@@ -275,7 +273,7 @@ def _not_shown(test: PairResult, alpha: float) -> str:
 
 
 def _to_references(group: Sequence[PairResult], where: str) -> str:
-    """Say "Beside what needs no training, in PSNR: a is better than the input (+8.10 dB, p = 0.02) …"."""
+    """Say "Compared with the baselines, in PSNR: a is better than the input (+8.10 dB, p = 0.02) …"."""
     words = {
         "first is better": "better than",
         "second is better": "worse than",
@@ -291,4 +289,4 @@ def _to_references(group: Sequence[PairResult], where: str) -> str:
             if test.first.name == model
         ]
         clauses.append(f"{model} is {' and '.join(parts)}")
-    return f"Beside what needs no training, in {metric.title}{where}: {'; '.join(clauses)}."
+    return f"Compared with the baselines, in {metric.title}{where}: {'; '.join(clauses)}."

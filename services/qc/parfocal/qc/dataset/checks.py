@@ -36,14 +36,14 @@ def check_dataset(records: Sequence[Record], *, whole: bool = True) -> Iterator[
     training = sum(record.picture.split == "train" for record in sources)
     if whole and parts == {"train"}:
         text = (
-            "There are no test images: quality control needs some that were not used for training. Put a few pairs "
-            "into test/source and test/target and create the dataset again."
+            "There are no test images: quality control requires images that were not used for training. Put a few "
+            "pairs into test/source and test/target and create the dataset again."
         )
         yield Finding("warning", "no test images", text)
     if 0 < training < FEW_IMAGES:
         text = (
-            f"With {count(training, 'training image')} a method can be tried; with {FEW_IMAGES} or more a model suits "
-            "new images better."
+            f"With {count(training, 'training image')} a method can be tried; with at least {FEW_IMAGES} a model works "
+            "better on new images."
         )
         yield Finding("note", "few images", text)
     yield from _mixed(sources, "data types", lambda record: record.dtype)
@@ -53,8 +53,8 @@ def check_dataset(records: Sequence[Record], *, whole: bool = True) -> Iterator[
         )
     elif sources:
         text = (
-            "The images have no pixel size, so nothing tells whether new images show structures at the same scale. "
-            "Export images with their metadata if you can."
+            "The images have no pixel size, so that Parfocal cannot tell whether new images show structures at the "
+            "same scale. Export images with their metadata if you can."
         )
         yield Finding("note", "no pixel size", text)
     for record in records:
@@ -75,24 +75,24 @@ def check_grey(role: str, records: Sequence[Record], limits: DatasetThresholds) 
     empty = [record for record in varied if record.values.get("rise", np.inf) < limits.min_rise]
     yield from _finding(
         *("warning", "empty", empty),
-        f"Nothing rises above the noise in {_part(empty, records, 'image', role)}",
-        "Look at them and leave out those without a sample.",
+        f"No structure rises above the noise in {_part(empty, records, 'image', role)}",
+        "Check them and leave out images without a sample.",
         lambda record: f"{record.values['rise']:.1f} sigma",
     )
     saturated = _above(records, "saturated_fraction", limits.max_saturated)
     yield from _finding(
         *("warning", "saturated", saturated),
-        f"More than {100 * limits.max_saturated:g} % of the pixels have the largest value, their true brightness is "
-        f"lost, in {_part(saturated, records, 'image', role)}",
-        "Take such images again with less light or exposure, or leave them out.",
+        f"More than {100 * limits.max_saturated:g} % of the pixels are saturated (their true brightness is lost) in "
+        f"{_part(saturated, records, 'image', role)}",
+        "Record such images again with less light or a shorter exposure, or leave them out.",
         lambda record: f"{100 * record.values['saturated_fraction']:.1f} %",
     )
     clipped = _above(records, "zero_fraction", limits.max_zero)
     yield from _finding(
-        *("note", "cut off at 0", clipped),
-        f"More than {100 * limits.max_zero:g} % of the pixels are 0, cut off with their noise, in "
+        *("note", "clipped at 0", clipped),
+        f"More than {100 * limits.max_zero:g} % of the pixels are 0 (clipped together with their noise) in "
         f"{_part(clipped, records, 'image', role)}",
-        "Use the images as the camera gave them if you can.",
+        "Use the raw images of the camera if you can.",
         lambda record: f"{100 * record.values['zero_fraction']:.0f} %",
     )
     yield from _blurred(role, records, limits)
@@ -105,22 +105,23 @@ def check_objects(role: str, records: Sequence[Record], limits: DatasetThreshold
     yield from _finding(
         *("warning", "not labelled", empty),
         f"No object is labelled in {_part(empty, records, 'label image', role)}",
-        "If there are objects in the image, label them or leave it out: a model would learn to overlook them.",
+        "If there are objects in the image, label them or leave the image out: a model trained on it would overlook "
+        "such objects.",
     )
     objects, border = (int(sum(record.values[name] for record in records)) for name in ("objects", "at_border"))
     for name, check, what, advice in (
         (
             "in_pieces",
             "in pieces",
-            "One number stands for several pieces that do not touch",
-            "Give each object a number of its own; if the pieces are one object that another one covers, leave it.",
+            "One number is shared by several separate regions",
+            "Give each object a number of its own; if they are one object that another object covers, keep it.",
         ),
-        ("with_holes", "holes", "Objects have holes of background", "Fill the holes, unless the objects are rings."),
+        ("with_holes", "holes", "Objects have holes", "Fill the holes, unless the objects are rings."),
         (
             "tiny",
             "tiny objects",
             f"Objects are smaller than {limits.tiny_object:g} of the median",
-            "Remove them if they are slips of the pen.",
+            "Remove them if they were drawn by mistake.",
         ),
     ):
         found = _above(records, name, 0)
@@ -133,8 +134,8 @@ def check_objects(role: str, records: Sequence[Record], limits: DatasetThreshold
         )
     if border > objects / 2:
         text = (
-            f"{border} of {objects} objects of {role} touch the border of their image, which cuts off their shape. "
-            "Use larger images if you can; sizes and shapes measured on these are too small."
+            f"{border} of {objects} objects of {role} touch the border of their image and are truncated. Use larger "
+            "images if you can; sizes measured on truncated objects are too small."
         )
         yield Finding("note", "at the border", text)
 
@@ -145,11 +146,11 @@ def check_masks(role: str, records: Sequence[Record]) -> Iterator[Finding]:
     yield from _finding(
         *("warning", "not labelled", empty),
         f"There is no foreground in {_part(empty, records, 'mask', role)}",
-        "If there is something in the image, draw it or leave the image out.",
+        "If the image shows structures, annotate them or leave the image out.",
     )
     text = (
-        f"The images of {role} have one value for many objects. Methods that tell one object from the next "
-        "need a number for each object."
+        f"The images of {role} have one value for many objects. Methods that separate objects require a number for "
+        "each object."
     )
     yield Finding("note", "mask", text)
 
@@ -160,13 +161,13 @@ def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds)
     yield from _finding(
         *("error", "same as source", same),
         f"Source and target show the same grey values in {_part(same, records, 'pair', role)}",
-        "Nothing can be learnt from such pairs.",
+        "Leave such pairs out: a model would only copy its input.",
     )
     inverted = [record for record in records if record.values.get("likeness", 0) < -limits.min_likeness]
     if len(inverted) < len(records):
         yield from _finding(
             *("error", "inverted", inverted),
-            f"Dark and bright are exchanged between source and target, unlike in the other pairs, in "
+            "Dark and bright are inverted between source and target, unlike in the other pairs, in "
             f"{_part(inverted, records, 'pair', role)}",
             "Invert the targets or leave them out.",
         )
@@ -175,8 +176,8 @@ def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds)
     known = [record for record in asked if "shift_px" in record.values]
     if asked and not known:
         text = (
-            f"Whether the images of {role} are shifted against their sources cannot be told: they show too few of "
-            "the same structures. Check the registration with images that do, beads for example."
+            f"Whether the images of {role} are shifted against their sources cannot be measured: they have too few "
+            "structures in common. Check the registration with images that share structures, for example of beads."
         )
         yield Finding("note", "shift unknown", text)
     # Outlines are drawn by hand, and often a pixel beside or around the object.
@@ -187,8 +188,8 @@ def check_pairs(role: str, records: Sequence[Record], limits: DatasetThresholds)
         unit = "pixel" if allowed == 1 else "pixels"
         yield from _finding(
             *(severity, "shifted", shifted),
-            f"Source and target are shifted by more than {allowed:g} {unit} in "
-            f"{_part(shifted, known, 'pair', role)} in which this can be told; the source would have to move by",
+            f"Source and target are shifted by more than {allowed:g} {unit} in {_part(shifted, known, 'pair', role)} "
+            "in which the shift can be measured; to align them, move the source by",
             _shift_advice(shifted, known, limits),
             lambda record: _vector(_vectors([record])[0]),
         )
@@ -243,7 +244,7 @@ def _mixed(records: Sequence[Record], what: str, value: Callable[[Record], str])
         yield from _finding(
             *("warning", what, rare),
             f"The sources have different {what}: {shown}. The fewest are those of",
-            "Export all images the same way, or a model sees the same structures in different forms.",
+            "Export all images the same way, so that structures look alike in all of them.",
         )
 
 
@@ -259,7 +260,7 @@ def _blurred(role: str, records: Sequence[Record], limits: DatasetThresholds) ->
         *("warning", "blurred", blurred),
         f"Fine structures are much weaker than in the other images (median {2 ** np.median(values):.2f}) in "
         f"{_part(blurred, measured, 'image', role)}",
-        "Look whether they are out of focus, and leave those out.",
+        "Check whether they are out of focus, and leave out those that are.",
         lambda record: f"{record.values['sharpness']:.2f}",
     )
 
@@ -280,8 +281,8 @@ def _unusual(role: str, records: Sequence[Record], limits: DatasetThresholds) ->
         if len(far) > _MANY * len(measured):
             text = (
                 f"The images of {role} are of several kinds: in {len(far)} of {len(measured)} the {what} differs from "
-                "the median by a factor of 4 or more. Have some of each kind among the training and among the test "
-                "images."
+                "the median by a factor of 4 or more. Put some of each kind into the training set and into the test "
+                "set."
             )
             yield Finding("note", f"mixed {what}", text)
             continue
@@ -289,7 +290,7 @@ def _unusual(role: str, records: Sequence[Record], limits: DatasetThresholds) ->
         yield from _finding(
             *("note", f"unusual {what}", far),
             f"The {what} is unusual, in relation to the median, in {_part(far, measured, 'image', role)}",
-            "Look whether exposure, stain or sample differed.",
+            "Check whether exposure, stain or sample differed.",
             lambda record, by_label=by_label: f"{by_label[record.label]:.2g} times",  # type: ignore[misc]
         )
 
@@ -303,9 +304,9 @@ def _unlike(role: str, records: Sequence[Record], limits: DatasetThresholds) -> 
     unlike = [record for record in measured if -limits.min_likeness <= record.values["likeness"] < _UNLIKE * middle]
     yield from _finding(
         *("warning", "unlike", unlike),
-        f"Source and target show less of the same than in the other pairs (median r = {middle:.2f}) in "
+        f"Source and target resemble each other less than in the other pairs (median r = {middle:.2f}) in "
         f"{_part(unlike, measured, 'pair', role)}",
-        "Look whether files were mixed up or one of the images failed.",
+        "Check whether files were mixed up or one of the images is faulty.",
         lambda record: f"r = {record.values['likeness']:.2f}",
     )
 
@@ -315,7 +316,7 @@ def _shift_advice(shifted: Sequence[Record], known: Sequence[Record], limits: Da
     middle = np.median(vectors, axis=0)
     alike = bool(np.all(np.linalg.norm(vectors - middle, axis=1) <= limits.max_shift))
     if len(shifted) >= 3 and alike and len(shifted) > len(known) / 2:
-        return f"All are shifted alike, which tells of two cameras or filters: move all sources by {_vector(middle)}."
+        return f"All are shifted alike, which points to two cameras or filters: move all sources by {_vector(middle)}."
     return "Register these pairs, or leave them out."
 
 

@@ -13,7 +13,7 @@ from parfocal.qc.dataset.parameters import DatasetThresholds
 from parfocal.qc.evaluation.words import count
 from parfocal.runtime.images.similarity import alike
 
-_LEAK: Final = "Such a test shows nothing: take the field out of one of the two parts."
+_LEAK: Final = "Such a test proves nothing: remove the field of view from one of the two sets."
 
 
 def check_duplicates(role: str, records: Sequence[Record], limits: DatasetThresholds) -> Iterator[Finding]:
@@ -60,16 +60,18 @@ def _finding(
         severity = "warning" if correlations else "error"
         where = f"Training and test have {what} in {count(len(pairs), 'case')} of {role}"
         advice = (
-            "If they show the same field, the test shows nothing: take it out of one part." if correlations else _LEAK
+            "If they show the same field of view, the test proves nothing: remove it from one of the two sets."
+            if correlations
+            else _LEAK
         )
     elif role.startswith("target"):
         severity = "note"
         where = f"There are {what} of {role} more than once in {count(len(pairs), 'case')}"
-        advice = "Several sources of one field count as one when a model has to suit new fields."
+        advice = "Several sources of one field of view add little variety: a model has to work on new fields."
     else:
         severity = "note" if correlations else "warning"
         where = f"There are {what} of {role} more than once in {count(len(pairs), 'case')}"
-        advice = "They count more than others in training: keep one of each."
+        advice = "They count more than others in the training: keep one of each."
     yield Finding(severity, "leak" if leaks else "duplicate", f"{where}: {named(names, details)}. {advice}", labels)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 Severity = Literal["error", "warning", "note"]
 
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
-"""error: what is learnt or judged from the data will be wrong. warning: probably worse. note: worth knowing."""
+"""error: models trained or judged on the data will be wrong. warning: probably worse. note: worth knowing."""
 
 _NAMED: Final = 5
 
@@ -27,7 +27,7 @@ class Finding:
     check
         Short name of the check, as sheets and tables show it.
     text
-        What was found, in which images, and what to do.
+        Sentences: what was found, in which images, and what to do.
     images
         Labels of all the images concerned; empty where it is the dataset as a whole.
     """

@@ -88,9 +88,9 @@ class Record:
     Attributes
     ----------
     values
-        By a name of `COLUMNS`; what was not or cannot be measured is missing.
+        By column of `COLUMNS`: measured value; values that were not or cannot be measured are left out.
     digest
-        Of the pixels.
+        Digest of the pixels.
     print
         The fingerprint, or None.
     sizes
@@ -100,9 +100,9 @@ class Record:
     same
         Whether a target has the grey values of its source.
     shift
-        Of a target against its first source, with the reason where there is no estimate.
+        Shift of a target against its first source, with the reason where there is no estimate.
     problem
-        Why the image could not be measured, or "".
+        Reason why the image could not be measured, or "".
     """
 
     picture: Picture
@@ -139,8 +139,8 @@ class Measured:
 def measure_field(pictures: Sequence[Picture]) -> Measured:
     """Measure all images of one field of view: sources first, then targets, each against the first source.
 
-    What only one image is too small or too strange for is left out of its record; an image that cannot be measured at
-    all has a `problem`.
+    Measures that one image is too small or too unusual for are left out of its record; an image that cannot be measured
+    at all has a `problem`.
     """
     first: npt.NDArray[Any] | None = None
     records, thumbnails = [], []
@@ -291,7 +291,7 @@ def write_images_csv(path: Path, records: Iterable[Record], findings: Mapping[st
     Parameters
     ----------
     findings
-        By label of an image: the names of the checks that found something.
+        By label of an image: names of the checks that found something.
     """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

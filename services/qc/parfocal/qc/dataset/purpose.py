@@ -32,7 +32,7 @@ class Purpose:
 
 
 _OF_KIND: Final = {
-    "unpaired": ("translation", "the images of source and target are no pairs"),
+    "unpaired": ("translation", "the images of source and target are not pairs"),
     "sources": ("restoration", "there are images without targets, on which some methods can be trained"),
     "boxes": ("detection", "boxes stand beside the images"),
     "coordinates": ("localisation", "coordinates stand beside the stacks of frames"),
@@ -68,10 +68,10 @@ def purpose_of(
             tasks[role], reason = _task(role, group, limits)
             reasons.append(reason)
     if not tasks:
-        return Purpose({}, "These data are good for no method of Parfocal yet: there are no targets to learn from.")
+        return Purpose({}, "No method of Parfocal can be trained on these data yet: there are no targets.")
     if not training:
         return Purpose(
-            tasks, f"These data can test models, but train none: there are no training images ({reasons[0]})."
+            tasks, f"These data can test models but not train them: there are no training images ({reasons[0]})."
         )
     dimensions = "volumes" if "Z" in sources[0].picture.axes else "two-dimensional images"
     what = " and ".join(dict.fromkeys(tasks.values()))

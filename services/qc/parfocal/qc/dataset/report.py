@@ -1,4 +1,4 @@
-"""The report on a dataset: what was found before anything is learnt from it."""
+"""The report on a dataset: what was found before a model is trained on it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def dataset_report(
     summary
         Content of summary.json.
     facts
-        What stands below the title.
+        Facts listed below the title, by name.
     packages
         Versions of what made the numbers.
     folder
         Holds the sheets of thumbnails that the summary names.
     """
-    blocks: list[Block] = [Notice("note", "What the data are good for", (summary["purpose"]["text"],))]
+    blocks: list[Block] = [Notice("note", "What the data are suited for", (summary["purpose"]["text"],))]
     blocks += _findings(summary["findings"])
     blocks += [Heading("The images"), _roles(summary)]
     blocks.append(Heading("Sheets"))
@@ -48,7 +48,7 @@ def dataset_report(
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     if not findings:
-        yield Notice("passed", "Nothing found", ("No check found anything wrong with the images.",))
+        yield Notice("passed", "Nothing found", ("The checks found no problem in the images.",))
     for severity, title in _TITLES.items():
         sentences = tuple(finding["text"] for finding in findings if finding["severity"] == severity)
         if sentences:

@@ -68,9 +68,9 @@ def write_sheets(folder: Path, tiles: Mapping[str, Sequence[Tile]], roles: Seque
     Parameters
     ----------
     folder
-        Where to write.
+        Folder to write to.
     tiles
-        By part ("train", "test"): its fields.
+        By split ("train", "test"): its fields of view.
     roles
         Names of the images of a field, the first six of which are drawn.
     most
@@ -164,7 +164,7 @@ def _place(page: Axes, image: npt.NDArray[np.uint8], left: float, top: float) ->
 def _legend(roles: Sequence[str]) -> str:
     return (
         f"From left to right: {', '.join(roles)}. Black and white are each image's own 0.1 and 99.9 percentiles; "
-        "objects are outlined on their source, in orange those in pieces or with holes. Of volumes the middle "
+        "objects are outlined on their source, in orange those in several regions or with holes. Of volumes the middle "
         "plane is shown, colours as grey."
     )
 

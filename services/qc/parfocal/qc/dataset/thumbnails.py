@@ -27,7 +27,7 @@ def thumbnail(
     pixels, source
         (Y, X), or (Z, Y, X), of which the middle plane is shown; without a source labels are shown as grey values.
     kind
-        What the image holds.
+        Kind of the pixels of the image.
     marked
         Numbers of objects whose outline is drawn in another colour.
 

@@ -52,9 +52,9 @@ def choose_boxes(
     pairs
         Images of the training and their annotated boxes (N, 4).
     iou
-        What counts as found.
+        IoU from which a pair counts as a true positive.
     names
-        Of the classes by index.
+        Names of the classes by index.
     counts
         Number of boxes of each class in the training; of equal ones the first of `names` is taken.
 

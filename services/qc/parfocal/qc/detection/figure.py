@@ -52,9 +52,9 @@ class Layer:
     corners
         float32 (N, 4): [y0, x0, y1, x1] in pixels.
     colour, line
-        How they are drawn. Dashed are those that only the annotation has.
+        Colour and style of the lines; boxes that only the annotation has are dashed.
     texts
-        What is written at each box; empty for none.
+        Text at each box; empty for none.
     """
 
     title: str
@@ -71,10 +71,10 @@ def layers(truth: Boxes, found: Detections, outcome: BoxOutcomes, names: Sequenc
         f"{short[truth.classes[mine]]} → {short[found.classes[given]]}" for mine, given in outcome.wrong_class.tolist()
     )
     return (
-        Layer(TRUE_POSITIVE, found.corners[outcome.found[:, 1]], COLOURS["found"]),
-        Layer(FALSE_POSITIVE, found.corners[outcome.false_positives], COLOURS["invented"]),
-        Layer(FALSE_NEGATIVE, truth.corners[outcome.missed], COLOURS["missed"], "--"),
-        Layer(WRONG_CLASS, found.corners[outcome.wrong_class[:, 1]], COLOURS["cut"], "-", wrong),
+        Layer(TRUE_POSITIVE, found.corners[outcome.true_positives[:, 1]], COLOURS["true positive"]),
+        Layer(FALSE_POSITIVE, found.corners[outcome.false_positives], COLOURS["false positive"]),
+        Layer(FALSE_NEGATIVE, truth.corners[outcome.false_negatives], COLOURS["false negative"], "--"),
+        Layer(WRONG_CLASS, found.corners[outcome.wrong_class[:, 1]], COLOURS["split"], "-", wrong),
     )
 
 
@@ -94,11 +94,11 @@ def overlay_figure(
     source
         Grey or colour image, with channels first or colours last besides (Y, X).
     shown
-        Its boxes.
+        Boxes of the image by outcome.
     counts
-        Of all classes.
+        Counts over all classes.
     name
-        For the title.
+        Name of the image, for the title.
     plane
         (Y, X) of the image in pixels.
     pixel_size
@@ -182,7 +182,7 @@ def curves_figure(totals: Totals, level: float, confidence: float) -> Figure:
     totals
         All images together.
     level, confidence
-        What counts as found.
+        IoU level and lowest confidence of a true positive.
     """
     figure = Figure(figsize=(10.4, 4.4), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
@@ -190,7 +190,7 @@ def curves_figure(totals: Totals, level: float, confidence: float) -> Figure:
     _precision_over_recall(left, totals, level)
     left.set_title(f"Precision over recall at IoU {level:g}", fontsize=11)
     _over_confidence(right, totals, confidence)
-    right.set_title("All classes, by the confidence asked for", fontsize=11)
+    right.set_title("All classes, by the lowest confidence", fontsize=11)
     return figure
 
 
@@ -202,7 +202,7 @@ def counts_figure(predicted: npt.NDArray[np.int64], annotated: npt.NDArray[np.in
     predicted, annotated
         (images,): number of objects.
     agreement
-        Of the two.
+        Agreement of the two numbers.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)

@@ -138,8 +138,8 @@ class DetectionJudge(Judge[DetectionParameters, AnnotatedItem, ScoredBoxes]):
         classes = f", as the class {self._baseline.name}" if len(self._names) > 1 else ""
         return (
             f"At IoU {self.parameters.iou:g}{asked}, as means over the images. Over all images together: {counts.tp} "
-            f"true positives, {counts.fn} false negatives, {counts.fp} false positives, F1 {counts.f1:.3f}. Otsu's "
-            f"threshold needs no training: boxes around connected pixels{classes}."
+            f"true positives, {counts.fn} false negatives, {counts.fp} false positives, F1 {counts.f1:.3f}. The "
+            f"baseline is Otsu's threshold: boxes around connected pixels{classes}."
         )
 
     def comparisons(self, part: Part[ScoredBoxes]) -> Sequence[PairedDifference]:

@@ -19,8 +19,8 @@ DEFINITION: Final = (
     "Boxes are matched class by class as in PASCAL VOC: in order of confidence each detection is compared with the "
     "annotated box it overlaps most, and is a true positive (TP) if the intersection over union (IoU) reaches the "
     "level and no earlier detection has found that box; other detections are false positives (FP), other annotated "
-    "boxes false negatives (FN). Objects marked as difficult need not be found. Precision = TP / (TP + FP); recall = "
-    "TP / (TP + FN); F1 = 2 TP / (2 TP + FP + FN); ratios are 1 where there is nothing to find and nothing was found. "
+    "boxes false negatives (FN). Objects marked as difficult are ignored. Precision = TP / (TP + FP); recall = TP / "
+    "(TP + FN); F1 = 2 TP / (2 TP + FP + FN); ratios are 1 where there is nothing to find and nothing was found. "
     "Average precision (AP) is the area under the curve of precision over recall at all points, after precision was "
     "made to fall (PASCAL VOC 2010 and later); that of COCO lets a detection take the best box that is free, and "
     "averages precision at 101 recalls. mAP is the mean over the classes that are annotated, AP 0.5:0.95 the mean over "
@@ -46,19 +46,19 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every image with the metrics, in one order.
+        By kind: metrics of every image, in one order.
     totals
         All images together.
     training
         Number of boxes of each class in the images of the training; empty where it is not known.
     unscorable
-        By image that is not among them: why its prediction cannot be scored.
+        By further image: why its prediction cannot be scored.
     """
     lost = unscorable or {}
     images, pooled = scores["prediction"], totals.pooled()
     failures: list[str] = []
     if not pooled.tp + pooled.fn:
-        failures.append("No test image has an annotated box: such a test shows nothing. Add images with objects.")
+        failures.append("No test image has an annotated box: such a test proves nothing. Add images with objects.")
     empty = without_detections(images)
     if empty and len(empty) + len(lost) > thresholds.max_failed_images:
         failures.append(f"In {len(empty)} of {count(len(images), 'image')} nothing was detected: {listed(empty)}.")
@@ -108,7 +108,7 @@ def rare_classes(totals: Totals, training: Mapping[str, int]) -> list[str]:
     few = [f"{name} ({number})" for name, number in zip(totals.names, annotated, strict=True) if number < FEW_BOXES]
     if few and sum(annotated):
         remarks.append(
-            f"Classes with fewer than {FEW_BOXES} boxes in the test images, whose numbers say little: {listed(few)}."
+            f"Classes with fewer than {FEW_BOXES} boxes in the test images, whose scores are uncertain: {listed(few)}."
         )
     known = {name: number for name, number in training.items() if number}
     if known:
@@ -157,7 +157,7 @@ def _baseline_precision(totals: Totals) -> str:
         for level in AP_LEVELS
         if round(theirs := totals.mean_precision(level, "baseline"), 3) > round(totals.mean_precision(level), 3)
     ]
-    return f" That of Otsu's threshold is higher: {', '.join(ahead)}." if ahead else ""
+    return f" Otsu's threshold has a higher one: {', '.join(ahead)}." if ahead else ""
 
 
 def _of_classes(totals: Totals) -> list[str]:
@@ -167,7 +167,7 @@ def _of_classes(totals: Totals) -> list[str]:
     counts = totals.counts["prediction"]
     if len(known) > 1:
         worst = min(known, key=lambda number: counts[number].f1)
-        remarks.append(f"The class that is found worst is {totals.names[worst]}, with F1 {counts[worst].f1:.3f}.")
+        remarks.append(f"The class with the lowest F1 is {totals.names[worst]}, with F1 {counts[worst].f1:.3f}.")
     mistaken = totals.confusion[:-1, :-1].copy()
     np.fill_diagonal(mistaken, 0)
     if mistaken.any():
@@ -176,13 +176,13 @@ def _of_classes(totals: Totals) -> list[str]:
             f"{count(int(mistaken.sum()), 'object')} got a wrong class, most often {totals.names[given]} instead of "
             f"{totals.names[mine]} ({mistaken[mine, given]})."
         )
-    strange = [
+    unknown = [
         f"{name} ({counts[number].fp})"
         for number, name in enumerate(totals.names)
         if not annotated[number] and counts[number].fp
     ]
-    if strange:
-        remarks.append(f"Detections of classes that no test image has, all of them false positives: {listed(strange)}.")
+    if unknown:
+        remarks.append(f"Detections of classes that no test image has, all of them false positives: {listed(unknown)}.")
     return remarks
 
 

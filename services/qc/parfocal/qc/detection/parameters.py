@@ -19,16 +19,17 @@ class DetectionThresholds(F1Thresholds):
         gt=0,
         le=1,
         title="IoU level",
-        description="How well a box must fit to count as found: intersection over union with the annotated box. 0.3 "
-        "asks for the right place, 0.5 for the right object, 0.75 for a close fit.",
+        description="How well a box must fit to count as a true positive (an object that was found): its intersection "
+        "over union (common area divided by the area of both together) with the annotated box. 0.3 asks for the right "
+        "place, 0.5 for the right object, 0.75 for a close fit.",
     )
     confidence: float = Field(
         default=0.0,
         ge=0,
         le=1,
         title="Confidence",
-        description="Detections of a lower confidence are not counted. At 0 all those of the prediction are, from "
-        "which the model has left out what is below its own threshold. Average precision always uses all of them.",
+        description="Lowest confidence of a detection that is counted. 0 counts all detections of the prediction, "
+        "which the model has limited by its own threshold. Average precision always uses all detections.",
     )
 
 
@@ -59,6 +60,7 @@ class DetectionComparisonParameters(ComparisonParameters):
         default=("f1", "precision", "recall"),
         min_length=1,
         title="Metrics",
-        description="What is compared, of f1, precision, recall and mean_matched_iou. The first decides which image is "
-        "called best and worst. More metrics are more tests, so more images are needed to show a difference.",
+        description="Metrics to compare, of f1, precision, recall and mean_matched_iou. The first decides which image "
+        "is called best and worst. More metrics mean more statistical tests, so that more images are required to show "
+        "a difference.",
     )

@@ -27,7 +27,7 @@ def tables(summary: EvaluationSummary) -> Iterator[Block]:
             for key, rule in _RULES.items()
         ],
         frozenset(levels),
-        "Of all detections, whatever their confidence. IoU 0.5:0.95 is the mean over ten levels.",
+        "Computed from all detections, whatever their confidence. IoU 0.5:0.95 is the mean over ten levels.",
     )
     yield from _classes(details)
     yield Text(_places(details))
@@ -38,7 +38,7 @@ def pictures(folder: Path, summary: EvaluationSummary) -> Iterator[Block]:
     yield Picture(
         folder / "curves.png",
         "Left: precision over recall of each class; thin lines are measured, steps enclose the average precision, dots "
-        "are what the verdict counts. Right: what asking for a higher confidence would change.",
+        "are the counts of the verdict. Right: how a higher lowest confidence would change the scores.",
     )
     yield Picture(
         folder / "counts.png",

@@ -39,9 +39,9 @@ class KindScore:
     found
         The detections.
     matches, outcome
-        Which annotated boxes they found.
+        Matches with annotated boxes, and the outcome of each box.
     counts
-        Of each class.
+        Counts of each class.
     """
 
     found: Detections
@@ -61,7 +61,7 @@ class ScoredBoxes:
     truth
         The annotated boxes.
     kinds
-        By kind: the detections and what became of them.
+        By kind: detections and their outcomes.
     confusion
         int64 (classes + 1, classes + 1): see `parfocal.qc.metrics.objects.detections.confusion`.
     offsets
@@ -83,21 +83,21 @@ class Totals:
     Attributes
     ----------
     names
-        Of the classes.
+        Names of the classes.
     levels
         Levels of IoU, rising.
     counts
-        By kind: of each class, at the level and confidence that count.
+        By kind: counts of each class, at the level and confidence of the verdict.
     by_level
-        By kind: of all classes at each level, at the confidence that counts.
+        By kind: counts over all classes at each level, at the confidence of the verdict.
     precisions
-        By kind, rule and level: average precision of each class, NaN where nothing of it is annotated.
+        By kind, rule and level: average precision of each class (0 to 1), NaN for a class without annotations.
     rankings
-        Of each class, then of all of them: the detections of the prediction at the level that counts.
+        Ranked detections of the prediction, of each class and then of all, at the level of the verdict.
     confusion
         int64 (classes + 1, classes + 1).
     agreement
-        Of the numbers of objects of all classes, image by image.
+        Agreement of the numbers of objects (all classes), image by image.
     centres_px, centres_um
         float64 (N,): distances of the centres of found objects; those in micrometres are of images whose pixel size is
         known.

@@ -140,7 +140,7 @@ def _boxes(scored: ScoredBoxes, names: Sequence[str]) -> Iterable[dict[str, Any]
     score, truth = scored.kinds["prediction"], scored.truth
     outcome, found = score.outcome, score.found
     pairs = (
-        (TRUE_POSITIVE, outcome.found, outcome.found_iou),
+        (TRUE_POSITIVE, outcome.true_positives, outcome.matched_iou),
         (WRONG_CLASS, outcome.wrong_class, outcome.wrong_iou),
     )
     rows: list[tuple[str, int | None, int | None, str]] = [
@@ -148,7 +148,7 @@ def _boxes(scored: ScoredBoxes, names: Sequence[str]) -> Iterable[dict[str, Any]
         for what, each, ious in pairs
         for (mine, given), iou in zip(each.tolist(), ious.tolist(), strict=True)
     ]
-    rows += [(FALSE_NEGATIVE, mine, None, "") for mine in outcome.missed.tolist()]
+    rows += [(FALSE_NEGATIVE, mine, None, "") for mine in outcome.false_negatives.tolist()]
     rows += [(FALSE_POSITIVE, None, given, "") for given in outcome.false_positives.tolist()]
     for what, mine, given, iou in rows:
         y0, x0, y1, x1 = (found.corners[given] if given is not None else truth.corners[mine]).tolist()

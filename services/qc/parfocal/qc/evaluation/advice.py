@@ -15,7 +15,7 @@ _EARLY: Final = 0.5
 """Part of the epochs before which the best one says that training went on in vain."""
 
 
-UNSEEN: Final = ("Evaluate again by images that the model has not seen: only then is there a verdict on it.",)
+UNSEEN: Final = ("Evaluate again with images that the model was not trained on: only these give a verdict.",)
 """What to do where the model was trained on its test images."""
 
 
@@ -33,7 +33,7 @@ def next_steps(
     comparisons
         The predictions against the baselines.
     baseline
-        What is called so, within a sentence.
+        Name of the baseline within a sentence.
     """
     steps = [] if model is None else [*_of_training(model)]
     images = " and ".join(dict.fromkeys(worst))
@@ -43,7 +43,7 @@ def next_steps(
         steps.append(_more_images(model))
     steps.append("Try another method for the same task; `parfocal methods` lists them.")
     if any(each.other == "baseline" and each.outcome == "worse" for each in comparisons):
-        steps.append(f"Or do without training: the {baseline} is better on these images.")
+        steps.append(f"Or use the baseline: the {baseline} is better on these images.")
     return tuple(steps)
 
 
@@ -59,13 +59,13 @@ def _of_training(model: ModelManifest) -> list[str]:
     best = kept.epoch
     if best > _LATE * epochs:
         return [
-            f"Train longer: the model was still getting better when training ended (its best epoch was {best} of "
-            f"{epochs}). `parfocal train {model.method} --from {name} -p epochs={2 * epochs} …` goes on from it."
+            f"Train longer: the model was still improving when the training finished (its best epoch was {best} of "
+            f"{epochs}). `parfocal train {model.method} --from {name} -p epochs={2 * epochs} …` continues from it."
         ]
     if best < _EARLY * epochs:
         return [
-            f"Longer training will not help: the best epoch was {best} of {epochs}, and the model fitted its training "
-            "images ever more closely afterwards."
+            f"Longer training will not help: the best epoch was {best} of {epochs}, and afterwards the model only "
+            "memorised its training images (overfitting)."
         ]
     return []
 
@@ -73,4 +73,4 @@ def _of_training(model: ModelManifest) -> list[str]:
 def _more_images(model: ModelManifest) -> str:
     sources = sum(name.startswith(f"train/{model.source}/") for name in model.dataset_sha256)
     trained = f" (it was trained on {count(sources, 'image')})" if sources else ""
-    return f"Add training images{trained}, above all such as are predicted badly."
+    return f"Add training images{trained}, above all images like those that are predicted badly."

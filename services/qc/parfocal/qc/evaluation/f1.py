@@ -20,19 +20,20 @@ class F1Thresholds(BaseModel):
         ge=0,
         le=1,
         title="F1 asked for",
-        description="F1 at the IoU level, over the objects of all test images together, that must be reached.",
+        description="Lowest accepted F1 (0 to 1; it combines how many objects were found and how many found objects "
+        "are real) at the IoU level, over the objects of all test images together.",
     )
     max_failed_images: int = Field(
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Test images with objects in which none was found, or whose prediction is missing or cannot be "
-        "scored.",
+        description="Accepted number of test images with objects of which none was found, or whose prediction is "
+        "missing or cannot be scored.",
     )
     min_f1_gain_over_baseline: float = Field(
         default=0.0,
         ge=0,
         title="F1 gain over the threshold",
-        description="Mean F1 gain over Otsu's threshold, over the images, that the lower end of the interval must "
-        "exceed.",
+        description="Mean gain in F1 over the baseline (Otsu's threshold) that the lower end of the confidence "
+        "interval over the images must exceed.",
     )

@@ -91,13 +91,13 @@ class AnnotatedImage:
     label
         The stem.
     role
-        Of the annotation: "target".
+        Role of the annotation: "target".
     source, annotation
         Local copies.
     source_sha256
         Digest of the source.
     axes, shape
-        Of the source, in pixels.
+        Axes of the source, and its shape in pixels.
     pixel_um
         Length of a pixel in X, Y and Z in micrometres, each None where it is unknown.
     """
@@ -138,15 +138,15 @@ class Inputs(Generic[ItemT]):
     missing
         Labels of test images without a prediction.
     left_out
-        By label of other images that are not judged: why.
+        By label of a further image: why it is not judged.
     input_uri, split
-        Where the images lie, and which of them were chosen.
+        Place of the images, and the split that was chosen.
     images_of
-        What the images are, for the report, e.g. "test images of the dataset cells, version 1".
+        Description of the images for the report, e.g. "test images of the dataset cells, version 1".
     model_uri
-        Of the model to which the verdict is added; empty for none.
+        URI of the model to which the verdict is added; empty for none.
     channels
-        By role of a target that is one channel of an image: the role of that image, and which channel of it.
+        By role of a target that is one channel of an image: role of that image, and index of the channel.
     """
 
     dataset: DatasetManifest | None
@@ -407,9 +407,7 @@ def read_label_target(item: Item) -> Image:
     """Read a target that shows objects or foreground; raise InvalidInputError if it holds grey values."""
     target = read_image(item.target, labels=True)
     if problem := label_problem(target.pixels):
-        raise InvalidInputError(
-            f"{item.label} (target) {problem}. If the dataset is not one of label images, name another one."
-        )
+        raise InvalidInputError(f"{item.label} (target) {problem}. Name a dataset of label images.")
     return target
 
 

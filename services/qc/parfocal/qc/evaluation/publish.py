@@ -71,9 +71,9 @@ def publish_evaluation(
     Parameters
     ----------
     by_image
-        By label of an item that was scored: its numbers.
+        By label of a scored item: its metrics.
     tables, pictures
-        What only this kind of quality control has in its report, see `Evaluation`.
+        Tables and pictures that only this kind of quality control has, see `Evaluation`.
     """
     judgement = Judgement(summary.verdict, summary.reasons, summary.remarks, summary.next_steps)
     content = _verdict_content(context, judgement)
@@ -145,7 +145,7 @@ def publish_result(context: JobContext, folder: Path, kind: str, metrics: Mappin
     metrics
         The numbers that lists show.
     fields
-        Those of `ResultManifest` that the job itself does not tell.
+        Fields of `ResultManifest` that do not follow from the job.
     """
     manifest = ResultManifest(
         project=context.job.project,

@@ -22,11 +22,12 @@ class ScoreRow:
     kind
         "input", "baseline" or "prediction".
     values
-        By metric; what is missing or NaN has no value. Those of a whole stack stand in the rows of all its slices.
+        By metric: its value; missing or NaN where there is none. Values of a whole stack are repeated in the rows of
+        its slices.
     slice
         Index along Z from 0, or None for an image (Y, X).
     failed
-        Why the prediction failed outright; None if it did not.
+        Reason why the prediction failed outright; None if it did not.
     """
 
     image: str

@@ -62,13 +62,13 @@ class Part(Generic[ScoredT]):
     Attributes
     ----------
     role
-        Of the target.
+        Role of the target.
     scored
-        In order of scoring; at least one.
+        Scored items in order of scoring; at least one.
     scores
         The same by kind, stacks averaged over their slices, in order of name.
     unscorable
-        By image that is not among them: why its prediction cannot be scored.
+        By further image: why its prediction cannot be scored.
     worst
         The image whose prediction is the worst.
     """

@@ -45,9 +45,9 @@ def image_scores(rows: Iterable[ScoreRow], kinds: Sequence[Kind]) -> dict[Kind, 
     Parameters
     ----------
     rows
-        Of every image and slice one of each kind.
+        Rows of scores: for every image and slice, one of each kind.
     kinds
-        What was scored.
+        Kinds that were scored.
 
     Raises
     ------

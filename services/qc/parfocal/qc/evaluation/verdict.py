@@ -41,13 +41,13 @@ def judge_gain(
     Parameters
     ----------
     comparison
-        In a metric of which more is better.
+        Paired differences in a metric of which higher is better.
     images
         The predictions that were compared.
     metric
         The metric that is compared.
     other
-        What it is compared with, as in "Otsu's threshold".
+        Name of the other one within a sentence, e.g. "Otsu's threshold".
     needed
         The gain asked for.
     """
@@ -57,7 +57,7 @@ def judge_gain(
         return f"The prediction is better than {other} {amount(comparison, metric)}.", True
     if is_perfect(images, metric):
         best = f"{metric.title} {metric.text(metric.best or 0)}"
-        return f"The prediction is perfect in every image ({best}), so no gain over {other} is asked for.", True
+        return f"The prediction is perfect in every image ({best}), so that no gain over {other} is required.", True
     if comparison.outcome == "worse":
         return f"The prediction is worse than {other} {amount(comparison, metric)}.", False
     beyond = f" by the {metric.text(needed)} asked for" if needed else ""
@@ -86,9 +86,9 @@ def baseline_ahead(
     scores
         The images by kind.
     metrics
-        Those to look at.
+        Metrics to look at.
     names
-        What the kinds other than the prediction are called at the beginning of a sentence.
+        Names, at the beginning of a sentence, of the kinds other than the prediction.
     """
     found = summarise_scores(scores)
     remarks = []
@@ -116,11 +116,11 @@ def with_unscorable(verdict: Judgement, unscorable: Mapping[str, str], images: i
     Parameters
     ----------
     unscorable
-        By image: why, in sentences that name it.
+        By image: reason as a sentence that names it.
     images
         Number of all images that have a prediction.
     allowed
-        How many may fail. Those that failed in another way must have been counted together with these before.
+        Number of images that may fail. Images that failed in another way must have been added to these before.
     """
     if not unscorable:
         return verdict
@@ -132,7 +132,7 @@ def with_unscorable(verdict: Judgement, unscorable: Mapping[str, str], images: i
     if left:
         remarks = (f"Scores and means are those of the {count(left, 'image')} that could be scored.", *remarks)
     if left and len(unscorable) <= allowed:
-        return Judgement(verdict.verdict, verdict.reasons, (f"{sentence} The thresholds allow that.", *remarks))
+        return Judgement(verdict.verdict, verdict.reasons, (f"{sentence} This is within the thresholds.", *remarks))
     # Merits are no reasons of a failure.
     failures = verdict.reasons if verdict.verdict == "failed" else ()
     return Judgement("failed", (sentence, *failures), remarks)
@@ -157,7 +157,7 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
         if lost > allowed:
             failures.append(f"{sentence} Predict all of them.")
         else:
-            remarks.append(f"{sentence} The thresholds allow that.")
+            remarks.append(f"{sentence} This is within the thresholds.")
     if inputs.model is None or not inputs.model.dataset_sha256:
         what = "No model is named" if inputs.model is None else "The model was made elsewhere"
         remarks.append(f"{what}, so it is not known whether these images were used for training.")
@@ -166,7 +166,7 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
         failures.insert(
             0,
             f"{len(labels)} of {count(len(inputs.items), 'test image')} {were} among the training images "
-            f"({listed(labels)}): such a test shows nothing. Use images the model has not seen.",
+            f"({listed(labels)}): such a test proves nothing. Use images the model has not seen.",
         )
     if not failures:
         return Judgement(verdict.verdict, verdict.reasons, tuple(remarks))
@@ -191,8 +191,8 @@ def few_images(images: int) -> list[str]:
     if images >= FEW_IMAGES:
         return []
     return [
-        f"Only {count(images, 'test image')}: no interval can be given, and the verdict rests on the mean alone. Use "
-        f"at least {FEW_IMAGES} images, better ten."
+        f"Only {count(images, 'test image')}: a confidence interval cannot be computed, and the verdict rests on the "
+        f"mean alone. Use at least {FEW_IMAGES} images, better ten."
     ]
 
 
@@ -222,7 +222,7 @@ def judge_f1(
     Parameters
     ----------
     sentence
-        How many objects were found, without its end.
+        Sentence that says how many objects were found, without its end.
     f1
         Over all images together.
     scores
@@ -230,7 +230,7 @@ def judge_f1(
     metric
         F1.
     thresholds
-        What is asked for.
+        Thresholds of the verdict.
     """
     images = scores["prediction"]
     gain = compare(images, scores["baseline"], "baseline", metric.key)

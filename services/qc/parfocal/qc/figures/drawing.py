@@ -63,9 +63,9 @@ def draw_scale_bar(axis: Axes, width: int, height: int, pixel_size: float | None
     Parameters
     ----------
     pixel_size
-        In micrometres; None where it is unknown, then the bar is some pixels long.
+        Side length of a pixel in micrometres; None where it is unknown: the bar is then labelled in pixels.
     pixels_per_inch
-        Of the image in the figure.
+        Resolution at which the figure shows the image, in image pixels per inch.
     """
     if min(width, height) < _ROOM_FOR_BAR * pixels_per_inch:
         return

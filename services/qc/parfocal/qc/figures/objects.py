@@ -15,10 +15,10 @@ from parfocal.qc.metrics.objects.outcomes import Outcome, outcome_layers
 
 # Of Okabe and Ito's palette, which can be told apart with any colour vision.
 COLOURS: Final[dict[Outcome, tuple[float, float, float]]] = {
-    "found": (0.0, 0.62, 0.45),
-    "missed": (0.9, 0.62, 0.0),
-    "invented": (0.8, 0.47, 0.65),
-    "cut": (0.34, 0.71, 0.91),
+    "true positive": (0.0, 0.62, 0.45),
+    "false negative": (0.9, 0.62, 0.0),
+    "false positive": (0.8, 0.47, 0.65),
+    "split": (0.34, 0.71, 0.91),
     "merged": (0.94, 0.89, 0.26),
 }
 _LARGEST_SHOWN: Final = 1024
@@ -70,7 +70,7 @@ def plane_shown(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches:
     """Return which plane of a volume to show: that with the most pixels of mistakes, else of objects."""
     if target.ndim == 2:
         return None
-    wrong = np.isin(target, matches.missed) | np.isin(prediction, matches.spurious)
+    wrong = np.isin(target, matches.false_negatives) | np.isin(prediction, matches.false_positives)
     counted = (wrong if wrong.any() else target > 0).sum(axis=(1, 2))
     return int(np.argmax(counted))
 
@@ -83,7 +83,7 @@ def part_shown(
     Parameters
     ----------
     source
-        Of the spatial shape of the label images, with channels first, which are averaged, or colours last besides.
+        Image of the spatial shape of the label images; leading channels are averaged, trailing colours are kept.
     labels
         Images (Y, X) or (Z, Y, X) of one shape.
     plane

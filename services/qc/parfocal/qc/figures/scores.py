@@ -26,7 +26,7 @@ def scores_figure(scores: Scores, shown: Sequence[Metric], names: Mapping[Kind, 
     shown
         The metrics to draw, of which the first four are.
     names
-        What the kinds are called, in the order from left to right.
+        Names of the kinds, from left to right.
     """
     drawn = shown[:_MOST_PANELS]
     kinds = [kind for kind in names if kind in scores]

@@ -12,9 +12,10 @@ INSTANCES = Method(
     title="Instance QC",
     task=v1.TASK_INSTANCE_SEGMENTATION,
     summary="""
-        Compares found objects with labelled ones, one to one: how many were found, missed, false positives, split or
-        merged, and how well they are outlined, for the prediction and for Otsu's threshold; how often classes are
-        right where objects have them; pictures of every image with its mistakes; a verdict in words.
+        Compares found objects with labelled ones, one to one: how many were found, overlooked (false negatives), not
+        there (false positives), split or merged, and how well they are outlined, for the prediction and for the
+        baseline (Otsu's threshold); how often classes are right if objects have classes; pictures of every image with
+        its mistakes; a verdict in words.
     """,
     axes="YX",
     target=v1.TARGET_KIND_LABELS,

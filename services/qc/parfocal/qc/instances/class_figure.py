@@ -43,16 +43,16 @@ def class_figure(
     Parameters
     ----------
     source, prediction
-        Of the image, see `parfocal.qc.instances.figure.overlay_figure`; of a volume the plane with the most pixels of
-        objects of the wrong class is shown.
+        Source and prediction as in `parfocal.qc.instances.figure.overlay_figure`; of a volume, the plane with the most
+        pixels of objects of the wrong class is shown.
     matches, classes
-        Which of its objects were found, and their classes.
+        Matched objects of the image, and their classes.
     pooled
         Over all images.
     name, images
         Name of the image and number of images, for the titles.
     pixel_size
-        In micrometres, for the scale bar; None where it is unknown.
+        Side length of a pixel in micrometres, for the scale bar; None where it is unknown.
     """
     found = {theirs: (classes.target[mine], classes.prediction[theirs]) for mine, theirs, _ in matches.pairs}
     right = [label for label, (mine, given) in found.items() if mine == given != NO_CLASS]

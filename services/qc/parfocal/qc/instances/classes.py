@@ -24,14 +24,15 @@ from parfocal.runtime.store.manifests import FileEntry
 CLASS_DEFINITION: Final = (
     "An object has the class that is drawn most often inside it. Objects of unknown class in the target are left out, "
     "and images in which no class is known. Right class = found objects that were given their class / found objects. "
-    "An object of a class is found (TP) if it was found and given its class; other targets of the class are missed "
-    "(FN), other predictions of it invented (FP), from which precision, recall and F1 follow as for all objects."
+    "An object of a class is a true positive (TP) if it was found and given its class; the other targets of the class "
+    "are false negatives (FN) and the other predictions of it false positives (FP). Precision, recall and F1 follow as "
+    "for all objects."
 )
 """How the numbers were made, to be printed beside them."""
 
 NO_CLASS_NAME: Final = "none"
-MISSED: Final = "missed"
-INVENTED: Final = "invented"
+FALSE_NEGATIVES: Final = "false negatives"
+FALSE_POSITIVES: Final = "false positives"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class ObjectClasses:
     Attributes
     ----------
     target, prediction
-        By label.
+        By label: class of the object.
     counts
-        What became of them.
+        Numbers of objects by class and outcome.
     """
 
     target: Mapping[int, int]
@@ -104,24 +105,27 @@ def class_values(counts: ClassCounts) -> dict[str, float]:
 def pool_classes(counts: Iterable[ClassCounts]) -> ClassCounts | None:
     """Add up the objects of all images; None where no target has a known class."""
     total = sum(counts, ClassCounts())
-    return total if total.known or total.missed else None
+    return total if total.known or total.false_negatives else None
 
 
 def confusion(counts: ClassCounts) -> tuple[list[str], list[str], NDArray[np.int64]]:
     """Return the names of the rows and of the columns, and the numbers of objects.
 
-    A row for each class of the targets and one for what was invented; a column for each class of the predictions, one
-    for found objects without a class if there are any, and one for what was missed.
+    A row for each class of the targets and one for false positives; a column for each class of the predictions, one
+    for found objects without a class if there are any, and one for false negatives.
     """
     classes = counts.classes
-    none = [NO_CLASS] if any(given == NO_CLASS for _, given in counts.found) or NO_CLASS in counts.invented else []
+    none = (
+        [NO_CLASS] if any(given == NO_CLASS for _, given in counts.found) or NO_CLASS in counts.false_positives else []
+    )
     given = [*classes, *none]
     rows = [
-        [counts.found.get((mine, theirs), 0) for theirs in given] + [counts.missed.get(mine, 0)] for mine in classes
+        [counts.found.get((mine, theirs), 0) for theirs in given] + [counts.false_negatives.get(mine, 0)]
+        for mine in classes
     ]
-    rows.append([counts.invented.get(theirs, 0) for theirs in given] + [0])
-    columns = [*map(str, classes), *(NO_CLASS_NAME for _ in none), MISSED]
-    return [*map(str, classes), INVENTED], columns, np.array(rows, np.int64)
+    rows.append([counts.false_positives.get(theirs, 0) for theirs in given] + [0])
+    columns = [*map(str, classes), *(NO_CLASS_NAME for _ in none), FALSE_NEGATIVES]
+    return [*map(str, classes), FALSE_POSITIVES], columns, np.array(rows, np.int64)
 
 
 def summarise_classes(counts: ClassCounts) -> dict[str, Any]:
@@ -170,9 +174,12 @@ def write_class_tables(folder: Path, counts: ClassCounts) -> None:
     with (folder / "confusion.csv").open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(
-            ["target_class", *(f"predicted_{name}" if name != MISSED else "false_negatives" for name in columns)]
+            [
+                "target_class",
+                *(f"predicted_{name}" if name != FALSE_NEGATIVES else "false_negatives" for name in columns),
+            ]
         )
-        given = [name if name != INVENTED else "false_positives" for name in names]
+        given = [name if name != FALSE_POSITIVES else "false_positives" for name in names]
         lines.writerows([name, *numbers] for name, numbers in zip(given, table.tolist(), strict=True))
 
 
@@ -192,7 +199,7 @@ def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]
     remarks = []
     commonest = counts.commonest
     if commonest is None:
-        remarks.append("No object of known class was found, so nothing can be said about classes.")
+        remarks.append("No object of known class was found, so that classes were not judged.")
     else:
         remarks.append(
             f"The class is right in {counts.right} of {count(counts.known, 'found object')} of known class "
@@ -202,7 +209,9 @@ def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]
         rows = [row for row in class_rows(counts) if row["target_objects"]]
         if len(rows) > 1:
             worst = min(rows, key=lambda row: float(row["f1"]))
-            remarks.append(f"The class that is found worst is {worst['class']}, with F1 {worst['f1']:.3f}.")
+            remarks.append(f"The class with the lowest F1 is {worst['class']}, with F1 {worst['f1']:.3f}.")
     if images < of:
-        remarks.append(f"Classes were judged in {images} of {count(of, 'test image')}; of the others none were drawn.")
+        remarks.append(
+            f"Classes were judged in {images} of {count(of, 'test image')}; the others have no class images."
+        )
     return remarks

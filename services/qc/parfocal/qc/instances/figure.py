@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from parfocal.qc.evaluation.words import worst_of
+from parfocal.qc.evaluation.words import count, worst_of
 from parfocal.qc.figures.drawing import draw_scale_bar
 from parfocal.qc.figures.objects import COLOURS, draw_mistakes, draw_outlines, part_shown, picture, plane_shown
 from parfocal.qc.instances.metrics import BY_KEY
@@ -41,13 +41,14 @@ def overlay_figure(
     source
         Grey or colour image, of the spatial shape of the label images, with channels first or colours last besides.
     target, prediction
-        Label images (Y, X) or (Z, Y, X); of a volume the plane with the most missed and invented objects is shown.
+        Label images (Y, X) or (Z, Y, X); of a volume the plane with the most false negatives and false positives is
+        shown.
     score, matches
-        Of the two label images.
+        Score and matches of the two label images.
     name
-        For the title.
+        Name of the image, for the title.
     pixel_size
-        In micrometres, for the scale bar; None where it is unknown.
+        Side length of a pixel in micrometres, for the scale bar; None where it is unknown.
     """
     plane = plane_shown(target, prediction, matches)
     source, target, prediction = part_shown(source, [target, prediction], plane)
@@ -87,7 +88,7 @@ def instance_figure(
     level
         The IoU level of `matches`.
     pooled
-        By kind and level: counts over all images.
+        By kind and IoU level: counts over all images.
     images
         Number of test images.
     """
@@ -107,7 +108,7 @@ def instance_figure(
     draw_outlines(second, source, [(target, np.unique(target)[1:], (1.0, 1.0, 1.0))])
     second.set_title(f"target: {len(np.unique(target[target > 0]))} objects", fontsize=10)
     draw_mistakes(third, source, target, prediction, score, matches)
-    # In two lines: one is wider than the panel where objects are cut and merged.
+    # In two lines: one is wider than the panel where objects are split and merged.
     third.set_title(f"F1 {BY_KEY['f1'].number(matches.counts.f1)}\n{in_words(score, matches)}", fontsize=9)
     _curves(fourth, pooled, level)
     _legend(figure, score, matches)
@@ -115,11 +116,13 @@ def instance_figure(
 
 
 def in_words(score: InstanceScore, matches: Matches) -> str:
-    """Return how many objects were found, missed and invented, and how many of these were cut or merge several."""
+    """Return the numbers of true positives, false negatives (and split ones) and false positives (and merged ones)."""
     counts = matches.counts
-    cut, merged = len({*score.split} & {*matches.missed}), len({*score.merged} & {*matches.spurious})
-    missed = f"{counts.fn} missed{f' ({cut} cut)' if cut else ''}"
-    return f"{counts.tp} found, {missed}, {counts.fp} invented{f' ({merged} merged)' if merged else ''}"
+    split = len({*score.split} & {*matches.false_negatives})
+    merged = len({*score.merged} & {*matches.false_positives})
+    negatives = count(counts.fn, "false negative") + (f" ({split} split)" if split else "")
+    positives = count(counts.fp, "false positive") + (f" ({merged} merged)" if merged else "")
+    return f"{count(counts.tp, 'true positive')}, {negatives}, {positives}"
 
 
 def _curves(axes: Axes, pooled: Mapping[str, Mapping[float, Counts]], level: float) -> None:
@@ -131,7 +134,7 @@ def _curves(axes: Axes, pooled: Mapping[str, Mapping[float, Counts]], level: flo
         axes.plot(levels, [pooled[kind][each].f1 for each in levels], style, color=colour, marker=".", label=title)
     axes.axvline(level, color=_GREY, linewidth=0.8, linestyle=":")
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("IoU that counts as found")
+    axes.set_xlabel("IoU from which a pair counts as found")
     axes.set_ylabel("F1 over all test images")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(

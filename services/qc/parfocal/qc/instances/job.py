@@ -18,6 +18,7 @@ from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.evaluation.statistics import compare
 from parfocal.qc.evaluation.training_images import training_pairs
 from parfocal.qc.evaluation.verdict import Judgement
+from parfocal.qc.evaluation.words import count
 from parfocal.qc.figures.drawing import save_png
 from parfocal.qc.instances.class_figure import class_figure
 from parfocal.qc.instances.classes import (
@@ -156,8 +157,8 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
         counts = self._counts(part)
         return (
             f"At IoU {self.parameters.iou:g}, as means over the images. Over all images together: {counts.tp} of "
-            f"{counts.tp + counts.fn} objects found, {counts.fp} invented, F1 {counts.f1:.3f}. Otsu's threshold needs "
-            "no training."
+            f"{counts.tp + counts.fn} objects found, {count(counts.fp, 'false positive')} (objects that are not "
+            f"there), F1 {counts.f1:.3f}. The baseline is Otsu's threshold."
         )
 
     def comparisons(self, part: Part[ScoredObjects]) -> Sequence[PairedDifference]:

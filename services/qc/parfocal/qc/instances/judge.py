@@ -19,12 +19,13 @@ from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.store.evaluations import ImageScore, Kind
 
 DEFINITION: Final = (
-    "Objects are paired one to one; a pair counts as found (TP) if its intersection over union (IoU) reaches a level, "
-    "other targets are missed (FN), other predictions invented (FP). F1 = 2 TP / (2 TP + FP + FN); accuracy = TP / (TP "
-    "+ FP + FN), also averaged over IoU 0.5 to 0.95 in steps of 0.05; panoptic quality = sum of IoU / (TP + FP/2 + "
-    "FN/2). Ratios are 1 where there is nothing to find and nothing was found. The aggregated Jaccard index puts every "
-    "target together with the prediction of the largest IoU. Distances of outlines are means over found objects, of "
-    "the average symmetric distance and of the larger 95th percentile. Volumes are scored as a whole."
+    "Objects are paired one to one. A pair is a true positive (TP) if its intersection over union (IoU) reaches the "
+    "level; the other targets are false negatives (FN: objects that were not found), the other predictions false "
+    "positives (FP: objects that are not there). F1 = 2 TP / (2 TP + FP + FN); accuracy = TP / (TP + FP + FN), also "
+    "averaged over IoU 0.5 to 0.95 in steps of 0.05; panoptic quality = sum of IoU / (TP + FP/2 + FN/2). Ratios are 1 "
+    "where there is nothing to find and nothing was found. The aggregated Jaccard index puts every target together "
+    "with the prediction of the largest IoU. Distances of outlines are means over found objects, of the average "
+    "symmetric distance and of the larger 95th percentile. Volumes are scored as a whole."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -110,23 +111,23 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every image with its `image_values`, in one order.
+        By kind: `image_values` of every image, in one order.
     pooled
         The prediction's counts over all images at the level of the thresholds.
     unscorable
-        By image that is not among them: why its prediction cannot be scored.
+        By further image: why its prediction cannot be scored.
     """
     lost = unscorable or {}
     failures: list[str] = []
     images = scores["prediction"]
     if not pooled.tp + pooled.fn:
-        failures.append("No test image has an object to be found: such a test shows nothing. Add images with objects.")
+        failures.append("No test image has an object to be found: such a test proves nothing. Add images with objects.")
     empty = without_objects(images)
     if empty and len(empty) + len(lost) > thresholds.max_failed_images:
         failures.append(f"In {len(empty)} of {count(len(images), 'image')} no object was found: {listed(empty)}.")
     sentence = (
-        f"Over all images together {pooled.tp} of {pooled.tp + pooled.fn} objects were found, {pooled.fn} missed and "
-        f"{pooled.fp} invented: F1 {pooled.f1:.3f} at IoU {thresholds.iou:g}"
+        f"Over all images together {pooled.tp} of {pooled.tp + pooled.fn} objects were found, with "
+        f"{count(pooled.fp, 'false positive')}: F1 {pooled.f1:.3f} at IoU {thresholds.iou:g}"
     )
     against, merits = judge_f1(sentence, pooled.f1, scores, BY_KEY["f1"], thresholds)
     failures += against
@@ -135,7 +136,7 @@ def judge(
     remarks.append(f"The worst image is {worst.image}, with F1 {BY_KEY['f1'].number(worst.values['f1'])}.")
     split, merged = (int(sum(image.values[name] for image in images)) for name in ("split", "merged"))
     if split or merged:
-        remarks.append(f"Objects cut in pieces: {split}. Predictions that merge several objects: {merged}.")
+        remarks.append(f"Split objects: {split}. Predictions that merge several objects: {merged}.")
     judgement = Judgement("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
     return with_unscorable(judgement, lost, len(images) + len(lost), thresholds.max_failed_images)
 
@@ -146,9 +147,9 @@ def level_remarks(pooled: Mapping[str, Mapping[float, Counts]], level: float) ->
     Parameters
     ----------
     pooled
-        By kind and IoU level: the counts over the objects of all images.
+        By kind and IoU level: counts over the objects of all images.
     level
-        That of the verdict, of which its reasons speak.
+        IoU level of the verdict and its reasons.
     """
     ours, theirs = pooled["prediction"], pooled["baseline"]
     ahead = [

@@ -19,8 +19,9 @@ class InstanceThresholds(F1Thresholds):
         gt=0,
         le=1,
         title="IoU level",
-        description="How well an object must be outlined to count as found: intersection over union with its target. "
-        "0.5 asks for the right object, 0.8 for a good outline.",
+        description="How well an object must be outlined to count as a true positive (an object that was found): its "
+        "intersection over union (common area divided by the area of both together) with its target. 0.5 asks for the "
+        "right object, 0.8 for a good outline.",
     )
 
 
@@ -32,7 +33,8 @@ class InstanceParameters(Parameters, InstanceThresholds):
     maps: bool = Field(
         default=True,
         title="Overlays",
-        description="Write a picture of every test image with found, missed, invented, cut and merged objects.",
+        description="Write a picture of every test image that outlines true positives (objects found), false negatives "
+        "(not found), false positives (not there), split and merged objects.",
     )
 
     def thresholds(self) -> InstanceThresholds:
@@ -62,7 +64,7 @@ class InstanceComparisonParameters(ComparisonParameters):
         default=("f1", "mean_accuracy", "panoptic_quality"),
         min_length=1,
         title="Metrics",
-        description="What is compared, of f1, mean_accuracy, panoptic_quality, precision, recall, accuracy, "
-        "mean_matched_iou and foreground_iou. The first decides which image is called best and worst. More metrics are "
-        "more tests, so more images are needed to show a difference.",
+        description="Metrics to compare, of f1, mean_accuracy, panoptic_quality, precision, recall, accuracy, "
+        "mean_matched_iou and foreground_iou. The first decides which image is called best and worst. More metrics "
+        "mean more statistical tests, so that more images are required to show a difference.",
     )

@@ -61,5 +61,5 @@ def _in_words(scored: Mapping[str, Any]) -> str:
     return (
         f"The class is right in {scored['right']} of {count(scored['found'], 'found object')} of known class "
         f"({100 * scored['accuracy']:.1f} %); to call all of them class {commonest['class']} would be right in "
-        f"{100 * commonest['part']:.1f} %. The class has no part in the verdict.{unknown}"
+        f"{100 * commonest['part']:.1f} %. The class does not enter the verdict.{unknown}"
     )

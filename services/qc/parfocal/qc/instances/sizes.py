@@ -1,4 +1,4 @@
-"""How well objects are found by their size: a mean over all hides that the small ones are missed."""
+"""How well objects are found by their size: a mean over all objects hides that small ones are not found."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class SizeClass:
     size_class
         "small", "medium" or "large".
     smallest_px, largest_px
-        Of its targets, in pixels.
+        Sizes of the smallest and the largest target, in pixels.
     target_objects, true_positives
         Number of targets and of those found.
     recall
-        Their ratio.
+        Found targets divided by all targets, 0 to 1.
     mean_matched_iou
-        Of those found; None where there are none.
+        Mean IoU of the targets that were found; None if there are none.
     """
 
     size_class: str
@@ -44,7 +44,7 @@ class SizeClass:
 
 
 def target_outcomes(overlap: Overlap, matches: Matches) -> npt.NDArray[np.float64]:
-    """Return for each target its pixels and the IoU with which it was found (0 if missed); float64 (targets, 2)."""
+    """Return float64 (targets, 2): size in pixels, and the IoU with which the target was found (0: not found)."""
     iou = {pair[0]: pair[2] for pair in matches.pairs}
     found = [iou.get(label, 0.0) for label in overlap.target_ids.tolist()]
     return np.column_stack([overlap.target_areas.astype(np.float64), np.array(found, np.float64)])
@@ -56,12 +56,12 @@ def size_classes(outcomes: Sequence[npt.NDArray[np.float64]]) -> tuple[SizeClass
     Parameters
     ----------
     outcomes
-        Of each image, from `target_outcomes`.
+        Outcomes of each image, from `target_outcomes`.
 
     Returns
     -------
     tuple of SizeClass
-        From small to large; fewer than three where too few different sizes occur, none without targets.
+        Classes from small to large; fewer than three if too few different sizes occur, none without targets.
     """
     everything = np.concatenate(outcomes) if outcomes else np.empty((0, 2))
     areas, iou = everything[:, 0], everything[:, 1]

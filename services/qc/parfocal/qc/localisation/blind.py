@@ -139,7 +139,7 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         return judge_blind(part.images, self.thresholds(), left_out, part.unscorable)
 
     def verdict_of_test(self, judgement: Judgement, inputs: Inputs[StackItem]) -> Judgement:  # noqa: ARG002
-        """Return the judgement as it is: stacks without ground truth are no test that could flatter."""
+        """Return the judgement as it is: stacks without ground truth cannot give too good a verdict."""
         return judgement
 
     def thresholds(self) -> ReconstructionThresholds:
@@ -155,7 +155,7 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         return (
             "RSP: 1 is an image that, blurred again, looks like the mean of its frames. RSE: in grey values, less is "
             "better. Resolution: less is better; it says how well two halves of the frames agree, not whether they are "
-            "right. The baseline needs no training: a Gaussian is fitted to every local maximum by itself."
+            "right. The baseline fits a Gaussian to every local maximum by itself."
         )
 
     def failed(self, part: Part[ScoredReconstruction]) -> list[str]:
@@ -189,7 +189,7 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         """Return the predicted stacks, and the names of those without a prediction."""
         if not prediction.input_uri:
             raise InvalidInputError(
-                "This prediction does not say what it was made from, so there are no frames to judge it by. Give the "
+                "This prediction does not record its inputs, so that it cannot be compared with its frames. Give the "
                 "frames together with the predicted images."
             )
         inputs = {
@@ -220,9 +220,12 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
     def _stack(self, item: StackItem) -> Image:
         stack = read_image(fetch_input(self.context, item.source))
         if stack.pixels.ndim != 3:
-            raise InvalidInputError(f"{item.label} has axes {stack.axes}, where a stack of frames is needed.")
+            raise InvalidInputError(f"{item.label} has axes {stack.axes}, where a stack of frames is required.")
         if stack.pixel_size is None:
-            raise InvalidInputError(f"{item.label} does not say the size of its pixels, which localisations need.")
+            raise InvalidInputError(
+                f"{item.label} has no pixel size, which localisations require. Save it in the file (in Fiji: Image > "
+                "Properties)."
+            )
         return stack
 
     def _image(self, item: StackItem) -> NDArray[Any]:

@@ -40,7 +40,7 @@ def localisation_figure(
     images: int,
     pixel_size: float | None,
 ) -> Figure:
-    """Return mean frame, true and predicted image, and one frame with what was found and missed in it.
+    """Return mean frame, true and predicted image, and one frame with its true and false positives and false negatives.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ def localisation_figure(
     image, truth_image
         Super-resolved image and rendered truth, of one shape.
     truth, found, counts
-        Emitters, localisations and their pairs, in pixels of the camera.
+        Emitters, localisations (both in camera pixels) and their pairs.
     name, images
         Name of the stack and number of stacks, for the title.
     pixel_size
-        Of the camera in micrometres; draws a scale bar.
+        Side length of a camera pixel in micrometres, for the scale bar; None where it is unknown.
     """
     figure = Figure(figsize=(2 * _SIDE + 0.3, 2 * _SIDE + 1.4), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
@@ -94,12 +94,12 @@ def _show_frame(
     rows, columns = centre(*stack.shape[1:], largest=_ZOOM)
     show_grey(axes, np.asarray(stack[number])[rows, columns])
     here = counts.frame == number
-    missed = np.setdiff1d(np.flatnonzero(truth.frame == number), counts.true[here])
-    wrong = np.setdiff1d(np.flatnonzero(found.frame == number), counts.found[here])
+    false_negatives = np.setdiff1d(np.flatnonzero(truth.frame == number), counts.true[here])
+    false_positives = np.setdiff1d(np.flatnonzero(found.frame == number), counts.found[here])
     shown = (
-        ("true positive", found, counts.found[here], OUTCOMES["found"], "o"),
-        ("false negative", truth, missed, OUTCOMES["missed"], "x"),
-        ("false positive", found, wrong, OUTCOMES["invented"], "+"),
+        ("true positive", found, counts.found[here], OUTCOMES["true positive"], "o"),
+        ("false negative", truth, false_negatives, OUTCOMES["false negative"], "x"),
+        ("false positive", found, false_positives, OUTCOMES["false positive"], "+"),
     )
     for title, places, chosen, colour, marker in shown:
         # Pixels have their centre at whole numbers in the figure.

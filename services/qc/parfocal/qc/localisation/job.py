@@ -124,7 +124,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
             f"Within {self.parameters.radius_nm:g} nm, as means over the stacks. Over all stacks together: {ours.tp} "
             f"true positives, {ours.fn} false negatives, {ours.fp} false positives, Jaccard index {ours.jaccard:.3f}, "
             f"efficiency {ours.efficiency:.1f} %; of the fits {theirs.jaccard:.3f} and {theirs.efficiency:.1f} %. The "
-            "baseline needs no training: a Gaussian is fitted to every local maximum by itself."
+            "baseline fits a Gaussian to every local maximum by itself."
         )
 
     def comparisons(self, part: Part[ScoredStack]) -> Sequence[PairedDifference]:
@@ -190,16 +190,15 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
                 for row in rows
             ],
             frozenset(columns[1:]),
-            "True emitters of the same frame within 500 nm of each emitter. A false positive counts where it lies.",
+            "True emitters of the same frame within 500 nm of each emitter. A false positive counts at its own "
+            "position.",
         )
 
     def pictures(self, summary: EvaluationSummary, role: str) -> Iterator[Block]:
         """Yield the effect of density."""
         del summary, role
         if (self.folder / "density.png").exists():
-            yield Picture(
-                self.folder / "density.png", "How density changes what is found, and how far off it is.", small=True
-            )
+            yield Picture(self.folder / "density.png", "Detection and error by density of emitters.", small=True)
 
     def _chosen(self, image: AnnotatedImage) -> SpotBaseline:
         stack = read_image(image.source).pixels
@@ -216,7 +215,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
         place = Location.parse(self.context.job.evaluation.prediction_uri)
         image = read_image(self.context.cache.fetch(self.context.store, place, entry)).pixels
         if image.ndim != 2:
-            raise InvalidInputError(f"The image has shape {image.shape}, where a single plane (Y, X) is needed.")
+            raise InvalidInputError(f"The image has shape {image.shape}, where a single plane (Y, X) is required.")
         return image, upsampling_of(image.shape, item.plane)
 
     def _write_maps(
@@ -271,7 +270,10 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
 def _pixel_um(image: AnnotatedImage) -> tuple[float, float]:
     x, y, _ = image.pixel_um
     if x is None or y is None:
-        raise InvalidInputError(f"{image.label} does not say the size of its pixels, which localisations need.")
+        raise InvalidInputError(
+            f"{image.label} has no pixel size, which localisations require. Save it in the file (in Fiji: Image > "
+            "Properties)."
+        )
     return y, x
 
 

@@ -32,8 +32,8 @@ BLIND_DEFINITION: Final = (
     "best (0.5 to 10 pixels) and scaled by least squares; RSP is its correlation with the mean frame, RSE the root "
     "mean square difference in grey values (Culley et al. 2018). Resolution: the frames are divided into two halves, "
     "in blocks that alternate; the localisations of both are rendered as histograms, and the resolution is where their "
-    "Fourier ring correlation falls below 1/7 (Nieuwenhuizen et al. 2013). An emitter that shines in both halves makes "
-    "the resolution look better than it is."
+    "Fourier ring correlation falls below 1/7 (Nieuwenhuizen et al. 2013). An emitter that is active in both halves "
+    "makes the resolution look better than it is."
 )
 _CROWDED: Final = 0.5
 
@@ -50,21 +50,21 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every stack with the metrics, in one order.
+        By kind: metrics of every stack, in one order.
     together
-        By kind, all stacks together.
+        By kind: counts over all stacks together.
     thresholds
-        What is asked for.
+        Thresholds of the verdict.
     chance
         True emitters that lie within the radius of any place, on average.
     unscorable
-        By stack that is not among them: why its prediction cannot be scored.
+        By further stack: why its prediction cannot be scored.
     """
     lost = unscorable or {}
     images, pooled = scores["prediction"], together["prediction"]
     failures, merits = [], []
     if not pooled.tp + pooled.fn:
-        failures.append("No test stack has an emitter: such a test shows nothing. Add stacks with emitters.")
+        failures.append("No test stack has an emitter: such a test proves nothing. Add stacks with emitters.")
     empty = without_localisations(images)
     if empty and len(empty) + len(lost) > thresholds.max_failed_images:
         failures.append(f"In {len(empty)} of {count(len(images), 'stack')} nothing was located: {listed(empty)}.")
@@ -93,7 +93,7 @@ def judge(
     if chance > _CROWDED:
         remarks.append(
             f"The frames are so crowded that {chance:.1f} emitters lie within {thresholds.radius_nm:g} nm of any place "
-            "on average: much is matched by chance. Look at the RMSE, or judge again with a smaller radius."
+            "on average: many matches are chance. Look at the RMSE, or evaluate again with a smaller radius."
         )
     judgement = Judgement("failed" if failures else "passed", tuple(failures or merits), tuple(remarks))
     return with_unscorable(judgement, lost, len(images) + len(lost), thresholds.max_failed_images)
@@ -119,7 +119,7 @@ def judge_blind(
     rsp = statistics([image.values["rsp"] for image in images]).mean
     sentence = f"Blurred again, the image correlates with the mean frame by {BLIND_BY_KEY['rsp'].text(rsp)}"
     if rsp < thresholds.min_rsp:
-        failures.append(f"{sentence}; {thresholds.min_rsp:g} is asked for.")
+        failures.append(f"{sentence}; {thresholds.min_rsp:g} is required.")
     else:
         merits.append(f"{sentence}.")
     known = [value for image in images if not math.isnan(value := image.values.get("frc_nm", math.nan))]
@@ -131,10 +131,10 @@ def judge_blind(
         else:
             merits.append(f"{sentence}.")
     else:
-        failures.append("Two halves of the frames agree in no detail at all.")
+        failures.append("Two halves of the frames do not agree in any detail.")
     remarks = [
-        "Without the true emitters only part can be seen: emitters that were missed evenly, or placed evenly wrong, "
-        "leave no trace. Judge the model on simulated stacks with known emitters besides.",
+        "Without the true emitters this check is incomplete: emitters that were overlooked or misplaced evenly leave "
+        "no trace. Also judge the model on simulated stacks with known emitters.",
         *few_images(len(images)),
     ]
     if left_out:

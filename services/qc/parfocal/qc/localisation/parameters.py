@@ -21,38 +21,39 @@ class LocalisationThresholds(BaseModel):
         gt=0,
         le=10_000,
         title="Matching radius (nm)",
-        description="How near a localisation must be to a true emitter to count as found. 250 nm is that of the "
-        "challenges of the field; in crowded frames chance alone reaches it, and 100 nm says more.",
+        description="How near, in nanometres, a localisation must be to a true emitter to count as a true positive. "
+        "The challenges of the field use 250 nm; in crowded frames that is often reached by chance, and 100 nm is more "
+        "informative.",
     )
     min_jaccard: float = Field(
         default=0.33,
         ge=0,
         le=1,
         title="Jaccard index asked for",
-        description="True positives among all emitters and localisations, over all test stacks together, that must be "
-        "reached.",
+        description="Lowest accepted Jaccard index: true positives divided by all emitters and localisations (pairs "
+        "counted once), over all test stacks together.",
     )
     max_rmse_nm: float = Field(
         default=100,
         gt=0,
         title="RMSE allowed (nm)",
-        description="Root mean square distance between matched localisations and emitters, over all test stacks "
-        "together.",
+        description="Largest accepted root mean square distance between matched localisations and emitters, over all "
+        "test stacks together.",
     )
     max_failed_images: int = Field(
         default=0,
         ge=0,
         title="Failed stacks allowed",
-        description="Test stacks with emitters in which none was found, or whose prediction is missing or cannot be "
-        "scored.",
+        description="Accepted number of test stacks with emitters of which none was found, or whose prediction is "
+        "missing or cannot be scored.",
     )
     min_efficiency_gain: float = Field(
         default=0.0,
         ge=0,
         le=100,
         title="Efficiency gain over fits",
-        description="Mean gain in efficiency over fits of local maxima, over the stacks, that the lower end of the "
-        "interval must exceed.",
+        description="Mean gain in efficiency over the baseline (fits of local maxima) that the lower end of the "
+        "confidence interval over the stacks must exceed.",
     )
 
 
@@ -64,7 +65,7 @@ class LocalisationParameters(Parameters, LocalisationThresholds):
     maps: bool = Field(
         default=True,
         title="Maps",
-        description="Write for every stack the rendered ground truth, and maps of similarity and of differences "
+        description="For every stack, write the rendered ground truth and maps of the similarity and the differences "
         "between it and the super-resolved image.",
     )
 
@@ -82,22 +83,23 @@ class ReconstructionThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed stacks allowed",
-        description="Stacks without a localisation, or whose prediction cannot be scored.",
+        description="Accepted number of stacks without a localisation, or whose prediction cannot be scored.",
     )
     min_rsp: float = Field(
         default=0.8,
         ge=-1,
         le=1,
         title="Correlation with the frames",
-        description="Mean correlation of the mean frame with the super-resolved image, blurred as the microscope "
-        "blurs, that must be reached. Structures that are not in the frames lower it.",
+        description="Lowest accepted mean correlation of the mean frame with the super-resolved image after it was "
+        "blurred as by the microscope. Structures that are not in the frames lower it.",
     )
     max_frc_nm: float = Field(
         default=250,
         gt=0,
         title="Resolution asked for (nm)",
-        description="Mean resolution by Fourier ring correlation of two halves of the stack that must be reached. "
-        "About 250 nm are what a light microscope gives without super-resolution.",
+        description="Largest accepted mean resolution, in nanometres, measured by Fourier ring correlation (agreement "
+        "of two halves of the stack, detail by detail). A light microscope without super-resolution reaches about 250 "
+        "nm.",
     )
 
 
@@ -109,7 +111,8 @@ class ReconstructionParameters(Parameters, ReconstructionThresholds):
     maps: bool = Field(
         default=True,
         title="Maps",
-        description="Write for every stack the map of differences between its mean frame and the blurred image.",
+        description="For every stack, write the map of differences between its mean frame and the blurred "
+        "super-resolved image.",
     )
 
     def thresholds(self) -> ReconstructionThresholds:

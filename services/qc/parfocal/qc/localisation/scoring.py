@@ -42,7 +42,7 @@ class ScoredStack:
     truth
         The true emitters.
     kinds
-        By kind: the localisations and what became of them.
+        By kind: localisations and their outcomes.
     true_density, found_density
         float64, of each true emitter and, by kind, of each localisation: true emitters in a square micrometre around
         it, itself counted.

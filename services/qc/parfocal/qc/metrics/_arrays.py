@@ -60,9 +60,11 @@ def check_values(values: Array, what: str) -> None:
     if values.size == 0:
         raise InvalidInputError(f"The {what} has no pixels.")
     if values.dtype.kind not in "buif":
-        raise InvalidInputError(f"The {what} has data type {values.dtype}; integer or floating grey values are needed.")
+        raise InvalidInputError(
+            f"The {what} has data type {values.dtype}; integer or floating-point grey values are required."
+        )
     if bad := count_unusable(values):
         raise InvalidInputError(
-            f"The {what} has {bad} of {values.size} values that are not a number, infinite or beyond "
-            f"{LARGEST_VALUE:.0e}. Repair or leave out the image; if the model made it, its training has diverged."
+            f"The {what} has {bad} of {values.size} values that are NaN, infinite or beyond {LARGEST_VALUE:.0e}. "
+            "Repair or leave out the image; if the model made it, its training has diverged."
         )

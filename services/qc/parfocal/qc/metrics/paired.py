@@ -1,6 +1,6 @@
 """Whether two sets of scores of the same images differ: rank tests, their correction for many, and an effect size.
 
-Two competitors are scored on the same images, so scores belong together in pairs, and the pairs are what is tested:
+Two candidates are scored on the same images, so scores belong together in pairs, and the pairs are what is tested:
 images differ more from each other than models do on one image.
 """
 
@@ -25,7 +25,7 @@ _EXACT: Final = 50
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two competitors on the same images.
+    """Two candidates on the same images.
 
     Attributes
     ----------
@@ -49,14 +49,14 @@ class PairedTest:
 
 
 def paired_test(first: Scores, second: Scores, *, confidence: float = 0.95) -> PairedTest:
-    """Compare the scores of two competitors on the same images.
+    """Compare the scores of two candidates on the same images.
 
     Parameters
     ----------
     first, second
         One score for each image, in the same order: shape (images,), finite.
     confidence
-        Of the interval of the rank-biserial correlation, above 0 and below 1.
+        Confidence of the interval of the rank-biserial correlation, above 0 and below 1.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def wilcoxon_p(differences: Scores) -> float:
     Returns
     -------
     float
-        In (0, 1]; 1 where all differences are zero. With n images never below ``2**(1 - n)``.
+        p-value in (0, 1]; 1 if all differences are zero. With n images it is never below ``2**(1 - n)``.
     """
     values = _checked(differences)
     values = values[values != 0]
@@ -127,7 +127,7 @@ def mann_whitney_p(first: Scores, second: Scores) -> float:
     Returns
     -------
     float
-        In (0, 1]; 1 where all scores are equal.
+        p-value in (0, 1]; 1 if all scores are equal.
     """
     ours, theirs = _checked(first), _checked(second)
     together = np.concatenate([ours, theirs])
@@ -251,7 +251,7 @@ def _checked(values: Scores) -> npt.NDArray[np.float64]:
     if array.ndim != 1 or array.size == 0:
         raise InvalidInputError("There are no scores to compare. Score at least one image.")
     if not np.isfinite(array).all():
-        raise InvalidInputError("A score is not a finite number, so it cannot be ranked.")
+        raise InvalidInputError("A score is NaN or infinite and cannot be ranked.")
     return array
 
 

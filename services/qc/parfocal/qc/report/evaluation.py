@@ -37,7 +37,7 @@ class Evaluation:
         Give for the summary of a target, and its role where there are several, what only this kind of quality control
         has below its scores and below its figure.
     images_of
-        What the images are, e.g. "test images of the dataset cells, version 1".
+        Description of the images, e.g. "test images of the dataset cells, version 1".
     thresholds
         The parameters of the evaluation; their titles and values are printed.
     packages
@@ -137,7 +137,7 @@ def _scores_table(summary: EvaluationSummary, role: str) -> Table:
 def _figures(folder: Path, summary: EvaluationSummary, role: str, scores: Scores) -> Iterator[Block]:
     path = folder / (f"scores_{role}.png" if role else "scores.png")
     save_png(scores_figure(scores, summary.shown_metrics, summary.names), path)
-    yield Picture(path, "Every image is a point, joined over what was scored; bars are medians.")
+    yield Picture(path, "Every image is a point, joined across prediction, input and baseline; bars are medians.")
     figure = folder / f"figure_{role}.png"
     figure = figure if figure.exists() else folder / "figure.png"  # that of the first target
     yield Picture(figure, f"{summary.worst_image.image}, {worst_of(summary.images, summary.primary.title)}.")
@@ -177,7 +177,7 @@ def _training(model: ModelManifest) -> Iterator[Block]:
     rows = [(name, value_text(value)) for name, value in sorted(model.parameters.items())]
     yield Table(("Parameter", "Value"), rows)
     if model.warnings:
-        yield Notice("note", "Said during training", model.warnings)
+        yield Notice("note", "Warnings of the training", model.warnings)
 
 
 def _training_sentence(model: ModelManifest) -> str:

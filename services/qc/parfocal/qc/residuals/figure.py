@@ -38,11 +38,11 @@ def residual_figure(
     source, prediction
         Grey values (…, Y, X); of a stack the plane with the largest deviations is shown, of a large image the centre.
     maps, score
-        Of the two images.
+        Maps and score of the two images.
     name, images
         Name of the image and number of images, for the title.
     pixel_size
-        In micrometres; draws a scale bar.
+        Side length of a pixel in micrometres, for the scale bar; None where it is unknown.
     """
     plane, panels = _plane(source, prediction, maps)
     height, width = panels["input"].shape

@@ -87,7 +87,7 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
         role = model.source if model is not None else "source"
         pairs, without = _pairs(context, prediction, role)
         failed = (image_stem(Path(image.input)) for image in prediction.images if image.reason)
-        self._strange = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
+        self._unlike = [image_stem(Path(image.input)) for image in prediction.images if image.drift]
         return Inputs(
             None,
             model,
@@ -126,10 +126,10 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
 
     def verdict(self, part: Part[ScoredResidual], left_out: Mapping[str, str]) -> Judgement:
         """Say whether anything speaks against the predictions."""
-        return judge(part.images, self.thresholds(), self._strange, left_out, part.unscorable)
+        return judge(part.images, self.thresholds(), self._unlike, left_out, part.unscorable)
 
     def verdict_of_test(self, judgement: Judgement, inputs: Inputs[Pair]) -> Judgement:  # noqa: ARG002
-        """Return the judgement as it is: images without targets are no test that could flatter."""
+        """Return the judgement as it is: images without targets cannot give too good a verdict."""
         return judgement
 
     def thresholds(self) -> ResidualThresholds:
@@ -143,9 +143,9 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
     def note(self, part: Part[ScoredResidual]) -> str:  # noqa: ARG002
         """Say how the numbers are read."""
         return (
-            "Agreement: more is better. Structure: 1 is what noise alone gives. Sharpness: 1 keeps what the input has. "
-            "Noise left and autocorrelation: near 0 is better. The Gaussian filter has the sigma that foretells each "
-            f"pixel best from its neighbours, {self._gaussian.sigma:.2f} px."
+            "Agreement: more is better. Structure: noise alone gives 1. Sharpness: 1 keeps what the input has. Noise "
+            "left and autocorrelation: near 0 is better. The Gaussian filter has the sigma that predicts each pixel "
+            f"best from its neighbours, {self._gaussian.sigma:.2f} px."
         )
 
     def draw(self, part: Part[ScoredResidual], summary: EvaluationSummary, suffix: str) -> None:
@@ -163,8 +163,8 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
         source = read_image(fetch_input(self.context, pair.source))
         if "S" in source.axes or "C" in source.axes:
             raise InvalidInputError(
-                f"{pair.label} has channels (axes {source.axes}): residuals are looked at in grey images and their "
-                "stacks."
+                f"{pair.label} has channels (axes {source.axes}): residuals are judged in grey images and their "
+                "stacks. Choose images without channels."
             )
         return source
 
@@ -176,8 +176,8 @@ def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> tuple[
     """Return the predicted images with their inputs, by name, and the names of inputs without a prediction."""
     if not prediction.input_uri:
         raise InvalidInputError(
-            "This prediction does not say what it was made from, so there are no inputs to judge it by. Give the "
-            "inputs together with the predicted images."
+            "This prediction does not record its inputs, so that it cannot be compared with them. Give the inputs "
+            "together with the predicted images."
         )
     inputs = {
         image_stem(Path(item.name)): item

@@ -21,8 +21,9 @@ DEFINITION: Final = (
     "is at most 4. Structure: root mean square of the deviation in that third of the blocks of 16x16 pixels in which "
     "the prediction varies most; 1 for noise alone. Sharpness: root mean square, in the same blocks, of the fitted "
     "prediction between Gaussians of 1 and 4 pixels, by that of the input without what noise has there. Noise left: "
-    "noise of the fitted prediction by that of the input. Autocorrelation: of the residual at the next pixel; 0 for "
-    "noise that pixels do not share. Stacks are scored plane by plane and averaged."
+    "noise of the fitted prediction by that of the input. Autocorrelation: correlation of the residual between "
+    "neighbouring pixels; 0 for noise that is independent from pixel to pixel. Stacks are scored plane by plane and "
+    "averaged."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -40,7 +41,7 @@ def rank(image: ImageScore) -> tuple[float, ...]:
 def judge(
     images: Sequence[ImageScore],
     thresholds: ResidualThresholds,
-    strange: Sequence[str] = (),
+    unlike: Sequence[str] = (),
     left_out: Mapping[str, str] | None = None,
     unscorable: Mapping[str, str] | None = None,
 ) -> Judgement:
@@ -50,12 +51,12 @@ def judge(
     ----------
     images
         The predictions.
-    strange
+    unlike
         Images that are unlike those the model was trained on.
     left_out
-        By image that is not among them: why it was not judged.
+        By further image: why it was not judged.
     unscorable
-        By image that is not among them either: why its prediction cannot be scored, which is a failure.
+        By further image: why its prediction cannot be scored, which counts as a failure.
     """
     lost = unscorable or {}
     failed = {image.image: " and ".join(image.failures) for image in images if image.failures}
@@ -68,10 +69,12 @@ def judge(
     agreement, structure, left = means["agreement"], means["structure"], means["noise_left"]
     sentence = f"Prediction and input agree within the noise in {_percent(agreement)} of the pixels"
     if agreement < thresholds.min_agreement:
-        failures.append(f"{sentence}; {_percent(thresholds.min_agreement)} is asked for.")
+        failures.append(f"{sentence}; {_percent(thresholds.min_agreement)} is required.")
     else:
         merits.append(f"{sentence}.")
-    sentence = f"In structures, what was taken away varies {structure:.2f} times as much as noise would"
+    sentence = (
+        f"In structures, the residual (input minus prediction) varies {structure:.2f} times as much as noise would"
+    )
     if structure > thresholds.max_structure:
         failures.append(f"{sentence}; {thresholds.max_structure:g} times is allowed. {_cause(means)}")
     else:
@@ -82,17 +85,17 @@ def judge(
     else:
         merits.append(f"{sentence}.")
     remarks = [
-        "Without targets only part can be seen: what is invented within the noise leaves no trace. Judge the model by "
-        "test images with targets besides.",
+        "Without targets this check is incomplete: false structure within the noise leaves no trace in the residual. "
+        "Also judge the model on test images with targets.",
         *few_images(len(images)),
     ]
     if left_out:
         all_of_them = count(len(left_out) + total, "image")
         remarks.append(f"{len(left_out)} of {all_of_them} could not be judged: {with_reasons(left_out)}.")
-    if strange:
-        are = "is" if len(strange) == 1 else "are"
-        what = f"{count(len(strange), 'image')} {are} unlike those the model was trained on"
-        remarks.append(f"{what}: {listed(strange)}.")
+    if unlike:
+        are = "is" if len(unlike) == 1 else "are"
+        what = f"{count(len(unlike), 'image')} {are} unlike those the model was trained on"
+        remarks.append(f"{what}: {listed(unlike)}.")
     worst = min(images, key=rank)
     agreement_of = BY_KEY["agreement"].number(worst.values["agreement"])
     remarks.append(f"The worst image is {worst.image}, with agreement {agreement_of}.")
@@ -106,18 +109,18 @@ def _cause(means: Mapping[str, float]) -> str:
     if sharpness < 1 - _CLEAR:
         what = f"Structures were blurred or weakened (sharpness {sharpness:.2f} of the input's)."
     elif sharpness > 1 + _CLEAR:
-        what = f"Structures were sharpened or invented (sharpness {sharpness:.2f} of the input's)."
+        what = f"Structures were sharpened, or false structure was added (sharpness {sharpness:.2f} of the input's)."
     else:
         what = "Structures were changed, or lie elsewhere than in the input."
     if means["autocorrelation"] > _CLEAR:
         what += (
-            f" Or the noise of neighbouring pixels is shared (autocorrelation {means['autocorrelation']:.2f}), as in "
-            "interpolated or compressed images: then this says nothing."
+            f" Or the noise of neighbouring pixels is correlated (autocorrelation {means['autocorrelation']:.2f}), as "
+            "in interpolated or compressed images: this check does not apply then."
         )
     if means["clipped_fraction"] > _CLIPPED:
         what += (
             f" Or the input is clipped ({_percent(means['clipped_fraction'])} of its pixels have the smallest or "
-            "largest grey value), which a prediction need not be: then this says nothing either."
+            "largest grey value), unlike a prediction: this check does not apply then either."
         )
     return what
 

@@ -20,28 +20,30 @@ class ResidualThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Images whose prediction may be inverted, constant or impossible to score.",
+        description="Accepted number of images whose prediction is inverted, constant or impossible to score.",
     )
     min_agreement: float = Field(
         default=0.99,
         ge=0,
         le=1,
         title="Agreement with the input",
-        description="Mean part of the pixels in which prediction and input must agree within four standard deviations "
-        "of the noise, both smoothed over 2 pixels. Targets themselves reach 0.999 and more.",
+        description="Lowest accepted mean fraction of pixels in which prediction and input, both smoothed over 2 "
+        "pixels, agree within four standard deviations of the noise. Real targets reach at least 0.999.",
     )
     max_structure: float = Field(
         default=1.5,
         gt=0,
         title="Structure in the residual",
-        description="How many times as much as noise the smoothed residual may vary in structures, on average. "
-        "Targets themselves give 0.9 to 1.1, a filter as strong as the noise asks for less than 1.",
+        description="Largest accepted mean ratio between the variation of the smoothed residual (input minus "
+        "prediction) in structures and that of noise. Real targets give 0.9 to 1.1; a filter that is just strong "
+        "enough for the noise gives less than 1.",
     )
     max_noise_left: float = Field(
         default=0.5,
         gt=0,
         title="Noise left",
-        description="Part of the input's noise that may be left in the prediction, on average. At 1 nothing was done.",
+        description="Largest accepted mean fraction of the input's noise that is left in the prediction. 1 means that "
+        "no noise was removed.",
     )
 
 
@@ -51,8 +53,8 @@ class ResidualParameters(Parameters, ResidualThresholds):
     maps: bool = Field(
         default=True,
         title="Maps",
-        description="Write for every image the residual, and the map of deviations that shows where the prediction "
-        "contradicts its input.",
+        description="For every image, write the residual (input minus prediction) and the map of deviations that shows "
+        "where the prediction contradicts its input.",
     )
 
     def thresholds(self) -> ResidualThresholds:

@@ -103,7 +103,7 @@ def shift_remark(shift: Shift, limit: float) -> str | None:
         return None
     word = "raised" if shift.amount > 0 else "lowered"
     return (
-        f"The SSIM of the prediction is {word} by background: {shift.whole:.3f} over the whole image, "
+        f"The SSIM of the prediction is {word} by the background: {shift.whole:.3f} over the whole image, "
         f"{shift.inside:.3f} inside the foreground, which is {_percent(shift.fraction)} of the image. Between images "
         "of other foreground fractions compare SSIM inside the foreground."
     )
@@ -126,9 +126,9 @@ def carried(
     scores
         All images by kind.
     name
-        What the prediction is compared with, as in "its input".
+        Name of what the prediction is compared with, e.g. "its input".
     allowed
-        The loss that is allowed; None where a gain is asked for.
+        The loss that is allowed; None where a gain is required.
     """
     prediction, other = scores["prediction"], scores[whole.other]
     metric = INSIDE[whole.metric]
@@ -142,7 +142,7 @@ def carried(
     elif whole.metric == "psnr":
         judged = shared_gain(prediction, other, limits.min_inside_share)
         passed = _low(judged) > 0
-        asked = f"; {100 * limits.min_inside_share:.0f} % of the gain is asked for there"
+        asked = f"; {100 * limits.min_inside_share:.0f} % of the gain is required there"
     else:
         passed = _low(judged) > limits.min_ssim_gain_inside
     if passed:

@@ -35,9 +35,9 @@ def correlation_figure(
     Parameters
     ----------
     metrics
-        By kind: the statistics over the images, whose median resolution is marked.
+        By kind: statistics over the images, whose median resolution is marked.
     names
-        What the kinds are called, in the order of the legend.
+        Names of the kinds, in the order of the legend.
     """
     figure = Figure(figsize=(7.0, 3.6), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
@@ -75,7 +75,7 @@ def correlation_figure(
 def _resolution_text(metrics: Mapping[str, Statistics]) -> str:
     """Say "4.1 pixels (0.41 µm)", as the median over the images."""
     if "resolution_px" not in metrics:
-        return "nothing in common with the targets"
+        return "no agreement with the targets"
     pixels = metrics["resolution_px"].median
     text = f"{pixels:.3g} pixels" if pixels > _NYQUIST_PIXELS else f"{pixels:.0f} pixels or finer"
     return f"{text} ({metrics['resolution_um'].median:.3g} µm)" if "resolution_um" in metrics else text

@@ -41,15 +41,15 @@ class Example:
     Attributes
     ----------
     heading
-        Why it is shown, and its name.
+        Reason why the image is shown, and its name.
     source, prediction, target
         Grey values (Y, X) of one shape.
     error
         Map of the prediction's absolute error, in target ranges.
     input_score, prediction_score
-        Of the whole image or plane.
+        Scores of the whole image or plane.
     pixel_size
-        In micrometres, None where it is unknown.
+        Side length of a pixel in micrometres; None where it is unknown.
     """
 
     heading: str

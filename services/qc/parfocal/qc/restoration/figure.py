@@ -69,22 +69,21 @@ def restoration_figure(
     Parameters
     ----------
     images
-        By kind, "input", "baseline", "prediction" and "target": grey values (Y, X), of one shape; of a stack, one
-        slice.
+        By kind ("input", "baseline", "prediction", "target"): grey values (Y, X) of one shape; of a stack, one slice.
     scores
-        By kind but the target.
+        By kind except the target: its scores.
     maps
-        By kind but the target, in the shape of the images.
+        By kind except the target: its maps, in the shape of the images.
     name
         Name of the image, for the title.
     baseline
-        What the baseline is; the table has its first word.
+        Name of the baseline; the table shows its first word.
     pixel_size
-        In micrometres; draws a scale bar, unless the image is too narrow a strip for one.
+        Side length of a pixel in micrometres, for the scale bar, which very narrow images lack.
     foreground
         Foreground of the target, of the shape of the images.
     inside
-        By kind: the scores inside the foreground, for the table.
+        By kind: scores inside the foreground, for the table.
 
     Raises
     ------

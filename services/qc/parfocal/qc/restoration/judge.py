@@ -138,12 +138,15 @@ def judge(
         remarks.append(coverage_remark(coverage, _mean(summary.scores["prediction"], "coverage_90_inside")))
     shift = background_shift(summary.scores["prediction"])
     if shift is None:
-        remarks.append("No test image has a score inside the foreground: whether background carries them is unknown.")
+        remarks.append(
+            "No test image has a score inside the foreground, so that it is unknown whether the scores come from the "
+            "background."
+        )
     else:
         if shift.fraction > _MOST_FOREGROUND:
             remarks.append(
-                f"What is brighter than Otsu's threshold is {100 * shift.fraction:.0f} % of the targets. If the "
-                "structures are darker than their background, scores inside the foreground are scores of background."
+                f"The pixels above Otsu's threshold make up {100 * shift.fraction:.0f} % of the targets. If the "
+                "structures are darker than their background, scores inside the foreground describe the background."
             )
         if remark := shift_remark(shift, limits.max_background_shift):
             remarks.append(remark)
@@ -188,7 +191,7 @@ def baseline_note(baseline: Mapping[str, Any]) -> str:
     if "coefficients" in baseline and not baseline.get("pairs", True):
         return (
             " The linear predictor gives inputs the mean and the contrast of targets, as on the "
-            f"{baseline['chosen_on']}, which are no pairs."
+            f"{baseline['chosen_on']}, which are not pairs."
         )
     if "coefficients" in baseline:
         what = "the best linear function of the input's pixels"
@@ -204,8 +207,10 @@ def _failed_images(failed: Sequence[ImageScore], images: int) -> str:
 def _tolerated(score: ImageScore) -> str:
     failures = " or ".join(score.failures)
     if score.slices == 1:
-        return f"{score.image}: {failures}, which the thresholds allow."
-    return f"{score.image}: {failures} in {score.failed_slices} of {score.slices} slices, which the thresholds allow."
+        return f"{score.image}: {failures}, which is within the thresholds."
+    return (
+        f"{score.image}: {failures} in {score.failed_slices} of {score.slices} slices, which is within the thresholds."
+    )
 
 
 def _against_baseline(comparison: PairedDifference, allowed: float) -> tuple[str, bool]:

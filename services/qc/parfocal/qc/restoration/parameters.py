@@ -22,75 +22,78 @@ class ImageThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Test images whose prediction may be missing, inverted, constant or impossible to score. One is "
-        "enough to mistrust a model: the fit used by the other metrics hides inversion, and in practice it comes from "
-        "a fault of normalisation, not from noise.",
+        description="Accepted number of test images whose prediction is missing, inverted, constant or impossible to "
+        "score. A single one is reason to mistrust a model: the fit used by the other metrics hides an inversion, "
+        "which in practice comes from a fault of normalisation and not from noise.",
     )
     max_failed_slices: float = Field(
         default=0.1,
         ge=0,
         lt=1,
         title="Failed slices allowed",
-        description="Fraction of a stack's slices that may be inverted or constant before the stack counts as failed. "
-        "In slices above and below the sample there is nothing to find, and the sign of the fit is chance.",
+        description="Largest accepted fraction of a stack's slices that are inverted or constant. Slices above and "
+        "below the sample show nothing, so that their sign is chance.",
     )
     min_inside_share: float = Field(
         default=0.25,
         ge=0,
         le=1,
         title="Share of the gain inside the foreground",
-        description="Share of the PSNR gain, in dB, that must be found as a gain in SNR inside the foreground. Noise "
-        "of one strength that is removed everywhere gives a share near 1, however much background there is; a model "
-        "that only cleans the background gives 0. With less than a quarter the score is carried by background.",
+        description="Lowest accepted ratio between the gain in SNR inside the foreground and the gain in PSNR over the "
+        "whole image, both in dB. Noise that is removed evenly everywhere gives a ratio near 1, however much "
+        "background there is; a model that only cleans the background gives 0. Below a quarter, the score comes from "
+        "the background.",
     )
     min_ssim_gain_inside: float = Field(
         default=0.0,
         ge=0,
         title="SSIM gain inside the foreground",
-        description="Mean SSIM gain inside the foreground that the lower end of the interval must exceed wherever a "
-        "gain over the whole image is asked for.",
+        description="Mean gain in SSIM inside the foreground that the lower end of the confidence interval must "
+        "exceed, wherever a gain over the whole image is required.",
     )
     max_background_shift: float = Field(
         default=0.1,
         gt=0,
         title="Difference between whole image and foreground",
-        description="Difference between the SSIM of the whole image and that inside the foreground above which a "
-        "remark says that background makes the score. 0.1 is more than most models differ by. It does not decide.",
+        description="Difference between the SSIM of the whole image and the SSIM inside the foreground above which a "
+        "remark says that the score comes from the background. Most models differ by less than 0.1. The remark does "
+        "not change the verdict.",
     )
 
 
 class RestorationThresholds(ImageThresholds):
     """What a restoration model must show on its test images to pass.
 
-    The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its
-    input beyond the chance of the choice of images, and is no worse than a filter that needs no training.
+    The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its input by
+    more than the chance of the choice of images, and is not worse than a simple filter (the baseline).
     """
 
     min_psnr_gain_over_input: float = Field(
         default=0.0,
         ge=0,
         title="PSNR gain over the input",
-        description="Mean PSNR gain over the input, in dB, that the lower end of the interval must exceed.",
+        description="Mean gain in PSNR over the input, in dB, that the lower end of the confidence interval must "
+        "exceed.",
     )
     min_ssim_gain_over_input: float = Field(
         default=0.0,
         ge=0,
         title="SSIM gain over the input",
-        description="Mean SSIM gain over the input that the lower end of the interval must exceed.",
+        description="Mean gain in SSIM over the input that the lower end of the confidence interval must exceed.",
     )
     max_psnr_loss_to_baseline: float = Field(
         default=0.0,
         ge=0,
         title="PSNR loss to the Gaussian filter allowed",
-        description="Mean PSNR, in dB, by which the prediction may be worse than the Gaussian filter. It fails only if "
-        "the whole interval is worse than this.",
+        description="How much lower than that of the Gaussian filter the mean PSNR of the prediction may be, in dB. A "
+        "model fails only if the whole confidence interval is worse than this.",
     )
     max_ssim_loss_to_baseline: float = Field(
         default=0.0,
         ge=0,
         title="SSIM loss to the Gaussian filter allowed",
-        description="Mean SSIM by which the prediction may be worse than the Gaussian filter. It fails only if the "
-        "whole interval is worse than this.",
+        description="How much lower than that of the Gaussian filter the mean SSIM of the prediction may be. A model "
+        "fails only if the whole confidence interval is worse than this.",
     )
 
     def gain_over_input(self, metric: str) -> float:
@@ -105,21 +108,23 @@ class RestorationThresholds(ImageThresholds):
 class TranslationThresholds(ImageThresholds):
     """What a model that predicts one kind of image from another must show on its test images to pass, per target.
 
-    The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear
-    function of the input's pixels is what a model that has learnt no structure would come to.
+    The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear function of
+    the input's pixels is the result of a model that knows nothing of structure.
     """
 
     min_psnr_gain_over_baseline: float = Field(
         default=0.0,
         ge=0,
         title="PSNR gain over the linear predictor",
-        description="Mean PSNR gain over the linear predictor, in dB, that the lower end of the interval must exceed.",
+        description="Mean gain in PSNR over the linear predictor, in dB, that the lower end of the confidence interval "
+        "must exceed.",
     )
     min_ssim_gain_over_baseline: float = Field(
         default=0.0,
         ge=0,
         title="SSIM gain over the linear predictor",
-        description="Mean SSIM gain over the linear predictor that the lower end of the interval must exceed.",
+        description="Mean gain in SSIM over the linear predictor that the lower end of the confidence interval must "
+        "exceed.",
     )
 
     def gain_over_baseline(self, metric: str) -> float:
@@ -160,8 +165,9 @@ class ImageComparisonParameters(ComparisonParameters):
         default=("psnr", "ssim"),
         min_length=1,
         title="Metrics",
-        description="What is compared, of psnr, ssim, nrmse and pearson. The first decides which image is called best "
-        "and worst. More metrics are more tests, so more images are needed to show a difference.",
+        description="Metrics to compare, of psnr, ssim, nrmse and pearson. The first decides which image is called "
+        "best and worst. More metrics mean more statistical tests, so that more images are required to show a "
+        "difference.",
     )
 
 

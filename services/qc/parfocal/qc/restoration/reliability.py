@@ -41,7 +41,7 @@ def read_coverage_csv(path: Path) -> Float64:
 
 
 def coverage_remark(coverage: float, inside: float | None = None) -> str:
-    """Say whether the uncertainty is honest.
+    """Say whether the uncertainty is calibrated.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ def coverage_remark(coverage: float, inside: float | None = None) -> str:
     """
     amount = f"{100 * coverage:.0f} % of the true values lie within the intervals of {100 * _JUDGED:.0f} %"
     if coverage < _TOO_SMALL:
-        return f"The uncertainty is too small: {amount}. The prediction is less sure than it says."
+        return f"The uncertainty is too small: {amount}. The errors of the prediction are larger than stated."
     if inside is not None and inside < _TOO_SMALL:
         words = f"{amount}, but only {100 * inside:.0f} % inside the foreground"
-        return f"The uncertainty is too small where it matters: {words}."
+        return f"The uncertainty is too small inside the foreground: {words}."
     if coverage > _TOO_LARGE:
-        return f"The uncertainty is too large: {amount}. The prediction is surer than it says."
-    return f"The uncertainty is honest: {amount}."
+        return f"The uncertainty is too large: {amount}. The errors of the prediction are smaller than stated."
+    return f"The uncertainty is calibrated: {amount}."
 
 
 def reliability_figure(coverage: Float64) -> Figure:
@@ -74,7 +74,7 @@ def reliability_figure(coverage: Float64) -> Figure:
     axis = figure.add_subplot()
     levels = 100 * np.array(LEVELS)
     axis.plot([0, 100], [0, 100], color=_GREY, linewidth=0.8, linestyle=":")
-    axis.text(96, 88, "honest", ha="right", va="top", fontsize=8, color=_GREY)
+    axis.text(96, 88, "calibrated", ha="right", va="top", fontsize=8, color=_GREY)
     if len(coverage) > 1:
         axis.fill_between(
             levels, 100 * coverage.min(axis=0), 100 * coverage.max(axis=0), color=_BLUE, alpha=0.2, linewidth=0

@@ -42,9 +42,9 @@ def regions_table(summary: EvaluationSummary, role: str) -> Table | None:
         for metric in shown
     ]
     caption = (
-        "The foreground, what is above Otsu's threshold of the target, is "
-        f"{100 * ours['foreground_fraction'].mean:.2g} % of the image on average. Means over the images that have a "
-        "value. What is gained outside alone is gained in the background."
+        f"The foreground (pixels above Otsu's threshold of the target) is {100 * ours['foreground_fraction'].mean:.2g} "
+        "% of the image on average. Means over the images that have a value. A gain only outside the foreground is a "
+        "gain in the background."
     )
     return Table(columns, rows, frozenset(columns[1:]), f"{role}: {caption}" if role else caption)
 
@@ -57,8 +57,8 @@ def pictures(folder: Path, summary: EvaluationSummary, role: str) -> Iterator[Bl
     if examples.exists():
         yield Picture(
             examples,
-            f"What to expect besides the worst: the best and the median image by {summary.primary.title}. Of large "
-            "images the centre is shown; scores are of the whole image or plane.",
+            f"Beside the worst image: the best and the median image by {summary.primary.title}. Of large images the "
+            "centre is shown; scores are of the whole image or plane.",
         )
     yield from _correlation(folder, summary, role)
     yield from _reliability(folder, role)
@@ -74,10 +74,10 @@ def _correlation(folder: Path, summary: EvaluationSummary, role: str) -> Iterato
     save_png(correlation_figure(curves, summary.metrics, summary.names), path)
     yield Picture(
         path,
-        "Fourier correlation with the target: what is shared of coarse detail (left) and fine detail (right), 1 for "
-        "all of it. Lines are medians over the images, bands reach from the lowest to the highest image. The "
-        "resolution is where an image's curve first falls below 1/7. A Gaussian filter makes detail weaker without "
-        "changing what is shared of it, so its curve is nearly that of the input.",
+        "Fourier correlation with the target: agreement in coarse detail (left) and fine detail (right); 1 is full "
+        "agreement. Lines are medians over the images, bands reach from the lowest to the highest image. The "
+        "resolution is where an image's curve first falls below 1/7. A Gaussian filter weakens detail without changing "
+        "its agreement, so that its curve is nearly that of the input.",
     )
 
 
@@ -90,7 +90,7 @@ def _reliability(folder: Path, role: str) -> Iterator[Block]:
     save_png(reliability_figure(read_coverage_csv(table)), path)
     yield Picture(
         path,
-        "Is the uncertainty honest? The line is the mean over the images, the band reaches from the lowest to the "
-        "highest image. Below the diagonal the model is surer of itself than it may be.",
+        "Is the uncertainty calibrated? The line is the mean over the images, the band reaches from the lowest to the "
+        "highest image. Below the diagonal the errors are larger than the uncertainty states.",
         small=True,
     )

@@ -102,11 +102,11 @@ def collect_scores(
     stream
         One image after the other; curves and samples are not kept.
     baselines
-        By role of the target.
+        By role of the target: its baseline.
     shapes
-        Of the targets, by which the number of threads is chosen.
+        Shapes of the targets in pixels, by which the number of threads is chosen.
     folder
-        Where to write.
+        Folder to write to.
     """
     samples: dict[tuple[str, Kind], list[MicroSample]] = {}
     coverages: dict[str, Float64] = {}
@@ -139,16 +139,16 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     Parameters
     ----------
     windows
-        How many windows to sample for the fit of MicroSSIM.
+        Number of windows to sample for the fit of MicroSSIM.
     folder
-        Where to write the maps; None for nowhere.
+        Folder to write the maps to; None to write none.
     """
     target_image = read_image(item.target)
     pixels = target_image.pixels
     planes = pixels if pixels.ndim == 3 else pixels[np.newaxis]
     if not any(has_range(plane, name=item.label) for plane in planes):
         why = "its target is constant, or nearly"
-        raise LeftOutError(f"{item.label} was not judged: {why}, and nothing can be measured against it.", why)
+        raise LeftOutError(f"{item.label} was not judged: {why}, so that it cannot be compared with.", why)
     target = _Target(
         pixels,
         find_foreground(pixels, name=item.label),

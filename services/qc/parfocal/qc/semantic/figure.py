@@ -21,11 +21,7 @@ from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.runtime.methods.thresholds import THRESHOLDS
 from parfocal.runtime.report.fonts import drawable
 
-_OUTCOMES: Final[dict[Outcome, str]] = {
-    "found": "true positive",
-    "missed": "false negative",
-    "invented": "false positive",
-}
+_OUTCOMES: Final[tuple[Outcome, ...]] = ("true positive", "false negative", "false positive")
 ERROR_CODES: Final = {outcome: _OBJECT_CODES[outcome] for outcome in _OUTCOMES}
 """Values of an error map of pixels, the same as of objects; 0 is background."""
 _MOST_WRITTEN: Final = 12
@@ -54,19 +50,20 @@ def semantic_figure(
     name, images
         Name of the image and number of test images, for the title.
     iou
-        Of this image.
+        IoU of this image, 0 to 1.
     curve
         IoU over all test images at each of `THRESHOLDS`; None where masks were predicted.
     threshold
-        Where probabilities were cut.
+        Lowest probability that was taken for foreground.
     pixel_size
-        In micrometres, for the scale bar; None where it is unknown.
+        Side length of a pixel in micrometres, for the scale bar; None where it is unknown.
     confusion
-        Of several classes their names, and over all test images the pixels by class of target (rows) and prediction.
+        For several classes: their names, and the number of pixels of all test images by class of target (rows) and
+        prediction (columns).
     """
     plane = None
     if mistakes.ndim == 3:
-        plane = int(np.argmax((mistakes > ERROR_CODES["found"]).sum(axis=(1, 2))))
+        plane = int(np.argmax((mistakes > ERROR_CODES["true positive"]).sum(axis=(1, 2))))
     source, mistakes = part_shown(source, [mistakes], plane)
     panels = 2 if curve is None and confusion is None else 3
     side = 4.0
@@ -95,7 +92,7 @@ def semantic_figure(
     elif confusion is not None:
         _draw_confusion(axes[2], *confusion)
     handles = [Patch(color=COLOURS[outcome]) for outcome in ERROR_CODES]
-    figure.legend(handles, list(_OUTCOMES.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, list(ERROR_CODES), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

@@ -150,13 +150,13 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
         pooled, threshold = _pooled(part)["prediction"], self._threshold
         cut = ""
         if _curve(part) is not None:
-            cut = f" Probabilities were cut at {threshold.value:g}, chosen by {threshold.chosen_by}."
+            cut = f" The threshold of the probability was {threshold.value:g}, chosen by {threshold.chosen_by}."
         of = "" if self._scheme.binary else ", both as means over the classes but the background"
         return (
             f"Means over the images; over all pixels together IoU {mean_over_classes(pooled, lambda a: a.iou):.3f} and "
             f"Dice {mean_over_classes(pooled, lambda a: a.dice):.3f}{of}. Outlines may be "
-            f"{self.parameters.boundary_tolerance:g} px off.{cut} The baseline is {self._baselines.title}, the best of "
-            "those tried on the training images."
+            f"{self.parameters.boundary_tolerance:g} px off.{cut} The baseline is {self._baselines.title}, the best "
+            "baseline on the training images."
         )
 
     def comparisons(self, part: Part[ScoredClasses]) -> Sequence[PairedDifference]:

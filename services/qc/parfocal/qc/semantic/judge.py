@@ -27,14 +27,14 @@ from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
 from parfocal.runtime.store.evaluations import ImageScore, Kind
 
 DEFINITION: Final = (
-    "TP, FP and FN are true positive, false positive and false negative pixels of the foreground, or of a class. "
-    "IoU = TP / (TP + FP + FN); Dice = 2 TP / (2 TP + FP + FN); precision = TP / (TP + FP); recall = TP / (TP + FN). "
+    "TP, FP and FN are true positive, false positive and false negative pixels of the foreground, or of a class. IoU = "
+    "TP / (TP + FP + FN); Dice = 2 TP / (2 TP + FP + FN); precision = TP / (TP + FP); recall = TP / (TP + FN). "
     "Boundary F is the F1 of outline pixels, of which those within the tolerance of the other outline agree. Of "
     "several classes these are means over all classes of an image but the background. Ratios are 1 where there is no "
     "foreground and none was predicted. VI is the variation of information between connected regions, in bits: split "
     "where one region of the target became several, merge where several became one; only pixels that are in a region "
-    "in both count. Pixels that are not annotated are not scored. Probabilities are cut at a threshold that no test "
-    "image had a part in."
+    "in both count. Pixels that are not annotated are not scored. The threshold of the probability is not chosen on "
+    "test images."
 )
 """How the numbers were made, to be printed beside them."""
 
@@ -92,9 +92,9 @@ def error_map(target: NDArray[np.int8], prediction: NDArray[np.int8]) -> NDArray
     Pixels whose class in the target is not known are left at 0.
     """
     result = np.zeros(target.shape, np.uint8)
-    result[(target > 0) & (prediction == target)] = ERROR_CODES["found"]
-    result[(target > 0) & (prediction != target)] = ERROR_CODES["missed"]
-    result[(target == 0) & (prediction > 0)] = ERROR_CODES["invented"]
+    result[(target > 0) & (prediction == target)] = ERROR_CODES["true positive"]
+    result[(target > 0) & (prediction != target)] = ERROR_CODES["false negative"]
+    result[(target == 0) & (prediction > 0)] = ERROR_CODES["false positive"]
     return result
 
 
@@ -123,24 +123,24 @@ def judge(
     Parameters
     ----------
     scores
-        By kind, every image with the metrics, in one order.
+        By kind: metrics of every image, in one order.
     pooled
         Pixels of the prediction over all images by class in target and prediction.
     curve
         Counts over all images at each of `THRESHOLDS`; None where the predictions are masks.
     unscorable
-        By image that is not among them: why its prediction cannot be scored.
+        By further image: why its prediction cannot be scored.
     names
-        Of the classes.
+        Names of the classes.
     baseline
-        What the baseline is called.
+        Name of the baseline.
     """
     lost = unscorable or {}
     images = scores["prediction"]
     failures: list[str] = []
     merits: list[str] = []
     if not pooled[1:].any():
-        failures.append("No test image has any foreground to find: such a test shows nothing.")
+        failures.append("No test image has any foreground: such a test proves nothing. Add images with foreground.")
     empty = without_foreground(images)
     if empty and len(empty) + len(lost) > parameters.max_failed_images:
         failures.append(f"In {len(empty)} of {count(len(images), 'image')} no foreground was found: {listed(empty)}.")
@@ -161,8 +161,8 @@ def judge(
         ious = [Areas(*row).iou for row in curve.tolist()]
         best = int(np.argmax(ious))
         remarks.append(
-            f"Probabilities were cut at {threshold.value:g} (chosen by {threshold.chosen_by}). On the test images "
-            f"themselves {THRESHOLDS[best]:g} would have given the highest IoU, {ious[best]:.3f}; it was not "
+            f"The threshold of the probability was {threshold.value:g} (chosen by {threshold.chosen_by}). On the test "
+            f"images themselves {THRESHOLDS[best]:g} would have given the highest IoU, {ious[best]:.3f}; it was not "
             "used."
         )
     if several:

@@ -24,22 +24,23 @@ class SemanticThresholds(BaseModel):
         ge=0,
         le=1,
         title="IoU asked for",
-        description="Intersection over union of the foreground, over all test images together, that must be reached; "
-        "of several classes the mean over all but the background.",
+        description="Lowest accepted intersection over union (IoU: common area divided by the area of both together) "
+        "of the foreground, over all test images together; for several classes, the mean over all classes but the "
+        "background.",
     )
     max_failed_images: int = Field(
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Test images with foreground in which none was found, or whose prediction is missing or cannot be "
-        "scored.",
+        description="Accepted number of test images with foreground of which none was found, or whose prediction is "
+        "missing or cannot be scored.",
     )
     min_iou_gain_over_baseline: float = Field(
         default=0.0,
         ge=0,
         title="IoU gain over the baseline",
-        description="Mean IoU gain over the baseline (Otsu's threshold or a pixel classifier), over the images, that "
-        "the lower end of the interval must exceed.",
+        description="Mean gain in IoU over the baseline (Otsu's threshold or a pixel classifier) that the lower end of "
+        "the confidence interval over the images must exceed.",
     )
 
 
@@ -53,33 +54,34 @@ class SemanticParameters(Parameters, SemanticThresholds):
         gt=0,
         lt=1,
         title="Threshold",
-        description="Where probabilities are cut. Not set: where the model found best on its validation images, or at "
-        "0.5 if it stores nothing. Never chosen on the test images.",
+        description="Lowest probability at which a pixel is taken for foreground. Not set: the threshold that gave the "
+        "best result on the model's validation images, or 0.5 if the model stores none. It is never chosen on the test "
+        "images.",
     )
     foreground_value: int | None = Field(
         default=None,
         title="Foreground value",
-        description="For masks with two values: the value of what is to be found, for example 0 where membranes are "
-        "drawn black on white. Not set: what the model was trained to find, else the larger value.",
+        description="For masks with two values: the value of the pixels to be found, for example 0 if membranes are "
+        "drawn black on white. Not set: the value the model was trained to find, otherwise the larger value.",
     )
     ignore_value: int | None = Field(
         default=None,
         title="Ignore value",
-        description="The value of pixels of the targets that are not annotated; they are not scored. Not set: as in "
-        "the training of the model.",
+        description="Value of pixels of the targets that are not annotated; they are not scored. Not set: as in the "
+        "training of the model.",
     )
     separated: Literal["foreground", "background"] = Field(
         default="foreground",
         title="Separated regions",
-        description="Whose connected regions are compared for splits and merges: foreground, for example cells and "
-        "nuclei; or background, where the foreground is a network of membranes and the cells lie between them.",
+        description="Class whose connected regions are compared for splits and merges: foreground, for example cells "
+        "and nuclei; or background, if the foreground is a network of membranes and the cells lie between them.",
     )
     boundary_tolerance: float = Field(
         default=2.0,
         ge=0,
         le=100,
         title="Tolerance of outlines",
-        description="How many pixels an outline may be off and still agree, in the boundary F.",
+        description="Distance, in pixels, up to which two outlines agree, for the boundary F score.",
     )
     maps: bool = Field(
         default=True,
@@ -97,6 +99,7 @@ class SemanticComparisonParameters(ComparisonParameters):
         default=("iou", "boundary_f1"),
         min_length=1,
         title="Metrics",
-        description="What is compared, of iou, dice, boundary_f1, precision and recall. The first decides which image "
-        "is called best and worst. More metrics are more tests, so more images are needed to show a difference.",
+        description="Metrics to compare, of iou, dice, boundary_f1, precision and recall. The first decides which "
+        "image is called best and worst. More metrics mean more statistical tests, so that more images are required to "
+        "show a difference.",
     )

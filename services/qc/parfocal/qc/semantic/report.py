@@ -75,6 +75,6 @@ def class_tables(summary: EvaluationSummary) -> Iterator[Block]:
     if agreement["lower"] is not None:
         limits = f"; 95 % of the differences lie between {agreement['lower']:+.4f} and {agreement['upper']:+.4f}"
     yield Text(
-        f"The foreground's part of an image is predicted {agreement['bias']:+.4f} off on average{limits} (Bland and "
-        "Altman 1986). Areas and volumes are off by as much."
+        f"The foreground fraction of an image is predicted {agreement['bias']:+.4f} off on average{limits} (Bland and "
+        "Altman 1986). The error of areas and volumes is as large."
     )

@@ -112,8 +112,8 @@ def choose_scheme(inputs: Inputs[Item], parameters: SemanticParameters) -> Schem
     values = tuple(value for value in known if value != ignored)
     if len(values) < 2:
         raise InvalidInputError(
-            f"The test images have the classes {', '.join(map(str, known))}, of which less than two are left: there is "
-            "nothing to tell apart. Correct ignore_value, or name another dataset."
+            f"The test images have the classes {', '.join(map(str, known))}, of which less than two are left, and two "
+            "are required. Correct ignore_value, or name another dataset."
         )
     if asked is not None and (len(values) > 2 or asked not in values):
         text = f"says which of two values is the foreground, and there are {', '.join(map(str, values))}"

@@ -29,7 +29,7 @@ def derive(context: JobContext) -> None:
     """
     parameters = context.parameters
     assert isinstance(parameters, TilesParameters)
-    context.report_progress(v1.Progress(stage="preparing"), message="looking what is there", at_once=True)
+    context.report_progress(v1.Progress(stage="preparing"), message="listing the images", at_once=True)
     context.describe(precision="float32")
     layers = [
         (found.place, layer)

@@ -13,5 +13,5 @@ class TilesParameters(Parameters):
     again: bool = Field(
         default=False,
         title="Make all tiles again",
-        description="Tiles that are there already are made again too, for example after files of the store were lost.",
+        description="Also make tiles again that exist already, for example after files of the store were lost.",
     )

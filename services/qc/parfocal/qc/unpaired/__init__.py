@@ -11,10 +11,10 @@ UNPAIRED = Method(
     title="Unpaired translation QC",
     task=v1.TASK_TRANSLATION,
     summary="""
-        Looks at images that were turned into another kind where there are no pairs: how far they are, as a set, from
-        real images of that kind, beside other real images and beside inputs whose intensities were matched; and whether
-        they can be turned back. It can refute a translation, but not prove it: whether the right structures are in the
-        right places only pairs can show.
+        Judges images that were turned into another kind without pairs: how far they are, as a set, from real images of
+        that kind, beside other real images and beside inputs whose intensities were matched; and whether they can be
+        turned back. It can refute a translation, but not prove it: whether the right structures are in the right places
+        only pairs can show.
     """,
     axes="YX",
     channel_axes="SC",

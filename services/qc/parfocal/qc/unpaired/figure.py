@@ -24,11 +24,11 @@ class Sample:
     Attributes
     ----------
     name, distance
-        Of the image.
+        Name of the image, and its distance.
     panels
         Images (Y, X, channels) by what they are, in the order in which they are shown.
     pixel_size
-        In micrometres; None where it is unknown.
+        Side length of a pixel in micrometres; None where it is unknown.
     """
 
     name: str

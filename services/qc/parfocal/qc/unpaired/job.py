@@ -156,7 +156,7 @@ class UnpairedJudge(Judge[UnpairedParameters, Translated, ScoredTranslation]):
             columns = ("Inputs turned into the other kind and back", "Mean over images")
             yield Table(columns, rows, frozenset(columns[1:]))
         else:
-            yield Text("The prediction holds no images turned back, so there is no cycle to score.")
+            yield Text("The prediction holds no images turned back, so that the cycle was not scored.")
 
     def _prediction(self, item: Translated) -> NDArray[Any]:
         image = _read(item.prediction, f"{item.label} (prediction)")

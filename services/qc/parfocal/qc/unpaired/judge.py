@@ -20,17 +20,18 @@ DEFINITION: Final = (
     "and standard deviation of each channel over a set, projected on 512 random directions and sorted; it is the mean "
     "absolute difference, over all bands, times 1000. Brightness and contrast of a whole set do not matter to it. Sets "
     "are compared with real images of the training, with 128 patches for each image and band; a single image is a set "
-    "of its own, with 32. Other real images are above 0 by chance and by their variety: they are what can be reached. "
-    "Intensity distance: mean absolute difference of the quantiles of intensities, in parts of the range of real "
-    "images between their 0.1 and 99.9 percentiles. Cycle error and cycle correlation: mean absolute difference, in "
-    "parts of the input's range, and Pearson correlation of an input with what becomes of it in the other kind and "
-    "back."
+    "of its own, with 32. The distance of other real images is above 0 by chance and by their variety: it is the "
+    "lowest that can be expected. Intensity distance: mean absolute difference of the quantiles of intensities, in "
+    "parts of the range of real images between their 0.1 and 99.9 percentiles. Cycle error and cycle correlation: mean "
+    "absolute difference, in parts of the input's range, and Pearson correlation between an input and the image that "
+    "results from turning it into the other kind and back."
 )
 """How the numbers were made, to be printed beside them."""
 
 CANNOT_SHOW: Final = (
-    "Without pairs it cannot be seen whether the right structures were made in the right places: images that look real "
-    "can show what the sample does not have, or lack what it has. Judge the model by test images in pairs besides."
+    "Without pairs it cannot be checked whether the right structures are in the right places: images that look real "
+    "can show structures that the sample does not have, or lack some that it has. Also judge the model on paired test "
+    "images."
 )
 
 
@@ -53,7 +54,7 @@ def judge(
     largest_real
         The largest distance of a single real image.
     unscorable
-        By image that is not among them: why its prediction cannot be scored, which is a failure.
+        By further image: why its prediction cannot be scored, which counts as a failure.
     """
     lost = unscorable or {}
     failed = {image.image: " and ".join(image.failures) for image in images if image.failures}
@@ -67,7 +68,7 @@ def judge(
             (merits if good else failures).append(sentence)
     remarks = [CANNOT_SHOW]
     if not any("cycle_correlation" in image.values for image in images):
-        remarks.append("There are no images turned back, so whether the content is kept was not looked at.")
+        remarks.append("There are no images turned back, so that it was not checked whether the content is kept.")
     remarks += few_images(len(images))
     unlike = [image.image for image in images if image.values["distance"] > largest_real]
     if unlike:
@@ -90,7 +91,7 @@ def _of_sets(sets: Sets, thresholds: UnpairedThresholds) -> tuple[str, bool]:
     if math.isnan(gap):
         return (
             f"The inputs, with matched intensities, are as near to real images as other real images are ({numbers}): "
-            "there is nothing that these images could show of the model.",
+            "these images cannot show whether the model is any good.",
             False,
         )
     if gap < thresholds.min_gap_closed:
@@ -106,9 +107,9 @@ def _of_cycle(images: Sequence[ImageScore], thresholds: UnpairedThresholds) -> t
     if not known:
         return "", True
     mean = statistics(known).mean
-    sentence = f"Inputs correlate with what becomes of them in the other kind and back by {mean:.3f}"
+    sentence = f"Inputs and the images turned into the other kind and back have a correlation of {mean:.3f}"
     if mean < thresholds.min_cycle_correlation:
-        return f"{sentence}; {thresholds.min_cycle_correlation:g} is asked for.", False
+        return f"{sentence}; {thresholds.min_cycle_correlation:g} is required.", False
     return f"{sentence}.", True
 
 

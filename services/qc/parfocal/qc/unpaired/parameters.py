@@ -16,22 +16,22 @@ class UnpairedThresholds(BaseModel):
         default=0,
         ge=0,
         title="Failed images allowed",
-        description="Images whose prediction may be constant or impossible to score.",
+        description="Accepted number of images whose prediction is constant or impossible to score.",
     )
     min_gap_closed: float = Field(
         default=0.5,
         le=1,
         title="Gap closed",
-        description="How much nearer to real images predictions must be than inputs with matched intensities, in the "
-        "distance of whole sets: 0 is as near as these, 1 as near as other real images.",
+        description="How much nearer to real images predictions must be than inputs with matched intensities, measured "
+        "as the distance between whole sets of images: 0 is as near as these inputs, 1 as near as other real images.",
     )
     min_cycle_correlation: float = Field(
         default=0.5,
         ge=-1,
         le=1,
         title="Cycle correlation",
-        description="Mean Pearson correlation that inputs must have with what becomes of them when they are turned "
-        "into the other kind and back. This threshold is ignored if the model cannot turn images back.",
+        description="Lowest accepted mean Pearson correlation between the inputs and the images that result from "
+        "turning them into the other kind and back. This threshold is ignored if the model cannot turn images back.",
     )
 
 

@@ -31,7 +31,7 @@ class Sets:
     Attributes
     ----------
     real, baseline, prediction
-        Of other real images, of inputs with matched intensities, and of predictions.
+        Distances of other real images, of inputs with matched intensities, and of predictions.
     images
         Number of images in each set.
     reference
@@ -67,14 +67,14 @@ def channels_last(image: Image, name: str) -> NDArray[Any]:
     letter = next((axis for axis in image.axes if axis in "CS"), "")
     if image.axes.replace(letter, "") != "YX":
         raise InvalidInputError(
-            f"{name} has the axes {image.axes}: single images (YX), in colour or with channels, are judged without "
-            "pairs. Save each plane as an image of its own."
+            f"{name} has the axes {image.axes}: without pairs, only single images (YX), in colour or with channels, "
+            "can be judged. Save each plane as an image of its own."
         )
     pixels = np.moveaxis(image.pixels, image.axes.index(letter), -1) if letter else image.pixels[..., np.newaxis]
     if min(pixels.shape[:2]) < _SMALLEST_SIDE:
         raise InvalidInputError(f"{name} is smaller than {_SMALLEST_SIDE} pixels. Judge larger images.")
     if count_unusable(pixels):
-        raise InvalidInputError(f"{name} has values that are not a number, infinite or too large to compute with.")
+        raise InvalidInputError(f"{name} has values that are NaN, infinite or too large to compute with.")
     return pixels
 
 

@@ -35,11 +35,11 @@ class Picture:
     Attributes
     ----------
     pixels
-        With the spatial axes of the output, and behind them the channel axis, if there is one.
+        Pixels with the spatial axes of the output, followed by the channel axis if there is one.
     values
-        What the values are: by this they are brought back to the scale of the images, or left as they are.
+        Kind of the values, which decides whether they are brought back to the scale of the images.
     channel_axis
-        What the last axis holds: "S" red, green and blue, "C" other channels, "" if it is none.
+        Kind of the last axis: "S" for red, green and blue, "C" for other channels, "" if there is no channel axis.
     of_source
         Whether it shows the source again, and so has its scale, whatever the predictions of the method have.
     """
@@ -72,9 +72,8 @@ class ImageImplementation(Implementation[P, L]):
     Attributes
     ----------
     grey_values_of
-        Whose scale a prediction is brought back to: that of the "source" it was made from, where both show the
-        same light (restoration), or that of the training's "target" images (where one kind of image is turned
-        into another).
+        Images whose scale a prediction is brought back to: the "source" it was made from if both show the same signal
+        (restoration), or the "target" images of the training if one kind of image is turned into another.
     """
 
     grey_values_of: ClassVar[Literal["source", "target"]] = "source"

@@ -82,7 +82,7 @@ class BoxReport:
     declared
         The names of the classes in the order in which a file lists them; empty where none does.
     warnings
-        What was left out, converted or guessed, and what is suspicious.
+        Warnings about what was left out, converted, guessed or is suspicious.
     """
 
     images: tuple[BoxedImage, ...]
@@ -116,13 +116,13 @@ def check_boxes(
         PASCAL VOC (``NAME.xml`` for each image), COCO (one ``.json`` file for all) or YOLO (``NAME.txt`` for each image
         and a file with the names of the classes). Images without boxes are background.
     axes
-        What each image must have, e.g. ``YX`` or ``YXS``.
+        Required axes of each image, e.g. ``YX`` or ``YXS``.
     classes
         The only classes that there may be; empty: those of the files.
     class_folders
         Further folders in which a file with the names of the classes may lie.
     min_images, reading, limits
-        As for `check_images`.
+        See `check_images`.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def class_names(reports: Mapping[str, BoxReport]) -> tuple[tuple[str, ...], tupl
     Parameters
     ----------
     reports
-        Those of the splits by name. The order is the one that a file declares, else the alphabetical one.
+        Reports of the splits by name. The order of the classes is the declared one, otherwise alphabetical.
     """
     used = {split: report.class_counts for split, report in reports.items()}
     every = {name for counts in used.values() for name in counts}
@@ -181,7 +181,9 @@ def class_names(reports: Mapping[str, BoxReport]) -> tuple[tuple[str, ...], tupl
     if doubtful := [" and ".join(group) for group in alike.values() if len(group) > 1]:
         warnings.append(f"Classes whose names are almost the same count as different ones: {some(doubtful)}.")
     if "train" in used and (missing := [name for name in names if name not in used["train"]]):
-        warnings.append(f"No training image has a box of these classes, a model cannot find them: {some(missing)}.")
+        warnings.append(
+            f"No training image has a box of these classes, so that a model cannot find them: {some(missing)}."
+        )
     return names, tuple(warnings)
 
 
@@ -191,7 +193,7 @@ def read_boxes(path: Path, classes: Sequence[str], shape: tuple[int, int]) -> Bo
     Parameters
     ----------
     path
-        Its PASCAL VOC file.
+        PASCAL VOC file of the image.
     classes
         The names of the dataset's classes, `DatasetManifest.classes`.
     shape
@@ -311,10 +313,10 @@ def _fitting(
         inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(shape[1])), min(y1, float(shape[0])))
         # A fraction that is not exactly representable is no reason to tell of a cut.
         if any(abs(one - other) > 1e-3 for one, other in zip(inside, box.corners, strict=True)):
-            notes.add("Boxes were cut off at the border of the image", name)
+            notes.add("Boxes were clipped at the border of the image", name)
         key = (box.name, *inside)
         if key in boxes:
-            notes.add("Boxes that are there twice were kept once", name)
+            notes.add("Duplicate boxes were kept once", name)
         boxes.setdefault(key, replace(box, corners=inside))
     return tuple(boxes.values()), problems
 

@@ -28,7 +28,7 @@ def class_problem(drawn: NDArray[Any], classes: int) -> str:
     drawn
         The class image: in each object the number of its class, 0 where it is unknown.
     classes
-        How many classes there are.
+        Number of classes.
     """
     if drawn.dtype.kind not in "iu":
         return f"has values of type {drawn.dtype}: save classes as 8-bit whole numbers, 0 where they are unknown"
@@ -55,7 +55,7 @@ def object_classes(labels: NDArray[Any], drawn: NDArray[Any], classes: int) -> N
     drawn
         Class image of the same shape, see `class_problem`.
     classes
-        How many classes there are.
+        Number of classes.
 
     Returns
     -------

@@ -138,7 +138,7 @@ def check_coordinates(
     pixel_size_nm
         Side length of a pixel in nm; None: as the stacks say.
     min_images, limits
-        As for `check_images`.
+        See `check_images`.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def check_coordinates(
     stacks = find_images(source_folder)
     tables, problems = _tables(target_folder)
     if len(stacks) < min_images:
-        text = f"{count(len(stacks), 'stack')} found, {min_images} needed: add some."
+        text = f"{count(len(stacks), 'stack')} found, {min_images} required: add some."
         problems.append(Violation(source_folder.name, text))
     partners = {stem: path.name for stem, path in stacks.items() if stem not in tables}
     problems += [
@@ -160,7 +160,9 @@ def check_coordinates(
     checked = []
     for stem, path in stacks.items():
         if stem not in tables:
-            text = f"no table named {stem}.csv in {target_folder.name}: add it, with no rows if nothing is there."
+            text = (
+                f"no table named {stem}.csv in {target_folder.name}: add it, without rows if the stack has no emitter."
+            )
             problems.append(Violation(file_name(path), text))
             continue
         image, wrong = _stack(stem, path, pixel_size_nm, limits, notes, found)
@@ -193,7 +195,7 @@ def read_localisations(path: Path, pixel_size_um: tuple[float, float], shape: Se
     Parameters
     ----------
     path
-        Its table.
+        Table of the stack's coordinates.
     pixel_size_um
         Height and width of a pixel in µm.
     shape
@@ -233,16 +235,16 @@ def _stack(
     if image is None:
         return None, problems
     if planes:
-        notes.add("Stacks of which the file does not say that their planes are frames were taken as such", name)
+        notes.add("Planes were taken for frames, although the files do not state it, in stacks", name)
     size = image.pixel_size
     if pixel_size_nm is not None:
         given = PixelSize(pixel_size_nm / 1e3, pixel_size_nm / 1e3)
         if size is not None and not np.allclose((size.x, size.y), (given.x, given.y), rtol=1e-3):
-            what = f"Stacks say another pixel size than the {pixel_size_nm:g} nm that were given, which rule"
+            what = f"The files state another pixel size than the given {pixel_size_nm:g} nm, which are used, in stacks"
             notes.add(what, f"{name}: {1e3 * size.x:g} x {1e3 * size.y:g} nm")
         size = given
     if size is None:
-        text = "its pixel size is unknown, and with it where the localisations are: save it in the file, or give it "
+        text = "its pixel size is unknown, so that the localisations cannot be placed: save it in the file, or give it "
         return None, [Violation(name, f"{text}with --pixel-size in nm.")]
     found.note(name, replace(image, pixel_size=size), "stacks")
     return CheckedImage(stem, path, image.shape, AXES, image.dtype, PixelSize(size.x, size.y)), []
@@ -286,7 +288,7 @@ def _read(path: Path, size: PixelSize, notes: Notes) -> _Table:
                     file, delimiter=delimiter, usecols=list(places.values()), ndmin=2, comments=None, quotechar='"'
                 )
     except UnicodeDecodeError as error:
-        raise file_refusal(name, "is no text in UTF-8: export it again.") from error
+        raise file_refusal(name, "is not text in UTF-8: export it again.") from error
     except OSError as error:
         raise file_refusal(name, f"cannot be read ({error.strerror}): check the file.") from error
     except ValueError as error:
@@ -297,7 +299,7 @@ def _read(path: Path, size: PixelSize, notes: Notes) -> _Table:
         required = column in {"frame", "x", "y"}
         if required and (bad := ~np.isfinite(numbers)).any():
             row = int(np.argmax(bad)) + 2
-            text = f"{column} is no number in {count(int(bad.sum()), 'row')}, the first is line {row}: remove them."
+            text = f"{column} is not a number in {count(int(bad.sum()), 'row')}, the first is line {row}: remove them."
             raise file_refusal(name, text)
     frame = columns.pop("frame")
     if (broken := frame != np.floor(frame)).any():
@@ -359,10 +361,10 @@ def _row_problem(error: ValueError) -> str:
     """
     text = str(error)
     if found := re.search(r"could not convert string '?(.*?)'? to float64 at row (\d+), column (\d+)", text):
-        return f"{found[1]!r} in line {int(found[2]) + 2}, column {found[3]}, is no number"
+        return f"{found[1]!r} in line {int(found[2]) + 2}, column {found[3]}, is not a number"
     if found := re.search(r"at row (\d+)", text):
         return f"line {int(found[1]) + 1} has another number of columns than the header"
-    return f"it is no table of numbers ({text})"
+    return f"it is not a table of numbers ({text})"
 
 
 def _fitting(table: _Table, name: str, image: CheckedImage, notes: Notes) -> tuple[_Table, list[Violation]]:
@@ -397,7 +399,7 @@ def _fitting(table: _Table, name: str, image: CheckedImage, notes: Notes) -> tup
     # In nm that would be one pixel in ten thousand, where a pixel has 100 nm.
     corner = (y <= image.shape[1]) & (x <= image.shape[2])
     if len(corner) >= _SAME_CORNER and corner.all() and 1e3 * image.pixel_size.x >= _WIDE_NM:
-        notes.add("All localisations lie in one corner, as pixels that are said to be nm do: check the unit", name)
+        notes.add("All localisations lie in one corner, as if pixels had been labelled as nm: check the unit", name)
     if not problems and (number := int(np.count_nonzero(~kept))):
         notes.add("Localisations just outside the field, by less than a pixel, were left out", name, number)
     if kept.all():

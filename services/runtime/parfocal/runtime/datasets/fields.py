@@ -55,8 +55,8 @@ class Fields:
             return []
         named = some([f"{test} like {train}" for test, train in pairs.items()])
         return [
-            f"{count(len(pairs), 'test image')} and training images show almost the same: {named}. If they are of the "
-            "same field, the test shows nothing: take the field out of one of the two."
+            f"{count(len(pairs), 'test image')} and training images look almost the same: {named}. If they show the "
+            "same field of view, the test proves nothing: remove it from one of the two sets."
         ]
 
     def _alike(self) -> Sequence[tuple[int, int, float]]:

@@ -45,7 +45,7 @@ class Reading:
     labels
         The values are numbers of objects or classes: none is changed, see `read_image`.
     axes
-        What somebody says that the axes are; "" where the files say it.
+        Axes as stated by the user; "" if the files state them.
     components
         Each separate piece of a label gets a number of its own.
     """
@@ -117,14 +117,15 @@ class Warnings:
     def texts(self) -> tuple[str, ...]:
         """Return one sentence for each kind of finding."""
         sentences = {
-            "saturated": "More than 1 % of the pixels are saturated, their true brightness is lost, in images: {}.",
-            "duplicates": "The same image is there more than once and counts more than others: {}.",
-            "identical": "Source and target are the same image, nothing can be learnt from it: {}.",
-            "scales": "Source and target have as many pixels, but pixels of different sizes: {}. One of both is wrong.",
-            "empty": "Every pixel is 0: fine for label images without objects, useless for other targets: {}.",
+            "saturated": "More than 1 % of the pixels are saturated (their true brightness is lost) in images: {}.",
+            "duplicates": "The same image occurs more than once and counts more than others in the training: {}.",
+            "identical": "Source and target are the same image, so that a model would only copy its input: {}.",
+            "scales": "Source and target have the same number of pixels, but different pixel sizes: {}. One of the two "
+            "is wrong.",
+            "empty": "Every pixel is 0, which is right only for label images without objects: {}.",
             "constant": "Every pixel has the same value: {}.",
             "types": "The {} are of different types: {}.",
-            "sizes": "The {} have different pixel sizes, structures will appear at different scales: {}.",
+            "sizes": "The {} have different pixel sizes, so that structures appear at different scales: {}.",
         }
         texts = []
         for kind, values in sorted(self.found.items()):
@@ -138,7 +139,7 @@ class Warnings:
     def pass_over(self, names: Sequence[str]) -> None:
         """Take down files and folders that are not read."""
         for name in names:
-            self.notes.add("Files and folders that are no images of a known kind were passed over", name)
+            self.notes.add("Files and folders that are not images of a known format were ignored", name)
 
 
 @dataclass
@@ -192,7 +193,7 @@ def examine(
     look
         Called with the decoded image; returns whether it is one of labels, whose numbers are no brightness.
     reading
-        How the file is read.
+        Rules by which the file is read.
     """
     name = file_name(path)
     try:
@@ -219,7 +220,7 @@ def examine(
     lowest, highest = pixels.min(), pixels.max()
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:
-        return None, [Violation(name, f"every pixel is {lowest}, there is nothing to learn: leave it out.")]
+        return None, [Violation(name, f"every pixel is {lowest}, so that it cannot be trained on: leave it out.")]
     labels = look is not None and look(path, image)
     return Found(
         found.shape,
@@ -247,7 +248,7 @@ def _layout_problems(
             return [f"{have}: it is a single plane; choose a 2D method or save whole stacks."]
         if missing:
             hint = (
-                f"; or, if they are those, say so with --axes {wanted}"
+                f"; or, if they are, add --axes {wanted}"
                 if len(found) == len(wanted) and "S" not in found + wanted
                 else ""
             )
@@ -256,7 +257,7 @@ def _layout_problems(
             return [
                 f"{have}: it is a picture in colours. If the colours stand for labels, export the label image itself "
                 "(0 for background, one number for each object or class): converted to grey, different labels would "
-                "become one. If it is a target in colour, convert it to grey."
+                "get the same number. If it is a target in colour, convert it to grey."
             ]
         if "S" in extra:
             return [
@@ -274,7 +275,7 @@ def _layout_problems(
         volume = "T" in extra and planes == ["T"]
         return [f"{text} (if its frames are planes of a volume, say so with --axes ZYX)." if volume else f"{text}."]
     return [
-        f"it is {lengths[axis]} pixels along {axis}, {least} are needed: choose a smaller "
+        f"it is {lengths[axis]} pixels along {axis}, {least} are required: choose a smaller "
         f"{'patch_depth' if axis == 'Z' else 'patch_size'} or leave it out."
         for axis, least in min_size.items()
         if axis in lengths and lengths[axis] < least
@@ -282,7 +283,7 @@ def _layout_problems(
 
 
 def _have(found: str, shape: tuple[int, ...], wanted: str) -> str:
-    return f"it has axes {found} ({by(shape)}) where {wanted} is needed"
+    return f"it has axes {found} ({by(shape)}) where {wanted} is required"
 
 
 def _is_grey(image: Image) -> bool:

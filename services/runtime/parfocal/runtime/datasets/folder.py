@@ -25,8 +25,8 @@ from parfocal.runtime.images.files import inspect_image
 from parfocal.runtime.store.manifests import ObjectSizes
 
 NO_TEST_IMAGES: Final = (
-    "There are no test images: quality control needs some that were not used for training. "
-    "Put a few images with their targets into test/source and test/target and create the dataset again."
+    "There are no test images: quality control requires images that were not used for training. Put a few images with "
+    "their targets into test/source and test/target and create the dataset again."
 )
 """The warning that nothing is held out for quality control."""
 _IMAGE_KINDS: Final = ("paired", "labels", "classes")
@@ -90,13 +90,13 @@ def check_folder(
     folder
         The folder.
     kind
-        What the dataset is, a name of `KINDS`; empty: what the files tell. Pairs and unpaired images look alike, so
-        the latter must be said.
+        Kind of the dataset, a name of `KINDS`; empty: found from the files. Unpaired images look like pairs, so that
+        this kind must be stated.
     axes
-        What each image must have, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are
-        pairs. Empty: "YX", and "TYX" for stacks with coordinates. Axes that are said replace those that a file declares
-        for its planes, if it has as many. Targets may
-        have colours or channels of their own where the kind is said to be "paired" or "unpaired".
+        Axes of each image, e.g. "YX" or "ZYX"; "YXS" for colour sources, whose targets are "YX" if they are pairs.
+        Empty: "YX", or "TYX" for stacks with coordinates. Stated axes replace those that a file declares, if their
+        number is the same. Targets may have colours or channels of their own if the kind is stated to be "paired" or
+        "unpaired".
     pixel_size_nm
         Side length of a pixel in nm, for coordinates only; None: as the stacks say.
     label_components
@@ -110,19 +110,19 @@ def check_folder(
         Something is wrong: the message lists the first ten problems, `violations` holds all.
     """
     if kind and kind not in KINDS:
-        text = f"There is no kind of dataset {kind!r}: choose one of {', '.join(KINDS)}."
+        text = f"Unknown kind of dataset {kind!r}: choose one of {', '.join(KINDS)}."
         raise InvalidInputError(text, [Violation("kind", text)])
     if axes:
         check_axes(axes)
     if label_components:
         if kind not in {"", "labels"}:
-            text = f"Components are numbered in label images, and these are said to be {kind}: leave one of both out."
+            text = f"Components are numbered in label images, and the kind is stated as {kind}: leave one of both out."
             raise InvalidInputError(text, [Violation("label_components", text)])
         kind = "labels"
     places = split_folders(folder)
     family, told_by = family_of(places, kind)
     if pixel_size_nm is not None and family != "coordinates":
-        text = "A pixel size is needed for coordinates only: that of images is read from their files. Leave it out."
+        text = "A pixel size is given for coordinates only; that of images is read from their files. Leave it out."
         raise InvalidInputError(text, [Violation("pixel_size", text)])
     if axes not in {"", FRAME_AXES} and family == "coordinates":
         text = f"Stacks with coordinates have the axes {FRAME_AXES}: leave the axes out."
@@ -149,7 +149,7 @@ def check_folder(
             _check(splits, folder, "paired", family)
     report = _report(splits, kind, family, told_by)
     if beside := passed_over(folder, places):
-        text = f"Files and folders beside those of the dataset were passed over: {len(beside)} ({some(beside)})."
+        text = f"Files and folders beside those of the dataset were ignored: {len(beside)} ({some(beside)})."
         report = replace(report, warnings=(text, *report.warnings))
     return report
 
@@ -158,7 +158,7 @@ def check_axes(axes: str) -> None:
     """Raise InvalidInputError unless letters are axes that an image can have."""
     if not re.fullmatch("T?C?Z?YXS?", axes):
         text = (
-            f"{axes!r} are no axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
+            f"{axes!r} are not axes of an image: write YX for planes, ZYX for volumes, YXS for colour images, CYX for "
             "images with channels."
         )
         raise InvalidInputError(text, [Violation("axes", text)])
@@ -206,8 +206,8 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         family = kind or found
         if family == "paired" and not kind and look.few_grey:
             splits[0].warnings.append(
-                f"Most targets look like label images, but {len(look.grey)} have grey values, so all count as grey "
-                f"images: {some([each.field for each in look.grey])}. Correct them if objects shall be found."
+                f"Most targets look like label images, but {len(look.grey)} have grey values, so that all count as "
+                f"grey images: {some([each.field for each in look.grey])}. Correct them if objects are to be found."
             )
         if family == "labels" and (
             wrong := [each for split in splits for each in split.class_look.problems("classes")]
@@ -232,7 +232,7 @@ def _report(splits: list[_Split], kind: str, family: str, told_by: str) -> Folde
         classes = tuple(str(value) for value in values)
         if family == "classes" and len(values) < 2:
             splits[0].warnings.append(
-                f"All pixels of all class images are {some(classes)}: there is nothing to tell apart."
+                f"All pixels of all class images are {some(classes)}: two classes or more are required."
             )
         class_counts = {
             name: {str(value): each.pixels[value] for value in values} for name, each in looks.items() if each.pixels
@@ -272,13 +272,15 @@ def _warnings(splits: list[_Split], kind: str, further: tuple[str, ...]) -> tupl
         warnings += [f"{lead}{text}" for text in split.warnings]
     roles = {frozenset([*split.images, *split.tables]) for split in splits}
     if len(roles) > 1 and kind != "sources":
-        warnings.append("train and test do not have the same folders: what is missing in test cannot be judged.")
+        warnings.append(
+            "train and test do not have the same folders: images that are missing in test cannot be judged."
+        )
     images = {split.name: split.counts["images"] for split in splits}
     if images.get("train") == 1 and kind not in {"unpaired", "coordinates"}:
         what = "pair" if kind in _IMAGE_KINDS else "image"
         warnings.append(
-            f"There is only one training {what}: a part of it is held out for validation, and the model may not "
-            f"suit other images. Ten {what}s or more are better."
+            f"There is only one training {what}: a part of it is held out for validation, and the model may not work "
+            f"on other images. Ten {what}s or more are better."
         )
     if not images.get("test"):
         warnings.append(NO_TEST_IMAGES)
@@ -289,7 +291,7 @@ def _refusal(folder: Path, problems: list[Violation], kind: str, family: str) ->
     error = refusal(f"{folder} cannot become a dataset: {count(len(problems), 'problem')}.", problems)
     unmatched = sum(problem.description.startswith("no image named") for problem in problems)
     if not kind and family == "paired" and unmatched > 1 and len(problems) < 2 * unmatched:
-        text = f"{error.message}\nIf the images are no pairs on purpose, say so with --kind unpaired."
+        text = f"{error.message}\nIf the images are deliberately unpaired, add --kind unpaired."
         return InvalidInputError(text, problems)
     return error
 
@@ -354,7 +356,7 @@ def _check_image_targets(split: _Split) -> None:
 
 
 def _check_sources(split: _Split) -> None:
-    """Check images that need no targets; those that have some can be judged by them."""
+    """Check images of a method without targets; images that have targets can be judged by them."""
     if (split.path / "target").is_dir():
         _check_image_targets(split)
         return
@@ -381,7 +383,7 @@ def _check_unpaired(split: _Split) -> None:
     if not split.unpaired:
         split.warnings.append(
             f"All images of test/source have one of the same name and size in test/target: {len(report.sources)} "
-            "images are taken for pairs, by which quality control can judge. Rename them if they are none."
+            "images are taken for pairs, by which quality control can judge. Rename them if they are not pairs."
         )
     split.counts["targets"] = len(report.targets)
     _leave_out(split, split.roles())
@@ -434,13 +436,13 @@ _CHECKS: Final[Mapping[str, Callable[[_Split], None]]] = {
 def _leave_out(split: _Split, roles: list[str]) -> None:
     if roles:
         split.warnings.append(
-            f"Folders that such a dataset has no use for were left out: {len(roles)} ({some(roles)})."
+            f"Folders that do not belong to such a dataset were ignored: {len(roles)} ({some(roles)})."
         )
 
 
 def _check_role_name(role: str) -> None:
     if not re.fullmatch(r"(source|target)_[A-Za-z0-9-]+", role):
-        text = f"the folder {role} needs a name of letters, digits and '-' after the first '_': rename it."
+        text = f"the folder {role} must have a name of letters, digits and '-' after the first '_': rename it."
         raise InvalidInputError(text, [Violation(role, text)])
 
 

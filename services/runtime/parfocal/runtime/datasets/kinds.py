@@ -32,15 +32,15 @@ class Kind:
     Attributes
     ----------
     name
-        As manifests and the command line have it.
+        Name of the kind in manifests and at the command line.
     title
-        For people, after "the dataset has" or "the method needs".
+        Name for people, after "the dataset has" or "the method requires".
     target
-        What a method asks for that is made for this kind.
+        Target that a method made for this kind requires.
     suits
         All that methods may ask for and find in such a dataset.
     layout
-        What belongs into the folders of a dataset.
+        Description of what belongs into the folders of a dataset.
     """
 
     name: str
@@ -133,7 +133,7 @@ def require_suitable(dataset: DatasetManifest, target: v1.TargetKind.ValueType, 
     dataset
         The dataset's manifest.
     target
-        What the method asks for.
+        Target that the method requires.
     method
         The method's title.
     """

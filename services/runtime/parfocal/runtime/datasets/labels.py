@@ -39,9 +39,12 @@ _FEWEST_PIECES: Final = 2
 _FEW_VALUES: Final = 20
 _CURE: Final = (
     "A label image has whole numbers, 0 for background and one number for all pixels of an object: put such images "
-    "into target, or choose a method that learns grey images"
+    "into target, or choose a method for grey images"
 )
-_LOSSLESS: Final = "Export labels, masks and classes as TIFF or PNG from where they were made: a conversion is too late"
+_LOSSLESS: Final = (
+    "Export labels, masks and classes as TIFF or PNG from the program that made them: converting the compressed file "
+    "does not restore them"
+)
 # What is no background covers less, as a rule, or leaves a border free.
 _MOST: Final = 0.5
 
@@ -62,7 +65,7 @@ def label_problem(labels: NDArray[Any]) -> str:
         Image (Y, X) or (Z, Y, X); of a large one the middle and some planes are looked at.
     """
     if labels.dtype.kind == "f" and not all(np.array_equal(part, np.floor(part)) for part in _parts(labels)):
-        return f"has fractions, as grey values and probabilities do. {_CURE}"
+        return f"has fractions, like grey values and probabilities. {_CURE}"
     if labels.dtype.kind not in "iuf":
         return f"has values of type {labels.dtype}: save labels as 16-bit whole numbers, 0 for background"
     amid = isolated = 0
@@ -115,13 +118,13 @@ class TargetLook:
     Attributes
     ----------
     grey
-        Of images of grey values: the file, and why they are no labels.
+        Files of grey values, and the reason why each is not a label image.
     objects
         Labels in all images.
     pixels
         Pixels of each value, as long as there are no more values than classes could have.
     extents
-        For each image its file, and how many pixels each label spans along each axis.
+        For each image: its file, and the extent of each label along each axis in pixels.
     in_pieces
         Images in which labels lie in several separate pieces, and how many of both there are in the planes looked at.
     filling, below
@@ -234,9 +237,9 @@ class TargetLook:
         if kind == "labels" and not self.grey and self._few_values and self._pieces > _MANY_PIECES * self._values:
             name, seen = self.in_pieces[0]
             text = (
-                f"these are masks, not label images: one number stands for many separate pieces ({name}: "
-                f"{seen.pieces} pieces, {count(seen.labels, 'number')}), and all of them would count as one object. "
-                f"{COMPONENTS_HINT}, or say --kind classes if no single objects are wanted."
+                f"these are masks, not label images: one number stands for many separate pieces ({name}: {seen.pieces} "
+                f"pieces, {count(seen.labels, 'number')}), and all of them would count as one object. "
+                f"{COMPONENTS_HINT}, or say --kind classes if single objects are not required."
             )
             return [Violation("target", text)]
         return self.grey
@@ -247,8 +250,8 @@ class TargetLook:
             return []
         shown = [f"{name} ({seen.pieces} pieces, {count(seen.labels, 'number')})" for name, seen in self.in_pieces]
         return [
-            "Label images in which one number stands for several separate pieces, which count as one object: "
-            f"{len(shown)} ({some(shown)}). {COMPONENTS_HINT}."
+            f"Label images in which several separate regions share one number and count as one object: {len(shown)} "
+            f"({some(shown)}). {COMPONENTS_HINT}."
         ]
 
     def label_warnings(self) -> list[str]:

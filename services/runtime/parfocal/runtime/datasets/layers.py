@@ -35,14 +35,13 @@ class Layer:
     image
         Name of the field of view, without a slash: "test:f015" in datasets, the input's name in results.
     name
-        What it is: a role such as "source" in datasets, an output such as "prediction" or "maps.prediction.rse" in
-        results.
+        Role such as "source" in datasets; output such as "prediction" or "maps.prediction.rse" in results.
     entry
-        Its file in the manifest.
+        Entry of its file in the manifest.
     labels
         Whether its values are numbers of objects or classes.
     header
-        What a dataset's manifest says of it; results say nothing.
+        Header from the manifest of a dataset; results have none.
     """
 
     image: str

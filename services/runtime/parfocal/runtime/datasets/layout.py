@@ -71,8 +71,8 @@ def _refuse_other_files(kind: str, target: Path, found: str, where: str) -> None
         why = f"it holds {_FILES[found]} and no {_FILES[wanted]}: say --kind {_KIND_OF_FILES[found]}"
     else:
         why = f"it holds no {_FILES[wanted]}"
-    text = f"this is no dataset of {KINDS[kind].title} (--kind {kind}): {why}. Needed are {KINDS[kind].layout}."
-    raise refusal("The folder is of another kind than you say.", [Violation(where, text)])
+    text = f"this is not a dataset of {KINDS[kind].title} (--kind {kind}): {why}. Required are {KINDS[kind].layout}."
+    raise refusal("The folder does not hold the stated kind of dataset.", [Violation(where, text)])
 
 
 def _misnamed(parent: Path) -> bool:
@@ -124,7 +124,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     above = folder.resolve().parent
     if folder.resolve().name in {"train", "test"} and (above / "train").is_dir() and (above / "test").is_dir():
         raise InvalidInputError(
-            f"{folder} is one part of a dataset: the folder above it has train and test, and quality control needs "
+            f"{folder} is one part of a dataset: the folder above it has train and test, and quality control requires "
             f"both. Give {above}. To make a dataset of this part alone, move it or give it another name."
         )
     if (folder / "train").is_dir():

@@ -122,9 +122,9 @@ def check_pairs(
     source_folder, target_folder
         Folders with one image per stem.
     axes
-        What each image must have, e.g. ``YX`` or ``ZYX``; along these, partners must be equally long.
+        Required axes of each image, e.g. ``YX`` or ``ZYX``; along these, partners must have the same length.
     source_axes, target_axes
-        What the sources or targets must have if that is more, e.g. channels.
+        Required axes of sources and targets if they have more, e.g. channels.
     min_size
         The least length per axis in pixels, usually the patch.
     min_images
@@ -137,9 +137,9 @@ def check_pairs(
     look
         Called with each target once it is decoded; returns whether it is one of labels.
     readings
-        How sources and targets are read.
+        Rules by which sources and targets are read.
     told
-        Of which files the warnings tell: "both", or "source" or "target" where the others were looked at before.
+        Files that the warnings cover: "both", or "source" or "target" if the others were checked before.
     limits
         Larger images are refused.
 
@@ -157,7 +157,7 @@ def check_pairs(
     stems = [stem for stem in sources if stem in targets]
     if sources and targets and len(stems) < min_images:
         problems.append(
-            Violation(source_folder.name, f"{count(len(stems), 'pair')} found, {min_images} needed: add images.")
+            Violation(source_folder.name, f"{count(len(stems), 'pair')} found, {min_images} required: add images.")
         )
     warnings = Warnings()
     warnings.pass_over([*(passed if told != "target" else ()), *(passed_too if told != "source" else ())])
@@ -226,16 +226,16 @@ def check_images(
     folder
         A folder with one image per stem.
     axes
-        What each image must have, e.g. ``YX`` or ``ZYX``.
+        Required axes of each image, e.g. ``YX`` or ``ZYX``.
     min_size, min_images, limits
-        As for `check_pairs`.
+        See `check_pairs`.
     allow_stacks
         Accept further Z or T axes in front, for methods that are applied slice by slice.
     headers_only
         Do not decode: pixels are then checked when they are used. Images without contrast are a warning here,
         since a blank well is no reason to refuse a batch.
     reading
-        How the images are read.
+        Rules by which the images are read.
 
     Raises
     ------
@@ -244,7 +244,9 @@ def check_images(
     """
     paths, problems, passed = _list_images(folder)
     if paths and len(paths) < min_images:
-        problems.append(Violation(folder.name, f"{count(len(paths), 'image')} found, {min_images} needed: add images."))
+        problems.append(
+            Violation(folder.name, f"{count(len(paths), 'image')} found, {min_images} required: add images.")
+        )
     warnings = Warnings()
     warnings.pass_over(passed)
     images = []
@@ -315,7 +317,7 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], list[Violation], list[s
     for path in everything:
         if path.is_symlink() and not path.exists():
             problems.append(
-                Violation(file_name(path), "it is a link to a file that is not there: copy the file itself.")
+                Violation(file_name(path), "it is a link to a file that does not exist: copy the file itself.")
             )
             continue
         if path.name[0] == "." or not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:

@@ -42,14 +42,14 @@ class FolderReport:
     kind
         The kind of the dataset, a name of `KINDS`.
     told_by
-        How the kind was found, for people.
+        How the kind was found, as a phrase for people.
     images
         All images by split and role, in natural order of their names. Where `pixel_size` is not None it replaces that
         of the file, and `axes` replace the file's.
     tables
         All other files by split and role.
     classes, class_values, counts, class_counts, unpaired, object_sizes, field_counts
-        As in `DatasetManifest`.
+        See `DatasetManifest`.
     """
 
     kind: str
@@ -94,7 +94,7 @@ class FolderReport:
         files
             The published files.
         entries
-            What `Item.write` returned for each of them.
+            Manifest entries that `Item.write` returned.
         fields
             Further fields of `DatasetManifest`: project, dataset, version, and what is not found in files.
         """

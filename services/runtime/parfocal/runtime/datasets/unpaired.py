@@ -39,16 +39,16 @@ def check_unpaired(
     source_folder, target_folder
         Folders with one image per stem.
     axes
-        What each source must have, e.g. ``YX`` or ``YXS``.
+        Required axes of each source, e.g. ``YX`` or ``YXS``.
     target_axes
-        What each target must have; empty: what the first of them has, if it differs from `axes` in colour or channels
-        at most.
+        Required axes of each target; empty: those of the first target, if they differ from `axes` in colour or channels
+        only.
     min_size, limits
-        As for `check_pairs`.
+        See `check_pairs`.
     min_images
         The least number of images in each folder: some are held out for validation.
     reading
-        How the images of both folders are read.
+        Rules by which the images of both folders are read.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_unpaired(
         try:
             report = check_images(folder, axes=wanted, min_size=min_size, reading=reading, limits=limits)
             if len(report.images) < min_images:
-                text = f"{count(len(report.images), 'image')} found, {min_images} needed without pairs: add images."
+                text = f"{count(len(report.images), 'image')} found, {min_images} required without pairs: add images."
                 problems.append(Violation(folder.name, text))
             reports.append(report)
         except InvalidInputError as error:

@@ -27,7 +27,7 @@ class DatasetView(ABC):
     Attributes
     ----------
     manifest
-        What is published, or what would be.
+        Manifest that is published, or would be.
     axes
         Axes of one image of the method, for example "ZYX".
     minimum_images

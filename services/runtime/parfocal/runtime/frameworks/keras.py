@@ -81,12 +81,12 @@ class KerasLearner:
     model
         A network compiled with optimiser and loss; inputs and targets are channels-last batches.
     seed
-        From which, with the epoch, all that is random inside the network follows, such as dropout.
+        Seed from which, with the epoch, all random choices inside the network follow, such as dropout.
     device
-        What the network is computed on, and in which precision. In another one than float32 it is applied, and on GPUs
-        trained, with a tail in float32: the last convolutions before each output, and all that follows them.
+        Device and precision of the network. If the precision is not float32, the network is applied (and on GPUs
+        trained) with a tail in float32: the last convolutions before each output, and all layers after them.
     tail
-        How many convolutions before each output belong to the tail.
+        Number of convolutions before each output that belong to the tail.
     """
 
     def __init__(self, model: Any, seed: int, device: Device, tail: int = TAIL_CONVOLUTIONS) -> None:
@@ -180,11 +180,11 @@ def compute_body_in(model: Any, precision: str, convolutions: int = TAIL_CONVOLU
     Parameters
     ----------
     model
-        Of layers with known inputs and outputs. What was compiled of it before is compiled as it was.
+        Model of layers with known inputs and outputs. If it was compiled, the result is compiled in the same way.
     precision
         "bfloat16" or "float16".
     convolutions
-        How many layers with a kernel before each output belong to the tail.
+        Number of layers with a kernel before each output that belong to the tail.
 
     Returns
     -------

@@ -26,12 +26,12 @@ def read_weights(path: Path, learner: KerasLearner, described: str) -> Arrays:
     learner
         A network of the same shape; its weights are replaced.
     described
-        What says which network this is, for messages, e.g. "config.json".
+        Name of the file that describes the network, for error messages, e.g. "config.json".
 
     Raises
     ------
     InvalidInputError
-        The file is damaged, too large, of another network, or holds something else than plain numbers.
+        The file is damaged, too large, of another network, or holds data other than plain numbers.
     """
     wanted = sum(array.size for array in learner.weights().values())
     if path.stat().st_size > 8 * wanted + _EXTRA_BYTES:
@@ -86,11 +86,11 @@ def _datasets(group: Any, name: str) -> Iterator[Any]:
     """Yield the arrays of an HDF5 file; anything but plain floating-point numbers inside it is refused."""
     for key in group:
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise InvalidInputError(f"{name} refers to other places ({key}): it cannot be used.")
+            raise InvalidInputError(f"{name} refers to other files ({key}), which is not allowed.")
         item = group[key]
         if isinstance(item, h5py.Group):
             yield from _datasets(item, name)
         elif not isinstance(item, h5py.Dataset) or item.dtype.kind != "f" or item.is_virtual or item.external:
-            raise InvalidInputError(f"{name} holds something else than plain numbers ({key}): it cannot be used.")
+            raise InvalidInputError(f"{name} holds data other than plain numbers ({key}): it cannot be used.")
         else:
             yield item

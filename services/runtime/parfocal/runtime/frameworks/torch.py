@@ -65,16 +65,16 @@ class TorchLearner(ABC):
     Parameters
     ----------
     modules
-        By name; each maps ``(batch, channels, *spatial)`` to the same with the channels of its output. The first one
-        is the one that predicts.
+        Modules by name; each maps ``(batch, channels, *spatial)`` to the same shape with its own number of channels.
+        The first module predicts.
     optimisers
-        By name; built on the modules' parameters. All have the same learning rate.
+        Optimisers by name, built on the parameters of the modules. All have the same learning rate.
     seed
-        From which, with the epoch, all that is random inside the modules follows, such as dropout.
+        Seed from which, with the epoch, all random choices inside the modules follow, such as dropout.
     device
-        What the modules are computed on, and in which precision. In another one than float32 a module is applied with a
-        tail in float32: its last two convolutions, or the submodules in its attribute ``tail`` (one, or several), and
-        all that follows them.
+        Device and precision of the modules. If the precision is not float32, a module is applied with a tail in
+        float32: its last two convolutions, or the submodule or submodules in its attribute ``tail``, and all layers
+        after them.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class SupervisedLearner(TorchLearner):
     Parameters
     ----------
     module, optimiser, seed, device
-        As in `TorchLearner`.
+        See `TorchLearner`.
     loss
         Maps float32 output and target to a scalar.
     """

@@ -24,7 +24,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as content:
             return {name.replace("\\", "/"): content[name] for name in content.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InvalidInputError(f"{path.name} is damaged, or no file of arrays: {error}.") from error
+        raise InvalidInputError(f"{path.name} is damaged, or not a file of arrays: {error}.") from error
 
 
 class StoredArrays(Mapping[str, Mapping[str, NDArray[Any]]]):

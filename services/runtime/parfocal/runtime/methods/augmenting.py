@@ -24,7 +24,7 @@ def _probability(title: str, default: float = 0.5) -> Any:
         ge=0,
         le=1,
         title=f"Augment: probability of {title}",
-        description="How often a patch is changed in this way: 0.5 for every second one.",
+        description="Probability that a patch is changed in this way: 0.5 changes every second patch on average.",
     )
 
 
@@ -49,8 +49,8 @@ class FlipZ(TrainingBase):
     augment_flip_z: bool = Field(
         default=False,
         title="Augment by flipping Z",
-        description="Turn volumes over at random, so that their first plane becomes the last. Not where light comes "
-        "from one side or the sample lies on glass: there up and down differ.",
+        description="Turn volumes over at random, so that their first plane becomes the last. Switch it off if light "
+        "comes from one side or the sample lies on glass, because up and down differ then.",
     )
 
 
@@ -64,21 +64,21 @@ class Warps(TrainingBase):
     )
     augment_angle_probability: float = _probability("an angle")
     augment_zoom: float = _strength(
-        "zoom", "Magnify or reduce patches by up to this part: 0.2 by a factor of up to 1.2.", most=1
+        "zoom", "Magnify or reduce patches by up to this fraction: 0.2 means a factor of up to 1.2.", most=1
     )
     augment_zoom_probability: float = _probability("zoom")
     augment_shear: float = _strength("shear [degrees]", "Slant patches by up to this angle.", most=45)
     augment_shear_probability: float = _probability("shear")
     augment_shift: float = _strength(
         "shift",
-        "Move patches by up to this part of their edge. Patches are cut at random places anyway; a shift matters where "
-        "they are as large as the images.",
+        "Move patches by up to this fraction of their side length. Patches are cut at random positions anyway; a shift "
+        "matters if they are as large as the images.",
         most=0.5,
     )
     augment_shift_probability: float = _probability("a shift")
     augment_elastic: float = _strength(
         "elastic deformation [pixels]",
-        "Bend patches by displacements up to this many pixels, at most a 24th of the patch's edge.",
+        "Bend patches by displacements up to this many pixels, at most a 24th of the side length of a patch.",
         most=100,
     )
     augment_elastic_probability: float = _probability("elastic deformation")
@@ -92,14 +92,14 @@ class Intensity(TrainingBase):
     augment_scale: float = _strength(
         "brightness",
         "Multiply or divide intensities by up to 1 plus this number: 1 makes patches up to twice as bright or dark. "
-        "Not where brightness alone tells objects apart.",
+        "Switch it off if objects are told apart by their brightness alone.",
         most=9,
         default=1.0,
     )
     augment_scale_probability: float = _probability("brightness", 1.0)
     augment_offset: float = _strength(
         "offset",
-        "Add or subtract up to this part of the range between dark and bright pixels of an image.",
+        "Add or subtract up to this fraction of the range between the dark and the bright pixels of an image.",
         most=1,
         default=0.2,
     )
@@ -110,7 +110,8 @@ class Intensity(TrainingBase):
     augment_gamma_probability: float = _probability("gamma")
     augment_noise: float = _strength(
         "noise",
-        "Add noise with a standard deviation of up to this part of the range between dark and bright pixels.",
+        "Add noise with a standard deviation of up to this fraction of the range between the dark and the bright "
+        "pixels of an image.",
         most=1,
         default=0.02,
     )

@@ -104,7 +104,7 @@ def average_precision(scores: NDArray[np.floating], matched: NDArray[np.bool_], 
     matched
         (N,): whether each is a true positive.
     positives
-        How many boxes of the class are annotated.
+        Number of annotated boxes of the class.
 
     Returns
     -------

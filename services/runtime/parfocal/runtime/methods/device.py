@@ -52,7 +52,7 @@ class Device:
     trains
         Numbers of spatial dimensions of the networks that are trained in `fast` too.
     why
-        What decides on `fast`: the end of a sentence.
+        Reason for `fast`, as the end of a sentence.
     precision
         Precision in which networks are computed. In another one than float32 they are applied with a tail in float32.
     training
@@ -66,7 +66,7 @@ class Device:
     cuda: str = ""
     fast: Fast = ""
     trains: tuple[int, ...] = ()
-    why: str = "this method knows nothing else"
+    why: str = "the method supports float32 only"
     precision: str = "float32"
     training: bool = False
 

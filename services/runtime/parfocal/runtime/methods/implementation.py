@@ -36,10 +36,10 @@ class Batch:
     Attributes
     ----------
     inputs
-        By role, arrays with a leading batch axis and a trailing channel axis, float32 and normalised.
+        Arrays by role, float32 and normalised, with a leading batch axis and a trailing channel axis.
     targets
-        What the loss compares with, in whatever form `Implementation.open` and `prepare` give it; None where a method
-        has no targets.
+        Targets of the loss, in the form that `Implementation.open` and `prepare` give them; None for a method without
+        targets.
     size
         Images or patches in the batch, by which losses are averaged.
     """
@@ -103,9 +103,9 @@ class TrainingDataRecord:
     Attributes
     ----------
     split
-        What trains and what validates, as JSON values.
+        Training and validation set, as JSON values.
     statistics
-        What the images look like, as JSON values of `TrainingStatistics`; empty where nothing is known.
+        Statistics of the images, as JSON values of `TrainingStatistics`; empty if unknown.
     pixel_size_um
         Size of a pixel in x, y and z in micrometres; None where the images do not say it.
     examples
@@ -127,11 +127,11 @@ class Opened(Generic[P]):
     batches
         Training and validation batches.
     parameters
-        Those of the job, with what was left to be measured on the data.
+        Parameters of the job, completed by those measured on the data.
     facts
         The network's ports and what was measured.
     record
-        What model and report say of the data.
+        Record of the data, for the model and the report.
     validation_images
         Gives the parts that were held out, whole and one after the other, each time it is called.
     """
@@ -183,7 +183,7 @@ class Selection:
     metric
         A validation loss ("val_" and its name), or a score that `Implementation.assess` returns.
     better
-        Which values are better.
+        Which values are better: lower or higher ones.
     """
 
     metric: str = "val_loss"
@@ -201,9 +201,9 @@ class ModelView:
     Attributes
     ----------
     parameters
-        Those of the training.
+        Parameters of the training.
     facts
-        Those of the model.
+        Facts of the model.
     normaliser
         The rule by which images are brought to one scale.
     axes
@@ -222,12 +222,12 @@ class Implementation(ABC, Generic[P, L]):
     Parameters
     ----------
     device
-        What its networks are computed on, and in which precision; by default the processor in float32.
+        Device and precision of its networks; by default the processor in float32.
 
     Attributes
     ----------
     device
-        As above. `build` hands it to the driver, and `load` and `save` are free to call `build`.
+        Device as above. `build` hands it to the driver; `load` and `save` may call `build`.
     kept
         Names of the weights that a model keeps, and how each is selected; those of the last epoch, "last", come
         besides. The first one is what calibration and reports go by.
@@ -334,7 +334,7 @@ class Implementation(ABC, Generic[P, L]):
         Parameters
         ----------
         weights
-            The kept weights and "last", by name; each is read when it is asked for.
+            The kept weights and "last", by name; each is read when it is required.
         """
 
     @abstractmethod

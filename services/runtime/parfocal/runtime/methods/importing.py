@@ -36,12 +36,12 @@ class Values(Mapping[str, Any]):
         """Read a file of a program, e.g. "stardist"; raise InvalidInputError if it is missing, too large or damaged."""
         if not path.is_file():
             raise InvalidInputError(
-                f"{path.parent.name} is no {program} model: it has no {path.name}. Name the folder in which "
+                f"{path.parent.name} is not a {program} model: it lacks {path.name}. Name the folder in which "
                 f"{path.name} and the weights lie side by side."
             )
         if path.stat().st_size > _MOST_BYTES:
             raise InvalidInputError(
-                f"{path.name} is larger than {_MOST_BYTES // 2**20} MiB: it is no file of {program}."
+                f"{path.name} is larger than {_MOST_BYTES // 2**20} MiB: it is not a file of {program}."
             )
         try:
             # Editors of Windows put a mark before the text.
@@ -49,7 +49,7 @@ class Values(Mapping[str, Any]):
         except (ValueError, RecursionError) as error:
             raise InvalidInputError(f"{path.name} is damaged: {error}.") from error
         if not isinstance(content, dict):
-            raise InvalidInputError(f"{path.name} is no file of {program}: it names no values.")
+            raise InvalidInputError(f"{path.name} is not a file of {program}: it names no values.")
         return cls(path.name, content)
 
     def __getitem__(self, key: str) -> Any:
@@ -167,9 +167,9 @@ def check_network(
     ours
         The configuration that Parfocal writes for the same parameters.
     names
-        Of the values.
+        Names of the values.
     older
-        What files of older versions mean that lack some of the names.
+        Values that files of older versions imply if they lack some of the names.
     """
     for name in names:
         built = json.loads(json.dumps(ours[name]))
@@ -216,7 +216,7 @@ def run_import(
     service
         Has the method.
     arguments
-        Of the command line.
+        Arguments of the command line.
     import_model
         Given the method, the source's place and the folder for the model's files, writes these and returns fields of
         `ModelManifest`, see `manifest_fields`.

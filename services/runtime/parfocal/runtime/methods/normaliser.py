@@ -81,8 +81,8 @@ class Normaliser(BaseModel):
         Returns
         -------
         NormaliserConstants
-            Where an image has no contrast at all, the scale is 1; where the two percentiles coincide (few bright
-            spots on nothing) it is the range of the image.
+            Offset and scale. The scale is 1 for an image without contrast, and the range of the image if the two
+            percentiles coincide (few bright spots on an empty background).
 
         Raises
         ------
@@ -97,7 +97,7 @@ class Normaliser(BaseModel):
         # Every pixel, for percentiles need not meet the one that is wrong.
         if count_unusable(pixels):
             raise InvalidInputError(
-                f"The image holds values that are not finite or beyond {LARGEST_VALUE:.0e}: export it without them."
+                f"The image holds values that are NaN, infinite or beyond {LARGEST_VALUE:.0e}: export it without them."
             )
         channel_axis = next((index for index, axis in enumerate(axes) if axis in "CS"), None)
         if self.rule == "none":
@@ -137,7 +137,7 @@ class Normaliser(BaseModel):
             frame = np.asarray(read(number))
             if count_unusable(frame):
                 raise InvalidInputError(
-                    f"Frame {number + 1} holds values that are not finite or beyond {LARGEST_VALUE:.0e}: export the "
+                    f"Frame {number + 1} holds values that are NaN, infinite or beyond {LARGEST_VALUE:.0e}: export the "
                     "stack without them."
                 )
             smooth = ndimage.uniform_filter(frame.astype(np.float32), 3, mode="reflect")

@@ -42,9 +42,9 @@ def check_labels(parameters: TrainingBase, dataset: DatasetManifest) -> None:
                 else "label images, whole numbers with 0 for background and one number for each object"
             )
             raise InvalidInputError(
-                f"The target {wrong[0].file} has values of type {wrong[0].dtype}, and needed are {what}. If these are "
-                "such numbers, create the dataset again: whole numbers stored as decimal ones become labels then, and "
-                "none is changed.",
+                f"The target {wrong[0].file} has values of type {wrong[0].dtype}, and the method requires {what}. If "
+                "these are such numbers, create the dataset again: whole numbers stored as decimal numbers then become "
+                "labels, unchanged.",
                 [Violation(image.file, f"has values of type {image.dtype}") for image in wrong],
             )
 
@@ -58,13 +58,13 @@ def large_objects(dataset: DatasetManifest, axes: str, choices: Sequence[SeesFar
     Parameters
     ----------
     dataset
-        With the measured sizes of its objects.
+        Dataset with the measured sizes of its objects.
     axes
-        Of the method.
+        Axes of the method.
     choices
         The parameters, and then those with other values of the parameter `name`, with which the network sees farther.
     name
-        Of a parameter.
+        Name of a parameter.
     """
     sizes, parameters = dataset.object_sizes.get("train"), choices[0]
     if sizes is None or len(sizes.largest) != len(axes):
@@ -77,8 +77,8 @@ def large_objects(dataset: DatasetManifest, axes: str, choices: Sequence[SeesFar
     shown = [" x ".join(f"{length:g}" for length in each) for each in (sizes.largest, sizes.median, seen, patch)]
     text = (
         f"The largest object spans {shown[0]} pixels ({' x '.join(axes)}, in {sizes.largest_in}; median {shown[1]}). "
-        f"The network sees {shown[2]} pixels far from each point, and patches are {shown[3]} pixels: what is larger is "
-        "found in parts, as many false objects."
+        f"The network sees {shown[2]} pixels far from each point, and patches are {shown[3]} pixels: larger objects "
+        "are found in parts, as several false positives."
     )
     chosen, cures = parameters, []
     if unseen:
@@ -94,7 +94,7 @@ def large_objects(dataset: DatasetManifest, axes: str, choices: Sequence[SeesFar
     factor = max(size / most for size, most in zip(sizes.largest, seen, strict=True))
     scaled = f"images made {math.ceil(factor)} times smaller" if factor > 1 else ""
     cure = " or ".join(filter(None, (" and ".join(cures), scaled)))
-    return [f"{text} Take {cure}; or correct the label if it is none of one object."]
+    return [f"{text} Take {cure}; or correct the label if it covers more than one object."]
 
 
 def _fits(parameters: SeesFar, size: Sequence[int]) -> bool:

@@ -118,17 +118,17 @@ class Outputs(Protocol):
         Parameters
         ----------
         name
-            What it is called: "prediction" for the main one.
+            Name of the output: "prediction" for the main one.
         shape, axes
-            Of the image of this unit, by default the unit's; "CYX" has channels, "YXS" red, green and blue. An axis
-            that the image lacks has collapsed.
+            Shape in pixels and axes of the output image, by default those of the unit; "CYX" has channels, "YXS" red,
+            green and blue. Axes that are left out have been reduced.
         dtype
             Type of the pixels.
         scale
             Pixels of the output in the length of one pixel of the input, for all spatial axes or for each of those in
             `axes`. The pixel size follows.
         values
-            What the values are. Only intensities are converted to the type of the input where that is asked for.
+            Kind of the values. Only intensities are converted to the data type of the input on request.
         """
 
     def table(self, name: str, columns: Sequence[Column]) -> TableSink:
@@ -140,7 +140,7 @@ class Outputs(Protocol):
         Parameters
         ----------
         name
-            What the label image is called: "prediction" where it is what the method is for.
+            Name of the label image: "prediction" if it is the main output of the method.
         class_role
             Name of the image of the objects' classes; empty where classes are not told apart.
         """

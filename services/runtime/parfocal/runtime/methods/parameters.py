@@ -30,7 +30,7 @@ def inherited(parent: type[Parameters], name: str, *, default: Any = None, descr
     Parameters
     ----------
     parent, name
-        Where the field is.
+        Class and name of the field.
     default
         The new default; None keeps the parent's.
     description
@@ -56,7 +56,7 @@ class TrainingSettings(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """Arithmetic that is asked for."""
+        """Arithmetic that is required."""
 
     def total_epochs(self, steps_per_epoch: int) -> int:
         """Return the epochs to train."""
@@ -76,7 +76,8 @@ class Epochs(TrainingBase):
         ge=1,
         le=100_000,
         title="Epochs",
-        description="How often training goes through the data. More is better until the validation loss stops falling.",
+        description="How many times the training goes through all images. More epochs help until the loss on the "
+        "validation images (the error on images that are held out) stops falling.",
     )
 
     def total_epochs(self, steps_per_epoch: int) -> int:  # noqa: ARG002
@@ -92,21 +93,22 @@ class Patches(TrainingBase):
         ge=8,
         le=4096,
         title="Patch size",
-        description="Edge in pixels of the square patches learnt from; not larger than your images.",
+        description="Side length of the square training patches, in pixels; not larger than your images.",
     )
     batch_size: int = Field(
         default=16,
         ge=1,
         le=1024,
         title="Batch size",
-        description="Patches per training step. Smaller needs less memory.",
+        description="Number of patches in one training step. Fewer patches require less memory.",
     )
     patches_per_image: int = Field(
         default=50,
         ge=1,
         le=100_000,
         title="Patches per image",
-        description="Patches cut from each image in every epoch, at places that change from epoch to epoch.",
+        description="Number of patches cut from each image in every epoch, at random positions that change from epoch "
+        "to epoch.",
     )
 
     def patch_shape(self, axes: str) -> tuple[int, ...]:
@@ -125,7 +127,8 @@ class Validation(TrainingBase):
         gt=0,
         lt=0.9,
         title="Validation fraction",
-        description="Part of the training images kept aside to judge progress: whole images, not patches.",
+        description="Fraction of the training images that is held out to measure progress (the validation set): whole "
+        "images, not patches.",
     )
 
 
@@ -137,21 +140,23 @@ class PlateauRate(TrainingBase):
         gt=0,
         le=1,
         title="Learning rate",
-        description="Size of the first training steps. It is reduced whenever the validation loss stops falling.",
+        description="How strongly each training step changes the network, at the start. It is reduced whenever the "
+        "validation loss stops falling.",
     )
     plateau_patience: int = Field(
         default=10,
         ge=1,
         le=100_000,
         title="Plateau patience",
-        description="Epochs without a better validation loss after which the learning rate is reduced.",
+        description="Number of epochs without a better validation loss (error on the held-out images) after which the "
+        "learning rate is reduced.",
     )
     plateau_factor: float = Field(
         default=0.5,
         gt=0,
         lt=1,
         title="Plateau factor",
-        description="What the learning rate is multiplied with when it is reduced.",
+        description="Factor by which the learning rate is multiplied when it is reduced.",
     )
 
     def schedule(self) -> Schedule:
@@ -167,14 +172,14 @@ class LinearDecayRate(Epochs):
         gt=0,
         le=1,
         title="Learning rate",
-        description="Size of the training steps until the learning rate begins to fall.",
+        description="How strongly each training step changes the network, until the learning rate begins to fall.",
     )
     decay_epochs: int = Field(
         default=100,
         ge=0,
         le=100_000,
         title="Decay epochs",
-        description="Over how many of the last epochs the learning rate falls to 0; 0 keeps it as it is.",
+        description="Number of epochs at the end over which the learning rate falls to 0; 0 keeps it constant.",
     )
 
     def schedule(self) -> Schedule:
@@ -187,7 +192,11 @@ class ConstantRate(TrainingBase):
     """A learning rate that stays as it is."""
 
     learning_rate: float = Field(
-        default=4e-4, gt=0, le=1, title="Learning rate", description="Size of the training steps."
+        default=4e-4,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="How strongly each training step changes the network.",
     )
 
     def schedule(self) -> Schedule:
@@ -203,7 +212,7 @@ class Foreground(TrainingBase):
         ge=0,
         le=1,
         title="Foreground fraction",
-        description="Part of the patches that must contain an object; the others are cut anywhere.",
+        description="Fraction of the patches that must contain an object; the others are cut at any position.",
     )
 
 
@@ -215,19 +224,19 @@ class ObjectClasses(TrainingBase):
         ge=0,
         le=MOST_CLASSES,
         title="Classes",
-        description="How many classes of objects to tell apart, for example 2 for dividing and not dividing; 0: none. "
-        f"The dataset then needs a folder {CLASS_ROLE} beside target: images that have, inside each object, the number "
-        "of its class from 1, or 0 where it is unknown.",
+        description="Number of classes of objects to tell apart, for example 2 for dividing and not dividing; 0: none. "
+        f"The dataset must then have a folder {CLASS_ROLE} beside target: images in which the pixels of each object "
+        "hold the number of its class from 1, or 0 if it is unknown.",
     )
 
     def roles(self, dataset: DatasetManifest) -> Roles:
-        """Return label images and, where classes are learnt, class images; raise InvalidInputError without them."""
+        """Return label images and, where classes are trained on, class images; raise InvalidInputError without them."""
         if not self.classes:
             return Roles()
         if dataset.images and not dataset.select("train", CLASS_ROLE):
             raise InvalidInputError(
                 f"The dataset {dataset.dataset!r} (version {dataset.version}) has no class images, which a training "
-                f"with classes = {self.classes} learns from. Create it with a folder train/{CLASS_ROLE} beside "
+                f"with classes = {self.classes} requires. Create it with a folder train/{CLASS_ROLE} beside "
                 "train/target, or set classes to 0.",
                 [Violation("classes", f"the dataset has no images {CLASS_ROLE!r}")],
             )
@@ -242,25 +251,27 @@ class Arithmetic(TrainingBase):
         ge=0,
         lt=2**31,
         title="Seed",
-        description="Start of all random choices. The same seed and data give the same model on the same machine.",
+        description="Number from which all random choices follow. The same seed and data give the same model on the "
+        "same machine.",
     )
     precision: Precision = Field(
         default="auto",
         title="Precision",
-        description="Arithmetic of the network. auto: bfloat16 where the device is made for it, else float32.",
+        description="Number format in which the network computes. auto: bfloat16 (16 bits, faster) if the device is "
+        "made for it, otherwise float32 (32 bits).",
     )
 
 
 class TrainingParameters(Arithmetic, Warps, Flips, PlateauRate, Validation, Patches, Epochs):
-    """What trainings on patches need whose learning rate follows the validation loss."""
+    """Parameters of trainings on patches whose learning rate follows the validation loss."""
 
 
 class LabelTrainingParameters(Intensity, Foreground, TrainingParameters):
-    """What trainings on label images need besides."""
+    """Further parameters of trainings on label images."""
 
 
 class ClassTrainingParameters(ObjectClasses, LabelTrainingParameters):
-    """What trainings need that can learn a class of each object beside its label."""
+    """Parameters of trainings on label images that can also be trained on a class of each object."""
 
 
 def check_patch_fits(
@@ -277,13 +288,13 @@ def check_patch_fits(
     Parameters
     ----------
     parameters
-        Those of the training; `patch_depth` is the length of a patch along Z, `patch_size` that along Y and X.
+        Parameters of the training; `patch_depth` is the length of a patch along Z, `patch_size` that along Y and X.
     axes
-        Those of one image of the method, e.g. "ZYX".
+        Axes of one image of the method, e.g. "ZYX".
     dataset, role
-        Whose training images are looked at.
+        Dataset and role of the training images to check.
     divisor
-        What the side lengths of a patch must be multiples of for the network, along each axis; empty: of nothing.
+        Divisor along each axis of the side lengths of a patch that the network requires; empty: none.
     because
         The parameters that decide on the divisor, for example "network_depth 3".
     """
@@ -346,30 +357,32 @@ def _largest(parameters: Patches, name: str, most: int, step: int) -> int | None
 
 
 class PredictionParameters(Parameters):
-    """What every prediction needs."""
+    """Parameters of every prediction."""
 
     weights: str = Field(
         default="best",
         min_length=1,
         max_length=64,
         title="Weights",
-        description="Which of the weights that the model keeps. best: those that did best on the validation images; "
-        "last: those of the last epoch. `parfocal models show` lists all that a model has.",
+        description="Which of the saved weights (states of the network) to use. best: those with the best result on "
+        "the validation images; last: those of the last epoch. `parfocal models show` lists all weights of a model.",
     )
     tile_size: int = Field(
         default=0,
         ge=0,
         le=65536,
         title="Tile size",
-        description="Edge in pixels of the pieces in which large images are processed; 0 chooses by the free memory. "
-        "Pieces are not made smaller than the network's field of view needs.",
+        description="Side length, in pixels, of the tiles in which large images are processed; 0 chooses it by the "
+        "free memory. Tiles are never smaller than the network's receptive field (the area that influences one output "
+        "pixel) requires.",
     )
     precision: Precision = Field(
         default="auto",
         title="Precision",
-        description="Arithmetic of the network. auto: bfloat16 (float16 on older GPUs) with the last layers in float32 "
-        "where the device is faster in it, else float32. It keeps as many different grey values, which change by a few "
-        "thousandths of their range at most. float32: always float32, for comparisons between machines.",
+        description="Number format in which the network computes. auto: bfloat16 (16 bits; float16 on older GPUs) with "
+        "the last layers in float32 if the device is faster this way, otherwise float32. Grey values are as fine as "
+        "with float32 and change by a few thousandths of their range at most. float32: always 32 bits, for comparisons "
+        "between machines.",
     )
 
     @property
@@ -389,13 +402,13 @@ class PredictionParameters(Parameters):
 
 
 class ImagePredictionParameters(PredictionParameters):
-    """What every prediction that turns images into images needs."""
+    """Parameters of every prediction that turns images into images."""
 
     output_dtype: Literal["float32", "like-input"] = Field(
         default="float32",
         title="Type of the output",
-        description="float32 keeps all grey values; like-input rounds and clips to the type of the input (never an "
-        "uncertainty).",
+        description="float32 keeps the exact grey values; like-input rounds and clips them to the data type of the "
+        "input (never for an uncertainty map).",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Which images of a dataset a training learns from."""
+"""Roles of the images of a dataset that a training uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TARGET_STATISTICS = "target_statistics"
 
 @dataclass(frozen=True)
 class Roles:
-    """The roles of a dataset's images in a training: what the network sees, and what it learns."""
+    """The roles of a dataset's images in a training: input and targets of the network."""
 
     source: str = "source"
     targets: tuple[str, ...] = ("target",)

@@ -42,7 +42,7 @@ class Resources:
     Attributes
     ----------
     gpu
-        How many of the machine's devices it computes on, 0 or 1; on a machine without GPUs its processor is the device.
+        Number of devices it computes on, 0 or 1; on a machine without GPUs the processor is the device.
     cpu
         Processor cores; None where the installation decides.
     memory_gib
@@ -95,7 +95,7 @@ class Preset:
     Attributes
     ----------
     description
-        What it is for, in a sentence.
+        Purpose in one sentence.
     parameters
         Values by name; all others have their defaults.
     """
@@ -161,7 +161,7 @@ class Method:
         """Return the work of this kind; raise NotFoundError if the method does not offer it."""
         if kind not in self.work:
             name = v1.JobKind.Name(kind).removeprefix("JOB_KIND_").lower()
-            raise NotFoundError(f"{self.title} offers no {name}.")
+            raise NotFoundError(f"{self.title} does not offer {name}.")
         return self.work[kind]
 
     @property

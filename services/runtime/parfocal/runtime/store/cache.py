@@ -28,10 +28,10 @@ _RESERVE = 64 * 2**20
 class Cache:
     """Files by digest in one folder, shared by all workers of a machine.
 
-    A file appears under its digest only when complete, so concurrent workers need no lock. What is handed out is
-    never the cache's own file but a second name of it (a hard link): it stays, whatever leaves the cache, and its mere
-    existence says that the file is in use. Whatever is incomplete lies among the second names as well and goes with
-    them. Threads of one job share the second names, so for each digest they wait for each other: files of equal
+    A file appears under its digest only when complete, so that concurrent workers work without a lock. What is handed
+    out is never the cache's own file but a second name of it (a hard link): it stays, whatever leaves the cache, and
+    its mere existence says that the file is in use. Whatever is incomplete lies among the second names as well and goes
+    with them. Threads of one job share the second names, so for each digest they wait for each other: files of equal
     content are fetched once, and no second name is replaced while another thread takes it.
 
     Parameters
@@ -135,7 +135,7 @@ class Cache:
         if free < size + _RESERVE:
             raise DiskFullError(
                 f"The cache folder {self.folder} has {free / 2**20:.0f} MiB left, but {size / 2**20:.0f} MiB are "
-                "needed. Free some space, or move the cache by setting PARFOCAL_STATE_DIR."
+                "required. Free some space, or move the cache by setting PARFOCAL_STATE_DIR."
             )
 
 

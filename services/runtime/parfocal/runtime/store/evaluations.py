@@ -22,7 +22,7 @@ SUMMARY_FILE: Final = "summary.json"
 METRICS_FILE: Final = "metrics.csv"
 
 Kind = Literal["input", "baseline", "prediction"]
-"""What was scored: the model's input, what needs no training, the model's output."""
+"""What was scored: the input of the model, the baseline, the output of the model."""
 
 KINDS: Final[tuple[Kind, ...]] = ("input", "baseline", "prediction")
 
@@ -35,15 +35,15 @@ class Metric(BaseModel):
     Attributes
     ----------
     key
-        Its name in programs, its column in metrics.csv, e.g. "boundary_distance_um".
+        Name in programs and column of metrics.csv, e.g. "boundary_distance_um".
     title
-        What people call it within a sentence, e.g. "PSNR" or "mean accuracy".
+        Name within a sentence, e.g. "PSNR" or "mean accuracy".
     unit
         E.g. "dB"; empty for a pure number.
     digits
         After the decimal point.
     better
-        Which way is better; "none" for what describes rather than judges.
+        Direction that is better; "none" for metrics that describe rather than judge.
     best
         The value that nothing can exceed, e.g. 1 for F1; None where there is no such value.
     used_by_verdict
@@ -146,7 +146,7 @@ class EvaluationSummary(BaseModel):
     counted
         The numbers of objects, which are added up over images where others are averaged.
     metrics
-        By kind and metric: statistics over the images that have a value; metrics that no image has are left out.
+        By kind and metric: statistics over the images that have a value; metrics without any value are left out.
     headline
         The numbers that lists of jobs and models show, e.g. "prediction_psnr".
     comparisons
@@ -156,13 +156,14 @@ class EvaluationSummary(BaseModel):
     unscorable
         By image: why its prediction could not be scored.
     note
-        What a reader of the table must know, in sentences.
+        Sentences that explain the table.
     interval, thresholds, baseline
-        How the intervals were made, what the verdict asked for, and what the baseline is ("name"), how it was chosen.
+        How the intervals were computed, the thresholds of the verdict, and the baseline: its "name" and how it was
+        chosen.
     targets
-        By role: the same for each target, where there are several; else empty.
+        By role: the same for each target if there are several; otherwise empty.
     details
-        What only this kind of quality control has.
+        Values that only this kind of quality control has.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -237,7 +238,7 @@ class EvaluationSummary(BaseModel):
 
     @property
     def names(self) -> dict[Kind, str]:
-        """What the kinds are called, in the order in which they are shown: what needs no training first."""
+        """Names of the kinds in the order in which they are shown: input and baseline first."""
         baseline = str(self.baseline.get("name", "baseline"))
         names: dict[Kind, str] = {"input": "Input", "baseline": f"{baseline[:1].upper()}{baseline[1:]}"}
         names["prediction"] = "Prediction"

@@ -15,13 +15,13 @@ class Port(BaseModel):
     role
         The role of the images in the dataset, for example "source" or "target_DAPI".
     kind
-        What the images are: grey values, labels of objects, classes, or boxes or points annotated in them.
+        Kind of the images: grey values, labels of objects, classes, or annotated boxes or points.
     channels
         Channels of an image.
     channel_axis
         The axis of the images that holds them: "S" red, green and blue, "C" other channels, "" if there is none.
     classes
-        How many classes are told apart, the background not counted; 0: none.
+        Number of classes without the background; 0: none.
     offset, scale
         Means, over the training images, of the constants that the images were normalised with, one or one for each
         channel; empty where they were not normalised.

@@ -71,7 +71,7 @@ def remove_abandoned(parent: Path, prefix: str = "", *, older_than: float = _LOC
     Parameters
     ----------
     parent
-        Where `own_folder` made them; may be missing.
+        Folder in which `own_folder` creates them; may be missing.
     prefix
         Only folders whose names begin like this.
     older_than
@@ -109,7 +109,7 @@ def free_space(folder: Path, state: Path, wanted: int) -> int:
     Parameters
     ----------
     folder
-        Where something shall be written.
+        Folder to write to.
     state
         The state folder, with cache and scratch.
     wanted
@@ -207,7 +207,7 @@ def remove_old_files(folder: Path, days: float) -> int:
 def empty_trash(store: Store, days: float, *, now: float | None = None) -> int:
     """Remove the records of jobs that were deleted more than `days` before `now`; return their number.
 
-    Any instance may do so at any time, several at once, too: what is there no more is no error.
+    Any instance may do so at any time, several at once, too: objects that are gone already are ignored.
     """
     now = time.time() if now is None else now
     trash = store.jobs / ".trash"

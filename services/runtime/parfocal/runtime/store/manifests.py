@@ -93,7 +93,7 @@ class Manifest(BaseModel):
         Raises
         ------
         DamagedError
-            As for `read`.
+            See `read`.
         """
         try:
             manifest = cls.model_validate_json(data)
@@ -106,7 +106,7 @@ class Manifest(BaseModel):
             ) from error
         if manifest.schema_version > SCHEMA_VERSION:
             raise DamagedError(
-                f"{name} was written by a newer Parfocal (format {manifest.schema_version}; this one knows "
+                f"{name} was written by a newer version of Parfocal (format {manifest.schema_version}; this one knows "
                 f"{SCHEMA_VERSION}). Update this installation."
             )
         return manifest
@@ -133,7 +133,7 @@ class Manifest(BaseModel):
 def _checked_name(value: str) -> str:
     """Return the name of a split, role or image; raise ValueError if it is none: it becomes the name of a file."""
     if value in {"", ".", ".."} or any(character in value for character in "/\\\0"):
-        raise ValueError(f"{value!r} is no name: it is empty, or holds a slash, a backslash or a zero byte")
+        raise ValueError(f"{value!r} is not a valid name: it is empty, or holds a slash, a backslash or a zero byte")
     # Also where another program wrote the manifest: images find their partners by name.
     return unicodedata.normalize("NFC", value)
 
@@ -203,23 +203,23 @@ class DatasetManifest(Manifest):
     Attributes
     ----------
     kind
-        What stands beside the source images: a name of `parfocal.runtime.datasets.kinds`. Empty in datasets of before
-        kinds were recorded, whose targets are images.
+        Kind of the dataset: a name of `parfocal.runtime.datasets.kinds`. Empty in datasets made before kinds were
+        recorded, whose targets are images.
     classes
         Names of the classes of boxes or of class images, in the order of their index.
     class_values
         The grey value of each class in class images, in the same order.
     counts
-        For each split how many there are of what, for example {"train": {"images": 20, "boxes": 93}}.
+        Counts by split, e.g. {"train": {"images": 20, "boxes": 93}}.
     class_counts
-        For each split the number of boxes, or of pixels in class images, of each class.
+        By split: number of boxes, or of pixels in class images, of each class.
     unpaired
         The splits in which images of the same name are no partners.
     object_sizes
-        For each split of label images with objects, how large these are; empty in datasets of before this was measured.
+        By split of label images: sizes of the objects; empty in datasets made before this was measured.
     field_counts
-        For each split how many different fields of view its source images seem to show; empty in datasets of before
-        this was counted.
+        By split: estimated number of different fields of view in the source images; empty in datasets made before this
+        was counted.
     """
 
     dataset: str

@@ -78,7 +78,7 @@ class PatientStore(Store):
         self._patiently(partial(super().copy, source, target))
 
     def delete(self, location: Location) -> None:
-        """Remove one object; a missing one is no error."""
+        """Remove one object; a missing object is ignored."""
         self._patiently(partial(super().delete, location))
 
     def _patiently(self, action: Callable[[], _T]) -> _T:

@@ -71,5 +71,6 @@ def _race(store: Store, place: Location, etag: str | None) -> list[bytes]:
 def _broken(store: Store, what: str) -> PreconditionError:
     return PreconditionError(
         f"The store at {store.settings.s3_endpoint} does not keep conditional writes: {what}. Jobs would run twice and "
-        "models be mixed up, so it is not used. Take a newer version or another store: docs/operating.md has a table."
+        "models would be mixed up, so that Parfocal does not use this store. Use a newer version or another store: "
+        "docs/operating.md has a table."
     )

@@ -22,7 +22,7 @@ def read_scores(text: str, metrics: Sequence[str], name: str = "metrics.csv") ->
     metrics
         Keys of the metrics wanted, which are the names of their columns. The table may have others besides.
     name
-        What the table is called in errors.
+        Name of the table, for error messages.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def read_scores(text: str, metrics: Sequence[str], name: str = "metrics.csv") ->
                 values.setdefault(metric, []).append(float(cell))
             except (TypeError, ValueError) as error:
                 raise InvalidInputError(
-                    f"{name}, line {reader.line_num}: {cell or ''!r} is no number ({metric}). Evaluate again."
+                    f"{name}, line {reader.line_num}: {cell or ''!r} is not a number ({metric}). Evaluate again."
                 ) from error
     return {
         kind: {

@@ -36,7 +36,7 @@ from parfocal.runtime.settings import Settings
 
 T = TypeVar("T")
 _CALLS = Histogram("parfocal_store_seconds", "Time of the calls of the store, without lists.")
-_AWAY = Counter("parfocal_store_unavailable_total", "Calls that the store did not answer or refused.")
+_AWAY = Counter("parfocal_store_unavailable_total", "Calls that the store refused or did not answer.")
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchObject"}
 
 
@@ -233,7 +233,7 @@ class Store:
             # No retry by the transport: a repeated conditional write would conflict with its own success.
             response = self._http.request("PUT", url, body=data, headers=headers, retries=False)
         if response.status in {409, 412}:
-            raise ConflictError(f"{location} exists already or was changed by somebody else.")
+            raise ConflictError(f"{location} exists already, or was changed in the meantime.")
         if response.status == 404:
             if "If-Match" in headers:
                 raise ConflictError(f"{location} does not exist any more.")
@@ -244,8 +244,7 @@ class Store:
             )
         if response.status >= 300:
             raise UnavailableError(
-                f"The store could not write {location} (status {response.status}). Look whether its disk is full, and "
-                "into its log."
+                f"The store could not write {location} (status {response.status}). Check its disk space and its log."
             )
         return str(response.headers.get("ETag", "")).strip('"')
 
@@ -350,7 +349,7 @@ class Store:
             self._client.copy_object(target.bucket, target.key, CopySource(source.bucket, source.key))
 
     def delete(self, location: Location) -> None:
-        """Remove one object; a missing one is no error."""
+        """Remove one object; a missing object is ignored."""
         with self._errors(location):
             self._client.remove_object(location.bucket, location.key)
 
@@ -385,8 +384,8 @@ class Store:
             reason = getattr(error, "reason", None)
             if isinstance(reason, urllib3.exceptions.ResponseError):
                 raise UnavailableError(
-                    f"The store at {self.settings.s3_endpoint} cannot serve {location} at the moment ({reason}). Look "
-                    "whether its disk is full, and into its log."
+                    f"The store at {self.settings.s3_endpoint} cannot serve {location} at the moment ({reason}). Check "
+                    "its disk space and its log."
                 ) from error
             raise UnavailableError(
                 f"The store at {self.settings.s3_endpoint} does not answer. "

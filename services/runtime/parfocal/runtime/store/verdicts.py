@@ -27,7 +27,7 @@ class Verdict:
     reasons
         Why, in plain sentences.
     next_steps
-        What to try with a model that failed.
+        Next steps to try with a model that failed.
     job
         The evaluation job; empty for "unchecked".
     uri

@@ -42,7 +42,7 @@ class AnnotatedBatches(Generic[A]):
     sampler, validation
         Cut the patches; both have no targets of their own.
     annotations
-        Of each image.
+        Annotations of each image.
     cut
         Cuts an annotation as the sampler cuts the image.
     """
@@ -100,7 +100,7 @@ def open_boxes(
     classes
         The classes to train on, whose order is that of the indices in `Boxes.classes`; empty: all of the dataset.
     least_side
-        In pixels: boxes that are narrower or lower are left out.
+        Shortest side in pixels; smaller boxes are left out.
 
     Raises
     ------

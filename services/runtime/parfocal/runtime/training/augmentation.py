@@ -52,7 +52,7 @@ class Warp:
     Attributes
     ----------
     shape
-        Of the patch in pixels (Y, X).
+        Shape of the patch in pixels (Y, X).
     matrix, shift
         (2, 2) and (2,), for (y, x) in pixels.
     elastic
@@ -153,7 +153,7 @@ class View:
         points
             (N, 2): y and x in pixels from the upper left corner of the patch's first pixel.
         shape
-            Of the patch in pixels (Y, X).
+            Shape of the patch in pixels (Y, X).
         """
         if self.warp is not None:
             points = self.warp.move(points).astype(np.asarray(points).dtype)
@@ -179,13 +179,13 @@ class Augmentation(BaseModel):
     zoom
         Magnified or reduced by up to the factor 1 + strength.
     shift
-        In parts of the patch.
+        Shift as a fraction of the side length of the patch.
     elastic
         Displacements in pixels, at most a sixth of the distance between the points of the grid they are drawn on.
     scale, gamma
         Normalised intensities are multiplied with, or raised to the power of, up to 1 + strength or its inverse.
     offset, noise
-        In normalised intensity: added to all pixels, and the standard deviation of noise added to each.
+        Offset added to all pixels, and standard deviation of the noise added to each, both in normalised intensity.
     blur
         Standard deviation in pixels of a Gaussian along Y and X.
     """
@@ -224,10 +224,9 @@ class Augmentation(BaseModel):
         Parameters
         ----------
         draw
-            From 0 to 7, the number of the exact change. The eight are all the ways a square can be laid on itself;
-            without flips, the four that are pure turns.
+            Number of the exact change, 0 to 7: all symmetries of a square; without flips, the four rotations.
         shape
-            Of the patch in pixels (Y, X).
+            Shape of the patch in pixels (Y, X).
         rng
             Source of the warp.
         """
@@ -255,7 +254,7 @@ class Augmentation(BaseModel):
         source
             float32 patches, with the batch axis in front.
         axes
-            Of one patch, for example "ZYX" or "YXS".
+            Axes of one patch, e.g. "ZYX" or "YXS".
         """
         if not self.varies:
             return source
@@ -315,14 +314,14 @@ def warp_array(
     array
         The image, usually memory-mapped; no more of it is read than the patch shows.
     axes
-        Its axes.
+        Axes of the array.
     window
-        Where the patch would lie if it were not warped, one slice for each axis.
+        Region of the patch without the warp, one slice for each axis.
     region
         First and end pixel along Y and along X beyond which nothing is read: the rest is another image's, or
         validates. What the patch shows from beyond is mirrored.
     warp
-        Of the patch.
+        Warp of the patch.
     nearest
         Take the nearest pixel, for labels and classes; else interpolate linearly, as float32.
     fill
@@ -331,7 +330,7 @@ def warp_array(
     Returns
     -------
     NDArray
-        Of the shape of the window; of the type of the array if `nearest`, else float32.
+        Patch of the shape of the window; of the dtype of the array if `nearest`, otherwise float32.
     """
     y, x = axes.index("Y"), axes.index("X")
     corner = np.array([window[y].start, window[x].start], np.float64)[:, None, None]
@@ -376,7 +375,7 @@ def moved_box(corners: NDArray[Any], view: View, shape: tuple[int, int]) -> NDAr
     view
         The change of view.
     shape
-        Of the patch in pixels (Y, X).
+        Shape of the patch in pixels (Y, X).
     """
     corners = np.asarray(corners, np.float64)
     if view.warp is None:

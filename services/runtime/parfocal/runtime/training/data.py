@@ -359,9 +359,9 @@ def _opened(
     Parameters
     ----------
     targets
-        Of each image, if any, as many as there are `ports`.
+        Targets of each image, if any; as many as there are `ports`.
     constants
-        What the targets are normalised with; None leaves them as they are.
+        Constants with which the targets are normalised; None leaves them unchanged.
     stream
         Number of the set among those of one training, so that their random choices differ.
     least_label

@@ -1,4 +1,4 @@
-"""From the label and class images that people draw to those that a training learns: checked, cleaned, of one type."""
+"""From the label and class images that people draw to the targets of a training: checked, cleaned, of one dtype."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def clean_label_targets(
     classes: int,
     folder: Path,
 ) -> LabelTargets:
-    """Return label images as the method learns them and, beside them, images of the class of each object.
+    """Return label images as the method is trained on them and, beside them, images of the class of each object.
 
     Parameters
     ----------
     names
         The files of each image's targets, for errors.
     targets
-        Of each image its label image and, if there are `classes`, its class image.
+        For each image: its label image and, if there are `classes`, its class image.
     clean
         Makes of a label image, whose objects are numbered from 1, what the network is trained on.
     folder
-        Where the results are kept.
+        Folder for the results.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def clean_label_targets(
             f"{count(len(problems), 'target')} cannot be trained on: {_listed(problems)}.", problems
         )
     if not objects:
-        raise InvalidInputError("No target shows an object: every label image is 0 everywhere. Check the targets.")
+        raise InvalidInputError("No target shows an object: all label images are 0 everywhere. Check the targets.")
     return LabelTargets(cleaned, _class_warnings(seen, classes, names[0][-1]))
 
 
@@ -98,9 +98,9 @@ def _class_warnings(seen: set[int], classes: int, file: str) -> tuple[str, ...]:
         return ()
     if len(missing) == classes:
         raise InvalidInputError(
-            f"No object has a class: in every image like {file} all pixels inside the objects are 0. Draw the number "
-            "of its class, from 1, inside each object, or set classes to 0.",
+            f"No object has a class: in every image like {file} all pixels inside the objects are 0. Fill each object "
+            "with the number of its class, from 1, or set classes to 0.",
             [Violation("classes", "no object of the training images has a class")],
         )
     named = ", ".join(map(str, missing))
-    return (f"No training image has an object of class {named}: the model cannot learn what such objects look like.",)
+    return (f"No training image has an object of class {named}: so that the model cannot recognise such objects.",)

@@ -135,7 +135,7 @@ class _Training:
             except (DamagedError, InvalidInputError) as error:
                 self._context.warn(f"The checkpoint after epoch {checkpoint.epoch} cannot be used: {error.message}")
                 continue
-            _log.info("going on after epoch %d", self._state.epoch)
+            _log.info("resumed after epoch %d", self._state.epoch)
             return True
         if checkpoints:
             raise DamagedError("No checkpoint of this training can be used. Start the training again.")
@@ -165,8 +165,8 @@ class _Training:
             self._implementation.initialise(self._learner, self._opened.facts, initial.weights(), model.facts)
         except InvalidInputError as error:
             raise InvalidInputError(
-                f"The initial model {uri} has another network than these parameters describe: {error.message} "
-                "Choose the network parameters it was trained with (`parfocal models show`)."
+                f"The initial model {uri} has a different network from the one that these parameters describe: "
+                f"{error.message} Choose the network parameters it was trained with (`parfocal models show`)."
             ) from error
 
     def run(self) -> None:
@@ -198,9 +198,9 @@ class _Training:
                 self._save()
                 saved = time.monotonic()
         if context.keep_best and state.epoch == 0:
-            raise CancelledError("cancelled before the first epoch was completed, so there are no weights to keep")
+            raise CancelledError("cancelled before the first epoch was completed, so that there are no weights to keep")
         if context.keep_best:
-            context.warn(f"Training was ended early on request, after {state.epoch} of {self._epochs} epochs.")
+            context.warn(f"The training was finished early on request, after {state.epoch} of {self._epochs} epochs.")
 
     def _train_epoch(self) -> dict[str, float] | None:
         """Return the mean losses of an epoch, or None if training shall end now."""
@@ -320,7 +320,7 @@ class _Training:
         weights.store(LAST, self._path(LAST), self._learner.weights())
         kept = {name: state.kept.get(name, KeptWeights(epoch=state.epoch)) for name in weights}
         for name in self._implementation.kept.keys() - state.kept.keys():
-            context.warn(f"The model has no weights {name!r}: what selects them was never measured.")
+            context.warn(f"The model has no weights {name!r}: the score that selects them was never measured.")
         facts = self._calibrate(next(iter(weights.values())))
         folder = empty_folder(context.scratch / "model")
         self._implementation.save(folder, self._parameters, facts, weights)
@@ -408,6 +408,6 @@ def _require_finite(epoch: int, losses: Mapping[str, float]) -> None:
     for name, value in losses.items():
         if not math.isfinite(value):
             raise TrainingDivergedError(
-                f"Training diverged in epoch {epoch}: the loss ({name}) is not a finite number any more. "
-                "Start again with a smaller learning_rate, for example a tenth of the present one."
+                f"Training diverged in epoch {epoch}: the loss ({name}) is NaN or infinite. Train again with a smaller "
+                "learning_rate, for example a tenth of the present one."
             )

@@ -86,7 +86,7 @@ def preview_figure(
     parameters
         Size of patches, augmentation and seed.
     images, patches
-        How many to show at most.
+        Largest number to show.
     augmented
         Show beside each patch what augmentation makes of it in the first epoch of a training.
 
@@ -200,7 +200,7 @@ def _words(shape: tuple[int, ...], count: int, augmented: bool) -> str:
     if not augmented:
         return examples
     size = " x ".join(map(str, shape))
-    return f"{examples}, and patches of {size} pixels as training sees them"
+    return f"{examples}, and patches of {size} pixels as used in the training"
 
 
 def _figure(rows: Sequence[tuple[str, Sequence[_Panel]]], title: str) -> Figure:

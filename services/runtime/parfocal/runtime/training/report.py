@@ -62,7 +62,7 @@ def write_training_report(
     Returns
     -------
     str
-        Why there are no pictures, as a sentence for people; "" where all could be drawn. The table is always there.
+        Sentence that says why pictures are missing; "" if all could be drawn. The table is always written.
     """
     write_training_csv(folder / "training.csv", rows)
     drawn: Mapping[str, Figure] = {}
@@ -221,7 +221,7 @@ def methods_paragraph(model: ModelManifest, method: Method) -> str:
     validation = len({region["stem"] for region in model.split.get("validation", ())})
     others = {"image": count(validation, "further image"), "frames": "other frames of the same stacks"}
     further = others.get(model.split.get("by", ""), "a block of the same image")
-    kept = f"{further} kept for validation"
+    kept = f"{further} held out for validation"
     return (
         f"A {method.title} model was trained for {model.epochs} epochs on {count(training, 'image pair')}, with "
         f"{kept}, on random patches (size {parameters.get('patch_size')}, batch size {parameters.get('batch_size')}, "

@@ -46,7 +46,7 @@ class PatchSampler:
     sources
         Raw images, usually memory-mapped.
     targets
-        Per image its target, or a tuple of several; None for methods that learn from the sources alone.
+        Per image its target, or a tuple of several; None for methods that are trained on the sources alone.
     regions
         The parts of the images to draw from; `Region.index` counts in `sources`.
     patch_shape
@@ -76,8 +76,8 @@ class PatchSampler:
         Per image, what warped patches show of the source where they look beyond their region: mirrored objects would
         be objects without annotation. There labels are 0. None mirrors the region.
     magnification
-        How many pixels of a patch one of the image becomes along Y and X, for networks that are shown objects of one
-        size. Below 1 a patch shows more than its own length of the image. It acts on validation as well.
+        Factor by which the image is magnified along Y and X, for networks that are shown objects of one size. Below 1,
+        a patch shows more than its own length of the image. It applies to validation as well.
     """
 
     sources: Sequence[NDArray[Any]]

@@ -115,9 +115,9 @@ def split_stacks(
     Parameters
     ----------
     stems, validation_fraction, patch_shape, seed
-        As for `split_images`; patches are of single frames.
+        See `split_images`; patches are cut from single frames.
     shapes
-        Of each stack (T, Y, X) in pixels.
+        Shape of each stack (T, Y, X) in pixels.
 
     Raises
     ------
@@ -148,8 +148,8 @@ def split_stacks(
         validation.append(kept.model_copy(update={"start": (stop, 0, 0), "stop": (length, *plane)}))
     warning = (
         f"There are too few stacks ({len(stems)}) to hold one out: validation uses the last frames of "
-        f"{'the stack' if len(stems) == 1 else 'each stack'}. The validation loss will look better than on new "
-        "stacks: add stacks of other samples."
+        f"{'the stack' if len(stems) == 1 else 'each stack'}. The validation loss will be lower than on new stacks: "
+        "add stacks of other samples."
     )
     return Split(
         by="frames",
@@ -221,14 +221,14 @@ def _by_block(
     if not validation:
         least = " or ".join(f"{3 * length}" for length in sorted(set(patch)))
         raise InvalidInputError(
-            f"There are too few images ({len(whole)}) to hold one out, and none is large enough to hold out a part: "
-            f"one side must be at least three patches long ({least} pixels). Add images or choose a smaller patch.",
+            f"There are too few images ({len(whole)}) to hold one out, and none is large enough to hold out a part of "
+            f"it: one side must be at least three patches long ({least} pixels). Add images or choose a smaller patch.",
             [Violation("patch_size", f"no image is three patches of {_by(patch)} long")],
         )
     warning = (
         f"There are too few images ({len(whole)}) to hold one out: validation uses a block of "
-        f"{'the image' if len(whole) == 1 else 'each large enough image'}, one patch away from the training part. "
-        "The validation loss will look better than on new images: add images from other samples."
+        f"{'the image' if len(whole) == 1 else 'each large enough image'}, one patch away from the training part. The "
+        "validation loss will be lower than on new images: add images from other samples."
     )
     return Split(
         by="block",

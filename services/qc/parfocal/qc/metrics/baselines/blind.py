@@ -25,7 +25,7 @@ class BlindGaussian:
     Attributes
     ----------
     sigma
-        In pixels.
+        Standard deviation of the Gaussian filter, in pixels.
     errors
         ``(sigma, error)`` of every candidate, by rising sigma: the mean over the images of the mean squared error of
         each pixel foretold from the others, as a fraction of the image's variance.

@@ -27,14 +27,14 @@ class BaselineChoice:
     Attributes
     ----------
     sigma
-        In pixels. The top of the parabola through the best candidate and its two neighbours, so it may lie between
-        candidates.
+        Standard deviation in pixels: the top of the parabola through the best candidate and its two neighbours, so that
+        it may lie between candidates.
     mean_psnr
         ``(sigma, mean PSNR in dB over the validation images)`` of every candidate, by rising sigma.
     images
         Number of validation images.
     chosen_on
-        What images these were, in words.
+        Description of the images, e.g. "the training images".
     """
 
     sigma: float
@@ -130,7 +130,7 @@ def gaussian_baseline(image: npt.NDArray[Any], sigma: float) -> Float32:
     pixel size. Edges are mirrored; the filter ends at four sigma. The result is float32.
     """
     if image.ndim not in (2, 3):
-        raise InvalidInputError(f"The image has {image.ndim} axes; (Y, X) or (Z, Y, X) is needed.")
+        raise InvalidInputError(f"The image has {image.ndim} axes; (Y, X) or (Z, Y, X) is required.")
     per_axis = (0.0,) * (image.ndim - 2) + (sigma, sigma)
     filtered: Float32 = gaussian_filter(image.astype(np.float32), per_axis, mode="reflect", truncate=4.0)
     return filtered

@@ -22,7 +22,7 @@ class LinearPredictor:
     coefficients
         One for each channel of the input, in target grey values per source grey value.
     intercept
-        In target grey values.
+        Intercept in grey values of the target.
     images
         Number of images it was fitted to.
     pairs
@@ -57,7 +57,7 @@ class LinearPredictor:
 def fit_linear_predictor(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> LinearPredictor:
     """Fit the linear predictor with the least squared error over all pixels of all images.
 
-    Fit it to the images that the model learnt from, so that both know the same.
+    Fit it to the images that the model was trained on, so that both know the same data.
 
     Parameters
     ----------
@@ -77,7 +77,9 @@ def fit_linear_predictor(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
         channels = source.shape[0] if source.ndim > target.ndim else 1
         columns = source.reshape(channels, -1).astype(np.float64)
         if columns.shape[1] != target.size:
-            raise InvalidInputError(f"A pair has shapes {source.shape} and {target.shape}, which do not fit.")
+            raise InvalidInputError(
+                f"A pair has shapes {source.shape} and {target.shape}, which do not match. Use pairs of the same size."
+            )
         rows = np.vstack([columns, np.ones(target.size)])
         weight = 1.0 / target.size  # every image counts alike
         if squares is None or products is None:

@@ -29,11 +29,11 @@ class OtsuBaseline:
     bright
         Whether objects are brighter than their background.
     sigma
-        Of the Gaussian filter before, in pixels.
+        Standard deviation, in pixels, of the Gaussian filter applied before the threshold.
     score
-        What its criterion came to on the images it was chosen on.
+        Value of its criterion on the images it was chosen on.
     images
-        Their number.
+        Number of images it was chosen on.
     """
 
     bright: bool
@@ -67,8 +67,8 @@ def choose_otsu(
         ``(source, target)``, never test images; taken one by one. Channels of a source are the axis whose length
         differs: the first, or the last of colour images.
     criterion
-        Of a target and a label image of the same image: numerator and denominator of the ratio, each added up over
-        the images. 0 / 0 counts as 1.
+        Function of target and label image of one image that returns numerator and denominator of the ratio to maximise;
+        both are summed over the images, and 0 / 0 counts as 1.
     dimensions
         Number of spatial axes, where targets are no images and do not tell.
 
@@ -100,7 +100,7 @@ def _grey(source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.float32]:
     if source.ndim > dimensions:
         grey = grey.mean(axis=-1 if source.shape[-1] in (3, 4) else 0)
     if not np.isfinite(grey).all():
-        raise InvalidInputError("An image has pixels that are not a number or infinite. Export it again.")
+        raise InvalidInputError("An image has pixels that are NaN or infinite. Export it again.")
     low, high = grey.min(), grey.max()
     scaled: npt.NDArray[np.float32] = ((grey - low) / (high - low if high > low else 1)).astype(np.float32)
     return scaled

@@ -32,7 +32,7 @@ class PixelClassifier:
     score
         Mean IoU of all classes but the background on a sample of the pixels it was fitted to.
     images
-        Their number.
+        Number of images it was chosen on.
     """
 
     weights: npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ def fit_pixel_classifier(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
         ``(source, target)``, never test images; channels of a source come first. Targets are indices of classes, below
         0 where they are not known.
     classes
-        How many there are.
+        Number of classes.
 
     Raises
     ------

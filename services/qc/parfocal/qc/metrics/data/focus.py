@@ -37,8 +37,8 @@ def sharpness(image: npt.NDArray[Any], noise: float = 0.0) -> float | None:
     Returns
     -------
     float or None
-        From 0 (no fine structures) to about 2. None where the image is constant or noise hides what the number rests
-        on: its structures of either size have less than half the variance of the noise there.
+        Sharpness from 0 (no fine structures) to about 2. None if the image is constant, or if noise hides the
+        structures: those of either size have less than half the variance of the noise there.
 
     Raises
     ------

@@ -35,7 +35,7 @@ class Shift:
         Largest distance, in pixels, between the shift of the whole image and those of its parts that decided; None
         where there are no parts.
     reason
-        Why there is no estimate; "" where there is one.
+        Reason why there is no estimate; "" if there is one.
     """
 
     vector: tuple[float, ...] | None

@@ -52,7 +52,7 @@ class Foreground:
     mask
         bool, in the shape of the target; true where the target lies above the threshold.
     threshold
-        In target ranges: 0 is the target's 0.1 percentile, 1 its 99.9 percentile.
+        Threshold in units of the target's range: 0 is its 0.1 percentile, 1 its 99.9 percentile.
     grey_value
         The same threshold in grey values of the target.
     fraction
@@ -102,7 +102,7 @@ def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> For
     with naming(name):
         check_values(target, "target")
         if target.ndim not in (2, 3):
-            raise InvalidInputError(f"The target has {target.ndim} axes; (Y, X) or (Z, Y, X) is needed.")
+            raise InvalidInputError(f"The target has {target.ndim} axes; (Y, X) or (Z, Y, X) is required.")
         low, high = target_range(target)
     counts = np.zeros(_BINS, np.int64)
     for plane in target if target.ndim == 3 else (target,):
@@ -130,11 +130,11 @@ def score_regions(
     Parameters
     ----------
     maps
-        Of the whole image, from `parfocal.qc.metrics.images.restoration.score_scaled`.
+        Maps of the whole image, from `parfocal.qc.metrics.images.restoration.score_scaled`.
     image
         The scored image, as it was given there.
     target
-        Its target, scaled or not.
+        Target of the image, scaled or not.
     mask
         The foreground.
 

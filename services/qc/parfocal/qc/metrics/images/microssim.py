@@ -78,7 +78,7 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows
     image, target
         Finite grey values of one shape, at least 11x11, of any integer or floating type.
     windows
-        How many windows and pixels to use at most, evenly spaced; None for all there are.
+        Largest number of windows and pixels to use, evenly spaced; None for all.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:
         There are no samples, or a target is constant.
     """
     if not samples or not all(sample.data_range > 0 for sample in samples):
-        raise InvalidInputError("MicroSSIM needs at least one image, and targets with contrast.")
+        raise InvalidInputError("MicroSSIM requires at least one image, and targets with contrast.")
     target_offset, image_offset = (
         float(np.percentile(np.concatenate(pixels), MICRO_SSIM_PERCENTILE))
         for pixels in ([each.target_pixels for each in samples], [each.image_pixels for each in samples])
@@ -153,7 +153,7 @@ def micro_ssim_map(
     image, target
         Finite grey values (Y, X) of one shape, at least 11x11, of any integer or floating type.
     fit
-        To the set they belong to.
+        Fit of MicroSSIM to the set that the images belong to.
     name
         Name of the image, for the error message.
 
@@ -173,7 +173,7 @@ def micro_ssim_map(
         check_pair(image, target)
         data_range = float(target.max()) - float(target.min())
         if not data_range > 0:
-            raise InvalidInputError("The target is constant; nothing can be measured against it.")
+            raise InvalidInputError("The target is constant, so that it cannot be compared with. Leave the image out.")
         x, y = target.astype(np.float64), image.astype(np.float64)
         x -= fit.target_offset
         x /= data_range

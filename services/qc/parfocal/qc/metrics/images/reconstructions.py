@@ -138,7 +138,7 @@ def upsampling_of(image: tuple[int, ...], frame: tuple[int, ...]) -> int:
     factor = image[-1] // frame[-1]
     if factor < 1 or tuple(image) != tuple(length * factor for length in frame):
         raise InvalidInputError(
-            f"The image has {' x '.join(map(str, image))} pixels, which is no multiple of the frames' "
+            f"The image has {' x '.join(map(str, image))} pixels, which is not a multiple of the frames' "
             f"{' x '.join(map(str, frame))}."
         )
     return factor

@@ -13,7 +13,7 @@ checked in three ways:
   off: the residual is uncorrelated with the signal.
 
 Noise that neighbouring pixels share (interpolated, binned or compressed images) looks like lost structure here. And
-what is invented within the noise leaves no trace in the residual: only targets can show it.
+false structure within the noise leaves no trace in the residual: only targets can reveal it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ResidualScore:
     sharpness
         Fine structure of the fitted prediction by that of the input without noise, in the same third: root mean square
         between Gaussians of 1 and 4 pixels. Below 1 where structures were blurred or weakened, above 1 where they were
-        sharpened or invented; NaN where the input shows none beyond its noise.
+        sharpened, or false structure was added; NaN if the input shows no structure beyond its noise.
     scale
         Factor `a` of the fit.
     clipped
@@ -134,8 +134,8 @@ def score_residual(
         )
     if source.ndim < 2 or min(source.shape[-2:]) < _SMALLEST:
         raise NoNoiseError(
-            f"{name} is too small to tell noise from structure: images of {_SMALLEST}x{_SMALLEST} pixels or more are "
-            f"needed, this one is {source.shape}.",
+            f"{name} is too small to tell noise from structure: at least {_SMALLEST}x{_SMALLEST} pixels are required, "
+            f"and this image has {source.shape}.",
             "too small",
         )
     for what, values in (("input", source), ("prediction", prediction)):
@@ -148,8 +148,8 @@ def score_residual(
     known = [score for score in scores if score is not None]
     if not known:
         raise NoNoiseError(
-            f"{name}: the input shows no noise, so that there is nothing a residual could be compared with. Judge "
-            "such images by targets."
+            f"{name}: the input shows no noise, so that there is nothing to compare a residual with. Judge such images "
+            "by targets."
         )
     return _mean(known), maps
 

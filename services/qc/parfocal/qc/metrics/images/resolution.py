@@ -69,7 +69,7 @@ class FourierCorrelation:
     coefficients
         Number of Fourier coefficients in each.
     resolution
-        In pixels of X; NaN where the images agree in nothing.
+        Resolution in pixels along X; NaN where the images do not agree at all.
     at_least
         The curve never falls below 1/7: the resolution is `resolution`, the Nyquist limit, or better.
     """
@@ -125,8 +125,8 @@ def spectrum(image: npt.NDArray[Any], *, name: str | None = None) -> Spectrum:
         check_values(image, "image")
         if image.ndim not in (2, 3) or min(image.shape[-2:]) < SMALLEST_SPECTRUM:
             raise InvalidInputError(
-                "Fourier correlation needs images (Y, X) or (Z, Y, X) of at least "
-                f"{SMALLEST_SPECTRUM} x {SMALLEST_SPECTRUM} pixels; this one has shape {image.shape}."
+                f"Fourier correlation requires images (Y, X) or (Z, Y, X) of at least {SMALLEST_SPECTRUM} x "
+                f"{SMALLEST_SPECTRUM} pixels; this one has shape {image.shape}."
             )
     planes = image if image.ndim == 3 else image[np.newaxis]
     mean = float(np.mean([plane.mean(dtype=np.float64) for plane in planes]))

@@ -170,7 +170,7 @@ def target_range(target: npt.NDArray[Any]) -> tuple[float, float]:
     if not high - low > resolution(target):
         raise InvalidInputError(
             f"The target is constant, or nearly: its {LOW_PERCENTILE} and {HIGH_PERCENTILE} percentiles are both "
-            f"{low:g}. Nothing can be measured against it; leave the image out of the test set."
+            f"{low:g}. An image cannot be compared with it; leave it out of the test set."
         )
     return low, high
 
@@ -306,7 +306,7 @@ def score_stack(
     Parameters
     ----------
     image, target
-        As for `score_restoration`, with a leading Z axis.
+        Images as for `score_restoration`, with a leading Z axis.
     foreground
         Foreground of the target, bool (Z, Y, X), for MS-SSIM inside and outside of it; None for none.
     name
@@ -331,7 +331,7 @@ def score_stack(
     with naming(name):
         if image.shape != target.shape or image.ndim != 3:
             raise InvalidInputError(
-                f"A stack needs three axes (Z, Y, X) and a target of the same shape; the image has shape "
+                "A stack must have three axes (Z, Y, X) and a target of the same shape; the image has shape "
                 f"{image.shape} and the target {target.shape}."
             )
         _check_foreground(foreground, target)

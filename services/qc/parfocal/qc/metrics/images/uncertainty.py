@@ -1,4 +1,4 @@
-"""Whether a predicted uncertainty is honest: how many true values lie within its intervals."""
+"""Whether a predicted uncertainty is calibrated: how many true values lie within its intervals."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def coverage(
     """Return the part of the pixels whose true value lies within the predicted interval.
 
     The uncertainty is taken as the scale of a Laplace distribution, so the interval of a level is ``scale * ln(1 / (1 -
-    level))`` on either side of the prediction. Prediction and uncertainty are brought to the target's scale by the
-    fit of the score. An honest uncertainty has a coverage equal to the level.
+    level))`` on either side of the prediction. Prediction and uncertainty are brought to the target's scale by the fit
+    of the score. A calibrated uncertainty has a coverage equal to the level.
 
     Parameters
     ----------
     target, prediction, uncertainty
-        Of one plane (Y, X); prediction and uncertainty in the same grey values.
+        Images of one plane (Y, X); prediction and uncertainty in the same grey values.
     score
-        Of the prediction; its scale must be above 0.
+        Score of the prediction; its scale must be above 0.
     foreground
         The foreground of the target, of the same shape: an uncertainty that is only true of empty background is none.
     name
@@ -60,7 +60,7 @@ def coverage(
                 f"The uncertainty has shape {uncertainty.shape} and its prediction {prediction.shape}."
             )
         if float(uncertainty.min()) < 0:
-            raise InvalidInputError("The uncertainty has values below 0, so that it is no width.")
+            raise InvalidInputError("The uncertainty has values below 0, which cannot be a width.")
         scaled = scale_target(target)
     error = np.abs(scaled - (score.scale * prediction.astype(np.float64) + score.offset))
     width = score.scale * uncertainty.astype(np.float64)

@@ -99,7 +99,7 @@ def score_volume(
         check_pair(image, target)
         if image.ndim != 3 or min(image.shape[1:]) < SSIM_WINDOW:
             raise InvalidInputError(
-                f"A volume needs three axes (Z, Y, X) and planes of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels; "
+                f"A volume must have three axes (Z, Y, X) and planes of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels; "
                 f"this one has shape {image.shape}."
             )
         if mask is not None and mask.shape != target.shape:

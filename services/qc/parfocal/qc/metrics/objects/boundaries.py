@@ -46,7 +46,7 @@ def boundary_distances(
     target, prediction
         Label images of one shape, (Y, X) or (Z, Y, X).
     matches
-        Which objects belong together.
+        Matched objects.
     pixel_size
         Lengths of a pixel along the axes of the images; without it distances are in pixels.
 

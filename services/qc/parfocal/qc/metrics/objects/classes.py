@@ -16,7 +16,7 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.objects import compact_labels
 
 NO_CLASS: Final = 0
-"""In a target: of unknown class. In a prediction: an object that is most probably of none."""
+"""In a target: of unknown class. In a prediction: most probably of no class."""
 
 
 @dataclass(frozen=True)
@@ -26,42 +26,42 @@ class ClassCounts:
     Attributes
     ----------
     found
-        By class of the target (from 1) and of the prediction (`NO_CLASS` or from 1): objects found.
-    missed
-        By class of the target: objects missed.
-    invented
-        By class of the prediction: objects invented.
+        By class of the target (from 1) and of the prediction (`NO_CLASS` or from 1): number of objects found.
+    false_negatives
+        By class of the target: number of targets that were not found.
+    false_positives
+        By class of the prediction: number of predicted objects that match no target.
     unknown
-        Targets of unknown class. Neither they nor what was found of them is counted above.
+        Number of targets of unknown class. Neither they nor the predictions that match them are counted above.
     """
 
     found: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    missed: Mapping[int, int] = field(default_factory=dict)
-    invented: Mapping[int, int] = field(default_factory=dict)
+    false_negatives: Mapping[int, int] = field(default_factory=dict)
+    false_positives: Mapping[int, int] = field(default_factory=dict)
     unknown: int = 0
 
     def __add__(self, other: ClassCounts) -> ClassCounts:
         return ClassCounts(
             Counter(self.found) + Counter(other.found),
-            Counter(self.missed) + Counter(other.missed),
-            Counter(self.invented) + Counter(other.invented),
+            Counter(self.false_negatives) + Counter(other.false_negatives),
+            Counter(self.false_positives) + Counter(other.false_positives),
             self.unknown + other.unknown,
         )
 
     @property
     def classes(self) -> tuple[int, ...]:
         """The classes that a target or a prediction has, rising."""
-        seen = {number for pair in self.found for number in pair} | {*self.missed, *self.invented}
+        seen = {number for pair in self.found for number in pair} | {*self.false_negatives, *self.false_positives}
         return tuple(sorted(seen - {NO_CLASS}))
 
     @property
     def known(self) -> int:
-        """Found objects whose class is known."""
+        """Number of found objects whose class is known."""
         return sum(self.found.values())
 
     @property
     def right(self) -> int:
-        """Found objects that were given their class."""
+        """Number of found objects that were given their class."""
         return sum(number for (mine, given), number in self.found.items() if mine == given)
 
     @property
@@ -71,7 +71,7 @@ class ClassCounts:
 
     @property
     def commonest(self) -> tuple[int, float] | None:
-        """The most frequent class among the found objects and its part: how often one answer for all were right."""
+        """The most frequent class of the found objects, and its fraction of them: the accuracy of always naming it."""
         by_class: Counter[int] = Counter()
         for (mine, _), number in self.found.items():
             by_class[mine] += number
@@ -82,30 +82,35 @@ class ClassCounts:
 
     def targets(self, number: int) -> int:
         """Return how many targets are of a class."""
-        return self.missed.get(number, 0) + sum(count for (mine, _), count in self.found.items() if mine == number)
+        return self.false_negatives.get(number, 0) + sum(
+            count for (mine, _), count in self.found.items() if mine == number
+        )
 
     def counts(self, number: int) -> Counts:
         """Return the objects of a class that were found and given it, and those that were not.
 
-        An object found but given another class is missed in its own and invented in the other.
+        An object that was found but given another class is a false negative of its own class and a false positive of
+        the other.
         """
         right = self.found.get((number, number), 0)
-        given = self.invented.get(number, 0) + sum(count for (_, other), count in self.found.items() if other == number)
+        given = self.false_positives.get(number, 0) + sum(
+            count for (_, other), count in self.found.items() if other == number
+        )
         return Counts(right, given - right, self.targets(number) - right)
 
 
 def count_classes(matches: Matches, target: Mapping[int, int], prediction: Mapping[int, int]) -> ClassCounts:
     """Count the objects of one image by class.
 
-    An image with objects of which no class is known says nothing about classes: what was invented in it is not counted
+    An image with objects of which no class is known says nothing about classes: its false positives are not counted
     either.
 
     Parameters
     ----------
     matches
-        Which objects belong together.
+        Matched objects.
     target, prediction
-        By label: the class of each object, or `NO_CLASS`.
+        By label: class of the object, or `NO_CLASS`.
     """
     unknown = sum(number == NO_CLASS for number in target.values())
     if target and unknown == len(target):
@@ -113,8 +118,8 @@ def count_classes(matches: Matches, target: Mapping[int, int], prediction: Mappi
     pairs = ((target[mine], prediction[theirs]) for mine, theirs, _ in matches.pairs)
     return ClassCounts(
         found=Counter(pair for pair in pairs if pair[0] != NO_CLASS),
-        missed=Counter(target[label] for label in matches.missed if target[label] != NO_CLASS),
-        invented=Counter(prediction[label] for label in matches.spurious),
+        false_negatives=Counter(target[label] for label in matches.false_negatives if target[label] != NO_CLASS),
+        false_positives=Counter(prediction[label] for label in matches.false_positives),
         unknown=unknown,
     )
 
@@ -125,16 +130,16 @@ def classes_of_objects(labels: npt.NDArray[Any], drawn: npt.NDArray[Any], *, nam
     Parameters
     ----------
     labels
-        Label image; what is not above 0 is no object.
+        Label image of whole numbers; pixels of 0 or less are background.
     drawn
         Class image of its shape.
     name
-        Of the class image, for errors.
+        Name of the class image, for error messages.
 
     Raises
     ------
     InvalidInputError
-        The shapes differ, or the class image has values that are no classes.
+        The shapes differ, or the class image holds values that are not class numbers.
     """
     if drawn.shape != labels.shape:
         raise InvalidInputError(

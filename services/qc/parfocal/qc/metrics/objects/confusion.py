@@ -24,7 +24,7 @@ def confusion_matrix(target: npt.NDArray[Any], prediction: npt.NDArray[Any], cla
     prediction
         Indices of classes, of the same shape.
     classes
-        How many there are.
+        Number of classes.
     """
     known = target >= 0
     cells = target[known].astype(np.int64) * classes + prediction[known]
@@ -32,7 +32,7 @@ def confusion_matrix(target: npt.NDArray[Any], prediction: npt.NDArray[Any], cla
 
 
 def class_areas(matrix: Matrix) -> tuple[Areas, ...]:
-    """Return for each class the pixels that were rightly found, wrongly found, and missed."""
+    """Return for each class the numbers of true positive, false positive and false negative pixels."""
     right = matrix.diagonal()
     return tuple(
         Areas(int(tp), int(fp), int(fn))

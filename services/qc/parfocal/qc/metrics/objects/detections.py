@@ -9,8 +9,8 @@ Two rules of matching are kept apart, because benchmarks use both:
   precision is the mean of the precision at 101 recalls. Unlike there, all detections of an image count, not the first
   100 of each class: images of microscopes have more objects than photographs.
 
-Objects marked as difficult need not be found: those that are not found are not missed, and what was found of them is
-left out.
+Objects marked as difficult need not be found: those that are not found do not count as false negatives, and what was
+found of them is left out.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class BoxMatches:
     confidence
         float64 (N,), 0 to 1.
     claims
-        By rule int64 (levels, N): index of the annotated box that a detection found, -1 for false positives, -2 for
-        those that found a difficult object and are left out.
+        By rule: int64 (levels, N), index of the annotated box that each detection found; -1 for false positives, -2 for
+        detections of difficult objects, which are left out.
     positives
         int64 (classes,): annotated boxes of each class that are not difficult.
     """
@@ -107,33 +107,33 @@ class BoxOutcomes:
 
     Attributes
     ----------
-    found
+    true_positives
         int64 (N, 2): annotated boxes and the detections of their class that found them.
-    found_iou
+    matched_iou
         float64 (N,): their IoU.
     wrong_class
         int64 (N, 2): annotated boxes that were found only by a detection of another class, and that detection. They
         count as false negatives of the one class and as false positives of the other.
     wrong_iou
         float64 (N,): their IoU.
-    missed
+    false_negatives
         int64 (N,): annotated boxes that were not found at all.
     false_positives
         int64 (N,): detections that found nothing.
     """
 
-    found: npt.NDArray[np.int64]
-    found_iou: npt.NDArray[np.float64]
+    true_positives: npt.NDArray[np.int64]
+    matched_iou: npt.NDArray[np.float64]
     wrong_class: npt.NDArray[np.int64]
     wrong_iou: npt.NDArray[np.float64]
-    missed: npt.NDArray[np.int64]
+    false_negatives: npt.NDArray[np.int64]
     false_positives: npt.NDArray[np.int64]
 
     @property
     def counts(self) -> Counts:
         """True positives, false positives and false negatives, without the IoU of the pairs."""
         wrong = len(self.wrong_class)
-        return Counts(len(self.found), len(self.false_positives) + wrong, len(self.missed) + wrong)
+        return Counts(len(self.true_positives), len(self.false_positives) + wrong, len(self.false_negatives) + wrong)
 
 
 def levels_with(level: float) -> tuple[float, ...]:
@@ -212,7 +212,7 @@ def coco_average_precision(scores: npt.NDArray[np.floating], matched: npt.NDArra
     matched
         (N,): whether each is a true positive.
     positives
-        How many boxes of the class are annotated.
+        Number of annotated boxes of the class.
 
     Returns
     -------
@@ -259,25 +259,27 @@ def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float,
             false_positives.append(number)
     mistaken = np.array(wrong, np.int64).reshape(-1, 2)
     return BoxOutcomes(
-        found=np.column_stack([claims[right], right]),
-        found_iou=overlaps[right, claims[right]],
+        true_positives=np.column_stack([claims[right], right]),
+        matched_iou=overlaps[right, claims[right]],
         wrong_class=mistaken,
         wrong_iou=overlaps[mistaken[:, 1], mistaken[:, 0]],
-        missed=np.flatnonzero(free),
+        false_negatives=np.flatnonzero(free),
         false_positives=np.array(sorted(false_positives), np.int64),
     )
 
 
 def class_counts(truth: Boxes, matches: BoxMatches, outcome: BoxOutcomes, classes: int) -> list[Counts]:
     """Return the counts of each class in one image, with the IoU of the pairs."""
-    targets = outcome.found[:, 0]
+    targets = outcome.true_positives[:, 0]
     found = np.bincount(truth.classes[targets], minlength=classes)
-    shared = np.bincount(truth.classes[targets], outcome.found_iou, minlength=classes)
-    missed = np.bincount(truth.classes[[*outcome.missed, *outcome.wrong_class[:, 0]]], minlength=classes)
+    shared = np.bincount(truth.classes[targets], outcome.matched_iou, minlength=classes)
+    false_negatives = np.bincount(
+        truth.classes[[*outcome.false_negatives, *outcome.wrong_class[:, 0]]], minlength=classes
+    )
     false_positives = np.bincount(
         matches.classes[[*outcome.false_positives, *outcome.wrong_class[:, 1]]], minlength=classes
     )
-    numbers = zip(found.tolist(), false_positives.tolist(), missed.tolist(), shared.tolist(), strict=True)
+    numbers = zip(found.tolist(), false_positives.tolist(), false_negatives.tolist(), shared.tolist(), strict=True)
     return [Counts(*each) for each in numbers]
 
 
@@ -291,16 +293,16 @@ def confusion(truth: Boxes, matches: BoxMatches, outcome: BoxOutcomes, classes: 
         for each class of detections and one for annotated boxes that were not found.
     """
     table = np.zeros((classes + 1, classes + 1), np.int64)
-    for targets, detections in (outcome.found.T, outcome.wrong_class.T):
+    for targets, detections in (outcome.true_positives.T, outcome.wrong_class.T):
         np.add.at(table, (truth.classes[targets], matches.classes[detections]), 1)
-    np.add.at(table[:, classes], truth.classes[outcome.missed], 1)
+    np.add.at(table[:, classes], truth.classes[outcome.false_negatives], 1)
     np.add.at(table[classes], matches.classes[outcome.false_positives], 1)
     return table
 
 
 def centre_offsets(truth: Boxes, found: Detections, outcome: BoxOutcomes) -> npt.NDArray[np.float64]:
     """Return how far the centres of detections lie from those of the boxes they found, float64 (N, 2): Y, X in px."""
-    targets, detections = outcome.found.T
+    targets, detections = outcome.true_positives.T
     one, other = (
         (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2
         for boxes in (found.corners[detections], truth.corners[targets])

@@ -28,16 +28,16 @@ _LARGEST_LABEL: Final = 2**53
 
 @dataclass(frozen=True)
 class Counts:
-    """How many objects were found at a level, in one image or in several added up.
+    """Numbers of objects that were found or not at an IoU level, in one image or summed over several.
 
     Ratios are 1 where there is nothing to find and nothing was found.
 
     Attributes
     ----------
     tp, fp, fn
-        Objects found, invented and missed.
+        Numbers of true positives, false positives and false negatives.
     matched_iou
-        Sum of the IoU of the pairs found.
+        Sum of the IoU of the matched pairs.
     """
 
     tp: int = 0
@@ -92,18 +92,23 @@ class Matches:
     ----------
     pairs
         Target id, prediction id and their IoU.
-    missed, spurious
-        Ids of targets and of predictions without a partner.
+    false_negatives, false_positives
+        Ids of the targets and of the predictions without a partner.
     """
 
     pairs: tuple[tuple[int, int, float], ...]
-    missed: tuple[int, ...]
-    spurious: tuple[int, ...]
+    false_negatives: tuple[int, ...]
+    false_positives: tuple[int, ...]
 
     @property
     def counts(self) -> Counts:
-        """Their numbers."""
-        return Counts(len(self.pairs), len(self.spurious), len(self.missed), float(sum(iou for *_, iou in self.pairs)))
+        """Numbers of pairs, false positives and false negatives, and the sum of the IoU of the pairs."""
+        return Counts(
+            len(self.pairs),
+            len(self.false_positives),
+            len(self.false_negatives),
+            float(sum(iou for *_, iou in self.pairs)),
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Overlap:
     target_areas, prediction_areas
         Pixels of each.
     rows, columns, shared
-        For each pair that overlaps: places in the lists above, and the pixels shared.
+        For each overlapping pair: indices into the lists above, and the number of shared pixels.
     foreground_iou
         IoU of all that is not background.
     """
@@ -151,8 +156,8 @@ class Overlap:
         found, used = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
         return Matches(
             pairs=tuple(sorted(pairs)),
-            missed=tuple(label for label in self.target_ids.tolist() if label not in found),
-            spurious=tuple(label for label in self.prediction_ids.tolist() if label not in used),
+            false_negatives=tuple(label for label in self.target_ids.tolist() if label not in found),
+            false_positives=tuple(label for label in self.prediction_ids.tolist() if label not in used),
         )
 
     def aggregated_jaccard(self) -> float:
@@ -171,7 +176,7 @@ class Overlap:
         return shared / int(either) if either else 1.0
 
     def split(self) -> tuple[int, ...]:
-        """Return the targets cut in pieces: two predictions or more lie mostly inside, each over a tenth of it."""
+        """Return the split targets: two or more predictions lie mostly inside, each over a tenth of the target."""
         inside = self.shared > 0.5 * self.prediction_areas[self.columns]
         large = self.shared >= _SPLIT_SHARE * self.target_areas[self.rows]
         pieces = np.bincount(self.rows[inside & large], minlength=len(self.target_ids))
@@ -186,12 +191,12 @@ class Overlap:
 
 @dataclass(frozen=True)
 class InstanceScore:
-    """One image.
+    """The scores of one image.
 
     Attributes
     ----------
     counts
-        By level: those asked for.
+        By IoU level: counts.
     split, merged
         See `Overlap`.
     foreground_iou
@@ -275,7 +280,7 @@ def _numbered(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt
     highest = int(labels.max())
     if highest > labels.size:
         return np.unique(labels, return_inverse=True)
-    # A table no longer than the image needs no sorting of all its pixels.
+    # A table no longer than the image saves sorting all its pixels.
     seen = np.zeros(highest + 1, bool)
     seen[labels] = True
     places = np.cumsum(seen, dtype=np.int32) - 1
@@ -293,11 +298,11 @@ def _check_labels(labels: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         raise InvalidInputError(f"{name} has no pixels.")
     if labels.dtype.kind not in "iuf":
         raise InvalidInputError(
-            f"{name} is of type {labels.dtype}, so it is no label image. Give every object a number of its own."
+            f"{name} is of type {labels.dtype}, so that it is not a label image. Give every object a number of its own."
         )
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and np.array_equal(labels, np.floor(labels))):
         raise InvalidInputError(
-            f"{name} holds values that are no whole numbers, so it is no label image. Save labels as integers."
+            f"{name} holds values that are not whole numbers, so that it is not a label image. Save labels as integers."
         )
     if labels.max() > _LARGEST_LABEL:
         raise InvalidInputError(f"{name} has the label {labels.max()}, which is too large. Number objects from 1.")

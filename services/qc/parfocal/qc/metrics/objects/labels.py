@@ -1,4 +1,4 @@
-"""What is wrong with label images: holes, objects in pieces, crumbs, and what the border cuts off."""
+"""Defects of label images: holes, objects in several regions, small fragments, and objects truncated by the border."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ def check_labels(labels: npt.NDArray[Any]) -> LabelSanity:
     if labels.ndim not in (2, 3) or labels.size == 0:
         raise InvalidInputError(f"A label image has axes (Y, X) or (Z, Y, X) and pixels; this one has {labels.shape}.")
     if labels.dtype.kind not in "bui" and not np.array_equal(labels, np.round(labels)):
-        raise InvalidInputError(
-            "A label image has whole numbers; this one has fractions or values that are no numbers."
-        )
+        raise InvalidInputError("A label image holds whole numbers; this one holds fractions, NaN or infinite values.")
     numbers, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     background = int(np.searchsorted(numbers, 0, side="right"))
     # Numbered from 1 without gaps, so that they can be indices.

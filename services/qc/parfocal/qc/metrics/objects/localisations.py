@@ -101,7 +101,7 @@ def match_stack(
     found, true
         Frames count from 0, ascending.
     frames
-        How many there are.
+        Number of frames.
     pixel_nm
         Height and width of a pixel.
     radius_nm

@@ -1,4 +1,4 @@
-"""What became of each object: found, missed, invented, cut or merged; as lists and as an error map."""
+"""The outcome of each object (true or false positive, false negative, split, merged), as lists and as an error map."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ import numpy.typing as npt
 
 from parfocal.qc.metrics.objects.instances import InstanceScore, Matches
 
-Outcome = Literal["found", "missed", "invented", "cut", "merged"]
+Outcome = Literal["true positive", "false negative", "false positive", "split", "merged"]
 
-ERROR_CODES: Final[dict[Outcome, int]] = {"found": 1, "missed": 2, "invented": 3, "cut": 4, "merged": 5}
-"""Values of an error map; 0 is background."""
+ERROR_CODES: Final[dict[Outcome, int]] = {
+    "true positive": 1,
+    "false negative": 2,
+    "false positive": 3,
+    "split": 4,
+    "merged": 5,
+}
+"""Pixel values of an error map, uint8; 0 is background."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +33,16 @@ class Layer:
 
 
 def outcome_layers(score: InstanceScore, matches: Matches) -> tuple[Layer, ...]:
-    """Return the objects by outcome, each named once: a target that is cut is not missed besides.
+    """Return the objects by outcome, each in one layer only: a split target is not a false negative as well.
 
-    The order is that of drawing: rarer mistakes come last, over the others.
+    The order is that of drawing: rarer mistakes are drawn last, over the others.
     """
-    cut, merged = set(score.split), set(score.merged)
+    split, merged = set(score.split), set(score.merged)
     return (
-        Layer("found", False, tuple(pair[1] for pair in matches.pairs)),
-        Layer("missed", True, tuple(label for label in matches.missed if label not in cut)),
-        Layer("invented", False, tuple(label for label in matches.spurious if label not in merged)),
-        Layer("cut", True, score.split),
+        Layer("true positive", False, tuple(pair[1] for pair in matches.pairs)),
+        Layer("false negative", True, tuple(label for label in matches.false_negatives if label not in split)),
+        Layer("false positive", False, tuple(label for label in matches.false_positives if label not in merged)),
+        Layer("split", True, score.split),
         Layer("merged", False, score.merged),
     )
 

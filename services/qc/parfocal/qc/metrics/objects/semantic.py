@@ -16,7 +16,9 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Areas:
-    """Pixels of one image, or of several added up. Ratios are 1 where there is no foreground and none was predicted.
+    """Numbers of pixels of one image, or summed over several.
+
+    Ratios are 1 if there is no foreground and none was predicted.
 
     Attributes
     ----------
@@ -63,7 +65,7 @@ def foreground(labels: npt.NDArray[Any], *, name: str) -> Mask:
     Raises
     ------
     InvalidInputError
-        The image has no pixels, or values that are no whole numbers.
+        The image has no pixels, or values that are not whole numbers.
     """
     if labels.size == 0:
         raise InvalidInputError(f"{name} has no pixels.")
@@ -71,8 +73,8 @@ def foreground(labels: npt.NDArray[Any], *, name: str) -> Mask:
         labels.dtype.kind == "f" and not (np.isfinite(labels).all() and np.array_equal(labels, np.floor(labels)))
     ):
         raise InvalidInputError(
-            f"{name} holds values that are no whole numbers, so it is neither a mask nor a label image. Save 0 for "
-            "background and whole numbers for foreground."
+            f"{name} holds values that are not whole numbers, so that it is neither a mask nor a label image. Save 0 "
+            "for background and whole numbers for foreground."
         )
     mask: Mask = labels > 0
     return mask
@@ -89,7 +91,7 @@ def is_probability(image: npt.NDArray[Any], *, name: str) -> bool:
     if image.dtype.kind != "f":
         return False
     if not np.isfinite(image).all() or image.size == 0:
-        raise InvalidInputError(f"{name} has pixels that are not a number or infinite, or none at all.")
+        raise InvalidInputError(f"{name} has no pixels, or pixels that are NaN or infinite. Export it again.")
     if np.array_equal(image, np.floor(image)):
         return False
     if image.min() < 0 or image.max() > 1:
@@ -118,7 +120,7 @@ def boundary_f(target: Mask, prediction: Mask, tolerance: float) -> float:
     target, prediction
         Masks of one shape, (Y, X) or (Z, Y, X).
     tolerance
-        In pixels, along every axis alike.
+        Tolerance in pixels, the same along every axis.
 
     Returns
     -------

@@ -25,9 +25,9 @@ class Box:
     corners
         (x0, y0, x1, y1) in pixels from the upper left corner of the image, whose lower right one is (X, Y).
     difficult, truncated
-        What PASCAL VOC says of objects: hard to recognise, and cut off by the border of the image.
+        Flags of PASCAL VOC: hard to recognise, and truncated by the border of the image.
     where
-        Its place in the file, for messages, for example "object 3".
+        Place in the file, for error messages, e.g. "object 3".
     """
 
     name: str
@@ -71,7 +71,7 @@ def class_name(text: str) -> str:
     if not name:
         raise ValueError("the class has no name")
     if len(name) > _LONGEST_NAME or not name.isprintable():
-        raise ValueError(f"{name[:20]!r} is no name of a class: it is too long or holds characters that do not print")
+        raise ValueError(f"{name[:20]!r} cannot be the name of a class: it is too long or holds unprintable characters")
     return name
 
 
@@ -94,7 +94,7 @@ def read_text(path: Path, name: str, most_bytes: int) -> str:
             raise refusal(name, f"has more than {most_bytes // 2**20} MiB: split it.")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise refusal(name, "is no text in UTF-8: save it again as UTF-8.") from error
+        raise refusal(name, "is not text in UTF-8: save it again as UTF-8.") from error
     except OSError as error:
         raise refusal(name, f"cannot be read ({error.strerror}): check the file.") from error
 

@@ -31,7 +31,7 @@ def parse_coco(path: Path, name: str, notes: Notes) -> tuple[list[Annotation], t
     path
         The file.
     name
-        What messages call it.
+        Name of the file, for error messages.
     notes
         Is told what was left out or taken for something else.
 
@@ -43,9 +43,9 @@ def parse_coco(path: Path, name: str, notes: Notes) -> tuple[list[Annotation], t
     try:
         content = json.loads(read_text(path, name, _MOST_BYTES))
     except (ValueError, RecursionError) as error:
-        raise refusal(name, f"is no JSON ({error}): export it again.") from error
+        raise refusal(name, f"is not JSON ({error}): export it again.") from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in _LISTS):
-        raise refusal(name, f"is no COCO file: it needs the lists {', '.join(_LISTS)}.")
+        raise refusal(name, f"is not a COCO file: it lacks some of the lists {', '.join(_LISTS)}.")
     problems: list[Violation] = []
     classes = _classes(content["categories"], name, problems)
     images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
@@ -58,7 +58,7 @@ def parse_coco(path: Path, name: str, notes: Notes) -> tuple[list[Annotation], t
             continue
         stem = stem_of(file)
         if key in images or known.setdefault(stem, key) != key:
-            problems.append(Violation(name, f"images, entry {position}: {file} or its id is there twice: keep one."))
+            problems.append(Violation(name, f"images, entry {position}: {file} or its id occurs twice: keep one."))
         images[key] = (stem, shape)
     boxes: dict[Any, list[Box]] = {key: [] for key in images}
     for position, item in enumerate(content["annotations"], 1):
@@ -85,7 +85,7 @@ def coco_bytes(
     Parameters
     ----------
     images
-        By the name of its file, the size of each image in pixels (Y, X), and its boxes with their scores (0 to 1).
+        By file name: size of the image in pixels (Y, X), and its boxes with their scores (0 to 1).
     classes
         The names of the classes; their numbers count from 1.
     """
@@ -125,7 +125,7 @@ def _classes(items: list[Any], name: str, problems: list[Violation]) -> dict[int
             key = _identifier(known.get("id"), "id")
             text = class_name(str(known.get("name") or ""))
             if key in classes or text in classes.values():
-                raise ValueError(f"the class {text!r} or its id is there twice")
+                raise ValueError(f"the class {text!r} or its id occurs twice")
             classes[key] = text
         except ValueError as error:
             problems.append(Violation(name, f"categories, entry {position}: {error}."))
@@ -163,7 +163,7 @@ def _box(
 
 def _mapping(item: Any) -> Mapping[str, Any]:
     if not isinstance(item, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return item
 
 

@@ -22,7 +22,7 @@ def parse_voc(path: Path, name: str, notes: Notes) -> tuple[Annotation, list[Vio
     path
         The file. It is taken for hostile: no entity is expanded and no other file is read.
     name
-        What messages call it.
+        Name of the file, for error messages.
     notes
         Is told what was left out.
 
@@ -39,7 +39,9 @@ def parse_voc(path: Path, name: str, notes: Notes) -> tuple[Annotation, list[Vio
     except OSError as error:
         raise refusal(name, f"cannot be read ({error.strerror}): check the file.") from error
     if root.tag != "annotation":
-        raise refusal(name, f"is no PASCAL VOC annotation: its first element is <{root.tag[:40]}>, not <annotation>.")
+        raise refusal(
+            name, f"is not a PASCAL VOC annotation: its first element is <{root.tag[:40]}>, not <annotation>."
+        )
     boxes: list[Box] = []
     problems: list[Violation] = []
     for position, element in enumerate(root.findall("object"), 1):
@@ -61,9 +63,9 @@ def voc_bytes(file: str, shape: tuple[int, int], boxes: tuple[Box, ...]) -> byte
     file
         The image's name.
     shape
-        Its size in pixels (Y, X).
+        Size of the image in pixels (Y, X).
     boxes
-        Its boxes; none for an image of background.
+        Boxes of the image; none for an image of background.
     """
     root = Element("annotation")
     SubElement(root, "filename").text = file

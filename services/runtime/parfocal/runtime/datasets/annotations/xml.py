@@ -43,7 +43,7 @@ def parse_xml(data: bytes) -> Element:
         builder.end(name)
 
     def refuse(*_: object) -> None:
-        raise ValueError("it declares a document type (DOCTYPE), which annotations do not need")
+        raise ValueError("it declares a document type (DOCTYPE), which annotations must not have")
 
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -55,7 +55,7 @@ def parse_xml(data: bytes) -> Element:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise ValueError(f"it is no XML ({error})") from error
+        raise ValueError(f"it is not XML ({error})") from error
     except LookupError as error:
         raise ValueError(f"its encoding is not known ({error})") from error
     return builder.close()

@@ -40,7 +40,7 @@ def read_class_names(path: Path, name: str) -> tuple[str, ...]:
     path
         A text file with one name in each line, or a YAML file with `names:`.
     name
-        What messages call it.
+        Name of the file, for error messages.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def parse_yolo(
         A text file with lines `class x_centre y_centre width height`, lengths as fractions of the image; an outline
         `class x1 y1 x2 y2 x3 y3 …` becomes the box around it.
     name
-        What messages call it.
+        Name of the file, for error messages.
     classes
         The names of the classes.
     shape
@@ -100,7 +100,7 @@ def parse_yolo(
                     + ("; predictions with a confidence cannot be used" if len(values) == 5 else "")
                 )
             if max(abs(value) for value in (left, top, right, bottom)) > 2:
-                raise ValueError("its lengths are no fractions of the image: divide pixels by width and height")
+                raise ValueError("its lengths are not fractions of the image: divide pixels by width and height")
         except ValueError as error:
             problems.append(Violation(name, f"{where}: {error}."))
             continue
@@ -119,7 +119,7 @@ def _yaml_names(text: str) -> list[str]:
     if first.startswith("[") and first.endswith("]"):
         return [_unquoted(part) for part in first[1:-1].split(",") if part.strip()]
     if first:
-        raise ValueError("its names: are no list")
+        raise ValueError("its names: is not a list")
     names: dict[int, str] = {}
     for line in lines[at + 1 :]:
         if not line.strip():

@@ -56,8 +56,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Competitor:
-    """What has a column of its own: the prediction of a model, or a reference that all evaluations share."""
+class Candidate:
+    """The prediction of a model, or a reference that all evaluations share; each has a column of its own."""
 
     name: str
     kind: Literal["model", "input", "baseline"]
@@ -66,7 +66,7 @@ class Competitor:
 
 @dataclass(frozen=True)
 class TargetScores:
-    """The scores of all competitors on the images of one target.
+    """The scores of all candidates on the images of one target.
 
     Attributes
     ----------
@@ -75,9 +75,9 @@ class TargetScores:
     images
         Names of the images, in order.
     scores
-        By key of the metric and name of the competitor: float64 of shape (images,).
+        By key of the metric and name of the candidate: scores, float64 of shape (images,).
     metrics
-        By key: what is known of the metrics.
+        By key: description of each metric.
     """
 
     target: str
@@ -99,7 +99,7 @@ def read_evaluation(store: Store, uri: str, metrics: Sequence[str]) -> Evaluatio
     if manifest.kind != "evaluation":
         raise InvalidInputError(
             f"{uri} is a {manifest.kind}, not an evaluation. Have the prediction scored first (`parfocal evaluate`).",
-            [Violation("comparison.evaluation_uris", f"{uri} is no evaluation")],
+            [Violation("comparison.evaluation_uris", f"{uri} is not an evaluation")],
         )
     for name in (SUMMARY_FILE, METRICS_FILE):
         if manifest.entry(name) is None:
@@ -117,7 +117,9 @@ def check_same_test(evaluations: Sequence[Evaluation], spec: v1.ComparisonSpec, 
     scores, the same values of the parameters `scoring`, and for every shared target the same images and sources.
     """
     if len({each.uri for each in evaluations}) < max(_LEAST, len(evaluations)):
-        raise InvalidInputError("A comparison needs two different evaluations or more, each of them once.")
+        raise InvalidInputError(
+            "A comparison requires at least two evaluations, all different. Name further models or evaluations."
+        )
     first = evaluations[0]
     if spec.dataset_uri and spec.dataset_uri != first.manifest.input_uri:
         raise _differ(
@@ -160,50 +162,50 @@ def shared_targets(evaluations: Sequence[Evaluation]) -> list[str]:
     return shared
 
 
-def choose_competitors(
+def choose_candidates(
     evaluations: Sequence[Evaluation], kinds: Iterable[Literal["input", "baseline"]]
-) -> tuple[list[Competitor], list[str]]:
+) -> tuple[list[Candidate], list[str]]:
     """Return the models and those references in which the evaluations agree, and remarks on what is left out."""
     names = _distinct(evaluations)
-    competitors = [Competitor(name, "model", each) for name, each in zip(names, evaluations, strict=True)]
+    candidates = [Candidate(name, "model", each) for name, each in zip(names, evaluations, strict=True)]
     remarks = []
     for kind in kinds:
         name = str(evaluations[0].summary.baseline["name"]) if kind == "baseline" else "input"
         if all(_agree(kind, evaluations[0], each, shared_targets(evaluations)) for each in evaluations):
-            competitors.append(Competitor(name, kind, evaluations[0]))
+            candidates.append(Candidate(name, kind, evaluations[0]))
         else:
-            why = ", because it was fitted to the images each model learnt from" if kind == "baseline" else ""
+            why = ", because it was fitted to the images each model was trained on" if kind == "baseline" else ""
             remarks.append(f"The evaluations do not agree on the scores of the {name}{why}, so it is not compared.")
-    return competitors, remarks
+    return candidates, remarks
 
 
-def lay_side_by_side(competitors: Sequence[Competitor], metrics: Sequence[str]) -> list[TargetScores]:
-    """Return the scores of all competitors, for each target that they share, over the same images in one order."""
-    evaluations = [each.evaluation for each in competitors]
+def lay_side_by_side(candidates: Sequence[Candidate], metrics: Sequence[str]) -> list[TargetScores]:
+    """Return the scores of all candidates, for each target that they share, over the same images in one order."""
+    evaluations = [each.evaluation for each in candidates]
     first = evaluations[0]
     sides = []
     for target in shared_targets(evaluations):
         images = tuple(sorted(first.images(target)))
         scores = {
-            metric: {each.name: _column(each, target, images, metric) for each in competitors} for metric in metrics
+            metric: {each.name: _column(each, target, images, metric) for each in candidates} for metric in metrics
         }
         described = {metric: first.summary.metric(metric) for metric in metrics}
         sides.append(TargetScores(target, images, scores, described))
     return sides
 
 
-def _column(competitor: Competitor, target: str, images: Sequence[str], metric: str) -> npt.NDArray[np.float64]:
-    kind = "prediction" if competitor.kind == "model" else competitor.kind
-    scores = competitor.evaluation.scores_of(kind, target)
+def _column(candidate: Candidate, target: str, images: Sequence[str], metric: str) -> npt.NDArray[np.float64]:
+    kind = "prediction" if candidate.kind == "model" else candidate.kind
+    scores = candidate.evaluation.scores_of(kind, target)
     missing = [stem for stem in images if stem not in scores]
     if missing:
         raise InvalidInputError(
-            f"metrics.csv of {competitor.evaluation.uri} has no {kind} of {missing[0]}. Evaluate again."
+            f"metrics.csv of {candidate.evaluation.uri} has no {kind} of {missing[0]}. Evaluate again."
         )
     without = [stem for stem in images if metric not in scores[stem]]
     if without:
         raise InvalidInputError(
-            f"{without[0]} has no {metric} for the {kind} in {competitor.evaluation.uri}. Compare other metrics."
+            f"{without[0]} has no {metric} for the {kind} in {candidate.evaluation.uri}. Compare other metrics."
         )
     return np.array([scores[stem][metric] for stem in images])
 
