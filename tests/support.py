@@ -139,13 +139,8 @@ class S3Server:
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        identity = {
-            "name": "test",
-            "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
         config = self.folder / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
+        self.write_config(config)
         weed = Path(sysconfig.get_path("scripts")) / "weed"
         command = [str(weed), "-logtostderr=true", "mini", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1"]
         command += [
@@ -162,6 +157,15 @@ class S3Server:
         with (self.folder / "weed.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(self._ready, 60, "the S3 server")
+
+    def write_config(self, path: Path) -> None:
+        """Write who may do what in the store."""
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        path.write_text(json.dumps({"identities": [identity]}))
 
     def stop(self) -> None:
         if self._catalog is not None:
@@ -261,6 +265,11 @@ class ServiceProcess:
             except grpc.RpcError:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def fake_command(python: Path) -> tuple[str, ...]:
+    """Return what starts the fake service: a stack takes PYTHONPATH from its units, and this one is found by it."""
+    return ("env", f"PYTHONPATH={ROOT / 'tests'}", str(python), "-m", "parfocal.runtime.server", "fake")
 
 
 def read_audit(path: Path | str) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import ROOT, free_ports, publish_dataset, wait_for
+from support import ROOT, fake_command, free_ports, publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.client import Client
@@ -129,11 +129,6 @@ class Stack:
         return found
 
 
-def fake_command(python: Path) -> tuple[str, ...]:
-    """Return what starts the fake service: a stack takes PYTHONPATH from its units, and this one is found by it."""
-    return ("env", f"PYTHONPATH={ROOT / 'tests'}", str(python), "-m", "parfocal.runtime.server", "fake")
-
-
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running stack with the services fake, stardist and qc, and the catalogue."""
@@ -158,7 +153,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         start_timeout=300,
     )
     try:
-        up(config)
+        with pytest.MonkeyPatch.context() as patch:
+            # Restored trainings go on from a checkpoint, and there is one within the seconds of a test.
+            patch.setenv("PARFOCAL_CHECKPOINT_SECONDS", "1")
+            up(config)
         link = connection(folder)
         settings = Settings(
             services=link.environment["PARFOCAL_SERVICES"],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +56,18 @@ def test_containers_have_no_rights_and_no_open_port(name: str) -> None:
 def test_no_two_services_have_one_port() -> None:
     ports = [port for service in content("compose.yaml")["services"].values() for port in service.get("ports", ())]
     assert len({port.split(":")[1] for port in ports}) == len(ports)
+
+
+def test_each_service_has_a_key_of_the_store_of_its_own(tmp_path: Path) -> None:
+    services = content("compose.yaml")["services"]
+    used = {name: services[name]["environment"]["PARFOCAL_S3_ACCESS_KEY"] for name in SERVICES}
+    assert len(set(used.values())) == len(SERVICES)
+    subprocess.run([sys.executable, str(ROOT / "deploy/tools/store-keys"), "--folder", str(tmp_path)], check=True)
+    lines = (tmp_path / "env").read_text("utf-8").splitlines()
+    values = dict(line.split("=", 1) for line in lines)
+    asked = set(re.findall(r"\$\{(PARFOCAL_\w+):\?", (COMPOSE / "compose.yaml").read_text("utf-8")))
+    assert asked <= set(values)
+    identities = json.loads(values["PARFOCAL_STORE_USERS"].strip("'"))["identities"]
+    known = {each["name"]: each["credentials"][0]["accessKey"] for each in identities}
+    assert {name: values[f"PARFOCAL_{name.upper()}_S3_ACCESS_KEY"] for name in SERVICES}.items() <= known.items()
+    assert (tmp_path / "env").stat().st_mode & 0o077 == 0

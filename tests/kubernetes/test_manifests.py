@@ -62,8 +62,13 @@ def name(content: Object) -> str:
 def pods(overlay: str) -> Iterator[tuple[str, Object]]:
     """Yield kind/name and the specification of all pods that objects describe."""
     for content in objects(overlay):
-        template = content.get("template") or content.get("spec", {}).get("template")
-        if template and content["kind"] in {"Deployment", "StatefulSet", "Job", "PodTemplate"}:
+        spec = content.get("spec", {})
+        template = (
+            content.get("template")
+            or spec.get("template")
+            or spec.get("jobTemplate", {}).get("spec", {}).get("template")
+        )
+        if template and content["kind"] in {"CronJob", "Deployment", "StatefulSet", "Job", "PodTemplate"}:
             yield f"{content['kind']}/{name(content)}", template["spec"]
 
 
@@ -203,6 +208,19 @@ def test_secrets_are_only_referred_to(overlay: str) -> None:
     for content in of_kind(overlay, "ConfigMap"):
         named = {key: value for key, value in content["data"].items() if re.search(r"_KEY|PASSWORD|TOKEN", key)}
         assert not [key for key, value in named.items() if not value.startswith("/etc/parfocal/")], name(content)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_service_has_a_key_of_the_store_of_its_own(overlay: str) -> None:
+    used: dict[str, set[str]] = {}
+    for where, _, container in containers(overlay):
+        for entry in container.get("env", ()):
+            if "S3_ACCESS_KEY" in entry["name"] or "S3_SECRET_KEY" in entry["name"]:
+                used.setdefault(where.split("/")[1], set()).add(entry["valueFrom"]["secretKeyRef"]["name"])
+    for service in SERVICES:
+        for part in ("", "-worker", "-images"):
+            assert used.get(f"parfocal-{service}{part}", {f"parfocal-store-{service}"}) == {f"parfocal-store-{service}"}
+        assert f"parfocal-{service}" in used
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

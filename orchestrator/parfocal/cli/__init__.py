@@ -24,6 +24,8 @@ _COMMANDS = {
     "logs": "_stack:logs",
     "down": "_stack:down",
     "doctor": "_stack:doctor",
+    "backup": "_backup:backup",
+    "restore": "_backup:restore",
     "methods": "_methods:methods",
     "dataset": "_datasets:dataset",
     "train": "_train:train",

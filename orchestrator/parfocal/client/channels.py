@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -11,6 +11,9 @@ from parfocal.runtime.access.gate import ACTS_FOR_KEY, TOKEN_KEY
 from parfocal.runtime.access.transport import UNPROTECTED, channel_credentials, is_loopback
 from parfocal.runtime.errors import PreconditionError
 from parfocal.runtime.settings import Settings
+
+#: By this header of a call a public address, which serves all services, knows which one the call is for.
+SERVICE_KEY: Final = "parfocal-service"
 
 
 class Tokens(Protocol):
@@ -46,7 +49,7 @@ class SettingsTokens:
 def open_channel(
     address: str, settings: Settings, tokens: Tokens, options: Sequence[tuple[str, Any]] = ()
 ) -> grpc.Channel:
-    """Return a channel to host:port on which every call carries the token.
+    """Return a channel to host:port, or host:port/NAME, on which every call carries the token, and the name.
 
     The token is added by an interceptor and not as gRPC's call credentials: those need TLS even on loopback, and an
     error in renewing it would reach the caller as "the service does not answer".
@@ -57,13 +60,14 @@ def open_channel(
         The certificates cannot be used.
     """
     credentials = channel_credentials(settings)
+    target, _, name = address.partition("/")
     channel = (
-        grpc.secure_channel(address, credentials, options=options)
+        grpc.secure_channel(target, credentials, options=options)
         if credentials is not None
-        else grpc.insecure_channel(address, options=options)
+        else grpc.insecure_channel(target, options=options)
     )
-    private = credentials is not None or is_loopback(address) or settings.unprotected == UNPROTECTED
-    return grpc.intercept_channel(channel, _Caller(address, tokens, settings.acts_for, private=private))
+    private = credentials is not None or is_loopback(target) or settings.unprotected == UNPROTECTED
+    return grpc.intercept_channel(channel, _Caller(address, name, tokens, settings.acts_for, private=private))
 
 
 class _Details(grpc.ClientCallDetails):
@@ -84,32 +88,35 @@ class _Caller(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Says in every call who makes it."""
+    """Says in every call who makes it, and behind a public address which service it is for."""
 
-    def __init__(self, address: str, tokens: Tokens, acts_for: str, *, private: bool) -> None:
+    def __init__(self, address: str, name: str, tokens: Tokens, acts_for: str, *, private: bool) -> None:
         self._address = address
+        self._name = name
         self._tokens = tokens
         self._acts_for = acts_for
         self._private = private
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Add who calls."""
+        """Add who calls whom."""
         return continuation(self._said(client_call_details), request)
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Add who calls."""
+        """Add who calls whom."""
         return continuation(self._said(client_call_details), request)
 
     def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Add who calls."""
+        """Add who calls whom."""
         return continuation(self._said(client_call_details), request_iterator)
 
     def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Add who calls."""
+        """Add who calls whom."""
         return continuation(self._said(client_call_details), request_iterator)
 
     def _said(self, details: Any) -> _Details:
         metadata = list(details.metadata or ())
+        if self._name:
+            metadata.append((SERVICE_KEY, self._name))
         token = self._tokens.token()
         if token and not self._private:
             raise PreconditionError(

@@ -53,7 +53,7 @@ class ServiceInfo:
     Attributes
     ----------
     address
-        host:port.
+        host:port, or host:port/NAME behind a public address.
     name
         Name of the service, e.g. "care"; empty if it does not answer.
     methods
@@ -72,7 +72,7 @@ class ServiceInfo:
 
 
 class Service:
-    """One address with its channel; settings and tokens of the environment when None."""
+    """One address, host:port or host:port/NAME, with its channel; settings and tokens of the environment when None."""
 
     def __init__(self, address: str, settings: Settings | None = None, tokens: Tokens | None = None) -> None:
         self.address = address
@@ -103,13 +103,20 @@ class Service:
 
 
 def parse_addresses(text: str) -> tuple[str, ...]:
-    """Return the addresses in "host:port,…"; raise InvalidInputError naming a malformed one."""
-    addresses = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    """Return the addresses in "host:port,…"; raise InvalidInputError naming a malformed one.
+
+    Of several services behind one public address the names follow it: "host:port/care/qc" becomes "host:port/care" and
+    "host:port/qc".
+    """
+    addresses: list[str] = []
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        target, *names = part.split("/")
+        host, _, port = target.rpartition(":")
+        named = all(name.replace("-", "").isalnum() and name.isascii() for name in names)
+        if not host or not port.isdigit() or not 0 < int(port) < 65536 or not named:
             raise InvalidInputError(
-                f"{address!r} is no address of a service: write host:port, several with commas between them "
-                "(PARFOCAL_SERVICES or --services)."
+                f"{part!r} is no address of a service: write host:port, or host:port/NAME/NAME for services behind one "
+                "public address; several with commas between them (PARFOCAL_SERVICES or --services)."
             )
-    return addresses
+        addresses += [f"{target}/{name}" for name in names] or [target]
+    return tuple(dict.fromkeys(addresses))

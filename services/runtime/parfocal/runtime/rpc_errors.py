@@ -104,6 +104,11 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ParfocalError:
         return errors.UnavailableError(
             f"The service at {server} does not answer. Check that it runs (`parfocal status`) and try again."
         )
+    if code == grpc.StatusCode.UNIMPLEMENTED and not _status(error).details:
+        return errors.UnavailableError(
+            f"There is no service of Parfocal at {server} that takes this call: the address belongs to something "
+            "else, the public address has no service of this name, or that Parfocal is older than yours."
+        )
     info, bad_request, retry = (
         error_details_pb2.ErrorInfo(),
         error_details_pb2.BadRequest(),

@@ -18,8 +18,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PARFOCAL_", frozen=True, extra="ignore")
 
     listen: str = Field(default="127.0.0.1:50051", description="host:port a service listens on")
-    services: str = Field(default="", description="host:port,… where clients find the services")
-    catalog: str = Field(default="", description="host:port where clients find the catalogue")
+    services: str = Field(
+        default="",
+        description="host:port,… where clients find the services; behind one public address host:port/NAME/NAME/…",
+    )
+    catalog: str = Field(
+        default="", description="host:port where clients find the catalogue; behind a public address host:port/catalog"
+    )
     project: str = Field(default="default", description="project used when a request names none")
 
     access_file: Path | None = Field(
