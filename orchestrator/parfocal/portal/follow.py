@@ -147,8 +147,14 @@ def follow_training(follower: Follower, client: Client, job: v1.Job) -> None:
         follower.begin(check_key(client.project, made), lambda: check_after_training(client, job.id))
 
 
-def take_up(follower: Follower, client: Client) -> None:
-    """Go on with what an earlier portal began: trainings whose models have not been judged yet."""
+def take_up(follower: Follower, client: Client, made_by: str = "") -> None:
+    """Go on with what an earlier portal began: trainings whose models have not been judged yet.
+
+    Parameters
+    ----------
+    made_by
+        Only those of this person; empty: all.
+    """
     try:
         jobs = client.jobs(limit=_RECENT)
     except ParfocalError as error:
@@ -156,6 +162,8 @@ def take_up(follower: Follower, client: Client) -> None:
         return
     judged = {job.evaluation.model_uri for job in jobs if job.WhichOneof("spec") == "evaluation"}
     for job in jobs:
+        if made_by and job.created_by != made_by:
+            continue
         made = {output.uri for output in job.outputs if output.kind == "model"}
         if job.state not in FINAL_STATES or (job.state == v1.JOB_STATE_SUCCEEDED and made and not made & judged):
             follow_training(follower, client, job)

@@ -1,4 +1,4 @@
-"""The parts of the site; each module has a router."""
+"""The parts of the site; each module has a router. Those of `ROUTERS` lie below a project."""
 
 from parfocal.portal.pages import compare, data, files, jobs, methods, models, operator, predict, start, train
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -26,10 +26,11 @@ from parfocal.client.results import find_inputs, unsuitable_inputs, upload_input
 from parfocal.client.single_images import PredictedImage
 from parfocal.portal.follow import make_tiles
 from parfocal.portal.forms import make_form, sent_parameters
+from parfocal.portal.guard import require_work
 from parfocal.portal.layers import prediction_config
 from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
@@ -52,15 +53,15 @@ class _Tried:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[float, dict[str, bytes]]] = OrderedDict()
 
-    def keep(self, key: str, pictures: dict[str, bytes]) -> None:
+    def keep(self, project: str, key: str, pictures: dict[str, bytes]) -> None:
         with self._lock:
-            self._kept[key] = (time.monotonic(), pictures)
+            self._kept[f"{project}/{key}"] = (time.monotonic(), pictures)
             while len(self._kept) > _TRIED_AT_ONCE:
                 self._kept.popitem(last=False)
 
-    def get(self, key: str, name: str) -> bytes:
+    def get(self, project: str, key: str, name: str) -> bytes:
         with self._lock:
-            kept = self._kept.get(key)
+            kept = self._kept.get(f"{project}/{key}")
         if kept is None or time.monotonic() - kept[0] > _TRIED_SECONDS or name not in kept[1]:
             raise NotFoundError("This picture is no longer there. Try the image again.")
         return kept[1][name]
@@ -69,7 +70,7 @@ class _Tried:
 _tried = _Tried()
 
 
-@router.get("/predict")
+@router.get("/predict", dependencies=[Depends(require_work)])
 def predict(request: Request, client: ClientHere, portal: PortalHere, model: str = "", input: str = "") -> Response:
     """Choose a model and images; try one, then predict all."""
     return page(request, "predict.html", **_values(client, portal, model, input))
@@ -83,9 +84,9 @@ async def try_one(request: Request, client: ClientHere, portal: PortalHere) -> R
 
 
 @router.get("/predict/tried/{key}/{name}.png")
-def tried(key: str, name: str) -> Response:
+def tried(project: str, key: str, name: str) -> Response:
     """Return a picture of an image that was tried."""
-    return Response(_tried.get(key, name), media_type="image/png")
+    return Response(_tried.get(project, key, name), media_type="image/png")
 
 
 @router.post("/predict")
@@ -109,8 +110,9 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
     place, manifest = result_of(client, job_id)
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
-    labels = portal.makes_labels(manifest.method)
-    for uri in (str(place), *([manifest.input_uri] if manifest.split else [])):
+    labels = portal.makes_labels(client, manifest.method)
+    shown = (str(place), *([manifest.input_uri] if manifest.split else []))
+    for uri in shown if rights_of(request).work else ():
         make_tiles(portal.follower, client, uri)
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
@@ -156,7 +158,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
 def viewer(client: ClientHere, portal: PortalHere, job_id: str) -> Response:
     """Tell the viewer of the images of a prediction."""
     _, manifest = result_of(client, job_id)
-    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(manifest.method)))
+    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(client, manifest.method)))
 
 
 @router.get("/results/{job_id}/objects")
@@ -220,7 +222,7 @@ def _values(client: Client, portal: Portal, model: str, chosen: str) -> dict[str
     if model:
         summary = read_model(client, model)
         model = f"{summary.manifest.model}:{summary.manifest.version}"
-    method = portal.method(summary.manifest.method) if summary else None
+    method = portal.method(client, summary.manifest.method) if summary else None
     datasets = list_datasets(client)
     choices = [
         f"{each.dataset}:{each.version}/{split}"
@@ -277,10 +279,10 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
         if request.headers.get("hx-request") == "true":
             return page(request, "_tried.html", 422, error=error, tried=None)
         return page(request, "predict.html", 422, **{**values, "error": error})
-    labels = portal.makes_labels(values["method"].name)
+    labels = portal.makes_labels(client, values["method"].name)
     shown = _pictures(image, predicted, labels=labels)
     key = new_request_id("tried")
-    _tried.keep(key, shown)
+    _tried.keep(client.project, key, shown)
     found = {
         "key": key,
         "name": name,

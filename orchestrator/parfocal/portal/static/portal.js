@@ -9,8 +9,19 @@ window.addEventListener("pageshow", (event) => { if (event.persisted) location.r
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .viewer")) return;
+  const search = document.getElementById("search");
+  if (!search) return;
   event.preventDefault();
-  document.getElementById("search").focus();
+  search.focus();
+});
+
+// The place within a page is kept while somebody signs in.
+for (const link of document.querySelectorAll("[data-sign-in]")) if (location.hash) link.href += encodeURIComponent(location.hash);
+
+// A sign-in that has ended loses nothing: the page stays, and goes on when somebody has signed in in another tab.
+const ended = document.getElementById("sign-in-ended");
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.xhr) ended.hidden = event.detail.xhr.status !== 401;
 });
 
 // What scrolls sideways can be reached with the keyboard.
