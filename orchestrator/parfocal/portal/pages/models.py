@@ -100,7 +100,7 @@ def viewer(client: ClientHere, portal: PortalHere, name: str, version: int) -> R
     summary = read_model(client, f"{name}:{version}")
     place, result = result_of(client, summary.verdict.job)
     found = evaluation_summary(client, str(place))
-    scores = found.scores(client.catalog.read(str(place), METRICS_FILE).decode())
+    scores = found.scores(client.catalog.read(str(place), METRICS_FILE).decode("utf-8", "replace"))
     order = _ranked(scores, found.primary)
     return JSONResponse(
         evaluation_config(client, place, result, order, labels=portal.makes_labels(client, summary.manifest.method))
@@ -141,7 +141,7 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
     job = model.verdict.job
     place, result = result_of(client, job)
     summary = evaluation_summary(client, str(place))
-    scores = summary.scores(client.catalog.read(str(place), METRICS_FILE).decode())
+    scores = summary.scores(client.catalog.read(str(place), METRICS_FILE).decode("utf-8", "replace"))
     primary = summary.primary
     kinds = list(summary.names)
     images = _ranked(scores, primary)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import tempfile
 import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from parfocal.portal.layers import prediction_config
 from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
+from parfocal.portal.tables import Table, place_of, read_table
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
@@ -111,8 +111,8 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
     labels = portal.makes_labels(client, manifest.method)
-    shown = (str(place), *([manifest.input_uri] if manifest.split else []))
-    for uri in shown if rights_of(request).work else ():
+    tiled = (str(place), *([manifest.input_uri] if manifest.split else []))
+    for uri in tiled if rights_of(request).work else ():
         make_tiles(portal.follower, client, uri)
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
@@ -169,10 +169,12 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
     public = {entry.name: entry.public_name for entry in manifest.files}
     found = {kind: public.get(name, "") for kind, name in (chosen.outputs if chosen else {}).items()}
     kind = next((kind for kind in _FOUND if found.get(kind, "").endswith(".csv")), "")
-    rows: list[dict[str, str]] = []
+    table, problem = Table((), (), 0), ""
     if kind:
-        text = client.catalog.read(str(place), found[kind]).decode("utf-8", "replace")
-        rows = list(csv.DictReader(io.StringIO(text)))
+        try:
+            table = read_table(found[kind], client.catalog.read(str(place), found[kind]), _ROWS)
+        except InvalidInputError as error:
+            problem = error.message
     return page(
         request,
         "_objects.html",
@@ -180,9 +182,10 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
         image=image,
         kind=kind,
         file=found.get(kind, ""),
-        columns=[name for name in (rows[0] if rows else {}) if name != "plane" or any(row[name] for row in rows)],
-        rows=[(_place(row), row) for row in rows[:_ROWS]],
-        total=len(rows),
+        problem=problem,
+        table=table,
+        columns=[name for name in table.columns if name != "plane" or any(row[name] for row in table.rows)],
+        rows=[(place_of(row), row) for row in table.rows],
     )
 
 
@@ -190,18 +193,8 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
 def table(request: Request, client: ClientHere, job_id: str, file: str) -> Response:
     """Show a table that a prediction made."""
     place, _ = result_of(client, job_id)
-    text = client.catalog.read(str(place), file).decode("utf-8", "replace")
-    rows = list(csv.reader(io.StringIO(text)))
-    return page(
-        request,
-        "table.html",
-        job_id=job_id,
-        file=file,
-        columns=rows[0] if rows else [],
-        rows=rows[1 : _ROWS + 1],
-        total=max(0, len(rows) - 1),
-        most=_ROWS,
-    )
+    found = read_table(file, client.catalog.read(str(place), file), _ROWS)
+    return page(request, "table.html", job_id=job_id, file=file, table=found)
 
 
 @router.get("/results/{job_id}/all.zip")
@@ -382,17 +375,6 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
         return {}
     base = f"/p/{client.project}/data/{name.replace(':', '/')}"
     return {image.stem: picture_url(base, image.file) for image in dataset.select(manifest.split, "source")}
-
-
-def _place(row: Mapping[str, str]) -> dict[str, str]:
-    """Return where the viewer finds what a row is about: its number, or its centre in pixels."""
-    found = {"object": row.get("label", ""), "z": row.get("plane", "")}
-    for axis in "xy":
-        middle = row.get(f"{axis}_px", "")
-        if not middle and row.get(f"{axis}_min_px") and row.get(f"{axis}_max_px"):
-            middle = f"{(float(row[f'{axis}_min_px']) + float(row[f'{axis}_max_px'])) / 2:.1f}"
-        found[axis] = middle
-    return {name: value for name, value in found.items() if value}
 
 
 def _stem(name: str) -> str:
