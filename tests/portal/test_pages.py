@@ -229,6 +229,44 @@ def test_tiles_are_made_where_their_usual_request_id_is_taken(client: Client, da
     assert job.id != taken
 
 
+def test_what_is_deleted_can_be_restored_and_what_refers_to_it_is_named(
+    visitor: Visitor, model: str, files: dict[str, bytes]
+) -> None:
+    asked = visitor.open("delete/dataset/fibres:1").text
+    assert "Delete the dataset fibres:1?" in asked
+    assert f'href="/p/{PROJECT}/models/filter/1"' in asked
+    upload = visitor.upload(files)
+    assert visitor.send(f"uploads/{upload}/save", name="spare").url.path.endswith("/data/spare/1")
+    # The tiles of its images are made first.
+    wait_for(lambda: '<button class="danger">' in visitor.open("delete/dataset/spare:1").text, 60, "its tiles")
+    assert "Nothing was made from it" in visitor.open("delete/dataset/spare:1").text
+    gone = visitor.send("delete/dataset/spare:1")
+    assert gone.url.path == f"/p/{PROJECT}/deleted"
+    assert "The dataset spare:1 was deleted" in gone.text
+    assert re.search(r'spare:1</td>.*?class="number">(29|30)</td>', gone.text, re.DOTALL), "days left"
+    assert visitor.open("data/spare/1").status_code == 404
+    assert "spare" not in visitor.open("data").text
+    assert visitor.send("restore/dataset/spare:1").url.path == f"/p/{PROJECT}/data/spare/1"
+    assert "spare" not in visitor.open("deleted").text
+    assert visitor.send("restore/dataset/spare:1").status_code == 404
+    assert visitor.open("delete/everything/spare:1").status_code == 404
+
+
+def test_what_a_job_uses_is_not_deleted(visitor: Visitor, client: Client, model: str) -> None:
+    form = {"method": "fake-2d", "dataset": "fibres:1", "model": "busy", "request_id": "busy"}
+    visitor.send("train", follow=False, **form, **{"p.epochs": "400", "p.pause_seconds": "5"})
+    try:
+        asked = visitor.open("delete/dataset/fibres:1").text
+        assert "has not ended uses it" in asked
+        assert f'href="/p/{PROJECT}/jobs/busy"' in asked
+        assert '<button class="danger">' not in asked
+        refused = visitor.send("delete/dataset/fibres:1")
+        assert (refused.status_code, "is in use by busy" in refused.text) == (409, True)
+    finally:
+        client.cancel("busy")
+    assert visitor.open("data/fibres/1").status_code == 200
+
+
 # What is refused
 
 

@@ -55,8 +55,8 @@ async def job_events(
 
     threading.Thread(target=read, name=f"events of {job_id}", daemon=True).start()
     shown, last, asked = 0.0, "", time.monotonic()
-    yield "retry: 2000\n\n"
     try:
+        yield "retry: 2000\n\n"
         while True:
             silent = False
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from parfocal import v1
 from parfocal.client import Client, ServiceInfo
+from parfocal.flows._api import PrefectApi
+from parfocal.flows.schedules import Schedules
 from parfocal.portal import words
 from parfocal.portal.follow import Follower, take_up
 from parfocal.portal.guard import token_key, token_of
@@ -65,6 +68,7 @@ class Portal:
         self.seal = AttemptSeal(self.key)
         self.uploads = Uploads(settings.state_folder / "portal" / "uploads")
         self.follower = Follower()
+        self._prefect = os.environ.get("PREFECT_API_URL", ""), os.environ.get("PREFECT_API_AUTH_STRING", "")
         self._readers: dict[tuple[Session | None, str], tuple[Client, CatalogReader]] = {}
         self._lock = threading.Lock()
         self._infos: tuple[float, Sequence[ServiceInfo]] = (0.0, ())
@@ -83,6 +87,13 @@ class Portal:
     def tiles(self, project: str, session: Session | None = None) -> CatalogReader:
         """Return where the tiles of a project are read, as `client`."""
         return self._reader(project, session)[1]
+
+    def forget_tiles(self, project: str) -> None:
+        """Forget what was read of the images of a project, because something of it was deleted."""
+        with self._lock:
+            for (session, name), (client, _) in self._readers.items():
+                if name == project:
+                    self._readers[session, name] = client, CatalogReader(client)
 
     def _reader(self, project: str, session: Session | None) -> tuple[Client, CatalogReader]:
         if not is_name(project):
@@ -138,6 +149,21 @@ class Portal:
         """Return whether a method makes label images."""
         method = self.method(client, name)
         return method is not None and method.task in _LABELS
+
+    def schedules(self) -> Schedules:
+        """Return the schedules of all projects; who may see which is decided by whoever asks.
+
+        Raises
+        ------
+        UnavailableError
+            This installation has no workflows.
+        """
+        if not self._prefect[0]:
+            raise UnavailableError(
+                "This installation runs no workflows, so nothing is predicted by itself. Whoever runs Parfocal can "
+                "start them: without --no-prefect, or by PREFECT_API_URL."
+            )
+        return Schedules(PrefectApi(*self._prefect))
 
     def close(self) -> None:
         """Close all clients."""
