@@ -42,6 +42,8 @@ _COOKIE: Final = "parfocal_session"
 _SIGNED_IN: Final = "parfocal_sign_in"
 _PUBLIC: Final = frozenset({"/health", "/theme", "/sign-in", "/sign-in/start", "/sign-in/callback", "/signed-out"})
 _FILES: Final = "/static/"
+# What an open page asks for again and again, whether anybody looks at it or not.
+_BY_ITSELF: Final = "/jobs/active"
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
     "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -111,7 +113,7 @@ class Guard:
         refusal = None
         if not self._sessions.gate.is_open:
             number = cookies.get(cookie_name(_SIGNED_IN, secure=self._secure), "")
-            session, refusal = await self._signed_in(number)
+            session, refusal = await self._signed_in(number, used=not scope["path"].endswith(_BY_ITSELF))
             state |= {"session": session, "number": number if session else ""}
             path = scope["path"]
             if path in _PUBLIC or path.startswith(_FILES):
@@ -120,9 +122,9 @@ class Guard:
                 refusal = _sign_in_first(scope, headers, was_signed_in=bool(number))
         await (refusal or self._app)(scope, receive, answer)
 
-    async def _signed_in(self, number: str) -> tuple[Session | None, Response | None]:
+    async def _signed_in(self, number: str, *, used: bool) -> tuple[Session | None, Response | None]:
         """Return the session of a browser, with a token that is valid now, or what to answer where that fails."""
-        session = self._sessions.find(number)
+        session = self._sessions.find(number, used=used)
         if session is None or session.is_fresh:
             return session, None
         try:

@@ -144,8 +144,14 @@ class Sessions:
             self._sessions[_digest(number)] = session
         return number, session
 
-    def find(self, number: str) -> Session | None:
-        """Return the session of a browser; None if it has none, or it is over."""
+    def find(self, number: str, *, used: bool = True) -> Session | None:
+        """Return the session of a browser; None if it has none, or it is over.
+
+        Parameters
+        ----------
+        used
+            Whether a person does something, rather than a page that is open.
+        """
         if not number:
             return None
         key = _digest(number)
@@ -156,7 +162,8 @@ class Sessions:
             if session.is_over or time.monotonic() - session.used > _IDLE_SECONDS:
                 del self._sessions[key]
                 return None
-            session.used = time.monotonic()
+            if used:
+                session.used = time.monotonic()
             return session
 
     def end(self, number: str) -> None:

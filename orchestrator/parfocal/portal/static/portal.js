@@ -150,9 +150,10 @@ if (uploading) {
       try {
         const answer = await fetch(url, { method: "PUT", body: file, headers: { "X-CSRF-Token": token, "X-File-Size": String(file.size), "Content-Type": "application/octet-stream", Accept: "text/plain" } });
         if (answer.ok) return;
-        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        const found = page.querySelector(".problem p");
-        throw Object.assign(new Error(found ? found.textContent : `${file.name} was refused.`), { refused: answer.status < 500 });
+        const text = await answer.text();
+        const found = new DOMParser().parseFromString(text, "text/html").querySelector(".problem p");
+        const why = found ? found.textContent : answer.status === 401 ? text : `${file.name} was refused.`;
+        throw Object.assign(new Error(why), { refused: answer.status < 500 });
       } catch (error) {
         if (error.refused || attempt >= 4) throw error;
         await new Promise((wake) => setTimeout(wake, 1000 * 2 ** attempt));
