@@ -1,7 +1,8 @@
-"""An OpenID Connect provider as a process, with the device flow: `python identity_provider.py PORT SECONDS FILE`.
+"""An OpenID Connect provider as a process: `python identity_provider.py PORT SECONDS FILE`.
 
-The flows are those of oauthlib, which knows nothing of Parfocal. Only what a provider decides itself stands here: who
-its people are, its keys, and the page on which a person agrees, which tests call as `POST /agree`.
+It has the device flow, and the authorization code flow with PKCE for the portal. The flows are those of oauthlib, which
+knows nothing of Parfocal. Only what a provider decides itself stands here: who its people are, its keys, and the pages
+on which a person agrees: tests call `POST /agree`, and a browser shows `/authorize`.
 """
 
 # ruff: noqa: ARG002 - the arguments are those that oauthlib gives
@@ -17,18 +18,26 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
-from oauthlib.oauth2 import RefreshTokenGrant, RequestValidator, RevocationEndpoint, TokenEndpoint
+from oauthlib.oauth2 import (
+    AuthorizationEndpoint,
+    OAuth2Error,
+    RefreshTokenGrant,
+    RevocationEndpoint,
+    TokenEndpoint,
+)
 from oauthlib.oauth2.rfc6749.tokens import BearerToken
 from oauthlib.oauth2.rfc8628.endpoints.pre_configured import DeviceApplicationServer
 from oauthlib.oauth2.rfc8628.grant_types import DeviceCodeGrant
+from oauthlib.openid import RequestValidator
+from oauthlib.openid.connect.core.grant_types import AuthorizationCodeGrant
 
 CLIENT, AUDIENCE = "parfocal-cli", "parfocal"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
-PEOPLE = {"ann": ["imaging"], "bob": []}
+PEOPLE: dict[str, list[str]] = {"ann": ["imaging"], "bob": [], "cid": []}
 
 
 @dataclass
@@ -41,6 +50,8 @@ class Provider(RequestValidator):  # type: ignore[misc]
     key_number: int = 1
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     refresh_tokens: dict[str, str] = field(default_factory=dict)
+    authorizations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    wrong_nonce: bool = False
     key_requests: int = 0
 
     def __post_init__(self) -> None:
@@ -54,7 +65,10 @@ class Provider(RequestValidator):  # type: ignore[misc]
         # Refresh tokens are taken only once, as careful providers do.
         refresh = RefreshTokenGrant(self, issue_new_refresh_tokens=True)
         device = DeviceCodeGrant(self)
-        self.tokens = TokenEndpoint(DEVICE_GRANT, bearer, {DEVICE_GRANT: device, "refresh_token": refresh})
+        code = AuthorizationCodeGrant(self)
+        self.authorization = AuthorizationEndpoint("code", bearer, {"code": code})
+        grants = {DEVICE_GRANT: device, "refresh_token": refresh, "authorization_code": code}
+        self.tokens = TokenEndpoint(DEVICE_GRANT, bearer, grants)
         self.devices = DeviceApplicationServer(self, f"{self.issuer}/agree", interval=1)
         self.revocation = RevocationEndpoint(self)
 
@@ -82,7 +96,61 @@ class Provider(RequestValidator):  # type: ignore[misc]
         }
         return jwt.encode(claims, self.key, "RS256", {"kid": f"key-{self.key_number}"})
 
+    def finalize_id_token(self, id_token: dict[str, Any], token: Any, token_handler: Any, request: Any) -> str:
+        now = int(time.time())
+        claims = {**id_token, "iss": self.issuer, "sub": f"id-{request.user}", "exp": now + self.token_seconds}
+        if self.wrong_nonce:
+            claims["nonce"] = "of somebody else"
+        return jwt.encode(claims, self.key, "RS256", {"kid": f"key-{self.key_number}"})
+
     # What oauthlib asks of a provider.
+    def is_pkce_required(self, client_id: str, request: Any) -> bool:
+        return True
+
+    def validate_redirect_uri(self, client_id: str, redirect_uri: str, request: Any, *_: Any, **__: Any) -> bool:
+        return urlsplit(redirect_uri).path == "/sign-in/callback"
+
+    def validate_response_type(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def validate_user_match(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def save_authorization_code(self, client_id: str, code: Any, request: Any, *_: Any, **__: Any) -> None:
+        self.authorizations[code["code"]] = {
+            "user": request.user,
+            "nonce": request.nonce,
+            "redirect_uri": request.redirect_uri,
+            "challenge": request.code_challenge,
+            "method": request.code_challenge_method,
+            "scopes": request.scopes,
+        }
+
+    def validate_code(self, client_id: str, code: str, client: Any, request: Any, *_: Any, **__: Any) -> bool:
+        known = self.authorizations.get(code)
+        if known is None:
+            return False
+        request.user, request.scopes, request.nonce = known["user"], known["scopes"], known["nonce"]
+        return True
+
+    def confirm_redirect_uri(self, client_id: str, code: str, redirect_uri: str, *_: Any, **__: Any) -> bool:
+        return bool(self.authorizations[code]["redirect_uri"] == redirect_uri)
+
+    def invalidate_authorization_code(self, client_id: str, code: str, *_: Any, **__: Any) -> None:
+        self.authorizations.pop(code, None)
+
+    def get_code_challenge(self, code: str, request: Any) -> Any:
+        return self.authorizations[code]["challenge"]
+
+    def get_code_challenge_method(self, code: str, request: Any) -> Any:
+        return self.authorizations[code]["method"]
+
+    def get_authorization_code_nonce(self, client_id: str, code: str, redirect_uri: str, request: Any) -> Any:
+        return self.authorizations[code]["nonce"]
+
+    def get_authorization_code_scopes(self, client_id: str, code: str, redirect_uri: str, request: Any) -> Any:
+        return self.authorizations[code]["scopes"]
+
     def client_authentication_required(self, request: Any, *_: Any, **__: Any) -> bool:
         return False
 
@@ -137,11 +205,19 @@ class _Pages(BaseHTTPRequestHandler):
                 {
                     "issuer": issuer,
                     "jwks_uri": f"{issuer}/keys",
+                    "authorization_endpoint": f"{issuer}/authorize",
+                    "end_session_endpoint": f"{issuer}/end",
                     "token_endpoint": f"{issuer}/token",
                     "device_authorization_endpoint": f"{issuer}/device",
                     "revocation_endpoint": f"{issuer}/revoke",
                 }
             )
+        elif self.path.startswith("/authorize?"):
+            # Who sits in front of the browser chooses themselves; a real provider asks for a password here.
+            names = "".join(f'<button name="user" value="{name}">{name}</button>' for name in [*PEOPLE, "nobody"])
+            self._page(f'<form method="post">{names}</form>')
+        elif self.path.startswith("/end"):
+            self._page("<h1>Signed out</h1>")
         elif self.path == "/keys":
             self._answer(self.provider.keys())
         elif self.path == "/key-requests":
@@ -176,11 +252,45 @@ class _Pages(BaseHTTPRequestHandler):
                         DeviceCodeGrant.DEVICE_CODE_AUTHORIZED if agreed else DeviceCodeGrant.DEVICE_CODE_DENIED
                     )
             self._answer({})
+        elif self.path.startswith("/authorize?"):
+            self._authorize(parse_qs(body)["user"][0])
+        elif self.path == "/wrong-nonce":
+            provider.wrong_nonce = body == "yes"
+            self._answer({})
         elif self.path == "/rotate":
             provider.rotate()
             self._answer({})
         else:
             self._answer({}, 404)
+
+    def _authorize(self, user: str) -> None:
+        """Send the browser back with a code for a person, or with a refusal."""
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        if user not in PEOPLE:
+            self._go(f"{query['redirect_uri']}?error=access_denied&state={query['state']}")
+            return
+        try:
+            headers, _, _ = self.provider.authorization.create_authorization_response(
+                self.path, "POST", "", {}, ["openid"], {"user": user, "nonce": query["nonce"]}
+            )
+        except OAuth2Error as error:
+            self._answer({"error": error.error}, 400)
+            return
+        self._go(headers["Location"])
+
+    def _go(self, url: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", url)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _page(self, text: str) -> None:
+        data = f"<!doctype html><title>Provider</title>{text}".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _answer(self, content: Any, status: int = 200) -> None:
         data = json.dumps(content).encode()

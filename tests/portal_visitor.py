@@ -18,6 +18,7 @@ class Visitor:
     base: str
     http: httpx.Client = field(init=False)
     token: str = ""
+    project: str = PROJECT
 
     def __post_init__(self) -> None:
         self.http = httpx.Client(base_url=self.base, follow_redirects=True, timeout=60)
@@ -30,14 +31,14 @@ class Visitor:
         self.http.close()
 
     def open(self, path: str, **headers: str) -> httpx.Response:
-        answer = self.http.get(f"/p/{PROJECT}/{path}", headers=headers)
+        answer = self.http.get(f"/p/{self.project}/{path}", headers=headers)
         found = re.search(r'<meta name="csrf" content="([0-9a-f]+)">', answer.text)
         self.token = found.group(1) if found else self.token
         return answer
 
     def send(self, path: str, follow: bool = True, **values: str) -> httpx.Response:
         return self.http.post(
-            f"/p/{PROJECT}/{path}",
+            f"/p/{self.project}/{path}",
             data={"csrf": self.token, **values},
             headers={"Origin": self.base},
             follow_redirects=follow,
@@ -45,9 +46,9 @@ class Visitor:
 
     def upload(self, files: dict[str, bytes]) -> str:
         headers = {"Origin": self.base, "X-CSRF-Token": self.token}
-        begun = self.http.post(f"/p/{PROJECT}/uploads", headers={**headers, "Accept": "application/json"})
+        begun = self.http.post(f"/p/{self.project}/uploads", headers={**headers, "Accept": "application/json"})
         upload = str(begun.json()["id"])
         for name, content in files.items():
-            answer = self.http.put(f"/p/{PROJECT}/uploads/{upload}/files/{name}", content=content, headers=headers)
+            answer = self.http.put(f"/p/{self.project}/uploads/{upload}/files/{name}", content=content, headers=headers)
             assert answer.status_code == 204, answer.text
         return upload

@@ -394,7 +394,7 @@ def publish_dataset(store: Any, name: str, folder: Path, project: str = "default
 
 def publish_model(store: Any, name: str, dataset: str, **fields: Any) -> str:
     """Publish a model without files that was trained on a dataset, for what only reads its manifest."""
-    place = claim_version(store, model_location(store, "default", name), "test")
+    place = claim_version(store, model_location(store, fields.get("project", "default"), name), "test")
     known = {"service": "test", "method": "test", "job": "none", "parameters": {}, "axes": "YX", "normaliser": {}}
     known |= {"project": "default", "model": name, "version": int(place.name), "dataset_uri": dataset}
     known["weights"] = {"best": {"epoch": 1}, "last": {"epoch": 1}}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +20,21 @@ from support import wait_for
 
 from parfocal import v1
 from parfocal.client import Client, requests
-from parfocal.portal.follow import Follower, Steps, take_up
+from parfocal.portal.follow import Follower, Steps, make_tiles, take_up
 from parfocal.portal.guard import SAFE_METHODS
 from parfocal.portal.pages import ROUTERS
 from parfocal.portal.pages.predict import _sources
 from parfocal.portal.uploads import UploadedFile, guess_roles
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, ResultManifest
-from parfocal.runtime.store.names import is_job_id
+from parfocal.runtime.store.manifests import (
+    RESULT_MANIFEST,
+    DatasetManifest,
+    FileEntry,
+    ImageEntry,
+    ResultFile,
+    ResultManifest,
+)
+from parfocal.runtime.store.names import is_job_id, result_location
 
 PAGES = ("", "data", "methods", "models", "predict", "results", "jobs", "compare", "operator", "search?q=a")
 
@@ -161,6 +170,101 @@ def test_one_image_is_tried_and_own_images_are_predicted_and_taken_home(
 def test_a_comparison_is_planned_and_says_what_is_missing(visitor: Visitor, model: str) -> None:
     text = visitor.open(f"compare?a={model}&b={model}&dataset=fibres:1").text
     assert "Named twice" in text
+
+
+def test_a_closed_tab_leaves_nothing_behind(visitor: Visitor, client: Client, model: str) -> None:
+    form = {"method": "fake-2d", "dataset": "fibres:1", "model": "slow", "request_id": "slow"}
+    visitor.send("train", follow=False, **form, **{"p.epochs": "400", "p.pause_seconds": "5"})
+    address = f"/p/{PROJECT}/jobs/slow/events"
+
+    def readers() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "events of slow"]
+
+    try:
+        for _ in range(3):
+            with visitor.http.stream("GET", address) as answer:
+                assert next(answer.iter_lines()).startswith("retry")
+                wait_for(readers, 10, "the stream to be read")
+        # The job says nothing for seconds, and goes on for minutes.
+        wait_for(lambda: not readers(), 10, "the end of the threads")
+    finally:
+        client.cancel("slow")
+
+
+def test_odd_tables_of_imported_results_are_told_in_words(visitor: Visitor, client: Client, model: str) -> None:
+    place = result_location(client.store, PROJECT, "imported")
+    contents = {"objects/a.csv": b"label,x_px\n1\n2,3,4\nthree,left\n", "objects/b.csv": b"\0\1\2"}
+    for name, content in contents.items():
+        client.store.write(place / name, content)
+    files = tuple(FileEntry(name=name, size=len(data), sha256="0" * 64) for name, data in contents.items())
+    images = tuple(
+        ResultFile(input=f"{name}.tif", input_sha256="0" * 64, outputs={"objects": f"objects/{name}.csv"})
+        for name in "ab"
+    )
+    about = {"project": PROJECT, "job": "imported", "service": "fake", "method": "fake-2d", "kind": "prediction"}
+    client.store.write(place / RESULT_MANIFEST, ResultManifest(**about, files=files, images=images).to_bytes())
+    assert visitor.open("results/imported").status_code == 200
+    table = visitor.open("results/imported/table/objects/a.csv")
+    assert (table.status_code, "2 of 3 rows" in table.text) == (200, True)
+    assert "2 of 3 rows" in visitor.open("results/imported/objects?image=a.tif").text
+    assert visitor.open("results/imported/table/objects/b.csv").status_code == 422
+    odd = visitor.open("results/imported/objects?image=b.tif")
+    assert (odd.status_code, "is no table of text" in odd.text) == (200, True)
+
+
+def test_tiles_are_made_where_their_usual_request_id_is_taken(client: Client, dataset: str) -> None:
+    uri = client.dataset_uri(dataset)
+    taken = f"tiles-{hashlib.sha256(uri.encode()).hexdigest()[:24]}"
+    make_tiles(Follower(), client, uri)
+
+    def of_dataset() -> list[v1.Job]:
+        return [job for job in client.jobs() if job.HasField("derivation") and job.derivation.input_uris == [uri]]
+
+    wait_for(lambda: any(job.id == taken for job in of_dataset()), 30, "the tiles")
+    client.wait(taken)
+    client.delete(taken)
+    client.store.write(result_location(client.store, PROJECT, taken) / "a.txt", b"")
+    make_tiles(Follower(), client, uri)
+    (job,) = wait_for(of_dataset, 30, "the tiles made again")
+    assert job.id != taken
+
+
+def test_what_is_deleted_can_be_restored_and_what_refers_to_it_is_named(
+    visitor: Visitor, model: str, files: dict[str, bytes]
+) -> None:
+    asked = visitor.open("delete/dataset/fibres:1").text
+    assert "Delete the dataset fibres:1?" in asked
+    assert f'href="/p/{PROJECT}/models/filter/1"' in asked
+    upload = visitor.upload(files)
+    assert visitor.send(f"uploads/{upload}/save", name="spare").url.path.endswith("/data/spare/1")
+    # The tiles of its images are made first.
+    wait_for(lambda: '<button class="danger">' in visitor.open("delete/dataset/spare:1").text, 60, "its tiles")
+    assert "Nothing was made from it" in visitor.open("delete/dataset/spare:1").text
+    gone = visitor.send("delete/dataset/spare:1")
+    assert gone.url.path == f"/p/{PROJECT}/deleted"
+    assert "The dataset spare:1 was deleted" in gone.text
+    assert re.search(r'spare:1</td>.*?class="number">(29|30)</td>', gone.text, re.DOTALL), "days left"
+    assert visitor.open("data/spare/1").status_code == 404
+    assert "spare" not in visitor.open("data").text
+    assert visitor.send("restore/dataset/spare:1").url.path == f"/p/{PROJECT}/data/spare/1"
+    assert "spare" not in visitor.open("deleted").text
+    assert visitor.send("restore/dataset/spare:1").status_code == 404
+    assert visitor.open("delete/everything/spare:1").status_code == 404
+
+
+def test_what_a_job_uses_is_not_deleted(visitor: Visitor, client: Client, model: str) -> None:
+    form = {"method": "fake-2d", "dataset": "fibres:1", "model": "busy", "request_id": "busy"}
+    visitor.send("train", follow=False, **form, **{"p.epochs": "400", "p.pause_seconds": "5"})
+    try:
+        asked = visitor.open("delete/dataset/fibres:1").text
+        assert "has not ended uses it" in asked
+        assert f'href="/p/{PROJECT}/jobs/busy"' in asked
+        assert '<button class="danger">' not in asked
+        refused = visitor.send("delete/dataset/fibres:1")
+        assert (refused.status_code, "is in use by busy" in refused.text) == (409, True)
+    finally:
+        client.cancel("busy")
+    assert visitor.open("data/fibres/1").status_code == 200
 
 
 # What is refused

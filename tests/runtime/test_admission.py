@@ -15,7 +15,7 @@ from support import publish_kind, publish_model
 
 from parfocal import v1
 from parfocal.runtime.datasets.kinds import needed_title, title_of
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError
 from parfocal.runtime.jobs.admission import admit, check_dataset, require_outputs
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.methods.parameters import PredictionParameters
@@ -288,3 +288,31 @@ def test_a_prediction_is_refused_where_no_image_of_the_split_suits_the_model(sto
         f"test/source/field{number}.tif" for number in range(3)
     ]
     assert "YX with 3 channels along C or Z" in caught.value.message
+
+
+def under_the_id(store: Store, request_id: str, dataset_uri: str) -> v1.Job:
+    """The admitted job of a check, under a request id of one's choice."""
+    work: Mapping[Any, Work] = {v1.JOB_KIND_EVALUATION: Work(Parameters, "none:none", needs_prediction=False)}
+    service = replace(SERVICE, methods=(replace(FAKE, work=work, presets={}),))
+    spec = v1.EvaluationSpec(method="fake-2d", dataset_uri=dataset_uri)
+    request = v1.StartJobRequest(request_id=request_id, project="default", evaluation=spec)
+    return admit(service, store, JobStore(store), request)
+
+
+@pytest.mark.parametrize("what", ["microscope/day-1/a.tif", "a1/figure.png", RESULT_MANIFEST])
+def test_a_request_id_that_names_a_folder_of_results_is_refused(store: Any, dataset_uri: str, what: str) -> None:
+    name = f"scope-{uuid.uuid4().hex}"
+    store.write(store.results / "default" / name / what, b"{}")
+    with pytest.raises(AlreadyExistsError) as caught:
+        under_the_id(store, name, dataset_uri)
+    assert [violation.field for violation in caught.value.violations] == ["request_id"]
+
+
+def test_a_request_id_of_a_deleted_result_is_refused_and_sent_images_do_no_harm(store: Any, dataset_uri: str) -> None:
+    name = f"gone-{uuid.uuid4().hex}"
+    store.write(store.results / "default" / ".trash" / name / RESULT_MANIFEST, b"{}")
+    with pytest.raises(AlreadyExistsError):
+        under_the_id(store, name, dataset_uri)
+    name = f"sent-{uuid.uuid4().hex}"
+    store.write(store.results / "default" / name / "inputs" / "a.tif", b"x")
+    assert under_the_id(store, name, dataset_uri).id == name

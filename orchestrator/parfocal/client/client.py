@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -159,10 +160,13 @@ class Client:
         newest = sorted(jobs.values(), key=lambda job: (job.created_at.ToNanoseconds(), job.id), reverse=True)
         return newest[:limit]
 
-    def watch(self, job_id: str, after_sequence: int = 0) -> Iterator[v1.WatchJobResponse]:
+    def watch(
+        self, job_id: str, after_sequence: int = 0, stop: threading.Event | None = None
+    ) -> Iterator[v1.WatchJobResponse]:
         """Report a job until it ends: each event after `after_sequence` once, and the job whenever it changes.
 
-        A stream that drops is resumed where it stopped, at any service that answers.
+        Once `stop` is set the reports end within about a second, whether the job says anything or not. A stream that
+        drops is resumed where it stopped, at any service that answers.
 
         Raises
         ------
@@ -171,7 +175,7 @@ class Client:
         UnavailableError
             No service answered for longer than the client's patience. The job goes on regardless.
         """
-        return watch(self._require_services(), self.project, job_id, after_sequence, self.patience)
+        return watch(self._require_services(), self.project, job_id, after_sequence, self.patience, stop)
 
     def wait(self, job_id: str) -> v1.Job:
         """Return the job when it has ended, however it ended."""

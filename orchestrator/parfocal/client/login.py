@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
 
@@ -46,6 +47,13 @@ class DeviceCode:
 class Provider:
     """An OpenID Connect provider, as its discovery document describes it.
 
+    Parameters
+    ----------
+    context
+        Where and as which client to log in.
+    secret
+        Of the client; empty: a public one.
+
     Raises
     ------
     PreconditionError
@@ -54,8 +62,9 @@ class Provider:
         It does not answer.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, secret: str = "") -> None:
         self._context = context
+        self._secret = secret
         verified: dict[str, Any] = {"cert_reqs": "CERT_REQUIRED"}
         if context.issuer_ca:
             verified["ca_certs"] = context.issuer_ca
@@ -154,18 +163,28 @@ class Provider:
         url = self._document.get(endpoint)
         if not isinstance(url, str):
             raise PreconditionError(f"{self._context.issuer} has no {endpoint}: it does not offer this way to log in.")
-        return self._ask("POST", url, form)
+        return self._ask("POST", url, {**form, **self._authentication(form)})
+
+    def _authentication(self, form: Mapping[str, str]) -> dict[str, str]:
+        """Return what a form says of the client's secret, where it has one and the provider wants it there."""
+        known = self._document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        in_form = "client_id" in form and isinstance(known, list) and "client_secret_basic" not in known
+        return {"client_secret": self._secret} if self._secret and in_form else {}
 
     def _ask(self, method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
         parts = urlsplit(url)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
             raise PreconditionError(f"{url} is not an https URL: a login there could be read on its way.")
+        headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+        if self._secret and form is not None and "client_secret" not in form:
+            pair = f"{quote(self._context.client_id, safe='')}:{quote(self._secret, safe='')}"
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         try:
             answer = self._http.request(
                 method,
                 url,
                 body=urlencode(form) if form is not None else None,
-                headers={"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"},
+                headers=headers,
                 redirect=False,
                 preload_content=False,
             )

@@ -11,6 +11,7 @@ from parfocal.client.client import Client
 from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.requests import evaluation_request, prediction_request
 from parfocal.client.results import result_uri
+from parfocal.runtime.errors import DamagedError
 from parfocal.runtime.store.evaluations import SUMMARY_FILE, EvaluationSummary
 from parfocal.runtime.store.manifests import TURNED_BACK, DatasetManifest
 from parfocal.runtime.store.names import versioned_name
@@ -57,7 +58,13 @@ def evaluation_summary(client: Client, uri: str) -> EvaluationSummary:
 
 def published_summary(client: Client, uri: str) -> dict[str, Any]:
     """Return what a comparison or a check of a dataset says, from the place where it was published."""
-    return dict(json.loads(client.catalog.read(uri, SUMMARY_FILE)))
+    try:
+        content = json.loads(client.catalog.read(uri, SUMMARY_FILE))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise DamagedError(f"{SUMMARY_FILE} of {uri} is damaged. Compare or check again.")
+    return content
 
 
 def finished_job(client: Client, request: v1.StartJobRequest) -> v1.Job | None:

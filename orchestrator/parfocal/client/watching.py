@@ -21,6 +21,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # from one whose job is silent, but that it does not answer the next time.
 _STREAM_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
+# Whoever no longer wants to know is noticed within so many.
+_LOOK_SECONDS = 1.0
 # What a stream ends with when its server stops or the connection is lost.
 _DROPPED = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -32,9 +34,15 @@ def seconds_at_work(job: v1.Job) -> float:
 
 
 def watch(
-    services: Sequence[Service], project: str, job_id: str, after_sequence: int, patience: float
+    services: Sequence[Service],
+    project: str,
+    job_id: str,
+    after_sequence: int,
+    patience: float,
+    stop: threading.Event | None = None,
 ) -> Iterator[v1.WatchJobResponse]:
-    """Yield the reports of a job to its end; see `parfocal.client.Client.watch`."""
+    """Yield the reports of a job to its end, or until `stop` is set; see `parfocal.client.Client.watch`."""
+    stop = stop or threading.Event()
     after, turn, pause = after_sequence, 0, _FIRST_PAUSE
     deadline = time.monotonic() + patience
     while True:
@@ -44,7 +52,7 @@ def watch(
         stream = service.jobs.WatchJob(request, timeout=_STREAM_SECONDS)
         answered = False
         try:
-            for report in _reports(stream, _STREAM_SECONDS + _GRACE_SECONDS, service.address):
+            for report in _reports(stream, _STREAM_SECONDS + _GRACE_SECONDS, service.address, stop):
                 deadline, pause, answered = time.monotonic() + patience, _FIRST_PAUSE, True
                 if report.HasField("event"):
                     after = report.event.sequence
@@ -60,9 +68,11 @@ def watch(
             problem = error
         finally:
             stream.cancel()
+        if stop.is_set():
+            return
         if time.monotonic() + pause > deadline:
             raise problem
-        time.sleep(pause)
+        stop.wait(pause)
         turn, pause = turn + 1, min(2 * pause, _LONGEST_PAUSE)
 
 
@@ -70,8 +80,8 @@ class _OutlastedError(UnavailableError):
     """A stream neither gave anything nor ended when its time was over."""
 
 
-def _reports(stream: Any, seconds: float, address: str) -> Iterator[v1.WatchJobResponse]:
-    """Yield what a stream gives, for a time at most.
+def _reports(stream: Any, seconds: float, address: str, stop: threading.Event) -> Iterator[v1.WatchJobResponse]:
+    """Yield what a stream gives, for a time at most, or until `stop` is set.
 
     The stream is read in a thread of its own: in long runs of kills a stream was seen to outlast its time-out, and
     whoever read it would have waited for ever.
@@ -97,8 +107,12 @@ def _reports(stream: Any, seconds: float, address: str) -> Iterator[v1.WatchJobR
     deadline = time.monotonic() + seconds
     while True:
         try:
-            item = received.get(timeout=max(0.0, deadline - time.monotonic()))
+            item = received.get(timeout=min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
         except queue.Empty:
+            if stop.is_set():
+                return
+            if time.monotonic() < deadline:
+                continue
             raise _OutlastedError(f"The service at {address} does not answer.") from None
         if item is None:
             return

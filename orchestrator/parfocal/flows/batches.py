@@ -31,7 +31,7 @@ from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, name_clash, output_stem
 from parfocal.runtime.store.confinement import confine
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, public_name
-from parfocal.runtime.store.names import is_name, new_request_id
+from parfocal.runtime.store.names import is_job_id, is_name, new_request_id
 from parfocal.runtime.store.store import Location, ObjectInfo
 
 _SHARD_SECONDS = 300.0
@@ -204,11 +204,18 @@ class BatchRun:
                 f"Results cannot be written to {output}. Choose a folder of this project's results, for example "
                 f"{project}/microscope-1."
             )
-        if self._store.exists(project / name / RESULT_MANIFEST):
+        if self._store.exists(project / name / RESULT_MANIFEST) or self._is_job(name):
             raise InvalidInputError(
-                f"{project / name} is a published result, which is never changed. Choose another folder, for example "
+                f"{project / name} is the result of a job, which is never changed. Choose another folder, for example "
                 f"{project}/microscope-1."
             )
+
+    def _is_job(self, name: str) -> bool:
+        """Return whether there is a job whose result has this name, or will have it."""
+        try:
+            return is_job_id(name) and bool(self._client.get(name).id)
+        except NotFoundError:
+            return False
 
     def _waiting(self) -> list[ObjectInfo]:
         """Return the images that have not come to their end and are not being written."""

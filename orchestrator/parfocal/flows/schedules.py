@@ -6,7 +6,7 @@ switches it off and on. The flow runner serves what it finds (`parfocal.flows.de
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ FLOW: Final = "predict-new"
 TAG: Final = "parfocal-schedule"
 """Marks the deployments that are schedules."""
 _METHOD = "method:"
+_MAKER = "for:"
 _PAGE = 200
 
 
@@ -37,6 +38,8 @@ class Schedule:
         "every 15 min", or "cron EXPRESSION (TIME ZONE)".
     active
         Whether it is not paused.
+    made_by
+        For whom its runs are done; empty: nobody was noted, and they are the flow runner's own.
     deployment, ids
         Of the deployment in Prefect, and of its schedules: people may have added some on Prefect's page.
     """
@@ -48,6 +51,12 @@ class Schedule:
     active: bool
     deployment: str
     ids: tuple[str, ...]
+    made_by: str = ""
+
+    @property
+    def project(self) -> str:
+        """The project that it belongs to."""
+        return str(self.parameters.get("project", ""))
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class Schedules:
         every_seconds: float | None = None,
         cron: str = "",
         timezone: str = "UTC",
+        made_by: str = "",
     ) -> Schedule:
         """Create a schedule and return it.
 
@@ -81,6 +91,8 @@ class Schedules:
         ----------
         every_seconds, cron
             One of both: the interval, or a cron expression in `timezone`.
+        made_by
+            For whom its runs are done, where there are identities.
 
         Raises
         ------
@@ -104,16 +116,17 @@ class Schedules:
             "name": name,
             "parameters": {**model["parameters"], **parameters},
             "enforce_parameter_schema": True,
-            "tags": [*model["tags"], TAG, f"{_METHOD}{method}"],
+            "tags": [*model["tags"], TAG, f"{_METHOD}{method}", *([f"{_MAKER}{made_by}"] if made_by else [])],
             "schedules": [{"schedule": when, "active": True, "slug": name}],
         }
         self._call("POST", "/deployments/", body)
         return self.get(name)
 
-    def start(self, method: str, parameters: Mapping[str, Any]) -> str:
+    def start(self, method: str, parameters: Mapping[str, Any], made_by: str = "") -> str:
         """Start a run without a schedule, and return its id; parameters and errors as those of `create`."""
         # The choices of the form may be some seconds old; the flow checks all of it.
-        body = {"parameters": dict(parameters), "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
+        body: dict[str, Any] = {"parameters": dict(parameters), "enforce_parameter_schema": False}
+        body |= {"state": {"type": "SCHEDULED"}, "tags": [f"{_MAKER}{made_by}"] if made_by else []}
         deployment = self._deployment(method)["id"]
         return str(self._call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
 
@@ -194,6 +207,11 @@ def method_of(tags: Sequence[str]) -> str:
     return next((tag.removeprefix(_METHOD) for tag in tags if tag.startswith(_METHOD)), "")
 
 
+def maker_of(tags: Iterable[str]) -> str:
+    """Return for whom the run of a schedule with these tags is done; "" where nobody noted it."""
+    return next((tag.removeprefix(_MAKER) for tag in tags if tag.startswith(_MAKER)), "")
+
+
 def _schedule(deployment: Mapping[str, Any]) -> Schedule:
     schedules = deployment["schedules"]
     return Schedule(
@@ -204,6 +222,7 @@ def _schedule(deployment: Mapping[str, Any]) -> Schedule:
         active=any(each["active"] for each in schedules),
         deployment=deployment["id"],
         ids=tuple(each["id"] for each in schedules),
+        made_by=maker_of(deployment["tags"]),
     )
 
 

@@ -7,8 +7,11 @@ import logging
 import sys
 
 import uvicorn
+from pydantic import ValidationError
 
 from parfocal.portal.app import create_app
+from parfocal.portal.settings import PortalSettings
+from parfocal.runtime.access.transport import is_loopback, require_protection
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.settings import Settings
 
@@ -22,22 +25,40 @@ def main() -> int:
     host, _, port = options.listen.rpartition(":")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        app = create_app(Settings(), hosts=allowed_hosts(host, port), workflows=options.workflows)
+        settings, own = Settings(), PortalSettings()
+        # Something in front that speaks TLS passes on to it in the clear.
+        encrypted = {"tls_cert": settings.tls_cert or own.url} if own.is_secure else {}
+        require_protection(settings.model_copy(update={"listen": options.listen, **encrypted}))
+        app = create_app(settings, own, hosts=allowed_hosts(host, port, own), workflows=options.workflows)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        print(f"The setting {problem['loc'][0]} cannot be used: {problem['msg']}.", file=sys.stderr)  # noqa: T201
+        return 1
     except ParfocalError as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         return 1
+    # No access log: the address to which a provider sends a browser back has the code of the sign-in in it.
     # Streams of events end with the browser's tab; a stop does not wait for it.
-    uvicorn.run(app, host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=2, server_header=False)
+    uvicorn.run(
+        app,
+        host=host,
+        port=int(port),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+    )
     return 0
 
 
-def allowed_hosts(host: str, port: str) -> frozenset[str]:
+def allowed_hosts(host: str, port: str, own: PortalSettings) -> frozenset[str]:
     """Return the names by which a browser may call the portal.
 
     A page of somebody else whose name leads to this computer (DNS rebinding) has another one.
     """
-    names = {host, "127.0.0.1", "localhost"} if host in {"127.0.0.1", "localhost"} else {host}
-    return frozenset(f"{name}:{port}" for name in names)
+    if is_loopback(f"{host}:{port}"):
+        return frozenset(f"{name}:{port}" for name in (host, "127.0.0.1", "localhost")) | ({own.host} - {""})
+    return frozenset({own.host or f"{host}:{port}"})
 
 
 if __name__ == "__main__":

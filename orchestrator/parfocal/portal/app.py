@@ -18,9 +18,10 @@ from starlette.responses import FileResponse
 from starlette.types import Scope
 
 from parfocal.portal.follow import take_up
-from parfocal.portal.guard import Guard, RefusedError, require_token
-from parfocal.portal.pages import ROUTERS
-from parfocal.portal.portal import FOLDER, THEMES, Portal, page
+from parfocal.portal.guard import Guard, RefusedError, is_own_path, require_role, require_token
+from parfocal.portal.pages import ROUTERS, people
+from parfocal.portal.portal import FOLDER, THEMES, Portal, page, tiles_of
+from parfocal.portal.settings import PortalSettings
 from parfocal.portal.tiles import tile_router
 from parfocal.runtime.errors import (
     AlreadyExistsError,
@@ -29,8 +30,11 @@ from parfocal.runtime.errors import (
     InvalidInputError,
     NotFoundError,
     ParfocalError,
+    PermissionDeniedError,
     PreconditionError,
     QueueFullError,
+    QuotaError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from parfocal.runtime.settings import Settings
@@ -38,43 +42,51 @@ from parfocal.runtime.settings import Settings
 _log = logging.getLogger(__name__)
 _STATUS: Final = (
     (InvalidInputError, 422),
+    (UnauthenticatedError, 401),
+    (PermissionDeniedError, 403),
     (NotFoundError, 404),
     (AlreadyExistsError, 409),
     (PreconditionError, 409),
     (ConflictError, 409),
     (QueueFullError, 429),
+    (QuotaError, 429),
     (DiskFullError, 507),
     (UnavailableError, 503),
 )
 _TITLES: Final = {
+    401: "Your sign-in has ended",
     403: "Refused",
     404: "Not found",
     405: "Not possible here",
     409: "Not possible now",
     422: "Something needs another look",
-    429: "The queue is full",
+    429: "No more at the moment",
     503: "Not reachable",
     507: "No room left",
 }
 
 
-def create_app(settings: Settings, *, hosts: Collection[str] = (), workflows: str = "") -> FastAPI:
+def create_app(
+    settings: Settings, own: PortalSettings | None = None, *, hosts: Collection[str] = (), workflows: str = ""
+) -> FastAPI:
     """Return the portal of one deployment.
 
     Parameters
     ----------
     settings
-        Services, catalogue, state folder and the project that is opened first.
+        Services, catalogue, access file, state folder and the project that is opened first.
+    own
+        How browsers reach the portal, and how people sign in; read from the environment when None.
     hosts
         The values of the header Host that are accepted, e.g. "127.0.0.1:8600"; empty: all.
     workflows
         URL of Prefect's pages; empty where there are none.
     """
-    portal = Portal(settings, workflows)
+    portal = Portal(settings, own, workflows)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if settings.services:
+        if settings.services and portal.gate.is_open:
             client = portal.client(settings.project)
             threading.Thread(target=take_up, args=(portal.follower, client), name="take up", daemon=True).start()
         yield
@@ -84,12 +96,12 @@ def create_app(settings: Settings, *, hosts: Collection[str] = (), workflows: st
         title="Parfocal", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False
     )
     app.state.portal = portal
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, sessions=portal.sessions, secure=portal.own.is_secure)
     app.mount("/static", _Static(directory=FOLDER / "static"), name="static")
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(require_token)])
-    app.include_router(tile_router(lambda request: portal.tiles(request.path_params["project"])))
-    app.add_api_route("/", _first_page, methods=["GET"])
+        app.include_router(router, dependencies=[Depends(require_token), Depends(require_role)])
+    app.include_router(tile_router(tiles_of), dependencies=[Depends(require_role)])
+    app.include_router(people.router, dependencies=[Depends(require_token)])
     app.add_api_route("/health", _health, methods=["GET"])
     app.add_api_route("/theme", _theme, methods=["POST"], dependencies=[Depends(require_token)])
     app.add_exception_handler(ParfocalError, _refused)
@@ -115,10 +127,6 @@ class _Static(StaticFiles):
         return response
 
 
-async def _first_page(request: Request) -> Response:
-    return RedirectResponse(f"/p/{request.app.state.portal.settings.project}/", status_code=303)
-
-
 async def _health() -> Response:
     return JSONResponse({"status": "ready"})
 
@@ -127,7 +135,7 @@ async def _theme(request: Request) -> Response:
     form = await request.form()
     theme, back = str(form.get("theme", "")), str(form.get("back", "/"))
     # Only to a page of this portal.
-    response = RedirectResponse(back if back.startswith("/p/") else "/", status_code=303)
+    response = RedirectResponse(back if is_own_path(back) else "/", status_code=303)
     if theme in THEMES:
         response.set_cookie("parfocal_theme", theme, max_age=31_536_000, samesite="lax", httponly=True)
     return response

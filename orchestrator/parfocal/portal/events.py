@@ -8,12 +8,13 @@ import json
 import math
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.watching import FINAL_STATES
+from parfocal.portal.sessions import ENDED
 from parfocal.portal.words import duration, state
 from parfocal.runtime.errors import ParfocalError
 
@@ -23,10 +24,13 @@ _MOST_STREAMS: Final = 200
 _streams = threading.BoundedSemaphore(_MOST_STREAMS)
 
 
-async def job_events(client: Client, job_id: str, after: int) -> AsyncIterator[str]:
+async def job_events(
+    client: Client, job_id: str, after: int, allowed: Callable[[], bool] = lambda: True
+) -> AsyncIterator[str]:
     """Yield the events of a job after the given number, then each as it happens, and a comment every 15 s.
 
-    The stream ends with the event `end` after the job's last one, or with `lost` and the reason if nothing is known of
+    With the comment it is asked whether the person may still see the job. Nothing goes on when a browser is gone. The
+    stream ends with the event `end` after the job's last one, or with `lost` and the reason if nothing is known of
     the job for too long. Streams beyond the most that are served at a time end at once; browsers ask again.
     """
     if not _streams.acquire(blocking=False):
@@ -41,9 +45,7 @@ async def job_events(client: Client, job_id: str, after: int) -> AsyncIterator[s
 
     def read() -> None:
         try:
-            for report in client.watch(job_id, after):
-                if stopped.is_set():
-                    return
+            for report in client.watch(job_id, after, stopped):
                 put(report)
             put(None)
         except ParfocalError as error:
@@ -52,13 +54,21 @@ async def job_events(client: Client, job_id: str, after: int) -> AsyncIterator[s
             _streams.release()
 
     threading.Thread(target=read, name=f"events of {job_id}", daemon=True).start()
-    shown, last = 0.0, ""
-    yield "retry: 2000\n\n"
+    shown, last, asked = 0.0, "", time.monotonic()
     try:
+        yield "retry: 2000\n\n"
         while True:
+            silent = False
             try:
                 report = await asyncio.wait_for(reports.get(), _BEAT_SECONDS)
             except TimeoutError:
+                silent = True
+            if time.monotonic() - asked >= _BEAT_SECONDS:
+                asked = time.monotonic()
+                if not allowed():
+                    yield _event("lost", {"text": ENDED})
+                    return
+            if silent:
                 yield ": still there\n\n"
                 continue
             if report is None:

@@ -19,8 +19,8 @@ from parfocal.client.models import read_model
 from parfocal.client.quality import evaluation_method_by, judge_model
 from parfocal.client.requests import derivation_request
 from parfocal.client.watching import FINAL_STATES
-from parfocal.runtime.errors import ParfocalError, PreconditionError, UnavailableError
-from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.errors import AlreadyExistsError, ParfocalError, PreconditionError, UnavailableError
+from parfocal.runtime.store.names import new_request_id, versioned_name
 
 CHECK_LABEL = "parfocal.portal-check"
 """Of a training whose model shall be judged as soon as it is there; the value is the split."""
@@ -95,7 +95,13 @@ class Steps:
         content = self._origin.encode() + b"\0" + spec.SerializeToString(deterministic=True)
         digest = hashlib.sha256(content).hexdigest()[:12]
         request.request_id = f"{self._origin[:50]}-{digest}"
-        job = self._client.wait(self._client.start(request, wait_for_queue=True).id)
+        try:
+            started = self._client.start(request, wait_for_queue=True)
+        except AlreadyExistsError:
+            # Its result is there or in the trash, but not the record of the job: it is done again.
+            request.request_id = new_request_id(str(request.WhichOneof("spec")))
+            started = self._client.start(request, wait_for_queue=True)
+        job = self._client.wait(started.id)
         if job.state != v1.JOB_STATE_SUCCEEDED:
             raise PreconditionError(job.error.text or f"{title}: the job {job.id} was cancelled.")
         return job
@@ -147,8 +153,14 @@ def follow_training(follower: Follower, client: Client, job: v1.Job) -> None:
         follower.begin(check_key(client.project, made), lambda: check_after_training(client, job.id))
 
 
-def take_up(follower: Follower, client: Client) -> None:
-    """Go on with what an earlier portal began: trainings whose models have not been judged yet."""
+def take_up(follower: Follower, client: Client, made_by: str = "") -> None:
+    """Go on with what an earlier portal began: trainings whose models have not been judged yet.
+
+    Parameters
+    ----------
+    made_by
+        Only those of this person; empty: all.
+    """
     try:
         jobs = client.jobs(limit=_RECENT)
     except ParfocalError as error:
@@ -156,6 +168,8 @@ def take_up(follower: Follower, client: Client) -> None:
         return
     judged = {job.evaluation.model_uri for job in jobs if job.WhichOneof("spec") == "evaluation"}
     for job in jobs:
+        if made_by and job.created_by != made_by:
+            continue
         made = {output.uri for output in job.outputs if output.kind == "model"}
         if job.state not in FINAL_STATES or (job.state == v1.JOB_STATE_SUCCEEDED and made and not made & judged):
             follow_training(follower, client, job)
@@ -166,7 +180,12 @@ def make_tiles(follower: Follower, client: Client, uri: str) -> None:
 
     def begin() -> None:
         digest = hashlib.sha256(uri.encode()).hexdigest()[:24]
-        job = client.start(derivation_request([uri], request_id=f"tiles-{digest}"))
+        try:
+            job = client.start(derivation_request([uri], request_id=f"tiles-{digest}"))
+        except AlreadyExistsError:
+            # What a job of this id left is there, but not its record, or somebody else took the id.
+            client.start(derivation_request([uri]))
+            return
         if job.state in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
             client.start(derivation_request([uri]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -15,11 +16,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from parfocal import v1
 from parfocal.client import Client, ServiceInfo
+from parfocal.flows._api import PrefectApi
+from parfocal.flows.schedules import Schedules
 from parfocal.portal import words
-from parfocal.portal.follow import Follower
-from parfocal.portal.guard import form_token, token_key
+from parfocal.portal.follow import Follower, take_up
+from parfocal.portal.guard import token_key, token_of
+from parfocal.portal.oidc import AttemptSeal, Providers
+from parfocal.portal.sessions import Rights, Session, Sessions, rights_in
+from parfocal.portal.settings import PortalSettings
 from parfocal.portal.tiles import CatalogReader
 from parfocal.portal.uploads import Uploads
+from parfocal.runtime.access.gate import Gate
 from parfocal.runtime.errors import NotFoundError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import is_name
@@ -29,7 +36,7 @@ THEMES: Final = ("system", "light", "dark")
 _LABELS: Final = frozenset({v1.TASK_INSTANCE_SEGMENTATION, v1.TASK_SEMANTIC_SEGMENTATION})
 _FRESH_SECONDS: Final = 3.0
 _STALE_SECONDS: Final = 60.0
-_MOST_CLIENTS: Final = 64
+_MOST_CLIENTS: Final = 256
 
 
 class Portal:
@@ -38,83 +45,138 @@ class Portal:
     Parameters
     ----------
     settings
-        Services, catalogue, state folder and the project that is opened first.
+        Services, catalogue, access file, state folder and the project that is opened first.
+    own
+        How browsers reach the portal, and how people sign in.
     workflows
         URL of Prefect's pages; empty where there are none.
+
+    Raises
+    ------
+    PreconditionError
+        The access file, or the secret of the portal, cannot be used.
     """
 
-    def __init__(self, settings: Settings, workflows: str = "") -> None:
+    def __init__(self, settings: Settings, own: PortalSettings | None = None, workflows: str = "") -> None:
         self.settings = settings
+        self.own = own or PortalSettings()
         self.workflows = workflows
         self.key = token_key(settings.state_folder / "portal")
+        self.gate = Gate(settings)
+        self.sessions = Sessions(self.gate, self.own.session_hours)
+        self.providers = Providers(self.own.client_id, self.own.client_secret)
+        self.seal = AttemptSeal(self.key)
         self.uploads = Uploads(settings.state_folder / "portal" / "uploads")
         self.follower = Follower()
-        self._clients: dict[str, Client] = {}
-        self._tiles: dict[str, CatalogReader] = {}
+        self._prefect = os.environ.get("PREFECT_API_URL", ""), os.environ.get("PREFECT_API_AUTH_STRING", "")
+        self._readers: dict[tuple[Session | None, str], tuple[Client, CatalogReader]] = {}
         self._lock = threading.Lock()
         self._infos: tuple[float, Sequence[ServiceInfo]] = (0.0, ())
         self._asking = threading.Lock()
 
-    def client(self, project: str) -> Client:
-        """Return the client of a project; raise NotFoundError if it cannot be one's name."""
+    def client(self, project: str, session: Session | None = None) -> Client:
+        """Return the client of a project that acts for the person of a session.
+
+        Raises
+        ------
+        NotFoundError
+            It cannot be the name of a project.
+        """
+        return self._reader(project, session)[0]
+
+    def tiles(self, project: str, session: Session | None = None) -> CatalogReader:
+        """Return where the tiles of a project are read, as `client`."""
+        return self._reader(project, session)[1]
+
+    def forget_tiles(self, project: str) -> None:
+        """Forget what was read of the images of a project, because something of it was deleted."""
+        with self._lock:
+            for (session, name), (client, _) in self._readers.items():
+                if name == project:
+                    self._readers[session, name] = client, CatalogReader(client)
+
+    def _reader(self, project: str, session: Session | None) -> tuple[Client, CatalogReader]:
         if not is_name(project):
             raise NotFoundError(f"There is no project {project!r}.")
+        key = (session, project)
         with self._lock:
-            client = self._clients.pop(project, None) or Client(self.settings.model_copy(update={"project": project}))
-            self._clients[project] = client
-            if len(self._clients) > _MOST_CLIENTS:
+            known = self._readers.pop(key, None)
+            if known is None:
+                client = Client(self.settings.model_copy(update={"project": project}), tokens=session)
+                known = client, CatalogReader(client)
+                if session is not None and rights_in(self.gate, session, project).work:
+                    # What they began in a portal that has ended since.
+                    name = session.identity.name
+                    work = threading.Thread(target=take_up, args=(self.follower, client, name), daemon=True)
+                    work.start()
+            self._readers[key] = known
+            for other in [other for other in self._readers if other[0] is not None and other[0].is_over]:
+                del self._readers[other]
+            if len(self._readers) > _MOST_CLIENTS:
                 # The one that nobody has asked for the longest; a page that still uses it keeps it.
-                del self._clients[next(iter(self._clients))]
-            return client
+                del self._readers[next(iter(self._readers))]
+            return known
 
-    def tiles(self, project: str) -> CatalogReader:
-        """Return where the tiles of a project are read."""
-        client = self.client(project)
-        with self._lock:
-            reader = self._tiles.pop(project, None) or CatalogReader(client)
-            self._tiles[project] = reader
-            if len(self._tiles) > _MOST_CLIENTS:
-                del self._tiles[next(iter(self._tiles))]
-            return reader
+    def services(self, client: Client) -> Sequence[ServiceInfo]:
+        """Return what every service answers to whoever has a role; a page does not wait for one that is slow.
 
-    def services(self) -> Sequence[ServiceInfo]:
-        """Return what every service answers; a page does not wait for one that is slow, if it answered lately."""
+        Parameters
+        ----------
+        client
+            Asks, where what they answered before is no longer new.
+        """
         asked, infos = self._infos
         age = time.monotonic() - asked
         if infos and age < _FRESH_SECONDS:
             return infos
         if infos and age < _STALE_SECONDS:
-            threading.Thread(target=self._ask, name="services", daemon=True).start()
+            threading.Thread(target=self._ask, args=(client,), name="services", daemon=True).start()
             return infos
-        return self._ask()
+        return self._ask(client)
 
-    def methods(self, kind: v1.JobKind.ValueType = v1.JOB_KIND_TRAINING) -> list[v1.Method]:
+    def methods(self, client: Client, kind: v1.JobKind.ValueType = v1.JOB_KIND_TRAINING) -> list[v1.Method]:
         """Return the methods that offer a kind of work, by title."""
-        found = {method.name: method for info in self.services() for method in info.methods if kind in method.job_kinds}
+        offered = (method for info in self.services(client) for method in info.methods)
+        found = {method.name: method for method in offered if kind in method.job_kinds}
         return sorted(found.values(), key=lambda method: method.title.casefold())
 
-    def method(self, name: str) -> v1.Method | None:
+    def method(self, client: Client, name: str) -> v1.Method | None:
         """Return the description of a method; None if no service that answers offers it."""
-        found = (method for info in self.services() for method in info.methods if method.name == name)
+        found = (method for info in self.services(client) for method in info.methods if method.name == name)
         return next(found, None)
 
-    def makes_labels(self, name: str) -> bool:
+    def makes_labels(self, client: Client, name: str) -> bool:
         """Return whether a method makes label images."""
-        method = self.method(name)
+        method = self.method(client, name)
         return method is not None and method.task in _LABELS
+
+    def schedules(self) -> Schedules:
+        """Return the schedules of all projects; who may see which is decided by whoever asks.
+
+        Raises
+        ------
+        UnavailableError
+            This installation has no workflows.
+        """
+        if not self._prefect[0]:
+            raise UnavailableError(
+                "This installation runs no workflows, so nothing is predicted by itself. Whoever runs Parfocal can "
+                "start them: without --no-prefect, or by PREFECT_API_URL."
+            )
+        return Schedules(PrefectApi(*self._prefect))
 
     def close(self) -> None:
         """Close all clients."""
-        for client in self._clients.values():
+        for client, _ in self._readers.values():
             client.close()
 
-    def _ask(self) -> Sequence[ServiceInfo]:
+    def _ask(self, client: Client) -> Sequence[ServiceInfo]:
         with self._asking:
             asked, infos = self._infos
             if infos and time.monotonic() - asked < _FRESH_SECONDS:
                 return infos
             try:
-                infos = self.client(self.settings.project).services()
+                infos = client.services()
             except UnavailableError:
                 infos = []  # none is known; the pages say so
             self._infos = (time.monotonic(), infos)
@@ -128,12 +190,30 @@ def portal_of(request: Request) -> Portal:
 
 
 def client_of(request: Request, project: str) -> Client:
-    """Return the client of the project in the address."""
-    return portal_of(request).client(project)
+    """Return the client of the project in the address, which acts for whoever asks."""
+    return portal_of(request).client(project, request.state.session)
+
+
+def tiles_of(request: Request) -> CatalogReader:
+    """Return where the tiles of the project in the address are read, for whoever asks."""
+    return portal_of(request).tiles(request.path_params["project"], request.state.session)
+
+
+def rights_of(request: Request) -> Rights:
+    """Return what whoever asks may do in the project in the address."""
+    project = project_of(request)
+    return rights_in(portal_of(request).gate, request.state.session, project if is_name(project) else "")
+
+
+def project_of(request: Request) -> str:
+    """Return the project in the address; without one, where there are no identities, that which is opened first."""
+    portal = portal_of(request)
+    return str(request.path_params.get("project", portal.settings.project if portal.gate.is_open else ""))
 
 
 PortalHere = Annotated[Portal, Depends(portal_of)]
 ClientHere = Annotated[Client, Depends(client_of)]
+RightsHere = Annotated[Rights, Depends(rights_of)]
 
 
 def _environment() -> Environment:
@@ -159,8 +239,9 @@ def page(request: Request, template: str, status_code: int = 200, **values: Any)
     portal = portal_of(request)
     theme = request.cookies.get("parfocal_theme", "system")
     values = {
-        "project": request.path_params.get("project", portal.settings.project),
-        "csrf": form_token(portal.key, request.state.session),
+        "project": project_of(request),
+        "csrf": token_of(request),
+        "rights": rights_of(request),
         "theme": theme if theme in THEMES else "system",
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         "workflows": portal.workflows,

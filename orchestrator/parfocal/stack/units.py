@@ -87,7 +87,7 @@ def build_units(config: StackConfig, credentials: Credentials) -> tuple[Unit, ..
         units.append(runner_unit(config, credentials, config.runner_module))
     # A stack that an older Parfocal started has no port for it.
     if config.portal and config.portal_port:
-        units.append(portal_unit(config))
+        units.append(portal_unit(config, credentials))
     return tuple(units)
 
 
@@ -221,14 +221,20 @@ def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> U
     )
 
 
-def portal_unit(config: StackConfig) -> Unit:
+def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
     """Return the portal, the pages for the browser; it has no key of the store."""
     url = portal_url(config)
     env = base_environment(same_python=True) | client_settings(config)
     env |= {"PARFOCAL_HOME": str(config.folder), "PARFOCAL_STATE_DIR": str(config.folder / "state")}
+    # Names alone: schedules say in which bucket their predictions lie.
+    env |= config.buckets.environment
     argv = [sys.executable, "-P", "-m", "parfocal.portal", "--listen", f"{LOOPBACK}:{config.portal_port}"]
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
+        # Schedules are kept there. Prefect knows no people: the portal decides who may see and change which.
+        env["PREFECT_API_URL"] = prefect_api_url(config)
+        if os.environ.get(ACCESS_FILE):
+            env["PREFECT_API_AUTH_STRING"] = credentials.prefect_auth
     return Unit(
         name="portal",
         argv=tuple(argv),

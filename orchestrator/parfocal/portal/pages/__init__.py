@@ -1,7 +1,21 @@
-"""The parts of the site; each module has a router."""
+"""The parts of the site; each module has a router. Those of `ROUTERS` lie below a project."""
 
-from parfocal.portal.pages import compare, data, files, jobs, methods, models, operator, predict, start, train
+from parfocal.portal.pages import (
+    compare,
+    data,
+    files,
+    jobs,
+    methods,
+    models,
+    operator,
+    predict,
+    schedules,
+    start,
+    train,
+    trash,
+)
 
 ROUTERS = tuple(
-    module.router for module in (start, data, methods, train, jobs, models, predict, compare, operator, files)
+    module.router
+    for module in (start, data, methods, train, jobs, models, predict, compare, operator, files, trash, schedules)
 )

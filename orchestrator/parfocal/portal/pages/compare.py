@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from parfocal import v1
@@ -16,7 +17,7 @@ from parfocal.client.models import list_models, read_model
 from parfocal.client.quality import published_summary
 from parfocal.client.results import result_uri
 from parfocal.portal.follow import compare_key, compare_models
-from parfocal.portal.portal import ClientHere, PortalHere, page
+from parfocal.portal.portal import ClientHere, PortalHere, go, page
 from parfocal.portal.words import plain
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
@@ -64,8 +65,7 @@ async def begin(request: Request, client: ClientHere, portal: PortalHere) -> Res
     plan = await run_in_threadpool(plan_comparison, client, (a, b), (), dataset)
     origin = check_request_id(form.get("request_id", "") or new_request_id("compare"))
     portal.follower.begin(compare_key(client.project, plan), lambda: compare_models(client, plan, origin))
-    url = request.url_for("compare", project=client.project).include_query_params(a=a, b=b, dataset=dataset)
-    return RedirectResponse(str(url), 303)
+    return go(request, f"/compare?{urlencode({'a': a, 'b': b, 'dataset': dataset})}")
 
 
 def _found(client: Client, plan: Comparison) -> dict[str, Any] | None:

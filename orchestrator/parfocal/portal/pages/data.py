@@ -24,7 +24,7 @@ from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
 from parfocal.portal.follow import make_tiles
 from parfocal.portal.layers import dataset_config
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
 from parfocal.runtime.datasets.report import FolderReport
@@ -119,7 +119,7 @@ def checks(request: Request, client: ClientHere, portal: PortalHere, upload: str
         faulty=_faulty(values, error) if error else [],
         rows=_image_rows(report) if report else [],
         suggestion=_suggestion(values),
-        suitable=_suitable(portal, report) if report else [],
+        suitable=_suitable(client, portal, report) if report else [],
         query=urlencode(sorted(request.query_params.multi_items())),
         **values,
     )
@@ -168,7 +168,8 @@ def dataset(
     """Show one dataset: what it is good for, what is wrong with it, its images."""
     manifest = read_dataset(client, f"{name}:{version}")
     uri = client.dataset_uri(f"{name}:{version}")
-    make_tiles(portal.follower, client, uri)
+    if rights_of(request).work:
+        make_tiles(portal.follower, client, uri)
     sources = [image for image in manifest.images if image.role == "source" and split in {"", image.split}]
     sources.sort(key=lambda image: image.split != "train")
     partners = (
@@ -192,7 +193,7 @@ def dataset(
         number=number,
         pages=-(-len(sources) // _PAGE),
         facts=_facts(manifest),
-        suitable=_suitable(portal, manifest),
+        suitable=_suitable(client, portal, manifest),
         versions=sorted((each.version for each in known if each.dataset == name), reverse=True),
         models=[model for model in list_models(client) if model.manifest.dataset_uri == uri],
         **_quality(client, manifest, uri),
@@ -345,14 +346,14 @@ def _suggestion(values: Mapping[str, Any]) -> str:
     return top
 
 
-def _suitable(portal: Portal, dataset: FolderReport | DatasetManifest) -> list[v1.Method]:
+def _suitable(client: Client, portal: Portal, dataset: FolderReport | DatasetManifest) -> list[v1.Method]:
     """Return the methods of the services that can be trained on a dataset."""
     images = dataset.train if isinstance(dataset, FolderReport) else dataset.select("train", "source")
     axes = {"".join(axis for axis in image.axes if axis in "ZYX") for image in images}
     frames = any("T" in image.axes for image in images)
     return [
         method
-        for method in portal.methods()
+        for method in portal.methods(client)
         if suits(dataset.kind, method.data_requirements.target)
         and (
             method.data_requirements.axes in axes

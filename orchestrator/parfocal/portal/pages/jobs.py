@@ -13,7 +13,8 @@ from parfocal.client.models import read_model
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.events import epoch_row, history, job_events
 from parfocal.portal.follow import CHECK_LABEL, check_key
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
+from parfocal.portal.sessions import Session
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.names import versioned_name
 
@@ -69,6 +70,7 @@ def job(request: Request, client: ClientHere, portal: PortalHere, job_id: str) -
 
 @router.get("/jobs/{job_id}/events")
 async def events(
+    request: Request,
     client: ClientHere,
     job_id: str,
     after: int = 0,
@@ -76,8 +78,13 @@ async def events(
 ) -> Response:
     """Stream the events of a job; a browser that lost the connection goes on after the last one it saw."""
     seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else max(0, after)
+    session: Session | None = request.state.session
+
+    def allowed() -> bool:
+        return (session is None or not session.is_over) and rights_of(request).role is not None
+
     return StreamingResponse(
-        job_events(client, job_id, seen), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        job_events(client, job_id, seen, allowed), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )
 
 

@@ -23,7 +23,7 @@ def methods(
 ) -> Response:
     """Ask what should come out and what is there, and show the methods that fit."""
     manifest = read_dataset(client, dataset) if dataset else None
-    offered = portal.methods()
+    offered = portal.methods(client)
     tasks = {v1.Task.Name(number): title for number, title in GLOBALS["tasks"].items()}
     used = {v1.Task.Name(method.task) for method in offered}
     rows = []
@@ -46,7 +46,7 @@ def methods(
         task_choices={name: title for name, title in tasks.items() if name in used},
         kinds=KINDS,
         datasets=list_datasets(client),
-        silent=[info for info in portal.services() if info.error],
+        silent=[info for info in portal.services(client) if info.error],
     )
 
 

@@ -16,7 +16,7 @@ from parfocal.client.quality import evaluation_summary
 from parfocal.portal.follow import check_key, check_model, make_tiles
 from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import picture_url, result_of
-from parfocal.portal.portal import ClientHere, PortalHere, go, page
+from parfocal.portal.portal import ClientHere, PortalHere, go, page, rights_of
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary, Metric
 from parfocal.runtime.store.manifests import ResultManifest
@@ -58,7 +58,7 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
         "children": [each for each in every if each.manifest.parent == summary.uri],
         "running": running,
         "problem": portal.follower.error(key),
-        "method": portal.method(summary.manifest.method),
+        "method": portal.method(client, summary.manifest.method),
         "judged": None,
         "quality_problem": "",
         "request_id": new_request_id(f"check-{name}"),
@@ -68,7 +68,7 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
     if summary.verdict.job:
         try:
             values["judged"] = _judged(client, summary)
-            for uri in values["judged"]["shown"]:
+            for uri in values["judged"]["shown"] if rights_of(request).work else ():
                 make_tiles(portal.follower, client, uri)
         except ParfocalError as error:
             values["quality_problem"] = error.message
@@ -100,10 +100,10 @@ def viewer(client: ClientHere, portal: PortalHere, name: str, version: int) -> R
     summary = read_model(client, f"{name}:{version}")
     place, result = result_of(client, summary.verdict.job)
     found = evaluation_summary(client, str(place))
-    scores = found.scores(client.catalog.read(str(place), METRICS_FILE).decode())
+    scores = found.scores(client.catalog.read(str(place), METRICS_FILE).decode("utf-8", "replace"))
     order = _ranked(scores, found.primary)
     return JSONResponse(
-        evaluation_config(client, place, result, order, labels=portal.makes_labels(summary.manifest.method))
+        evaluation_config(client, place, result, order, labels=portal.makes_labels(client, summary.manifest.method))
     )
 
 
@@ -141,7 +141,7 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
     job = model.verdict.job
     place, result = result_of(client, job)
     summary = evaluation_summary(client, str(place))
-    scores = summary.scores(client.catalog.read(str(place), METRICS_FILE).decode())
+    scores = summary.scores(client.catalog.read(str(place), METRICS_FILE).decode("utf-8", "replace"))
     primary = summary.primary
     kinds = list(summary.names)
     images = _ranked(scores, primary)

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from parfocal import v1
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
-from parfocal.portal.portal import ClientHere, PortalHere, page
-from parfocal.runtime.errors import ParfocalError
+from parfocal.portal.portal import ClientHere, PortalHere, page, rights_of
+from parfocal.runtime.errors import ParfocalError, PermissionDeniedError
 
-router = APIRouter(prefix="/p/{project}")
+
+def require_operator(request: Request) -> None:
+    """Raise PermissionDeniedError unless whoever asks is an operator of the project."""
+    rights = rights_of(request)
+    if rights.role is not None and not rights.operate:
+        raise PermissionDeniedError(
+            f"You ({rights.name}) are a {rights.role.title} of the project {request.path_params['project']!r}; "
+            "this page is for its operators."
+        )
+
+
+router = APIRouter(prefix="/p/{project}", dependencies=[Depends(require_operator)])
 _RECENT = 500
 
 
@@ -49,7 +60,7 @@ def operator(request: Request, client: ClientHere, portal: PortalHere) -> Respon
     return page(
         request,
         "operator.html",
-        infos=portal.services(),
+        infos=portal.services(client),
         problem=problem,
         waiting=[job for job in reversed(jobs) if job.state == v1.JOB_STATE_QUEUED],
         running=[job for job in jobs if job.state not in FINAL_STATES and job.state != v1.JOB_STATE_QUEUED],

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import tempfile
 import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -26,10 +25,12 @@ from parfocal.client.results import find_inputs, unsuitable_inputs, upload_input
 from parfocal.client.single_images import PredictedImage
 from parfocal.portal.follow import make_tiles
 from parfocal.portal.forms import make_form, sent_parameters
+from parfocal.portal.guard import require_work
 from parfocal.portal.layers import prediction_config
 from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
+from parfocal.portal.tables import Table, place_of, read_table
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
@@ -52,15 +53,15 @@ class _Tried:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[float, dict[str, bytes]]] = OrderedDict()
 
-    def keep(self, key: str, pictures: dict[str, bytes]) -> None:
+    def keep(self, project: str, key: str, pictures: dict[str, bytes]) -> None:
         with self._lock:
-            self._kept[key] = (time.monotonic(), pictures)
+            self._kept[f"{project}/{key}"] = (time.monotonic(), pictures)
             while len(self._kept) > _TRIED_AT_ONCE:
                 self._kept.popitem(last=False)
 
-    def get(self, key: str, name: str) -> bytes:
+    def get(self, project: str, key: str, name: str) -> bytes:
         with self._lock:
-            kept = self._kept.get(key)
+            kept = self._kept.get(f"{project}/{key}")
         if kept is None or time.monotonic() - kept[0] > _TRIED_SECONDS or name not in kept[1]:
             raise NotFoundError("This picture is no longer there. Try the image again.")
         return kept[1][name]
@@ -69,7 +70,7 @@ class _Tried:
 _tried = _Tried()
 
 
-@router.get("/predict")
+@router.get("/predict", dependencies=[Depends(require_work)])
 def predict(request: Request, client: ClientHere, portal: PortalHere, model: str = "", input: str = "") -> Response:
     """Choose a model and images; try one, then predict all."""
     return page(request, "predict.html", **_values(client, portal, model, input))
@@ -83,9 +84,9 @@ async def try_one(request: Request, client: ClientHere, portal: PortalHere) -> R
 
 
 @router.get("/predict/tried/{key}/{name}.png")
-def tried(key: str, name: str) -> Response:
+def tried(project: str, key: str, name: str) -> Response:
     """Return a picture of an image that was tried."""
-    return Response(_tried.get(key, name), media_type="image/png")
+    return Response(_tried.get(project, key, name), media_type="image/png")
 
 
 @router.post("/predict")
@@ -109,8 +110,9 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
     place, manifest = result_of(client, job_id)
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
-    labels = portal.makes_labels(manifest.method)
-    for uri in (str(place), *([manifest.input_uri] if manifest.split else [])):
+    labels = portal.makes_labels(client, manifest.method)
+    tiled = (str(place), *([manifest.input_uri] if manifest.split else []))
+    for uri in tiled if rights_of(request).work else ():
         make_tiles(portal.follower, client, uri)
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
@@ -156,7 +158,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
 def viewer(client: ClientHere, portal: PortalHere, job_id: str) -> Response:
     """Tell the viewer of the images of a prediction."""
     _, manifest = result_of(client, job_id)
-    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(manifest.method)))
+    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(client, manifest.method)))
 
 
 @router.get("/results/{job_id}/objects")
@@ -167,10 +169,12 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
     public = {entry.name: entry.public_name for entry in manifest.files}
     found = {kind: public.get(name, "") for kind, name in (chosen.outputs if chosen else {}).items()}
     kind = next((kind for kind in _FOUND if found.get(kind, "").endswith(".csv")), "")
-    rows: list[dict[str, str]] = []
+    table, problem = Table((), (), 0), ""
     if kind:
-        text = client.catalog.read(str(place), found[kind]).decode("utf-8", "replace")
-        rows = list(csv.DictReader(io.StringIO(text)))
+        try:
+            table = read_table(found[kind], client.catalog.read(str(place), found[kind]), _ROWS)
+        except InvalidInputError as error:
+            problem = error.message
     return page(
         request,
         "_objects.html",
@@ -178,9 +182,10 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
         image=image,
         kind=kind,
         file=found.get(kind, ""),
-        columns=[name for name in (rows[0] if rows else {}) if name != "plane" or any(row[name] for row in rows)],
-        rows=[(_place(row), row) for row in rows[:_ROWS]],
-        total=len(rows),
+        problem=problem,
+        table=table,
+        columns=[name for name in table.columns if name != "plane" or any(row[name] for row in table.rows)],
+        rows=[(place_of(row), row) for row in table.rows],
     )
 
 
@@ -188,18 +193,8 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
 def table(request: Request, client: ClientHere, job_id: str, file: str) -> Response:
     """Show a table that a prediction made."""
     place, _ = result_of(client, job_id)
-    text = client.catalog.read(str(place), file).decode("utf-8", "replace")
-    rows = list(csv.reader(io.StringIO(text)))
-    return page(
-        request,
-        "table.html",
-        job_id=job_id,
-        file=file,
-        columns=rows[0] if rows else [],
-        rows=rows[1 : _ROWS + 1],
-        total=max(0, len(rows) - 1),
-        most=_ROWS,
-    )
+    found = read_table(file, client.catalog.read(str(place), file), _ROWS)
+    return page(request, "table.html", job_id=job_id, file=file, table=found)
 
 
 @router.get("/results/{job_id}/all.zip")
@@ -220,7 +215,7 @@ def _values(client: Client, portal: Portal, model: str, chosen: str) -> dict[str
     if model:
         summary = read_model(client, model)
         model = f"{summary.manifest.model}:{summary.manifest.version}"
-    method = portal.method(summary.manifest.method) if summary else None
+    method = portal.method(client, summary.manifest.method) if summary else None
     datasets = list_datasets(client)
     choices = [
         f"{each.dataset}:{each.version}/{split}"
@@ -277,10 +272,10 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
         if request.headers.get("hx-request") == "true":
             return page(request, "_tried.html", 422, error=error, tried=None)
         return page(request, "predict.html", 422, **{**values, "error": error})
-    labels = portal.makes_labels(values["method"].name)
+    labels = portal.makes_labels(client, values["method"].name)
     shown = _pictures(image, predicted, labels=labels)
     key = new_request_id("tried")
-    _tried.keep(key, shown)
+    _tried.keep(client.project, key, shown)
     found = {
         "key": key,
         "name": name,
@@ -380,17 +375,6 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
         return {}
     base = f"/p/{client.project}/data/{name.replace(':', '/')}"
     return {image.stem: picture_url(base, image.file) for image in dataset.select(manifest.split, "source")}
-
-
-def _place(row: Mapping[str, str]) -> dict[str, str]:
-    """Return where the viewer finds what a row is about: its number, or its centre in pixels."""
-    found = {"object": row.get("label", ""), "z": row.get("plane", "")}
-    for axis in "xy":
-        middle = row.get(f"{axis}_px", "")
-        if not middle and row.get(f"{axis}_min_px") and row.get(f"{axis}_max_px"):
-            middle = f"{(float(row[f'{axis}_min_px']) + float(row[f'{axis}_max_px'])) / 2:.1f}"
-        found[axis] = middle
-    return {name: value for name, value in found.items() if value}
 
 
 def _stem(name: str) -> str:

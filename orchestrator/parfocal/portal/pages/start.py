@@ -43,7 +43,7 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
         request,
         "start.html",
         problems=list(dict.fromkeys(problems)),
-        silent=[info for info in portal.services() if info.error],
+        silent=[info for info in portal.services(client) if info.error],
         running=[job for job in jobs if job.state not in FINAL_STATES],
         failed=failed[:4],
         doubtful=[model for model in newest.values() if model.verdict.state == "failed"][:3],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
@@ -16,6 +16,7 @@ from parfocal.client.requests import training_request
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.follow import CHECK_LABEL, follow_training
 from parfocal.portal.forms import make_form, sent_parameters
+from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.runtime.datasets.kinds import needed_title, suits
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation
@@ -25,7 +26,7 @@ _RECENT: Final = 200
 router = APIRouter(prefix="/p/{project}")
 
 
-@router.get("/train")
+@router.get("/train", dependencies=[Depends(require_work)])
 def train(
     request: Request,
     client: ClientHere,
@@ -115,7 +116,7 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
 
 
 def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[str, Any]:
-    chosen = portal.method(method) if method else None
+    chosen = portal.method(client, method) if method else None
     options = []
     for each in list_datasets(client):
         fits = chosen is None or suits(each.kind, chosen.data_requirements.target)
@@ -129,7 +130,7 @@ def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[s
             dataset = ""
     return {
         "method": chosen,
-        "methods": portal.methods(),
+        "methods": portal.methods(client),
         "dataset": dataset if manifest else "",
         "manifest": manifest,
         "datasets": options,

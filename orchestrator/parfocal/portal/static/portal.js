@@ -9,8 +9,19 @@ window.addEventListener("pageshow", (event) => { if (event.persisted) location.r
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, .viewer")) return;
+  const search = document.getElementById("search");
+  if (!search) return;
   event.preventDefault();
-  document.getElementById("search").focus();
+  search.focus();
+});
+
+// The place within a page is kept while somebody signs in.
+for (const link of document.querySelectorAll("[data-sign-in]")) if (location.hash) link.href += encodeURIComponent(location.hash);
+
+// A sign-in that has ended loses nothing: the page stays, and goes on when somebody has signed in in another tab.
+const ended = document.getElementById("sign-in-ended");
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.xhr) ended.hidden = event.detail.xhr.status !== 401;
 });
 
 // What scrolls sideways can be reached with the keyboard.
@@ -139,9 +150,10 @@ if (uploading) {
       try {
         const answer = await fetch(url, { method: "PUT", body: file, headers: { "X-CSRF-Token": token, "X-File-Size": String(file.size), "Content-Type": "application/octet-stream", Accept: "text/plain" } });
         if (answer.ok) return;
-        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        const found = page.querySelector(".problem p");
-        throw Object.assign(new Error(found ? found.textContent : `${file.name} was refused.`), { refused: answer.status < 500 });
+        const text = await answer.text();
+        const found = new DOMParser().parseFromString(text, "text/html").querySelector(".problem p");
+        const why = found ? found.textContent : answer.status === 401 ? text : `${file.name} was refused.`;
+        throw Object.assign(new Error(why), { refused: answer.status < 500 });
       } catch (error) {
         if (error.refused || attempt >= 4) throw error;
         await new Promise((wake) => setTimeout(wake, 1000 * 2 ** attempt));

@@ -32,11 +32,10 @@ from parfocal.runtime.errors import (
     PreconditionError,
 )
 from parfocal.runtime.store.manifests import Manifest
-from parfocal.runtime.store.publish import CLAIM
+from parfocal.runtime.store.publish import CLAIM, TRASH
 from parfocal.runtime.store.store import Location
 
 _log = logging.getLogger(__name__)
-TRASH: Final = ".trash"
 _RECORD: Final = "deleted.json"
 
 

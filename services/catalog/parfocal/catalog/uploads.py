@@ -31,7 +31,6 @@ from parfocal import v1
 from parfocal.catalog.lineage import addresses
 from parfocal.catalog.places import DATASET, KINDS, MODEL, RESULT, Kind, place_of
 from parfocal.catalog.signing import Signer
-from parfocal.catalog.trash import TRASH
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -63,13 +62,12 @@ from parfocal.runtime.store.names import (
     model_location,
     result_location,
 )
-from parfocal.runtime.store.publish import CLAIM, claim_version, publish, sha256_of
+from parfocal.runtime.store.publish import CLAIM, INPUTS, TRASH, claim_version, is_taken, publish, sha256_of
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
 _log = logging.getLogger(__name__)
 # SeaweedFS shows no folder called `.uploads`: it keeps parts of its own there.
 _FOLDER: Final = ".incoming"
-_INPUTS: Final = "inputs"
 _DAY: Final = 86_400.0
 _THREADS: Final = 4
 _RESERVE: Final = 64 * 2**20
@@ -86,7 +84,7 @@ _KINDS: Final[Mapping[int, tuple[str, Kind]]] = {
     v1.UPLOAD_KIND_DATASET: ("dataset", DATASET),
     v1.UPLOAD_KIND_MODEL: ("model", MODEL),
     v1.UPLOAD_KIND_RESULT: ("result", RESULT),
-    v1.UPLOAD_KIND_INPUTS: (_INPUTS, RESULT),
+    v1.UPLOAD_KIND_INPUTS: (INPUTS, RESULT),
 }
 
 
@@ -121,7 +119,7 @@ class Upload:
     @property
     def is_inputs(self) -> bool:
         """Whether it is the input of a prediction, which has no manifest."""
-        return self.record.what == _INPUTS
+        return self.record.what == INPUTS
 
 
 class Uploads:
@@ -298,7 +296,7 @@ class Uploads:
 
     def _upload(self, project: str, kind: Kind, request: str, record: Record) -> Upload:
         place = place_of(self._store, kind, project, record.name, record.version).location
-        return Upload(project, request, kind, record, place / _INPUTS if record.what == _INPUTS else place)
+        return Upload(project, request, kind, record, place / INPUTS if record.what == INPUTS else place)
 
     def _sign(self, upload: Upload, file: v1.UploadFile, *, resume: bool) -> v1.FileUpload:
         if file.name == upload.kind.manifest and not upload.is_inputs:
@@ -451,11 +449,8 @@ class Uploads:
 
     def _require_free(self, project: str, request: str) -> None:
         """Raise AlreadyExistsError where results, also deleted ones, or a job have this request id."""
-        place = result_location(self._store, project, request)
-        trash = RESULT.root(self._store) / project / TRASH / request / RESULT.manifest
         # Inputs may lie there: those of a prediction that has not been started, or of the result that will follow.
-        others = (item for item in self._store.objects(place, recursive=False) if item.location.name != _INPUTS)
-        if self._has_job(project, request) or self._store.exists(trash) or next(others, None) is not None:
+        if self._has_job(project, request) or is_taken(self._store, result_location(self._store, project, request)):
             raise AlreadyExistsError(f"The request id {request!r} belongs to a job or to results: use a fresh one.")
 
     def _is_published(self, upload: Upload) -> bool:

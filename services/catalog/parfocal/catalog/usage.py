@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parfocal import v1
 from parfocal.catalog.places import Kind
-from parfocal.catalog.trash import TRASH
+from parfocal.runtime.store.publish import TRASH
 from parfocal.runtime.store.store import Store
 
 

@@ -70,6 +70,19 @@ class Gate:
         """Return what a project may use."""
         return self.policy.limits(project)
 
+    def require(self, identity: Identity, project: str, action: Action) -> None:
+        """Raise what a service would answer if somebody may not do something in a project.
+
+        Raises
+        ------
+        NotFoundError
+            They have no role in the project: whether it exists is none of their business.
+        PermissionDeniedError
+            Their role is not enough.
+        """
+        if not self.is_open:
+            self._require(Call("", self, identity), project, action, self._role(identity, project))
+
     def identify(self, metadata: Mapping[str, str | bytes]) -> Identity:
         """Return who sent a call with this metadata; it may ask the issuer, so servers call it in threads.
 

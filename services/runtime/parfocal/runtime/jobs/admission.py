@@ -11,6 +11,7 @@ from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.datasets.kinds import IMAGE_TARGETS, has_comparable, require_suitable, title_of
 from parfocal.runtime.errors import (
+    AlreadyExistsError,
     ConflictError,
     DamagedError,
     InvalidInputError,
@@ -39,7 +40,7 @@ from parfocal.runtime.store.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.store.names import check_name, check_request_id, model_location, result_location
-from parfocal.runtime.store.publish import claim_version
+from parfocal.runtime.store.publish import claim_version, is_taken
 from parfocal.runtime.store.store import Location, Store
 
 M = TypeVar("M", bound=Manifest)
@@ -65,6 +66,8 @@ def admit(
     ------
     InvalidInputError, NotFoundError
         The request cannot be carried out; nothing has been stored.
+    AlreadyExistsError
+        Something else lies where the result would be published.
     """
     check_name("project", request.project)
     check_request_id(request.request_id)
@@ -108,6 +111,16 @@ def admit(
         place = claim_version(store, model_location(store, job.project, request.training.model), job.id)
     else:
         place = result_location(store, job.project, job.id)
+        if is_taken(store, place):
+            # The same request may have reached another instance a moment ago.
+            known = jobs.repeated(request)
+            if known is not None:
+                return known
+            text = (
+                f"The request id {job.id!r} belongs to results that are there already or were deleted, or to a folder "
+                "that scheduled predictions write to: use a fresh one."
+            )
+            raise AlreadyExistsError(text, [Violation("request_id", text)])
     job.reserved_uri = str(place)
     try:
         return jobs.create(job, request_digest(request)).job

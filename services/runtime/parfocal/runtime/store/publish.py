@@ -8,12 +8,18 @@ import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from parfocal.runtime.errors import AlreadyExistsError, ConflictError
-from parfocal.runtime.store.manifests import FileEntry, Manifest, public_name
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, FileEntry, Manifest, public_name
 from parfocal.runtime.store.store import Location, Store
 
 CLAIM = "claim.json"
+TRASH: Final = ".trash"
+"""Folder of a project that has the manifests of what was deleted."""
+
+INPUTS: Final = "inputs"
+"""Folder of a prediction's result with the images that were sent for it."""
 
 
 def sha256_of(path: Path) -> str:
@@ -39,6 +45,15 @@ def claim_version(store: Store, folder: Location, owner: str) -> Location:
             number += 1
         else:
             return place
+
+
+def is_taken(store: Store, place: Location) -> bool:
+    """Return whether there is something, or a deleted result, where a job would publish its result.
+
+    It may be a result, or a folder that scheduled predictions write to. Images sent for the job itself do not count.
+    """
+    others = (item for item in store.objects(place, recursive=False) if item.location.name != INPUTS)
+    return next(others, None) is not None or store.exists(place.parent / TRASH / place.name / RESULT_MANIFEST)
 
 
 def upload_files(

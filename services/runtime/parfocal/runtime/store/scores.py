@@ -29,7 +29,13 @@ def read_scores(text: str, metrics: Sequence[str], name: str = "metrics.csv") ->
     InvalidInputError
         A column is missing, or a cell that is not empty holds no number; the message names them.
     """
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return _read(csv.DictReader(io.StringIO(text, newline="")), metrics, name)
+    except csv.Error as error:
+        raise InvalidInputError(f"{name} is no table that can be read: {error}. Evaluate again.") from error
+
+
+def _read(reader: csv.DictReader[str], metrics: Sequence[str], name: str) -> Scores:
     missing = [column for column in ("image", "kind", *metrics) if column not in (reader.fieldnames or ())]
     if missing:
         raise InvalidInputError(f"{name} has no column {missing[0]!r}. Evaluate again.")
