@@ -16,11 +16,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from parfocal import v1
 from parfocal.client import Client, ServiceInfo
 from parfocal.portal import words
+from parfocal.portal.annotate.desk import Desk
+from parfocal.portal.annotate.fields import FieldReader
 from parfocal.portal.follow import Follower
 from parfocal.portal.guard import form_token, token_key
 from parfocal.portal.tiles import CatalogReader
 from parfocal.portal.uploads import Uploads
 from parfocal.runtime.errors import NotFoundError, UnavailableError
+from parfocal.runtime.images.files import ImageLimits
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import is_name
 
@@ -49,6 +52,8 @@ class Portal:
         self.key = token_key(settings.state_folder / "portal")
         self.uploads = Uploads(settings.state_folder / "portal" / "uploads")
         self.follower = Follower()
+        self.fields = FieldReader()
+        self.desk = Desk(ImageLimits(settings.max_image_pixels, settings.max_image_bytes))
         self._clients: dict[str, Client] = {}
         self._tiles: dict[str, CatalogReader] = {}
         self._lock = threading.Lock()

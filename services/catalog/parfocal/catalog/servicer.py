@@ -11,7 +11,7 @@ from parfocal import v1
 from parfocal.catalog.archive import archive
 from parfocal.catalog.draft_rpcs import DraftRpcs
 from parfocal.catalog.drafts import Drafts
-from parfocal.catalog.entries import Entries, Published, each, matches, to_entry
+from parfocal.catalog.entries import Entries, Published, each, file_location, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
 from parfocal.catalog.room import Room
@@ -111,8 +111,7 @@ class CatalogServicer(DraftRpcs):
     ) -> AsyncIterator[v1.ReadFileResponse]:
         """Read one file of an entry, or its manifest."""
         found = await self._find(request)
-        place = found.place
-        location = found.manifest.place_of(place.location, request.name) if request.name else place.manifest
+        location = file_location(self._entries.store, found, request.name)
         async for data in in_thread(self._entries.store.chunks(location)):
             yield v1.ReadFileResponse(data=data)
 
