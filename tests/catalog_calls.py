@@ -25,6 +25,13 @@ class Caller:
         except grpc.RpcError as error:
             raise from_rpc_error(error, "catalog") from error
 
+    def stream(self, rpc: str, requests: list[Any]) -> Any:
+        """Call an RPC that takes a stream."""
+        try:
+            return getattr(self._stub, rpc)(iter(requests), timeout=60)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "catalog") from error
+
     def close(self) -> None:
         self._channel.close()
 

@@ -12,6 +12,7 @@ from google.protobuf import message_factory
 from support import ServiceProcess
 
 from parfocal import v1
+from parfocal.catalog.drafts import Record as Draft
 from parfocal.catalog.uploads import Record
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.names import dataset_location
@@ -37,6 +38,16 @@ def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: Peopl
             upload = Record(what="dataset", name="sent", version=1, created_at=manifest.created_at, created_by=made_by)
             begun = store.datasets / project / ".incoming" / f"dataset.{name_of(made_by)}.json"
             store.write(begun, upload.model_dump_json().encode())
+            draft = Draft(
+                title="drawn",
+                kind="labels",
+                base_uri=str(place),
+                created_at=manifest.created_at,
+                created_by=made_by,
+            )
+            store.write(
+                store.datasets / project / ".drafts" / name_of(made_by) / "draft.json", draft.model_dump_json().encode()
+            )
     return start_service("catalog", **people.settings)
 
 
@@ -54,7 +65,9 @@ def request_of(case: Case) -> Any:
         request.entry.CopyFrom(entry)
     if "upload" in fields:
         request.upload = f"dataset/{name_of(case.made_by)}"
-    if "kind" in fields:
+    if "draft" in fields:
+        request.draft = name_of(case.made_by)
+    if "kind" in fields and fields["kind"].enum_type is not None:
         request.kind = v1.ENTRY_KIND_DATASET
     return request
 
@@ -62,7 +75,7 @@ def request_of(case: Case) -> Any:
 def test_every_rpc_is_decided_as_the_table_says(guarded: ServiceProcess, people: People) -> None:
     (service,) = [each for each in all_services() if each.name == "CatalogService"]
     # What is deleted comes last: the others ask for it.
-    last = {"DeleteEntry", "RestoreEntry", "AbortUpload"}
+    last = {"DeleteEntry", "RestoreEntry", "AbortUpload", "DeleteDraft"}
     ordered = sorted(cases([service]), key=lambda case: case.method.name in last)
     wrong, decided = [], set()
     with grpc.insecure_channel(guarded.address) as channel:

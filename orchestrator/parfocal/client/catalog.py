@@ -205,6 +205,67 @@ class Catalog:
         """End an upload and remove its files."""
         self._call("AbortUpload", v1.AbortUploadRequest(project=self.project, upload=upload), _SCAN_SECONDS)
 
+    def create_draft(self, request: v1.CreateDraftRequest) -> v1.Draft:
+        """Create a draft of labels or boxes, or return the one that the same request id created."""
+        answer: v1.CreateDraftResponse = self._call("CreateDraft", request)
+        return answer.draft
+
+    def drafts(self) -> Sequence[v1.Draft]:
+        """Return the drafts of the project, the newest first."""
+        return list(self._call("ListDrafts", v1.ListDraftsRequest(project=self.project)).drafts)
+
+    def draft(self, name: str) -> v1.GetDraftResponse:
+        """Return a draft, and how far each of its images is."""
+        answer: v1.GetDraftResponse = self._call("GetDraft", v1.GetDraftRequest(project=self.project, draft=name))
+        return answer
+
+    def draft_image(self, draft: str, image: str) -> v1.DraftImage:
+        """Return what was done to one image of a draft, with its operations."""
+        request = v1.GetDraftImageRequest(project=self.project, draft=draft, image=image)
+        answer: v1.GetDraftImageResponse = self._call("GetDraftImage", request)
+        return answer.image
+
+    def change_draft_image(self, request: v1.ChangeDraftImageRequest) -> v1.DraftImage:
+        """Save what was done to one image; raise ConflictError where it has been changed since."""
+        answer: v1.ChangeDraftImageResponse = self._call("ChangeDraftImage", request)
+        return answer.image
+
+    def lease_draft_image(
+        self, draft: str, image: str, session: str, *, take_over: bool = False, release: bool = False
+    ) -> v1.DraftImage:
+        """Take, renew or end the lease of an image; the answer says who works on it now."""
+        request = v1.LeaseDraftImageRequest(
+            project=self.project, draft=draft, image=image, session=session, take_over=take_over, release=release
+        )
+        answer: v1.LeaseDraftImageResponse = self._call("LeaseDraftImage", request)
+        return answer.image
+
+    def write_draft_file(self, draft: str, path: Path) -> str:
+        """Send a file that operations of a draft refer to; return its SHA-256, which names it."""
+
+        def pieces() -> Iterator[v1.WriteDraftFileRequest]:
+            yield v1.WriteDraftFileRequest(project=self.project, draft=draft)
+            with path.open("rb") as file:
+                while data := file.read(2**20):
+                    yield v1.WriteDraftFileRequest(data=data)
+
+        service = self._require()
+        try:
+            answer = service.catalog.WriteDraftFile(pieces(), timeout=_STREAM_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, service.address) from error
+        return answer.sha256
+
+    def read_draft_file(self, draft: str, sha256: str) -> Iterator[bytes]:
+        """Yield a file of a draft piece by piece."""
+        request = v1.ReadDraftFileRequest(project=self.project, draft=draft, sha256=sha256)
+        for part in self._stream("ReadDraftFile", request):
+            yield part.data
+
+    def delete_draft(self, draft: str) -> None:
+        """Delete a draft with everything that was drawn in it."""
+        self._call("DeleteDraft", v1.DeleteDraftRequest(project=self.project, draft=draft), _SCAN_SECONDS)
+
     def send(self, request: v1.SignedRequest, path: Path) -> int:
         """Send the part of a file that a signed request is for, and return the status that the store answers."""
         with path.open("rb") as file:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, is_makers_format
@@ -33,6 +34,16 @@ from parfocal.runtime.store.manifests import (
 from parfocal.runtime.store.names import check_name
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where targets come from that people drew or corrected; see the fields of `DatasetManifest` of the same names."""
+
+    parent: str = ""
+    source_model: str = ""
+    draft: str = ""
+    editors: tuple[str, ...] = ()
+
+
 def check_folder(
     folder: Path,
     axes: str = "",
@@ -57,6 +68,7 @@ def create_dataset(
     label_components: bool = False,
     licence: str = "",
     description: str = "",
+    origin: Origin = Origin(),
     on_progress: OnProgress = no_progress,
 ) -> DatasetManifest:
     """Check a folder, convert its images to OME-TIFF and publish them as a new version of the dataset `name`.
@@ -72,7 +84,7 @@ def create_dataset(
         Name of the dataset; the version is given.
     folder, axes, kind, pixel_size_nm, label_components
         As for `check_folder`.
-    licence, description
+    licence, description, origin
         For the record.
     on_progress
         Called after each uploaded image.
@@ -88,7 +100,8 @@ def create_dataset(
     # Before minutes are spent on reading images.
     client.catalog.projects()
     with checked_folder(folder, axes, kind, pixel_size_nm, label_components) as report:
-        return _publish(client, name, report, licence, description, on_progress)
+        fields = {"licence": licence, "description": description, **asdict(origin)}
+        return _publish(client, name, report, fields, on_progress)
 
 
 def list_datasets(client: Client, on_damaged: OnDamaged = log_damaged) -> list[DatasetManifest]:
@@ -165,8 +178,7 @@ def _publish(
     client: Client,
     name: str,
     report: FolderReport,
-    licence: str,
-    description: str,
+    fields: Mapping[str, Any],
     on_progress: OnProgress,
 ) -> DatasetManifest:
     items = [(item.file, item) for item in report.items()]
@@ -187,8 +199,7 @@ def _publish(
             project=client.project,
             dataset=name,
             version=upload.version,
-            licence=licence,
-            description=description,
+            **fields,
         )
         upload.publish(DATASET_MANIFEST, manifest)
     return read_manifest(client, upload.uri, DatasetManifest)

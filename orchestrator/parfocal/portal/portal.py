@@ -19,6 +19,8 @@ from parfocal.client import Client, ServiceInfo
 from parfocal.flows._api import PrefectApi
 from parfocal.flows.schedules import Schedules
 from parfocal.portal import words
+from parfocal.portal.annotate.desk import Desk
+from parfocal.portal.annotate.fields import FieldReader
 from parfocal.portal.follow import Follower, take_up
 from parfocal.portal.guard import token_key, token_of
 from parfocal.portal.oidc import AttemptSeal, Providers
@@ -28,6 +30,7 @@ from parfocal.portal.tiles import CatalogReader
 from parfocal.portal.uploads import Uploads
 from parfocal.runtime.access.gate import Gate
 from parfocal.runtime.errors import NotFoundError, UnavailableError
+from parfocal.runtime.images.files import ImageLimits
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import is_name
 
@@ -68,6 +71,8 @@ class Portal:
         self.seal = AttemptSeal(self.key)
         self.uploads = Uploads(settings.state_folder / "portal" / "uploads")
         self.follower = Follower()
+        self.fields = FieldReader()
+        self.desk = Desk(ImageLimits(settings.max_image_pixels, settings.max_image_bytes))
         self._prefect = os.environ.get("PREFECT_API_URL", ""), os.environ.get("PREFECT_API_AUTH_STRING", "")
         self._readers: dict[tuple[Session | None, str], tuple[Client, CatalogReader]] = {}
         self._lock = threading.Lock()

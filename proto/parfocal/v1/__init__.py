@@ -7,6 +7,7 @@
 from parfocal.v1.catalog_pb2 import *
 from parfocal.v1.catalog_service_pb2 import *
 from parfocal.v1.catalog_service_pb2_grpc import *
+from parfocal.v1.draft_pb2 import *
 from parfocal.v1.job_pb2 import *
 from parfocal.v1.job_service_pb2 import *
 from parfocal.v1.job_service_pb2_grpc import *

@@ -410,7 +410,9 @@ class ReadFileRequest(google.protobuf.message.Message):
     uri: builtins.str
     """Address of the entry, in place of its name."""
     name: builtins.str
-    """Name of the file, without the folder of the job's attempt; empty: the manifest."""
+    """Name of the file, without the folder of the job's attempt; empty: the manifest. Of a result also "inputs/" with the
+    name of an image that it was made from, where that is no image of a dataset.
+    """
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
         """The entry; an address may replace it."""

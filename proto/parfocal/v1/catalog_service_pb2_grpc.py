@@ -3,6 +3,7 @@
 import grpc
 
 from parfocal.v1 import catalog_service_pb2 as parfocal_dot_v1_dot_catalog__service__pb2
+from parfocal.v1 import draft_pb2 as parfocal_dot_v1_dot_draft__pb2
 
 
 class CatalogServiceStub(object):
@@ -89,6 +90,51 @@ class CatalogServiceStub(object):
                 '/parfocal.v1.CatalogService/ReadDerived',
                 request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadDerivedRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadDerivedResponse.FromString,
+                )
+        self.CreateDraft = channel.unary_unary(
+                '/parfocal.v1.CatalogService/CreateDraft',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.CreateDraftRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.CreateDraftResponse.FromString,
+                )
+        self.ListDrafts = channel.unary_unary(
+                '/parfocal.v1.CatalogService/ListDrafts',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.ListDraftsRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.ListDraftsResponse.FromString,
+                )
+        self.GetDraft = channel.unary_unary(
+                '/parfocal.v1.CatalogService/GetDraft',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.GetDraftRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.GetDraftResponse.FromString,
+                )
+        self.GetDraftImage = channel.unary_unary(
+                '/parfocal.v1.CatalogService/GetDraftImage',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.GetDraftImageRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.GetDraftImageResponse.FromString,
+                )
+        self.ChangeDraftImage = channel.unary_unary(
+                '/parfocal.v1.CatalogService/ChangeDraftImage',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.ChangeDraftImageRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.ChangeDraftImageResponse.FromString,
+                )
+        self.LeaseDraftImage = channel.unary_unary(
+                '/parfocal.v1.CatalogService/LeaseDraftImage',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.LeaseDraftImageRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.LeaseDraftImageResponse.FromString,
+                )
+        self.WriteDraftFile = channel.stream_unary(
+                '/parfocal.v1.CatalogService/WriteDraftFile',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.WriteDraftFileRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.WriteDraftFileResponse.FromString,
+                )
+        self.ReadDraftFile = channel.unary_stream(
+                '/parfocal.v1.CatalogService/ReadDraftFile',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.ReadDraftFileRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.ReadDraftFileResponse.FromString,
+                )
+        self.DeleteDraft = channel.unary_unary(
+                '/parfocal.v1.CatalogService/DeleteDraft',
+                request_serializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftResponse.FromString,
                 )
 
 
@@ -201,6 +247,69 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateDraft(self, request, context):
+        """Creates a draft of labels or boxes, or returns the one that the same request id created.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDrafts(self, request, context):
+        """Lists the drafts of a project.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDraft(self, request, context):
+        """Returns a draft, and how far each of its images is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDraftImage(self, request, context):
+        """Returns what was done to one image of a draft.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeDraftImage(self, request, context):
+        """Saves what was done to one image of a draft; refuses it where somebody else has changed the image since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseDraftImage(self, request, context):
+        """Says that somebody is working on an image of a draft; answers who is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteDraftFile(self, request_iterator, context):
+        """Keeps a file that operations of a draft refer to, such as a label image that was corrected in another program.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadDraftFile(self, request, context):
+        """Reads a file of a draft.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDraft(self, request, context):
+        """Deletes a draft with everything that was drawn in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -278,6 +387,51 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ReadDerived,
                     request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadDerivedRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadDerivedResponse.SerializeToString,
+            ),
+            'CreateDraft': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDraft,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.CreateDraftRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.CreateDraftResponse.SerializeToString,
+            ),
+            'ListDrafts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDrafts,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.ListDraftsRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.ListDraftsResponse.SerializeToString,
+            ),
+            'GetDraft': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDraft,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.GetDraftRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.GetDraftResponse.SerializeToString,
+            ),
+            'GetDraftImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDraftImage,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.GetDraftImageRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.GetDraftImageResponse.SerializeToString,
+            ),
+            'ChangeDraftImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeDraftImage,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.ChangeDraftImageRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.ChangeDraftImageResponse.SerializeToString,
+            ),
+            'LeaseDraftImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseDraftImage,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.LeaseDraftImageRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.LeaseDraftImageResponse.SerializeToString,
+            ),
+            'WriteDraftFile': grpc.stream_unary_rpc_method_handler(
+                    servicer.WriteDraftFile,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.WriteDraftFileRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.WriteDraftFileResponse.SerializeToString,
+            ),
+            'ReadDraftFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadDraftFile,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.ReadDraftFileRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.ReadDraftFileResponse.SerializeToString,
+            ),
+            'DeleteDraft': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDraft,
+                    request_deserializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -542,5 +696,158 @@ class CatalogService(object):
         return grpc.experimental.unary_stream(request, target, '/parfocal.v1.CatalogService/ReadDerived',
             parfocal_dot_v1_dot_catalog__service__pb2.ReadDerivedRequest.SerializeToString,
             parfocal_dot_v1_dot_catalog__service__pb2.ReadDerivedResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateDraft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/CreateDraft',
+            parfocal_dot_v1_dot_draft__pb2.CreateDraftRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.CreateDraftResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListDrafts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/ListDrafts',
+            parfocal_dot_v1_dot_draft__pb2.ListDraftsRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.ListDraftsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetDraft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/GetDraft',
+            parfocal_dot_v1_dot_draft__pb2.GetDraftRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.GetDraftResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetDraftImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/GetDraftImage',
+            parfocal_dot_v1_dot_draft__pb2.GetDraftImageRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.GetDraftImageResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ChangeDraftImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/ChangeDraftImage',
+            parfocal_dot_v1_dot_draft__pb2.ChangeDraftImageRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.ChangeDraftImageResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def LeaseDraftImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/LeaseDraftImage',
+            parfocal_dot_v1_dot_draft__pb2.LeaseDraftImageRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.LeaseDraftImageResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WriteDraftFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(request_iterator, target, '/parfocal.v1.CatalogService/WriteDraftFile',
+            parfocal_dot_v1_dot_draft__pb2.WriteDraftFileRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.WriteDraftFileResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReadDraftFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/parfocal.v1.CatalogService/ReadDraftFile',
+            parfocal_dot_v1_dot_draft__pb2.ReadDraftFileRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.ReadDraftFileResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteDraft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/DeleteDraft',
+            parfocal_dot_v1_dot_draft__pb2.DeleteDraftRequest.SerializeToString,
+            parfocal_dot_v1_dot_draft__pb2.DeleteDraftResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

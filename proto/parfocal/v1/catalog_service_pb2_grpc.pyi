@@ -8,6 +8,7 @@ import collections.abc
 import grpc
 import grpc.aio
 import parfocal.v1.catalog_service_pb2
+import parfocal.v1.draft_pb2
 import typing
 
 _T = typing.TypeVar("_T")
@@ -111,6 +112,60 @@ class CatalogServiceStub:
     ]
     """Reads one file that was computed from an image and can be computed again, such as a tile."""
 
+    CreateDraft: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.CreateDraftRequest,
+        parfocal.v1.draft_pb2.CreateDraftResponse,
+    ]
+    """Creates a draft of labels or boxes, or returns the one that the same request id created."""
+
+    ListDrafts: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.ListDraftsRequest,
+        parfocal.v1.draft_pb2.ListDraftsResponse,
+    ]
+    """Lists the drafts of a project."""
+
+    GetDraft: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.GetDraftRequest,
+        parfocal.v1.draft_pb2.GetDraftResponse,
+    ]
+    """Returns a draft, and how far each of its images is."""
+
+    GetDraftImage: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.GetDraftImageRequest,
+        parfocal.v1.draft_pb2.GetDraftImageResponse,
+    ]
+    """Returns what was done to one image of a draft."""
+
+    ChangeDraftImage: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.ChangeDraftImageRequest,
+        parfocal.v1.draft_pb2.ChangeDraftImageResponse,
+    ]
+    """Saves what was done to one image of a draft; refuses it where somebody else has changed the image since."""
+
+    LeaseDraftImage: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.LeaseDraftImageRequest,
+        parfocal.v1.draft_pb2.LeaseDraftImageResponse,
+    ]
+    """Says that somebody is working on an image of a draft; answers who is."""
+
+    WriteDraftFile: grpc.StreamUnaryMultiCallable[
+        parfocal.v1.draft_pb2.WriteDraftFileRequest,
+        parfocal.v1.draft_pb2.WriteDraftFileResponse,
+    ]
+    """Keeps a file that operations of a draft refer to, such as a label image that was corrected in another program."""
+
+    ReadDraftFile: grpc.UnaryStreamMultiCallable[
+        parfocal.v1.draft_pb2.ReadDraftFileRequest,
+        parfocal.v1.draft_pb2.ReadDraftFileResponse,
+    ]
+    """Reads a file of a draft."""
+
+    DeleteDraft: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.DeleteDraftRequest,
+        parfocal.v1.draft_pb2.DeleteDraftResponse,
+    ]
+    """Deletes a draft with everything that was drawn in it."""
+
 class CatalogServiceAsyncStub:
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
 
@@ -203,6 +258,60 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.ReadDerivedResponse,
     ]
     """Reads one file that was computed from an image and can be computed again, such as a tile."""
+
+    CreateDraft: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.CreateDraftRequest,
+        parfocal.v1.draft_pb2.CreateDraftResponse,
+    ]
+    """Creates a draft of labels or boxes, or returns the one that the same request id created."""
+
+    ListDrafts: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.ListDraftsRequest,
+        parfocal.v1.draft_pb2.ListDraftsResponse,
+    ]
+    """Lists the drafts of a project."""
+
+    GetDraft: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.GetDraftRequest,
+        parfocal.v1.draft_pb2.GetDraftResponse,
+    ]
+    """Returns a draft, and how far each of its images is."""
+
+    GetDraftImage: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.GetDraftImageRequest,
+        parfocal.v1.draft_pb2.GetDraftImageResponse,
+    ]
+    """Returns what was done to one image of a draft."""
+
+    ChangeDraftImage: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.ChangeDraftImageRequest,
+        parfocal.v1.draft_pb2.ChangeDraftImageResponse,
+    ]
+    """Saves what was done to one image of a draft; refuses it where somebody else has changed the image since."""
+
+    LeaseDraftImage: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.LeaseDraftImageRequest,
+        parfocal.v1.draft_pb2.LeaseDraftImageResponse,
+    ]
+    """Says that somebody is working on an image of a draft; answers who is."""
+
+    WriteDraftFile: grpc.aio.StreamUnaryMultiCallable[
+        parfocal.v1.draft_pb2.WriteDraftFileRequest,
+        parfocal.v1.draft_pb2.WriteDraftFileResponse,
+    ]
+    """Keeps a file that operations of a draft refer to, such as a label image that was corrected in another program."""
+
+    ReadDraftFile: grpc.aio.UnaryStreamMultiCallable[
+        parfocal.v1.draft_pb2.ReadDraftFileRequest,
+        parfocal.v1.draft_pb2.ReadDraftFileResponse,
+    ]
+    """Reads a file of a draft."""
+
+    DeleteDraft: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.draft_pb2.DeleteDraftRequest,
+        parfocal.v1.draft_pb2.DeleteDraftResponse,
+    ]
+    """Deletes a draft with everything that was drawn in it."""
 
 class CatalogServiceServicer(metaclass=abc.ABCMeta):
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
@@ -326,5 +435,77 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ReadDerivedResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ReadDerivedResponse]]:
         """Reads one file that was computed from an image and can be computed again, such as a tile."""
+
+    @abc.abstractmethod
+    def CreateDraft(
+        self,
+        request: parfocal.v1.draft_pb2.CreateDraftRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.CreateDraftResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.CreateDraftResponse]]:
+        """Creates a draft of labels or boxes, or returns the one that the same request id created."""
+
+    @abc.abstractmethod
+    def ListDrafts(
+        self,
+        request: parfocal.v1.draft_pb2.ListDraftsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.ListDraftsResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.ListDraftsResponse]]:
+        """Lists the drafts of a project."""
+
+    @abc.abstractmethod
+    def GetDraft(
+        self,
+        request: parfocal.v1.draft_pb2.GetDraftRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.GetDraftResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.GetDraftResponse]]:
+        """Returns a draft, and how far each of its images is."""
+
+    @abc.abstractmethod
+    def GetDraftImage(
+        self,
+        request: parfocal.v1.draft_pb2.GetDraftImageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.GetDraftImageResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.GetDraftImageResponse]]:
+        """Returns what was done to one image of a draft."""
+
+    @abc.abstractmethod
+    def ChangeDraftImage(
+        self,
+        request: parfocal.v1.draft_pb2.ChangeDraftImageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.ChangeDraftImageResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.ChangeDraftImageResponse]]:
+        """Saves what was done to one image of a draft; refuses it where somebody else has changed the image since."""
+
+    @abc.abstractmethod
+    def LeaseDraftImage(
+        self,
+        request: parfocal.v1.draft_pb2.LeaseDraftImageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.LeaseDraftImageResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.LeaseDraftImageResponse]]:
+        """Says that somebody is working on an image of a draft; answers who is."""
+
+    @abc.abstractmethod
+    def WriteDraftFile(
+        self,
+        request_iterator: _MaybeAsyncIterator[parfocal.v1.draft_pb2.WriteDraftFileRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.WriteDraftFileResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.WriteDraftFileResponse]]:
+        """Keeps a file that operations of a draft refer to, such as a label image that was corrected in another program."""
+
+    @abc.abstractmethod
+    def ReadDraftFile(
+        self,
+        request: parfocal.v1.draft_pb2.ReadDraftFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[parfocal.v1.draft_pb2.ReadDraftFileResponse], collections.abc.AsyncIterator[parfocal.v1.draft_pb2.ReadDraftFileResponse]]:
+        """Reads a file of a draft."""
+
+    @abc.abstractmethod
+    def DeleteDraft(
+        self,
+        request: parfocal.v1.draft_pb2.DeleteDraftRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.draft_pb2.DeleteDraftResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.DeleteDraftResponse]]:
+        """Deletes a draft with everything that was drawn in it."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,6 +1,7 @@
 """The parts of the site; each module has a router. Those of `ROUTERS` lie below a project."""
 
 from parfocal.portal.pages import (
+    annotate,
     compare,
     data,
     files,
@@ -17,5 +18,19 @@ from parfocal.portal.pages import (
 
 ROUTERS = tuple(
     module.router
-    for module in (start, data, methods, train, jobs, models, predict, compare, operator, files, trash, schedules)
+    for module in (
+        start,
+        data,
+        methods,
+        train,
+        jobs,
+        models,
+        predict,
+        annotate,
+        compare,
+        operator,
+        files,
+        trash,
+        schedules,
+    )
 )

@@ -22,6 +22,7 @@ from parfocal.client.previews import preview_folder, preview_stored
 from parfocal.client.quality import published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
+from parfocal.portal.annotate.fields import KIND_TITLES
 from parfocal.portal.follow import make_tiles
 from parfocal.portal.layers import dataset_config
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
@@ -196,6 +197,8 @@ def dataset(
         suitable=_suitable(client, portal, manifest),
         versions=sorted((each.version for each in known if each.dataset == name), reverse=True),
         models=[model for model in list_models(client) if model.manifest.dataset_uri == uri],
+        drawable=KIND_TITLES,
+        draft_id=new_request_id("draft"),
         **_quality(client, manifest, uri),
     )
 

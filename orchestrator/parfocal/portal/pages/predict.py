@@ -151,6 +151,8 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
         counted=any(kind in _FOUND for image in manifest.images for kind in image.outputs),
         total_bytes=sum(entry.size for entry in manifest.files),
         verdict_of=_verdict(client, manifest),
+        correctable=_correctable(portal, client, manifest),
+        draft_id=new_request_id("draft"),
     )
 
 
@@ -375,6 +377,14 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
         return {}
     base = f"/p/{client.project}/data/{name.replace(':', '/')}"
     return {image.stem: picture_url(base, image.file) for image in dataset.select(manifest.split, "source")}
+
+
+def _correctable(portal: Portal, client: Client, manifest: ResultManifest) -> bool:
+    """Return whether what a prediction found can be corrected in the browser."""
+    method = portal.method(client, manifest.method)
+    if method is not None and method.task == v1.TASK_SEMANTIC_SEGMENTATION:
+        return True
+    return any(kind in image.outputs for image in manifest.images for kind in ("objects", "detections"))
 
 
 def _stem(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -11,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
-from parfocal.client.models import list_models
+from parfocal.client.models import list_models, read_model
 from parfocal.client.requests import training_request
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.follow import CHECK_LABEL, follow_training
@@ -50,12 +51,21 @@ def train(
         "train.html",
         form=form,
         preset=preset,
-        model=_suggested(dataset, chosen),
+        # A model that goes on from another one is its next version.
+        model=initial.partition(":")[0] or _suggested(dataset, chosen),
         initial=initial,
         check=True,
         request_id=new_request_id(f"train-{chosen.name}"),
         **values,
     )
+
+
+@router.get("/train/from")
+def fine_tune(request: Request, client: ClientHere, dataset: str = "", model: str = "") -> Response:
+    """Go to the form that goes on with a model on another dataset."""
+    found = read_model(client, model).manifest
+    query = urlencode({"method": found.method, "dataset": dataset, "initial": f"{found.model}:{found.version}"})
+    return go(request, f"/train?{query}")
 
 
 @router.post("/train")

@@ -29,12 +29,11 @@ _RECENT: Final = 500
 def deleted(request: Request, client: ClientHere, portal: PortalHere, done: str = "", back: str = "") -> Response:
     """Show what was deleted and can be restored."""
     days = portal.settings.trash_days
+    found = [(kind, entry) for kind in KINDS for entry in client.catalog.entries(kind, deleted=True)]
+    found.sort(key=lambda each: each[1].deleted_at.ToNanoseconds(), reverse=True)
     rows = [
-        {"kind": kind, "entry": entry, "name": title_of(entry), "left": _days_left(entry, days)}
-        for kind in KINDS
-        for entry in client.catalog.entries(kind, deleted=True)
+        {"kind": kind, "entry": entry, "name": title_of(entry), "left": _days_left(entry, days)} for kind, entry in found
     ]
-    rows.sort(key=lambda row: row["entry"].deleted_at.ToNanoseconds(), reverse=True)
     return page(request, "deleted.html", rows=rows, days=days, done=done, back=back)
 
 

@@ -12,14 +12,16 @@ from typing import Final, TypeVar
 from parfocal import v1
 from parfocal.catalog.places import KINDS, Kind, Place, place_of
 from parfocal.runtime.errors import DamagedError, NotFoundError
+from parfocal.runtime.store.confinement import confine
 from parfocal.runtime.store.manifests import DatasetManifest, Manifest, ModelManifest, ResultManifest
 from parfocal.runtime.store.names import is_name
-from parfocal.runtime.store.store import Store
+from parfocal.runtime.store.store import Location, Store
 from parfocal.runtime.store.verdicts import Verdict, newest_verdict, verdict_of
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _THREADS: Final = 8
+_INPUTS: Final = "inputs/"
 _REMEMBERED_BYTES: Final = 64 * 2**20
 
 
@@ -165,6 +167,32 @@ def matches(found: Published, query: str) -> bool:
     parts += [str(getattr(manifest, field, "")) for field in ("description", "method", "kind")]
     text = " ".join(parts).casefold()
     return all(word in text for word in query.casefold().split())
+
+
+def file_location(store: Store, found: Published, name: str) -> Location:
+    """Return where a file of an entry lies by its public name; of an empty name its manifest.
+
+    Of a result these are also the images that it was made from, as "inputs/NAME", where they are no dataset's: what its
+    project could predict it can also look at.
+
+    Raises
+    ------
+    NotFoundError
+        It has no such file.
+    """
+    place, manifest = found.place, found.manifest
+    if not name:
+        return place.manifest
+    wanted = name.removeprefix(_INPUTS)
+    if (
+        isinstance(manifest, ResultManifest)
+        and wanted != name
+        and manifest.input_uri
+        and not manifest.split
+        and any(image.input == wanted for image in manifest.images)
+    ):
+        return confine(store, place.project, manifest.input_uri, "name") / wanted
+    return manifest.place_of(place.location, name)
 
 
 def each(action: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final, TypeVar
+from typing import Final
 
 from parfocal import v1
 from parfocal.catalog.archive import archive
-from parfocal.catalog.entries import Entries, Published, each, matches, to_entry
+from parfocal.catalog.draft_rpcs import DraftRpcs
+from parfocal.catalog.drafts import Drafts
+from parfocal.catalog.entries import Entries, Published, each, file_location, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
 from parfocal.catalog.room import Room
 from parfocal.catalog.signing import LIFETIME, Signer
+from parfocal.catalog.threads import in_thread
 from parfocal.catalog.trash import Deleted, Trash
 from parfocal.catalog.uploads import Upload, Uploads
 from parfocal.catalog.usage import usage_of
@@ -23,14 +26,13 @@ from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundErr
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import check_name
 
-_T = TypeVar("_T")
 _PAGE_SIZE: Final = 50
 _LARGEST_PAGE: Final = 500
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 
-class CatalogServicer(v1.CatalogServiceServicer):
+class CatalogServicer(DraftRpcs):
     """Answers from what the store has; every instance gives the same answers."""
 
     def __init__(self, entries: Entries, trash: Trash, uploads: Uploads, signer: Signer, settings: Settings) -> None:
@@ -38,6 +40,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
         self._trash = trash
         self._uploads = uploads
         self._signer = signer
+        self._drafts = Drafts(entries.store)
         self._room = Room(entries.store, LIFETIME.total_seconds())
         self._settings = settings
 
@@ -108,8 +111,7 @@ class CatalogServicer(v1.CatalogServiceServicer):
     ) -> AsyncIterator[v1.ReadFileResponse]:
         """Read one file of an entry, or its manifest."""
         found = await self._find(request)
-        place = found.place
-        location = found.manifest.place_of(place.location, request.name) if request.name else place.manifest
+        location = file_location(self._entries.store, found, request.name)
         async for data in in_thread(self._entries.store.chunks(location)):
             yield v1.ReadFileResponse(data=data)
 
@@ -304,18 +306,6 @@ class CatalogServicer(v1.CatalogServiceServicer):
                 for link in links
             ],
         )
-
-
-async def in_thread(items: Iterator[_T]) -> AsyncIterator[_T]:
-    """Yield what an iterator that waits for the store yields, without holding up other calls."""
-    end = object()
-    try:
-        while (item := await asyncio.to_thread(next, items, end)) is not end:
-            yield item  # type: ignore[misc]
-    finally:
-        close = getattr(items, "close", None)
-        if close is not None:
-            await asyncio.to_thread(close)
 
 
 def _order(kind: Kind, title: str) -> tuple[object, ...]:

@@ -7,7 +7,8 @@
 
 Deletion moves the manifest, so that the entry is gone for everybody, and leaves all files where they are. They are
 removed when the entry has been in the trash for longer than the retention and nothing refers to it: no manifest,
-published or in the trash, and no job that has not ended. The claim of a version stays: numbers are never used again.
+published or in the trash, no draft, and no job that has not ended. The claim of a version stays: numbers are never
+used again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from parfocal.catalog.drafts import Drafts
 from parfocal.catalog.entries import Entries, Published, each
 from parfocal.catalog.lineage import Lineage, active_jobs
 from parfocal.catalog.places import KINDS, Kind, Place, place_of
@@ -152,6 +154,7 @@ class Trash:
             return 0
         lineage = Lineage(self._entries, project, [item.found for item in inside])
         used = {place for places in active_jobs(self._entries, project).values() for place in places}
+        used |= Drafts(self._store).bases(project)
         removed = 0
         for item in old:
             place = item.found.place

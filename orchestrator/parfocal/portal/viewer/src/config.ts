@@ -1,5 +1,7 @@
 // What a page says to the viewer (README.md), and what the tile routes say of an image.
 
+import type { DraftConfig } from "./draft";
+
 export type Scale = "linear" | "root";
 export type Layout = "single" | "swipe" | "grid";
 
@@ -31,6 +33,7 @@ export interface ImageConfig {
 
 export interface Config {
   images: ImageConfig[];
+  draft?: DraftConfig;
   image?: string;
   layout?: Layout;
   keep?: string;

@@ -12,10 +12,22 @@ export interface Plane {
   t: number;
 }
 
+/** Labels that have changed since the layer was opened: a part of one plane of the full size. */
+export interface Change {
+  plane: Plane;
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+  values: Uint32Array;
+}
+
 export class Layer {
   readonly mappings: Mapping[];
   readonly visible: boolean[];
   private base: string;
+  private changes: Change[] = [];
+  private adopted = new Map<string, WeakRef<TileData>>();
 
   constructor(
     readonly config: LayerConfig,
@@ -66,6 +78,39 @@ export class Layer {
     return [Math.min(side, width - column * side), Math.min(side, height - row * side)];
   }
 
+  /** Take a tile that was loaded: what has changed since is written into it. */
+  adopt(url: string, tile: TileData): TileData {
+    if (this.adopted.get(url)?.deref() === tile) return tile;
+    this.adopted.set(url, new WeakRef(tile));
+    for (const change of this.changes) this.write(url, tile, change);
+    return tile;
+  }
+
+  /** Show other labels in a part of a plane, in all tiles that are loaded or will be. */
+  change(change: Change): void {
+    this.changes.push(change);
+    for (const [url, kept] of this.adopted) {
+      const tile = kept.deref();
+      if (tile) this.write(url, tile, change);
+      else this.adopted.delete(url);
+    }
+  }
+
+  private write(url: string, tile: TileData, change: Change): void {
+    const [level, t, , z, row, column] = url.slice(this.base.length + 1).split("/").map(Number);
+    if (t !== change.plane.t || z !== change.plane.z) return;
+    const step = 2 ** level;
+    const [top, left] = [row * this.info.tile, column * this.info.tile];
+    // A smaller level has every second, fourth, … pixel of the full size.
+    const [y0, x0] = [Math.ceil(change.y / step), Math.ceil(change.x / step)];
+    const y1 = Math.min(top + tile.height, Math.ceil((change.y + change.height) / step));
+    const x1 = Math.min(left + tile.width, Math.ceil((change.x + change.width) / step));
+    for (let y = Math.max(y0, top); y < y1; y++)
+      for (let x = Math.max(x0, left); x < x1; x++)
+        tile.values[(y - top) * tile.width + x - left] = change.values[(y * step - change.y) * change.width + x * step - change.x];
+    tile.version += 1;
+  }
+
   private level0(x: number, y: number, plane: Plane, c: number): [string, number, number, number] {
     const side = this.info.tile;
     const [row, column] = [Math.floor(y / side), Math.floor(x / side)];
@@ -91,7 +136,7 @@ export class Layer {
     return Promise.all(
       this.info.channels.map(async (_, c) => {
         const [url, width, height, at] = this.level0(x, y, plane, c);
-        return (await tiles.load(url, this.info.tile_dtype, width, height)).values[at];
+        return this.adopt(url, await tiles.load(url, this.info.tile_dtype, width, height)).values[at];
       }),
     );
   }
@@ -148,7 +193,7 @@ export class PlaneSource extends OpenSeadragon.TileSource {
     const { level, x, y } = job.tile;
     const [width, height] = this.layer.tileSize(this.parfocalLevel(level), y, x);
     tiles.load(job.src, this.layer.info.tile_dtype, width, height).then(
-      (tile: TileData) => job.finish(tile, null, TILE_TYPE),
+      (tile: TileData) => job.finish(this.layer.adopt(job.src, tile), null, TILE_TYPE),
       (error: unknown) => job.fail(String(error), null),
     );
   }

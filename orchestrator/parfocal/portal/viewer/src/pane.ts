@@ -26,6 +26,8 @@ export class Pane {
   private caption = make("div", "viewer-caption");
   private bar = make("div", "viewer-scale");
   private boxes = document.createElementNS(SVG, "svg");
+  /** What is being drawn, in pixels of the reference. */
+  readonly sketch = document.createElementNS(SVG, "svg");
   private boxList: Box[] = [];
   private marked = "";
   private shown: Shown[] = [];
@@ -38,7 +40,8 @@ export class Pane {
     private onFirst: (pane: Pane) => void,
   ) {
     this.boxes.classList.add("viewer-boxes");
-    this.element.append(this.stage, this.boxes, this.caption, this.bar);
+    this.sketch.classList.add("viewer-boxes");
+    this.element.append(this.stage, this.boxes, this.sketch, this.caption, this.bar);
     // OpenSeadragon measures its element at once.
     area.insertBefore(this.element, before);
     if (!document.head.querySelector(`style[${OWN_STYLE}]`)) {
@@ -123,7 +126,7 @@ export class Pane {
 
   private entry(layer: Layer, channel: number, plane: Plane, paint: { order: number; additive: boolean; overlay: boolean }) {
     const at = layer.at(plane);
-    const key = `${layer.config.info} ${channel} ${at.z} ${at.t} ${paint.overlay}`;
+    const key = `${layer.config.info} ${layer.info.digest} ${channel} ${at.z} ${at.t} ${paint.overlay}`;
     const entry: Shown = { key, wanted: true, paint: { layer, channel, fill: 0, selected: 0, ...paint } };
     return { entry, source: (shown: Shown) => new PlaneSource(layer, channel, at, () => shown.paint) };
   }
@@ -146,10 +149,16 @@ export class Pane {
 
   /** Place of the window on a layer, in its pixels; both may lie outside. */
   pixelAt(clientX: number, clientY: number, layer: Layer): [number, number] {
+    const [x, y] = this.placeAt(clientX, clientY, layer);
+    return [Math.floor(x), Math.floor(y)];
+  }
+
+  /** The same with fractions: the first pixel reaches from 0 to 1. */
+  placeAt(clientX: number, clientY: number, layer: Layer): [number, number] {
     const box = this.stage.getBoundingClientRect();
     const point = this.osd.viewport.pointFromPixel(new OpenSeadragon.Point(clientX - box.left, clientY - box.top), true);
     const scale = layer.width / worldWidth(layer, this.reference ?? layer);
-    return [Math.floor(point.x * scale), Math.floor(point.y * scale)];
+    return [point.x * scale, point.y * scale];
   }
 
   /** Place of the middle of a pixel of a layer in the window. */
@@ -225,10 +234,8 @@ export class Pane {
     if (!this.layer || !this.reference || !this.osd.viewport) return;
     const bounds = this.osd.viewport.getBounds(true);
     const width = this.reference.width;
-    this.boxes.setAttribute(
-      "viewBox",
-      [bounds.x, bounds.y, bounds.width, bounds.height].map((length) => length * width).join(" "),
-    );
+    const view = [bounds.x, bounds.y, bounds.width, bounds.height].map((length) => length * width).join(" ");
+    for (const drawing of [this.boxes, this.sketch]) drawing.setAttribute("viewBox", view);
     const micron = this.reference.info.pixel_size_um?.[0];
     const screen = this.zoom / (micron || 1);
     // The longest of 1, 2, 5, 10, … that is not longer than 160 pixels.

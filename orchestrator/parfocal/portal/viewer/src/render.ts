@@ -93,7 +93,7 @@ const TEXTURE_BYTES = 256 * 2 ** 20;
 class GlRenderer implements Renderer {
   readonly kind = "webgl2";
   private programs = new Map<string, Program>();
-  private textures = new Map<TileData, WebGLTexture>();
+  private textures = new Map<TileData, { texture: WebGLTexture; version: number }>();
   private luts = new Map<string, WebGLTexture>();
   private bytes = 0;
 
@@ -172,7 +172,7 @@ class GlRenderer implements Renderer {
     }
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(surface, 0, 0, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
-    for (const [tile, texture] of this.textures) {
+    for (const [tile, { texture }] of this.textures) {
       if (this.bytes <= TEXTURE_BYTES) break;
       if (used.has(tile)) continue;
       gl.deleteTexture(texture);
@@ -232,13 +232,15 @@ class GlRenderer implements Renderer {
   private texture(tile: TileData): WebGLTexture {
     const { gl } = this;
     const known = this.textures.get(tile);
-    if (known) {
+    if (known && known.version === tile.version) {
       // The newest are last.
       this.textures.delete(tile);
       this.textures.set(tile, known);
-      return known;
+      return known.texture;
     }
-    const texture = this.newTexture();
+    const texture = known?.texture ?? this.newTexture();
+    gl.bindTexture(gl.TEXTURE_2D, texture);
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
     const { values, width, height } = tile;
     const [inner, format, type] =
       values instanceof Uint8Array
@@ -249,8 +251,8 @@ class GlRenderer implements Renderer {
             ? [gl.R32UI, gl.RED_INTEGER, gl.UNSIGNED_INT]
             : [gl.R32F, gl.RED, gl.FLOAT];
     gl.texImage2D(gl.TEXTURE_2D, 0, inner, width, height, 0, format, type, values);
-    this.textures.set(tile, texture);
-    this.bytes += values.byteLength;
+    this.textures.set(tile, { texture, version: tile.version });
+    if (!known) this.bytes += values.byteLength;
     return texture;
   }
 

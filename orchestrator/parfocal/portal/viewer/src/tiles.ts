@@ -6,6 +6,8 @@ export type Values = Uint8Array | Uint16Array | Uint32Array | Float32Array;
 
 export interface TileData {
   values: Values;
+  /** Counts the changes of its values since it was loaded. */
+  version: number;
   width: number;
   height: number;
 }
@@ -54,7 +56,7 @@ class TileStore {
       const parse = (buffer: ArrayBuffer): TileData => {
         const values = new TYPES[dtype](buffer);
         if (values.length !== width * height) throw new Error(`a tile has ${values.length} values`);
-        return { values, width, height };
+        return { values, version: 0, width, height };
       };
       job = { url, parse, controller: new AbortController(), users: 0, resolve, reject, promise };
       this.jobs.set(url, job);

@@ -1,5 +1,6 @@
 // The viewer of a page: panes that move together, layers, planes, readout, keys.
 
+import { Annotator, HELP as ANNOTATE_HELP } from "./annotate";
 import { Contrast } from "./contrast";
 import { type Box, type Config, fetchJson, type ImageConfig, type Info, type Layout, type Unready } from "./config";
 import { make } from "./dom";
@@ -43,7 +44,9 @@ export class Viewer {
   private bar = make("div", "viewer-bar", { role: "toolbar", "aria-label": "View" });
   private layerButtons = make("div", "viewer-group", { role: "group", "aria-label": "Layer" });
   private layoutButtons = make("div", "viewer-group", { role: "group", "aria-label": "Layout" });
-  private area = make("div", "viewer-area");
+  readonly tools = make("div", "viewer-bar", { role: "toolbar", "aria-label": "Tools", hidden: "" });
+  readonly area = make("div", "viewer-area");
+  private annotator?: Annotator;
   private swipe = make("input", "viewer-swipe", { type: "range", min: "0", max: "100", step: "1", "aria-label": "Swipe line, percent from the left" });
   private line = make("div", "viewer-line");
   private sliders = make("div", "viewer-sliders");
@@ -79,6 +82,7 @@ export class Viewer {
       this.keep();
     }, () => void this.update());
     this.build();
+    if (config.draft) this.annotator = new Annotator(this, config.draft);
     void this.open(image);
   }
 
@@ -98,7 +102,21 @@ export class Viewer {
     return this.layers.filter((layer): layer is Layer => layer instanceof Layer);
   }
 
-  private get plane(): Plane {
+  /** The labels that people change. */
+  get labels(): Layer | undefined {
+    return this.ready.find((layer) => layer.config.overlay && layer.isLabels);
+  }
+
+  /** The image that places are told by. */
+  get reference(): Layer | undefined {
+    return this.pictures[0];
+  }
+
+  get image(): ImageConfig {
+    return this.images[this.state.image];
+  }
+
+  get plane(): Plane {
     return { z: Math.max(0, this.state.z), t: this.state.t };
   }
 
@@ -131,7 +149,7 @@ export class Viewer {
     contrast.dataset.role = "contrast";
     this.bar.append(
       this.layerButtons,
-      this.layoutButtons,
+      ...(this.config.draft ? [] : [this.layoutButtons]),
       make("div", "viewer-group", { role: "group", "aria-label": "Zoom" },
         this.button("Fit", "Fit the image (0)", () => this.fit()),
         this.button("100 %", "One pixel of the image on one of the screen (9)", () => this.active?.setZoom(1)),
@@ -141,7 +159,7 @@ export class Viewer {
       this.button("?", "Keys (?)", () => this.help.showModal()),
     );
     const table = make("table");
-    for (const [key, meaning] of HELP)
+    for (const [key, meaning] of [...(this.config.draft ? ANNOTATE_HELP : []), ...HELP])
       table.append(make("tr", "", {}, make("th", "", { scope: "row" }, key), make("td", "", {}, meaning)));
     const close = this.button("Close", "Close (Esc)", () => this.help.close());
     this.help.append(make("h2", "", {}, "Keys of the viewer"), table, close);
@@ -152,6 +170,7 @@ export class Viewer {
     });
     root.replaceChildren(
       this.bar,
+      this.tools,
       this.area,
       this.sliders,
       make("div", "viewer-foot", {}, this.title, this.readout),
@@ -243,9 +262,11 @@ export class Viewer {
     const place = this.images.length > 1 ? `${index + 1} of ${this.images.length}: ` : "";
     this.title.textContent = `${place}${image.name}${note}`;
     this.root.dispatchEvent(new CustomEvent("viewer:image", { bubbles: true, detail: { name: image.name } }));
+    void this.annotator?.opened();
   }
 
-  private async reload(): Promise<void> {
+  /** Ask again for the layers, where what they show was changed as a whole. */
+  async reload(): Promise<void> {
     await this.open(this.state.image);
   }
 
@@ -301,7 +322,23 @@ export class Viewer {
     this.readPointer();
   }
 
-  private get active(): Pane | undefined {
+  /** Paint again what has changed. */
+  repaint(): void {
+    this.panes.forEach((pane) => pane.osd.forceRedraw());
+    this.readPointer();
+  }
+
+  setBoxes(boxes: Box[]): void {
+    this.panes.forEach((pane) => pane.setBoxes(boxes));
+    this.root.classList.toggle("has-objects", boxes.length > 0);
+  }
+
+  /** Outline an object or box in white; nothing where the id is empty. */
+  select(id: string): void {
+    this.mark(this.labels?.config.name ?? "", id, false);
+  }
+
+  get active(): Pane | undefined {
     return this.leader && this.panes.includes(this.leader) ? this.leader : this.panes[0];
   }
 
@@ -423,7 +460,7 @@ export class Viewer {
     this.readPointer();
   }
 
-  private paneAt(x: number, y: number): Pane | undefined {
+  paneAt(x: number, y: number): Pane | undefined {
     if (this.area.dataset.layout === "swipe" && this.panes.length === 2) {
       const box = this.area.getBoundingClientRect();
       return this.panes[(x - box.left) / box.width <= this.state.swipe / 100 ? 0 : 1];
@@ -502,6 +539,7 @@ export class Viewer {
   }
 
   private mark(layer: string, id: string, tell: boolean): void {
+    if (tell) this.annotator?.selected(id);
     this.marked = id && layer ? { layer, id: Number(id) } : undefined;
     this.panes.forEach((pane) => pane.markBox(layer ? "" : id));
     void this.update();
@@ -609,12 +647,13 @@ export class Viewer {
 
   private onKey(event: KeyboardEvent): void {
     const target = event.target as HTMLElement;
+    if ((event.ctrlKey || event.metaKey) && !this.help.open && this.annotator?.step(event)) return;
     if (event.ctrlKey || event.metaKey || this.help.open) return;
     const typing = target instanceof HTMLSelectElement || (target instanceof HTMLInputElement && target.type !== "range");
     if (typing) return;
     const slider = target instanceof HTMLInputElement;
     if (slider && event.key.startsWith("Arrow")) return;
-    if (this.act(event.key, event.shiftKey)) {
+    if (this.annotator?.act(event) || this.act(event.key, event.shiftKey)) {
       event.preventDefault();
       event.stopPropagation();
     }
@@ -658,7 +697,8 @@ export class Viewer {
     return true;
   }
 
-  private step(by: number): void {
+  /** Show another image: so many further, where there is one. */
+  step(by: number): void {
     const index = this.state.image + by;
     if (this.images[index]) void this.open(index);
   }

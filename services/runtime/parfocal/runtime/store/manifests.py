@@ -220,6 +220,9 @@ class DatasetManifest(Manifest):
     field_counts
         By split: estimated number of different fields of view in the source images; empty in datasets made before this
         was counted.
+    parent, source_model, draft, editors
+        Where targets were drawn or corrected in Parfocal: the address of the dataset or result that they began with,
+        that of the model that had predicted them, the id of the draft, and everybody who has changed an image.
     """
 
     dataset: str
@@ -236,6 +239,10 @@ class DatasetManifest(Manifest):
     unpaired: tuple[str, ...] = ()
     object_sizes: dict[str, ObjectSizes] = Field(default_factory=dict)
     field_counts: dict[str, int] = Field(default_factory=dict)
+    parent: str = ""
+    source_model: str = ""
+    draft: str = ""
+    editors: tuple[str, ...] = ()
 
     @property
     def image_class_values(self) -> tuple[int, ...]:

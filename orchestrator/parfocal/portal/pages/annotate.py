@@ -1,0 +1,524 @@
+"""Annotating: draw on bare images, correct predictions, and save what is complete as a version of a dataset."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from parfocal import v1
+from parfocal.client import Client
+from parfocal.client.datasets import list_datasets, read_dataset
+from parfocal.client.published import read_manifest
+from parfocal.portal.annotate.boxes import BoxEditor
+from parfocal.portal.annotate.desk import Opened, patches, tiff_bytes
+from parfocal.portal.annotate.fields import KIND_TITLES, Field, Fields, kind_of_result, require_drawable
+from parfocal.portal.annotate.saving import USES, Wanted, save_dataset, suggested_use
+from parfocal.portal.follow import make_tiles
+from parfocal.portal.pages.files import result_of
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.runtime.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    ParfocalError,
+    PreconditionError,
+    Violation,
+    refusal,
+)
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem
+from parfocal.runtime.images.pyramid import encode_tile, tile_name
+from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
+from parfocal.runtime.store.names import check_request_id, is_name, new_request_id, versioned_name
+
+router = APIRouter(prefix="/p/{project}")
+_NEVER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_STATUS: Final = ((ConflictError, 412), (PreconditionError, 409), (InvalidInputError, 422), (NotFoundError, 404))
+_CHUNK: Final = 2**20
+
+
+@router.get("/annotate")
+def drafts(request: Request, client: ClientHere) -> Response:
+    """List the drafts."""
+    found = client.catalog.drafts()
+    bases = {draft.base_uri: _base_name(draft.base_uri) for draft in found}
+    return page(request, "annotate_list.html", drafts=found, bases=bases, kinds=KIND_TITLES)
+
+
+@router.post("/annotate")
+async def begin(request: Request, client: ClientHere, portal: PortalHere) -> Response:
+    """Begin a draft of a dataset's images or of a prediction."""
+    form = {name: str(value) for name, value in (await request.form()).items()}
+    draft = await run_in_threadpool(_begin, client, portal, form)
+    return go(request, f"/annotate/{draft.draft}")
+
+
+@router.get("/annotate/{draft}")
+def draft_page(request: Request, client: ClientHere, portal: PortalHere, draft: str) -> Response:
+    """Show the images of a draft, with the tools to draw in them."""
+    found, fields, states = _of(client, portal, draft)
+    for uri in _tile_uris(client, found):
+        make_tiles(portal.follower, client, uri)
+    done = [field for field in fields.fields if _is_done(states, field)]
+    return page(
+        request,
+        "annotate.html",
+        draft=found,
+        fields=fields,
+        states=states,
+        done=len(done),
+        base_name=_base_name(found.base_uri),
+        base_url=_base_url(client.project, found.base_uri),
+        kind_title=KIND_TITLES[found.kind],
+    )
+
+
+@router.get("/annotate/{draft}/viewer.json")
+def viewer(client: ClientHere, portal: PortalHere, draft: str) -> Response:
+    """Tell the viewer of the images of a draft and of what can be drawn in them."""
+    found, fields, states = _of(client, portal, draft)
+    images = []
+    for field in fields.fields:
+        layers: list[dict[str, Any]] = [{"name": "Image", "info": field.tiles or _tiles(found, field, "source")}]
+        if found.kind != "boxes":
+            labels = {"name": "Labels", "info": _tiles(found, field, "labels"), "overlay": True}
+            layers.append(labels)
+        images.append({"name": field.name, "note": field.doubt, "layers": layers})
+    first = next((field.name for field in fields.fields if not _is_done(states, field)), "")
+    return JSONResponse(
+        {
+            "images": images,
+            "image": first,
+            "keep": _base_name(found.base_uri),
+            "draft": {
+                "url": f"/p/{client.project}/annotate/{found.draft}",
+                "kind": found.kind,
+                "classes": _classes(found),
+            },
+        },
+        headers=_NEVER,
+    )
+
+
+@router.get("/annotate/{draft}/state")
+def state(client: ClientHere, draft: str) -> Response:
+    """Say how far each image is, and who works on it."""
+    answer = client.catalog.draft(draft)
+    return JSONResponse({image.image: _state(image) for image in answer.images}, headers=_NEVER)
+
+
+@router.get("/annotate/{draft}/images/{image}")
+def image_state(client: ClientHere, portal: PortalHere, draft: str, image: str) -> Response:
+    """Say how far one image is, with its boxes or the classes of its objects."""
+    try:
+        found, field = _one(client, portal, draft, image)
+        opened = portal.desk.opened(client, found, field)
+        known = client.catalog.draft_image(draft, image)
+        return JSONResponse({**_state(known), **_drawn(opened)}, headers=_NEVER)
+    except ParfocalError as error:
+        return _refused(error)
+
+
+@router.patch("/annotate/{draft}/images/{image}")
+async def change(
+    request: Request, client: ClientHere, portal: PortalHere, draft: str, image: str, if_match: str = Header("")
+) -> Response:
+    """Apply operations, undo or redo them, or mark an image as done; If-Match is the revision that was seen."""
+    body = await request.body()
+    return await run_in_threadpool(_change, client, portal, draft, image, if_match.strip('" '), body)
+
+
+@router.post("/annotate/{draft}/images/{image}/lease")
+async def lease(request: Request, client: ClientHere, draft: str, image: str) -> Response:
+    """Take, renew or end the lease of an image."""
+    form = {name: str(value) for name, value in (await request.form()).items()}
+
+    def take() -> Response:
+        try:
+            found = client.catalog.lease_draft_image(
+                draft,
+                image,
+                check_request_id(form.get("session", "")),
+                take_over=form.get("do", "") == "take-over",
+                release=form.get("do", "") == "release",
+            )
+        except ParfocalError as error:
+            return _refused(error)
+        return JSONResponse(_state(found), headers=_NEVER)
+
+    return await run_in_threadpool(take)
+
+
+@router.get("/annotate/{draft}/images/{image}/labels.tif")
+def labels_out(client: ClientHere, portal: PortalHere, draft: str, image: str) -> Response:
+    """Return the label image as it is now, for Fiji or napari."""
+    found, field = _one(client, portal, draft, image)
+    opened = portal.desk.opened(client, found, field)
+    with opened.lock:
+        content = opened.image()
+    name = quote(f"{field.stem}.tif")
+    headers = {**_NEVER, "Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+    return Response(tiff_bytes(content), media_type="image/tiff", headers=headers)
+
+
+@router.get("/annotate/{draft}/labels.zip")
+def all_out(client: ClientHere, portal: PortalHere, draft: str) -> Response:
+    """Return the label images of all images as one archive; each has the name of its image."""
+    found, fields, _ = _of(client, portal, draft)
+    with tempfile.SpooledTemporaryFile(max_size=2**26) as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            names = _file_names(fields.fields)
+            for field in fields.fields:
+                opened = portal.desk.opened(client, found, field)
+                with opened.lock:
+                    content = opened.image()
+                archive.writestr(f"{names[field.name]}.tif", tiff_bytes(content))
+        file.seek(0)
+        data = file.read()
+    headers = {**_NEVER, "Content-Disposition": f'attachment; filename="{found.draft}-labels.zip"'}
+    return Response(data, media_type="application/zip", headers=headers)
+
+
+@router.post("/annotate/{draft}/bring")
+async def bring(request: Request, client: ClientHere, portal: PortalHere, draft: str) -> Response:
+    """Take label images that were corrected in another program; their names say of which images they are."""
+    form = await request.form()
+    session = check_request_id(str(form.get("session", "")) or new_request_id("bring"))
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        paths = []
+        for number, item in enumerate(form.getlist("files")):
+            if isinstance(item, UploadFile) and item.filename:
+                path = Path(scratch) / str(number) / Path(item.filename.replace("\\", "/")).name
+                path.parent.mkdir()
+                with path.open("wb") as file:
+                    while chunk := await item.read(_CHUNK):
+                        await run_in_threadpool(file.write, chunk)
+                paths.append(path)
+        await run_in_threadpool(_bring, client, portal, draft, session, paths)
+    return go(request, f"/annotate/{draft}")
+
+
+@router.get("/annotate/{draft}/finish")
+def finish(request: Request, client: ClientHere, portal: PortalHere, draft: str) -> Response:
+    """Show what is done, changed and left, and ask how the dataset shall be called."""
+    return page(request, "annotate_finish.html", **_finish_values(client, portal, draft, {}))
+
+
+@router.post("/annotate/{draft}/finish")
+async def publish(request: Request, client: ClientHere, portal: PortalHere, draft: str) -> Response:
+    """Save the complete images as a new version of a dataset."""
+    form = {name: str(value) for name, value in (await request.form()).items()}
+    return await run_in_threadpool(_publish, request, client, portal, draft, form)
+
+
+@router.post("/annotate/{draft}/delete")
+def delete(request: Request, client: ClientHere, draft: str) -> Response:
+    """Delete a draft with everything that was drawn in it."""
+    client.catalog.delete_draft(draft)
+    return go(request, "/annotate")
+
+
+@router.get("/tiles/draft/{draft}/{image}/{layer}/info")
+def info(client: ClientHere, portal: PortalHere, draft: str, image: str, layer: str) -> Response:
+    """Describe an image of a draft, or the labels drawn in it."""
+    try:
+        found, field = _one(client, portal, draft, image)
+        opened = portal.desk.opened(client, found, field)
+    except InvalidInputError as error:
+        return JSONResponse({"state": "failed", "reason": error.message}, headers=_NEVER)
+    with opened.lock:
+        content = opened.info() if layer == "labels" else opened.source_info
+    return JSONResponse(content, headers=_NEVER)
+
+
+@router.get("/tiles/draft/{draft}/{image}/{layer}/{digest}/{level}/{t}/{c}/{z}/{row}/{column}")
+def tile(
+    client: ClientHere,
+    portal: PortalHere,
+    draft: str,
+    image: str,
+    layer: str,
+    level: int,
+    t: int,
+    c: int,
+    z: int,
+    row: int,
+    column: int,
+) -> Response:
+    """Return one tile of an image of a draft, or of the labels as they are now."""
+    found, field = _one(client, portal, draft, image)
+    opened = portal.desk.at_hand(client, found, field)
+    headers = {**_NEVER, "Content-Encoding": "gzip"}
+    if layer != "labels":
+        data = (opened.source or {}).get(tile_name(level, t, c, z, row, column))
+    else:
+        with opened.lock:
+            pixels = opened.tile(level, t, z, row, column)
+        data = None if pixels is None else encode_tile(pixels)
+    if data is None:
+        raise NotFoundError("There is no such tile.")
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+def _begin(client: Client, portal: Portal, form: Mapping[str, str]) -> v1.Draft:
+    """Create the draft of a form: of the result of a job, or of a dataset "name:version"."""
+    request = v1.CreateDraftRequest(
+        request_id=check_request_id(form.get("request_id", "") or new_request_id("draft")), project=client.project
+    )
+    if job := form.get("result", ""):
+        place, result = result_of(client, job)
+        method = portal.method(client, result.method)
+        semantic = method is not None and method.task == v1.TASK_SEMANTIC_SEGMENTATION
+        request.kind = "classes" if semantic else kind_of_result(result)
+        request.base_uri, request.model_uri = str(place), result.model_uri
+        request.classes.extend(_result_classes(client, result, request.kind))
+        request.title = f"Corrections of {versioned_name(result.model_uri)}" if result.model_uri else "Corrections"
+    else:
+        manifest = read_dataset(client, form.get("dataset", ""))
+        name = f"{manifest.dataset}:{manifest.version}"
+        request.kind = require_drawable(form.get("kind", "") or manifest.kind)
+        request.base_uri = client.dataset_uri(name)
+        given = [part.strip() for part in form.get("classes", "").split(",") if part.strip()]
+        own = manifest.classes if request.kind == manifest.kind else ()
+        request.classes.extend(own or dict.fromkeys(given))
+        request.title = f"Annotation of {name}"
+    if request.kind == "boxes" and not request.classes:
+        request.classes.append("object")
+    if request.kind == "classes":
+        # Of a class image the number is the class; background is what is erased.
+        shown = [name for name in request.classes if name != "0"]
+        del request.classes[:]
+        request.classes.extend(shown or ["1"])
+    return client.catalog.create_draft(request)
+
+
+def _result_classes(client: Client, result: ResultManifest, kind: str) -> Sequence[str]:
+    """Return the names of the classes that the model of a prediction was trained on."""
+    try:
+        model = client.catalog.entry_at(result.model_uri)
+        dataset = read_manifest(client, model.model.dataset_uri, DatasetManifest)
+    except ParfocalError:
+        return ()
+    classed = kind != "labels" or any("target_class" in image.outputs for image in result.images)
+    return dataset.classes if classed else ()
+
+
+def _of(client: Client, portal: Portal, draft: str) -> tuple[v1.Draft, Fields, dict[str, v1.DraftImage]]:
+    """Return a draft, its images, and the states of those that were changed, by name."""
+    answer = client.catalog.draft(draft)
+    return answer.draft, portal.fields.fields(client, answer.draft), {state.image: state for state in answer.images}
+
+
+def _one(client: Client, portal: Portal, draft: str, image: str) -> tuple[v1.Draft, Field]:
+    found = portal.fields.draft(client, draft)
+    return found, portal.fields.fields(client, found).find(image)
+
+
+def _change(client: Client, portal: Portal, draft: str, image: str, revision: str, body: bytes) -> Response:
+    try:
+        sent = json.loads(body)
+        if not isinstance(sent, dict) or not revision.isdecimal():
+            raise ValueError
+    except (ValueError, RecursionError):
+        return _refused(InvalidInputError("Send an object of JSON, and the revision in If-Match."))
+    request = v1.ChangeDraftImageRequest(
+        project=client.project,
+        draft=draft,
+        image=image,
+        revision=int(revision),
+        change_id=str(sent.get("change_id", "")),
+        session=str(sent.get("session", "")),
+    )
+    if isinstance(sent.get("applied"), int):
+        request.applied = sent["applied"]
+    if isinstance(sent.get("done"), bool):
+        request.done = sent["done"]
+    operations = sent.get("operations", [])
+    if not isinstance(operations, list):
+        return _refused(InvalidInputError("The operations must be a list."))
+    try:
+        found, field = _one(client, portal, draft, image)
+        opened, saved, windows = portal.desk.change(client, found, field, request, operations)
+        answer = {**_state(saved), **_drawn(opened)}
+        if isinstance(opened.editor, BoxEditor):
+            return JSONResponse(answer, headers=_NEVER)
+        with opened.lock:
+            changed = patches(opened, windows)
+        if changed is None:
+            answer["reload"] = True
+        else:
+            for each in changed:
+                each["values"] = base64.b64encode(each["values"]).decode()
+            answer["patches"] = changed
+        answer["made"] = [json.loads(text).get("object", 0) for text in request.operations]
+        return JSONResponse(answer, headers=_NEVER)
+    except ParfocalError as error:
+        return _refused(error)
+
+
+def _bring(client: Client, portal: Portal, draft: str, session: str, paths: Sequence[Path]) -> None:
+    """Replace the labels of the images that files are called like; all or none of them are used."""
+    found, fields, _ = _of(client, portal, draft)
+    if found.kind == "boxes":
+        raise InvalidInputError("Boxes are drawn in this draft: label images cannot be used.")
+    if not paths:
+        raise InvalidInputError("Choose the label images that you have corrected.")
+    by_name = {name: field for field in fields.fields for name in (_file_names(fields.fields)[field.name],)}
+    problems, pairs = [], []
+    for path in paths:
+        stem = image_stem(path) if path.name.lower().endswith(IMAGE_SUFFIXES) else ""
+        field = by_name.get(stem)
+        if field is None:
+            problems.append(Violation(path.name, "no image of this draft has this name"))
+            continue
+        try:
+            portal.desk.check(path, portal.desk.opened(client, found, field))
+        except InvalidInputError as error:
+            text = error.violations[0].description if error.violations else error.message
+            problems.append(Violation(path.name, text))
+        pairs.append((path, field))
+    if problems:
+        raise refusal("These files cannot be used; nothing was changed:", problems)
+    for path, field in pairs:
+        digest = client.catalog.write_draft_file(draft, path)
+        state = client.catalog.draft_image(draft, field.name)
+        request = v1.ChangeDraftImageRequest(
+            project=client.project,
+            draft=draft,
+            image=field.name,
+            revision=state.revision,
+            change_id=new_request_id("bring"),
+            session=session,
+        )
+        try:
+            portal.desk.change(client, found, field, request, [{"do": "replace", "file": digest}])
+        except InvalidInputError as error:
+            if "the same" not in error.message:
+                raise
+
+
+def _publish(request: Request, client: Client, portal: Portal, draft: str, form: Mapping[str, str]) -> Response:
+    values = _finish_values(client, portal, draft, form)
+    try:
+        if not is_name(values["name"]):
+            raise InvalidInputError("Give the dataset a name: letters, digits, '.', '_' or '-'.")
+        done = [(field, values["states"][field.name]) for field in values["done"]]
+        wanted = Wanted(values["name"], values["use"], form.get("description", "").strip())
+        manifest = save_dataset(client, portal.desk, values["draft"], done, wanted)
+    except InvalidInputError as error:
+        return page(request, "annotate_finish.html", 422, **{**values, "error": error})
+    return go(request, f"/data/{manifest.dataset}/{manifest.version}")
+
+
+def _finish_values(client: Client, portal: Portal, draft: str, form: Mapping[str, str]) -> dict[str, Any]:
+    found, fields, states = _of(client, portal, draft)
+    done = [field for field in fields.fields if _is_done(states, field)]
+    base = _base_name(found.base_uri)
+    use = form.get("use", "")
+    splits = sorted({field.split for field in done if field.split})
+    saved = [each for each in list_datasets(client) if each.draft == found.draft]
+    return {
+        "draft": found,
+        "states": states,
+        "done": done,
+        "changed": [field for field in fields.fields if field not in done and states.get(field.name, _NONE).applied],
+        "left": [field for field in fields.fields if field not in done and not states.get(field.name, _NONE).applied],
+        "name": form.get("name", "").strip() or _suggested_name(client, found, fields),
+        "uses": USES,
+        "use": use if use in USES else suggested_use(done),
+        "description": form.get("description", ""),
+        "base_name": base,
+        "from_test": "test" in splits,
+        "saved": saved,
+    }
+
+
+_NONE: Final = v1.DraftImage()
+
+
+def _suggested_name(client: Client, draft: v1.Draft, fields: Fields) -> str:
+    """Return a name for the dataset: that of the one whose images were corrected."""
+    source = next((field.source.uri for field in fields.fields if field.tiles), "")
+    if not source:
+        return f"{versioned_name(draft.model_uri).partition(':')[0]}-corrected"[:63] if draft.model_uri else "corrected"
+    name = versioned_name(source).partition(":")[0]
+    same = source == draft.base_uri and read_dataset(client, versioned_name(source)).kind == draft.kind
+    return name if same else f"{name[:53]}-corrected"
+
+
+def _is_done(states: Mapping[str, v1.DraftImage], field: Field) -> bool:
+    return field.name in states and states[field.name].done
+
+
+def _state(image: v1.DraftImage) -> dict[str, Any]:
+    lease = {"session": image.lease.session, "holder": image.lease.holder} if image.HasField("lease") else None
+    return {
+        "revision": image.revision,
+        "applied": image.applied,
+        "steps": image.steps,
+        "done": image.done,
+        "lease": lease,
+    }
+
+
+def _drawn(opened: Opened) -> dict[str, Any]:
+    with opened.lock:
+        if isinstance(opened.editor, BoxEditor):
+            boxes = [{"id": box.number, "corners": box.corners, "class": box.classed} for box in opened.editor.boxes]
+            return {"boxes": boxes}
+        return {"classes": {str(number): classed for number, classed in opened.editor.classes.items()}}
+
+
+def _refused(error: ParfocalError) -> Response:
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 503)
+    return JSONResponse({"detail": error.message}, status, headers=_NEVER)
+
+
+def _classes(draft: v1.Draft) -> list[dict[str, Any]]:
+    """Return the number and name of each class; the number of an area is its class."""
+    return [
+        {"number": int(name) if draft.kind == "classes" and name.isdecimal() else number, "name": name}
+        for number, name in enumerate(draft.classes, start=1)
+    ]
+
+
+def _file_names(fields: Sequence[Field]) -> dict[str, str]:
+    """Return the name without suffix that the label image of each image has in other programs."""
+    stems = [field.stem for field in fields]
+    return {
+        field.name: field.stem if stems.count(field.stem) == 1 else f"{field.split}-{field.stem}" for field in fields
+    }
+
+
+def _tiles(draft: v1.Draft, field: Field, layer: str) -> str:
+    return f"/p/{draft.project}/tiles/draft/{draft.draft}/{quote(field.name, safe=':')}/{layer}/info"
+
+
+def _base_name(uri: str) -> str:
+    """Return what people call a dataset or result: "name:version", or the id of the job."""
+    name = versioned_name(uri)
+    return name if name.rpartition(":")[2].isdecimal() else name.partition(":")[2]
+
+
+def _base_url(project: str, uri: str) -> str:
+    name = _base_name(uri)
+    dataset, colon, version = name.partition(":")
+    return f"/p/{project}/data/{dataset}/{version}" if colon else f"/p/{project}/results/{name}"
+
+
+def _tile_uris(client: Client, draft: v1.Draft) -> list[str]:
+    """Return the addresses whose tiles the viewer of a draft shows."""
+    entry = client.catalog.entry_at(draft.base_uri)
+    if entry.kind == v1.ENTRY_KIND_DATASET:
+        return [draft.base_uri]
+    return [entry.result.input_uri] if entry.result.split else []

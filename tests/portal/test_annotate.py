@@ -1,0 +1,362 @@
+"""Predict, correct with the mouse, save, fine-tune and compare, in a real browser and without a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None and not os.environ.get("PARFOCAL_NEEDS_CHROMIUM"):
+    pytest.skip("Chromium is not installed: apt-get install chromium", allow_module_level=True)
+
+from axe_playwright_python.sync_playwright import Axe  # noqa: E402
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+
+from parfocal import v1  # noqa: E402
+from parfocal.client import Client  # noqa: E402
+from parfocal.client.datasets import create_dataset, read_dataset  # noqa: E402
+from parfocal.client.requests import prediction_request, training_request  # noqa: E402
+
+SERVICES = ("kinds", "qc")
+PROJECT = "annotate"
+VIEWER = "document.querySelector('.viewer').viewer"
+Point = tuple[float, float]
+expect.set_options(timeout=60_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM is not None, "PARFOCAL_NEEDS_CHROMIUM is set, but Chromium is not installed"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Desk:
+    """One window with a draft."""
+
+    def __init__(self, browser: Browser, portal: str) -> None:
+        self.said: list[str] = []
+        self.context = browser.new_context(
+            viewport={"width": 1280, "height": 900}, base_url=f"{portal}/p/{PROJECT}/", accept_downloads=True
+        )
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+
+    def settle(self) -> None:
+        """Wait until the viewer stands still and everything that was drawn is saved."""
+        ready = f"!!{VIEWER} && !{VIEWER}.busy && document.querySelector('.viewer').dataset.pending === '0'"
+        calm = 0
+        for _ in range(400):
+            calm = calm + 1 if self.page.evaluate(ready) else 0
+            if calm == 3:
+                return
+            self.page.wait_for_timeout(50)
+        text = self.page.locator(".viewer-notice").inner_text()
+        raise AssertionError(f"the viewer did not come to rest: {text!r}, {self.said}")
+
+    def at(self, point: Point) -> tuple[float, float]:
+        """Where a place of the image is in the window; (0, 0) is the corner of the first pixel."""
+        left, top = self.page.evaluate(f"{VIEWER}.clientPoint({point[0] - 0.5}, {point[1] - 0.5})")
+        return left, top
+
+    def tool(self, key: str) -> None:
+        self.page.locator(".viewer").focus()
+        self.page.keyboard.press(key)
+
+    def size(self, pixels: int) -> None:
+        self.page.get_by_label("Brush size").fill(str(pixels))
+        self.page.get_by_label("Brush size").press("Tab")
+
+    def click(self, point: Point) -> None:
+        self.page.mouse.click(*self.at(point))
+
+    def drag(self, *points: Point) -> None:
+        self.page.mouse.move(*self.at(points[0]))
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*self.at(point), steps=4)
+        self.page.mouse.up()
+        self.settle()
+
+    def labels(self, draft: str, image: str) -> NDArray[Any]:
+        """The label image as the portal hands it out."""
+        answer = self.page.request.get(f"annotate/{draft}/images/{image}/labels.tif")
+        return tifffile.imread(io.BytesIO(answer.body()))
+
+    def shown(self, x: int, y: int) -> int:
+        """The label that the viewer shows at a pixel."""
+        found: int = self.page.evaluate(f"{VIEWER}.labels.peek({x}, {y}, {VIEWER}.plane)[0]")
+        return found
+
+
+@pytest.fixture
+def desk(browser: Browser, portal: str) -> Iterator[Desk]:
+    desk = Desk(browser, portal)
+    yield desk
+    desk.context.close()
+    assert [text for text in desk.said if not re.search("status of 4(09|12|22)", text)] == []
+
+
+@pytest.fixture(scope="module")
+def predicted(client: Client, nuclei_folder: Path) -> str:
+    """The id of a prediction of the training images of a small dataset with nuclei."""
+    create_dataset(client, "nuclei", nuclei_folder)
+    job = client.start(training_request("tiny-labels", client.dataset_uri("nuclei"), "finder", {"epochs": 6}))
+    assert client.wait(job.id).state == v1.JOB_STATE_SUCCEEDED
+    uri = client.dataset_uri("nuclei:1")
+    predicted = client.wait(client.start(prediction_request(client.model_uri("finder"), uri, {}, split="train")).id)
+    assert predicted.state == v1.JOB_STATE_SUCCEEDED, predicted.error.text
+    return str(predicted.id)
+
+
+def disc(shape: tuple[int, ...], points: list[Point], size: float) -> NDArray[np.bool_]:
+    """The pixels whose centres are within half a size of a path, one by one."""
+    found = np.zeros(shape, bool)
+    for row, column in np.ndindex(*shape):
+        for (x0, y0), (x1, y1) in zip(points, points[1:] or points, strict=False):
+            steps = max(1, round(20 * math.hypot(x1 - x0, y1 - y0)))
+            for step in range(steps + 1):
+                x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+                found[row, column] |= math.hypot(column + 0.5 - x, row + 0.5 - y) <= size / 2
+    return found
+
+
+def test_ten_mouse_corrections_give_the_expected_labels_and_the_loop_ends_in_a_comparison(
+    desk: Desk, client: Client, predicted: str, tmp_path: Path
+) -> None:
+    page = desk.page
+    page.goto(f"results/{predicted}")
+    page.get_by_role("button", name="Correct").click()
+    page.wait_for_url(re.compile("/annotate/"))
+    draft = page.url.rsplit("/", 1)[-1].partition("#")[0]
+    expect(page.get_by_text("Least certain first")).to_be_visible()
+    order = page.locator("[data-draft-image]").evaluate_all("items => items.map(item => item.dataset.draftImage)")
+    expect(page.locator(".viewer-title")).to_contain_text(order[0])
+    desk.settle()
+    image = order[0]
+    expected = desk.labels(draft, image).astype(np.uint32)
+    free = int(expected.max()) + 1
+
+    # 1: a polygon whose corners lie between pixels, over whatever is there; other objects stay.
+    desk.page.get_by_label("protect others").uncheck()
+    desk.tool("p")
+    for point in ((10, 10), (40, 10), (40, 30), (10, 30)):
+        desk.click(point)
+    page.keyboard.press("Enter")
+    desk.settle()
+    expected[10:30, 10:40] = free
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+    desk.page.get_by_label("protect others").check()
+
+    # 2: a hole, which takes the eraser; 3: filled again.
+    desk.size(3)
+    desk.tool("e")
+    desk.click((15.5, 15.5))
+    desk.settle()
+    hole = disc(expected.shape, [(15.5, 15.5)], 3)
+    expected[hole] = 0
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+    desk.tool("v")
+    desk.click((20.5, 20.5))
+    expect(page.locator(".viewer-chosen")).to_have_text(f"object {free}")
+    desk.tool("f")
+    desk.settle()
+    expected[hole] = free
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+
+    # 4: split by a line; the larger part keeps the number and the pixels below the line.
+    desk.tool("s")
+    desk.drag((30.5, 5.5), (30.5, 34.5))
+    expected[10:30, 31:40] = free + 1
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+    assert desk.shown(35, 20) == free + 1
+
+    # 5: a new object by the brush, protected from the others; 6: extended from inside.
+    desk.tool("e")
+    desk.size(40)
+    desk.drag((1.5, 62.5), (78.5, 62.5))
+    band = disc(expected.shape, [(1.5, 62.5), (78.5, 62.5)], 40)
+    expected = desk.labels(draft, image).astype(np.uint32)
+    assert not expected[band].any()
+    desk.size(5)
+    desk.tool("b")
+    desk.drag((20.5, 52.5), (30.5, 52.5))
+    expected[disc(expected.shape, [(20.5, 52.5), (30.5, 52.5)], 5) & (expected == 0)] = free + 2
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+    desk.drag((30.5, 52.5), (30.5, 58.5))
+    expected[disc(expected.shape, [(30.5, 52.5), (30.5, 58.5)], 5) & (expected == 0)] = free + 2
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+
+    # 7: an outline in one go.
+    desk.tool("d")
+    desk.drag((50, 50), (60, 50), (60, 58), (50, 58), (50, 51))
+    expected[50:58, 50:60] = free + 3
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+
+    # 8: two become one; 9: another is removed; 10: Alt makes the brush an eraser.
+    desk.tool("m")
+    desk.click((20.5, 20.5))
+    desk.click((55.5, 55.5))
+    desk.settle()
+    expected[50:58, 50:60] = free
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+    desk.tool("v")
+    desk.click((25.5, 52.5))
+    desk.tool("Delete")
+    desk.settle()
+    expected[expected == free + 2] = 0
+    np.testing.assert_array_equal(desk.labels(draft, image), expected)
+    desk.tool("b")
+    page.keyboard.down("Alt")
+    desk.drag((52.5, 46.5), (52.5, 62.5))
+    page.keyboard.up("Alt")
+    expected[disc(expected.shape, [(52.5, 46.5), (52.5, 62.5)], 5)] = 0
+    final = desk.labels(draft, image)
+    np.testing.assert_array_equal(final, expected)
+    assert desk.shown(55, 55) == free
+
+    # Every step can be undone and done again, and the browser may go away.
+    steps = client.catalog.draft_image(draft, image).applied
+    for _ in range(steps):
+        page.keyboard.press("Control+z")
+    desk.settle()
+    assert client.catalog.draft_image(draft, image).applied == 0
+    page.keyboard.press("Control+y")
+    desk.settle()
+    page.reload()
+    desk.settle()
+    for _ in range(steps - 1):
+        desk.tool("Control+y")
+    desk.settle()
+    np.testing.assert_array_equal(desk.labels(draft, image), final)
+    assert desk.shown(55, 55) == free
+
+    # Done, and the next one; labels come back from another program.
+    page.get_by_role("button", name="Done, next").click()
+    expect(page.locator(".viewer-title")).to_contain_text(order[1])
+    expect(page.locator("[data-draft-done]")).to_have_text("1")
+    desk.settle()
+    page.get_by_text("Fiji and napari").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download all labels").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert {*archive.namelist()} == {f"{Path(name).stem}.tif" for name in order}
+    brought = np.zeros(final.shape, np.uint16)
+    brought[5:9, 5:9], brought[20:40, 20:40] = 7, 300
+    for number in range(1, 5):
+        tifffile.imwrite(tmp_path / f"{Path(order[number]).stem}.tif", brought)
+    page.set_input_files("#bring", sorted(tmp_path.iterdir()))
+    page.get_by_role("button", name="Bring back").click()
+    expect(page.locator('[data-state="changed"]')).to_have_count(4)
+    desk.settle()
+    np.testing.assert_array_equal(desk.labels(draft, order[2]), brought)
+    for name in order[1:]:
+        page.get_by_role("button", name=name).click()
+        expect(page.locator(".viewer-title")).to_contain_text(name)
+        desk.settle()
+        desk.tool("n")
+        desk.settle()
+
+    # A new version of the dataset, whose images are those that were done, with their numbers.
+    page.get_by_role("link", name="Finish").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("5 images are ready")
+    page.get_by_label("Name").fill("nuclei")
+    page.get_by_label("For training, and every").check()
+    page.get_by_role("button", name="Save as a new dataset version").click()
+    page.wait_for_url(re.compile("/data/nuclei/2$"))
+    manifest = read_dataset(client, "nuclei:2")
+    assert (manifest.kind, manifest.draft) == ("labels", draft)
+    assert manifest.parent == client.catalog.entry("result", predicted).uri
+    assert manifest.source_model == client.model_uri("finder:1")
+    assert manifest.counts["train"]["images"] == 4
+    stem = Path(image).stem
+    (entry,) = [each for each in manifest.images if each.role == "target" and each.stem == stem]
+    stored = client.catalog.read(client.dataset_uri("nuclei:2"), entry.file)
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(stored)), final)
+    lineage = client.catalog.lineage("dataset", "nuclei:2")
+    assert {"parent", "source_model"} <= {each.role for each in lineage.relations}
+
+    # Fine-tune and compare.
+    page.get_by_role("link", name="Fine-tune finder:1").click()
+    expect(page.get_by_label("Begin with")).to_have_value("finder:1")
+    page.get_by_label("Epochs", exact=True).fill("3")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile("/jobs/"))
+    expect(page.get_by_text(re.compile("quality control: "))).to_be_visible(timeout=90_000)
+    page.get_by_role("link", name="Open the model").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("finder:2")
+    page.get_by_role("link", name="compare").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Compare")
+
+
+def test_two_windows_do_not_overwrite_each_other(
+    desk: Desk, browser: Browser, portal: str, client: Client, predicted: str
+) -> None:
+    page = desk.page
+    page.goto("data/nuclei/1")
+    page.locator("#annotate button").click()
+    page.wait_for_url(re.compile("/annotate/"))
+    draft = page.url.rsplit("/", 1)[-1].partition("#")[0]
+    desk.settle()
+    image = page.locator("[data-draft-image]").first.get_attribute("data-draft-image") or ""
+    before = desk.labels(draft, image)
+    desk.size(4)
+    desk.tool("b")
+    desk.drag((3.5, 3.5), (10.5, 3.5))
+    other = Desk(browser, portal)
+    other.page.goto(f"annotate/{draft}")
+    other.settle()
+    expect(other.page.get_by_role("alert")).to_contain_text("is editing this image")
+    other.tool("b")
+    other.drag((3.5, 60.5), (10.5, 60.5))
+    assert client.catalog.draft_image(draft, image).steps == 1, "what is being edited elsewhere is only looked at"
+    other.page.get_by_role("button", name="Take over").click()
+    expect(other.page.get_by_role("alert")).to_be_hidden()
+    other.size(4)
+    other.tool("b")
+    other.drag((3.5, 60.5), (10.5, 60.5))
+    assert client.catalog.draft_image(draft, image).steps == 2
+
+    # The first window draws on what it saw: nothing is overwritten, and nothing is lost.
+    page.mouse.move(*desk.at((70.5, 3.5)))
+    page.mouse.down()
+    page.mouse.move(*desk.at((75.5, 3.5)), steps=3)
+    page.mouse.up()
+    expect(page.get_by_role("alert")).to_contain_text("in another window")
+    assert client.catalog.draft_image(draft, image).steps == 2
+    page.get_by_role("button", name="Take over").click()
+    desk.settle()
+    assert client.catalog.draft_image(draft, image).steps == 3
+    after = desk.labels(draft, image)
+    assert (after[[3, 60, 3], [5, 5, 73]] > 0).all()
+    assert np.count_nonzero(after != before) > 30
+    other.context.close()
+
+
+def test_pages_pass_the_checks_of_accessibility(desk: Desk, client: Client, predicted: str) -> None:
+    found = []
+    (draft, *_) = [each.draft for each in client.catalog.drafts()]
+    for path in ("annotate", f"annotate/{draft}", f"annotate/{draft}/finish", "data/nuclei/1"):
+        for scheme in ("light", "dark"):
+            desk.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            desk.page.goto(path)
+            desk.page.wait_for_timeout(300)
+            for violation in Axe().run(desk.page).response["violations"]:
+                found += [(path, scheme, violation["id"], node["html"][:120]) for node in violation["nodes"]]
+    assert found == []
