@@ -31,6 +31,7 @@ _COMMANDS = {
     "compare": "_compare:compare",
     "predict": "_predict:predict",
     "schedule": "_schedule:schedule",
+    "ingest": "_ingest:ingest",
     "models": "_models:models",
     "results": "_results:results",
     "jobs": "_jobs:jobs",

@@ -196,15 +196,16 @@ def delete(name: str) -> None:
     say(f"{name} has been deleted; what it predicted stays.")
 
 
-def interval(text: str) -> int:
-    """Return the seconds of "15m", "2h" or "1d"; raise InvalidInputError for anything else."""
+def interval(text: str, option: str = "--every", shortest: int = _SHORTEST_SECONDS) -> int:
+    """Return the seconds of "15m", "2h" or "1d"; raise InvalidInputError for anything else, and for less."""
     from parfocal.runtime.errors import InvalidInputError
 
     match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip().lower())
-    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
-    if seconds < _SHORTEST_SECONDS:
+    seconds = int(match[1]) * _UNITS[match[2]] if match else -1
+    if seconds < shortest:
+        least = "a minute" if shortest == _SHORTEST_SECONDS else f"{shortest} s"
         raise InvalidInputError(
-            f"--every {text} cannot be used: write a whole number of s, m, h or d of at least a minute, "
+            f"{option} {text} cannot be used: write a whole number of s, m, h or d of at least {least}, "
             "for example 15m, 2h or 1d."
         )
     return seconds

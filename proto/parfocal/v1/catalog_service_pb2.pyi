@@ -38,6 +38,10 @@ class _UploadKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """A prediction that was made elsewhere."""
     UPLOAD_KIND_INPUTS: _UploadKind.ValueType  # 4
     """Images that the prediction job of this request id will take; without a manifest, and not published."""
+    UPLOAD_KIND_INBOX: _UploadKind.ValueType  # 5
+    """Images for the inbox of this name, a folder of the project's results that batches and schedules look at; without a
+    manifest. What is there is never replaced.
+    """
 
 class UploadKind(_UploadKind, metaclass=_UploadKindEnumTypeWrapper):
     """What an upload becomes."""
@@ -52,6 +56,10 @@ UPLOAD_KIND_RESULT: UploadKind.ValueType  # 3
 """A prediction that was made elsewhere."""
 UPLOAD_KIND_INPUTS: UploadKind.ValueType  # 4
 """Images that the prediction job of this request id will take; without a manifest, and not published."""
+UPLOAD_KIND_INBOX: UploadKind.ValueType  # 5
+"""Images for the inbox of this name, a folder of the project's results that batches and schedules look at; without a
+manifest. What is there is never replaced.
+"""
 global___UploadKind = UploadKind
 
 @typing.final
@@ -564,8 +572,8 @@ class BeginUploadRequest(google.protobuf.message.Message):
     kind: global___UploadKind.ValueType
     """What will be published."""
     name: builtins.str
-    """Name of the dataset or model, whose version is given by the server; empty for results and inputs, which are named by
-    the request id.
+    """Name of the dataset or model, whose version is given by the server, or of the inbox; empty for results and inputs,
+    which are named by the request id.
     """
     def __init__(
         self,

@@ -163,7 +163,7 @@ class CatalogServicer(BatchServicer):
         async for verified, total in in_thread(self._uploads.publish(upload, request.files, person)):
             yield v1.PublishUploadResponse(verified=verified, files=total)
         answer = v1.PublishUploadResponse(verified=verified, files=total)
-        if not upload.is_inputs:
+        if upload.has_manifest:
             place = place_at(self._entries.store, str(upload.place))
             assert place is not None
             found = await asyncio.to_thread(self._entries.read, place)
