@@ -32,6 +32,7 @@ _COMMANDS = {
     "predict": "_predict:predict",
     "schedule": "_schedule:schedule",
     "ingest": "_ingest:ingest",
+    "notify": "_notify:notify",
     "models": "_models:models",
     "results": "_results:results",
     "jobs": "_jobs:jobs",

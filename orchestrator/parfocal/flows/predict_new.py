@@ -21,7 +21,7 @@ from parfocal.flows._follow import PrefectListener, current_flow_run, current_ru
 from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
 from parfocal.flows.batches import Batch, BatchRun, Progress, Step, Unlike
-from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
+from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again, tell_of_run
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
@@ -34,6 +34,8 @@ _SHOWN = 20
     flow_run_name="predict new images with {model}",
     on_cancellation=[cancel_jobs_of_run],
     on_crashed=[take_up_again],
+    on_completion=[tell_of_run],
+    on_failure=[tell_of_run],
     persist_result=False,
     validate_parameters=True,
 )
