@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,8 +15,12 @@ from google.protobuf import message_factory
 from support import ServiceProcess
 
 from parfocal import v1
+from parfocal.catalog import schedules
 from parfocal.catalog.drafts import Record as Draft
+from parfocal.catalog.schedules import SCHEDULES
 from parfocal.catalog.uploads import Record
+from parfocal.runtime.access.gate import Gate
+from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.names import dataset_location
 
@@ -26,7 +33,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> People:
 
 @pytest.fixture(scope="module")
 def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: People) -> ServiceProcess:
-    """A catalogue with identities, and datasets and uploads made by different people in both projects."""
+    """A catalogue with identities, and datasets, uploads and schedules made by different people in both projects."""
     store = s3.store()
     for project in (OWN, FOREIGN):
         for made_by in ("machine:user", "machine:somebody-else"):
@@ -48,6 +55,10 @@ def guarded(start_service: Callable[..., ServiceProcess], s3: Any, people: Peopl
             store.write(
                 store.datasets / project / ".drafts" / name_of(made_by) / "draft.json", draft.model_dump_json().encode()
             )
+            schedule = {"name": name_of(made_by), "source": "", "output": "", "steps": [], "created_by": made_by}
+            made = {**schedule, "created_at": manifest.created_at.isoformat()}
+            place = store.results / project / SCHEDULES / f"{name_of(made_by)}.json"
+            store.write(place, json.dumps(made).encode())
     return start_service("catalog", **people.settings)
 
 
@@ -67,6 +78,8 @@ def request_of(case: Case) -> Any:
         request.upload = f"dataset/{name_of(case.made_by)}"
     if "draft" in fields:
         request.draft = name_of(case.made_by)
+    if case.method.name in {"CheckSchedule", "DeleteSchedule"}:
+        request.name = name_of(case.made_by)
     if "kind" in fields and fields["kind"].enum_type is not None:
         request.kind = v1.ENTRY_KIND_DATASET
     return request
@@ -75,7 +88,7 @@ def request_of(case: Case) -> Any:
 def test_every_rpc_is_decided_as_the_table_says(guarded: ServiceProcess, people: People) -> None:
     (service,) = [each for each in all_services() if each.name == "CatalogService"]
     # What is deleted comes last: the others ask for it.
-    last = {"DeleteEntry", "RestoreEntry", "AbortUpload", "DeleteDraft"}
+    last = {"DeleteEntry", "RestoreEntry", "AbortUpload", "DeleteSchedule", "DeleteDraft"}
     ordered = sorted(cases([service]), key=lambda case: case.method.name in last)
     wrong, decided = [], set()
     with grpc.insecure_channel(guarded.address) as channel:
@@ -123,3 +136,29 @@ def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people:
                 list(call(request, timeout=10, metadata=people.metadata("operator")))
             assert refused.value.code() is grpc.StatusCode.NOT_FOUND
             assert "have a role" in refused.value.details()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('users = ["anna"]', ""),
+        ('users = ["group:imaging"]', ""),
+        ('operators = ["somebody"]', "has no role in the project 'lab' any more"),
+        ('viewers = ["group:imaging"]', "only a viewer"),
+    ],
+)
+def test_a_schedule_may_run_while_who_made_it_may_predict(tmp_path: Path, line: str, words: str) -> None:
+    access = tmp_path / "access.toml"
+    access.write_text(f"[projects.lab]\n{line}\n")
+    made = schedules.Record(
+        name="nightly",
+        source="s3://a/b",
+        output="s3://a/c",
+        steps=(),
+        created_by="anna",
+        created_at=datetime.now(UTC),
+        groups=("imaging",),
+    )
+    said = schedules.refusal(Gate(Settings(access_file=access)), "lab", made)
+    assert (words in said) if words else not said
+    assert not schedules.refusal(Gate(Settings()), "lab", made), "without identities everybody may do everything"

@@ -17,7 +17,8 @@ from parfocal import v1
 from parfocal.catalog.entries import Entries
 from parfocal.catalog.signing import Signer, check_signing
 from parfocal.catalog.trash import Trash
-from parfocal.catalog.uploads import PART_BYTES, Uploads, part_size
+from parfocal.catalog.upload_files import PART_BYTES, part_size
+from parfocal.catalog.uploads import Uploads
 from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.errors import (
     AlreadyExistsError,

@@ -61,3 +61,25 @@ def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(
     schedules.delete("nightly")
     with pytest.raises(NotFoundError, match="none yet"):
         schedules.get("nightly")
+
+    # A schedule that a person makes does what they made it for, with two models, and nothing else.
+    chained = store.results / project / "chained"
+    made_by_command = ["--home", str(stack.folder), "schedule", "create", "chain", "--watch", str(inbox)]
+    command = [*made_by_command, "--model", model, "--then", model, "--output", str(chained), "--every", "1d"]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["parameters"]["then"] == [{"model": model, "parameters": {}}]
+    assert main(command) == 2
+    assert "Choose another name" in capfd.readouterr().err
+    ended = stack.wait(schedules.run_now("chain"))
+    assert ended["state_type"] == "COMPLETED", (ended["state"]["message"], stack.log_text(ended["id"]))
+    assert store.exists(chained / "plate" / "a02.tif")
+    chain = schedules.get("chain")
+    moved = {"parameters": {**chain.parameters, "output": str(output)}}
+    stack.api.patch(f"/deployments/{chain.deployment}", json=moved).raise_for_status()
+    ended = stack.wait(schedules.run_now("chain"))
+    assert ended["state_type"] == "FAILED"
+    assert ended["state"]["message"].startswith("Paused: On Prefect's page other folder for the results were set")
+    assert not schedules.get("chain").active
+    assert main(["--home", str(stack.folder), "schedule", "delete", "chain"]) == 0
+    with pytest.raises(NotFoundError):
+        stack.client.catalog.check_schedule("chain")

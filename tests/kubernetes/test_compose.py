@@ -36,6 +36,7 @@ def test_every_folder_is_a_service() -> None:
     addresses = services["runner"]["environment"]["PARFOCAL_SERVICES"].split(",")
     assert addresses == [f"{name}:50051" for name in SERVICES if name != "catalog"]
     assert services["runner"]["environment"]["PARFOCAL_CATALOG"] == "catalog:50051"
+    assert not [key for key in services["runner"]["environment"] if "_S3_" in key], "the flow runner has no store key"
     frameworks = {path.parent.name for path in ROOT.glob("services/*/requirements-gpu.lock")}
     assert set(content("gpu.yaml")["services"]) == frameworks
 

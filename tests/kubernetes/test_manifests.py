@@ -285,6 +285,17 @@ def test_services_listen_with_tls_and_identities_or_say_that_they_do_not(overlay
     assert policy["spec"]["validation"]["hostname"] in certificate["spec"]["dnsNames"]
 
 
+def test_the_flow_runner_neither_has_a_key_of_the_store_nor_reaches_it() -> None:
+    for overlay in OVERLAYS:
+        for where, _, container in containers(overlay):
+            keys = [each for each in container.get("env", ()) if "_S3_" in each["name"] and "KEY" in each["name"]]
+            if container["name"] in {"catalog", "worker", "runner"}:
+                assert bool(keys) == (container["name"] != "runner"), f"{overlay}: {where}"
+        for policy in of_kind(overlay, "NetworkPolicy"):
+            if name(policy) == "parfocal-to-store":
+                assert "runner" not in str(policy["spec"]["podSelector"])
+
+
 def test_gpus_are_asked_for_by_workers_alone() -> None:
     for overlay in OVERLAYS:
         for where, _, container in containers(overlay):

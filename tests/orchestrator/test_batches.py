@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -13,11 +15,12 @@ from support import put_image
 from parfocal import v1
 from parfocal.cli._schedule import interval
 from parfocal.client import Client
-from parfocal.flows.batches import Batch, BatchRun, Progress
-from parfocal.flows.ledger import Ledger
-from parfocal.runtime.errors import InvalidInputError, NotFoundError, UnavailableError
+from parfocal.client.catalog import Catalog
+from parfocal.client.results import read_result
+from parfocal.flows.batches import Batch, BatchRun, Progress, Step, Unlike
+from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.store import ObjectInfo
+from parfocal.runtime.store.names import versioned_name
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def batch(client: Client, model: str, request: pytest.FixtureRequest) -> Batch:
     place = client.store.results / client.project / f"microscope-{crc32(request.node.name.encode())}"
     for number, name in enumerate(("a.tif", "b.tif", "plate/a.tif")):
         put_image(client.store, place / "inbox" / name, number)
-    return Batch(place / "inbox", place / "out", client.model_uri(model))
+    return Batch(place / "inbox", place / "out", (Step(client.model_uri(model)),))
 
 
 def go(client: Client, batch: Batch) -> Progress:
@@ -81,15 +84,15 @@ def test_an_image_that_cannot_be_read_is_given_up_and_blocks_nobody(client: Clie
 def test_an_image_that_ends_its_job_spoils_no_others(
     client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver = BatchRun._deliver
+    result = BatchRun._result
 
-    def fail(run: BatchRun, job: v1.Job, items: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    def fail(run: BatchRun, job: v1.Job) -> Any:
         """Let the job of each shard with b.tif have failed as a whole."""
-        if any(item.location.name == "b.tif" for item in items):
+        if "b.tif" in job.prediction.inputs:
             job = v1.Job(id=job.id, state=v1.JOB_STATE_FAILED, message="the worker was killed")
-        return deliver(run, job, items)
+        return result(run, job)
 
-    monkeypatch.setattr(BatchRun, "_deliver", fail)
+    monkeypatch.setattr(BatchRun, "_result", fail)
     found = [go(client, batch) for _ in range(3)]
     assert (sum(each.predicted for each in found), sum(each.failed for each in found)) == (2, 1)
     assert set(found[-1].reasons) == {"b.tif"}
@@ -110,7 +113,7 @@ def test_what_a_run_did_not_come_to_deliver_is_delivered_by_the_next(
     before = jobs(client)
     with monkeypatch.context() as patched:
 
-        def die(*_arguments: Any) -> None:
+        def die(*_arguments: Any, **_options: Any) -> None:
             raise UnavailableError("the runner was killed")
 
         patched.setattr(BatchRun, "_deliver", die)
@@ -122,27 +125,102 @@ def test_what_a_run_did_not_come_to_deliver_is_delivered_by_the_next(
     assert outputs(client, batch) == {"a.tif", "b.tif", "plate/a.tif"}
 
 
-def test_the_table_of_a_run_that_is_killed_while_it_delivers_is_written_again(
+def test_an_answer_that_is_lost_on_its_way_counts_nothing_twice(
     client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    end, calls = Catalog.end_batch_inputs, []
+
+    def lose_first(*arguments: Any) -> Any:
+        calls.append(end(*arguments))
+        if len(calls) == 1:
+            raise UnavailableError("the connection was closed")
+        return calls[-1]
+
+    monkeypatch.setattr(Catalog, "end_batch_inputs", lose_first)
+    first = go(client, batch)
+    assert (len(calls), first.predicted + first.elsewhere, first.reasons) == (2, 3, {})
+    assert go(client, batch).ended_before == 3
+    (table,) = client.store.objects(batch.output / "manifests")
+    assert len(client.store.read(table.location).decode().splitlines()) == 4
+
+
+def test_a_result_that_is_deleted_before_its_delivery_is_made_again(
+    client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+
+        def die(*_arguments: Any, **_options: Any) -> None:
+            raise UnavailableError("the runner was killed")
+
+        patched.setattr(BatchRun, "_deliver", die)
+        with pytest.raises(UnavailableError):
+            go(client, batch)
+    (job,) = {job.id for job in client.jobs() if batch.source.key in str(job)}
+    client.catalog.delete("result", job)
+    second = go(client, batch)
+    assert (second.predicted, second.reasons) == (3, {})
+    assert outputs(client, batch) == {"a.tif", "b.tif", "plate/a.tif"}
+
+
+def test_models_are_applied_one_after_the_other(client: Client, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    (step,) = batch.steps
+    chain = Batch(batch.source, batch.output, (step, step), keep=True)
+    assert chain.key != batch.key
     with monkeypatch.context() as patched:
 
         def die(*_arguments: Any) -> None:
             raise UnavailableError("the runner was killed")
 
-        patched.setattr(Ledger, "end", die)
+        patched.setattr(BatchRun, "_job_of_step", die)
         with pytest.raises(UnavailableError):
-            go(client, batch)
-    assert go(client, batch).predicted == 3
+            go(client, chain)
+    before = jobs(client)
+    assert go(client, chain).predicted == 3
+    assert jobs(client) == before + 1, "the first step was not done again"
+    names = {"a.tif", "b.tif", "plate/a.tif"}
+    kept = f"steps/1-{versioned_name(step.model_uri).replace(':', '-')}"
+    assert outputs(client, chain) == names | {f"{kept}/{name}" for name in names}
     (table,) = client.store.objects(batch.output / "manifests")
-    assert len(client.store.read(table.location).decode().splitlines()) == 4
+    row = next(csv.DictReader(client.store.read(table.location).decode().splitlines()))
+    first, second = row["job"].split(" > ")
+    assert row["model"] == f"{step.model_uri} > {step.model_uri}"
+    assert row["prediction"] == f"{batch.output}/a.tif"
+    sources = [read_result(client, client.get(job)).input_uri for job in (first, second)]
+    assert sources == [str(batch.source), f"{client.store.results}{client.project}/{first}"]
+    related = {(link.uri, link.from_uri) for link in client.catalog.lineage("result", second).relations}
+    assert (f"{client.store.results}{client.project}/{second}", sources[1]) in related
+    assert go(client, chain).ended_before == 3
+
+
+def test_images_unlike_those_of_the_training_are_named_or_end_the_run(
+    client: Client, batch: Batch, images: Path
+) -> None:
+    def run(unlike: Unlike) -> Progress:
+        return BatchRun(client, batch, settle_seconds=0, unlike=unlike).run()
+
+    # Noise of 32x48 pixels, where the model was trained with spots.
+    with pytest.raises(PreconditionError, match="3 of 3 images of a sample are unlike"):
+        run("stop")
+    assert outputs(client, batch) == set()
+    before = jobs(client)
+    with pytest.raises(PreconditionError):
+        run("stop")
+    assert jobs(client) == before, "the same sample is not predicted again"
+    warned = run("warn")
+    assert (warned.predicted, set(warned.unlike)) == (3, {"a.tif", "b.tif", "plate/a.tif"})
+    assert "3 images unlike those of the training" in warned.sentence
+    trained_with = sorted((images / "train" / "source").iterdir())
+    for path in trained_with:
+        client.store.write(batch.source / "like" / path.name, path.read_bytes())
+    alike = run("stop")
+    assert (alike.predicted, alike.unlike) == (len(trained_with), {})
 
 
 def test_images_of_another_project_are_not_even_counted(client: Client, batch: Batch) -> None:
     foreign = client.store.results / "lab-b" / "inbox"
     put_image(client.store, foreign / "a.tif", 1)
     with pytest.raises(NotFoundError):
-        go(client, Batch(foreign, batch.output, batch.model_uri))
+        go(client, Batch(foreign, batch.output, batch.steps))
 
 
 def test_two_runs_at_a_time_share_the_images(client: Client, batch: Batch) -> None:
@@ -158,7 +236,7 @@ def test_what_another_run_took_meanwhile_is_left_to_it(
     before, rivals = jobs(client), []
     take_up = BatchRun._take_up
 
-    def late(run: BatchRun, *arguments: Any) -> list[ObjectInfo]:
+    def late(run: BatchRun, *arguments: Any) -> list[v1.BatchInput]:
         found = take_up(run, *arguments)
         if not rivals:
             rivals.append(run)
@@ -184,7 +262,7 @@ def test_an_image_that_is_being_written_is_left_to_the_next_run(
 def test_results_among_the_images_are_refused(client: Client, batch: Batch) -> None:
     for source, output in ((batch.source, batch.source / "out"), (batch.output / "prediction", batch.output)):
         with pytest.raises(InvalidInputError, match="Choose another folder"):
-            go(client, Batch(source, output, batch.model_uri))
+            go(client, Batch(source, output, batch.steps))
 
 
 def test_results_are_written_to_a_folder_of_their_own_in_the_project(client: Client, batch: Batch) -> None:
@@ -194,7 +272,7 @@ def test_results_are_written_to_a_folder_of_their_own_in_the_project(client: Cli
     elsewhere = (client.store.models / client.project / "m", client.store.results / "other" / "x", published)
     for place in (*elsewhere, published / "below", client.store.results / client.project / "_batches"):
         with pytest.raises(InvalidInputError, match="microscope-1"):
-            go(client, Batch(batch.source, place, batch.model_uri))
+            go(client, Batch(batch.source, place, batch.steps))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("15m", 900), ("2 h", 7200), ("1D", 86_400), ("90s", 90)])

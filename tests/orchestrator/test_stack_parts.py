@@ -209,6 +209,19 @@ def test_the_runner_waits_for_services_but_starts_without_one_that_failed(tmp_pa
     assert runner.env["PARFOCAL_SERVICES"] == "127.0.0.1:15051"
 
 
+def test_neither_runner_nor_portal_has_a_key_of_the_store(tmp_path: Path) -> None:
+    config = StackConfig(
+        folder=tmp_path, services=(service("care", 15051),), runner_module="parfocal.stack.guard", portal_port=18600
+    )
+    credentials = ensure_credentials(tmp_path)
+    units = {unit.name: unit.env for unit in build_units(config, credentials)}
+    keys = {credentials.access_key, credentials.services.access_key, credentials.catalog.access_key}
+    assert keys & set(units["care"].values())
+    for name in ("runner", "portal"):
+        assert not keys & set(units[name].values()), name
+        assert not [key for key in units[name] if key.startswith("PARFOCAL_S3_")], name
+
+
 def test_the_portal_listens_on_its_own_port_and_knows_the_services(tmp_path: Path) -> None:
     config = StackConfig(folder=tmp_path, services=(service("care", 15051),), prefect=False, portal_port=18600)
     portal = build_units(config, ensure_credentials(tmp_path))[-1]

@@ -33,6 +33,8 @@ _COMMANDS = {
     "compare": "_compare:compare",
     "predict": "_predict:predict",
     "schedule": "_schedule:schedule",
+    "ingest": "_ingest:ingest",
+    "notify": "_notify:notify",
     "models": "_models:models",
     "results": "_results:results",
     "jobs": "_jobs:jobs",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,14 +28,35 @@ AXES = click.option(
     metavar="LETTERS",
     help="What the axes of the images are, e.g. ZYX for volumes or TYX for time-lapses, where files declare others.",
 )
+THEN = click.option(
+    "--then",
+    multiple=True,
+    metavar="NAME[:VERSION]",
+    help="A further model, applied to what the one before has made; its parameters are -p 2.NAME=VALUE. Repeat for "
+    "more.",
+)
+KEEP_STEPS = click.option(
+    "--keep-steps", is_flag=True, help="With --then: keep what the models before the last one make too, below steps/."
+)
+UNLIKE = click.option(
+    "--unlike",
+    type=click.Choice(["warn", "stop", "ignore"]),
+    default="warn",
+    show_default=True,
+    help="For a folder in the store: what to do about images unlike those of the training. `stop` predicts a sample "
+    "first, and nothing else if most of it is unlike them.",
+)
 
 
 @click.command(cls=Command, short_help="Apply a model to images.")
 @click.argument("input")
 @click.option("--model", required=True, metavar="NAME[:VERSION]", help="The model to apply.")
 @click.option("--output", required=True, metavar="FOLDER", help="Where the results go.")
+@THEN
 @PARAMETERS
 @AXES
+@KEEP_STEPS
+@UNLIKE
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end; download later with `parfocal jobs download`.")
 @click.option(
@@ -45,8 +66,11 @@ def predict(
     input: str,
     model: str,
     output: str,
+    then: tuple[str, ...],
     parameters: tuple[str, ...],
     axes: str,
+    keep_steps: bool,
+    unlike: str,
     overwrite: bool,
     detach: bool,
     require_pass: bool,
@@ -57,8 +81,9 @@ def predict(
     that do not suit the model are named before anything is uploaded.
 
     Where INPUT is a folder in the store (s3://…), FOLDER is one too. Its images, those of its sub-folders too, are
-    predicted in jobs of some minutes, as many at a time as there are devices; repeated, the command does what is new,
-    missing or failed.
+    predicted in jobs of some minutes, four at a time; repeated, the command does what is new, missing or failed.
+
+    With --then a second model is applied to what the first one has made, for example CARE --then StarDist.
 
     The parameters (-p) are those of prediction: `parfocal methods METHOD` lists them for the model's method.
     """
@@ -70,14 +95,25 @@ def predict(
                 "--axes and --overwrite are for images of this computer. Images in the store have the axes that their "
                 "files declare, and each of them is predicted once."
             )
-        _predict_stored(input, model, output, parameters, detach=detach, require_pass=require_pass)
+        stored = {"keep_steps": keep_steps, "unlike": unlike}
+        _predict_stored(input, (model, *then), output, parameters, stored, detach=detach, require_pass=require_pass)
         return
+    if unlike == "stop":
+        raise InvalidInputError(
+            "--unlike stop is for a folder in the store. Images of this computer are compared with those of the "
+            "training while they are predicted."
+        )
+    if then and detach:
+        raise InvalidInputError(
+            "--detach cannot go with --then: the command starts each step when the one before ends."
+        )
     _predict_files(
         Path(input),
-        model,
+        (model, *then),
         Path(output),
         parameters,
         axes=axes,
+        keep_steps=keep_steps,
         overwrite=overwrite,
         detach=detach,
         require_pass=require_pass,
@@ -85,34 +121,43 @@ def predict(
 
 
 def _predict_stored(
-    source: str, model: str, output: str, parameters: tuple[str, ...], *, detach: bool, require_pass: bool
+    source: str,
+    models: Sequence[str],
+    output: str,
+    parameters: tuple[str, ...],
+    options: Mapping[str, Any],
+    *,
+    detach: bool,
+    require_pass: bool,
 ) -> None:
     """Have a workflow predict what is new in a folder of the store."""
     app = current_app()
-    from parfocal import v1
     from parfocal.cli import _work
     from parfocal.cli._errors import DETACHED
     from parfocal.cli._render import print_json, say
-    from parfocal.client.models import read_model
-    from parfocal.client.parameters import parse_parameters, schema_of
-    from parfocal.flows.batches import check_folders
+    from parfocal.client.steps import plan_steps
+    from parfocal.flows.batches import Batch, Step
     from parfocal.flows.remote import ENDED
-    from parfocal.flows.schedules import Schedules
+    from parfocal.flows.schedules import Schedules, flow_parameters
+    from parfocal.runtime.access.identity import UNVERIFIED
     from parfocal.runtime.errors import PreconditionError
-    from parfocal.runtime.store.names import versioned_name
+    from parfocal.runtime.store.confinement import check_folders
     from parfocal.runtime.store.store import Location
 
-    check_folders(Location.parse(source), Location.parse(output))
+    folders = Location.parse(source), Location.parse(output)
+    check_folders(*folders)
     schedules = Schedules(app.prefect())
     with app.client() as client:
-        summary = read_model(client, model)
-        _say_verdict(summary)
-        _work.require_pass(summary.verdict, require_pass)
-        method = client.method(summary.manifest.method)
-        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
-        given = {"model": versioned_name(summary.uri), "source": source, "output": output, "parameters": values}
-        given["project"] = client.project
-    run = schedules.start(method.name, given)
+        steps = plan_steps(client, models, parameters)
+        for step in steps:
+            _say_verdict(step.model)
+            _work.require_pass(step.model.verdict, require_pass)
+        given = {**flow_parameters(steps, source, output, client.project), **options}
+        # What is wrong with the folders is said here and now, and the run gets to know for whom it is done.
+        planned = [Step(step.model.uri, step.parameters) for step in steps]
+        batch = Batch(*folders, planned, bool(options["keep_steps"]))
+        caller = client.catalog.open_batch(batch.key, source, output).caller
+    run = schedules.start(steps[0].method.name, given, "" if caller == UNVERIFIED.name else caller)
     say(f"Flow run {run}")
     state = message = ""
     try:
@@ -135,38 +180,37 @@ def _predict_stored(
 
 def _predict_files(
     input: Path,
-    model: str,
+    models: Sequence[str],
     output: Path,
     parameters: tuple[str, ...],
     *,
     axes: str,
+    keep_steps: bool,
     overwrite: bool,
     detach: bool,
     require_pass: bool,
 ) -> None:
     """Upload images of this computer, predict them, and download the results."""
     app = current_app()
-    from parfocal import v1
     from parfocal.cli import _work
     from parfocal.cli._render import print_json, say
-    from parfocal.client.models import read_model
-    from parfocal.client.parameters import parse_parameters, schema_of
-    from parfocal.client.results import find_inputs
+    from parfocal.client.requests import prediction_request
+    from parfocal.client.results import find_inputs, result_uri
+    from parfocal.client.steps import plan_steps
 
     axes = check_axes(axes)
     paths = find_inputs(input)
     say_passed_over(input)
     _refuse_to_replace(paths, output, overwrite=overwrite)
     with app.client() as client:
-        summary = read_model(client, model)
-        _say_verdict(summary)
-        _work.require_pass(summary.verdict, require_pass)
-        method = client.method(summary.manifest.method)
-        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
-        if "weights" in values:
-            summary.manifest.weights_named(values["weights"])
-        paths, left_out = check_inputs(method, summary.manifest, paths, axes)
-        job = _work.start_prediction(client, summary, paths, values, axes=axes)
+        first, *further = steps = plan_steps(client, models, parameters)
+        for step in steps:
+            _say_verdict(step.model)
+            _work.require_pass(step.model.verdict, require_pass)
+            if "weights" in step.parameters:
+                step.model.manifest.weights_named(step.parameters["weights"])
+        paths, left_out = check_inputs(first.method, first.model.manifest, paths, axes)
+        job = _work.start_prediction(client, first.model, paths, first.parameters, axes=axes)
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})
@@ -174,7 +218,31 @@ def _predict_files(
                 say(f"Get the results later: parfocal jobs download {job.id} --output {output}")
             return
         job = _finish(app, client, job, output)
-        collect(app, client, job, output, summary.verdict, overwrite=overwrite, left_out=left_out)
+        for number, step in enumerate(further, 2):
+            left_out += _not_made(client, job)
+            if keep_steps:
+                _keep_step(client, job, output / "steps" / f"{number - 1}-{steps[number - 2].name.replace(':', '-')}")
+            say(f"Step {number}: {step.name}")
+            request = prediction_request(step.model.uri, result_uri(job), step.parameters)
+            job = _finish(app, client, _work.start_or_join(client, request, again=True), output)
+        collect(app, client, job, output, steps[-1].model.verdict, overwrite=overwrite, left_out=left_out)
+
+
+def _not_made(client: Client, job: v1.Job) -> list[Violation]:
+    """Return the images that a step has made nothing of, with the reasons."""
+    from parfocal.client.results import read_result
+    from parfocal.runtime.errors import Violation
+
+    return [Violation(image.input, image.reason) for image in read_result(client, job).images if image.reason]
+
+
+def _keep_step(client: Client, job: v1.Job, folder: Path) -> None:
+    """Download what a step has made; what an earlier command kept there is replaced."""
+    from parfocal.cli._progress import transfer
+    from parfocal.client.results import download_result
+
+    with transfer("Downloading") as on_progress:
+        download_result(client, job, folder, overwrite=True, on_progress=on_progress)
 
 
 def collect(

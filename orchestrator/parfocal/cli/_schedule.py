@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
+from parfocal.cli._predict import KEEP_STEPS, THEN, UNLIKE
 from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
@@ -28,24 +29,39 @@ def schedule() -> None:
 @schedule.command("create")
 @click.argument("name")
 @click.option("--model", required=True, metavar="NAME[:VERSION]", help="The model to apply; this version from now on.")
+@THEN
 @click.option("--watch", required=True, metavar="S3://…", help="Folder in the store that gets the images.")
 @click.option("--output", required=True, metavar="S3://…", help="Folder in the store that gets the results.")
 @click.option("--every", default="", metavar="TIME", help="How often: for example 15m, 2h or 1d.")
 @click.option("--cron", default="", metavar="EXPRESSION", help='Instead of --every: for example "0 7 * * 1-5".')
 @click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Of --cron, e.g. Europe/Lisbon.")
 @PARAMETERS
+@KEEP_STEPS
+@UNLIKE
 def create(
-    name: str, model: str, watch: str, output: str, every: str, cron: str, timezone: str, parameters: tuple[str, ...]
+    name: str,
+    model: str,
+    then: tuple[str, ...],
+    watch: str,
+    output: str,
+    every: str,
+    cron: str,
+    timezone: str,
+    parameters: tuple[str, ...],
+    keep_steps: bool,
+    unlike: str,
 ) -> None:
-    """Create the schedule NAME."""
+    """Create the schedule NAME.
+
+    Its jobs are yours. It may apply these models to this folder and write to that one, nothing else, and pauses when
+    you are no longer a user of the project.
+    """
     app = current_app()
-    from parfocal import v1
     from parfocal.cli._render import print_json, say
-    from parfocal.client.models import read_model
-    from parfocal.client.parameters import parse_parameters, schema_of
-    from parfocal.flows.batches import check_folders
+    from parfocal.client.steps import plan_steps
+    from parfocal.flows.schedules import create_recorded
     from parfocal.runtime.errors import InvalidInputError
-    from parfocal.runtime.store.names import versioned_name
+    from parfocal.runtime.store.confinement import check_folders
     from parfocal.runtime.store.store import Location
 
     if bool(every) == bool(cron):
@@ -54,23 +70,16 @@ def create(
     check_folders(Location.parse(watch), Location.parse(output))
     schedules = _schedules()
     with app.client() as client:
-        summary = read_model(client, model)
-        method = client.method(summary.manifest.method)
-        values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), parameters)
-        given: dict[str, Any] = {
-            "model": versioned_name(summary.uri),
-            "source": watch,
-            "output": output,
-            "project": client.project,
-        }
-        if values:
-            given["parameters"] = values
-    made = schedules.create(name, method.name, given, every_seconds=seconds, cron=cron, timezone=timezone)
+        steps = plan_steps(client, (model, *then), parameters)
+        options = {"keep_steps": keep_steps, "unlike": unlike}
+        when = {"every_seconds": seconds, "cron": cron, "timezone": timezone}
+        made = create_recorded(client, schedules, name, steps, watch, output, options=options, **when)
     if app.json:
         print_json(_as_json(made))
         return
-    say(f"{summary.verdict.sentence}")
-    say(f"The schedule {name} predicts new images of {watch} with {given['model']}, {made.when}.")
+    for step in steps:
+        say(f"{step.model.verdict.sentence}")
+    say(f"The schedule {name} predicts new images of {watch} with {_models(made)}, {made.when}.")
     say(f"  now:    parfocal schedule run {name}")
     say(f"  look:   parfocal schedule show {name}")
 
@@ -88,10 +97,7 @@ def list_() -> None:
     if not found:
         say("There is no schedule yet. `parfocal schedule create --help` says how to make one.")
         return
-    rows = [
-        (each.name, str(each.parameters.get("model", "")), str(each.parameters.get("source", "")), _state(each))
-        for each in found
-    ]
+    rows = [(each.name, _models(each), str(each.parameters.get("source", "")), _state(each)) for each in found]
     print_table(("Schedule", "Model", "Images", "When"), rows)
 
 
@@ -112,7 +118,7 @@ def show(name: str) -> None:
     print_fields(
         {
             "Schedule": f"{name}, {_state(each)}",
-            "Model": str(parameters.get("model", "")),
+            "Model": _models(each),
             "Images": str(parameters.get("source", "")),
             "Results": str(parameters.get("output", "")),
             "Parameters": ", ".join(f"{key}={value}" for key, value in (parameters.get("parameters") or {}).items()),
@@ -161,22 +167,35 @@ def resume(name: str) -> None:
 @schedule.command("delete")
 @click.argument("name")
 def delete(name: str) -> None:
-    """Delete a schedule. What it predicted stays."""
+    """Delete a schedule that you have made; operators delete anybody's. What it predicted stays."""
+    app = current_app()
     from parfocal.cli._render import say
+    from parfocal.runtime.errors import NotFoundError
 
-    _schedules().delete(name)
+    schedules = _schedules()
+    known = {each.name: each for each in schedules.every()}
+    with app.client() as client:
+        project = str(known[name].parameters.get("project") or "") if name in known else ""
+        try:
+            client.catalog.of(project or client.project).delete_schedule(name)
+        except NotFoundError:
+            if name not in known:
+                schedules.get(name)  # which says what there is
+    if name in known:
+        schedules.delete(name)
     say(f"{name} has been deleted; what it predicted stays.")
 
 
-def interval(text: str) -> int:
-    """Return the seconds of "15m", "2h" or "1d"; raise InvalidInputError for anything else."""
+def interval(text: str, option: str = "--every", shortest: int = _SHORTEST_SECONDS) -> int:
+    """Return the seconds of "15m", "2h" or "1d"; raise InvalidInputError for anything else, and for less."""
     from parfocal.runtime.errors import InvalidInputError
 
     match = re.fullmatch(r"(\d+)\s*([smhd])", text.strip().lower())
-    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
-    if seconds < _SHORTEST_SECONDS:
+    seconds = int(match[1]) * _UNITS[match[2]] if match else -1
+    if seconds < shortest:
+        least = "a minute" if shortest == _SHORTEST_SECONDS else f"{shortest} s"
         raise InvalidInputError(
-            f"--every {text} cannot be used: write a whole number of s, m, h or d of at least a minute, "
+            f"{option} {text} cannot be used: write a whole number of s, m, h or d of at least {least}, "
             "for example 15m, 2h or 1d."
         )
     return seconds
@@ -187,6 +206,13 @@ def _schedules() -> Schedules:
     from parfocal.flows.schedules import Schedules
 
     return Schedules(current_app().prefect())
+
+
+def _models(each: Schedule) -> str:
+    """Return the models of a schedule in order, e.g. "denoise:2, then nuclei:1"."""
+    from parfocal.flows.schedules import models_of
+
+    return ", then ".join(models_of(each.parameters))
 
 
 def _state(each: Schedule) -> str:

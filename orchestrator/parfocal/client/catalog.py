@@ -266,6 +266,54 @@ class Catalog:
         """Delete a draft with everything that was drawn in it."""
         self._call("DeleteDraft", v1.DeleteDraftRequest(project=self.project, draft=draft), _SCAN_SECONDS)
 
+    def open_batch(self, batch: str, source_uri: str, output_uri: str) -> v1.OpenBatchResponse:
+        """Open the ledger of a batch; return what an image took in its newest job, and who the caller is."""
+        request = v1.OpenBatchRequest(project=self.project, batch=batch, source_uri=source_uri, output_uri=output_uri)
+        answer: v1.OpenBatchResponse = self._call("OpenBatch", request)
+        return answer
+
+    def batch_inputs(self, batch: str, *, brief: bool = False) -> Iterator[v1.BatchInput]:
+        """Yield the images of a batch and, unless `brief`, how far each has come, in order of names."""
+        request = v1.ListBatchInputsRequest(project=self.project, batch=batch, brief=brief)
+        for answer in self._stream("ListBatchInputs", request):
+            yield from answer.inputs
+
+    def take_batch_inputs(self, batch: str, job: str, inputs: Sequence[v1.BatchInput]) -> set[str]:
+        """Take images, at most 500, for a job; return the names of those that nobody else has taken."""
+        request = v1.TakeBatchInputsRequest(project=self.project, batch=batch, job=job, inputs=inputs)
+        return set(self._call("TakeBatchInputs", request, _SCAN_SECONDS).names)
+
+    def end_batch_inputs(
+        self, batch: str, table: str, outcomes: Sequence[v1.BatchOutcome], seconds_per_image: float = 0.0
+    ) -> v1.EndBatchInputsResponse:
+        """Deliver what was made of images, at most 500, and record how they came to their end."""
+        request = v1.EndBatchInputsRequest(
+            project=self.project,
+            batch=batch,
+            table=table,
+            outcomes=outcomes,
+            seconds_per_image=seconds_per_image,
+        )
+        answer: v1.EndBatchInputsResponse = self._call("EndBatchInputs", request, _SCAN_SECONDS)
+        return answer
+
+    def create_schedule(self, schedule: v1.Schedule) -> v1.Schedule:
+        """Record what a schedule may do, in the caller's name."""
+        request = v1.CreateScheduleRequest(project=self.project, schedule=schedule)
+        answer: v1.CreateScheduleResponse = self._call("CreateSchedule", request)
+        return answer.schedule
+
+    def check_schedule(self, name: str) -> v1.CheckScheduleResponse:
+        """Return what a schedule may do, and why it may do nothing any more."""
+        answer: v1.CheckScheduleResponse = self._call(
+            "CheckSchedule", v1.CheckScheduleRequest(project=self.project, name=name)
+        )
+        return answer
+
+    def delete_schedule(self, name: str) -> None:
+        """Remove the record of a schedule."""
+        self._call("DeleteSchedule", v1.DeleteScheduleRequest(project=self.project, name=name))
+
     def send(self, request: v1.SignedRequest, path: Path) -> int:
         """Send the part of a file that a signed request is for, and return the status that the store answers."""
         with path.open("rb") as file:

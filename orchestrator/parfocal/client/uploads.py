@@ -22,6 +22,7 @@ _KINDS: Final = {
     "model": v1.UPLOAD_KIND_MODEL,
     "result": v1.UPLOAD_KIND_RESULT,
     "inputs": v1.UPLOAD_KIND_INPUTS,
+    "inbox": v1.UPLOAD_KIND_INBOX,
 }
 _ATTEMPTS: Final = 3
 # Each is in memory while it is sent.
@@ -46,8 +47,8 @@ class Upload:
         self.uri = begun.uri
         self.version = begun.version
 
-    def send(self, path: Path, name: str) -> FileEntry:
-        """Send a file and return its entry under the name `name`.
+    def send(self, path: Path, name: str, *, resume: bool = False) -> FileEntry:
+        """Send a file and return its entry under the name `name`; with `resume` only what the store has not got of it.
 
         Raises
         ------
@@ -57,7 +58,7 @@ class Upload:
             Catalogue or store do not answer.
         """
         entry = file_entry(path, name)
-        self._send(path, entry)
+        self._send(path, entry, resume=resume)
         return entry
 
     def publish(self, manifest_name: str, manifest: Manifest) -> v1.Entry:
@@ -77,19 +78,19 @@ class Upload:
         return self._catalog.publish_upload(self._name).entry
 
     def finish(self, entries: Sequence[FileEntry]) -> None:
-        """Have all files verified, where they are inputs of a prediction, which are not published."""
+        """Have all files verified, where they are inputs of a prediction or in an inbox, which are not published."""
         self._catalog.publish_upload(self._name, [_announced(entry) for entry in entries])
 
     def abort(self) -> None:
         """Remove what was sent."""
         self._catalog.abort_upload(self._name)
 
-    def _send(self, path: Path, entry: FileEntry) -> None:
-        """Send a file; what the store has of it already is not sent again."""
+    def _send(self, path: Path, entry: FileEntry, *, resume: bool = False) -> None:
+        """Send a file; what the store has of it already is not sent again after a failure, or with `resume`."""
         status = 0
         for attempt in range(_ATTEMPTS):
-            # The first time nothing can be there: the store would refuse to replace it.
-            signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=attempt > 0)[0]
+            # Of a new upload nothing can be there: the store would refuse to replace it.
+            signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=resume or attempt > 0)[0]
             if signed.done:
                 return
             if len(signed.requests) == 1:
@@ -115,9 +116,9 @@ def uploading(client: Client, kind: str, name: str = "", request_id: str = "") -
     Parameters
     ----------
     kind
-        "dataset", "model", "result" or "inputs".
+        "dataset", "model", "result", "inputs" or "inbox".
     name
-        Name of the dataset or model; its version is given.
+        Name of the dataset or model, whose version is given, or of the inbox.
     request_id
         Names a result or inputs; by default a fresh one.
     """

@@ -170,7 +170,7 @@ def current_run() -> Run:
     PreconditionError
         It does not run in a flow.
     """
-    flow_run = _current_flow_run()
+    flow_run = current_flow_run()
     return Run(
         str(flow_run.id),
         max(flow_run.run_count or 1, 1),
@@ -235,7 +235,8 @@ def _step(name: str, work: Callable[[], Any]) -> Any:  # noqa: ARG001
         return Failed(message=error.message)
 
 
-def _current_flow_run() -> FlowRun:
+def current_flow_run() -> FlowRun:
+    """Return the flow run this code runs in as Prefect describes it; raise PreconditionError outside of flows."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise PreconditionError("This is a step of a workflow and runs only in a Prefect flow run.")

@@ -1,14 +1,12 @@
-"""Batches: every image of a folder in the store through a model, each once, however often this is asked for.
+"""Batches: every image of a folder in the store through one or several models, each once, however often that is asked.
 
-What has been done stands in a ledger (`parfocal.flows.ledger`), so a run that is killed, repeated, or overlaps with
-another one loses nothing and delivers nothing twice. Whoever does this has a key of the store: the flow runner.
+What has been done stands in a ledger that the catalogue keeps, so a run that is killed, repeated, or overlaps with
+another one loses nothing and delivers nothing twice. Whoever does this has no key of the store.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import threading
@@ -18,28 +16,42 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeVar
 
 from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import ACTIVE_STATES
-from parfocal.flows.ledger import LEDGERS, Ended, Ledger, Taken
 from parfocal.runtime.datasets.findings import count
-from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images.files import IMAGE_SUFFIXES, name_clash, output_stem
-from parfocal.runtime.store.confinement import confine
-from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, public_name
-from parfocal.runtime.store.names import is_job_id, is_name, new_request_id
-from parfocal.runtime.store.store import Location, ObjectInfo
+from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, PreconditionError
+from parfocal.runtime.images.files import name_clash, output_stem
+from parfocal.runtime.store.confinement import check_folders
+from parfocal.runtime.store.manifests import ResultFile, public_name
+from parfocal.runtime.store.names import is_job_id, new_request_id, versioned_name
+from parfocal.runtime.store.store import Location, patiently
 
+_T = TypeVar("_T")
+Unlike = Literal["warn", "stop", "ignore"]
+"""What is done about images that are unlike those of the training."""
+IN_FLIGHT: Final = 4
+"""Jobs under way at the same time, unless somebody says another number."""
 _SHARD_SECONDS = 300.0
 _FIRST_SHARD, _LARGEST_SHARD = 16, 500
 _SMALLER = 8
 _TRIES = 3
+_SAMPLE = 5
+_MOST_ENDS = 500
 # Taken by a run that did not come to start its job.
 _STARTS_WITHIN = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A published model version, by its address, and the parameters of its prediction that differ from defaults."""
+
+    model_uri: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,23 +64,23 @@ class Batch:
         Folder in the store whose images, also those of its sub-folders, are predicted.
     output
         Folder in the store that gets the outputs under the names of the images.
-    model_uri
-        Published model version.
-    parameters
-        Of the prediction, those that differ from their defaults.
+    steps
+        The models: the first takes the images, each further one what the one before has made of them.
+    keep
+        Whether what the steps before the last one make is delivered too, below `steps/`.
     """
 
     source: Location
     output: Location
-    model_uri: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    steps: Sequence[Step]
+    keep: bool = False
 
     @property
     def key(self) -> str:
         """Name of its ledger: the same for the same work."""
-        text = json.dumps(
-            [str(self.source), str(self.output), self.model_uri, dict(self.parameters)], sort_keys=True, default=str
-        )
+        models: list[Any] = [[step.model_uri, dict(step.parameters)] for step in self.steps]
+        work = models[0] if len(models) == 1 else [models, self.keep]
+        text = json.dumps([str(self.source), str(self.output), *work], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -86,6 +98,10 @@ class Progress:
         Images that another run has taken, and images that changed while this one looked.
     to_repeat
         Images whose job failed; a later run tries them again.
+    reasons
+        Why images were not predicted, by their names.
+    unlike
+        How images differ from those that the first model was trained with, by their names.
     """
 
     found: int = 0
@@ -95,6 +111,7 @@ class Progress:
     elsewhere: int = 0
     to_repeat: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -103,23 +120,38 @@ class Progress:
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.to_repeat} to be tried again"] if self.to_repeat else []
         parts += [f"{self.elsewhere} being written or in work elsewhere"] if self.elsewhere else []
-        return f"{', '.join(parts)}; {self.ended_before} of {self.found} had been done before."
+        sentence = f"{', '.join(parts)}; {self.ended_before} of {self.found} had been done before."
+        if self.unlike:
+            name, text = next(iter(self.unlike.items()))
+            sentence += f" {count(len(self.unlike), 'image')} unlike those of the training, for example {name}: {text}."
+        return sentence
 
 
 OnBatch = Callable[[Progress], None]
 
 
-def check_folders(source: Location, output: Location) -> None:
-    """Raise InvalidInputError where outputs would lie among the images that are looked for, or images among outputs."""
-    if f"{output}/".startswith(f"{source}/"):
-        raise InvalidInputError(
-            f"The results would be written to {output}, which is inside the folder {source} that is looked at for new "
-            "images, so they would be predicted in turn. Choose another folder for the results."
-        )
-    if f"{source}/".startswith(f"{output}/"):
-        raise InvalidInputError(
-            f"The folder {source} that is looked at for new images is inside {output}, where the results would be "
-            "written and could replace them. Choose another folder for the results."
+@dataclass
+class _Image:
+    """What the steps have made of an image so far; `lost` marks a result that somebody has deleted."""
+
+    sha256: str = ""
+    jobs: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    outputs: list[v1.BatchOutput] = field(default_factory=list)
+    seconds: float = 0.0
+    reason: str = ""
+    lost: bool = False
+
+    def outcome(self, item: v1.BatchInput) -> v1.BatchOutcome:
+        """Return it as the catalogue records it."""
+        return v1.BatchOutcome(
+            input=item,
+            sha256=self.sha256,
+            jobs=self.jobs,
+            model_uris=self.models,
+            outputs=[] if self.reason else self.outputs,
+            seconds=self.seconds,
+            reason=self.reason,
         )
 
 
@@ -129,7 +161,7 @@ class BatchRun:
     Parameters
     ----------
     client
-        Speaks to the services and the store.
+        Speaks to the services and the catalogue.
     batch
         What to do.
     labels
@@ -138,6 +170,9 @@ class BatchRun:
         Only images whose size and ETag are the same after so many seconds are taken: others are being written.
     in_flight
         Jobs under way at the same time.
+    unlike
+        What to do about images that are unlike those of the training of the first model: "warn" says which at the end;
+        "stop" has a sample predicted first, and does nothing if most of it is; "ignore" says nothing.
     on_progress
         Called, from several threads, whenever images came to their end.
     """
@@ -149,17 +184,16 @@ class BatchRun:
         *,
         labels: Mapping[str, str] | None = None,
         settle_seconds: float = 10.0,
-        in_flight: int = 4,
+        in_flight: int = IN_FLIGHT,
+        unlike: Unlike = "warn",
         on_progress: OnBatch | None = None,
     ) -> None:
-        self._client, self._store, self._batch = client, client.store, batch
+        self._client, self._catalog, self._batch = client, client.catalog, batch
         self._labels, self._settle, self._in_flight = labels or {}, settle_seconds, in_flight
+        self._unlike = unlike
         self._on_progress = on_progress or (lambda _progress: None)
-        folder = client.store.results / client.project / LEDGERS / batch.key
-        self._ledger = Ledger(client.store, folder, batch.source)
         self._lock = threading.Lock()
-        # How many jobs had had an image when this run began, and the ETag of its mark in the ledger.
-        self._seen: dict[ObjectInfo, tuple[int, str]] = {}
+        self._pace = 0.0
         self.progress = Progress()
 
     def run(self) -> Progress:
@@ -170,219 +204,336 @@ class BatchRun:
         InvalidInputError
             The outputs would lie among the images that are looked for, outside of the project's results, or in a
             published result.
+        NotFoundError
+            The project may not read the folder.
+        PreconditionError
+            Most images of a sample are unlike those of the training, and that was to end the run.
         ParfocalError
-            Services or store do not answer for longer than the client's patience; a later run goes on.
+            Services or catalogue do not answer for longer than the client's patience; a later run goes on.
         """
-        # With the key of the store, which reads more than the project may.
-        confine(self._store, self._client.project, str(self._batch.source), "source")
-        check_folders(self._batch.source, self._batch.output)
-        self._check_output()
+        batch = self._batch
+        check_folders(batch.source, batch.output)
+        self._check_no_job()
+        opened = self._ask(lambda: self._catalog.open_batch(batch.key, str(batch.source), str(batch.output)))
+        self._pace = opened.seconds_per_image
         waiting = self._waiting()
         self._on_progress(self.progress)
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:
             waiting = self._take_up(waiting, pool)
+            if self._unlike == "stop":
+                self._stop_if_unlike(waiting)
             # What failed before comes last, and more and more alone: one image that ends its job spoils no others.
-            waiting.sort(key=self._tries)
+            waiting.sort(key=lambda item: item.tries)
             while waiting:
-                usual, shards = self._shard_size(), list[list[ObjectInfo]]()
+                usual, shards = self._shard_size(), list[list[v1.BatchInput]]()
                 while waiting and len(shards) < 2 * self._in_flight:
-                    tries = self._tries(waiting[0])
+                    tries = waiting[0].tries
                     size = usual if not tries else max(1, usual // _SMALLER) if tries == 1 else 1
-                    shard = [item for item in waiting[:size] if self._tries(item) == tries]
+                    shard = [item for item in waiting[:size] if item.tries == tries]
                     shards.append(shard)
                     waiting = waiting[len(shard) :]
                 for future in [pool.submit(self._shard, shard) for shard in shards]:
                     future.result()
         return self.progress
 
-    def _check_output(self) -> None:
-        """Raise InvalidInputError unless the outputs have a folder of their own among the project's results."""
-        project, output = self._store.results / self._client.project, self._batch.output
-        name = str(output).removeprefix(f"{project}/").split("/")[0]
-        if not str(output).startswith(f"{project}/") or not is_name(name):
-            raise InvalidInputError(
-                f"Results cannot be written to {output}. Choose a folder of this project's results, for example "
-                f"{project}/microscope-1."
-            )
-        if self._store.exists(project / name / RESULT_MANIFEST) or self._is_job(name):
-            raise InvalidInputError(
-                f"{project / name} is the result of a job, which is never changed. Choose another folder, for example "
-                f"{project}/microscope-1."
-            )
-
-    def _is_job(self, name: str) -> bool:
-        """Return whether there is a job whose result has this name, or will have it."""
+    def _check_no_job(self) -> None:
+        """Raise InvalidInputError where the outputs' folder is, or will be, the result of a job."""
+        name = f"{self._batch.output.key}/".split("/")[1]  # below the project
         try:
-            return is_job_id(name) and bool(self._client.get(name).id)
+            taken = is_job_id(name) and bool(self._ask(lambda: self._client.get(name)).id)
         except NotFoundError:
-            return False
+            return
+        if taken:
+            raise InvalidInputError(
+                f"{self._batch.output} is the result of a job, which is never changed. Choose another folder, for "
+                f"example {self._client.project}/microscope-1."
+            )
 
-    def _waiting(self) -> list[ObjectInfo]:
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        return patiently(call, self._client.patience)
+
+    def _inputs(self, *, brief: bool = False) -> list[v1.BatchInput]:
+        return self._ask(lambda: list(self._catalog.batch_inputs(self._batch.key, brief=brief)))
+
+    def _waiting(self) -> list[v1.BatchInput]:
         """Return the images that have not come to their end and are not being written."""
-        before = self._images()
-        ended = self._ledger.ids("ended")
-        fresh = [item for item in before if self._ledger.id(item) not in ended]
+        before = self._inputs()
+        fresh = [item for item in before if item.state != v1.BATCH_INPUT_STATE_ENDED]
         self.progress.found, self.progress.ended_before = len(before), len(before) - len(fresh)
-        fresh = self._without_clashes(before, fresh)
+        fresh = self._without_clashes(before)
         if not fresh or not self._settle:
             return fresh
         time.sleep(self._settle)
-        now = set(self._images())
-        settled = [item for item in fresh if item in now]
+        now = {_identity(item) for item in self._inputs(brief=True)}
+        settled = [item for item in fresh if _identity(item) in now]
         self.progress.elsewhere += len(fresh) - len(settled)
         return settled
 
-    def _without_clashes(self, images: Sequence[ObjectInfo], fresh: Sequence[ObjectInfo]) -> list[ObjectInfo]:
-        """Return the fresh images whose results have names of their own; the others are given up."""
-        new = set(fresh)
+    def _without_clashes(self, images: Sequence[v1.BatchInput]) -> list[v1.BatchInput]:
+        """Return the images without an end whose results have names of their own; the others are given up."""
         known: dict[str, str] = {}
-        left, ends = [], []
+        left: list[v1.BatchInput] = []
+        ends: list[tuple[v1.BatchInput, _Image]] = []
         # Those that came to their end first: their results are there.
-        for item in [*(item for item in images if item not in new), *fresh]:
-            name = self._ledger.name(item)
-            other = known.setdefault(output_stem(name), name)
-            if item not in new:
+        for item in sorted(images, key=lambda one: one.state != v1.BATCH_INPUT_STATE_ENDED):
+            other = known.setdefault(output_stem(item.name), item.name)
+            if item.state == v1.BATCH_INPUT_STATE_ENDED:
                 continue
-            if other == name:
+            if other == item.name:
                 left.append(item)
             else:
-                ended = Ended(input=name, state="failed", reason=name_clash(Path(name), Path(other)))
-                ends.append((item, ended))
-        self._end(ends, new_request_id("clashes"))
+                ends.append((item, _Image(reason=name_clash(Path(item.name), Path(other)))))
+        for begin in range(0, len(ends), _MOST_ENDS):
+            self._end(ends[begin : begin + _MOST_ENDS], new_request_id("clashes"))
         return left
 
-    def _images(self) -> list[ObjectInfo]:
-        found = self._store.objects(self._batch.source)
-        return [item for item in found if item.location.name.lower().endswith(IMAGE_SUFFIXES)]
-
-    def _take_up(self, waiting: Sequence[ObjectInfo], pool: ThreadPoolExecutor) -> list[ObjectInfo]:
+    def _take_up(self, waiting: Sequence[v1.BatchInput], pool: ThreadPoolExecutor) -> list[v1.BatchInput]:
         """Deliver what jobs of earlier runs have made, and return the images that no job has now."""
-        known = self._ledger.ids("taken")
-        by_job: dict[str, list[tuple[ObjectInfo, Taken]]] = {}
-        free = []
+        by_job: dict[str, list[v1.BatchInput]] = {}
+        free: list[v1.BatchInput] = []
         for item in waiting:
-            found = self._ledger.taken(item) if self._ledger.id(item) in known else None
-            if found is None:
-                free.append(item)
-            else:
-                mark, etag = found
-                self._seen[item] = mark.tries, etag
-                by_job.setdefault(mark.job, []).append((item, mark))
+            (by_job.setdefault(item.job, []) if item.state == v1.BATCH_INPUT_STATE_TAKEN else free).append(item)
         for future in [pool.submit(self._of_earlier_job, job, items) for job, items in by_job.items()]:
             free += future.result()
         return free
 
-    def _of_earlier_job(self, job_id: str, items: Sequence[tuple[ObjectInfo, Taken]]) -> list[ObjectInfo]:
+    def _of_earlier_job(self, job_id: str, items: Sequence[v1.BatchInput]) -> list[v1.BatchInput]:
         """Deliver what a job of an earlier run made of these images; return those that need another one."""
         try:
-            job = self._client.get(job_id)
+            job = self._ask(lambda: self._client.get(job_id))
         except NotFoundError:
-            late = [item for item, mark in items if datetime.now(UTC) - mark.since > _STARTS_WITHIN]
+            oldest = datetime.now(UTC) - _STARTS_WITHIN
+            late = [item for item in items if item.taken_at.ToDatetime(UTC) < oldest]
             self._add(elsewhere=len(items) - len(late))
             return late
-        if job.state in ACTIVE_STATES:
+        images = self._through(job, items)
+        if images is None:
             self._add(elsewhere=len(items))
             return []
-        return self._deliver(job, [item for item, _ in items])
+        return self._deliver(job.id, items, images, tries=0)
 
-    def _shard(self, items: Sequence[ObjectInfo]) -> None:
-        """Take images, have a job predict them, and deliver what it made."""
+    def _shard(self, items: Sequence[v1.BatchInput]) -> None:
+        """Take images, have jobs predict them, and deliver what they made."""
         job_id = new_request_id("batch")
-        mine = [item for item in items if self._take(item, job_id)]
+        names = self._ask(lambda: self._catalog.take_batch_inputs(self._batch.key, job_id, items))
+        mine = [item for item in items if item.name in names]
         self._add(elsewhere=len(items) - len(mine))
         if not mine:
             return
         begin = time.monotonic()
+        source, step = str(self._batch.source), self._batch.steps[0]
         try:
-            self._start(job_id, mine)
+            self._start(job_id, step, source, [item.name for item in mine])
         except InvalidInputError:
             # Somebody removed images a moment ago: the job is for the others. Else model or parameters are wrong.
-            mine, gone = [item for item in mine if self._store.exists(item.location)], mine
+            there = {item.name for item in self._inputs(brief=True)}
+            mine, gone = [item for item in mine if item.name in there], mine
             if not mine or len(mine) == len(gone):
                 raise
-            self._start(job_id, mine)
-        again = self._deliver(self._client.wait(job_id), mine)
-        if not again:
-            self._ledger.note_pace((time.monotonic() - begin) / len(mine))
+            self._start(job_id, step, source, [item.name for item in mine])
+        images = self._through(self._client.wait(job_id), mine)
+        if images is None:
+            # Another run saw the first step end, and goes on with the others.
+            self._add(elsewhere=len(mine))
+            return
+        again = self._deliver(job_id, mine, images, tries=1, seconds=(time.monotonic() - begin) / len(mine))
         self._add(to_repeat=len(again))
 
-    def _start(self, job_id: str, items: Sequence[ObjectInfo]) -> None:
+    def _start(self, job_id: str, step: Step, input_uri: str, names: Sequence[str]) -> None:
         request = prediction_request(
-            self._batch.model_uri,
-            str(self._batch.source),
-            self._batch.parameters,
-            inputs=[self._ledger.name(item) for item in items],
-            request_id=job_id,
-            labels=self._labels,
+            step.model_uri, input_uri, step.parameters, inputs=names, request_id=job_id, labels=self._labels
         )
-        self._client.start(request, wait_for_queue=True)
+        self._ask(lambda: self._client.start(request, wait_for_queue=True))
 
-    def _take(self, item: ObjectInfo, job_id: str) -> bool:
-        """Note that a job will have an image; False where another run has taken it since this one looked."""
-        tries, etag = self._seen.get(item, (0, ""))
-        mark = Taken(input=self._ledger.name(item), job=job_id, tries=tries + 1, since=datetime.now(UTC))
-        return self._ledger.take(item, mark, etag)
+    def _through(self, job: v1.Job, items: Sequence[v1.BatchInput]) -> dict[str, _Image] | None:
+        """Have images go through the steps after the first one, and return what was made of each.
 
-    def _tries(self, item: ObjectInfo) -> int:
-        """Return how many jobs had had an image when this run began."""
-        return self._seen.get(item, (0, ""))[0]
+        Parameters
+        ----------
+        job
+            Of the first step.
 
-    def _deliver(self, job: v1.Job, items: Sequence[ObjectInfo]) -> list[ObjectInfo]:
-        """Copy what a job made of images to where it belongs; return the images that it made nothing of."""
-        made: dict[str, ResultFile] = {}
-        place = Location("", "")
-        if job.state == v1.JOB_STATE_SUCCEEDED:
-            place = Location.parse(result_uri(job))
-            made = {image.input: image for image in read_result(self._client, job).images}
-        ends: list[tuple[ObjectInfo, Ended]] = []
-        again: list[ObjectInfo] = []
+        Returns
+        -------
+        dict or None
+            By name of the image; None where another run is at work on them.
+        """
+        first = job.id
+        images = {item.name: _Image() for item in items}
+        there = {name: name for name in images}
+        for number, step in enumerate(self._batch.steps):
+            if number:
+                following = self._job_of_step(f"{first}-{number + 1}", step, result_uri(job), list(there))
+                if following is None:
+                    return None
+                job = following
+            if job.state in ACTIVE_STATES:
+                return None
+            there = self._gather(number, job, there, images)
+            if not there:
+                break
+        return images
+
+    def _job_of_step(self, job_id: str, step: Step, input_uri: str, names: Sequence[str]) -> v1.Job | None:
+        """Return the ended job of a further step, started unless it is there; None while another run follows it."""
+        try:
+            job = self._ask(lambda: self._client.get(job_id))
+        except NotFoundError:
+            try:
+                self._start(job_id, step, input_uri, names)
+            except AlreadyExistsError:
+                return None  # another run has started it this very moment
+            return self._client.wait(job_id)
+        return None if job.state in ACTIVE_STATES else job
+
+    def _gather(self, number: int, job: v1.Job, there: Mapping[str, str], images: dict[str, _Image]) -> dict[str, str]:
+        """Add what the job of a step made to the images.
+
+        Parameters
+        ----------
+        there
+            The images that the step took: names of its inputs, and of the images that they are made of.
+
+        Returns
+        -------
+        dict
+            The same for the step that follows.
+        """
+        made, place, why = self._result(job)
+        step, last = self._batch.steps[number], number == len(self._batch.steps) - 1
+        folder = "" if last else f"steps/{number + 1}-{versioned_name(step.model_uri).replace(':', '-')}/"
+        following: dict[str, str] = {}
+        for name, original in there.items():
+            image = images[original]
+            image.jobs.append(job.id)
+            image.models.append(step.model_uri)
+            found = made.get(name)
+            if found is None or found.reason:
+                image.reason, image.lost = (found.reason if found else why), found is None and place is None
+                continue
+            if not number:
+                image.sha256 = found.input_sha256
+                if found.drift and self._unlike == "warn":
+                    with self._lock:
+                        self.progress.unlike[original] = found.drift[0]
+            image.seconds += found.seconds
+            if last or self._batch.keep:
+                outputs = [
+                    v1.BatchOutput(
+                        kind=kind if last else f"step {number + 1}: {kind}",
+                        uri=f"{place}/{file}",
+                        name=folder + public_name(file),
+                    )
+                    for kind, file in found.outputs.items()
+                ]
+                image.outputs = [*outputs, *image.outputs]
+            if not last:
+                if "prediction" not in found.outputs:
+                    image.reason = f"{versioned_name(step.model_uri)} makes no images for the step that follows."
+                    continue
+                following[public_name(found.outputs["prediction"])] = original
+        return following
+
+    def _result(self, job: v1.Job) -> tuple[dict[str, ResultFile], Location | None, str]:
+        """Return what a job made by input, where it lies (None: it was deleted), and what to say of other inputs."""
+        if job.state != v1.JOB_STATE_SUCCEEDED:
+            return {}, Location("", ""), job.error.text or job.message or "Its job made nothing of it."
+        try:
+            result = self._ask(lambda: read_result(self._client, job))
+        except NotFoundError:
+            return {}, None, f"The result of the job {job.id} was deleted before it was delivered."
+        made = {image.input: image for image in result.images}
+        return made, Location.parse(result_uri(job)), "Its job made nothing of it."
+
+    def _deliver(
+        self,
+        table: str,
+        items: Sequence[v1.BatchInput],
+        images: Mapping[str, _Image],
+        *,
+        tries: int,
+        seconds: float = 0.0,
+    ) -> list[v1.BatchInput]:
+        """Have what was made of images copied to where it belongs; return the images that need another job.
+
+        Parameters
+        ----------
+        table
+            Name of the table beside the outputs.
+        tries
+            How many jobs have taken them since they were listed.
+        seconds
+            What an image took; 0 where that is not known.
+        """
+        ends: list[tuple[v1.BatchInput, _Image]] = []
+        again: list[v1.BatchInput] = []
         for item in items:
-            name = self._ledger.name(item)
-            image = made.get(name) or ResultFile(
-                input=name, input_sha256="", reason=job.error.text or job.message or "Its job made nothing of it."
-            )
-            if not image.reason:
-                ends.append((item, self._delivered(job, image, place)))
-            elif (found := self._ledger.taken(item)) is not None and found[0].tries >= _TRIES:
-                ends.append((item, Ended(input=name, state="failed", job=job.id, reason=image.reason)))
+            image = images[item.name]
+            if not image.reason or (item.tries + tries >= _TRIES and not image.lost):
+                ends.append((item, image))
             else:
                 again.append(item)
-                with self._lock:
-                    self.progress.reasons[name] = image.reason
-        self._end(ends, job.id)
-        return again
+                self._note(item.name, image.reason)
+        pace = seconds if not again else 0.0
+        self._pace = pace or self._pace
+        lost = self._end(ends, table, pace)
+        return [*again, *(item for item in items if item.name in lost)]
 
-    def _delivered(self, job: v1.Job, image: ResultFile, place: Location) -> Ended:
-        """Copy the outputs of an image from the result at `place`."""
-        outputs = {}
-        for kind, name in image.outputs.items():
-            outputs[kind] = self._batch.output / public_name(name)
-            self._store.copy(place / name, outputs[kind])
-        return Ended(
-            input=image.input,
-            sha256=image.input_sha256,
-            state="predicted",
-            job=job.id,
-            outputs={kind: str(target) for kind, target in outputs.items()},
-            seconds=image.seconds,
+    def _end(self, ends: Sequence[tuple[v1.BatchInput, _Image]], table: str, pace: float = 0.0) -> set[str]:
+        """Record how images came to their end; return the names of those whose outputs somebody has deleted."""
+        if not ends:
+            self._on_progress(self.progress)
+            return set()
+        outcomes = [image.outcome(item) for item, image in ends]
+        answer = self._ask(lambda: self._catalog.end_batch_inputs(self._batch.key, table, outcomes, pace))
+        mine = set(answer.names)
+        for item, image in ends:
+            if item.name in answer.missing:
+                self._note(item.name, f"{answer.missing[item.name]} was deleted before it was delivered.")
+                continue
+            with self._lock:
+                if item.name not in mine:  # another run was faster
+                    self.progress.elsewhere += 1
+                elif image.reason:
+                    self.progress.failed += 1
+                    self.progress.reasons[item.name] = image.reason
+                else:
+                    self.progress.predicted += 1
+                    self.progress.reasons.pop(item.name, None)  # of an earlier job
+        self._on_progress(self.progress)
+        return set(answer.missing)
+
+    def _stop_if_unlike(self, waiting: Sequence[v1.BatchInput]) -> None:
+        """Raise PreconditionError if most images of a sample are unlike those of the training of the first model."""
+        if not waiting:
+            return
+        count_, step = min(_SAMPLE, len(waiting)), self._batch.steps[0]
+        sample = [waiting[number * len(waiting) // count_] for number in range(count_)]
+        # The same sample has the same job, however often it is asked for.
+        text = json.dumps([self._batch.key, *(_identity(item) for item in sample)])
+        job_id = f"sample-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        job = self._sampled(job_id, step, [item.name for item in sample])
+        unlike = {name: found.drift[0] for name, found in self._result(job)[0].items() if found.drift}
+        if 2 * len(unlike) <= len(sample):
+            return
+        name, how = next(iter(unlike.items()))
+        raise PreconditionError(
+            f"{len(unlike)} of {len(sample)} images of a sample are unlike those that {versioned_name(step.model_uri)} "
+            f"was trained with, for example {name}: {how}. No image was predicted. Look at them; then train with such "
+            "images, or predict all the same: --unlike warn"
         )
 
-    def _end(self, ends: Sequence[tuple[ObjectInfo, Ended]], name: str) -> None:
-        """Note how images came to their end, first in a table beside the outputs, which a killed run writes again."""
-        if ends:
-            self._write_table(name, [ended for _, ended in ends])
-        for item, ended in ends:
-            noted = self._ledger.end(item, ended)
-            with self._lock:
-                if not noted:  # another run was faster
-                    self.progress.elsewhere += 1
-                elif ended.state == "predicted":
-                    self.progress.predicted += 1
-                    self.progress.reasons.pop(ended.input, None)  # of an earlier job
-                else:
-                    self.progress.failed += 1
-                    self.progress.reasons[ended.input] = ended.reason
-        self._on_progress(self.progress)
+    def _sampled(self, job_id: str, step: Step, names: Sequence[str]) -> v1.Job:
+        """Return the ended job of a sample, started unless an earlier run has done so."""
+        try:
+            self._ask(lambda: self._client.get(job_id))
+        except NotFoundError:
+            self._start(job_id, step, str(self._batch.source), names)
+        return self._client.wait(job_id)
+
+    def _note(self, name: str, reason: str) -> None:
+        with self._lock:
+            self.progress.reasons[name] = reason
 
     def _add(self, *, elsewhere: int = 0, to_repeat: int = 0) -> None:
         with self._lock:
@@ -391,17 +542,10 @@ class BatchRun:
 
     def _shard_size(self) -> int:
         """Return how many images make a job of some minutes, by what earlier ones took."""
-        pace = self._ledger.pace()
-        if pace is None:
+        if not self._pace:
             return _FIRST_SHARD
-        return max(1, min(_LARGEST_SHARD, math.floor(_SHARD_SECONDS / max(pace, 1e-3))))
+        return max(1, min(_LARGEST_SHARD, math.floor(_SHARD_SECONDS / max(self._pace, 1e-3))))
 
-    def _write_table(self, name: str, ends: Sequence[Ended]) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["input", "sha256", "state", "prediction", "model", "job", "seconds", "reason"])
-        for each in sorted(ends, key=lambda ended: ended.input):
-            prediction = next(iter(each.outputs.values()), "")
-            values = [each.input, each.sha256, each.state, prediction, self._batch.model_uri, each.job]
-            writer.writerow([*values, f"{each.seconds:.3f}", each.reason])
-        self._store.write(self._batch.output / "manifests" / f"{name}.csv", text.getvalue().encode())
+
+def _identity(item: v1.BatchInput) -> tuple[str, int, str]:
+    return item.name, item.size, item.etag

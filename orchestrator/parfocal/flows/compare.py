@@ -17,7 +17,7 @@ from parfocal.flows._jobs import Run, ask_patiently
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import job_of_choice
-from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
+from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again, tell_of_run
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 
 
@@ -34,6 +34,8 @@ def _run_name() -> str:
     flow_run_name=_run_name,
     on_cancellation=[cancel_jobs_of_run],
     on_crashed=[take_up_again],
+    on_completion=[tell_of_run],
+    on_failure=[tell_of_run],
     persist_result=False,
     validate_parameters=True,
 )

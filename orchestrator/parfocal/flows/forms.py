@@ -115,6 +115,35 @@ def predict_new_form(method: v1.Method, models: Sequence[str] | None) -> Schema:
             "description": "A folder in the store, for example `s3://parfocal-results/default/microscope-1`. Results "
             "have the names of the images.",
         },
+        "then": {
+            "type": "array",
+            "title": "Then",
+            "description": "Further models, each applied to what the one before has made: for example CARE first, and "
+            "StarDist on the restored images.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "model": {"type": "string", "title": "Model", "description": "The model, with its version."},
+                    "parameters": {"type": "object", "title": "Settings of its prediction", "default": {}},
+                },
+                "required": ["model"],
+            },
+            "default": [],
+        },
+        "keep_steps": {
+            "type": "boolean",
+            "title": "Keep what the steps make",
+            "description": "Deliver what the models before the last one make as well, below `steps/`.",
+            "default": False,
+        },
+        "unlike": {
+            "type": "string",
+            "title": "Images unlike the training",
+            "description": "What to do where the model was trained with other images: warn at the end; stop, if most "
+            "images of a sample are unlike them; or ignore it.",
+            "enum": ["warn", "stop", "ignore"],
+            "default": "warn",
+        },
         "settle_seconds": {
             "type": "number",
             "title": "Time to settle (s)",

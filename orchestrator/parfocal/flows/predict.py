@@ -17,7 +17,7 @@ from parfocal.flows._follow import PrefectListener, current_run, ended_badly, qu
 from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._work import Finished
-from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
+from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again, tell_of_run
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.store.names import versioned_name
@@ -28,6 +28,8 @@ from parfocal.runtime.store.names import versioned_name
     flow_run_name="predict with {model}",
     on_cancellation=[cancel_jobs_of_run],
     on_crashed=[take_up_again],
+    on_completion=[tell_of_run],
+    on_failure=[tell_of_run],
     persist_result=False,
     validate_parameters=True,
 )

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from parfocal import v1
 from parfocal.flows._api import PrefectApi
+from parfocal.flows._jobs import CREATOR_LABEL
 from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
 from parfocal.runtime.store.names import check_name
+
+if TYPE_CHECKING:
+    from parfocal.client import Client
+    from parfocal.client.steps import PlannedStep
 
 FLOW: Final = "predict-new"
 TAG: Final = "parfocal-schedule"
@@ -104,14 +110,13 @@ class Schedules:
         check_name("schedule", name)
         when: dict[str, Any] = {"cron": cron, "timezone": timezone} if cron else {"interval": every_seconds}
         model = self._deployment(method)
-        if any(name == deployment["name"] for deployment in self._deployments({"flows": {"name": {"any_": [FLOW]}}})):
-            raise AlreadyExistsError(
-                f"There is a schedule or a method named {name!r} already. Choose another name, or delete the schedule "
-                f"first: parfocal schedule delete {name}"
-            )
+        self.check_free(name)
         same = ("flow_id", "entrypoint", "path", "pull_steps", "parameter_openapi_schema", "description")
         # The model may be newer than the choices of the form; the flow looks for it.
-        model["parameter_openapi_schema"]["properties"]["model"].pop("enum", None)
+        schema = model["parameter_openapi_schema"]
+        schema["properties"]["model"].pop("enum", None)
+        if allowed := schema.get("propertyNames"):
+            allowed["enum"] = [*dict.fromkeys([*allowed["enum"], *parameters])]
         body = {key: model[key] for key in same} | {
             "name": name,
             "parameters": {**model["parameters"], **parameters},
@@ -122,11 +127,19 @@ class Schedules:
         self._call("POST", "/deployments/", body)
         return self.get(name)
 
-    def start(self, method: str, parameters: Mapping[str, Any], made_by: str = "") -> str:
-        """Start a run without a schedule, and return its id; parameters and errors as those of `create`."""
+    def check_free(self, name: str) -> None:
+        """Raise AlreadyExistsError where there is a schedule, or a method, of this name."""
+        if any(name == deployment["name"] for deployment in self._deployments({"flows": {"name": {"any_": [FLOW]}}})):
+            raise AlreadyExistsError(
+                f"There is a schedule or a method named {name!r} already. Choose another name, or delete the schedule "
+                f"first: parfocal schedule delete {name}"
+            )
+
+    def start(self, method: str, parameters: Mapping[str, Any], creator: str = "") -> str:
+        """Start a run without a schedule for a person, and return its id; else as `create`."""
         # The choices of the form may be some seconds old; the flow checks all of it.
-        body: dict[str, Any] = {"parameters": dict(parameters), "enforce_parameter_schema": False}
-        body |= {"state": {"type": "SCHEDULED"}, "tags": [f"{_MAKER}{made_by}"] if made_by else []}
+        body = {"parameters": dict(parameters), "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
+        body |= {"labels": {CREATOR_LABEL: creator}} if creator else {}
         deployment = self._deployment(method)["id"]
         return str(self._call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
 
@@ -200,6 +213,66 @@ class Schedules:
             )
             for run in self._call("POST", "/flow_runs/filter", body)
         ]
+
+
+def create_recorded(
+    client: Client,
+    schedules: Schedules,
+    name: str,
+    steps: Sequence[PlannedStep],
+    source: str,
+    output: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    **when: Any,
+) -> Schedule:
+    """Create a schedule in the caller's name: its record in the catalogue first, which says what it may do.
+
+    Parameters
+    ----------
+    name
+        Unique among all schedules and methods.
+    steps
+        Models that are applied one after the other.
+    source, output
+        Folders in the store, "s3://…".
+    options
+        Further parameters of the flow `predict-new`.
+    **when
+        `every_seconds`, or `cron` with `timezone`, as of `Schedules.create`.
+
+    Raises
+    ------
+    AlreadyExistsError
+        There is one of this name.
+    ParfocalError
+        Catalogue or Prefect refuse; nothing is left behind.
+    """
+    given = {**flow_parameters(steps, source, output, client.project), "schedule": name, **(options or {})}
+    schedules.check_free(name)
+    record = v1.Schedule(name=name, source_uri=source, output_uri=output, steps=[step.message for step in steps])
+    made_by = client.catalog.create_schedule(record).created_by
+    try:
+        return schedules.create(name, steps[0].method.name, given, made_by=made_by, **when)
+    except BaseException:
+        client.catalog.delete_schedule(name)
+        raise
+
+
+def flow_parameters(steps: Sequence[PlannedStep], source: str, output: str, project: str) -> dict[str, Any]:
+    """Return what the flow `predict-new` is given to apply models to the new images of a folder."""
+    first, *further = steps
+    given: dict[str, Any] = {"model": first.name, "source": source, "output": output, "project": project}
+    if first.parameters:
+        given["parameters"] = first.parameters
+    if further:
+        given["then"] = [{"model": step.name, "parameters": step.parameters} for step in further]
+    return given
+
+
+def models_of(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the models in what the flow `predict-new` is given, in order."""
+    return [str(each.get("model", "")) for each in (parameters, *(parameters.get("then") or []))]
 
 
 def method_of(tags: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from parfocal.flows._jobs import STEPS, Run
 from parfocal.flows._process import end_with_runner
 from parfocal.flows._scores import Evaluated, quality_rows, read_evaluated
 from parfocal.flows._work import CheckedDataset, Finished
-from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again
+from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again, tell_of_run
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.store.evaluations import direction_note
 from parfocal.runtime.store.names import versioned_name
@@ -29,6 +29,8 @@ from parfocal.runtime.store.names import versioned_name
     flow_run_name="train {model} on {dataset} ({method})",
     on_cancellation=[cancel_jobs_of_run],
     on_crashed=[take_up_again],
+    on_completion=[tell_of_run],
+    on_failure=[tell_of_run],
     persist_result=False,
     validate_parameters=True,
 )

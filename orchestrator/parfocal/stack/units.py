@@ -198,13 +198,10 @@ def service_unit(config: StackConfig, credentials: Credentials, service: Service
 
 
 def runner_unit(config: StackConfig, credentials: Credentials, module: str) -> Unit:
-    """Return the flow runner, which serves the deployments of all services.
-
-    It has the services' key of the store, because what a scheduled prediction has done is kept there.
-    """
+    """Return the flow runner, which serves the deployments of all services; it has no key of the store."""
     api_url = prefect_api_url(config)
-    env = base_environment(same_python=True) | {"PARFOCAL_HOME": str(config.folder)}
-    env |= store_settings(config, credentials.services)
+    env = base_environment(same_python=True)
+    env |= {"PARFOCAL_HOME": str(config.folder), "PARFOCAL_STATE_DIR": str(config.folder / "state")}
     env |= _prefect_settings(config, credentials) | {"PREFECT_API_URL": api_url, **client_settings(config)}
     # Its own identity, where there are identities: it acts for those who started the runs.
     env |= {"PARFOCAL_TOKEN_FILE": token} if (token := os.environ.get("PARFOCAL_RUNNER_TOKEN_FILE")) else {}

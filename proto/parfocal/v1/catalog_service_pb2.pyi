@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import parfocal.v1.batch_pb2
 import parfocal.v1.catalog_pb2
 import sys
 import typing
@@ -37,6 +38,10 @@ class _UploadKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """A prediction that was made elsewhere."""
     UPLOAD_KIND_INPUTS: _UploadKind.ValueType  # 4
     """Images that the prediction job of this request id will take; without a manifest, and not published."""
+    UPLOAD_KIND_INBOX: _UploadKind.ValueType  # 5
+    """Images for the inbox of this name, a folder of the project's results that batches and schedules look at; without a
+    manifest. What is there is never replaced.
+    """
 
 class UploadKind(_UploadKind, metaclass=_UploadKindEnumTypeWrapper):
     """What an upload becomes."""
@@ -51,6 +56,10 @@ UPLOAD_KIND_RESULT: UploadKind.ValueType  # 3
 """A prediction that was made elsewhere."""
 UPLOAD_KIND_INPUTS: UploadKind.ValueType  # 4
 """Images that the prediction job of this request id will take; without a manifest, and not published."""
+UPLOAD_KIND_INBOX: UploadKind.ValueType  # 5
+"""Images for the inbox of this name, a folder of the project's results that batches and schedules look at; without a
+manifest. What is there is never replaced.
+"""
 global___UploadKind = UploadKind
 
 @typing.final
@@ -565,8 +574,8 @@ class BeginUploadRequest(google.protobuf.message.Message):
     kind: global___UploadKind.ValueType
     """What will be published."""
     name: builtins.str
-    """Name of the dataset or model, whose version is given by the server; empty for results and inputs, which are named by
-    the request id.
+    """Name of the dataset or model, whose version is given by the server, or of the inbox; empty for results and inputs,
+    which are named by the request id.
     """
     def __init__(
         self,
@@ -799,3 +808,360 @@ class ReadDerivedResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
 
 global___ReadDerivedResponse = ReadDerivedResponse
+
+@typing.final
+class OpenBatchRequest(google.protobuf.message.Message):
+    """Asks to open a batch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    SOURCE_URI_FIELD_NUMBER: builtins.int
+    OUTPUT_URI_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    batch: builtins.str
+    """Names the ledger: made by the caller from what is done, so that the same work has the same one. At most 64 of
+    [A-Za-z0-9_-].
+    """
+    source_uri: builtins.str
+    """Folder whose images, also those of its sub-folders, are predicted: one of the project, or an inbox of it."""
+    output_uri: builtins.str
+    """Folder of the project's results that gets the outputs."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        batch: builtins.str = ...,
+        source_uri: builtins.str = ...,
+        output_uri: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "output_uri", b"output_uri", "project", b"project", "source_uri", b"source_uri"]) -> None: ...
+
+global___OpenBatchRequest = OpenBatchRequest
+
+@typing.final
+class OpenBatchResponse(google.protobuf.message.Message):
+    """The open batch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SECONDS_PER_IMAGE_FIELD_NUMBER: builtins.int
+    CALLER_FIELD_NUMBER: builtins.int
+    seconds_per_image: builtins.float
+    """How long an image took in the newest job; 0 where that is not known."""
+    caller: builtins.str
+    """Who asked, as the server knows them."""
+    def __init__(
+        self,
+        *,
+        seconds_per_image: builtins.float = ...,
+        caller: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["caller", b"caller", "seconds_per_image", b"seconds_per_image"]) -> None: ...
+
+global___OpenBatchResponse = OpenBatchResponse
+
+@typing.final
+class ListBatchInputsRequest(google.protobuf.message.Message):
+    """Asks for the images of a batch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    BRIEF_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    batch: builtins.str
+    """The batch, which must have been opened."""
+    brief: builtins.bool
+    """Leave out how far they have come."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        batch: builtins.str = ...,
+        brief: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "brief", b"brief", "project", b"project"]) -> None: ...
+
+global___ListBatchInputsRequest = ListBatchInputsRequest
+
+@typing.final
+class ListBatchInputsResponse(google.protobuf.message.Message):
+    """The next images."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: builtins.int
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.batch_pb2.BatchInput]:
+        """The images."""
+
+    def __init__(
+        self,
+        *,
+        inputs: collections.abc.Iterable[parfocal.v1.batch_pb2.BatchInput] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inputs", b"inputs"]) -> None: ...
+
+global___ListBatchInputsResponse = ListBatchInputsResponse
+
+@typing.final
+class TakeBatchInputsRequest(google.protobuf.message.Message):
+    """Asks to take images."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    batch: builtins.str
+    """The batch."""
+    job: builtins.str
+    """The job that will have them."""
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.batch_pb2.BatchInput]:
+        """The images as they were listed, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        batch: builtins.str = ...,
+        job: builtins.str = ...,
+        inputs: collections.abc.Iterable[parfocal.v1.batch_pb2.BatchInput] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "inputs", b"inputs", "job", b"job", "project", b"project"]) -> None: ...
+
+global___TakeBatchInputsRequest = TakeBatchInputsRequest
+
+@typing.final
+class TakeBatchInputsResponse(google.protobuf.message.Message):
+    """The images that were taken."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: builtins.int
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Their names; the others belong to somebody else."""
+
+    def __init__(
+        self,
+        *,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["names", b"names"]) -> None: ...
+
+global___TakeBatchInputsResponse = TakeBatchInputsResponse
+
+@typing.final
+class EndBatchInputsRequest(google.protobuf.message.Message):
+    """Asks to record how images came to their end."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    TABLE_FIELD_NUMBER: builtins.int
+    OUTCOMES_FIELD_NUMBER: builtins.int
+    SECONDS_PER_IMAGE_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    batch: builtins.str
+    """The batch."""
+    table: builtins.str
+    """Name of the table beside the outputs that lists them, without ending; a repeated call writes it again."""
+    seconds_per_image: builtins.float
+    """How long an image took, for later jobs of the batch; 0: not known."""
+    @property
+    def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.batch_pb2.BatchOutcome]:
+        """The images, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        batch: builtins.str = ...,
+        table: builtins.str = ...,
+        outcomes: collections.abc.Iterable[parfocal.v1.batch_pb2.BatchOutcome] | None = ...,
+        seconds_per_image: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "outcomes", b"outcomes", "project", b"project", "seconds_per_image", b"seconds_per_image", "table", b"table"]) -> None: ...
+
+global___EndBatchInputsRequest = EndBatchInputsRequest
+
+@typing.final
+class EndBatchInputsResponse(google.protobuf.message.Message):
+    """What was recorded."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class MissingEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    NAMES_FIELD_NUMBER: builtins.int
+    MISSING_FIELD_NUMBER: builtins.int
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the images that this call brought to their end; somebody else was faster with the others."""
+
+    @property
+    def missing(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Images whose outputs are no longer in the store, with the address of the first; nothing was recorded of them."""
+
+    def __init__(
+        self,
+        *,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+        missing: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["missing", b"missing", "names", b"names"]) -> None: ...
+
+global___EndBatchInputsResponse = EndBatchInputsResponse
+
+@typing.final
+class CreateScheduleRequest(google.protobuf.message.Message):
+    """Asks to record a schedule."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    SCHEDULE_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    @property
+    def schedule(self) -> parfocal.v1.batch_pb2.Schedule:
+        """What it may do; who made it and when is recorded by the server."""
+
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        schedule: parfocal.v1.batch_pb2.Schedule | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["schedule", b"schedule"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["project", b"project", "schedule", b"schedule"]) -> None: ...
+
+global___CreateScheduleRequest = CreateScheduleRequest
+
+@typing.final
+class CreateScheduleResponse(google.protobuf.message.Message):
+    """The recorded schedule."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: builtins.int
+    @property
+    def schedule(self) -> parfocal.v1.batch_pb2.Schedule:
+        """As it was recorded."""
+
+    def __init__(
+        self,
+        *,
+        schedule: parfocal.v1.batch_pb2.Schedule | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["schedule", b"schedule"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["schedule", b"schedule"]) -> None: ...
+
+global___CreateScheduleResponse = CreateScheduleResponse
+
+@typing.final
+class CheckScheduleRequest(google.protobuf.message.Message):
+    """Asks for a schedule."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    name: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "project", b"project"]) -> None: ...
+
+global___CheckScheduleRequest = CheckScheduleRequest
+
+@typing.final
+class CheckScheduleResponse(google.protobuf.message.Message):
+    """What a schedule may do."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    refusal: builtins.str
+    """Why it may do nothing, in a sentence; empty while it may."""
+    @property
+    def schedule(self) -> parfocal.v1.batch_pb2.Schedule:
+        """As it was recorded."""
+
+    def __init__(
+        self,
+        *,
+        schedule: parfocal.v1.batch_pb2.Schedule | None = ...,
+        refusal: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["schedule", b"schedule"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["refusal", b"refusal", "schedule", b"schedule"]) -> None: ...
+
+global___CheckScheduleResponse = CheckScheduleResponse
+
+@typing.final
+class DeleteScheduleRequest(google.protobuf.message.Message):
+    """Asks to remove a schedule."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    name: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "project", b"project"]) -> None: ...
+
+global___DeleteScheduleRequest = DeleteScheduleRequest
+
+@typing.final
+class DeleteScheduleResponse(google.protobuf.message.Message):
+    """The schedule is gone."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___DeleteScheduleResponse = DeleteScheduleResponse

@@ -136,6 +136,41 @@ class CatalogServiceStub(object):
                 request_serializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftResponse.FromString,
                 )
+        self.OpenBatch = channel.unary_unary(
+                '/parfocal.v1.CatalogService/OpenBatch',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.OpenBatchRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.OpenBatchResponse.FromString,
+                )
+        self.ListBatchInputs = channel.unary_stream(
+                '/parfocal.v1.CatalogService/ListBatchInputs',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListBatchInputsRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListBatchInputsResponse.FromString,
+                )
+        self.TakeBatchInputs = channel.unary_unary(
+                '/parfocal.v1.CatalogService/TakeBatchInputs',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.TakeBatchInputsRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.TakeBatchInputsResponse.FromString,
+                )
+        self.EndBatchInputs = channel.unary_unary(
+                '/parfocal.v1.CatalogService/EndBatchInputs',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.EndBatchInputsRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.EndBatchInputsResponse.FromString,
+                )
+        self.CreateSchedule = channel.unary_unary(
+                '/parfocal.v1.CatalogService/CreateSchedule',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.CreateScheduleRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.CreateScheduleResponse.FromString,
+                )
+        self.CheckSchedule = channel.unary_unary(
+                '/parfocal.v1.CatalogService/CheckSchedule',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.CheckScheduleRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.CheckScheduleResponse.FromString,
+                )
+        self.DeleteSchedule = channel.unary_unary(
+                '/parfocal.v1.CatalogService/DeleteSchedule',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleResponse.FromString,
+                )
 
 
 class CatalogServiceServicer(object):
@@ -310,6 +345,55 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenBatch(self, request, context):
+        """Opens the ledger of a batch, which says for each image of a folder who has taken it and how it came to its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBatchInputs(self, request, context):
+        """Lists the images of the folder of a batch, and how far each has come, in order of names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeBatchInputs(self, request, context):
+        """Takes images for a job: each one only if nobody else has taken it since it was listed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndBatchInputs(self, request, context):
+        """Delivers what was made of images and records how they came to their end: once for each image, whoever is first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSchedule(self, request, context):
+        """Records what a schedule may do, and that the caller made it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckSchedule(self, request, context):
+        """Returns what a schedule may do, and whether who made it may still have it done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Removes the record of a schedule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -432,6 +516,41 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.DeleteDraft,
                     request_deserializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_draft__pb2.DeleteDraftResponse.SerializeToString,
+            ),
+            'OpenBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenBatch,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.OpenBatchRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.OpenBatchResponse.SerializeToString,
+            ),
+            'ListBatchInputs': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListBatchInputs,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListBatchInputsRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListBatchInputsResponse.SerializeToString,
+            ),
+            'TakeBatchInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeBatchInputs,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.TakeBatchInputsRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.TakeBatchInputsResponse.SerializeToString,
+            ),
+            'EndBatchInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndBatchInputs,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.EndBatchInputsRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.EndBatchInputsResponse.SerializeToString,
+            ),
+            'CreateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSchedule,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.CreateScheduleRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.CreateScheduleResponse.SerializeToString,
+            ),
+            'CheckSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSchedule,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.CheckScheduleRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.CheckScheduleResponse.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -849,5 +968,124 @@ class CatalogService(object):
         return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/DeleteDraft',
             parfocal_dot_v1_dot_draft__pb2.DeleteDraftRequest.SerializeToString,
             parfocal_dot_v1_dot_draft__pb2.DeleteDraftResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def OpenBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/OpenBatch',
+            parfocal_dot_v1_dot_catalog__service__pb2.OpenBatchRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.OpenBatchResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListBatchInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/parfocal.v1.CatalogService/ListBatchInputs',
+            parfocal_dot_v1_dot_catalog__service__pb2.ListBatchInputsRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.ListBatchInputsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def TakeBatchInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/TakeBatchInputs',
+            parfocal_dot_v1_dot_catalog__service__pb2.TakeBatchInputsRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.TakeBatchInputsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def EndBatchInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/EndBatchInputs',
+            parfocal_dot_v1_dot_catalog__service__pb2.EndBatchInputsRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.EndBatchInputsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/CreateSchedule',
+            parfocal_dot_v1_dot_catalog__service__pb2.CreateScheduleRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.CreateScheduleResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CheckSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/CheckSchedule',
+            parfocal_dot_v1_dot_catalog__service__pb2.CheckScheduleRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.CheckScheduleResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/DeleteSchedule',
+            parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -166,6 +166,48 @@ class CatalogServiceStub:
     ]
     """Deletes a draft with everything that was drawn in it."""
 
+    OpenBatch: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.OpenBatchRequest,
+        parfocal.v1.catalog_service_pb2.OpenBatchResponse,
+    ]
+    """Opens the ledger of a batch, which says for each image of a folder who has taken it and how it came to its end."""
+
+    ListBatchInputs: grpc.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListBatchInputsRequest,
+        parfocal.v1.catalog_service_pb2.ListBatchInputsResponse,
+    ]
+    """Lists the images of the folder of a batch, and how far each has come, in order of names."""
+
+    TakeBatchInputs: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.TakeBatchInputsRequest,
+        parfocal.v1.catalog_service_pb2.TakeBatchInputsResponse,
+    ]
+    """Takes images for a job: each one only if nobody else has taken it since it was listed."""
+
+    EndBatchInputs: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.EndBatchInputsRequest,
+        parfocal.v1.catalog_service_pb2.EndBatchInputsResponse,
+    ]
+    """Delivers what was made of images and records how they came to their end: once for each image, whoever is first."""
+
+    CreateSchedule: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.CreateScheduleRequest,
+        parfocal.v1.catalog_service_pb2.CreateScheduleResponse,
+    ]
+    """Records what a schedule may do, and that the caller made it."""
+
+    CheckSchedule: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.CheckScheduleRequest,
+        parfocal.v1.catalog_service_pb2.CheckScheduleResponse,
+    ]
+    """Returns what a schedule may do, and whether who made it may still have it done."""
+
+    DeleteSchedule: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.DeleteScheduleRequest,
+        parfocal.v1.catalog_service_pb2.DeleteScheduleResponse,
+    ]
+    """Removes the record of a schedule."""
+
 class CatalogServiceAsyncStub:
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
 
@@ -312,6 +354,48 @@ class CatalogServiceAsyncStub:
         parfocal.v1.draft_pb2.DeleteDraftResponse,
     ]
     """Deletes a draft with everything that was drawn in it."""
+
+    OpenBatch: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.OpenBatchRequest,
+        parfocal.v1.catalog_service_pb2.OpenBatchResponse,
+    ]
+    """Opens the ledger of a batch, which says for each image of a folder who has taken it and how it came to its end."""
+
+    ListBatchInputs: grpc.aio.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListBatchInputsRequest,
+        parfocal.v1.catalog_service_pb2.ListBatchInputsResponse,
+    ]
+    """Lists the images of the folder of a batch, and how far each has come, in order of names."""
+
+    TakeBatchInputs: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.TakeBatchInputsRequest,
+        parfocal.v1.catalog_service_pb2.TakeBatchInputsResponse,
+    ]
+    """Takes images for a job: each one only if nobody else has taken it since it was listed."""
+
+    EndBatchInputs: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.EndBatchInputsRequest,
+        parfocal.v1.catalog_service_pb2.EndBatchInputsResponse,
+    ]
+    """Delivers what was made of images and records how they came to their end: once for each image, whoever is first."""
+
+    CreateSchedule: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.CreateScheduleRequest,
+        parfocal.v1.catalog_service_pb2.CreateScheduleResponse,
+    ]
+    """Records what a schedule may do, and that the caller made it."""
+
+    CheckSchedule: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.CheckScheduleRequest,
+        parfocal.v1.catalog_service_pb2.CheckScheduleResponse,
+    ]
+    """Returns what a schedule may do, and whether who made it may still have it done."""
+
+    DeleteSchedule: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.DeleteScheduleRequest,
+        parfocal.v1.catalog_service_pb2.DeleteScheduleResponse,
+    ]
+    """Removes the record of a schedule."""
 
 class CatalogServiceServicer(metaclass=abc.ABCMeta):
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
@@ -507,5 +591,61 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.draft_pb2.DeleteDraftResponse, collections.abc.Awaitable[parfocal.v1.draft_pb2.DeleteDraftResponse]]:
         """Deletes a draft with everything that was drawn in it."""
+
+    @abc.abstractmethod
+    def OpenBatch(
+        self,
+        request: parfocal.v1.catalog_service_pb2.OpenBatchRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.OpenBatchResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.OpenBatchResponse]]:
+        """Opens the ledger of a batch, which says for each image of a folder who has taken it and how it came to its end."""
+
+    @abc.abstractmethod
+    def ListBatchInputs(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ListBatchInputsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ListBatchInputsResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ListBatchInputsResponse]]:
+        """Lists the images of the folder of a batch, and how far each has come, in order of names."""
+
+    @abc.abstractmethod
+    def TakeBatchInputs(
+        self,
+        request: parfocal.v1.catalog_service_pb2.TakeBatchInputsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.TakeBatchInputsResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.TakeBatchInputsResponse]]:
+        """Takes images for a job: each one only if nobody else has taken it since it was listed."""
+
+    @abc.abstractmethod
+    def EndBatchInputs(
+        self,
+        request: parfocal.v1.catalog_service_pb2.EndBatchInputsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.EndBatchInputsResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.EndBatchInputsResponse]]:
+        """Delivers what was made of images and records how they came to their end: once for each image, whoever is first."""
+
+    @abc.abstractmethod
+    def CreateSchedule(
+        self,
+        request: parfocal.v1.catalog_service_pb2.CreateScheduleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.CreateScheduleResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.CreateScheduleResponse]]:
+        """Records what a schedule may do, and that the caller made it."""
+
+    @abc.abstractmethod
+    def CheckSchedule(
+        self,
+        request: parfocal.v1.catalog_service_pb2.CheckScheduleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.CheckScheduleResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.CheckScheduleResponse]]:
+        """Returns what a schedule may do, and whether who made it may still have it done."""
+
+    @abc.abstractmethod
+    def DeleteSchedule(
+        self,
+        request: parfocal.v1.catalog_service_pb2.DeleteScheduleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.DeleteScheduleResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.DeleteScheduleResponse]]:
+        """Removes the record of a schedule."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,9 +14,9 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from parfocal.client import Client
-from parfocal.client.models import list_models, read_model
-from parfocal.flows.batches import check_folders
-from parfocal.flows.schedules import Schedule, ScheduledRun, Schedules
+from parfocal.client.models import list_models
+from parfocal.client.steps import PlannedStep, plan_steps
+from parfocal.flows.schedules import Schedule, ScheduledRun, Schedules, create_recorded, flow_parameters
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page
 from parfocal.portal.sessions import Rights
@@ -29,7 +29,8 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
-from parfocal.runtime.store.names import is_name, versioned_name
+from parfocal.runtime.store.confinement import check_folders
+from parfocal.runtime.store.names import is_name
 from parfocal.runtime.store.store import Location
 
 router = APIRouter(prefix="/p/{project}/schedules")
@@ -141,6 +142,7 @@ def change(
         case "run":
             known.run_now(shown.schedule.name)
         case "delete":
+            client.catalog.delete_schedule(shown.schedule.name)
             known.delete(shown.schedule.name)
             return go(request, "/schedules")
         case _:
@@ -152,12 +154,14 @@ def _create(request: Request, client: Client, portal: Portal, rights: Rights, se
     once = sent.get("once") == "yes"
     try:
         wanted = _wanted(client, portal, sent, once=once)
-        known, method = portal.schedules(), wanted.pop("method")
+        known, steps, images, output = portal.schedules(), wanted.steps, wanted.images, wanted.output
         if once:
-            known.start(method, wanted["parameters"], rights.name)
+            parameters = flow_parameters(steps, images, output, client.project)
+            known.start(steps[0].method.name, parameters, rights.name)
             return go(request, "/schedules?started=yes")
         try:
-            known.create(_stored(portal, client.project, sent["name"]), method, made_by=rights.name, **wanted)
+            name = _stored(portal, client.project, sent["name"])
+            create_recorded(client, known, name, steps, images, output, **wanted.when)
         except AlreadyExistsError as error:
             # Its own words name the schedules of others.
             raise _refused("name", f"There is something called {sent['name']} already. Choose another name.") from error
@@ -166,7 +170,17 @@ def _create(request: Request, client: Client, portal: Portal, rights: Rights, se
     return go(request, f"/schedules/{sent['name']}")
 
 
-def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What a form asks for: the model to apply, where the images are, where results go, and when."""
+
+    steps: Sequence[PlannedStep]
+    images: str
+    output: str
+    when: Mapping[str, Any]
+
+
+def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bool) -> _Wanted:
     """Return what is to be predicted, with what and when; raise InvalidInputError naming the field that is wrong."""
     problems = []
     name, model, folder = (sent.get(field, "") for field in ("name", "model", "folder"))
@@ -195,7 +209,7 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
     if problems:
         raise refusal("This cannot be scheduled yet:", problems)
     assert source is not None
-    summary = read_model(client, model)
+    steps = plan_steps(client, (model,), ())
     images = f"{source.rstrip('/')}/{below}" if below else source.rstrip("/")
     output = f"s3://{portal.settings.bucket_results}/{client.project}/{folder}"
     try:
@@ -203,8 +217,7 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
         _require_free(client, folder)
     except InvalidInputError as error:
         raise _refused("folder", error.message) from error
-    parameters = {"model": versioned_name(summary.uri), "source": images, "output": output, "project": client.project}
-    return {"method": summary.manifest.method, "parameters": parameters, **when}
+    return _Wanted(steps, images, output, when)
 
 
 def _require_free(client: Client, folder: str) -> None:

@@ -32,7 +32,7 @@ def deleted(request: Request, client: ClientHere, portal: PortalHere, done: str 
     found = [(kind, entry) for kind in KINDS for entry in client.catalog.entries(kind, deleted=True)]
     found.sort(key=lambda each: each[1].deleted_at.ToNanoseconds(), reverse=True)
     rows = [
-        {"kind": kind, "entry": entry, "name": title_of(entry), "left": _days_left(entry, days)} for kind, entry in found
+        {"kind": kind, "entry": each, "name": title_of(each), "left": _days_left(each, days)} for kind, each in found
     ]
     return page(request, "deleted.html", rows=rows, days=days, done=done, back=back)
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from parfocal import v1
 from parfocal.catalog.archive import archive
+from parfocal.catalog.batch_servicer import BatchServicer
 from parfocal.catalog.draft_rpcs import DraftRpcs
 from parfocal.catalog.drafts import Drafts
 from parfocal.catalog.entries import Entries, Published, each, file_location, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
-from parfocal.catalog.room import Room
-from parfocal.catalog.signing import LIFETIME, Signer
+from parfocal.catalog.signing import Signer
 from parfocal.catalog.threads import in_thread
 from parfocal.catalog.trash import Deleted, Trash
 from parfocal.catalog.uploads import Upload, Uploads
 from parfocal.catalog.usage import usage_of
 from parfocal.runtime.access.calls import current
-from parfocal.runtime.access.gate import authorise, authorise_anywhere
+from parfocal.runtime.access.gate import authorise_anywhere
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import check_name
@@ -32,25 +32,16 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 
-class CatalogServicer(DraftRpcs):
+class CatalogServicer(BatchServicer, DraftRpcs):
     """Answers from what the store has; every instance gives the same answers."""
 
     def __init__(self, entries: Entries, trash: Trash, uploads: Uploads, signer: Signer, settings: Settings) -> None:
+        super().__init__(entries.store, settings)
         self._entries = entries
         self._trash = trash
         self._uploads = uploads
         self._signer = signer
         self._drafts = Drafts(entries.store)
-        self._room = Room(entries.store, LIFETIME.total_seconds())
-        self._settings = settings
-
-    async def _admit(
-        self, project: str, target: str = "", owner: Callable[[], Awaitable[str]] | None = None
-    ) -> tuple[str, str]:
-        """Return project and person of a call that may do this in this project. Every RPC passes here first."""
-        project = check_name("project", project or self._settings.project)
-        call = await authorise(project, target, owner)
-        return project, call.author
 
     async def ListProjects(  # noqa: N802
         self, _request: v1.ListProjectsRequest, _context: object
@@ -175,7 +166,7 @@ class CatalogServicer(DraftRpcs):
         async for verified, total in in_thread(self._uploads.publish(upload, request.files, person)):
             yield v1.PublishUploadResponse(verified=verified, files=total)
         answer = v1.PublishUploadResponse(verified=verified, files=total)
-        if not upload.is_inputs:
+        if upload.has_manifest:
             place = place_at(self._entries.store, str(upload.place))
             assert place is not None
             found = await asyncio.to_thread(self._entries.read, place)

@@ -11,12 +11,10 @@ and digest there, and replace none. So what was verified stays as it is, and not
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import tempfile
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,6 +29,7 @@ from parfocal import v1
 from parfocal.catalog.lineage import addresses
 from parfocal.catalog.places import DATASET, KINDS, MODEL, RESULT, Kind, place_of
 from parfocal.catalog.signing import Signer
+from parfocal.catalog.upload_files import PART_BYTES, check_header, digest_of, name_problem, part_size
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -42,7 +41,6 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
-from parfocal.runtime.images.files import inspect_image
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.store.confinement import confine
 from parfocal.runtime.store.housekeeping import free_space, scratch_folder
@@ -52,7 +50,6 @@ from parfocal.runtime.store.manifests import (
     FileEntry,
     ImageEntry,
     Manifest,
-    public_name,
 )
 from parfocal.runtime.store.names import (
     check_name,
@@ -68,16 +65,15 @@ from parfocal.runtime.store.store import Location, ObjectInfo, Store
 _log = logging.getLogger(__name__)
 # SeaweedFS shows no folder called `.uploads`: it keeps parts of its own there.
 _FOLDER: Final = ".incoming"
+_INBOX: Final = "inbox"
+INBOXES: Final = "_inboxes"
+"""Folder of a project's results with its inboxes; no result can have this name."""
 _DAY: Final = 86_400.0
 _THREADS: Final = 4
 _RESERVE: Final = 64 * 2**20
 _MOST_FILES: Final = 500
 _LARGEST_MANIFEST: Final = 256 * 2**20
 _LARGEST_FILE: Final = 5 * 2**40
-_NAME_BYTES: Final = 512
-PART_BYTES: Final = 64 * 2**20
-"""Files larger than this are sent in parts of this size or more: the store takes 10,000 parts at most."""
-_MOST_PARTS: Final = 9_000
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 _KINDS: Final[Mapping[int, tuple[str, Kind]]] = {
@@ -85,6 +81,7 @@ _KINDS: Final[Mapping[int, tuple[str, Kind]]] = {
     v1.UPLOAD_KIND_MODEL: ("model", MODEL),
     v1.UPLOAD_KIND_RESULT: ("result", RESULT),
     v1.UPLOAD_KIND_INPUTS: (INPUTS, RESULT),
+    v1.UPLOAD_KIND_INBOX: (_INBOX, RESULT),
 }
 
 
@@ -93,7 +90,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    what: Literal["dataset", "model", "result", "inputs"]
+    what: Literal["dataset", "model", "result", "inputs", "inbox"]
     name: str
     version: int
     created_at: datetime
@@ -118,8 +115,18 @@ class Upload:
 
     @property
     def is_inputs(self) -> bool:
-        """Whether it is the input of a prediction, which has no manifest."""
+        """Whether it is the input of one prediction."""
         return self.record.what == INPUTS
+
+    @property
+    def is_inbox(self) -> bool:
+        """Whether its files join those of others in an inbox, of which none is ever replaced or removed."""
+        return self.record.what == _INBOX
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether a manifest is published with it."""
+        return not (self.is_inputs or self.is_inbox)
 
 
 class Uploads:
@@ -148,8 +155,8 @@ class Uploads:
         """
         what, kind = self._kind(number)
         check_request_id(request)
-        if kind.versioned:
-            check_name(kind.word, name)
+        if kind.versioned or what == _INBOX:
+            check_name(kind.word if kind.versioned else what, name)
         elif name:
             text = "must be empty: results and inputs are named by the request id"
             raise InvalidInputError(f"The name {text}.", [Violation("name", text)])
@@ -199,7 +206,7 @@ class Uploads:
         """
         if self._is_published(upload):
             return  # a repeated call
-        if upload.is_inputs:
+        if not upload.has_manifest:
             for file in files:
                 self._check_file(upload, file)
             entries = tuple(FileEntry(name=file.name, size=file.size, sha256=file.sha256) for file in files)
@@ -229,11 +236,12 @@ class Uploads:
         self._require_open(upload)
         if upload.is_inputs and self._has_job(upload.project, upload.request):
             raise PreconditionError(f"The upload {upload.word} belongs to a job by now.")
-        for item in list(self._store.objects(upload.place)):
-            if item.location != upload.place / CLAIM:
-                self._store.delete(item.location)
-        self._store.end_multipart(upload.place)
-        self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
+        if not upload.is_inbox:  # what lies there came by other uploads too
+            for item in list(self._store.objects(upload.place)):
+                if item.location != upload.place / CLAIM:
+                    self._store.delete(item.location)
+            self._store.end_multipart(upload.place)
+            self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
         self._remove_record(upload)
 
     def tidy(self, days: float, *, now: float | None = None) -> int:
@@ -267,7 +275,7 @@ class Uploads:
         if kind.versioned:
             folder = (dataset_location if kind is DATASET else model_location)(self._store, project, name)
             version = int(claim_version(self._store, folder, f"upload {request}").name)
-        else:
+        elif what != _INBOX:
             self._require_free(project, request)
         record = Record(
             what=what,  # type: ignore[arg-type]
@@ -295,17 +303,22 @@ class Uploads:
         return self._upload(project, kind, request, record)
 
     def _upload(self, project: str, kind: Kind, request: str, record: Record) -> Upload:
+        if record.what == _INBOX:
+            return Upload(project, request, kind, record, self._store.results / project / INBOXES / record.name)
         place = place_of(self._store, kind, project, record.name, record.version).location
         return Upload(project, request, kind, record, place / INPUTS if record.what == INPUTS else place)
 
     def _sign(self, upload: Upload, file: v1.UploadFile, *, resume: bool) -> v1.FileUpload:
-        if file.name == upload.kind.manifest and not upload.is_inputs:
+        if file.name == upload.kind.manifest and upload.has_manifest:
             place = self._folder(upload) / upload.request / file.name
             return v1.FileUpload(
                 name=file.name, requests=[self._signer.put(place, file.size, file.sha256, replace=True)]
             )
         place = upload.place / file.name
-        if resume and self._is_there(place, file):
+        if upload.is_inbox:
+            if self._is_in_inbox(place, file):
+                return v1.FileUpload(name=file.name, done=True)
+        elif resume and self._is_there(place, file):
             return v1.FileUpload(name=file.name, done=True)
         if file.size <= PART_BYTES:
             return v1.FileUpload(name=file.name, requests=[self._signer.put(place, file.size, file.sha256)])
@@ -326,10 +339,21 @@ class Uploads:
             found = self._store.stat(place)
         except NotFoundError:
             return False
-        if found.size == file.size and (found.sha256 or _digest(self._store, place)) == file.sha256:
+        if found.size == file.size and (found.sha256 or digest_of(self._store, place)) == file.sha256:
             return True
         self._store.delete(place)
         return False
+
+    def _is_in_inbox(self, place: Location, file: v1.UploadFile) -> bool:
+        """Return whether an inbox has a file; raise AlreadyExistsError where it has another one of the name."""
+        try:
+            found = self._store.stat(place)
+        except NotFoundError:
+            return False
+        if found.size == file.size and (found.sha256 or digest_of(self._store, place)) == file.sha256:
+            return True
+        text = f"The inbox has another image named {file.name}, which is never replaced. Give the new one another name."
+        raise AlreadyExistsError(text, [Violation(file.name, text)])
 
     def _verify(
         self, upload: Upload, files: Sequence[FileEntry], images: Mapping[str, ImageEntry]
@@ -359,18 +383,22 @@ class Uploads:
         """Raise InvalidInputError where a file is not what its entry says."""
         place = upload.place / entry.name
         found: ObjectInfo | None
+        mine = not upload.is_inbox
         try:
             found = self._store.stat(place)
         except NotFoundError:
             found = self._store.complete_multipart(place, entry.size) if entry.size > PART_BYTES else None
+            mine = True
         if found is None:
             raise InvalidInputError("is missing: send it")
         if found.size != entry.size:
-            self._store.delete(place)
+            self._discard(place, mine=mine)
             raise InvalidInputError(f"has {found.size} bytes instead of {entry.size}: send it again")
         if image is None:
-            # Of a file that came in one request the store has the digest.
-            digest = found.sha256 or _digest(self._store, place)
+            # Of a file that came in one request the store has the digest. Somebody may delete the original of one that
+            # came into an inbox, so it is read back.
+            known = "" if upload.is_inbox else found.sha256
+            digest = known or digest_of(self._store, place)
         else:
             if free_space(scratch, self._state, entry.size + _RESERVE) < entry.size + _RESERVE:
                 raise DiskFullError("The catalogue has no room to look at the files. Try again later.")
@@ -380,10 +408,15 @@ class Uploads:
                 self._store.download(place, path)
                 digest = sha256_of(path)
                 if digest == entry.sha256:
-                    _check_header(path, image)
+                    check_header(path, image)
         if digest != entry.sha256:
-            self._store.delete(place)
+            self._discard(place, mine=mine)
             raise InvalidInputError("has another SHA-256 than was announced: send it again")
+
+    def _discard(self, place: Location, *, mine: bool) -> None:
+        """Remove a file that is not what was announced, unless another upload may have brought it."""
+        if mine:
+            self._store.delete(place)
 
     def _proposed(self, upload: Upload, who: str) -> Manifest:
         place = self._folder(upload) / upload.request / upload.kind.manifest
@@ -432,7 +465,7 @@ class Uploads:
             raise refusal("The manifest cannot be used.", problems)
 
     def _check_file(self, upload: Upload, file: v1.UploadFile) -> None:
-        problem = _name_problem(file.name)
+        problem = name_problem(file.name)
         # Below qc/ of a model are its verdicts.
         if not problem and (file.name == CLAIM or (upload.kind is MODEL and file.name.startswith("qc/"))):
             problem = "is a name that Parfocal uses itself"
@@ -455,7 +488,7 @@ class Uploads:
 
     def _is_published(self, upload: Upload) -> bool:
         """Return whether an upload has been published; what was deleted since is published all the same."""
-        if upload.is_inputs:
+        if not upload.has_manifest:
             return False
         if upload.record.published or self._store.exists(upload.place / upload.kind.manifest):
             return True
@@ -484,46 +517,6 @@ class Uploads:
     @staticmethod
     def _kind(number: v1.UploadKind.ValueType) -> tuple[str, Kind]:
         if number not in _KINDS:
-            text = "must be that of a dataset, a model, a result or inputs"
+            text = "must be that of a dataset, a model, a result, inputs or an inbox"
             raise InvalidInputError(f"The kind {text}.", [Violation("kind", text)])
         return _KINDS[number]
-
-
-def part_size(size: int) -> int:
-    """Return the size of the parts of a large file in bytes, whole MiB."""
-    return max(PART_BYTES, -(-size // _MOST_PARTS // 2**20) * 2**20)
-
-
-def _name_problem(name: str) -> str:
-    """Return why a file cannot have a name; empty where it can."""
-    parts = name.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or "\\" in name:
-        return "cannot be the name of a file: empty parts, '.', '..' and backslashes are refused"
-    if any(part[0] == "." for part in parts) or public_name(name) != name:
-        return "cannot be the name of a file: names that begin with a dot or like that of an attempt are refused"
-    if unicodedata.normalize("NFC", name) != name:
-        return "cannot be the name of a file: its letters are not in Unicode's composed form (NFC)"
-    if not name.isprintable() or len(name.encode()) > _NAME_BYTES:
-        return f"cannot be the name of a file: control characters and more than {_NAME_BYTES} bytes are refused"
-    return ""
-
-
-def _digest(store: Store, place: Location) -> str:
-    digest = hashlib.sha256()
-    for data in store.chunks(place):
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def _check_header(path: Path, image: ImageEntry) -> None:
-    """Raise InvalidInputError where an image is not as its entry says."""
-    try:
-        header = inspect_image(path)
-    except InvalidInputError as error:
-        text = error.violations[0].description if error.violations else error.message
-        raise InvalidInputError(f"is no image that can be read: {text}") from error
-    found = (header.shape, str(header.dtype), header.axes)
-    if found != (image.shape, image.dtype, image.axes):
-        raise InvalidInputError(
-            f"is {header.axes} {header.shape} {header.dtype}, not {image.axes} {image.shape} {image.dtype}"
-        )

@@ -196,9 +196,11 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
 def _check_named(store: Store, folder: Location, names: Sequence[str]) -> None:
     """Raise if images of a folder that are named one by one are not there, or cannot be names."""
     problems = []
+    result = ResultManifest.at(store, folder)
+    predictions = result.predictions if result is not None else None
     for name in names:
         try:
-            there = store.exists(folder / name)
+            there = store.exists(folder / name) if predictions is None else name in predictions
         except InvalidInputError as error:
             problems.append(Violation(name, error.message))
         else:

@@ -58,3 +58,20 @@ def confine_model(store: Store, uri: str, field: str) -> Location:
     except (InvalidInputError, NotFoundError) as error:
         message = error.message if isinstance(error, InvalidInputError) else f"There is no published model at {uri}."
         raise type(error)(message, [Violation(field, message)]) from error
+
+
+def check_folders(source: Location, output: Location) -> None:
+    """Raise InvalidInputError where outputs would lie among the images that are looked for, or images among outputs."""
+    text = ""
+    if f"{output}/".startswith(f"{source}/"):
+        text = (
+            f"The results would be written to {output}, which is inside the folder {source} that is looked at for new "
+            "images, so they would be predicted in turn. Choose another folder for the results."
+        )
+    elif f"{source}/".startswith(f"{output}/"):
+        text = (
+            f"The folder {source} that is looked at for new images is inside {output}, where the results would be "
+            "written and could replace them. Choose another folder for the results."
+        )
+    if text:
+        raise InvalidInputError(text, [Violation("output_uri", text)])

@@ -397,3 +397,20 @@ class ResultManifest(Manifest):
     verdict: dict[str, Any] = Field(default_factory=dict)
     summary: dict[str, Any] = Field(default_factory=dict)
     images: tuple[ResultFile, ...] = ()
+
+    @property
+    def predictions(self) -> dict[str, FileEntry]:
+        """The file with the prediction of each image, by its public name, where there is one."""
+        files = {entry.name: entry for entry in self.files}
+        made = (files.get(image.outputs.get("prediction", "")) for image in self.images if not image.reason)
+        return {entry.public_name: entry for entry in made if entry is not None}
+
+    @classmethod
+    def at(cls, store: Store, place: Location) -> Self | None:
+        """Return the result that is published at a place; None for any other folder."""
+        if place.bucket != store.results.bucket or place.key.count("/") != 1:
+            return None
+        try:
+            return cls.read(store, place / RESULT_MANIFEST)
+        except NotFoundError:
+            return None
