@@ -37,9 +37,10 @@ from parfocal.runtime.images._dtypes import convert_dtype, storable, whole_numbe
 from parfocal.runtime.images._files import writing
 from parfocal.runtime.images._raster import decode_raster, describe_raster, encode_png
 from parfocal.runtime.images._tiff import FileFacts, UnusableError, opened_tiff, transparent
+from parfocal.runtime.images._tiff_levels import CLASSIC_TIFF_BYTES, is_large, write_levels
 from parfocal.runtime.images._tiff_pixels import decode_tiff, decode_tiff_into, is_plain, map_tiff
 from parfocal.runtime.images.notes import Note, reader_reports
-from parfocal.runtime.images.scratch import Scratch
+from parfocal.runtime.images.scratch import Scratch, blocks, release
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -62,7 +63,6 @@ __all__ = [
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".bmp")
 _FOREIGN = "Export it as OME-TIFF; `parfocal dataset create` and `predict` convert microscope makers' own formats."
-_CLASSIC_TIFF_BYTES = 2**32 - 2**25  # what fits a classic TIFF, with room for its headers
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,14 @@ def _decoded(header: ImageHeader, decode: Callable[[], tuple[NDArray[Any], Seque
     return Image(native, header.axes, header.pixel_size, tuple(notes))
 
 
-def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
+def write_image(path: Path, image: Image, *, compress: bool = True, labels: bool = False) -> None:
     """Write an image whole or not at all: OME-TIFF, or PNG when `path` ends in ``.png``.
 
     The data type is kept, so labels stay integers; OME-TIFF knows no 64-bit integers, half floats and
     Booleans: these are written as 32-bit integers (where every value fits), float32 and uint8. Compression is
-    lossless, files that could exceed 4 GB are BigTIFF, and equal images give equal bytes.
+    lossless, files that could exceed 4 GB are BigTIFF, and equal images give equal bytes. Planes of more than 16
+    million pixels are written tile by tile and with smaller levels, as Bio-Formats, Fiji and QuPath read them; they
+    need not be in memory.
 
     Parameters
     ----------
@@ -230,7 +232,10 @@ def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
     image
         Axes from ``TCZYXS`` ending in ``YX`` or ``YXS``. A PNG holds uint8 or uint16 YX, or uint8 YXS.
     compress
-        False leaves a TIFF uncompressed: floats full of noise shrink by a tenth and take thirty times as long.
+        False leaves a TIFF uncompressed: floats full of noise shrink by a tenth and take thirty times as long. Large
+        floats are never compressed.
+    labels
+        Whether the values are numbers of objects or classes, which levels of smaller size must not average.
 
     Raises
     ------
@@ -263,20 +268,22 @@ def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
             if length is not None:
                 metadata |= {f"PhysicalSize{axis}": length, f"PhysicalSize{axis}Unit": "µm"}
         resolution = (1e4 / size.x, 1e4 / size.y)  # pixels per centimetre
+    large = is_large(pixels.shape, image.axes)
+    compress = compress and not (large and pixels.dtype.kind == "f")
+    options: dict[str, Any] = {
+        "metadata": metadata,
+        "compression": "zlib" if compress else None,
+        "predictor": compress and pixels.dtype.name in ("uint8", "uint16"),  # Fiji reads no other with a predictor
+        "photometric": "rgb" if image.axes.endswith("S") else "minisblack",
+        "resolution": resolution,
+        "resolutionunit": "CENTIMETER" if resolution else None,
+        "software": "Parfocal",
+    }
     with writing(path) as handle:
-        tifffile.imwrite(
-            handle,
-            pixels,
-            ome=True,
-            metadata=metadata,
-            compression="zlib" if compress else None,
-            predictor=compress and pixels.dtype.name in ("uint8", "uint16"),  # Fiji reads no other with a predictor
-            photometric="rgb" if image.axes.endswith("S") else "minisblack",
-            resolution=resolution,
-            resolutionunit="CENTIMETER" if resolution else None,
-            bigtiff=pixels.nbytes > _CLASSIC_TIFF_BYTES,
-            software="Parfocal",
-        )
+        if large:
+            write_levels(handle, pixels, image.axes, options, labels=labels, scratch=Scratch(path.parent, 0))
+        else:
+            tifffile.imwrite(handle, pixels, ome=True, bigtiff=pixels.nbytes > CLASSIC_TIFF_BYTES, **options)
 
 
 def image_stem(path: Path) -> str:
@@ -457,6 +464,10 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _content_uuid(pixels: NDArray[Any], image: Image) -> str:
     """OME wants an identifier in each file; taken from the content so that equal images are equal files."""
-    digest = hashlib.sha256(pixels.reshape(-1).view(np.uint8).data)
+    digest = hashlib.sha256()
+    flat = pixels.reshape(-1).view(np.uint8)
+    for (window,) in blocks(flat.shape):
+        digest.update(flat[window].data)
+        release(flat)
     digest.update(f"{pixels.shape} {pixels.dtype.str} {image.axes} {image.pixel_size}".encode())
     return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()))

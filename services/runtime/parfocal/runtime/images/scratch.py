@@ -69,6 +69,10 @@ class Scratch:
             return np.memmap(file, dtype, "r+", 0, tuple(shape))
 
 
+IN_MEMORY: Final = Scratch()
+"""All arrays are in memory."""
+
+
 def reserve(descriptor: int, size: int) -> None:
     """Make a file as long as this, in bytes, with all room at once.
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,8 @@ _SPLINE_COLUMNS = (*map(Column, ("plane", "label", "point")), Column("y_px", "px
 _SPOT_COLUMNS = tuple(map(Column, ("frame", "id", "name", "x", "y", "z", "radius", "quality")))
 
 
-def class_image(objects: Objects) -> NDArray[np.uint8]:
-    """Return an image of the class of the object that each pixel belongs to, 0 outside.
+def class_image(objects: Objects, window: tuple[slice, ...] | EllipsisType = ...) -> NDArray[np.uint8]:
+    """Return an image, or a window of it, of the class of the object that each pixel belongs to, 0 outside.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def class_image(objects: Objects) -> NDArray[np.uint8]:
     """
     if objects.classes is None:
         raise ValueError("these objects have no classes")
-    image: NDArray[np.uint8] = np.concatenate([[0], objects.classes]).astype(np.uint8)[objects.labels]
+    image: NDArray[np.uint8] = np.concatenate([[0], objects.classes]).astype(np.uint8)[objects.labels[window]]
     return image
 
 
