@@ -26,7 +26,8 @@ from support import ROOT, free_ports, wait_for
 from parfocal.portal.tiles import Kind, tile_router
 from parfocal.runtime.datasets.layers import Layer, Layers
 from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images.files import Image, PixelSize, decode_to_memmap, inspect_image, write_image
+from parfocal.runtime.images.files import Image, PixelSize, inspect_image, write_image
+from parfocal.runtime.images.memmaps import decode_to_memmap
 from parfocal.runtime.images.pyramid import INFO, THUMBNAIL, Pyramid, encode_tile
 from parfocal.runtime.store.manifests import FileEntry
 from parfocal.runtime.store.publish import sha256_of

@@ -22,12 +22,12 @@ from parfocal.runtime.images.files import (
     Image,
     ImageLimits,
     PixelSize,
-    decode_to_memmap,
     image_stem,
     inspect_image,
     read_image,
     write_image,
 )
+from parfocal.runtime.images.memmaps import decode_to_memmap
 
 
 def noise(*shape: int, dtype: str = "uint16", seed: int = 0) -> NDArray[Any]:

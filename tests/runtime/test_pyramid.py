@@ -13,7 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from parfocal.runtime.images.files import Image, PixelSize, decode_to_memmap, write_image
+from parfocal.runtime.images.files import Image, PixelSize, write_image
+from parfocal.runtime.images.memmaps import decode_to_memmap
 from parfocal.runtime.images.pyramid import (
     Pyramid,
     decode_tile,

@@ -39,7 +39,7 @@ from parfocal.runtime.bases.objects import ObjectImplementation
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.frameworks.torch import TorchLearner, prepare
-from parfocal.runtime.images.files import write_memmap
+from parfocal.runtime.images.memmaps import write_memmap
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, Opened, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants

@@ -31,7 +31,7 @@ from parfocal.runtime.images.distribution import sliced_wasserstein
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, Opened, Selection, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser
-from parfocal.runtime.methods.outputs import Outputs, Unit
+from parfocal.runtime.methods.outputs import Outputs, Unit, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
 from parfocal.runtime.prediction.unit import Normalised
@@ -360,14 +360,22 @@ class CycleGan(TorchFiles, ImageImplementation[CycleGanParameters, CycleGanLearn
         """Hand over the image turned into the other kind, in the direction that is asked for, and turned back."""
         assert isinstance(parameters, CycleGanPredictionParameters)
         facts, backwards = model.facts.directed(backwards=parameters.backwards), parameters.backwards
-        source, tiling = Normalised(unit, model.normaliser), Tiling(unit.most_pixels, unit.report)
+        source, tiling = Normalised(unit, model.normaliser), Tiling.of(unit)
         made = self._turned(learner, source, model.parameters, model.facts, backwards=backwards, tiling=tiling)
-        pictures = self.interpret(made, model.parameters, facts)
-        if parameters.turned_back:
-            again = self._turned(learner, made, model.parameters, model.facts, backwards=not backwards, tiling=tiling)
-            axis = facts.inputs[0].channel_axis
-            pictures[TURNED_BACK] = Picture(again if axis else again[..., 0], channel_axis=axis, of_source=True)
-        self.hand_over(pictures, source.constants, unit, replace(model, facts=facts), outputs)
+        again = (
+            self._turned(learner, made, model.parameters, model.facts, backwards=not backwards, tiling=tiling)
+            if parameters.turned_back
+            else None
+        )
+
+        def pictures(window: Window) -> dict[str, Picture]:
+            found = self.interpret(made[window], model.parameters, facts)
+            if again is not None:
+                axis, part = facts.inputs[0].channel_axis, again[window]
+                found[TURNED_BACK] = Picture(part if axis else part[..., 0], channel_axis=axis, of_source=True)
+            return found
+
+        self.hand_over(pictures, made.shape[:-1], source.constants, unit, replace(model, facts=facts), outputs)
 
     def _turned(
         self,

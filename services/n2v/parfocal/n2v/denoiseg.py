@@ -144,7 +144,7 @@ class DenoiSeg(keras.KerasFiles, ObjectImplementation[DenoiSegParameters, keras.
         """Hand over objects, the restored image in the grey values of the input, and the probabilities of classes."""
         assert isinstance(parameters, DenoiSegPredictionParameters)
         source = Normalised(unit, model.normaliser)
-        tiling = Tiling(unit.most_pixels, unit.report)
+        tiling = Tiling.of(unit)
         output = apply_tiled(learner, source, self.geometry(model.parameters), tiling)
         probability = softmax(output[..., 1:], axis=-1)
         threshold = parameters.probability_threshold or float(model.facts.measured.get(THRESHOLD, _USUAL_THRESHOLD))

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         default=100, ge=1, description="jobs a service admits before it answers RESOURCE_EXHAUSTED"
     )
     max_workers: int = Field(default=1, ge=1, description="workers a service runs at the same time")
+    in_memory_mib: float = Field(
+        default=32.0,
+        ge=0,
+        description="MiB of the largest image, or output of a network, that a prediction keeps in memory; larger ones "
+        "lie in the scratch folder, which must have room for them",
+    )
     device: str = Field(
         default="device-0", description="name of the device lock shared by all services of a machine; empty: none"
     )

@@ -177,7 +177,7 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
         assert isinstance(parameters, UnetPredictionParameters)
         facts = model.facts
         source = Normalised(unit, model.normaliser)
-        tiling = Tiling(unit.most_pixels, unit.report)
+        tiling = Tiling.of(unit)
         probability = self.probability(learner, source, model.parameters, facts, tiling)
         classes = predicted_classes(probability, parameters.threshold or facts.measured.get("threshold", 0.5))
         lengths = unit.pixel_size.lengths(classes.ndim) if unit.pixel_size is not None else None

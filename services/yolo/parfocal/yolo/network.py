@@ -201,7 +201,7 @@ class YoloV2(TorchFiles, Implementation[YoloParameters, YoloLearner]):
             learner,
             Normalised(unit, model.normaliser),
             model.facts,
-            Tiling(unit.most_pixels, unit.report),
+            Tiling.of(unit),
             parameters.confidence_threshold,
             parameters.overlap_threshold,
         )

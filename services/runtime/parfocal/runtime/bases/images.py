@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.methods.implementation import Implementation, ModelView, Opened, ValidationImage
 from parfocal.runtime.methods.normaliser import NormaliserConstants
-from parfocal.runtime.methods.outputs import Outputs, Unit, Values
+from parfocal.runtime.methods.outputs import ImageSink, Outputs, Unit, Values, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.prediction.tiling import Geometry, Pixels, TileLearner, Tiling, apply_tiled
 from parfocal.runtime.prediction.uncertainty import calibrate_uncertainty
@@ -94,8 +95,9 @@ class ImageImplementation(Implementation[P, L]):
     ) -> dict[str, Picture]:
         """Return the named images in a raw output (channels last): by default one for each target, in their order.
 
-        The first is called "prediction", further ones as their targets. Each has the channels of its target, or of
-        its input if the method has no targets.
+        Large images come in parts: what becomes of a pixel must follow from the output at this pixel alone. The first
+        is called "prediction", further ones as their targets. Each has the channels of its target, or of its input if
+        the method has no targets.
         """
         pictures: dict[str, Picture] = {}
         start = 0
@@ -127,35 +129,57 @@ class ImageImplementation(Implementation[P, L]):
     ) -> None:
         """Hand over the images that the model makes of one, on the scale of the images they show."""
         source = Normalised(unit, model.normaliser)
-        tiling = Tiling(unit.most_pixels, unit.report)
-        pictures = self.apply(learner, source, model.parameters, model.facts, tiling)
-        if parameters.wants_uncertainty and UNCERTAINTY not in pictures:
-            raise InvalidInputError(f"The model makes no {UNCERTAINTY}: it was trained without it.")
-        if not parameters.wants_uncertainty:
-            pictures.pop(UNCERTAINTY, None)
-        self.hand_over(pictures, source.constants, unit, model, outputs)
+        output = apply_tiled(learner, source, self.geometry(model.parameters, model.facts), Tiling.of(unit))
+
+        def pictures(window: Window) -> dict[str, Picture]:
+            found = self.interpret(output[window], model.parameters, model.facts)
+            if parameters.wants_uncertainty and UNCERTAINTY not in found:
+                raise InvalidInputError(f"The model makes no {UNCERTAINTY}: it was trained without it.")
+            if not parameters.wants_uncertainty:
+                found.pop(UNCERTAINTY, None)
+            release(output)
+            return found
+
+        self.hand_over(pictures, output.shape[:-1], source.constants, unit, model, outputs)
 
     def hand_over(
         self,
-        pictures: Mapping[str, Picture],
+        pictures: Callable[[Window], Mapping[str, Picture]],
+        shape: tuple[int, ...],
         constants: NormaliserConstants,
         unit: Unit,
         model: ModelView,
         outputs: Outputs,
     ) -> None:
-        """Hand over images on the scale of the images they show; `constants` are those of the source."""
+        """Hand over images on the scale of the images they show, in parts if they are large.
+
+        Parameters
+        ----------
+        pictures
+            Returns the same named images for each window of the spatial axes of the output.
+        shape
+            Spatial shape of the output in pixels.
+        constants
+            Those of the source.
+        """
         scales = dict(zip(unit.axes, self.geometry(model.parameters, model.facts).scales(unit.axes), strict=True))
         axes = "".join(axis for axis in unit.axes if scales[axis])
         spatial = [scales[axis] for axis in axes if axis in "ZYX"]
-        for name, picture in pictures.items():
-            pixels = self._restored(name, picture, model, constants)
-            named = axes + picture.channel_axis
-            if picture.channel_axis == "C":
-                pixels, named = np.moveaxis(pixels, -1, 0), "C" + axes
-            sink = outputs.image(
-                name, shape=pixels.shape, axes=named, dtype=pixels.dtype, scale=spatial, values=picture.values
-            )
-            sink.write(pixels)
+        sinks: dict[str, ImageSink] = {}
+        for window in blocks(shape):
+            for name, picture in pictures(window).items():
+                pixels = self._restored(name, picture, model, constants)
+                channels = picture.pixels.shape[-1:] if picture.channel_axis else ()
+                every = (slice(None),) * len(channels)
+                lengths, named, place = (*shape, *channels), axes + picture.channel_axis, (*window, *every)
+                if picture.channel_axis == "C":
+                    pixels = np.moveaxis(pixels, -1, 0)
+                    lengths, named, place = (*channels, *shape), "C" + axes, (*every, *window)
+                if name not in sinks:
+                    sinks[name] = outputs.image(
+                        name, shape=lengths, axes=named, dtype=pixels.dtype, scale=spatial, values=picture.values
+                    )
+                sinks[name].write(pixels, place)
 
     def _restored(self, name: str, picture: Picture, model: ModelView, constants: NormaliserConstants) -> NDArray[Any]:
         """Return an image on the scale of the images it shows."""

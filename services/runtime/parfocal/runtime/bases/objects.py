@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.methods.implementation import Implementation, Learner, ModelView, Opened
 from parfocal.runtime.methods.objects import Objects
-from parfocal.runtime.methods.outputs import Outputs, Unit
+from parfocal.runtime.methods.outputs import Outputs, Unit, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.prediction.object_tiling import find_in_blocks
 from parfocal.runtime.prediction.tiling import Tiling
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.training.data import PatchSettings, open_labels
@@ -41,13 +42,18 @@ class ObjectImplementation(Implementation[P, L]):
     def find_objects(
         self, learner: L, image: NDArray[np.float32], parameters: PredictionParameters, tiling: Tiling
     ) -> Objects:
-        """Return the objects in one normalised image (channels last, if it has any)."""
+        """Return the objects in one normalised image (channels last, if it has any) or in a block of a larger one."""
 
     def predict(
         self, learner: L, unit: Unit, model: ModelView, parameters: PredictionParameters, outputs: Outputs
     ) -> None:
         """Hand over the objects in one image, with their classes where the model tells them apart."""
-        pixels = Normalised(unit, model.normaliser).whole()
-        image = pixels if unit.channels > 1 else pixels[..., 0]
-        objects = self.find_objects(learner, image, parameters, Tiling(unit.most_pixels, unit.report))
+        source = Normalised(unit, model.normaliser)
+
+        def find(window: Window, on_tile: Callable[[int, int], None]) -> Objects:
+            pixels = source[window]
+            image = pixels if unit.channels > 1 else pixels[..., 0]
+            return self.find_objects(learner, image, parameters, Tiling(unit.most_pixels, on_tile))
+
+        objects = find_in_blocks(find, unit.shape, unit.report, unit.scratch)
         outputs.objects(objects, class_role=next(iter(model.facts.target_roles[1:]), ""))

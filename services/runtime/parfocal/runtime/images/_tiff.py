@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
 
 from parfocal.runtime.images._tiff_sizes import elements, has_size, ome_pixel_size, tagged_pixel_size
@@ -56,7 +55,6 @@ _WITHOUT_METADATA: Final = (
 _GREY: Final = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE, PHOTOMETRIC.MASK)
 _SMALL: Final = 4096  # bytes of metadata behind the pixels
 _PADDING: Final = 64
-_READ_AHEAD: Final = 2**22  # bytes of the file that wait to be decoded
 _SUBFILE: Final = 254
 _ORIENTATION: Final = 274
 _MOST_DIRECTORIES = 2**22
@@ -180,7 +178,7 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
     root = _parse_ome(tif, directories) if tif.is_ome else None
     pixel_size = ome_pixel_size(root, notes) if root is not None and has_size(root) else tagged_pixel_size(tif, notes)
     try:
-        series = _the_series(tif)
+        series = the_series(tif)
     except UnusableError:
         raise
     except Exception as error:  # a reader that follows the metadata of strangers can raise anything
@@ -224,43 +222,6 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
     return FileFacts(shape, letters, series.dtype, rgb, pixel_size, tuple(notes), alpha, inverted)
 
 
-def decode_tiff(tif: TiffFile, facts: FileFacts) -> NDArray[Any]:
-    """Decode the image that `opened_tiff` described, in its full shape."""
-    series = _the_series(tif)
-    pixels: NDArray[Any] = np.asarray(series.asarray(squeeze=False))
-    if facts.alpha:
-        place = facts.axes.index("S")
-        pixels = pixels.reshape(series.get_shape(False))
-        grey, alpha = (np.take(pixels, [channel], axis=place) for channel in (0, 1))
-        if np.any(alpha != (np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1)):
-            raise transparent()
-        pixels = grey
-    page = series.keyframe
-    if facts.rgb and page.samplesperpixel == 4 and page.planarconfig == PLANARCONFIG.SEPARATE:
-        alphas = np.take(pixels.reshape(facts.shape), 3, axis=facts.axes.index("S"))
-        if np.any(alphas != (np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1)):
-            raise transparent(planes=True)
-    if pixels.size != math.prod(facts.shape):
-        raise UnusableError(f"it announces {facts.shape} and holds {pixels.shape}")
-    if facts.inverted:
-        pixels = facts.inverted - pixels.astype(np.uint8)
-    return pixels.reshape(facts.shape)
-
-
-def decode_tiff_into(tif: TiffFile, out: NDArray[Any]) -> None:
-    """Decode the image that `opened_tiff` described strip by strip or tile by tile into an array of the same size.
-
-    Only where `is_plain`: nothing is left to be changed in the pixels.
-    """
-    series = _the_series(tif)
-    series.asarray(squeeze=False, out=out.reshape(series.get_shape(False)), buffersize=_READ_AHEAD)
-
-
-def is_plain(facts: FileFacts) -> bool:
-    """Return whether the pixels of a file are those of the image as they are decoded."""
-    return not (facts.alpha or facts.inverted or facts.dtype.kind == "b" or (facts.rgb and 4 in facts.shape))
-
-
 def transparent(planes: bool = False) -> UnusableError:
     """Return the error of an image with transparent pixels; with `planes` its colours lie in planes of their own."""
     what = "it has a transparency (alpha) channel that is not fully opaque"
@@ -292,7 +253,8 @@ def _has_alpha(page: TiffPage) -> bool:
     return page.samplesperpixel == 2 and len(page.extrasamples) == 1 and page.extrasamples[0] in declared
 
 
-def _the_series(tif: TiffFile) -> TiffPageSeries:
+def the_series(tif: TiffFile) -> TiffPageSeries:
+    """Return the one image of a file, in full size; UnusableError where there are none or several."""
     series = [each for each in tif.series if not each.keyframe.is_reduced]
     # Images of half the size are taken for levels of a pyramid by the reader, whether the file says so or not.
     series += [

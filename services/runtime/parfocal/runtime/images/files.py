@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import math
-import os
 import re
 import unicodedata
 import uuid
@@ -28,7 +27,6 @@ import tifffile
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import (
-    DiskFullError,
     InvalidInputError,
     OutOfMemoryError,
     ParfocalError,
@@ -38,16 +36,11 @@ from parfocal.runtime.images._axes import ORDER, arrange, name_axes, override_ax
 from parfocal.runtime.images._dtypes import convert_dtype, storable, whole_numbers
 from parfocal.runtime.images._files import writing
 from parfocal.runtime.images._raster import decode_raster, describe_raster, encode_png
-from parfocal.runtime.images._tiff import (
-    FileFacts,
-    UnusableError,
-    decode_tiff,
-    decode_tiff_into,
-    is_plain,
-    opened_tiff,
-    transparent,
-)
+from parfocal.runtime.images._tiff import FileFacts, UnusableError, opened_tiff, transparent
+from parfocal.runtime.images._tiff_levels import CLASSIC_TIFF_BYTES, is_large, write_levels
+from parfocal.runtime.images._tiff_pixels import decode_tiff, decode_tiff_into, is_plain, map_tiff
 from parfocal.runtime.images.notes import Note, reader_reports
+from parfocal.runtime.images.scratch import Scratch, blocks, release
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -57,10 +50,10 @@ __all__ = [
     "ImageLimits",
     "PixelSize",
     "convert_dtype",
-    "decode_to_memmap",
     "image_stem",
     "inspect_image",
     "name_clash",
+    "open_image",
     "printable",
     "read_image",
     "unreadable_name",
@@ -70,7 +63,6 @@ __all__ = [
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".bmp")
 _FOREIGN = "Export it as OME-TIFF; `parfocal dataset create` and `predict` convert microscope makers' own formats."
-_CLASSIC_TIFF_BYTES = 2**32 - 2**25  # what fits a classic TIFF, with room for its headers
 
 
 @dataclass(frozen=True)
@@ -143,7 +135,7 @@ def inspect_image(
     InvalidInputError
         The file is missing, unreadable, truncated, of another kind or too large, or announces fewer planes than it has.
     """
-    with _opened(path, limits, labels, axes) as (header, _):
+    with opened_image(path, limits, labels, axes) as (header, _):
         return header
 
 
@@ -174,14 +166,44 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
     OutOfMemoryError
         The decoded image does not fit into memory.
     """
-    with _opened(path, limits, labels, axes) as (header, decode):
-        full, reported = decode()
-        alpha = full.shape[-1] == 4 and header.axes.endswith("S")
-        opaque = np.iinfo(full.dtype).max if full.dtype.kind in "ui" else 1
-        if alpha and np.any(full[..., 3] != opaque):
-            raise transparent()
-        pixels = full[..., :3] if alpha else full
-        native = np.ascontiguousarray(pixels, dtype=_native(pixels.dtype))
+    with opened_image(path, limits, labels, axes) as (header, decode):
+        return _decoded(header, decode, labels)
+
+
+def open_image(path: Path, scratch: Scratch, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+    """Read an image whose pixels may be more than the memory holds.
+
+    Parameters
+    ----------
+    path, limits
+        As for `read_image`.
+    scratch
+        Where the pixels of large images lie. A TIFF is decoded strip by strip and tile by tile, or its pixels are
+        mapped from the file itself, which must stay as it is then. Other files, and TIFF files whose pixels are to be
+        changed (transparency, white as zero), are decoded in memory.
+
+    Raises
+    ------
+    InvalidInputError, OutOfMemoryError
+        As for `read_image`.
+    DiskFullError
+        There is no room for the pixels.
+    """
+    with opened_image(path, limits) as (header, decode):
+        if not scratch.holds(header.shape, header.dtype) and isinstance(decode, Decoder) and decode.unchanged:
+            return Image(decode.mapped(scratch), header.axes, header.pixel_size, header.notes)
+        return _decoded(header, decode, labels=False)
+
+
+def _decoded(header: ImageHeader, decode: Callable[[], tuple[NDArray[Any], Sequence[Note]]], labels: bool) -> Image:
+    """Return the image of an open file with all its pixels in memory."""
+    full, reported = decode()
+    alpha = full.shape[-1] == 4 and header.axes.endswith("S")
+    opaque = np.iinfo(full.dtype).max if full.dtype.kind in "ui" else 1
+    if alpha and np.any(full[..., 3] != opaque):
+        raise transparent()
+    pixels = full[..., :3] if alpha else full
+    native = np.ascontiguousarray(pixels, dtype=_native(pixels.dtype))
     notes = [*header.notes, *(note for note in reported if note not in header.notes)]
     if alpha:
         notes.append(Note("alpha-dropped"))
@@ -194,12 +216,14 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
     return Image(native, header.axes, header.pixel_size, tuple(notes))
 
 
-def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
+def write_image(path: Path, image: Image, *, compress: bool = True, labels: bool = False) -> None:
     """Write an image whole or not at all: OME-TIFF, or PNG when `path` ends in ``.png``.
 
     The data type is kept, so labels stay integers; OME-TIFF knows no 64-bit integers, half floats and
     Booleans: these are written as 32-bit integers (where every value fits), float32 and uint8. Compression is
-    lossless, files that could exceed 4 GB are BigTIFF, and equal images give equal bytes.
+    lossless, files that could exceed 4 GB are BigTIFF, and equal images give equal bytes. Planes of more than 16
+    million pixels are written tile by tile and with smaller levels, as Bio-Formats, Fiji and QuPath read them; they
+    need not be in memory.
 
     Parameters
     ----------
@@ -208,7 +232,10 @@ def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
     image
         Axes from ``TCZYXS`` ending in ``YX`` or ``YXS``. A PNG holds uint8 or uint16 YX, or uint8 YXS.
     compress
-        False leaves a TIFF uncompressed: floats full of noise shrink by a tenth and take thirty times as long.
+        False leaves a TIFF uncompressed: floats full of noise shrink by a tenth and take thirty times as long. Large
+        floats are never compressed.
+    labels
+        Whether the values are numbers of objects or classes, which levels of smaller size must not average.
 
     Raises
     ------
@@ -241,94 +268,22 @@ def write_image(path: Path, image: Image, *, compress: bool = True) -> None:
             if length is not None:
                 metadata |= {f"PhysicalSize{axis}": length, f"PhysicalSize{axis}Unit": "µm"}
         resolution = (1e4 / size.x, 1e4 / size.y)  # pixels per centimetre
+    large = is_large(pixels.shape, image.axes)
+    compress = compress and not (large and pixels.dtype.kind == "f")
+    options: dict[str, Any] = {
+        "metadata": metadata,
+        "compression": "zlib" if compress else None,
+        "predictor": compress and pixels.dtype.name in ("uint8", "uint16"),  # Fiji reads no other with a predictor
+        "photometric": "rgb" if image.axes.endswith("S") else "minisblack",
+        "resolution": resolution,
+        "resolutionunit": "CENTIMETER" if resolution else None,
+        "software": "Parfocal",
+    }
     with writing(path) as handle:
-        tifffile.imwrite(
-            handle,
-            pixels,
-            ome=True,
-            metadata=metadata,
-            compression="zlib" if compress else None,
-            predictor=compress and pixels.dtype.name in ("uint8", "uint16"),  # Fiji reads no other with a predictor
-            photometric="rgb" if image.axes.endswith("S") else "minisblack",
-            resolution=resolution,
-            resolutionunit="CENTIMETER" if resolution else None,
-            bigtiff=pixels.nbytes > _CLASSIC_TIFF_BYTES,
-            software="Parfocal",
-        )
-
-
-def decode_to_memmap(path: Path, folder: Path, key: str) -> NDArray[Any]:
-    """Decode an image once into `folder` and return it memory-mapped, read only.
-
-    A TIFF whose pixels need no change is decoded part by part into the file: it may be larger than the memory.
-
-    Parameters
-    ----------
-    path
-        The image; it is not looked at when the folder has the pixels already.
-    folder
-        A cache folder of this machine; made when missing.
-    key
-        Names the content, e.g. the SHA-256 of the file. The same key always means the same pixels.
-
-    Returns
-    -------
-    NDArray
-        The pixels as `read_image` gives them.
-
-    Raises
-    ------
-    InvalidInputError
-        As for `read_image`.
-    DiskFullError
-        The folder has no room.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", key):
-        raise ValueError(f"key {key!r} is no digest")
-    target = folder / f"{key}.npy"
-    if (mapped := _load_mapped(target)) is not None:
-        return mapped
-    with _opened(path, DEFAULT_LIMITS) as (header, decode):
-        if isinstance(decode, _Decoder) and decode.plain:
-            with _writing_memmap(target, header.shape, header.dtype) as out:
-                decode.into(out)
-            return _reread(target)
-    return write_memmap(target, read_image(path).pixels)
-
-
-@contextmanager
-def _writing_memmap(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Give an array to be filled, which is a .npy file afterwards; raise DiskFullError without room."""
-    with writing(path) as handle:
-        head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(handle, head)
-        begin = handle.tell()
-        # All room at once: a disk that is full when a mapped page is written ends the process.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle.fileno(), begin, math.prod(shape) * dtype.itemsize)
+        if large:
+            write_levels(handle, pixels, image.axes, options, labels=labels, scratch=Scratch(path.parent, 0))
         else:
-            handle.truncate(begin + math.prod(shape) * dtype.itemsize)
-        handle.flush()
-        mapped = np.memmap(handle, dtype, "r+", begin, shape)
-        yield mapped
-        mapped.flush()
-
-
-def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Write an array to a .npy file and return it memory-mapped, read only; raise DiskFullError without room."""
-    pixels = np.ascontiguousarray(pixels)
-    with writing(path) as handle:
-        # Not np.save: it hides a full disk behind an OSError without a number.
-        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(pixels))
-        handle.write(pixels.data)
-    return _reread(path)
-
-
-def _reread(path: Path) -> NDArray[Any]:
-    mapped = _load_mapped(path)
-    if mapped is None:
-        raise DiskFullError(f"{path} could not be read back after writing: check the disk of the cache folder")
-    return mapped
+            tifffile.imwrite(handle, pixels, ome=True, bigtiff=pixels.nbytes > CLASSIC_TIFF_BYTES, **options)
 
 
 def image_stem(path: Path) -> str:
@@ -375,7 +330,7 @@ def name_clash(path: Path, other: Path) -> str:
 
 
 @contextmanager
-def _opened(
+def opened_image(
     path: Path, limits: ImageLimits, labels: bool = False, axes: str = ""
 ) -> Iterator[tuple[ImageHeader, Callable[[], tuple[NDArray[Any], Sequence[Note]]]]]:
     """Give the header and a function that decodes to its axes and returns what the reader says; translate failures."""
@@ -390,7 +345,7 @@ def _opened(
                 if reports and told:
                     header = replace(header, notes=(*header.notes, _report(reports[0])))
 
-                yield header, _Decoder(tif, facts, order, header.axes, reports)
+                yield header, Decoder(tif, facts, order, header.axes, reports)
         elif magic == b"\x89PNG\r\n\x1a\n" or magic[:3] == b"\xff\xd8\xff" or magic[:2] == b"BM":
             shape, dtype, notes = describe_raster(path, labels)
             facts = FileFacts(shape, "YXS"[: len(shape)], dtype, True, None, notes)
@@ -419,7 +374,7 @@ def _opened(
 
 
 @dataclass(frozen=True)
-class _Decoder:
+class Decoder:
     """Decodes an open TIFF; `order` are the file's axes in our letters, `reports` grows with what the reader says."""
 
     tif: tifffile.TiffFile
@@ -435,9 +390,18 @@ class _Decoder:
         return pixels, [_report(text) for text in self.reports[before:][:1]]
 
     @property
+    def unchanged(self) -> bool:
+        """Whether nothing is to be changed in the pixels."""
+        return is_plain(self.facts)
+
+    @property
     def plain(self) -> bool:
         """Whether nothing is to be changed in the pixels or in the order of their axes."""
-        return is_plain(self.facts) and self.order.replace("_", "") == self.axes
+        return self.unchanged and self.order.replace("_", "") == self.axes
+
+    def mapped(self, scratch: Scratch) -> NDArray[Any]:
+        """Return the pixels in the order of `axes`, where they stay `unchanged`, without having them in memory."""
+        return arrange(map_tiff(self.tif, self.facts, scratch), self.order, self.axes)
 
     def into(self, out: NDArray[Any]) -> None:
         """Decode part by part into an array of the same size, where the image is `plain`."""
@@ -500,15 +464,10 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _content_uuid(pixels: NDArray[Any], image: Image) -> str:
     """OME wants an identifier in each file; taken from the content so that equal images are equal files."""
-    digest = hashlib.sha256(pixels.reshape(-1).view(np.uint8).data)
+    digest = hashlib.sha256()
+    flat = pixels.reshape(-1).view(np.uint8)
+    for (window,) in blocks(flat.shape):
+        digest.update(flat[window].data)
+        release(flat)
     digest.update(f"{pixels.shape} {pixels.dtype.str} {image.axes} {image.pixel_size}".encode())
     return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()))
-
-
-def _load_mapped(path: Path) -> NDArray[Any] | None:
-    """Memory-map a cached array; None when it is not there or no longer whole."""
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return array

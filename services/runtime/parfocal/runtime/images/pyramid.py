@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.images import _levels
 from parfocal.runtime.images._raster import encode_png
 from parfocal.runtime.images.files import PixelSize
 
@@ -68,10 +69,7 @@ def tiles_digest(sha256: str, *, labels: bool) -> str:
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     """Return the rows and columns of each level of a plane, the full size first."""
-    shapes = [(height, width)]
-    while max(shapes[-1]) > TILE:
-        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
-    return shapes
+    return _levels.level_shapes(height, width, TILE)
 
 
 def tile_shape(height: int, width: int, level: int, row: int, column: int) -> tuple[int, int] | None:
@@ -167,7 +165,7 @@ class Pyramid:
         shapes = level_shapes(height, width)
         for t, c, z in np.ndindex(times, channels, depth):
             for level, row, column, pixels in _Level(shapes, 0, self.labels).cut(self._bands(t, c, z)):
-                yield Tile(tile_name(level, t, c, z, row, column), _as(pixels, self.dtype))
+                yield Tile(tile_name(level, t, c, z, row, column), _levels.as_type(pixels, self.dtype))
 
     def thumbnail(self) -> bytes:
         """Return a small PNG, at most 192 pixels long: the first channel or the colours, the middle plane and time.
@@ -249,7 +247,7 @@ class _Level:
         self._row += 1
         if self._next is None:
             return
-        half = band[::2, ::2] if self._labels else _halved(band)
+        half = band[::2, ::2] if self._labels else _levels.halved(band)
         # 512 rows become 256: two bands of this level make one of the next.
         if self._waiting is None:
             self._waiting = np.array(half)
@@ -262,25 +260,6 @@ class _Level:
             if self._waiting is not None:
                 yield from self._next._feed(self._waiting)
             yield from self._next._finish()
-
-
-def _halved(band: NDArray[Any]) -> NDArray[Any]:
-    """Return the means of 2 x 2 pixels; at a border of odd length, of the pixels that there are."""
-    precise = band.dtype if band.dtype.kind == "f" else np.dtype(np.float64 if band.dtype.itemsize > 2 else np.float32)
-    padded = np.pad(band, [(0, length % 2) for length in band.shape], mode="edge") if _odd(band) else band
-    total = np.zeros((padded.shape[0] // 2, padded.shape[1] // 2), precise)
-    for row, column in np.ndindex(2, 2):
-        total += padded[row::2, column::2]
-    return total / precise.type(4)
-
-
-def _odd(band: NDArray[Any]) -> bool:
-    return any(length % 2 for length in band.shape)
-
-
-def _as(pixels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return pixels in the type of the tiles; means of whole numbers are rounded."""
-    return (np.rint(pixels) if dtype.kind == "u" and pixels.dtype.kind == "f" else pixels).astype(dtype)
 
 
 def _measure(planes: NDArray[Any]) -> _Channel:

@@ -6,6 +6,7 @@ volume, per channel, and never from a tile or a patch: training, prediction and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
+from parfocal.runtime.images.scratch import BLOCK_PIXELS, blocks, copied, release
 
 _MOST_PIXELS = 2**26
 _MOST_FRAMES = 500
@@ -69,7 +71,8 @@ class Normaliser(BaseModel):
         """Take the constants of one whole image or volume.
 
         Above 2**26 pixels per channel every n-th pixel along each axis is looked at, with the least n that comes
-        below that number: the same pixels every time, and 67 million of them.
+        below that number: the same pixels every time, and up to 67 million of them. So the constants do not depend on
+        how much memory there is, or on whether the image is in it. Every pixel is checked to be finite.
 
         Parameters
         ----------
@@ -95,7 +98,7 @@ class Normaliser(BaseModel):
             frames = pixels if axes[0] == "T" else pixels[np.newaxis]
             return self.fit_stack(len(frames), frames.__getitem__)
         # Every pixel, for percentiles need not meet the one that is wrong.
-        if count_unusable(pixels):
+        if _any_unusable(pixels):
             raise InvalidInputError(
                 f"The image holds values that are NaN, infinite or beyond {LARGEST_VALUE:.0e}: export it without them."
             )
@@ -179,14 +182,43 @@ class Normaliser(BaseModel):
     def _constants(self, channel: NDArray[Any]) -> tuple[float, float]:
         sample = _subsample(channel, _MOST_PIXELS)
         if self.rule == "z-score":
-            offset, top = float(np.mean(sample, dtype=np.float64)), 0.0
-            scale = float(np.std(sample, dtype=np.float64))
+            offset, scale = _moments(sample)
         else:
-            offset, top = (float(value) for value in np.percentile(sample, (self.low, self.high)))
+            # The copy of a large image may be sorted in place; the values are the same.
+            large = sample.size > BLOCK_PIXELS
+            values = copied(sample) if large else sample
+            found = np.percentile(values, (self.low, self.high), overwrite_input=large)
+            offset, top = (float(value) for value in found)
             scale = top - offset
         if scale <= 0:
             scale = float(channel.max()) - float(channel.min())
         return offset, scale if scale > 0 else 1.0
+
+
+def _any_unusable(pixels: NDArray[Any]) -> bool:
+    """Return whether there are values that are not finite or too large to compute with."""
+    if pixels.dtype.kind != "f":
+        return False
+    for window in blocks(pixels.shape):
+        if count_unusable(pixels[window]):
+            return True
+        release(pixels)
+    return False
+
+
+def _moments(sample: NDArray[Any]) -> tuple[float, float]:
+    """Return mean and standard deviation in float64, of large images summed up block by block."""
+    if sample.size <= BLOCK_PIXELS:
+        return float(np.mean(sample, dtype=np.float64)), float(np.std(sample, dtype=np.float64))
+    total = squares = 0.0
+    for window in blocks(sample.shape):
+        total += float(np.sum(sample[window], dtype=np.float64))
+        release(sample)
+    mean = total / sample.size
+    for window in blocks(sample.shape):
+        squares += float(np.sum(np.subtract(sample[window], mean, dtype=np.float64) ** 2))
+        release(sample)
+    return mean, math.sqrt(squares / sample.size)
 
 
 def _subsample(pixels: NDArray[Any], most: int) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.methods.objects import Objects
 
 Window = tuple[slice, ...]
@@ -51,8 +52,15 @@ class Unit(Protocol):
     def most_pixels(self) -> int:
         """The most pixels that a tile may have: as asked for, or as the memory of this machine allows."""
 
+    @property
+    def scratch(self) -> Scratch:
+        """Where arrays lie that are as large as the image."""
+
     def read(self, window: Window | None = None) -> NDArray[Any]:
-        """Return the pixels in a window, or all, as they are in the file; several channels are the last axis."""
+        """Return the pixels in a window, or all, as they are in the file; several channels are the last axis.
+
+        They are not in memory before they are used: of a large image no more than windows should be.
+        """
 
     def report(self, done: int, total: int) -> None:
         """Say how many tiles, frames or steps of all are done; raises CancelledError where the work shall end."""

@@ -14,7 +14,8 @@ from parfocal import v1
 from parfocal.runtime.datasets.findings import Notes, some
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
-from parfocal.runtime.images.files import Image, output_stem, read_image, write_image
+from parfocal.runtime.images.files import Image, open_image, output_stem, write_image
+from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
 from parfocal.runtime.methods.roles import TARGET_STATISTICS
@@ -179,7 +180,7 @@ def _fetch_ahead(context: JobContext, inputs: Sequence[InputFile]) -> Iterator[_
     def fetch(item: InputFile) -> _Input:
         path = fetch_input(context, item)
         try:
-            return _Input(item.name, path, read_image(path), "")
+            return _Input(item.name, path, open_image(path, _scratch(context)), "")
         except InvalidInputError as error:
             return _Input(item.name, path, None, error.message)
 
@@ -211,7 +212,8 @@ def _predict_one(
         return None, item.reason
     try:
         stem = output_stem(item.name)
-        return predict_image(model, item.image, parameters, _folder(context), stem, on_tile=on_tile), ""
+        folder, scratch = _folder(context), _scratch(context)
+        return predict_image(model, item.image, parameters, folder, stem, on_tile=on_tile, scratch=scratch), ""
     except InvalidInputError as error:
         return None, error.message
 
@@ -236,7 +238,7 @@ def _write(
     for kind, image in predicted.images.items():
         path = folder / (f"{stem}.tif" if kind == PREDICTION else f"{kind}/{stem}.tif")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, image)
+        write_image(path, image, labels=kind in predicted.labels)
         sent[kind] = _send(context, path)
     sent |= {kind: _send(context, folder / name) for kind, name in predicted.files.items()}
     if predicted.boxes is not None:
@@ -273,6 +275,11 @@ def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
 def _folder(context: JobContext) -> Path:
     """Return where the files of the result are made."""
     return context.scratch / "outputs"
+
+
+def _scratch(context: JobContext) -> Scratch:
+    """Return where arrays lie that are as large as an image."""
+    return Scratch(context.scratch / "arrays", round(context.settings.in_memory_mib * 2**20))
 
 
 def _send(context: JobContext, path: Path) -> FileEntry:

@@ -14,6 +14,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Implementation, Learner, ModelView
 from parfocal.runtime.methods.normaliser import Normaliser
@@ -78,6 +79,7 @@ def predict_image(
     stem: str,
     *,
     on_tile: OnTile | None = None,
+    scratch: Scratch = IN_MEMORY,
 ) -> ResultOutputs:
     """Return the outputs of one image, to be finished by the caller.
 
@@ -93,6 +95,8 @@ def predict_image(
         Where tables and other files are written, and what the image is called.
     on_tile
         Called with what is done of the image and all of it; may raise to end the prediction.
+    scratch
+        Where arrays lie that are as large as the image.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def predict_image(
     """
     facts = model.view.facts.directed(backwards=parameters.backwards)
     stack, units = split_units(
-        model.method, facts.input_channels, image, parameters, model.implementation.device, on_tile
+        model.method, facts.input_channels, image, parameters, model.implementation.device, on_tile, scratch
     )
     outputs = ResultOutputs(
         folder,
@@ -111,6 +115,7 @@ def predict_image(
         image.pixel_size,
         usual_pixel_size=_pixel_size(model.manifest),
         like=image.pixels.dtype if parameters.like_input else None,
+        scratch=scratch,
     )
     try:
         for number, unit in enumerate(units):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import roifile
 from numpy.typing import NDArray
 
 from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outputs import Column
 from parfocal.runtime.prediction.object_measures import measure_columns, measure_objects
@@ -139,8 +141,8 @@ _SPLINE_COLUMNS = (*map(Column, ("plane", "label", "point")), Column("y_px", "px
 _SPOT_COLUMNS = tuple(map(Column, ("frame", "id", "name", "x", "y", "z", "radius", "quality")))
 
 
-def class_image(objects: Objects) -> NDArray[np.uint8]:
-    """Return an image of the class of the object that each pixel belongs to, 0 outside.
+def class_image(objects: Objects, window: tuple[slice, ...] | EllipsisType = ...) -> NDArray[np.uint8]:
+    """Return an image, or a window of it, of the class of the object that each pixel belongs to, 0 outside.
 
     Raises
     ------
@@ -149,7 +151,7 @@ def class_image(objects: Objects) -> NDArray[np.uint8]:
     """
     if objects.classes is None:
         raise ValueError("these objects have no classes")
-    image: NDArray[np.uint8] = np.concatenate([[0], objects.classes]).astype(np.uint8)[objects.labels]
+    image: NDArray[np.uint8] = np.concatenate([[0], objects.classes]).astype(np.uint8)[objects.labels[window]]
     return image
 
 
@@ -221,12 +223,22 @@ def _roi_name(number: int, label: int) -> str:
 
 
 def _measure(labels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the centroid in pixels (objects, axes) and the number of pixels of each object."""
-    flat = labels.ravel()
-    places = np.flatnonzero(flat)
-    values = flat[places].astype(np.int64)
-    counts = np.bincount(values)[1:]
-    sums = [np.bincount(values, weights=coordinate)[1:] for coordinate in np.unravel_index(places, labels.shape)]
+    """Return the centroid in pixels (objects, axes) and the number of pixels of each object, block by block."""
+    counts, sums = np.zeros(0, np.int64), np.zeros((0, labels.ndim))
+    for window in blocks(labels.shape):
+        part = labels[window]
+        flat = part.ravel()
+        places = np.flatnonzero(flat)
+        values = flat[places].astype(np.int64)
+        most = max(len(counts), int(values.max(initial=0)))
+        here = np.bincount(values, minlength=most + 1)[1:]
+        counts = np.pad(counts, (0, most - len(counts))) + here
+        sums = np.pad(sums, ((0, most - len(sums)), (0, 0)))
+        for axis, coordinate in enumerate(np.unravel_index(places, part.shape)):
+            # Of whole numbers, so that the sums are exact in any order.
+            weights = coordinate + window[axis].start
+            sums[:, axis] += np.bincount(values, weights=weights, minlength=most + 1)[1:]
+        release(labels)
     with np.errstate(invalid="ignore"):
-        centroids = np.stack(sums, axis=-1) / counts[:, np.newaxis]
+        centroids = sums / counts[:, np.newaxis]
     return centroids, counts

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.methods.outputs import Column
 
 _STATISTICS: Final = ("mean", "min", "max", "integrated")
@@ -56,6 +58,58 @@ def measure_objects(
     lengths
         Of a pixel along each axis in micrometres, or None.
     """
+    measured: dict[int, list[str]] = {}
+    for window, part, numbers in _parts(labels):
+        found = _measure(part, None if pixels is None else np.asarray(pixels[window]), lengths)
+        measured |= {int(numbers[label]): values for label, values in found.items()}
+        release(labels)
+        if pixels is not None:
+            release(pixels)
+    return measured
+
+
+def _parts(labels: NDArray[Any]) -> Iterator[tuple[tuple[slice, ...], NDArray[Any], NDArray[np.int64]]]:
+    """Yield windows that together hold every object whole, with its labels and the numbers these stand for.
+
+    A small image is a single window. In a large one objects go with the block in which their bounding box begins.
+    """
+    windows = list(blocks(labels.shape))
+    if len(windows) == 1:
+        yield windows[0], labels, np.arange(int(labels.max(initial=0)) + 1)
+        return
+    boxes: dict[int, NDArray[np.int64]] = {}
+    first: dict[int, int] = {}
+    for place, window in enumerate(windows):
+        block = np.asarray(labels[window])
+        present = np.unique(block)
+        present = present[present > 0]
+        begin = np.array([along.start for along in window])
+        compact = np.zeros(int(present.max(initial=0)) + 1, np.int32)
+        compact[present] = np.arange(1, len(present) + 1)
+        for number, box in zip(present.tolist(), ndimage.find_objects(compact[block]), strict=True):
+            assert box is not None
+            edges = np.array([[along.start, along.stop] for along in box]).T + begin
+            known = boxes.get(number, edges)
+            boxes[number] = np.array([np.minimum(known[0], edges[0]), np.maximum(known[1], edges[1])])
+            first.setdefault(number, place)
+        release(labels)
+    for place in range(len(windows)):
+        mine = np.array([number for number, at in first.items() if at == place], np.int64)
+        if not len(mine):
+            continue
+        low = np.min([boxes[number][0] for number in mine.tolist()], axis=0)
+        high = np.max([boxes[number][1] for number in mine.tolist()], axis=0)
+        window = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
+        block = np.asarray(labels[window])
+        compact = np.zeros(int(block.max()) + 1, np.int32)
+        compact[mine] = np.arange(1, len(mine) + 1)
+        yield window, compact[block], np.concatenate([[0], mine])
+
+
+def _measure(
+    labels: NDArray[Any], pixels: NDArray[Any] | None, lengths: Sequence[float] | None
+) -> dict[int, list[str]]:
+    """Return by label the values of the objects that are in memory."""
     from skimage.measure import regionprops_table
 
     planes = labels.ndim == 2

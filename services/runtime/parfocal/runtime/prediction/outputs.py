@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, PixelSize, convert_dtype
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, blocks, release
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outputs import Column, Detections, Values, Window
 from parfocal.runtime.prediction.box_files import DETECTIONS, BoxFiles, FoundBoxes
@@ -49,6 +50,8 @@ class Predicted:
     ----------
     images
         By name, of the whole input.
+    labels
+        Names of those images whose values must not be averaged.
     tables
         By name.
     files
@@ -62,6 +65,7 @@ class Predicted:
     """
 
     images: dict[str, Image] = field(default_factory=dict)
+    labels: frozenset[str] = frozenset()
     tables: dict[str, Table] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -101,6 +105,8 @@ class ResultOutputs:
         Of the images that the model was trained on, for places in nanometres where the image does not say its own.
     like
         Type to which intensities are converted; None leaves them as they are.
+    scratch
+        Where images lie until they are written.
     """
 
     def __init__(
@@ -113,7 +119,9 @@ class ResultOutputs:
         *,
         usual_pixel_size: PixelSize | None = None,
         like: np.dtype[Any] | None = None,
+        scratch: Scratch = IN_MEMORY,
     ) -> None:
+        self.scratch = scratch
         self.axes = axes
         self.stack = stack
         self.pixel_size = pixel_size
@@ -167,6 +175,7 @@ class ResultOutputs:
             raise ValueError(f"an image and a table or file have the same name: {', '.join(sorted(twice))}")
         return Predicted(
             images={name: Image(each.pixels, each.axes, each.pixel_size) for name, each in images},
+            labels=frozenset(name for name, each in images if each.values == "none" and each.pixels.dtype.kind in "ui"),
             tables=tables,
             files=files,
             counts=dict(self.counts),
@@ -205,11 +214,21 @@ class ResultOutputs:
         known = self._images.get(name)
         if known is None:
             pixel_size = _scaled(self.pixel_size, axes, scale)
-            known = _Collected(np.zeros(whole, stored), "".join(axis for axis, _ in leading) + axes, pixel_size, values)
+            named = "".join(axis for axis, _ in leading) + axes
+            known = _Collected(self.scratch.zeros(whole, stored), named, pixel_size, values)
             self._images[name] = known
         elif known.pixels.shape != whole or not known.axes.endswith(axes):
             raise ValueError(f"the output {name!r} had another shape or other axes in an earlier unit")
         return known
+
+    def widened(self, pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an image in a larger type."""
+        wide = self.scratch.zeros(pixels.shape, dtype)
+        for window in blocks(pixels.shape):
+            wide[window] = pixels[window]
+            release(wide)
+            release(pixels)
+        return wide
 
     def table(self, name: str, columns: Sequence[Column]) -> TableFile:
         """Return the table of this name for all units, made when the first one asks for it."""
@@ -287,16 +306,21 @@ class UnitOutputs:
 
     def objects(self, objects: Objects, *, name: str = PREDICTION, class_role: str = "") -> None:
         """Take the objects found."""
-        most = int(objects.labels.max(initial=0))
+        most = len(objects.probability)
         dtype = next(dtype for dtype in _LABEL_TYPES if most <= np.iinfo(dtype).max)
         image = self._result.collect(
             name, objects.labels.shape, self._result.axes, np.uint16, (1.0,) * objects.labels.ndim, "none"
         )
         if np.iinfo(image.pixels.dtype).max < most:
-            image.pixels = image.pixels.astype(dtype)
-        image.pixels.reshape(-1, *objects.labels.shape)[self._number] = objects.labels
-        if class_role:
-            self.image(class_role, dtype=np.uint8, values="none").write(class_image(objects))
+            image.pixels = self._result.widened(image.pixels, dtype)
+        part = image.pixels.reshape(-1, *objects.labels.shape)[self._number]
+        classes = self.image(class_role, dtype=np.uint8, values="none") if class_role else None
+        for window in blocks(part.shape):
+            part[window] = objects.labels[window]
+            if classes is not None:
+                classes.write(class_image(objects, window), window)
+            release(part)
+            release(objects.labels)
         self._result.write_objects(self._number, objects, self._pixels)
 
     def detections(self, detections: Detections, names: Sequence[str]) -> None:
@@ -345,6 +369,7 @@ class _Sink:
             pixels, lost = convert_dtype(pixels, self.part.dtype)
             self.image.clipped += round(lost * pixels.size)
         self.part[... if window is None else window] = pixels
+        release(self.part)
 
 
 @dataclass(frozen=True)

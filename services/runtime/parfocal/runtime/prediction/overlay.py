@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
 from parfocal.runtime.images.files import Image
+from parfocal.runtime.images.scratch import copied
 
 _LONGEST: Final = 2048
 _PERCENTILES: Final = (0.5, 99.8)
@@ -32,11 +33,11 @@ def overlay_png(image: Image, boxes: Sequence[tuple[int, str, tuple[float, float
         For each box the number of its class, which chooses the colour, what is written above it, and its corners
         (x0, y0, x1, y1) in pixels.
     """
-    pixels = _eight_bits(image.pixels, image.axes)
-    picture = PIL.Image.fromarray(pixels).convert("RGB")
-    factor = min(1.0, _LONGEST / max(picture.size))
+    height, width = (image.pixels.shape[image.axes.index(axis)] for axis in "YX")
+    picture = PIL.Image.fromarray(_eight_bits(image.pixels, image.axes)).convert("RGB")
+    factor = min(1.0, _LONGEST / max(height, width))
     if factor < 1:
-        picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
+        picture = picture.resize((max(1, round(width * factor)), max(1, round(height * factor))))
     canvas = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=12)
     for number, words, corners in boxes:
@@ -51,10 +52,13 @@ def overlay_png(image: Image, boxes: Sequence[tuple[int, str, tuple[float, float
 
 
 def _eight_bits(pixels: NDArray[Any], axes: str) -> NDArray[np.uint8]:
+    """Return grey values or colours of 8 bits; of a large image every n-th pixel, twice as many as will be shown."""
     if axes == "YXS":
         shown = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., 0]
     else:
         shown = pixels[(0,) * (pixels.ndim - 2)]
+    skip = max(1, max(shown.shape[:2]) // (2 * _LONGEST))
+    shown = copied(shown[::skip, ::skip])
     # Every n-th pixel is enough for percentiles.
     step = max(1, max(shown.shape[:2]) // 1024)
     low, high = np.percentile(shown[::step, ::step], _PERCENTILES)

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import OutOfMemoryError
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 from parfocal.runtime.methods.implementation import Learner
+from parfocal.runtime.methods.outputs import Unit
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 _WIDEST_BLEND = 16
@@ -72,10 +74,18 @@ class Tiling:
         The most pixels that a tile may have.
     on_tile
         Called with the tiles done and all of them; may raise to end the prediction.
+    scratch
+        Where a network's output lies, which may be several times as large as the image.
     """
 
     most_pixels: int
     on_tile: Callable[[int, int], None] | None = None
+    scratch: Scratch = IN_MEMORY
+
+    @classmethod
+    def of(cls, unit: Unit) -> Tiling:
+        """Return how a unit is to be cut."""
+        return cls(unit.most_pixels, unit.report, unit.scratch)
 
 
 class Pixels(Protocol):
@@ -117,6 +127,7 @@ def predict_tiled(
     batch_size: int = 1,
     output_channels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    scratch: Scratch = IN_MEMORY,
 ) -> NDArray[np.float32]:
     """Apply a network to an image tile by tile.
 
@@ -153,6 +164,8 @@ def predict_tiled(
         Length of the channel axis that the network adds behind, if any.
     progress
         Called with the number of tiles done and of all tiles.
+    scratch
+        Where the result lies.
 
     Returns
     -------
@@ -171,7 +184,7 @@ def predict_tiled(
         planned = zip(image.shape, wanted, overlaps, divisors, scales, strict=False)
         axes = [_plan(length, *along, exact=exact) for length, *along in planned]
         try:
-            return _run(predict, image, axes, batch_size, output_channels, progress)
+            return _run(predict, image, axes, batch_size, output_channels, progress, scratch)
         except (MemoryError, OutOfMemoryError) as error:
             tile = tuple(axis.tile for axis in axes)
             if batch_size > 1 and math.prod(len(axis.starts) for axis in axes) > 1:
@@ -197,6 +210,7 @@ def apply_tiled(learner: TileLearner, image: Pixels, geometry: Geometry, tiling:
         exact=geometry.exact,
         output_channels=geometry.output_channels,
         progress=tiling.on_tile,
+        scratch=tiling.scratch,
     )
 
 
@@ -235,9 +249,10 @@ def _run(
     batch_size: int,
     output_channels: int | None,
     progress: Callable[[int, int], None] | None,
+    scratch: Scratch,
 ) -> NDArray[np.float32]:
     channels = () if output_channels is None else (output_channels,)
-    out = np.zeros((*(axis.length * axis.scale for axis in axes if axis.scale), *channels), np.float32)
+    out = scratch.zeros((*(axis.length * axis.scale for axis in axes if axis.scale), *channels), np.float32)
     places = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
     calls = math.ceil(len(places) / batch_size)
     size = math.ceil(len(places) / calls)
@@ -252,6 +267,7 @@ def _run(
             raise ValueError(f"the network gave {values.shape} for a batch of {batch.shape}, {expected} expected")
         for place, tile in zip(group, values, strict=False):
             _add(out, tile, axes, place)
+        release(out)
         if progress is not None:
             progress(first + len(group), len(places))
     return out

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.errors import DamagedError, DiskFullError
 from parfocal.runtime.images._files import partial_path
-from parfocal.runtime.images.files import decode_to_memmap, inspect_image
+from parfocal.runtime.images.files import inspect_image
+from parfocal.runtime.images.memmaps import decode_to_memmap
 from parfocal.runtime.store.housekeeping import free_space
 from parfocal.runtime.store.manifests import FileEntry
 from parfocal.runtime.store.publish import sha256_of

@@ -21,7 +21,8 @@ from parfocal.runtime.datasets.unpaired import check_unpaired
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.images.domains import unlike_domains
 from parfocal.runtime.images.drift import training_statistics
-from parfocal.runtime.images.files import PixelSize, write_memmap
+from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.memmaps import write_memmap
 from parfocal.runtime.methods.augmenting import Flips, FlipZ, Intensity, Warps
 from parfocal.runtime.methods.implementation import (
     Example,

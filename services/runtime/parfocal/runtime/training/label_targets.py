@@ -14,7 +14,8 @@ from parfocal.runtime.datasets.classes import class_problem, object_classes
 from parfocal.runtime.datasets.findings import count, some
 from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images.files import whole_numbers, write_memmap
+from parfocal.runtime.images.files import whole_numbers
+from parfocal.runtime.images.memmaps import write_memmap
 from parfocal.runtime.methods.objects import compact_labels
 
 
