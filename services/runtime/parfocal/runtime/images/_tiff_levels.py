@@ -68,16 +68,15 @@ def write_levels(
                 planes = _reduced(planes, shape, labels, scratch)
             whole = (*leading, *planes.shape[1:])
             tiles = _tiles(planes)
+            every: dict[str, Any]
             if number == 0:
                 every = {"metadata": options["metadata"], "resolution": options["resolution"]}
-                subifds = {"subifds": len(shapes) - 1}
+                every |= {"subifds": len(shapes) - 1}
             else:
                 density = options["resolution"]
                 every = {"metadata": None, "resolution": density and tuple(each / 2**number for each in density)}
-                subifds = {"subfiletype": 1}
-            tif.write(
-                tiles, shape=whole, dtype=pixels.dtype, tile=(_TILE, _TILE), maxworkers=1, **every, **subifds, **shared
-            )
+                every |= {"subfiletype": 1}
+            tif.write(tiles, shape=whole, dtype=pixels.dtype, tile=(_TILE, _TILE), maxworkers=1, **every, **shared)
 
 
 def _tiles(planes: NDArray[Any]) -> Iterator[NDArray[Any]]:
