@@ -274,7 +274,7 @@ def test_cancel_with_keep_best_publishes_what_there_is(service: Session, trained
     done = service.finish(job)
     assert done.state == v1.JOB_STATE_SUCCEEDED
     assert done.outputs[0].kind == "model"
-    assert any("ended early" in warning for warning in done.warnings)
+    assert any("finished early" in warning for warning in done.warnings)
 
 
 def test_a_cancelled_training_resumes_from_its_checkpoint(service: Session, trained: tuple[v1.Job, str]) -> None:

@@ -130,7 +130,7 @@ def test_not_a_number_is_found(folder: Path) -> None:
     pixels = np.ones((64, 80), np.float32)
     pixels[3, 4] = np.nan
     write_image(folder / "train" / "source" / "field4.tif", Image(pixels, "YX"))
-    assert "not a number" in problem(folder)
+    assert "NaN" in problem(folder)
 
 
 def test_a_constant_image_is_found(folder: Path) -> None:

@@ -119,5 +119,5 @@ def test_the_figure_says_where_there_is_no_resolution_and_where_pixels_limit_it(
     found = metrics(2.0) | {"input": {}}
     words = texts(correlation_figure(curves, found, NAMES))
     nothing, *limited = words[1:]
-    assert mentions(nothing, "Input: ", "nothing in common")
+    assert mentions(nothing, "Input: ", "no agreement")
     assert limited == ["Gaussian filter: 2 pixels or finer", "Prediction: 2 pixels or finer"]

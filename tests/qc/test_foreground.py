@@ -80,7 +80,7 @@ def test_any_type(dtype):
     ("target", "words"),
     [
         (np.full((20, 20), 5.0), "constant"),
-        (np.full((20, 20), np.nan), "not a number"),
+        (np.full((20, 20), np.nan), "NaN"),
         (np.zeros((0, 20)), "no pixels"),
         (np.zeros(20), "1 axes"),
     ],

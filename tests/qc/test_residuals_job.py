@@ -159,7 +159,7 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(judge: Judge, s3
     (bad,) = summary["unscorable"]
     reason = result.verdict["reasons"][0]
     assert mentions(reason, "1 of 3 predictions", "scored", f"prediction {bad} has ")
-    assert "not a number, infinite" in reason
+    assert "NaN, infinite" in reason
     assert summary["images"] == 2
     assert summary["metrics"]["prediction"]["agreement"]["mean"] > 0.99
     assert [image.input for image in result.images if image.reason] == [bad]

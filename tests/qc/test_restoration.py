@@ -204,7 +204,7 @@ def test_target_is_scaled_but_not_clipped():
 def test_refuses_values_that_are_not_finite(bad, which):
     image, target = pair()
     (image if which == "image" else target)[3, 4] = bad
-    with pytest.raises(InvalidInputError, match=rf"cell_07: The {which} .*1 of 1920 values.*not a number"):
+    with pytest.raises(InvalidInputError, match=rf"cell_07: The {which} .*1 of 1920 values.*NaN"):
         score_restoration(image, target, name="cell_07")
 
 

@@ -14,7 +14,7 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
 
-NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
+NAN = "x (prediction): The image has 1 of 9 values that are NaN. Repair it."
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_maps_have_the_axes_and_the_pixel_size_of_their_image(
 @pytest.mark.parametrize("role", ["source", "target", "prediction"])
 def test_who_is_to_blame_for_what_cannot_be_scored(tmp_path: Path, role: str) -> None:
     item = write_item(tmp_path, "YX", None, **{role: np.full((24, 30), np.nan)})
-    with pytest.raises(InvalidInputError, match=r"^cell.* not a number") as caught:
+    with pytest.raises(InvalidInputError, match=r"^cell.* NaN") as caught:
         score_item(item, GAUSSIAN, windows=100)
     assert isinstance(caught.value, PredictionError) == (role == "prediction")
 

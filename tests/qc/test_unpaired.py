@@ -115,7 +115,7 @@ def test_of_many_images_the_same_are_drawn() -> None:
     [
         (np.zeros((2, 20, 20)), "ZYX", "ZYX"),
         (np.zeros((20, 12)), "YX", "16"),
-        (np.full((20, 20), np.nan), "YX", "not a number"),
+        (np.full((20, 20), np.nan), "YX", "NaN"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(pixels: Any, axes: str, part: str) -> None:

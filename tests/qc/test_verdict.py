@@ -16,7 +16,7 @@ from parfocal.qc.evaluation.verdict import Judgement, baseline_ahead, is_perfect
 from parfocal.runtime.store.evaluations import ImageScore, Kind, Metric, Outcome, PairedDifference, Statistics
 from parfocal.runtime.store.manifests import DatasetManifest, ImageEntry, KeptWeights, ModelManifest, ResultManifest
 
-NAN = "x (prediction): The image has 1 of 9 values that are not a number. Repair it."
+NAN = "x (prediction): The image has 1 of 9 values that are NaN. Repair it."
 PASSED = Judgement("passed", ("It is better.",), ("A remark.",))
 DATASET = DatasetManifest(project="p", dataset="d", version=1, images=())
 PREDICTION = ResultManifest(project="p", job="j", service="s", method="m", kind="prediction")
@@ -81,7 +81,7 @@ def test_a_prediction_that_cannot_be_scored_fails_the_model_unless_it_is_allowed
 
 @pytest.mark.parametrize("stem", ["../evil", "a/b", "a\\b", "", "..", "a\0"])
 def test_names_in_a_manifest_cannot_leave_their_folder(stem: str) -> None:
-    with pytest.raises(ValidationError, match="is no name"):
+    with pytest.raises(ValidationError, match="is not a valid name"):
         ImageEntry(split="test", role="source", stem=stem, file="f.tif", shape=(8, 8), dtype="uint8", axes="YX")
 
 

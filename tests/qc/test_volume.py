@@ -162,7 +162,7 @@ def test_constant_planes_are_part_of_the_volume():
         (lambda x, y: (x[0], y[0]), "three axes"),
         (lambda x, y: (x[:, :10], y[:, :10]), "at least 11"),
         (lambda x, y: (x[1:], y), "shape"),
-        (lambda x, y: (x * np.nan, y), "not a number"),
+        (lambda x, y: (x * np.nan, y), "NaN"),
         (lambda x, y: (x, y * 0), "constant"),
     ],
 )

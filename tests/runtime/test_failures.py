@@ -215,7 +215,7 @@ def test_a_newer_manifest_is_read_or_named(store: Store, pairs_folder: Path) -> 
     store.write(place, json.dumps(content | {"mood": "fine"}).encode())
     assert ModelManifest.read(store, place).entry("a") is not None
     store.write(place, json.dumps(content | {"schema_version": 99}).encode())
-    with pytest.raises(DamagedError, match="newer Parfocal"):
+    with pytest.raises(DamagedError, match="newer version of Parfocal"):
         ModelManifest.read(store, place)
     store.write(place, b'{"project": 1')
     with pytest.raises(DamagedError) as caught:

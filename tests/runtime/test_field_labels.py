@@ -160,7 +160,7 @@ def test_labels_painted_in_colours_are_refused_without_a_wrong_cure(tmp_path: Pa
     def painted(path: Path, labels: NDArray[Any]) -> None:
         PIL.Image.fromarray(colours[labels]).save(path.with_suffix(".png"))
 
-    with pytest.raises(InvalidInputError, match="different labels would become one"):
+    with pytest.raises(InvalidInputError, match="different labels would get the same number"):
         check_folder(folder_of(tmp_path, painted), kind="labels")
 
 
@@ -281,7 +281,7 @@ def test_label_images_without_any_object_are_told(tmp_path: Path) -> None:
     report = check_folder(folder_of(tmp_path, target=np.zeros_like), kind="labels")
     assert sum("no object in any" in text for text in report.warnings) == 2
     report = check_folder(folder_of(tmp_path, target=np.ones_like), kind="classes")
-    assert sum("nothing to tell apart" in text for text in report.warnings) == 1
+    assert sum("two classes or more" in text for text in report.warnings) == 1
 
 
 @pytest.mark.parametrize("scale", [1, 15])

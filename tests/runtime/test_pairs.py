@@ -133,7 +133,7 @@ def test_what_cannot_be_computed_with_is_refused(folders: tuple[Path, Path]) -> 
     pixels = picture(1, dtype="float32")
     pixels[0, :3] = np.nan, np.inf, 1e35
     save(folders[0] / "cell1.tif", pixels)
-    assert "3 pixels not a number" in problems(*folders)["source/cell1.tif"]
+    assert "3 pixels NaN" in problems(*folders)["source/cell1.tif"]
 
 
 def test_constant_images_are_refused_unless_targets_may_be(folders: tuple[Path, Path]) -> None:

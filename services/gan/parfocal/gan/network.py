@@ -394,7 +394,7 @@ class CycleGan(TorchFiles, ImageImplementation[CycleGanParameters, CycleGanLearn
 
 
 def _distance(real: Sequence[NDArray[np.float32]], made: Sequence[NDArray[np.float32]]) -> float:
-    """Return the distance of two sets of images; not a number where there are none."""
+    """Return the distance of two sets of images; NaN if there are none."""
     if not real:
         return float("nan")
     # Of few images more is drawn, so that chance in drawing is less than what training changes.

@@ -16,7 +16,7 @@ ParfocalError
 ├── QuotaError               RESOURCE_EXHAUSTED   the project has used what it may use
 ├── DiskFullError            RESOURCE_EXHAUSTED   the local cache has no room
 ├── OutOfMemoryError         RESOURCE_EXHAUSTED   the worker needed more memory than there is
-├── TrainingDivergedError    FAILED_PRECONDITION  the loss became infinite or not a number
+├── TrainingDivergedError    FAILED_PRECONDITION  the loss became NaN or infinite
 ├── UnavailableError         UNAVAILABLE          a service or the store does not answer: retry later
 ├── DamagedError             DATA_LOSS            what the store holds cannot be read
 ├── ConflictError            ABORTED              a conditional write lost: somebody else wrote first
@@ -156,7 +156,7 @@ class OutOfMemoryError(ParfocalError):
 
 
 class TrainingDivergedError(PreconditionError):
-    """The training loss became infinite or not a number."""
+    """The training loss became NaN or infinite."""
 
     reason = "TRAINING_DIVERGED"
 

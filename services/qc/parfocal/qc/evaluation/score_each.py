@@ -1,6 +1,6 @@
 """Scoring one test image after the other.
 
-A prediction that cannot be scored (values that are not a number, another shape, no labels) is a failure of what made
+A prediction that cannot be scored (NaN values, another shape, no labels) is a failure of what made
 it: it is named with the reason, counts as a failed image and leaves the others alone. Test data that cannot be used
 ends the job, because scores against it would say nothing.
 """

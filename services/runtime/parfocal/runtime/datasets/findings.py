@@ -209,7 +209,7 @@ def examine(
         return None, [Violation(name, error.violations[0].description if error.violations else error.message)]
     pixels = image.pixels
     if bad := count_unusable(pixels):
-        text = f"{count(bad, 'pixel')} not a number or infinite, or beyond {LARGEST_VALUE:.0e}: export it again."
+        text = f"{count(bad, 'pixel')} NaN, infinite or beyond {LARGEST_VALUE:.0e}: export it again."
         return None, [Violation(name, text)]
     try:
         storable(pixels[..., :0] if pixels.dtype.itemsize < 8 else pixels)
