@@ -7,16 +7,18 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from parfocal.runtime.access import calls
 from parfocal.runtime.access.audit import Audit
 from parfocal.runtime.access.calls import Call
 from parfocal.runtime.access.gate import ACTS_FOR_KEY, TOKEN_KEY, Gate
 from parfocal.runtime.access.identity import Identity
-from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.metrics import Counter
 from parfocal.runtime.rpc_errors import STATUS_KEY, to_status
 
@@ -59,20 +61,23 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         name = handler_call_details.method
         metadata = dict(handler_call_details.invocation_metadata or ())
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        decode = partial(_decoded, handler.request_deserializer)
 
         def edge(context: grpc.aio.ServicerContext[Any, Any]) -> _Edge:
             return _Edge(name, metadata, context, self._gate, self._audit)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with edge(context) as call:
-                async for response in inner(request, context):
+                opened = _each_decoded(decode, request) if handler.request_streaming else decode(request)
+                async for response in inner(opened, context):
                     _require_authorised(call)
                     yield response
                 _require_authorised(call)
 
         async def single(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with edge(context) as call:
-                result = inner(request, context)
+                opened = _each_decoded(decode, request) if handler.request_streaming else decode(request)
+                result = inner(opened, context)
                 result = await result if asyncio.iscoroutine(result) else result
                 _require_authorised(call)
                 return result
@@ -84,7 +89,23 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[handler.request_streaming, handler.response_streaming]
         wrapped = stream if handler.response_streaming else single
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        # Requests are decoded inside, so that bytes which are no message are an error like others.
+        return make(wrapped, None, handler.response_serializer)
+
+
+def _decoded(decode: Callable[[bytes], Any] | None, data: bytes) -> Any:
+    """Return the message in the bytes of a request; raise InvalidInputError if they are none."""
+    try:
+        return data if decode is None else decode(data)
+    except DecodeError as error:
+        raise InvalidInputError(
+            f"The request cannot be read: {error}. The program that sent it does not follow the contract of Parfocal."
+        ) from error
+
+
+async def _each_decoded(decode: Callable[[bytes], Any], items: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for data in items:
+        yield decode(data)
 
 
 def _require_authorised(call: Call) -> None:
@@ -120,7 +141,11 @@ class _Edge:
         self._start = time.monotonic()
 
     async def __aenter__(self) -> Call:
-        await self._context.send_initial_metadata(((REQUEST_ID_KEY, self._request_id),))
+        try:
+            await self._context.send_initial_metadata(((REQUEST_ID_KEY, self._request_id),))
+        except Exception as error:
+            # It fails only when the client has gone.
+            raise asyncio.CancelledError from error
         calls.enter(self._call)
         try:
             if not self._name.startswith(_QUIET):
@@ -160,7 +185,13 @@ class _Edge:
     async def _abort(self, error: ParfocalError) -> NoReturn:
         status = to_status(error, self._request_id)
         code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-        await self._context.abort(code, status.message, ((STATUS_KEY, status.SerializeToString()),))
+        try:
+            await self._context.abort(code, status.message, ((STATUS_KEY, status.SerializeToString()),))
+        except grpc.aio.AbortError:
+            raise
+        except Exception as gone:
+            # It fails only when the client has gone.
+            raise asyncio.CancelledError from gone
         raise AssertionError("abort raises")
 
     def _write(self, level: int, outcome: str, message: str) -> None:
