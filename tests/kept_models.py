@@ -25,8 +25,10 @@ import pytest
 from support import ROOT
 
 from parfocal import v1
+from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.methods.service import Method, Service, load_service, values_struct
+from parfocal.runtime.prediction.bioimageio import export
 from parfocal.runtime.prediction.loaded_model import load_model, predict_image
 from parfocal.runtime.prediction.outputs import Predicted
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
@@ -34,6 +36,11 @@ from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 KEPT = ROOT / "tests" / "kept"
 # What a version may add to the repository for a method.
 _MOST_BYTES = 1_000_000
+# Methods whose models other programs can run.
+_EXPORTED = {
+    *("care-2d", "care-3d", "cyclegan", "fnet-2d", "fnet-3d", "n2v-2d", "n2v-3d", "pix2pix"),
+    *("stardist-2d", "stardist-3d", "unet-2d", "unet-3d"),
+}
 _REPORTS = {".pdf", ".png", ".html", ".csv"}
 
 
@@ -77,6 +84,46 @@ class KeptModelSuite:
             span = float(np.ptp(pixels.astype(np.float64))) or 1.0
             difference = np.abs(made.astype(np.float64) - pixels)
             assert np.mean(difference > 1e-3 * span) < 0.01
+
+    def test_it_is_exported_with_the_result_it_gives_here_or_refused_in_words(self, kept: Path, tmp_path: Path) -> None:
+        method = self.service.method(kept.name)
+        manifest = ModelManifest.model_validate_json((kept / MODEL_MANIFEST).read_bytes())
+        model = load_model(method, manifest, kept / "model", weights=next(iter(manifest.weights)))
+        if method.name not in _EXPORTED:
+            with pytest.raises(InvalidInputError, match="cannot be written for other programs"):
+                export(model, tmp_path)
+            return
+        small = read_image(kept / "image.tif")
+        repeats = [1 if axis in "CS" else 3 if axis == "Z" else 4 for axis in small.axes]
+        write_image(tmp_path / "large.tif", Image(np.tile(small.pixels, repeats), small.axes))
+        report = export(model, tmp_path, tmp_path / "large.tif")
+        ((weights, file),) = report["weights"].items()
+        assert (tmp_path / file["source"]).stat().st_size > 0
+        taken, made = (
+            np.load(tmp_path / report[side][0]["test_tensor"]["source"])[0] for side in ("inputs", "outputs")
+        )
+        if weights == "torchscript":
+            taken, made = (np.moveaxis(each, 0, -1) for each in (taken, made))
+        # An export without an example of one's own has one that the network takes as well.
+        (tmp_path / "other").mkdir()
+        assert {**export(model, tmp_path / "other"), "weights": None} == {**report, "weights": None}
+        image = Image(taken[..., 0], method.axes) if taken.shape[-1] == 1 else Image(taken, method.axes + "S")
+        parameters: Any = method.parse(v1.JOB_KIND_PREDICTION, {"precision": "float32"})
+        found = predict_image(model, image, parameters, tmp_path, "image").finish().images["prediction"].pixels
+        expected = made[..., 0] if made.shape[-1] != 3 or found.ndim == made.ndim - 1 else made
+        if method.task == v1.TASK_INSTANCE_SEGMENTATION:
+            assert np.mean((expected > 0) != (found > 0)) < 0.001
+        elif method.task == v1.TASK_SEMANTIC_SEGMENTATION:
+            assert made.min() >= 0
+            assert made.max() <= 1
+            measured = manifest.facts.measured
+            classes = expected >= measured["threshold"] if made.shape[-1] == 1 else np.argmax(made, axis=-1)
+            assert np.mean(np.array(measured["class_values"])[classes.astype(int)] != found) < 0.001
+        else:
+            if method.task == v1.TASK_RESTORATION:
+                normaliser = model.view.normaliser
+                expected = normaliser.undo(expected, normaliser.fit(image.pixels, image.axes))
+            np.testing.assert_allclose(expected, found, rtol=1e-3, atol=1e-3 * float(np.ptp(found)))
 
 
 def _image(method: Method, channels: int, data: Path) -> Image:

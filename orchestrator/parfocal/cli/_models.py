@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from parfocal.runtime.store.manifests import KeptWeights
 
 
-@click.group(cls=Group, short_help="List, show, download, import and delete models.")
+@click.group(cls=Group, short_help="List, show, download, import, export and delete models.")
 def models() -> None:
-    """Trained models: list, look at, download, delete; import those trained elsewhere."""
+    """Trained models: list, look at, download, delete; import those trained elsewhere, export to other programs."""
 
 
 @models.command("list")
@@ -137,6 +137,108 @@ def download(name: str, output: Path | None, overwrite: bool) -> None:
         print_json({"model": exact, "files": [str(path) for path in paths]})
     else:
         print_fields({"Model": exact, "Files": f"{len(paths)} in {folder}"})
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["bioimage.io"]),
+    default="bioimage.io",
+    show_default=True,
+    help="What the package is written for.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The package, a zip file.  [default: NAME-VERSION.bioimageio.zip]",
+)
+@click.option(
+    "--author", "authors", multiple=True, required=True, metavar="NAME", help="Who made the model; repeatable."
+)
+@click.option(
+    "--licence",
+    metavar="ID",
+    help="Licence under which you publish it, by its SPDX identifier, e.g. CC-BY-4.0.  [default: that of the dataset]",
+)
+@click.option("--weights", default="best", show_default=True, metavar="NAME", help="Which of the kept weights.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="An image whose middle becomes the example in the package: everyone who has the package sees it.  "
+    "[default: a made-up pattern]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+def export(
+    name: str,
+    format_: str,  # noqa: ARG001
+    output: Path | None,
+    authors: tuple[str, ...],
+    licence: str | None,
+    weights: str,
+    image: Path | None,
+    overwrite: bool,
+) -> None:
+    """Write the model NAME[:VERSION] as a package that other programs run.
+
+    A package of bioimage.io holds the network in a form that runs without Parfocal, how images are normalised, an
+    example with its result, and in its description the verdict, the scores and how the model was made. The method's
+    service must be installed on this computer.
+    """
+    app = current_app()
+    import json
+    import tempfile
+
+    from parfocal.cli._modules import package_of, run_python, service_of
+    from parfocal.cli._progress import transfer, waiting
+    from parfocal.cli._render import print_fields, print_json
+    from parfocal.client.bioimageio import Publisher, dataset_of, quality_of, write_package
+    from parfocal.client.models import download as download_model
+    from parfocal.client.models import read_model
+    from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+
+    with app.client() as client, tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        model = read_model(client, name)
+        exact = f"{model.manifest.model}:{model.manifest.version}"
+        target = output or Path(f"{exact.replace(':', '-')}.bioimageio.zip")
+        if target.exists() and not overwrite:
+            raise AlreadyExistsError(f"{target} exists. Choose another --output, or add --overwrite.")
+        if licence is None:
+            data = dataset_of(client, model)
+            licence = data.licence if data is not None else ""
+            if not licence:
+                raise InvalidInputError(
+                    "The dataset of the model has no licence. Say with --licence which the model has."
+                )
+        publisher = Publisher(authors, licence)
+        weights = model.manifest.weights_named(weights)
+        method = client.method(model.manifest.method)
+        files, written = Path(scratch) / "files", Path(scratch) / "written"
+        with transfer("Downloading") as on_progress:
+            download_model(client, exact, files, on_progress=on_progress)
+        arguments = [str(files), weights, str(written), *([str(image)] if image else [])]
+        service = service_of(client, model.manifest.method)
+        with waiting("Writing the network"):
+            done = run_python(service, "parfocal.runtime.prediction.bioimageio", package_of(service), *arguments)
+        if done is None:
+            raise NotFoundError(
+                f"{method.title} cannot export models on this computer: its service is not installed here "
+                "(`parfocal methods` tells how to add it)."
+            )
+        report = written / "report.json"
+        if not report.is_file():
+            raise InvalidInputError(f"The model {exact} cannot be exported: {done.stderr[-500:]}")
+        contents = json.loads(report.read_text(encoding="utf-8"))
+        if "error" in contents:
+            raise InvalidInputError(f"{exact} cannot be exported. {contents['error']}")
+        write_package(written, target, model, method, publisher, quality=quality_of(client, model), weights=weights)
+    if app.json:
+        print_json({"model": exact, "file": str(target), "licence": licence, "weights": weights})
+        return
+    print_fields({"Model": exact, "Package": str(target), "Licence": licence, "Weights": weights})
 
 
 @models.command("import")

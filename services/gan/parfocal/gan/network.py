@@ -58,6 +58,19 @@ def from_network(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray((values + np.float32(_REACH)) / np.float32(2 * _REACH))
 
 
+class _Scaled(nn.Module):
+    """A generator that takes and makes normalised images."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(batch, inputs, Y, X)`` to ``(batch, outputs, Y, X)``; 0 and 1 are the normaliser's percentiles."""
+        result: torch.Tensor = (self.generator(x * (2 * _REACH) - _REACH) + _REACH) / (2 * _REACH)
+        return result
+
+
 class _GanLearner(TorchLearner):
     """Generators, which make images, and discriminators, which tell made from real ones, with two optimisers."""
 
@@ -78,6 +91,10 @@ class _GanLearner(TorchLearner):
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what a generator makes of a batch of normalised images, channels last, normalised as well."""
         return from_network(super().predict_batch(to_network(inputs)))
+
+    def portable_module(self) -> nn.Module:
+        """Return the generator that predicts, between the scales of normalised images."""
+        return _Scaled(super().portable_module())
 
     def freeze(self, frozen: bool) -> None:
         """Leave the discriminators out of the gradients of the generators, or train them again."""

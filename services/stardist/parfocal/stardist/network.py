@@ -22,6 +22,7 @@ from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, Va
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import Objects, compact_labels
 from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.portable import Portable
 from parfocal.runtime.methods.service import thread_count
 from parfocal.runtime.prediction.tiling import Tiling
 from parfocal.runtime.store.facts import Facts
@@ -33,12 +34,22 @@ from parfocal.stardist.parameters import (
     StarDist3DParameters,
     StarDistPredictionParameters,
 )
-from stardist import Rays_GoldenSpiral, models
+from stardist import (
+    Rays_GoldenSpiral,
+    models,
+    non_maximum_suppression,
+    non_maximum_suppression_3d,
+    polygons_to_label,
+    polyhedron_to_label,
+)
 from stardist.geometry import star_dist, star_dist3D
 from stardist.utils import calculate_extents, edt_prob, fill_label_holes
 
 THRESHOLDS = "thresholds.json"
+_LEAST_DISTANCE = 1e-3
 DEFAULT_THRESHOLDS = {"prob": 0.5, "nms": 0.4}
+# Objects whose centre is nearer to the edge of the image, in pixels of the grid, are left out, as stardist does.
+_BORDER = 2
 # stardist measures distances on labels of 16 bits.
 _LARGEST_LABEL = 2**16 - 1
 
@@ -64,6 +75,11 @@ class StarDistLearner(keras.KerasLearner):
     def predict_batch(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return probability, distances and, if any, classes one after the other in the last axis, on the grid."""
         return np.concatenate([np.asarray(output) for output in self._predict(inputs)], axis=-1)
+
+    def portable_output(self, inputs: Any) -> Any:
+        """Return probability and distances, which stardist keeps above 0, one after the other in the last axis."""
+        probability, distances = super().portable_output(inputs)[:2]
+        return keras.keras.ops.concatenate([probability, keras.keras.ops.maximum(distances, _LEAST_DISTANCE)], axis=-1)
 
 
 class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
@@ -188,6 +204,28 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
             self._outlines(found),
             None if classes is None else np.asarray(classes, np.float32),
             self._splines(found),
+        )
+
+    def portable(self, learner: StarDistLearner, model: ModelView) -> Portable:
+        """Return how objects follow from probability and distances."""
+        config = learner.stardist.config
+        dimensions, thresholds = len(model.axes), _thresholds(model.facts)
+        kwargs: dict[str, Any] = {
+            "prob_threshold": thresholds["prob"],
+            "nms_threshold": thresholds["nms"],
+            "n_rays": config.n_rays,
+            "grid": [int(step) for step in config.grid],
+            "b": _BORDER,
+        }
+        if dimensions == len("ZYX"):
+            kwargs["anisotropy"] = [float(each) for each in config.anisotropy]
+        return _Labels(
+            channels=["objects"],
+            meaning="Label image: 0 is background, each object has a whole number of its own.",
+            divisor=[int(length) for length in learner.stardist._axes_div_by(model.axes)],
+            overlap=learner.overlaps,
+            steps=[{"id": "stardist_postprocessing", "kwargs": kwargs}],
+            labels=True,
         )
 
     @staticmethod
@@ -324,6 +362,35 @@ class StarDist3D(StarDist):
 
     def _outlines(self, found: Any) -> list[NDArray[np.float32]]:  # noqa: ARG002
         return []
+
+
+class _Labels(Portable):
+    """Objects as stardist makes them of probability and distances."""
+
+    def finish(self, output: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return label images, with a last axis of length 1, of the network's output for a batch."""
+        kwargs = self.steps[0]["kwargs"]
+        grid = tuple(kwargs["grid"])
+        options = {
+            "grid": grid,
+            "prob_thresh": kwargs["prob_threshold"],
+            "nms_thresh": kwargs["nms_threshold"],
+            "b": kwargs["b"],
+            "verbose": False,
+        }
+        labels = []
+        for image in output:
+            probability, distances = image[..., 0], np.ascontiguousarray(image[..., 1:])
+            shape = tuple(np.multiply(probability.shape, grid).tolist())
+            if len(grid) == len("YX"):
+                points, kept, rays = non_maximum_suppression(distances, probability, **options)
+                labels.append(polygons_to_label(rays, points, prob=kept, shape=shape))
+            else:
+                sphere = Rays_GoldenSpiral(kwargs["n_rays"], anisotropy=tuple(kwargs["anisotropy"]))
+                points, kept, rays = non_maximum_suppression_3d(distances, probability, sphere, **options)
+                found = polyhedron_to_label(rays, points, rays=sphere, prob=kept, shape=shape, verbose=False)
+                labels.append(compact_labels(found))
+        return np.stack(labels)[..., np.newaxis].astype(np.int32)
 
 
 @functools.cache

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.bases.objects import ObjectImplementation
+from parfocal.runtime.methods.implementation import ModelView
+from parfocal.runtime.methods.portable import Portable
 from parfocal.runtime.store.facts import Facts
-from parfocal.stardist.network import Planar
+from parfocal.stardist.network import Planar, StarDistLearner
 from parfocal.stardist.parameters import SplineDist2DParameters
 from parfocal.stardist.spline_loss import contour_loss, probability_loss
 from parfocal.stardist.splines import SAMPLES, contours, control_points, curves
@@ -190,6 +193,10 @@ class SplineDist2D(Planar):
     kind = SplineModel
     # Every proposal is painted for each of the overlaps that are tried.
     calibration_pixels = 2**21
+
+    def portable(self, learner: StarDistLearner, model: ModelView) -> Portable:
+        """Refuse: no other program makes objects of control points."""
+        return ObjectImplementation.portable(self, learner, model)
 
     def _compile(self, model: Any, optimizer: Any) -> None:
         config = model.config

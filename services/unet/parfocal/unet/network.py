@@ -19,8 +19,9 @@ from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch, Implementation, ModelView, Opened, Selection, ValidationImage
 from parfocal.runtime.methods.outputs import Outputs, Unit
 from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.portable import Portable
 from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
-from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
+from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled, per_axis
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
 from parfocal.runtime.training.batches import PatchBatches
@@ -46,10 +47,11 @@ _SHOWN = 3
 class UnetLearner(TorchLearner):
     """A U-Net with its loss; batches have the class of each pixel and its weight as targets."""
 
-    def __init__(self, module: torch.nn.Module, parameters: UnetParameters, device: Device) -> None:
+    def __init__(self, module: torch.nn.Module, outputs: int, parameters: UnetParameters, device: Device) -> None:
         optimiser = torch.optim.Adam(module.parameters(), lr=parameters.learning_rate)
         super().__init__({"network": module}, {"optimiser": optimiser}, parameters.seed, device)
         self._name = parameters.loss
+        self._classes = outputs
 
     def train_batch(self, batch: Batch) -> dict[str, float]:
         """Do one step of optimisation and return loss and Dice coefficient of the batch before it."""
@@ -66,6 +68,11 @@ class UnetLearner(TorchLearner):
             "loss": float(training_loss(self._name, logits, classes, weights)),
             "dice": dice_score(logits, classes),
         }
+
+    def portable_module(self) -> torch.nn.Module:
+        """Return the network with what turns its output into probabilities."""
+        network = self.modules["network"]
+        return torch.nn.Sequential(network, torch.nn.Softmax(1) if self._classes > 1 else torch.nn.Sigmoid())
 
     def _targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         classes, weights = (torch.from_numpy(each).to(self.device) for each in batch.targets)
@@ -123,7 +130,7 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
         """Return a new network with its loss."""
         prepare(parameters.seed)
         module = self.network(parameters, facts.input_channels, _outputs(facts))
-        return UnetLearner(module, parameters, self.device)
+        return UnetLearner(module, _outputs(facts), parameters, self.device)
 
     def geometry(self, parameters: Any, facts: Facts) -> Geometry:
         """Return sizes and overlap: tiles are exact."""
@@ -169,6 +176,24 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
             classes = predicted_classes(found, facts.measured.get("threshold", 0.5))
             overlays.append(Overlay(image.name, image.input, image.targets[..., 0], classes))
         return {"validation": validation_figure(overlays, facts.measured)}
+
+    def portable(self, learner: UnetLearner, model: ModelView) -> Portable:  # noqa: ARG002
+        """Return what the probabilities of the network stand for."""
+        geometry, values = self.geometry(model.parameters, model.facts), model.facts.measured["class_values"]
+        if geometry.output_channels == 1:
+            threshold = model.facts.measured.get("threshold", 0.5)
+            channels = ["foreground"]
+            meaning = (
+                f"The probability, 0 to 1, that a pixel is foreground. The threshold that fitted the validation images "
+                f"best is {threshold:g}: a pixel that reaches it is foreground."
+            )
+        else:
+            channels = [f"class_{value}" for value in values]
+            meaning = "The probability, 0 to 1, of each class, named by its grey value in the training masks."
+        dimensions = len(model.axes)
+        return Portable(
+            channels, meaning, per_axis(geometry.divisor, dimensions), per_axis(geometry.overlap, dimensions)
+        )
 
     def predict(
         self, learner: UnetLearner, unit: Unit, model: ModelView, parameters: PredictionParameters, outputs: Outputs

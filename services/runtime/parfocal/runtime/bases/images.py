@@ -17,7 +17,8 @@ from parfocal.runtime.methods.implementation import Implementation, ModelView, O
 from parfocal.runtime.methods.normaliser import NormaliserConstants
 from parfocal.runtime.methods.outputs import ImageSink, Outputs, Unit, Values, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
-from parfocal.runtime.prediction.tiling import Geometry, Pixels, TileLearner, Tiling, apply_tiled
+from parfocal.runtime.methods.portable import Portable, linear
+from parfocal.runtime.prediction.tiling import Geometry, Pixels, TileLearner, Tiling, apply_tiled, per_axis
 from parfocal.runtime.prediction.uncertainty import calibrate_uncertainty
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
@@ -27,6 +28,8 @@ from parfocal.runtime.training.data import PatchSettings, open_pairs
 P = TypeVar("P", bound=PatchSettings)
 L = TypeVar("L", bound=TileLearner)
 _LARGEST_TILE = 2**20
+# By how many pixels other programs let tiles overlap that are never exact.
+_BLENDED = 32
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,46 @@ class ImageImplementation(Implementation[P, L]):
 
         return calibrate_uncertainty(predict, images, facts)
 
+    def portable(self, learner: L, model: ModelView) -> Portable:
+        """Return what the network's output is: the images of `interpret`, brought to grey values where these are known.
+
+        A prediction on the scale of its source stays normalised: bioimage.io has no step that undoes the first one.
+        """
+        facts = model.facts
+        geometry, ports = self.geometry(model.parameters, facts), facts.targets or facts.inputs[:1]
+        names = _channel_names(("prediction", *facts.target_roles[1:]), [port.channels for port in ports])
+        gain = [value for port in ports for value in port.scale or (1.0,) * port.channels]
+        offset = [value for port in ports for value in port.offset or (0.0,) * port.channels]
+        known = self.grey_values_of == "target" and any(port.scale for port in ports)
+        if not known:
+            gain, offset = [1.0] * len(names), [0.0] * len(names)
+        meaning = "The predicted image, in the grey values of the targets it was trained on."
+        if not known:
+            meaning = (
+                "The predicted image on the scale of the normalised input: multiply by the difference of the input's "
+                "two percentiles (or by its standard deviation) and add the lower one (or the mean) to have its grey "
+                "values back."
+            )
+        if len(names) < geometry.output_channels:
+            names = [*names, *(f"{UNCERTAINTY}{each}" for each in _numbers(geometry.output_channels - len(names)))]
+            factor = model.facts.measured.get(UNCERTAINTY_FACTOR, 1.0)
+            gain += [factor * each for each in gain[: len(names) - len(gain)]]
+            offset += [0.0] * (len(names) - len(offset))
+            meaning += (
+                " The channels that follow are its uncertainty: how wide the distribution of the true value is, "
+                "calibrated on validation images."
+            )
+        spatial = len(model.axes)
+        if set(per_axis(geometry.scale, spatial)) != {1}:
+            return super().portable(learner, model)
+        return Portable(
+            channels=names,
+            meaning=meaning,
+            divisor=per_axis(geometry.divisor, spatial),
+            overlap=per_axis(geometry.overlap if geometry.exact else _BLENDED, spatial),
+            steps=[linear(gain, offset)] if set(gain) != {1.0} or set(offset) != {0.0} else [],
+        )
+
     def predict(
         self, learner: L, unit: Unit, model: ModelView, parameters: PredictionParameters, outputs: Outputs
     ) -> None:
@@ -193,6 +236,16 @@ class ImageImplementation(Implementation[P, L]):
             pixels = pixels * np.float32(model.facts.measured.get(UNCERTAINTY_FACTOR, 1.0))
         undo = model.normaliser.undo if picture.values == "intensity" else model.normaliser.undo_width
         return undo(pixels, constants)
+
+
+def _channel_names(names: Iterable[str], channels: Iterable[int]) -> list[str]:
+    """Return a name for each channel of several images."""
+    return [f"{name}{each}" for name, count in zip(names, channels, strict=True) for each in _numbers(count)]
+
+
+def _numbers(count: int) -> list[str]:
+    """Return what tells the channels of an image apart: nothing where it has a single one."""
+    return [""] if count == 1 else [f"_{number}" for number in range(1, count + 1)]
 
 
 def _constants(offset: tuple[float, ...], scale: tuple[float, ...], dimensions: int) -> NormaliserConstants:

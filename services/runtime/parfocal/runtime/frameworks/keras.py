@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import functools
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,13 @@ import tensorflow as tf
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
 from parfocal.runtime.methods.device import Device, describe_gpu, describe_processor
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
+from parfocal.runtime.methods.portable import PortableFile
 from parfocal.runtime.store.facts import Facts
 
 KERAS_2 = keras.__version__.startswith("2.")
 # Convolutions before each output that are computed in float32 when the others are not, if a method does not say.
 TAIL_CONVOLUTIONS = 2
+_PORTABLE_FILE = "weights.tensorflow.zip"
 # In whole trainings of CARE with AVX512-BF16 alone TensorFlow needed half of the processor time of float32.
 _FASTER_WITH = ("amx_bf16", "avx512_bf16")
 
@@ -122,6 +126,33 @@ class KerasLearner:
             return np.asarray(self._predict(inputs).numpy(), dtype=np.float32)
         except tf.errors.ResourceExhaustedError as error:
             raise OutOfMemoryError(f"A batch of shape {inputs.shape} does not fit the memory.") from error
+
+    def portable_output(self, inputs: Any) -> Any:
+        """Return the tensor of the prediction's values for one of normalised images: what the model puts out."""
+        return self.model(inputs, training=False)
+
+    def write_portable(self, folder: Path, example: NDArray[np.float32]) -> PortableFile:
+        """Write network and weights as a zipped SavedModel that takes batches of the kind of `example`."""
+        shape = (None, *(None,) * (example.ndim - 2), example.shape[-1])
+        module = tf.Module()
+        module.network = self.model
+        serve = tf.function(lambda input: {"output": self.portable_output(input)})
+        signature = serve.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="input"))
+        with tempfile.TemporaryDirectory() as scratch:
+            tf.saved_model.save(module, scratch, signatures={"serving_default": signature})
+            shutil.make_archive(str(folder / _PORTABLE_FILE.removesuffix(".zip")), "zip", scratch)
+        return PortableFile("tensorflow_saved_model_bundle", _PORTABLE_FILE, tf.__version__, channels_first=False)
+
+    def portable_reference(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the network itself makes of a batch, as the file of `write_portable` should."""
+        return np.asarray(self.portable_output(tf.convert_to_tensor(inputs)).numpy(), np.float32)
+
+    def run_portable(self, folder: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the file of `write_portable` makes of a batch, channels last."""
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.unpack_archive(folder / _PORTABLE_FILE, scratch)
+            serve = tf.saved_model.load(scratch).signatures["serving_default"]
+            return np.asarray(serve(input=tf.convert_to_tensor(inputs))["output"].numpy(), np.float32)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Return a copy of all weights."""

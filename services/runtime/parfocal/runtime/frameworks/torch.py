@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -24,12 +25,14 @@ from safetensors.numpy import load_file, save_file
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
 from parfocal.runtime.methods.device import Device, describe_gpu, describe_processor
 from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView
+from parfocal.runtime.methods.portable import PortableFile
 from parfocal.runtime.methods.service import thread_count
 from parfocal.runtime.store.facts import Facts
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # Convolutions at the end of a network that are computed in float32 when the others are not.
 TAIL_CONVOLUTIONS = 2
+_PORTABLE_FILE = "weights.torchscript.pt"
 _CONVOLUTIONS = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
 # With AVX512-BF16 alone single steps need half of the processor time of float32, but the threads wait for each other by
 # spinning: a whole fnet training took as long as in float32 on an idle machine, and longer on a busy one.
@@ -125,6 +128,31 @@ class TorchLearner(ABC):
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise OutOfMemoryError(f"A batch of shape {inputs.shape} does not fit the memory.") from error
             raise
+        return np.ascontiguousarray(output.movedim(1, -1).cpu().numpy())
+
+    def portable_module(self) -> torch.nn.Module:
+        """Return what maps normalised images to the values of the prediction: the first module, if it does."""
+        return next(iter(self.modules.values()))
+
+    def write_portable(self, folder: Path, example: NDArray[np.float32]) -> PortableFile:
+        """Write network and weights as TorchScript, which is traced with a batch, channels last."""
+        module, tensor = self.portable_module().eval(), self.tensor(example)
+        with torch.no_grad(), warnings.catch_warnings():
+            # PyTorch announces an end of TorchScript, which is the one form that bioimage.io's programs all read.
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(module, tensor, check_trace=False)
+            traced.save(str(folder / _PORTABLE_FILE))
+        return PortableFile("torchscript", _PORTABLE_FILE, torch.__version__.split("+")[0], channels_first=True)
+
+    def portable_reference(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the network itself makes of a batch, as the file of `write_portable` should."""
+        return self.output(self.portable_module(), inputs)
+
+    def run_portable(self, folder: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the file of `write_portable` makes of a batch, channels last as the batch."""
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = torch.jit.load(folder / _PORTABLE_FILE)(self.tensor(inputs))
         return np.ascontiguousarray(output.movedim(1, -1).cpu().numpy())
 
     def weights(self) -> dict[str, NDArray[Any]]:

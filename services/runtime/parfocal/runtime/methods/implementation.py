@@ -21,6 +21,7 @@ from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Outputs, Unit
 from parfocal.runtime.methods.parameters import PredictionParameters, TrainingSettings
+from parfocal.runtime.methods.portable import Portable
 from parfocal.runtime.methods.schedule import Schedule
 from parfocal.runtime.store.facts import Facts
 
@@ -352,3 +353,18 @@ class Implementation(ABC, Generic[P, L]):
         InvalidInputError
             The unit is unusable, or the parameters ask for what the model does not make.
         """
+
+    def portable(self, learner: L, model: ModelView) -> Portable:  # noqa: ARG002
+        """Return what those must know who run the learner's network without Parfocal.
+
+        The learner of a method that offers it has a method `write_portable` as those of the runtime's drivers.
+
+        Raises
+        ------
+        InvalidInputError
+            What follows the network has no description that other programs understand.
+        """
+        raise InvalidInputError(
+            "Models of this method cannot be written for other programs: what follows the network has no description "
+            "that they understand. The model's own files can be downloaded."
+        )

@@ -61,7 +61,7 @@ class Geometry:
 
     def scales(self, axes: str) -> tuple[int, ...]:
         """Return the scale along each of the axes of an image."""
-        return _per_axis(self.scale, len(axes))
+        return per_axis(self.scale, len(axes))
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def predict_tiled(
         Even the smallest tile needs more memory than there is.
     """
     count = len(tile_shape)
-    overlaps, divisors, scales = (_per_axis(each, count) for each in (overlap, divisor, scale))
+    overlaps, divisors, scales = (per_axis(each, count) for each in (overlap, divisor, scale))
     wanted = tuple(tile_shape)
     while True:
         planned = zip(image.shape, wanted, overlaps, divisors, scales, strict=False)
@@ -230,7 +230,7 @@ def choose_tile(
     scale
         How many pixels of the output one of the input becomes, per axis or for all; an axis with 0 stays whole.
     """
-    divisors, scales = _per_axis(divisor, len(shape)), _per_axis(scale, len(shape))
+    divisors, scales = per_axis(divisor, len(shape)), per_axis(scale, len(shape))
     tile = [_round_up(length, multiple) for length, multiple in zip(shape, divisors, strict=True)]
     gain = math.prod(max(each, 1) for each in scales)
     parts = [axis for axis in range(len(tile)) if scales[axis]]
@@ -363,7 +363,8 @@ def _halved(
     return None
 
 
-def _per_axis(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+def per_axis(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Return one number for each of so many axes."""
     values = (value,) * count if isinstance(value, int) else tuple(value)
     if len(values) != count:
         raise ValueError(f"{value} does not have one number for each of {count} axes")
