@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -29,7 +30,7 @@ _RECENT: Final = 500
 def deleted(request: Request, client: ClientHere, portal: PortalHere, done: str = "", back: str = "") -> Response:
     """Show what was deleted and can be restored."""
     days = portal.settings.trash_days
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"kind": kind, "entry": entry, "name": title_of(entry), "left": _days_left(entry, days)}
         for kind in KINDS
         for entry in client.catalog.entries(kind, deleted=True)
@@ -109,8 +110,8 @@ def _known(kind: str) -> None:
 
 
 def _days_left(entry: v1.Entry, days: float) -> int | None:
-    """Return for how many whole days an entry can be restored in any case; None: for ever."""
+    """Return for how many days, the last one included, an entry can be restored in any case; None: for ever."""
     if not days:
         return None
     gone = (datetime.now(UTC) - moment(entry.deleted_at)).total_seconds() / 86_400
-    return max(0, int(days - gone))
+    return max(0, math.ceil(days - gone))
