@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import html
+import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
 from portal_visitor import Visitor
 from support import ROOT, S3Server, ServiceProcess, free_ports, wait_for
 
@@ -38,6 +42,7 @@ viewers = ["bob@example.org"]
 [projects.second]
 operators = ["bob@example.org"]
 """
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # A token is renewed half a minute before its end: here, after two seconds.
 TOKEN_SECONDS = 32
 
@@ -335,3 +340,59 @@ def test_a_token_is_renewed_and_signing_out_ends_it_everywhere(portal: str, issu
         assert f"{issuer}/end?client_id=parfocal-cli" in out.text
         with httpx.Client(base_url=portal, cookies=copied) as thief:
             assert thief.get("/p/first/jobs").status_code == 401
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("PARFOCAL_NEEDS_CHROMIUM"),
+    reason="needs chromium: apt-get install chromium",
+)
+def test_in_a_browser_the_place_is_kept_and_a_form_survives_the_end_of_a_sign_in(portal: str, dataset: str) -> None:
+    said: list[str] = []
+    found: list[tuple[str, str, str]] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(base_url=portal, viewport={"width": 1280, "height": 720})
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on(
+            "console",
+            lambda message: said.append(f"{message.text} {message.location}") if message.type == "error" else None,
+        )
+
+        def check(path: str) -> None:
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                page.goto(path)
+                found.extend((path, scheme, each["id"]) for each in Axe().run(page).response["violations"])
+
+        check("/sign-in?why=ended&next=/projects")
+        page.goto(f"/p/first/data/{dataset}/1#train:field1,0,0,1")
+        page.get_by_role("link", name=re.compile("^Sign in with")).click()
+        page.get_by_role("button", name="ann").click()
+        page.wait_for_url(f"{portal}/p/first/data/{dataset}/1#**")
+        for path in ("/projects", "/p/first/deleted", f"/p/first/delete/dataset/{dataset}:1", "/p/first/schedules"):
+            check(path)
+
+        page.goto(f"/p/first/train?method=fake-2d&dataset={dataset}:1")
+        page.get_by_label("Name of the model").fill("typed-before")
+        context.clear_cookies(name="parfocal_sign_in")
+        expect(page.get_by_role("alert")).to_contain_text("Your sign-in has ended", timeout=60_000)
+        with context.expect_page() as opened:
+            page.get_by_role("link", name="Sign in in another tab").click()
+        tab = opened.value
+        tab.get_by_role("link", name=re.compile("^Sign in with")).click()
+        tab.get_by_role("button", name="ann").click()
+        expect(tab.get_by_role("heading", level=1)).to_contain_text("You are signed in as ann@example.org")
+        tab.close()
+        page.get_by_role("button", name="Start training").click()
+        page.wait_for_url(re.compile("/p/first/jobs/"))
+        expect(page.get_by_role("heading", level=1)).to_contain_text("typed-before")
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url(f"{portal}/signed-out")
+        page.go_back()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Sign in")
+        check("/signed-out")
+        browser.close()
+    assert found == []
+    # What the browser says of parts of pages that ask for a sign-in, and of the provider's page.
+    assert [text for text in said if not re.search("(status of|Error Code) 401|favicon", text)] == []

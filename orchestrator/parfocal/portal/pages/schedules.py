@@ -183,7 +183,8 @@ class _Wanted:
 def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bool) -> _Wanted:
     """Return what is to be predicted, with what and when; raise InvalidInputError naming the field that is wrong."""
     problems = []
-    name, model, folder = (sent.get(field, "") for field in ("name", "model", "folder"))
+    name, model = sent.get("name", ""), sent.get("model", "")
+    folder = sent.get("folder", "") or name
     if not once and not is_name(name):
         problems.append(Violation("name", "Give the schedule a name of letters, digits, '.', '_' or '-'."))
     if not model:
@@ -194,7 +195,8 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
     below = sent.get("below", "").strip("/")
     if len(below) > _LONGEST_FOLDER or not re.fullmatch(r"(?:(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+(?:/|$))*", below):
         problems.append(Violation("below", "This cannot be a folder in an inbox: name it as microscope/plates."))
-    if not is_name(folder):
+    # A name that cannot be used is said once.
+    if not is_name(folder) and (once or folder != name):
         problems.append(Violation("folder", "Name a folder for the predictions: letters, digits, '.', '_' or '-'."))
     when: dict[str, Any] = {}
     every = sent.get("every", "")

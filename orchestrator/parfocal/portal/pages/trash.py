@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -108,8 +109,8 @@ def _known(kind: str) -> None:
 
 
 def _days_left(entry: v1.Entry, days: float) -> int | None:
-    """Return for how many whole days an entry can be restored in any case; None: for ever."""
+    """Return for how many days, the last one included, an entry can be restored in any case; None: for ever."""
     if not days:
         return None
     gone = (datetime.now(UTC) - moment(entry.deleted_at)).total_seconds() / 86_400
-    return max(0, int(days - gone))
+    return max(0, math.ceil(days - gone))
