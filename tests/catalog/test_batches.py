@@ -20,12 +20,6 @@ Open = Callable[[str], tuple[Location, Location]]
 
 
 @pytest.fixture
-def store(s3: Any) -> Store:
-    found: Store = s3.store()
-    return found
-
-
-@pytest.fixture
 def opened(call: Caller, store: Store) -> Open:
     """Open a batch over a folder with three images and a text, and return where it reads and writes."""
 

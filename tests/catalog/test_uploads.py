@@ -313,3 +313,26 @@ def test_parts_are_few_enough_for_the_store() -> None:
 
 def _announced(name: str, data: bytes) -> v1.UploadFile:
     return v1.UploadFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def test_nothing_in_an_inbox_is_replaced_or_removed_by_an_upload(call: Call, store: Store) -> None:
+    first, data = Sender(call, "scope-1", "UPLOAD_KIND_INBOX"), b"an image"
+    assert first.begun.uri == str(store.results / "default" / "_inboxes" / "scope-1")
+    assert first.send("plate/a.tif", data) == [200]
+    file = v1.UploadFile(name="plate/a.tif", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    assert first.publish(files=[file])[-1].verified == 1
+    again = Sender(call, "scope-1", "UPLOAD_KIND_INBOX")
+    assert again.sign("plate/a.tif", data).done, "it is there already, by whichever upload"
+    with pytest.raises(AlreadyExistsError, match="never replaced"):
+        again.sign("plate/a.tif", b"another", resume=True)
+    other = v1.UploadFile(name="plate/a.tif", size=len(data), sha256="0" * 64)
+    with pytest.raises(InvalidInputError, match="differ"):
+        again.publish(files=[other])
+    again.call("AbortUpload", upload=again.begun.upload)
+    place = store.results / "default" / "_inboxes" / "scope-1" / "plate" / "a.tif"
+    assert store.read(place) == data
+    store.write(place, data[:-1] + b"?")
+    with pytest.raises(InvalidInputError, match="differ"):
+        Sender(call, "scope-1", "UPLOAD_KIND_INBOX").publish(files=[file])
+    with pytest.raises(InvalidInputError):
+        Sender(call, "../secret", "UPLOAD_KIND_INBOX")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from support import ROOT, wait_for
 
+from chaos import batches
 from chaos.arena import Config
 from chaos.faults import WEIGHTS
 from chaos.run import Options, run
@@ -47,3 +48,10 @@ def test_a_run_that_is_broken_off_leaves_no_process(tmp_path: Path) -> None:
         runner.wait(timeout=40)
     left = [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not left
+
+
+@pytest.mark.timeout(300)
+def test_a_batch_delivers_each_image_once_while_everything_is_killed(tmp_path: Path) -> None:
+    report = batches.run(tmp_path, images=60, minutes=3.0, seed=1, fault_seconds=3.0)
+    assert (report.ended, report.anomalies) == (60, [])
+    assert report.kills.total() >= 3

@@ -199,7 +199,7 @@ def test_images_unlike_those_of_the_training_are_named_or_end_the_run(
         return BatchRun(client, batch, settle_seconds=0, unlike=unlike).run()
 
     # Noise of 32x48 pixels, where the model was trained with spots.
-    with pytest.raises(PreconditionError, match="3 of 3 images of a sample are unlike"):
+    with pytest.raises(PreconditionError, match="3 of 3 images of a sample differ"):
         run("stop")
     assert outputs(client, batch) == set()
     before = jobs(client)
@@ -208,7 +208,7 @@ def test_images_unlike_those_of_the_training_are_named_or_end_the_run(
     assert jobs(client) == before, "the same sample is not predicted again"
     warned = run("warn")
     assert (warned.predicted, set(warned.unlike)) == (3, {"a.tif", "b.tif", "plate/a.tif"})
-    assert "3 images unlike those of the training" in warned.sentence
+    assert "3 images differ from the training data" in warned.sentence
     trained_with = sorted((images / "train" / "source").iterdir())
     for path in trained_with:
         client.store.write(batch.source / "like" / path.name, path.read_bytes())

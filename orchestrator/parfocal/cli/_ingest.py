@@ -33,7 +33,7 @@ def ingest(folder: Path, inbox: str, once: bool, every: str, settle: str, delete
     """Send the images of FOLDER, and of its sub-folders, to an inbox of the project.
 
     Images that are still being written wait. None is sent twice, also after an interruption, and none in the inbox is
-    replaced. FOLDER may be a network share. Files of microscope makers are converted to OME-TIFF.
+    replaced. FOLDER may be a network share. Files in proprietary formats are converted to OME-TIFF.
 
     `parfocal schedule create --watch` can look at the inbox; its address is shown.
     """

@@ -43,8 +43,8 @@ UNLIKE = click.option(
     type=click.Choice(["warn", "stop", "ignore"]),
     default="warn",
     show_default=True,
-    help="For a folder in the store: what to do about images unlike those of the training. `stop` predicts a sample "
-    "first, and nothing else if most of it is unlike them.",
+    help="For a folder in the store: what to do about images that differ from the training data. `stop` predicts a "
+    "sample first, and nothing else if most of it differs.",
 )
 
 
@@ -100,8 +100,8 @@ def predict(
         return
     if unlike == "stop":
         raise InvalidInputError(
-            "--unlike stop is for a folder in the store. Images of this computer are compared with those of the "
-            "training while they are predicted."
+            "--unlike stop is for a folder in the store. Images of this computer are compared with the training data "
+            "while they are predicted."
         )
     if then and detach:
         raise InvalidInputError(

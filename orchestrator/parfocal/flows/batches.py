@@ -33,7 +33,7 @@ from parfocal.runtime.store.store import Location, patiently
 
 _T = TypeVar("_T")
 Unlike = Literal["warn", "stop", "ignore"]
-"""What is done about images that are unlike those of the training."""
+"""What is done about images that differ from the training data."""
 IN_FLIGHT: Final = 4
 """Jobs under way at the same time, unless somebody says another number."""
 _SHARD_SECONDS = 300.0
@@ -101,7 +101,7 @@ class Progress:
     reasons
         Why images were not predicted, by their names.
     unlike
-        How images differ from those that the first model was trained with, by their names.
+        How images differ from the training data of the first model, by their names.
     """
 
     found: int = 0
@@ -123,7 +123,9 @@ class Progress:
         sentence = f"{', '.join(parts)}; {self.ended_before} of {self.found} had been done before."
         if self.unlike:
             name, text = next(iter(self.unlike.items()))
-            sentence += f" {count(len(self.unlike), 'image')} unlike those of the training, for example {name}: {text}."
+            verb = "differs" if len(self.unlike) == 1 else "differ"
+            what = f"{count(len(self.unlike), 'image')} {verb} from the training data"
+            sentence += f" {what}, for example {name}: {text}."
         return sentence
 
 
@@ -171,8 +173,8 @@ class BatchRun:
     in_flight
         Jobs under way at the same time.
     unlike
-        What to do about images that are unlike those of the training of the first model: "warn" says which at the end;
-        "stop" has a sample predicted first, and does nothing if most of it is; "ignore" says nothing.
+        What to do about images that differ from the training data of the first model: "warn" names them at the end;
+        "stop" has a sample predicted first, and does nothing if most of it differs; "ignore" says nothing.
     on_progress
         Called, from several threads, whenever images came to their end.
     """
@@ -207,7 +209,7 @@ class BatchRun:
         NotFoundError
             The project may not read the folder.
         PreconditionError
-            Most images of a sample are unlike those of the training, and that was to end the run.
+            Most images of a sample differ from the training data, and that was to end the run.
         ParfocalError
             Services or catalogue do not answer for longer than the client's patience; a later run goes on.
         """
@@ -504,7 +506,7 @@ class BatchRun:
         return set(answer.missing)
 
     def _stop_if_unlike(self, waiting: Sequence[v1.BatchInput]) -> None:
-        """Raise PreconditionError if most images of a sample are unlike those of the training of the first model."""
+        """Raise PreconditionError if most images of a sample differ from the training data of the first model."""
         if not waiting:
             return
         count_, step = min(_SAMPLE, len(waiting)), self._batch.steps[0]
@@ -518,9 +520,9 @@ class BatchRun:
             return
         name, how = next(iter(unlike.items()))
         raise PreconditionError(
-            f"{len(unlike)} of {len(sample)} images of a sample are unlike those that {versioned_name(step.model_uri)} "
-            f"was trained with, for example {name}: {how}. No image was predicted. Look at them; then train with such "
-            "images, or predict all the same: --unlike warn"
+            f"{len(unlike)} of {len(sample)} images of a sample differ from those that "
+            f"{versioned_name(step.model_uri)} was trained on, for example {name}: {how}. No image was predicted. Look "
+            "at them; then train on such images, or predict all the same: --unlike warn"
         )
 
     def _sampled(self, job_id: str, step: Step, names: Sequence[str]) -> v1.Job:

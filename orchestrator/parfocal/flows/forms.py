@@ -138,9 +138,9 @@ def predict_new_form(method: v1.Method, models: Sequence[str] | None) -> Schema:
         },
         "unlike": {
             "type": "string",
-            "title": "Images unlike the training",
-            "description": "What to do where the model was trained with other images: warn at the end; stop, if most "
-            "images of a sample are unlike them; or ignore it.",
+            "title": "Images that differ from the training data",
+            "description": "What to do about them: warn at the end; stop before, if most images of a sample differ; or "
+            "ignore it.",
             "enum": ["warn", "stop", "ignore"],
             "default": "warn",
         },

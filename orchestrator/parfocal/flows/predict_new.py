@@ -68,7 +68,7 @@ def predict_new(
     keep_steps
         Whether what the models before the last one make is delivered too, below "steps/".
     unlike
-        What to do about images that are unlike those of the training of the first model.
+        What to do about images that differ from the training data of the first model.
     settle_seconds
         Images that change within so many seconds are being written, and left to the next run.
     schedule
@@ -152,8 +152,10 @@ def _predict_new(client: Client, run: Run, batch: Batch, settle_seconds: float, 
         create_markdown_artifact(page, key=_show.artifact_key("failed", name), description="Images that failed")
     if progress.unlike:
         rows = [f"- `{image}`: {how}" for image, how in sorted(progress.unlike.items())[:_SHOWN]]
-        page = "\n".join([f"# {len(progress.unlike)} images unlike those that {name} was trained with", "", *rows])
-        create_markdown_artifact(page, key=_show.artifact_key("unlike", name), description="Images unlike the training")
+        page = "\n".join([f"# {len(progress.unlike)} images differ from those that {name} was trained on", "", *rows])
+        create_markdown_artifact(
+            page, key=_show.artifact_key("unlike", name), description="Images that differ from the training data"
+        )
     listener.done(progress.sentence)
     # A run in which nothing went right is one that somebody should look at.
     state = Failed if progress.reasons and not progress.predicted else Completed

@@ -1,0 +1,42 @@
+"""One flow runner's part of a batch, as a process that can be killed.
+
+`python -m chaos.batch_runner SOURCE OUTPUT MODEL`
+
+It runs the batch again and again, as a schedule does, until every image has come to its end; its environment has no key
+of the store.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from parfocal.client import Client
+from parfocal.flows.batches import Batch, BatchRun, Step
+from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.store import Location
+
+PAUSE_SECONDS = 1.0
+
+
+def main(source: str, output: str, model_uri: str) -> int:
+    """Return 0 when all images have come to their end."""
+    assert not [name for name in os.environ if name.startswith("PARFOCAL_S3_")]
+    batch = Batch(Location.parse(source), Location.parse(output), (Step(model_uri),))
+    with Client(Settings(), patience=120.0) as client:
+        while True:
+            try:
+                progress = BatchRun(client, batch, settle_seconds=0, unlike="ignore").run()
+            except ParfocalError as error:
+                print(f"{type(error).__name__}: {error.message}", flush=True)
+            else:
+                print(progress.sentence, flush=True)
+                if progress.found == progress.ended_before + progress.predicted + progress.failed:
+                    return 0
+            time.sleep(PAUSE_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,265 @@
+"""Many images through a batch while everything is killed: `python -m chaos.batches --images N --out FOLDER`.
+
+Real processes: a store, the catalogue, the fake service with its workers, and two flow runners' parts that share the
+images. Every few seconds one of them gets SIGKILL. At the end everything is read from the store and judged: each image
+was predicted, ended and delivered exactly once, and nothing is damaged. See README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+from support import S3Server, ServiceProcess, filament_pair, publish_dataset, write_pairs
+
+from chaos.workers import live_workers
+from parfocal.client import Client
+from parfocal.client.requests import training_request
+from parfocal.flows.batches import Batch, Step
+from parfocal.runtime.images.files import Image, write_image
+from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.store import Location, Store
+
+KINDS = ("worker", "service", "catalog", "store", "runner")
+RUNNERS = 2
+SAMPLE = 200
+
+
+@dataclass
+class Report:
+    """What a run came to; nothing may stand in `anomalies`.
+
+    Attributes
+    ----------
+    seconds
+        From the start of the flow runners until the last image had come to its end.
+    kills
+        SIGKILLs by what got them.
+    jobs
+        Jobs that the ended images were predicted by.
+    """
+
+    images: int = 0
+    ended: int = 0
+    seconds: float = 0.0
+    kills: Counter[str] = field(default_factory=Counter)
+    jobs: int = 0
+    anomalies: list[str] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str:
+        """The same in words."""
+        killed = ", ".join(f"{self.kills[kind]} {kind}" for kind in KINDS)
+        rate = self.ended / max(self.seconds, 1e-9)
+        return (
+            f"{self.ended} of {self.images} images in {self.seconds:.0f} s ({rate:.1f} images/s), by {self.jobs} jobs; "
+            f"killed: {killed}; wrong: {len(self.anomalies)}"
+        )
+
+
+class Factory:
+    """The processes of a run, and their ends; leaving it ends all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.s3 = S3Server(folder / "s3")
+        environment = {
+            **self.s3.environment,
+            "PARFOCAL_LEASE_SECONDS": "5",
+            "PARFOCAL_STATE_DIR": str(folder / "state"),
+        }
+        self.services = {
+            "service": ServiceProcess("fake", environment, folder / "fake"),
+            "catalog": ServiceProcess("catalog", self.s3.environment, folder / "catalog"),
+        }
+        self._runners: list[subprocess.Popen[bytes]] = []
+        self._command: list[str] = []
+
+    def __enter__(self) -> Factory:
+        try:
+            self.s3.start()
+            for service in self.services.values():
+                service.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for runner in self._runners:
+            runner.kill()
+            runner.wait()
+        for service in self.services.values():
+            if service.process is not None:
+                service.kill()
+        for worker in live_workers(self.s3.endpoint):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.process.kill()
+        self.s3.stop()
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """The settings of clients: they have no key of the store."""
+        addresses = {"PARFOCAL_SERVICES": self.services["service"].address}
+        return {**addresses, "PARFOCAL_CATALOG": self.services["catalog"].address, "PARFOCAL_PROJECT": "default"}
+
+    def client(self) -> Client:
+        """Return a client."""
+        values = {name.removeprefix("PARFOCAL_").lower(): value for name, value in self.client_environment.items()}
+        return Client(Settings(**values), patience=120.0)  # type: ignore[arg-type]
+
+    def start_runners(self, batch: Batch) -> None:
+        """Start the flow runners' parts of a batch."""
+        (step,) = batch.steps
+        module = [sys.executable, "-m", "chaos.batch_runner"]
+        self._command = [*module, str(batch.source), str(batch.output), step.model_uri]
+        self._runners = [self._start_runner() for _ in range(RUNNERS)]
+
+    def _start_runner(self) -> subprocess.Popen[bytes]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PARFOCAL_S3_")}
+        with (self._folder / "runners.log").open("ab") as log:
+            return subprocess.Popen(self._command, env={**kept, **self.client_environment}, stdout=log, stderr=log)
+
+    def kill(self, kind: str, rng: random.Random) -> bool:
+        """Kill one process of a kind and start it again; return whether there was one."""
+        if kind == "worker":
+            workers = live_workers(self.s3.endpoint)
+            if not workers:
+                return False
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(workers).kill()
+        elif kind == "runner":
+            number = rng.randrange(RUNNERS)
+            if self._runners[number].poll() is not None:
+                return False
+            self._runners[number].kill()
+            self._runners[number].wait()
+            self._runners[number] = self._start_runner()
+        elif kind == "store":
+            assert self.s3.process is not None
+            self.s3.process.kill()
+            self.s3.process.wait()
+            time.sleep(rng.uniform(0.5, 3.0))
+            self.s3.start()
+        else:
+            self.services[kind].kill()
+            self.services[kind].start()
+        return True
+
+    def work_goes_on(self) -> bool:
+        """Return whether a flow runner still works."""
+        return any(runner.poll() is None for runner in self._runners)
+
+
+def run(folder: Path, images: int, minutes: float, seed: int, fault_seconds: float) -> Report:
+    """Put images through a batch under faults, and judge what came of it."""
+    report, rng = Report(images=images), random.Random(seed)
+    with Factory(folder) as factory:
+        store = factory.s3.store()
+        batch = _prepare(factory, store, folder, images)
+        begin = time.monotonic()
+        deadline = begin + 60 * minutes
+        factory.start_runners(batch)
+        while factory.work_goes_on() and time.monotonic() < deadline:
+            pause = time.monotonic() + rng.uniform(0.5, 1.5) * fault_seconds
+            while factory.work_goes_on() and time.monotonic() < min(pause, deadline):
+                time.sleep(0.2)
+            kind = rng.choice(KINDS)
+            if factory.work_goes_on() and time.monotonic() < deadline and factory.kill(kind, rng):
+                report.kills[kind] += 1
+        report.seconds = time.monotonic() - begin
+        if factory.work_goes_on():
+            report.anomalies.append(f"the time of {minutes:g} minutes was over before all images had come to their end")
+        _judge(report, store, batch)
+    return report
+
+
+def _prepare(factory: Factory, store: Store, folder: Path, images: int) -> Batch:
+    """Publish a dataset, train a model and fill a folder with images."""
+    uri = publish_dataset(store, "spots", write_pairs(folder / "pairs", filament_pair))
+    with factory.client() as client:
+        job = client.wait(client.start(training_request("fake-2d", uri, "m", {"epochs": 1})).id)
+        (model,) = (output.uri for output in job.outputs if output.kind == "model")
+    root = store.results / "default" / "scope"
+
+    def put(number: int) -> None:
+        pixels = np.random.default_rng(number).integers(0, 4000, (32, 48)).astype(np.uint16)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "image.tif"
+            write_image(path, Image(pixels, "YX"))
+            store.write(root / "in" / f"plate{number // 1000:03d}" / f"i{number:06d}.tif", path.read_bytes())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(images)))
+    return Batch(root / "in", root / "out", (Step(model),))
+
+
+def _judge(report: Report, store: Store, batch: Batch) -> None:
+    """Add everything that is wrong to the report."""
+    wrong = report.anomalies
+    ledger = store.results / "default" / "_batches" / batch.key / "ended"
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(store.read_json, [item.location for item in store.objects(ledger)]))
+    report.ended, report.jobs = len(ended), len({each["job"] for each in ended})
+    names = Counter(each["input"] for each in ended)
+    wrong += [f"{name} came to its end {times} times" for name, times in names.items() if times > 1]
+    wrong += [f"{each['input']} was given up: {each['reason']}" for each in ended if each["state"] != "predicted"]
+    inputs = {str(item.location).removeprefix(f"{batch.source}/") for item in store.objects(batch.source)}
+    outputs = {str(item.location).removeprefix(f"{batch.output}/") for item in store.objects(batch.output)}
+    outputs = {name for name in outputs if not name.startswith("manifests/")}
+    wrong += [f"{name} did not come to its end" for name in sorted(inputs - names.keys())[:20]]
+    wrong += [f"{name} was ended, but its prediction is missing" for name in sorted(names.keys() - outputs)[:20]]
+    wrong += [f"{name} was delivered and belongs to no image" for name in sorted(outputs - inputs)[:20]]
+    listed = set(_listed(store, batch))
+    wrong += [f"{name} stands in no table" for name in sorted(names.keys() - listed)[:20]]
+    digests: dict[str, dict[str, str]] = {}
+    for each in random.Random(report.images).sample(ended, min(SAMPLE, len(ended))):
+        job, place = each["job"], Location.parse(each["outputs"]["prediction"])
+        if job not in digests:
+            made = ResultManifest.read(store, store.results / "default" / job / RESULT_MANIFEST)
+            digests[job] = {name: entry.sha256 for name, entry in made.predictions.items()}
+        if hashlib.sha256(store.read(place)).hexdigest() != digests[job].get(each["input"]):
+            wrong.append(f"{each['input']}: what was delivered is not what job {job} made")
+
+
+def _listed(store: Store, batch: Batch) -> Iterator[str]:
+    for item in store.objects(batch.output / "manifests"):
+        for row in csv.DictReader(store.read(item.location).decode().splitlines()):
+            yield row["input"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 if nothing is wrong, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m chaos.batches", description="A batch while everything is killed.")
+    parser.add_argument("--images", type=int, default=20_000, help="objects in the folder (default 20000)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time after which it is broken off (default 60)")
+    parser.add_argument("--seed", type=int, default=1, help="decides what is killed (default 1)")
+    parser.add_argument("--fault-seconds", type=float, default=15.0, help="mean time between two kills (default 15)")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the store, the logs and report.json")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True)
+    report = run(options.out.resolve(), options.images, options.minutes, options.seed, options.fault_seconds)
+    (options.out / "report.json").write_text(json.dumps(report.__dict__, indent=2))
+    print("\n".join([report.sentence, *report.anomalies[:40]]))
+    return 1 if report.anomalies else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
