@@ -12,7 +12,7 @@ from google.protobuf import message_factory
 from support import ServiceProcess
 
 from parfocal import v1
-from parfocal.catalog.uploads import Record
+from parfocal.catalog.uploads.records import Record
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.names import dataset_location
 

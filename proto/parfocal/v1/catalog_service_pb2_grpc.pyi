@@ -109,7 +109,25 @@ class CatalogServiceStub:
         parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
         parfocal.v1.catalog_service_pb2.ReadDerivedResponse,
     ]
-    """Reads one file that was computed from an image and can be computed again, such as a tile."""
+    """Reads one file that was computed from an image of the project and can be computed again, such as a tile."""
+
+    ShareEntry: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ShareEntryRequest,
+        parfocal.v1.catalog_service_pb2.ShareEntryResponse,
+    ]
+    """Lets another project read all versions of a dataset or model."""
+
+    WithdrawShare: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.WithdrawShareRequest,
+        parfocal.v1.catalog_service_pb2.WithdrawShareResponse,
+    ]
+    """Ends that; what the other project has made of it, and jobs that have begun, stay."""
+
+    ListShares: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListSharesRequest,
+        parfocal.v1.catalog_service_pb2.ListSharesResponse,
+    ]
+    """Lists what a project shares with others, and what others share with it."""
 
 class CatalogServiceAsyncStub:
     """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store."""
@@ -202,7 +220,25 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
         parfocal.v1.catalog_service_pb2.ReadDerivedResponse,
     ]
-    """Reads one file that was computed from an image and can be computed again, such as a tile."""
+    """Reads one file that was computed from an image of the project and can be computed again, such as a tile."""
+
+    ShareEntry: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ShareEntryRequest,
+        parfocal.v1.catalog_service_pb2.ShareEntryResponse,
+    ]
+    """Lets another project read all versions of a dataset or model."""
+
+    WithdrawShare: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.WithdrawShareRequest,
+        parfocal.v1.catalog_service_pb2.WithdrawShareResponse,
+    ]
+    """Ends that; what the other project has made of it, and jobs that have begun, stay."""
+
+    ListShares: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListSharesRequest,
+        parfocal.v1.catalog_service_pb2.ListSharesResponse,
+    ]
+    """Lists what a project shares with others, and what others share with it."""
 
 class CatalogServiceServicer(metaclass=abc.ABCMeta):
     """Lists, uploads, downloads and deletes datasets, models and results. Clients of it need no key of the store."""
@@ -325,6 +361,30 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ReadDerivedResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ReadDerivedResponse]]:
-        """Reads one file that was computed from an image and can be computed again, such as a tile."""
+        """Reads one file that was computed from an image of the project and can be computed again, such as a tile."""
+
+    @abc.abstractmethod
+    def ShareEntry(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ShareEntryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.ShareEntryResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.ShareEntryResponse]]:
+        """Lets another project read all versions of a dataset or model."""
+
+    @abc.abstractmethod
+    def WithdrawShare(
+        self,
+        request: parfocal.v1.catalog_service_pb2.WithdrawShareRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.WithdrawShareResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.WithdrawShareResponse]]:
+        """Ends that; what the other project has made of it, and jobs that have begun, stay."""
+
+    @abc.abstractmethod
+    def ListShares(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ListSharesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.ListSharesResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.ListSharesResponse]]:
+        """Lists what a project shares with others, and what others share with it."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
