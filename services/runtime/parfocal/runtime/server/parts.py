@@ -9,7 +9,7 @@ import grpc
 
 from parfocal import v1
 from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device_lock import Devices
+from parfocal.runtime.jobs.device.lock import Devices
 from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
 from parfocal.runtime.methods.service import Service, load_object
