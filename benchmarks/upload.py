@@ -26,7 +26,7 @@ from support import S3Server
 
 from parfocal.client import Client
 from parfocal.client.transfer import for_each
-from parfocal.client.uploads import uploading
+from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.store.publish import file_entry
 from parfocal.runtime.store.store import Location
 
@@ -99,7 +99,7 @@ def _through(client: Client, paths: list[Path]) -> tuple[float, float]:
     """Return the seconds of sending files without a key, and those of the verification."""
     begin = time.perf_counter()
     with uploading(client, "inputs", request_id=f"benchmark-{uuid.uuid4().hex}") as upload:
-        entries = for_each([(path.name, path) for path in paths], lambda path: upload.send(path, path.name))
+        entries = upload.send_all([(path.name, path) for path in paths], lambda path: ToSend(path, path.name))
         sent = time.perf_counter()
         upload.finish(entries)
     done = time.perf_counter()

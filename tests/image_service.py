@@ -16,8 +16,10 @@ import pytest
 from support import ServiceProcess, read_published, wait_for
 
 from parfocal import v1
-from parfocal.runtime.jobs.device_lock import DeviceLock
+from parfocal.runtime.jobs.device.lock import DeviceLock, Loan
+from parfocal.runtime.jobs.device.use import Kind, Use
 from parfocal.runtime.methods.service import values_struct
+from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.names import model_location
 from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
@@ -25,6 +27,7 @@ from parfocal.runtime.store.store import Location
 
 CHUNK = 3 * 2**20
 IDLE_SECONDS = 4.0
+HOLDER = Use(Kind.PREDICTION, "care", "default", "20261122-demo", short=True)
 
 
 @dataclass
@@ -53,6 +56,13 @@ class Service:
         )
         return self.jobs.StartJob(v1.StartJobRequest(training=spec)).job
 
+    def start_prediction(self, model: str = "quick", **parameters: Any) -> v1.Job:
+        """Start a prediction of the three test images."""
+        spec = v1.PredictionSpec(
+            model_uri=self.models[model], input_uri=self.dataset, split="test", parameters=values_struct(parameters)
+        )
+        return self.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job
+
     def finish(self, job: v1.Job) -> v1.Job:
         done = list(self.jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=60))[-1].job
         assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
@@ -61,12 +71,20 @@ class Service:
     def state_of(self, job: v1.Job) -> int:
         return self.jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job.state
 
+    @property
+    def device(self) -> DeviceLock:
+        return DeviceLock(Settings(state_dir=self.state), "device-0")
+
+    def take_device(self) -> Loan | None:
+        """Take the device as a prediction of another service would."""
+        return self.device.take(HOLDER)
+
     def drop(self, job: v1.Job) -> None:
         """Cancel a job, or let it end if it is that far, and wait until its worker has left the device."""
         self.jobs.CancelJob(v1.CancelJobRequest(job_id=job.id))
         ended = (v1.JOB_STATE_CANCELLED, v1.JOB_STATE_SUCCEEDED)
         wait_for(lambda: self.state_of(job) in ended, 30, "the end of the job")
-        wait_for(lambda: DeviceLock(self.state, "device-0").take(for_job=True), 30, "the device").close()
+        wait_for(self.take_device, 30, "the device").close()
 
     def call(self, requests: Iterator[v1.PredictImageRequest]) -> Any:
         return v1.MethodServiceStub(self.channel).PredictImage(requests, timeout=60)

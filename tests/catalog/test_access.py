@@ -18,7 +18,7 @@ from parfocal import v1
 from parfocal.catalog import schedules
 from parfocal.catalog.drafts import Record as Draft
 from parfocal.catalog.schedules import SCHEDULES
-from parfocal.catalog.uploads import Record
+from parfocal.catalog.uploads.records import Record
 from parfocal.runtime.access.gate import Gate
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest

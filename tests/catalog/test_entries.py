@@ -20,7 +20,8 @@ from parfocal.catalog.entries import Entries
 from parfocal.catalog.trash import Trash
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError
 from parfocal.runtime.jobs.records import JobStore, set_state
-from parfocal.runtime.store.manifests import DatasetManifest
+from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest
+from parfocal.runtime.store.names import derived_mark
 from parfocal.runtime.store.store import Location, Store
 
 Call = Callable[..., Any]
@@ -161,6 +162,39 @@ def test_a_damaged_entry_hides_no_other(call: Call, store: Store, dataset: v1.En
     assert titles(call, "dataset", dataset.project, deleted=True) == ["broken:1"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_damaged_manifest_still_counts_for_what_it_was_made_from(
+    call: Call, store: Store, pairs_folder: Path, whole: bool
+) -> None:
+    dataset = named("dataset", "beads", 1, f"damaged-{uuid.uuid4().hex[:8]}")
+    publish_dataset(store, "beads", pairs_folder, dataset.project)
+    uri = f"s3://{store.datasets.bucket}/{dataset.project}/beads/1"
+    damaged = Location(store.models.bucket, f"{dataset.project}/sharp/1")
+    # Cut off in the middle; what it was made from can still be read, or nothing of it.
+    store.write(damaged / "model.json", b'{"dataset_uri": "' + uri.encode() + b'", "fil' if whole else b"")
+    other = ModelManifest(
+        project=dataset.project,
+        model="other",
+        version=1,
+        service="s",
+        method="m",
+        job="",
+        parameters={},
+        axes="YX",
+        normaliser={},
+        dataset_uri="",
+    )
+    store.write(Location(store.models.bucket, f"{dataset.project}/other/1/model.json"), other.to_bytes())
+    deleted = call("DeleteEntry", entry=dataset)
+    assert list(deleted.referrers) == [str(damaged)]
+    trash = Trash(Entries(store), days=30)
+    trash.empty(now=time.time() + 31 * 86_400)
+    call("RestoreEntry", entry=dataset)
+    call("DeleteEntry", entry=named("model", "other", 1, dataset.project))
+    trash.empty(now=time.time() + 31 * 86_400)
+    assert bool(titles(call, "model", dataset.project, deleted=True)) is not whole
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -187,10 +221,16 @@ def test_a_page_begins_only_where_another_ended(call: Call, version: str) -> Non
         call("ListEntries", kind=v1.ENTRY_KIND_DATASET, page_token=f"beads:{version}")
 
 
-def test_derived_files_are_read_by_digest_and_name(call: Call, store: Store) -> None:
+def test_derived_files_are_read_by_digest_and_name_in_projects_that_have_the_image(call: Call, store: Store) -> None:
     digest = "ab" * 32
     tile = bytes(range(256)) * 9000
     store.write(store.derived / digest / "0/0/tile", tile)
+    with pytest.raises(NotFoundError):
+        call("ReadDerived", digest=digest, name="0/0/tile")
+    store.write(derived_mark(store, digest, "default"), b"")
+    for other in ({"project": "another"}, {"name": ".projects/default"}):
+        with pytest.raises(NotFoundError):
+            call("ReadDerived", **{"digest": digest, "name": "0/0/tile", **other})
     parts = call("ReadDerived", digest=digest, name="0/0/tile")
     assert b"".join(part.data for part in parts) == tile
     assert len(parts) > 1

@@ -17,8 +17,9 @@ from parfocal import v1
 from parfocal.catalog.entries import Entries
 from parfocal.catalog.signing import Signer, check_signing
 from parfocal.catalog.trash import Trash
-from parfocal.catalog.upload_files import PART_BYTES, part_size
-from parfocal.catalog.uploads import Uploads
+from parfocal.catalog.uploads.checks import PART_BYTES, part_size
+from parfocal.catalog.uploads.records import Records
+from parfocal.catalog.uploads.uploads import Uploads
 from parfocal.runtime.datasets.folder import check_folder
 from parfocal.runtime.errors import (
     AlreadyExistsError,
@@ -239,6 +240,55 @@ def test_unfinished_uploads_are_removed(call: Call, store: Store, tmp_path: Path
     assert store.begin_multipart(Location.parse(forgotten.begun.uri) / "large.tif", resume=True)[1] == {}
     with pytest.raises(NotFoundError):
         forgotten.publish()
+
+
+def test_what_was_verified_is_not_replaced_before_it_is_published(
+    complete: Sender, store: Store, prepared: tuple[DatasetManifest, dict[str, bytes]], tmp_path: Path
+) -> None:
+    assert complete.send("dataset.json", prepared[0].to_bytes()) == [200]
+    uploads = Uploads(store, Signer(store.settings), tmp_path)
+    name, other = next(iter(prepared[1])), b"another image"
+    publishing = uploads.publish(uploads.find("default", complete.begun.upload), (), "somebody")
+    verified = next(publishing)
+    while verified[0] < verified[1]:
+        verified = next(publishing)
+    # All files are verified, and the manifest is still to be written.
+    assert not complete.sign(name, other, resume=True).done
+    with pytest.raises(PreconditionError, match="replaced"):
+        list(publishing)
+    assert complete.send(name, other) == [200]
+    with pytest.raises(InvalidInputError) as refused:
+        complete.publish()
+    assert [violation.field for violation in refused.value.violations] == [name]
+    assert complete.send(name, prepared[1][name]) == [200]
+    complete.publish()
+
+
+def test_an_upload_that_is_being_published_is_neither_changed_nor_removed(
+    call: Call,
+    complete: Sender,
+    store: Store,
+    prepared: tuple[DatasetManifest, dict[str, bytes]],
+    tmp_path: Path,
+) -> None:
+    assert complete.send("dataset.json", prepared[0].to_bytes()) == [200]
+    records = Records(store)
+    records.commit(records.find("default", complete.begun.upload))
+    name, data = next(iter(prepared[1].items()))
+    for attempt in (
+        lambda: complete.sign(name, b"another image", resume=True),
+        lambda: call("AbortUpload", upload=complete.begun.upload),
+    ):
+        with pytest.raises(PreconditionError, match="being published"):
+            attempt()
+    assert complete.sign(name, data, resume=True).done
+    # Whoever began that was lost: a repeated call publishes it, and what nobody publishes goes after its time.
+    assert complete.publish()[-1].entry.uri == complete.begun.uri
+    lost = Sender(call, "lost")
+    lost.send("a.tif", b"one")
+    records.commit(records.find("default", lost.begun.upload))
+    Uploads(store, Signer(store.settings), tmp_path).tidy(7, now=time.time() + 8 * 86_400)
+    assert [item.location.name for item in store.objects(Location.parse(lost.begun.uri))] == ["claim.json"]
 
 
 def test_a_result_does_not_take_the_place_of_a_job(call: Call) -> None:

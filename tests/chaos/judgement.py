@@ -71,9 +71,9 @@ def stuck(evidence: Evidence) -> Iterator[Anomaly]:
 
 
 def forgotten(evidence: Evidence) -> Iterator[Anomaly]:
-    """A queued job was overtaken by younger ones: the instance that started these did not know of it."""
+    """A queued job was overtaken by younger ones of its kind: the instance that started these did not know of it."""
     starts = [
-        (event.time.ToNanoseconds() / 1e9, _created(stored), name)
+        (event.time.ToNanoseconds() / 1e9, _created(stored), name, stored.job.WhichOneof("spec"))
         for name, stored in evidence.jobs.items()
         for event in stored.events
         if event.state_change.state == v1.JOB_STATE_RUNNING
@@ -84,8 +84,10 @@ def forgotten(evidence: Evidence) -> Iterator[Anomaly]:
         for begin, end in _queued(stored, evidence.gathered_at):
             younger = [
                 other
-                for started, created, other in starts
+                for started, created, other, kind in starts
                 if begin + FORGOTTEN_SECONDS < started < end and created > _created(stored) + 0.5 and other != name
+                # Predictions go before trainings, or behind them when they have used up their share.
+                if kind == stored.job.WhichOneof("spec")
             ]
             if len(younger) >= FORGOTTEN_AFTER:
                 detail = f"queued for {end - begin:.1f} s while {len(younger)} younger jobs were started"

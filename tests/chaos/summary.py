@@ -9,6 +9,7 @@ from typing import Any
 
 from chaos.evidence import Evidence
 from chaos.judgement import Anomaly, Kind, judge
+from parfocal import v1
 from parfocal.runtime.jobs.records import state_name
 
 SHOWN = 10
@@ -27,6 +28,8 @@ class Summary:
         SIGKILLs of workers, services and the store, and pauses.
     requests, jobs
         How many by the clients' mode, and by the state in which they ended.
+    handed_over
+        How often a training has handed its device to shorter work.
     healed
         How many stuck jobs ended after a restart of their service.
     anomalies
@@ -40,6 +43,7 @@ class Summary:
     faults: Mapping[str, int]
     requests: Mapping[str, int]
     jobs: Mapping[str, int]
+    handed_over: int
     healed: int
     anomalies: Sequence[Anomaly]
 
@@ -56,6 +60,12 @@ class Summary:
             faults=dict(faults),
             requests=_counted(request.mode for request in evidence.requests.values()),
             jobs=_counted(state_name(stored.job.state) for stored in evidence.jobs.values()),
+            handed_over=sum(
+                event.state_change.state == v1.JOB_STATE_QUEUED
+                and event.state_change.message.startswith("handed the device")
+                for stored in evidence.jobs.values()
+                for event in stored.events
+            ),
             healed=len(evidence.stuck.healed),
             anomalies=judge(evidence),
         )
@@ -83,6 +93,7 @@ class Summary:
             _line("pauses", self.faults.get("pause", 0), {}),
             _line("requests", sum(self.requests.values()), self.requests),
             _line("jobs", sum(self.jobs.values()), self.jobs),
+            _line("hand-overs", self.handed_over, {}),
             _line("anomalies", len(self.anomalies), {}),
         ]
         for kind, count in self.counts.items():

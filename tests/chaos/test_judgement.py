@@ -112,6 +112,10 @@ def test_a_queued_job_that_younger_ones_overtake_is_forgotten() -> None:
     assert found(evidence(2, late)) == [(Kind.FORGOTTEN, "a")]
     assert found(evidence(1, late)) == []
     assert found(evidence(2, late - 2)) == []
+    predictions = evidence(2, late)
+    for name in ("y0", "y1"):
+        predictions.jobs[name].job.prediction.model_uri = "s3://models/m"
+    assert found(predictions) == []
     waiting = Evidence(jobs={**evidence(2, late).jobs, "a": stored(state(QUEUED, 0))}, gathered_at=100.0)
     assert found(waiting) == [(Kind.FORGOTTEN, "a")]
 

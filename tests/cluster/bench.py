@@ -17,7 +17,7 @@ from support import ROOT, search_path
 from cluster.server import Cluster
 from parfocal import v1
 from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device_lock import Devices
+from parfocal.runtime.jobs.device.lock import Devices
 from parfocal.runtime.jobs.handover import Assignment
 from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.kubernetes.manifest import job_name

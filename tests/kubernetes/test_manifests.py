@@ -89,10 +89,12 @@ def test_kubernetes_takes_every_object(overlay: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for content in custom:
-        assert set(content) == {"apiVersion", "kind", "metadata", "spec"}, name(content)
         schema = SCHEMAS["kinds"][f"{content['apiVersion']}/{content['kind']}"]
-        for part, rules in (("metadata", {"$ref": "#/$defs/metadata"}), ("spec", schema)):
-            jsonschema.validate(content[part], {**rules, "$defs": SCHEMAS["$defs"]})
+        # A few kinds have their fields where others have a spec.
+        own = {key: value for key, value in content.items() if key not in {"apiVersion", "kind", "metadata"}}
+        spec = own["spec"] if set(own) == {"spec"} else own
+        for part, rules in ((content["metadata"], {"$ref": "#/$defs/metadata"}), (spec, schema)):
+            jsonschema.validate(part, {**rules, "$defs": SCHEMAS["$defs"]})
 
 
 def test_the_validation_refuses_a_wrong_field(tmp_path: Path) -> None:
@@ -317,6 +319,19 @@ def test_with_kueue_the_jobs_of_workers_wait_in_its_queue() -> None:
     (queue,) = of_kind("production", "LocalQueue")
     for template in of_kind("production", "PodTemplate"):
         assert template["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == name(queue)
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "production"])
+def test_short_predictions_have_a_class_that_goes_first(overlay: str) -> None:
+    (settings,) = [content["data"] for content in of_kind(overlay, "ConfigMap") if name(content) == "parfocal"]
+    (known,) = of_kind(overlay, "PriorityClass")
+    assert settings["PARFOCAL_KUBERNETES_SHORT_PRIORITY"] == name(known)
+    assert known["value"] > 0
+    if overlay == "production":
+        (ours,) = of_kind(overlay, "WorkloadPriorityClass")
+        (queue,) = of_kind(overlay, "ClusterQueue")
+        assert (name(ours), ours["value"]) == (name(known), known["value"])
+        assert queue["spec"]["preemption"] == {"withinClusterQueue": "LowerPriority"}
 
 
 @pytest.mark.parametrize("component", ["minio", "seaweedfs"])

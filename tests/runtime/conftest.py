@@ -20,7 +20,12 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     process = start_service(
-        "fake", warm_idle_seconds=str(IDLE_SECONDS), image_wait_seconds="4", max_images="3", checkpoint_seconds="0"
+        "fake",
+        warm_idle_seconds=str(IDLE_SECONDS),
+        spare_seconds="1",
+        image_wait_seconds="4",
+        max_images="3",
+        checkpoint_seconds="0",
     )
     with grpc.insecure_channel(process.address) as channel:
         running = Service(process, channel, publish_dataset(s3.store(), "interactive", pairs_folder))

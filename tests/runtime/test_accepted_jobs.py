@@ -31,6 +31,7 @@ from parfocal.runtime.jobs import scheduler as scheduler_module
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.jobs.controller import Controller
+from parfocal.runtime.jobs.device.use import Use
 from parfocal.runtime.jobs.exits import STORE_AWAY, Exit, ExitKind
 from parfocal.runtime.jobs.launcher import LocalWorker
 from parfocal.runtime.jobs.records import JobStore, set_state
@@ -74,8 +75,20 @@ class PlayedLauncher:
     async def found(self) -> tuple[()]:
         return ()
 
-    async def reserve(self, _resources: Resources) -> bool:
+    async def reserve(self, _use: Use, _resources: Resources) -> bool:
         return True
+
+    async def want(self, _use: Use, _resources: Resources) -> None:
+        return
+
+    async def count_wait(self) -> None:
+        return
+
+    async def short_first(self) -> bool:
+        return True
+
+    async def holders(self) -> tuple[()]:
+        return ()
 
     async def release(self) -> None:
         return

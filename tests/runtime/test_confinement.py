@@ -14,7 +14,12 @@ from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.confinement import confine, confine_model, confine_request
 from parfocal.runtime.store.store import Location, Store
 
-STORE = Store(Settings(inboxes="lab-a=s3://microscope/exports/lab-a, lab-b=s3://other/b"))
+
+@pytest.fixture(scope="module")
+def places(s3: Any) -> Store:
+    """A store with inboxes of two projects."""
+    inboxes = "lab-a=s3://microscope/exports/lab-a, lab-b=s3://other/b"
+    return Store(s3.store().settings.model_copy(update={"inboxes": inboxes}))
 
 
 @pytest.mark.parametrize(
@@ -28,8 +33,8 @@ STORE = Store(Settings(inboxes="lab-a=s3://microscope/exports/lab-a, lab-b=s3://
         "s3://microscope/exports/lab-a/2026/11 é",
     ],
 )
-def test_a_project_reads_what_is_its_own_and_its_inboxes(uri: str) -> None:
-    assert str(confine(STORE, "lab-a", uri, "input_uri")) == uri.rstrip("/")
+def test_a_project_reads_what_is_its_own_and_its_inboxes(places: Store, uri: str) -> None:
+    assert str(confine(places, "lab-a", uri, "input_uri")) == uri.rstrip("/")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +47,8 @@ def test_a_project_reads_what_is_its_own_and_its_inboxes(uri: str) -> None:
         "s3://parfocal-datasets/lab%2da/beads/1",
         "s3://parfocal-datasets/%2e%2e/lab-a",
         "s3://parfocal-datasets/.trash/lab-a",
+        "s3://parfocal-datasets/lab-b/.grants/beads.json",
+        "s3://parfocal-datasets/lab-b/.incoming/beads/1",
         "s3://parfocal-jobs/lab-a/job-1",
         "s3://parfocal-derived/lab-a/x",
         "s3://microscope/exports/lab-ab",
@@ -51,9 +58,9 @@ def test_a_project_reads_what_is_its_own_and_its_inboxes(uri: str) -> None:
         "s3://PARFOCAL-DATASETS/lab-a/beads/1",
     ],
 )
-def test_other_places_are_not_there(uri: str) -> None:
+def test_other_places_are_not_there(places: Store, uri: str) -> None:
     with pytest.raises(NotFoundError) as caught:
-        confine(STORE, "lab-a", uri, "input_uri")
+        confine(places, "lab-a", uri, "input_uri")
     assert caught.value.violations[0].field == "input_uri"
 
 
@@ -77,9 +84,9 @@ def test_other_places_are_not_there(uri: str) -> None:
         " s3://parfocal-datasets/lab-a/beads/1",
     ],
 )
-def test_what_is_no_address_is_refused(uri: str) -> None:
+def test_what_is_no_address_is_refused(places: Store, uri: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        confine(STORE, "lab-a", uri, "input_uri")
+        confine(places, "lab-a", uri, "input_uri")
     assert caught.value.violations[0].field == "input_uri"
 
 
@@ -94,7 +101,7 @@ def _specs() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("spec", "field"), _specs())
-def test_every_address_of_every_kind_of_job_is_confined(spec: str, field: str) -> None:
+def test_every_address_of_every_kind_of_job_is_confined(places: Store, spec: str, field: str) -> None:
     request = v1.StartJobRequest(project="lab-a", request_id="r")
     message = getattr(request, spec)
     for uri, error in (("s3://parfocal-results/lab-b/x", NotFoundError), ("http://x", InvalidInputError)):
@@ -104,7 +111,7 @@ def test_every_address_of_every_kind_of_job_is_confined(spec: str, field: str) -
         else:
             setattr(message, field, uri)
         with pytest.raises(error) as caught:
-            confine_request(STORE, "lab-a", request)
+            confine_request(places, "lab-a", request)
         assert caught.value.violations[0].field == f"{spec}.{field}"
 
 
@@ -121,14 +128,14 @@ def test_a_service_admits_no_job_on_data_of_another_project(
     assert not store.folders(store.models / "lab-a")
 
 
-def test_single_images_take_models_alone() -> None:
-    assert confine_model(STORE, "s3://parfocal-models/lab-b/m/1", "model_uri") == Location(
+def test_single_images_take_models_alone(places: Store) -> None:
+    assert confine_model(places, "s3://parfocal-models/lab-b/m/1", "model_uri") == Location(
         "parfocal-models", "lab-b/m/1"
     )
     with pytest.raises(NotFoundError):
-        confine_model(STORE, "s3://parfocal-results/lab-b/m/1", "model_uri")
+        confine_model(places, "s3://parfocal-results/lab-b/m/1", "model_uri")
     with pytest.raises(InvalidInputError):
-        confine_model(STORE, "http://127.0.0.1/m/1", "model_uri")
+        confine_model(places, "http://127.0.0.1/m/1", "model_uri")
 
 
 @pytest.mark.parametrize("text", ["lab-a", "lab-a=/data", "lab-a=s3://bucket", "=s3://bucket/x", "lab-a=http://b/x"])

@@ -18,9 +18,8 @@ from image_service import Service, publish_variant
 from support import ServiceProcess, publish_dataset, read_published, wait_for
 
 from parfocal import v1
-from parfocal.runtime.jobs.device_lock import DeviceLock
+from parfocal.runtime.jobs.device.use import Kind, Use
 from parfocal.runtime.jobs.records import JobStore
-from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location, Store
 
@@ -86,17 +85,6 @@ def start(
             process.stop()
 
 
-def predict(service: Service, model: str = "quick", **parameters: Any) -> v1.Job:
-    """Start a prediction of the three test images."""
-    spec = v1.PredictionSpec(
-        model_uri=service.models[model],
-        input_uri=service.dataset,
-        split="test",
-        parameters=values_struct(parameters),
-    )
-    return service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job
-
-
 def workers(service: Service) -> list[psutil.Process]:
     assert service.process.process is not None
     return [child for child in psutil.Process(service.process.process.pid).children() if is_worker(child)]
@@ -117,10 +105,6 @@ def the_worker(service: Service) -> psutil.Process:
 def log_of(worker: psutil.Process) -> str:
     """The log that a worker writes to: it names job and attempt."""
     return Path(f"/proc/{worker.pid}/fd/1").readlink().name
-
-
-def device(service: Service) -> DeviceLock:
-    return DeviceLock(service.state, "device-0")
 
 
 def until_running(service: Service, job: v1.Job, attempt: int = 1) -> psutil.Process:
@@ -148,16 +132,16 @@ def outputs(store: Store, job: v1.Job) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("change", ["model", "parameter", "training"])
 def test_anything_else_has_a_process_of_its_own(service: Service, store: Store, change: str) -> None:
-    first = service.finish(predict(service))
+    first = service.finish(service.start_prediction())
     worker = the_worker(service)
     begin: dict[str, Callable[[], v1.Job]] = {
-        "model": lambda: predict(service, "other"),
-        "parameter": lambda: predict(service, tile_size=64),
+        "model": lambda: service.start_prediction("other"),
+        "parameter": lambda: service.start_prediction(tile_size=64),
         "training": service.start_training,
     }
     other = service.finish(begin[change]())
     assert not is_worker(worker), "two processes with a model each may not fit the memory"
-    third = service.finish(predict(service))
+    third = service.finish(service.start_prediction())
     assert (other.attempt, third.attempt) == (1, 1)
     assert outputs(store, third) == outputs(store, first)
     if change == "model":
@@ -165,37 +149,39 @@ def test_anything_else_has_a_process_of_its_own(service: Service, store: Store, 
 
 
 def test_an_idle_spare_worker_has_no_device_and_gives_way(service: Service) -> None:
-    service.finish(predict(service))
+    service.finish(service.start_prediction())
     worker = the_worker(service)
-    loan = wait_for(lambda: device(service).take(for_job=True), 5, "the device")
+    loan = wait_for(service.take_device, 5, "the device")
     assert is_worker(worker)
-    loan.describe("another service")
+    loan.describe(Use(Kind.PREDICTION, "another"))
     wait_for(lambda: not is_worker(worker), 5, "the end of the spare worker")
     loan.close()
 
 
 def test_a_spare_worker_has_the_device_during_its_next_job(service: Service) -> None:
-    service.finish(predict(service, "slow"))
-    second = predict(service, "slow")
+    service.finish(service.start_prediction("slow"))
+    second = service.start_prediction("slow")
     until_running(service, second)
-    assert device(service).take(for_job=True) is None
-    assert second.id in device(service).holder()
+    assert service.take_device() is None
+    holder = service.device.holder()
+    assert holder is not None
+    assert holder.use.job == second.id
     service.finish(second)
 
 
 def test_a_spare_worker_that_dies_idle_is_no_loss(service: Service) -> None:
-    first = service.finish(predict(service))
-    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
+    first = service.finish(service.start_prediction())
+    wait_for(service.take_device, 5, "the device").close()
     worker = the_worker(service)
     worker.kill()
-    second = service.finish(predict(service))
+    second = service.finish(service.start_prediction())
     first = service.jobs.GetJob(v1.GetJobRequest(job_id=first.id)).job
     assert [(job.attempt, job.lost_workers) for job in (first, second)] == [(1, 0), (1, 0)]
 
 
 def test_a_death_in_the_second_job_counts_there_alone(service: Service, store: Store) -> None:
-    first = service.finish(predict(service, "slow"))
-    second = predict(service, "slow")
+    first = service.finish(service.start_prediction("slow"))
+    second = service.start_prediction("slow")
     worker = until_running(service, second)
     until_predicting(service, second)
     worker.kill()
@@ -206,11 +192,11 @@ def test_a_death_in_the_second_job_counts_there_alone(service: Service, store: S
 
 
 def test_a_spare_worker_that_dies_before_it_takes_up_a_job_is_no_loss(service: Service) -> None:
-    service.finish(predict(service))
-    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
+    service.finish(service.start_prediction())
+    wait_for(service.take_device, 5, "the device").close()
     worker = the_worker(service)
     worker.suspend()
-    second = predict(service)
+    second = service.start_prediction()
     wait_for(lambda: service.state_of(second) == v1.JOB_STATE_RUNNING, 10, "the start of the job")
     assert log_of(worker) != f"{second.id}-1.log"
     worker.kill()
@@ -219,8 +205,8 @@ def test_a_spare_worker_that_dies_before_it_takes_up_a_job_is_no_loss(service: S
 
 
 def test_cancelling_the_second_job_leaves_the_first_alone(service: Service, store: Store) -> None:
-    first = service.finish(predict(service, "slow"))
-    second, third = predict(service, "slow"), predict(service, "slow")
+    first = service.finish(service.start_prediction("slow"))
+    second, third = service.start_prediction("slow"), service.start_prediction("slow")
     worker = until_running(service, second)
     service.jobs.CancelJob(v1.CancelJobRequest(job_id=second.id))
     third = service.finish(third)
@@ -241,9 +227,9 @@ def test_a_job_that_fails_leaves_no_spare_worker(service: Service, store: Store)
 
 @pytest.mark.timeout(180)
 def test_thirty_jobs_in_one_process_leave_nothing_behind(service: Service) -> None:
-    first = service.finish(predict(service))
+    first = service.finish(service.start_prediction())
     worker = the_worker(service)
-    jobs = [predict(service) for _ in range(29)]
+    jobs = [service.start_prediction() for _ in range(29)]
     held: list[tuple[float, int, int]] = []
     for job in jobs:
         service.finish(job)
@@ -261,9 +247,9 @@ def test_thirty_jobs_in_one_process_leave_nothing_behind(service: Service) -> No
 
 def test_the_next_prediction_is_done_by_the_same_process(start: Callable[..., Service], store: Store) -> None:
     service = start()
-    first = service.finish(predict(service))
+    first = service.finish(service.start_prediction())
     worker = the_worker(service)
-    second = service.finish(predict(service))
+    second = service.finish(service.start_prediction())
     assert workers(service) == [worker]
     assert (second.attempt, second.lost_workers) == (1, 0)
     assert outputs(store, second) == outputs(store, first)
@@ -271,29 +257,29 @@ def test_the_next_prediction_is_done_by_the_same_process(start: Callable[..., Se
     lines = {job.id: (logs / f"{job.id}-1.log").read_text() for job in (first, second)}
     assert first.id not in lines[second.id]
     assert second.id not in lines[first.id]
-    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
+    wait_for(service.take_device, 5, "the device").close()
     assert not [path for job in (first, second) for path in (service.state / "scratch").glob(f"{job.id}-*")]
     service.process.stop()
     # A service without spare workers gives the same, bit for bit.
     fresh = start(spare_seconds="0")
-    third = fresh.finish(predict(fresh))
+    third = fresh.finish(fresh.start_prediction())
     assert outputs(store, third) == outputs(store, first)
     wait_for(lambda: not workers(fresh), 10, "the end of the worker")
 
 
 def test_a_spare_worker_ends_when_it_is_idle(start: Callable[..., Service]) -> None:
     service = start(spare_seconds="1")
-    service.finish(predict(service))
+    service.finish(service.start_prediction())
     worker = the_worker(service)
     wait_for(lambda: not is_worker(worker), 10, "the end of the spare worker")
-    assert service.finish(predict(service)).attempt == 1
+    assert service.finish(service.start_prediction()).attempt == 1
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_a_spare_worker_ends_with_its_service(start: Callable[..., Service], how: str) -> None:
     service = start()
-    service.finish(predict(service))
-    wait_for(lambda: device(service).take(for_job=True), 5, "the device").close()
+    service.finish(service.start_prediction())
+    wait_for(service.take_device, 5, "the device").close()
     worker = the_worker(service)
     if how == "stopped":
         assert service.process.stop() == 0
@@ -305,8 +291,8 @@ def test_a_spare_worker_ends_with_its_service(start: Callable[..., Service], how
 
 def test_a_service_that_was_paused_past_its_lease_dismisses_its_spare_worker(start: Callable[..., Service]) -> None:
     paused = start(lease_seconds="1.5")
-    paused.finish(predict(paused))
-    wait_for(lambda: device(paused).take(for_job=True), 5, "the device").close()
+    paused.finish(paused.start_prediction())
+    wait_for(paused.take_device, 5, "the device").close()
     worker = the_worker(paused)
     assert paused.process.process is not None
     paused.process.process.send_signal(signal.SIGSTOP)
@@ -321,8 +307,8 @@ def test_a_spare_worker_that_was_frozen_and_replaced_changes_nothing(
     start: Callable[..., Service], store: Store
 ) -> None:
     paused = start(lease_seconds="1.5")
-    first = paused.finish(predict(paused, "slow"))
-    second = predict(paused, "slow")
+    first = paused.finish(paused.start_prediction("slow"))
+    second = paused.start_prediction("slow")
     worker = until_running(paused, second)
     until_predicting(paused, second)
     assert paused.process.process is not None
@@ -344,7 +330,7 @@ def started_by(service: Service) -> v1.Job:
 
     def begin() -> v1.Job | None:
         try:
-            return predict(service)
+            return service.start_prediction()
         except grpc.RpcError:
             return None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
+from parfocal.cli._share import add_share_commands, shown_name
 from parfocal.cli._train import PARAMETERS
 from parfocal.cli._trash import add_trash_commands, show_deleted
 
@@ -243,7 +244,7 @@ def list_(deleted: bool) -> None:
     from parfocal.client.datasets import list_datasets
 
     with app.client() as client:
-        manifests = list_datasets(client, lambda error: warn(error.message))
+        manifests = list_datasets(client, lambda error: warn(error.message), shared=True)
         if app.json:
             print_json([_json(item) for item in manifests])
             return
@@ -252,7 +253,7 @@ def list_(deleted: bool) -> None:
             return
     rows = [
         (
-            f"{item.dataset}:{item.version}",
+            shown_name(item.project, item.dataset, item.version, client.project),
             item.kind or "images",
             str(len(item.select("train", "source"))),
             str(len(item.select("test", "source"))),
@@ -337,3 +338,6 @@ def _json(manifest: DatasetManifest, uri: str = "") -> dict[str, Any]:
     values["test"] = len(manifest.select("test", "source"))
     values["bytes"] = sum(entry.size for entry in manifest.files)
     return {**values, "uri": uri} if uri else values
+
+
+add_share_commands(dataset, "dataset")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
+from parfocal.cli._share import add_share_commands, shown_name
 from parfocal.cli._trash import add_trash_commands, show_deleted
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def list_(deleted: bool) -> None:
     from parfocal.client.models import list_models
 
     with app.client() as client:
-        summaries = list_models(client, lambda error: warn(error.message))
+        summaries = list_models(client, lambda error: warn(error.message), shared=True)
         if app.json:
             print_json([_json(item) for item in summaries])
             return
@@ -41,7 +42,7 @@ def list_(deleted: bool) -> None:
             return
     rows = [
         (
-            f"{item.manifest.model}:{item.manifest.version}",
+            shown_name(item.manifest.project, item.manifest.model, item.manifest.version, client.project),
             item.manifest.method,
             item.verdict.state,
             _dataset(item),
@@ -336,3 +337,6 @@ def _json(summary: ModelSummary) -> dict[str, Any]:
             "next_steps": list(verdict.next_steps),
         },
     }
+
+
+add_share_commands(models, "model")

@@ -83,6 +83,7 @@ def _delete(kind: str, name: str, yes: bool) -> None:
             {
                 "deleted": title(answer.entry),
                 "referrers": list(answer.referrers),
+                "used_by_projects": list(answer.used_by_projects),
                 "removed_after": answer.removed_after.ToJsonString() if answer.HasField("removed_after") else "",
             }
         )
@@ -95,6 +96,8 @@ def _when(answer: v1.DeleteEntryResponse, local_time: Callable[..., str]) -> str
         names = [_title_at(uri) for uri in answer.referrers[:_SHOWN]]
         more = f" and {len(answer.referrers) - _SHOWN} more" if len(answer.referrers) > _SHOWN else ""
         return f"Its files stay as long as {', '.join(names)}{more}, made from it, do."
+    if answer.used_by_projects:
+        return f"Its files stay as long as what the project {', '.join(answer.used_by_projects)} made from it does."
     if not answer.HasField("removed_after"):
         return "Its files stay."
     return f"Its files stay until {local_time(answer.removed_after.ToDatetime())}."

@@ -14,7 +14,7 @@ from parfocal import v1
 from parfocal.client.services import Service
 from parfocal.runtime.errors import InvalidInputError, UnavailableError, Violation
 from parfocal.runtime.rpc_errors import from_rpc_error
-from parfocal.runtime.store.names import parse_version
+from parfocal.runtime.store.names import check_name, parse_version
 
 _PAGE = 100
 # Deleting and tracing read every manifest of a project.
@@ -112,6 +112,11 @@ class Catalog:
             if not answer.next_page_token:
                 return
             request.page_token = answer.next_page_token
+
+    def shared_entries(self, kind: str) -> Iterator[v1.Entry]:
+        """Yield the entries of a kind that other projects share with this one."""
+        for share in self.shares(kind, received=True):
+            yield from self.of(share.project).entries(kind, name=share.name)
 
     def entry(self, kind: str, name: str) -> v1.Entry:
         """Return the entry "name" (newest version) or "name:version"; of a result its job."""
@@ -314,6 +319,22 @@ class Catalog:
         """Remove the record of a schedule."""
         self._call("DeleteSchedule", v1.DeleteScheduleRequest(project=self.project, name=name))
 
+    def share(self, kind: str, name: str, project: str) -> v1.Share:
+        """Let another project read all versions of a dataset or model; return the grant."""
+        request = v1.ShareEntryRequest(entry=self.named(kind, name), with_project=project)
+        answer: v1.ShareEntryResponse = self._call("ShareEntry", request)
+        return answer.share
+
+    def withdraw_share(self, kind: str, name: str, project: str) -> None:
+        """Let another project read a dataset or model no longer."""
+        self._call("WithdrawShare", v1.WithdrawShareRequest(entry=self.named(kind, name), with_project=project))
+
+    def shares(self, kind: str, *, received: bool) -> Sequence[v1.Share]:
+        """Return what the project shares, or with `received` what others share with it."""
+        request = v1.ListSharesRequest(project=self.project, kind=KINDS[kind], received=received)
+        answer: v1.ListSharesResponse = self._call("ListShares", request)
+        return answer.shares
+
     def send(self, request: v1.SignedRequest, path: Path) -> int:
         """Send the part of a file that a signed request is for, and return the status that the store answers."""
         with path.open("rb") as file:
@@ -354,11 +375,14 @@ class Catalog:
         """Return "name" or "name:version" as requests say it; with `exact` the version must be there."""
         if kind == "result":
             return v1.EntryName(kind=KINDS[kind], project=self.project, name=name)
-        base, version = parse_version(kind, name)
+        # What another project shares is named with it: PROJECT/NAME.
+        project, slash, rest = name.partition("/")
+        base, version = parse_version(kind, rest if slash else name)
         if exact and version is None:
             text = f"Name the version of the {kind}, for example {base}:1."
             raise InvalidInputError(text, [Violation(kind, text)])
-        return v1.EntryName(kind=KINDS[kind], project=self.project, name=base, version=version or 0)
+        owner = check_name("project", project) if slash else self.project
+        return v1.EntryName(kind=KINDS[kind], project=owner, name=base, version=version or 0)
 
     def _call(self, rpc: str, request: Any, seconds: float = 60.0) -> Any:
         service = self._require()

@@ -12,8 +12,8 @@ from typing import Any
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, is_makers_format
 from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
-from parfocal.client.transfer import OnProgress, for_each, no_progress
-from parfocal.client.uploads import uploading
+from parfocal.client.transfer import OnProgress, no_progress
+from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.datasets import folder as folders
 from parfocal.runtime.datasets.findings import Notes, file_name
 from parfocal.runtime.datasets.report import FolderReport, Item
@@ -28,7 +28,6 @@ from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     AnnotationEntry,
     DatasetManifest,
-    FileEntry,
     ImageEntry,
 )
 from parfocal.runtime.store.names import check_name
@@ -104,13 +103,16 @@ def create_dataset(
         return _publish(client, name, report, fields, on_progress)
 
 
-def list_datasets(client: Client, on_damaged: OnDamaged = log_damaged) -> list[DatasetManifest]:
+def list_datasets(
+    client: Client, on_damaged: OnDamaged = log_damaged, *, shared: bool = False
+) -> list[DatasetManifest]:
     """Return all published versions of all datasets of the project, by name, newest first.
 
-    `on_damaged` is told of those whose manifest cannot be read, which are left out.
+    `on_damaged` is told of those whose manifest cannot be read, which are left out. With `shared` those that other
+    projects share with this one follow.
     """
     return read_published(
-        client, "dataset", lambda entry: read_manifest(client, entry.uri, DatasetManifest), on_damaged
+        client, "dataset", lambda entry: read_manifest(client, entry.uri, DatasetManifest), on_damaged, shared=shared
     )
 
 
@@ -183,19 +185,18 @@ def _publish(
 ) -> DatasetManifest:
     items = [(item.file, item) for item in report.items()]
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch, uploading(client, "dataset", name) as upload:
+        known: dict[str, ImageEntry | AnnotationEntry] = {}
 
-        def send(item: Item) -> tuple[FileEntry, ImageEntry | AnnotationEntry]:
+        def write(item: Item) -> ToSend:
             path = Path(scratch) / item.file
             path.parent.mkdir(parents=True, exist_ok=True)
-            known = item.write(path)
-            entry = upload.send(path, item.file)
-            path.unlink()
-            return entry, known
+            known[item.file] = item.write(path)
+            return ToSend(path, item.file, is_copy=True)
 
-        files, entries = zip(*for_each(items, send, on_progress), strict=True)
+        files = upload.send_all(items, write, on_progress)
         manifest = report.manifest(
             files,
-            entries,
+            [known[name] for name, _ in items],
             project=client.project,
             dataset=name,
             version=upload.version,

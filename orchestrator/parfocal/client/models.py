@@ -10,8 +10,8 @@ from typing import Any
 from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
-from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress, refuse_existing
-from parfocal.client.uploads import uploading
+from parfocal.client.transfer import OnProgress, download_files, no_progress, refuse_existing
+from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, ModelManifest
 from parfocal.runtime.store.publish import folder_files
 from parfocal.runtime.store.verdicts import Verdict
@@ -26,12 +26,13 @@ class ModelSummary:
     uri: str
 
 
-def list_models(client: Client, on_damaged: OnDamaged = log_damaged) -> list[ModelSummary]:
+def list_models(client: Client, on_damaged: OnDamaged = log_damaged, *, shared: bool = False) -> list[ModelSummary]:
     """Return all published versions of all models of the project, by name, newest first.
 
-    `on_damaged` is told of those whose manifest cannot be read, which are left out.
+    `on_damaged` is told of those whose manifest cannot be read, which are left out. With `shared` those that other
+    projects share with this one follow.
     """
-    return read_published(client, "model", lambda entry: _summary(client, entry), on_damaged)
+    return read_published(client, "model", lambda entry: _summary(client, entry), on_damaged, shared=shared)
 
 
 def read_model(client: Client, name: str) -> ModelSummary:
@@ -95,8 +96,8 @@ def publish_import(
         The name is no name of a model.
     """
     with uploading(client, "model", name) as upload:
-        named = [(path.name, (path, file)) for path, file in folder_files(folder)]
-        files = for_each(named, lambda item: upload.send(*item))
+        named = [(path.name, ToSend(path, file)) for path, file in folder_files(folder)]
+        files = upload.send_all(named, lambda file: file)
         fields = {
             **contents,
             "project": client.project,

@@ -10,8 +10,8 @@ from typing import Final
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, is_makers_format
 from parfocal.client.results import find_inputs, input_stem, upload_inputs
-from parfocal.client.transfer import OnProgress, for_each, no_progress
-from parfocal.client.uploads import uploading
+from parfocal.client.transfer import OnProgress, no_progress
+from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation, refusal
 from parfocal.runtime.images.files import image_stem, inspect_image
@@ -20,7 +20,6 @@ from parfocal.runtime.prediction.detections import read_detections
 from parfocal.runtime.store.manifests import (
     RESULT_MANIFEST,
     DatasetManifest,
-    FileEntry,
     ResultFile,
     ResultManifest,
 )
@@ -194,15 +193,15 @@ def _publish(
 
     Inputs of which nothing was made are listed too, as those are that a model could not predict.
     """
-    entries: dict[str, FileEntry] = {}
     with uploading(client, "result", request_id=job) as upload:
 
-        def send(stem: str) -> None:
+        def named(stem: str) -> ToSend:
             path = paths[stem]
             name = f"{table}/{stem}" if table else stem
-            entries[stem] = upload.send(path, f"{name}{path.suffix.lower()}")
+            return ToSend(path, f"{name}{path.suffix.lower()}")
 
-        for_each([(path.name, stem) for stem, path in paths.items()], send, on_progress)
+        files = upload.send_all([(path.name, stem) for stem, path in paths.items()], named, on_progress)
+        entries = dict(zip(paths, files, strict=True))
         manifest = ResultManifest(
             project=client.project,
             job=job,

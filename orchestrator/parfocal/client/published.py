@@ -37,11 +37,17 @@ def read_manifest(client: Client, uri: str, model: type[_M]) -> _M:
 
 
 def read_published(
-    client: Client, kind: str, read: Callable[[v1.Entry], _R], on_damaged: OnDamaged = log_damaged
+    client: Client,
+    kind: str,
+    read: Callable[[v1.Entry], _R],
+    on_damaged: OnDamaged = log_damaged,
+    *,
+    shared: bool = False,
 ) -> list[_R]:
     """Return what `read` makes of each version of all models, or of all datasets, by name, newest first.
 
-    One that is damaged is told and left out, so that it hides no other.
+    One that is damaged is told and left out, so that it hides no other. With `shared` those that other projects share
+    with this one follow.
     """
 
     def attempt(entry: v1.Entry) -> _R | DamagedError:
@@ -50,7 +56,9 @@ def read_published(
         except DamagedError as error:
             return error
 
-    entries = client.catalog.entries(kind, on_damaged=lambda text: on_damaged(DamagedError(text)))
+    entries = list(client.catalog.entries(kind, on_damaged=lambda text: on_damaged(DamagedError(text))))
+    if shared:
+        entries += client.catalog.shared_entries(kind)
     found: list[_R] = []
     for each in for_each([(f"{entry.name}:{entry.version}", entry) for entry in entries], attempt):
         if isinstance(each, DamagedError):

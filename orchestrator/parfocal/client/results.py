@@ -11,8 +11,8 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
 from parfocal.client.published import read_manifest
-from parfocal.client.transfer import OnProgress, download_files, for_each, no_progress
-from parfocal.client.uploads import uploading
+from parfocal.client.transfer import OnProgress, download_files, no_progress
+from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.datasets.pairs import PASSED_OVER, is_hidden
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
 from parfocal.runtime.images.files import (
@@ -26,7 +26,7 @@ from parfocal.runtime.images.files import (
     write_image,
 )
 from parfocal.runtime.images.needs import ImageNeeds
-from parfocal.runtime.store.manifests import FileEntry, ModelManifest, ResultManifest
+from parfocal.runtime.store.manifests import ModelManifest, ResultManifest
 
 
 def find_inputs(path: Path) -> list[Path]:
@@ -142,7 +142,7 @@ def upload_inputs(
         uploading(client, "inputs", request_id=request_id) as upload,
     ):
 
-        def send(path: Path) -> FileEntry:
+        def prepare(path: Path) -> ToSend:
             readable = path
             if is_makers_format(path):
                 readable, _ = convert(path, Path(scratch))
@@ -150,9 +150,9 @@ def upload_inputs(
                 readable = Path(scratch) / f"{input_stem(path)}.tif"
                 write_image(readable, read_image(path, axes=axes))
             # In the store accented letters are stored in one way, whatever this computer's is.
-            return upload.send(readable, unicodedata.normalize("NFC", readable.name))
+            return ToSend(readable, unicodedata.normalize("NFC", readable.name), is_copy=readable != path)
 
-        upload.finish(for_each([(path.name, path) for path in paths], send, on_progress))
+        upload.finish(upload.send_all([(path.name, path) for path in paths], prepare, on_progress))
     return upload.uri
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from parfocal import v1
 from parfocal.client.client import Client
+from parfocal.client.transfer import OnProgress, no_progress
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 from parfocal.runtime.store.manifests import FileEntry, Manifest
 from parfocal.runtime.store.names import new_request_id
@@ -24,7 +29,12 @@ _KINDS: Final = {
     "inputs": v1.UPLOAD_KIND_INPUTS,
     "inbox": v1.UPLOAD_KIND_INBOX,
 }
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 _ATTEMPTS: Final = 3
+_THREADS: Final = 4
+_SIGNED_AT_ONCE: Final = 100
+_GROUP_BYTES: Final = 64 * 2**20
 # Each is in memory while it is sent.
 _PARTS_AT_ONCE: Final = 3
 _GONE: Final = {403, 409, 412}
@@ -61,6 +71,60 @@ class Upload:
         self._send(path, entry, resume=resume)
         return entry
 
+    def send_all(
+        self, items: Sequence[tuple[str, _T]], prepare: Callable[[_T], ToSend], on_progress: OnProgress = no_progress
+    ) -> list[FileEntry]:
+        """Send many files, several at once, and return their entries in order; the first failure ends all.
+
+        Parameters
+        ----------
+        items
+            What the files are made from, with the names that `on_progress` is told.
+        prepare
+            Makes the file of an item ready; called in several threads.
+
+        Raises
+        ------
+        InvalidInputError, UnavailableError
+            As by `send`.
+        """
+        names = deque(name for name, _ in items)
+        entries: list[FileEntry] = []
+        sent: list[Future[None]] = []
+
+        def ready(item: tuple[str, _T]) -> tuple[ToSend, FileEntry]:
+            file = prepare(item[1])
+            return file, file_entry(file.path, file.name)
+
+        def finish() -> None:
+            for future in sent:
+                future.result()
+                on_progress(len(items) - len(names) + 1, len(items), names.popleft())
+
+        with ThreadPoolExecutor(_THREADS) as preparing, ThreadPoolExecutor(_THREADS) as sending:
+            try:
+                for group in _groups(_ahead(preparing, ready, items)):
+                    entries += [entry for _, entry in group]
+                    signed = self._catalog.sign_uploads(self._name, [_announced(entry) for _, entry in group])
+                    # The group before was sent while this one was made ready.
+                    finish()
+                    sent = [
+                        sending.submit(self._send_ready, file, entry, request)
+                        for (file, entry), request in zip(group, signed, strict=True)
+                    ]
+                finish()
+            except BaseException:
+                # Also on Ctrl-C: what has not begun must not begin.
+                preparing.shutdown(wait=True, cancel_futures=True)
+                sending.shutdown(wait=True, cancel_futures=True)
+                raise
+        return entries
+
+    def _send_ready(self, file: ToSend, entry: FileEntry, signed: v1.FileUpload) -> None:
+        self._send(file.path, entry, signed)
+        if file.is_copy:
+            file.path.unlink()
+
     def publish(self, manifest_name: str, manifest: Manifest) -> v1.Entry:
         """Have all files verified, publish them by a manifest that lists them, and return the entry.
 
@@ -85,19 +149,21 @@ class Upload:
         """Remove what was sent."""
         self._catalog.abort_upload(self._name)
 
-    def _send(self, path: Path, entry: FileEntry, *, resume: bool = False) -> None:
-        """Send a file; what the store has of it already is not sent again after a failure, or with `resume`."""
+    def _send(self, path: Path, entry: FileEntry, signed: v1.FileUpload | None = None, *, resume: bool = False) -> None:
+        """Send a file, by `signed` if that is given; with `resume` only what the store lacks."""
         status = 0
         for attempt in range(_ATTEMPTS):
             # Of a new upload nothing can be there: the store would refuse to replace it.
-            signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=resume or attempt > 0)[0]
+            if signed is None or attempt:
+                again = resume or attempt > 0
+                signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=again)[0]
             if signed.done:
                 return
             if len(signed.requests) == 1:
                 statuses = [self._catalog.send(signed.requests[0], path)]
             else:
                 with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-                    statuses = list(pool.map(lambda request: self._catalog.send(request, path), signed.requests))
+                    statuses = list(pool.map(partial(self._catalog.send, path=path), signed.requests))
             status = next((each for each in statuses if each >= 300), 0)
             if not status:
                 return
@@ -107,6 +173,45 @@ class Upload:
             f"The store refused to take {entry.name} (status {status}). Look whether its disk is full, and into its "
             "log."
         )
+
+
+@dataclass(frozen=True)
+class ToSend:
+    """A file that is ready to be sent.
+
+    Attributes
+    ----------
+    path, name
+        Where it is, and what it is called in the upload.
+    is_copy
+        Whether it is removed once it has been sent.
+    """
+
+    path: Path
+    name: str
+    is_copy: bool = False
+
+
+def _ahead(pool: ThreadPoolExecutor, action: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """Yield `action` of each item in order; a few are worked at before they are asked for."""
+    left, begun = iter(items), deque[Future[_R]]()
+    while True:
+        begun.extend(pool.submit(action, item) for item in islice(left, _THREADS - len(begun)))
+        if not begun:
+            return
+        yield begun.popleft().result()
+
+
+def _groups(ready: Iterable[tuple[ToSend, FileEntry]]) -> Iterator[list[tuple[ToSend, FileEntry]]]:
+    """Yield files in groups that are signed by one call; large ones in small groups, as copies take room on a disk."""
+    group: list[tuple[ToSend, FileEntry]] = []
+    for item in ready:
+        group.append(item)
+        if len(group) == _SIGNED_AT_ONCE or sum(entry.size for _, entry in group) >= _GROUP_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 @contextlib.contextmanager

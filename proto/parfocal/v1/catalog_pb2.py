@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19parfocal/v1/catalog.proto\x12\x0bparfocal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n\x05\x45ntry\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x05\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12\r\n\x05\x66iles\x18\t \x01(\x05\x12\r\n\x05\x62ytes\x18\n \x01(\x03\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12.\n\x07\x64\x61taset\x18\x0c \x01(\x0b\x32\x1b.parfocal.v1.DatasetDetailsH\x00\x12*\n\x05model\x18\r \x01(\x0b\x32\x19.parfocal.v1.ModelDetailsH\x00\x12,\n\x06result\x18\x0e \x01(\x0b\x32\x1a.parfocal.v1.ResultDetailsH\x00\x12.\n\ndeleted_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndeleted_by\x18\x10 \x01(\tB\t\n\x07\x64\x65tails\"\xc6\x01\n\x0e\x44\x61tasetDetails\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x37\n\x06images\x18\x02 \x03(\x0b\x32\'.parfocal.v1.DatasetDetails.ImagesEntry\x12\x0c\n\x04\x61xes\x18\x03 \x03(\t\x12\x0e\n\x06\x64types\x18\x04 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x0f\n\x07licence\x18\x06 \x01(\t\x1a-\n\x0bImagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xd0\x01\n\x0cModelDetails\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x04 \x01(\t\x12\x12\n\nparent_uri\x18\x05 \x01(\t\x12\x0e\n\x06origin\x18\x06 \x01(\t\x12\x0c\n\x04\x61xes\x18\x07 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x08 \x01(\x05\x12\x0f\n\x07weights\x18\t \x03(\t\x12*\n\x07verdict\x18\n \x01(\x0b\x32\x19.parfocal.v1.EntryVerdict\"\xc6\x01\n\rResultDetails\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x11\n\tmodel_uri\x18\x04 \x01(\t\x12\x11\n\tinput_uri\x18\x05 \x01(\t\x12\r\n\x05split\x18\x06 \x01(\t\x12\x0e\n\x06images\x18\x07 \x01(\x05\x12\x15\n\rfailed_images\x18\x08 \x01(\x05\x12*\n\x07verdict\x18\t \x01(\x0b\x32\x19.parfocal.v1.EntryVerdict\"\\\n\x0c\x45ntryVerdict\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x12\n\nnext_steps\x18\x03 \x03(\t\x12\x0b\n\x03job\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\"a\n\tEntryName\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x05\"7\n\x08Relation\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_uri\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\"w\n\x05Usage\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x05\x12\x17\n\x0f\x64\x65leted_entries\x18\x03 \x01(\x05\x12\x0f\n\x07objects\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"8\n\nUploadFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xb6\x01\n\rSignedRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x38\n\x07headers\x18\x03 \x03(\x0b\x32\'.parfocal.v1.SignedRequest.HeadersEntry\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0e\n\x06length\x18\x05 \x01(\x03\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"V\n\nFileUpload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12,\n\x08requests\x18\x03 \x03(\x0b\x32\x1a.parfocal.v1.SignedRequest\"g\n\x0c\x46ileDownload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12+\n\x07request\x18\x04 \x01(\x0b\x32\x1a.parfocal.v1.SignedRequest*l\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NTRY_KIND_DATASET\x10\x01\x12\x14\n\x10\x45NTRY_KIND_MODEL\x10\x02\x12\x15\n\x11\x45NTRY_KIND_RESULT\x10\x03\x42!\n\x0forg.parfocal.v1B\x0c\x43\x61talogProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19parfocal/v1/catalog.proto\x12\x0bparfocal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n\x05\x45ntry\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x05\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12\r\n\x05\x66iles\x18\t \x01(\x05\x12\r\n\x05\x62ytes\x18\n \x01(\x03\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12.\n\x07\x64\x61taset\x18\x0c \x01(\x0b\x32\x1b.parfocal.v1.DatasetDetailsH\x00\x12*\n\x05model\x18\r \x01(\x0b\x32\x19.parfocal.v1.ModelDetailsH\x00\x12,\n\x06result\x18\x0e \x01(\x0b\x32\x1a.parfocal.v1.ResultDetailsH\x00\x12.\n\ndeleted_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndeleted_by\x18\x10 \x01(\tB\t\n\x07\x64\x65tails\"\xa6\x01\n\x05Share\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cwith_project\x18\x04 \x01(\t\x12\x12\n\ngranted_by\x18\x05 \x01(\t\x12.\n\ngranted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc6\x01\n\x0e\x44\x61tasetDetails\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x37\n\x06images\x18\x02 \x03(\x0b\x32\'.parfocal.v1.DatasetDetails.ImagesEntry\x12\x0c\n\x04\x61xes\x18\x03 \x03(\t\x12\x0e\n\x06\x64types\x18\x04 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x0f\n\x07licence\x18\x06 \x01(\t\x1a-\n\x0bImagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xd0\x01\n\x0cModelDetails\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x04 \x01(\t\x12\x12\n\nparent_uri\x18\x05 \x01(\t\x12\x0e\n\x06origin\x18\x06 \x01(\t\x12\x0c\n\x04\x61xes\x18\x07 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x08 \x01(\x05\x12\x0f\n\x07weights\x18\t \x03(\t\x12*\n\x07verdict\x18\n \x01(\x0b\x32\x19.parfocal.v1.EntryVerdict\"\xc6\x01\n\rResultDetails\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x11\n\tmodel_uri\x18\x04 \x01(\t\x12\x11\n\tinput_uri\x18\x05 \x01(\t\x12\r\n\x05split\x18\x06 \x01(\t\x12\x0e\n\x06images\x18\x07 \x01(\x05\x12\x15\n\rfailed_images\x18\x08 \x01(\x05\x12*\n\x07verdict\x18\t \x01(\x0b\x32\x19.parfocal.v1.EntryVerdict\"\\\n\x0c\x45ntryVerdict\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x12\n\nnext_steps\x18\x03 \x03(\t\x12\x0b\n\x03job\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\"a\n\tEntryName\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x05\"7\n\x08Relation\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_uri\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\"w\n\x05Usage\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.parfocal.v1.EntryKind\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x05\x12\x17\n\x0f\x64\x65leted_entries\x18\x03 \x01(\x05\x12\x0f\n\x07objects\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"8\n\nUploadFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xb6\x01\n\rSignedRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x38\n\x07headers\x18\x03 \x03(\x0b\x32\'.parfocal.v1.SignedRequest.HeadersEntry\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0e\n\x06length\x18\x05 \x01(\x03\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"V\n\nFileUpload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12,\n\x08requests\x18\x03 \x03(\x0b\x32\x1a.parfocal.v1.SignedRequest\"g\n\x0c\x46ileDownload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12+\n\x07request\x18\x04 \x01(\x0b\x32\x1a.parfocal.v1.SignedRequest*l\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NTRY_KIND_DATASET\x10\x01\x12\x14\n\x10\x45NTRY_KIND_MODEL\x10\x02\x12\x15\n\x11\x45NTRY_KIND_RESULT\x10\x03\x42!\n\x0forg.parfocal.v1B\x0c\x43\x61talogProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,34 +27,36 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_DATASETDETAILS_IMAGESENTRY']._serialized_options = b'8\001'
   _globals['_SIGNEDREQUEST_HEADERSENTRY']._options = None
   _globals['_SIGNEDREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_ENTRYKIND']._serialized_start=1958
-  _globals['_ENTRYKIND']._serialized_end=2066
+  _globals['_ENTRYKIND']._serialized_start=2127
+  _globals['_ENTRYKIND']._serialized_end=2235
   _globals['_ENTRY']._serialized_start=76
   _globals['_ENTRY']._serialized_end=536
-  _globals['_DATASETDETAILS']._serialized_start=539
-  _globals['_DATASETDETAILS']._serialized_end=737
-  _globals['_DATASETDETAILS_IMAGESENTRY']._serialized_start=692
-  _globals['_DATASETDETAILS_IMAGESENTRY']._serialized_end=737
-  _globals['_MODELDETAILS']._serialized_start=740
-  _globals['_MODELDETAILS']._serialized_end=948
-  _globals['_RESULTDETAILS']._serialized_start=951
-  _globals['_RESULTDETAILS']._serialized_end=1149
-  _globals['_ENTRYVERDICT']._serialized_start=1151
-  _globals['_ENTRYVERDICT']._serialized_end=1243
-  _globals['_ENTRYNAME']._serialized_start=1245
-  _globals['_ENTRYNAME']._serialized_end=1342
-  _globals['_RELATION']._serialized_start=1344
-  _globals['_RELATION']._serialized_end=1399
-  _globals['_USAGE']._serialized_start=1401
-  _globals['_USAGE']._serialized_end=1520
-  _globals['_UPLOADFILE']._serialized_start=1522
-  _globals['_UPLOADFILE']._serialized_end=1578
-  _globals['_SIGNEDREQUEST']._serialized_start=1581
-  _globals['_SIGNEDREQUEST']._serialized_end=1763
-  _globals['_SIGNEDREQUEST_HEADERSENTRY']._serialized_start=1717
-  _globals['_SIGNEDREQUEST_HEADERSENTRY']._serialized_end=1763
-  _globals['_FILEUPLOAD']._serialized_start=1765
-  _globals['_FILEUPLOAD']._serialized_end=1851
-  _globals['_FILEDOWNLOAD']._serialized_start=1853
-  _globals['_FILEDOWNLOAD']._serialized_end=1956
+  _globals['_SHARE']._serialized_start=539
+  _globals['_SHARE']._serialized_end=705
+  _globals['_DATASETDETAILS']._serialized_start=708
+  _globals['_DATASETDETAILS']._serialized_end=906
+  _globals['_DATASETDETAILS_IMAGESENTRY']._serialized_start=861
+  _globals['_DATASETDETAILS_IMAGESENTRY']._serialized_end=906
+  _globals['_MODELDETAILS']._serialized_start=909
+  _globals['_MODELDETAILS']._serialized_end=1117
+  _globals['_RESULTDETAILS']._serialized_start=1120
+  _globals['_RESULTDETAILS']._serialized_end=1318
+  _globals['_ENTRYVERDICT']._serialized_start=1320
+  _globals['_ENTRYVERDICT']._serialized_end=1412
+  _globals['_ENTRYNAME']._serialized_start=1414
+  _globals['_ENTRYNAME']._serialized_end=1511
+  _globals['_RELATION']._serialized_start=1513
+  _globals['_RELATION']._serialized_end=1568
+  _globals['_USAGE']._serialized_start=1570
+  _globals['_USAGE']._serialized_end=1689
+  _globals['_UPLOADFILE']._serialized_start=1691
+  _globals['_UPLOADFILE']._serialized_end=1747
+  _globals['_SIGNEDREQUEST']._serialized_start=1750
+  _globals['_SIGNEDREQUEST']._serialized_end=1932
+  _globals['_SIGNEDREQUEST_HEADERSENTRY']._serialized_start=1886
+  _globals['_SIGNEDREQUEST_HEADERSENTRY']._serialized_end=1932
+  _globals['_FILEUPLOAD']._serialized_start=1934
+  _globals['_FILEUPLOAD']._serialized_end=2020
+  _globals['_FILEDOWNLOAD']._serialized_start=2022
+  _globals['_FILEDOWNLOAD']._serialized_end=2125
 # @@protoc_insertion_point(module_scope)

@@ -141,6 +141,47 @@ class Entry(google.protobuf.message.Message):
 global___Entry = Entry
 
 @typing.final
+class Share(google.protobuf.message.Message):
+    """A dataset or model that one project lets another one read, in all its versions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    PROJECT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    WITH_PROJECT_FIELD_NUMBER: builtins.int
+    GRANTED_BY_FIELD_NUMBER: builtins.int
+    GRANTED_AT_FIELD_NUMBER: builtins.int
+    kind: global___EntryKind.ValueType
+    """Whether it is a dataset or a model."""
+    project: builtins.str
+    """The project that it belongs to."""
+    name: builtins.str
+    """Its name."""
+    with_project: builtins.str
+    """The project that may read it."""
+    granted_by: builtins.str
+    """Who has shared it; empty for what others share."""
+    @property
+    def granted_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was shared; absent for what others share."""
+
+    def __init__(
+        self,
+        *,
+        kind: global___EntryKind.ValueType = ...,
+        project: builtins.str = ...,
+        name: builtins.str = ...,
+        with_project: builtins.str = ...,
+        granted_by: builtins.str = ...,
+        granted_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["granted_at", b"granted_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["granted_at", b"granted_at", "granted_by", b"granted_by", "kind", b"kind", "name", b"name", "project", b"project", "with_project", b"with_project"]) -> None: ...
+
+global___Share = Share
+
+@typing.final
 class DatasetDetails(google.protobuf.message.Message):
     """Facts about a dataset version."""
 

@@ -303,6 +303,7 @@ class DeleteEntryResponse(google.protobuf.message.Message):
     ENTRY_FIELD_NUMBER: builtins.int
     REFERRERS_FIELD_NUMBER: builtins.int
     REMOVED_AFTER_FIELD_NUMBER: builtins.int
+    USED_BY_PROJECTS_FIELD_NUMBER: builtins.int
     @property
     def entry(self) -> parfocal.v1.catalog_pb2.Entry:
         """The entry."""
@@ -315,15 +316,20 @@ class DeleteEntryResponse(google.protobuf.message.Message):
     def removed_after(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When its files may be removed; absent if they stay for ever."""
 
+    @property
+    def used_by_projects(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of other projects, with which it was shared, that have made something from it; its files stay for these, too."""
+
     def __init__(
         self,
         *,
         entry: parfocal.v1.catalog_pb2.Entry | None = ...,
         referrers: collections.abc.Iterable[builtins.str] | None = ...,
         removed_after: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        used_by_projects: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entry", b"entry", "removed_after", b"removed_after"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entry", b"entry", "referrers", b"referrers", "removed_after", b"removed_after"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entry", b"entry", "referrers", b"referrers", "removed_after", b"removed_after", "used_by_projects", b"used_by_projects"]) -> None: ...
 
 global___DeleteEntryResponse = DeleteEntryResponse
 
@@ -1165,3 +1171,132 @@ class DeleteScheduleResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 global___DeleteScheduleResponse = DeleteScheduleResponse
+
+@typing.final
+class ShareEntryRequest(google.protobuf.message.Message):
+    """Asks to share a dataset or model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: builtins.int
+    WITH_PROJECT_FIELD_NUMBER: builtins.int
+    with_project: builtins.str
+    """The project that may read it."""
+    @property
+    def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
+        """Which one; its version is ignored."""
+
+    def __init__(
+        self,
+        *,
+        entry: parfocal.v1.catalog_pb2.EntryName | None = ...,
+        with_project: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entry", b"entry", "with_project", b"with_project"]) -> None: ...
+
+global___ShareEntryRequest = ShareEntryRequest
+
+@typing.final
+class ShareEntryResponse(google.protobuf.message.Message):
+    """It is shared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: builtins.int
+    @property
+    def share(self) -> parfocal.v1.catalog_pb2.Share:
+        """The grant."""
+
+    def __init__(
+        self,
+        *,
+        share: parfocal.v1.catalog_pb2.Share | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["share", b"share"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["share", b"share"]) -> None: ...
+
+global___ShareEntryResponse = ShareEntryResponse
+
+@typing.final
+class WithdrawShareRequest(google.protobuf.message.Message):
+    """Asks to share a dataset or model no longer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: builtins.int
+    WITH_PROJECT_FIELD_NUMBER: builtins.int
+    with_project: builtins.str
+    """The project that may no longer read it."""
+    @property
+    def entry(self) -> parfocal.v1.catalog_pb2.EntryName:
+        """Which one; its version is ignored."""
+
+    def __init__(
+        self,
+        *,
+        entry: parfocal.v1.catalog_pb2.EntryName | None = ...,
+        with_project: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entry", b"entry", "with_project", b"with_project"]) -> None: ...
+
+global___WithdrawShareRequest = WithdrawShareRequest
+
+@typing.final
+class WithdrawShareResponse(google.protobuf.message.Message):
+    """It is no longer shared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___WithdrawShareResponse = WithdrawShareResponse
+
+@typing.final
+class ListSharesRequest(google.protobuf.message.Message):
+    """Asks what is shared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    RECEIVED_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    kind: parfocal.v1.catalog_pb2.EntryKind.ValueType
+    """Datasets or models."""
+    received: builtins.bool
+    """List what others share with the project instead."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        kind: parfocal.v1.catalog_pb2.EntryKind.ValueType = ...,
+        received: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "project", b"project", "received", b"received"]) -> None: ...
+
+global___ListSharesRequest = ListSharesRequest
+
+@typing.final
+class ListSharesResponse(google.protobuf.message.Message):
+    """What is shared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: builtins.int
+    @property
+    def shares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.Share]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        shares: collections.abc.Iterable[parfocal.v1.catalog_pb2.Share] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["shares", b"shares"]) -> None: ...
+
+global___ListSharesResponse = ListSharesResponse

@@ -171,6 +171,21 @@ class CatalogServiceStub(object):
                 request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleResponse.FromString,
                 )
+        self.ShareEntry = channel.unary_unary(
+                '/parfocal.v1.CatalogService/ShareEntry',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ShareEntryRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ShareEntryResponse.FromString,
+                )
+        self.WithdrawShare = channel.unary_unary(
+                '/parfocal.v1.CatalogService/WithdrawShare',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.WithdrawShareRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.WithdrawShareResponse.FromString,
+                )
+        self.ListShares = channel.unary_unary(
+                '/parfocal.v1.CatalogService/ListShares',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesResponse.FromString,
+                )
 
 
 class CatalogServiceServicer(object):
@@ -276,7 +291,7 @@ class CatalogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReadDerived(self, request, context):
-        """Reads one file that was computed from an image and can be computed again, such as a tile.
+        """Reads one file that was computed from an image of the project and can be computed again, such as a tile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -389,6 +404,27 @@ class CatalogServiceServicer(object):
 
     def DeleteSchedule(self, request, context):
         """Removes the record of a schedule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShareEntry(self, request, context):
+        """Lets another project read all versions of a dataset or model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawShare(self, request, context):
+        """Ends that; what the other project has made of it, and jobs that have begun, stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShares(self, request, context):
+        """Lists what a project shares with others, and what others share with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -551,6 +587,21 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.DeleteSchedule,
                     request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleResponse.SerializeToString,
+            ),
+            'ShareEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareEntry,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ShareEntryRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ShareEntryResponse.SerializeToString,
+            ),
+            'WithdrawShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawShare,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.WithdrawShareRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.WithdrawShareResponse.SerializeToString,
+            ),
+            'ListShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShares,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1087,5 +1138,56 @@ class CatalogService(object):
         return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/DeleteSchedule',
             parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleRequest.SerializeToString,
             parfocal_dot_v1_dot_catalog__service__pb2.DeleteScheduleResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ShareEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/ShareEntry',
+            parfocal_dot_v1_dot_catalog__service__pb2.ShareEntryRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.ShareEntryResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WithdrawShare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/WithdrawShare',
+            parfocal_dot_v1_dot_catalog__service__pb2.WithdrawShareRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.WithdrawShareResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/ListShares',
+            parfocal_dot_v1_dot_catalog__service__pb2.ListSharesRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.ListSharesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -110,7 +110,7 @@ class CatalogServiceStub:
         parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
         parfocal.v1.catalog_service_pb2.ReadDerivedResponse,
     ]
-    """Reads one file that was computed from an image and can be computed again, such as a tile."""
+    """Reads one file that was computed from an image of the project and can be computed again, such as a tile."""
 
     CreateDraft: grpc.UnaryUnaryMultiCallable[
         parfocal.v1.draft_pb2.CreateDraftRequest,
@@ -208,6 +208,24 @@ class CatalogServiceStub:
     ]
     """Removes the record of a schedule."""
 
+    ShareEntry: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ShareEntryRequest,
+        parfocal.v1.catalog_service_pb2.ShareEntryResponse,
+    ]
+    """Lets another project read all versions of a dataset or model."""
+
+    WithdrawShare: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.WithdrawShareRequest,
+        parfocal.v1.catalog_service_pb2.WithdrawShareResponse,
+    ]
+    """Ends that; what the other project has made of it, and jobs that have begun, stay."""
+
+    ListShares: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListSharesRequest,
+        parfocal.v1.catalog_service_pb2.ListSharesResponse,
+    ]
+    """Lists what a project shares with others, and what others share with it."""
+
 class CatalogServiceAsyncStub:
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
 
@@ -299,7 +317,7 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
         parfocal.v1.catalog_service_pb2.ReadDerivedResponse,
     ]
-    """Reads one file that was computed from an image and can be computed again, such as a tile."""
+    """Reads one file that was computed from an image of the project and can be computed again, such as a tile."""
 
     CreateDraft: grpc.aio.UnaryUnaryMultiCallable[
         parfocal.v1.draft_pb2.CreateDraftRequest,
@@ -396,6 +414,24 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.DeleteScheduleResponse,
     ]
     """Removes the record of a schedule."""
+
+    ShareEntry: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ShareEntryRequest,
+        parfocal.v1.catalog_service_pb2.ShareEntryResponse,
+    ]
+    """Lets another project read all versions of a dataset or model."""
+
+    WithdrawShare: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.WithdrawShareRequest,
+        parfocal.v1.catalog_service_pb2.WithdrawShareResponse,
+    ]
+    """Ends that; what the other project has made of it, and jobs that have begun, stay."""
+
+    ListShares: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListSharesRequest,
+        parfocal.v1.catalog_service_pb2.ListSharesResponse,
+    ]
+    """Lists what a project shares with others, and what others share with it."""
 
 class CatalogServiceServicer(metaclass=abc.ABCMeta):
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
@@ -518,7 +554,7 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         request: parfocal.v1.catalog_service_pb2.ReadDerivedRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ReadDerivedResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ReadDerivedResponse]]:
-        """Reads one file that was computed from an image and can be computed again, such as a tile."""
+        """Reads one file that was computed from an image of the project and can be computed again, such as a tile."""
 
     @abc.abstractmethod
     def CreateDraft(
@@ -647,5 +683,29 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.catalog_service_pb2.DeleteScheduleResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.DeleteScheduleResponse]]:
         """Removes the record of a schedule."""
+
+    @abc.abstractmethod
+    def ShareEntry(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ShareEntryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.ShareEntryResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.ShareEntryResponse]]:
+        """Lets another project read all versions of a dataset or model."""
+
+    @abc.abstractmethod
+    def WithdrawShare(
+        self,
+        request: parfocal.v1.catalog_service_pb2.WithdrawShareRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.WithdrawShareResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.WithdrawShareResponse]]:
+        """Ends that; what the other project has made of it, and jobs that have begun, stay."""
+
+    @abc.abstractmethod
+    def ListShares(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ListSharesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.ListSharesResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.ListSharesResponse]]:
+        """Lists what a project shares with others, and what others share with it."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -162,6 +162,20 @@ def test_a_job_has_what_the_template_says_and_what_belongs_to_the_attempt(templa
     assert "args" not in template["template"]["spec"]["containers"][0], "the template is left as it is"
 
 
+def test_short_predictions_have_a_priority(template: dict[str, Any]) -> None:
+    settings = Settings(kubernetes_short_priority="first", short_prediction_images=10)
+    priorities = {}
+    for images in (10, 11):
+        job = record()
+        job.prediction.split, job.progress.steps = "test", images
+        content = job_manifest(template, "fake", job, Resources(gpu=1), settings)
+        labels = content["metadata"]["labels"]
+        assert labels["kueue.x-k8s.io/queue-name"] == "imaging"
+        pod = content["spec"]["template"]["spec"]
+        priorities[images] = pod.get("priorityClassName"), labels.get("kueue.x-k8s.io/priority-class")
+    assert priorities == {10: ("first", "first"), 11: (None, None)}
+
+
 def test_what_a_method_asks_for_goes_before_the_template(template: dict[str, Any]) -> None:
     content = job_manifest(template, "fake", record(), Resources(gpu=0, cpu=1.5, memory_gib=0.5), Settings())
     (container,) = content["spec"]["template"]["spec"]["containers"]

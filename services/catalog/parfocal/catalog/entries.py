@@ -90,10 +90,12 @@ class Entries:
             raise NotFoundError(f"There is no {place.kind.word} {place.title!r} in project {place.project!r}.")
         return found
 
-    def published(self, kind: Kind, project: str) -> Iterator[Published | DamagedError]:
-        """Yield all entries of a kind in a project, and the errors of those that cannot be read."""
+    def looked_at(self, kind: Kind, project: str) -> Iterator[tuple[Place, Published | DamagedError]]:
+        """Yield all entries of a kind in a project with their places, and the errors of those that cannot be read."""
         for places in self.in_order(kind, project):
-            yield from filter(None, each(self._attempt, places))
+            for place, found in zip(places, each(self._attempt, places), strict=True):
+                if found is not None:
+                    yield place, found
 
     def in_order(self, kind: Kind, project: str, name: str = "") -> Iterator[list[Place]]:
         """Yield places in the order of lists, a few at a time: by name, newest version first; results newest first.

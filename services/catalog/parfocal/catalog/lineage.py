@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import json_format
 
@@ -13,6 +14,8 @@ from parfocal.catalog.places import KINDS, Place, place_at
 from parfocal.runtime.errors import DamagedError, NotFoundError
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
 from parfocal.runtime.store.store import Location
+
+_ADDRESS: Final = re.compile(r"s3://[^\s\"\\]+")
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,34 @@ class Lineage:
     """All links between the entries of a project, as they are now."""
 
     def __init__(self, entries: Entries, project: str, further: list[Published] | None = None) -> None:
-        self.published = {
-            found.place: found
-            for kind in KINDS
-            for found in entries.published(kind, project)
-            if not isinstance(found, DamagedError)
-        }
-        every = [*self.published.values(), *(further or [])]
-        self.links = [link for found in every for link in links_of(entries, found)]
+        self.published: dict[Place, Published] = {}
+        self.links: list[Link] = []
+        # Entries whose manifests are so damaged that nobody knows what they were made from.
+        self._unknown: list[Place] = []
+        for kind in KINDS:
+            for place, found in entries.looked_at(kind, project):
+                if isinstance(found, DamagedError):
+                    self._add_damaged(entries, place)
+                else:
+                    self.published[place] = found
+        for found in [*self.published.values(), *(further or [])]:
+            self.links += links_of(entries, found)
 
     def referrers(self, place: Place) -> list[Place]:
-        """Return what was made from an entry directly."""
-        return list(dict.fromkeys(link.made for link in self.links if link.source == place))
+        """Return what was made from an entry directly, and what may have been, because its manifest is damaged."""
+        made = (link.made for link in self.links if link.source == place)
+        return list(dict.fromkeys([*made, *(unknown for unknown in self._unknown if unknown != place)]))
+
+    def _add_damaged(self, entries: Entries, place: Place) -> None:
+        """Take from a damaged manifest what can be read: it may be restored, and then it refers to that again."""
+        try:
+            text = entries.store.read(place.manifest).decode("utf-8", errors="replace")
+        except NotFoundError:
+            return
+        sources = {place_at(entries.store, uri) for uri in _ADDRESS.findall(text)} - {None, place}
+        self.links += [Link(place, source, "damaged manifest") for source in sources if source is not None]
+        if not sources:
+            self._unknown.append(place)
 
     def around(self, place: Place) -> tuple[list[Place], list[Link]]:
         """Return an entry with all it was made from and all that was made from it, and the links between them."""

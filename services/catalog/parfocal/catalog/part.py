@@ -14,7 +14,7 @@ from parfocal.catalog.entries import Entries
 from parfocal.catalog.servicer import CatalogServicer
 from parfocal.catalog.signing import Signer, check_signing
 from parfocal.catalog.trash import Trash
-from parfocal.catalog.uploads import Uploads
+from parfocal.catalog.uploads.uploads import Uploads
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings

@@ -41,6 +41,11 @@ class Kind:
     model: type[Manifest]
     versioned: bool = True
 
+    @property
+    def is_shareable(self) -> bool:
+        """Whether a project can share such entries with others."""
+        return self.versioned
+
     def root(self, store: Store) -> Location:
         """Return the root of all entries of this kind."""
         return {"dataset": store.datasets, "model": store.models, "result": store.results}[self.word]

@@ -82,7 +82,9 @@ class Room:
             for item in self._store.objects(kind.root(self._store) / project):
                 total += item.size
                 known.announced.pop(item.location, None)
-            return total
+            # Of a file that is on its way all is counted, whatever parts of it have come.
+            parts = self._store.unfinished(kind.root(self._store) / project)
+            return total + sum(size for place, size in parts if place not in known.announced)
 
         known.stored = sum(each(stored, KINDS))
         known.measured_at = now

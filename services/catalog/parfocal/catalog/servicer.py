@@ -18,13 +18,16 @@ from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place
 from parfocal.catalog.signing import Signer
 from parfocal.catalog.threads import in_thread
 from parfocal.catalog.trash import Deleted, Trash
-from parfocal.catalog.uploads import Upload, Uploads
+from parfocal.catalog.uploads.records import Upload
+from parfocal.catalog.uploads.uploads import Uploads
 from parfocal.catalog.usage import usage_of
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.access.gate import authorise_anywhere
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.names import check_name
+from parfocal.runtime.store.confinement import authorise_reading
+from parfocal.runtime.store.grants import Grants
+from parfocal.runtime.store.names import DERIVED_FOR, check_name, derived_mark, is_name
 
 _PAGE_SIZE: Final = 50
 _LARGEST_PAGE: Final = 500
@@ -42,6 +45,7 @@ class CatalogServicer(BatchServicer, DraftRpcs):
         self._uploads = uploads
         self._signer = signer
         self._drafts = Drafts(entries.store)
+        self._grants = Grants(entries.store)
 
     async def ListProjects(  # noqa: N802
         self, _request: v1.ListProjectsRequest, _context: object
@@ -53,8 +57,11 @@ class CatalogServicer(BatchServicer, DraftRpcs):
 
     async def ListEntries(self, request: v1.ListEntriesRequest, _context: object) -> v1.ListEntriesResponse:  # noqa: N802
         """List or search one kind of entries."""
-        project, _ = await self._admit(request.project)
-        kind = kind_of(request.kind)
+        kind, project = kind_of(request.kind), check_name("project", request.project or self._settings.project)
+        if request.name and not request.deleted:
+            await self._admit_reading(kind, project, request.name, request.name)
+        else:
+            await self._admit(project)
         if request.name:
             place_of(self._entries.store, kind, project, request.name, int(kind.versioned))
         return await asyncio.to_thread(self._list, request, kind, project)
@@ -75,9 +82,10 @@ class CatalogServicer(BatchServicer, DraftRpcs):
         """Move an entry to the trash."""
         place, person = await self._place(request.entry)
         deleted, referrers, after = await asyncio.to_thread(self._trash.delete, place, person)
-        answer = v1.DeleteEntryResponse(
-            entry=_deleted(self._entries, deleted), referrers=[str(each.location) for each in referrers]
-        )
+        own = [str(each.location) for each in referrers if each.project == place.project]
+        # What other projects have made is none of the caller's business.
+        others = sorted({each.project for each in referrers} - {place.project})
+        answer = v1.DeleteEntryResponse(entry=_deleted(self._entries, deleted), referrers=own, used_by_projects=others)
         if after is not None:
             answer.removed_after.FromDatetime(after)
         return answer
@@ -183,18 +191,78 @@ class CatalogServicer(BatchServicer, DraftRpcs):
         self, request: v1.ReadDerivedRequest, _context: object
     ) -> AsyncIterator[v1.ReadDerivedResponse]:
         """Read one derived file."""
-        await self._admit(request.project)
+        project, _ = await self._admit(request.project)
         if not _DIGEST.fullmatch(request.digest):
             text = "must be a SHA-256: 64 digits 0-9 and a-f"
             raise InvalidInputError(f"The digest {text}.", [Violation("digest", text)])
-        place = self._entries.store.derived / request.digest / request.name
+        store = self._entries.store
+        place = store.derived / request.digest / request.name
+        absent = f"There is no derived file {request.name} of {request.digest}: it has not been computed yet."
+        # The digest alone proves nothing: the image must be one of the project.
+        mark = derived_mark(store, request.digest, project)
+        if request.name.startswith(DERIVED_FOR) or not await asyncio.to_thread(store.exists, mark):
+            raise NotFoundError(absent)
         try:
-            async for data in in_thread(self._entries.store.chunks(place)):
+            async for data in in_thread(store.chunks(place)):
                 yield v1.ReadDerivedResponse(data=data)
         except NotFoundError as error:
-            raise NotFoundError(
-                f"There is no derived file {request.name} of {request.digest}: it has not been computed yet."
-            ) from error
+            raise NotFoundError(absent) from error
+
+    async def ShareEntry(self, request: v1.ShareEntryRequest, _context: object) -> v1.ShareEntryResponse:  # noqa: N802
+        """Let another project read a dataset or model."""
+        kind, project, person = await self._shareable(request)
+        store, name = self._entries.store, request.entry.name
+        await asyncio.to_thread(resolve, store, kind, project, name, 0)
+        grant = await asyncio.to_thread(
+            self._grants.give, kind.root(store), project, name, request.with_project, person
+        )
+        share = v1.Share(
+            kind=kind.number,
+            project=project,
+            name=name,
+            with_project=request.with_project,
+            granted_by=grant.granted_by,
+        )
+        share.granted_at.FromDatetime(grant.granted_at)
+        return v1.ShareEntryResponse(share=share)
+
+    async def WithdrawShare(  # noqa: N802
+        self, request: v1.WithdrawShareRequest, _context: object
+    ) -> v1.WithdrawShareResponse:
+        """Let another project read a dataset or model no longer."""
+        kind, project, person = await self._shareable(request)
+        root = kind.root(self._entries.store)
+        await asyncio.to_thread(self._grants.withdraw, root, project, request.entry.name, request.with_project, person)
+        return v1.WithdrawShareResponse()
+
+    async def ListShares(self, request: v1.ListSharesRequest, _context: object) -> v1.ListSharesResponse:  # noqa: N802
+        """List what a project shares, or what is shared with it."""
+        project, _ = await self._admit(request.project)
+        kind = _shareable(request.kind)
+        return await asyncio.to_thread(self._shares, kind, project, received=request.received)
+
+    def _shares(self, kind: Kind, project: str, *, received: bool) -> v1.ListSharesResponse:
+        answer, root = v1.ListSharesResponse(), kind.root(self._entries.store)
+        if received:
+            for owner, name in self._grants.given_to(root, project):
+                answer.shares.add(kind=kind.number, project=owner, name=name, with_project=project)
+            return answer
+        for name, other, grant in self._grants.given_by(root, project):
+            share = answer.shares.add(
+                kind=kind.number, project=project, name=name, with_project=other, granted_by=grant.granted_by
+            )
+            share.granted_at.FromDatetime(grant.granted_at)
+        return answer
+
+    async def _shareable(self, request: v1.ShareEntryRequest | v1.WithdrawShareRequest) -> tuple[Kind, str, str]:
+        """Return the kind and project of what is to be shared or not, and who acts."""
+        project, person = await self._admit(request.entry.project, request.entry.name)
+        kind = _shareable(request.entry.kind)
+        check_name(kind.word, request.entry.name)
+        if check_name("project", request.with_project) == project:
+            text = f"must be another project than {project!r}, to which it belongs"
+            raise InvalidInputError(f"with_project {text}.", [Violation("with_project", text)])
+        return kind, project, person
 
     async def _place(self, name: v1.EntryName) -> tuple[Place, str]:
         """Return where the entry with this exact name lies that the caller may change, and who acts."""
@@ -231,16 +299,30 @@ class CatalogServicer(BatchServicer, DraftRpcs):
         name, store = request.entry, self._entries.store
         uri = "" if isinstance(request, v1.GetLineageRequest) else request.uri
         if not uri:
-            project, _ = await self._admit(name.project, name.name)
+            project = check_name("project", name.project or self._settings.project)
             kind = kind_of(name.kind)
+            if isinstance(request, v1.GetLineageRequest):
+                # What a project makes of what it shares is its own business.
+                await self._admit(project, name.name)
+            else:
+                await self._admit_reading(kind, project, name.name, name.name)
             place = await asyncio.to_thread(resolve, store, kind, project, name.name, name.version)
             return await asyncio.to_thread(self._entries.read, place)
         named = place_at(store, uri)
         if named is None or uri.rstrip("/") != str(named.location):
             text = f"{uri!r} is not the address of a dataset version, model version or result."
             raise InvalidInputError(text, [Violation("uri", text)])
-        await self._admit(named.project, uri)
+        await self._admit_reading(named.kind, named.project, named.name, uri)
         return await asyncio.to_thread(self._entries.read, named)
+
+    async def _admit_reading(self, kind: Kind, project: str, name: str, target: str) -> None:
+        """Admit a call that reads an entry of a project, or one that this shares with a project of the caller's."""
+        if kind.is_shareable and is_name(name):
+            await authorise_reading(
+                self._entries.store, kind.root(self._entries.store) / project / name, project, target
+            )
+        else:
+            await self._admit(project, target)
 
     def _list(self, request: v1.ListEntriesRequest, kind: Kind, project: str) -> v1.ListEntriesResponse:
         size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE)
@@ -297,6 +379,14 @@ class CatalogServicer(BatchServicer, DraftRpcs):
                 for link in links
             ],
         )
+
+
+def _shareable(number: v1.EntryKind.ValueType) -> Kind:
+    kind = kind_of(number)
+    if not kind.is_shareable:
+        text = "must be that of datasets or models: results are not shared"
+        raise InvalidInputError(f"The kind {text}.", [Violation("kind", text)])
+    return kind
 
 
 def _order(kind: Kind, title: str) -> tuple[object, ...]:

@@ -33,6 +33,7 @@ from parfocal.runtime.errors import (
     ParfocalError,
     PreconditionError,
 )
+from parfocal.runtime.store.grants import Grants
 from parfocal.runtime.store.manifests import Manifest
 from parfocal.runtime.store.publish import CLAIM, TRASH
 from parfocal.runtime.store.store import Location
@@ -73,6 +74,7 @@ class Trash:
     def __init__(self, entries: Entries, days: float) -> None:
         self._entries = entries
         self._store = entries.store
+        self._grants = Grants(entries.store)
         self._days = days
 
     def delete(self, place: Place, who: str) -> tuple[Deleted, list[Place], datetime | None]:
@@ -90,6 +92,13 @@ class Trash:
         except DamagedError as error:
             found = _unreadable(place, error)
         users = [job for job, places in active_jobs(self._entries, place.project).items() if place in places]
+        readers = self._readers(place)
+        users += [
+            f"a job of the project {project}"
+            for project in readers
+            for places in active_jobs(self._entries, project).values()
+            if place in places
+        ]
         if users:
             raise PreconditionError(
                 f"The {place.kind.word} {place.title} is in use by {', '.join(users[:5])}"
@@ -101,7 +110,12 @@ class Trash:
         self._store.write(folder / _RECORD, record.model_dump_json().encode())
         self._store.delete(place.manifest)
         after = record.deleted_at + timedelta(days=self._days) if self._days else None
-        return Deleted(found, record), Lineage(self._entries, place.project).referrers(place), after
+        referrers = [
+            referrer
+            for project in (place.project, *readers)
+            for referrer in Lineage(self._entries, project).referrers(place)
+        ]
+        return Deleted(found, record), referrers, after
 
     def restore(self, place: Place) -> Published:
         """Take an entry out of the trash.
@@ -156,15 +170,39 @@ class Trash:
         used = {place for places in active_jobs(self._entries, project).values() for place in places}
         used |= Drafts(self._store).bases(project)
         removed = 0
+        elsewhere: dict[str, tuple[Lineage, set[Place]]] = {}
         for item in old:
             place = item.found.place
             if place in used or lineage.referrers(place):
                 continue
             try:
+                if self._is_used_elsewhere(place, elsewhere):
+                    continue
                 removed += self._remove(place)
             except ParfocalError as error:
                 _log.warning("%s stays in the trash: %s", place.location, error)
         return removed
+
+    def _readers(self, place: Place) -> list[str]:
+        """Return the other projects that an entry is or was shared with."""
+        if not place.kind.is_shareable:
+            return []
+        return sorted(self._grants.of(place.kind.root(self._store), place.project, place.name))
+
+    def _is_used_elsewhere(self, place: Place, known: dict[str, tuple[Lineage, set[Place]]]) -> bool:
+        """Return whether a project that an entry is or was shared with uses it; `known` remembers what was read."""
+        for project in self._readers(place):
+            if project not in known:
+                inside = [item.found for kind in KINDS for item in self.deleted(kind, project)]
+                jobs = active_jobs(self._entries, project)
+                known[project] = (
+                    Lineage(self._entries, project, inside),
+                    {used for places in jobs.values() for used in places},
+                )
+            lineage, used = known[project]
+            if place in used or lineage.referrers(place):
+                return True
+        return False
 
     def _remove(self, place: Place) -> bool:
         folder = self._folder(place)

@@ -20,4 +20,5 @@ def usage_of(store: Store, kind: Kind, project: str) -> v1.Usage:
         if parts[-1] == kind.manifest:
             usage.entries += len(parts) == depth and parts[0] != TRASH
             usage.deleted_entries += len(parts) == depth + 1 and parts[0] == TRASH
+    usage.bytes += sum(size for _, size in store.unfinished(folder))
     return usage

@@ -112,6 +112,22 @@ class Settings(BaseSettings):
         description="numbers of the GPUs that the services of this machine share, e.g. `0,1`: one lock and one worker "
         "at a time each, instead of `PARFOCAL_DEVICE`",
     )
+    short_work_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="part of a device's time that single images and predictions may take from trainings, which hand "
+        "the device over between two epochs; 0: trainings keep it to their end",
+    )
+    short_prediction_images: int = Field(
+        default=50,
+        ge=0,
+        description="images of the largest prediction that trainings hand the device over to; larger ones wait for "
+        "their turn as trainings do",
+    )
+    share_window_seconds: float = Field(
+        default=600.0, gt=0, description="time that is looked back on for `PARFOCAL_SHORT_WORK_SHARE`"
+    )
     lease_seconds: float = Field(
         default=15.0, gt=0, description="after this time without renewal another instance may take over"
     )
@@ -134,7 +150,7 @@ class Settings(BaseSettings):
         default=8, ge=1, description="images PredictImage takes on at a time before it answers RESOURCE_EXHAUSTED"
     )
     image_wait_seconds: float = Field(
-        default=30.0, ge=0, description="time an image of PredictImage waits for the device that other work has"
+        default=120.0, ge=0, description="time an image of PredictImage waits for the device that other work has"
     )
     max_image_pixels: int = Field(default=2**28, ge=1, description="pixels of the largest image PredictImage takes")
     max_image_bytes: int = Field(default=2**30, ge=1, description="bytes of the largest image PredictImage takes")
@@ -181,6 +197,11 @@ class Settings(BaseSettings):
     )
     kubernetes_template: str = Field(
         default="", description="name of the PodTemplate that workers are made from; empty: `parfocal-<service>-worker`"
+    )
+    kubernetes_short_priority: str = Field(
+        default="",
+        description="name of the PriorityClass of predictions with at most `PARFOCAL_SHORT_PREDICTION_IMAGES` images, "
+        "and of the WorkloadPriorityClass where Kueue has the queue; empty: none",
     )
     kubernetes_deadline_seconds: int = Field(
         default=604_800,

@@ -121,8 +121,16 @@ def publish_evaluation(
             for item in known
         ),
     )
-    if inputs.model_uri:
+    if inputs.model_uri and _owner(inputs.model_uri) != context.job.project:
+        owner = _owner(inputs.model_uri)
+        context.warn(f"The verdict stays with this evaluation, because the model belongs to the project {owner}.")
+    elif inputs.model_uri:
         _add_to_model(context, folder_files(folder), summary.headline)
+
+
+def _owner(uri: str) -> str:
+    """Return the project that an address lies in."""
+    return Location.parse(uri).key.partition("/")[0]
 
 
 def _add_to_model(context: JobContext, files: Iterable[tuple[Path, str]], metrics: Mapping[str, float]) -> None:

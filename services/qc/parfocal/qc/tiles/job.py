@@ -15,6 +15,7 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import inspect_image
 from parfocal.runtime.images.pyramid import FORMAT, INFO, THUMBNAIL, Pyramid, Tile, encode_tile
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.store.names import derived_mark
 from parfocal.runtime.store.store import Location
 
 # Writing waits for the store more than it computes.
@@ -46,6 +47,8 @@ def derive(context: JobContext) -> None:
         )
         if parameters.again or not context.store.exists(folder / INFO):
             failed += _derive_one(context, place, layer, folder)
+        # Only then, so that whoever may read finds all of it.
+        context.store.write(derived_mark(context.store, layer.digest, context.job.project), b"")
         context.report_image(v1.ImageCompleted(name=f"{place.name}/{layer.image}/{layer.name}"), progress)
     if failed:
         named = "; ".join(failed[:_NAMED]) + (f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else "")

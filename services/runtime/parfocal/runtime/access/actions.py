@@ -27,6 +27,9 @@ class Action(Enum):
     #: Users change what they have made themselves, operators what anybody has made.
     CHANGE = ("changing", Role.USER)
 
+    #: Other projects get to read something.
+    SHARE = ("sharing with other projects", Role.OPERATOR)
+
     def __init__(self, text: str, role: Role | None) -> None:
         self.text = text
         self.role = role
@@ -76,6 +79,9 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "/parfocal.v1.CatalogService/CreateSchedule": Action.WORK,
     "/parfocal.v1.CatalogService/CheckSchedule": Action.READ,
     "/parfocal.v1.CatalogService/DeleteSchedule": Action.CHANGE,
+    "/parfocal.v1.CatalogService/ShareEntry": Action.SHARE,
+    "/parfocal.v1.CatalogService/WithdrawShare": Action.SHARE,
+    "/parfocal.v1.CatalogService/ListShares": Action.READ,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Action.LOOK_AROUND,
     "/grpc.health.v1.Health/Check": Action.PROBE,
     "/grpc.health.v1.Health/List": Action.PROBE,

@@ -52,6 +52,7 @@ class Audit:
             "rpc": call.rpc.lstrip("/"),
             "project": call.project,
             "target": call.target,
+            "shared": " ".join(call.shared),
             "from": call.peer,
             "outcome": outcome,
             "request_id": request_id,

@@ -34,6 +34,8 @@ class Call:
         Metadata for a call that is made on behalf of this one: the token is in it, so it is never shown.
     project, target
         What it is about, once it has been authorised.
+    shared
+        Addresses that it reads because another project shares them, for the audit log.
     authorised
         Whether somebody has asked whether it is allowed. What was not is not answered.
     """
@@ -46,6 +48,7 @@ class Call:
     forwarded: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     project: str = ""
     target: str = ""
+    shared: list[str] = field(default_factory=list)
     authorised: bool = False
 
     @property
@@ -65,6 +68,13 @@ _CURRENT: ContextVar[Call] = ContextVar("parfocal_call")
 def enter(call: Call) -> None:
     """Let `call` be the one that the present task answers."""
     _CURRENT.set(call)
+
+
+def note_shared(uri: str) -> None:
+    """Note that something is read because another project shares it; outside of calls nothing is noted."""
+    call = _CURRENT.get(None)
+    if call is not None and uri not in call.shared:
+        call.shared.append(uri)
 
 
 def current() -> Call:

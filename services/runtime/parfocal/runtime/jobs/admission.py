@@ -89,7 +89,8 @@ def admit(
         job.warnings.extend(warnings)
         job.training.CopyFrom(request.training)
     elif request.HasField("prediction"):
-        method, parameters = _check_prediction(service, store, request.prediction)
+        method, parameters, images = _check_prediction(service, store, request.prediction)
+        job.progress.steps = images
         job.prediction.CopyFrom(request.prediction)
     elif request.HasField("evaluation"):
         method, parameters = _check_evaluation(service, store, request.evaluation)
@@ -168,7 +169,8 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
     return method, parameters, method.advise(parameters, dataset) if method.advise is not None else ()
 
 
-def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -> tuple[Method, Parameters]:
+def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -> tuple[Method, Parameters, int]:
+    """Return also how many images are to be predicted; in a folder, files of any kind are counted."""
     model = read_manifest(store, spec.model_uri, MODEL_MANIFEST, "prediction.model_uri", ModelManifest)
     method = service.method(model.method)
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
@@ -180,7 +182,8 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
         dataset = read_manifest(store, spec.input_uri, DATASET_MANIFEST, "prediction.input_uri", DatasetManifest)
         backwards = isinstance(parameters, PredictionParameters) and parameters.backwards
         facts = model.facts.directed(backwards=backwards)
-        if not dataset.select(spec.split, facts.source):
+        images = len(dataset.select(spec.split, facts.source))
+        if not images:
             raise InvalidInputError(
                 f"The dataset {spec.input_uri} has no {spec.split!r} images in the role {facts.source!r}, which the "
                 "model was trained on."
@@ -188,9 +191,12 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
         _check_inputs(method, model, facts, dataset, spec.split)
     elif spec.inputs:
         _check_named(store, Location.parse(spec.input_uri), spec.inputs)
-    elif next(iter(store.objects(Location.parse(spec.input_uri))), None) is None:
-        raise NotFoundError(f"There are no images below {spec.input_uri}.")
-    return method, parameters
+        images = len(spec.inputs)
+    else:
+        images = sum(1 for _ in store.objects(Location.parse(spec.input_uri)))
+        if not images:
+            raise NotFoundError(f"There are no images below {spec.input_uri}.")
+    return method, parameters, images
 
 
 def _check_named(store: Store, folder: Location, names: Sequence[str]) -> None:

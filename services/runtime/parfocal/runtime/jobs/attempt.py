@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from parfocal.runtime.errors import (
     UnavailableError,
 )
 from parfocal.runtime.jobs.context import PATIENCE_SECONDS, JobContext
-from parfocal.runtime.jobs.exits import STORE_AWAY
+from parfocal.runtime.jobs.device.held import HandedOver, Held
+from parfocal.runtime.jobs.exits import HANDED_OVER, STORE_AWAY
 from parfocal.runtime.jobs.records import JobStore, set_running
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import load_object, load_service
@@ -36,8 +38,8 @@ class Ended(NamedTuple):
     succeeded: bool
 
 
-def work(module: str, project: str, job_id: str, attempt: int) -> Ended:
-    """Do an attempt of a job of the service in `module`."""
+def work(module: str, project: str, job_id: str, attempt: int, device: Sequence[int] = ()) -> Ended:
+    """Do an attempt of a job of the service in `module`, on the device whose loan is in the files `device`."""
     configure_logging(job=job_id, attempt=attempt)
     settings = Settings()
     service = load_service(module)
@@ -48,7 +50,9 @@ def work(module: str, project: str, job_id: str, attempt: int) -> Ended:
             _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, attempt)
             return Ended(0, succeeded=False)
         with scratch_folder(settings.state_folder / "scratch", f"{job.id}-") as folder:
-            return Ended(0, succeeded=run(JobContext(service, store, job, folder)))
+            return Ended(0, succeeded=run(JobContext(service, store, job, folder, Held(device, settings))))
+    except HandedOver:
+        return Ended(HANDED_OVER, succeeded=False)
     except UnavailableError as error:
         _log.error("the end of the job could not be recorded: %s", error)
         return Ended(STORE_AWAY, succeeded=False)
@@ -69,12 +73,20 @@ def _begin(jobs: JobStore, project: str, job_id: str, attempt: int) -> v1.Job:
 
 
 def run(context: JobContext) -> bool:
-    """Do the work of a job and record how it ended; return whether it has succeeded."""
+    """Do the work of a job and record how it ended; return whether it has succeeded.
+
+    Raises
+    ------
+    HandedOver
+        The job has given its device to other work and is to be queued again.
+    """
     try:
         try:
             load_object(context.work.run)(context)
         except (OSError, MemoryError) as error:
             raise _translate(error) from error
+    except HandedOver:
+        raise
     except StaleWorkerError as error:
         _log.error("%s", error)
     except CancelledError as error:

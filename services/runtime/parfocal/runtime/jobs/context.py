@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from parfocal import v1
 from parfocal.runtime.errors import (
@@ -21,6 +21,8 @@ from parfocal.runtime.errors import (
     ParfocalError,
     UnavailableError,
 )
+from parfocal.runtime.jobs.device.held import HandedOver, Held
+from parfocal.runtime.jobs.device.use import Use
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.service import Method, Parameters, Service, Work, struct_values
@@ -66,9 +68,11 @@ class JobContext:
         Where everything else is; a patient one, so that the job survives a restart of the store.
     scratch
         Folder of this attempt, removed at its end.
+    device
+        The device that this attempt has; None where there is none to share.
     """
 
-    def __init__(self, service: Service, store: Store, job: v1.Job, scratch: Path) -> None:
+    def __init__(self, service: Service, store: Store, job: v1.Job, scratch: Path, device: Held | None = None) -> None:
         self.service = service
         self.store = store
         self.settings = store.settings
@@ -76,6 +80,7 @@ class JobContext:
         self.jobs = JobStore(Store(store.settings))
         self.job = job
         self.scratch = scratch
+        self.device = device if device is not None else Held((), store.settings)
         self.method: Method = service.method(job.method)
         self.work: Work = self.method.work_of(job_kind(job))
         self.parameters: Parameters = self.method.parse(job_kind(job), struct_values(job.resolved_parameters))
@@ -175,6 +180,17 @@ class JobContext:
             return v1.JobEvent(epoch_completed=epoch)
 
         self._change(change)
+
+    def hand_over(self, use: Use) -> NoReturn:
+        """End this attempt in favour of other work, after a checkpoint; the job goes on when that is done."""
+        text = f"handed the device to {use.words(self.job.project)}; goes on after it"
+
+        def change(job: v1.Job) -> None:
+            job.message = text
+
+        self._change(change)
+        _log.info("%s", text)
+        raise HandedOver
 
     def report_image(self, image: v1.ImageCompleted, progress: v1.Progress) -> None:
         """Record a processed image."""

@@ -9,6 +9,8 @@ from typing import Final
 
 SERVICE_GONE: Final = 3
 """Exit code of a worker whose service is gone."""
+HANDED_OVER: Final = 4
+"""Exit code of a worker that has handed its device over to other work, after a checkpoint."""
 STORE_AWAY: Final = 75
 """Exit code of a worker that has waited for the store in vain (`EX_TEMPFAIL` of sysexits.h)."""
 
@@ -34,6 +36,8 @@ class ExitKind(enum.Enum):
     """Its node was drained, failed or ran short of something: it does not count."""
     PREEMPTED = "preempted"
     """It gave way to work of a higher priority: it does not count."""
+    HANDED_OVER = "handed over"
+    """It handed its device over to shorter work after a checkpoint: it does not count."""
     NO_IMAGE = "no image"
     """Its container could not be made, most often because the image cannot be pulled."""
     UNSCHEDULABLE = "unschedulable"

@@ -22,8 +22,9 @@ from typing import Protocol, TypeVar
 from google.protobuf import json_format
 
 from parfocal import v1
-from parfocal.runtime.jobs.device_lock import DeviceLock, Devices, Loan
-from parfocal.runtime.jobs.exits import SERVICE_GONE, STORE_AWAY, Exit, ExitKind, Waiting
+from parfocal.runtime.jobs.device.lock import DeviceLock, Devices, Loan
+from parfocal.runtime.jobs.device.use import Holder, Use
+from parfocal.runtime.jobs.exits import HANDED_OVER, SERVICE_GONE, STORE_AWAY, Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, hand_over
 from parfocal.runtime.methods.service import Resources
 from parfocal.runtime.settings import Settings
@@ -44,11 +45,23 @@ class Launcher(Protocol[W]):
 
     detached: bool
 
-    async def reserve(self, resources: Resources) -> bool:
-        """Return whether `start` would find room now, and keep it for the next `start`."""
+    async def reserve(self, use: Use, resources: Resources) -> bool:
+        """Return whether `start` would find room now, and keep it for the next `start`; if not, it is asked for."""
+
+    async def want(self, use: Use, resources: Resources) -> None:
+        """Ask for room for a job that cannot be started here yet, so that a training makes it."""
 
     async def release(self) -> None:
         """Give back what was reserved for a job that will not start after all."""
+
+    async def count_wait(self) -> None:
+        """Count the time that longer work waits. To be called several times a second as long as any does."""
+
+    async def short_first(self) -> bool:
+        """Return whether short work goes before other now."""
+
+    async def holders(self) -> Sequence[Holder]:
+        """Return what has the devices of this machine, soonest done first; nothing where that is unknown."""
 
     async def start(self, job: v1.Job, resources: Resources) -> W | None:
         """Start a worker for the present attempt of `job`; None while there is no room.
@@ -148,6 +161,8 @@ def _exit(code: int, log: Path) -> Exit:
         return Exit(ExitKind.FINISHED)
     if code == SERVICE_GONE:
         return Exit(ExitKind.INTERRUPTED, "lost its service")
+    if code == HANDED_OVER:
+        return Exit(ExitKind.HANDED_OVER, "handed the device over to other work")
     if code == STORE_AWAY:
         return Exit(ExitKind.INTERRUPTED, "waited for the store in vain")
     if code == -signal.SIGTERM:
@@ -169,8 +184,8 @@ class _Spare:
         Of its jobs, see `_affinity`.
     device
         The lock of the device that it sees; None if it needs none.
-    holder
-        What that says of its holder as long as nobody had it after this process.
+    use
+        What that says of its use as long as nobody had it after this process.
     until
         When it ends, by time.monotonic().
     """
@@ -179,7 +194,7 @@ class _Spare:
     lifeline: socket.socket
     affinity: str
     device: DeviceLock | None
-    holder: str
+    use: Use
     until: float
 
 
@@ -201,17 +216,39 @@ class LocalLauncher:
         self._module = service_module
         self._device = device
         self._loan: Loan | None = None
+        self._wanted: Use | None = None
         self._spares: list[_Spare] = []
         # Killed spare workers that are still to be reaped.
         self._ending: list[subprocess.Popen[bytes]] = []
 
-    async def reserve(self, resources: Resources) -> bool:
-        """Take the device for the next worker; return False while something else has it."""
-        return self._reserve(needs_device=resources.gpu > 0)
+    async def reserve(self, use: Use, resources: Resources) -> bool:
+        """Take the device for the next worker; return False while something else has it or goes first."""
+        return self._reserve(use, needs_device=resources.gpu > 0)
 
     async def release(self) -> None:
-        """Give back a reserved device that no worker took."""
+        """Give back a reserved device that no worker took, and take back what was asked for."""
         self._release()
+        if self._wanted is not None:
+            self._device.withdraw(self._wanted)
+            self._wanted = None
+
+    async def want(self, use: Use, resources: Resources) -> None:
+        """Ask for the device."""
+        if resources.gpu > 0:
+            self._device.want(use)
+            self._wanted = use
+
+    async def count_wait(self) -> None:
+        """Count the time that work waits for short work."""
+        self._device.count_wait()
+
+    async def short_first(self) -> bool:
+        """Return whether the share of short work is not used up."""
+        return self._device.short_first()
+
+    async def holders(self) -> Sequence[Holder]:
+        """Return what has the devices."""
+        return self._device.holders()
 
     async def start(self, job: v1.Job, resources: Resources) -> LocalWorker | None:
         """Give this attempt of `job` to a spare worker, or to a new one; raise OSError if none can be started."""
@@ -244,11 +281,12 @@ class LocalLauncher:
         self._tend()
         return not self._ending
 
-    def _reserve(self, *, needs_device: bool) -> bool:
+    def _reserve(self, use: Use, *, needs_device: bool) -> bool:
         if needs_device and self._loan is None:
-            self._loan = self._device.take(for_job=True)
+            self._loan = self._device.take(use)
+            self._wanted = use if self._loan is None else None
             if self._loan is not None:
-                self._loan.describe("the next job")
+                self._loan.describe(use)
         return not needs_device or self._loan is not None
 
     def _release(self) -> None:
@@ -257,12 +295,12 @@ class LocalLauncher:
             self._loan = None
 
     def _start(self, job: v1.Job, *, needs_device: bool) -> LocalWorker | None:
-        if not self._reserve(needs_device=needs_device):
+        use = Use.of(job, self._settings.short_prediction_images)
+        if not self._reserve(use, needs_device=needs_device):
             return None
         loan = self._loan if needs_device and self._loan is not None else Loan(())
-        loan.describe(f"the job {job.id} of the service {job.service}")
+        loan.describe(use)
         files, device = loan.files, loan.lock
-        holder = device.holder() if device is not None else ""
         assignment = Assignment(job.project, job.id, job.attempt)
         affinity = _affinity(job) if self._settings.spare_seconds else ""
         log = self._settings.state_folder / "logs" / job.project / f"{job.id}-{job.attempt}.log"
@@ -277,7 +315,7 @@ class LocalLauncher:
 
         def keep() -> None:
             until = time.monotonic() + self._settings.spare_seconds
-            self._spares.append(_Spare(process, lifeline, affinity, device, holder, until))
+            self._spares.append(_Spare(process, lifeline, affinity, device, use, until))
 
         return LocalWorker(process, lifeline, log, keep, taken=known is None)
 
@@ -288,7 +326,7 @@ class LocalLauncher:
             elif spare.process.poll() is not None:
                 self._end(spare, "it is gone")
             # A device that is reserved is for the next job here: `start` knows whether that is one for this worker.
-            elif spare.device is not None and self._loan is None and spare.device.holder() != spare.holder:
+            elif spare.device is not None and self._loan is None and _used_by_others(spare.device, spare.use):
                 self._end(spare, "other work has the device")
         self._ending = [process for process in self._ending if process.poll() is None]
 
@@ -345,6 +383,12 @@ class LocalLauncher:
         spare.lifeline.close()
         self._spares.remove(spare)
         self._ending.append(spare.process)
+
+
+def _used_by_others(device: DeviceLock, use: Use) -> bool:
+    """Return whether anybody has had a device after this use of it."""
+    holder = device.holder()
+    return holder is not None and holder.use != use
 
 
 def _affinity(job: v1.Job) -> str:

@@ -115,14 +115,21 @@ def set_state(job: v1.Job, state: v1.JobState.ValueType, message: str) -> v1.Job
     """Change the state of `job` and return the event that reports it; an ended one is resumed by it, after a pause."""
     job.state = state
     job.message = message
+    if job.HasField("handed_over_at") and state != v1.JOB_STATE_QUEUED:
+        _add_pause(job, job.handed_over_at)
+        job.ClearField("handed_over_at")
     if state in FINAL_STATES:
         job.finished_at.CopyFrom(now())
         job.progress.ClearField("seconds_left")
     elif job.HasField("finished_at"):
-        pause = now().ToNanoseconds() - job.finished_at.ToNanoseconds()
-        job.paused.FromNanoseconds(job.paused.ToNanoseconds() + max(0, pause))
+        _add_pause(job, job.finished_at)
         job.ClearField("finished_at")
     return v1.JobEvent(state_change=v1.StateChange(state=state, message=message))
+
+
+def _add_pause(job: v1.Job, since: timestamp_pb2.Timestamp) -> None:
+    pause = now().ToNanoseconds() - since.ToNanoseconds()
+    job.paused.FromNanoseconds(job.paused.ToNanoseconds() + max(0, pause))
 
 
 def set_running(job: v1.Job) -> v1.JobEvent:

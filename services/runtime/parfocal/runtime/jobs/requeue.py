@@ -7,8 +7,8 @@ from typing import Final
 
 from parfocal import v1
 from parfocal.runtime.errors import ParfocalError, PreconditionError
-from parfocal.runtime.jobs.exits import FAILURES, LOSSES, LOST, WORN_OUT, Exit, Failure
-from parfocal.runtime.jobs.records import FINAL_STATES, set_running, set_state, state_name
+from parfocal.runtime.jobs.exits import FAILURES, LOSSES, LOST, WORN_OUT, Exit, ExitKind, Failure
+from parfocal.runtime.jobs.records import FINAL_STATES, now, set_running, set_state, state_name
 from parfocal.runtime.rpc_errors import code_name
 
 MAX_LOST_WORKERS: Final = 3
@@ -40,6 +40,10 @@ def requeue(attempt: int, ended: Exit, *, counts: bool) -> Callable[[v1.Job], v1
             return None
         resumable = job.WhichOneof("spec") == "training"
         resume = "`parfocal jobs resume` continues from the last checkpoint." if resumable else "Start it again."
+        if ended.kind is ExitKind.HANDED_OVER:
+            job.handed_over_at.CopyFrom(now())
+            # The worker has left there whom it handed the device over to.
+            return set_state(job, v1.JOB_STATE_QUEUED, job.message)
         if (failure := FAILURES.get(ended.kind)) is not None:
             return _failed(job, failure, f"Not tried again: {why}. {failure.cure} {resume}")
         losses = LOSSES.get(ended.kind, 0) if counts else 0

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,10 +28,12 @@ from parfocal.runtime.errors import (
     UnavailableError,
 )
 from parfocal.runtime.jobs.accounts import Accounts
+from parfocal.runtime.jobs.device.use import Use
 from parfocal.runtime.jobs.exits import Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.launcher import Launcher
 from parfocal.runtime.jobs.lease import Lease
 from parfocal.runtime.jobs.measures import note_end, note_exit, note_work
+from parfocal.runtime.jobs.queue import Key, Queue, Queued, waits_for
 from parfocal.runtime.jobs.records import FINAL_STATES, WORKING_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.jobs.requeue import begin, cancelled, fail, queue_again, requeue
 from parfocal.runtime.methods.service import Resources, Service
@@ -45,6 +47,9 @@ _log = logging.getLogger(__name__)
 _QUEUED = v1.JOB_STATE_QUEUED
 _POLL_SECONDS = 0.2
 _RECONCILE_SECONDS = 1.0
+# How often jobs in the queue say what they wait for, and how many of them do; those behind them say what they said.
+_TELL_SECONDS = 5.0
+_TOLD_JOBS = 20
 # Far longer than a worker that was replaced needs to notice it.
 _LEFTOVER_SECONDS = 600.0
 # Far longer than the admission of a job takes.
@@ -55,7 +60,6 @@ _STRAY_SECONDS = 10.0
 # Most that a job rests after many attempts on a cluster.
 _LONGEST_REST_SECONDS = 60.0
 _LOST = Exit(ExitKind.INTERRUPTED, "was lost when its service stopped or was replaced")
-_Key = tuple[str, str]
 
 
 @dataclass
@@ -68,20 +72,6 @@ class _Running:
     kill_at: float | None = None
     told: str = ""
     waits: bool = False
-
-
-@dataclass(frozen=True, order=True)
-class _Queued:
-    created_ns: int
-    project: str
-    job_id: str
-    attempt: int
-    resources: Resources = field(compare=False)
-
-    @property
-    def key(self) -> _Key:
-        """Project and id."""
-        return self.project, self.job_id
 
 
 class Scheduler:
@@ -107,15 +97,18 @@ class Scheduler:
         self.refused: PreconditionError | None = None
         self._tried = False
         self._renewing = asyncio.Lock()
-        self._queue: dict[_Key, _Queued] = {}
-        self._running: dict[_Key, _Running] = {}
+        self._queue = Queue()
+        self._tell_at = 0.0
+        # What jobs in the queue have said last.
+        self._told: dict[Key, str] = {}
+        self._running: dict[Key, _Running] = {}
         # Workers of jobs that another instance has taken over: killed, and only to be reaped.
         self._replaced: list[Any] = []
         # Jobs with an open mark that need nothing before a time (of time.monotonic).
-        self._not_before: dict[_Key, float] = {}
+        self._not_before: dict[Key, float] = {}
         self._reconcile_at = 0.0
         self._strays_at = 0.0
-        self._locks: dict[_Key, asyncio.Lock] = {}
+        self._locks: dict[Key, asyncio.Lock] = {}
 
     @property
     def is_active(self) -> bool:
@@ -144,6 +137,8 @@ class Scheduler:
                 if self._launcher.detached and time.monotonic() >= self._strays_at:
                     await self._end_strays()
                 await self._start_next()
+                if time.monotonic() >= self._tell_at:
+                    await self._tell_queue()
             except UnavailableError as error:
                 _log.warning("jobs wait: %s", error)
                 await asyncio.sleep(2.0)
@@ -156,11 +151,15 @@ class Scheduler:
             # A job may be cancelled while the device is reserved for it.
             await self._launcher.release()
             return
+        if any(item.resources.gpu and not item.use.short for item in self._queue):
+            await self._launcher.count_wait()
+        short_first = await self._launcher.short_first()
+        item = self._queue.in_order(short_first=short_first)[0]
         if len(self._running) >= self._settings.worker_count:
+            if item.use.short and any(self._use(running.job).gives_way for running in self._running.values()):
+                await self._launcher.want(item.use, item.resources)
             return
-        # The oldest first: a job that lost its worker does not go behind those that came after it.
-        item = min(self._queue.values())
-        if not await self._launcher.reserve(item.resources):
+        if not await self._launcher.reserve(item.use, item.resources):
             return
         async with self._lock(*item.key):
             if item.key not in self._queue:
@@ -177,7 +176,7 @@ class Scheduler:
             except (NotFoundError, DamagedError) as error:
                 self._set_aside(item.key, error)
                 return
-            self._queue.pop(item.key, None)
+            self._queue.take(item)
             # Only who has begun the attempt may start a worker; what another instance holds is left to `_reconcile`.
             if not started or not self._active:
                 return
@@ -192,6 +191,26 @@ class Scheduler:
                 return
             _log.info("worker started", extra={"job": job.id, "attempt": job.attempt})
             self._running[item.key] = _Running(job, worker)
+
+    async def _tell_queue(self) -> None:
+        """Let jobs in the queue say what they wait for and about how long."""
+        self._tell_at = time.monotonic() + _TELL_SECONDS
+        if not self._queue or self._launcher.detached:
+            return
+        holders, short_first = await self._launcher.holders(), await self._launcher.short_first()
+        running = [self._use(running.job) for running in self._running.values()]
+        for number, item in enumerate(self._queue.in_order(short_first=short_first)[:_TOLD_JOBS]):
+            text = waits_for(item, number, holders, running, short_first=short_first)
+
+            def change(job: v1.Job, item: Queued = item, text: str = text) -> None:
+                if job.state == _QUEUED and job.attempt == item.attempt:
+                    job.message = text
+
+            if self._told.get(item.key) != text:
+                with contextlib.suppress(NotFoundError, DamagedError):
+                    await asyncio.to_thread(self.jobs.change, item.project, item.job_id, change)
+                    self._told[item.key] = text
+        self._told = {key: text for key, text in self._told.items() if key in self._queue}
 
     async def _look_after(self, running: _Running) -> None:
         job = running.job
@@ -358,10 +377,10 @@ class Scheduler:
         if removed:
             _log.info("files of other attempts removed", extra={"job": job.id, "files": removed})
 
-    def _set_aside(self, key: _Key, error: ParfocalError) -> None:
+    def _set_aside(self, key: Key, error: ParfocalError) -> None:
         """Leave a job alone whose record cannot be used; it is looked at again some time."""
         _log.error("job %s is left out: %s", key[1], error)
-        self._queue.pop(key, None)
+        self._queue.drop(key)
         self._not_before[key] = time.monotonic() + _LEFTOVER_SECONDS
 
     async def _queue_again(self, job: v1.Job, why: str) -> None:
@@ -375,10 +394,9 @@ class Scheduler:
 
     def _take_up(self, job: v1.Job) -> None:
         """Put a job into the queue if it waits for its turn; no worker of this instance has it."""
-        key = job.project, job.id
         if self._active and job.state == _QUEUED and job.service == self.service.name:
-            created = job.created_at.ToNanoseconds()
-            self._queue[key] = _Queued(created, job.project, job.id, job.attempt, self._resources(job))
+            self._queue.put(Queued.of(job, self._use(job), self._resources(job)))
+            self._tell_at = 0.0
 
     def _note_end(self, job: v1.Job) -> None:
         """Count a job that has just come to its end, if it has."""
@@ -387,6 +405,9 @@ class Scheduler:
 
     def _resources(self, job: v1.Job) -> Resources:
         return self.service.method(job.method).work_of(job_kind(job)).resources
+
+    def _use(self, job: v1.Job) -> Use:
+        return Use.of(job, self._settings.short_prediction_images)
 
     async def _keep_lease(self) -> None:
         while True:

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     assignment, loan = Assignment(options.project, options.job_id, options.attempt), options.device
     while True:
-        ended = work(options.module, *assignment)
+        ended = work(options.module, *assignment, loan)
         # What went wrong may have left something behind that a new process does not have.
         if line is None or not options.spare or not ended.succeeded:
             return ended.code

@@ -58,7 +58,9 @@ def predict(context: JobContext) -> None:
     assert isinstance(parameters, PredictionParameters)
     if context.complete_publication():
         return
-    context.report_progress(v1.Progress(stage="preparing"), message="loading the model", at_once=True)
+    context.report_progress(
+        v1.Progress(stage="preparing", steps=context.job.progress.steps), message="loading the model", at_once=True
+    )
     place = Location.parse(spec.model_uri)
     manifest = ModelManifest.read(context.store, place / MODEL_MANIFEST)
     device = context.choose_device(parameters.precision, training=False)
@@ -299,6 +301,7 @@ def _collect(
     result, entries = pending.result()
     done.append(result)
     files.extend(entries)
+    context.device.tell(left=sum(each.seconds for each in done) / len(done) * (count - len(done)))
     context.report_image(
         v1.ImageCompleted(name=result.input, seconds=result.seconds),
         v1.Progress(stage="predicting", step=len(done), steps=count, fraction=len(done) / count),

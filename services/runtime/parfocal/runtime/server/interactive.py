@@ -33,7 +33,7 @@ from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.confinement import confine_model
 from parfocal.runtime.store.housekeeping import free_space, own_folder, remove_abandoned
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
-from parfocal.runtime.store.store import Store, translate_disk_error
+from parfocal.runtime.store.store import Location, Store, translate_disk_error
 
 _log = logging.getLogger(__name__)
 CHUNK_BYTES = 3 * 2**20
@@ -50,6 +50,11 @@ class _Task:
     method: str
     parameters: PredictionParameters
     size: int
+
+    @property
+    def project(self) -> str:
+        """The project that the model belongs to."""
+        return Location.parse(self.header.model_uri).key.partition("/")[0]
 
     def question(self, folder: Path) -> dict[str, Any]:
         image = self.header.image
@@ -109,7 +114,7 @@ class Interactive:
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
             await self._receive(requests, task, folder / "input")
             result: dict[str, Any] = {}
-            async with contextlib.aclosing(self._worker.ask(task.question(folder))) as answers:
+            async with contextlib.aclosing(self._worker.ask(task.question(folder), task.project)) as answers:
                 async for answer in answers:
                     if "progress" in answer:
                         yield v1.PredictImageResponse(progress=v1.Progress(**answer["progress"]))

@@ -9,7 +9,7 @@ import grpc
 
 from parfocal import v1
 from parfocal.runtime.jobs.controller import Controller
-from parfocal.runtime.jobs.device_lock import Devices
+from parfocal.runtime.jobs.device.lock import Devices
 from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
 from parfocal.runtime.methods.service import Service, load_object
@@ -70,13 +70,15 @@ class MethodsAndJobs:
         else:
             launcher = LocalLauncher(settings, module, device)
             self._images = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
-        self._service, self._settings = service, settings
+        self._service, self._store, self._settings = service, store, settings
         self._controller = Controller(service, store, launcher, settings)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Add the servicers to a server that has not started."""
         v1.add_JobServiceServicer_to_server(JobServicer(self._controller, self._settings), server)
-        v1.add_MethodServiceServicer_to_server(MethodServicer(self._service, self._images, self._settings), server)
+        v1.add_MethodServiceServicer_to_server(
+            MethodServicer(self._service, self._store, self._images, self._settings), server
+        )
 
     async def start(self) -> None:
         """Begin to run jobs, where this instance shall; raise PreconditionError where the store cannot be used."""

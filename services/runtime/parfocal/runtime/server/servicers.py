@@ -15,8 +15,9 @@ from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.server.forwarding import Images
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.confinement import authorise_reading
 from parfocal.runtime.store.names import check_name, is_name, new_request_id
-from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.store import Location, Store
 
 _WATCH_SECONDS = 0.3
 _PAGE_SIZE = 50
@@ -83,6 +84,8 @@ class JobServicer(v1.JobServiceServicer):
         after, etag, call = request.after_sequence, "", current()
         while True:
             call.require_current()
+            # The caller's role may have been withdrawn meanwhile.
+            await authorise(project, request.job_id)
             record = await asyncio.to_thread(self._jobs.read, project, request.job_id)
             if record.etag != etag:
                 etag = record.etag
@@ -160,7 +163,8 @@ def _place(token: str) -> tuple[int, str]:
 class MethodServicer(v1.MethodServiceServicer):
     """Says what the service offers, and predicts single images."""
 
-    def __init__(self, service: Service, images: Images, settings: Settings) -> None:
+    def __init__(self, service: Service, store: Store, images: Images, settings: Settings) -> None:
+        self._store = store
         self._images = images
         self._settings = settings
         self._answer = v1.ListMethodsResponse(
@@ -197,7 +201,7 @@ class MethodServicer(v1.MethodServiceServicer):
         if place.bucket != self._settings.bucket_models or not is_name(project):
             authorise_anywhere()
             raise NotFoundError(f"There is no published model at {uri}.")
-        await authorise(project, uri)
+        await authorise_reading(self._store, place, project, uri)
 
 
 async def _from(

@@ -17,7 +17,8 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError, QueueFullError, UnavailableError
-from parfocal.runtime.jobs.device_lock import Devices, Loan
+from parfocal.runtime.jobs.device.lock import Devices, Loan
+from parfocal.runtime.jobs.device.use import Use
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings
 
@@ -66,8 +67,9 @@ class _Worker:
 class WarmWorker:
     """At most one warm worker of a service, asked one thing at a time. All methods belong to one event loop.
 
-    It has the device as long as it lives. It ends after `warm_idle_seconds`, or when other work wants the device: a
-    job once the present image is done, an image of another service once there is none here.
+    It has the device as long as it lives. It ends after `warm_idle_seconds`, or when other work wants the device: at
+    once after the present image if that work came before the next image or goes first, and otherwise, as trainings do,
+    once there has been no image for `spare_seconds`.
     """
 
     def __init__(self, service: Service, module: str, device: Devices, settings: Settings) -> None:
@@ -77,13 +79,14 @@ class WarmWorker:
         self._settings = settings
         kind = v1.JOB_KIND_PREDICTION
         self._needs_device = any(method.work[kind].needs_device for method in service.methods if kind in method.work)
+        self._use = Use.of_images(service.name)
         self._turn = asyncio.Lock()
         self._worker: _Worker | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._used = 0.0
         self._stopped = False
 
-    async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def ask(self, question: dict[str, Any], project: str = "") -> AsyncGenerator[dict[str, Any], None]:
         """Yield what the worker answers, as `parfocal.runtime.server.interactive_worker` describes it.
 
         An iteration that ends before the last answer drops the work: its worker is killed.
@@ -92,6 +95,8 @@ class WarmWorker:
         ----------
         question
             What to compute.
+        project
+            Whose people are told who has the device; empty: everybody's.
 
         Raises
         ------
@@ -106,7 +111,13 @@ class WarmWorker:
         async with self._turn:
             if self._worker is None or self._worker.process.returncode is not None:
                 yield {"progress": {"stage": "waiting for the worker"}}
-                self._worker = await self._start(deadline)
+                async with contextlib.aclosing(self._take_device(deadline, project)) as taking:
+                    async for loan in taking:
+                        if isinstance(loan, str):
+                            yield {"progress": {"stage": loan}}
+                        else:
+                            self._worker = await self._start(loan)
+                assert self._worker is not None
                 self._watcher = asyncio.create_task(self._watch(self._worker))
             self._require_running()
             finished = False
@@ -126,8 +137,8 @@ class WarmWorker:
                 self._used = time.monotonic()
                 if not finished:
                     self._end("its image came to no end")
-                elif self._device.job_waits():
-                    self._end("a job waits for the device")
+                elif self._others_first():
+                    self._end("other work waits for the device")
 
     async def stop(self) -> None:
         """End the worker, whatever it does; whoever waits for it is told."""
@@ -139,8 +150,7 @@ class WarmWorker:
             self._end("the service is stopped")
             await worker.process.wait()
 
-    async def _start(self, deadline: float) -> _Worker:
-        loan = await self._take_device(deadline)
+    async def _start(self, loan: Loan) -> _Worker:
         try:
             log = self._settings.state_folder / "logs" / f"warm-{self._service.name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -163,22 +173,39 @@ class WarmWorker:
         _log.info("warm worker started", extra={"pid": process.pid})
         return _Worker(process, log)
 
-    async def _take_device(self, deadline: float) -> Loan:
+    async def _take_device(self, deadline: float, project: str) -> AsyncGenerator[str | Loan, None]:
+        """Yield what is waited for, in words, whenever that changes, and at last the device."""
         if not self._needs_device:
-            return Loan(())
-        while True:
-            self._require_running()
-            loan = self._device.take(for_job=False)
-            if loan is not None:
-                loan.describe(f"single images of the service {self._service.name}")
-                return loan
-            if time.monotonic() > deadline:
-                raise QueueFullError(
-                    f"The device is in use by {self._device.holder()}, and a single image waits for it no longer than "
-                    f"{self._settings.image_wait_seconds:g} s. Try again later, or start a prediction job: it waits "
-                    "until its turn comes."
-                )
-            await asyncio.sleep(_POLL_SECONDS)
+            yield Loan(())
+            return
+        told = ""
+        try:
+            while True:
+                self._require_running()
+                loan = self._device.take(self._use)
+                if loan is not None:
+                    loan.describe(self._use)
+                    yield loan
+                    return
+                holders = [
+                    holder.words(project, hands_over=self._device.short_first()) for holder in self._device.holders()
+                ]
+                waits = "; ".join(holders) or "other work has the device"
+                if time.monotonic() > deadline:
+                    raise QueueFullError(
+                        f"A single image waits for the device no longer than {self._settings.image_wait_seconds:g} s: "
+                        f"{waits}. Try again later, or start a prediction job: it waits until its turn comes."
+                    )
+                if waits != told:
+                    told = waits
+                    yield f"waiting for the device: {waits}"
+                await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            self._device.withdraw(self._use)
+
+    def _others_first(self) -> bool:
+        """Return whether other work goes before the next image."""
+        return any(wish.use.short or not self._device.short_first() for wish in self._device.waiting())
 
     async def _watch(self, worker: _Worker) -> None:
         self._used = time.monotonic()
@@ -190,7 +217,9 @@ class WarmWorker:
                 self._end("it is gone")
             elif time.monotonic() - self._used > self._settings.warm_idle_seconds:
                 self._end("it was idle")
-            elif self._device.job_waits() or self._device.image_waits():
+            elif self._others_first() or (
+                self._device.waiting() and time.monotonic() - self._used > self._settings.spare_seconds
+            ):
                 self._end("other work wants the device")
 
     def _end(self, why: str) -> None:

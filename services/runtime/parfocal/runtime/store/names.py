@@ -6,11 +6,14 @@ import re
 import secrets
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Final
 
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.store.store import Location, Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+#: Folder of what was derived from an image, with a mark for each project that has the image.
+DERIVED_FOR: Final = ".projects"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -73,6 +76,11 @@ def model_location(store: Store, project: str, model: str, version: int | None =
 def result_location(store: Store, project: str, job_id: str) -> Location:
     """Return the folder of the results of a job."""
     return store.results / check_name("project", project) / _check_id("job id", job_id)
+
+
+def derived_mark(store: Store, digest: str, project: str) -> Location:
+    """Return the object that says that a project has the image from which something was derived."""
+    return store.derived / digest / DERIVED_FOR / check_name("project", project)
 
 
 def job_location(store: Store, project: str, job_id: str) -> Location:

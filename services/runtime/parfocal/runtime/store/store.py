@@ -317,6 +317,13 @@ class Store:
                 if item.object_name == folder.key or item.object_name.startswith(f"{folder.key}/"):
                     self._client._abort_multipart_upload(folder.bucket, item.object_name, item.upload_id)
 
+    def unfinished(self, folder: Location) -> Iterator[tuple[Location, int]]:
+        """Yield the objects below `folder` that were begun in parts and not completed, with the bytes of these."""
+        with self._translated(folder):
+            for item in self._begun(folder.bucket, f"{folder.key}/"):
+                place = Location(folder.bucket, item.object_name)
+                yield place, sum(part.size for part in self._parts(place, str(item.upload_id)))
+
     # The client has no public methods for these four calls of S3: its own `put_object` is made of them.
     def _begun(self, bucket: str, prefix: str) -> Iterator[Any]:
         key_marker = upload_id_marker = None

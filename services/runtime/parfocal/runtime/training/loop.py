@@ -40,6 +40,10 @@ from parfocal.runtime.store.store import Location
 
 _log = logging.getLogger(__name__)
 LAST = "last"
+# How often the device is told how far the training is.
+_TELL_SECONDS = 2.0
+# A training that is done so soon hands nothing over: the next worker would take as long to start.
+_SHORT_REST_SECONDS = 5.0
 
 
 @dataclass
@@ -78,6 +82,8 @@ def train(context: JobContext) -> None:
     training = _Training(context, implementation, opened, learner)
     if not training.resume():
         training.initialise()
+    elif context.job.HasField("paused"):
+        context.device.count_restart()
     training.run()
     training.publish()
 
@@ -173,6 +179,7 @@ class _Training:
         """Train epoch by epoch, until all are done or the user has enough."""
         context, state = self._context, self._state
         saved = time.monotonic()
+        self._tell_device(0)
         while state.epoch < self._epochs and not context.keep_best:
             begin = time.monotonic()
             rate = state.schedule.learning_rate
@@ -194,6 +201,9 @@ class _Training:
                 v1.EpochCompleted(epoch=state.epoch, metrics=metrics, seconds=seconds, best=improved),
                 self._progress(0),
             )
+            self._tell_device(0)
+            if state.epoch < self._epochs and not context.keep_best and self._seconds_left(0) > _SHORT_REST_SECONDS:
+                self._give_way()
             if state.epoch < self._epochs and time.monotonic() - saved >= context.settings.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
@@ -202,10 +212,23 @@ class _Training:
         if context.keep_best:
             context.warn(f"The training was finished early on request, after {state.epoch} of {self._epochs} epochs.")
 
+    def _give_way(self) -> None:
+        """Hand the device over between two epochs, if shorter work waits for it."""
+        wish = self._context.device.wanted()
+        if wish is not None:
+            self._save()
+            self._context.hand_over(wish.use)
+
+    def _tell_device(self, step: int) -> None:
+        """Say for those who wait for the device how far the training is."""
+        state, left = self._state, self._seconds_left(step)
+        rest = state.seconds / state.epoch * (1 - step / self._batches.steps_per_epoch) if state.epoch else 0.0
+        self._context.device.tell(epoch=state.epoch, epochs=self._epochs, until_turn=rest, left=left)
+
     def _train_epoch(self) -> dict[str, float] | None:
         """Return the mean losses of an epoch, or None if training shall end now."""
         context, state, steps = self._context, self._state, self._batches.steps_per_epoch
-        mean = _Mean()
+        mean, told = _Mean(), time.monotonic()
         for step, batch in enumerate(_prefetch(self._training_batch, steps)):
             context.check_cancelled()
             if context.keep_best and state.epoch > 0:
@@ -214,6 +237,9 @@ class _Training:
             _require_finite(state.epoch + 1, losses)
             mean.add(losses, batch.size)
             context.report_progress(self._progress(step + 1), message="training")
+            if time.monotonic() >= told + _TELL_SECONDS:
+                self._tell_device(step + 1)
+                told = time.monotonic()
         return mean.values()
 
     def _validate(self) -> dict[str, float]:
@@ -266,7 +292,6 @@ class _Training:
 
     def _progress(self, step: int) -> v1.Progress:
         state, steps = self._state, self._batches.steps_per_epoch
-        per_epoch = state.seconds / state.epoch if state.epoch else 0.0
         return v1.Progress(
             stage="training",
             epoch=state.epoch,
@@ -274,8 +299,15 @@ class _Training:
             step=step,
             steps=steps,
             fraction=min((state.epoch + step / steps) / self._epochs, 1.0),
-            seconds_left=per_epoch * max(self._epochs - state.epoch - step / steps, 0.0),
+            seconds_left=self._seconds_left(step),
         )
+
+    def _seconds_left(self, step: int) -> float:
+        """Return how long the training will take from this step of the present epoch on; 0 before the first epoch."""
+        state, steps = self._state, self._batches.steps_per_epoch
+        per_epoch = state.seconds / state.epoch if state.epoch else 0.0
+        epochs = float(self._epochs - state.epoch - step / steps)
+        return per_epoch * max(epochs, 0.0)
 
     def _save(self) -> None:
         folder = empty_folder(self._context.scratch / "checkpoint")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from parfocal import v1
 from parfocal.runtime.errors import UnavailableError
+from parfocal.runtime.jobs.device.use import Holder, Use
 from parfocal.runtime.jobs.exits import Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.handover import Assignment
 from parfocal.runtime.jobs.kubernetes.api import ApiError, KubernetesApi, Object
@@ -109,9 +110,23 @@ class KubernetesLauncher:
         self._places = _Places()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def reserve(self, resources: Resources) -> bool:  # noqa: ARG002
+    async def reserve(self, use: Use, resources: Resources) -> bool:  # noqa: ARG002
         """Return True: the cluster has the queue."""
         return True
+
+    async def want(self, use: Use, resources: Resources) -> None:
+        """Do nothing: the priority of its Job asks for room."""
+
+    async def count_wait(self) -> None:
+        """Do nothing: the cluster shares its devices by the priorities of Jobs."""
+
+    async def short_first(self) -> bool:
+        """Return True: nothing waits here for long."""
+        return True
+
+    async def holders(self) -> Sequence[Holder]:
+        """Return nothing: that is the cluster's to know."""
+        return ()
 
     async def release(self) -> None:
         """Do nothing."""

@@ -8,6 +8,7 @@ import re
 from typing import Any, Final
 
 from parfocal import v1
+from parfocal.runtime.jobs.device.use import Use
 from parfocal.runtime.jobs.handover import Assignment
 from parfocal.runtime.jobs.kubernetes.api import Object
 from parfocal.runtime.methods.service import Resources
@@ -20,6 +21,7 @@ ATTEMPT: Final = "parfocal/attempt"
 OWNER: Final = "parfocal/owner"
 IMAGE: Final = "PARFOCAL_IMAGE"
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
+PRIORITY: Final = "kueue.x-k8s.io/priority-class"
 CONTAINER: Final = "worker"
 """Name of the container of the template that becomes the worker."""
 _LONGEST_NAME: Final = 52
@@ -52,6 +54,10 @@ def job_manifest(template: Object, service: str, job: v1.Job, resources: Resourc
     pod["labels"] = {**(pod.get("labels") or {}), **labels}
     pod["annotations"] = {**(pod.get("annotations") or {}), **own}
     content["spec"]["restartPolicy"] = "Never"
+    if settings.kubernetes_short_priority and Use.of(job, settings.short_prediction_images).short:
+        content["spec"]["priorityClassName"] = settings.kubernetes_short_priority
+        if QUEUE in of_template:
+            of_template = {**of_template, PRIORITY: settings.kubernetes_short_priority}
     container = {entry["name"]: entry for entry in content["spec"]["containers"]}[CONTAINER]
     environment = container.setdefault("env", [])
     if not any(entry["name"] == IMAGE for entry in environment):

@@ -1,10 +1,5 @@
 """Uploads: begun, sent by clients straight to the store, verified here, and then published.
 
-```
-<kind>/<project>/.incoming/<what>.<request>.json    what was begun, when and by whom
-                          /<request>/<manifest>     the manifest as the client proposes it
-```
-
 The files go to their final place: whoever has a signed request can create exactly one object of the announced length
 and digest there, and replace none. So what was verified stays as it is, and nothing is copied.
 """
@@ -12,27 +7,25 @@ and digest there, and replace none. So what was verified stays as it is, and not
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from parfocal import v1
 from parfocal.catalog.lineage import addresses
-from parfocal.catalog.places import DATASET, KINDS, MODEL, RESULT, Kind, place_of
+from parfocal.catalog.places import DATASET, KINDS, Kind
 from parfocal.catalog.signing import Signer
-from parfocal.catalog.upload_files import PART_BYTES, check_header, digest_of, name_problem, part_size
+from parfocal.catalog.uploads.checks import PART_BYTES, check_announced, check_header, digest_of, part_size
+from parfocal.catalog.uploads.records import FOLDER, INBOX, Record, Records, Upload, kind_of_upload
 from parfocal.runtime.errors import (
     AlreadyExistsError,
-    ConflictError,
     DamagedError,
     DiskFullError,
     InvalidInputError,
@@ -59,74 +52,15 @@ from parfocal.runtime.store.names import (
     model_location,
     result_location,
 )
-from parfocal.runtime.store.publish import CLAIM, INPUTS, TRASH, claim_version, is_taken, publish, sha256_of
+from parfocal.runtime.store.publish import CLAIM, TRASH, claim_version, is_taken, publish, sha256_of
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
 _log = logging.getLogger(__name__)
-# SeaweedFS shows no folder called `.uploads`: it keeps parts of its own there.
-_FOLDER: Final = ".incoming"
-_INBOX: Final = "inbox"
-INBOXES: Final = "_inboxes"
-"""Folder of a project's results with its inboxes; no result can have this name."""
 _DAY: Final = 86_400.0
 _THREADS: Final = 4
 _RESERVE: Final = 64 * 2**20
 _MOST_FILES: Final = 500
 _LARGEST_MANIFEST: Final = 256 * 2**20
-_LARGEST_FILE: Final = 5 * 2**40
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-
-_KINDS: Final[Mapping[int, tuple[str, Kind]]] = {
-    v1.UPLOAD_KIND_DATASET: ("dataset", DATASET),
-    v1.UPLOAD_KIND_MODEL: ("model", MODEL),
-    v1.UPLOAD_KIND_RESULT: ("result", RESULT),
-    v1.UPLOAD_KIND_INPUTS: (INPUTS, RESULT),
-    v1.UPLOAD_KIND_INBOX: (_INBOX, RESULT),
-}
-
-
-class Record(BaseModel):
-    """What was begun, and whether it has been published since."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    what: Literal["dataset", "model", "result", "inputs", "inbox"]
-    name: str
-    version: int
-    created_at: datetime
-    created_by: str
-    published: bool = False
-
-
-@dataclass(frozen=True)
-class Upload:
-    """An upload as it was begun; `request` is its id within the project and kind."""
-
-    project: str
-    request: str
-    kind: Kind
-    record: Record
-    place: Location
-
-    @property
-    def word(self) -> str:
-        """What names it in further calls."""
-        return f"{self.record.what}/{self.request}"
-
-    @property
-    def is_inputs(self) -> bool:
-        """Whether it is the input of one prediction."""
-        return self.record.what == INPUTS
-
-    @property
-    def is_inbox(self) -> bool:
-        """Whether its files join those of others in an inbox, of which none is ever replaced or removed."""
-        return self.record.what == _INBOX
-
-    @property
-    def has_manifest(self) -> bool:
-        """Whether a manifest is published with it."""
-        return not (self.is_inputs or self.is_inbox)
 
 
 class Uploads:
@@ -142,6 +76,7 @@ class Uploads:
 
     def __init__(self, store: Store, signer: Signer, state: Path) -> None:
         self._store = store
+        self._records = Records(store)
         self._signer = signer
         self._state = state
 
@@ -153,14 +88,14 @@ class Uploads:
         AlreadyExistsError
             The request id stands for another upload, or for a job.
         """
-        what, kind = self._kind(number)
+        what, kind = kind_of_upload(number)
         check_request_id(request)
-        if kind.versioned or what == _INBOX:
+        if kind.versioned or what == INBOX:
             check_name(kind.word if kind.versioned else what, name)
         elif name:
             text = "must be empty: results and inputs are named by the request id"
             raise InvalidInputError(f"The name {text}.", [Violation("name", text)])
-        known = self._known(project, what, kind, request)
+        known = self._records.known(project, what, kind, request)
         if known is None:
             known = self._new(project, what, kind, request, name, who)
         if known.record.name != (name or request):
@@ -169,14 +104,7 @@ class Uploads:
 
     def find(self, project: str, word: str) -> Upload:
         """Return an upload; raise NotFoundError where none of this name was begun."""
-        what, _, request = word.partition("/")
-        kinds = dict(_KINDS.values())
-        if what not in kinds:
-            raise NotFoundError(f"There is no upload {word!r}: begin it.")
-        found = self._known(project, what, kinds[what], check_request_id(request))
-        if found is None:
-            raise NotFoundError(f"There is no upload {word!r}: begin it, it may have been removed.")
-        return found
+        return self._records.find(project, word)
 
     def sign(self, upload: Upload, files: Sequence[v1.UploadFile], *, resume: bool) -> list[v1.FileUpload]:
         """Return how each file is sent.
@@ -193,7 +121,7 @@ class Uploads:
             text = f"{len(files)} files at a time, but at most {_MOST_FILES} are taken; ask several times"
             raise InvalidInputError(f"These are {text}.", [Violation("files", text)])
         for file in files:
-            self._check_file(upload, file)
+            check_announced(upload.kind, file)
         return [self._sign(upload, file, resume=resume) for file in files]
 
     def publish(self, upload: Upload, files: Sequence[v1.UploadFile], who: str) -> Iterator[tuple[int, int]]:
@@ -208,41 +136,44 @@ class Uploads:
             return  # a repeated call
         if not upload.has_manifest:
             for file in files:
-                self._check_file(upload, file)
+                check_announced(upload.kind, file)
             entries = tuple(FileEntry(name=file.name, size=file.size, sha256=file.sha256) for file in files)
             yield from self._verify(upload, entries, {})
-            self._remove_record(upload)
+            self._records.commit(upload)
+            self._records.remove(upload)
             return
         manifest = self._proposed(upload, who)
         images = {image.file: image for image in getattr(manifest, "images", ()) if isinstance(image, ImageEntry)}
         yield from self._verify(upload, manifest.files, images)
+        self._records.commit(upload)
         try:
             publish(self._store, upload.place, upload.kind.manifest, manifest)
         except AlreadyExistsError:
             _log.info("%s was published by another call", upload.place)
         # Nothing else tells it once the entry has been removed for good, whose version is never used again.
-        published = upload.record.model_copy(update={"published": True})
-        self._store.write(self._record(upload), published.model_dump_json().encode())
-        self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
+        self._records.note_published(upload)
+        self._store.delete(self._records.proposed(upload))
 
-    def abort(self, upload: Upload) -> None:
+    def abort(self, upload: Upload, *, force: bool = False) -> None:
         """End an upload and remove its files; the claim of a version stays, because numbers are never reused.
+
+        With `force` also one whose publication was begun, long ago, and not finished.
 
         Raises
         ------
         PreconditionError
-            It is published, or a job has taken it.
+            It is published or being published, or a job has taken it.
         """
         self._require_open(upload)
         if upload.is_inputs and self._has_job(upload.project, upload.request):
             raise PreconditionError(f"The upload {upload.word} belongs to a job by now.")
+        self._records.note_removal(upload, force=force)
         if not upload.is_inbox:  # what lies there came by other uploads too
             for item in list(self._store.objects(upload.place)):
                 if item.location != upload.place / CLAIM:
                     self._store.delete(item.location)
             self._store.end_multipart(upload.place)
-            self._store.delete(self._folder(upload) / upload.request / upload.kind.manifest)
-        self._remove_record(upload)
+        self._records.remove(upload)
 
     def tidy(self, days: float, *, now: float | None = None) -> int:
         """Remove the uploads that were begun more than `days` ago and not published; return how many."""
@@ -250,7 +181,7 @@ class Uploads:
         for kind in KINDS:
             root = kind.root(self._store)
             for project in filter(is_name, self._store.folders(root)):
-                for item in list(self._store.objects(root / project / _FOLDER, recursive=False)):
+                for item in list(self._store.objects(root / project / FOLDER, recursive=False)):
                     if not item.is_folder:
                         removed += self._tidy(project, kind, item.location.name.removesuffix(".json"), before)
         return removed
@@ -258,16 +189,16 @@ class Uploads:
     def _tidy(self, project: str, kind: Kind, stem: str, before: float) -> bool:
         what, _, request = stem.partition(".")
         try:
-            upload = self._known(project, what, kind, request)
+            upload = self._records.known(project, what, kind, request)
         except DamagedError as error:
             _log.warning("an upload is left alone: %s", error.message)
             return False
         if upload is None or upload.record.created_at.timestamp() > before:
             return False
         if self._is_published(upload) or (upload.is_inputs and self._has_job(project, request)):
-            self._remove_record(upload)
+            self._records.remove(upload)
             return False
-        self.abort(upload)
+        self.abort(upload, force=True)
         return True
 
     def _new(self, project: str, what: str, kind: Kind, request: str, name: str, who: str) -> Upload:
@@ -275,7 +206,7 @@ class Uploads:
         if kind.versioned:
             folder = (dataset_location if kind is DATASET else model_location)(self._store, project, name)
             version = int(claim_version(self._store, folder, f"upload {request}").name)
-        elif what != _INBOX:
+        elif what != INBOX:
             self._require_free(project, request)
         record = Record(
             what=what,  # type: ignore[arg-type]
@@ -284,33 +215,12 @@ class Uploads:
             created_at=datetime.now(UTC),
             created_by=who,
         )
-        upload = self._upload(project, kind, request, record)
-        try:
-            self._store.create(self._record(upload), record.model_dump_json().encode())
-        except ConflictError:
-            # The same request reached another instance at the same moment: its version counts.
-            return self.find(project, f"{what}/{request}")
-        return upload
-
-    def _known(self, project: str, what: str, kind: Kind, request: str) -> Upload | None:
-        place = kind.root(self._store) / check_name("project", project) / _FOLDER / f"{what}.{request}.json"
-        try:
-            record = Record.model_validate_json(self._store.read(place))
-        except NotFoundError:
-            return None
-        except ValidationError as error:
-            raise DamagedError(f"{place} is damaged. Remove it and begin the upload again.") from error
-        return self._upload(project, kind, request, record)
-
-    def _upload(self, project: str, kind: Kind, request: str, record: Record) -> Upload:
-        if record.what == _INBOX:
-            return Upload(project, request, kind, record, self._store.results / project / INBOXES / record.name)
-        place = place_of(self._store, kind, project, record.name, record.version).location
-        return Upload(project, request, kind, record, place / INPUTS if record.what == INPUTS else place)
+        # The same request may have reached another instance at the same moment: its version counts.
+        return self._records.create(project, kind, request, record) or self.find(project, f"{what}/{request}")
 
     def _sign(self, upload: Upload, file: v1.UploadFile, *, resume: bool) -> v1.FileUpload:
         if file.name == upload.kind.manifest and upload.has_manifest:
-            place = self._folder(upload) / upload.request / file.name
+            place = self._records.proposed(upload)
             return v1.FileUpload(
                 name=file.name, requests=[self._signer.put(place, file.size, file.sha256, replace=True)]
             )
@@ -318,7 +228,7 @@ class Uploads:
         if upload.is_inbox:
             if self._is_in_inbox(place, file):
                 return v1.FileUpload(name=file.name, done=True)
-        elif resume and self._is_there(place, file):
+        elif resume and self._is_there(upload, place, file):
             return v1.FileUpload(name=file.name, done=True)
         if file.size <= PART_BYTES:
             return v1.FileUpload(name=file.name, requests=[self._signer.put(place, file.size, file.sha256)])
@@ -333,7 +243,7 @@ class Uploads:
             self._store.complete_multipart(place, file.size)
         return v1.FileUpload(name=file.name, done=not requests, requests=requests)
 
-    def _is_there(self, place: Location, file: v1.UploadFile) -> bool:
+    def _is_there(self, upload: Upload, place: Location, file: v1.UploadFile) -> bool:
         """Return whether the store has a file; one of another content is removed."""
         try:
             found = self._store.stat(place)
@@ -341,7 +251,7 @@ class Uploads:
             return False
         if found.size == file.size and (found.sha256 or digest_of(self._store, place)) == file.sha256:
             return True
-        self._store.delete(place)
+        self._discard(upload, place)
         return False
 
     def _is_in_inbox(self, place: Location, file: v1.UploadFile) -> bool:
@@ -392,7 +302,7 @@ class Uploads:
         if found is None:
             raise InvalidInputError("is missing: send it")
         if found.size != entry.size:
-            self._discard(place, mine=mine)
+            self._discard(upload, place, mine=mine)
             raise InvalidInputError(f"has {found.size} bytes instead of {entry.size}: send it again")
         if image is None:
             # Of a file that came in one request the store has the digest. Somebody may delete the original of one that
@@ -410,16 +320,17 @@ class Uploads:
                 if digest == entry.sha256:
                     check_header(path, image)
         if digest != entry.sha256:
-            self._discard(place, mine=mine)
+            self._discard(upload, place, mine=mine)
             raise InvalidInputError("has another SHA-256 than was announced: send it again")
 
-    def _discard(self, place: Location, *, mine: bool) -> None:
+    def _discard(self, upload: Upload, place: Location, *, mine: bool = True) -> None:
         """Remove a file that is not what was announced, unless another upload may have brought it."""
         if mine:
+            self._records.note_removal(upload)
             self._store.delete(place)
 
     def _proposed(self, upload: Upload, who: str) -> Manifest:
-        place = self._folder(upload) / upload.request / upload.kind.manifest
+        place = self._records.proposed(upload)
         try:
             if self._store.stat(place).size > _LARGEST_MANIFEST:
                 raise InvalidInputError(f"The manifest is larger than {_LARGEST_MANIFEST // 2**20} MiB.")
@@ -450,7 +361,7 @@ class Uploads:
             problems.append(Violation(upload.kind.manifest, "is the manifest and cannot be one of its files"))
         for entry in manifest.files:
             try:
-                self._check_file(upload, v1.UploadFile(name=entry.name, size=entry.size, sha256=entry.sha256))
+                check_announced(upload.kind, v1.UploadFile(name=entry.name, size=entry.size, sha256=entry.sha256))
             except InvalidInputError as error:
                 problems += error.violations
         if isinstance(manifest, DatasetManifest):
@@ -463,18 +374,6 @@ class Uploads:
                 problems += error.violations
         if problems:
             raise refusal("The manifest cannot be used.", problems)
-
-    def _check_file(self, upload: Upload, file: v1.UploadFile) -> None:
-        problem = name_problem(file.name)
-        # Below qc/ of a model are its verdicts.
-        if not problem and (file.name == CLAIM or (upload.kind is MODEL and file.name.startswith("qc/"))):
-            problem = "is a name that Parfocal uses itself"
-        if not problem and not _DIGEST.fullmatch(file.sha256):
-            problem = "has no SHA-256 of 64 digits 0-9 and a-f"
-        if not problem and not 0 <= file.size <= _LARGEST_FILE:
-            problem = f"has a size of {file.size} bytes; between 0 and 5 TiB is possible"
-        if problem:
-            raise InvalidInputError(f"{file.name!r} {problem}.", [Violation(file.name, problem)])
 
     def _require_open(self, upload: Upload) -> None:
         if self._is_published(upload):
@@ -504,19 +403,3 @@ class Uploads:
         except DamagedError:
             return True
         return True
-
-    def _folder(self, upload: Upload) -> Location:
-        return upload.kind.root(self._store) / upload.project / _FOLDER
-
-    def _record(self, upload: Upload) -> Location:
-        return self._folder(upload) / f"{upload.record.what}.{upload.request}.json"
-
-    def _remove_record(self, upload: Upload) -> None:
-        self._store.delete(self._record(upload))
-
-    @staticmethod
-    def _kind(number: v1.UploadKind.ValueType) -> tuple[str, Kind]:
-        if number not in _KINDS:
-            text = "must be that of a dataset, a model, a result, inputs or an inbox"
-            raise InvalidInputError(f"The kind {text}.", [Violation("kind", text)])
-        return _KINDS[number]

@@ -1,21 +1,41 @@
-"""What is looked at of each file that is uploaded: its name, its size, its digest, its header."""
+"""What a file of an upload may be called, and whether it is what was announced."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from pathlib import Path
 from typing import Final
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal import v1
+from parfocal.catalog.places import MODEL, Kind
+from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.files import inspect_image
 from parfocal.runtime.store.manifests import ImageEntry, public_name
+from parfocal.runtime.store.publish import CLAIM
 from parfocal.runtime.store.store import Location, Store
 
 PART_BYTES: Final = 64 * 2**20
 """Files larger than this are sent in parts of this size or more: the store takes 10,000 parts at most."""
 _MOST_PARTS: Final = 9_000
+_LARGEST_FILE: Final = 5 * 2**40
 _NAME_BYTES: Final = 512
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def check_announced(kind: Kind, file: v1.UploadFile) -> None:
+    """Raise InvalidInputError where a file of an upload cannot have its name, size or digest."""
+    problem = _name_problem(file.name)
+    # Below qc/ of a model are its verdicts.
+    if not problem and (file.name == CLAIM or (kind is MODEL and file.name.startswith("qc/"))):
+        problem = "is a name that Parfocal uses itself"
+    if not problem and not _DIGEST.fullmatch(file.sha256):
+        problem = "has no SHA-256 of 64 digits 0-9 and a-f"
+    if not problem and not 0 <= file.size <= _LARGEST_FILE:
+        problem = f"has a size of {file.size} bytes; between 0 and 5 TiB is possible"
+    if problem:
+        raise InvalidInputError(f"{file.name!r} {problem}.", [Violation(file.name, problem)])
 
 
 def part_size(size: int) -> int:
@@ -23,7 +43,7 @@ def part_size(size: int) -> int:
     return max(PART_BYTES, -(-size // _MOST_PARTS // 2**20) * 2**20)
 
 
-def name_problem(name: str) -> str:
+def _name_problem(name: str) -> str:
     """Return why a file cannot have a name; empty where it can."""
     parts = name.split("/")
     if any(part in {"", ".", ".."} for part in parts) or "\\" in name:
@@ -38,7 +58,7 @@ def name_problem(name: str) -> str:
 
 
 def digest_of(store: Store, place: Location) -> str:
-    """Return the SHA-256 of an object, read back from the store."""
+    """Return the SHA-256 of an object in hexadecimal; all of it is read."""
     digest = hashlib.sha256()
     for data in store.chunks(place):
         digest.update(data)

@@ -1,0 +1,1 @@
+"""Uploads: what was begun, what may be sent, and how it is verified and published."""
