@@ -30,11 +30,11 @@ from parfocal.runtime.errors import (
     Violation,
 )
 from parfocal.runtime.store.names import check_name, check_request_id
+from parfocal.runtime.store.publish import INPUTS
 from parfocal.runtime.store.store import Location, Store
 
 # SeaweedFS shows no folder called `.uploads`: it keeps parts of its own there.
 FOLDER: Final = ".incoming"
-INPUTS: Final = "inputs"
 INBOX: Final = "inbox"
 INBOXES: Final = "_inboxes"
 """Folder of a project's results with its inboxes; no result can have this name."""
