@@ -30,7 +30,7 @@ def dataset(folder: Path) -> Path:
 
 
 def beside(report: FolderReport) -> list[str]:
-    return [text for text in report.warnings if "passed over" in text]
+    return [text for text in report.warnings if "were ignored" in text]
 
 
 @pytest.mark.parametrize("name", ["masks", "GT", "labels"])
