@@ -228,7 +228,7 @@ def test_a_dataset_with_hundreds_of_unsuitable_images_is_refused_in_words(client
         client.start(training(uri))
     first = caught.value.violations[0]
     assert first.field == images[0].file
-    assert mentions(first.description, "axes CYX", "YX is needed")
+    assert mentions(first.description, "axes CYX", "YX is required")
 
 
 def test_jobs_are_listed_newest_first_and_by_state(client: Client, dataset_uri: str) -> None:

@@ -112,7 +112,7 @@ def test_a_file_that_is_no_image_is_named(folder: Path) -> None:
     ("pixels", "words"),
     [
         (np.arange(64 * 80 * 3, dtype=np.uint8).reshape(64, 80, 3), "colour"),
-        (np.arange(2 * 3 * 4 * 64 * 80, dtype=np.uint16).reshape(2, 3, 4, 64, 80), "YX is needed"),
+        (np.arange(2 * 3 * 4 * 64 * 80, dtype=np.uint16).reshape(2, 3, 4, 64, 80), "YX is required"),
     ],
 )
 def test_other_axes_are_named(folder: Path, pixels: np.ndarray, words: str) -> None:

@@ -162,7 +162,7 @@ def test_faults_of_labels_are_found_and_the_data_suit_instance_segmentation(
     outcome = evaluate(folder)
     assert outcome.images("holes") == ["train/target/field0"]
     # Where one simulated object covers another, it may cut it in two.
-    assert "train/target/field0" in outcome.images("in pieces")
+    assert "train/target/field0" in outcome.images("fragmented")
     assert outcome.images("not labelled") == ["test/target/field1"]
     assert outcome.summary["roles"]["target"]["kind"] == "labels"
     assert outcome.summary["purpose"]["tasks"] == {"target": "instance segmentation"}
@@ -206,6 +206,6 @@ def test_data_of_every_kind_are_looked_at_as_what_they_are(
     assert summary["counts"]["error"] == 0, summary["findings"]
     assert task in summary["purpose"]["tasks"].values()
     assert task in summary["purpose"]["text"]
-    # Images that are no partners are not compared; the objects of a class are not taken for one in pieces.
+    # Images that are no partners are not compared; the objects of a class are not taken for a fragmented one.
     checks = {finding["check"] for finding in summary["findings"]}
-    assert not checks & {"unlike", "shifted", "shift unknown", "inverted", "same as source", "in pieces"}
+    assert not checks & {"unlike", "shifted", "shift unknown", "inverted", "same as source", "fragmented"}

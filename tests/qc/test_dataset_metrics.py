@@ -205,7 +205,7 @@ def test_holes_pieces_borders_and_sizes_are_exact() -> None:
     assert found.objects == 5
     assert found.sizes.tolist() == [100, 98, 100, 200, 1]
     assert found.with_holes == (9,)
-    assert found.in_pieces == (12,)
+    assert found.fragmented == (12,)
     assert found.at_border == (30,)
     assert found.labelled == pytest.approx(499 / 2400)
 
@@ -225,7 +225,7 @@ def test_what_is_no_hole() -> None:
 def test_pieces_that_touch_across_a_corner_are_one() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[1:3, 1:3] = labels[3:5, 3:5] = 1
-    assert check_labels(labels).in_pieces == ()
+    assert check_labels(labels).fragmented == ()
 
 
 def test_a_volume_has_holes_only_where_they_are_closed_on_all_sides() -> None:

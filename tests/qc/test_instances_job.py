@@ -148,7 +148,7 @@ def test_classes_are_scored_where_targets_and_prediction_have_them(
     right, even = sum(number % 4 != 3 for number in numbers), sum(number % 2 == 0 for number in numbers)
     summary = json.loads(read_published(store, str(place), "summary.json"))
     scored = summary["details"]["classes"]
-    assert (scored["found"], scored["right"], scored["unknown"]) == (len(numbers), right, 3)
+    assert (scored["found"], scored["correct"], scored["unknown"]) == (len(numbers), right, 3)
     assert job.metrics["prediction_class_accuracy"] == pytest.approx(right / len(numbers)) == scored["accuracy"]
     assert scored["confusion"]["objects"][1] == [0, even, 0]
     assert [row["target_objects"] for row in scored["classes"]] == [len(numbers) - even, even]

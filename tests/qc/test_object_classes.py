@@ -47,7 +47,7 @@ def test_classes_are_counted_as_by_hand(tmp_path: Path) -> None:
     counts = count_classes(MATCHES, TARGET, PREDICTION)
     assert counts == ClassCounts({(1, 1): 1, (1, 2): 1, (2, 2): 1, (2, 0): 1}, {1: 1}, {3: 1}, 1)
     assert (counts.known, counts.right, counts.accuracy) == (4, 2, 0.5)
-    assert counts.commonest == (1, 0.5)  # of two equally frequent ones the lower
+    assert counts.most_frequent == (1, 0.5)  # of two equally frequent ones the lower
     # Class 1: one right; one taken for 2 and one not found. Class 2: one right, one taken for none; one taken from 1.
     assert counts.counts(1) == Counts(1, 0, 2)
     assert counts.counts(2) == Counts(1, 1, 1)
@@ -66,12 +66,16 @@ def test_classes_are_counted_as_by_hand(tmp_path: Path) -> None:
     assert header == ["class", "target_objects", "predicted_objects", "true_positives", "precision", "recall", "f1"]
     assert second == ["2", "2", "2", "1", "0.5", "0.5", "0.5"]
     summary = summarise_classes(counts)
-    assert (summary["accuracy"], summary["unknown"], summary["commonest"]) == (0.5, 1, {"class": 1, "part": 0.5})
+    assert (summary["accuracy"], summary["unknown"], summary["most_frequent"]) == (
+        0.5,
+        1,
+        {"class": 1, "fraction": 0.5},
+    )
     assert class_values(counts) == {"class_accuracy": 0.5, "class_known": 4, "class_correct": 2}
     remarks = class_remarks(counts, 2, 3)
     right, worst, judged = remarks
     assert mentions(right, "2 of 4 found objects", "(50.0 %)", "class 1 ", " 50.0 %.")
-    assert mentions(worst, "worst is 1", "F1 0.500")
+    assert mentions(worst, "lowest F1 is 1", "F1 0.500")
     assert "2 of 3 test images" in judged
 
 
@@ -159,7 +163,7 @@ def test_where_nothing_was_found_there_is_no_accuracy() -> None:
     assert pool_classes([counts]) == counts
     assert counts.accuracy is None
     assert class_values(counts) == {"class_known": 0, "class_correct": 0}
-    assert summarise_classes(counts)["commonest"] is None
+    assert summarise_classes(counts)["most_frequent"] is None
     (remark,) = class_remarks(counts, 1, 1)
     assert "No object" in remark
     assert [counts.counts(number).f1 for number in (1, 2)] == [0, 0]

@@ -182,9 +182,9 @@ def test_masks_are_no_label_images_unless_their_pieces_are_numbered(tmp_path: Pa
 def test_a_mask_among_label_images_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     tiff(folder / "train" / "target" / "f1", (squares(1) > 0).astype(np.uint8))
-    told = [text for text in check_folder(folder).warnings if "separate pieces" in text]
+    told = [text for text in check_folder(folder).warnings if "separate regions" in text]
     assert len(told) == 1
-    assert "target/f1.tif (16 pieces, 1 number)" in told[0]
+    assert "target/f1.tif (16 regions, 1 number)" in told[0]
 
 
 def test_a_method_for_objects_says_how_masks_become_labels() -> None:
@@ -322,9 +322,9 @@ def test_decimal_numbers_that_cannot_hold_all_labels_are_named(tmp_path: Path, d
 def test_one_label_in_two_pieces_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     tiff(folder / "train" / "target" / "f1", np.where(squares(1) == 2, 1, squares(1)))
-    told = [text for text in check_folder(folder).warnings if "separate pieces" in text]
+    told = [text for text in check_folder(folder).warnings if "separate regions" in text]
     assert len(told) == 1
-    assert "1 (target/f1.tif (16 pieces, 15 numbers))" in told[0]
+    assert "1 (target/f1.tif (16 regions, 15 numbers))" in told[0]
 
 
 def test_masks_in_colours_that_are_all_grey_may_be_converted(tmp_path: Path) -> None:

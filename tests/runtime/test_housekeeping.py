@@ -210,7 +210,7 @@ def test_a_short_disk_takes_from_the_cache_before_it_is_an_error(
     assert not first.exists()
     assert second.exists()
     Cache(state, state / "held").fetch(store, folder, files[1])
-    with pytest.raises(DiskFullError, match="needed"):  # the job itself uses all of it
+    with pytest.raises(DiskFullError, match="required"):  # the job itself uses all of it
         Cache(state, state / "held").fetch(store, folder, files[0])
     assert cached(state) == {held.name, second.name}
 

@@ -159,7 +159,7 @@ def test_too_few_pairs_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "source" / "a.tif", picture(1))
     save(tmp_path / "target" / "a.tif", picture(2))
     found = problems(tmp_path / "source", tmp_path / "target", min_images=2)
-    assert found["source"] == "1 pair found, 2 needed: add images."
+    assert found["source"] == "1 pair found, 2 required: add images."
 
 
 def warnings_of(folders: tuple[Path, Path]) -> str:

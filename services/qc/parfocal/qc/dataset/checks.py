@@ -111,8 +111,8 @@ def check_objects(role: str, records: Sequence[Record], limits: DatasetThreshold
     objects, border = (int(sum(record.values[name] for record in records)) for name in ("objects", "at_border"))
     for name, check, what, advice in (
         (
-            "in_pieces",
-            "in pieces",
+            "fragmented",
+            "fragmented",
             "One number is shared by several separate regions",
             "Give each object a number of its own; if they are one object that another object covers, keep it.",
         ),

@@ -51,7 +51,7 @@ COLUMNS: Final[dict[str, str]] = {
     "object_size_px": "median object [pixels]",
     "labelled_fraction": "labelled [fraction of pixels]",
     "with_holes": "objects with holes",
-    "in_pieces": "objects in pieces",
+    "fragmented": "fragmented objects",
     "tiny": "tiny objects",
     "at_border": "objects at the border",
 }
@@ -96,7 +96,7 @@ class Record:
     sizes
         Pixels of each object of a label image.
     marked
-        Numbers of the objects with holes or in pieces.
+        Numbers of the objects with holes or in several regions.
     same
         Whether a target has the grey values of its source.
     shift
@@ -178,7 +178,7 @@ def _measure(
                 sanity = check_labels(pixels)
                 values |= _objects(sanity)
                 parts["sizes"] = sanity.sizes
-                parts["marked"] = tuple({*sanity.with_holes, *sanity.in_pieces})
+                parts["marked"] = tuple({*sanity.with_holes, *sanity.fragmented})
             else:
                 values["labelled_fraction"] = float(np.count_nonzero(pixels) / pixels.size)
         if source is not None:
@@ -219,7 +219,7 @@ def _objects(sanity: LabelSanity) -> dict[str, float]:
         "objects": sanity.objects,
         "labelled_fraction": sanity.labelled,
         "with_holes": len(sanity.with_holes),
-        "in_pieces": len(sanity.in_pieces),
+        "fragmented": len(sanity.fragmented),
         "at_border": len(sanity.at_border),
     }
     return values | ({"object_size_px": float(np.median(sanity.sizes))} if sanity.objects else {})

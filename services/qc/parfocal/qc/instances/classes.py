@@ -131,14 +131,14 @@ def confusion(counts: ClassCounts) -> tuple[list[str], list[str], NDArray[np.int
 def summarise_classes(counts: ClassCounts) -> dict[str, Any]:
     """Return the scores of classes as plain JSON types."""
     rows, columns, table = confusion(counts)
-    commonest = counts.commonest
+    most_frequent = counts.most_frequent
     return {
         "definition": CLASS_DEFINITION,
         "found": counts.known,
-        "right": counts.right,
+        "correct": counts.right,
         "accuracy": counts.accuracy,
         "unknown": counts.unknown,
-        "commonest": None if commonest is None else {"class": commonest[0], "part": commonest[1]},
+        "most_frequent": None if most_frequent is None else {"class": most_frequent[0], "fraction": most_frequent[1]},
         "classes": class_rows(counts),
         "confusion": {"rows": rows, "columns": columns, "objects": table.tolist()},
     }
@@ -197,14 +197,14 @@ def class_remarks(counts: ClassCounts | None, images: int, of: int) -> list[str]
         why = f"have no images {CLASS_ROLE}" if not images else "have no object of known class"
         return [f"The classes of the objects were not judged: the test images {why}."]
     remarks = []
-    commonest = counts.commonest
-    if commonest is None:
+    most_frequent = counts.most_frequent
+    if most_frequent is None:
         remarks.append("No object of known class was found, so that classes were not judged.")
     else:
         remarks.append(
             f"The class is right in {counts.right} of {count(counts.known, 'found object')} of known class "
-            f"({100 * counts.right / counts.known:.1f} %); to call all of them class {commonest[0]} would be right in "
-            f"{100 * commonest[1]:.1f} %."
+            f"({100 * counts.right / counts.known:.1f} %); to call all of them class {most_frequent[0]} would be right "
+            f"in {100 * most_frequent[1]:.1f} %."
         )
         rows = [row for row in class_rows(counts) if row["target_objects"]]
         if len(rows) > 1:

@@ -57,9 +57,9 @@ def _in_words(scored: Mapping[str, Any]) -> str:
     unknown = f" Left out for their unknown class: {count(scored['unknown'], 'object')}." if scored["unknown"] else ""
     if scored["accuracy"] is None:
         return f"No object of known class was found.{unknown}"
-    commonest = scored["commonest"]
+    most_frequent = scored["most_frequent"]
     return (
-        f"The class is right in {scored['right']} of {count(scored['found'], 'found object')} of known class "
-        f"({100 * scored['accuracy']:.1f} %); to call all of them class {commonest['class']} would be right in "
-        f"{100 * commonest['part']:.1f} %. The class does not enter the verdict.{unknown}"
+        f"The class is right in {scored['correct']} of {count(scored['found'], 'found object')} of known class "
+        f"({100 * scored['accuracy']:.1f} %); to call all of them class {most_frequent['class']} would be right in "
+        f"{100 * most_frequent['fraction']:.1f} %. The class does not enter the verdict.{unknown}"
     )

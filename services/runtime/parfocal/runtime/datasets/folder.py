@@ -100,7 +100,7 @@ def check_folder(
     pixel_size_nm
         Side length of a pixel in nm, for coordinates only; None: as the stacks say.
     label_components
-        The targets are masks or label images of which each separate piece is an object: the pieces are numbered.
+        The targets are masks or label images of which each separate region is an object: the regions are numbered.
     readable
         Makes folders readable for services, for example by converting proprietary formats.
 

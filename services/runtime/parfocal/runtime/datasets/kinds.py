@@ -145,8 +145,8 @@ def require_suitable(dataset: DatasetManifest, target: v1.TargetKind.ValueType, 
     )
     if dataset.kind == "classes" and target == v1.TARGET_KIND_LABELS:
         text += (
-            " If these are masks of which each separate piece is an object, create the dataset again with "
-            "--label-components, which numbers the pieces."
+            " If these are masks of which each separate region is an object, create the dataset again with "
+            "--label-components, which numbers the regions."
         )
     raise InvalidInputError(text, [Violation("training.dataset_uri", text)])
 

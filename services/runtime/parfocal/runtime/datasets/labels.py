@@ -49,7 +49,7 @@ _LOSSLESS: Final = (
 _MOST: Final = 0.5
 
 COMPONENTS_HINT: Final = (
-    "If each piece is an object of its own, have the pieces numbered: `parfocal dataset create … --label-components`"
+    "If each region is an object of its own, have the regions numbered: `parfocal dataset create … --label-components`"
 )
 
 
@@ -125,8 +125,8 @@ class TargetLook:
         Pixels of each value, as long as there are no more values than classes could have.
     extents
         For each image: its file, and the extent of each label along each axis in pixels.
-    in_pieces
-        Images in which labels lie in several separate pieces, and how many of both there are in the planes looked at.
+    fragmented
+        Images in which labels lie in several separate regions, and the numbers of both in the planes looked at.
     filling, below
         Images, with details, in which a label covers most and reaches all borders, as a background does; and those
         with numbers below 0.
@@ -136,7 +136,7 @@ class TargetLook:
     objects: int = 0
     pixels: Counter[int] = field(default_factory=Counter)
     extents: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
-    in_pieces: list[tuple[str, Pieces]] = field(default_factory=list)
+    fragmented: list[tuple[str, Pieces]] = field(default_factory=list)
     filling: list[str] = field(default_factory=list)
     below: list[str] = field(default_factory=list)
     _images: int = 0
@@ -170,9 +170,9 @@ class TargetLook:
         if not self._many:
             self._pieces += seen.pieces
             self._values += seen.labels
-        # Planes of volumes cut dented objects in pieces.
+        # In single planes of volumes, dented objects lie in several regions.
         if seen.pieces > (seen.labels if pixels.ndim == 2 else max(_FEWEST_PIECES, _PIECES * seen.labels)):
-            self.in_pieces.append((file_name(path), seen))
+            self.fragmented.append((file_name(path), seen))
         extents = object_extents(pixels)
         self.extents.append((file_name(path), extents))
         inside = values > 0
@@ -190,7 +190,7 @@ class TargetLook:
             self.objects + other.objects,
             self.pixels + other.pixels,
             [*self.extents, *other.extents],
-            [*self.in_pieces, *other.in_pieces],
+            [*self.fragmented, *other.fragmented],
             [*self.filling, *other.filling],
             [*self.below, *other.below],
             self._images + other._images,
@@ -216,7 +216,7 @@ class TargetLook:
         """Return the most likely kind of the dataset.
 
         Targets are labels or classes if none of them has grey values. Classes are few values, and most planes show
-        several pieces of each, because many objects have the same.
+        several regions of each, because many objects have the same.
         """
         if self.grey or self._even < self._images or not self.objects:
             return "paired"
@@ -228,27 +228,27 @@ class TargetLook:
         return not self._many and len(values) <= _FEW_VALUES and min(values, default=0) >= 0
 
     def problems(self, kind: str) -> list[Violation]:
-        """Return why the targets cannot be of a kind that somebody says they are."""
+        """Return why the targets cannot be of the stated kind."""
         if kind not in {"labels", "classes"}:
             return []
         if kind == "classes" and not self.grey and self._many:
             text = f"it has more than {MOST_CLASSES} values: a class image has the number of a class in each pixel."
             return [Violation("target", f"{text} Are these label images (--kind labels)?")]
         if kind == "labels" and not self.grey and self._few_values and self._pieces > _MANY_PIECES * self._values:
-            name, seen = self.in_pieces[0]
+            name, seen = self.fragmented[0]
             text = (
-                f"these are masks, not label images: one number stands for many separate pieces ({name}: {seen.pieces} "
-                f"pieces, {count(seen.labels, 'number')}), and all of them would count as one object. "
-                f"{COMPONENTS_HINT}, or say --kind classes if single objects are not required."
+                f"these are masks, not label images: many separate regions share one number ({name}: {seen.pieces} "
+                f"regions, {count(seen.labels, 'number')}), and all of them would count as one object. "
+                f"{COMPONENTS_HINT}, or add --kind classes if single objects are not required."
             )
             return [Violation("target", text)]
         return self.grey
 
     def piece_warnings(self) -> list[str]:
-        """Return that some label images have labels in several separate pieces, if they have."""
-        if not self.in_pieces:
+        """Return a warning if some label images have labels in several separate regions."""
+        if not self.fragmented:
             return []
-        shown = [f"{name} ({seen.pieces} pieces, {count(seen.labels, 'number')})" for name, seen in self.in_pieces]
+        shown = [f"{name} ({seen.pieces} regions, {count(seen.labels, 'number')})" for name, seen in self.fragmented]
         return [
             f"Label images in which several separate regions share one number and count as one object: {len(shown)} "
             f"({some(shown)}). {COMPONENTS_HINT}."

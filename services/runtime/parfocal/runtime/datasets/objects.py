@@ -1,4 +1,4 @@
-"""Objects of label images: how large they are, and in how many separate pieces they lie."""
+"""Objects of label images: their sizes, and the number of their separate regions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AT_SOLID: Final = 0.9
 
 
 class Pieces(NamedTuple):
-    """In how many pieces the labels of an image lie, and how many different labels there are."""
+    """The number of separate regions of the labels of an image, and of different labels."""
 
     pieces: int
     labels: int
@@ -60,7 +60,7 @@ def object_extents(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def count_pieces(labels: NDArray[Any]) -> Pieces:
-    """Return in how many pieces the labels of an image lie; pixels that touch at an edge or a corner are together."""
+    """Return the number of separate regions of the labels; pixels that touch at a side or a corner are connected."""
     runs = _runs(labels)
     return Pieces(int(_numbers(runs, labels.shape).max(initial=0)), len(np.unique(runs.values)))
 
@@ -76,7 +76,7 @@ def label_components(labels: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     NDArray
-        uint16, or uint32 with more than 65,535 pieces: 1, 2, … in the order in which the pieces begin.
+        uint16, or uint32 with more than 65,535 regions: 1, 2, … in the order of their first pixels.
     """
     runs = _runs(labels)
     numbers = _numbers(runs, labels.shape)
@@ -89,7 +89,7 @@ def label_components(labels: NDArray[Any]) -> NDArray[Any]:
 def without_soft_edges(mask: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Return the foreground of a mask whose edges run from 0 to its highest value in steps; None if it has none such.
 
-    Antialiasing, resizing and blurring make such edges. Where pieces are numbered, each of the steps would become an
+    Antialiasing, resizing and blurring make such edges. Where regions are numbered, each of the steps would become an
     object. Foreground is what has half of the highest value and more.
 
     Parameters

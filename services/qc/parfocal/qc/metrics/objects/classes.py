@@ -70,7 +70,7 @@ class ClassCounts:
         return self.right / self.known if self.known else None
 
     @property
-    def commonest(self) -> tuple[int, float] | None:
+    def most_frequent(self) -> tuple[int, float] | None:
         """The most frequent class of the found objects, and its fraction of them: the accuracy of always naming it."""
         by_class: Counter[int] = Counter()
         for (mine, _), number in self.found.items():

@@ -29,7 +29,7 @@ class LabelSanity:
     with_holes
         Objects that enclose background: a part of it (neighbours along the axes) that does not reach the image's border
         and has no other neighbour than this object.
-    in_pieces
+    fragmented
         Numbers whose pixels are not connected, not even across corners.
     at_border
         Objects with a pixel on the border of the image; of volumes the four sides count, not top and bottom.
@@ -39,7 +39,7 @@ class LabelSanity:
 
     sizes: npt.NDArray[np.uint32]
     with_holes: tuple[int, ...]
-    in_pieces: tuple[int, ...]
+    fragmented: tuple[int, ...]
     at_border: tuple[int, ...]
     labelled: float
 
@@ -113,7 +113,7 @@ def check_labels(labels: npt.NDArray[Any]) -> LabelSanity:
     return LabelSanity(
         sizes=counts[background:].astype(np.uint32),
         with_holes=_named(objects, _objects_with_holes(compact, len(objects))),
-        in_pieces=_named(objects, pieces > 1),
+        fragmented=_named(objects, pieces > 1),
         at_border=_named(objects, border),
         labelled=float(counts[background:].sum() / labels.size),
     )
