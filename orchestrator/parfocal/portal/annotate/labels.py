@@ -133,7 +133,8 @@ class LabelEditor:
         times, depth = self.labels.shape[:2]
         if operation.t >= times or operation.z >= depth:
             raise InvalidInputError(f"There is no plane z {operation.z} at time {operation.t}.")
-        return self.labels[operation.t, operation.z]
+        plane: Labels = self.labels[operation.t, operation.z]
+        return plane
 
     def _area(self, operation: Draw | Erase) -> Area:
         plane = self._plane(operation)
@@ -289,12 +290,13 @@ class LabelEditor:
     def _time(self, t: int) -> Labels:
         if t >= len(self.labels):
             raise InvalidInputError(f"There is no time {t}.")
-        return self.labels[t]
+        volume: Labels = self.labels[t]
+        return volume
 
     def _set(self, t: int, wanted: NDArray[np.bool_], number: int) -> tuple[Window, Labels]:
         """Give pixels (Z, Y, X) of one time a number."""
         planes = np.flatnonzero(wanted.any(axis=(1, 2)))
-        rows, columns = self._extent(wanted.any(axis=0))
+        rows, columns = self._extent(np.asarray(wanted.any(axis=0)))
         window: Window = (slice(t, t + 1), slice(int(planes[0]), int(planes[-1]) + 1), rows, columns)
         before = self.labels[window].copy()
         self.labels[window][0][wanted[window[1:]]] = number

@@ -1,7 +1,19 @@
 """The parts of the site; each module has a router."""
 
-from parfocal.portal.pages import annotate, compare, data, files, jobs, methods, models, operator, predict, start, train
-
-ROUTERS = tuple(
-    module.router for module in (start, data, methods, train, jobs, models, predict, annotate, compare, operator, files)
+from parfocal.portal.pages import (
+    annotate,
+    annotate_image,
+    compare,
+    data,
+    files,
+    jobs,
+    methods,
+    models,
+    operator,
+    predict,
+    start,
+    train,
 )
+
+_PAGES = (start, data, methods, train, jobs, models, predict, annotate, annotate_image, compare, operator, files)
+ROUTERS = tuple(module.router for module in _PAGES)
