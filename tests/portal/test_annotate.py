@@ -22,12 +22,16 @@ if CHROMIUM is None and not os.environ.get("PARFOCAL_NEEDS_CHROMIUM"):
     pytest.skip("Chromium is not installed: apt-get install chromium", allow_module_level=True)
 
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
+from example_data import write_kind  # noqa: E402
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
 from parfocal import v1  # noqa: E402
 from parfocal.client import Client  # noqa: E402
 from parfocal.client.datasets import create_dataset, read_dataset  # noqa: E402
 from parfocal.client.requests import prediction_request, training_request  # noqa: E402
+from parfocal.client.results import upload_inputs  # noqa: E402
+from parfocal.runtime.datasets.annotations.voc import parse_voc  # noqa: E402
+from parfocal.runtime.datasets.findings import Notes  # noqa: E402
 
 SERVICES = ("kinds", "qc")
 PROJECT = "annotate"
@@ -62,12 +66,12 @@ class Desk:
         """Wait until the viewer stands still and everything that was drawn is saved."""
         ready = f"!!{VIEWER} && !{VIEWER}.busy && document.querySelector('.viewer').dataset.pending === '0'"
         calm = 0
-        for _ in range(400):
+        for _ in range(1200):
             calm = calm + 1 if self.page.evaluate(ready) else 0
             if calm == 3:
                 return
             self.page.wait_for_timeout(50)
-        text = self.page.locator(".viewer-notice").inner_text()
+        text = self.page.locator(".viewer-notice").text_content()
         raise AssertionError(f"the viewer did not come to rest: {text!r}, {self.said}")
 
     def at(self, point: Point) -> tuple[float, float]:
@@ -86,13 +90,16 @@ class Desk:
     def click(self, point: Point) -> None:
         self.page.mouse.click(*self.at(point))
 
-    def drag(self, *points: Point) -> None:
+    def drag(self, *points: Point, refused: bool = False) -> None:
         self.page.mouse.move(*self.at(points[0]))
         self.page.mouse.down()
         for point in points[1:]:
             self.page.mouse.move(*self.at(point), steps=4)
         self.page.mouse.up()
         self.settle()
+        assert refused == self.page.locator(".viewer-notice").is_visible(), self.page.locator(
+            ".viewer-notice"
+        ).text_content()
 
     def labels(self, draft: str, image: str) -> NDArray[Any]:
         """The label image as the portal hands it out."""
@@ -212,8 +219,10 @@ def test_ten_mouse_corrections_give_the_expected_labels_and_the_loop_ends_in_a_c
     # 8: two become one; 9: another is removed; 10: Alt makes the brush an eraser.
     desk.tool("m")
     desk.click((20.5, 20.5))
+    expect(page.locator(".viewer-chosen")).to_have_text(f"object {free}: click another one")
     desk.click((55.5, 55.5))
     desk.settle()
+    expect(page.locator(".viewer-notice")).to_be_hidden()
     expected[50:58, 50:60] = free
     np.testing.assert_array_equal(desk.labels(draft, image), expected)
     desk.tool("v")
@@ -324,7 +333,7 @@ def test_two_windows_do_not_overwrite_each_other(
     other.settle()
     expect(other.page.get_by_role("alert")).to_contain_text("is editing this image")
     other.tool("b")
-    other.drag((3.5, 60.5), (10.5, 60.5))
+    other.drag((3.5, 60.5), (10.5, 60.5), refused=True)
     assert client.catalog.draft_image(draft, image).steps == 1, "what is being edited elsewhere is only looked at"
     other.page.get_by_role("button", name="Take over").click()
     expect(other.page.get_by_role("alert")).to_be_hidden()
@@ -347,6 +356,109 @@ def test_two_windows_do_not_overwrite_each_other(
     assert (after[[3, 60, 3], [5, 5, 73]] > 0).all()
     assert np.count_nonzero(after != before) > 30
     other.context.close()
+
+
+def api(desk: Desk, method: str, path: str, revision: int | None = None, **content: Any) -> Any:
+    """Send what a page sends, without the page; return the answer's JSON, or its text where it is none."""
+    origin = re.match(r"https?://[^/]+", desk.page.url)
+    assert origin
+    token = desk.page.get_attribute("meta[name=csrf]", "content") or ""
+    headers = {"X-CSRF-Token": token, "Origin": origin.group(), "Accept": "application/json"}
+    if revision is None:
+        answer = desk.page.request.fetch(path, method=method, form={"csrf": token, **content}, headers=headers)
+    else:
+        headers |= {"If-Match": f'"{revision}"'}
+        answer = desk.page.request.fetch(path, method=method, data=content, headers=headers)
+    assert answer.ok, answer.text()
+    return answer.json() if "json" in answer.headers["content-type"] else answer.url
+
+
+def test_own_images_are_corrected_and_become_a_dataset(
+    desk: Desk, client: Client, predicted: str, nuclei_folder: Path
+) -> None:
+    request_id = "own-images"
+    paths = sorted((nuclei_folder / "test" / "source").iterdir())
+    uri = upload_inputs(client, request_id, paths)
+    model = client.model_uri("finder:1")
+    job = client.wait(client.start(prediction_request(model, uri, {}, request_id=request_id)).id)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    desk.page.goto("data")
+    draft = api(desk, "POST", "annotate", result=request_id, request_id="own").rsplit("/", 1)[-1]
+    config = desk.page.request.get(f"annotate/{draft}/viewer.json").json()
+    assert {each["name"] for each in config["images"]} == {path.name for path in paths}
+    name, source = paths[0].name, tifffile.imread(paths[0])
+    (info,) = [each["layers"][0]["info"] for each in config["images"] if each["name"] == name]
+    known = desk.page.request.get(info).json()
+    assert (known["kind"], known["shape"]) == ("intensities", list(source.shape))
+    tile = desk.page.request.get(info.replace("/info", f"/{known['digest']}/0/0/0/0/0/0")).body()
+    np.testing.assert_array_equal(np.frombuffer(tile, source.dtype).reshape(source.shape), source)
+    api(desk, "PATCH", f"annotate/{draft}/images/{name}", 0, change_id="c1", session="api", done=True)
+    assert api(desk, "POST", f"annotate/{draft}/finish", name="own", use="train").endswith("/data/own/1")
+    manifest = read_dataset(client, "own:1")
+    assert [(image.role, image.stem) for image in manifest.images] == [
+        ("source", paths[0].stem),
+        ("target", paths[0].stem),
+    ]
+    kept = client.catalog.read(client.dataset_uri("own:1"), manifest.images[0].file)
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(kept)), source)
+
+
+def test_boxes_are_corrected_and_saved(desk: Desk, client: Client, tmp_path: Path) -> None:
+    create_dataset(client, "boxed", write_kind(tmp_path / "boxed", "boxes"), kind="boxes")
+    desk.page.goto("data")
+    draft = api(desk, "POST", "annotate", dataset="boxed:1", request_id="boxed").rsplit("/", 1)[-1]
+    path = f"annotate/{draft}/images/train:field0"
+    before = desk.page.request.get(path).json()["boxes"]
+    drawn = {"do": "box", "corners": [30, 40, 12.5, 20], "classed": 1}
+    state = api(desk, "PATCH", path, 0, change_id="c1", session="api", operations=[drawn])
+    assert state["boxes"][-1] == {"id": len(before) + 1, "corners": [12.5, 20.0, 30.0, 40.0], "class": 1}
+    moved = {"do": "move", "object": 1, "corners": [1, 2, 21, 22]}
+    gone = {"do": "delete", "object": 2}
+    state = api(desk, "PATCH", path, 1, change_id="c2", session="api", operations=[moved, gone])
+    state = api(desk, "PATCH", path, 2, change_id="c3", session="api", done=True)
+    api(desk, "POST", f"annotate/{draft}/finish", name="boxed", use="same")
+    manifest = read_dataset(client, "boxed:2")
+    assert (manifest.kind, len(manifest.annotations)) == ("boxes", 1)
+    text = client.catalog.read(client.dataset_uri("boxed:2"), manifest.annotations[0].file)
+    (tmp_path / "field0.xml").write_bytes(text)
+    found, _ = parse_voc(tmp_path / "field0.xml", "field0.xml", Notes())
+    assert [box.corners for box in found.boxes] == [tuple(box["corners"]) for box in state["boxes"]]
+    assert (1, 2, 21, 22) in [box.corners for box in found.boxes]
+    assert len(found.boxes) == len(before)
+
+
+def test_objects_and_their_classes_are_drawn_in_bare_volumes(desk: Desk, client: Client, tmp_path: Path) -> None:
+    create_dataset(client, "bare", write_kind(tmp_path / "bare", "sources", "ZYX"), kind="sources", axes="ZYX")
+    desk.page.goto("data")
+    begun = {"dataset": "bare:1", "kind": "labels", "classes": "mitosis, interphase", "request_id": "bare"}
+    draft = api(desk, "POST", "annotate", **begun).rsplit("/", 1)[-1]
+    square = [[4, 4], [12, 4], [12, 12], [4, 12]]
+    drawn = [
+        {"do": "draw", "shape": "polygon", "points": square, "z": 3, "classed": 2},
+        {"do": "draw", "shape": "polygon", "points": square, "z": 4, "object": 1},
+        {"do": "draw", "shape": "polygon", "points": [[20, 20], [26, 20], [26, 26], [20, 26]], "z": 4},
+        {"do": "reclassify", "object": 2, "classed": 1, "z": 4},
+    ]
+    for number in range(2):
+        path = f"annotate/{draft}/images/train:field{number}"
+        state = api(desk, "PATCH", path, 0, change_id="c1", session="api", operations=drawn, done=True)
+    assert state["classes"] == {"1": 2, "2": 1}
+    assert [(patch["z"], patch["y"], patch["x"], patch["height"]) for patch in state["patches"]][:2] == [
+        (3, 4, 4, 8),
+        (4, 4, 4, 8),
+    ]
+    api(desk, "POST", f"annotate/{draft}/finish", name="drawn", use="train")
+    manifest = read_dataset(client, "drawn:1")
+    assert (manifest.kind, manifest.roles("target")) == ("labels", ("target", "target_class"))
+    files = {image.role: image.file for image in manifest.images if image.stem == "field1"}
+    labels, classes = (
+        tifffile.imread(io.BytesIO(client.catalog.read(client.dataset_uri("drawn:1"), files[role])))
+        for role in ("target", "target_class")
+    )
+    expected = np.zeros(labels.shape, np.uint16)
+    expected[3:5, 4:12, 4:12], expected[4, 20:26, 20:26] = 1, 2
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(classes, np.array([0, 2, 1])[expected])
 
 
 def test_pages_pass_the_checks_of_accessibility(desk: Desk, client: Client, predicted: str) -> None:

@@ -87,8 +87,8 @@ def stroke(points: Sequence[Point], diameter: float, shape: tuple[int, int]) -> 
         squared = along_x * along_x + along_y * along_y
         place = np.clip((x * along_x + y * along_y) / squared, 0, 1) if squared else np.zeros((1, 1))
         part |= (x - place * along_x) ** 2 + (y - place * along_y) ** 2 <= radius * radius
-    for point_x, point_y in points:
-        row, column = math.floor(point_y) - area.y, math.floor(point_x) - area.x
+    for corner in points:
+        row, column = math.floor(corner[1]) - area.y, math.floor(corner[0]) - area.x
         if 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1]:
             mask[row, column] = True
     return area

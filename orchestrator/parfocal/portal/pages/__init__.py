@@ -2,6 +2,7 @@
 
 from parfocal.portal.pages import (
     annotate,
+    annotate_image,
     compare,
     data,
     files,
@@ -16,21 +17,6 @@ from parfocal.portal.pages import (
     trash,
 )
 
-ROUTERS = tuple(
-    module.router
-    for module in (
-        start,
-        data,
-        methods,
-        train,
-        jobs,
-        models,
-        predict,
-        annotate,
-        compare,
-        operator,
-        files,
-        trash,
-        schedules,
-    )
-)
+_WORK = (start, data, methods, train, jobs, models, predict, annotate, annotate_image, compare)
+_OTHERS = (operator, files, trash, schedules)
+ROUTERS = tuple(module.router for module in (*_WORK, *_OTHERS))

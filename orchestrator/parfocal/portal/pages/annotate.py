@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -20,30 +18,24 @@ from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.published import read_manifest
-from parfocal.portal.annotate.boxes import BoxEditor
-from parfocal.portal.annotate.desk import Opened, patches, tiff_bytes
+from parfocal.portal.annotate.desk import tiff_bytes
 from parfocal.portal.annotate.fields import KIND_TITLES, Field, Fields, kind_of_result, require_drawable
 from parfocal.portal.annotate.saving import USES, Wanted, save_dataset, suggested_use
 from parfocal.portal.follow import make_tiles
+from parfocal.portal.pages.annotate_image import NEVER, state_of
 from parfocal.portal.pages.files import result_of
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.runtime.errors import (
-    ConflictError,
     InvalidInputError,
-    NotFoundError,
     ParfocalError,
-    PreconditionError,
     Violation,
     refusal,
 )
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem
-from parfocal.runtime.images.pyramid import encode_tile, tile_name
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
 from parfocal.runtime.store.names import check_request_id, is_name, new_request_id, versioned_name
 
 router = APIRouter(prefix="/p/{project}")
-_NEVER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_STATUS: Final = ((ConflictError, 412), (PreconditionError, 409), (InvalidInputError, 422), (NotFoundError, 404))
 _CHUNK: Final = 2**20
 
 
@@ -106,7 +98,7 @@ def viewer(client: ClientHere, portal: PortalHere, draft: str) -> Response:
                 "classes": _classes(found),
             },
         },
-        headers=_NEVER,
+        headers=NEVER,
     )
 
 
@@ -114,61 +106,7 @@ def viewer(client: ClientHere, portal: PortalHere, draft: str) -> Response:
 def state(client: ClientHere, draft: str) -> Response:
     """Say how far each image is, and who works on it."""
     answer = client.catalog.draft(draft)
-    return JSONResponse({image.image: _state(image) for image in answer.images}, headers=_NEVER)
-
-
-@router.get("/annotate/{draft}/images/{image}")
-def image_state(client: ClientHere, portal: PortalHere, draft: str, image: str) -> Response:
-    """Say how far one image is, with its boxes or the classes of its objects."""
-    try:
-        found, field = _one(client, portal, draft, image)
-        opened = portal.desk.opened(client, found, field)
-        known = client.catalog.draft_image(draft, image)
-        return JSONResponse({**_state(known), **_drawn(opened)}, headers=_NEVER)
-    except ParfocalError as error:
-        return _refused(error)
-
-
-@router.patch("/annotate/{draft}/images/{image}")
-async def change(
-    request: Request, client: ClientHere, portal: PortalHere, draft: str, image: str, if_match: str = Header("")
-) -> Response:
-    """Apply operations, undo or redo them, or mark an image as done; If-Match is the revision that was seen."""
-    body = await request.body()
-    return await run_in_threadpool(_change, client, portal, draft, image, if_match.strip('" '), body)
-
-
-@router.post("/annotate/{draft}/images/{image}/lease")
-async def lease(request: Request, client: ClientHere, draft: str, image: str) -> Response:
-    """Take, renew or end the lease of an image."""
-    form = {name: str(value) for name, value in (await request.form()).items()}
-
-    def take() -> Response:
-        try:
-            found = client.catalog.lease_draft_image(
-                draft,
-                image,
-                check_request_id(form.get("session", "")),
-                take_over=form.get("do", "") == "take-over",
-                release=form.get("do", "") == "release",
-            )
-        except ParfocalError as error:
-            return _refused(error)
-        return JSONResponse(_state(found), headers=_NEVER)
-
-    return await run_in_threadpool(take)
-
-
-@router.get("/annotate/{draft}/images/{image}/labels.tif")
-def labels_out(client: ClientHere, portal: PortalHere, draft: str, image: str) -> Response:
-    """Return the label image as it is now, for Fiji or napari."""
-    found, field = _one(client, portal, draft, image)
-    opened = portal.desk.opened(client, found, field)
-    with opened.lock:
-        content = opened.image()
-    name = quote(f"{field.stem}.tif")
-    headers = {**_NEVER, "Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
-    return Response(tiff_bytes(content), media_type="image/tiff", headers=headers)
+    return JSONResponse({image.image: state_of(image) for image in answer.images}, headers=NEVER)
 
 
 @router.get("/annotate/{draft}/labels.zip")
@@ -185,7 +123,7 @@ def all_out(client: ClientHere, portal: PortalHere, draft: str) -> Response:
                 archive.writestr(f"{names[field.name]}.tif", tiff_bytes(content))
         file.seek(0)
         data = file.read()
-    headers = {**_NEVER, "Content-Disposition": f'attachment; filename="{found.draft}-labels.zip"'}
+    headers = {**NEVER, "Content-Disposition": f'attachment; filename="{found.draft}-labels.zip"'}
     return Response(data, media_type="application/zip", headers=headers)
 
 
@@ -226,48 +164,6 @@ def delete(request: Request, client: ClientHere, draft: str) -> Response:
     """Delete a draft with everything that was drawn in it."""
     client.catalog.delete_draft(draft)
     return go(request, "/annotate")
-
-
-@router.get("/tiles/draft/{draft}/{image}/{layer}/info")
-def info(client: ClientHere, portal: PortalHere, draft: str, image: str, layer: str) -> Response:
-    """Describe an image of a draft, or the labels drawn in it."""
-    try:
-        found, field = _one(client, portal, draft, image)
-        opened = portal.desk.opened(client, found, field)
-    except InvalidInputError as error:
-        return JSONResponse({"state": "failed", "reason": error.message}, headers=_NEVER)
-    with opened.lock:
-        content = opened.info() if layer == "labels" else opened.source_info
-    return JSONResponse(content, headers=_NEVER)
-
-
-@router.get("/tiles/draft/{draft}/{image}/{layer}/{digest}/{level}/{t}/{c}/{z}/{row}/{column}")
-def tile(
-    client: ClientHere,
-    portal: PortalHere,
-    draft: str,
-    image: str,
-    layer: str,
-    level: int,
-    t: int,
-    c: int,
-    z: int,
-    row: int,
-    column: int,
-) -> Response:
-    """Return one tile of an image of a draft, or of the labels as they are now."""
-    found, field = _one(client, portal, draft, image)
-    opened = portal.desk.at_hand(client, found, field)
-    headers = {**_NEVER, "Content-Encoding": "gzip"}
-    if layer != "labels":
-        data = (opened.source or {}).get(tile_name(level, t, c, z, row, column))
-    else:
-        with opened.lock:
-            pixels = opened.tile(level, t, z, row, column)
-        data = None if pixels is None else encode_tile(pixels)
-    if data is None:
-        raise NotFoundError("There is no such tile.")
-    return Response(data, media_type="application/octet-stream", headers=headers)
 
 
 def _begin(client: Client, portal: Portal, form: Mapping[str, str]) -> v1.Draft:
@@ -319,61 +215,15 @@ def _of(client: Client, portal: Portal, draft: str) -> tuple[v1.Draft, Fields, d
     return answer.draft, portal.fields.fields(client, answer.draft), {state.image: state for state in answer.images}
 
 
-def _one(client: Client, portal: Portal, draft: str, image: str) -> tuple[v1.Draft, Field]:
-    found = portal.fields.draft(client, draft)
-    return found, portal.fields.fields(client, found).find(image)
-
-
-def _change(client: Client, portal: Portal, draft: str, image: str, revision: str, body: bytes) -> Response:
-    try:
-        sent = json.loads(body)
-        if not isinstance(sent, dict) or not revision.isdecimal():
-            raise ValueError
-    except (ValueError, RecursionError):
-        return _refused(InvalidInputError("Send an object of JSON, and the revision in If-Match."))
-    request = v1.ChangeDraftImageRequest(
-        project=client.project,
-        draft=draft,
-        image=image,
-        revision=int(revision),
-        change_id=str(sent.get("change_id", "")),
-        session=str(sent.get("session", "")),
-    )
-    if isinstance(sent.get("applied"), int):
-        request.applied = sent["applied"]
-    if isinstance(sent.get("done"), bool):
-        request.done = sent["done"]
-    operations = sent.get("operations", [])
-    if not isinstance(operations, list):
-        return _refused(InvalidInputError("The operations must be a list."))
-    try:
-        found, field = _one(client, portal, draft, image)
-        opened, saved, windows = portal.desk.change(client, found, field, request, operations)
-        answer = {**_state(saved), **_drawn(opened)}
-        if isinstance(opened.editor, BoxEditor):
-            return JSONResponse(answer, headers=_NEVER)
-        with opened.lock:
-            changed = patches(opened, windows)
-        if changed is None:
-            answer["reload"] = True
-        else:
-            for each in changed:
-                each["values"] = base64.b64encode(each["values"]).decode()
-            answer["patches"] = changed
-        answer["made"] = [json.loads(text).get("object", 0) for text in request.operations]
-        return JSONResponse(answer, headers=_NEVER)
-    except ParfocalError as error:
-        return _refused(error)
-
-
 def _bring(client: Client, portal: Portal, draft: str, session: str, paths: Sequence[Path]) -> None:
     """Replace the labels of the images that files are called like; all or none of them are used."""
-    found, fields, _ = _of(client, portal, draft)
+    found, fields, states = _of(client, portal, draft)
     if found.kind == "boxes":
         raise InvalidInputError("Boxes are drawn in this draft: label images cannot be used.")
     if not paths:
         raise InvalidInputError("Choose the label images that you have corrected.")
-    by_name = {name: field for field in fields.fields for name in (_file_names(fields.fields)[field.name],)}
+    names = _file_names(fields.fields)
+    by_name = {names[field.name]: field for field in fields.fields}
     problems, pairs = [], []
     for path in paths:
         stem = image_stem(path) if path.name.lower().endswith(IMAGE_SUFFIXES) else ""
@@ -381,6 +231,9 @@ def _bring(client: Client, portal: Portal, draft: str, session: str, paths: Sequ
         if field is None:
             problems.append(Violation(path.name, "no image of this draft has this name"))
             continue
+        if (state := states.get(field.name)) is not None and state.lease.session not in {"", session}:
+            text = f"{state.lease.holder} is editing this image in another window"
+            problems.append(Violation(path.name, text))
         try:
             portal.desk.check(path, portal.desk.opened(client, found, field))
         except InvalidInputError as error:
@@ -452,36 +305,12 @@ def _suggested_name(client: Client, draft: v1.Draft, fields: Fields) -> str:
     if not source:
         return f"{versioned_name(draft.model_uri).partition(':')[0]}-corrected"[:63] if draft.model_uri else "corrected"
     name = versioned_name(source).partition(":")[0]
-    same = source == draft.base_uri and read_dataset(client, versioned_name(source)).kind == draft.kind
+    same = read_dataset(client, versioned_name(source)).kind == draft.kind
     return name if same else f"{name[:53]}-corrected"
 
 
 def _is_done(states: Mapping[str, v1.DraftImage], field: Field) -> bool:
     return field.name in states and states[field.name].done
-
-
-def _state(image: v1.DraftImage) -> dict[str, Any]:
-    lease = {"session": image.lease.session, "holder": image.lease.holder} if image.HasField("lease") else None
-    return {
-        "revision": image.revision,
-        "applied": image.applied,
-        "steps": image.steps,
-        "done": image.done,
-        "lease": lease,
-    }
-
-
-def _drawn(opened: Opened) -> dict[str, Any]:
-    with opened.lock:
-        if isinstance(opened.editor, BoxEditor):
-            boxes = [{"id": box.number, "corners": box.corners, "class": box.classed} for box in opened.editor.boxes]
-            return {"boxes": boxes}
-        return {"classes": {str(number): classed for number, classed in opened.editor.classes.items()}}
-
-
-def _refused(error: ParfocalError) -> Response:
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 503)
-    return JSONResponse({"detail": error.message}, status, headers=_NEVER)
 
 
 def _classes(draft: v1.Draft) -> list[dict[str, Any]]:

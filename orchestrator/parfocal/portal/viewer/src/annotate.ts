@@ -58,6 +58,8 @@ export class Annotator {
     readonly config: DraftConfig,
   ) {
     this.build();
+    // Forms of the page act for this window.
+    for (const field of document.querySelectorAll<HTMLInputElement>("input[data-draft-session]")) field.value = session;
     const { area } = viewer;
     area.addEventListener("pointerdown", (event) => this.onDown(event), true);
     area.addEventListener("pointermove", (event) => this.onMove(event), true);
@@ -206,9 +208,11 @@ export class Annotator {
     const parts: Node[] = [choice, actions];
     if (this.config.kind !== "boxes") parts.push(brush);
     if (this.config.classes.length) parts.push(group("Class", this.classChoice));
-    tools.append(...parts, group("Steps", this.buttons.undo, this.buttons.redo), this.what, this.saved, this.buttons.done);
+    tools.append(...parts, group("Steps", this.buttons.undo, this.buttons.redo, this.buttons.done));
     tools.hidden = false;
-    tools.after(this.notice);
+    // Words come and go below and above the image, which must stay where it is while people draw.
+    this.viewer.foot.append(this.what, this.saved);
+    this.viewer.area.append(this.notice);
     this.resize(this.size);
     this.take(this.config.kind === "boxes" ? "box" : "brush");
   }
@@ -216,7 +220,7 @@ export class Annotator {
   private take(tool: Tool): void {
     this.cancel();
     this.tool = tool;
-    this.merging = tool === "merge" ? this.chosen : 0;
+    this.merging = 0;
     this.viewer.area.dataset.tool = tool;
     for (const [each, button] of this.toolButtons) button.setAttribute("aria-pressed", String(each === tool));
     this.show();
@@ -415,8 +419,10 @@ export class Annotator {
       this.choose(id);
       return undefined;
     }
-    this.choose(this.merging);
-    return { do: "merge", object: this.merging, others: [id], t: this.viewer.plane.t };
+    const object = this.merging;
+    this.merging = 0;
+    this.choose(object);
+    return { do: "merge", object, others: [id], t: this.viewer.plane.t };
   }
 
   /** Return the chosen object if a line lies on it. */
@@ -511,7 +517,8 @@ export class Annotator {
     const state = image?.state;
     const classed = this.config.kind === "labels" ? this.className(state?.classes?.[this.chosen] ?? 0) : this.className(this.boxes.find((box) => box.id === this.chosen)?.class ?? 0);
     const word = this.config.kind === "boxes" ? "box" : "object";
-    const chosen = this.config.kind === "classes" ? this.className(this.chosen) || `class ${this.chosen}` : `${word} ${this.chosen}${classed ? `, ${classed}` : ""}`;
+    const area = this.className(this.chosen) || String(this.chosen);
+    const chosen = this.config.kind === "classes" ? (/^\d+$/.test(area) ? `class ${area}` : area) : `${word} ${this.chosen}${classed ? `, ${classed}` : ""}`;
     this.what.textContent = this.chosen ? (this.tool === "merge" && this.merging ? `${chosen}: click another one` : chosen) : "";
     const steps = state?.applied ?? 0;
     this.buttons.undo.disabled = !steps && !image?.pending;
@@ -560,11 +567,4 @@ export class Annotator {
     const count = document.querySelectorAll('[data-draft-image][data-state="done"]').length;
     for (const shown of document.querySelectorAll("[data-draft-done]")) shown.textContent = String(count);
   }
-
-  /** For tests and scripts of the page. */
-  get pending(): number {
-    return this.image?.pending ?? 0;
-  }
-
-  static readonly session = session;
 }

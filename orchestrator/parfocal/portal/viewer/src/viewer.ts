@@ -46,6 +46,7 @@ export class Viewer {
   private layoutButtons = make("div", "viewer-group", { role: "group", "aria-label": "Layout" });
   readonly tools = make("div", "viewer-bar", { role: "toolbar", "aria-label": "Tools", hidden: "" });
   readonly area = make("div", "viewer-area");
+  readonly foot = make("div", "viewer-foot");
   private annotator?: Annotator;
   private swipe = make("input", "viewer-swipe", { type: "range", min: "0", max: "100", step: "1", "aria-label": "Swipe line, percent from the left" });
   private line = make("div", "viewer-line");
@@ -168,12 +169,13 @@ export class Viewer {
       this.state.swipe = Number(this.swipe.value);
       this.clip();
     });
+    this.foot.append(this.title, this.readout);
     root.replaceChildren(
       this.bar,
       this.tools,
       this.area,
       this.sliders,
-      make("div", "viewer-foot", {}, this.title, this.readout),
+      this.foot,
       this.contrast.element,
       this.message,
       this.live,
