@@ -125,6 +125,43 @@ def test_what_would_exceed_the_limit_of_a_project_is_not_signed(
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_a_schedule_is_its_makers_whoever_they_say_they_are(guarded: ServiceProcess, people: People) -> None:
+    root = f"s3://parfocal-results/{OWN}"
+    model = f"s3://parfocal-models/{OWN}/m/1"
+    schedule = v1.Schedule(
+        name="mine",
+        source_uri=f"{root}/in",
+        output_uri=f"{root}/out",
+        steps=[v1.BatchStep(model_uri=model)],
+        created_by="machine:somebody-else",
+    )
+    with grpc.insecure_channel(guarded.address) as channel:
+        catalog = v1.CatalogServiceStub(channel)
+
+        def create(**changes: str) -> v1.Schedule:
+            wanted = v1.Schedule()
+            wanted.CopyFrom(schedule)
+            for name, value in changes.items():
+                setattr(wanted, name, value)
+            request = v1.CreateScheduleRequest(project=OWN, schedule=wanted)
+            answer: v1.CreateScheduleResponse = catalog.CreateSchedule(
+                request, timeout=10, metadata=people.metadata("user")
+            )
+            return answer.schedule
+
+        assert create().created_by == create().created_by == "machine:user"
+        with pytest.raises(grpc.RpcError) as refused:
+            create(output_uri=f"{root}/elsewhere")
+        assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        with pytest.raises(grpc.RpcError) as refused:
+            create(name="other", source_uri=f"s3://parfocal-results/{FOREIGN}/in")
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        request = v1.CheckScheduleRequest(project=OWN, name="mine")
+        checked = catalog.CheckSchedule(request, timeout=10, metadata=people.metadata("operator"))
+    assert (checked.schedule.created_by, checked.refusal) == ("machine:user", "")
+    assert [step.model_uri for step in checked.schedule.steps] == [model]
+
+
 def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people: People) -> None:
     uri = f"s3://parfocal-datasets/{FOREIGN}/machine-user/1"
     with grpc.insecure_channel(guarded.address) as channel:

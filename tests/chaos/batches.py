@@ -40,6 +40,7 @@ from parfocal.runtime.store.store import Location, Store
 KINDS = ("worker", "service", "catalog", "store", "runner")
 RUNNERS = 2
 SAMPLE = 200
+START_TRIES = 5
 
 
 @dataclass
@@ -157,11 +158,25 @@ class Factory:
             self.s3.process.kill()
             self.s3.process.wait()
             time.sleep(rng.uniform(0.5, 3.0))
-            self.s3.start()
+            self._start(self.s3)
         else:
             self.services[kind].kill()
-            self.services[kind].start()
+            self._start(self.services[kind])
         return True
+
+    @staticmethod
+    def _start(what: S3Server | ServiceProcess) -> None:
+        """Start a process again; on a busy machine that may take more than a minute."""
+        for _ in range(START_TRIES):
+            try:
+                what.start()
+            except AssertionError:
+                if what.process is not None:
+                    what.process.kill()
+                    what.process.wait()
+            else:
+                return
+        raise RuntimeError(f"{what.folder.name} did not start {START_TRIES} times")
 
     def work_goes_on(self) -> bool:
         """Return whether a flow runner still works."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import pytest
-from support import put_image
+from support import Ended, put_image
 
 from parfocal import v1
 from parfocal.cli._schedule import interval
@@ -190,6 +190,26 @@ def test_models_are_applied_one_after_the_other(client: Client, batch: Batch, mo
     related = {(link.uri, link.from_uri) for link in client.catalog.lineage("result", second).relations}
     assert (f"{client.store.results}{client.project}/{second}", sources[1]) in related
     assert go(client, chain).ended_before == 3
+
+
+def test_images_of_this_computer_go_through_several_models(
+    run: Callable[..., Ended], client: Client, images: Path, model: str, tmp_path: Path
+) -> None:
+    source, output = images / "test" / "source", tmp_path / "out"
+    command = ("predict", source, "--model", model, "--then", model, "--output", output)
+    assert run(*command, "--detach").code == 2
+    refused = run(*command, "-p", "3.tile_size=64")
+    assert (refused.code, "there are 2 steps" in refused.err) == (2, True)
+    ended = run(*command, "--keep-steps", "--json")
+    assert ended.code == 0, ended.err
+    names = {path.name for path in source.iterdir()}
+    assert {path.name for path in output.iterdir() if path.is_file()} >= names
+    kept = output / "steps" / f"1-{model.replace(':', '-')}"
+    assert {path.name for path in kept.iterdir()} >= names
+    last = client.get(ended.json["job"]["id"])
+    first = last.prediction.input_uri.rsplit("/", 1)[-1]
+    assert client.get(first).state == v1.JOB_STATE_SUCCEEDED
+    assert {image["input"] for image in ended.json["images"]} == names
 
 
 def test_images_unlike_those_of_the_training_are_named_or_end_the_run(
