@@ -19,7 +19,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "training of 12 epochs": {"epochs": 12, "patches_per_image": 4, "pause_seconds": 0.03},
     "training of 3 epochs": {"epochs": 3, "patches_per_image": 2},
     # So long that it hands the device to predictions: one that is done within seconds does not.
-    "training of 25 epochs": {"epochs": 25, "patches_per_image": 4, "pause_seconds": 0.1},
+    "training of 16 epochs": {"epochs": 16, "patches_per_image": 4, "pause_seconds": 0.1},
 }
 # The models that predictions use; a prediction pauses after each tile as the training did after each step.
 MODELS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import Ended, ServiceProcess
+from support import Ended, ServiceProcess, mentions
 
 from parfocal.client import Client
 from parfocal.client.models import list_models
@@ -83,12 +83,16 @@ def test_models_and_results_are_deleted_too(
     assert model in run("models", "list").out
 
 
-def test_projects_say_what_they_keep(run: Callable[..., Ended], dataset: str, environment: dict[str, str]) -> None:
-    projects = {each["project"]: each for each in run("projects", "--json").json}
-    own = projects[environment["PARFOCAL_PROJECT"]]
-    assert own["datasets"]["entries"] >= 1
-    assert own["datasets"]["bytes"] > 1000
-    assert environment["PARFOCAL_PROJECT"] in run("projects").out
+def test_storage_says_what_takes_space(run: Callable[..., Ended], dataset: str, environment: dict[str, str]) -> None:
+    own = environment["PARFOCAL_PROJECT"]
+    assert own in [each["project"] for each in run("projects", "--json").json]
+    rows = run("storage", "--all-projects", "--json").json
+    assert [row["bytes"] for row in rows] == sorted((row["bytes"] for row in rows), reverse=True)
+    (found,) = [row for row in rows if (row["project"], row["kind"]) == (own, "dataset")]
+    assert found["entries"] >= 1
+    assert found["bytes"] > 1000
+    shown = run("storage")
+    assert mentions(shown.out, own, "datasets", "models", "results")
 
 
 def test_without_a_catalogue_the_message_says_what_to_do(

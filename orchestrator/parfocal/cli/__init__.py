@@ -40,6 +40,7 @@ _COMMANDS = {
     "jobs": "_jobs:jobs",
     "projects": "_projects:projects",
     "usage": "_usage:usage",
+    "storage": "_storage:storage",
     "login": "_login:login",
     "logout": "_login:logout",
     "contexts": "_login:contexts",

@@ -10,43 +10,33 @@ import click
 
 from parfocal.cli._app import Command, current_app
 
-_COLUMNS = ("project", "month", "user", "service", "jobs", "device_hours", "stored_gib")
+_COLUMNS = ("project", "month", "user", "service", "jobs", "device_hours")
 
 
 @click.command(cls=Command, short_help="Say what projects have used, as CSV.")
 @click.option("--month", metavar="YYYY-MM", default="", help="Only this month.  [default: all]")
 @click.option("--all-projects", is_flag=True, help="All projects that you may see, not only one.")
 def usage(month: str, all_projects: bool) -> None:
-    """Write a CSV of the hours on devices by project, month, user and service, and of what projects store now.
+    """Write a CSV of the hours on devices by project, month, user and service; `parfocal storage` is about space.
 
     Hours count from the first worker of a training or prediction to its end, in the month of its end (UTC). Deleted
     jobs count as well.
     """
     app = current_app()
     import re
-    from datetime import UTC, datetime
 
-    from parfocal.cli._render import print_json, warn
-    from parfocal.runtime.errors import InvalidInputError, UnavailableError
+    from parfocal.cli._render import print_json
+    from parfocal.runtime.errors import InvalidInputError
 
     if month and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
         raise InvalidInputError(f"--month {month!r} is no month: write it as 2026-11.")
-    now = f"{datetime.now(UTC):%Y-%m}"
     rows: list[dict[str, Any]] = []
     with app.client() as client:
         for project in client.catalog.projects() if all_projects else [client.project]:
             for use in client.usage(project, month).usage:
                 hours = round(use.device_seconds / 3600, 4)
-                values = (project, use.month, use.user, use.service, use.jobs, hours, "")
+                values = (project, use.month, use.user, use.service, use.jobs, hours)
                 rows.append(dict(zip(_COLUMNS, values, strict=True)))
-            if month not in {"", now}:
-                continue
-            try:
-                stored = sum(entry.bytes for entry in client.catalog.of(project).usage())
-            except UnavailableError as error:
-                warn(f"{error.message} What {project} stores is missing here.")
-                continue
-            rows.append(dict(zip(_COLUMNS, (project, now, "", "store", "", "", round(stored / 2**30, 4)), strict=True)))
     if app.json:
         print_json(rows)
         return

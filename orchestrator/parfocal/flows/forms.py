@@ -15,6 +15,7 @@ from parfocal.runtime.datasets.kinds import needed_title
 
 Schema = dict[str, Any]
 _PUBLISH = "publish one with `parfocal dataset create NAME FOLDER`, or type the name of one that will be there."
+_MOST_CHOICES = 1000
 _NO_DATASET = f"No dataset has been published yet: {_PUBLISH}"
 _SPLIT: Schema = {
     "type": "string",
@@ -205,16 +206,29 @@ def check_form(method: v1.Method, datasets: Sequence[str]) -> Schema:
 
 
 def choice(title: str, description: str, values: Sequence[str], if_empty: str) -> Schema:
-    """Return a drop-down; with nothing to choose from a text field, because an empty drop-down blocks the form."""
+    """Return a drop-down; with nothing to choose from a text field, because an empty drop-down blocks the form.
+
+    With more than anybody looks through, it is a text field as well: Prefect keeps no event of more than 1.5 MB, and
+    one of a changed form has it twice.
+    """
     if not values:
         return {"type": "string", "title": title, "description": if_empty}
+    if len(values) > _MOST_CHOICES:
+        return {"type": "string", "title": title, "description": f"{description} {_too_many(values)}"}
     return {"type": "string", "title": title, "description": description, "enum": list(values)}
+
+
+def _too_many(values: Sequence[str]) -> str:
+    return f"There are {len(values):,}: type the name, for example {values[0]}."
 
 
 def choices(title: str, description: str, values: Sequence[str], if_empty: str) -> Schema:
     """Return a drop-down of which several can be chosen; with nothing to choose from a list of text fields."""
     if not values:
         return {"type": "array", "title": title, "description": if_empty, "items": {"type": "string"}}
+    if len(values) > _MOST_CHOICES:
+        text = f"{description} {_too_many(values)}"
+        return {"type": "array", "title": title, "description": text, "items": {"type": "string"}}
     items = {"type": "string", "enum": list(values)}
     return {"type": "array", "title": title, "description": description, "items": items}
 

@@ -121,6 +121,10 @@ def store_unit(config: StackConfig, credentials: Credentials) -> Unit:
         "-volume.preStopSeconds=0",
         # Space of deleted objects is reclaimed file by file, each needing that much room meanwhile.
         "-master.volumeSizeLimitMB=256",
+        # A file is rewritten without what was deleted as soon as that is a tenth of it, and removed once it is empty.
+        "-master.garbageThreshold=0.1",
+        "-master.vacuumIntervalSeconds=300",
+        "-master.vacuumDeleteEmptyAfterSeconds=3600",
         f"-filer.allowedOrigins=http://{LOOPBACK}:{config.s3_port}",
     ]
     argv += [f"-{name}={first + offset}" for offset, name in enumerate(_STORE_PORT_FLAGS)]

@@ -460,6 +460,8 @@ class Usage(google.protobuf.message.Message):
     DELETED_ENTRIES_FIELD_NUMBER: builtins.int
     OBJECTS_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
+    DELETED_BYTES_FIELD_NUMBER: builtins.int
+    UNFINISHED_BYTES_FIELD_NUMBER: builtins.int
     kind: global___EntryKind.ValueType
     """Kind of the entry."""
     entries: builtins.int
@@ -470,6 +472,10 @@ class Usage(google.protobuf.message.Message):
     """Number of stored objects."""
     bytes: builtins.int
     """Size of all stored objects in bytes, with those of the trash and of unfinished uploads."""
+    deleted_bytes: builtins.int
+    """Size of those that belong to entries in the trash."""
+    unfinished_bytes: builtins.int
+    """Size of what was sent of large files whose upload is not complete."""
     def __init__(
         self,
         *,
@@ -478,8 +484,10 @@ class Usage(google.protobuf.message.Message):
         deleted_entries: builtins.int = ...,
         objects: builtins.int = ...,
         bytes: builtins.int = ...,
+        deleted_bytes: builtins.int = ...,
+        unfinished_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "deleted_entries", b"deleted_entries", "entries", b"entries", "kind", b"kind", "objects", b"objects"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "deleted_bytes", b"deleted_bytes", "deleted_entries", b"deleted_entries", "entries", b"entries", "kind", b"kind", "objects", b"objects", "unfinished_bytes", b"unfinished_bytes"]) -> None: ...
 
 global___Usage = Usage
 

@@ -11,10 +11,12 @@ import grpc
 
 from parfocal import v1
 from parfocal.catalog.entries import Entries
+from parfocal.catalog.retention import Retention
 from parfocal.catalog.servicer import CatalogServicer
 from parfocal.catalog.signing import Signer, check_signing
 from parfocal.catalog.trash import Trash
 from parfocal.catalog.uploads.uploads import Uploads
+from parfocal.runtime.access.policy import read_policy
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings
@@ -37,6 +39,7 @@ class Catalog:
         entries, signer = Entries(self._store), Signer(settings)
         self._trash = Trash(entries, settings.trash_days)
         self._uploads = Uploads(self._store, signer, settings.state_folder)
+        self._retention = Retention(entries, self._trash, self._result_days)
         self._servicer = CatalogServicer(entries, self._trash, self._uploads, signer, settings)
         self._task: asyncio.Task[None] | None = None
 
@@ -59,7 +62,11 @@ class Catalog:
 
     async def _tidy(self) -> None:
         while True:
-            for what, action in (("trash", self._trash.empty), ("unfinished uploads", self._tidy_uploads)):
+            for what, action in (
+                ("old results", self._retention.apply),
+                ("trash", self._trash.empty),
+                ("unfinished uploads", self._tidy_uploads),
+            ):
                 try:
                     await asyncio.to_thread(action)
                 except ParfocalError as error:
@@ -67,6 +74,12 @@ class Catalog:
                 except Exception:
                     _log.exception("%s could not be cleaned up", what)
             await asyncio.sleep(_TIDY_SECONDS)
+
+    def _result_days(self, project: str) -> float:
+        """Return the retention of the results of a project, as the access file says it now."""
+        path = self._settings.access_file
+        own = read_policy(path).limits(project).result_days if path is not None else None
+        return self._settings.result_days if own is None else own
 
     def _tidy_uploads(self) -> None:
         tidy_machine(self._settings)

@@ -165,6 +165,12 @@ class Settings(BaseSettings):
         description="days that what was deleted stays in the trash: records of jobs, and datasets, models and results, "
         "whose files also stay while something refers to them; 0: for ever",
     )
+    result_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="days after which predictions and evaluations that can be made again go to the trash, unless "
+        "something refers to them; projects may have other values in the access file (`result_days`); 0: never",
+    )
     upload_days: float = Field(
         default=7.0, ge=0, description="days that an upload may take before what was sent of it is removed; 0: for ever"
     )

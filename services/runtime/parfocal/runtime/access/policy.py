@@ -65,6 +65,11 @@ class Limits(_Table):
     stored_gib: float | None = Field(
         default=None, ge=0, description="GiB of datasets, models and results, those of the trash included"
     )
+    result_days: float | None = Field(
+        default=None,
+        ge=0,
+        description="days after which predictions and evaluations that can be made again go to the trash; 0: never",
+    )
 
 
 class Project(Limits):

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from parfocal.runtime.access import calls
+from parfocal.runtime.access.actions import ACTIONS, Action
 from parfocal.runtime.access.audit import Audit
 from parfocal.runtime.access.calls import Call
 from parfocal.runtime.access.gate import ACTS_FOR_KEY, TOKEN_KEY, Gate
@@ -176,7 +177,9 @@ class _Edge:
                 )
             )
         if error is None and not self._name.startswith(_QUIET):
-            self._write(logging.INFO, "OK", "")
+            # Clients ask again and again what there is: that they were answered says nothing about the service.
+            reads = ACTIONS.get(self._name) in {Action.READ, Action.LOOK_AROUND}
+            self._write(logging.DEBUG if reads else logging.INFO, "OK", "")
         if error is not None and not isinstance(error, Exception) and not self._name.startswith(_QUIET):
             # The client went away, or has seen enough of a stream.
             self._audit.write(self._call, "LEFT", self._request_id)
