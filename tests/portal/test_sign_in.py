@@ -330,6 +330,9 @@ def test_a_viewer_is_offered_no_work_and_is_refused_in_the_services_words(portal
         for path in ("", "data", f"data/{dataset}/1", "models", "jobs", "results", "methods", "predict", "train"):
             forms = re.findall(r'<form method="post" action="(/p/[^"]+)"', bob.open(path).text)
             assert (path, forms) == (path, []), "a viewer has no forms"
+        # Here nothing cuts images into tiles.
+        pages = [person.open(f"data/{dataset}/1").text for person in (bob, ann)]
+        assert ["somebody who may start work" in text for text in pages] == [True, False]
         assert "Upload images" not in bob.open("data").text
         assert "Upload images" in ann.open("data").text
         refused = bob.send("uploads")

@@ -22,9 +22,8 @@ from parfocal.client.previews import preview_folder, preview_stored
 from parfocal.client.quality import published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
-from parfocal.portal.follow import make_tiles
 from parfocal.portal.layers import dataset_config
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page, rights_of
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page, prepare_tiles
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
 from parfocal.runtime.datasets.report import FolderReport
@@ -178,8 +177,7 @@ def dataset(
     """Show one dataset: what it is good for, what is wrong with it, its images."""
     manifest = read_dataset(client, f"{name}:{version}")
     uri = client.dataset_uri(f"{name}:{version}")
-    if rights_of(request).work:
-        make_tiles(portal.follower, client, uri)
+    tiles_note = prepare_tiles(request, client, [uri])
     sources = [image for image in manifest.images if image.role == "source" and split in {"", image.split}]
     sources.sort(key=lambda image: image.split != "train")
     partners = (
@@ -193,6 +191,7 @@ def dataset(
         request,
         "dataset.html",
         manifest=manifest,
+        tiles_note=tiles_note,
         kind_title=title_of(manifest),
         images=[
             (image, partners.get((image.split, image.stem)), drawn.get((image.split, image.stem)))
