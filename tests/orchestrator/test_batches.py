@@ -290,6 +290,9 @@ def test_results_are_written_to_a_folder_of_their_own_in_the_project(client: Cli
     (job,) = {job.id for job in client.jobs() if job.HasField("prediction") and batch.source.key in str(job)}
     published = client.store.results / client.project / job
     elsewhere = (client.store.models / client.project / "m", client.store.results / "other" / "x", published)
+    # A job that has no result, or none yet.
+    training = next(job.id for job in client.jobs() if job.HasField("training"))
+    elsewhere += (client.store.results / client.project / training,)
     for place in (*elsewhere, published / "below", client.store.results / client.project / "_batches"):
         with pytest.raises(InvalidInputError, match="microscope-1"):
             go(client, Batch(batch.source, place, batch.steps))

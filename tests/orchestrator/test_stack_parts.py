@@ -230,6 +230,22 @@ def test_the_portal_listens_on_its_own_port_and_knows_the_services(tmp_path: Pat
     assert portal.argv[-2:] == ("--listen", "127.0.0.1:18600")
 
 
+def test_the_portal_reaches_the_schedules_and_has_no_key_or_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StackConfig(folder=tmp_path, services=(service("care", 15051),), portal_port=18600, prefect_port=14200)
+    credentials = ensure_credentials(tmp_path)
+    open_portal = build_units(config, credentials)[-1].env
+    assert open_portal["PREFECT_API_URL"] == "http://127.0.0.1:14200/api"
+    assert "PREFECT_API_AUTH_STRING" not in open_portal
+    monkeypatch.setenv("PARFOCAL_ACCESS_FILE", str(tmp_path / "access.toml"))
+    monkeypatch.setenv("PARFOCAL_TOKEN", "of-whoever-starts-it")
+    guarded = build_units(config, credentials)[-1].env
+    assert guarded["PREFECT_API_AUTH_STRING"] == credentials.prefect_auth
+    assert guarded["PARFOCAL_ACCESS_FILE"] == str(tmp_path / "access.toml")
+    assert not {"of-whoever-starts-it", credentials.services.secret_key} & set(guarded.values())
+
+
 def test_with_identities_prefect_asks_for_a_password_and_only_the_runner_gets_its_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,15 @@ if CHROMIUM is None and not os.environ.get("PARFOCAL_NEEDS_CHROMIUM"):
     pytest.skip("Chromium is not installed: apt-get install chromium", allow_module_level=True)
 
 PAGES = ("", "data", "data/fibres/1", "methods", "train?method=fake-2d&dataset=fibres:1", "models", "models/filter/1")
-FURTHER = ("predict?model=filter:1&input=fibres:1/test", "results", "jobs", "compare", "operator", "search?q=fibres")
+FURTHER = (
+    "predict?model=filter:1&input=fibres:1/test",
+    "results",
+    "jobs",
+    "compare",
+    "operator",
+    "search?q=fibres",
+    "deleted",
+)
 PROJECT = "day"
 # Workers start in seconds on an idle machine, and in many more on one that does other work.
 expect.set_options(timeout=60_000)

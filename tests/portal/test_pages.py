@@ -36,7 +36,20 @@ from parfocal.runtime.store.manifests import (
 )
 from parfocal.runtime.store.names import is_job_id, result_location
 
-PAGES = ("", "data", "methods", "models", "predict", "results", "jobs", "compare", "operator", "search?q=a")
+PAGES = (
+    "",
+    "data",
+    "methods",
+    "models",
+    "predict",
+    "results",
+    "jobs",
+    "compare",
+    "operator",
+    "search?q=a",
+    "schedules",
+    "deleted",
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import os
 import re
@@ -24,8 +25,10 @@ from playwright.sync_api import expect, sync_playwright
 from portal_visitor import Visitor
 from support import ROOT, S3Server, ServiceProcess, free_ports, wait_for
 
+from parfocal.portal.__main__ import allowed_hosts, require_protection
 from parfocal.portal.app import create_app
 from parfocal.portal.settings import PortalSettings
+from parfocal.runtime.errors import PreconditionError
 from parfocal.runtime.settings import Settings
 
 ACCESS = """
@@ -239,6 +242,30 @@ def test_nobody_is_sent_to_another_site_after_signing_in(portal: str, path: str)
         assert parse_qs(urlsplit(html.unescape(link)).query)["next"] == ["/"]
 
 
+@pytest.mark.parametrize(
+    ("listen", "url", "identities", "missing"),
+    [
+        ("127.0.0.1:8600", "", False, ""),
+        ("0.0.0.0:8600", "", False, "PARFOCAL_ACCESS_FILE"),
+        ("0.0.0.0:8600", "", True, "PARFOCAL_PORTAL_URL"),
+        ("0.0.0.0:8600", "http://portal.example.org", True, "PARFOCAL_PORTAL_URL"),
+        ("0.0.0.0:8600", "https://portal.example.org", True, ""),
+    ],
+)
+def test_the_portal_is_not_opened_to_a_network_by_mistake(
+    listen: str, url: str, identities: bool, missing: str, tmp_path: Path
+) -> None:
+    settings = Settings(access_file=tmp_path / "access.toml" if identities else None, tls_cert=tmp_path / "of-a-client")
+    with contextlib.nullcontext() if not missing else pytest.raises(PreconditionError, match=missing):
+        require_protection(listen, settings, PortalSettings(url=url))
+
+
+def test_beyond_loopback_the_portal_answers_to_its_address_alone() -> None:
+    own = PortalSettings(url="https://portal.example.org")
+    assert allowed_hosts("0.0.0.0", "8600", own) == {"portal.example.org"}
+    assert allowed_hosts("127.0.0.1", "8600", PortalSettings()) == {"127.0.0.1:8600", "localhost:8600"}
+
+
 # While signed in
 
 
@@ -303,6 +330,9 @@ def test_a_viewer_is_offered_no_work_and_is_refused_in_the_services_words(portal
         for path in ("", "data", f"data/{dataset}/1", "models", "jobs", "results", "methods", "predict", "train"):
             forms = re.findall(r'<form method="post" action="(/p/[^"]+)"', bob.open(path).text)
             assert (path, forms) == (path, []), "a viewer has no forms"
+        # Here nothing cuts images into tiles.
+        pages = [person.open(f"data/{dataset}/1").text for person in (bob, ann)]
+        assert ["somebody who may start work" in text for text in pages] == [True, False]
         assert "Upload images" not in bob.open("data").text
         assert "Upload images" in ann.open("data").text
         refused = bob.send("uploads")
@@ -311,6 +341,25 @@ def test_a_viewer_is_offered_no_work_and_is_refused_in_the_services_words(portal
         assert "requires the role user" in refused.text
         assert 'href="/p/first/operator"' not in ann.open("").text
         assert ann.open("operator").status_code == 403
+
+
+def test_an_upload_is_changed_by_who_began_it_or_by_an_operator(portal: str, ann: Person, access_file: Path) -> None:
+    upload = ann.upload({"a.tif": b"x"})
+    before = access_file.read_text()
+    access_file.write_text(before.replace('viewers = ["bob@example.org"]', "").replace('"group:imaging"', '"*"'))
+    try:
+        with Person(portal, project="first") as bob:
+            bob.sign_in("bob")
+            page = wait_for(
+                lambda: "Upload images" in bob.open("data").text and bob.open(f"uploads/{upload}"), 20, "a role"
+            )
+            assert "Discard" not in page.text
+            refused = bob.send(f"uploads/{upload}/discard")
+            assert (refused.status_code, "begun by ann@example.org" in refused.text) == (403, True)
+    finally:
+        access_file.write_text(before)
+    assert "Discard" in ann.open(f"uploads/{upload}").text
+    assert ann.send(f"uploads/{upload}/discard").url.path == "/p/first/data"
 
 
 def test_projects_are_those_in_which_somebody_has_a_role(ann: Person, bob: Person) -> None:

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from parfocal.portal.app import create_app
 from parfocal.portal.settings import PortalSettings
-from parfocal.runtime.access.transport import is_loopback, require_protection
-from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.access.transport import UNPROTECTED, is_loopback
+from parfocal.runtime.errors import ParfocalError, PreconditionError
 from parfocal.runtime.settings import Settings
 
 
@@ -26,9 +26,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings, own = Settings(), PortalSettings()
-        # Something in front that speaks TLS passes on to it in the clear.
-        encrypted = {"tls_cert": settings.tls_cert or own.url} if own.is_secure else {}
-        require_protection(settings.model_copy(update={"listen": options.listen, **encrypted}))
+        require_protection(options.listen, settings, own)
         app = create_app(settings, own, hosts=allowed_hosts(host, port, own), workflows=options.workflows)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -49,6 +47,24 @@ def main() -> int:
         server_header=False,
     )
     return 0
+
+
+def require_protection(listen: str, settings: Settings, own: PortalSettings) -> None:
+    """Refuse to listen where others could open pages without signing in, or read them on their way.
+
+    Raises
+    ------
+    PreconditionError
+        `listen` is beyond loopback, something is missing, and nobody has said that this is meant.
+    """
+    missing = [] if settings.access_file is not None else ["PARFOCAL_ACCESS_FILE, so that people sign in"]
+    if not own.is_secure:
+        missing.append("PARFOCAL_PORTAL_URL, the https address of what speaks TLS in front of it")
+    if missing and not is_loopback(listen) and settings.unprotected != UNPROTECTED:
+        raise PreconditionError(
+            f"The portal would listen on {listen}, where other machines can open it. Set {' and '.join(missing)}, or "
+            "listen on 127.0.0.1; docs/operating.md says how."
+        )
 
 
 def allowed_hosts(host: str, port: str, own: PortalSettings) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,7 +21,7 @@ from parfocal.flows.schedules import Schedules
 from parfocal.portal import words
 from parfocal.portal.annotate.desk import Desk
 from parfocal.portal.annotate.fields import FieldReader
-from parfocal.portal.follow import Follower, take_up
+from parfocal.portal.follow import Follower, make_tiles, take_up
 from parfocal.portal.guard import token_key, token_of
 from parfocal.portal.oidc import AttemptSeal, Providers
 from parfocal.portal.sessions import Rights, Session, Sessions, rights_in
@@ -29,7 +29,7 @@ from parfocal.portal.settings import PortalSettings
 from parfocal.portal.tiles import CatalogReader
 from parfocal.portal.uploads import Uploads
 from parfocal.runtime.access.gate import Gate
-from parfocal.runtime.errors import NotFoundError, UnavailableError
+from parfocal.runtime.errors import NotFoundError, ParfocalError, UnavailableError
 from parfocal.runtime.images.files import ImageLimits
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import is_name
@@ -208,6 +208,31 @@ def rights_of(request: Request) -> Rights:
     """Return what whoever asks may do in the project in the address."""
     project = project_of(request)
     return rights_in(portal_of(request).gate, request.state.session, project if is_name(project) else "")
+
+
+def prepare_tiles(request: Request, client: Client, uris: Iterable[str]) -> str:
+    """Have the images of datasets and results cut into tiles; return why the viewer has to wait for somebody else.
+
+    Making tiles is work, which viewers do not start.
+    """
+    rights, portal = rights_of(request), portal_of(request)
+    for uri in uris:
+        if rights.work:
+            make_tiles(portal.follower, client, uri)
+            continue
+        parts = uri.removeprefix("s3://").split("/")[2:]
+        try:
+            reader = tiles_of(request)
+            versioned = len(parts) > 1
+            there = reader.has_tiles("dataset" if versioned else "result", ":".join(parts))
+        except ParfocalError:
+            continue  # the viewer says what is wrong
+        if not there:
+            return (
+                "The large view of these images is made as soon as somebody who may start work opens this page. "
+                "The small pictures below are complete."
+            )
+    return ""
 
 
 def project_of(request: Request) -> str:

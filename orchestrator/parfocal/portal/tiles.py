@@ -65,6 +65,14 @@ class CatalogReader:
         uri = self._client.dataset_uri(name)
         return layers_of_dataset(Location.parse(uri), read_manifest(self._client, uri, DatasetManifest))
 
+    def has_tiles(self, kind: Kind, name: str) -> bool:
+        """Return whether the images of a dataset or result have been cut into tiles; the first one tells."""
+        layers = self.layers(self._client.project, kind, name).all()
+        try:
+            return not layers or bool(self.derived(layers[0].digest, INFO))
+        except NotFoundError:
+            return False
+
     def derived(self, digest: str, name: str) -> bytes:
         """Return one derived file."""
         return self._client.catalog.derived(digest, name)

@@ -35,6 +35,8 @@ ROLES: Final[Mapping[str, str]] = {
 HELD_OUT: Final = 5
 """Every so manieth image is held out for the test where an upload has no test images."""
 
+# Hidden from the files of an upload, and no name that a browser can send.
+_MAKER: Final = ".made-by"
 _KEEP_SECONDS: Final = 7 * 86_400.0
 _MOST_PARTS, _LONGEST_PART = 8, 200
 _TARGETS: Final = re.compile(
@@ -69,12 +71,21 @@ class Uploads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def create(self, project: str) -> str:
-        """Return the id of a new upload; those that lie too long are removed."""
+    def create(self, project: str, made_by: str = "") -> str:
+        """Return the id of a new upload of somebody; those that lie too long are removed."""
         self.sweep()
         upload = new_request_id("upload")
-        (self._folder / project / upload).mkdir(parents=True, mode=0o700)
+        folder = self._folder / project / upload
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / _MAKER).write_text(made_by, "utf-8")
         return upload
+
+    def maker(self, project: str, upload: str) -> str:
+        """Return who began an upload; empty where there are no identities."""
+        try:
+            return (self.place(project, upload) / _MAKER).read_text("utf-8")
+        except FileNotFoundError:
+            return ""
 
     def place(self, project: str, upload: str) -> Path:
         """Return the folder of an upload; raise NotFoundError if there is none."""
@@ -172,7 +183,7 @@ def safe_path(name: str) -> PurePosixPath:
     parts = [part for part in re.split(r"[/\\]+", unicodedata.normalize("NFC", name)) if part not in {"", "."}]
     wrong = not parts or len(parts) > _MOST_PARTS
     for part in parts:
-        wrong = wrong or part == ".." or len(part.encode()) > _LONGEST_PART or not part.isprintable()
+        wrong = wrong or part in {"..", _MAKER} or len(part.encode()) > _LONGEST_PART or not part.isprintable()
     if wrong:
         raise InvalidInputError(f"{name!r} cannot be the name of a file. Rename it and upload it again.")
     return PurePosixPath(*parts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -23,13 +23,12 @@ from parfocal.client.quality import published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
 from parfocal.portal.annotate.fields import KIND_TITLES
-from parfocal.portal.follow import make_tiles
 from parfocal.portal.layers import dataset_config
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page, prepare_tiles
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
 from parfocal.runtime.datasets.report import FolderReport
-from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.errors import InvalidInputError, ParfocalError, PermissionDeniedError
 from parfocal.runtime.images.files import image_stem
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
@@ -38,6 +37,16 @@ router = APIRouter(prefix="/p/{project}")
 _PAGE: Final = 24
 _AXES: Final = {"": "Two dimensions (YX)", "ZYX": "Volumes (ZYX)", "TYX": "Movies (TYX)", "YXS": "Colour (YXS)"}
 _CHUNK: Final = 2**20
+
+
+def _require_own(upload: str, client: ClientHere, portal: PortalHere, rights: RightsHere) -> None:
+    """Raise PermissionDeniedError where somebody else, who is no operator, would change an upload."""
+    made_by = portal.uploads.maker(client.project, upload)
+    if made_by and not rights.change(made_by):
+        raise PermissionDeniedError(
+            f"This upload was begun by {made_by}. Users of the project {client.project!r} may change only what they "
+            "have made themselves; ask them, or an operator."
+        )
 
 
 @router.get("/data")
@@ -61,10 +70,10 @@ def data(request: Request, client: ClientHere, portal: PortalHere) -> Response:
 
 
 @router.post("/uploads")
-async def begin_upload(request: Request, client: ClientHere, portal: PortalHere) -> Response:
+async def begin_upload(request: Request, client: ClientHere, portal: PortalHere, rights: RightsHere) -> Response:
     """Begin an upload; without JavaScript its files come with the form."""
     form = await request.form()
-    upload = await run_in_threadpool(portal.uploads.create, client.project)
+    upload = await run_in_threadpool(portal.uploads.create, client.project, rights.name)
     for name in ("files", "images", "targets"):
         for item in form.getlist(name):
             if isinstance(item, UploadFile) and item.filename:
@@ -77,7 +86,7 @@ async def begin_upload(request: Request, client: ClientHere, portal: PortalHere)
     return go(request, f"/uploads/{upload}")
 
 
-@router.put("/uploads/{upload}/files/{name:path}")
+@router.put("/uploads/{upload}/files/{name:path}", dependencies=[Depends(_require_own)])
 async def receive(request: Request, client: ClientHere, portal: PortalHere, upload: str, name: str) -> Response:
     """Take one file of an upload; what arrives only in part is not kept."""
     size, expected = 0, request.headers.get("x-file-size", "")
@@ -135,14 +144,14 @@ def upload_preview(request: Request, client: ClientHere, portal: PortalHere, upl
     return Response(sheet, media_type="image/png")
 
 
-@router.post("/uploads/{upload}/save")
+@router.post("/uploads/{upload}/save", dependencies=[Depends(_require_own)])
 async def save(request: Request, client: ClientHere, portal: PortalHere, upload: str) -> Response:
     """Publish an upload as a new version of a dataset."""
     form = {name: str(value) for name, value in (await request.form()).items()}
     return await run_in_threadpool(_save, request, client, portal, upload, form)
 
 
-@router.post("/uploads/{upload}/remove")
+@router.post("/uploads/{upload}/remove", dependencies=[Depends(_require_own)])
 async def remove(request: Request, client: ClientHere, portal: PortalHere, upload: str) -> Response:
     """Leave files of an upload out."""
     form = await request.form()
@@ -155,7 +164,7 @@ async def remove(request: Request, client: ClientHere, portal: PortalHere, uploa
     return go(request, f"/uploads/{upload}" + (f"?{query}" if query else ""))
 
 
-@router.post("/uploads/{upload}/discard")
+@router.post("/uploads/{upload}/discard", dependencies=[Depends(_require_own)])
 def discard(request: Request, client: ClientHere, portal: PortalHere, upload: str) -> Response:
     """Remove an upload."""
     portal.uploads.discard(client.project, upload)
@@ -169,8 +178,7 @@ def dataset(
     """Show one dataset: what it is good for, what is wrong with it, its images."""
     manifest = read_dataset(client, f"{name}:{version}")
     uri = client.dataset_uri(f"{name}:{version}")
-    if rights_of(request).work:
-        make_tiles(portal.follower, client, uri)
+    tiles_note = prepare_tiles(request, client, [uri])
     sources = [image for image in manifest.images if image.role == "source" and split in {"", image.split}]
     sources.sort(key=lambda image: image.split != "train")
     partners = (
@@ -184,6 +192,7 @@ def dataset(
         request,
         "dataset.html",
         manifest=manifest,
+        tiles_note=tiles_note,
         kind_title=title_of(manifest),
         images=[
             (image, partners.get((image.split, image.stem)), drawn.get((image.split, image.stem)))
@@ -243,6 +252,7 @@ def _upload_values(client: Client, portal: Portal, upload: str, query: Mapping[s
     trained = sum(len(members) for folder, members in folders.items() if roles[folder] == "train/source")
     return {
         "upload": upload,
+        "made_by": portal.uploads.maker(client.project, upload),
         "files": files,
         "folders": folders,
         "roles": roles,

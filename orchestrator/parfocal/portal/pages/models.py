@@ -13,10 +13,10 @@ from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.published import read_manifest
 from parfocal.client.quality import evaluation_summary
-from parfocal.portal.follow import check_key, check_model, make_tiles
+from parfocal.portal.follow import check_key, check_model
 from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import picture_url, result_of
-from parfocal.portal.portal import ClientHere, PortalHere, go, page, rights_of
+from parfocal.portal.portal import ClientHere, PortalHere, go, page, prepare_tiles
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary, Metric
 from parfocal.runtime.store.manifests import ResultManifest
@@ -60,6 +60,7 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
         "problem": portal.follower.error(key),
         "method": portal.method(client, summary.manifest.method),
         "judged": None,
+        "tiles_note": "",
         "quality_problem": "",
         "request_id": new_request_id(f"check-{name}"),
         "testable": _testable(client, summary),
@@ -68,8 +69,7 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
     if summary.verdict.job:
         try:
             values["judged"] = _judged(client, summary)
-            for uri in values["judged"]["shown"] if rights_of(request).work else ():
-                make_tiles(portal.follower, client, uri)
+            values["tiles_note"] = prepare_tiles(request, client, values["judged"]["shown"])
         except ParfocalError as error:
             values["quality_problem"] = error.message
     return page(request, "model.html", **values)

@@ -23,13 +23,12 @@ from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import find_inputs, unsuitable_inputs, upload_inputs
 from parfocal.client.single_images import PredictedImage
-from parfocal.portal.follow import make_tiles
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.guard import require_work
 from parfocal.portal.layers import prediction_config
 from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, prepare_tiles
 from parfocal.portal.tables import Table, place_of, read_table
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
@@ -111,9 +110,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
     labels = portal.makes_labels(client, manifest.method)
-    tiled = (str(place), *([manifest.input_uri] if manifest.split else []))
-    for uri in tiled if rights_of(request).work else ():
-        make_tiles(portal.follower, client, uri)
+    tiles_note = prepare_tiles(request, client, (str(place), *([manifest.input_uri] if manifest.split else [])))
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
     shown = manifest.images[(number - 1) * _PAGE : number * _PAGE]
@@ -123,6 +120,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
         "result.html",
         job_id=job_id,
         manifest=manifest,
+        tiles_note=tiles_note,
         labels=labels,
         number=number,
         pages=-(-len(manifest.images) // _PAGE),
