@@ -132,6 +132,11 @@ export class DraftImage {
     void this.next();
   }
 
+  /** Stop saying why the last change was refused: the person goes on. */
+  understood(): void {
+    if (this.trouble?.kind === "refused") this.trouble = undefined;
+  }
+
   /** Give up the change that waits first. */
   drop(): Change | undefined {
     const dropped = this.waiting.shift();
