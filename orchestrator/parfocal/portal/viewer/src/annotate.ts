@@ -83,11 +83,16 @@ export class Annotator {
     }
     this.image?.close();
     this.cancel();
+    // Sketches that wait for an answer are of the image that was shown before.
+    this.sketches.splice(0).forEach((sketch) => sketch.remove());
     this.choose(0);
     const image = new DraftImage(
       this.config,
       name,
-      (state, change) => image === this.image && this.onState(state, change),
+      (state, change) => {
+        if (image === this.image) this.onState(state, change);
+        this.mark(name, state);
+      },
       () => image === this.image && this.show(),
     );
     this.image = image;
@@ -95,7 +100,7 @@ export class Annotator {
     try {
       await image.open();
     } catch (error) {
-      if (image === this.image) this.say(`The draft cannot be read: ${(error as Error).message}.`);
+      if (image === this.image) this.say(`This image cannot be drawn in: ${(error as Error).message}`);
     }
   }
 
@@ -110,7 +115,6 @@ export class Annotator {
     this.showBoxes();
     if (state.reload) void this.viewer.reload();
     else this.viewer.repaint();
-    this.mark(state);
     this.show();
   }
 
@@ -568,8 +572,7 @@ export class Annotator {
   }
 
   /** Show in the page's list how far the image is. */
-  private mark(state: ImageState): void {
-    const { name } = this.image!;
+  private mark(name: string, state: ImageState): void {
     for (const item of document.querySelectorAll<HTMLElement>(`[data-draft-image="${CSS.escape(name)}"]`)) {
       item.dataset.state = state.done ? "done" : state.applied ? "changed" : "";
       const word = item.querySelector<HTMLElement>(".draft-state");
