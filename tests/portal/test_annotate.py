@@ -307,11 +307,11 @@ def test_ten_mouse_corrections_give_the_expected_labels_and_the_loop_ends_in_a_c
     page.get_by_label("Epochs", exact=True).fill("3")
     page.get_by_role("button", name="Start training").click()
     page.wait_for_url(re.compile("/jobs/"))
-    expect(page.get_by_text(re.compile("quality control: "))).to_be_visible(timeout=90_000)
-    page.get_by_role("link", name="Open the model").click()
+    page.get_by_role("link", name="Open the model").click(timeout=120_000)
     expect(page.get_by_role("heading", level=1)).to_contain_text("finder:2")
     page.get_by_role("link", name="compare").first.click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("Compare")
+    page.wait_for_url(re.compile("a=finder:1&b=finder:2&dataset=nuclei:2"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("finder:1 against finder:2")
 
 
 def test_two_windows_do_not_overwrite_each_other(

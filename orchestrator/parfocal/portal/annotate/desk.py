@@ -33,6 +33,7 @@ from parfocal.runtime.images.pyramid import FORMAT, TILE, Pyramid, encode_tile, 
 from parfocal.runtime.prediction.detections import read_detections
 
 _MOST_OPEN: Final = 12
+_AT_ONCE: Final = 16
 _MOST_BYTES: Final = 2**31
 _LARGEST_PATCH: Final = 2**20
 _PLANES: Final = "TZYX"
@@ -150,7 +151,8 @@ class Desk:
         self._limits = limits
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[str, str, str], Opened] = OrderedDict()
-        self._opening: dict[tuple[str, str, str], threading.Lock] = {}
+        # An image is read once, whoever asks for it at the same moment.
+        self._opening = [threading.Lock() for _ in range(_AT_ONCE)]
 
     def opened(self, client: Client, draft: v1.Draft, place: Field) -> Opened:
         """Return an image as the catalogue has it now; it is read where nobody has it open.
@@ -161,9 +163,7 @@ class Desk:
             The image or its labels cannot be used.
         """
         key = (client.project, draft.draft, place.name)
-        with self._lock:
-            opening = self._opening.setdefault(key, threading.Lock())
-        with opening:
+        with self._opening[hash(key) % _AT_ONCE]:
             state = client.catalog.draft_image(draft.draft, place.name)
             with self._lock:
                 known = self._open.pop(key, None)

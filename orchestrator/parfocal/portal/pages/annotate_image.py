@@ -17,7 +17,15 @@ from parfocal.portal.annotate.boxes import BoxEditor
 from parfocal.portal.annotate.desk import Opened, patches, tiff_bytes
 from parfocal.portal.annotate.fields import Field
 from parfocal.portal.portal import ClientHere, Portal, PortalHere
-from parfocal.runtime.errors import ConflictError, InvalidInputError, NotFoundError, ParfocalError, PreconditionError
+from parfocal.runtime.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    ParfocalError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from parfocal.runtime.images.pyramid import encode_tile, tile_name
 from parfocal.runtime.store.names import check_request_id
 
@@ -25,7 +33,15 @@ router = APIRouter(prefix="/p/{project}")
 NEVER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Headers of what may be another a moment later."""
 
-_STATUS: Final = ((ConflictError, 412), (PreconditionError, 409), (InvalidInputError, 422), (NotFoundError, 404))
+_LARGEST: Final = 4 * 2**20
+_STATUS: Final = (
+    (ConflictError, 412),
+    (PreconditionError, 409),
+    (InvalidInputError, 422),
+    (NotFoundError, 404),
+    (UnauthenticatedError, 401),
+    (PermissionDeniedError, 403),
+)
 
 
 @router.get("/annotate/{draft}/images/{image}")
@@ -45,7 +61,11 @@ async def change(
     request: Request, client: ClientHere, portal: PortalHere, draft: str, image: str, if_match: str = Header("")
 ) -> Response:
     """Apply operations, undo or redo them, or mark an image as done; If-Match is the revision that was seen."""
-    body = await request.body()
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LARGEST:
+            return _refused(InvalidInputError("This is too much for one change. Draw it in several strokes."))
     return await run_in_threadpool(_change, client, portal, draft, image, if_match.strip('" '), body)
 
 

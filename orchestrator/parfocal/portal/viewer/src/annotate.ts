@@ -44,6 +44,7 @@ export class Annotator {
   private sketches: SVGElement[] = [];
   private panning = false;
   private merging = 0;
+  private explained?: DraftImage;
   private toolButtons = new Map<Tool, HTMLButtonElement>();
   private buttons: Record<string, HTMLButtonElement> = {};
   private sizeInput = make("input", "", { type: "number", min: "1", max: "500", step: "1", "aria-label": "Brush size in pixels of the image" });
@@ -82,11 +83,16 @@ export class Annotator {
     }
     this.image?.close();
     this.cancel();
+    // Sketches that wait for an answer are of the image that was shown before.
+    this.sketches.splice(0).forEach((sketch) => sketch.remove());
     this.choose(0);
     const image = new DraftImage(
       this.config,
       name,
-      (state, change) => image === this.image && this.onState(state, change),
+      (state, change) => {
+        if (image === this.image) this.onState(state, change);
+        this.mark(name, state);
+      },
       () => image === this.image && this.show(),
     );
     this.image = image;
@@ -94,7 +100,7 @@ export class Annotator {
     try {
       await image.open();
     } catch (error) {
-      if (image === this.image) this.say(`The draft cannot be read: ${(error as Error).message}.`);
+      if (image === this.image) this.say(`This image cannot be drawn in: ${(error as Error).message}`);
     }
   }
 
@@ -109,7 +115,6 @@ export class Annotator {
     this.showBoxes();
     if (state.reload) void this.viewer.reload();
     else this.viewer.repaint();
-    this.mark(state);
     this.show();
   }
 
@@ -213,12 +218,15 @@ export class Annotator {
     // Words come and go below and above the image, which must stay where it is while people draw.
     this.viewer.foot.append(this.what, this.saved);
     this.viewer.area.append(this.notice);
+    // A click on its buttons is none on the image below.
+    for (const name of ["pointerdown", "pointerup"]) this.notice.addEventListener(name, (event) => event.stopPropagation());
     this.resize(this.size);
     this.take(this.config.kind === "boxes" ? "box" : "brush");
   }
 
   private take(tool: Tool): void {
     this.cancel();
+    this.image?.understood();
     this.tool = tool;
     this.merging = 0;
     this.viewer.area.dataset.tool = tool;
@@ -329,6 +337,7 @@ export class Annotator {
     const below = this.labelAt(...point);
     const erase = this.tool === "erase" || (this.tool === "brush" && event.altKey);
     const object = this.config.kind === "classes" ? this.classed : this.tool === "brush" && !erase ? below : 0;
+    this.image?.understood();
     this.gesture = { pane, tool: grip ? "box" : this.tool, points: [point], erase, object, box: grip };
     if (grip) this.choose(grip.drawn.id);
     if (this.tool !== "polygon") this.viewer.area.setPointerCapture(event.pointerId);
@@ -508,6 +517,9 @@ export class Annotator {
   // Words
 
   private say(text: string, ...actions: HTMLElement[]): void {
+    // A button must not be replaced while somebody presses it.
+    if (!this.notice.hidden && this.notice.dataset.text === text) return;
+    this.notice.dataset.text = text;
     this.notice.replaceChildren(text, ...actions);
     this.notice.hidden = !text;
   }
@@ -541,6 +553,9 @@ export class Annotator {
     };
     if (!trouble) return this.say("");
     const { image } = this;
+    // Of another image the same words mean other actions.
+    if (this.explained !== image) this.notice.hidden = true;
+    this.explained = image;
     if (trouble.kind === "busy")
       return this.say(`${trouble.text} `, button("Take over", () => void image!.lease("take-over")), button("Next image", () => this.viewer.step(1)));
     if (trouble.kind === "stale") {
@@ -557,8 +572,7 @@ export class Annotator {
   }
 
   /** Show in the page's list how far the image is. */
-  private mark(state: ImageState): void {
-    const { name } = this.image!;
+  private mark(name: string, state: ImageState): void {
     for (const item of document.querySelectorAll<HTMLElement>(`[data-draft-image="${CSS.escape(name)}"]`)) {
       item.dataset.state = state.done ? "done" : state.applied ? "changed" : "";
       const word = item.querySelector<HTMLElement>(".draft-state");

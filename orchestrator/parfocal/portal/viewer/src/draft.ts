@@ -1,7 +1,5 @@
 // What was done to one image of a draft: sent one change after the other, kept in this browser until it is acknowledged.
 
-import { fetchJson } from "./config";
-
 export interface DraftClass {
   number: number;
   name: string;
@@ -104,8 +102,15 @@ export class DraftImage {
     return this.waiting.length;
   }
 
+  private async read(): Promise<ImageState> {
+    const answer = await fetch(this.url, { headers: { Accept: "application/json" }, credentials: "same-origin" });
+    const content = (await answer.json().catch(() => ({}))) as ImageState & { detail?: string };
+    if (!answer.ok) throw new Error(content.detail ?? `${answer.status} ${answer.statusText}`);
+    return content;
+  }
+
   async open(): Promise<void> {
-    this.state = await fetchJson<ImageState>(this.url);
+    this.state = await this.read();
     if (this.closed) return;
     this.onState(this.state);
     await this.lease("");
@@ -115,21 +120,30 @@ export class DraftImage {
   /** Ask again for the state, where somebody else may have changed it. */
   async again(): Promise<void> {
     this.trouble = undefined;
-    this.state = await fetchJson<ImageState>(this.url);
+    this.state = await this.read();
     this.onState(this.state);
     void this.next();
   }
 
+  /** Let the image go; what waits is sent first, or when the image is opened again. */
   close(): void {
     this.closed = true;
-    window.clearTimeout(this.retry);
-    if (this.state?.lease?.session === session) void this.lease("release");
+    if (!this.waiting.length) void this.release();
+  }
+
+  private async release(): Promise<void> {
+    if (this.state?.lease?.session === session) await this.lease("release");
   }
 
   add(change: Omit<Change, "id">): void {
     this.waiting.push({ id: randomId(), ...change });
     this.keep();
     void this.next();
+  }
+
+  /** Stop saying why the last change was refused: the person goes on. */
+  understood(): void {
+    if (this.trouble?.kind === "refused") this.trouble = undefined;
   }
 
   /** Give up the change that waits first. */
@@ -158,7 +172,11 @@ export class DraftImage {
   }
 
   private async next(): Promise<void> {
-    if (this.sending || this.closed || !this.state || !this.waiting.length) return;
+    if (this.sending || !this.state) return;
+    if (!this.waiting.length) {
+      if (this.closed) await this.release();
+      return;
+    }
     if (this.trouble && this.trouble.kind !== "away" && this.trouble.kind !== "refused") return;
     this.sending = true;
     window.clearTimeout(this.retry);
