@@ -239,7 +239,8 @@ def _judge(report: Report, store: Store, batch: Batch) -> None:
     inputs = {str(item.location).removeprefix(f"{batch.source}/") for item in store.objects(batch.source)}
     outputs = {str(item.location).removeprefix(f"{batch.output}/") for item in store.objects(batch.output)}
     outputs = {name for name in outputs if not name.startswith("manifests/")}
-    wrong += [f"{name} did not come to its end" for name in sorted(inputs - names.keys())[:20]]
+    if unfinished := inputs - names.keys():
+        wrong.append(f"{len(unfinished)} images did not come to their end, for example {min(unfinished)}")
     wrong += [f"{name} was ended, but its prediction is missing" for name in sorted(names.keys() - outputs)[:20]]
     wrong += [f"{name} was delivered and belongs to no image" for name in sorted(outputs - inputs)[:20]]
     listed = set(_listed(store, batch))
