@@ -83,6 +83,30 @@ def test_models_and_results_are_deleted_too(
     assert model in run("models", "list").out
 
 
+def test_what_is_shared_is_used_under_its_project(
+    run: Callable[..., Ended], dataset: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, name = environment["PARFOCAL_PROJECT"], dataset.partition(":")[0]
+    train = ("train", "fake-2d", "--dataset", f"{own}/{dataset}", "--model", "theirs", "--no-qc")
+    monkeypatch.setenv("PARFOCAL_PROJECT", "partner")
+    assert run(*train).code == 3
+    monkeypatch.setenv("PARFOCAL_PROJECT", own)
+    shared = run("dataset", "share", name, "--with", "partner", "--json")
+    assert shared.code == 0, shared.err
+    assert (shared.json["project"], shared.json["with_project"]) == (own, "partner")
+    assert mentions(run("dataset", "shares").out, name, "with partner")
+    monkeypatch.setenv("PARFOCAL_PROJECT", "partner")
+    assert f"{own}/{dataset}" in run("dataset", "list").out
+    assert mentions(run("dataset", "shares").out, f"{own}/{name}", f"by {own}")
+    trained = run(*train)
+    assert trained.code == 0, trained.err
+    monkeypatch.setenv("PARFOCAL_PROJECT", own)
+    assert run("dataset", "unshare", name, "--with", "partner").code == 0
+    assert run("dataset", "unshare", name, "--with", "partner").code == 3
+    monkeypatch.setenv("PARFOCAL_PROJECT", "partner")
+    assert run(*train).code == 3
+
+
 def test_storage_says_what_takes_space(run: Callable[..., Ended], dataset: str, environment: dict[str, str]) -> None:
     own = environment["PARFOCAL_PROJECT"]
     assert own in [each["project"] for each in run("projects", "--json").json]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
-from parfocal.cli._share import add_share_commands, shown_name
+from parfocal.cli._share import add_share_commands
 from parfocal.cli._train import PARAMETERS
 from parfocal.cli._trash import add_trash_commands, show_deleted
 
@@ -253,7 +253,7 @@ def list_(deleted: bool) -> None:
             return
     rows = [
         (
-            shown_name(item.project, item.dataset, item.version, client.project),
+            client.catalog.title(item.project, item.dataset, item.version),
             item.kind or "images",
             str(len(item.select("train", "source"))),
             str(len(item.select("test", "source"))),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
-from parfocal.cli._share import add_share_commands, shown_name
+from parfocal.cli._share import add_share_commands
 from parfocal.cli._trash import add_trash_commands, show_deleted
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def list_(deleted: bool) -> None:
             return
     rows = [
         (
-            shown_name(item.manifest.project, item.manifest.model, item.manifest.version, client.project),
+            client.catalog.title(item.manifest.project, item.manifest.model, item.manifest.version),
             item.manifest.method,
             item.verdict.state,
             _dataset(item),

@@ -23,9 +23,9 @@ def add_share_commands(group: Group, kind: str) -> None:
         short_help=f"Let another project read a {kind}.",
     )
     @click.argument("name")
-    @click.option("--with", "project", metavar="PROJECT", required=True, help="The project that may read it.")
-    def share(name: str, project: str) -> None:
-        _share(kind, name, project)
+    @click.option("--with", "reader", metavar="PROJECT", required=True, help="The project that may read it.")
+    def share(name: str, reader: str) -> None:
+        _share(kind, name, reader)
 
     @group.command(
         "unshare",
@@ -34,9 +34,9 @@ def add_share_commands(group: Group, kind: str) -> None:
         short_help=f"Let another project read a {kind} no longer.",
     )
     @click.argument("name")
-    @click.option("--with", "project", metavar="PROJECT", required=True, help="The project that may read it.")
-    def unshare(name: str, project: str) -> None:
-        _unshare(kind, name, project)
+    @click.option("--with", "reader", metavar="PROJECT", required=True, help="The project that may read it.")
+    def unshare(name: str, reader: str) -> None:
+        _unshare(kind, name, reader)
 
     @group.command(
         "shares",
@@ -45,12 +45,6 @@ def add_share_commands(group: Group, kind: str) -> None:
     )
     def shares() -> None:
         _shares(kind)
-
-
-def shown_name(project: str, name: str, version: int, own: str) -> str:
-    """Return what people of the project `own` call a version of a dataset or model of any project."""
-    title = f"{name}:{version}"
-    return title if project == own else f"{project}/{title}"
 
 
 def _share(kind: str, name: str, project: str) -> None:

@@ -113,6 +113,10 @@ class Catalog:
                 return
             request.page_token = answer.next_page_token
 
+    def title(self, project: str, name: str, version: int) -> str:
+        """Return what people of this project call a version of a dataset or model, also of one that is shared."""
+        return f"{name}:{version}" if project == self.project else f"{project}/{name}:{version}"
+
     def shared_entries(self, kind: str) -> Iterator[v1.Entry]:
         """Yield the entries of a kind that other projects share with this one."""
         for share in self.shares(kind, received=True):

@@ -118,11 +118,13 @@ class CatalogueReader:
             self._methods.update({method.name: method for method in info.methods})
         catalog = self._client.catalog
         models: dict[str, list[str]] = {}
-        for entry in catalog.entries("model", brief=True, on_damaged=self._tell):
-            models.setdefault(entry.model.method, []).append(f"{entry.name}:{entry.version}")
+        # What other projects share comes last.
+        for entry in (*catalog.entries("model", brief=True, on_damaged=self._tell), *catalog.shared_entries("model")):
+            title = catalog.title(entry.project, entry.name, entry.version)
+            models.setdefault(entry.model.method, []).append(title)
         datasets = {
-            f"{entry.name}:{entry.version}": entry.dataset
-            for entry in catalog.entries("dataset", on_damaged=self._tell)
+            catalog.title(entry.project, entry.name, entry.version): entry.dataset
+            for entry in (*catalog.entries("dataset", on_damaged=self._tell), *catalog.shared_entries("dataset"))
         }
         methods = tuple(self._methods[name] for name in sorted(self._methods))
         kinds = {name: details.kind for name, details in datasets.items()}
