@@ -1,4 +1,4 @@
-"""What a comparison is about: published evaluations, read, checked to be of the same test, and laid side by side."""
+"""Inputs of a comparison: published evaluations, checked to be of the same test, and laid side by side."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from parfocal.qc.restoration.metrics import BY_KEY
 from parfocal.runtime.store.evaluations import ImageScore, Kind, PairedDifference, Statistics
 
 INSIDE: Final = {"psnr": "snr_inside", "ssim": "ssim_inside"}
-"""What the prediction is compared in inside the foreground, by the metric of the whole image."""
+"""Metrics inside the foreground, by the corresponding metric of the whole image."""
 
 
 class InsideLimits(Protocol):

@@ -1,4 +1,4 @@
-"""What one image is like, and what is wrong or suspicious about it."""
+"""Properties of one image, and what is wrong or suspicious about it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _GREY_IN_COLOURS: Final = (
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of one role are read.
+    """Rules by which the files of one role are read.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ AS_STORED: Final = Reading()
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of one image; `pattern` is what it shows, see `pattern_of`."""
+    """Facts about one image; `pattern` is the digest of its contents, see `pattern_of`."""
 
     shape: tuple[int, ...]
     axes: str

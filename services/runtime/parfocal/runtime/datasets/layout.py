@@ -1,4 +1,4 @@
-"""How a folder that is to become a dataset is laid out, and what its files tell of the kind of dataset."""
+"""Layout of a folder that is to become a dataset, and the kind of dataset that its files indicate."""
 
 from __future__ import annotations
 
