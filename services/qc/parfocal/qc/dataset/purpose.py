@@ -34,8 +34,8 @@ class Purpose:
 _OF_KIND: Final = {
     "unpaired": ("translation", "the images of source and target are not pairs"),
     "sources": ("restoration", "there are images without targets, on which some methods can be trained"),
-    "boxes": ("detection", "boxes stand beside the images"),
-    "coordinates": ("localisation", "coordinates stand beside the stacks of frames"),
+    "boxes": ("detection", "there are boxes beside the images"),
+    "coordinates": ("localisation", "there are coordinates beside the stacks of frames"),
 }
 """Task and reason, by kind of dataset."""
 

@@ -222,7 +222,7 @@ def _against_baseline(comparison: PairedDifference, allowed: float) -> tuple[str
     if comparison.outcome == "better":
         return f"The prediction is better than a Gaussian filter {by}.", True
     if comparison.outcome == "worse":
-        return f"The prediction is worse than a Gaussian filter, within what is allowed, {by}.", True
+        return f"The prediction is worse than a Gaussian filter, within the thresholds, {by}.", True
     if comparison.outcome == "not distinguishable":
         return f"The prediction is not distinguishable from a Gaussian filter {by}.", True
     return f"The prediction is not worse than a Gaussian filter {by}.", True

@@ -266,14 +266,10 @@ def _layout_problems(
             ]
         if "C" in extra:
             text = f"{have}: save the one of its {lengths['C']} channels that you need"
-            return [
-                f"{text}; or, if these are planes of a volume, say so with --axes ZYX."
-                if planes == ["C"]
-                else f"{text}."
-            ]
+            return [f"{text}; or, if these are planes of a volume, add --axes ZYX." if planes == ["C"] else f"{text}."]
         text = f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks"
         volume = "T" in extra and planes == ["T"]
-        return [f"{text} (if its frames are planes of a volume, say so with --axes ZYX)." if volume else f"{text}."]
+        return [f"{text} (if its frames are planes of a volume, add --axes ZYX)." if volume else f"{text}."]
     return [
         f"it is {lengths[axis]} pixels along {axis}, {least} are required: choose a smaller "
         f"{'patch_depth' if axis == 'Z' else 'patch_size'} or leave it out."

@@ -104,7 +104,7 @@ class Device:
         why = f"float32: {self.why}"
         if self.fast and not usable:
             why += f"; networks with {dimensions} spatial dimensions are not trained in {self.fast} there"
-        return chosen, why if wanted == "auto" else f"{why}, so the requested {wanted} is not used"
+        return chosen, why if wanted == "auto" else f"{why}, so that the requested {wanted} is not used"
 
 
 def describe_processor(faster_with: tuple[str, ...], trains: tuple[int, ...] = _ALL_DIMENSIONS) -> Device:
