@@ -1,4 +1,4 @@
-"""Whether a gain is one in the structures or carried by background: real filters and forged models on real scores."""
+"""Whether a gain is one in the structures or due to the background: real filters and forged models on real scores."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class CareParameters(TrainingParameters):
-    """What trainings of CARE in two and three dimensions have in common; the defaults are those for two."""
+    """Common parameters of CARE trainings in two and three dimensions; the defaults are those for two."""
 
     patch_size: int = Field(
         default=64,

@@ -60,8 +60,8 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     else:
         mean = objects = _OLDER_DIAMETERS["nuclei" if "nuclei" in source.name else ""]
         warnings.append(
-            f"{source.name} does not say for which diameter of objects it was trained; {mean:g} pixels are taken. Set "
-            "the diameter of your objects in predictions."
+            f"{source.name} does not state the diameter of its training objects; {mean:g} pixels are assumed. Set the "
+            "diameter of your objects in predictions."
         )
     parameters, left_out = training_parameters(
         method, source.name, {"first_filters": int(filters), "mean_diameter": round(mean, 3)}, {}

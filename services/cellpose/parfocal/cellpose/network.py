@@ -132,7 +132,7 @@ def flow_loss(
 
 
 class Cellpose(ObjectImplementation[Any, CellposeLearner]):
-    """What images and volumes have in common."""
+    """Common parts of the methods for images and volumes."""
 
     normaliser = Normaliser(low=1.0, high=99.0)
 

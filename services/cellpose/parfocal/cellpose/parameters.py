@@ -26,7 +26,7 @@ from parfocal.runtime.methods.service import Parameters
 from parfocal.runtime.store.manifests import DatasetManifest
 
 DIVISOR = 8
-"""What the side lengths of a tile must be multiples of: the network halves it three times."""
+"""Divisor of the side lengths of a tile: the network halves it three times."""
 USUAL_THRESHOLDS = {"cell_threshold": 0.0, "flow_threshold": 0.4}
 """Cellpose's own thresholds, by the names they have in a model's facts."""
 
@@ -67,7 +67,7 @@ class WarmUpAndHalvings(Schedule):
 
 
 class CellposeParameters(Intensity, Foreground, Arithmetic, Flips, Validation, Patches, Epochs):
-    """What trainings of Cellpose for images and volumes have in common; the defaults are those for images."""
+    """Common parameters of Cellpose trainings on images and volumes; the defaults are those for images."""
 
     epochs: int = inherited(Epochs, "epochs", default=200)
     patch_size: int = Field(

@@ -1,4 +1,4 @@
-"""How a sample moved while it was recorded, from cross-correlation of reconstructions of parts of the stack.
+"""Drift of a sample during the recording, from cross-correlation of reconstructions of parts of the stack.
 
 The method is redundant cross-correlation (Wang et al., Optics Express 22, 15982-15991 (2014),
 doi:10.1364/OE.22.015982): the shift between each two parts is measured, and the places of all parts are their

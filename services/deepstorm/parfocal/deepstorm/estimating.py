@@ -1,4 +1,4 @@
-"""What a stack of frames says of its emitters and its camera, however crowded it is.
+"""Estimates of emitters and camera from a stack of frames, however crowded it is.
 
 Nothing is fitted to single spots, which may all overlap. Differences of frames that are far apart in time contain no
 static background and no structure, only emitters that blink independently of each other. Their power spectrum is
@@ -41,7 +41,7 @@ _BINS: Final = 12
 
 @dataclass(frozen=True)
 class Estimate:
-    """What was found; None where the frames do not tell.
+    """Estimates; None where the frames do not allow one.
 
     Attributes
     ----------

@@ -74,7 +74,7 @@ class FewerSteps:
 
 
 class _Network(TorchFiles, Implementation[P, SupervisedLearner]):
-    """What does not depend on where training frames come from."""
+    """Common parts of both methods, whatever the origin of the training frames."""
 
     normaliser: ClassVar[Normaliser] = Normaliser(rule="stack")
 

@@ -23,7 +23,7 @@ _DIVISOR = 8
 
 
 class _NetworkParameters(Arithmetic, PlateauRate, Patches, Epochs):
-    """What trainings on localisations and on simulated frames have in common."""
+    """Common parameters of trainings on localisations and on simulated frames."""
 
     patch_size: int = Field(
         default=26,

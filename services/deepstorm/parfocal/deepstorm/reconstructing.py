@@ -1,4 +1,4 @@
-"""What is made of a stack, frame by frame: image, localisations, counts and density, corrected for drift if asked for.
+"""Reconstruction of a stack, frame by frame: image, localisations, counts and density, with optional drift correction.
 
 Memory does not grow with the number of frames. With drift correction there is one image for each segment of the
 stack, and localisations wait in a file until the drift is known.

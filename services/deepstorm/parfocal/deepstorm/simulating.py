@@ -30,7 +30,7 @@ VALIDATION_FRAMES: Final = 8
 
 @dataclass(frozen=True)
 class Scene:
-    """What frames show and how a camera records it.
+    """Description of the simulated sample and camera.
 
     Attributes
     ----------

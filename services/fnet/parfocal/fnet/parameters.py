@@ -20,7 +20,7 @@ from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class FnetParameters(TrainingParameters):
-    """What trainings of fnet in two and three dimensions have in common; the defaults are those for two."""
+    """Common parameters of fnet trainings in two and three dimensions; the defaults are those for two."""
 
     source: str = Field(
         default="source",

@@ -22,7 +22,7 @@ from parfocal.runtime.store.manifests import DatasetManifest
 
 
 class GanParameters(Arithmetic, Warps, Flips, LinearDecayRate, Validation, Patches, Epochs):
-    """What trainings of both methods have in common."""
+    """Common parameters of trainings of both methods."""
 
     epochs: int = inherited(
         Epochs,

@@ -35,13 +35,13 @@ class Spots:
 
     @property
     def index(self) -> tuple[NDArray[np.intp], ...]:
-        """What takes the pixels out of the stack."""
+        """Layer that takes the pixels out of the stack."""
         return (self.patch, *self.place.T)
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How pixels are hidden.
+    """Rule by which pixels are hidden.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ N2V2 = "n2v2"
 
 
 class BlindSpotParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, Epochs):
-    """What trainings with hidden pixels have in common; the defaults are those of Noise2Void in two dimensions.
+    """Common parameters of trainings with hidden pixels; the defaults are those of Noise2Void in two dimensions.
 
     Patches are mirrored and turned by quarters only: interpolation would change the noise that is trained on.
     """
@@ -93,7 +93,7 @@ class BlindSpotParameters(Arithmetic, Flips, PlateauRate, Validation, Patches, E
 
 
 class NoiseParameters(BlindSpotParameters):
-    """What trainings of Noise2Void in two and three dimensions have in common."""
+    """Common parameters of Noise2Void trainings in two and three dimensions."""
 
     variant: str
     struct_direction: Literal["auto", "x", "y", "xy"] = Field(

@@ -28,7 +28,7 @@ _AT_ZERO: Final = 0.01
 
 @dataclass(frozen=True)
 class Suitability:
-    """What was measured on the training images: medians over images and channels.
+    """Measurements on the training images: medians over images and channels.
 
     Attributes
     ----------

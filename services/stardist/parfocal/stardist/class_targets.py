@@ -1,4 +1,4 @@
-"""What StarDist's loss of classes compares with."""
+"""Targets of StarDist's loss of classes."""
 
 from __future__ import annotations
 

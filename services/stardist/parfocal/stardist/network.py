@@ -83,7 +83,7 @@ class StarDistLearner(keras.KerasLearner):
 
 
 class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
-    """What two and three dimensions, polygons and splines have in common.
+    """Common parts of networks in two and three dimensions, for polygons and splines.
 
     Attributes
     ----------
@@ -269,7 +269,7 @@ class StarDist(keras.KerasFiles, ObjectImplementation[Any, StarDistLearner]):
 
 
 class Planar(StarDist):
-    """What polygons and splines in planes have in common."""
+    """Common parts of networks for polygons and splines in planes."""
 
     def _config(self, parameters: PlanarParameters, facts: Facts) -> Any:
         return models.Config2D(

@@ -26,7 +26,7 @@ _GRIDS = (1, 2, 4, 8, 16)
 
 
 class NetworkParameters(ClassTrainingParameters):
-    """What trainings of StarDist's networks have in common; the defaults are those for two dimensions."""
+    """Common parameters of trainings of StarDist's networks; the defaults are those for two dimensions."""
 
     patch_size: int = Field(
         default=128,
@@ -74,7 +74,7 @@ class NetworkParameters(ClassTrainingParameters):
 
     @property
     def divisor(self) -> tuple[int, ...]:
-        """What the edges of a patch must be multiples of, for Y and X."""
+        """Divisors of the side lengths of a patch, for Y and X."""
         return (self.grid * 2**self.network_depth,) * 2
 
     @property
@@ -91,7 +91,7 @@ class NetworkParameters(ClassTrainingParameters):
 
 
 class PlanarParameters(NetworkParameters, ABC):
-    """What trainings in two dimensions have in common."""
+    """Common parameters of trainings in two dimensions."""
 
     @property
     @abstractmethod
@@ -204,7 +204,7 @@ class StarDist3DParameters(FlipZ, NetworkParameters):
 
     @property
     def divisor(self) -> tuple[int, ...]:
-        """What the edges of a patch must be multiples of, for Z, Y and X."""
+        """Divisors of the side lengths of a patch, for Z, Y and X."""
         halved = 2**self.network_depth if self.backbone == "unet" else 1
         return (halved, halved * self.grid, halved * self.grid)
 

@@ -144,7 +144,7 @@ class SplineModel(models.StarDist2D):
 
 
 class Proposals:
-    """What is proposed in one image, the surest first.
+    """Proposals in one image, the most probable first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a trained U-Net makes of validation images, for the report of its training."""
+"""Figures of predicted validation images, for the report of a U-Net training."""
 
 from __future__ import annotations
 

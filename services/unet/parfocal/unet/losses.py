@@ -1,4 +1,4 @@
-"""What the U-Nets minimise, and the Dice coefficient of a batch. Imported by workers only: it loads PyTorch.
+"""Losses of the U-Nets, and the Dice coefficient of a batch. Imported by workers only: it loads PyTorch.
 
 All take logits ``(batch, channels, *spatial)``: one channel is the foreground of two classes, several are one for each
 class. Pixels whose class is below 0 are not annotated and take no part.

@@ -80,7 +80,7 @@ class UnetLearner(TorchLearner):
 
 
 class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
-    """What U-Nets of two and three dimensions have in common."""
+    """Common parts of U-Nets in two and three dimensions."""
 
     kept: ClassVar[Mapping[str, Selection]] = {"best": Selection(), "best-dice": Selection("val_dice", "higher")}
     one_in_total: ClassVar[bool]

@@ -24,7 +24,7 @@ _MASK_VALUES = (0, 255)
 
 
 class UnetParameters(Intensity, Foreground, TrainingParameters):
-    """What trainings of U-Nets in two and three dimensions have in common; the defaults are those for two."""
+    """Common parameters of U-Net trainings in two and three dimensions; the defaults are those for two."""
 
     batch_size: int = inherited(TrainingParameters, "batch_size", default=4)
     patches_per_image: int = inherited(TrainingParameters, "patches_per_image", default=8)
@@ -93,7 +93,7 @@ class UnetParameters(Intensity, Foreground, TrainingParameters):
 
     @property
     def divisor(self) -> tuple[int, ...]:
-        """What the lengths of a patch must be multiples of, along each axis."""
+        """Divisors of the side lengths of a patch, along each axis."""
         return self.scales[-1]
 
     def resolved(self, anisotropy: float) -> UnetParameters:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Where probabilities of foreground are cut, as it suits validation images."""
+"""Choice of the threshold of the foreground probability on validation images."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _MOST_ROUNDS = 1000
 
 @dataclass(frozen=True)
 class GridTargets:
-    """What the loss of a batch compares with; G are the rows and columns of the grid, A the anchors.
+    """Targets of the loss of a batch; G are the rows and columns of the grid, A the anchors.
 
     Attributes
     ----------

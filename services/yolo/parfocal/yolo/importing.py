@@ -109,7 +109,7 @@ def import_backbone(method: Method, source: Path, folder: Path) -> dict[str, Any
         if number > len(layers) or layers[number - 1].kernel.shape != wanted:
             found = "missing" if number > len(layers) else f"of shape {by(layers[number - 1].kernel.shape)}"
             raise InvalidInputError(
-                f"{source.name}: convolution {number} of {len(places)} is {found}, and {method.title} needs one of "
+                f"{source.name}: convolution {number} of {len(places)} is {found}, and {method.title} requires one of "
                 f"{by(wanted)} (outputs x inputs x height x width). It belongs to another network."
             )
         weights[f"{convolution}.weight"] = layers[number - 1].kernel

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 BACKBONE = ("fine.", "coarse.")
-"""What the names of the weights begin with that stand before the detection layers and may be trained elsewhere."""
+"""Prefix of the names of the backbone's weights, which come before the detection layers and may be imported."""
 
 # The standard deviation of the last layer's weights: one over the number of cells of the original.
 _HEAD_DEVIATION = 1 / 13**2

@@ -1,4 +1,4 @@
-"""What a comparison is about: published evaluations, read, checked to be of the same test, and laid side by side."""
+"""Inputs of a comparison: published evaluations, checked to be of the same test, and laid side by side."""
 
 from __future__ import annotations
 
@@ -175,7 +175,9 @@ def choose_candidates(
             candidates.append(Candidate(name, kind, evaluations[0]))
         else:
             why = ", because it was fitted to the images each model was trained on" if kind == "baseline" else ""
-            remarks.append(f"The evaluations do not agree on the scores of the {name}{why}, so it is not compared.")
+            remarks.append(
+                f"The evaluations do not agree on the scores of the {name}{why}, so that it is not compared."
+            )
     return candidates, remarks
 
 

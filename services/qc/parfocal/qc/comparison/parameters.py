@@ -1,4 +1,4 @@
-"""How evaluations are compared."""
+"""Parameters of the comparison of evaluations."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pydantic import Field
 from parfocal.runtime.methods.service import Parameters
 
 COMPARE: Final = "parfocal.qc.comparison.job:compare"
-"""What workers run for the comparison of any kind of quality control."""
+"""Function that workers run for the comparison of any kind of quality control."""
 
 
 class ComparisonParameters(Parameters):
-    """How candidates are compared; each kind of evaluation names the metrics it has."""
+    """Parameters of a comparison; each kind of evaluation names its metrics."""
 
     compared_with: ClassVar[tuple[Literal["input", "baseline"], ...]] = ("baseline",)
     """Baselines to compare with; the input is one if it is an image of the same kind."""
     scoring: ClassVar[tuple[str, ...]] = ()
     """Parameters of an evaluation that change its scores; the others are thresholds of the verdict."""
     draw: ClassVar[str] = "parfocal.qc.comparison.figure:images_figure"
-    """What draws the best and the worst image, as "module:function": a `DrawImages`."""
+    """Function that draws the best and the worst image, as "module:function": a `DrawImages`."""
     load: ClassVar[str] = "parfocal.qc.comparison.images:load_images"
-    """What reads their targets and predictions for it: a `Load`."""
+    """Function that reads targets and predictions for it: a `Load`."""
 
     metrics: tuple[str, ...]
     alpha: float = Field(

@@ -26,7 +26,7 @@ DEFINITION: Final = (
     "Wilcoxon's test. A difference counts as real if Wilcoxon's corrected p-value is at most alpha and the confidence "
     "interval excludes zero on the same side."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 Outcome = Literal["first is better", "second is better", "not shown"]
 

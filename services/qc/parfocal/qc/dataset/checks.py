@@ -1,4 +1,4 @@
-"""What the images of a dataset show together: those that are unlike the others, and faults of each role."""
+"""Checks of all images of a dataset: images that are unlike the others, and faults of each role."""
 
 from __future__ import annotations
 

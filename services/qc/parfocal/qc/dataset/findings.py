@@ -39,7 +39,7 @@ class Finding:
 
 
 class Checks:
-    """Which checks found something in which images; looked up without going through all findings again."""
+    """Checks that found something, by image; looked up without going through all findings again."""
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self._findings = in_order(findings)

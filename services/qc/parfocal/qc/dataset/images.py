@@ -1,4 +1,4 @@
-"""What is measured on each image of a dataset: one record of plain numbers, and a thumbnail."""
+"""Measurements on each image of a dataset: one record of plain numbers, and a thumbnail."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ class Picture:
 
     @property
     def label(self) -> str:
-        """What it is called in tables and sentences."""
+        """Name in tables and sentences."""
         return f"{self.split}/{self.role}/{self.stem}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured on one image; nothing of it grows with the number of pixels.
+    """Measurements on one image; their size does not depend on the number of pixels.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class Record:
 
     @property
     def label(self) -> str:
-        """What the image is called."""
+        """Name of the image."""
         return self.picture.label
 
 

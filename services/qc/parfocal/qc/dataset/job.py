@@ -54,7 +54,7 @@ DEFINITION: Final = (
     "least, come within a pixel of the whole. Almost the same: Pearson's correlation of 32x32 block means without "
     "their surroundings."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 _LOOKED_AT: Final = 8
 

@@ -1,4 +1,4 @@
-"""What a dataset is good for: the tasks its targets suit, in one sentence."""
+"""Purpose of a dataset: the tasks its targets suit, in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parfocal.qc.evaluation.words import count
 
 @dataclass(frozen=True)
 class Purpose:
-    """What a dataset suits.
+    """The tasks that a dataset suits.
 
     Attributes
     ----------
@@ -34,10 +34,10 @@ class Purpose:
 _OF_KIND: Final = {
     "unpaired": ("translation", "the images of source and target are not pairs"),
     "sources": ("restoration", "there are images without targets, on which some methods can be trained"),
-    "boxes": ("detection", "boxes stand beside the images"),
-    "coordinates": ("localisation", "coordinates stand beside the stacks of frames"),
+    "boxes": ("detection", "there are boxes beside the images"),
+    "coordinates": ("localisation", "there are coordinates beside the stacks of frames"),
 }
-"""By kind of dataset the task, and the reason."""
+"""Task and reason, by kind of dataset."""
 
 
 def purpose_of(

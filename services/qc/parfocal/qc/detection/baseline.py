@@ -1,4 +1,4 @@
-"""What detection is possible without training: the boxes around what Otsu's threshold finds."""
+"""Baseline of detection: the boxes around the regions above Otsu's threshold."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ DEFINITION: Final = (
     "averages precision at 101 recalls. mAP is the mean over the classes that are annotated, AP 0.5:0.95 the mean over "
     "IoU 0.5 to 0.95 in steps of 0.05."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 FEW_BOXES: Final = 10
-"""With fewer annotated boxes of a class its numbers say little."""
+"""Smallest number of annotated boxes of a class with which its scores are reliable."""
 IMBALANCE: Final = 10
 """A class with so many times fewer boxes than the most frequent one is called rare."""
 

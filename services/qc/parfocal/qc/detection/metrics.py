@@ -1,4 +1,4 @@
-"""What is measured of detections."""
+"""Metrics of detections."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ SHOWN: Final = ("f1", "precision", "recall", "mean_matched_iou")
 """The metrics that tables for people have, the most important first."""
 
 COUNTED: Final = ("true_positives", "false_negatives", "false_positives")
-"""What people count, image by image."""
+"""Counts that are shown to people, image by image."""
 
 BY_KEY: Final = {metric.key: metric for metric in METRICS}

@@ -1,4 +1,4 @@
-"""What detections must show."""
+"""Parameters of quality control of detections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class DetectionThresholds(F1Thresholds):
-    """What a model that detects objects must show on its test images to pass; see `F1Thresholds`."""
+    """Thresholds that a model of boxes must reach on its test images; see `F1Thresholds`."""
 
     iou: float = Field(
         default=0.5,
@@ -50,7 +50,7 @@ class DetectionParameters(Parameters, DetectionThresholds):
 
 
 class DetectionComparisonParameters(ComparisonParameters):
-    """How detections are compared, image by image."""
+    """Parameters of the comparison of detections, image by image."""
 
     scoring = ("iou", "confidence")
     draw = "parfocal.qc.detection.comparison:boxes_figure"

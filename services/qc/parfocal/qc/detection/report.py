@@ -1,4 +1,4 @@
-"""What a report has of detections besides: average precisions, classes, counts and places."""
+"""Further parts of reports on detections: average precisions, classes, counts and places."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class ScoredBoxes:
 
 @dataclass(frozen=True)
 class Totals:
-    """What all images say together.
+    """Results of all images together.
 
     Attributes
     ----------

@@ -1,1 +1,1 @@
-"""What all evaluations share: inputs, scoring, statistics, sentences of a verdict, and publication."""
+"""Parts that all evaluations share: inputs, scoring, statistics, sentences of a verdict, and publication."""

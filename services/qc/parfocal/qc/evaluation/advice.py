@@ -1,4 +1,4 @@
-"""What to try next with a model that failed."""
+"""Advice on what to try next with a model that failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EARLY: Final = 0.5
 
 
 UNSEEN: Final = ("Evaluate again with images that the model was not trained on: only these give a verdict.",)
-"""What to do where the model was trained on its test images."""
+"""Advice for a model that was trained on its test images."""
 
 
 def next_steps(

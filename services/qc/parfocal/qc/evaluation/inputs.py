@@ -1,4 +1,4 @@
-"""What an evaluation is about: its dataset, its model, and where prediction and target of each test image lie."""
+"""Inputs of an evaluation: its dataset, its model, and the prediction and target of each test image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from parfocal.runtime.store.store import Location
 
 
 class ImageToScore(Protocol):
-    """What every item has: a name for tables, the target it belongs to, the digest of its source, and its shape."""
+    """Common fields of items: a name for tables, the target it belongs to, the digest of its source, and its shape."""
 
     @property
     def label(self) -> str:
@@ -127,7 +127,7 @@ class AnnotatedItem(AnnotatedImage):
 
 @dataclass(frozen=True)
 class Inputs(Generic[ItemT]):
-    """What an evaluation is about: the dataset, the model if one is named, the prediction, and the images to score.
+    """Inputs of an evaluation: dataset, model (if one is named), prediction, and the images to score.
 
     Attributes
     ----------
@@ -169,7 +169,7 @@ class Inputs(Generic[ItemT]):
 
     @property
     def validation_regions(self) -> list[Any]:
-        """What of which training images the model's training was judged by; empty where no model says so."""
+        """Parts of the training images that validated the model's training; empty if no model states them."""
         return list(self.model.split.get("validation", ())) if self.model is not None else []
 
 
@@ -229,7 +229,7 @@ def read_annotated_inputs(context: JobContext, table: str) -> Inputs[AnnotatedIt
 
 @dataclass(frozen=True)
 class Named:
-    """What the request of an evaluation names."""
+    """Dataset, model and prediction that the request of an evaluation names."""
 
     dataset: DatasetManifest
     model: ModelManifest | None

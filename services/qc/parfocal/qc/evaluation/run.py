@@ -110,7 +110,7 @@ class Judge(ABC, Generic[ParametersT, ItemT, ScoredT]):
     """The metrics whose means lists of jobs and models show."""
     kinds: ClassVar[tuple[Kind, ...]] = ("baseline", "prediction")
     definition: ClassVar[str]
-    """How the numbers are made, to be printed beside them."""
+    """Definitions of the numbers, to be printed beside them."""
 
     def __init__(self, context: JobContext, parameters: ParametersT, folder: Path) -> None:
         self.context, self.parameters, self.folder = context, parameters, folder

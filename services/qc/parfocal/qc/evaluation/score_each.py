@@ -31,7 +31,7 @@ class LeftOutError(InvalidInputError):
 
 
 class Labelled(Protocol):
-    """What can be scored: anything with a name for tables."""
+    """Anything that can be scored: it has a name for tables."""
 
     @property
     def label(self) -> str:

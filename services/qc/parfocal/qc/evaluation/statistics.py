@@ -33,7 +33,7 @@ INTERVAL: Final = {
     "resamples": RESAMPLES,
     "seed": SEED,
 }
-"""How the intervals were made, for summaries."""
+"""Method of the confidence intervals, for summaries."""
 
 _RESAMPLED_AT_ONCE: Final = 2**18
 """Values in memory at once while resampling, however many images there are."""

@@ -160,7 +160,7 @@ def with_test(verdict: Judgement, inputs: Inputs[ItemT], allowed: int) -> Judgem
             remarks.append(f"{sentence} This is within the thresholds.")
     if inputs.model is None or not inputs.model.dataset_sha256:
         what = "No model is named" if inputs.model is None else "The model was made elsewhere"
-        remarks.append(f"{what}, so it is not known whether these images were used for training.")
+        remarks.append(f"{what}, so that it is unknown whether these images were used for training.")
     if labels := seen_in_training(inputs):
         were = "was" if len(labels) == 1 else "were"
         failures.insert(

@@ -1,1 +1,1 @@
-"""What figures of several kinds of quality control share."""
+"""Parts of figures that several kinds of quality control share."""

@@ -28,7 +28,7 @@ CLASS_DEFINITION: Final = (
     "are false negatives (FN) and the other predictions of it false positives (FP). Precision, recall and F1 follow as "
     "for all objects."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 NO_CLASS_NAME: Final = "none"
 FALSE_NEGATIVES: Final = "false negatives"

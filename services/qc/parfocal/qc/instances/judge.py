@@ -27,7 +27,7 @@ DEFINITION: Final = (
     "with the prediction of the largest IoU. Distances of outlines are means over found objects, of the average "
     "symmetric distance and of the larger 95th percentile. Volumes are scored as a whole."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 
 def image_values(score: InstanceScore, level: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What is measured of objects."""
+"""Metrics of predicted objects."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ SHOWN: Final = ("f1", "precision", "recall", "mean_accuracy", "panoptic_quality"
 """The metrics that tables for people have, the most important first."""
 
 COUNTED: Final = ("true_positives", "false_negatives", "false_positives")
-"""What people count, image by image."""
+"""Counts that are shown to people, image by image."""
 
 BY_KEY: Final = {metric.key: metric for metric in METRICS}

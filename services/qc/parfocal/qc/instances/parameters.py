@@ -1,4 +1,4 @@
-"""What found objects must show."""
+"""Parameters of quality control of predicted objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class InstanceThresholds(F1Thresholds):
-    """What a model that finds objects must show on its test images to pass; see `F1Thresholds`."""
+    """Thresholds that a model of objects must reach on its test images; see `F1Thresholds`."""
 
     iou: float = Field(
         default=0.5,
@@ -43,7 +43,7 @@ class InstanceParameters(Parameters, InstanceThresholds):
 
 
 class InstanceComparisonParameters(ComparisonParameters):
-    """How found objects are compared, image by image."""
+    """Parameters of the comparison of predicted objects, image by image."""
 
     scoring = ("iou",)
     draw = "parfocal.qc.instances.comparison:objects_figure"

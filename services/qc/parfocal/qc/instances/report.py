@@ -1,4 +1,4 @@
-"""What a report has of objects besides: the scores of their classes, and the mistakes of the worst images."""
+"""Further parts of reports on objects: the scores of their classes, and the mistakes in the worst images."""
 
 from __future__ import annotations
 

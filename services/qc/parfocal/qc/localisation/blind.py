@@ -153,9 +153,9 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
     def note(self, part: Part[ScoredReconstruction]) -> str:  # noqa: ARG002
         """Say how the numbers are read."""
         return (
-            "RSP: 1 is an image that, blurred again, looks like the mean of its frames. RSE: in grey values, less is "
-            "better. Resolution: less is better; it says how well two halves of the frames agree, not whether they are "
-            "right. The baseline fits a Gaussian to every local maximum by itself."
+            "RSP: 1 is an image that, blurred again, looks like the mean of its frames. RSE: in grey values, lower is "
+            "better. Resolution: lower is better; it measures how well two halves of the frames agree, not whether "
+            "they are right. The baseline fits a Gaussian to every local maximum by itself."
         )
 
     def failed(self, part: Part[ScoredReconstruction]) -> list[str]:

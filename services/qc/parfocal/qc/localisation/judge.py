@@ -26,7 +26,7 @@ DEFINITION: Final = (
     "pixels, PSNR with a range of 1, and the root of the mean absolute difference, as the Deep-STORM notebook of "
     "ZeroCostDL4Mic has them."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 BLIND_DEFINITION: Final = (
     "RSP and RSE: the super-resolved image is brought to the pixels of the camera, blurred by the Gaussian that fits "
     "best (0.5 to 10 pixels) and scaled by least squares; RSP is its correlation with the mean frame, RSE the root "

@@ -1,4 +1,4 @@
-"""What is measured of localisations."""
+"""Metrics of localisations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN: Final = ("efficiency", "jaccard", "recall", "precision", "rmse_nm")
 """The metrics that tables for people have, the most important first."""
 
 COUNTED: Final = ("true_positives", "false_negatives", "false_positives")
-"""What people count, stack by stack."""
+"""Counts that are shown to people, stack by stack."""
 
 BY_KEY: Final = {metric.key: metric for metric in METRICS}
 

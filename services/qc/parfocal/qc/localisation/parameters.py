@@ -1,4 +1,4 @@
-"""What localisations and reconstructions must show."""
+"""Parameters of quality control of localisations and reconstructions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class LocalisationThresholds(BaseModel):
-    """What a model must show on stacks with known emitters to pass.
+    """Thresholds that a model must reach on stacks with known emitters.
 
     The defaults ask that a third of what is there or was located is right, that places are off by no more than an
     emitter's spot is wide (its standard deviation), and more than fits of single spots give without any training.
@@ -75,7 +75,7 @@ class LocalisationParameters(Parameters, LocalisationThresholds):
 
 
 class ReconstructionThresholds(BaseModel):
-    """What super-resolved images must show to raise no objection where the emitters are not known."""
+    """Thresholds of super-resolved images whose emitters are unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

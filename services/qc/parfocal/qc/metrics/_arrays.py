@@ -1,4 +1,4 @@
-"""What every metric asks of its arrays: checks with clear messages, exact percentiles, rounding limits."""
+"""Requirements of every metric on its arrays: checks with clear messages, exact percentiles, rounding limits."""
 
 from __future__ import annotations
 

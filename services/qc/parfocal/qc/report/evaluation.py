@@ -27,7 +27,7 @@ def _nothing(summary: EvaluationSummary, role: str) -> Iterable[Block]:  # noqa:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a report says besides the numbers in `folder`.
+    """Contents of a report besides the numbers in `folder`.
 
     Attributes
     ----------

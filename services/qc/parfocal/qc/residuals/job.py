@@ -143,7 +143,7 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
     def note(self, part: Part[ScoredResidual]) -> str:  # noqa: ARG002
         """Say how the numbers are read."""
         return (
-            "Agreement: more is better. Structure: noise alone gives 1. Sharpness: 1 keeps what the input has. Noise "
+            "Agreement: higher is better. Structure: noise alone gives 1. Sharpness: 1 keeps what the input has. Noise "
             "left and autocorrelation: near 0 is better. The Gaussian filter has the sigma that predicts each pixel "
             f"best from its neighbours, {self._gaussian.sigma:.2f} px."
         )

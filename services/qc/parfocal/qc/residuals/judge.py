@@ -25,7 +25,7 @@ DEFINITION: Final = (
     "neighbouring pixels; 0 for noise that is independent from pixel to pixel. Stacks are scored plane by plane and "
     "averaged."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 # From which difference to the ideal on the sentence about lost structure names a cause.
 _CLEAR: Final = 0.1

@@ -1,4 +1,4 @@
-"""What is measured of residuals."""
+"""Metrics of residuals."""
 
 from __future__ import annotations
 

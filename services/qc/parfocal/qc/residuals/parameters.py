@@ -1,4 +1,4 @@
-"""What restored images must show where there are no targets."""
+"""Parameters of quality control of restored images without targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class ResidualThresholds(BaseModel):
-    """What the residuals of restored images must show to raise no objection.
+    """Thresholds of the residuals of restored images.
 
     The defaults were set where true targets, put in the place of predictions, pass in every dataset tried, and filters
     that are plainly too strong do not.

@@ -1,8 +1,8 @@
-"""Whether a gain is one in the structures, or is carried by background.
+"""Whether a gain is one in the structures, or is due to the background.
 
 A noisy image of much empty background has a low SSIM, and any model that makes the background even has a high one,
 whatever it does to the structures. So what the verdict asks of the whole image it asks inside the foreground again. A
-comparison that passes over the whole image and fails inside is **carried by background**, and the model cannot pass.
+comparison that passes over the whole image and fails inside is **due to the background**, and the model cannot pass.
 
 Where a gain is asked for, it must show inside
 
@@ -36,7 +36,7 @@ from parfocal.qc.restoration.metrics import BY_KEY
 from parfocal.runtime.store.evaluations import ImageScore, Kind, PairedDifference, Statistics
 
 INSIDE: Final = {"psnr": "snr_inside", "ssim": "ssim_inside"}
-"""What the prediction is compared in inside the foreground, by the metric of the whole image."""
+"""Metrics inside the foreground, by the corresponding metric of the whole image."""
 
 
 class InsideLimits(Protocol):
@@ -117,7 +117,7 @@ def carried(
     name: str,
     allowed: float | None = None,
 ) -> str | None:
-    """Return a sentence if a comparison that the whole image passes is carried by background, else None.
+    """Return a sentence if a comparison that the whole image passes is due to the background, else None.
 
     Parameters
     ----------
@@ -159,8 +159,8 @@ def held_back(whole: PairedDifference, scores: Mapping[Kind, Sequence[ImageScore
     if inside.outcome != "better":
         return None
     return (
-        f"Inside the foreground the prediction is better than {name}, {_amount(inside)}: what it lacks in "
-        f"{BY_KEY[whole.metric].title} it lacks in the background."
+        f"Inside the foreground the prediction is better than {name}, {_amount(inside)}: the deficit in "
+        f"{BY_KEY[whole.metric].title} comes from the background."
     )
 
 
@@ -169,8 +169,8 @@ def _sentence(whole: PairedDifference, inside: PairedDifference, name: str, shif
     metric = BY_KEY[whole.metric]
     mean = metric.text(whole.difference.mean, signed=True)
     return (
-        f"Against {name} the score in {metric.title} is carried by background: {mean} over the whole image, "
-        f"but inside the foreground{fraction} {_amount(inside)}{asked}."
+        f"Against {name} the score in {metric.title} comes from the background: {mean} over the whole image, but "
+        f"inside the foreground{fraction} {_amount(inside)}{asked}."
     )
 
 

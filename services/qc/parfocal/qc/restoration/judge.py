@@ -39,7 +39,7 @@ DEFINITION: Final = (
     "volume have one scale and one fit, and an 11x11x11 window. Uncertainties are taken as scales b of a Laplace "
     "distribution: the interval of a probability p is b ln(1 / (1 - p)) on either side of the fitted prediction."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 
 _MOST_FOREGROUND: Final = 0.5
@@ -48,7 +48,7 @@ _MOST_FOREGROUND: Final = 0.5
 
 @dataclass(frozen=True)
 class RestorationSummary:
-    """What the test images show, before any threshold.
+    """Scores of the test images, before any threshold.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class RestorationSummary:
 
     @property
     def metrics(self) -> Mapping[Kind, Mapping[str, Statistics]]:
-        """By kind and metric: statistics over the images that have a value."""
+        """Statistics over the images that have a value, by kind and metric."""
         return summarise_scores(self.scores)
 
 
@@ -222,7 +222,7 @@ def _against_baseline(comparison: PairedDifference, allowed: float) -> tuple[str
     if comparison.outcome == "better":
         return f"The prediction is better than a Gaussian filter {by}.", True
     if comparison.outcome == "worse":
-        return f"The prediction is worse than a Gaussian filter, within what is allowed, {by}.", True
+        return f"The prediction is worse than a Gaussian filter, within the thresholds, {by}.", True
     if comparison.outcome == "not distinguishable":
         return f"The prediction is not distinguishable from a Gaussian filter {by}.", True
     return f"The prediction is not worse than a Gaussian filter {by}.", True

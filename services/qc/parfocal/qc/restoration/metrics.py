@@ -1,4 +1,4 @@
-"""What is measured of a restored or translated image."""
+"""Metrics of restored and translated images."""
 
 from __future__ import annotations
 

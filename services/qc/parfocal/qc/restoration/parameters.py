@@ -1,4 +1,4 @@
-"""What a restored or translated image must show."""
+"""Parameters of quality control of restored and translated images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class ImageThresholds(BaseModel):
-    """What a model that makes images from images must show on its test images, whatever it is compared with.
+    """Thresholds on test images for models that turn images into images, whatever they are compared with.
 
     It inverts nothing, and background does not carry its scores.
     """
@@ -62,7 +62,7 @@ class ImageThresholds(BaseModel):
 
 
 class RestorationThresholds(ImageThresholds):
-    """What a restoration model must show on its test images to pass.
+    """Thresholds that a restoration model must reach on its test images.
 
     The defaults ask for the least that makes a model worth using: that it inverts nothing, improves on its input by
     more than the chance of the choice of images, and is not worse than a simple filter (the baseline).
@@ -106,7 +106,7 @@ class RestorationThresholds(ImageThresholds):
 
 
 class TranslationThresholds(ImageThresholds):
-    """What a model that predicts one kind of image from another must show on its test images to pass, per target.
+    """Thresholds that a model of image translation must reach on its test images, for each target.
 
     The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear function of
     the input's pixels is the result of a model that knows nothing of structure.
@@ -159,7 +159,7 @@ class TranslationParameters(ImageParameters, TranslationThresholds):
 
 
 class ImageComparisonParameters(ComparisonParameters):
-    """How restored or translated images are compared."""
+    """Parameters of the comparison of restored or translated images."""
 
     metrics: tuple[Literal["psnr", "ssim", "nrmse", "pearson"], ...] = Field(
         default=("psnr", "ssim"),
@@ -172,6 +172,6 @@ class ImageComparisonParameters(ComparisonParameters):
 
 
 class RestorationComparisonParameters(ImageComparisonParameters):
-    """How restored images are compared."""
+    """Parameters of the comparison of restored images."""
 
     compared_with = ("input", "baseline")

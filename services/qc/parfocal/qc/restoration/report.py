@@ -1,4 +1,4 @@
-"""What a report has of restoration and translation besides: scores by region, examples, resolution, uncertainty."""
+"""Further parts of reports on restoration and translation: scores by region, examples, resolution, uncertainty."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ _FEWEST_WINDOWS: Final = 16
 
 
 class Baseline(Protocol):
-    """What a prediction is compared with besides its input."""
+    """Baseline of a prediction, besides its input."""
 
     def apply(self, source: NDArray[Any]) -> NDArray[np.float32]:
         """Return the baseline's image of a source."""
@@ -174,7 +174,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
 
 @dataclass(frozen=True)
 class _Target:
-    """What all versions of an image are scored against; no spectrum of images that are too small for one."""
+    """Reference of all versions of an image; without a spectrum for images that are too small for one."""
 
     pixels: NDArray[Any]
     foreground: Foreground

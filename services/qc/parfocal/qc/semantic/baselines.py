@@ -37,7 +37,7 @@ class Baselines:
 
     @property
     def title(self) -> str:
-        """What it is called in a sentence."""
+        """Name within a sentence."""
         return _TITLES[self.best]
 
     def apply(self, source: NDArray[Any], dimensions: int) -> dict[str, NDArray[np.int8]]:

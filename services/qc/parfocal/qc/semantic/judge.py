@@ -36,14 +36,14 @@ DEFINITION: Final = (
     "in both count. Pixels that are not annotated are not scored. The threshold of the probability is not chosen on "
     "test images."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 _HALF: Final = 0.5
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where probabilities are cut, and who said so."""
+    """Threshold of the probability, and who chose it."""
 
     value: float
     chosen_by: str

@@ -1,4 +1,4 @@
-"""What is measured of predicted classes."""
+"""Metrics of predicted classes of pixels."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ SHOWN: Final = ("iou", "dice", "boundary_f1", "precision", "recall", "vi_split",
 """The metrics that tables for people have, the most important first."""
 
 BY_KEY: Final = {metric.key: metric for metric in METRICS}
-"""What predicted classes must show."""
+"""Parameters of quality control of predicted classes."""

@@ -1,4 +1,4 @@
-"""What predicted classes must show."""
+"""Parameters of quality control of predicted classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class SemanticThresholds(BaseModel):
-    """What a model that tells foreground from background, or classes apart, must show on its test images to pass.
+    """Thresholds that a model of pixel classes must reach on its test images.
 
     The defaults ask that it gets at least half of the foreground without as many false positives, in every image
     something where there is something, and more than the baseline gets.
@@ -91,7 +91,7 @@ class SemanticParameters(Parameters, SemanticThresholds):
 
 
 class SemanticComparisonParameters(ComparisonParameters):
-    """How predicted classes are compared, image by image."""
+    """Parameters of the comparison of predicted classes, image by image."""
 
     scoring = ("boundary_tolerance", "foreground_value", "ignore_value", "separated")
 

@@ -1,4 +1,4 @@
-"""What tables and report have of single classes: their scores, and which was taken for which."""
+"""Scores and confusion of single classes, as tables and in the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which classes the pixels of targets and predictions can have, and by which values."""
+"""Classes of the pixels of targets and predictions, and the values that stand for them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Scheme:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the classes are called: by their values, or background and foreground."""
+        """Names of the classes: their values, or background and foreground."""
         return tuple(map(str, self.values)) or ("background", "foreground")
 
     @property
     def sentence(self) -> str:
-        """Which values are which classes, for people; evaluations are compared only if it is the same."""
+        """Sentence on the values of the classes; evaluations are compared only if it is the same."""
         if not self.values:
             return "Every pixel above 0 is foreground."
         return f"Classes are the values {self.names[0]} (background), {', '.join(self.names[1:])}."

@@ -1,4 +1,4 @@
-"""What can be said of tiles."""
+"""Parameters of the making of tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images a translation without pairs is judged by: predictions with their inputs, and real images."""
+"""Images for judging a translation without pairs: predictions with their inputs, and real images."""
 
 from __future__ import annotations
 

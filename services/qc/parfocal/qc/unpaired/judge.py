@@ -26,7 +26,7 @@ DEFINITION: Final = (
     "absolute difference, in parts of the input's range, and Pearson correlation between an input and the image that "
     "results from turning it into the other kind and back."
 )
-"""How the numbers were made, to be printed beside them."""
+"""Definitions of the numbers, to be printed beside them."""
 
 CANNOT_SHOW: Final = (
     "Without pairs it cannot be checked whether the right structures are in the right places: images that look real "

@@ -1,4 +1,4 @@
-"""What is measured of translated images without pairs."""
+"""Metrics of translated images without pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What translated images must show where there are no pairs."""
+"""Parameters of quality control of translated images without pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class UnpairedThresholds(BaseModel):
-    """What translated images must show to raise no objection."""
+    """Thresholds of translated images without pairs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

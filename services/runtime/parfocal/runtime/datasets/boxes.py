@@ -22,7 +22,7 @@ from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import DEFAULT_LIMITS, ImageLimits
 
 SUFFIXES: Final = (".xml", ".json", ".txt")
-"""Of files with boxes: PASCAL VOC, COCO, YOLO."""
+"""Suffixes of files with boxes: PASCAL VOC, COCO, YOLO."""
 
 
 @dataclass(frozen=True)

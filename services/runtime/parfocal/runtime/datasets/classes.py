@@ -17,7 +17,7 @@ MOST_CLASSES: Final = 100
 """Classes of objects that a model can tell apart."""
 
 UNANNOTATED: Final = -1
-"""In images of class indices: a pixel whose class is not known."""
+"""Value of a pixel of unknown class in images of class indices."""
 
 
 def class_problem(drawn: NDArray[Any], classes: int) -> str:

@@ -21,7 +21,7 @@ from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import DEFAULT_LIMITS, ImageLimits, PixelSize, inspect_image
 
 SUFFIXES: Final = (".csv",)
-"""Of tables of localisations."""
+"""Suffix of tables of localisations."""
 AXES: Final = "TYX"
 """Axes of a stack of frames."""
 _COLUMN: Final = re.compile(r"""\s*"?\s*(?P<name>[^"\[\]]*?)\s*(?:\[\s*(?P<unit>[^"\[\]]*?)\s*\])?\s*"?\s*""")

@@ -1,4 +1,4 @@
-"""What one image is like, and what is wrong or suspicious about it."""
+"""Properties of one image, and what is wrong or suspicious about it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _GREY_IN_COLOURS: Final = (
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of one role are read.
+    """Rules by which the files of one role are read.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ AS_STORED: Final = Reading()
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of one image; `pattern` is what it shows, see `pattern_of`."""
+    """Facts about one image; `pattern` is the digest of its contents, see `pattern_of`."""
 
     shape: tuple[int, ...]
     axes: str
@@ -266,14 +266,10 @@ def _layout_problems(
             ]
         if "C" in extra:
             text = f"{have}: save the one of its {lengths['C']} channels that you need"
-            return [
-                f"{text}; or, if these are planes of a volume, say so with --axes ZYX."
-                if planes == ["C"]
-                else f"{text}."
-            ]
+            return [f"{text}; or, if these are planes of a volume, add --axes ZYX." if planes == ["C"] else f"{text}."]
         text = f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks"
         volume = "T" in extra and planes == ["T"]
-        return [f"{text} (if its frames are planes of a volume, say so with --axes ZYX)." if volume else f"{text}."]
+        return [f"{text} (if its frames are planes of a volume, add --axes ZYX)." if volume else f"{text}."]
     return [
         f"it is {lengths[axis]} pixels along {axis}, {least} are required: choose a smaller "
         f"{'patch_depth' if axis == 'Z' else 'patch_size'} or leave it out."

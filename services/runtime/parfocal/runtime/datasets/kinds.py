@@ -20,9 +20,9 @@ IMAGE_TARGETS: Final = frozenset(
         v1.TARGET_KIND_CLASSES,
     }
 )
-"""What methods ask for that is an image of its own."""
+"""Targets of methods that are images of their own."""
 _UNRECORDED: Final = _IMAGES | {v1.TARGET_KIND_LABELS, v1.TARGET_KIND_CLASSES}
-"""What datasets suit that were published before kinds were recorded: their targets are images, of objects perhaps."""
+"""Targets of datasets that were published before kinds were recorded: their targets are images, of objects perhaps."""
 
 
 @dataclass(frozen=True)

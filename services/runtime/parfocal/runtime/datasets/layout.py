@@ -1,4 +1,4 @@
-"""How a folder that is to become a dataset is laid out, and what its files tell of the kind of dataset."""
+"""Layout of a folder that is to become a dataset, and the kind of dataset that its files indicate."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _refuse_other_files(kind: str, target: Path, found: str, where: str) -> None
     if not target.is_dir():
         why = "there is no such folder"
     elif found in _KIND_OF_FILES:
-        why = f"it holds {_FILES[found]} and no {_FILES[wanted]}: say --kind {_KIND_OF_FILES[found]}"
+        why = f"it holds {_FILES[found]} and no {_FILES[wanted]}: add --kind {_KIND_OF_FILES[found]}"
     else:
         why = f"it holds no {_FILES[wanted]}"
     text = f"this is not a dataset of {KINDS[kind].title} (--kind {kind}): {why}. Required are {KINDS[kind].layout}."

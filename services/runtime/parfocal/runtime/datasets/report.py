@@ -1,4 +1,4 @@
-"""What a folder becomes when it is fit to be a dataset: its files, and its manifest."""
+"""Report on a folder that can become a dataset: its files, and its manifest."""
 
 from __future__ import annotations
 

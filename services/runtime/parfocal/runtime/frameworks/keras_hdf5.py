@@ -79,7 +79,7 @@ def read_kept_weights(source: Path, learner: KerasLearner, described: str) -> tu
     kept = {name: weights.get(name, weights[only]) for name in ("best", "last")}
     if len(weights) == 2:
         return kept, []
-    return kept, [f"The model had only {weights_file(only)}, which stands for best and last weights alike."]
+    return kept, [f"The model had only {weights_file(only)}, which are used as best and last weights."]
 
 
 def _datasets(group: Any, name: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What networks are computed on, and in which precision. No framework is imported here: their drivers look for GPUs."""
+"""Device and precision of networks. No framework is imported here: their drivers look for GPUs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Final, Literal
 import psutil
 
 Framework = Literal["tensorflow", "torch", ""]
-"""What a service computes with; "" is anything that has no driver and computes on the processor."""
+"""Framework of a service; "" for one without a driver, which computes on the processor."""
 Fast = Literal["", "bfloat16", "float16"]
 
 DRIVERS: Final[Mapping[Framework, str]] = {
     "tensorflow": "parfocal.runtime.frameworks.keras:describe_device",
     "torch": "parfocal.runtime.frameworks.torch:describe_device",
 }
-"""What describes the device to each framework, as "module:function"; called by workers only."""
+"""Function that describes the device for each framework, as "module:function"; called by workers only."""
 
 _NAMES: Final = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 # Below it bfloat16 is emulated; float16 is fast since the first GPUs with tensor cores.
@@ -29,7 +29,7 @@ _ALL_DIMENSIONS: Final = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Device:
-    """What a worker's networks are computed on, and in which precision.
+    """Device and precision of a worker's networks.
 
     A driver describes it once (`describe_device`), `choose` sets the precision, and learners obey it: they place their
     networks on a device of this kind. So what is recorded is what was used. The default is a processor that computes in
@@ -72,7 +72,7 @@ class Device:
 
     @property
     def label(self) -> str:
-        """What records call it: "CPU", or the name of the GPU."""
+        """Name in records: "CPU", or the name of the GPU."""
         return "CPU" if self.kind == "cpu" else self.name
 
     @property
@@ -104,7 +104,7 @@ class Device:
         why = f"float32: {self.why}"
         if self.fast and not usable:
             why += f"; networks with {dimensions} spatial dimensions are not trained in {self.fast} there"
-        return chosen, why if wanted == "auto" else f"{why}, so the requested {wanted} is not used"
+        return chosen, why if wanted == "auto" else f"{why}, so that the requested {wanted} is not used"
 
 
 def describe_processor(faster_with: tuple[str, ...], trains: tuple[int, ...] = _ALL_DIMENSIONS) -> Device:

@@ -32,7 +32,7 @@ P = TypeVar("P", bound=TrainingSettings)
 
 @dataclass(frozen=True)
 class Batch:
-    """What a learner is given for one step.
+    """Inputs and targets of one training step.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingDataRecord:
-    """What model and report say of the training data.
+    """Record of the training data, for the model and the report.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ L = TypeVar("L", bound=Learner)
 
 @dataclass(frozen=True)
 class Selection:
-    """Which weights are kept: those of the epoch with the lowest or the highest value of a metric.
+    """Rule that selects the weights to keep: those of the epoch with the lowest or the highest value of a metric.
 
     Attributes
     ----------
@@ -197,7 +197,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class ModelView:
-    """What loading and predicting need to know of a model.
+    """Facts about a model for loading and predicting.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What importers of models share that other programs wrote: their values checked, their answer written down.
+"""Common parts of importers of models that other programs wrote: their values checked, their answer written down.
 
 The files come from anywhere, so nothing in them is run, and each value is looked at before it is used.
 """

@@ -1,4 +1,4 @@
-"""Which located emitter is which true one: an optimal assignment within a radius.
+"""Matching of localisations and true emitters: an optimal assignment within a radius.
 
 The rule of the challenges of single-molecule localisation software (Sage et al., Nature Methods 16, 387-395 (2019),
 doi:10.1038/s41592-019-0364-4): in each frame located and true emitters closer than a radius may be paired, each once.

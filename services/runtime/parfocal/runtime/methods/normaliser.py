@@ -25,7 +25,7 @@ _BRIGHT_FRAMES = 90
 
 
 class NormaliserConstants(BaseModel):
-    """What one image was normalised with: ``normalised = (value - offset) / scale``.
+    """Constants with which one image was normalised: ``normalised = (value - offset) / scale``.
 
     `offset` and `scale` have one entry, or one per channel along `channel_axis`.
     """

@@ -21,7 +21,7 @@ class SeesFar(Protocol):
 
     @property
     def divisor(self) -> tuple[int, ...]:
-        """What the edges of a patch must be multiples of, for each axis."""
+        """Divisors of the side lengths of a patch, for each axis."""
 
     @property
     def field_of_view(self) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ Window = tuple[slice, ...]
 """A part of an image: one slice with start and stop, and without a step, along each of its axes."""
 
 Values = Literal["intensity", "width", "none"]
-"""What the values of an image are: intensities of a microscope, widths of intensities (an uncertainty), or neither.
+"""Kind of the values of an image: intensities of a microscope, widths of intensities (an uncertainty), or neither.
 
 Intensities come back to the scale of the images by an offset and a factor, widths by the factor alone; everything else
 (labels, classes, probabilities) stays as it is.

@@ -48,7 +48,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class TrainingSettings(Protocol):
-    """What the training loop asks of parameters; the mixins have it."""
+    """Requirements of the training loop on parameters, which the mixins meet."""
 
     @property
     def seed(self) -> int:
@@ -69,7 +69,7 @@ class TrainingSettings(Protocol):
 
 
 class Epochs(TrainingBase):
-    """How long to train."""
+    """The number of epochs."""
 
     epochs: int = Field(
         default=100,

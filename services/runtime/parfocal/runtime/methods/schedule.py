@@ -1,4 +1,4 @@
-"""How the learning rate changes from epoch to epoch. A schedule is its own state: plain numbers for checkpoints."""
+"""Schedules of the learning rate. A schedule is its own state: plain numbers for checkpoints."""
 
 from __future__ import annotations
 

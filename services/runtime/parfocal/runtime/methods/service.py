@@ -37,7 +37,7 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker needs of the machine that it runs on.
+    """Requirements of a worker on its machine.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Work:
 
     @property
     def resources(self) -> Resources:
-        """What a worker that does it needs of its machine."""
+        """Requirements of its worker on the machine."""
         return Resources(int(self.needs_device), self.cpu, self.memory_gib)
 
 
@@ -166,7 +166,7 @@ class Method:
 
     @property
     def needs(self) -> ImageNeeds:
-        """What an image must be to be predicted."""
+        """Requirements on an image to be predicted."""
         return ImageNeeds(self.title, self.axes, self.channel_axes)
 
     def _augmentations(self) -> Iterator[v1.Augmentation]:

@@ -1,4 +1,4 @@
-"""What thresholds on the probability of foreground give, without cutting an image at each of them."""
+"""Scores at thresholds of the foreground probability, without applying each threshold to the image."""
 
 from __future__ import annotations
 

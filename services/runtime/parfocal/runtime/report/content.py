@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written as."""
+"""Elements of a report, for PDF and HTML alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a project may read: the one place where addresses in requests are resolved.
+"""Places that a project may read: the one place where addresses in requests are resolved.
 
 Every address that somebody sends is resolved here before anything is read by it: it must lie in the project's own
 datasets, models or results, in a dataset or model that another project shares with it, or in one of its inboxes. An

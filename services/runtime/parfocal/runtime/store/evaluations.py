@@ -127,7 +127,7 @@ class ImageScore:
 
 
 class EvaluationSummary(BaseModel):
-    """What an evaluation found over all its images; the content of summary.json.
+    """Results of an evaluation over all its images; the content of summary.json.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What is measured from the data once and must be known wherever a network is built or applied: JSON in the model."""
+"""Facts measured on the data once, for wherever a network is built or applied; JSON in the model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Port(BaseModel):
 
 
 class Facts(BaseModel):
-    """What a network is built for and what was measured on its data.
+    """Inputs and outputs of a network, and measurements on its training data.
 
     Attributes
     ----------

@@ -18,11 +18,11 @@ DATASET_MANIFEST = "dataset.json"
 MODEL_MANIFEST = "model.json"
 RESULT_MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
-"""Of manifests: raised when readers that do not know a change would misunderstand them."""
+"""Version of manifests: raised when readers that do not know a change would misunderstand them."""
 UNCERTAINTY = "uncertainty"
 """The output that says how far a prediction may be off, in the units of the image."""
 UNCERTAINTY_FACTOR = "uncertainty_factor"
-"""In the calibration of a model: what the uncertainty its network predicts is multiplied with."""
+"""Key in the calibration of a model: factor by which the predicted uncertainty is multiplied."""
 OBJECTS = "objects"
 """The output with the table of objects, and in counts their number: a prediction beside it is a label image."""
 TURNED_BACK = "turned_back"
@@ -62,7 +62,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What all manifests have in common. Unknown fields of a newer Parfocal are kept out of the way, not refused."""
+    """Common parts of all manifests. Unknown fields of a newer Parfocal are kept out of the way, not refused."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -184,7 +184,7 @@ class AnnotationEntry(BaseModel):
 
 
 class ObjectSizes(BaseModel):
-    """How large the objects of label images are, in pixels along each axis of the images: their bounding boxes.
+    """Sizes of the objects of label images: their bounding boxes in pixels along each axis.
 
     `largest_in` is a file with an object that spans most along any axis.
     """
@@ -333,7 +333,7 @@ class ModelManifest(Manifest):
 
     @property
     def calibration(self) -> dict[str, float]:
-        """What was set on the validation images or measured on the data, as far as it is single numbers."""
+        """Single numbers that were set on the validation images or measured on the data."""
         return {name: value for name, value in self.facts.measured.items() if isinstance(value, int | float)}
 
     def weights_named(self, name: str, field: str = "weights") -> str:

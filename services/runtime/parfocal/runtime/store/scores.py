@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from parfocal.runtime.errors import InvalidInputError
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""By kind ("input", "baseline", "prediction"), image and metric: the value, averaged over the slices of a stack.
+"""Values by kind ("input", "baseline", "prediction"), image and metric, averaged over the slices of a stack.
 
 A metric is left out where an image does not have it, as a score inside the foreground of an empty field."""
 

@@ -1,4 +1,4 @@
-"""What quality control said of a model, as everybody reads it: jobs, single images, and those who show it to people."""
+"""Verdict of quality control on a model, as everybody reads it: jobs, single images, and pages for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERDICT_FILE: Final = "verdict.json"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What quality control said last about a model.
+    """Newest verdict of quality control on a model.
 
     Attributes
     ----------

@@ -44,7 +44,7 @@ class Change(BaseModel):
 
 @dataclass(frozen=True)
 class Warp:
-    """Which place of an image each pixel of a patch shows.
+    """The place of the image that each pixel of a patch shows.
 
     A pixel p, counted from the patch's first one, shows the place ``c + matrix (p - c) + shift + elastic(p)``, where c
     is the middle of the patch.
@@ -122,7 +122,7 @@ class Warp:
 
 @dataclass(frozen=True)
 class View:
-    """What is done to one patch: the part of the image it shows is warped, and then turned.
+    """Change of view of one patch: the part of the image that it shows is warped, and then turned.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ UNCHANGED: Final = View()
 
 
 class Augmentation(BaseModel):
-    """Which changes are drawn for each patch.
+    """Changes that are drawn for each patch.
 
     Attributes
     ----------

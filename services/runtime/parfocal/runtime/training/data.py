@@ -46,7 +46,7 @@ FRAMES = "T"
 
 
 class PatchSettings(TrainingSettings, Protocol):
-    """What is asked of parameters to cut patches; the mixins `Patches` and `Validation` have it."""
+    """Requirements on parameters to cut patches, which the mixins `Patches` and `Validation` meet."""
 
     @property
     def batch_size(self) -> int:

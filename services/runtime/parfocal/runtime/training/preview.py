@@ -37,7 +37,7 @@ _OVERLAY: Final = 0.35
 
 
 class PreviewParameters(Intensity, FlipZ, Warps, Flips, Arithmetic, ConstantRate, Validation, Patches, Epochs):
-    """Of the parameters of a training, those that decide what patches look like."""
+    """Parameters of a training that decide how patches look."""
 
     # Half of the images are shown whole, patches are cut from the others.
     validation_fraction: float = inherited(Validation, "validation_fraction", default=0.5)
@@ -123,7 +123,7 @@ def preview_figure(
 
 @dataclass(frozen=True)
 class _Panel:
-    """What one panel shows: pixels (Y, X) or (Y, X, 3), and what is drawn on them."""
+    """Contents of one panel: pixels (Y, X) or (Y, X, 3), and what is drawn on them."""
 
     title: str
     pixels: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""What a training leaves for people: the loss curve, the table behind it, and a report as PDF."""
+"""Files of a training for people: the loss curve, the table behind it, and a report as PDF."""
 
 from __future__ import annotations
 

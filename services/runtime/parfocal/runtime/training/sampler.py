@@ -27,7 +27,7 @@ _FOREGROUND_TRIES = 10
 
 
 class Patch(NamedTuple):
-    """Where a patch lies: the image's place in the list and the patch's first pixel along each spatial axis.
+    """Position of a patch: the image's place in the list and the patch's first pixel along each spatial axis.
 
     `region` are the first and the end pixel, along each axis, of what may be shown besides by a warped patch.
     """

@@ -1,4 +1,4 @@
-"""Which images train a model and which ones judge it while it trains.
+"""Split of the images into a training and a validation set.
 
 Images are held out whole: patches of one image share its staining, its focus and often its very structures, so a
 validation loss taken on patches of a training image says little about the next image. Only where holding out a
@@ -37,7 +37,7 @@ class Region(BaseModel):
 
 
 class Split(BaseModel):
-    """What trains and what validates, as it is recorded in the model."""
+    """Training and validation set, as recorded in the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,1 +1,1 @@
-"""What a prediction is compared with besides its input, chosen on training or validation images."""
+"""Baselines of predictions, chosen on training or validation images."""

@@ -1,4 +1,4 @@
-"""By how many pixels two images of one field are shifted against each other, and whether that can be known."""
+"""Shift in pixels between two images of one field, and whether it can be measured."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _BINS: Final = 256
 
 @dataclass(frozen=True)
 class Foreground:
-    """What of a target is structure.
+    """The foreground of a target.
 
     Attributes
     ----------

@@ -43,7 +43,7 @@ _HALVINGS: Final = 12
 
 @dataclass(frozen=True)
 class MicroSample:
-    """What the fit needs of one image and its target, in grey values.
+    """Samples of one image and its target for the fit, in grey values.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class MicroSample:
 
 @dataclass(frozen=True)
 class MicroFit:
-    """What is subtracted from targets and images, in grey values, and what images are multiplied by."""
+    """Offsets to subtract from targets and images, in grey values, and factor by which images are multiplied."""
 
     target_offset: float
     image_offset: float

@@ -47,7 +47,7 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class FrameError:
-    """How an image that is blurred again differs from the mean frame.
+    """Difference between an image that is blurred again and the mean frame.
 
     Attributes
     ----------

@@ -59,7 +59,7 @@ class NoNoiseError(InvalidInputError):
 
 @dataclass(frozen=True)
 class ResidualScore:
-    """What the residual of one image shows. The autocorrelation is 0 where nothing was taken away.
+    """Scores of the residual of one image. The autocorrelation is 0 if nothing was removed.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class ResidualScore:
 
 @dataclass(frozen=True)
 class ResidualMaps:
-    """Of the shape of the image, float32: the residual in grey values of the input, and its deviation.
+    """Residual in grey values of the input, and its deviation; float32, of the shape of the image.
 
     The deviation is the smoothed residual in standard deviations of smoothed noise: beyond `LARGEST_DEVIATION` the
     prediction contradicts its input.

@@ -126,7 +126,7 @@ class RestorationScore:
 
 @dataclass(frozen=True)
 class RestorationMaps:
-    """Where an image agrees with its target: `ssim` (-1..1), and `rse`, the absolute difference (0..1).
+    """Maps of the agreement of an image with its target: `ssim` (-1..1), and `rse`, the absolute difference (0..1).
 
     Both are float32 and have the shape of the image, (Y, X) or (Z, Y, X).
     """

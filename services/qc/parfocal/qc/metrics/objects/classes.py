@@ -16,7 +16,7 @@ from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.methods.objects import compact_labels
 
 NO_CLASS: Final = 0
-"""In a target: of unknown class. In a prediction: most probably of no class."""
+"""Class 0. In a target: of unknown class. In a prediction: most probably of no class."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which class of pixels was taken for which, and the scores that follow from it."""
+"""Confusion of classes of pixels, and the scores that follow from it."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class BoxOutcomes:
-    """What became of the boxes of one image at a level and above a confidence; each box is named once.
+    """Outcomes of the boxes of one image at a level and above a confidence; each box is named once.
 
     Attributes
     ----------

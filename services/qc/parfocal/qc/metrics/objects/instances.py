@@ -86,7 +86,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Matches:
-    """Which objects belong together at a level; ids are the labels in the images.
+    """Matched objects at an IoU level; ids are the labels in the images.
 
     Attributes
     ----------

@@ -28,7 +28,7 @@ ALPHA_PER_NM: Final = 1.0
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """What was found in each frame of a stack.
+    """Matches in each frame of a stack.
 
     Attributes
     ----------
