@@ -22,9 +22,9 @@ from fuzz.mutation import mutate
 _SECONDS = 20.0
 _STREAM_SECONDS = 0.3
 _AT_ONCE = 12
-_DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
-# What gRPC's client says where the server has ended the call before all was sent.
-_CLIENTS_OWN = "Internal error from Core"
+_DEFECTS = {getattr(grpc.StatusCode, name) for name in ("CANCELLED", "DATA_LOSS", "INTERNAL", "UNKNOWN")}
+# What gRPC's client says itself: where the server has ended the call before all was sent, and where time was up.
+_CLIENTS_OWN = ("Internal error from Core", "Locally cancelled by application!")
 _METADATA = ("parfocal-service", "x-request-id", "authorization", "parfocal-acts-for")
 
 
@@ -102,8 +102,11 @@ async def _call(
         code, details = await call.code(), ""
     except grpc.aio.AioRpcError as error:
         code, details = error.code(), error.details() or ""
+    except asyncio.CancelledError:
+        # So the client tells that a call was cancelled, by whichever side.
+        code, details = await call.code(), await call.details() or ""
     ended = code == grpc.StatusCode.DEADLINE_EXCEEDED and not rpc.method.server_streaming
-    if (code in _DEFECTS and details != _CLIENTS_OWN) or ended:
+    if (code in _DEFECTS and details not in _CLIENTS_OWN) or ended:
         words = details.split("request ")[0][:60]
         findings.defect(
             f"{rpc.path.rsplit('/', 1)[-1]}: {code.name}: {words}", f"{details[:400]} {messages[:1]!r:.600}"

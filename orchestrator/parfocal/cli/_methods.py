@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from parfocal.cli._app import Command, current_app
+from parfocal.cli._app import App, Command, current_app
 
 if TYPE_CHECKING:
     from parfocal import v1
@@ -15,16 +15,37 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, short_help="List the methods and their parameters.")
 @click.argument("method", required=False)
-def methods(method: str | None) -> None:
-    """List the methods, or show one METHOD with its parameters and what it needs of your images."""
+@click.option(
+    "--capacity",
+    metavar="DATASET",
+    default="",
+    help="Measure memory and seconds per step of METHOD on this computer, with images of a dataset or a folder.",
+)
+@click.option(
+    "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="With --capacity: set a parameter."
+)
+def methods(method: str | None, capacity: str, parameters: tuple[str, ...]) -> None:
+    """List the methods, or show one METHOD with its parameters and what it needs of your images.
+
+    With --capacity a few steps of real training are run with several batch sizes and patch sizes, each in a process of
+    its own. It takes some minutes and the whole computer; nothing is stored but the numbers.
+    """
     app = current_app()
+    if (capacity and not method) or (parameters and not capacity):
+        raise click.UsageError("--capacity needs a METHOD, and -p needs --capacity.")
     with app.client() as client:
-        if method is None:
+        if method and capacity:
+            from parfocal.cli import _capacity
+
+            _capacity.measure(app, client, client.method(method), capacity, parameters)
+        elif method is None:
             _list(app.json, client)
             if not app.json and app.connection() is not None:
                 _say_missing(client)
         else:
             _show(app.json, client.method(method))
+            if not app.json:
+                _show_capacity(app, method)
 
 
 def _list(as_json: bool, client: Client) -> None:
@@ -104,6 +125,18 @@ def _show(as_json: bool, method: v1.Method) -> None:
             print_table(("Name", "Type", "Default", "Range", "What it does"), rows, title=title, numbers=("Default",))
         else:
             print_text(f"{title}: none")
+
+
+def _show_capacity(app: App, method: str) -> None:
+    """Show what was measured of a method on this computer, if anything was."""
+    from parfocal.cli._capacity import capacity_folder, show_capacity
+    from parfocal.runtime.errors import NotFoundError
+    from parfocal.runtime.methods.capacity import read_capacity
+
+    try:
+        show_capacity(read_capacity(capacity_folder(app), method))
+    except NotFoundError:
+        return
 
 
 def _suitable(needs: v1.DataRequirements) -> str:

@@ -64,7 +64,7 @@ def train(
     """
     app = current_app()
     from parfocal import v1
-    from parfocal.cli import _flow, _work
+    from parfocal.cli import _capacity, _flow, _work
     from parfocal.cli._render import print_json, say
     from parfocal.client.parameters import parse_parameters, preset_values, schema_of
     from parfocal.client.requests import training_request
@@ -85,6 +85,10 @@ def train(
             initial_model_uri=initial_uri,
             initial_weights=initial_weights,
         )
+        if (need := _capacity.expected(app, description, values)) is not None and not app.json:
+            gpu = f", {need.device_memory_gib:.1f} GiB of the GPU" if need.device_memory_gib else ""
+            seconds = f"{need.seconds_per_step:.2g} s per step"
+            say(f"By what was measured on this computer: about {need.memory_gib:.1f} GiB{gpu}, {seconds}.")
         flow = _flow.training_flow(app, client, description, dataset_uri) if qc else None
         job = _flow.start_or_join(client, flow, request, values, again=again)
         doer = _flow.doer(app, client, flow, job) if qc else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,19 @@ def preview_folder(
     InvalidInputError
         As for `check_folder`.
     """
+    with sampled_folder(folder, kind=kind, axes=axes) as (sample, manifest):
+        return _sheet(sample, manifest, parameters, augmented)
+
+
+@contextmanager
+def sampled_folder(folder: Path, *, kind: str = "", axes: str = "") -> Iterator[tuple[Path, DatasetManifest]]:
+    """Yield some training images of a folder, as they would be published, in a folder of their own, and their manifest.
+
+    Raises
+    ------
+    InvalidInputError
+        As for `check_folder`.
+    """
     with (
         checked_folder(folder, axes, kind, None, False) as report,
         tempfile.TemporaryDirectory(prefix="parfocal-") as scratch,
@@ -53,12 +67,24 @@ def preview_folder(
             path.parent.mkdir(parents=True, exist_ok=True)
             entries.append(items[name].write(path))
             files.append(file_entry(path, name))
-        manifest = report.manifest(files, entries, project="", dataset=folder.resolve().name, version=0)
-        return _sheet(Path(scratch), manifest, parameters, augmented)
+        yield Path(scratch), report.manifest(files, entries, project="", dataset=folder.resolve().name, version=0)
 
 
 def preview_stored(client: Client, name: str, parameters: Mapping[str, Any], *, augmented: bool = False) -> bytes:
     """Return a sheet of the training images of the dataset "name" or "name:version" as PNG; see `preview_folder`.
+
+    Raises
+    ------
+    NotFoundError, UnavailableError
+        There is no such dataset, or the store does not answer.
+    """
+    with sampled_dataset(client, name) as (sample, manifest):
+        return _sheet(sample, manifest, parameters, augmented)
+
+
+@contextmanager
+def sampled_dataset(client: Client, name: str) -> Iterator[tuple[Path, DatasetManifest]]:
+    """Yield some training images of the dataset "name" or "name:version" in a folder, and the manifest of these.
 
     Raises
     ------
@@ -76,7 +102,7 @@ def preview_stored(client: Client, name: str, parameters: Mapping[str, Any], *, 
                 "annotations": tuple(entry for entry in manifest.annotations if entry.file in chosen),
             }
         )
-        return _sheet(Path(scratch), some, parameters, augmented)
+        yield Path(scratch), some
 
 
 def _spread(files: Iterable[str]) -> list[str]:

@@ -185,6 +185,11 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         default="", description="host:port where a service answers Prometheus at `/metrics`; empty: nowhere"
     )
+    capacity_dir: Path | None = Field(
+        default=None,
+        description="folder with what `parfocal methods METHOD --capacity` has measured; workers on a cluster then ask "
+        "for the memory that their training needs; empty: none",
+    )
     launcher: Literal["local", "kubernetes", "none"] = Field(
         default="local",
         description="where workers run: `local`, as processes beside the service, or `kubernetes`; `none`: an instance "
@@ -224,6 +229,7 @@ class Settings(BaseSettings):
     @field_validator(
         "cache_gib",
         "access_file",
+        "capacity_dir",
         "tokens_file",
         "audit_file",
         "token_file",

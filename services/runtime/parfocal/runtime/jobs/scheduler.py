@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,8 @@ from parfocal.runtime.jobs.measures import note_end, note_exit, note_work
 from parfocal.runtime.jobs.queue import Key, Queue, Queued, waits_for
 from parfocal.runtime.jobs.records import FINAL_STATES, WORKING_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.jobs.requeue import begin, cancelled, fail, queue_again, requeue
-from parfocal.runtime.methods.service import Resources, Service
+from parfocal.runtime.methods.capacity import needed_memory
+from parfocal.runtime.methods.service import Resources, Service, struct_values
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import Manifest
 from parfocal.runtime.store.promises import check_promises
@@ -404,7 +405,16 @@ class Scheduler:
             note_end(job, has_device=self._resources(job).gpu > 0)
 
     def _resources(self, job: v1.Job) -> Resources:
-        return self.service.method(job.method).work_of(job_kind(job)).resources
+        method = self.service.method(job.method)
+        resources = method.work_of(job_kind(job)).resources
+        if self._settings.capacity_dir is None or not job.HasField("training"):
+            return resources
+        try:
+            memory = needed_memory(self._settings.capacity_dir, method, struct_values(job.training.parameters))
+        except ParfocalError as error:
+            _log.warning("the memory of job %s stays the usual one: %s", job.id, error.message)
+            return resources
+        return resources if memory is None else replace(resources, memory_gib=memory)
 
     def _use(self, job: v1.Job) -> Use:
         return Use.of(job, self._settings.short_prediction_images)

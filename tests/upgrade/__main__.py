@@ -1,0 +1,66 @@
+"""`python -m upgrade --old COMMIT [--service NAME …]`: upgrade and rollback of a service beside running jobs.
+
+```
+PYTHONPATH=tests .venvs/orchestrator/bin/python -m upgrade --old v0.1.0 --service fake --service fnet
+```
+
+Both versions run from the files of their commits, in the environments of this repository, on one store: so their locks
+must not differ by much. A training that the old version has begun is finished by the new one, and the other way round
+at the rollback; models of each are used by the other. It takes about two minutes for a service and is no part of
+`make test`. Exit code 1: something that should not happen did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from support import ROOT
+
+from upgrade.trial import Trial
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Try each service; return 0 if all went as it should."""
+    parser = argparse.ArgumentParser(
+        prog="python -m upgrade", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--old", required=True, metavar="COMMIT", help="the older version")
+    parser.add_argument("--new", default="", metavar="COMMIT", help="the newer version; empty: the files as they are")
+    parser.add_argument("--service", action="append", default=[], help="fake, or a service; repeat for more")
+    parser.add_argument("--out", type=Path, help="a new folder for store and logs; without it they are removed")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(options.out or scratch)
+        old = _files(options.old, folder / "old-files")
+        new = _files(options.new, folder / "new-files") if options.new else ROOT
+        lines: list[tuple[bool, str]] = []
+        for service in options.service or ["fake"]:
+            print(f"{service}: {options.old} and {options.new or 'the files as they are'}", flush=True)
+            with Trial(old, new, service, folder / service) as trial:
+                try:
+                    trial.run()
+                finally:
+                    lines += trial.lines
+    wrong = sum(not good for good, _ in lines)
+    print(f"{len(lines)} observations, {wrong} wrong")
+    return 1 if wrong else 0
+
+
+def _files(commit: str, folder: Path) -> Path:
+    """Write the files of a commit to a folder and return it."""
+    folder.mkdir(parents=True)
+    archive = folder.with_suffix(".tar")
+    subprocess.run(["git", "-C", str(ROOT), "archive", "--output", str(archive), commit], check=True)
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+    archive.unlink()
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
