@@ -15,6 +15,7 @@ from learner_suite import BFLOAT16, LearnerSuite, images_of, prepared, view_of
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.prediction.loaded_model import LoadedModel, predict_image
+from parfocal.runtime.prediction.object_tiling import find_in_blocks
 from parfocal.runtime.prediction.outputs import ResultOutputs
 from parfocal.runtime.prediction.tiling import Tiling
 from parfocal.runtime.prediction.unit import Stack
@@ -177,6 +178,31 @@ def test_tiles_are_not_smaller_than_what_is_computed_around_them(stardist: Any, 
     tiling = Tiling(1, lambda _, total: seen.append(total))
     stardist.find_objects(learner, np.zeros((300, 300), np.float32), StarDistPredictionParameters(), tiling)
     assert 4 <= max(seen) <= (300 / min(learner.overlaps) + 1) ** 2
+
+
+def test_a_large_image_has_the_objects_that_it_has_in_one_piece(stardist: Any, trained: Any) -> None:
+    learner, *_ = trained
+    rng = np.random.default_rng(1)
+    centres = [
+        (row + int(rng.integers(-4, 5)), column + int(rng.integers(-4, 5)))
+        for row in range(16, 330, 30)
+        for column in range(16, 410, 30)
+    ]
+    real, image = discs((340, 420), centres)
+
+    def find(window: tuple[slice, ...], on_tile: Any) -> Any:
+        return stardist.find_objects(learner, image[window], StarDistPredictionParameters(), Tiling(512**2, on_tile))
+
+    whole = find((slice(0, 340), slice(0, 420)), lambda *_: None)
+    parts = find_in_blocks(find, image.shape, block_pixels=240**2, margin=64)
+    assert len(parts.probability) == len(whole.probability) == len(parts.outlines)
+    for number in range(1, len(whole.probability) + 1):
+        inside = whole.labels == number
+        label = np.bincount(parts.labels[inside]).argmax()
+        same = parts.labels == label
+        assert label > 0
+        assert np.count_nonzero(inside & same) / np.count_nonzero(inside | same) > 0.9
+    assert abs(len(whole.probability) - real.max()) <= 4
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 200), (17, 31)])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from learner_suite import ImageLearnerSuite, facts_of_classes
 
-from parfocal.unet.parameters import Unet2DParameters, Unet3DParameters
+from parfocal.runtime.images import scratch
+from parfocal.runtime.images.files import Image
+from parfocal.runtime.images.scratch import Scratch
+from parfocal.runtime.methods.implementation import ModelView
+from parfocal.runtime.prediction.loaded_model import LoadedModel, predict_image
+from parfocal.runtime.store.manifests import ModelManifest
+from parfocal.unet import UNET_2D
+from parfocal.unet.parameters import Unet2DParameters, Unet3DParameters, UnetPredictionParameters
 
 TINY: dict[str, Any] = {"first_filters": 4, "learning_rate": 0.003, "precision": "float32"}
 
@@ -78,3 +86,32 @@ def test_the_network_for_volumes_has_those_of_the_notebook_unless_planes_are_spa
     # Transposed convolutions that keep the planes have half as many weights: 256 -> 64 and 128 -> 32 channels.
     fewer = 0 if strides[0] == (2, 2, 2) else 4 * (256 * 64 + 128 * 32)
     assert sum(weight.numel() for weight in module.parameters()) == 10_617_025 - fewer
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_large_image_gives_what_it_gives_in_memory(
+    classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from parfocal.unet.network import UnetOfImages
+
+    facts = facts_of_classes(classes)
+    facts = facts.with_measured(class_values=[0, *range(3, 2 + classes)], threshold=0.5)
+    unet, parameters = UnetOfImages(), Unet2DParameters(**TINY)
+    learner = unet.build(parameters, facts)
+    model = LoadedModel(
+        UNET_2D, ModelManifest.model_construct(), ModelView(parameters, facts, unet.normaliser, "YX"), unet, learner
+    )
+    image = Image(np.random.default_rng(0).integers(0, 4000, (90, 130)).astype(np.uint16), "YX")
+    asked = UnetPredictionParameters(tile_size=80, probabilities=True, instances="components", smallest_object=4)
+    asked = asked.model_copy(update={"size_unit": "pixels"})
+    small = predict_image(model, image, asked, tmp_path / "small", "a").finish()
+    monkeypatch.setattr(scratch.blocks, "__defaults__", (1000,))
+    large = predict_image(
+        model, image, asked, tmp_path / "large", "a", scratch=Scratch(tmp_path / "arrays", 0)
+    ).finish()
+    assert small.images.keys() == large.images.keys() == {"prediction", "probability", "instances"}
+    for name, expected in small.images.items():
+        np.testing.assert_array_equal(large.images[name].pixels, expected.pixels)
+    for name, file in small.files.items():
+        if name != "rois":
+            assert (tmp_path / "large" / file).read_bytes() == (tmp_path / "small" / file).read_bytes()

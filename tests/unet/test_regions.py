@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import pytest
 from learner_suite import facts_of_classes, images_of, view_of
+from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
+from parfocal.runtime.prediction.object_tiling import plan_blocks
 from parfocal.runtime.prediction.unit import ArrayUnit
+from parfocal.unet import regions as module
 from parfocal.unet.parameters import Unet2DParameters, UnetPredictionParameters
-from parfocal.unet.regions import clean_regions, find_instances, watershed
+from parfocal.unet.regions import clean_in_blocks, clean_regions, find_instances, watershed
 from parfocal.unet.thresholds import best_threshold, ious
 
 PIXELS = {"size_unit": "pixels"}
@@ -147,7 +151,8 @@ class Recorder:
         taken = self.images
 
         class Sink:
-            def write(self, pixels: Any) -> None:
+            def write(self, pixels: Any, _: Any = None) -> None:
+                assert name not in taken, "a small image comes as a whole"
                 taken[name] = (pixels, asked)
 
         return Sink()
@@ -207,3 +212,21 @@ def test_the_pixel_size_of_the_image_decides_what_is_small() -> None:
     small = predict([0, 255], 1, PixelSize(0.01, 0.01), smallest_object=5)
     assert large.images["prediction"][0].any()
     assert not small.images["prediction"][0].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "pixels", "margin"), [((90, 120), 1600, 9), ((20, 40, 40), 5000, 7)], ids=["plane", "volume"]
+)
+def test_blocks_are_cleaned_as_the_whole_image(
+    shape: tuple[int, ...], pixels: int, margin: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    field = ndimage.gaussian_filter(rng.normal(size=(2, *shape)), (0, *(1.2,) * len(shape)))
+    classes = (np.argmax(np.stack([np.full(shape, 0.1), *field]), axis=0)).astype(np.uint8)
+    parameters = UnetPredictionParameters(smallest_object=6, largest_hole=6, **PIXELS)
+    expected = clean_regions(classes, parameters, None)
+    assert (expected != classes).any()
+    blocks = functools.partial(plan_blocks, block_pixels=pixels, margin=margin)
+    assert len(list(blocks(shape))) > 1
+    monkeypatch.setattr(module, "plan_blocks", blocks)
+    np.testing.assert_array_equal(clean_in_blocks(classes, parameters, None), expected)

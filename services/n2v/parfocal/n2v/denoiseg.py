@@ -6,7 +6,7 @@ from the publication on csbdeep's U-Net, because the authors' library does not r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -21,11 +21,13 @@ from parfocal.n2v.modules import receptive_field
 from parfocal.n2v.parameters import DenoiSegParameters, DenoiSegPredictionParameters
 from parfocal.runtime.bases.objects import ObjectImplementation
 from parfocal.runtime.frameworks import keras
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.methods.implementation import Batch, ModelView, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.objects import Objects
-from parfocal.runtime.methods.outputs import Outputs, Unit
+from parfocal.runtime.methods.outputs import Outputs, Unit, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.prediction.object_tiling import find_in_blocks
 from parfocal.runtime.prediction.tiling import Geometry, Tiling, apply_tiled
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
@@ -144,15 +146,22 @@ class DenoiSeg(keras.KerasFiles, ObjectImplementation[DenoiSegParameters, keras.
         """Hand over objects, the restored image in the grey values of the input, and the probabilities of classes."""
         assert isinstance(parameters, DenoiSegPredictionParameters)
         source = Normalised(unit, model.normaliser)
-        tiling = Tiling.of(unit)
-        output = apply_tiled(learner, source, self.geometry(model.parameters), tiling)
-        probability = softmax(output[..., 1:], axis=-1)
+        output = apply_tiled(learner, source, self.geometry(model.parameters), Tiling.of(unit))
         threshold = parameters.probability_threshold or float(model.facts.measured.get(THRESHOLD, _USUAL_THRESHOLD))
         chosen = parameters.model_copy(update={THRESHOLD: threshold})
-        outputs.objects(self.find_objects(learner, probability[..., _FOREGROUND], chosen, tiling))
-        outputs.image("denoised").write(model.normaliser.undo(output[..., 0], source.constants))
-        channels = np.moveaxis(probability, -1, 0)
-        outputs.image("probability", shape=channels.shape, axes="CYX", values="none").write(channels)
+
+        def find(window: Window, on_tile: Callable[[int, int], None]) -> Objects:
+            probability = softmax(output[window][..., 1:], axis=-1)[..., _FOREGROUND]
+            return self.find_objects(learner, probability, chosen, Tiling(unit.most_pixels, on_tile))
+
+        outputs.objects(find_in_blocks(find, unit.shape, scratch=unit.scratch))
+        denoised = outputs.image("denoised")
+        probability = outputs.image("probability", shape=(3, *unit.shape), axes="CYX", values="none")
+        for window in blocks(unit.shape):
+            part = output[window]
+            denoised.write(model.normaliser.undo(part[..., 0], source.constants), window)
+            probability.write(np.moveaxis(softmax(part[..., 1:], axis=-1), -1, 0), (slice(None), *window))
+            release(output)
 
 
 def denoiseg_loss(denoising_weight: float) -> Any:

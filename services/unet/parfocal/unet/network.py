@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,12 +15,15 @@ from scipy import special
 from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.frameworks.torch import TorchFiles, TorchLearner, prepare
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.implementation import Batch, Implementation, ModelView, Opened, Selection, ValidationImage
-from parfocal.runtime.methods.outputs import Outputs, Unit
+from parfocal.runtime.methods.objects import Objects
+from parfocal.runtime.methods.outputs import Outputs, Unit, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.portable import Portable
 from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
+from parfocal.runtime.prediction.object_tiling import find_in_blocks
 from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled, per_axis
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
@@ -36,7 +39,7 @@ from parfocal.unet.parameters import (
     class_values,
     written_values,
 )
-from parfocal.unet.regions import clean_regions, find_instances, smallest_dtype
+from parfocal.unet.regions import clean_in_blocks, find_instances, smallest_dtype
 from parfocal.unet.thresholds import best_threshold, ious
 from parfocal.unet.weights import balanced_weights, pixel_weights
 
@@ -140,11 +143,7 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
         self, learner: UnetLearner, image: Pixels, parameters: UnetParameters, facts: Facts, tiling: Tiling
     ) -> NDArray[np.float32]:
         """Return the probability of each class, last, in a normalised image of any size."""
-        logits = apply_tiled(learner, image, self.geometry(parameters, facts), tiling)
-        if logits.shape[-1] == 1:
-            foreground = special.expit(logits[..., 0])
-            return np.stack([1 - foreground, foreground], axis=-1)
-        return np.asarray(special.softmax(logits, axis=-1), np.float32)
+        return probabilities(apply_tiled(learner, image, self.geometry(parameters, facts), tiling))
 
     def calibrate(
         self, learner: UnetLearner, images: Iterator[ValidationImage], parameters: UnetParameters, facts: Facts
@@ -202,19 +201,34 @@ class Unet(TorchFiles, Implementation[UnetParameters, UnetLearner]):
         assert isinstance(parameters, UnetPredictionParameters)
         facts = model.facts
         source = Normalised(unit, model.normaliser)
-        tiling = Tiling.of(unit)
-        probability = self.probability(learner, source, model.parameters, facts, tiling)
-        classes = predicted_classes(probability, parameters.threshold or facts.measured.get("threshold", 0.5))
-        lengths = unit.pixel_size.lengths(classes.ndim) if unit.pixel_size is not None else None
-        classes = clean_regions(classes, parameters, lengths)
+        logits = apply_tiled(learner, source, self.geometry(model.parameters, facts), Tiling.of(unit))
+        threshold = parameters.threshold or facts.measured.get("threshold", 0.5)
+        lengths = unit.pixel_size.lengths(len(unit.shape)) if unit.pixel_size is not None else None
+        classes = unit.scratch.zeros(unit.shape, np.uint8)
+        for window in blocks(unit.shape):
+            classes[window] = predicted_classes(probabilities(logits[window]), threshold)
+            release(classes)
+            release(logits)
+        classes = clean_in_blocks(classes, parameters, lengths, unit.scratch)
         values = facts.measured["class_values"]
         dtype = smallest_dtype(values)
-        outputs.image("prediction", dtype=dtype, values="none").write(np.array(values, dtype)[classes])
+        prediction = outputs.image("prediction", dtype=dtype, values="none")
+        for window in blocks(unit.shape):
+            prediction.write(np.array(values, dtype)[classes[window]], window)
         if parameters.probabilities:
-            pixels = np.moveaxis(probability, -1, 0)
-            outputs.image("probability", shape=pixels.shape, axes="C" + unit.axes, values="none").write(pixels)
+            shape = (max(2, logits.shape[-1]), *unit.shape)
+            sink = outputs.image("probability", shape=shape, axes="C" + unit.axes, values="none")
+            for window in blocks(unit.shape):
+                sink.write(np.moveaxis(probabilities(logits[window]), -1, 0), (slice(None), *window))
+                release(logits)
         if parameters.instances != "none":
-            outputs.objects(find_instances(classes, probability, parameters, lengths), name="instances")
+
+            def find(window: Window, on_tile: Callable[[int, int], None]) -> Objects:  # noqa: ARG001
+                found = find_instances(np.asarray(classes[window]), probabilities(logits[window]), parameters, lengths)
+                release(logits)
+                return found
+
+            outputs.objects(find_in_blocks(find, unit.shape, scratch=unit.scratch), name="instances")
 
 
 class UnetOfImages(Unet):
@@ -237,6 +251,14 @@ class UnetOfVolumes(Unet):
         scales = parameters.scales
         strides = [tuple(np.floor_divide(*pair).tolist()) for pair in zip(scales[1:], scales, strict=False)]
         return Unet3D(inputs, outputs, parameters.first_filters, strides)
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability of each class, last, of which two have a single logit, that of the foreground."""
+    if logits.shape[-1] == 1:
+        foreground = special.expit(logits[..., 0])
+        return np.stack([1 - foreground, foreground], axis=-1)
+    return np.asarray(special.softmax(logits, axis=-1), np.float32)
 
 
 def predicted_classes(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:

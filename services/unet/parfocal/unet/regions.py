@@ -12,8 +12,10 @@ from scipy import ndimage
 from skimage import segmentation
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outlines import trace_outlines
+from parfocal.runtime.prediction.object_tiling import plan_blocks
 from parfocal.unet.parameters import UnetPredictionParameters
 
 
@@ -22,8 +24,46 @@ def smallest_dtype(values: Sequence[int]) -> np.dtype[Any]:
     return np.result_type(*(np.min_scalar_type(value) for value in values))
 
 
+def clean_in_blocks(
+    classes: NDArray[np.uint8],
+    parameters: UnetPredictionParameters,
+    lengths: Sequence[float] | None,
+    scratch: Scratch = IN_MEMORY,
+) -> NDArray[np.uint8]:
+    """Return what `clean_regions` makes of class indices of any size.
+
+    Large images are cleaned in blocks. What a block does not see whole stays as it is, unless another one does: regions
+    and holes that are longer than the blocks overlap stay, however few pixels they have.
+
+    Parameters
+    ----------
+    classes, parameters, lengths
+        As for `clean_regions`.
+    scratch
+        Where the result lies.
+    """
+    planned = list(plan_blocks(classes.shape))
+    if len(planned) == 1 or not (parameters.smallest_object or parameters.largest_hole):
+        return clean_regions(classes, parameters, lengths)
+    cleaned: NDArray[np.uint8] = scratch.zeros(classes.shape, np.uint8)
+    for block in planned:
+        part = clean_regions(np.asarray(classes[block.window]), parameters, lengths, block.inner)
+        cleaned[tuple(slice(*along) for along in block.core)] = part[
+            tuple(
+                slice(low - along.start, high - along.start)
+                for along, (low, high) in zip(block.window, block.core, strict=True)
+            )
+        ]
+        release(cleaned)
+        release(classes)
+    return cleaned
+
+
 def clean_regions(
-    classes: NDArray[np.uint8], parameters: UnetPredictionParameters, lengths: Sequence[float] | None
+    classes: NDArray[np.uint8],
+    parameters: UnetPredictionParameters,
+    lengths: Sequence[float] | None,
+    inner: Sequence[tuple[bool, bool]] = (),
 ) -> NDArray[np.uint8]:
     """Return class indices without small regions, which become background, and without small holes.
 
@@ -37,6 +77,8 @@ def clean_regions(
         (Y, X) or (Z, Y, X), 0 for the background.
     lengths
         Length of a pixel along each axis in micrometres; None where it is unknown.
+    inner
+        Along each axis, whether the image continues before and behind `classes`: regions that reach there are not small.
 
     Raises
     ------
@@ -56,6 +98,10 @@ def clean_regions(
         regions, count = ndimage.label(classes == number, structure=_touching(classes.ndim))
         small = np.bincount(regions.ravel(), minlength=count + 1) * unit < parameters.smallest_object
         small[0] = False
+        for axis, ends in enumerate(inner):
+            for end, goes_on in zip((0, -1), ends, strict=True):
+                if goes_on:
+                    small[np.unique(np.take(regions, end, axis))] = False
         cleaned[small[regions]] = 0
     if parameters.largest_hole:
         _fill_holes(cleaned, parameters.largest_hole / unit)

@@ -61,22 +61,18 @@ def write_levels(
     planes = pixels.reshape(-1, *pixels.shape[pixels.ndim - 2 - colours :])
     shapes = level_shapes(planes.shape[1], planes.shape[2], _SMALLEST_LEVEL)
     leading = pixels.shape[: pixels.ndim - 2 - colours]
-    shared = {key: value for key, value in options.items() if key not in ("metadata", "resolution")}
     with tifffile.TiffWriter(handle, ome=True, bigtiff=pixels.nbytes * 4 / 3 > CLASSIC_TIFF_BYTES) as tif:
         for number, shape in enumerate(shapes):
             if number:
                 planes = _reduced(planes, shape, labels, scratch)
             whole = (*leading, *planes.shape[1:])
             tiles = _tiles(planes)
-            every: dict[str, Any]
-            if number == 0:
-                every = {"metadata": options["metadata"], "resolution": options["resolution"]}
-                every |= {"subifds": len(shapes) - 1}
-            else:
+            own: dict[str, Any] = {"subifds": len(shapes) - 1, **options}
+            if number:
                 density = options["resolution"]
-                every = {"metadata": None, "resolution": density and tuple(each / 2**number for each in density)}
-                every |= {"subfiletype": 1}
-            tif.write(tiles, shape=whole, dtype=pixels.dtype, tile=(_TILE, _TILE), maxworkers=1, **every, **shared)
+                reduced = density and tuple(each / 2**number for each in density)
+                own = {**options, "metadata": None, "resolution": reduced, "subfiletype": 1}
+            tif.write(tiles, shape=whole, dtype=pixels.dtype, tile=(_TILE, _TILE), maxworkers=1, **own)
 
 
 def _tiles(planes: NDArray[Any]) -> Iterator[NDArray[Any]]:

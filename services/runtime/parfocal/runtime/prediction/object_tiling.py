@@ -38,13 +38,22 @@ _SAME: Final = 0.5  # of the pixels of the smaller of two objects, for both to b
 
 
 @dataclass(frozen=True)
-class _Block:
-    """A window of the image, and the part of it whose objects are its own."""
+class Block:
+    """A window of an image, and the part of it that is this block's own.
+
+    Attributes
+    ----------
+    window
+        What the block sees.
+    core
+        First and last pixel, the last one not included, along each axis: cores cover the image once.
+    inner
+        Along each axis, whether the image goes on before and behind the window.
+    """
 
     window: Window
     core: tuple[tuple[int, int], ...]
     inner: tuple[tuple[bool, bool], ...]
-    """Along each axis, whether the image goes on before and behind the window."""
 
 
 @dataclass
@@ -54,7 +63,7 @@ class _Part:
     `place` is where its mask lies in the image, `own` are those of its pixels that lie in the core of the block.
     """
 
-    block: _Block
+    block: Block
     place: Window
     mask: NDArray[np.bool_]
     own: NDArray[np.bool_]
@@ -92,8 +101,7 @@ def find_in_blocks(
     Objects
         With labels in int32. Of a single block, what `find` returns.
     """
-    margin = MARGINS[len(shape)] if margin is None else margin
-    planned = list(_plan(shape, block_pixels, margin))
+    planned = list(plan_blocks(shape, block_pixels, margin))
     if len(planned) == 1:
         return find(planned[0].window, report or _nothing)
     found = _Found((scratch or Scratch()).zeros(shape, np.int32))
@@ -112,14 +120,15 @@ def _nothing(done: int, total: int) -> None:
     """Report to nobody."""
 
 
-def _plan(shape: Sequence[int], most: int, margin: int) -> Iterator[_Block]:
-    """Yield the blocks of an image in C order, as few and as equal as possible."""
+def plan_blocks(shape: Sequence[int], block_pixels: int = BLOCK_PIXELS, margin: int | None = None) -> Iterator[Block]:
+    """Yield the blocks of an image in C order, as few and as equal as possible; see `find_in_blocks`."""
+    margin = MARGINS[len(shape)] if margin is None else margin
     counts = [1] * len(shape)
 
     def lengths() -> list[int]:
         return [-(-(length + (count - 1) * 2 * margin) // count) for length, count in zip(shape, counts, strict=True)]
 
-    while math.prod(lengths()) > most:
+    while math.prod(lengths()) > block_pixels:
         longest = max(range(len(shape)), key=lambda axis: lengths()[axis])
         counts[longest] += 1
         if lengths()[longest] <= 4 * margin:
@@ -127,7 +136,7 @@ def _plan(shape: Sequence[int], most: int, margin: int) -> Iterator[_Block]:
     axes = [_along(length, count, size, margin) for length, count, size in zip(shape, counts, lengths(), strict=True)]
     for place in itertools.product(*axes):
         windows, cores, inner = zip(*place, strict=True)
-        yield _Block(windows, cores, inner)
+        yield Block(windows, cores, inner)
 
 
 def _along(length: int, count: int, size: int, margin: int) -> list[tuple[slice, tuple[int, int], tuple[bool, bool]]]:
@@ -157,7 +166,7 @@ class _Found:
     parts: list[_Part] = field(default_factory=list)
     outlined: bool = False
 
-    def add(self, block: _Block, objects: Objects) -> None:
+    def add(self, block: Block, objects: Objects) -> None:
         """Take the objects that a block answers for and sees whole, and keep for later what it has of others."""
         self.outlined = self.outlined or len(objects.outlines) > 0
         begin = [along.start for along in block.window]
@@ -228,7 +237,7 @@ class _Found:
         if objects.splines is not None:
             self.splines.append((objects.splines[number] + np.array(begin)).astype(np.float32))
 
-    def _keep(self, block: _Block, place: Window, mask: NDArray[np.bool_], objects: Objects, number: int) -> None:
+    def _keep(self, block: Block, place: Window, mask: NDArray[np.bool_], objects: Objects, number: int) -> None:
         """Keep what a block has of an object, unless none of it lies in the core."""
         own = mask.copy()
         for axis, (along, (low, high)) in enumerate(zip(place, block.core, strict=True)):
@@ -253,7 +262,7 @@ class _Found:
     def _covered(self, part: _Part) -> bool:
         """Return whether most of an object, or of what its block would add of it, is one that another block has."""
         taken = self.labels[part.place] > 0
-        return any(np.count_nonzero(taken & mask) >= _SAME * np.count_nonzero(mask) for mask in (part.mask, part.own))
+        return any(int((taken & mask).sum()) >= _SAME * int(mask.sum()) for mask in (part.mask, part.own))
 
     def _add_united(self, parts: Sequence[_Part]) -> None:
         """Add one object that is seen in several parts; what is said of it are means, weighted by pixels."""
@@ -282,7 +291,7 @@ class _Found:
             self.splines.append(spline)
 
 
-def _cut(block: _Block, place: Window) -> bool:
+def _cut(block: Block, place: Window) -> bool:
     """Return whether an object reaches a border of its block behind which the image goes on."""
     return any(
         (before and along.start <= whole.start) or (behind and along.stop >= whole.stop)
@@ -290,7 +299,7 @@ def _cut(block: _Block, place: Window) -> bool:
     )
 
 
-def _mine(block: _Block, place: Window) -> bool:
+def _mine(block: Block, place: Window) -> bool:
     """Return whether the middle of an object lies in the core of a block, or just beside it."""
     return all(
         low - _TOLERANCE <= (along.start + along.stop) / 2 < high + _TOLERANCE
