@@ -18,13 +18,17 @@ from support import ServiceProcess, read_published, wait_for
 from parfocal import v1
 from parfocal.runtime.jobs.device.lock import DeviceLock, Loan
 from parfocal.runtime.jobs.device.use import Kind, Use
-from parfocal.runtime.methods.service import values_struct
+from parfocal.runtime.methods.arrays import save_arrays
+from parfocal.runtime.methods.service import load_service, values_struct
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
+from parfocal.runtime.store.facts import Facts, Port
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, KeptWeights, ModelManifest
 from parfocal.runtime.store.names import model_location
 from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
 from parfocal.runtime.store.store import Location
 
+WEIGHTS = {"best": 1.0, "sharp": 2.0, "last": 0.5}
+_FACTS = {"gives-colours": Facts(inputs=(Port(role="source", channels=3),))}
 CHUNK = 3 * 2**20
 IDLE_SECONDS = 4.0
 HOLDER = Use(Kind.PREDICTION, "care", "default", "20261122-demo", short=True)
@@ -177,3 +181,32 @@ def publish_variant(store: Any, model: str, name: str, folder: Path, factor: flo
         "parameters": {**manifest.parameters, **parameters},
     }
     return publish(store, place, MODEL_MANIFEST, manifest.model_copy(update=changed))
+
+
+def publish_outcomes(store: Any, folder: Path, project: str = "default") -> dict[str, str]:
+    """Publish a model of each method of the fake service "outcomes" and return their addresses by method.
+
+    `folder` is an empty one, in which the weights are left.
+    """
+    for name, factor in WEIGHTS.items():
+        save_arrays(folder / f"{name}.npz", {"factor": np.array([factor])})
+    published = {}
+    for method in load_service("fake.outcomes").methods:
+        place = claim_version(store, model_location(store, project, method.name), "test")
+        manifest = ModelManifest(
+            project=project,
+            model=method.name,
+            version=int(place.name),
+            service="outcomes",
+            method=method.name,
+            job="none",
+            parameters={},
+            axes=method.axes,
+            normaliser=method.load().normaliser.model_dump(mode="json"),
+            facts=_FACTS.get(method.name, Facts()),
+            weights={name: KeptWeights(epoch=1) for name in WEIGHTS},
+            dataset_uri="",
+            files=upload_files(store, place, folder_files(folder)),
+        )
+        published[method.name] = publish(store, place, MODEL_MANIFEST, manifest)
+    return published

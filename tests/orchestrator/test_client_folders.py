@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from support import mentions
 
-from parfocal.client.convert import convert, inspect_makers_format
+from parfocal.client.convert import Part, convert, inspect_makers_format, parse_range
 from parfocal.client.datasets import check_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
@@ -186,6 +186,70 @@ def test_a_makers_format_is_converted_without_loss(folder: Path) -> None:
     path.unlink()
     tifffile.imwrite(path.with_suffix(".lsm"), pixels)
     assert len(check_folder(folder).train) == 5
+
+
+# Of the reader of OME-TIFF, which gives its parser a keyword that has no effect.
+_OLD_KEYWORD = pytest.mark.filterwarnings("ignore:As of version 0.4.0, the parser argument")
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A file of two images, the second with three named channels of two planes each."""
+    path = tmp_path / "slide.ome.tif"
+    pixels = np.arange(2 * 3 * 24 * 28, dtype=np.uint16).reshape(2, 3, 24, 28)
+    size = {"PhysicalSizeX": 0.2, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.1, "PhysicalSizeYUnit": "µm"}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(pixels[0, 0], metadata={"axes": "YX", "Name": "overview"}, photometric="minisblack")
+        metadata = {"axes": "ZCYX", "Name": "detail", "Channel": {"Name": ["DAPI", "GFP", "phase"]}, **size}
+        writer.write(pixels, metadata=metadata, photometric="minisblack")
+    return path
+
+
+@_OLD_KEYWORD
+def test_scene_channels_and_planes_of_a_file_are_chosen_and_named(several: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    made, notes = convert(several, tmp_path / "out", Part("Image:1", ("phase", "1"), planes=(2, 2)))
+    image = read_image(made)
+    stored = tifffile.imread(several, series=1)
+    assert image.axes == "CYX"
+    np.testing.assert_array_equal(image.pixels, stored[1, [2, 0]])
+    assert image.pixel_size is not None
+    assert (image.pixel_size.x, image.pixel_size.y) == pytest.approx((0.2, 0.1))
+    assert notes[0].detail == "image Image:1; channels phase, DAPI; planes 2 to 2"
+    _, all_channels = convert(several, tmp_path / "out", Part("2"))
+    assert "channels DAPI, GFP, phase" in all_channels[0].detail
+
+
+@_OLD_KEYWORD
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (Part(), ("2 images", "Image:0, Image:1", "--scene")),
+        (Part("third"), ("'third'", "Image:0")),
+        (Part("Image:1", ("CFP",)), ("'CFP'", "DAPI, GFP, phase")),
+        (Part("Image:1", planes=(2, 3)), ("2 planes", "2 to 3")),
+        (Part("Image:0", frames=(2, 2)), ("1 frames",)),
+    ],
+)
+def test_a_choice_that_a_file_does_not_have_is_refused_with_what_it_has(
+    several: Path, tmp_path: Path, part: Part, said: tuple[str, ...]
+) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        convert(several, tmp_path, part)
+    assert mentions(caught.value.message, "slide.ome.tif", *said)
+
+
+def test_a_choice_for_files_that_are_read_as_they_are_is_refused(folder: Path) -> None:
+    with pytest.raises(InvalidInputError, match="Leave the choice out"):
+        check_folder(folder, part=Part(channels=("1",)))
+
+
+@pytest.mark.parametrize("text", ["0", "3-2", "a", "1-2-3", "-2"])
+def test_ranges_are_numbers_from_one(text: str) -> None:
+    assert parse_range("2-9", "--z") == (2, 9)
+    assert parse_range("4", "--z") == (4, 4)
+    with pytest.raises(InvalidInputError, match="--z"):
+        parse_range(text, "--z")
 
 
 def test_an_image_beside_its_export_is_refused(folder: Path) -> None:

@@ -15,32 +15,26 @@ from xml.etree import ElementTree
 import grpc
 import numpy as np
 import pytest
-from image_service import header_of, outputs_of, requests_for, tables_of
+from image_service import WEIGHTS, header_of, outputs_of, publish_outcomes, requests_for, tables_of
 from support import ROOT, ServiceProcess
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
-from parfocal.runtime.methods.arrays import load_arrays, save_arrays
+from parfocal.runtime.methods.arrays import load_arrays
 from parfocal.runtime.methods.normaliser import Normaliser
-from parfocal.runtime.methods.service import load_service, values_struct
+from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.prediction.tiling import predict_tiled
 from parfocal.runtime.rpc_errors import from_rpc_error
-from parfocal.runtime.store.facts import Facts, Port
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
-    KeptWeights,
     ModelManifest,
     ResultFile,
     ResultManifest,
     public_name,
 )
-from parfocal.runtime.store.names import model_location, result_location
-from parfocal.runtime.store.publish import claim_version, folder_files, publish, upload_files
+from parfocal.runtime.store.names import result_location
 from parfocal.runtime.store.store import Location
-
-WEIGHTS = {"best": 1.0, "sharp": 2.0, "last": 0.5}
-FACTS = {"gives-colours": Facts(inputs=(Port(role="source", channels=3),))}
 
 
 @dataclass
@@ -120,28 +114,9 @@ def outcomes(
 ) -> Iterator[Outcomes]:
     process = start_service("outcomes", checkpoint_seconds="0")
     store, weights = s3.store(), tmp_path_factory.mktemp("weights")
-    for name, factor in WEIGHTS.items():
-        save_arrays(weights / f"{name}.npz", {"factor": np.array([factor])})
     with grpc.insecure_channel(process.address) as channel:
         running = Outcomes(process, channel, store, tmp_path_factory.mktemp("files"))
-        for method in load_service("fake.outcomes").methods:
-            place = claim_version(store, model_location(store, "default", method.name), "test")
-            manifest = ModelManifest(
-                project="default",
-                model=method.name,
-                version=int(place.name),
-                service="outcomes",
-                method=method.name,
-                job="none",
-                parameters={},
-                axes=method.axes,
-                normaliser=method.load().normaliser.model_dump(mode="json"),
-                facts=FACTS.get(method.name, Facts()),
-                weights={name: KeptWeights(epoch=1) for name in WEIGHTS},
-                dataset_uri="",
-                files=upload_files(store, place, folder_files(weights)),
-            )
-            running.models[method.name] = publish(store, place, MODEL_MANIFEST, manifest)
+        running.models.update(publish_outcomes(store, weights))
         yield running
     process.stop()
 

@@ -15,6 +15,7 @@ from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundErr
 
 if TYPE_CHECKING:
     from parfocal.client import Client
+    from parfocal.client.convert import Part
     from parfocal.runtime.datasets.report import FolderReport
     from parfocal.runtime.store.manifests import DatasetManifest
 
@@ -35,14 +36,16 @@ def is_folder(what: str) -> bool:
 
 
 def check_folder(
-    app: App, folder: Path, axes: str, kind: str, pixel_size_nm: float | None, *, label_components: bool
+    app: App, folder: Path, axes: str, kind: str, pixel_size_nm: float | None, *, label_components: bool, part: Part
 ) -> None:
-    """Check the images of a folder without storing anything."""
+    """Check the images of a folder without storing anything; `part` is what is taken of files that are converted."""
     from parfocal.client.datasets import check_folder
     from parfocal.runtime.datasets.kinds import KINDS
 
     say(f"Checking the images in {folder} …")
-    report = check_folder(folder, axes, kind=kind, pixel_size_nm=pixel_size_nm, label_components=label_components)
+    report = check_folder(
+        folder, axes, kind=kind, pixel_size_nm=pixel_size_nm, label_components=label_components, part=part
+    )
     for text in report.warnings:
         warn(text)
     train, test = len(report.train), len(report.test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from parfocal.cli._train import PARAMETERS
 from parfocal.cli._trash import add_trash_commands, show_deleted
 
 if TYPE_CHECKING:
+    from parfocal.client.convert import Part
     from parfocal.runtime.store.manifests import DatasetManifest
 
 _AXES = click.option(
@@ -40,6 +42,39 @@ _COMPONENTS = click.option(
     is_flag=True,
     help="Targets are masks: number each separate piece as an object of its own. Pieces that touch become one.",
 )
+_PARTS = (
+    click.option(
+        "--scene",
+        default="",
+        metavar="NAME",
+        help="Of converted files (CZI, LIF, ND2) that hold several images, the one to take: name, or number from 1.",
+    ),
+    click.option(
+        "--channel",
+        "channels",
+        multiple=True,
+        metavar="NAME",
+        help="Of converted files the channel to take, by name or number from 1; may be repeated.",
+    ),
+    click.option("--z", "planes", default="", metavar="FIRST-LAST", help="Of converted files the planes to take."),
+    click.option("--t", "frames", default="", metavar="FIRST-LAST", help="Of converted files the frames to take."),
+)
+
+
+def _parts(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose a part of converted files."""
+    for option in reversed(_PARTS):
+        command = option(command)
+    return command
+
+
+def _part(scene: str, channels: tuple[str, ...], planes: str, frames: str) -> Part:
+    """Return what these options choose."""
+    from parfocal.client.convert import Part, parse_range
+
+    return Part(scene, channels, parse_range(planes, "--z"), parse_range(frames, "--t"))
+
+
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
@@ -71,6 +106,7 @@ def dataset() -> None:
 @_AXES
 @_PIXEL_SIZE
 @_COMPONENTS
+@_parts
 @click.option("--licence", default="", metavar="TEXT", help="Under which terms the images may be used.")
 @click.option("--description", default="", metavar="TEXT", help="What the images show, for others and for later.")
 def create(
@@ -80,6 +116,10 @@ def create(
     axes: str,
     pixel_size: float | None,
     label_components: bool,
+    scene: str,
+    channels: tuple[str, ...],
+    planes: str,
+    frames: str,
     licence: str,
     description: str,
 ) -> None:
@@ -96,6 +136,7 @@ def create(
     from parfocal.runtime.store.names import check_name
 
     check_name("dataset", name)
+    part = _part(scene, channels, planes, frames)
     with app.client() as client:
         say(f"Checking the images in {folder} …")
         with transfer("Uploading") as on_progress:
@@ -107,6 +148,7 @@ def create(
                 kind=kind.lower(),
                 pixel_size_nm=pixel_size,
                 label_components=label_components,
+                part=part,
                 licence=licence,
                 description=description,
                 on_progress=on_progress,
@@ -128,6 +170,7 @@ def create(
 @_AXES
 @_PIXEL_SIZE
 @_COMPONENTS
+@_parts
 @click.option("--qc", is_flag=True, help="Have quality control look at every image of the stored dataset NAME.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download sheets and tables (--qc).")
 @PARAMETERS
@@ -139,6 +182,10 @@ def check(
     axes: str,
     pixel_size: float | None,
     label_components: bool,
+    scene: str,
+    channels: tuple[str, ...],
+    planes: str,
+    frames: str,
     qc: bool,
     output: Path | None,
     parameters: tuple[str, ...],
@@ -163,15 +210,19 @@ def check(
 
     if not qc and (output is not None or parameters or again or overwrite):
         raise InvalidInputError("--output, -p, --again and --overwrite belong to quality control: add --qc.")
+    part = _part(scene, channels, planes, frames)
     if _dataset_check.is_folder(what):
         if qc:
             raise _dataset_check.refuse_folder(Path(what), axes.upper(), kind.lower())
         _dataset_check.check_folder(
-            app, Path(what), axes.upper(), kind.lower(), pixel_size, label_components=label_components
+            app, Path(what), axes.upper(), kind.lower(), pixel_size, label_components=label_components, part=part
         )
         return
-    if kind or axes or pixel_size is not None or label_components:
-        text = "--kind, --axes, --pixel-size and --label-components belong to folders: a stored dataset has its own."
+    if kind or axes or pixel_size is not None or label_components or part:
+        text = (
+            "--kind, --axes, --pixel-size, --label-components, --scene, --channel, --z and --t belong to folders: a "
+            "stored dataset has its own."
+        )
         raise InvalidInputError(text)
     with app.client() as client:
         if qc:

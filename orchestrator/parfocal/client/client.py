@@ -14,7 +14,7 @@ from parfocal import v1
 from parfocal.client.catalog import Catalog
 from parfocal.client.channels import SettingsTokens, Tokens
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
-from parfocal.client.single_images import PredictedImage, predict_image
+from parfocal.client.single_images import OnFraction, PredictedImage, Stop, predict_image
 from parfocal.client.watching import watch
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
 from parfocal.runtime.images.files import Image
@@ -201,7 +201,13 @@ class Client:
         _first(self._owners(job_id), lambda service: service.call(service.jobs.DeleteJob, request))
 
     def predict_image(
-        self, model_uri: str, image: Image, parameters: Mapping[str, Any] | None = None
+        self,
+        model_uri: str,
+        image: Image,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        on_fraction: OnFraction | None = None,
+        stop: Stop | None = None,
     ) -> PredictedImage:
         """Return what a model makes of one image, at once; nothing is stored.
 
@@ -213,9 +219,15 @@ class Client:
             Pixels with the axes of the method, or a stack of them.
         parameters
             Of the prediction, those that differ from their defaults.
+        on_fraction
+            Called with the completed part while the service computes.
+        stop
+            Lets another thread end the prediction.
 
         Raises
         ------
+        CancelledError
+            Somebody asked `stop`.
         InvalidInputError
             The model cannot be applied to the image.
         QueueFullError
@@ -224,7 +236,10 @@ class Client:
             There is no such model, or its service does not answer.
         """
         services = self._find(self._method_of(model_uri))[0]
-        return _first(services, lambda service: predict_image(service, model_uri, image, parameters))
+        return _first(
+            services,
+            lambda service: predict_image(service, model_uri, image, parameters, on_fraction=on_fraction, stop=stop),
+        )
 
     def usage(self, project: str = "", month: str = "") -> v1.ListUsageResponse:
         """Return what a project (that of the client if empty) has used, in a month ("2026-11") or in all."""

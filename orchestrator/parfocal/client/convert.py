@@ -7,11 +7,16 @@ such a file is met, because that takes a second.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from parfocal.runtime.datasets.findings import some
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, PixelSize, image_stem, write_image
 from parfocal.runtime.images.notes import Note
@@ -25,8 +30,52 @@ _PACKAGES = {
     **{".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif", ".dv": "bioio-dv", ".r3d": "bioio-dv"},
     **{".sldy": "bioio-sldy", ".zarr": "bioio-ome-zarr"},
 }
+_IN_EXTRA = ("bioio-czi", "bioio-lif", "bioio-nd2")
 _OTHER_PACKAGE = "bioio-bioformats"
 """Reads what has no reader of its own; it needs Java."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is taken of files that hold several images, channels, planes or frames.
+
+    Attributes
+    ----------
+    scene
+        Name of the image, or its number from 1; "": the only one.
+    channels
+        Names of channels, or their numbers from 1, in the order in which they are taken; empty: all.
+    planes, frames
+        First and last along Z and T, counted from 1; None: all.
+    """
+
+    scene: str = ""
+    channels: tuple[str, ...] = ()
+    planes: tuple[int, int] | None = None
+    frames: tuple[int, int] | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is chosen."""
+        return self != Part()
+
+
+WHOLE = Part()
+
+
+def parse_range(text: str, option: str) -> tuple[int, int] | None:
+    """Return first and last of "3" or "2-9", counted from 1, and None for "".
+
+    Raises
+    ------
+    InvalidInputError
+        It is none of these; `option` is named.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", text)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise InvalidInputError(f"{option} is {text!r}: give a number from 1, or a range such as 2-9.")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def is_makers_format(path: Path) -> bool:
@@ -40,26 +89,73 @@ def converted_stem(path: Path) -> str:
     return image_stem(path)
 
 
-def convert(path: Path, folder: Path) -> tuple[Path, tuple[Note, ...]]:
+def convert(path: Path, folder: Path, part: Part = WHOLE) -> tuple[Path, tuple[Note, ...]]:
     """Write the image in `path` to `folder` as OME-TIFF, values and pixel size kept.
+
+    Parameters
+    ----------
+    path
+        A file of a proprietary format.
+    folder
+        Where the new file goes.
+    part
+        What is taken of it.
 
     Returns
     -------
     tuple
-        The new file, and what was left out or guessed.
+        The new file, and what was chosen, left out or guessed: where channels have names or something was chosen, the
+        note "converted" says which.
 
     Raises
     ------
     InvalidInputError
-        No installed reader can read it, or it holds several images.
+        No installed reader can read it, it holds several images of which none is chosen, or lacks what is chosen.
     """
-    with _opened(path) as image:
+    with _opened(path, part.scene) as image:
         size, notes = _pixel_size(path, image)
-        pixels = image.get_image_data(image.dims.order)
-        axes, shape = _without_single_axes(image.dims.order, pixels.shape)
+        order = image.dims.order
+        chosen, detail = _chosen(path, image, part)
+        pixels = np.asarray(image.get_image_data(order))
+        for letter, numbers in chosen.items():
+            pixels = pixels.take(numbers, axis=order.index(letter))
+        axes, shape = _without_single_axes(order, pixels.shape)
     target = folder / f"{converted_stem(path)}.tif"
     write_image(target, Image(pixels.reshape(shape), axes, size))
-    return target, notes
+    return target, (Note("converted", detail), *notes)
+
+
+def _chosen(path: Path, image: Any, part: Part) -> tuple[dict[str, list[int]], str]:
+    """Return which numbers, from 0, are taken along each axis of which something is chosen, and all of it in words."""
+    order, shape = image.dims.order, image.shape
+    lengths = dict(zip(order, shape, strict=True))
+    chosen: dict[str, list[int]] = {}
+    words = [f"image {image.current_scene}"] if part.scene else []
+    names = [str(name) for name in image.channel_names or ()]
+    if part.channels:
+        chosen["C"] = [_channel(path, names, lengths.get("C", 1), each) for each in part.channels]
+    taken = chosen.get("C", range(len(names)))
+    if part.channels or (len(names) > 1 and lengths.get("C", 1) > 1):
+        words.append(f"channels {', '.join(names[number] if names else str(number + 1) for number in taken)}")
+    for letter, title, span in (("Z", "planes", part.planes), ("T", "frames", part.frames)):
+        if span is None:
+            continue
+        first, last = span
+        if last > lengths.get(letter, 1):
+            raise _refusal(path, f"it has {lengths.get(letter, 1)} {title} and {title} {first} to {last} were chosen.")
+        if letter in lengths:
+            chosen[letter] = list(range(first - 1, last))
+        words.append(f"{title} {first} to {last}")
+    return {letter: numbers for letter, numbers in chosen.items() if letter in lengths}, "; ".join(words)
+
+
+def _channel(path: Path, names: list[str], count: int, wanted: str) -> int:
+    """Return the number, from 0, of a channel that is named, or numbered from 1."""
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdecimal() and 1 <= int(wanted) <= count:
+        return int(wanted) - 1
+    raise _refusal(path, f"it has no channel {wanted!r}: there are {', '.join(names) or f'{count} without names'}.")
 
 
 def _pixel_size(path: Path, image: Any) -> tuple[PixelSize | None, tuple[Note, ...]]:
@@ -101,7 +197,7 @@ def _zarr_units(folder: Path) -> dict[str, str]:
 
 def inspect_makers_format(path: Path) -> tuple[str, tuple[int, ...]]:
     """Return axes and shape that the converted image will have, from the headers alone; raises as `convert` does."""
-    with _opened(path) as image:
+    with _opened(path, "") as image:
         return _without_single_axes(image.dims.order, image.shape)
 
 
@@ -111,27 +207,49 @@ def _without_single_axes(letters: str, shape: tuple[int, ...]) -> tuple[str, tup
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Give the one image of a file to be read; translate every failure."""
+def _opened(path: Path, scene: str) -> Iterator[Any]:
+    """Give the chosen image of a file, or its only one, to be read; translate every failure."""
     from bioio import BioImage
     from bioio_base.exceptions import UnsupportedFileFormatError  # type: ignore[import-not-found,unused-ignore]
 
     try:
         image = BioImage(path)
-        if len(image.scenes) > 1:
-            raise _refusal(path, f"it holds {len(image.scenes)} images: export the one you need as TIFF.")
+        scenes = [str(name) for name in image.scenes]
+        if scene:
+            image.set_scene(_scene(path, scenes, scene))
+        elif len(scenes) > 1:
+            raise _refusal(
+                path,
+                f"it holds {len(scenes)} images ({some(scenes)}): choose one with --scene where images are made a "
+                "dataset, or export the one you need as TIFF.",
+            )
         yield image
     except UnsupportedFileFormatError as error:
         raise _refusal(
             path,
             f"no reader for {path.suffix.lower()} files is installed. Export it as TIFF from the microscope's software "
-            f"or Fiji, or ask the facility to install {_PACKAGES.get(path.suffix.lower(), _OTHER_PACKAGE)} beside "
-            "Parfocal.",
+            f"or Fiji, or {_cure(path.suffix.lower())}.",
         ) from error
     except InvalidInputError:
         raise
     except Exception as error:  # readers of foreign formats raise anything
         raise _refusal(path, f"it cannot be read ({error}). Export it as TIFF.") from error
+
+
+def _cure(suffix: str) -> str:
+    """Return what installs a reader."""
+    package = _PACKAGES.get(suffix, _OTHER_PACKAGE)
+    extra = " (`parfocal[formats]` has it)" if package in _IN_EXTRA else ""
+    return f"install {package} beside Parfocal{extra}"
+
+
+def _scene(path: Path, scenes: list[str], wanted: str) -> int:
+    """Return the number, from 0, of an image that is named, or numbered from 1."""
+    if wanted in scenes:
+        return scenes.index(wanted)
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(scenes):
+        return int(wanted) - 1
+    raise _refusal(path, f"it has no image {wanted!r}: there are {some(scenes)}.")
 
 
 def _refusal(path: Path, text: str) -> InvalidInputError:

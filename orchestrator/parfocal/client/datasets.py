@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parfocal.client.client import Client
-from parfocal.client.convert import convert, converted_stem, is_makers_format
+from parfocal.client.convert import WHOLE, Part, convert, converted_stem, is_makers_format
 from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
 from parfocal.client.transfer import OnProgress, no_progress
 from parfocal.client.uploads import ToSend, uploading
@@ -50,9 +50,10 @@ def check_folder(
     kind: str = "",
     pixel_size_nm: float | None = None,
     label_components: bool = False,
+    part: Part = WHOLE,
 ) -> FolderReport:
     """Check a folder as `create_dataset` does; see `parfocal.runtime.datasets.folder.check_folder`."""
-    with checked_folder(folder, axes, kind, pixel_size_nm, label_components) as report:
+    with checked_folder(folder, axes, kind, pixel_size_nm, label_components, part) as report:
         return report
 
 
@@ -65,6 +66,7 @@ def create_dataset(
     kind: str = "",
     pixel_size_nm: float | None = None,
     label_components: bool = False,
+    part: Part = WHOLE,
     licence: str = "",
     description: str = "",
     origin: Origin = Origin(),
@@ -83,6 +85,8 @@ def create_dataset(
         Name of the dataset; the version is given.
     folder, axes, kind, pixel_size_nm, label_components
         As for `check_folder`.
+    part
+        What is taken of files that are converted.
     licence, description, origin
         For the record.
     on_progress
@@ -98,7 +102,7 @@ def create_dataset(
     check_name("dataset", name)
     # Before minutes are spent on reading images.
     client.catalog.projects()
-    with checked_folder(folder, axes, kind, pixel_size_nm, label_components) as report:
+    with checked_folder(folder, axes, kind, pixel_size_nm, label_components, part) as report:
         fields = {"licence": licence, "description": description, **asdict(origin)}
         return _publish(client, name, report, fields, on_progress)
 
@@ -123,7 +127,12 @@ def read_dataset(client: Client, name: str) -> DatasetManifest:
 
 @contextlib.contextmanager
 def checked_folder(
-    folder: Path, axes: str, kind: str, pixel_size_nm: float | None, label_components: bool
+    folder: Path,
+    axes: str,
+    kind: str,
+    pixel_size_nm: float | None,
+    label_components: bool,
+    part: Part = WHOLE,
 ) -> Iterator[FolderReport]:
     """Give the report on a folder; converted copies of proprietary formats live as long as the context."""
     notes = Notes()
@@ -133,7 +142,7 @@ def checked_folder(
         def readable(path: Path, name: str) -> Path:
             # Asked for again where a folder is checked again; converted once.
             if name not in known:
-                known[name] = _readable(path, Path(scratch) / name, notes)
+                known[name] = _readable(path, Path(scratch) / name, notes, part)
             return known[name]
 
         report = folders.check_folder(
@@ -144,10 +153,15 @@ def checked_folder(
             label_components=label_components,
             readable=readable,
         )
+        if part and not any(text.startswith(Note("converted").sentence) for text in notes.texts()):
+            raise InvalidInputError(
+                f"A scene, channels, planes or frames were chosen, but no image in {folder} is in a format that is "
+                "converted: these files are read whole. Leave the choice out."
+            )
         yield replace(report, warnings=(*notes.texts(), *report.warnings))
 
 
-def _readable(folder: Path, scratch: Path, notes: Notes) -> Path:
+def _readable(folder: Path, scratch: Path, notes: Notes, part: Part) -> Path:
     """Return a folder that services' readers can list: `folder`, or a copy of links and converted images."""
     everything = sorted(folder.iterdir()) if folder.is_dir() else []
     foreign = {path for path in everything if is_makers_format(path)}
@@ -162,11 +176,11 @@ def _readable(folder: Path, scratch: Path, notes: Notes) -> Path:
             problems.append(Violation(name, name_clash(path, other)))
             continue
         try:
-            _, found = convert(path, scratch)
+            _, found = convert(path, scratch, part)
         except InvalidInputError as error:
             problems += error.violations
             continue
-        for note in (Note("converted"), *found):
+        for note in found:
             notes.add(note.sentence, note.at(name))
     if problems:
         raise refusal(f"Some images in {folder} cannot be used.", problems)

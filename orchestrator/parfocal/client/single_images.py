@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Final
 
 import grpc
@@ -12,11 +13,15 @@ from google.protobuf import struct_pb2
 
 from parfocal import v1
 from parfocal.client.services import Service
+from parfocal.runtime.errors import CancelledError
 from parfocal.runtime.images.files import Image, PixelSize
 from parfocal.runtime.rpc_errors import from_rpc_error
 
 _MOST_BYTES: Final = 3 * 2**20
 _SECONDS: Final = 600.0
+
+OnFraction = Callable[[float], None]
+"""Called with the completed part of a prediction, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,50 @@ class PredictedImage:
     warnings: tuple[str, ...]
 
 
+class Stop:
+    """Ends predictions from another thread than the one that waits for them: that one then gets a CancelledError."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._call: grpc.Call | None = None
+        self.asked = False
+
+    def ask(self) -> None:
+        """End the present prediction, and every later one that is given this object."""
+        with self._lock:
+            self.asked = True
+            if self._call is not None:
+                self._call.cancel()
+
+    def heed(self, call: grpc.Call) -> None:
+        """Cancel a call when somebody asks, or at once if somebody has."""
+        with self._lock:
+            self._call = call
+            if self.asked:
+                call.cancel()
+
+
 def predict_image(
-    service: Service, model_uri: str, image: Image, parameters: Mapping[str, Any] | None = None
+    service: Service,
+    model_uri: str,
+    image: Image,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    on_fraction: OnFraction | None = None,
+    stop: Stop | None = None,
 ) -> PredictedImage:
     """Return what a service makes of one image; see `parfocal.client.Client.predict_image`."""
     heads: list[v1.ImageHeader | v1.TableHeader] = []
     parts: list[bytearray] = []
     warnings: list[str] = []
     try:
-        for answer in service.methods.PredictImage(_messages(model_uri, image, parameters), timeout=_SECONDS):
+        call = service.methods.PredictImage(_messages(model_uri, image, parameters), timeout=_SECONDS)
+        if stop is not None:
+            stop.heed(call)
+        for answer in call:
             match answer.WhichOneof("part"):
+                case "progress" if on_fraction is not None:
+                    on_fraction(answer.progress.fraction)
                 case "warning":
                     warnings.append(answer.warning)
                 case "header":
@@ -61,6 +100,8 @@ def predict_image(
                 case "csv":
                     parts[-1].extend(answer.csv)
     except grpc.RpcError as error:
+        if stop is not None and stop.asked:
+            raise CancelledError("The prediction was cancelled.") from error
         raise from_rpc_error(error, service.address) from error
     images: dict[str, Image] = {}
     tables: dict[str, str] = {}

@@ -78,7 +78,7 @@ def clean_regions(
     lengths
         Length of a pixel along each axis in micrometres; None where it is unknown.
     inner
-        Along each axis, whether the image continues before and behind `classes`: regions that reach there are not small.
+        Along each axis, whether the image continues before and behind `classes`: regions that reach there are kept.
 
     Raises
     ------
