@@ -98,8 +98,9 @@ def expected(app: App, method: v1.Method, values: Mapping[str, Any]) -> Need | N
     edges = ["patch_size"] * len(capacity.points[0].patch_shape)
     if len(edges) > 2:
         edges[0] = "patch_depth"
-    sizes = [named.get(name) for name in ("batch_size", *edges)]
-    return capacity.need(int(sizes[0]), [int(size) for size in sizes[1:]]) if all(sizes) else None
+    given = [named.get(name) for name in ("batch_size", *edges)]
+    sizes = [int(size) for size in given if size]
+    return capacity.need(sizes[0], sizes[1:]) if len(sizes) == len(given) else None
 
 
 def _command(client: Client, method: str) -> list[str]:
