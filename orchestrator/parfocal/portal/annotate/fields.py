@@ -249,11 +249,11 @@ def _of_result(client: Client, uri: str, result: ResultManifest, kind: str) -> F
         )
         found.append(field)
     scored = for_each([(field.name, field) for field in found], lambda field: _with_scores(client, field, kind))
-    return _in_order(scored)
+    return in_order(scored)
 
 
-def _in_order(fields: Sequence[Field]) -> Fields:
-    """Return images with those first of which the model is least certain."""
+def in_order(fields: Sequence[Field]) -> Fields:
+    """Return images with those first of which the model is least certain, and in words why."""
     if not any(field.scores for field in fields):
         return Fields(tuple(fields), "In the order of their names: this method says nothing of how certain it is.")
 
