@@ -56,6 +56,7 @@ class PlayedLauncher:
     """Starts played workers, always with room for one more."""
 
     detached: bool = False
+    room: bool = True
     started: list[tuple[str, int, PlayedWorker]] = field(default_factory=list)
 
     async def start(self, job: v1.Job, _resources: Resources) -> PlayedWorker:
@@ -76,7 +77,7 @@ class PlayedLauncher:
         return ()
 
     async def reserve(self, _use: Use, _resources: Resources) -> bool:
-        return True
+        return self.room
 
     async def want(self, _use: Use, _resources: Resources) -> None:
         return
@@ -572,6 +573,35 @@ def test_the_wish_to_keep_the_best_weights_survives_the_worker(bench: Bench) -> 
             await until(lambda: launcher.attempts(request.request_id) == [1, 2], "the next worker")
             mark = await asyncio.to_thread(controller.jobs.cancel_mark, bench.job(request))
             assert mark == {"keep_best": True, "why": "enough"}
+
+    play(scene())
+
+
+def test_a_training_that_has_handed_its_device_over_can_keep_its_best_weights(bench: Bench) -> None:
+    async def scene() -> None:
+        launcher, request = PlayedLauncher(), bench.request()
+        async with running(bench.controller(launcher)) as controller:
+            await controller.submit(request)
+            await until(lambda: launcher.attempts(request.request_id) == [1], "the worker")
+
+            def handing_over(job: v1.Job) -> None:
+                job.checkpoints.append("0001-000002")
+                job.message = "handed the device to a single image; goes on after it"
+
+            await asyncio.to_thread(controller.jobs.change, "default", request.request_id, handing_over)
+            launcher.room = False
+            launcher.worker(request.request_id).ended = Exit(ExitKind.HANDED_OVER)
+            await until(lambda: bench.job(request).HasField("handed_over_at"), "the hand-over")
+            job = bench.job(request)
+            assert (job.state, job.attempt, job.lost_workers) == (v1.JOB_STATE_QUEUED, 1, 0)
+            job = await controller.cancel("default", request.request_id, keep_best=True, why="enough")
+            assert job.state == v1.JOB_STATE_QUEUED
+            launcher.room = True
+            await until(lambda: launcher.attempts(request.request_id) == [1, 2], "the next worker")
+            job = bench.job(request)
+            assert await asyncio.to_thread(controller.jobs.cancel_mark, job) == {"keep_best": True, "why": "enough"}
+            assert not job.HasField("handed_over_at")
+            assert job.paused.ToNanoseconds() > 0
 
     play(scene())
 

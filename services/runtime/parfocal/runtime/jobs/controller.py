@@ -174,6 +174,8 @@ class Controller(Scheduler):
                 raise PreconditionError(f"Job {job_id} trains no model, so there are no best weights to keep.")
             reason = f"cancelled: {why}" if why else "cancelled on request"
             running = self._running.get((project, job_id))
+            if keep_best and running is None and job.state == _QUEUED and job.checkpoints:
+                return await self._keep_best_later(job, why)
             if running is None or job.state == _QUEUED:
                 job = await self._change(job, partial(cancelled, reason))
                 if running is not None:
@@ -195,6 +197,15 @@ class Controller(Scheduler):
             if job.state == v1.JOB_STATE_CANCELLING and not keep_best:
                 running.kill_at = time.monotonic() + self._settings.grace_seconds
             return job
+
+    async def _keep_best_later(self, job: v1.Job, why: str) -> v1.Job:
+        """Let a training that waits for its device publish its best weights as soon as it has it again."""
+        await asyncio.to_thread(self.jobs.mark_cancelled, job, job.attempt + 1, keep_best=True, why=why)
+
+        def noted(job: v1.Job) -> None:
+            job.message = "keeps its best weights as soon as it has the device again"
+
+        return await self._change(job, noted)
 
     async def _resume(self, project: str, job_id: str, limits: Limits) -> v1.Job:
         await self._require_active()
