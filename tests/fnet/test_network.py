@@ -10,7 +10,7 @@ import pytest
 from learner_suite import BFLOAT16, ImageLearnerSuite, batch_of, view_of
 from support import filament_pair
 
-from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters
+from parfocal.fnet.parameters import Fnet2DParameters, Fnet3DParameters, FnetParameters, check_dataset
 from parfocal.runtime.errors import InvalidInputError, InvalidParameterError
 from parfocal.runtime.methods.device import Device, cpu_flags
 from parfocal.runtime.methods.implementation import Batch
@@ -312,3 +312,11 @@ def test_several_networks_with_dropout_go_on_bit_for_bit() -> None:
     assert {name.partition(".")[0] for name in straight.weights()} == {"first", "second"}
     for mine, theirs in zip(resumed.weights().values(), straight.weights().values(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_step_of_a_single_smallest_patch_is_refused() -> None:
+    dataset = DatasetManifest(project="p", dataset="d", version=1, images=())
+    with pytest.raises(InvalidInputError, match="batch_size"):
+        check_dataset(Fnet2DParameters(patch_size=16, batch_size=1), dataset)
+    with pytest.raises(InvalidInputError, match="batch_size"):
+        check_dataset(Fnet3DParameters(patch_size=16, patch_depth=16, batch_size=1), dataset)

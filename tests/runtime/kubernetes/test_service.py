@@ -18,6 +18,7 @@ from support import ROOT, ServiceProcess, free_ports, mentions, search_path, wai
 
 from parfocal import v1
 from parfocal.runtime.errors import PreconditionError
+from parfocal.runtime.methods.capacity import Point, capacity_of, write_capacity
 from parfocal.runtime.rpc_errors import from_rpc_error
 from parfocal.runtime.server.forwarding import ForwardedImages
 from parfocal.runtime.settings import Settings
@@ -30,6 +31,7 @@ class Installation:
     service: Service
     images_port: int
     health_port: int
+    cluster: Cluster
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,11 @@ def installed(
     start_service: Callable[..., ServiceProcess], s3: Any, dataset: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     images_port, health_port = free_ports(2)
+    capacity = tmp_path_factory.mktemp("capacity")
+    points = [
+        Point(batch_size=batch, patch_shape=(16, 16), seconds_per_step=1, memory_gib=2 + batch) for batch in (4, 8)
+    ]
+    write_capacity(capacity, capacity_of("fake-2d", "a node", 1, points))
     with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         environment = {**s3.environment, "PYTHONPATH": search_path(ROOT / "tests")}
         cluster.add_template("parfocal-fake-worker", environment)
@@ -44,12 +51,13 @@ def installed(
             "fake",
             images_address=f"127.0.0.1:{images_port}",
             health_listen=f"127.0.0.1:{health_port}",
+            capacity_dir=str(capacity),
             **cluster.settings,
         )
         with grpc.insecure_channel(process.address) as channel:
             service = Service(process, channel, dataset)
             service.models["quick"] = service.finish(service.start_training(epochs=1)).outputs[0].uri
-            yield Installation(service, images_port, health_port)
+            yield Installation(service, images_port, health_port, cluster)
         process.stop()
 
 
@@ -58,6 +66,16 @@ def test_the_controller_is_small(installed: Installation) -> None:
     memory = psutil.Process(installed.service.process.process.pid).memory_info()
     # The files of its libraries, which count as shared, can be given back at any time.
     assert memory.rss - memory.shared < 100e6, memory
+
+
+def test_a_training_asks_for_the_memory_that_was_measured(installed: Installation) -> None:
+    memory = {
+        container["resources"]["requests"].get("memory")
+        for job in installed.cluster.objects.all("jobs")
+        for container in job["spec"]["template"]["spec"]["containers"]
+    }
+    # A quarter more than the 6 GiB of batches of four, which are the default, in whole steps of half a GiB.
+    assert memory == {"7680Mi"}
 
 
 def test_health_has_a_port_of_its_own(installed: Installation) -> None:

@@ -119,7 +119,14 @@ class FnetPredictionParameters(ImagePredictionParameters):
 
 
 def check_dataset(parameters: Parameters, dataset: DatasetManifest) -> None:
-    """Raise InvalidInputError if the images are smaller than a patch."""
+    """Raise InvalidInputError if the images are smaller than a patch, or steps have too few pixels."""
     assert isinstance(parameters, FnetParameters)
     axes = "ZYX" if isinstance(parameters, Fnet3DParameters) else "YX"
+    if parameters.batch_size == 1 and set(parameters.patch_shape(axes)) == {16}:
+        # The lowest level would have one value for each channel, which has no spread to normalise by.
+        raise InvalidInputError(
+            "A single patch with sides of 16 pixels is too small for a training step of fnet. Choose a batch_size of 2 "
+            "or more, or a larger patch_size.",
+            [Violation("batch_size", "must be 2 or more with patches of 16 pixels")],
+        )
     check_patch_fits(parameters, axes, dataset, parameters.roles(dataset).targets[0])
