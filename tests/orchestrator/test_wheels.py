@@ -107,16 +107,15 @@ import parfocal.client, parfocal.cli
 for package in (parfocal.client, parfocal.cli):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-stored = ["predict", "--model", "m", "s3://in/a", "--output", "s3://out/b"]
-sys.exit(10 * parfocal.cli.main(["up"]) + parfocal.cli.main(stored))
+sys.exit(parfocal.cli.main(["up"]))
 """
 
 
 def test_the_client_alone_says_what_to_install_for_the_rest(tmp_path: Path) -> None:
-    environment = {**os.environ, "PARFOCAL_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    environment = {**os.environ, "PARFOCAL_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", CLIENT_ALONE], capture_output=True, text=True, env=environment, check=False, timeout=300
     )
-    assert done.returncode == 22, done.stderr
-    assert done.stderr.count("parfocal[stack]") == 2
+    assert done.returncode == 2, done.stderr
+    assert "parfocal[stack]" in done.stderr
     assert not (tmp_path / "logs").exists(), "no defect"
