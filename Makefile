@@ -20,6 +20,7 @@ demo: ## Train, check and apply a model on this machine (METHOD=stardist-2d for 
 	@.venvs/orchestrator/bin/parfocal demo $(if $(DATA),--data "$(DATA)") $(if $(METHOD),--method "$(METHOD)")
 
 test: envs ## Run all tests
+	@if [ -f clients/napari/requirements-test.lock ]; then deploy/tools/envs napari; fi
 	@tests/run
 
 chaos: envs ## Kill and pause at random for minutes (SEED=1 CONFIG=shared|apart KILLS=100 MINUTES=11 OUT=FOLDER)
@@ -55,7 +56,7 @@ messages: envs ## Write what users read (help, forms, errors, verdicts) into tes
 
 locks: ## Renew the lock files
 	@deploy/tools/envs tools
-	@deploy/tools/lock tools stubs images orchestrator $(SERVICES)
+	@deploy/tools/lock tools stubs images orchestrator napari $(SERVICES)
 
 new-method: ## Make the folders of a new method family (NAME=family)
 	@deploy/tools/new-method "$(NAME)"

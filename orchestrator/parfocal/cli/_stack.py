@@ -129,12 +129,14 @@ def start_stack(
     app: App, names: tuple[str, ...], *, prefect: bool = True, portal: bool = True, foreground: bool = False
 ) -> StackStatus:
     """Start what does not run yet and return when all is ready."""
+    from parfocal.cli._extras import require_stack
     from parfocal.cli._progress import waiting
     from parfocal.cli._render import say, warn
     from parfocal.stack.config import StackConfig, default_folder
     from parfocal.stack.control import up as stack_up
     from parfocal.stack.discover import select_services
 
+    require_stack()
     services = select_services(names or None)
     if not services:
         warn("No services are installed on this computer; `parfocal doctor` says more.")
