@@ -57,7 +57,7 @@ def test_an_imported_model_is_listed_shown_and_predicts(
 @pytest.mark.parametrize(
     ("source", "method", "message"),
     [
-        ("empty", "stardist-2d", "no config.json"),
+        ("empty", "stardist-2d", "it lacks config.json"),
         ("nowhere", "stardist-2d", "publishes 2D_versatile_fluo"),
         ("empty", "fake-2d", "but its own"),
         ("empty", "stardist-4d", "'stardist-4d'"),
