@@ -20,7 +20,7 @@ from parfocal.runtime.datasets.annotations.box import Box
 from parfocal.runtime.datasets.annotations.voc import voc_bytes
 from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.errors import InvalidInputError, Violation
-from parfocal.runtime.images.files import write_image
+from parfocal.runtime.images.files import inspect_image, write_image
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.store import Location
 
@@ -70,22 +70,29 @@ def save_dataset(
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         folder = Path(scratch)
         taken: dict[tuple[str, str], str] = {}
+        axes = ""
         for split, field in _splits([field for field, _ in images], wanted.use):
             other = taken.setdefault((split, field.stem), field.name)
             if other != field.name:
                 text = f"has the same name as {other}. Take only one of them."
                 raise InvalidInputError(f"{field.name} {text}", [Violation(field.name, text)])
-            _arrange(client, draft, field, desk.opened(client, draft, field), folder / split)
+            found = _arrange(client, draft, field, desk.opened(client, draft, field), folder / split)
+            axes = axes or found
         editors = dict.fromkeys(name for _, state in images for name in state.editors)
         own = draft.model_uri and Location.parse(draft.model_uri).key.startswith(f"{client.project}/")
-        return create_dataset(
-            client,
-            wanted.name,
-            folder,
-            kind=draft.kind,
-            description=wanted.description,
-            origin=Origin(draft.base_uri, draft.model_uri if own else "", draft.draft, tuple(editors)),
-        )
+        try:
+            return create_dataset(
+                client,
+                wanted.name,
+                folder,
+                axes="" if axes == "YX" else axes,
+                kind=draft.kind,
+                description=wanted.description,
+                origin=Origin(draft.base_uri, draft.model_uri if own else "", draft.draft, tuple(editors)),
+            )
+        except InvalidInputError as error:
+            # Where the portal puts the images together is of no interest to anybody.
+            raise InvalidInputError(error.message.replace(str(folder), "The draft"), error.violations) from error
 
 
 def _splits(fields: Sequence[Field], use: str) -> Iterator[tuple[str, Field]]:
@@ -97,22 +104,24 @@ def _splits(fields: Sequence[Field], use: str) -> Iterator[tuple[str, Field]]:
             yield "test" if use == "hold-out" and number % HELD_OUT == 0 else "train", field
 
 
-def _arrange(client: Client, draft: v1.Draft, field: Field, opened: Opened, folder: Path) -> None:
-    """Put an image and what was drawn in it where a dataset has them."""
+def _arrange(client: Client, draft: v1.Draft, field: Field, opened: Opened, folder: Path) -> str:
+    """Put an image and what was drawn in it where a dataset has them; return the axes of the image."""
     source = folder / "source"
     target = folder / "target"
     for place in (source, target):
         place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         path = field.source.fetch(client, Path(scratch))
+        axes = inspect_image(path).axes
         shutil.move(path, source / f"{field.stem}{''.join(path.suffixes[-1:])}")
     with opened.lock:
         if isinstance(opened.editor, BoxEditor):
             names = list(draft.classes)
             boxes = tuple(Box(names[box.classed - 1], box.corners) for box in opened.editor.boxes if box.classed)
             (target / f"{field.stem}.xml").write_bytes(voc_bytes(f"{field.stem}.tif", opened.editor.shape, boxes))
-            return
+            return axes
         write_image(target / f"{field.stem}.tif", opened.image())
         if draft.kind == "labels" and draft.classes:
             (folder / CLASS_ROLE).mkdir(exist_ok=True)
             write_image(folder / CLASS_ROLE / f"{field.stem}.tif", opened.class_image())
+    return axes
