@@ -95,9 +95,8 @@ class Factory:
 
     def __enter__(self) -> Factory:
         try:
-            self.s3.start()
-            for service in self.services.values():
-                service.start()
+            for part in (self.s3, *self.services.values()):
+                self._start(part)
         except BaseException:
             self.__exit__()
             raise
