@@ -20,7 +20,7 @@ from parfocal.runtime.errors import DamagedError, NotFoundError, PreconditionErr
 from parfocal.runtime.jobs.records import JobStore, set_running, set_state
 from parfocal.runtime.store.backup.restoring import restore
 from parfocal.runtime.store.backup.saving import save
-from parfocal.runtime.store.backup.snapshot import INDEX, check
+from parfocal.runtime.store.backup.snapshot import INDEX, check, names_others
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, MODEL_MANIFEST, RESULT_MANIFEST, Manifest
 from parfocal.runtime.store.store import Location, Store
 
@@ -86,6 +86,23 @@ def test_manifests_that_appear_meanwhile_are_never_without_their_files(
     assert after > before, "nothing was published meanwhile"
     assert whole(saved.folder) >= len(published) + before
     assert check(saved.folder) == saved.snapshot
+
+
+@pytest.mark.parametrize(
+    ("key", "first"),
+    [
+        ("p/beads/1/dataset.json", True),
+        ("p/m/1/qc/job/verdict.json", True),
+        ("p/.drafts/d/images/k.json", True),
+        ("p/_batches/nightly/ended/k.json", True),
+        ("p/.trash/beads/1/deleted.json", True),
+        ("p/.drafts/d/files/0", False),
+        ("p/m/1/a0001/config.json", False),
+        ("p/m/1/claim.json", False),
+    ],
+)
+def test_what_names_others_is_copied_before_them(key: str, first: bool) -> None:
+    assert names_others(Location("bucket", key)) == first
 
 
 def test_a_running_job_is_kept_as_it_was_at_one_moment(full: S3Server, tmp_path: Path) -> None:

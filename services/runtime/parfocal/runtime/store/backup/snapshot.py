@@ -124,7 +124,10 @@ def is_ledger(place: Location) -> bool:
 
 def names_others(place: Location) -> bool:
     """Return whether an object says that others exist, so that it must be copied before them."""
-    return place.name in {*_MANIFESTS, VERDICT_FILE} or is_ledger(place) or "/.trash/" in f"/{place.key}"
+    key = f"/{place.key}"
+    # Records of drafts refer to label images beside them.
+    draft = "/.drafts/" in key and key.endswith(".json")
+    return place.name in {*_MANIFESTS, VERDICT_FILE} or is_ledger(place) or draft or "/.trash/" in key
 
 
 def buckets(store: Store) -> dict[str, str]:
