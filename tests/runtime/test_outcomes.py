@@ -118,7 +118,8 @@ class Outcomes:
 def outcomes(
     start_service: Callable[..., ServiceProcess], s3: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcomes]:
-    process = start_service("outcomes", checkpoint_seconds="0")
+    # Jobs take the way of large images, single images that of small ones: both give the same.
+    process = start_service("outcomes", checkpoint_seconds="0", in_memory_mib="0.001")
     store, weights = s3.store(), tmp_path_factory.mktemp("weights")
     for name, factor in WEIGHTS.items():
         save_arrays(weights / f"{name}.npz", {"factor": np.array([factor])})
