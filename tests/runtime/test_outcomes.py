@@ -112,7 +112,8 @@ class Outcomes:
 def outcomes(
     start_service: Callable[..., ServiceProcess], s3: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcomes]:
-    process = start_service("outcomes", checkpoint_seconds="0")
+    # Jobs take the way of large images, single images that of small ones: both give the same.
+    process = start_service("outcomes", checkpoint_seconds="0", in_memory_mib="0.001")
     store, weights = s3.store(), tmp_path_factory.mktemp("weights")
     with grpc.insecure_channel(process.address) as channel:
         running = Outcomes(process, channel, store, tmp_path_factory.mktemp("files"))

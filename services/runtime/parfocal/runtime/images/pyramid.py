@@ -6,7 +6,8 @@ the upper left. A tile is 512 x 512 pixels, cropped at the lower and right borde
 ``<level>/<t>/<c>/<z>/<row>/<column>``: C order, little-endian uint8, uint16 or uint32 as in the image, float32 for
 every other type, compressed by gzip. Colours are three channels.
 
-Planes are read in bands of 512 rows, so memory grows with the width of an image alone.
+Planes are read in bands of 512 rows, and the pages of a mapped array that lie behind are released, so memory grows with
+the width of an image alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from parfocal.runtime.images import _levels
 from parfocal.runtime.images._raster import encode_png
 from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.scratch import release
 
 TILE: Final = 512
 """Side length of a tile in pixels."""
@@ -203,6 +205,7 @@ class Pyramid:
         plane = self._planes[t, c, z]
         for start in range(0, plane.shape[0], TILE):
             yield plane[start : start + TILE]
+            release(plane)
 
 
 @dataclass(frozen=True)
@@ -305,6 +308,7 @@ def _chunks(planes: NDArray[Any]) -> Iterator[NDArray[Any]]:
     for t, z in np.ndindex(planes.shape[:2]):
         for start in range(0, planes.shape[2], TILE):
             yield np.ascontiguousarray(planes[t, z, start : start + TILE])
+            release(planes)
 
 
 def _number(value: float) -> float | int:

@@ -184,11 +184,7 @@ class Normaliser(BaseModel):
         if self.rule == "z-score":
             offset, scale = _moments(sample)
         else:
-            # The copy of a large image may be sorted in place; the values are the same.
-            large = sample.size > BLOCK_PIXELS
-            values = copied(sample) if large else sample
-            found = np.percentile(values, (self.low, self.high), overwrite_input=large)
-            offset, top = (float(value) for value in found)
+            offset, top = _percentiles(sample, (self.low, self.high))
             scale = top - offset
         if scale <= 0:
             scale = float(channel.max()) - float(channel.min())
@@ -204,6 +200,35 @@ def _any_unusable(pixels: NDArray[Any]) -> bool:
             return True
         release(pixels)
     return False
+
+
+def _percentiles(sample: NDArray[Any], ranks: tuple[float, float]) -> tuple[float, float]:
+    """Return two percentiles as `np.percentile` interpolates them, of large images without sorting their pixels.
+
+    The values of integers of up to 16 bits are counted, which gives the same numbers.
+    """
+    if sample.size <= BLOCK_PIXELS:
+        low, high = np.percentile(sample, ranks)
+        return float(low), float(high)
+    if sample.dtype.kind not in "ui" or sample.dtype.itemsize > 2:
+        low, high = np.percentile(copied(sample), ranks, overwrite_input=True)
+        return float(low), float(high)
+    least = int(np.iinfo(sample.dtype).min)
+    counts = np.zeros(2 ** (8 * sample.dtype.itemsize), np.int64)
+    for window in blocks(sample.shape):
+        counts += np.bincount(sample[window].ravel().astype(np.int64) - least, minlength=counts.size)
+        release(sample)
+    behind = np.cumsum(counts)
+    places = (sample.size - 1) * np.true_divide(ranks, 100)
+    below = np.floor(places)
+    first, second = (
+        np.searchsorted(behind, np.minimum(below + step, sample.size - 1), side="right") + float(least)
+        for step in (0, 1)
+    )
+    part, step = places - below, second - first
+    # Towards the nearer of the two, as numpy does, for equal digits.
+    found = np.where(part < 0.5, first + step * part, second - step * (1 - part))
+    return float(found[0]), float(found[1])
 
 
 def _moments(sample: NDArray[Any]) -> tuple[float, float]:
