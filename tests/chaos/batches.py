@@ -95,8 +95,9 @@ class Factory:
 
     def __enter__(self) -> Factory:
         try:
-            for part in (self.s3, *self.services.values()):
-                self._start(part)
+            self._start(self.s3)
+            for service in self.services.values():
+                self._start(service)
         except BaseException:
             self.__exit__()
             raise

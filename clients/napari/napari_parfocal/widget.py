@@ -324,7 +324,7 @@ class PredictWidget(QWidget):
                 self.say("Cancelled." if isinstance(error, CancelledError) else error.message)
 
         worker.returned.connect(finished)
-        # What is no error of Parfocal's is shown by napari; the window must be usable after it.
+        # Napari shows other errors itself; the window must be usable after them.
         worker.errored.connect(lambda _: self._set_busy(False))
         worker.start()
 

@@ -115,7 +115,7 @@ class Schedules:
             raise DamagedError(f"{place} is damaged. Remove it, and make the schedule again.") from error
 
     def delete(self, project: str, name: str) -> None:
-        """Remove a record; a missing one is no error."""
+        """Remove a record; a missing one is ignored."""
         self._store.delete(self._place(project, name))
 
     def _place(self, project: str, name: str) -> Location:
