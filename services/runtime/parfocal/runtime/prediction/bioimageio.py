@@ -220,7 +220,8 @@ def _pattern(shape: tuple[int, ...], port: Port) -> NDArray[np.float32]:
     spots = ndimage.gaussian_filter(points.astype(np.float32), (*(4,) * len(shape), 0))
     spots = spots / max(float(spots.max()), 1e-6) + 0.05 * rng.standard_normal(spots.shape)
     offset, scale = np.asarray(port.offset or (100.0,)), np.asarray(port.scale or (1000.0,))
-    return np.maximum(spots * scale + offset, 0).round().astype(np.float32)
+    pattern: NDArray[np.float32] = np.maximum(spots * scale + offset, 0).round().astype(np.float32)
+    return pattern
 
 
 def _middle(path: Path, model: LoadedModel, portable: Portable) -> NDArray[np.float32]:
