@@ -1,13 +1,15 @@
-"""`parfocal models import`: a folder of stardist becomes a model version that predicts."""
+"""`parfocal models import` and `export`: a folder of stardist becomes a model that predicts, and a package of it."""
 
 from __future__ import annotations
 
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from support import ROOT, Ended, ServiceProcess
 
 from parfocal.runtime.images.files import Image, read_image, write_image
@@ -52,6 +54,39 @@ def test_an_imported_model_is_listed_shown_and_predicts(
     assert predicted.code == 0, predicted.err
     assert read_image(tmp_path / "out" / "a.tif").axes == "TYX"
     assert (tmp_path / "out" / "trackmate" / "a.csv").read_text().startswith("frame,id,name,x,y,z,radius,quality")
+
+
+def test_a_model_is_exported_as_a_package_with_its_example_verdict_and_licence(
+    run: Callable[..., Ended], folder: Path, tmp_path: Path
+) -> None:
+    assert run("models", "import", "given", folder, "--method", "stardist-2d").code == 0
+    package, author = tmp_path / "given.zip", ("--author", "Ada Lovelace")
+    exported = run("models", "export", "given", *author, "--licence", "MIT", "--output", package, "--json")
+    assert exported.code == 0, exported.err
+    assert exported.json == {"model": "given:1", "file": str(package), "licence": "MIT", "weights": "best"}
+    with zipfile.ZipFile(package) as archive:
+        names = set(archive.namelist())
+        description = yaml.safe_load(archive.read("rdf.yaml"))
+        documentation = archive.read("README.md").decode()
+    said = description["config"]["parfocal"]
+    assert names == {"rdf.yaml", "README.md", "weights.tensorflow.zip", "test_input.npy", "test_output.npy"}
+    assert (description["license"], description["authors"]) == ("MIT", [{"name": "Ada Lovelace"}])
+    assert (said["verdict"]["state"], said["origin"]) == ("unchecked", "small")
+    (step,) = description["outputs"][0]["postprocessing"]
+    assert step["id"] == "stardist_postprocessing"
+    assert step["kwargs"]["grid"] == [2, 2]
+    assert "## Validation" in documentation
+    # What exists is not replaced, a licence is not made up, and the author of a package is somebody.
+    for arguments, message in (
+        ([*author, "--licence", "MIT", "--output", package], "exists"),
+        ([*author], "--licence"),
+        ([*author, "--licence", "free for all"], "spdx.org"),
+        (["--licence", "MIT"], "--author"),
+    ):
+        refused = run("models", "export", "given", *arguments)
+        assert refused.code == 2
+        assert message in refused.err
+    assert not Path("given-1.bioimageio.zip").exists()
 
 
 @pytest.mark.parametrize(
