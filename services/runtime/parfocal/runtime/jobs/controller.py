@@ -17,8 +17,9 @@ from parfocal.runtime.access.policy import Limits
 from parfocal.runtime.errors import NotFoundError, ParfocalError, PreconditionError, QueueFullError, UnavailableError
 from parfocal.runtime.jobs.accounts import UNLIMITED, device_seconds
 from parfocal.runtime.jobs.admission import admit
+from parfocal.runtime.jobs.exits import Exit, ExitKind
 from parfocal.runtime.jobs.launcher import Launcher
-from parfocal.runtime.jobs.records import FINAL_STATES, set_state
+from parfocal.runtime.jobs.records import FINAL_STATES, WORKING_STATES, set_state
 from parfocal.runtime.jobs.requeue import cancelled, require_resumable
 from parfocal.runtime.jobs.scheduler import Scheduler
 from parfocal.runtime.methods.service import Service
@@ -33,6 +34,7 @@ _QUEUED = v1.JOB_STATE_QUEUED
 _TIDY_SECONDS = 3600.0
 # Waited at the end for requests that are being carried out.
 _STOP_SECONDS = 10.0
+_STOPPED = Exit(ExitKind.INTERRUPTED, "was ended with its service")
 
 
 class Controller(Scheduler):
@@ -76,10 +78,16 @@ class Controller(Scheduler):
         if self.is_active:
             for running in held:
                 with contextlib.suppress(ParfocalError):
-                    await self._queue_again(running.job, "the service was stopped")
+                    await self._settle_stopped(running.job)
             with contextlib.suppress(ParfocalError):
                 await asyncio.to_thread(self._lease.release)
         self._active = False
+
+    async def _settle_stopped(self, job: v1.Job) -> None:
+        """Queue a job again whose worker was ended with the service, or cancel it if that was asked for before."""
+        stored = (await asyncio.to_thread(self.jobs.read, job.project, job.id)).job
+        if stored.state in WORKING_STATES and stored.attempt == job.attempt:
+            await self._settle(stored, _STOPPED)
 
     async def submit(
         self,
