@@ -121,7 +121,7 @@ def test_images_of_another_program_are_judged_like_those_of_a_model(
         write_image(folder / f"{path.stem}.tif", Image(pixels + np.roll(pixels, 1, axis=0), "YX"))
     result = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)
     assert result.code == 0, result.err
-    assert "is not known" in result.out + result.err
+    assert "No model is named" in result.out + result.err
     assert "jobs download" in result.out
     next(folder.iterdir()).rename(folder / "other.tif")
     refused = run("evaluate", "--prediction", folder, "--method", "restoration", "--dataset", dataset)

@@ -7,9 +7,11 @@ import ast
 from support import ROOT
 
 # What images, datasets and published files are is told once, in the runtime; jobs, servers and drivers are none of the
-# client's. What patches look like and what a table of detections says belong to trainings and predictions there.
+# client's. What patches look like, what trainings require of a computer, and what a table of detections says belong to
+# trainings and predictions there.
 ROOMS = {"errors", "rpc_errors", "settings", "access", "images", "datasets", "store"}
 FURTHER = {
+    "parfocal.runtime.methods.capacity",
     "parfocal.runtime.prediction.box_files",
     "parfocal.runtime.prediction.detections",
     "parfocal.runtime.training.preview",

@@ -45,7 +45,7 @@ def test_whole_numbers_survive_the_struct() -> None:
 
 
 def test_a_kind_of_work_that_is_not_offered_is_not_found() -> None:
-    with pytest.raises(NotFoundError, match="offers no evaluation"):
+    with pytest.raises(NotFoundError, match="does not offer evaluation"):
         FAKE.work_of(v1.JOB_KIND_EVALUATION)
 
 

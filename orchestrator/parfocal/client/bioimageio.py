@@ -18,7 +18,6 @@ from parfocal.client.client import Client
 from parfocal.client.models import ModelSummary
 from parfocal.client.quality import evaluation_summary
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError
-from parfocal.runtime.methods.service import Method
 from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.names import versioned_name
@@ -83,7 +82,7 @@ def write_package(
     folder: Path,
     target: Path,
     model: ModelSummary,
-    method: Method | Any,
+    method: Any,
     publisher: Publisher,
     *,
     quality: EvaluationSummary | None = None,

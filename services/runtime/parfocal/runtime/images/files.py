@@ -272,8 +272,8 @@ def write_image(path: Path, image: Image, *, compress: bool = True, labels: bool
     compress = compress and not (large and pixels.dtype.kind == "f")
     options: dict[str, Any] = {
         "metadata": metadata,
+        # No predictor: ImageJ opens such files without a word and shows differences between pixels.
         "compression": "zlib" if compress else None,
-        "predictor": compress and pixels.dtype.name in ("uint8", "uint16"),  # Fiji reads no other with a predictor
         "photometric": "rgb" if image.axes.endswith("S") else "minisblack",
         "resolution": resolution,
         "resolutionunit": "CENTIMETER" if resolution else None,

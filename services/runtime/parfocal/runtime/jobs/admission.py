@@ -347,7 +347,7 @@ def _frame_problems(stacks: Iterable[ImageEntry]) -> Iterable[Violation]:
     """Yield the stacks that are none of frames, or whose pixels have no size: coordinates could not be read."""
     for stack in stacks:
         if stack.axes != FRAME_AXES:
-            yield Violation(stack.file, f"has axes {stack.axes} where {FRAME_AXES} is needed")
+            yield Violation(stack.file, f"has axes {stack.axes} where {FRAME_AXES} is required")
         elif stack.pixel_size_um is None or not stack.pixel_size_um[0] or not stack.pixel_size_um[1]:
             yield Violation(stack.file, "has no pixel size, which the coordinates need")
 
@@ -372,7 +372,7 @@ def _axes_problems(
         single = image.axes.removeprefix("T" if frames else "")
         if not fits_axes(axes, channel_axes, single):
             also = f" (or channels along {' or '.join(channel_axes)} besides)" if channel_axes else ""
-            yield Violation(image.file, f"has axes {image.axes} where {axes} is needed{also}")
+            yield Violation(image.file, f"has axes {image.axes} where {axes} is required{also}")
             continue
         first = first or image
         extra = "".join(axis for axis in single if axis not in axes)
