@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from support import ROOT, fake_command, free_ports, publish_dataset, wait_for
 
@@ -123,9 +125,10 @@ class Stack:
         """Return the processes of the runner unit whose command line has all `words`."""
         found = []
         for process in marked(stack_mark(self.folder), "runner"):
-            line = process.cmdline()
-            if process.environ().get(UNIT_MARK) == "runner" and all(word in line for word in words):
-                found.append(process.pid)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+                line = process.cmdline()
+                if process.environ().get(UNIT_MARK) == "runner" and all(word in line for word in words):
+                    found.append(process.pid)
         return found
 
 

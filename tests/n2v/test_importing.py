@@ -169,4 +169,4 @@ def test_the_report_says_why_a_folder_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert main("n2v-2d", str(tmp_path / "empty"), str(tmp_path / "out")) == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert mentions(report["error"], "empty ", "no config.json")
+    assert mentions(report["error"], "empty ", "lacks config.json")

@@ -243,7 +243,7 @@ def test_the_report_says_why_a_folder_cannot_be_used(tmp_path: Path, monkeypatch
     for source in (str(tmp_path / "empty"), "."):
         assert main("stardist-2d", source, str(tmp_path / "out")) == 1
         report = json.loads((tmp_path / "out" / "report.json").read_text())
-        assert mentions(report["error"], "empty ", "no config.json")
+        assert mentions(report["error"], "empty ", "lacks config.json")
 
 
 def test_an_archive_shall_be_unpacked_first(tmp_path: Path) -> None:
