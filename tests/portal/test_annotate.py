@@ -309,7 +309,7 @@ def test_ten_mouse_corrections_give_the_expected_labels_and_the_loop_ends_in_a_c
     page.wait_for_url(re.compile("/jobs/"))
     page.get_by_role("link", name="Open the model").click(timeout=300_000)
     expect(page.get_by_role("heading", level=1)).to_contain_text("finder:2")
-    page.get_by_role("link", name="compare").first.click()
+    page.get_by_role("link", name="compare", exact=True).first.click()
     page.wait_for_url(re.compile("a=finder:1&b=finder:2&dataset=nuclei:2"))
     expect(page.get_by_role("heading", level=1)).to_have_text("finder:1 against finder:2")
 

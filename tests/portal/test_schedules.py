@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from portal_visitor import Visitor
-from support import free_ports, publish_dataset, publish_model, wait_for
+from support import ServiceProcess, free_ports, publish_dataset, publish_model, wait_for
 
 from parfocal.client import Client
 from parfocal.flows._api import PrefectApi
@@ -59,12 +59,15 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectApi]:
 
 
 @pytest.fixture(scope="module")
-def portal(settings: Settings, prefect: PrefectApi) -> Iterator[str]:
+def portal(settings: Settings, prefect: PrefectApi, start_service: Callable[..., ServiceProcess]) -> Iterator[str]:
     (port,) = free_ports(1)
     inboxes = f"{PROJECT}=s3://inbox/microscope-1,others=s3://inbox/foreign"
+    catalog = start_service("catalog", inboxes=inboxes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect._url)
-        app = create_app(settings.model_copy(update={"inboxes": inboxes}), hosts={f"127.0.0.1:{port}"})
+        app = create_app(
+            settings.model_copy(update={"inboxes": inboxes, "catalog": catalog.address}), hosts={f"127.0.0.1:{port}"}
+        )
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -112,6 +115,7 @@ def test_a_schedule_is_made_paused_run_and_deleted(visitor: Visitor, prefect: Pr
         "source": "s3://inbox/microscope-1/plates",
         "output": f"s3://parfocal-results/{PROJECT}/scope",
         "project": PROJECT,
+        "schedule": "nightly",
     }
     assert (kept.when, kept.active) == ("every 60 min", True)
 
