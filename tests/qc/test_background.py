@@ -68,7 +68,7 @@ def rows_of(model, density=1.0, photons=8.0, count=5):
 
 
 def carried(verdict):
-    return [reason for reason in verdict.reasons if "carried" in reason]
+    return [reason for reason in verdict.reasons if "comes from the background" in reason]
 
 
 @pytest.mark.parametrize("density", [0.2, 1.0, 5.0])

@@ -318,7 +318,7 @@ def test_odd_boxes_are_counted_named_and_left_out(folder: Path, opener: Opener) 
     from parfocal.yolo.network import YoloV2
 
     said = " ".join(opener.report.warnings)
-    for words in ("without area", "outside the image", "twice"):
+    for words in ("without area", "outside the image", "Duplicate boxes"):
         assert words in said
     assert "field0.xml" in said
     opened = YoloV2().open(opener.view, SMALL)
