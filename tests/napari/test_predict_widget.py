@@ -182,7 +182,7 @@ def test_mistakes_are_told_in_words(driver: Driver, monkeypatch: pytest.MonkeyPa
     assert "Choose a model and an image layer" in driver.message
     driver.viewer.add_image(np.full((20, 20), np.nan, np.float32), name="empty")
     driver.predict("gives-objects")
-    assert "not finite" in driver.message
+    assert "NaN" in driver.message
     driver.viewer.add_image(np.zeros((2, 2, 2, 12, 12)), name="many")
     driver.widget.layer.setCurrentText("many")
     driver.predict("gives-places")
