@@ -118,7 +118,7 @@ def test_one_prediction_that_cannot_be_scored_is_a_failed_image(evaluate: Evalua
     changes = iter([lambda labels: labels.astype(np.float32) * np.nan, as_probability, as_probability])
     result, summary, _ = read(evaluate(lambda labels: next(changes)(labels)), s3)
     assert result.verdict["state"] == "failed"
-    assert mentions(result.verdict["reasons"][0], "1 of 3 predictions", "scored", "field0 (prediction) has pixels")
+    assert mentions(result.verdict["reasons"][0], "1 of 3 predictions", "scored", "field0 (prediction)", "NaN")
     assert list(summary["unscorable"]) == ["field0"]
     assert summary["images"] == result.summary["images"] == 2
     assert summary["metrics"]["prediction"]["iou"]["mean"] > 0.9
