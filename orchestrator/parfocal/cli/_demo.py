@@ -92,7 +92,7 @@ def demo(
                 dataset = create_dataset(client, _NAME, folder, axes=axes, on_progress=on_progress)
         for text in report.warnings:
             warn(text)
-        say(f"   {len(report.train)} pairs to learn from, {len(report.test)} to be judged by")
+        say(f"   {len(report.train)} pairs for training, {len(report.test)} for testing")
         dataset_uri = client.dataset_uri(f"{_NAME}:{dataset.version}")
 
         say(f"2. Training {description.title} for {minutes:g} minutes at most")
@@ -229,7 +229,7 @@ def _page_of(app: App, connection: StackConnection, model_uri: str) -> str:
 
 
 def _apply(app: App, client: Client, model_uri: str, dataset_uri: str, *, tested: bool) -> v1.Job:
-    """Predict the images that were not learnt from, or else those that were; return the job."""
+    """Predict the test images, or the training images if there are none; return the job."""
     from parfocal.cli import _work
     from parfocal.client.requests import prediction_request
 

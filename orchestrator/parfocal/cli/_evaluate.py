@@ -56,7 +56,7 @@ def evaluate(
     overwrite: bool,
     require_pass: bool,
 ) -> None:
-    """Judge a model by images it has not learnt from, beside its input or a method that needs no training.
+    """Judge a model on images that it was not trained on, compared with its input or a baseline.
 
     With --prediction the images in FOLDER are judged, whatever program made them. With --images no targets are needed;
     that can refute a restoration but not prove it, and the model keeps the verdict it has.

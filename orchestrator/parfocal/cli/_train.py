@@ -28,7 +28,7 @@ REQUIRE_PASS = click.option(
 
 @click.command(cls=Command, short_help="Make a model from a dataset.")
 @click.argument("method")
-@click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="What to learn from.")
+@click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="The dataset to train on.")
 @click.option("--model", required=True, metavar="NAME", help="Name of the model; it gets the next version number.")
 @click.option("--from", "initial", default="", metavar="MODEL[:VERSION]", help="Go on from an existing model.")
 @click.option(

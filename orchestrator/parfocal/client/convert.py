@@ -1,4 +1,4 @@
-"""Microscope makers' formats, turned into OME-TIFF once, on the way into the store.
+"""Proprietary formats of microscopes, turned into OME-TIFF once, on the way into the store.
 
 bioio reads what its installed plugins can (`bioio-czi`, `bioio-nd2`, `bioio-lif`, …); it is imported only when
 such a file is met, because that takes a second.
@@ -171,7 +171,7 @@ def _pixel_size(path: Path, image: Any) -> tuple[PixelSize | None, tuple[Note, .
         if value and micrometres(unit) is None:
             if unit.casefold() not in UNCALIBRATED:
                 notes.append(Note("unit-unknown", unit[:40]))
-            elif zarr:  # readers of microscope makers' formats give micrometres
+            elif zarr:  # readers of proprietary formats give micrometres
                 notes.append(Note("unit-guessed"))
         lengths.append(length)
     x, y, z = lengths

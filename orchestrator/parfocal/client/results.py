@@ -122,7 +122,7 @@ def upload_inputs(
 ) -> str:
     """Upload the inputs of a prediction and return their folder in the store.
 
-    Makers' formats are converted to OME-TIFF, and so are images whose axes are given; others stay as they are.
+    Proprietary formats are converted to OME-TIFF, and so are images whose axes are given; others stay as they are.
 
     Parameters
     ----------

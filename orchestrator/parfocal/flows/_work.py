@@ -36,7 +36,7 @@ MAX_FIGURE_BYTES = 3_000_000
 
 @dataclass(frozen=True)
 class CheckedDataset:
-    """A dataset that a method can learn from; `notes` are things the user should know all the same."""
+    """A dataset that a method can be trained on; `notes` are things the user should know all the same."""
 
     uri: str
     manifest: DatasetManifest
@@ -70,7 +70,7 @@ def find_method(client: Client, name: str, listener: Listener) -> v1.Method:
 
 
 def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDataset:
-    """Return a dataset ("name" or "name:version") after checking that `method` can learn from it.
+    """Return a dataset ("name" or "name:version") after checking that `method` can be trained on it.
 
     Raises
     ------

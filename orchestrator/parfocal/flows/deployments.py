@@ -67,7 +67,7 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
             found.append(Offer("compare", method.name, {"method": method.name, **common}, form, text, tags))
         if v1.JOB_KIND_EVALUATION in method.job_kinds and method.task == v1.TASK_DATASET:
             form = check_form(method, catalogue.datasets)
-            text = _description(method, "Looks for what is wrong with images before anything is learnt from them.")
+            text = _description(method, "Looks for what is wrong with images before a model is trained on them.")
             found.append(Offer("check-dataset", method.name, common, form, text, tags))
     return found
 

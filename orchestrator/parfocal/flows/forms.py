@@ -20,7 +20,7 @@ _NO_DATASET = f"No dataset has been published yet: {_PUBLISH}"
 _SPLIT: Schema = {
     "type": "string",
     "title": "Part of the dataset",
-    "description": "test: the images kept for judging models; train: those models learn from.",
+    "description": "test: the images kept for judging models; train: those models are trained on.",
     "enum": ["test", "train"],
     "default": "test",
 }
@@ -37,7 +37,7 @@ def train_form(method: v1.Method, datasets: Sequence[str], models: Sequence[str]
     properties = {
         "dataset": choice(
             "Dataset",
-            f"The images to learn from: {wanted}. {needs.description}",
+            f"The images to train on: {wanted}. {needs.description}",
             datasets,
             f"There is no dataset of {wanted} yet: {_PUBLISH}",
         ),

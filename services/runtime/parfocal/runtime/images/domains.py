@@ -69,7 +69,7 @@ def unlike_domains(
 
     Said is what is clear: the medians of `structured_share` differ by more than a factor of two and by more than 0.1,
     and no image of one set has a share that one of the other set has; or pixels differ by more than a quarter. Nothing
-    said does not mean that nothing will be invented.
+    said does not mean that no structure will be made up.
 
     Parameters
     ----------

@@ -309,8 +309,8 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
     sources = dataset.select("train", roles.source)
     name = f"The dataset {dataset.dataset!r} (version {dataset.version})"
     require_suitable(dataset, method.target, method.title)
-    learnt = roles.targets if method.target in IMAGE_TARGETS else ()
-    for role in (roles.source, *learnt):
+    target_roles = roles.targets if method.target in IMAGE_TARGETS else ()
+    for role in (roles.source, *target_roles):
         if not dataset.select("train", role) and dataset.images:
             known = ", ".join((*dataset.roles("source"), *dataset.roles("target")))
             raise InvalidInputError(
@@ -328,14 +328,14 @@ def check_dataset(method: Method, dataset: DatasetManifest, roles: Roles) -> Non
     if method.target == v1.TARGET_KIND_BOXES:
         problems += _annotation_problems(dataset, sources)
     elif method.target == v1.TARGET_KIND_UNPAIRED_IMAGE:
-        for role in learnt:
+        for role in target_roles:
             targets = dataset.select("train", role)
             problems += _axes_problems(method.axes, method.target_channel_axes, targets)
             if len(targets) < method.minimum_images:
                 text = f"has {count(len(targets), 'image')}; {method.title} needs at least {method.minimum_images}"
                 problems.append(Violation(f"train/{role}", text))
     else:
-        for role in learnt:
+        for role in target_roles:
             targets = dataset.select("train", role)
             problems += _axes_problems(method.axes, method.target_channel_axes, targets)
             problems += _partner_problems(method, sources, targets, role)
