@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from support import S3Server, ServiceProcess, filament_pair, publish_dataset, write_pairs
+from support import ROOT, S3Server, ServiceProcess, filament_pair, publish_dataset, write_pairs
 
 from chaos.workers import live_workers
 from parfocal.client import Client
@@ -136,7 +136,10 @@ class Factory:
     def _start_runner(self) -> subprocess.Popen[bytes]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PARFOCAL_S3_")}
         with (self._folder / "runners.log").open("ab") as log:
-            return subprocess.Popen(self._command, env={**kept, **self.client_environment}, stdout=log, stderr=log)
+            # The runner is a module of this folder, which only pytest finds by itself.
+            path = f"{ROOT / 'tests'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+            environment = {**kept, **self.client_environment, "PYTHONPATH": path}
+            return subprocess.Popen(self._command, env=environment, stdout=log, stderr=log)
 
     def kill(self, kind: str, rng: random.Random) -> bool:
         """Kill one process of a kind and start it again; return whether there was one."""
