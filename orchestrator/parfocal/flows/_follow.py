@@ -23,7 +23,6 @@ from parfocal import v1
 from parfocal.client import Client
 from parfocal.flows._jobs import ACTIVE_STATES, CREATOR_LABEL, STARTED_LABEL, JobNotSucceededError, Run, repeatable_job
 from parfocal.flows._show import event_line, progress_line
-from parfocal.flows.schedules import maker_of
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 
 if TYPE_CHECKING:
@@ -175,8 +174,7 @@ def current_run() -> Run:
         str(flow_run.id),
         max(flow_run.run_count or 1, 1),
         follows=STARTED_LABEL in flow_run.labels,
-        # Runs of a schedule have no labels of their own, but the tags of their deployment.
-        creator=str(flow_run.labels.get(CREATOR_LABEL) or maker_of(flow_run.tags)),
+        creator=str(flow_run.labels.get(CREATOR_LABEL) or ""),
     )
 
 

@@ -28,7 +28,7 @@ from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFo
 from parfocal.runtime.images.files import name_clash, output_stem
 from parfocal.runtime.store.confinement import check_folders
 from parfocal.runtime.store.manifests import ResultFile, public_name
-from parfocal.runtime.store.names import is_job_id, new_request_id, versioned_name
+from parfocal.runtime.store.names import new_request_id, versioned_name
 from parfocal.runtime.store.store import Location, patiently
 
 _T = TypeVar("_T")
@@ -215,7 +215,6 @@ class BatchRun:
         """
         batch = self._batch
         check_folders(batch.source, batch.output)
-        self._check_no_job()
         opened = self._ask(lambda: self._catalog.open_batch(batch.key, str(batch.source), str(batch.output)))
         self._pace = opened.seconds_per_image
         waiting = self._waiting()
@@ -237,19 +236,6 @@ class BatchRun:
                 for future in [pool.submit(self._shard, shard) for shard in shards]:
                     future.result()
         return self.progress
-
-    def _check_no_job(self) -> None:
-        """Raise InvalidInputError where the outputs' folder is, or will be, the result of a job."""
-        name = f"{self._batch.output.key}/".split("/")[1]  # below the project
-        try:
-            taken = is_job_id(name) and bool(self._ask(lambda: self._client.get(name)).id)
-        except NotFoundError:
-            return
-        if taken:
-            raise InvalidInputError(
-                f"{self._batch.output} is the result of a job, which is never changed. Choose another folder, for "
-                f"example {self._client.project}/microscope-1."
-            )
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         return patiently(call, self._client.patience)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from parfocal import v1
 from parfocal.catalog.entries import each
+from parfocal.catalog.places import has_job
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -31,7 +32,7 @@ from parfocal.runtime.errors import (
 from parfocal.runtime.images.files import IMAGE_SUFFIXES
 from parfocal.runtime.store.confinement import check_folders, confine
 from parfocal.runtime.store.manifests import RESULT_MANIFEST
-from parfocal.runtime.store.names import check_name, check_request_id, is_name
+from parfocal.runtime.store.names import check_name, check_request_id, is_job_id, is_name
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
 LEDGERS: Final = "_batches"
@@ -146,9 +147,11 @@ class Batches:
                 f"{root}/microscope-1."
             )
             raise InvalidInputError(text, [Violation("output_uri", text)])
-        if self._store.exists(root / name / RESULT_MANIFEST):
+        if self._store.exists(root / name / RESULT_MANIFEST) or (
+            is_job_id(name) and has_job(self._store, project, name)
+        ):
             text = (
-                f"{root / name} is a published result, which is never changed. Choose another folder, for example "
+                f"{root / name} is the result of a job, which is never changed. Choose another folder, for example "
                 f"{root}/microscope-1."
             )
             raise InvalidInputError(text, [Violation("output_uri", text)])

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from parfocal import v1
 from parfocal.catalog.drafts import KINDS, LARGEST_FILE, Change, Drafts, ImageState, Lease, Record
-from parfocal.catalog.room import Room
+from parfocal.catalog.rpcs import Rpcs
 from parfocal.catalog.threads import in_thread
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import scratch_folder
+from parfocal.runtime.store.store import Store
 
 
-class DraftRpcs(v1.CatalogServiceServicer):
+class DraftRpcs(Rpcs):
     """Answers what the catalogue is asked of drafts; a part of `CatalogServicer`."""
 
-    _drafts: Drafts
-    _room: Room
-    _settings: Settings
-
-    async def _admit(
-        self, project: str, target: str = "", owner: Callable[[], Awaitable[str]] | None = None
-    ) -> tuple[str, str]:
-        raise NotImplementedError
+    def __init__(self, store: Store, settings: Settings) -> None:
+        super().__init__(store, settings)
+        self._drafts = Drafts(store)
 
     async def CreateDraft(self, request: v1.CreateDraftRequest, _context: object) -> v1.CreateDraftResponse:  # noqa: N802
         """Create a draft, or return the one that the same request id created."""

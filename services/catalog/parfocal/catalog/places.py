@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from parfocal import v1
-from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
+from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     MODEL_MANIFEST,
@@ -137,3 +138,14 @@ def place_at(store: Store, uri: str) -> Place | None:
             return None
         return place_of(store, kind, parts[0], parts[1], int(version))
     return None
+
+
+def has_job(store: Store, project: str, name: str) -> bool:
+    """Return whether a project has a job of this id; a damaged record counts."""
+    try:
+        JobStore(store).read(project, name)
+    except NotFoundError:
+        return False
+    except DamagedError:
+        return True
+    return True

@@ -9,9 +9,8 @@ from typing import Final
 
 from parfocal import v1
 from parfocal.catalog.archive import archive
-from parfocal.catalog.batch_servicer import BatchServicer
+from parfocal.catalog.batch_rpcs import BatchRpcs
 from parfocal.catalog.draft_rpcs import DraftRpcs
-from parfocal.catalog.drafts import Drafts
 from parfocal.catalog.entries import Entries, Published, each, file_location, matches, to_entry
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
@@ -35,7 +34,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 
-class CatalogServicer(BatchServicer, DraftRpcs):
+class CatalogServicer(BatchRpcs, DraftRpcs):
     """Answers from what the store has; every instance gives the same answers."""
 
     def __init__(self, entries: Entries, trash: Trash, uploads: Uploads, signer: Signer, settings: Settings) -> None:
@@ -44,7 +43,6 @@ class CatalogServicer(BatchServicer, DraftRpcs):
         self._trash = trash
         self._uploads = uploads
         self._signer = signer
-        self._drafts = Drafts(entries.store)
         self._grants = Grants(entries.store)
 
     async def ListProjects(  # noqa: N802

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from parfocal import v1
 from parfocal.catalog.lineage import addresses
-from parfocal.catalog.places import DATASET, KINDS, Kind
+from parfocal.catalog.places import DATASET, KINDS, Kind, has_job
 from parfocal.catalog.signing import Signer
 from parfocal.catalog.uploads.checks import PART_BYTES, check_announced, check_header, digest_of, part_size
 from parfocal.catalog.uploads.records import FOLDER, INBOX, Record, Records, Upload, kind_of_upload
@@ -34,7 +34,6 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
-from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.store.confinement import confine
 from parfocal.runtime.store.housekeeping import free_space, scratch_folder
 from parfocal.runtime.store.manifests import (
@@ -165,7 +164,7 @@ class Uploads:
             It is published or being published, or a job has taken it.
         """
         self._require_open(upload)
-        if upload.is_inputs and self._has_job(upload.project, upload.request):
+        if upload.is_inputs and has_job(self._store, upload.project, upload.request):
             raise PreconditionError(f"The upload {upload.word} belongs to a job by now.")
         self._records.note_removal(upload, force=force)
         if not upload.is_inbox:  # what lies there came by other uploads too
@@ -195,7 +194,7 @@ class Uploads:
             return False
         if upload is None or upload.record.created_at.timestamp() > before:
             return False
-        if self._is_published(upload) or (upload.is_inputs and self._has_job(project, request)):
+        if self._is_published(upload) or (upload.is_inputs and has_job(self._store, project, request)):
             self._records.remove(upload)
             return False
         self.abort(upload, force=True)
@@ -382,7 +381,9 @@ class Uploads:
     def _require_free(self, project: str, request: str) -> None:
         """Raise AlreadyExistsError where results, also deleted ones, or a job have this request id."""
         # Inputs may lie there: those of a prediction that has not been started, or of the result that will follow.
-        if self._has_job(project, request) or is_taken(self._store, result_location(self._store, project, request)):
+        if has_job(self._store, project, request) or is_taken(
+            self._store, result_location(self._store, project, request)
+        ):
             raise AlreadyExistsError(f"The request id {request!r} belongs to a job or to results: use a fresh one.")
 
     def _is_published(self, upload: Upload) -> bool:
@@ -394,12 +395,3 @@ class Uploads:
         root = upload.kind.root(self._store)
         relative = upload.place.key.removeprefix(f"{upload.project}/")
         return self._store.exists(root / upload.project / TRASH / relative / upload.kind.manifest)
-
-    def _has_job(self, project: str, request: str) -> bool:
-        try:
-            JobStore(self._store).read(project, request)
-        except NotFoundError:
-            return False
-        except DamagedError:
-            return True
-        return True

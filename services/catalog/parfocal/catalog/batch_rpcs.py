@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from parfocal import v1
 from parfocal.catalog.batches import Batches, Ledger
-from parfocal.catalog.room import Room
+from parfocal.catalog.rpcs import Rpcs
 from parfocal.catalog.schedules import Schedules, refusal
-from parfocal.catalog.signing import LIFETIME
 from parfocal.catalog.threads import in_thread
 from parfocal.runtime.access.calls import current
-from parfocal.runtime.access.gate import authorise
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import check_name
 from parfocal.runtime.store.store import Store
 
 
-class BatchServicer(v1.CatalogServiceServicer):
-    """Answers what concerns batches and schedules, and admits calls.
-
-    Parameters
-    ----------
-    store
-        Where they are recorded.
-    settings
-        Of the server.
-    """
+class BatchRpcs(Rpcs):
+    """Answers what concerns batches and schedules; a part of `CatalogServicer`."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        self._settings = settings
-        self._room = Room(store, LIFETIME.total_seconds())
+        super().__init__(store, settings)
         self._batches = Batches(store)
         self._schedules = Schedules(store)
-
-    async def _admit(
-        self, project: str, target: str = "", owner: Callable[[], Awaitable[str]] | None = None
-    ) -> tuple[str, str]:
-        """Return project and person of a call that may do this in this project. Every RPC passes here first."""
-        project = check_name("project", project or self._settings.project)
-        call = await authorise(project, target, owner)
-        return project, call.author
 
     async def OpenBatch(self, request: v1.OpenBatchRequest, _context: object) -> v1.OpenBatchResponse:  # noqa: N802
         """Open the ledger of a batch."""
