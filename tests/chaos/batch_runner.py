@@ -13,7 +13,8 @@ import sys
 import time
 
 from parfocal.client import Client
-from parfocal.flows.batches import Batch, BatchRun, Step
+from parfocal.flows.batch import Batch, Step
+from parfocal.flows.batches import BatchRun
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.store import Location

@@ -31,7 +31,7 @@ from support import ROOT, S3Server, ServiceProcess, filament_pair, publish_datas
 from chaos.workers import live_workers
 from parfocal.client import Client
 from parfocal.client.requests import training_request
-from parfocal.flows.batches import Batch, Step
+from parfocal.flows.batch import Batch, Step
 from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest

@@ -17,7 +17,8 @@ from parfocal.cli._schedule import interval
 from parfocal.client import Client
 from parfocal.client.catalog import Catalog
 from parfocal.client.results import read_result
-from parfocal.flows.batches import Batch, BatchRun, Progress, Step, Unlike
+from parfocal.flows.batch import Batch, Progress, Step, Unlike
+from parfocal.flows.batches import BatchRun
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import versioned_name

@@ -13,7 +13,8 @@ from support import Ended, ServiceProcess
 from parfocal.client import Client
 from parfocal.client.catalog import Catalog
 from parfocal.client.ingest import Ingest, Pass
-from parfocal.flows.batches import Batch, BatchRun, Step
+from parfocal.flows.batch import Batch, Step
+from parfocal.flows.batches import BatchRun
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.store import Location

@@ -136,7 +136,7 @@ def _predict_stored(
     from parfocal.cli._errors import DETACHED
     from parfocal.cli._render import print_json, say
     from parfocal.client.steps import plan_steps
-    from parfocal.flows.batches import Batch, Step
+    from parfocal.flows.batch import Batch, Step
     from parfocal.flows.remote import ENDED
     from parfocal.flows.schedules import Schedules, flow_parameters
     from parfocal.runtime.access.identity import UNVERIFIED

@@ -1,4 +1,4 @@
-"""Batches: every image of a folder in the store through one or several models, each once, however often that is asked.
+"""Runs of batches: every image of a folder in the store through one or several models, once however often that is asked.
 
 What has been done stands in a ledger that the catalogue keeps, so a run that is killed, repeated, or overlaps with
 another one loses nothing and delivers nothing twice. Whoever does this has no key of the store.
@@ -16,14 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import ACTIVE_STATES
-from parfocal.runtime.datasets.findings import count
+from parfocal.flows.batch import Batch, Progress, Step, Unlike
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, PreconditionError
 from parfocal.runtime.images.files import name_clash, output_stem
 from parfocal.runtime.store.confinement import check_folders
@@ -32,8 +32,6 @@ from parfocal.runtime.store.names import new_request_id, versioned_name
 from parfocal.runtime.store.store import Location, patiently
 
 _T = TypeVar("_T")
-Unlike = Literal["warn", "stop", "ignore"]
-"""What is done about images that differ from the training data."""
 IN_FLIGHT: Final = 4
 """Jobs under way at the same time, unless somebody says another number."""
 _SHARD_SECONDS = 300.0
@@ -44,89 +42,6 @@ _SAMPLE = 5
 _MOST_ENDS = 500
 # Taken by a run that did not come to start its job.
 _STARTS_WITHIN = timedelta(minutes=5)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A published model version, by its address, and the parameters of its prediction that differ from defaults."""
-
-    model_uri: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What is predicted with what.
-
-    Attributes
-    ----------
-    source
-        Folder in the store whose images, also those of its sub-folders, are predicted.
-    output
-        Folder in the store that gets the outputs under the names of the images.
-    steps
-        The models: the first takes the images, each further one what the one before has made of them.
-    keep
-        Whether what the steps before the last one make is delivered too, below `steps/`.
-    """
-
-    source: Location
-    output: Location
-    steps: Sequence[Step]
-    keep: bool = False
-
-    @property
-    def key(self) -> str:
-        """Name of its ledger: the same for the same work."""
-        models: list[Any] = [[step.model_uri, dict(step.parameters)] for step in self.steps]
-        work = models[0] if len(models) == 1 else [models, self.keep]
-        text = json.dumps([str(self.source), str(self.output), *work], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Attributes
-    ----------
-    found, ended_before
-        Images of the folder, and those of them that earlier runs had ended.
-    predicted, failed
-        Images that this run ended.
-    elsewhere
-        Images that another run has taken, and images that changed while this one looked.
-    to_repeat
-        Images whose job failed; a later run tries them again.
-    reasons
-        Why images were not predicted, by their names.
-    unlike
-        How images differ from the training data of the first model, by their names.
-    """
-
-    found: int = 0
-    ended_before: int = 0
-    predicted: int = 0
-    failed: int = 0
-    elsewhere: int = 0
-    to_repeat: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)
-    unlike: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def sentence(self) -> str:
-        """The same in words."""
-        parts = [f"{count(self.predicted, 'image')} predicted"]
-        parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{self.to_repeat} to be tried again"] if self.to_repeat else []
-        parts += [f"{self.elsewhere} being written or in work elsewhere"] if self.elsewhere else []
-        sentence = f"{', '.join(parts)}; {self.ended_before} of {self.found} had been done before."
-        if self.unlike:
-            name, text = next(iter(self.unlike.items()))
-            verb = "differs" if len(self.unlike) == 1 else "differ"
-            what = f"{count(len(self.unlike), 'image')} {verb} from the training data"
-            sentence += f" {what}, for example {name}: {text}."
-        return sentence
 
 
 OnBatch = Callable[[Progress], None]

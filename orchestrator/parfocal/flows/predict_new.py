@@ -20,7 +20,8 @@ from parfocal.flows import _show, _work
 from parfocal.flows._follow import PrefectListener, current_flow_run, current_run, ended_badly, quiet_failures
 from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
-from parfocal.flows.batches import Batch, BatchRun, Progress, Step, Unlike
+from parfocal.flows.batch import Batch, Progress, Step, Unlike
+from parfocal.flows.batches import BatchRun
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again, tell_of_run
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.store.names import versioned_name
