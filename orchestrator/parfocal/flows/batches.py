@@ -1,4 +1,4 @@
-"""Runs of batches: every image of a folder in the store through one or several models, once however often that is asked.
+"""Runs of batches: every image of a folder in the store through one or several models, each image once.
 
 What has been done stands in a ledger that the catalogue keeps, so a run that is killed, repeated, or overlaps with
 another one loses nothing and delivers nothing twice. Whoever does this has no key of the store.
