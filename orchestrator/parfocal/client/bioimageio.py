@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from parfocal.client.client import Client
 from parfocal.client.models import ModelSummary
@@ -31,6 +31,16 @@ _DOI: Final = re.compile(r"\bdoi:(10\.\S+?)[.)]*$")
 # Keys that YAML reads as text and as nothing else: "y" and "n" are answers to some readers.
 _PLAIN: Final = re.compile(r"[a-z_]{4,}")
 _SPDX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+
+class Described(Protocol):
+    """What is said of a method: its name for people and a sentence or two; `v1.Method` has both."""
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def summary(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def write_package(
     folder: Path,
     target: Path,
     model: ModelSummary,
-    method: Any,
+    method: Described,
     publisher: Publisher,
     *,
     quality: EvaluationSummary | None = None,
@@ -125,7 +135,7 @@ def write_package(
 def _description(
     report: Mapping[str, Any],
     model: ModelSummary,
-    method: Any,
+    method: Described,
     publisher: Publisher,
     quality: EvaluationSummary | None,
 ) -> dict[str, Any]:
@@ -188,7 +198,7 @@ def _numbers(quality: EvaluationSummary | None) -> dict[str, dict[str, float]]:
 
 
 def _documentation(
-    report: Mapping[str, Any], model: ModelSummary, method: Any, quality: EvaluationSummary | None, weights: str
+    report: Mapping[str, Any], model: ModelSummary, method: Described, quality: EvaluationSummary | None, weights: str
 ) -> Iterator[str]:
     """Yield the lines of README.md."""
     manifest, verdict = model.manifest, model.verdict
