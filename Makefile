@@ -20,7 +20,7 @@ demo: ## Train, check and apply a model on this machine (METHOD=stardist-2d for 
 	@.venvs/orchestrator/bin/parfocal demo $(if $(DATA),--data "$(DATA)") $(if $(METHOD),--method "$(METHOD)")
 
 test: envs ## Run all tests
-	@if [ -f clients/napari/requirements-test.lock ]; then deploy/tools/envs napari; fi
+	@deploy/tools/envs napari
 	@tests/run
 
 chaos: envs ## Kill and pause at random for minutes (SEED=1 CONFIG=shared|apart KILLS=100 MINUTES=11 OUT=FOLDER)

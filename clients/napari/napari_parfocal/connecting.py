@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client
@@ -64,7 +65,7 @@ def open_client(server: str, project: str = "") -> Client:
     NotFoundError
         There is no such server.
     """
-    chosen = {"project": project} if project else {}
+    chosen: dict[str, Any] = {"project": project} if project else {}
     if server == ENVIRONMENT:
         return Client(Settings(**chosen))
     if server != LOCAL:

@@ -97,7 +97,7 @@ def cut(
     scale = np.asarray(layer.scale, float)
     translate = np.asarray(layer.translate, float) + start * scale
     units = tuple(str(unit) for unit in layer.units[kept])
-    image = Image(pixels, axes + "S" * layer.rgb, pixel_size(scale[kept], units, axes))
+    image = Image(pixels, axes + "S" * layer.rgb, pixel_size(scale[kept].tolist(), units, axes))
     return Cut(image, tuple(scale[kept]), tuple(translate[kept]), units)
 
 
