@@ -90,7 +90,7 @@ def list_() -> None:
     elif told:
         print_table(("Notice", "To", "On"), [(name, each.where, each.on) for name, each in told.items()])
     else:
-        say("No notifications are set up yet. `parfocal notify email --help` and `parfocal notify webhook --help` say how.")
+        say("No notifications are set up yet: see `parfocal notify email --help` and `parfocal notify webhook --help`.")
 
 
 @notify.command("test")
@@ -135,7 +135,9 @@ def _add(name: str, kind: type[Mail | Hook], values: dict[str, Any]) -> None:
         told = kind(**values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise InvalidInputError(f"The notification cannot be used: {first['msg'].removeprefix('Value error, ')}.") from None
+        raise InvalidInputError(
+            f"The notification cannot be used: {first['msg'].removeprefix('Value error, ')}."
+        ) from None
     send(told, _first_notice())
     add(notices_path(app.folder), name, told)
     say(f"A first notice was sent: {told.where}. From now on {name} is told ({told.on}).")

@@ -136,28 +136,20 @@ def _predict_stored(
     from parfocal.cli._errors import DETACHED
     from parfocal.cli._render import print_json, say
     from parfocal.client.steps import plan_steps
-    from parfocal.flows.batch import Batch, Step
     from parfocal.flows.remote import ENDED
-    from parfocal.flows.schedules import Schedules, flow_parameters
-    from parfocal.runtime.access.identity import UNVERIFIED
+    from parfocal.flows.schedules import Schedules, start_once
     from parfocal.runtime.errors import PreconditionError
     from parfocal.runtime.store.confinement import check_folders
     from parfocal.runtime.store.store import Location
 
-    folders = Location.parse(source), Location.parse(output)
-    check_folders(*folders)
+    check_folders(Location.parse(source), Location.parse(output))
     schedules = Schedules(app.prefect())
     with app.client() as client:
         steps = plan_steps(client, models, parameters)
         for step in steps:
             _say_verdict(step.model)
             _work.require_pass(step.model.verdict, require_pass)
-        given = {**flow_parameters(steps, source, output, client.project), **options}
-        # What is wrong with the folders is said here and now, and the run gets to know for whom it is done.
-        planned = [Step(step.model.uri, step.parameters) for step in steps]
-        batch = Batch(*folders, planned, bool(options["keep_steps"]))
-        caller = client.catalog.open_batch(batch.key, source, output).caller
-    run = schedules.start(steps[0].method.name, given, "" if caller == UNVERIFIED.name else caller)
+        run = start_once(client, schedules, steps, source, output, options=options)
     say(f"Flow run {run}")
     state = message = ""
     try:

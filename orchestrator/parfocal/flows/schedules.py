@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from parfocal import v1
 from parfocal.flows._api import PrefectApi
 from parfocal.flows._jobs import CREATOR_LABEL
+from parfocal.flows.batch import Batch, Step
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
+from parfocal.runtime.store.confinement import check_folders
 from parfocal.runtime.store.names import check_name
+from parfocal.runtime.store.store import Location
 
 if TYPE_CHECKING:
     from parfocal.client import Client
@@ -257,6 +261,26 @@ def create_recorded(
     except BaseException:
         client.catalog.delete_schedule(name)
         raise
+
+
+def start_once(
+    client: Client,
+    schedules: Schedules,
+    steps: Sequence[PlannedStep],
+    source: str,
+    output: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """Start a run for the caller without a schedule, and return its id; parameters and errors as `create_recorded`."""
+    options = options or {}
+    check_folders(Location.parse(source), Location.parse(output))
+    planned = [Step(step.model.uri, step.parameters) for step in steps]
+    batch = Batch(Location.parse(source), Location.parse(output), planned, bool(options.get("keep_steps")))
+    # What is wrong with the folders is said at once, and the run gets to know for whom it is done.
+    caller = client.catalog.open_batch(batch.key, source, output).caller
+    given = {**flow_parameters(steps, source, output, client.project), **options}
+    return schedules.start(steps[0].method.name, given, "" if caller == UNVERIFIED.name else caller)
 
 
 def flow_parameters(steps: Sequence[PlannedStep], source: str, output: str, project: str) -> dict[str, Any]:

@@ -16,10 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from parfocal.client import Client
 from parfocal.client.models import list_models
 from parfocal.client.steps import PlannedStep, plan_steps
-from parfocal.flows.schedules import Schedule, ScheduledRun, Schedules, create_recorded, flow_parameters
+from parfocal.flows.schedules import Schedule, ScheduledRun, Schedules, create_recorded, start_once
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page
-from parfocal.portal.sessions import Rights
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     InvalidInputError,
@@ -29,9 +28,7 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
-from parfocal.runtime.store.confinement import check_folders
 from parfocal.runtime.store.names import is_name
-from parfocal.runtime.store.store import Location
 
 router = APIRouter(prefix="/p/{project}/schedules")
 _EVERY: Final = {"15": "15 minutes", "60": "hour", "240": "4 hours", "1440": "day", "cron": "At times of my own"}
@@ -102,10 +99,10 @@ def new(request: Request, client: ClientHere, portal: PortalHere, model: str = "
 
 
 @router.post("")
-async def create(request: Request, client: ClientHere, portal: PortalHere, rights: RightsHere) -> Response:
+async def create(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     """Make a schedule, or apply a model to what is new now; what is refused comes back as it was sent."""
     sent = {name: str(value).strip() for name, value in (await request.form()).items()}
-    return await run_in_threadpool(_create, request, client, portal, rights, sent)
+    return await run_in_threadpool(_create, request, client, portal, sent)
 
 
 @router.get("/{name}")
@@ -150,21 +147,24 @@ def change(
     return go(request, f"/schedules/{name}")
 
 
-def _create(request: Request, client: Client, portal: Portal, rights: Rights, sent: Mapping[str, str]) -> Response:
+def _create(request: Request, client: Client, portal: Portal, sent: Mapping[str, str]) -> Response:
     once = sent.get("once") == "yes"
     try:
         wanted = _wanted(client, portal, sent, once=once)
         known, steps, images, output = portal.schedules(), wanted.steps, wanted.images, wanted.output
-        if once:
-            parameters = flow_parameters(steps, images, output, client.project)
-            known.start(steps[0].method.name, parameters, rights.name)
-            return go(request, "/schedules?started=yes")
         try:
+            if once:
+                start_once(client, known, steps, images, output)
+                return go(request, "/schedules?started=yes")
             name = _stored(portal, client.project, sent["name"])
             create_recorded(client, known, name, steps, images, output, **wanted.when)
         except AlreadyExistsError as error:
             # Its own words name the schedules of others.
             raise _refused("name", f"There is something called {sent['name']} already. Choose another name.") from error
+        except InvalidInputError as error:
+            if any(violation.field == "output_uri" for violation in error.violations):
+                raise _refused("folder", error.message) from error
+            raise
     except ParfocalError as error:
         return page(request, "schedule_new.html", 422, **{**_form(client, portal, sent), "error": error})
     return go(request, f"/schedules/{sent['name']}")
@@ -214,23 +214,7 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
     steps = plan_steps(client, (model,), ())
     images = f"{source.rstrip('/')}/{below}" if below else source.rstrip("/")
     output = f"s3://{portal.settings.bucket_results}/{client.project}/{folder}"
-    try:
-        check_folders(Location.parse(images), Location.parse(output))
-        _require_free(client, folder)
-    except InvalidInputError as error:
-        raise _refused("folder", error.message) from error
     return _Wanted(steps, images, output, when)
-
-
-def _require_free(client: Client, folder: str) -> None:
-    """Raise InvalidInputError where a folder is the result of a job, which is never changed."""
-    try:
-        client.catalog.entry("result", folder)
-    except NotFoundError:
-        return
-    except InvalidInputError:
-        return  # no job can be called so
-    raise InvalidInputError(f"{folder} is the result of a job, which is never changed. Choose another folder.")
 
 
 def _cron_problems(cron: str, timezone: str) -> list[Violation]:

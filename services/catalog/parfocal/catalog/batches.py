@@ -105,7 +105,7 @@ class Batches:
         check_folders(source, output)
         folder = self._folder(project, batch)
         opened = Opened(source=str(source), output=str(output), created_by=who, created_at=datetime.now(UTC))
-        self._check_output(project, output)
+        check_output(self._store, project, output)
         try:
             self._store.create(folder / "batch.json", opened.model_dump_json(indent=2).encode())
         except ConflictError:
@@ -122,7 +122,7 @@ class Batches:
         # Whoever writes to the store may have changed the record, and the inboxes of a project may have changed.
         source = confine(self._store, project, opened.source, "batch")
         output = Location.parse(opened.output)
-        self._check_output(project, output)
+        check_output(self._store, project, output)
         return Ledger(self._store, project, folder, source, output)
 
     def _folder(self, project: str, batch: str) -> Location:
@@ -137,24 +137,23 @@ class Batches:
         except ValidationError as error:
             raise DamagedError(f"{place} is damaged. Restore it from a backup, or remove it.") from error
 
-    def _check_output(self, project: str, output: Location) -> None:
-        """Raise InvalidInputError unless the outputs have a folder of their own among the project's results."""
-        root = self._store.results / check_name("project", project)
-        name = str(output).removeprefix(f"{root}/").split("/")[0]
-        if not str(output).startswith(f"{root}/") or not is_name(name):
-            text = (
-                f"Results cannot be written to {output}. Choose a folder of this project's results, for example "
-                f"{root}/microscope-1."
-            )
-            raise InvalidInputError(text, [Violation("output_uri", text)])
-        if self._store.exists(root / name / RESULT_MANIFEST) or (
-            is_job_id(name) and has_job(self._store, project, name)
-        ):
-            text = (
-                f"{root / name} is the result of a job, which is never changed. Choose another folder, for example "
-                f"{root}/microscope-1."
-            )
-            raise InvalidInputError(text, [Violation("output_uri", text)])
+
+def check_output(store: Store, project: str, output: Location) -> None:
+    """Raise InvalidInputError unless the outputs have a folder of their own among the project's results."""
+    root = store.results / check_name("project", project)
+    name = str(output).removeprefix(f"{root}/").split("/")[0]
+    if not str(output).startswith(f"{root}/") or not is_name(name):
+        text = (
+            f"Results cannot be written to {output}. Choose a folder of this project's results, for example "
+            f"{root}/microscope-1."
+        )
+        raise InvalidInputError(text, [Violation("output_uri", text)])
+    if store.exists(root / name / RESULT_MANIFEST) or (is_job_id(name) and has_job(store, project, name)):
+        text = (
+            f"{root / name} is the result of a job, which is never changed. Choose another folder, for example "
+            f"{root}/microscope-1."
+        )
+        raise InvalidInputError(text, [Violation("output_uri", text)])
 
 
 class Ledger:

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from parfocal import v1
+from parfocal.catalog.batches import check_output
 from parfocal.runtime.access.calls import Call
 from parfocal.runtime.access.gate import Gate
 from parfocal.runtime.access.identity import Identity, Role
@@ -71,12 +72,13 @@ class Schedules:
         AlreadyExistsError
             There is one of this name.
         InvalidInputError, NotFoundError
-            It has no steps, or an address that the project cannot use.
+            It has no steps, an address that the project cannot use, or no folder of its own for the results.
         """
         place = self._place(project, schedule.name)
         source = confine(self._store, project, schedule.source_uri, "schedule.source_uri")
         output = Location.parse(schedule.output_uri)
         check_folders(source, output)
+        check_output(self._store, project, output)
         if not 1 <= len(schedule.steps) <= _MOST_STEPS:
             text = f"A schedule has 1 to {_MOST_STEPS} steps, not {len(schedule.steps)}."
             raise InvalidInputError(text, [Violation("schedule.steps", text)])
