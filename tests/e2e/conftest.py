@@ -31,6 +31,20 @@ SERVICES = (
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
+class AskingAgain(httpx.HTTPTransport):
+    """Sends a request again where Prefect answers 503: SQLite was locked for a moment, and it asks its clients for that."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        for _ in range(5):
+            if answer.status_code != 503:
+                break
+            answer.close()
+            time.sleep(1.0)
+            answer = super().handle_request(request)
+        return answer
+
+
 @dataclass(frozen=True)
 class Stack:
     """A running stack: its client and Prefect's API."""
@@ -41,12 +55,6 @@ class Stack:
 
     def post(self, path: str, **body: Any) -> Any:
         answer = self.api.post(path, json=body)
-        for _ in range(5):
-            if answer.status_code != 503:
-                break
-            # SQLite was locked for a moment; Prefect asks its clients to try again.
-            time.sleep(1.0)
-            answer = self.api.post(path, json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -169,7 +177,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             s3_access_key=link.s3_access_key,
             s3_secret_key=link.s3_secret_key,
         )
-        with Client(settings) as client, httpx.Client(base_url=str(link.prefect_api_url), timeout=60) as api:
+        prefect = httpx.Client(base_url=str(link.prefect_api_url), timeout=60, transport=AskingAgain())
+        with Client(settings) as client, prefect as api:
             yield Stack(folder, client, api)
     finally:
         down(folder)
