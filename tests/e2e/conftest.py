@@ -32,7 +32,7 @@ FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
 class AskingAgain(httpx.HTTPTransport):
-    """Sends a request again where Prefect answers 503: SQLite was locked for a moment, and it asks its clients for that."""
+    """Sends a request again where Prefect answers 503: SQLite was locked, and it asks its clients to try again."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         answer = super().handle_request(request)

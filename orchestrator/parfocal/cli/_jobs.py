@@ -62,8 +62,9 @@ def show(job_id: str) -> None:
     app = current_app()
     from google.protobuf import json_format
 
-    from parfocal.cli._render import local_time, number, print_fields, print_json, print_table, warn
+    from parfocal.cli._render import local_time, print_fields, print_json, print_table, warn
     from parfocal.cli._work import job_json
+    from parfocal.runtime.prediction.pace import sentence
 
     with app.client() as client:
         job = client.get(job_id)
@@ -78,7 +79,7 @@ def show(job_id: str) -> None:
             "State": _state(job),
             "Message": job.message if job.message != job.error.text else "",
             "Done": _progress(job),
-            "Metrics": ", ".join(f"{name} {number(value)}" for name, value in sorted(job.metrics.items())),
+            **({"Speed": speed} if (speed := sentence(job.metrics)) else {"Metrics": _metrics(job)}),
             "Created": local_time(job.created_at.ToDatetime()),
             "Time": _time(job),
             "Attempt": str(job.attempt) if job.attempt > 1 else "",
@@ -242,6 +243,12 @@ def _state(job: v1.Job) -> str:
 def _standing(job: v1.Job) -> str:
     """Return the state and, of a job at work, how far it is."""
     return _state(job) if job.HasField("finished_at") else f"{_state(job)} {_progress(job)}"
+
+
+def _metrics(job: v1.Job) -> str:
+    from parfocal.cli._render import number
+
+    return ", ".join(f"{name} {number(value)}" for name, value in sorted(job.metrics.items()))
 
 
 def _progress(job: v1.Job) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inpu
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
 from parfocal.runtime.prediction.overlay import overlay_png
+from parfocal.runtime.prediction.pace import Pace
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
@@ -77,17 +79,21 @@ def predict(context: JobContext) -> None:
     files: list[FileEntry] = []
     notes = Notes()
     boxes = RunBoxes(_folder(context))
+    pace = Pace()
     with contextlib.closing(boxes), ThreadPoolExecutor(max_workers=1) as uploader:
         pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
-        for number, item in enumerate(_fetch_ahead(context, inputs)):
+        for number, item in enumerate(_fetch_ahead(context, inputs, pace)):
             context.check_cancelled()
             _note(notes, context, item)
             begin = time.monotonic()
-            outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
+            with pace.stage("predicting"):
+                outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
+            if outputs is not None and item.image is not None:
+                pace.add_pixels(math.prod(item.image.pixels.shape))
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
-            pending = uploader.submit(_write, context, model, parameters, item, outputs, reason, seconds, boxes)
+            pending = uploader.submit(_write, context, model, parameters, item, outputs, reason, seconds, boxes, pace)
         if pending is not None:
             _collect(context, pending, done, files, len(inputs))
     failed = [result for result in done if result.reason]
@@ -122,7 +128,7 @@ def predict(context: JobContext) -> None:
         images=tuple(done),
         warnings=tuple(context.job.warnings),
     )
-    context.publish(RESULT_MANIFEST, published, "result")
+    context.publish(RESULT_MANIFEST, published, "result", pace.metrics())
 
 
 def differences_from_training(model: LoadedModel, image: Image, parameters: PredictionParameters) -> list[str]:
@@ -178,13 +184,14 @@ def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
         )
 
 
-def _fetch_ahead(context: JobContext, inputs: Sequence[InputFile]) -> Iterator[_Input]:
+def _fetch_ahead(context: JobContext, inputs: Sequence[InputFile], pace: Pace) -> Iterator[_Input]:
     def fetch(item: InputFile) -> _Input:
-        path = fetch_input(context, item)
-        try:
-            return _Input(item.name, path, open_image(path, _scratch(context)), "")
-        except InvalidInputError as error:
-            return _Input(item.name, path, None, error.message)
+        with pace.stage("reading"):
+            path = fetch_input(context, item)
+            try:
+                return _Input(item.name, path, open_image(path, _scratch(context)), "")
+            except InvalidInputError as error:
+                return _Input(item.name, path, None, error.message)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(fetch, inputs[0])
@@ -229,8 +236,23 @@ def _write(
     reason: str,
     seconds: float,
     boxes: RunBoxes,
+    pace: Pace,
 ) -> tuple[ResultFile, list[FileEntry]]:
     """Write and upload what was made of an image, and say what the result lists of it."""
+    with pace.stage("writing"):
+        return _written(context, model, parameters, item, outputs, reason, seconds, boxes)
+
+
+def _written(
+    context: JobContext,
+    model: LoadedModel,
+    parameters: PredictionParameters,
+    item: _Input,
+    outputs: ResultOutputs | None,
+    reason: str,
+    seconds: float,
+    boxes: RunBoxes,
+) -> tuple[ResultFile, list[FileEntry]]:
     digest = sha256_of(item.path)
     if item.image is None or outputs is None:
         return ResultFile(input=item.name, input_sha256=digest, seconds=round(seconds, 3), reason=reason), []

@@ -21,6 +21,7 @@ from parfocal.runtime.errors import OutOfMemoryError
 from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 from parfocal.runtime.methods.implementation import Learner
 from parfocal.runtime.methods.outputs import Unit
+from parfocal.runtime.prediction.pace import in_network
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 _WIDEST_BLEND = 16
@@ -261,7 +262,8 @@ def _run(
         tiles = [_cut(image, axes, place) for place in group]
         tiles += tiles[-1:] * (size - len(tiles))  # an incomplete batch would be compiled once more
         batch = np.stack(tiles)
-        values = np.asarray(predict(batch))
+        with in_network():
+            values = np.asarray(predict(batch))
         expected = (len(batch), *(axis.tile * axis.scale for axis in axes if axis.scale), *channels)
         if values.shape != expected:
             raise ValueError(f"the network gave {values.shape} for a batch of {batch.shape}, {expected} expected")
