@@ -15,6 +15,7 @@ from example_data import write_kind
 from support import publish_kind, wait_for
 
 from parfocal import v1
+from parfocal.runtime.prediction.pace import sentence
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, ModelManifest, ResultManifest
 from parfocal.runtime.store.store import Location
 
@@ -106,6 +107,8 @@ def test_the_model_predicts_the_images_it_was_not_trained_on(
     spec = v1.PredictionSpec(model_uri=undisturbed.outputs[0].uri, input_uri=dataset, split="test")
     job = service.finish(service.jobs.StartJob(v1.StartJobRequest(prediction=spec)).job)
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    assert 0 < job.metrics["predicting_share"] <= 1
+    assert "megapixels per second" in sentence(job.metrics)
     result = ResultManifest.read(store, Location.parse(job.outputs[0].uri) / RESULT_MANIFEST)
     assert result.images
     assert all(set(image.outputs) - {"trackmate"} == OUTPUTS[service.method] for image in result.images)
