@@ -34,6 +34,7 @@ from support import S3Server, ServiceProcess, filament_pair, publish_dataset
 from parfocal import v1
 from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.methods.service import values_struct
+from parfocal.runtime.prediction.pace import sentence
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, RESULT_MANIFEST, Manifest, ModelManifest, ResultManifest
 from parfocal.runtime.store.store import Location, Store
 
@@ -259,6 +260,7 @@ def measure(options: argparse.Namespace, family: str, server: S3Server, folder: 
         print(f"{what:<42} {seconds:8.1f} s")
     print(f"\nlarge job: {process_seconds / job_seconds:.2f}x as fast as the plain loop with its process, ", end="")
     print(f"{loop_seconds / job_seconds:.2f}x as the loop alone; largest difference {difference:.1e} of the range")
+    print(f"large job: {sentence(job.metrics)}")
     print(f"small jobs: {small[0.0][0] / small[5.0][0]:.2f}x as fast with spare workers; ", end="")
     print("equal results" if len(equal) == 1 else f"{len(equal)} DIFFERENT results")
 
