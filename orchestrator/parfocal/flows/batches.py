@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,9 +32,9 @@ from parfocal.runtime.store.names import new_request_id, versioned_name
 from parfocal.runtime.store.store import Location, patiently
 
 _T = TypeVar("_T")
-IN_FLIGHT: Final = 4
-"""Jobs under way at the same time, unless somebody says another number."""
-_SHARD_SECONDS = 300.0
+IN_FLIGHT: Final = 16
+"""Jobs under way at the same time, unless somebody says another number: as many devices work on one batch."""
+_SHARD_SECONDS, _LEAST_SECONDS = 300.0, 60.0
 _FIRST_SHARD, _LARGEST_SHARD = 16, 500
 _SMALLER = 8
 _TRIES = 3
@@ -140,15 +140,14 @@ class BatchRun:
                 self._stop_if_unlike(waiting)
             # What failed before comes last, and more and more alone: one image that ends its job spoils no others.
             waiting.sort(key=lambda item: item.tries)
-            while waiting:
-                usual, shards = self._shard_size(), list[list[v1.BatchInput]]()
-                while waiting and len(shards) < 2 * self._in_flight:
-                    tries = waiting[0].tries
-                    size = usual if not tries else max(1, usual // _SMALLER) if tries == 1 else 1
-                    shard = [item for item in waiting[:size] if item.tries == tries]
-                    shards.append(shard)
+            running: set[Future[None]] = set()
+            while waiting or running:
+                while waiting and len(running) < self._in_flight:
+                    shard = self._next_shard(waiting)
                     waiting = waiting[len(shard) :]
-                for future in [pool.submit(self._shard, shard) for shard in shards]:
+                    running.add(pool.submit(self._shard, shard))
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
                     future.result()
         return self.progress
 
@@ -223,7 +222,6 @@ class BatchRun:
         self._add(elsewhere=len(items) - len(mine))
         if not mine:
             return
-        begin = time.monotonic()
         source, step = str(self._batch.source), self._batch.steps[0]
         try:
             self._start(job_id, step, source, [item.name for item in mine])
@@ -239,7 +237,8 @@ class BatchRun:
             # Another run saw the first step end, and goes on with the others.
             self._add(elsewhere=len(mine))
             return
-        again = self._deliver(job_id, mine, images, tries=1, seconds=(time.monotonic() - begin) / len(mine))
+        seconds = sum(image.seconds for image in images.values()) / len(mine)
+        again = self._deliver(job_id, mine, images, tries=1, seconds=seconds)
         self._add(to_repeat=len(again))
 
     def _start(self, job_id: str, step: Step, input_uri: str, names: Sequence[str]) -> None:
@@ -443,11 +442,24 @@ class BatchRun:
             self.progress.elsewhere += elsewhere
             self.progress.to_repeat += to_repeat
 
-    def _shard_size(self) -> int:
-        """Return how many images make a job of some minutes, by what earlier ones took."""
+    def _next_shard(self, waiting: Sequence[v1.BatchInput]) -> list[v1.BatchInput]:
+        """Return the images of the next job, which were tried equally often."""
+        tries, usual = waiting[0].tries, self._shard_size(len(waiting))
+        size = usual if not tries else max(1, usual // _SMALLER) if tries == 1 else 1
+        return [item for item in waiting[:size] if item.tries == tries]
+
+    def _shard_size(self, left: int) -> int:
+        """Return how many images make a job of some minutes, by what earlier ones took.
+
+        Towards the end jobs become smaller, but not shorter than a minute, so that all devices finish together.
+        """
         if not self._pace:
             return _FIRST_SHARD
-        return max(1, min(_LARGEST_SHARD, math.floor(_SHARD_SECONDS / max(self._pace, 1e-3))))
+        least, most = (
+            max(1, min(_LARGEST_SHARD, math.floor(seconds / max(self._pace, 1e-3))))
+            for seconds in (_LEAST_SECONDS, _SHARD_SECONDS)
+        )
+        return max(least, min(most, math.ceil(left / (2 * self._in_flight))))
 
 
 def _identity(item: v1.BatchInput) -> tuple[str, int, str]:
