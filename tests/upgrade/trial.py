@@ -106,10 +106,11 @@ class Trial:
         self.store = self.s3.store()
         self.old = Version("old", self.old_tree, self.service, self.s3, self.folder)
         self.new = Version("new", self.new_tree, self.service, self.s3, self.folder)
-        content = {"method": "fake-2d", "parameters": {"pause_seconds": 0.05}}
+        content: dict[str, Any] = {"method": "fake-2d", "parameters": {"pause_seconds": 0.05}}
         if self.service != "fake":
             content = json.loads((ROOT / "tests" / self.service / "contract.json").read_text("utf-8"))
-        self.method, self.parameters = str(content["method"]), dict(content["parameters"])  # type: ignore[call-overload]
+        self.method: str = content["method"]
+        self.parameters: dict[str, Any] = content["parameters"]
         pairs = write_pairs(self.folder / "pairs", filament_pair)
         self.dataset = publish_dataset(self.store, "pairs", pairs)
         return self
@@ -174,7 +175,7 @@ class Trial:
             resumed = f"attempt {ended.attempt}, epochs {epochs}" if ended.attempt > 1 else "its first attempt"
             said = f"{what}: {ended.training.model} {name} in {time.monotonic() - begin:.0f} s ({resumed})"
             if ended.state == v1.JOB_STATE_FAILED:
-                said += f": {ended.error.reason}: {ended.error.message}"
+                said += f": {ended.error.reason}: {ended.error.text}"
             # To refuse in words would be in order, to fail by a defect or to begin anew would not.
             refused = ended.state == v1.JOB_STATE_FAILED and ended.error.reason not in {"INTERNAL", "WORKER_LOST", ""}
             self.note(ended.state == v1.JOB_STATE_SUCCEEDED or refused, said)
@@ -199,7 +200,8 @@ class Trial:
             parameters=_struct(self.parameters | parameters),
         )
         request = v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
-        return self.call(version, lambda stub: stub.StartJob(request, timeout=60).job)
+        job: v1.Job = self.call(version, lambda stub: stub.StartJob(request, timeout=60).job)
+        return job
 
     def predict(self, version: Version, model: str) -> dict[str, bytes]:
         """Predict the test images by a job; return what it published, by name."""
@@ -216,7 +218,8 @@ class Trial:
 
     def get(self, version: Version, job_id: str) -> v1.Job:
         """Return a job as a version shows it."""
-        return self.call(version, lambda stub: stub.GetJob(v1.GetJobRequest(job_id=job_id), timeout=30).job)
+        job: v1.Job = self.call(version, lambda stub: stub.GetJob(v1.GetJobRequest(job_id=job_id), timeout=30).job)
+        return job
 
     def jobs(self, version: Version) -> set[str]:
         """Return the ids of all jobs that a version lists."""
