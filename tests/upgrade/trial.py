@@ -22,7 +22,6 @@ from parfocal.runtime.store.store import Location
 
 FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 _LEASE = "6"
-_LONG_EPOCHS = 60
 
 
 @dataclass
@@ -92,12 +91,27 @@ class _Process(ServiceProcess):
 
 @dataclass
 class Trial:
-    """Steps and what came of them; leaving it ends every process."""
+    """Steps and what came of them; leaving it ends every process.
+
+    Attributes
+    ----------
+    old_tree, new_tree
+        Files of the two versions.
+    service
+        Name of the service.
+    folder
+        For store and logs.
+    epochs
+        Of the trainings that are interrupted: so many that they still run when the other version takes over.
+    lines
+        What came of each step, and whether that is as it should be.
+    """
 
     old_tree: Path
     new_tree: Path
     service: str
     folder: Path
+    epochs: int
     lines: list[tuple[bool, str]] = field(default_factory=list)
 
     def __enter__(self) -> Trial:
@@ -128,7 +142,7 @@ class Trial:
         self.note(kept.state == v1.JOB_STATE_SUCCEEDED, f"the old version trains a model: {kept.message}")
         before = self.predict(old, kept.outputs[0].uri)
 
-        running = self.train(old, "upgraded", epochs=_LONG_EPOCHS)
+        running = self.train(old, "upgraded", epochs=self.epochs)
         self.wait_for_checkpoint(old, running)
         waiting = self.train(old, "queued", epochs=2)
         new.start()
@@ -140,7 +154,7 @@ class Trial:
         made = self.finish(new, self.train(new, "made", epochs=2))
         self.note(made.state == v1.JOB_STATE_SUCCEEDED, f"the new version trains a model: {made.message}")
         after = self.predict(new, made.outputs[0].uri)
-        running = self.train(new, "rolled-back", epochs=_LONG_EPOCHS)
+        running = self.train(new, "rolled-back", epochs=self.epochs)
         self.wait_for_checkpoint(new, running)
         waiting = self.train(new, "queued-again", epochs=2)
         everything = self.jobs(new)
@@ -150,7 +164,7 @@ class Trial:
         self.note(everything <= self.jobs(old), "the old version lists all jobs of the new one")
         self.same("the old version predicts with the model of the new one", after, old, made.outputs[0].uri)
 
-        running = self.train(old, "killed", epochs=_LONG_EPOCHS)
+        running = self.train(old, "killed", epochs=self.epochs)
         self.wait_for_checkpoint(old, running)
         old.kill()
         new.start()
@@ -171,7 +185,7 @@ class Trial:
                 self.note(False, f"{what}: {job.training.model}: {error}")
                 continue
             name = v1.JobState.Name(ended.state).removeprefix("JOB_STATE_")
-            epochs = self.epochs(version, ended)
+            epochs = self.done(version, ended)
             resumed = f"attempt {ended.attempt}, epochs {epochs}" if ended.attempt > 1 else "its first attempt"
             said = f"{what}: {ended.training.model} {name} in {time.monotonic() - begin:.0f} s ({resumed})"
             if ended.state == v1.JOB_STATE_FAILED:
@@ -245,7 +259,7 @@ class Trial:
         """Wait until a training can be gone on with from its second checkpoint on."""
         wait_for(lambda: len(self.get(version, job.id).checkpoints) > 1, 600, "checkpoints")
 
-    def epochs(self, version: Version, job: v1.Job) -> str:
+    def done(self, version: Version, job: v1.Job) -> str:
         """Return which epochs each attempt of a training has done."""
         request = v1.WatchJobRequest(job_id=job.id)
         done: dict[int, list[int]] = {}
