@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from fuzz.mutation import TEXTS
@@ -33,7 +33,8 @@ class Generator:
 
     def fill(self, message: Message, depth: int = 0) -> Message:
         """Set random fields of a message and return it."""
-        descriptor: Descriptor = message.DESCRIPTOR
+        # The stubs know two kinds of descriptors, with and without the C library.
+        descriptor: Any = message.DESCRIPTOR
         if descriptor.full_name == "google.protobuf.Struct":
             self._struct(message, depth)
             return message
@@ -76,7 +77,7 @@ class Generator:
             return self._text(field.name)
         if kind == FieldDescriptor.CPPTYPE_BOOL:
             return rng.random() < 0.5
-        if kind == FieldDescriptor.CPPTYPE_ENUM:
+        if field.enum_type is not None:
             return rng.choice([*(value.number for value in field.enum_type.values), 77, -3])
         if kind in _LIMITS:
             least, most = _LIMITS[kind]

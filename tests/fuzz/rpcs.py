@@ -95,7 +95,8 @@ async def _call(
 ) -> None:
     """Make one call and note its outcome. On the wire one message is a stream of one."""
     seconds = _STREAM_SECONDS if rpc.method.server_streaming else _SECONDS
-    call = channel.stream_stream(rpc.path)(iter(messages), timeout=seconds, metadata=metadata)
+    send: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(rpc.path)
+    call = send(iter(messages), timeout=seconds, metadata=metadata)
     try:
         async for _ in call:
             pass

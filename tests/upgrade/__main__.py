@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--old", required=True, metavar="COMMIT", help="the older version")
     parser.add_argument("--new", default="", metavar="COMMIT", help="the newer version; empty: the files as they are")
     parser.add_argument("--service", action="append", default=[], help="fake, or a service; repeat for more")
+    parser.add_argument("--epochs", type=int, default=60, help="of the trainings that are interrupted (60)")
     parser.add_argument("--out", type=Path, help="a new folder for store and logs; without it they are removed")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines: list[tuple[bool, str]] = []
         for service in options.service or ["fake"]:
             print(f"{service}: {options.old} and {options.new or 'the files as they are'}", flush=True)
-            with Trial(old, new, service, folder / service) as trial:
+            with Trial(old, new, service, folder / service, options.epochs) as trial:
                 try:
                     trial.run()
                 finally:

@@ -22,7 +22,6 @@ from parfocal.runtime.store.store import Location
 
 FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 _LEASE = "6"
-_LONG_EPOCHS = 60
 
 
 @dataclass
@@ -92,12 +91,27 @@ class _Process(ServiceProcess):
 
 @dataclass
 class Trial:
-    """Steps and what came of them; leaving it ends every process."""
+    """Steps and what came of them; leaving it ends every process.
+
+    Attributes
+    ----------
+    old_tree, new_tree
+        Files of the two versions.
+    service
+        Name of the service.
+    folder
+        For store and logs.
+    epochs
+        Of the trainings that are interrupted: so many that they still run when the other version takes over.
+    lines
+        What came of each step, and whether that is as it should be.
+    """
 
     old_tree: Path
     new_tree: Path
     service: str
     folder: Path
+    epochs: int
     lines: list[tuple[bool, str]] = field(default_factory=list)
 
     def __enter__(self) -> Trial:
@@ -106,10 +120,11 @@ class Trial:
         self.store = self.s3.store()
         self.old = Version("old", self.old_tree, self.service, self.s3, self.folder)
         self.new = Version("new", self.new_tree, self.service, self.s3, self.folder)
-        content = {"method": "fake-2d", "parameters": {"pause_seconds": 0.05}}
+        content: dict[str, Any] = {"method": "fake-2d", "parameters": {"pause_seconds": 0.05}}
         if self.service != "fake":
             content = json.loads((ROOT / "tests" / self.service / "contract.json").read_text("utf-8"))
-        self.method, self.parameters = str(content["method"]), dict(content["parameters"])  # type: ignore[call-overload]
+        self.method: str = content["method"]
+        self.parameters: dict[str, Any] = content["parameters"]
         pairs = write_pairs(self.folder / "pairs", filament_pair)
         self.dataset = publish_dataset(self.store, "pairs", pairs)
         return self
@@ -127,7 +142,7 @@ class Trial:
         self.note(kept.state == v1.JOB_STATE_SUCCEEDED, f"the old version trains a model: {kept.message}")
         before = self.predict(old, kept.outputs[0].uri)
 
-        running = self.train(old, "upgraded", epochs=_LONG_EPOCHS)
+        running = self.train(old, "upgraded", epochs=self.epochs)
         self.wait_for_checkpoint(old, running)
         waiting = self.train(old, "queued", epochs=2)
         new.start()
@@ -139,7 +154,7 @@ class Trial:
         made = self.finish(new, self.train(new, "made", epochs=2))
         self.note(made.state == v1.JOB_STATE_SUCCEEDED, f"the new version trains a model: {made.message}")
         after = self.predict(new, made.outputs[0].uri)
-        running = self.train(new, "rolled-back", epochs=_LONG_EPOCHS)
+        running = self.train(new, "rolled-back", epochs=self.epochs)
         self.wait_for_checkpoint(new, running)
         waiting = self.train(new, "queued-again", epochs=2)
         everything = self.jobs(new)
@@ -149,7 +164,7 @@ class Trial:
         self.note(everything <= self.jobs(old), "the old version lists all jobs of the new one")
         self.same("the old version predicts with the model of the new one", after, old, made.outputs[0].uri)
 
-        running = self.train(old, "killed", epochs=_LONG_EPOCHS)
+        running = self.train(old, "killed", epochs=self.epochs)
         self.wait_for_checkpoint(old, running)
         old.kill()
         new.start()
@@ -170,11 +185,11 @@ class Trial:
                 self.note(False, f"{what}: {job.training.model}: {error}")
                 continue
             name = v1.JobState.Name(ended.state).removeprefix("JOB_STATE_")
-            epochs = self.epochs(version, ended)
+            epochs = self.done(version, ended)
             resumed = f"attempt {ended.attempt}, epochs {epochs}" if ended.attempt > 1 else "its first attempt"
             said = f"{what}: {ended.training.model} {name} in {time.monotonic() - begin:.0f} s ({resumed})"
             if ended.state == v1.JOB_STATE_FAILED:
-                said += f": {ended.error.reason}: {ended.error.message}"
+                said += f": {ended.error.reason}: {ended.error.text}"
             # To refuse in words would be in order, to fail by a defect or to begin anew would not.
             refused = ended.state == v1.JOB_STATE_FAILED and ended.error.reason not in {"INTERNAL", "WORKER_LOST", ""}
             self.note(ended.state == v1.JOB_STATE_SUCCEEDED or refused, said)
@@ -199,7 +214,8 @@ class Trial:
             parameters=_struct(self.parameters | parameters),
         )
         request = v1.StartJobRequest(request_id=uuid.uuid4().hex, training=spec)
-        return self.call(version, lambda stub: stub.StartJob(request, timeout=60).job)
+        job: v1.Job = self.call(version, lambda stub: stub.StartJob(request, timeout=60).job)
+        return job
 
     def predict(self, version: Version, model: str) -> dict[str, bytes]:
         """Predict the test images by a job; return what it published, by name."""
@@ -216,7 +232,8 @@ class Trial:
 
     def get(self, version: Version, job_id: str) -> v1.Job:
         """Return a job as a version shows it."""
-        return self.call(version, lambda stub: stub.GetJob(v1.GetJobRequest(job_id=job_id), timeout=30).job)
+        job: v1.Job = self.call(version, lambda stub: stub.GetJob(v1.GetJobRequest(job_id=job_id), timeout=30).job)
+        return job
 
     def jobs(self, version: Version) -> set[str]:
         """Return the ids of all jobs that a version lists."""
@@ -242,7 +259,7 @@ class Trial:
         """Wait until a training can be gone on with from its second checkpoint on."""
         wait_for(lambda: len(self.get(version, job.id).checkpoints) > 1, 600, "checkpoints")
 
-    def epochs(self, version: Version, job: v1.Job) -> str:
+    def done(self, version: Version, job: v1.Job) -> str:
         """Return which epochs each attempt of a training has done."""
         request = v1.WatchJobRequest(job_id=job.id)
         done: dict[int, list[int]] = {}
