@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,8 @@ import tifffile
 
 from parfocal import v1
 from parfocal.cli._errors import unsaid
-from parfocal.client.convert import _PACKAGES, _pixel_size, convert
+from parfocal.client.convert import convert
+from parfocal.client.formats.bioio_reader import PACKAGES, pixel_size
 from parfocal.client.results import find_inputs, passed_over, unsuitable_inputs
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import PixelSize
@@ -75,13 +75,11 @@ def test_violations_are_not_listed_a_second_time() -> None:
     assert len(unsaid("No good.", [*problems, problems[0]])) == 40
 
 
-@pytest.mark.parametrize(
-    ("name", "package"), [("a.czi", "bioio-czi"), ("a.ome.zarr", "bioio-ome-zarr"), ("a.vsi", "bioio-bioformats")]
-)
+@pytest.mark.parametrize(("name", "package"), [("a.czi", "bioio-czi"), ("a.vsi", "bioio-bioformats")])
 def test_the_right_package_is_named(tmp_path: Path, name: str, package: str) -> None:
     path = tmp_path / name
-    path.mkdir() if name.endswith("zarr") else path.write_bytes(b"x")
-    assert set(_PACKAGES.values()) >= {"bioio-czi", "bioio-ome-zarr"}
+    path.write_bytes(b"x")
+    assert "bioio-czi" in PACKAGES.values()
     with pytest.raises(InvalidInputError) as caught:
         convert(path, tmp_path)
     assert package in caught.value.message or "cannot be read" in caught.value.message  # if a reader is installed
@@ -95,38 +93,14 @@ def opened(x: float | None, y: float | None, z: float | None, unit: str | None =
     )
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
-@pytest.mark.parametrize(
-    ("unit", "scale"), [("nanometer", 65.0), ("micrometer", 0.065), ("millimeter", 6.5e-5), ("angstrom", 650.0)]
-)
-def test_the_units_of_an_ome_zarr(tmp_path: Path, version: str, unit: str, scale: float) -> None:
-    folder = tmp_path / "a.zarr"
-    folder.mkdir()
-    axes = [{"name": "z", "type": "space", "unit": "micrometer"}, *({"name": n, "unit": unit} for n in "yx")]
-    found = {"multiscales": [{"axes": axes}]}
-    if version == "0.4":
-        (folder / ".zattrs").write_text(json.dumps(found))
-    else:
-        (folder / "zarr.json").write_text(json.dumps({"attributes": {"ome": found}}))
-    size, notes = _pixel_size(folder, opened(scale, scale, 0.3))
+def test_units_of_readers() -> None:
+    size, notes = pixel_size(opened(65.0, 65.0, 300.0, "nanometer"))
     assert size is not None
     assert (size.x, size.y, size.z) == pytest.approx((0.065, 0.065, 0.3))
     assert notes == ()
-
-
-def test_units_of_readers(tmp_path: Path) -> None:
-    path = tmp_path / "a.nd2"
-    size, notes = _pixel_size(path, opened(65.0, 65.0, 300.0, "nanometer"))
-    assert size is not None
-    assert (size.x, size.y, size.z) == pytest.approx((0.065, 0.065, 0.3))
-    assert notes == ()
-    size, notes = _pixel_size(path, opened(0.1, 0.1, None))
+    size, notes = pixel_size(opened(0.1, 0.1, None))
     assert size == PixelSize(0.1, 0.1, None)
     assert notes == ()
-    size, notes = _pixel_size(tmp_path / "a.zarr", opened(0.1, 0.1, None))
-    assert size == PixelSize(0.1, 0.1, None)
-    assert [note.code for note in notes] == ["unit-guessed"]
-    assert _pixel_size(tmp_path / "a.zarr", opened(1.0, 1.0, None)) == (None, ())
-    size, notes = _pixel_size(path, opened(0.1, 0.1, None, "furlong"))
+    size, notes = pixel_size(opened(0.1, 0.1, None, "furlong"))
     assert size is None
     assert [note.code for note in notes] == ["unit-unknown"]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from parfocal.cli._app import Group, current_app
+from parfocal.cli._parts import PARTS, PLATE_PARTS, part_of, with_options
 from parfocal.cli._share import add_share_commands
 from parfocal.cli._train import PARAMETERS
 from parfocal.cli._trash import add_trash_commands, show_deleted
 
 if TYPE_CHECKING:
-    from parfocal.client.convert import Part
     from parfocal.runtime.store.manifests import DatasetManifest
 
 _AXES = click.option(
@@ -42,39 +41,6 @@ _COMPONENTS = click.option(
     is_flag=True,
     help="Targets are masks: number each separate piece as an object of its own. Pieces that touch become one.",
 )
-_PARTS = (
-    click.option(
-        "--scene",
-        default="",
-        metavar="NAME",
-        help="Of converted files (CZI, LIF, ND2) that hold several images, the one to take: name, or number from 1.",
-    ),
-    click.option(
-        "--channel",
-        "channels",
-        multiple=True,
-        metavar="NAME",
-        help="Of converted files the channel to take, by name or number from 1; may be repeated.",
-    ),
-    click.option("--z", "planes", default="", metavar="FIRST-LAST", help="Of converted files the planes to take."),
-    click.option("--t", "frames", default="", metavar="FIRST-LAST", help="Of converted files the frames to take."),
-)
-
-
-def _parts(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose a part of converted files."""
-    for option in reversed(_PARTS):
-        command = option(command)
-    return command
-
-
-def _part(scene: str, channels: tuple[str, ...], planes: str, frames: str) -> Part:
-    """Return what these options choose."""
-    from parfocal.client.convert import Part, parse_range
-
-    return Part(scene, channels, parse_range(planes, "--z"), parse_range(frames, "--t"))
-
-
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
@@ -106,7 +72,7 @@ def dataset() -> None:
 @_AXES
 @_PIXEL_SIZE
 @_COMPONENTS
-@_parts
+@with_options(*PARTS, *PLATE_PARTS)
 @click.option("--licence", default="", metavar="TEXT", help="Under which terms the images may be used.")
 @click.option("--description", default="", metavar="TEXT", help="What the images show, for others and for later.")
 def create(
@@ -120,6 +86,9 @@ def create(
     channels: tuple[str, ...],
     planes: str,
     frames: str,
+    wells: tuple[str, ...],
+    test_wells: tuple[str, ...],
+    labels: str,
     licence: str,
     description: str,
 ) -> None:
@@ -127,6 +96,9 @@ def create(
 
     Nothing is stored if there is a problem; all problems are shown at once. Images are converted to OME-TIFF
     without loss: grey values, 8 or 16 bit and pixel size stay as they are.
+
+    FOLDER may also be one OME-Zarr, for example a plate: --test-well says which of its wells are test images, and
+    --labels which of its labels are the targets.
     """
     app = current_app()
     from parfocal.cli._progress import transfer
@@ -136,7 +108,7 @@ def create(
     from parfocal.runtime.store.names import check_name
 
     check_name("dataset", name)
-    part = _part(scene, channels, planes, frames)
+    part = part_of(scene, channels, planes, frames, wells, test_wells, labels)
     with app.client() as client:
         say(f"Checking the images in {folder} …")
         with transfer("Uploading") as on_progress:
@@ -170,7 +142,7 @@ def create(
 @_AXES
 @_PIXEL_SIZE
 @_COMPONENTS
-@_parts
+@with_options(*PARTS, *PLATE_PARTS)
 @click.option("--qc", is_flag=True, help="Have quality control look at every image of the stored dataset NAME.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download sheets and tables (--qc).")
 @PARAMETERS
@@ -186,6 +158,9 @@ def check(
     channels: tuple[str, ...],
     planes: str,
     frames: str,
+    wells: tuple[str, ...],
+    test_wells: tuple[str, ...],
+    labels: str,
     qc: bool,
     output: Path | None,
     parameters: tuple[str, ...],
@@ -210,7 +185,7 @@ def check(
 
     if not qc and (output is not None or parameters or again or overwrite):
         raise InvalidInputError("--output, -p, --again and --overwrite belong to quality control: add --qc.")
-    part = _part(scene, channels, planes, frames)
+    part = part_of(scene, channels, planes, frames, wells, test_wells, labels)
     if _dataset_check.is_folder(what):
         if qc:
             raise _dataset_check.refuse_folder(Path(what), axes.upper(), kind.lower())
@@ -220,8 +195,8 @@ def check(
         return
     if kind or axes or pixel_size is not None or label_components or part:
         text = (
-            "--kind, --axes, --pixel-size, --label-components, --scene, --channel, --z and --t belong to folders: a "
-            "stored dataset has its own."
+            "--kind, --axes, --pixel-size, --label-components, --scene, --channel, --z, --t, --well, --test-well and "
+            "--labels belong to folders: a stored dataset has its own."
         )
         raise InvalidInputError(text)
     with app.client() as client:

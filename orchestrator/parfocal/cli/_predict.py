@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import App, Command, current_app
+from parfocal.cli._parts import PARTS, part_of, with_options
 from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
+    from parfocal.client.convert import Part
     from parfocal.client.models import ModelSummary
     from parfocal.runtime.errors import Violation
     from parfocal.runtime.store.manifests import ModelManifest
@@ -55,6 +57,7 @@ UNLIKE = click.option(
 @THEN
 @PARAMETERS
 @AXES
+@with_options(*PARTS)
 @KEEP_STEPS
 @UNLIKE
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
@@ -69,13 +72,18 @@ def predict(
     then: tuple[str, ...],
     parameters: tuple[str, ...],
     axes: str,
+    scene: str,
+    channels: tuple[str, ...],
+    planes: str,
+    frames: str,
+    wells: tuple[str, ...],
     keep_steps: bool,
     unlike: str,
     overwrite: bool,
     detach: bool,
     require_pass: bool,
 ) -> None:
-    """Apply a model to INPUT, an image or a folder of images.
+    """Apply a model to INPUT, an image, a folder of images, or a plate (OME-Zarr).
 
     Results have the names of the inputs and end in .tif; existing files are never replaced unless you say so. Images
     that do not suit the model are named before anything is uploaded.
@@ -89,11 +97,12 @@ def predict(
     """
     from parfocal.runtime.errors import InvalidInputError
 
+    part = part_of(scene, channels, planes, frames, wells)
     if input.startswith("s3://"):
-        if axes or overwrite:
+        if axes or overwrite or part:
             raise InvalidInputError(
-                "--axes and --overwrite are for images of this computer. Images in the store have the axes that their "
-                "files declare, and each of them is predicted once."
+                "--axes, --scene, --channel, --z, --t, --well and --overwrite are for images of this computer. Images "
+                "in the store have the axes that their files declare, and each of them is predicted once."
             )
         stored = {"keep_steps": keep_steps, "unlike": unlike}
         _predict_stored(input, (model, *then), output, parameters, stored, detach=detach, require_pass=require_pass)
@@ -113,6 +122,7 @@ def predict(
         Path(output),
         parameters,
         axes=axes,
+        part=part,
         keep_steps=keep_steps,
         overwrite=overwrite,
         detach=detach,
@@ -177,6 +187,7 @@ def _predict_files(
     parameters: tuple[str, ...],
     *,
     axes: str,
+    part: Part,
     keep_steps: bool,
     overwrite: bool,
     detach: bool,
@@ -187,11 +198,12 @@ def _predict_files(
     from parfocal.cli import _work
     from parfocal.cli._render import print_json, say
     from parfocal.client.requests import prediction_request
-    from parfocal.client.results import find_inputs, result_uri
+    from parfocal.client.results import check_part, find_inputs, result_uri
     from parfocal.client.steps import plan_steps
 
     axes = check_axes(axes)
-    paths = find_inputs(input)
+    paths = find_inputs(input, part.wells)
+    check_part(part, paths)
     say_passed_over(input)
     _refuse_to_replace(paths, output, overwrite=overwrite)
     with app.client() as client:
@@ -201,8 +213,8 @@ def _predict_files(
             _work.require_pass(step.model.verdict, require_pass)
             if "weights" in step.parameters:
                 step.model.manifest.weights_named(step.parameters["weights"])
-        paths, left_out = check_inputs(first.method, first.model.manifest, paths, axes)
-        job = _work.start_prediction(client, first.model, paths, first.parameters, axes=axes)
+        paths, left_out = check_inputs(first.method, first.model.manifest, paths, axes, part)
+        job = _work.start_prediction(client, first.model, paths, first.parameters, axes=axes, part=part)
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})
@@ -310,17 +322,18 @@ def say_passed_over(folder: Path) -> None:
 
 
 def check_inputs(
-    method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = ""
+    method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = "", part: Part | None = None
 ) -> tuple[list[Path], list[Violation]]:
     """Return the images that a model can be applied to, and what is wrong with the others, which are named.
 
     If there are only others they are refused.
     """
     from parfocal.cli._render import warn
+    from parfocal.client.convert import WHOLE
     from parfocal.client.results import unsuitable_inputs
     from parfocal.runtime.errors import refusal
 
-    unfit = unsuitable_inputs(method, model, paths, axes)
+    unfit = unsuitable_inputs(method, model, paths, axes, part or WHOLE)
     problems = list(unfit.values())
     name = f"{model.model}:{model.version}"
     if len(problems) == len(paths):

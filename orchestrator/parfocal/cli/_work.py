@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from parfocal import v1
     from parfocal.client import Client
+    from parfocal.client.convert import Part
     from parfocal.client.models import ModelSummary
     from parfocal.runtime.store.evaluations import EvaluationSummary
     from parfocal.runtime.store.manifests import DatasetManifest
@@ -145,15 +146,17 @@ def start_prediction(
     parameters: Mapping[str, Any] | None = None,
     *,
     axes: str = "",
+    part: Part | None = None,
 ) -> v1.Job:
     """Upload images and start a job that applies a model to them."""
+    from parfocal.client.convert import WHOLE
     from parfocal.client.requests import prediction_request
     from parfocal.client.results import upload_inputs
     from parfocal.runtime.store.names import new_request_id
 
     request_id = new_request_id(f"predict-{model.manifest.model}")
     with transfer("Uploading") as on_progress:
-        uri = upload_inputs(client, request_id, paths, axes=axes, on_progress=on_progress)
+        uri = upload_inputs(client, request_id, paths, axes=axes, part=part or WHOLE, on_progress=on_progress)
     return start_or_join(client, prediction_request(model.uri, uri, parameters, request_id=request_id), again=True)
 
 

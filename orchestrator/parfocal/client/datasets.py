@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from parfocal.client.client import Client
-from parfocal.client.convert import WHOLE, Part, convert, converted_stem, is_makers_format
+from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, is_makers_format, shown_name
+from parfocal.client.formats.layout import laid_out
+from parfocal.client.formats.plates import is_zarr
 from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
 from parfocal.client.transfer import OnProgress, no_progress
 from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.datasets import folder as folders
-from parfocal.runtime.datasets.findings import Notes, file_name
+from parfocal.runtime.datasets.findings import Notes
 from parfocal.runtime.datasets.report import FolderReport, Item
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
     image_stem,
     name_clash,
+    printable,
 )
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.store.manifests import (
@@ -138,30 +141,60 @@ def checked_folder(
     notes = Notes()
     known: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        laid = laid_out(folder, Path(scratch) / "layout", part)
 
         def readable(path: Path, name: str) -> Path:
             # Asked for again where a folder is checked again; converted once.
             if name not in known:
-                known[name] = _readable(path, Path(scratch) / name, notes, part)
+                wanted = _part_of(name, part, axes, one_plate=is_zarr(folder))
+                known[name] = _readable(path, Path(scratch) / name, notes, wanted)
             return known[name]
 
-        report = folders.check_folder(
-            folder,
-            kind=kind,
-            axes=axes,
-            pixel_size_nm=pixel_size_nm,
-            label_components=label_components,
-            readable=readable,
-        )
+        try:
+            report = folders.check_folder(
+                laid,
+                kind=kind or ("labels" if part.labels else ""),
+                axes=axes,
+                pixel_size_nm=pixel_size_nm,
+                label_components=label_components,
+                readable=readable,
+            )
+        except InvalidInputError as error:
+            raise InvalidInputError(error.message.replace(str(laid), str(folder)), error.violations) from error
         if part and not any(text.startswith(Note("converted").sentence) for text in notes.texts()):
             raise InvalidInputError(
-                f"A scene, channels, planes or frames were chosen, but no image in {folder} is in a format that is "
-                "converted: these files are read whole. Leave the choice out."
+                f"A scene, channels, planes, frames, wells or labels were chosen, but no image in {folder} is in a "
+                "format that is converted: these files are read whole. Leave the choice out."
             )
         yield replace(report, warnings=(*notes.texts(), *report.warnings))
 
 
-def _readable(folder: Path, scratch: Path, notes: Notes, part: Part) -> Path:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is taken of the files of one folder: `without` are the wells that are left out."""
+
+    part: Part
+    without: tuple[str, ...] = ()
+    axes: str = ""
+
+
+def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:
+    """Return what is taken of the folder "split/role"."""
+    split, _, role = name.partition("/")
+    test = split == "test"
+    target = role.startswith("target")
+    own = replace(
+        part,
+        wells=part.test_wells or part.wells if test else part.wells,
+        test_wells=(),
+        labels=part.labels if role == "target" else "",
+    )
+    # Targets have no channels and no colours but their own.
+    axes = axes.translate({ord("S"): None, ord("C"): None}) if target else axes
+    return _Wanted(own, part.test_wells if one_plate and not test else (), axes)
+
+
+def _readable(folder: Path, scratch: Path, notes: Notes, wanted: _Wanted) -> Path:
     """Return a folder that services' readers can list: `folder`, or a copy of links and converted images."""
     everything = sorted(folder.iterdir()) if folder.is_dir() else []
     foreign = {path for path in everything if is_makers_format(path)}
@@ -170,13 +203,13 @@ def _readable(folder: Path, scratch: Path, notes: Notes, part: Part) -> Path:
     scratch.mkdir(parents=True)
     problems: list[Violation] = []
     known = {image_stem(path): path for path in everything if path.suffix.lower() in IMAGE_SUFFIXES}
-    for path in sorted(foreign):
-        name = file_name(path)
+    for path in _images(sorted(foreign), wanted, problems):
+        name = printable(shown_name(path))
         if (other := known.setdefault(converted_stem(path), path)) != path:
             problems.append(Violation(name, name_clash(path, other)))
             continue
         try:
-            _, found = convert(path, scratch, part)
+            _, found = convert(path, scratch, wanted.part, wanted.axes)
         except InvalidInputError as error:
             problems += error.violations
             continue
@@ -188,6 +221,15 @@ def _readable(folder: Path, scratch: Path, notes: Notes, part: Part) -> Path:
         if path not in foreign:
             (scratch / path.name).symlink_to(path.resolve())
     return scratch
+
+
+def _images(paths: list[Path], wanted: _Wanted, problems: list[Violation]) -> Iterator[Path]:
+    """Yield the images of files and plates; what is wrong with a plate is added to `problems`."""
+    for path in paths:
+        try:
+            yield from images_in(path, wanted.part.wells, wanted.without)
+        except InvalidInputError as error:
+            problems += error.violations
 
 
 def _publish(

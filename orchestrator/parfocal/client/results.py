@@ -9,7 +9,17 @@ from pathlib import Path
 
 from parfocal import v1
 from parfocal.client.client import Client
-from parfocal.client.convert import convert, converted_stem, inspect_makers_format, is_makers_format
+from parfocal.client.convert import (
+    WHOLE,
+    Part,
+    convert,
+    converted_stem,
+    images_in,
+    inspect_makers_format,
+    is_makers_format,
+    shown_name,
+)
+from parfocal.client.formats.plates import plate_of
 from parfocal.client.published import read_manifest
 from parfocal.client.transfer import OnProgress, download_files, no_progress
 from parfocal.client.uploads import ToSend, uploading
@@ -29,28 +39,35 @@ from parfocal.runtime.images.needs import ImageNeeds
 from parfocal.runtime.store.manifests import ModelManifest, ResultManifest
 
 
-def find_inputs(path: Path) -> list[Path]:
+def find_inputs(path: Path, wells: Sequence[str] = ()) -> list[Path]:
     """Return the images that `path` stands for: the file itself, or all images of the folder.
+
+    A plate stands for its fields: the folder of each, whose name is that of its result (`input_stem`).
+
+    Parameters
+    ----------
+    path
+        A file or folder.
+    wells
+        Patterns of the wells and fields of plates that are taken; none: all.
 
     Raises
     ------
     NotFoundError
         There is no such file or folder.
     InvalidInputError
-        There are no images, or two have the same name but for their ending or for how accented letters are stored.
+        There are no images, or two have the same name but for their ending or for how accented letters are stored; or
+        wells are chosen and there is no plate.
     """
     if not path.exists():
         raise NotFoundError(f"There is no file or folder {path}. Check the name.")
     if path.is_file() or is_makers_format(path):
         paths = [path]
     else:
-        paths = sorted(
-            item
-            for item in path.iterdir()
-            if item.name[0] != "." and (item.suffix.lower() in IMAGE_SUFFIXES or is_makers_format(item))
-        )
+        paths = sorted(item for item in path.iterdir() if _is_image(item))
     if not paths:
         raise InvalidInputError(f"{path} holds no images. Name a TIFF, PNG, JPEG or BMP file, or a folder of them.")
+    paths = _with_fields(path, paths, wells)
     problems: list[Violation] = []
     known: dict[str, Path] = {}
     for item in paths:
@@ -65,20 +82,50 @@ def find_inputs(path: Path) -> list[Path]:
     return paths
 
 
+def _with_fields(path: Path, paths: Sequence[Path], wells: Sequence[str]) -> list[Path]:
+    """Return the images with the fields of plates in place of these."""
+    found: list[Path] = []
+    problems: list[Violation] = []
+    for item in paths:
+        try:
+            found += images_in(item, wells) if is_makers_format(item) else [item]
+        except InvalidInputError as error:
+            problems += error.violations
+    if problems:
+        raise refusal(f"{path} cannot be used; nothing was uploaded:", problems)
+    if wells and found == [*paths]:
+        raise InvalidInputError(f"Wells were chosen, but {path} is no plate and holds none. Leave --well out.")
+    return found
+
+
+def check_part(part: Part, paths: Sequence[Path]) -> None:
+    """Raise InvalidInputError where a part of images is chosen that are read as they are."""
+    whole = [path for path in paths if not is_makers_format(path)]
+    if part and whole:
+        raise InvalidInputError(
+            f"A scene, channels, planes or frames were chosen, but {whole[0].name} is in no format that is converted: "
+            "it is read whole. Leave the choice out, or take such files away."
+        )
+
+
 def passed_over(path: Path) -> list[str]:
     """Return the names of all that `find_inputs` does not take from a folder, but for what the system hides in it."""
     if not path.is_dir() or is_makers_format(path):
         return []
-    taken = set(find_inputs(path))
     return sorted(
         printable(item.name) + ("/" if item.is_dir() else "")
         for item in path.iterdir()
-        if item not in taken and not is_hidden(item) and item.name not in PASSED_OVER
+        if not _is_image(item) and not is_hidden(item) and item.name not in PASSED_OVER
     )
 
 
+def _is_image(path: Path) -> bool:
+    """Return whether a file of a folder is taken for an image, by its name."""
+    return path.name[0] != "." and (path.suffix.lower() in IMAGE_SUFFIXES or is_makers_format(path))
+
+
 def unsuitable_inputs(
-    method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = ""
+    method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = "", part: Part = WHOLE
 ) -> dict[Path, Violation]:
     """Return which images cannot be read, or a model cannot be applied to, and why, before any of them is uploaded.
 
@@ -90,6 +137,8 @@ def unsuitable_inputs(
         Image files.
     axes
         What somebody says that their axes are, see `read_image`; "" if the files say it.
+    part
+        What is taken of files that are converted.
     """
     required = method.data_requirements
     channels = model.input_channels
@@ -97,19 +146,26 @@ def unsuitable_inputs(
     problems = {}
     for path in paths:
         try:
-            found, shape = inspect_makers_format(path) if is_makers_format(path) else _inspect(path, axes)
+            found, shape = _inspect(path, axes, part)
             # An older service does not say where it looks for channels.
             if channels == 1 or required.channel_axes:
                 needs.check(found, shape, channels)
         except InvalidInputError as error:
             text = error.violations[0].description if error.violations else error.message
-            problems[path] = Violation(path.name, text)
+            problems[path] = Violation(input_name(path), text)
     return problems
 
 
-def _inspect(path: Path, axes: str) -> tuple[str, tuple[int, ...]]:
+def _inspect(path: Path, axes: str, part: Part) -> tuple[str, tuple[int, ...]]:
+    if is_makers_format(path):
+        return inspect_makers_format(path, part, axes)
     header = inspect_image(path, axes=axes)
     return header.axes, header.shape
+
+
+def input_name(path: Path) -> str:
+    """Return what messages call an input: the name of the file, or that of a field with its plate."""
+    return shown_name(path) if plate_of(path) else path.name
 
 
 def input_stem(path: Path) -> str:
@@ -118,11 +174,18 @@ def input_stem(path: Path) -> str:
 
 
 def upload_inputs(
-    client: Client, request_id: str, paths: Sequence[Path], *, axes: str = "", on_progress: OnProgress = no_progress
+    client: Client,
+    request_id: str,
+    paths: Sequence[Path],
+    *,
+    axes: str = "",
+    part: Part = WHOLE,
+    on_progress: OnProgress = no_progress,
 ) -> str:
     """Upload the inputs of a prediction and return their folder in the store.
 
-    Proprietary formats are converted to OME-TIFF, and so are images whose axes are given; others stay as they are.
+    Proprietary formats and OME-Zarr are converted to OME-TIFF, and so are images whose axes are given; others stay as
+    they are.
 
     Parameters
     ----------
@@ -134,6 +197,8 @@ def upload_inputs(
         Image files with different names.
     axes
         What somebody says that their axes are, see `read_image`; "" if the files say it.
+    part
+        What is taken of files that are converted.
     on_progress
         Called after each uploaded image.
     """
@@ -145,14 +210,14 @@ def upload_inputs(
         def prepare(path: Path) -> ToSend:
             readable = path
             if is_makers_format(path):
-                readable, _ = convert(path, Path(scratch))
+                readable, _ = convert(path, Path(scratch), part, axes)
             elif axes:
                 readable = Path(scratch) / f"{input_stem(path)}.tif"
                 write_image(readable, read_image(path, axes=axes))
             # In the store accented letters are stored in one way, whatever this computer's is.
             return ToSend(readable, unicodedata.normalize("NFC", readable.name), is_copy=readable != path)
 
-        upload.finish(upload.send_all([(path.name, path) for path in paths], prepare, on_progress))
+        upload.finish(upload.send_all([(input_name(path), path) for path in paths], prepare, on_progress))
     return upload.uri
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from parfocal.runtime.images._levels import as_type, halved, level_shapes
+from parfocal.runtime.images.levels import as_type, halved, level_shapes
 from parfocal.runtime.images.scratch import Scratch, release
 
 CLASSIC_TIFF_BYTES: Final = 2**32 - 2**25
@@ -31,6 +31,14 @@ def is_large(shape: Sequence[int], axes: str) -> bool:
     """Return whether the planes of an image are written in tiles and levels."""
     lengths = dict(zip(axes, shape, strict=True))
     return lengths["Y"] * lengths["X"] > LARGE_PLANE
+
+
+def planes_of(pixels: NDArray[Any], axes: str) -> Iterator[NDArray[Any]]:
+    """Yield the planes (Y, X, …) of an image in C order; of a mapped array, the memory of those behind is released."""
+    leading = pixels.ndim - 2 - int(axes.endswith("S"))
+    for place in np.ndindex(pixels.shape[:leading]):
+        yield pixels[place]
+        release(pixels)
 
 
 def write_levels(

@@ -32,13 +32,13 @@ from parfocal.runtime.errors import (
     ParfocalError,
     Violation,
 )
-from parfocal.runtime.images._axes import ORDER, arrange, name_axes, override_axes
 from parfocal.runtime.images._dtypes import convert_dtype, storable, whole_numbers
 from parfocal.runtime.images._files import writing
 from parfocal.runtime.images._raster import decode_raster, describe_raster, encode_png
 from parfocal.runtime.images._tiff import FileFacts, UnusableError, opened_tiff, transparent
-from parfocal.runtime.images._tiff_levels import CLASSIC_TIFF_BYTES, is_large, write_levels
+from parfocal.runtime.images._tiff_levels import CLASSIC_TIFF_BYTES, is_large, planes_of, write_levels
 from parfocal.runtime.images._tiff_pixels import decode_tiff, decode_tiff_into, is_plain, map_tiff
+from parfocal.runtime.images.axes import ORDER, arrange, name_axes, override_axes
 from parfocal.runtime.images.notes import Note, reader_reports
 from parfocal.runtime.images.scratch import Scratch, blocks, release
 
@@ -283,7 +283,10 @@ def write_image(path: Path, image: Image, *, compress: bool = True, labels: bool
         if large:
             write_levels(handle, pixels, image.axes, options, labels=labels, scratch=Scratch(path.parent, 0))
         else:
-            tifffile.imwrite(handle, pixels, ome=True, bigtiff=pixels.nbytes > CLASSIC_TIFF_BYTES, **options)
+            big, shape, dtype = pixels.nbytes > CLASSIC_TIFF_BYTES, pixels.shape, pixels.dtype
+            # Plane by plane, so that what was read of a mapped array can be let go of.
+            planes = planes_of(pixels, image.axes)
+            tifffile.imwrite(handle, planes, shape=shape, dtype=dtype, ome=True, bigtiff=big, **options)
 
 
 def image_stem(path: Path) -> str:

@@ -42,6 +42,8 @@ NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "perhaps-lossy": "Images are compressed in a way that may have changed their values: take the original images "
         "where there are some",
         "bytes-left-out": "Files have more bytes behind their pixels, which belong to no image and were not read",
+        "blocks-missing": "Some blocks of OME-Zarr images are missing, as writers leave out empty ones: their pixels "
+        "have the fill value of the file. If the images should not be empty there, copy them again",
         "converted": "Images of other formats were converted",
         "reader": "The reader of the files reports faults in them",
     }

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.images import _levels
+from parfocal.runtime.images import levels
 from parfocal.runtime.images._raster import encode_png
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.images.scratch import release
@@ -71,7 +71,7 @@ def tiles_digest(sha256: str, *, labels: bool) -> str:
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     """Return the rows and columns of each level of a plane, the full size first."""
-    return _levels.level_shapes(height, width, TILE)
+    return levels.level_shapes(height, width, TILE)
 
 
 def tile_shape(height: int, width: int, level: int, row: int, column: int) -> tuple[int, int] | None:
@@ -167,7 +167,7 @@ class Pyramid:
         shapes = level_shapes(height, width)
         for t, c, z in np.ndindex(times, channels, depth):
             for level, row, column, pixels in _Level(shapes, 0, self.labels).cut(self._bands(t, c, z)):
-                yield Tile(tile_name(level, t, c, z, row, column), _levels.as_type(pixels, self.dtype))
+                yield Tile(tile_name(level, t, c, z, row, column), levels.as_type(pixels, self.dtype))
 
     def thumbnail(self) -> bytes:
         """Return a small PNG, at most 192 pixels long: the first channel or the colours, the middle plane and time.
@@ -250,7 +250,7 @@ class _Level:
         self._row += 1
         if self._next is None:
             return
-        half = band[::2, ::2] if self._labels else _levels.halved(band)
+        half = band[::2, ::2] if self._labels else levels.halved(band)
         # 512 rows become 256: two bands of this level make one of the next.
         if self._waiting is None:
             self._waiting = np.array(half)

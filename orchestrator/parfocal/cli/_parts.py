@@ -1,0 +1,80 @@
+"""Options that choose a part of files that are converted, and how the command line passes them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from parfocal.client.convert import Part
+
+PARTS = (
+    click.option(
+        "--scene",
+        default="",
+        metavar="NAME",
+        help="Of converted files (OME-Zarr, CZI, LIF, ND2) that hold several images, the one to take: name, or number "
+        "from 1.",
+    ),
+    click.option(
+        "--channel",
+        "channels",
+        multiple=True,
+        metavar="NAME",
+        help="Of converted files the channel to take, by name or number from 1; may be repeated.",
+    ),
+    click.option("--z", "planes", default="", metavar="FIRST-LAST", help="Of converted files the planes to take."),
+    click.option("--t", "frames", default="", metavar="FIRST-LAST", help="Of converted files the frames to take."),
+    click.option(
+        "--well",
+        "wells",
+        multiple=True,
+        metavar="PATTERN",
+        help="Of plates (OME-Zarr) the wells or fields to take: B03, B03_f2, 'B*' or '*_f0'; may be repeated.",
+    ),
+)
+"""What can be taken of files."""
+PLATE_PARTS = (
+    click.option(
+        "--test-well",
+        "test_wells",
+        multiple=True,
+        metavar="PATTERN",
+        help="Of plates the wells or fields whose images are test images; may be repeated.",
+    ),
+    click.option(
+        "--labels",
+        default="",
+        metavar="NAME",
+        help="Take these labels of the OME-Zarr images as targets; there is no folder target then.",
+    ),
+)
+"""What is asked besides where images become a dataset."""
+
+
+def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a decorator that adds options to a command, in their order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def part_of(
+    scene: str,
+    channels: tuple[str, ...],
+    planes: str,
+    frames: str,
+    wells: tuple[str, ...],
+    test_wells: tuple[str, ...] = (),
+    labels: str = "",
+) -> Part:
+    """Return what these options choose."""
+    from parfocal.client.convert import Part, parse_range
+
+    return Part(scene, channels, parse_range(planes, "--z"), parse_range(frames, "--t"), wells, test_wells, labels)

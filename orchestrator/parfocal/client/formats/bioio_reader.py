@@ -1,0 +1,110 @@
+"""Proprietary formats of microscopes, read by what is installed of bioio (`bioio-czi`, `bioio-nd2`, `bioio-lif`, …).
+
+It is imported only when such a file is met, because that takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from parfocal.client.formats.source import Source, number_of_scene, refusal
+from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.notes import Note
+from parfocal.runtime.images.units import UNCALIBRATED, length_in_micrometres, micrometres
+
+PACKAGES: Final = {
+    **{".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif", ".dv": "bioio-dv", ".r3d": "bioio-dv"},
+    ".sldy": "bioio-sldy",
+}
+_IN_EXTRA: Final = ("bioio-czi", "bioio-lif", "bioio-nd2")
+_OTHER_PACKAGE: Final = "bioio-bioformats"
+"""Reads what has no reader of its own; it needs Java."""
+
+
+@contextmanager
+def opened_by_bioio(path: Path, name: str, scene: str) -> Iterator[Source]:
+    """Give the chosen image of a file, or its only one, to be read; translate every failure.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What messages call it.
+    scene
+        Name of the image, or its number from 1; "": the only one.
+
+    Raises
+    ------
+    InvalidInputError
+        There is no reader, the file cannot be read, or it has several images of which none is chosen.
+    """
+    from bioio import BioImage
+    from bioio_base.exceptions import UnsupportedFileFormatError  # type: ignore[import-not-found,unused-ignore]
+
+    try:
+        image = BioImage(path)
+        scenes = [str(each) for each in image.scenes]
+        number = number_of_scene(name, scenes, scene)
+        if number:
+            image.set_scene(number)
+        yield _source(image, name, scenes[number] if len(scenes) > 1 else "")
+    except UnsupportedFileFormatError as error:
+        suffix = path.suffix.lower()
+        raise refusal(
+            name,
+            f"no reader for {suffix} files is installed. Export it as TIFF from the microscope's software or Fiji, or "
+            f"{_cure(suffix)}.",
+        ) from error
+    except (ParfocalError, MemoryError):
+        raise
+    except Exception as error:  # readers of foreign formats raise anything
+        raise refusal(name, f"it cannot be read ({error}). Export it as TIFF.") from error
+
+
+def _source(image: Any, name: str, scene: str) -> Source:
+    size, notes = pixel_size(image)
+    axes, shape = str(image.dims.order), tuple(int(length) for length in image.shape)
+    lazy = image.get_image_dask_data(axes)
+    return Source(
+        name=name,
+        axes=axes,
+        shape=shape,
+        dtype=np.dtype(image.dtype),
+        read=lambda window: np.asarray(lazy[window].compute(scheduler="synchronous")),
+        # Readers decode whole planes.
+        steps=tuple(length if letter in "YXS" else 1 for letter, length in zip(axes, shape, strict=True)),
+        scene=scene,
+        channels=tuple(str(each) for each in image.channel_names or ()),
+        pixel_size=size,
+        notes=notes,
+        rgb="S" in axes,
+    )
+
+
+def pixel_size(image: Any) -> tuple[PixelSize | None, tuple[Note, ...]]:
+    """Return the pixel size in µm; readers give numbers alone, and say their units beside them or not at all."""
+    sizes = image.physical_pixel_sizes
+    lengths, notes = [], []
+    for axis in "XYZ":
+        value = getattr(sizes, axis)
+        unit = str(getattr(getattr(image.dimension_properties, axis), "unit", None) or "")
+        lengths.append(length_in_micrometres(value, unit or "µm"))
+        # Without a unit, readers of proprietary formats give micrometres.
+        if value and micrometres(unit) is None and unit.casefold() not in UNCALIBRATED:
+            notes.append(Note("unit-unknown", unit[:40]))
+    x, y, z = lengths
+    return (PixelSize(x or y or 0.0, y or x or 0.0, z) if x or y else None), tuple(dict.fromkeys(notes))
+
+
+def _cure(suffix: str) -> str:
+    """Return what installs a reader."""
+    package = PACKAGES.get(suffix, _OTHER_PACKAGE)
+    extra = " (`parfocal[formats]` has it)" if package in _IN_EXTRA else ""
+    return f"install {package} beside Parfocal{extra}"
