@@ -69,7 +69,11 @@ def test_a_model_is_exported_as_a_package_with_its_example_verdict_and_licence(
         description = yaml.safe_load(archive.read("rdf.yaml"))
         documentation = archive.read("README.md").decode()
     said = description["config"]["parfocal"]
-    assert names == {"rdf.yaml", "README.md", "weights.tensorflow.zip", "test_input.npy", "test_output.npy"}
+    assert names == {
+        *("rdf.yaml", "README.md", "weights.tensorflow.zip", "test_input.npy", "test_output.npy"),
+        *("config.json", "thresholds.json", "weights_best.h5", "parfocal.json"),
+    }
+    assert all(len(each["sha256"]) == 64 for each in description["attachments"])
     assert (description["license"], description["authors"]) == ("MIT", [{"name": "Ada Lovelace"}])
     assert (said["verdict"]["state"], said["origin"]) == ("unchecked", "small")
     (step,) = description["outputs"][0]["postprocessing"]
@@ -87,6 +91,23 @@ def test_a_model_is_exported_as_a_package_with_its_example_verdict_and_licence(
         assert refused.code == 2
         assert message in refused.err
     assert not Path("given-1.bioimageio.zip").exists()
+    # The package comes back as the same model, and what it says of itself stays its own word.
+    returned = run("models", "import", "back", package, "--json")
+    assert returned.code == 0, returned.err
+    manifest, former = returned.json, run("models", "show", "given", "--json").json
+    digests = [{entry["name"]: entry["sha256"] for entry in each["files"]} for each in (manifest, former)]
+    assert digests[0].items() <= digests[1].items()
+    assert {key: manifest[key] for key in ("method", "parameters", "facts", "normaliser")} == {
+        key: former[key] for key in ("method", "parameters", "facts", "normaliser")
+    }
+    assert (manifest["package"]["authors"], manifest["package"]["verdict"]) == (["Ada Lovelace"], "unchecked")
+    assert manifest["verdict"]["state"] == "unchecked"
+    shown = run("models", "show", "back")
+    assert "said by the package" in shown.out
+    # Another method than the package's is refused.
+    refused = run("models", "import", "back", package, "--method", "stardist-3d")
+    assert refused.code == 2
+    assert "stardist-2d" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -96,6 +117,7 @@ def test_a_model_is_exported_as_a_package_with_its_example_verdict_and_licence(
         ("nowhere", "stardist-2d", "publishes 2D_versatile_fluo"),
         ("empty", "fake-2d", "but its own"),
         ("empty", "stardist-4d", "'stardist-4d'"),
+        ("empty", "", "--method"),
     ],
 )
 def test_what_cannot_be_imported_is_said(
@@ -103,7 +125,7 @@ def test_what_cannot_be_imported_is_said(
 ) -> None:
     (tmp_path / "empty").mkdir()
     place = tmp_path / source if source == "empty" else source
-    refused = run("models", "import", "bad", place, "--method", method)
+    refused = run("models", "import", "bad", place, *(("--method", method) if method else ()))
     assert refused.code != 0
     assert message in refused.err
     assert "bad" not in run("models", "list").out

@@ -18,7 +18,7 @@ FLOORS = (
     ("methods",),
     ("frameworks", "jobs"),
     ("prediction",),
-    ("training", "server"),
+    ("training", "server", "packages"),
     ("bases",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

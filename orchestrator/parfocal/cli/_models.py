@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ def show(name: str) -> None:
             "Started from": manifest.parent,
             "Axes": manifest.axes,
             "Imported from": manifest.origin,
+            **_said_by_package(manifest.package),
             "Training": ""
             if manifest.origin
             else f"{manifest.epochs} epochs in {duration(manifest.training_seconds)}, best epoch {manifest.best_epoch}",
@@ -245,46 +247,47 @@ def export(
 @models.command("import")
 @click.argument("name")
 @click.argument("source")
-@click.option("--method", required=True, metavar="NAME", help="The method whose original library made the model.")
-def import_(name: str, source: str, method: str) -> None:
+@click.option(
+    "--method",
+    metavar="NAME",
+    help="The method whose original library made the model.  [default: the one that a package says]",
+)
+def import_(name: str, source: str, method: str | None) -> None:
     """Make a model trained elsewhere the next version of NAME.
 
     SOURCE is the model's folder as the method's original library writes it, or the name of a model that library
-    publishes, which is then downloaded. The files are checked, and nothing in them is run. The model can predict, be
-    judged, and be the start of a training with `parfocal train --from NAME`. The method's service must be installed
-    on this computer.
+    publishes, which is then downloaded; --method says which method that is. SOURCE may also be a package of
+    bioimage.io, a zip file or an unpacked folder: those that Parfocal wrote come back as they were, and others where
+    their weights can be opened without running code. The files are checked, nothing in them is run, and the example in
+    a package must come out as the package says. The model can predict, be judged, and be the start of a training with
+    `parfocal train --from NAME`. The method's service must be installed on this computer.
     """
     app = current_app()
-    import json
     import tempfile
 
-    from parfocal.cli._modules import run_module, service_of
-    from parfocal.cli._progress import waiting
+    from parfocal.cli._import import import_folder, import_package
     from parfocal.cli._render import number, print_fields, print_json, warn
     from parfocal.cli._work import say_unchecked
     from parfocal.client.models import publish_import
-    from parfocal.runtime.errors import InvalidInputError, NotFoundError
+    from parfocal.client.packages import is_package
+    from parfocal.runtime.errors import InvalidInputError
     from parfocal.runtime.store.names import check_name
 
     check_name("model", name)
+    place = Path(source)
+    packed = place.exists() and is_package(place)
+    if not packed and method is None:
+        raise InvalidInputError(
+            f"{source} is no package of bioimage.io. Say with --method which method made the model, for example "
+            "--method stardist-2d."
+        )
     with app.client() as client, tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-        title = client.method(method).title
-        service = service_of(client, method)
-        with waiting("Checking the model"):
-            done = run_module(service, "importing", method, source, scratch)
-        if done is None:
-            raise NotFoundError(
-                f"{title} cannot import models on this computer: either its service is not installed here (`parfocal "
-                "methods` tells how to add it), or it knows no models but its own."
-            )
-        report = Path(scratch) / "report.json"
-        if not report.is_file():
-            raise InvalidInputError(f"The model {source} cannot be imported: {done.stderr[-500:]}")
-        contents = json.loads(report.read_text(encoding="utf-8"))
-        if "error" in contents:
-            raise InvalidInputError(f"{source} cannot be imported. {contents['error']}")
-        origin = Path(source).resolve().name if Path(source).exists() else source
-        summary = publish_import(client, name, service, Path(scratch) / "model", contents, origin=origin)
+        if packed:
+            found = import_package(client, place, method, Path(scratch))
+        else:
+            found = import_folder(client, source, str(method), Path(scratch))
+        origin = place.resolve().name if place.exists() else source
+        summary = publish_import(client, name, found.service, found.files, found.contents, origin=origin)
     manifest = summary.manifest
     if app.json:
         print_json(_json(summary))
@@ -294,6 +297,7 @@ def import_(name: str, source: str, method: str) -> None:
             "Model": f"{manifest.model}:{manifest.version}",
             "Method": manifest.method,
             "Imported from": manifest.origin,
+            **_said_by_package(manifest.package),
             **{key.replace("_", " ").capitalize(): number(value) for key, value in manifest.calibration.items()},
             "Place": summary.uri,
         }
@@ -309,6 +313,28 @@ add_trash_commands(models, "model", "NAME:VERSION")
 def _dataset(summary: ModelSummary) -> str:
     parts = summary.manifest.dataset_uri.rsplit("/", 2)
     return ":".join(parts[-2:]) if len(parts) == 3 else summary.manifest.dataset_uri
+
+
+def _said_by_package(said: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the package of an imported model says of it, as its word: nobody here has checked it."""
+    from parfocal.cli._render import number
+
+    if not said:
+        return {}
+    verdict = " ".join((str(said.get("verdict", "")), *(f"({reason})" for reason in said.get("reasons", ()))))
+    scores = [
+        f"{kind} {metric} {number(value)}"
+        for kind, means in said.get("scores", {}).items()
+        for metric, value in means.items()
+    ]
+    return {
+        "Its package": ", ".join(filter(None, (said.get("name"), said.get("licence")))),
+        "By": ", ".join(said.get("authors", ())),
+        "Verdict there": f"{verdict.strip()} – said by the package, not checked here" if verdict.strip() else "",
+        "Scores there": f"{', '.join(scores)} – said by the package, not checked here" if scores else "",
+        "Dataset there": str(said.get("dataset", "")),
+        "Its example": f"differs by at most {100 * said.get('example_difference', 0.0):.2g} % of the range",
+    }
 
 
 def _value(value: object) -> str:

@@ -21,6 +21,7 @@ from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalEr
 from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.publish import sha256_of
 
 DESCRIPTION: Final = "rdf.yaml"
 DOCUMENTATION: Final = "README.md"
@@ -30,6 +31,8 @@ _MOST_CHARACTERS: Final = 1000
 _DOI: Final = re.compile(r"\bdoi:(10\.\S+?)[.)]*$")
 # Keys that YAML reads as text and as nothing else: "y" and "n" are answers to some readers.
 _PLAIN: Final = re.compile(r"[a-z_]{4,}")
+# Characters that YAML does not allow as they are, or takes for the end of a line.
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _SPDX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
@@ -118,18 +121,28 @@ def write_package(
         The name of the weights that were written.
     """
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report["attached"] = [{"source": name} for name in report["attachments"]]
     documentation = "\n".join(_documentation(report, model, method, quality, weights))
-    content = _description(report, model, method, publisher, quality)
+    content = _description(_with_digests(report, folder), model, method, publisher, quality)
     part = target.with_name(f".{target.name}.part")
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(DESCRIPTION, "\n".join(_yaml(content)) + "\n")
             archive.writestr(DOCUMENTATION, documentation + "\n")
-            for name in report["files"]:
+            for name in (*report["files"], *report["attachments"]):
                 archive.write(folder / name, name)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _with_digests(content: Any, folder: Path) -> Any:
+    """Return a part of a description with the SHA-256 of each file that is named in it."""
+    if isinstance(content, Mapping):
+        whole = {key: _with_digests(value, folder) for key, value in content.items()}
+        source = content.get("source")
+        return whole | {"sha256": sha256_of(folder / source)} if source else whole
+    return [_with_digests(each, folder) for each in content] if isinstance(content, list) else content
 
 
 def _description(
@@ -161,6 +174,7 @@ def _description(
         "inputs": report["inputs"],
         "outputs": report["outputs"],
         "weights": report["weights"],
+        "attachments": report["attached"],
         "config": {
             "bioimageio": {"reproducibility_tolerance": [_tolerance(report)]},
             "parfocal": {
@@ -262,7 +276,7 @@ def _table(quality: EvaluationSummary) -> Iterator[str]:
 
 
 def _yaml(value: Mapping[str, Any] | Sequence[Any], depth: int = 0) -> Iterator[str]:
-    """Yield the lines of mappings and lists as YAML, scalars written as in JSON."""
+    """Yield the lines of mappings and lists as YAML."""
     indent = "  " * depth
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -271,7 +285,7 @@ def _yaml(value: Mapping[str, Any] | Sequence[Any], depth: int = 0) -> Iterator[
                 yield f"{indent}{name}:"
                 yield from _yaml(item, depth + 1)
             else:
-                yield f"{indent}{name}: {json.dumps(item)}"
+                yield f"{indent}{name}: {_scalar(item)}"
         return
     for item in value:
         if isinstance(item, Mapping | list | tuple) and item:
@@ -279,4 +293,13 @@ def _yaml(value: Mapping[str, Any] | Sequence[Any], depth: int = 0) -> Iterator[
             yield f"{indent}- {first.strip()}"
             yield from rest
         else:
-            yield f"{indent}- {json.dumps(item)}"
+            yield f"{indent}- {_scalar(item)}"
+
+
+def _scalar(value: object) -> str:
+    """Return a value as YAML: as in JSON, but for what YAML reads as something else."""
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        # Without a point it is a text.
+        return text if "." in text else text.replace("e", ".0e")
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

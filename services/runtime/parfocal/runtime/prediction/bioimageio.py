@@ -2,7 +2,8 @@
 
 `python -m parfocal.runtime.prediction.bioimageio MODULE FOLDER WEIGHTS TARGET [IMAGE]` opens the model whose published
 files and manifest lie in FOLDER, and writes to TARGET the network with these weights, an input with the output that
-belongs to it, and report.json: the parts "inputs", "outputs" and "weights" of the description, or why there are none.
+belongs to it, the model's own files with parfocal.json, from which Parfocal can import it again, and report.json: the
+parts "inputs", "outputs" and "weights" of the description, or why there are none.
 Who publishes the model adds the rest.
 """
 
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.images.drift import TrainingStatistics
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.methods.normaliser import Normaliser
+from parfocal.runtime.methods.package_record import RECORD, Record
 from parfocal.runtime.methods.portable import Portable, PortableFile, Step
 from parfocal.runtime.methods.service import load_service
 from parfocal.runtime.prediction.loaded_model import LoadedModel, load_model
@@ -40,7 +43,7 @@ _TOLERANCE: Final = 1e-4
 _MOST_CHARACTERS: Final = 128
 
 
-def export(model: LoadedModel, target: Path, image: Path | None = None) -> dict[str, Any]:
+def export(model: LoadedModel, target: Path, image: Path | None = None, weights: str = "best") -> dict[str, Any]:
     """Write network, test input and test output of a model to a folder and return what the description says of them.
 
     Parameters
@@ -51,12 +54,15 @@ def export(model: LoadedModel, target: Path, image: Path | None = None) -> dict[
         An empty folder.
     image
         An image whose middle becomes the test input; None: a pattern of blurred spots.
+    weights
+        Name of the weights that the model was loaded with.
 
     Returns
     -------
     dict
-        "inputs", "outputs" and "weights" as the format 0.5 of bioimage.io has them, "meaning" of the output in a
-        sentence, and the "tile" that is recommended, in pixels per spatial axis.
+        "inputs", "outputs" and "weights" as the format 0.5 of bioimage.io has them, names of the "files" that these
+        name and of the "attachments", "meaning" of the output in a sentence, and the "tile" that is recommended, in
+        pixels per spatial axis.
 
     Raises
     ------
@@ -86,9 +92,31 @@ def export(model: LoadedModel, target: Path, image: Path | None = None) -> dict[
             written.format: {"source": written.name, f"{_framework(written)}_version": written.version},
         },
         "files": [written.name, _INPUT, _OUTPUT],
+        "attachments": _write_own(model, target, weights),
         "meaning": portable.meaning,
         "tile": [_tile(*each) for each in zip(portable.divisor, portable.overlap, strict=True)],
     }
+
+
+def _write_own(model: LoadedModel, target: Path, weights: str) -> list[str]:
+    """Write the model's own files and what its manifest says of it, for Parfocal; return the names of the files."""
+    manifest, others = model.manifest, {path.name for path in target.iterdir()}
+    model.implementation.save(target, model.view.parameters, model.view.facts, {weights: model.learner.weights()})
+    files = sorted({path.name for path in target.iterdir()} - others)
+    kept, statistics = manifest.weights.get(weights), manifest.training_statistics
+    record = Record(
+        method=manifest.method,
+        parameters=manifest.parameters,
+        facts=manifest.facts,
+        normaliser=model.view.normaliser,
+        weights={weights: kept.epoch if kept else 0},
+        files=tuple(files),
+        training_statistics=TrainingStatistics.model_validate(statistics) if statistics else None,
+        pixel_size_um=manifest.pixel_size_um,
+        warnings=manifest.warnings,
+    )
+    (target / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return [*files, RECORD]
 
 
 def _framework(written: PortableFile) -> str:
@@ -277,8 +305,9 @@ def main(module: str, folder: str, weights: str, target: str, image: str = "") -
     try:
         manifest = ModelManifest.parse((Path(folder) / MODEL_MANIFEST).read_bytes(), MODEL_MANIFEST)
         method = load_service(module).method(manifest.method)
-        model = load_model(method, manifest, Path(folder), weights=manifest.weights_named(weights))
-        report = export(model, place, Path(image) if image else None)
+        named = manifest.weights_named(weights)
+        model = load_model(method, manifest, Path(folder), weights=named)
+        report = export(model, place, Path(image) if image else None, named)
     except ParfocalError as error:
         report = {"error": error.message}
     (place / REPORT).write_text(json.dumps(report), encoding="utf-8")

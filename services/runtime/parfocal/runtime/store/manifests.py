@@ -295,7 +295,8 @@ class ModelManifest(Manifest):
 
     `facts` are what the network was built for and what was measured on its data; `weights` are those that can be
     predicted with, by name, the usual ones first. A model that was not trained by Parfocal has an `origin`, and neither
-    job nor dataset.
+    job nor dataset. If it came in a package, `package` is what that says of it: the word of its authors, which nobody
+    here has checked.
     """
 
     model: str
@@ -317,6 +318,7 @@ class ModelManifest(Manifest):
     environment: dict[str, Any] = Field(default_factory=dict)
     parent: str = ""
     origin: str = ""
+    package: dict[str, Any] = Field(default_factory=dict)
     pixel_size_um: tuple[float | None, float | None, float | None] | None = None
     training_seconds: float = 0.0
     epochs: int = 0
