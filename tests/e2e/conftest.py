@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from parfocal.stack.connection import connection
 from parfocal.stack.control import down, up
 from parfocal.stack.processes import UNIT_MARK, marked, stack_mark
 
-SERVICES = (
-    ("fake", "fake", "qc"),
-    ("stardist", "parfocal.stardist", "stardist"),
-    ("qc", "parfocal.qc", "qc"),
-    ("catalog", "parfocal.catalog", "catalog"),
-)
+# Name, module and environment of each service by its name.
+SERVICES = {
+    "fake": ("fake", "fake", "qc"),
+    "stardist": ("stardist", "parfocal.stardist", "stardist"),
+    "qc": ("qc", "parfocal.qc", "qc"),
+    "catalog": ("catalog", "parfocal.catalog", "catalog"),
+}
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -140,24 +141,26 @@ class Stack:
         return found
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running stack with the services fake, stardist and qc, and the catalogue."""
-    folder = tmp_path_factory.mktemp("stack")
-    s3_port, prefect_port, *ports = free_ports(2 + len(SERVICES))
-    services = tuple(
+StartStack = Callable[..., contextlib.AbstractContextManager[Stack]]
+
+
+@contextlib.contextmanager
+def started(folder: Path, services: Sequence[str], environment: Mapping[str, str], token: str = "") -> Iterator[Stack]:
+    """Run a stack; `environment` is that of whoever starts it, `token` that of the client's user."""
+    s3_port, prefect_port, *ports = free_ports(2 + len(services))
+    units = tuple(
         ServiceUnit(
             name=name,
             module=module,
-            python=(python := ROOT / ".venvs" / environment / "bin" / "python"),
+            python=(python := ROOT / ".venvs" / venv / "bin" / "python"),
             port=port,
             command=fake_command(python) if name == "fake" else (),
         )
-        for (name, module, environment), port in zip(SERVICES, ports, strict=True)
+        for (name, module, venv), port in zip((SERVICES[name] for name in services), ports, strict=True)
     )
     config = StackConfig(
         folder=folder,
-        services=services,
+        services=units,
         s3_port=s3_port,
         prefect_port=prefect_port,
         portal=False,
@@ -165,23 +168,42 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     )
     try:
         with pytest.MonkeyPatch.context() as patch:
-            # Restored trainings go on from a checkpoint, and there is one within the seconds of a test.
-            patch.setenv("PARFOCAL_CHECKPOINT_SECONDS", "1")
+            for name, value in environment.items():
+                patch.setenv(name, value)
             up(config)
         link = connection(folder)
         settings = Settings(
             services=link.environment["PARFOCAL_SERVICES"],
             catalog=link.environment["PARFOCAL_CATALOG"],
+            token=token,
             # The tests publish into the store themselves, too.
             s3_endpoint=link.s3_endpoint,
             s3_access_key=link.s3_access_key,
             s3_secret_key=link.s3_secret_key,
         )
-        prefect = httpx.Client(base_url=str(link.prefect_api_url), timeout=60, transport=AskingAgain())
+        user, _, password = link.prefect_auth.partition(":")
+        prefect = httpx.Client(
+            base_url=str(link.prefect_api_url), auth=(user, password), timeout=60, transport=AskingAgain()
+        )
         with Client(settings) as client, prefect as api:
             yield Stack(folder, client, api)
     finally:
         down(folder)
+
+
+@pytest.fixture(scope="session")
+def start_stack() -> StartStack:
+    """A function that runs a stack of its own: folder, names of services, environment, token."""
+    return started
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running stack with the services fake, stardist and qc, and the catalogue."""
+    # Restored trainings go on from a checkpoint, and there is one within the seconds of a test.
+    environment = {"PARFOCAL_CHECKPOINT_SECONDS": "1"}
+    with started(tmp_path_factory.mktemp("stack"), tuple(SERVICES), environment) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

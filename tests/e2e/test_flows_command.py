@@ -6,16 +6,18 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support import interruptible, wait_for
+from support import interruptible, publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.client import requests
 from parfocal.client.models import read_model
-from parfocal.flows.remote import TrainingFlow
-from parfocal.stack.connection import connection
+from parfocal.client.quality import TRAINING_LABEL
+from parfocal.runtime.images.files import Image, write_image
 
 
 class Command:
@@ -60,9 +62,22 @@ def training(dataset: str, model: str, *options: str, epochs: int = 1000) -> lis
     return ["train", "fake-2d", "--dataset", dataset, "--model", model, *values, *options]
 
 
-def flow_of(stack: Any, method: str = "fake-2d") -> TrainingFlow:
-    """Return the workflow of a method as the commands see it."""
-    return TrainingFlow(stack.client, str(connection(stack.folder).prefect_api_url), method)
+def flow_runs(stack: Any, training_id: str) -> list[str]:
+    """Return the flow runs that judge the model of a training."""
+    found = stack.post("/flow_runs/filter", flows={"name": {"any_": ["judge"]}}, limit=200)
+    return [run["id"] for run in found if run["parameters"]["training"] == training_id]
+
+
+def judged_by(stack: Any, training_id: str) -> dict[str, int]:
+    """Return the jobs that judge the model of a training, and how often a worker was started for them."""
+    return {job.id: job.attempt for job in stack.client.jobs() if job.labels.get(TRAINING_LABEL) == training_id}
+
+
+def restart_runner(stack: Any) -> None:
+    """Kill the runner and wait for the one that the supervisor starts."""
+    (runner,) = stack.processes("parfocal.flows.serve")
+    os.kill(runner, signal.SIGKILL)
+    wait_for(lambda: (now := stack.processes("parfocal.flows.serve")) and now != [runner], 60, "a new runner")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +97,6 @@ def orphan(stack: Any, dataset: str) -> v1.Job:
     command.end(signal.SIGKILL)
     job: v1.Job = stack.client.get(command.job())
     assert job.state == v1.JOB_STATE_RUNNING
-    assert flow_of(stack).goes_on(job)
     return job
 
 
@@ -101,34 +115,45 @@ def test_the_same_command_joins_a_training_whose_command_was_killed(stack: Any, 
     assert "Quality control follows" in err
 
 
-def test_a_model_is_judged_though_its_command_was_killed(stack: Any, orphan: v1.Job) -> None:
-    flow_run = orphan.labels["flow_run"]
+def test_a_model_is_judged_once_though_command_and_runner_were_killed(stack: Any, orphan: v1.Job) -> None:
+    restart_runner(stack)
+    (flow_run,) = wait_for(lambda: flow_runs(stack, orphan.id), 120, "the flow run")
     assert stack.wait(flow_run)["state_type"] == "COMPLETED", stack.log_text(flow_run)
     verdict = read_model(stack.client, "orphan").verdict
     assert verdict.state in {"passed", "failed"}
-    assert verdict.job == f"{flow_run}-qc"
+    steps = {f"{orphan.id}-predict": 1, f"{orphan.id}-qc": 1}
+    assert judged_by(stack, orphan.id) == steps
+    assert verdict.job == f"{orphan.id}-qc"
+    assert f"Quality control: {verdict.state}" in stack.artifacts(flow_run)["markdown"]["data"]
     mine = [job for job in stack.client.jobs() if job.HasField("training") and job.training.model == "orphan"]
     assert [(job.id, job.attempt) for job in mine] == [(orphan.id, 1)]
-    assert not flow_of(stack).goes_on(orphan), "a further command would begin anew"
-    # The command had shown this epoch before the process of the run was there.
-    wait_for(lambda: "Epoch 1 of 20" in stack.log_text(flow_run), what="the first epoch in the log of the run")
+
+    # Prefect's database is lost, as far as it knows of this training.
+    stack.api.delete(f"/flow_runs/{flow_run}").raise_for_status()
+    restart_runner(stack)
+    (again,) = wait_for(lambda: flow_runs(stack, orphan.id), 120, "another flow run")
+    assert stack.wait(again)["state_type"] == "COMPLETED", stack.log_text(again)
+    assert judged_by(stack, orphan.id) == steps
+    assert read_model(stack.client, "orphan").verdict == verdict
 
 
-def test_a_command_follows_the_jobs_of_its_flow_run_to_the_verdict(stack: Any, watching: Command, parent: str) -> None:
+def test_a_command_and_the_runner_judge_a_model_once(stack: Any, watching: Command, parent: str) -> None:
     code, out, err = watching.end()
     assert code == 0, err
     values = json.loads(out)
-    flow_run = values["job"]["labels"]["flow_run"]
-    steps = [f"{flow_run}-{step}" for step in ("train", "predict", "qc")]
+    job = values["job"]["id"]
+    steps = [job, f"{job}-predict", f"{job}-qc"]
     assert [line.split()[1] for line in err.splitlines() if line.startswith("Job ")] == steps
     assert values["evaluation"]["uri"].endswith(f"/{steps[-1]}")
     model = read_model(stack.client, "watched")
     assert values["evaluation"]["verdict"]["state"] == model.verdict.state
     assert model.manifest.parent == stack.client.model_uri(parent)
-    assert stack.run(flow_run)["parameters"]["initial_model"] == parent
+    (flow_run,) = wait_for(lambda: flow_runs(stack, job), 120, "the flow run")
+    assert stack.wait(flow_run)["state_type"] == "COMPLETED", stack.log_text(flow_run)
+    assert judged_by(stack, job) == dict.fromkeys(steps[1:], 1)
 
 
-def test_a_training_that_is_cancelled_after_ctrl_c_ends_its_flow_run_as_cancelled(stack: Any, dataset: str) -> None:
+def test_a_training_that_is_cancelled_after_ctrl_c_is_not_judged(stack: Any, dataset: str) -> None:
     command = Command(stack, *training(dataset, "unwanted"))
     command.read_until("epoch 1 of")
     code, _, err = command.end(signal.SIGINT)
@@ -136,31 +161,32 @@ def test_a_training_that_is_cancelled_after_ctrl_c_ends_its_flow_run_as_cancelle
     assert code == 130
     assert f"parfocal jobs cancel {job}" in err
     assert "Quality control follows" in err
-    flow_run = stack.client.get(job).labels["flow_run"]
-    stack.wait(flow_run, {"RUNNING"})
-
     assert Command(stack, "jobs", "cancel", job, "--why", "no time").end()[0] == 0
-    run = stack.wait(flow_run)
-    assert (run["state_type"], run["run_count"]) == ("CANCELLED", 1)
-    assert "no time" in run["state"]["message"]
+    assert stack.client.wait(job).state == v1.JOB_STATE_CANCELLED
+    assert (judged_by(stack, job), flow_runs(stack, job)) == ({}, [])
+
+
+def test_a_failed_training_fails_its_flow_run_in_the_words_of_the_job(stack: Any, tmp_path: Path) -> None:
+    # Only the worker reads pixels, so the service admits the job.
+    for split in ("train", "test"):
+        for role in ("source", "target"):
+            for number in range(3):
+                path = tmp_path / split / role / f"{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, Image(pixels=np.full((32, 32), np.nan, np.float32), axes="YX", pixel_size=None))
+    publish_dataset(stack.client.store, "unusable", tmp_path)
+    code, out, _ = Command(stack, *training("unusable", "never", "--detach", "--json")).end()
+    assert code == 0
+    job = json.loads(out)["job"]["id"]
+    (flow_run,) = wait_for(lambda: flow_runs(stack, job), 120, "the flow run")
+    ended = stack.wait(flow_run)
+    assert (ended["state_type"], ended["state"]["message"]) == ("FAILED", stack.client.get(job).error.text)
     assert "Traceback" not in stack.log_text(flow_run)
-    assert [each.id for each in stack.client.jobs() if each.labels["flow_run"] == flow_run] == [job]
-    assert stack.client.get(job).attempt == 1
 
 
-def test_what_the_service_refuses_is_said_at_once_and_leaves_no_flow_run(stack: Any, dataset: str) -> None:
+def test_what_the_service_refuses_is_said_at_once_and_leaves_nothing(stack: Any, dataset: str) -> None:
     words = training(dataset, "refused-at-once", "-p", "patch_size=256")
     code, _, err = Command(stack, *words).end()
     assert code == 2
     assert "smaller than" in err
-    found = stack.post("/flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=200)
-    assert found
-    assert not [run["id"] for run in found if run["parameters"].get("model") == "refused-at-once"]
-
-
-def test_only_a_deployment_that_a_runner_serves_is_used(stack: Any) -> None:
-    assert flow_of(stack).served()
-    flow = stack.deployment("train/fake-2d")["flow_id"]
-    stack.post("/deployments/", name="nobody-2d", flow_id=flow)
-    assert stack.deployment("train/nobody-2d")
-    assert not flow_of(stack, "nobody-2d").served()
+    assert not [job for job in stack.client.jobs() if job.training.model == "refused-at-once"]

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jsonschema
@@ -17,13 +17,14 @@ from PIL import Image
 from support import mentions
 
 from parfocal import v1
+from parfocal.client.quality import JUDGE_LABEL, TRAINING_LABEL, awaits_verdict, judging_request
+from parfocal.client.requests import evaluation_request, prediction_request
 from parfocal.flows import _show, _work, deployments, forms
 from parfocal.flows._jobs import Run, job_ending
 from parfocal.flows._scores import Evaluated, quality_rows, summary_rows
 from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import Catalogue, evaluation_choice, job_of_choice
-from parfocal.flows.reconcile import Fate, decide
-from parfocal.flows.remote import just_polled
+from parfocal.flows.reconcile import Fate, decide, due
 from parfocal.runtime.datasets.kinds import KINDS
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, Metric, Statistics
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
@@ -78,7 +79,8 @@ def test_a_form_offers_the_datasets_that_suit_its_method() -> None:
     finds.data_requirements.target = v1.TARGET_KIND_BOXES
     kinds = {"beads:1": "", "cells:2": "boxes", "cells:1": "paired", "later:1": "a kind of tomorrow"}
     catalogue = Catalogue([finds, method(TRAIN)], list(kinds), {}, kinds=kinds)
-    boxes, anything = (offer.form["properties"]["dataset"] for offer in deployments.offers(catalogue, "default"))
+    offers = [offer for offer in deployments.offers(catalogue, "default") if offer.flow == "train"]
+    boxes, anything = (offer.form["properties"]["dataset"] for offer in offers)
     assert boxes["enum"] == ["cells:2"]
     assert KINDS["boxes"].title in boxes["description"]
     assert anything["enum"] == list(kinds)
@@ -179,7 +181,7 @@ def test_each_workflow_of_each_method_is_one_deployment() -> None:
     catalogue = Catalogue((both, judge, data), ("d:1",), {"sharp-2d": ("m:1",)}, {"judge": ("m:1 on d:1 · job",)})
     found = deployments.offers(catalogue, "default")
     names = ["train/sharp-2d", "predict/sharp-2d", "predict-new/sharp-2d", "compare/judge", "check-dataset/data"]
-    assert [f"{offer.flow}/{offer.name}" for offer in found] == names
+    assert [f"{offer.flow}/{offer.name}" for offer in found] == [*names, "judge/training"]
     assert found[1].form["properties"]["model"]["enum"] == ["m:1"]
     fields = found[3].form["properties"]
     assert fields["models"]["items"]["enum"] == ["m:1"]
@@ -258,6 +260,64 @@ def test_a_run_left_behind_follows_its_jobs(state: str, jobs: Sequence[v1.Job], 
     assert decide(state, jobs).fate is fate
 
 
+NOW = datetime(2026, 11, 24, 15, 30, tzinfo=UTC)
+MODEL = "s3://parfocal-models/default/m/1"
+
+
+def training(state: v1.JobState.ValueType, hours: float, label: str = JUDGE_LABEL) -> v1.Job:
+    """Return a training that ended so many hours ago."""
+    found = v1.Job(id="t", state=state, labels={label: "test"}, training=v1.TrainingSpec(model="m"))
+    found.finished_at.FromDatetime(NOW - timedelta(hours=hours))
+    if state == v1.JOB_STATE_SUCCEEDED:
+        found.outputs.add(kind="model", uri=MODEL)
+    return found
+
+
+def judging(spec: str, state: v1.JobState.ValueType) -> v1.Job:
+    """Return a job that judges the model of that training."""
+    found = v1.Job(id=f"t-{spec}", state=state, labels={TRAINING_LABEL: "t"})
+    getattr(found, spec).model_uri = MODEL
+    return found
+
+
+@pytest.mark.parametrize(
+    ("job", "others", "awaits", "has_flow_run"),
+    [
+        (training(v1.JOB_STATE_RUNNING, 0), [], False, False),
+        (training(v1.JOB_STATE_SUCCEEDED, 1), [], True, True),
+        (training(v1.JOB_STATE_SUCCEEDED, 900), [], True, True),
+        (training(v1.JOB_STATE_SUCCEEDED, 900, "another"), [], False, False),
+        (training(v1.JOB_STATE_SUCCEEDED, 900), [judging("prediction", v1.JOB_STATE_SUCCEEDED)], True, True),
+        (training(v1.JOB_STATE_SUCCEEDED, 900), [judging("evaluation", v1.JOB_STATE_RUNNING)], True, True),
+        (training(v1.JOB_STATE_SUCCEEDED, 900), [judging("evaluation", v1.JOB_STATE_SUCCEEDED)], False, False),
+        (training(v1.JOB_STATE_SUCCEEDED, 900), [judging("prediction", v1.JOB_STATE_FAILED)], False, False),
+        (training(v1.JOB_STATE_SUCCEEDED, 1), [judging("evaluation", v1.JOB_STATE_SUCCEEDED)], False, True),
+        (training(v1.JOB_STATE_FAILED, 1), [], False, True),
+        (training(v1.JOB_STATE_FAILED, 900), [], False, False),
+        (training(v1.JOB_STATE_CANCELLED, 1), [], False, False),
+    ],
+)
+def test_a_labelled_training_is_judged_once(
+    job: v1.Job, others: list[v1.Job], awaits: bool, has_flow_run: bool
+) -> None:
+    assert awaits_verdict(job, [*others, job]) is awaits
+    assert due([*others, job], NOW) == ([job] if has_flow_run else [])
+
+
+def test_all_who_judge_a_model_ask_for_the_same_jobs() -> None:
+    for name in ("20261122-221500-train-m-4f3a21", "x" * 63, "x" * 64):
+        run = Run("9c2f8d38-0f2e-4dfb-9d3a-0b1c2d3e4f50", training=name)
+        for request, step in (
+            (prediction_request(MODEL, "s3://d", split="test"), "predict"),
+            (evaluation_request("restoration", "s3://r", "s3://d", model_uri=MODEL), "qc"),
+        ):
+            mine = judging_request(name, request)
+            assert check_request_id(mine.request_id) == run.request_id(step)
+            assert dict(mine.labels) == dict(run.labels)
+            check_request_id(run.request_id(step, 9))
+    assert len({Run("r", training="x" * length).request_id("qc") for length in (62, 63, 64)}) == 3
+
+
 def test_a_run_left_behind_fails_with_the_words_of_its_job() -> None:
     assert decide("RUNNING", [FAILED]).message == "The disk is full."
 
@@ -282,14 +342,6 @@ def test_progress_is_one_line() -> None:
         metrics={"loss": 0.25},
     )
     assert _show.progress_line(running) == "Training · epoch 3 of 10 · loss 0.25 · about 3 min left"
-
-
-@pytest.mark.parametrize(
-    ("polled", "alive"),
-    [("2026-11-24T15:29:45Z", True), ("2026-11-24T15:27:45Z", False), (None, False)],
-)
-def test_a_runner_is_alive_that_has_just_asked_for_work(polled: str | None, alive: bool) -> None:
-    assert just_polled({"last_polled": polled}, datetime(2026, 11, 24, 15, 30, tzinfo=UTC)) is alive
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (200, "3 min"), (7500, "2 h 5 min")])
@@ -390,7 +442,7 @@ def test_keys_are_such_as_prefect_accepts() -> None:
 
 
 def test_the_steps_need_no_prefect() -> None:
-    names = ("_work", "_quality_pages", "forms", "catalogue", "remote")
+    names = ("_work", "_quality_pages", "forms", "catalogue", "_api", "schedules")
     modules = ", ".join(f"parfocal.flows.{name}" for name in names)
     code = f"import sys, {modules}; print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

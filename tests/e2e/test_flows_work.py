@@ -120,23 +120,15 @@ def test_a_retried_run_continues_a_cancelled_training(client: Client, images: st
     assert job.attempt == 2
 
 
-def test_a_run_that_only_follows_reports_its_training_from_the_start(
+def test_a_run_that_judges_follows_a_training_and_never_starts_one(
     client: Client, images: str, run: Run, notes: Notes
 ) -> None:
-    request = requests.training_request(
-        "fake-2d", images, "steps", {"epochs": 2}, request_id=run.request_id("train"), labels=run.labels
-    )
-    job = client.wait(client.start(request).id)
-    assert train(client, Run(run.id, follows=True), notes, images).id == job.id
-    assert notes.starts == [(job.id, True)]
-    assert notes.epochs == [1, 2]
-
-
-def test_a_run_that_only_follows_never_starts_a_training(client: Client, images: str, run: Run, notes: Notes) -> None:
-    with pytest.raises(NotFoundError, match=f"{run.id}-train"):
-        train(client, Run(run.id, follows=True), notes, images)
     with pytest.raises(NotFoundError):
-        client.get(run.request_id("train"))
+        _jobs.ended_job(client, "nowhere", notes)
+    request = requests.training_request("fake-2d", images, "steps", {"epochs": 2})
+    job = client.start(request)
+    assert _jobs.ended_job(client, job.id, notes).state == v1.JOB_STATE_SUCCEEDED
+    assert notes.starts == [(job.id, True)]
 
 
 def test_a_full_queue_is_waited_for(
@@ -182,8 +174,8 @@ def test_cancelling_the_jobs_of_a_run_leaves_those_of_others(client: Client, ima
             "fake-2d", images, "mine", {"epochs": 1000, "pause_seconds": 1.0}, labels=dict(run.labels)
         )
     )
-    assert _work.cancel_jobs(client, "another run", "test") == []
-    assert [job.id for job in _work.cancel_jobs(client, run.id, "test")] == [mine.id]
+    assert _work.cancel_jobs(client, Run("another run"), "test") == []
+    assert [job.id for job in _work.cancel_jobs(client, run, "test")] == [mine.id]
     assert client.wait(mine.id).state == v1.JOB_STATE_CANCELLED
 
 
@@ -192,7 +184,7 @@ def test_jobs_are_not_taken_for_cancelled_where_a_service_is_silent(client: Clie
         Client(client.settings, services=[*client.addresses, "127.0.0.1:9"]) as other,
         pytest.raises(UnavailableError),
     ):
-        _work.cancel_jobs(other, run.id, "test", patience_seconds=0.0)
+        _work.cancel_jobs(other, run, "test", patience_seconds=0.0)
 
 
 def test_a_dataset_without_test_images_is_noted(
@@ -200,7 +192,7 @@ def test_a_dataset_without_test_images_is_noted(
 ) -> None:
     shutil.copytree(pairs_folder / "train", tmp_path / "train")
     publish_dataset(client.store, "untested", tmp_path)
-    checked = _work.check_dataset(client, client.method("fake-2d"), "untested")
+    checked = _work.check_dataset(client, client.method("fake-2d"), client.dataset_uri("untested"))
     assert not checked.has_test_images
     assert any("no test images" in note for note in checked.notes)
 
@@ -211,9 +203,4 @@ def test_too_few_images_are_refused_with_both_numbers(client: Client, pairs_fold
         shutil.copy(pairs_folder / "train" / role / "field0.tif", tmp_path / "train" / role)
     publish_dataset(client.store, "single", tmp_path)
     with pytest.raises(InvalidInputError, match=r"1 training image;.*Fake 2D.* 2\b"):
-        _work.check_dataset(client, client.method("fake-2d"), "single")
-
-
-def test_an_unknown_dataset_is_named(client: Client) -> None:
-    with pytest.raises(NotFoundError, match="'nowhere'"):
-        _work.check_dataset(client, client.method("fake-2d"), "nowhere")
+        _work.check_dataset(client, client.method("fake-2d"), client.dataset_uri("single"))

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import Ended, free_ports, mentions
+from support import Ended, mentions
 
-from parfocal import v1
-from parfocal.cli import _flow, _work
-from parfocal.cli._app import App
-from parfocal.cli._train import judge
-from parfocal.client import Client, requests
-from parfocal.flows.remote import TrainingFlow
+from parfocal.cli import _work
+from parfocal.client import Client
+from parfocal.client.quality import TRAINING_LABEL, judging_request
+from parfocal.client.requests import prediction_request
 from parfocal.runtime.images.files import Image, read_image, write_image
 
 
@@ -38,45 +35,26 @@ def test_train_as_json_is_one_object_on_stdout(run: Callable[..., Ended], datase
     assert set(values["evaluation"]["summary"]["metrics"]) == {"prediction", "input", "baseline"}
 
 
-@pytest.fixture
-def silent_flow(run: Callable[..., Ended], dataset: str) -> Iterator[tuple[Client, TrainingFlow]]:
-    """A workflow whose Prefect does not answer."""
+def test_a_training_that_nobody_judged_is_judged_by_the_same_command(run: Callable[..., Ended], dataset: str) -> None:
+    words = ["train", "fake-2d", "--dataset", dataset, "--model", "left", "-p", "epochs=1"]
+    detached = run(*words, "--detach")
+    assert detached.code == 0
+    assert "parfocal models show left" in detached.err
     with Client() as client:
-        yield client, TrainingFlow(client, f"http://127.0.0.1:{free_ports(1)[0]}/api", "fake-2d")
-
-
-def test_a_training_starts_without_a_workflow_where_prefect_does_not_answer(
-    silent_flow: tuple[Client, TrainingFlow], dataset: str
-) -> None:
-    client, flow = silent_flow
-    assert not flow.served()
-    request = requests.training_request("fake-2d", client.dataset_uri(dataset), "alone", {"epochs": 1})
-    job = _flow.start_or_join(client, flow, request, {"epochs": 1}, again=True)
-    assert job.id == request.request_id
-    assert "evaluate --model alone" in _flow.doer(App(), client, flow, job).afterwards
-    assert client.wait(job.id).state == v1.JOB_STATE_SUCCEEDED
-
-
-def test_what_a_workflow_leaves_undone_the_command_does(
-    silent_flow: tuple[Client, TrainingFlow],
-    dataset: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(_flow, "_PATIENCE_SECONDS", 0.5)
-    client, flow = silent_flow
-    uri, flow_run = client.dataset_uri(dataset), str(uuid.uuid4())
-    request = requests.training_request(
-        "fake-2d", uri, "left", {"epochs": 1}, request_id=f"{flow_run}-train", labels={"flow_run": flow_run}
-    )
-    job = client.wait(client.start(request).id)
-    alone = _work.CommandDoer(App(), client, again=False)
-    doer = _flow.FlowDoer(App(), client, flow, job, alone)
-    evaluation = judge(App(), client, client.method("fake-2d"), _work.output_uri(job, "model"), uri, doer)
-    assert evaluation is not None
-    assert evaluation.state == v1.JOB_STATE_SUCCEEDED
-    assert "flow_run" not in evaluation.labels
-    assert capfd.readouterr().err.count("not go on") == 1
+        (training,) = (job for job in client.jobs() if job.training.model == "left")
+        model = _work.output_uri(client.wait(training.id), "model")
+        # A flow runner has begun to judge it.
+        request = prediction_request(model, client.dataset_uri(dataset), split="test")
+        begun = client.start(judging_request(training.id, request))
+        again = run(*words, "--json")
+        assert again.code == 0, again.err
+        assert again.json["job"]["id"] == training.id
+        jobs = {job.id: job for job in client.jobs()}
+    mine = {name for name, job in jobs.items() if job.labels.get(TRAINING_LABEL) == training.id}
+    assert mine == {begun.id, f"{training.id}-qc"}
+    assert [job.id for job in jobs.values() if job.training.model == "left"] == [training.id]
+    # There is a verdict, so the same words are a new training.
+    assert run(*words, "--json").json["job"]["id"] != training.id
 
 
 def test_require_pass_decides_the_exit_code(

@@ -32,6 +32,7 @@ _COMMANDS = {
     "train": "_train:train",
     "evaluate": "_evaluate:evaluate",
     "compare": "_compare:compare",
+    "study": "_study:study",
     "predict": "_predict:predict",
     "schedule": "_schedule:schedule",
     "ingest": "_ingest:ingest",

@@ -90,7 +90,7 @@ def compare(
         if app.json:
             print_json({"job": _work.job_json(job), "uri": uri, "summary": summary})
             return
-        _show(summary)
+        show_comparison(summary)
         if output is None:
             print_fields({"Results": uri, "Report": f"parfocal jobs download {job.id} --output FOLDER"})
             return
@@ -105,7 +105,8 @@ def compare(
         )
 
 
-def _show(summary: Mapping[str, Any]) -> None:
+def show_comparison(summary: Mapping[str, Any]) -> None:
+    """Print what a comparison says."""
     from parfocal.cli._render import print_table, print_text, say
     from parfocal.client.comparisons import difference_rows, mean_rows, ranking_sentence
 

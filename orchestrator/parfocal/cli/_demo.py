@@ -103,7 +103,8 @@ def demo(
             show_model(client, model_uri)
 
         say("3. Quality control")
-        evaluation = judge(app, client, description, model_uri, dataset_uri)
+        doer = _work.CommandDoer(app, client, again=False, training=job)
+        evaluation = judge(client, doer, description, model_uri, dataset_uri)
 
         say("4. Applying the model")
         applied = _apply(app, client, model_uri, dataset_uri, tested=bool(report.test))

@@ -146,8 +146,7 @@ def _predict_stored(
     from parfocal.cli._errors import DETACHED
     from parfocal.cli._render import print_json, say
     from parfocal.client.steps import plan_steps
-    from parfocal.flows.remote import ENDED
-    from parfocal.flows.schedules import Schedules, start_once
+    from parfocal.flows.schedules import ENDED, Schedules, start_once
     from parfocal.runtime.errors import PreconditionError
     from parfocal.runtime.store.confinement import check_folders
     from parfocal.runtime.store.store import Location

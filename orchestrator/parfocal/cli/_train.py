@@ -10,8 +10,8 @@ from parfocal.cli._app import App, Command, current_app
 
 if TYPE_CHECKING:
     from parfocal import v1
+    from parfocal.cli._work import CommandDoer
     from parfocal.client import Client
-    from parfocal.client.quality import Doer
 
 PARAMETERS = click.option(
     "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a parameter; repeat for more."
@@ -59,15 +59,18 @@ def train(
 ) -> None:
     """Train a model with METHOD, for example care-2d, and have quality control judge it.
 
-    `parfocal methods METHOD` lists the parameters. Ctrl-C stops watching, not the training; where Parfocal runs with
-    its pages for the browser, not quality control either. The same command again goes on watching.
+    `parfocal methods METHOD` lists the parameters. Ctrl-C stops watching, not the training, nor quality control where
+    Parfocal runs with Prefect. The same command again continues watching.
     """
     app = current_app()
     from parfocal import v1
-    from parfocal.cli import _capacity, _flow, _work
+    from parfocal.cli import _capacity, _work
     from parfocal.cli._render import print_json, say
     from parfocal.client.parameters import parse_parameters, preset_values, schema_of
+    from parfocal.client.published import read_manifest
+    from parfocal.client.quality import JUDGE_LABEL
     from parfocal.client.requests import training_request
+    from parfocal.runtime.store.manifests import DatasetManifest
     from parfocal.runtime.store.names import check_name
 
     check_name("model", model)
@@ -77,6 +80,7 @@ def train(
         values |= parse_parameters(description.title, schema_of(description, v1.JOB_KIND_TRAINING), parameters)
         dataset_uri = client.dataset_uri(dataset)
         initial_uri = client.model_uri(initial) if initial else ""
+        judged = qc and read_manifest(client, dataset_uri, DatasetManifest).can_be_judged_by("test")
         request = training_request(
             method,
             dataset_uri,
@@ -84,37 +88,41 @@ def train(
             values,
             initial_model_uri=initial_uri,
             initial_weights=initial_weights,
+            labels={JUDGE_LABEL: "test"} if judged else {},
         )
         if (need := _capacity.expected(app, description, values)) is not None and not app.json:
             gpu = f", {need.device_memory_gib:.1f} GiB of the GPU" if need.device_memory_gib else ""
             seconds = f"{need.seconds_per_step:.2g} s per step"
             say(f"By what was measured on this computer: about {need.memory_gib:.1f} GiB{gpu}, {seconds}.")
-        flow = _flow.training_flow(app, client, description, dataset_uri) if qc else None
-        job = _flow.start_or_join(client, flow, request, values, again=again)
-        doer = _flow.doer(app, client, flow, job) if qc else None
-        afterwards = doer.afterwards if doer else ""
+        job = _work.start_or_join(client, request, again=again)
+        afterwards = (
+            "Quality control follows without this command where a flow runner is at work (`parfocal status`), "
+            f"elsewhere by the same command again. Its verdict then: parfocal models show {model}"
+        )
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})
             else:
                 say(f"Watch it: parfocal jobs watch {job.id}")
-            if afterwards:
+            if judged:
                 say(afterwards)
             return
-        job = _work.finish(app, client, job, f"Training {model}", afterwards=afterwards)
+        job = _work.finish(app, client, job, f"Training {model}", afterwards=afterwards if judged else "")
         model_uri = _work.output_uri(job, "model")
         if not app.json:
             show_model(client, model_uri)
-        evaluation = judge(app, client, description, model_uri, dataset_uri, doer) if doer else None
+        doer = _work.CommandDoer(app, client, again=False, training=job, afterwards=afterwards)
+        evaluation = judge(client, doer, description, model_uri, dataset_uri) if qc else None
         conclude(app, client, job, model_uri, evaluation, require_pass=require_pass)
 
 
 def judge(
-    app: App, client: Client, method: v1.Method, model_uri: str, dataset_uri: str, doer: Doer | None = None
+    client: Client, doer: CommandDoer, method: v1.Method, model_uri: str, dataset_uri: str, *, again: bool = True
 ) -> v1.Job | None:
     """Return the evaluation of a model by the test images of a dataset; None, with a warning, if impossible.
 
-    Unless a `doer` says otherwise, the command has the jobs done.
+    Of a new model there is nothing yet, unless somebody else has begun, whose jobs have the same ids: `again` does not
+    look for more.
     """
     from parfocal.cli import _work
     from parfocal.cli._render import warn
@@ -129,7 +137,7 @@ def judge(
     if evaluation is None:
         warn("No service for quality control answers, so the model was not judged; `parfocal evaluate` does it later.")
         return None
-    return judge_model(client, doer or _work.CommandDoer(app, client, again=False), evaluation, model_uri, dataset_uri)
+    return judge_model(client, doer, evaluation, model_uri, dataset_uri, again=again, reuse=True)
 
 
 def show_model(client: Client, model_uri: str) -> None:

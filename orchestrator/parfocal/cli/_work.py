@@ -14,7 +14,7 @@ from parfocal.cli._render import print_json, print_table, print_verdict, say, wa
 from parfocal.runtime.errors import NotFoundError, ParfocalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from parfocal import v1
     from parfocal.client import Client
@@ -26,31 +26,27 @@ if TYPE_CHECKING:
 
 
 def start_or_join(client: Client, request: v1.StartJobRequest, *, again: bool) -> v1.Job:
-    """Start a job, or return an identical one that is at work already unless `again`."""
+    """Start a job, or return an identical one that is at work already unless `again`.
+
+    A training that asks for a verdict on its model is at work until there is one.
+    """
     if not again:
         from parfocal import v1
+        from parfocal.client.quality import JUDGE_LABEL, awaits_verdict
 
-        for job in same_work(client, request, (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING)):
-            say_joined(job)
-            return job
+        active = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING)
+        spec = str(request.WhichOneof("spec"))
+        jobs = client.jobs(() if JUDGE_LABEL in request.labels else active)
+        for job in jobs:
+            same = job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec)
+            if same and (job.state in active or awaits_verdict(job, jobs)):
+                say(f"The same work is under way already as job {job.id}; joining it (--again starts another).")
+                return job
     job = client.start(request)
     say(f"Job {job.id}")
     for text in job.warnings:
         warn(text)
     return job
-
-
-def same_work(client: Client, request: v1.StartJobRequest, states: Sequence[v1.JobState.ValueType]) -> Iterator[v1.Job]:
-    """Yield the jobs in one of `states` that do what a request asks for, newest first."""
-    spec = str(request.WhichOneof("spec"))
-    for job in client.jobs(states):
-        if job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec):
-            yield job
-
-
-def say_joined(job: v1.Job) -> None:
-    """Say that a command follows a job that it did not start."""
-    say(f"The same work is under way already as job {job.id}; joining it (--again starts another).")
 
 
 def finish(
@@ -70,7 +66,8 @@ def finish(
     from parfocal import v1
 
     try:
-        job = follow(client, job, label, on_report=on_report, fraction=fraction)
+        if job.state != v1.JOB_STATE_SUCCEEDED:
+            job = follow(client, job, label, on_report=on_report, fraction=fraction)
     except Detached as detached:
         say_detached(app, detached.job, afterwards)
         raise click.exceptions.Exit(DETACHED) from None
@@ -163,16 +160,35 @@ def start_prediction(
 class CommandDoer:
     """Has the jobs of a larger piece of work done for a command, which follows each of them.
 
-    `afterwards` is said as well when the user stops watching.
+    Parameters
+    ----------
+    again
+        Have them done even if the same work is under way.
+    training
+        The training whose model is judged: its jobs are those of all who judge it, for instance of a flow runner.
+    afterwards
+        Said as well when the user stops watching.
     """
 
-    def __init__(self, app: App, client: Client, *, again: bool, afterwards: str = "") -> None:
-        self._app, self._client, self._again, self.afterwards = app, client, again, afterwards
+    def __init__(
+        self, app: App, client: Client, *, again: bool, training: v1.Job | None = None, afterwards: str = ""
+    ) -> None:
+        self._app, self._client, self._again = app, client, again
+        self._training, self._afterwards = training, afterwards
 
     def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
         """Return the finished job of a request; end the command if it did not succeed."""
-        job = start_or_join(self._client, request, again=self._again)
-        return finish(self._app, self._client, job, title, afterwards=self.afterwards)
+        from parfocal import v1
+        from parfocal.client.quality import judging_request
+        from parfocal.runtime.store.names import new_request_id
+
+        mine = request if self._training is None else judging_request(self._training.id, request)
+        job = start_or_join(self._client, mine, again=self._again or self._training is not None)
+        if job.state in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
+            # It was tried before, under the same id.
+            request.request_id = new_request_id(str(request.WhichOneof("spec")))
+            job = start_or_join(self._client, request, again=True)
+        return finish(self._app, self._client, job, title, afterwards=self._afterwards)
 
     def found(self, job: v1.Job, what: str) -> None:  # noqa: ARG002
         """Say that something has been done before."""

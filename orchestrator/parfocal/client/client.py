@@ -123,14 +123,21 @@ class Client:
         return _first(self._require_services(), lambda service: service.call(service.jobs.GetJob, request).job)
 
     def jobs(
-        self, states: Sequence[v1.JobState.ValueType] = (), *, limit: int | None = None, complete: bool = False
+        self,
+        states: Sequence[v1.JobState.ValueType] = (),
+        *,
+        project: str = "",
+        limit: int | None = None,
+        complete: bool = False,
     ) -> list[v1.Job]:
-        """Return the jobs of the project, of all services that answer, newest first.
+        """Return the jobs of a project, of all services that answer, newest first.
 
         Parameters
         ----------
         states
             Only jobs in these states; empty: all.
+        project
+            The project; empty: that of the client.
         limit
             The newest so many; None: all.
         complete
@@ -139,7 +146,7 @@ class Client:
 
         def ask(service: Service) -> list[v1.Job] | UnavailableError:
             size = _PAGE if limit is None else min(limit, _PAGE)
-            request = v1.ListJobsRequest(project=self.project, states=states, page_size=size)
+            request = v1.ListJobsRequest(project=project or self.project, states=states, page_size=size)
             found: list[v1.Job] = []
             try:
                 while True:

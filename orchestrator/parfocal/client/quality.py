@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from parfocal import v1
@@ -15,6 +16,15 @@ from parfocal.runtime.errors import DamagedError
 from parfocal.runtime.store.evaluations import SUMMARY_FILE, EvaluationSummary
 from parfocal.runtime.store.manifests import TURNED_BACK, DatasetManifest
 from parfocal.runtime.store.names import versioned_name
+
+# On a training: its model shall be judged on this split as soon as it is there, by whoever sees it first.
+JUDGE_LABEL = "parfocal.judge"
+# On the jobs that judge the model of a training: that training.
+TRAINING_LABEL = "parfocal.training"
+# By kind of job: what the steps after a training are called in their ids.
+JUDGING_STEPS = {"prediction": "predict", "evaluation": "qc"}
+_LONGEST_ORIGIN = 50
+_ENDED_BADLY = (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED)
 
 
 class Doer(Protocol):
@@ -120,6 +130,35 @@ def judge_model(
         doer.found(evaluated, f"{name} has been scored before (job {evaluated.id}).")
         return evaluated
     return doer.do(request, f"Quality control of {name}")
+
+
+def judging_id(training_id: str) -> str:
+    """Return what the ids of the jobs begin with that judge the model of a training; at most 50 characters."""
+    if len(training_id) <= _LONGEST_ORIGIN:
+        return training_id
+    digest = hashlib.sha256(training_id.encode()).hexdigest()[:8]
+    return f"{training_id[: _LONGEST_ORIGIN - 9]}-{digest}"
+
+
+def judging_request(training_id: str, request: v1.StartJobRequest) -> v1.StartJobRequest:
+    """Return a request of `judge_model` as all make it who judge the model of a training, so that it is one job."""
+    step = JUDGING_STEPS[str(request.WhichOneof("spec"))]
+    mine = v1.StartJobRequest(labels={TRAINING_LABEL: training_id})
+    mine.MergeFrom(request)
+    mine.request_id = f"{judging_id(training_id)}-{step}"
+    return mine
+
+
+def awaits_verdict(training: v1.Job, jobs: Iterable[v1.Job]) -> bool:
+    """Return whether a training asks for a verdict on its model, and none of its project's jobs gave or failed to."""
+    if JUDGE_LABEL not in training.labels or training.state != v1.JOB_STATE_SUCCEEDED:
+        return False
+    models = {output.uri for output in training.outputs if output.kind == "model"}
+    return not any(
+        (job.state == v1.JOB_STATE_SUCCEEDED and job.evaluation.model_uri in models)
+        or (job.state in _ENDED_BADLY and job.labels.get(TRAINING_LABEL) == training.id)
+        for job in jobs
+    )
 
 
 def _both_ways(method: v1.Method) -> dict[str, Any]:

@@ -5,7 +5,7 @@ parfocal.flows.train          the flow behind train/<method>: check, train, pred
 parfocal.flows.predict        the flow behind predict/<method>
 parfocal.flows.compare        the flow behind compare/<method>: judge what has not been judged, compare
 parfocal.flows.check_dataset  the flow behind check-dataset/<method>: quality control of a dataset alone
-parfocal.flows.remote         the flow train from outside of Prefect, for `parfocal train`
+parfocal.flows.judge          the flow behind judge/training: the last steps of train, for trainings of commands
 parfocal.flows.serve          python -m parfocal.flows.serve: registers and runs the deployments
 ```
 

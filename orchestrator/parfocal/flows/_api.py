@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import time
-import urllib.error
-import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping
 from http import HTTPStatus
-from http.client import HTTPException
 from typing import Any
+
+import urllib3
 
 from parfocal.runtime.errors import NotFoundError, UnavailableError
 
 _TIMEOUT = 20.0
-_TRIES, _PAUSE = 5, 0.5
+# Where SQLite was locked for a moment the server asks to try again; that is done for about two seconds.
+_RETRIES = urllib3.Retry(
+    total=None,
+    connect=0,
+    read=0,
+    redirect=0,
+    other=0,
+    status=4,
+    status_forcelist=[HTTPStatus.SERVICE_UNAVAILABLE],
+    allowed_methods=None,
+    backoff_factor=0.15,
+    respect_retry_after_header=False,
+    raise_on_status=False,
+)
 # The server is on this computer: never through a proxy.
-_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_HTTP = urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRIES)
 
 
 class PrefectApi:
@@ -33,7 +43,9 @@ class PrefectApi:
 
     def __init__(self, url: str, auth: str = "") -> None:
         self._url = url
-        self._auth = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
+        known = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
+        # Calls are rare: a connection that was kept might be closed by the server just when it is used again.
+        self._headers = {"Connection": "close", "Content-Type": "application/json", **known}
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the answer to a call of `path` with a body, both as JSON; None where the answer is empty.
@@ -45,24 +57,13 @@ class PrefectApi:
         UnavailableError
             It does not answer, or refuses.
         """
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", **self._auth}
-        for attempt in range(1, _TRIES + 1):
-            request = urllib.request.Request(self._url + path, data, headers, method=method)
-            try:
-                with _HTTP.open(request, timeout=_TIMEOUT) as response:
-                    text = response.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                if error.code == HTTPStatus.NOT_FOUND:
-                    error.close()
-                    raise NotFoundError(f"Prefect at {self._url} does not know {path}.") from error
-                with error:
-                    problem = f"{error.code} {error.read(300).decode(errors='replace')}"
-                # SQLite was locked for a moment; the server asks to try again.
-                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or attempt == _TRIES:
-                    raise UnavailableError(f"Prefect at {self._url} refused {path}: {problem}") from error
-                time.sleep(_PAUSE)
-            except (OSError, HTTPException, ValueError) as error:
-                raise UnavailableError(f"Prefect at {self._url} does not answer: {error}") from error
-        raise AssertionError("not reached")
+        try:
+            answer = _HTTP.request(method, self._url + path, json=body, headers=self._headers)
+            if answer.status == HTTPStatus.NOT_FOUND:
+                raise NotFoundError(f"Prefect at {self._url} does not know {path}.")
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                problem = f"{answer.status} {answer.data[:300].decode(errors='replace')}"
+                raise UnavailableError(f"Prefect at {self._url} refused {path}: {problem}")
+            return answer.json() if answer.data else None
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise UnavailableError(f"Prefect at {self._url} does not answer: {error}") from error

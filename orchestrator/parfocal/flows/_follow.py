@@ -21,8 +21,9 @@ from prefect.states import Cancelled, Failed
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.flows._jobs import ACTIVE_STATES, CREATOR_LABEL, STARTED_LABEL, JobNotSucceededError, Run, repeatable_job
+from parfocal.flows._jobs import ACTIVE_STATES, JobNotSucceededError, Run, repeatable_job
 from parfocal.flows._show import event_line, progress_line
+from parfocal.flows.hooks import run_of
 from parfocal.runtime.errors import ParfocalError, PreconditionError
 
 if TYPE_CHECKING:
@@ -169,13 +170,7 @@ def current_run() -> Run:
     PreconditionError
         It does not run in a flow.
     """
-    flow_run = current_flow_run()
-    return Run(
-        str(flow_run.id),
-        max(flow_run.run_count or 1, 1),
-        follows=STARTED_LABEL in flow_run.labels,
-        creator=str(flow_run.labels.get(CREATOR_LABEL) or ""),
-    )
+    return run_of(current_flow_run())
 
 
 def step(name: str, work: Callable[[], _T]) -> _T:

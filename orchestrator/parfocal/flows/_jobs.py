@@ -1,7 +1,7 @@
 """Starting and following one job on behalf of a flow run; nothing here knows of Prefect.
 
-Every job has a request id made from the flow run's id, so a flow that is retried, or started again after its process
-was killed, finds the job that is already there. A second training is never started.
+Every job has a request id made from the flow run's id, or from the training whose model is judged, so a flow that is
+retried, or started again after its process was killed, finds the job that is already there.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ from typing import Protocol, TypeVar
 
 from parfocal import v1
 from parfocal.client import Client
+from parfocal.client.quality import TRAINING_LABEL, judging_id
 from parfocal.runtime.errors import NotFoundError, ParfocalError, QueueFullError
 from parfocal.runtime.store.store import patiently
 
 _T = TypeVar("_T")
 FLOW_RUN_LABEL = "flow_run"
-# On a flow run: the command that made it starts the training.
-STARTED_LABEL = "parfocal.training-started-by-command"
 # On a flow run: for whom it is done. The runner acts for them, with an identity of its own.
 CREATOR_LABEL = "parfocal.created-by"
 ACTIVE_STATES = (v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING)
 _ENDED_BADLY = (v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED)
-# By kind of job: what the steps after a training are called in the request ids of its flow run.
-STEPS = {"prediction": "predict", "evaluation": "qc"}
 PATIENCE_SECONDS = 600.0
 _MAX_PAUSE_SECONDS = 30.0
 
@@ -66,25 +63,31 @@ class Run:
         Identifier of the flow run; the same whenever it is retried or taken up again.
     attempt
         1 the first time, more when it was retried or taken up again.
-    follows
-        The training is started by the command that made the run; the run only follows it and does the rest.
     creator
         For whom the run is done; empty: nobody is recorded, and what it makes is the runner's own.
+    training
+        The training whose model the run judges; empty: it does other work. A command may judge that model as well, so
+        the jobs are those of the training, not of the run.
     """
 
     id: str
     attempt: int = 1
-    follows: bool = False
     creator: str = ""
+    training: str = ""
 
     def request_id(self, step: str, number: int = 1) -> str:
         """Return the request id of a step, e.g. "<flow-run id>-train"; `number` counts repetitions of cheap steps."""
-        return f"{self.id}-{step}" + (f"-{number}" if number > 1 else "")
+        origin = judging_id(self.training) if self.training else self.id
+        return f"{origin}-{step}" + (f"-{number}" if number > 1 else "")
 
     @property
     def labels(self) -> Mapping[str, str]:
         """The labels by which the jobs of this run are found."""
-        return {FLOW_RUN_LABEL: self.id}
+        return {TRAINING_LABEL: self.training} if self.training else {FLOW_RUN_LABEL: self.id}
+
+    def owns(self, job: v1.Job) -> bool:
+        """Return whether a job is one of this run."""
+        return all(job.labels.get(key) == value for key, value in self.labels.items())
 
 
 def resumable_job(client: Client, run: Run, request: v1.StartJobRequest, listener: Listener) -> v1.Job:
@@ -94,16 +97,8 @@ def resumable_job(client: Client, run: Run, request: v1.StartJobRequest, listene
     ------
     JobNotSucceededError
         The job failed or was cancelled.
-    NotFoundError
-        The run only follows, and there is no such job.
     """
     job = _find(client, request.request_id, listener)
-    if job is None and run.follows:
-        # Its user may have cancelled and deleted it: it must not begin again.
-        raise NotFoundError(
-            f"There is no job {request.request_id}. Its record was deleted, or the command that was to start it was "
-            "stopped before."
-        )
     if job is None:
         job = _start(client, request, listener)
     else:
@@ -111,7 +106,22 @@ def resumable_job(client: Client, run: Run, request: v1.StartJobRequest, listene
             job_id = job.id
             job = ask_patiently(lambda: client.resume(job_id), listener)
         listener.started(job, again=True)
-    return _follow(client, job, listener, whole=run.follows and run.attempt == 1)
+    return _follow(client, job, listener)
+
+
+def ended_job(client: Client, job_id: str, listener: Listener) -> v1.Job:
+    """Return a job that somebody else started when it has succeeded.
+
+    Raises
+    ------
+    JobNotSucceededError
+        It failed or was cancelled.
+    NotFoundError
+        There is no such job.
+    """
+    job = ask_patiently(lambda: client.get(job_id), listener)
+    listener.started(job, again=True)
+    return _follow(client, job, listener)
 
 
 def repeatable_job(
@@ -180,13 +190,10 @@ def _start(client: Client, request: v1.StartJobRequest, listener: Listener) -> v
             return job
 
 
-def _follow(client: Client, job: v1.Job, listener: Listener, *, whole: bool = False) -> v1.Job:
-    """Report a job until it ends; return it if it succeeded, else raise JobNotSucceededError.
-
-    What happened to it before is reported only if `whole`: an earlier attempt of the run has reported it.
-    """
-    if whole or job.state in ACTIVE_STATES:
-        for report in client.watch(job.id, 0 if whole else job.last_sequence):
+def _follow(client: Client, job: v1.Job, listener: Listener) -> v1.Job:
+    """Report what happens to a job from now on until it ends; return it if it succeeded, else raise."""
+    if job.state in ACTIVE_STATES:
+        for report in client.watch(job.id, job.last_sequence):
             if report.HasField("event"):
                 listener.happened(report.job, report.event)
             listener.progressed(report.job)

@@ -17,7 +17,6 @@ from parfocal.client.published import read_manifest
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import (
     ACTIVE_STATES,
-    FLOW_RUN_LABEL,
     PATIENCE_SECONDS,
     Listener,
     Run,
@@ -29,6 +28,7 @@ from parfocal.runtime.datasets.kinds import require_suitable
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
+from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import patiently
 
 MAX_FIGURE_BYTES = 3_000_000
@@ -69,8 +69,8 @@ def find_method(client: Client, name: str, listener: Listener) -> v1.Method:
     return ask_patiently(lambda: client.method(name), listener)
 
 
-def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDataset:
-    """Return a dataset ("name" or "name:version") after checking that `method` can be trained on it.
+def check_dataset(client: Client, method: v1.Method, uri: str) -> CheckedDataset:
+    """Return a dataset after checking that `method` can be trained on it.
 
     Raises
     ------
@@ -81,14 +81,13 @@ def check_dataset(client: Client, method: v1.Method, dataset: str) -> CheckedDat
     """
     if v1.JOB_KIND_TRAINING not in method.job_kinds:
         raise InvalidInputError(f"{method.title} cannot be trained; it offers prediction only.")
-    uri = client.dataset_uri(dataset)
     manifest = read_manifest(client, uri, DatasetManifest)
     needs = method.data_requirements
     require_suitable(manifest, needs.target, method.title)
     count = len(manifest.select("train", "source"))
     if count < needs.minimum_images:
         raise InvalidInputError(
-            f"The dataset {dataset!r} has {_images(count)}; {method.title} needs at least "
+            f"The dataset {versioned_name(uri)} has {_images(count)}; {method.title} needs at least "
             f"{needs.minimum_images}. {needs.description}"
         )
     notes = list(manifest.warnings)
@@ -183,12 +182,12 @@ def smaller(picture: bytes, most_bytes: int) -> bytes:
     return picture
 
 
-def jobs_of(client: Client, run_id: str) -> list[v1.Job]:
-    """Return the jobs that a flow run started, newest first, of all services that answer."""
-    return _of_run(client.jobs(), run_id)
+def jobs_of(client: Client, run: Run) -> list[v1.Job]:
+    """Return the jobs of a flow run, newest first, of all services that answer."""
+    return [job for job in client.jobs() if run.owns(job)]
 
 
-def cancel_jobs(client: Client, run_id: str, why: str, *, patience_seconds: float = PATIENCE_SECONDS) -> list[v1.Job]:
+def cancel_jobs(client: Client, run: Run, why: str, *, patience_seconds: float = PATIENCE_SECONDS) -> list[v1.Job]:
     """Ask all jobs of a flow run that have not ended to end; return them.
 
     Raises
@@ -199,13 +198,9 @@ def cancel_jobs(client: Client, run_id: str, why: str, *, patience_seconds: floa
 
     def attempt() -> list[v1.Job]:
         active = client.jobs(ACTIVE_STATES, complete=True)
-        return [client.cancel(job.id, why=why) for job in _of_run(active, run_id)]
+        return [client.cancel(job.id, why=why) for job in active if run.owns(job)]
 
     return patiently(attempt, patience_seconds)
-
-
-def _of_run(jobs: Sequence[v1.Job], run_id: str) -> list[v1.Job]:
-    return [job for job in jobs if job.labels.get(FLOW_RUN_LABEL) == run_id]
 
 
 def model_uri_of(job: v1.Job) -> str:

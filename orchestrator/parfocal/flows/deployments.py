@@ -12,7 +12,15 @@ from uuid import UUID
 from parfocal import v1
 from parfocal.flows import schedules
 from parfocal.flows.catalogue import Catalogue
-from parfocal.flows.forms import Schema, check_form, compare_form, predict_form, predict_new_form, train_form
+from parfocal.flows.forms import (
+    Schema,
+    check_form,
+    compare_form,
+    judge_form,
+    predict_form,
+    predict_new_form,
+    train_form,
+)
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("prefect.parfocal.flows")
 TAG = "parfocal"
+# Flow and name of the deployment that judges the models of trainings.
+JUDGE = ("judge", "training")
 _PAGE = 200
 
 
@@ -69,6 +79,8 @@ def offers(catalogue: Catalogue, project: str) -> list[Offer]:
             form = check_form(method, catalogue.datasets)
             text = _description(method, "Looks for what is wrong with images before a model is trained on them.")
             found.append(Offer("check-dataset", method.name, common, form, text, tags))
+    text = "Has quality control judge the model of a training that was started outside of Prefect."
+    found.append(Offer(*JUDGE, {"project": project}, judge_form(), text, (TAG,)))
     return found
 
 
@@ -102,6 +114,10 @@ class Deployments:
     def ids(self) -> list[UUID]:
         """The deployments registered so far."""
         return [identifier for identifier, _ in self._known.values()]
+
+    def id(self, flow: str, name: str) -> UUID:
+        """Return the deployment `flow`/`name`, which has been registered."""
+        return self._known[flow, name][0]
 
     async def update(self, wanted: Sequence[Offer]) -> None:
         """Register what is new and patch what has changed; what is no longer wanted stays until the runner ends."""
@@ -157,11 +173,12 @@ async def _patch(identifier: UUID, offer: Offer) -> None:
 def _flow(name: str) -> Flow[..., Any]:
     from parfocal.flows.check_dataset import check_dataset
     from parfocal.flows.compare import compare
+    from parfocal.flows.judge import judge
     from parfocal.flows.predict import predict
     from parfocal.flows.predict_new import predict_new
     from parfocal.flows.train import train
 
-    flows: tuple[Flow[..., Any], ...] = (train, predict, predict_new, compare, check_dataset)
+    flows: tuple[Flow[..., Any], ...] = (train, judge, predict, predict_new, compare, check_dataset)
     return next(flow for flow in flows if flow.name == name)
 
 

@@ -65,6 +65,16 @@ def train_form(method: v1.Method, datasets: Sequence[str], models: Sequence[str]
     return _form(properties, required=("dataset", "model"))
 
 
+def judge_form() -> Schema:
+    """Return the schema of the form that has the model of a training judged."""
+    job = {
+        "type": "string",
+        "title": "Training",
+        "description": "The job of the training, as `parfocal jobs list` names it.",
+    }
+    return _form({"training": job}, required=("training",))
+
+
 def predict_form(method: v1.Method, models: Sequence[str], datasets: Sequence[str]) -> Schema:
     """Return the schema of the form that applies models of `method`."""
     properties = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from parfocal.flows._jobs import CREATOR_LABEL, Run
 from parfocal.flows._work import cancel_jobs, connect
 from parfocal.flows.notices import Notice, notices_path, tell
 from parfocal.runtime.settings import Settings
@@ -22,10 +23,20 @@ MAX_ATTEMPTS = 5
 NOTHING_NEW = "0 images predicted"
 
 
+def run_of(flow_run: FlowRun) -> Run:
+    """Return what the jobs need to know of a flow run of Prefect."""
+    return Run(
+        str(flow_run.id),
+        max(flow_run.run_count or 1, 1),
+        creator=str(flow_run.labels.get(CREATOR_LABEL) or ""),
+        training=str(flow_run.parameters.get("training") or "").strip(),
+    )
+
+
 def cancel_jobs_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001
     """Cancel the jobs of a flow run that was cancelled. Prefect passes these arguments by name."""
     with connect(str(flow_run.parameters.get("project") or "")) as client:
-        for job in cancel_jobs(client, str(flow_run.id), "the flow run was cancelled in Prefect"):
+        for job in cancel_jobs(client, run_of(flow_run), "the flow run was cancelled in Prefect"):
             _log.info("cancelled job %s of flow run %s", job.id, flow_run.name)
 
 

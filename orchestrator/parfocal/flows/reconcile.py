@@ -1,4 +1,4 @@
-"""Brings flow runs that an earlier runner left behind into line with their jobs. The stored job is the truth."""
+"""Brings flow runs into line with jobs, which are the truth: those of an earlier runner, and those that are missing."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from parfocal import v1
-from parfocal.flows._jobs import ACTIVE_STATES, job_ending
+from parfocal.client import Client
+from parfocal.client.quality import JUDGE_LABEL, awaits_verdict
+from parfocal.flows._jobs import ACTIVE_STATES, CREATOR_LABEL, job_ending
 from parfocal.flows._work import cancel_jobs, connect, jobs_of
+from parfocal.flows.hooks import run_of
+from parfocal.runtime.access.identity import UNVERIFIED
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
 
 _log = logging.getLogger("prefect.parfocal.flows")
 _LIMIT = 200
+# Those that ended lately have a flow run also if a command was faster or they failed: notices tell of it.
+_RECENT = timedelta(days=1)
 
 
 class Fate(Enum):
@@ -102,12 +109,53 @@ async def reconcile(deployment_ids: Sequence[UUID]) -> list[tuple[UUID, Decision
     return decisions
 
 
+def due(jobs: Sequence[v1.Job], now: datetime) -> list[v1.Job]:
+    """Return the trainings among the jobs of a project that ask for a verdict and shall have a flow run by now."""
+
+    def ended_lately(job: v1.Job) -> bool:
+        ended = job.state in {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED}
+        return ended and now - job.finished_at.ToDatetime(UTC) < _RECENT
+
+    labelled = [job for job in jobs if job.HasField("training") and JUDGE_LABEL in job.labels]
+    return [job for job in labelled if ended_lately(job) or awaits_verdict(job, jobs)]
+
+
+async def judge_trainings(client: Client, deployment: UUID, begun: set[str]) -> None:
+    """Start one flow run of `judge` for each training that is due, in all projects that the client sees.
+
+    Parameters
+    ----------
+    deployment
+        That of the flow `judge`.
+    begun
+        Keys of those that have a flow run; what is started is added. Prefect knows the keys too, and starts none twice.
+    """
+    from prefect.client.orchestration import get_client
+
+    for project in await asyncio.to_thread(client.catalog.projects):
+        for job in due(await asyncio.to_thread(client.jobs, project=project), datetime.now(UTC)):
+            # One that failed and was resumed ends once more.
+            key = f"{project}/{job.id}/{job.attempt}"
+            if key in begun:
+                continue
+            async with get_client() as prefect:
+                flow_run = await prefect.create_flow_run_from_deployment(
+                    deployment,
+                    parameters={"training": job.id, "project": project},
+                    labels={CREATOR_LABEL: job.created_by} if job.created_by != UNVERIFIED.name else {},
+                    idempotency_key=key,
+                )
+            begun.add(key)
+            _log.info("flow run %s judges the model of the training %s of %s", flow_run.name, job.id, project)
+
+
 def _decide_for(flow_run: FlowRun) -> Decision:
     state = flow_run.state_type.value if flow_run.state_type else ""
     with connect(str(flow_run.parameters.get("project") or "")) as client:
-        decision = decide(state, jobs_of(client, str(flow_run.id)))
+        run = run_of(flow_run)
+        decision = decide(state, jobs_of(client, run))
         if decision.fate is Fate.CANCELLED:
-            cancel_jobs(client, str(flow_run.id), "the flow run was cancelled in Prefect")
+            cancel_jobs(client, run, "the flow run was cancelled in Prefect")
     return decision
 
 

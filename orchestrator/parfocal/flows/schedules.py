@@ -69,6 +69,10 @@ class Schedule:
         return str(self.parameters.get("project", ""))
 
 
+#: States of a flow run that starts nothing more. A crashed one is none of them: the runner takes it up again.
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
+
+
 @dataclass(frozen=True)
 class ScheduledRun:
     """A run: its state, e.g. "COMPLETED", what it said at the end, and when it began or will begin (ISO 8601)."""

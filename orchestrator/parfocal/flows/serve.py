@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -23,14 +24,17 @@ from prefect.runner import Runner
 from parfocal.client import Client
 from parfocal.flows._process import announce_runner
 from parfocal.flows.catalogue import Catalogue, CatalogueReader
-from parfocal.flows.deployments import Deployments, Offer, offers, scheduled
-from parfocal.flows.reconcile import reconcile
+from parfocal.flows.deployments import JUDGE, Deployments, Offer, offers, scheduled
+from parfocal.flows.reconcile import judge_trainings, reconcile
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 
 _log = logging.getLogger("prefect.parfocal.flows")
 _REFRESH_SECONDS = 20.0
 _RETRY_SECONDS = 2.0
 _QUERY_SECONDS = 3.0
+# How often trainings that wait for a verdict are looked for. Many projects take their time: they are asked less often.
+_LOOK_SECONDS = 5.0
+_TIMES_AS_LONG = 10.0
 
 
 class _FlowRunner(Runner):
@@ -68,11 +72,15 @@ async def serve(stop: asyncio.Event) -> None:
         deployments = Deployments(runner)
         await deployments.update(await _wanted(catalogue, client.project))
         await _reconcile(deployments)
-        refreshing = asyncio.create_task(_refresh(reader, deployments, client.project))
+        tasks = [
+            asyncio.create_task(_refresh(reader, deployments, client.project)),
+            asyncio.create_task(_judge(client, deployments)),
+        ]
         try:
             await runner.start()
         finally:
-            refreshing.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 async def _wanted(catalogue: Catalogue, project: str) -> list[Offer]:
@@ -117,6 +125,23 @@ async def _refresh(reader: CatalogueReader, deployments: Deployments, project: s
         except Exception:
             # Prefect's server may be away for a while; the runner itself decides when that is too long.
             _log.exception("the forms could not be refreshed")
+
+
+async def _judge(client: Client, deployments: Deployments) -> None:
+    begun: set[str] = set()
+    said = ""
+    while True:
+        began = time.monotonic()
+        try:
+            await judge_trainings(client, deployments.id(*JUDGE), begun)
+            said = ""
+        except ParfocalError as error:
+            if error.message != said:
+                _log.warning("trainings that wait for a verdict cannot be looked for: %s", error.message)
+            said = error.message
+        except Exception:
+            _log.exception("trainings that wait for a verdict cannot be looked for")
+        await asyncio.sleep(max(_LOOK_SECONDS, _TIMES_AS_LONG * (time.monotonic() - began)))
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

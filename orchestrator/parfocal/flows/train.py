@@ -5,23 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
 
-from parfocal import v1
 from parfocal.client import Client
-from parfocal.client.quality import evaluation_method_by, judge_model
-from parfocal.flows import _show, _work
-from parfocal.flows._follow import FlowDoer, PrefectListener, add_tag, current_run, ended_badly, quiet_failures, step
-from parfocal.flows._jobs import STEPS, Run
+from parfocal.flows import _work
+from parfocal.flows._follow import PrefectListener, current_run, ended_badly, quiet_failures, step
+from parfocal.flows._jobs import Run
 from parfocal.flows._process import end_with_runner
-from parfocal.flows._scores import Evaluated, quality_rows, read_evaluated
-from parfocal.flows._work import CheckedDataset, Finished
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again, tell_of_run
+from parfocal.flows.judge import judge_and_report
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
-from parfocal.runtime.store.evaluations import direction_note
-from parfocal.runtime.store.names import versioned_name
 
 
 @flow(
@@ -87,7 +80,7 @@ def _train(
     listener = PrefectListener(run.id)
     listener.stage("Checking the dataset", 0, 1)
     method = _work.find_method(client, method_name, listener)
-    checked = step("Check the dataset", lambda: _work.check_dataset(client, method, dataset))
+    checked = step("Check the dataset", lambda: _work.check_dataset(client, method, client.dataset_uri(dataset)))
     initial_model, initial_weights = initial
     initial_model_uri = client.model_uri(initial_model) if initial_model else ""
 
@@ -106,57 +99,4 @@ def _train(
             initial_weights=initial_weights,
         ),
     )
-    model_uri = _work.model_uri_of(training)
-    notes = list(checked.notes)
-    quality = evaluation_method_by(client, method.task, checked.manifest)
-    evaluation = None
-    if quality is None:
-        notes.append("No service of this installation offers quality control for this kind of model.")
-    elif checked.has_test_images:
-        doer = FlowDoer(client, run, listener, 2, begin=90, names=STEPS)
-        # Again: what an earlier attempt of this run has done is found by its request ids.
-        judged = judge_model(client, doer, quality, model_uri, checked.uri, again=True)
-        evaluation = _work.finished(client, judged)
-    step("Report", lambda: _report(client, method, checked, training, evaluation, notes))
-
-    verdict = evaluation.manifest.verdict if evaluation else {}
-    text = f"{versioned_name(model_uri)} · {_show.verdict_headline(verdict)}"
-    listener.done(text)
-    if verdict:
-        add_tag(run.id, f"quality control: {verdict['state']}")
-    return Completed(message=text)
-
-
-def _report(
-    client: Client,
-    method: v1.Method,
-    checked: CheckedDataset,
-    training: v1.Job,
-    evaluation: Finished | None,
-    notes: list[str],
-) -> None:
-    model_uri = _work.model_uri_of(training)
-    name = versioned_name(model_uri)
-    evaluated: Evaluated | None = None
-    figure: bytes | None = None
-    if evaluation:
-        evaluated = read_evaluated(client, evaluation)
-        figure = _work.read_figure(client, evaluation)
-        create_table_artifact(
-            quality_rows(evaluated),
-            key=_show.artifact_key("scores", name),
-            description=f"Scores of {name} on each test image. {direction_note(evaluated.metrics)}",
-        )
-    page = _show.training_report(
-        method=method,
-        model_uri=model_uri,
-        dataset_uri=checked.uri,
-        training=training,
-        evaluation=evaluation,
-        evaluated=evaluated,
-        figure=figure,
-        notes=notes,
-    )
-    create_markdown_artifact(
-        page, key=_show.artifact_key("model", name), description=f"The model {name}: verdict, example, places"
-    )
+    return judge_and_report(client, run, listener, method, checked, training, begin=90)
