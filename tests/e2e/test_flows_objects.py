@@ -30,7 +30,7 @@ def trained(stack: Any, nuclei_folder: Path) -> dict[str, Any]:
     return run
 
 
-def test_found_missed_and_invented_objects_of_each_image_are_in_the_table(stack: Any, trained: dict[str, Any]) -> None:
+def test_true_positives_and_errors_of_each_image_are_in_the_table(stack: Any, trained: dict[str, Any]) -> None:
     rows = json.loads(stack.artifacts(trained["id"])["table"]["data"])
     job = stack.client.get(f"{trained['id']}-qc")
     summary = evaluation_summary(stack.client, result_uri(job))

@@ -64,7 +64,7 @@ def test_what_is_wrong_shows_in_its_number(predict: Any, field: str, low: float,
     assert low <= getattr(score, field) <= high
 
 
-def test_an_invented_spot_is_found_where_it_is() -> None:
+def test_a_false_spot_is_found_where_it_is() -> None:
     false_spot = CLEAN.copy()
     false_spot[60:64, 80:84] += 150
     _, maps = score_residual(NOISY, false_spot, name="a")

@@ -36,7 +36,7 @@ def preview(
     if output.exists() and not overwrite:
         raise InvalidInputError(f"{output} exists. Name another file, or add --overwrite.")
     if parameters and not augment:
-        raise InvalidInputError("-p decides how patches are cut and changed: add --augment.")
+        raise InvalidInputError("-p sets how patches are cut and augmented, and applies only with --augment: add it.")
     folder = _dataset_check.is_folder(what)
     if folder and not method:
         picture = preview_folder(Path(what), _values(None, method, parameters), kind=kind, axes=axes, augmented=augment)

@@ -20,10 +20,8 @@ _NEEDED = ("services", "catalog", "issuer", "client_id")
 
 @click.command(cls=Command, short_help="Log in to a facility's Parfocal.")
 @click.argument("name", metavar="[NAME]", default="")
-@click.option(
-    "--issuer", metavar="URL", default="", help="Who knows the people: the facility's OpenID Connect provider."
-)
-@click.option("--client-id", metavar="ID", default="", help="What the provider calls Parfocal's command line.")
+@click.option("--issuer", metavar="URL", default="", help="Address of the facility's OpenID Connect provider.")
+@click.option("--client-id", metavar="ID", default="", help="Client ID of Parfocal's command line at the provider.")
 @click.option("--catalog", metavar="HOST:PORT", default="", help="Address of the catalogue.")
 @click.option("--tls-ca", metavar="FILE", default="", help="Certificate authority of the services, or `system`.")
 @click.option(
@@ -44,8 +42,7 @@ def login(
     """Log in with a browser, on this or any other device, and work with that Parfocal from now on.
 
     The first time, give the context a NAME, its --services, --catalog, --issuer and --client-id; your facility tells
-    you which.
-    They are remembered, so later `parfocal login` is enough. --project sets the project to work in.
+    you the values. They are remembered, so later `parfocal login` is enough. --project sets the project to work in.
     """
     app = current_app()
     from parfocal.cli._render import print_json, say
@@ -72,7 +69,7 @@ def login(
     missing = [f"--{field.replace('_', '-')}" for field in _NEEDED if not values.get(field)]
     if missing:
         raise InvalidInputError(
-            f"The context {name!r} is new here: say as well {', '.join(missing)}. Your facility tells you which."
+            f"The context {name!r} is new here: also give {', '.join(missing)}. Your facility tells you the values."
         )
     context = Context(**values)
     tokens = Provider(context).log_in(_show)
@@ -88,7 +85,7 @@ def login(
 @click.command(cls=Command, short_help="Forget a login.")
 @click.argument("name", metavar="[NAME]", default="")
 def logout(name: str) -> None:
-    """Forget the tokens of a login, here and, where the provider can, there as well."""
+    """Forget the tokens of a login, here and, if the provider supports it, at the provider."""
     app = current_app()
     from parfocal.cli._render import say, warn
     from parfocal.client.login import Provider
@@ -172,7 +169,7 @@ def new(name: str, groups: tuple[str, ...], expires: str) -> None:
     try:
         until = date.fromisoformat(expires).isoformat() if expires else ""
     except ValueError:
-        raise InvalidInputError(f"--expires {expires!r} is no day: write it as 2027-06-30.") from None
+        raise InvalidInputError(f"--expires {expires!r} is not a date: write it as 2027-06-30.") from None
     token = new_static_token()
     lines = [f'["{name}"]', f'sha256 = "{static_digest(token)}"']
     if groups:
@@ -197,7 +194,7 @@ def _show(code: DeviceCode) -> None:
 
 
 def _user(token: str) -> str:
-    """Return what a token calls its owner, for people only: services find out for themselves."""
+    """Return the name of the user in a token, to be shown only: services verify the token themselves."""
     import jwt
 
     try:

@@ -115,8 +115,8 @@ def parse_addresses(text: str) -> tuple[str, ...]:
         named = all(name.replace("-", "").isalnum() and name.isascii() for name in names)
         if not host or not port.isdigit() or not 0 < int(port) < 65536 or not named:
             raise InvalidInputError(
-                f"{part!r} is no address of a service: write host:port, or host:port/NAME/NAME for services behind one "
-                "public address; several with commas between them (PARFOCAL_SERVICES or --services)."
+                f"{part!r} is not the address of a service: write host:port, or host:port/NAME/NAME for services "
+                "behind one public address; several with commas between them (PARFOCAL_SERVICES or --services)."
             )
         addresses += [f"{target}/{name}" for name in names] or [target]
     return tuple(dict.fromkeys(addresses))

@@ -1,4 +1,4 @@
-"""The parameters of CARE; defaults follow the ZeroCostDL4Mic notebooks, differences are argued in the method's page."""
+"""The parameters of CARE; defaults follow the ZeroCostDL4Mic notebooks, the method's page gives reasons for others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ class CareParameters(TrainingParameters):
         "surroundings into account and requires larger patches.",
     )
     kernel_size: int = Field(
-        default=5, ge=3, le=7, title="Kernel size", description="Edge of the convolutions in pixels: 3, 5 or 7."
+        default=5,
+        ge=3,
+        le=7,
+        title="Kernel size",
+        description="Side length, in pixels, of the network's filters (pattern detectors): 3, 5 or 7.",
     )
     first_filters: int = Field(
         default=32,

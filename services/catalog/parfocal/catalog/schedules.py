@@ -114,7 +114,7 @@ class Schedules:
                 f"There is no record of a schedule named {name!r} in the project {project!r}."
             ) from error
         except ValidationError as error:
-            raise DamagedError(f"{place} is damaged. Remove it, and make the schedule again.") from error
+            raise DamagedError(f"{place} is damaged. Remove it and create the schedule again.") from error
 
     def delete(self, project: str, name: str) -> None:
         """Remove a record; a missing one is ignored."""

@@ -77,7 +77,7 @@ class DeepStormParameters(Flips, Validation, _NetworkParameters):
         le=100_000,
         title="Patches per frame",
         description="Number of patches cut from each frame in every epoch, at random positions that change from epoch "
-        "to epoch, as long as the patches per epoch allow.",
+        "to epoch; fewer if that would be more than the patches per epoch.",
     )
 
 

@@ -1,4 +1,4 @@
-"""From when on something about a dataset is worth a sentence."""
+"""Limits beyond which a property of a dataset is reported as a finding."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from parfocal.runtime.methods.service import Parameters
 
 
 class DatasetThresholds(BaseModel):
-    """From when on something about a dataset is worth a sentence.
+    """Limits beyond which a property of a dataset is reported as a finding.
 
-    The defaults are meant to be silent on sound data: they were set where real defects lie clearly beyond what sound
-    datasets show.
+    The defaults report nothing about sound data: they lie between the values of sound datasets and those of real
+    defects.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

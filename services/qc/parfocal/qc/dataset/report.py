@@ -31,7 +31,7 @@ def dataset_report(
     facts
         Facts listed below the title, by name.
     packages
-        Versions of what made the numbers.
+        Versions of the packages that computed the numbers, by name.
     folder
         Holds the sheets of thumbnails that the summary names.
     """

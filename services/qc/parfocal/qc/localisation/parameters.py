@@ -10,8 +10,8 @@ from parfocal.runtime.methods.service import Parameters
 class LocalisationThresholds(BaseModel):
     """Thresholds that a model must reach on stacks with known emitters.
 
-    The defaults ask that a third of what is there or was located is right, that places are off by no more than an
-    emitter's spot is wide (its standard deviation), and more than fits of single spots give without any training.
+    The defaults ask for a Jaccard index of one third, for an error of at most the width of an emitter's spot (its
+    standard deviation), and for more efficiency than fits of single spots, which require no training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

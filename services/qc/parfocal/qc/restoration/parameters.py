@@ -13,7 +13,7 @@ from parfocal.runtime.methods.service import Parameters
 class ImageThresholds(BaseModel):
     """Thresholds on test images for models that turn images into images, whatever they are compared with.
 
-    It inverts nothing, and background does not carry its scores.
+    The defaults ask that a model inverts nothing and that its scores do not come from the background.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -108,8 +108,8 @@ class RestorationThresholds(ImageThresholds):
 class TranslationThresholds(ImageThresholds):
     """Thresholds that a model of image translation must reach on its test images, for each target.
 
-    The defaults ask that it inverts nothing and knows more than grey values alone can tell: the best linear function of
-    the input's pixels is the result of a model that knows nothing of structure.
+    The defaults ask that it inverts nothing and is better than the best linear function of the input's grey values,
+    which ignores structure.
     """
 
     min_psnr_gain_over_baseline: float = Field(

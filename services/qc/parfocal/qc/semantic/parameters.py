@@ -13,8 +13,8 @@ from parfocal.runtime.methods.service import Parameters
 class SemanticThresholds(BaseModel):
     """Thresholds that a model of pixel classes must reach on its test images.
 
-    The defaults ask that it gets at least half of the foreground without as many false positives, in every image
-    something where there is something, and more than the baseline gets.
+    The defaults ask for an IoU of one half, for some foreground in every image that has any, and for a better IoU than
+    that of the baseline.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

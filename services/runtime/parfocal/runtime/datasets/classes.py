@@ -106,6 +106,7 @@ def class_indices(image: NDArray[Any], values: Sequence[int], ignored: int | Non
     if (wrong := (image != known[indices]) & ~unannotated).any():
         listed = ", ".join(map(str, values))
         raise InvalidInputError(
-            f"A class image has the value {image[wrong][0]}, and the classes of the dataset have {listed}: correct it."
+            f"A class image has the value {image[wrong][0]}, which is not among the classes of the dataset ({listed}): "
+            "correct the image."
         )
     return np.where(unannotated, UNANNOTATED, indices).astype(np.int8)

@@ -1,9 +1,9 @@
-"""Whether two kinds of image, of which one shall be turned into the other without pairs, show as much as each other.
+"""Compares how much structure two kinds of image show, before one is translated into the other without pairs.
 
-A network that must make images which look like those of the second kind makes up structures where the first kind has
-too few of them, and removes them where it has too many (Cohen, Luck, Honari, "Distribution matching losses can
-hallucinate features in medical image translation", MICCAI 2018). Grey values are no sign of it: they may differ, and
-usually do. What is compared is therefore how much of an image shows structure at all, and how large its pixels are.
+A network whose results must look like images of the second kind adds false structures if the first kind has too few,
+and removes structures if it has too many (Cohen, Luck, Honari, "Distribution matching losses can hallucinate features
+in medical image translation", MICCAI 2018). Grey values do not show this: they usually differ between two kinds. So the
+fraction of an image that shows structure is compared, and the size of pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from parfocal.runtime.images.noise import noise_sigma
 
 _WINDOW: Final = 9
 _LARGEST_SIDE: Final = 1024
-# In noise alone the standard deviation of 81 pixels lies 8 % around the noise's own.
+# In noise alone the standard deviation of 81 pixels varies by 8 % around that of the noise.
 _ABOVE_NOISE: Final = 1.5
 _LEAST_CONTRAST: Final = 0.05
 _MOST_RATIO: Final = 2.0
@@ -29,7 +29,7 @@ _PIXEL_SIZE_FACTOR: Final = 1.25
 
 
 def structured_share(pixels: NDArray[Any]) -> float:
-    """Return how much of an image shows structure, 0 to 1, whatever its brightness and contrast.
+    """Return the fraction of an image that shows structure, 0 to 1, whatever its brightness and contrast.
 
     A pixel counts if the standard deviation of the 9 x 9 pixels around it is above 1.5 times that of the noise and
     above a twentieth of the span between the 2nd and the 99.8th percentile.
@@ -37,8 +37,8 @@ def structured_share(pixels: NDArray[Any]) -> float:
     Parameters
     ----------
     pixels
-        Grey values, (…, Y, X) or (Y, X, colours); finite. Of planes and channels the middle one is looked at, of a
-        large image the centre.
+        Grey values, (…, Y, X) or (Y, X, colours); finite. Only the middle plane or channel is measured, and
+        only the centre of a large image.
     """
     if pixels.ndim > 2 and pixels.shape[-1] in (3, 4):
         pixels = pixels[..., 1]
@@ -65,18 +65,18 @@ def unlike_domains(
     *,
     pixel_sizes: tuple[PixelSize | None, PixelSize | None] = (None, None),
 ) -> list[str]:
-    """Return, as sentences for people, how two sets of images differ in a way that makes a network invent structure.
+    """Return, as sentences for people, the differences of two sets of images that lead a network to false structure.
 
-    Said is what is clear: the medians of `structured_share` differ by more than a factor of two and by more than 0.1,
-    and no image of one set has a share that one of the other set has; or pixels differ by more than a quarter. Nothing
-    said does not mean that no structure will be made up.
+    Only clear differences are named: the medians of `structured_share` differ by more than a factor of two and by more
+    than 0.1, and the ranges of the two sets do not overlap; or pixels of one set are more than a quarter larger. False
+    structure is possible without any of them.
 
     Parameters
     ----------
     sources, targets
         Images as for `structured_share`, one or more of each.
     pixel_sizes
-        Of the sources and of the targets, where they are known.
+        Pixel sizes of the sources and of the targets; None where unknown.
     """
     found = []
     shares = [np.array([structured_share(np.asarray(image)) for image in images]) for images in (sources, targets)]

@@ -34,7 +34,7 @@ class Flips(TrainingBase):
     augment_flip: bool = Field(
         default=True,
         title="Augment by flipping",
-        description="Mirror patches at random. Switch off only if left and right differ in your images.",
+        description="Mirror patches at random. Switch it off only if left and right differ in your images.",
     )
     augment_rotate: bool = Field(
         default=True,
@@ -49,7 +49,7 @@ class FlipZ(TrainingBase):
     augment_flip_z: bool = Field(
         default=False,
         title="Augment by flipping Z",
-        description="Turn volumes over at random, so that their first plane becomes the last. Switch it off if light "
+        description="Turn volumes over at random, so that their first plane becomes the last. Leave it off if light "
         "comes from one side or the sample lies on glass, because up and down differ then.",
     )
 

@@ -1,4 +1,4 @@
-"""Facts measured on the data once, for wherever a network is built or applied; JSON in the model."""
+"""Inputs, outputs and measurements of a network: determined once in training, stored as JSON in the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Port(BaseModel):
-    """One input or output of a network: which of a dataset's images it stands for, and what they are.
+    """One input or output of a network: the role and the kind of the images that it takes or gives.
 
     Attributes
     ----------
@@ -17,7 +17,7 @@ class Port(BaseModel):
     kind
         Kind of the images: grey values, labels of objects, classes, or annotated boxes or points.
     channels
-        Channels of an image.
+        Number of channels of an image.
     channel_axis
         The axis of the images that holds them: "S" red, green and blue, "C" other channels, "" if there is none.
     classes
@@ -46,7 +46,7 @@ class Facts(BaseModel):
     inputs, targets
         The network's ports, in the order of its inputs and outputs; methods without targets have none.
     measured
-        Further values by name, such as thresholds, anchors or a diameter; plain JSON.
+        Further values by name, such as thresholds, anchors or a diameter, all of which JSON can represent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,7 @@ class Facts(BaseModel):
 
     @property
     def input_channels(self) -> int:
-        """Channels of an image that the network takes."""
+        """Number of channels of an input image."""
         return self.inputs[0].channels
 
     @property
@@ -72,7 +72,7 @@ class Facts(BaseModel):
 
     @property
     def output_channels(self) -> int:
-        """Channels of all targets together."""
+        """Number of channels of all targets together."""
         return sum(port.channels for port in self.targets)
 
     def target(self, role: str) -> Port:
@@ -80,7 +80,7 @@ class Facts(BaseModel):
         return next(port for port in self.targets if port.role == role)
 
     def directed(self, *, backwards: bool) -> Facts:
-        """Return the facts of a prediction: as they are, or from images of the targets to images of the inputs."""
+        """Return the facts of a prediction; with `backwards`, inputs and targets are exchanged."""
         return self.model_copy(update={"inputs": self.targets, "targets": self.inputs}) if backwards else self
 
     def with_measured(self, **values: Any) -> Facts:

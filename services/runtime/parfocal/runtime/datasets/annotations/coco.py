@@ -33,12 +33,12 @@ def parse_coco(path: Path, name: str, notes: Notes) -> tuple[list[Annotation], t
     name
         Name of the file, for error messages.
     notes
-        Is told what was left out or taken for something else.
+        Collects what was left out or converted.
 
     Raises
     ------
     InvalidInputError
-        The file is no COCO file at all.
+        The file is not a COCO file.
     """
     try:
         content = json.loads(read_text(path, name, _MOST_BYTES))
@@ -80,7 +80,7 @@ def parse_coco(path: Path, name: str, notes: Notes) -> tuple[list[Annotation], t
 def coco_bytes(
     images: Mapping[str, tuple[tuple[int, int], Sequence[tuple[Box, float]]]], classes: Sequence[str]
 ) -> bytes:
-    """Return the boxes of images as a file.
+    """Return the boxes of images as the content of a COCO file.
 
     Parameters
     ----------
