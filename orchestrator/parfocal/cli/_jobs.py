@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from parfocal.cli._app import Group, current_app
+from parfocal.cli._formats import FORMATS, formats_of
+from parfocal.cli._parts import with_options
 
 if TYPE_CHECKING:
     from parfocal import v1
@@ -184,8 +186,9 @@ def delete(job_id: str, yes: bool) -> None:
 @jobs.command()
 @_JOB
 @click.option("--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the files go.")
+@with_options(*FORMATS)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
-def download(job_id: str, output: Path, overwrite: bool) -> None:
+def download(job_id: str, output: Path, images: str, tables: str, overwrite: bool) -> None:
     """Download what a prediction, evaluation or comparison made.
 
     Models are fetched with `parfocal models download`.
@@ -195,10 +198,11 @@ def download(job_id: str, output: Path, overwrite: bool) -> None:
     from parfocal.cli._render import print_fields, print_json
     from parfocal.client.results import download_result
 
+    formats = formats_of(images, tables)
     with app.client() as client:
         job = client.get(job_id)
         with transfer("Downloading") as on_progress:
-            files = download_result(client, job, output, overwrite=overwrite, on_progress=on_progress)
+            files = download_result(client, job, output, overwrite=overwrite, formats=formats, on_progress=on_progress)
     if app.json:
         print_json({"files": [str(path) for path in files]})
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import App, Command, current_app
+from parfocal.cli._formats import FORMATS, formats_of
 from parfocal.cli._parts import PARTS, part_of, with_options
 from parfocal.cli._train import PARAMETERS
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from parfocal import v1
     from parfocal.client import Client
     from parfocal.client.convert import Part
+    from parfocal.client.exports import Formats
     from parfocal.client.models import ModelSummary
     from parfocal.runtime.errors import Violation
     from parfocal.runtime.store.manifests import ModelManifest
@@ -60,6 +62,7 @@ UNLIKE = click.option(
 @with_options(*PARTS)
 @KEEP_STEPS
 @UNLIKE
+@with_options(*FORMATS)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end; download later with `parfocal jobs download`.")
 @click.option(
@@ -79,14 +82,16 @@ def predict(
     wells: tuple[str, ...],
     keep_steps: bool,
     unlike: str,
+    images: str,
+    tables: str,
     overwrite: bool,
     detach: bool,
     require_pass: bool,
 ) -> None:
     """Apply a model to INPUT, an image, a folder of images, or a plate (OME-Zarr).
 
-    Results have the names of the inputs and end in .tif; existing files are never replaced unless you say so. Images
-    that do not suit the model are named before anything is uploaded.
+    Results have the names of the inputs and end in .tif, or in .ome.zarr if you ask for that (--images); existing files
+    are never replaced unless you say so. Images that do not suit the model are named before anything is uploaded.
 
     Where INPUT is a folder in the store (s3://…), FOLDER is one too. Its images, those of its sub-folders too, are
     predicted in jobs of some minutes, four at a time; repeated, the command does what is new, missing or failed.
@@ -98,11 +103,13 @@ def predict(
     from parfocal.runtime.errors import InvalidInputError
 
     part = part_of(scene, channels, planes, frames, wells)
+    formats = formats_of(images, tables)
     if input.startswith("s3://"):
-        if axes or overwrite or part:
+        if axes or overwrite or part or (images, tables) != ("tiff", "csv"):
             raise InvalidInputError(
-                "--axes, --scene, --channel, --z, --t, --well and --overwrite are for images of this computer. Images "
-                "in the store have the axes that their files declare, and each of them is predicted once."
+                "--axes, --scene, --channel, --z, --t, --well, --images, --tables and --overwrite are for images of "
+                "this computer. Images in the store have the axes that their files declare, each of them is predicted "
+                "once, and `parfocal jobs download` chooses the formats of results."
             )
         stored = {"keep_steps": keep_steps, "unlike": unlike}
         _predict_stored(input, (model, *then), output, parameters, stored, detach=detach, require_pass=require_pass)
@@ -123,6 +130,7 @@ def predict(
         parameters,
         axes=axes,
         part=part,
+        formats=formats,
         keep_steps=keep_steps,
         overwrite=overwrite,
         detach=detach,
@@ -187,6 +195,7 @@ def _predict_files(
     *,
     axes: str,
     part: Part,
+    formats: Formats,
     keep_steps: bool,
     overwrite: bool,
     detach: bool,
@@ -204,7 +213,7 @@ def _predict_files(
     paths = find_inputs(input, part.wells)
     check_part(part, paths)
     say_passed_over(input)
-    _refuse_to_replace(paths, output, overwrite=overwrite)
+    _refuse_to_replace(paths, output, formats.image_suffix, overwrite=overwrite)
     with app.client() as client:
         first, *further = steps = plan_steps(client, models, parameters)
         for step in steps:
@@ -224,11 +233,12 @@ def _predict_files(
         for number, step in enumerate(further, 2):
             left_out += _not_made(client, job)
             if keep_steps:
-                _keep_step(client, job, output / "steps" / f"{number - 1}-{steps[number - 2].name.replace(':', '-')}")
+                kept = output / "steps" / f"{number - 1}-{steps[number - 2].name.replace(':', '-')}"
+                _keep_step(client, job, formats, kept)
             say(f"Step {number}: {step.name}")
             request = prediction_request(step.model.uri, result_uri(job), step.parameters)
             job = _finish(app, client, _work.start_or_join(client, request, again=True), output)
-        collect(app, client, job, output, steps[-1].model.verdict, overwrite=overwrite, left_out=left_out)
+        collect(app, client, job, output, steps[-1].model.verdict, formats, overwrite=overwrite, left_out=left_out)
 
 
 def _not_made(client: Client, job: v1.Job) -> list[Violation]:
@@ -239,13 +249,13 @@ def _not_made(client: Client, job: v1.Job) -> list[Violation]:
     return [Violation(image.input, image.reason) for image in read_result(client, job).images if image.reason]
 
 
-def _keep_step(client: Client, job: v1.Job, folder: Path) -> None:
+def _keep_step(client: Client, job: v1.Job, formats: Formats, folder: Path) -> None:
     """Download what a step has made; what an earlier command kept there is replaced."""
     from parfocal.cli._progress import transfer
     from parfocal.client.results import download_result
 
     with transfer("Downloading") as on_progress:
-        download_result(client, job, folder, overwrite=True, on_progress=on_progress)
+        download_result(client, job, folder, overwrite=True, formats=formats, on_progress=on_progress)
 
 
 def collect(
@@ -254,6 +264,7 @@ def collect(
     job: v1.Job,
     output: Path,
     verdict: Verdict,
+    formats: Formats,
     *,
     overwrite: bool,
     left_out: Sequence[Violation] = (),
@@ -266,7 +277,7 @@ def collect(
     from parfocal.runtime.store.manifests import ResultFile
 
     with transfer("Downloading") as on_progress:
-        files = download_result(client, job, output, overwrite=overwrite, on_progress=on_progress)
+        files = download_result(client, job, output, overwrite=overwrite, formats=formats, on_progress=on_progress)
     result = read_result(client, job)
     unread = [ResultFile(input=each.field, input_sha256="", reason=each.description) for each in left_out]
     images = [*result.images, *unread]
@@ -370,12 +381,12 @@ def _say_verdict(model: ModelSummary) -> None:
         say_unchecked(model)
 
 
-def _refuse_to_replace(paths: Sequence[Path], output: Path, *, overwrite: bool) -> None:
+def _refuse_to_replace(paths: Sequence[Path], output: Path, suffix: str, *, overwrite: bool) -> None:
     from parfocal.client.results import input_stem
     from parfocal.client.transfer import check_output
     from parfocal.runtime.errors import InvalidInputError
 
-    targets = [output / f"{input_stem(path)}.tif" for path in paths]
+    targets = [output / f"{input_stem(path)}{suffix}" for path in paths]
     # Accented letters may be stored in two ways, which some file systems take for the same name.
     inputs = {unicodedata.normalize("NFC", str(path.resolve())) for path in paths}
     if any(unicodedata.normalize("NFC", str(target.resolve())) in inputs for target in targets):

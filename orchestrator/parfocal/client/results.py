@@ -19,6 +19,7 @@ from parfocal.client.convert import (
     is_makers_format,
     shown_name,
 )
+from parfocal.client.exports import AS_STORED, Formats
 from parfocal.client.formats.plates import plate_of
 from parfocal.client.published import read_manifest
 from parfocal.client.transfer import OnProgress, download_files, no_progress
@@ -236,23 +237,47 @@ def result_uri(job: v1.Job) -> str:
 
 
 def download_result(
-    client: Client, job: v1.Job, folder: Path, *, overwrite: bool = False, on_progress: OnProgress = no_progress
+    client: Client,
+    job: v1.Job,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    formats: Formats = AS_STORED,
+    on_progress: OnProgress = no_progress,
 ) -> list[Path]:
     """Download what a job published, under its own names, to `folder` and return the paths.
 
+    Parameters
+    ----------
+    client, job
+        The job, and who may read its result.
+    folder
+        Where the files go.
+    overwrite
+        Whether files that exist are replaced.
+    formats
+        Formats that images and tables get, with the endings of their names.
+    on_progress
+        Called after each file.
+
     Raises
     ------
+    DiskFullError
+        There is no room.
     AlreadyExistsError
         Some of the files exist and `overwrite` is false.
     PreconditionError
-        The job has no result.
+        The job has no result, or packages are missing that write the formats.
     """
-    manifest = read_result(client, job)
+    manifest, uri = read_result(client, job), result_uri(job)
+    exporter = formats.exporter(uri, manifest)
     return download_files(
         client,
-        result_uri(job),
+        uri,
         manifest.files,
         folder,
         overwrite=overwrite,
         on_progress=on_progress,
+        name=exporter.name,
+        finish=exporter.finish,
     )

@@ -71,8 +71,25 @@ def download_files(
     *,
     overwrite: bool = False,
     on_progress: OnProgress = no_progress,
+    name: Callable[[FileEntry], str] = lambda entry: entry.public_name,
+    finish: Callable[[FileEntry, Path, Path], object] = lambda _, part, path: part.replace(path),
 ) -> list[Path]:
-    """Download files of the entry at an address below `folder` under their public names and return their paths.
+    """Download files of the entry at an address below `folder` and return their paths.
+
+    Parameters
+    ----------
+    client, uri, entries
+        Files of what is published at an address.
+    folder
+        Where they go.
+    overwrite
+        Whether files that exist are replaced.
+    on_progress
+        Called after each file.
+    name
+        Returns the name that a file gets below `folder`: its public name, if nothing else is asked for.
+    finish
+        Given an entry, the fetched file and a path, makes the file at that path.
 
     Raises
     ------
@@ -82,7 +99,7 @@ def download_files(
         The store's copy differs from the manifest.
     """
     # Location's rules keep a hostile name inside `folder`.
-    targets = [(entry, folder / (Location("", "") / entry.public_name).key) for entry in entries]
+    targets = [(entry, folder / (Location("", "") / name(entry)).key) for entry in entries]
     if not overwrite:
         refuse_existing([path for _, path in targets])
     signed = _Signed(client, uri, [entry.public_name for entry, _ in targets])
@@ -98,7 +115,7 @@ def download_files(
                     raise InvalidInputError(
                         f"{uri}/{entry.name} differs from its manifest: the stored file is damaged."
                     )
-                part.replace(path)
+                finish(entry, part, path)
         except OSError as error:
             raise _local_error(error, path) from error
         return path

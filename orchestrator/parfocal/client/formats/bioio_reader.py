@@ -5,8 +5,9 @@ It is imported only when such a file is met, because that takes a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +52,8 @@ def opened_by_bioio(path: Path, name: str, scene: str) -> Iterator[Source]:
     try:
         image = BioImage(path)
         scenes = [str(each) for each in image.scenes]
+        if path.suffix.lower() == ".czi":
+            _check_scenes(path, name, scenes)
         number = number_of_scene(name, scenes, scene)
         if number:
             image.set_scene(number)
@@ -66,6 +69,19 @@ def opened_by_bioio(path: Path, name: str, scene: str) -> Iterator[Source]:
         raise
     except Exception as error:  # readers of foreign formats raise anything
         raise refusal(name, f"it cannot be read ({error}). Export it as TIFF.") from error
+
+
+def _check_scenes(path: Path, name: str, scenes: Sequence[str]) -> None:
+    """Refuse a CZI file with images that its metadata do not name: the reader would give the first one alone."""
+    if find_spec("pylibCZIrw") is None:
+        return
+    from pylibCZIrw import czi  # type: ignore[import-not-found,unused-ignore]
+
+    with czi.open_czi(str(path)) as document:
+        there = len(document.scenes_bounding_rectangle)
+    if there > max(1, len(scenes)):
+        text = f"it holds {there} images (scenes), but its metadata name {len(scenes)}, so that none can be chosen."
+        raise refusal(name, f"{text} Save each scene as a file of its own, or export the one you need as TIFF.")
 
 
 def _source(image: Any, name: str, scene: str) -> Source:
