@@ -27,7 +27,10 @@ from support import ROOT
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.methods.package_record import RECORD
 from parfocal.runtime.methods.service import Method, Service, load_service, values_struct
+from parfocal.runtime.packages.importing import import_package
+from parfocal.runtime.packages.package import CONTENT, FILES, Package
 from parfocal.runtime.prediction.bioimageio import export
 from parfocal.runtime.prediction.loaded_model import load_model, predict_image
 from parfocal.runtime.prediction.outputs import Predicted
@@ -125,6 +128,49 @@ class KeptModelSuite:
                 normaliser = model.view.normaliser
                 expected = normaliser.undo(expected, normaliser.fit(sent.pixels, sent.axes))
             np.testing.assert_allclose(expected, found, rtol=1e-3, atol=1e-3 * float(np.ptp(found)))
+
+    def test_its_package_becomes_the_same_model(self, kept: Path, tmp_path: Path) -> None:
+        method = self.service.method(kept.name)
+        if method.name not in _EXPORTED:
+            pytest.skip("It has no package.")
+        manifest = ModelManifest.model_validate_json((kept / MODEL_MANIFEST).read_bytes())
+        weights = next(iter(manifest.weights))
+        model = load_model(method, manifest, kept / "model", weights=weights)
+        files = tmp_path / "package" / FILES
+        files.mkdir(parents=True)
+        report = export(model, files, None, weights)
+        content = {
+            "format_version": "0.5.12",
+            "type": "model",
+            "name": "kept",
+            **{part: report[part] for part in ("inputs", "outputs", "weights")},
+            "attachments": [{"source": name} for name in report["attachments"]],
+            "config": {
+                "parfocal": {"method": method.name, "verdict": {"state": "trusted", "reasons": ["It says so."]}}
+            },
+        }
+        (files.parent / CONTENT).write_text(json.dumps(content))
+        package = Package.read(files.parent)
+        assert package.method == method.name
+        (tmp_path / "model").mkdir()
+        module = f"parfocal.{self.service.name}"
+        fields = import_package(module, method, package, tmp_path / "model")
+        # What the package says of itself is kept as its word.
+        assert fields["package"]["verdict"] == "trusted"
+        former = manifest.model_dump(mode="json")
+        for name in ("method", "axes", "parameters", "facts", "normaliser", "training_statistics", "pixel_size_um"):
+            assert fields[name] == former[name], name
+        back = ModelManifest.model_validate({**former, **fields})
+        found = load_model(method, back, tmp_path / "model", weights=weights).learner.weights()
+        for name, values in model.learner.weights().items():
+            np.testing.assert_array_equal(found[name], values)
+        # A file that was changed gives something else than the example.
+        record = json.loads((files / RECORD).read_text())
+        record["normaliser"] = {"rule": "fixed", "constants": {"offset": [-1e4], "scale": [0.5]}}
+        (files / RECORD).write_text(json.dumps(record))
+        (tmp_path / "other").mkdir()
+        with pytest.raises(InvalidInputError):
+            import_package(module, method, package, tmp_path / "other")
 
 
 def _image(method: Method, channels: int, data: Path) -> Image:

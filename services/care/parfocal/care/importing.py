@@ -11,6 +11,8 @@ and only plain arrays of the expected size are read.
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +28,9 @@ from parfocal.runtime.methods.importing import (
     training_parameters,
 )
 from parfocal.runtime.methods.service import Method
+from parfocal.runtime.packages.csbdeep import write_config, write_source
+from parfocal.runtime.packages.package import Package
+from parfocal.runtime.packages.steps import check_undone, normaliser_of
 from parfocal.runtime.store.facts import Facts
 
 _CONFIG: Final = "config.json"
@@ -69,6 +74,54 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
         )
     implementation.save(folder, parameters, facts, kept)
     return manifest_fields(method, implementation, parameters, facts, kept, warnings + left_out)
+
+
+def import_package(method: Method, package: Package, folder: Path) -> dict[str, Any]:
+    """Write the files of the model version that a package of bioimage.io makes and return what its manifest says.
+
+    Packages seldom have csbdeep's configuration. Then the network is the one that such arrays fit.
+
+    Raises
+    ------
+    InvalidInputError
+        The package has no arrays that can be read, or steps that Parfocal does not have, or see `import_model`.
+    """
+    normaliser = normaliser_of(package.description.input, 1)
+    check_undone(package.description.output, normaliser)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch)
+        shapes = write_source(method, package, source)
+        if not (source / _CONFIG).exists():
+            write_config(source, _guessed(method, shapes))
+        fields = import_model(method, source, folder)
+    return {**fields, "normaliser": normaliser.model_dump(mode="json")}
+
+
+def _guessed(method: Method, shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Return the configuration of the network of csbdeep that arrays of these shapes are the weights of."""
+    spatial = len(method.axes)
+    kernels = [shape for shape in shapes if len(shape) == spatial + 2]
+    wide = [shape for shape in kernels if shape[0] > 1]
+    # Two convolutions at each level on the way down, two at the bottom, two at each level on the way up, and one for
+    # each output.
+    outputs = len(kernels) - len(wide)
+    depth, rest = divmod(len(wide) - 2, 4)
+    if depth < 1 or rest or outputs not in (1, 2):
+        raise InvalidInputError(
+            f"The package has no {_CONFIG} of csbdeep, and its {len(kernels)} convolutions in {spatial} dimensions are "
+            "not those of a network of CARE. Import the folder that csbdeep wrote, with its config.json."
+        )
+    return {
+        "axes": f"{method.axes}C",
+        "n_channel_in": 1,
+        "n_channel_out": 1,
+        "probabilistic": outputs == 2,
+        "unet_residual": True,
+        "unet_n_depth": depth,
+        "unet_kern_size": wide[0][0],
+        "unet_n_first": min(shape[-1] for shape in wide),
+        "unet_last_activation": "linear",
+    }
 
 
 def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:

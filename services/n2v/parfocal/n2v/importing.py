@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,9 @@ from parfocal.runtime.methods.importing import (
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
 from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Method
+from parfocal.runtime.packages.csbdeep import write_source
+from parfocal.runtime.packages.package import Package
+from parfocal.runtime.packages.steps import check_undone, normaliser_of
 from parfocal.runtime.store.facts import Facts, Port
 
 _CONFIG: Final = "config.json"
@@ -90,6 +94,29 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     implementation.save(folder, parameters, facts, kept)
     normaliser = Normaliser(rule="fixed", constants=constants)
     return manifest_fields(method, implementation, parameters, facts, kept, warnings + left_out, normaliser)
+
+
+def import_package(method: Method, package: Package, folder: Path) -> dict[str, Any]:
+    """Write the files of the model version that a package of n2v makes and return what its manifest says.
+
+    Raises
+    ------
+    InvalidInputError
+        The package has no configuration of n2v, no arrays that can be read, or steps that Parfocal does not have, or
+        see `import_model`.
+    """
+    if not package.config():
+        raise InvalidInputError(
+            f"The package has no {_CONFIG} of n2v among its attachments, which says how the network was trained. Import "
+            f"the folder that n2v wrote, with its {_CONFIG}."
+        )
+    normaliser = normaliser_of(package.description.input, 1)
+    check_undone(package.description.output, normaliser)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch)
+        write_source(method, package, source)
+        fields = import_model(method, source, folder)
+    return {**fields, "normaliser": normaliser.model_dump(mode="json")}
 
 
 def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:

@@ -11,7 +11,11 @@ The files come from anywhere. Nothing in them is run: the network is built from 
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from csbdeep.models.pretrained import get_model_folder, get_registered_models
 
 from parfocal.runtime.datasets.classes import CLASS_ROLE, MOST_CLASSES
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
+from parfocal.runtime.frameworks.keras import weights_file
 from parfocal.runtime.frameworks.keras_hdf5 import read_kept_weights
 from parfocal.runtime.methods.importing import (
     Values,
@@ -30,6 +35,9 @@ from parfocal.runtime.methods.importing import (
 )
 from parfocal.runtime.methods.roles import Roles
 from parfocal.runtime.methods.service import Method
+from parfocal.runtime.packages.importing import refusal
+from parfocal.runtime.packages.package import Package
+from parfocal.runtime.packages.steps import check_none, normaliser_of
 from parfocal.runtime.store.facts import Facts, Port
 from parfocal.stardist import SERVICE
 from parfocal.stardist.network import DEFAULT_THRESHOLDS, THRESHOLDS, StarDist, with_thresholds
@@ -94,6 +102,35 @@ def import_model(method: Method, source: Path, folder: Path) -> dict[str, Any]:
     facts = with_thresholds(facts, thresholds)
     implementation.save(folder, parameters, facts, kept)
     return manifest_fields(method, implementation, parameters, facts, kept, warnings + left_out)
+
+
+def import_package(method: Method, package: Package, folder: Path) -> dict[str, Any]:
+    """Write the files of the model version that a package of stardist makes and return what its manifest says.
+
+    stardist puts its weights into packages as an attachment, beside the program for others.
+
+    Raises
+    ------
+    InvalidInputError
+        The package has no such weights, or steps that Parfocal does not have, or see `import_model`.
+    """
+    said = package.description.config.get("stardist")
+    said = said if isinstance(said, Mapping) else {}
+    check_none(package.description.output)
+    config, name = package.config(), said.get("weights")
+    weights = package.attachment(name) if isinstance(name, str) else None
+    if not config or weights is None:
+        raise refusal(method, package.description)
+    channels = Values(_CONFIG, config).whole("n_channel_in", 1, _MOST_CHANNELS)
+    normaliser = normaliser_of(package.description.input, channels)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch)
+        (source / _CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        if isinstance(thresholds := said.get("thresholds"), Mapping):
+            (source / THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
+        shutil.copyfile(weights, source / weights_file("best"))
+        fields = import_model(method, source, folder)
+    return {**fields, "normaliser": normaliser.model_dump(mode="json")}
 
 
 def locate(method: Method, name: str) -> Path:

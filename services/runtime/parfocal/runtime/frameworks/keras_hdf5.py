@@ -9,11 +9,15 @@ from typing import Any, Final
 import h5py
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.frameworks import keras_variables
 from parfocal.runtime.frameworks.keras import KerasLearner, weights_file
 from parfocal.runtime.methods.implementation import Arrays
 
 # File format, alignment and names beside the numbers themselves.
 _EXTRA_BYTES: Final = 2**24
+# Files of whole models have the moments of an optimiser too.
+_BYTES_PER_NUMBER: Final = 16
+_WHOLE_MODEL: Final = "model_weights"
 
 
 def read_weights(path: Path, learner: KerasLearner, described: str) -> Arrays:
@@ -34,11 +38,11 @@ def read_weights(path: Path, learner: KerasLearner, described: str) -> Arrays:
         The file is damaged, too large, of another network, or holds data other than plain numbers.
     """
     wanted = sum(array.size for array in learner.weights().values())
-    if path.stat().st_size > 8 * wanted + _EXTRA_BYTES:
+    if path.stat().st_size > _BYTES_PER_NUMBER * wanted + _EXTRA_BYTES:
         raise InvalidInputError(f"{path.name} is much larger than the {wanted} numbers of the network in {described}.")
     try:
         with h5py.File(path, "r") as file:
-            found = sum(int(dataset.size) for dataset in _datasets(file, path.name))
+            found = sum(int(dataset.size) for dataset in _weights(file, path.name))
         if found != wanted:
             raise InvalidInputError(
                 f"{path.name} has {found} numbers, and the network that {described} describes has {wanted}: they do "
@@ -56,7 +60,8 @@ def read_kept_weights(source: Path, learner: KerasLearner, described: str) -> tu
     Parameters
     ----------
     source
-        The folder, with the names of files that csbdeep gives.
+        The folder, with the names of files that csbdeep gives; or with the variables of a SavedModel, which stand for
+        both.
     learner, described
         See `read_weights`; `described` begins with the name of a file.
 
@@ -65,6 +70,9 @@ def read_kept_weights(source: Path, learner: KerasLearner, described: str) -> tu
     InvalidInputError
         There are no weights, or they cannot be used.
     """
+    if (source / keras_variables.FOLDER).is_dir():
+        only_kept = keras_variables.read_variables(source, learner, described)
+        return {"best": only_kept, "last": only_kept}, []
     weights = {
         name: read_weights(source / weights_file(name), learner, described)
         for name in ("best", "last")
@@ -80,6 +88,29 @@ def read_kept_weights(source: Path, learner: KerasLearner, described: str) -> tu
     if len(weights) == 2:
         return kept, []
     return kept, [f"The model had only {weights_file(only)}, which are used as best and last weights."]
+
+
+def shapes_of(path: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights in a file, in no order.
+
+    Raises
+    ------
+    InvalidInputError
+        The file is damaged, or holds data other than plain numbers.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return [tuple(dataset.shape) for dataset in _weights(file, path.name)]
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InvalidInputError(f"{path.name} is damaged.") from error
+
+
+def _weights(file: Any, name: str) -> Iterator[Any]:
+    """Yield the arrays of a file that are weights: all, or in the file of a whole model those of its network."""
+    if "layer_names" not in file.attrs and isinstance(file.get(_WHOLE_MODEL, getlink=True), h5py.HardLink):
+        yield from _datasets(file[_WHOLE_MODEL], name)
+    else:
+        yield from _datasets(file, name)
 
 
 def _datasets(group: Any, name: str) -> Iterator[Any]:

@@ -84,7 +84,8 @@ def try_example(package: Package, model: LoadedModel, *, own: bool) -> Likeness:
     InvalidInputError
         The model gives something else, or the tensors cannot be used.
     """
-    description, learner = package.description, _learner(model)
+    description = package.description
+    learner: Any = model.learner
     portable = model.implementation.portable(learner, model.view)
     raw, expected = package.example(description.input), package.example(description.output)
     axes, channels = model.view.axes, model.view.facts.input_channels
@@ -103,8 +104,11 @@ def try_example(package: Package, model: LoadedModel, *, own: bool) -> Likeness:
             )
     unit = ArrayUnit(raw if channels > 1 else raw[..., 0], axes, raw.size)
     normalised = Normalised(unit, model.view.normaliser).whole()[np.newaxis]
-    output: NDArray[np.float32] = learner.portable_reference(normalised)
-    found = (portable.finish(output) if own else finished(description.output, output))[0]
+    if own:
+        found = portable.finish(learner.portable_reference(normalised))[0]
+    else:
+        # What other programs put into packages is the network as it is.
+        found = finished(description.output, learner.predict_batch(normalised))[0]
     likeness = _compare(found, _on_grid(expected, found), labels=own and portable.labels)
     if not likeness.is_near:
         raise InvalidInputError(
@@ -112,10 +116,6 @@ def try_example(package: Package, model: LoadedModel, *, own: bool) -> Likeness:
             "Its weights, its configuration or its steps are not those of the package's network."
         )
     return likeness
-
-
-def _learner(model: LoadedModel) -> Any:
-    return model.learner
 
 
 def _on_grid(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
