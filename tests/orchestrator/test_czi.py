@@ -37,7 +37,7 @@ def write_czi(path: Path, seed: int = 0, scenes: int = 1) -> NDArray[np.uint16]:
             for t, c, z in np.ndindex(SHAPE[:3]):
                 plane = {"T": t, "C": c, "Z": z}
                 data = pixels[t, c, z, ..., np.newaxis] + scene
-                document.write(data, plane=plane, scene=scene if scenes > 1 else None, location=(200 * scene, 0))
+                document.write(data, plane=plane, scene=scene, location=(200 * scene, 0))
         document.write_metadata(
             "slide", channel_names={0: "DAPI", 1: "GFP"}, scale_x=0.2e-6, scale_y=0.1e-6, scale_z=0.5e-6
         )

@@ -205,11 +205,28 @@ def test_an_array_alone_is_an_image_without_metadata(tmp_path: Path, out: Path) 
     assert "--axes" in problem(tmp_path / "more.zarr", out)
 
 
+def test_a_choice_is_remembered_as_options() -> None:
+    part = Part("a b", ("DAPI", "2"), (2, 3), (1, 1), ("B*",), ("C03",), "nuclei")
+    assert part.options == (
+        "--scene 'a b' --channel DAPI --channel 2 --z 2-3 --t 1-1 --well 'B*' --test-well C03 --labels nuclei"
+    )
+    assert WHOLE.options == ""
+
+
 def test_a_link_is_followed(tmp_path: Path, out: Path) -> None:
     write_image(tmp_path / "elsewhere" / "x.zarr", PLANE, "YX")
     (tmp_path / "my link.ome.zarr").symlink_to(tmp_path / "elsewhere" / "x.zarr")
     np.testing.assert_array_equal(converted(tmp_path / "my link.ome.zarr", out)[0].pixels, PLANE)
     assert (out / "my link.tif").is_file()
+
+
+@VERSIONS
+def test_a_zarr_by_another_name_is_told(tmp_path: Path, version: str) -> None:
+    path = write_image(tmp_path / "field", PLANE, "YX", version)
+    for use in (find_inputs, check_folder):
+        with pytest.raises(InvalidInputError, match=r"field\.ome\.zarr"):
+            use(path)
+    assert len(find_inputs(path.rename(tmp_path / "field.zarr"))) == 1
 
 
 def test_blocks_that_are_missing_are_counted(tmp_path: Path, out: Path) -> None:

@@ -316,6 +316,7 @@ def show(name: str) -> None:
             "Size": megabytes(sum(entry.size for entry in manifest.files)),
             "Created": local_time(manifest.created_at),
             "Description": manifest.description,
+            "Taken of the files": manifest.part,
             "Licence": manifest.licence,
             "Place": uri,
         }

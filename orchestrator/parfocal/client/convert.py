@@ -7,6 +7,7 @@ bioio. Both are imported only when such a file is met.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,20 @@ class Part:
     def __bool__(self) -> bool:
         """Whether anything is chosen."""
         return self != Part()
+
+    @property
+    def options(self) -> str:
+        """The choice as options of the command line."""
+        spans = {"z": self.planes, "t": self.frames}
+        found = [
+            ("scene", self.scene),
+            *(("channel", each) for each in self.channels),
+            *((name, f"{span[0]}-{span[1]}") for name, span in spans.items() if span is not None),
+            *(("well", each) for each in self.wells),
+            *(("test-well", each) for each in self.test_wells),
+            ("labels", self.labels),
+        ]
+        return " ".join(f"--{name} {shlex.quote(value)}" for name, value in found if value)
 
 
 WHOLE = Part()
@@ -147,7 +162,7 @@ def convert(path: Path, folder: Path, part: Part = WHOLE, axes: str = "") -> tup
         raise OutOfMemoryError(
             f"{name} does not fit into memory: take a part of it, or use a larger machine."
         ) from error
-    return target, chosen.notes
+    return target, (*chosen.notes, *source.faults())
 
 
 def inspect_makers_format(path: Path, part: Part = WHOLE, axes: str = "") -> tuple[str, tuple[int, ...]]:

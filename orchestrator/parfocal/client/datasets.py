@@ -106,7 +106,7 @@ def create_dataset(
     # Before minutes are spent on reading images.
     client.catalog.projects()
     with checked_folder(folder, axes, kind, pixel_size_nm, label_components, part) as report:
-        fields = {"licence": licence, "description": description, **asdict(origin)}
+        fields = {"licence": licence, "description": description, "part": part.options, **asdict(origin)}
         return _publish(client, name, report, fields, on_progress)
 
 

@@ -76,11 +76,11 @@ class Exporter:
     def finish(self, entry: FileEntry, part: Path, path: Path) -> None:
         """Make the file `path`, or a folder, of one that was fetched to `part`."""
         if self._is_image(entry):
-            from parfocal.client.formats.zarr_writer import write_zarr
+            from parfocal.client.formats.zarr_writer import Version, write_zarr
 
             with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
                 image = open_image(part, Scratch(Path(scratch)))
-                version = "0.4" if self.formats.images == "ome-zarr-0.4" else "0.5"
+                version: Version = "0.4" if self.formats.images == "ome-zarr-0.4" else "0.5"
                 stem = image_stem(Path(PurePosixPath(entry.public_name).name))
                 write_zarr(path, image, name=stem, labels=entry.name in self.labels, version=version)
         elif self._is_table(entry):

@@ -20,7 +20,7 @@ from parfocal.client.convert import (
     shown_name,
 )
 from parfocal.client.exports import AS_STORED, Formats
-from parfocal.client.formats.plates import plate_of
+from parfocal.client.formats.plates import check_name_of_zarr, plate_of
 from parfocal.client.published import read_manifest
 from parfocal.client.transfer import OnProgress, download_files, no_progress
 from parfocal.client.uploads import ToSend, uploading
@@ -65,6 +65,7 @@ def find_inputs(path: Path, wells: Sequence[str] = ()) -> list[Path]:
     if path.is_file() or is_makers_format(path):
         paths = [path]
     else:
+        check_name_of_zarr(path)
         paths = sorted(item for item in path.iterdir() if _is_image(item))
     if not paths:
         raise InvalidInputError(f"{path} holds no images. Name a TIFF, PNG, JPEG or BMP file, or a folder of them.")

@@ -75,7 +75,7 @@ def _check_scenes(path: Path, name: str, scenes: Sequence[str]) -> None:
     """Refuse a CZI file with images that its metadata do not name: the reader would give the first one alone."""
     if find_spec("pylibCZIrw") is None:
         return
-    from pylibCZIrw import czi  # type: ignore[import-not-found,unused-ignore]
+    from pylibCZIrw import czi
 
     with czi.open_czi(str(path)) as document:
         there = len(document.scenes_bounding_rectangle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parfocal.client.formats.plates import is_zarr
+from parfocal.client.formats.plates import check_name_of_zarr, is_zarr
 from parfocal.runtime.datasets.layout import role_folder, split_folders
 from parfocal.runtime.errors import Violation, refusal
 from parfocal.runtime.images.files import printable
@@ -30,7 +30,8 @@ def laid_out(folder: Path, place: Path, part: Part) -> Path:
     Raises
     ------
     InvalidInputError
-        Targets are to be labels, but there are other targets, or images that are no OME-Zarr.
+        It is a Zarr whose name does not say so; or targets are to be labels, but there are other targets, or images
+        that are no OME-Zarr.
     """
     if is_zarr(folder) and folder.is_dir():
         target = place / folder.name
@@ -38,6 +39,7 @@ def laid_out(folder: Path, place: Path, part: Part) -> Path:
             for role in ("source", "target") if part.labels else ("source",):
                 _link(folder, target / split / role / folder.name)
         return target
+    check_name_of_zarr(folder)
     if not part.labels:
         return folder
     splits = split_folders(folder)

@@ -20,6 +20,13 @@ def is_zarr(path: Path) -> bool:
     return path.name.lower().endswith(ZARR)
 
 
+def check_name_of_zarr(path: Path) -> None:
+    """Raise InvalidInputError for a folder that is a Zarr, but has not the name of one."""
+    if not is_zarr(path) and any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
+        text = f"it is a Zarr, and its name does not end in {ZARR}. Rename it, for example to {path.name}.ome{ZARR}."
+        raise refusal(path.name, text)
+
+
 def is_plate(path: Path) -> bool:
     """Return whether an OME-Zarr is a plate."""
     try:

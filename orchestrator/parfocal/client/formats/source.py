@@ -43,7 +43,9 @@ class Source:
     pixel_size
         In µm; None where it is unknown.
     notes
-        What was left out or guessed so far.
+        What was left out or guessed.
+    faults
+        Returns what was found in the pixels that were read so far.
     rgb
         Whether an axis S has red, green and blue.
     unnamed
@@ -60,6 +62,7 @@ class Source:
     channels: tuple[str, ...] = ()
     pixel_size: PixelSize | None = None
     notes: tuple[Note, ...] = ()
+    faults: Callable[[], tuple[Note, ...]] = lambda: ()
     rgb: bool = False
     unnamed: tuple[str, ...] = ()
 

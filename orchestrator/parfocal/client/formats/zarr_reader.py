@@ -65,10 +65,6 @@ def opened_zarr(path: Path, name: str, scene: str, labels: str) -> Iterator[Sour
             text = f"its axes ({len(axes)}) do not fit its array, which has {count(ndim, 'dimension')}."
             raise refusal(name, f"{text} Export it again.")
         blocks = _Blocks(array, image.array, name)
-        missing = 0 if labels else blocks.missing()
-        if missing:
-            total = math.prod(blocks.grid)
-            notes = (*notes, Note("blocks-missing", f"{missing} of {count(total, 'block')}"))
         yield Source(
             name=name,
             axes=axes,
@@ -80,6 +76,8 @@ def opened_zarr(path: Path, name: str, scene: str, labels: str) -> Iterator[Sour
             channels=image.channels,
             pixel_size=size,
             notes=notes,
+            # Where there are no labels, writers leave blocks out.
+            faults=(lambda: ()) if labels else blocks.faults,
             unnamed=image.unnamed,
         )
     except (ParfocalError, MemoryError):
@@ -105,8 +103,8 @@ def _array(folder: Path, name: str) -> Any:
     array = zarr.open_array(str(folder), mode="r")
     if array.dtype.kind not in "buif":
         raise refusal(name, f"its pixels are of type {array.dtype}, not real numbers. Export it again.")
-    block = math.prod(array.shards or array.chunks) * array.dtype.itemsize
-    if array.shards is None and block > _MOST_BLOCK_BYTES:
+    block = math.prod(array.chunks) * array.dtype.itemsize
+    if block > _MOST_BLOCK_BYTES:
         text = f"a block of it holds {block / 2**30:.1f} GiB, which must be decoded at once."
         raise refusal(name, f"{text} Save it in smaller blocks (chunks).")
     return array
@@ -125,21 +123,27 @@ def _codecs(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 class _Blocks:
-    """The stored blocks of an array: chunks, or shards where these hold several chunks."""
+    """The blocks of an array: chunks, which are decoded, in files that hold one of them or, as shards, several."""
 
     def __init__(self, array: Any, folder: Path, name: str) -> None:
         self._array, self._folder, self._name = array, folder, name
         self.shape: tuple[int, ...] = tuple(array.chunks)
         self._stored: tuple[int, ...] = tuple(array.shards or array.chunks)
-        self.grid = tuple(-(-length // step) for length, step in zip(array.shape, self._stored, strict=True))
+        self._there: dict[tuple[int, ...], bool] = {}
 
-    def missing(self) -> int:
-        """Return how many blocks have no file: they are read as the fill value."""
-        places = product(*map(range, self.grid))
-        return sum(not (self._folder / self._array.metadata.encode_chunk_key(place)).is_file() for place in places)
+    def faults(self) -> tuple[Note, ...]:
+        """Return what was found while blocks were read: how many have no file, so that they are the fill value."""
+        missing = sum(not there for there in self._there.values())
+        return (Note("blocks-missing", f"{missing} of {count(len(self._there), 'block')}"),) if missing else ()
 
     def read(self, window: tuple[slice, ...]) -> NDArray[Any]:
         """Return the pixels of a window."""
+        numbers = [
+            range(part.start // step, -(-part.stop // step)) for part, step in zip(window, self._stored, strict=True)
+        ]
+        for place in product(*numbers):
+            if place not in self._there:
+                self._there[place] = (self._folder / self._array.metadata.encode_chunk_key(place)).is_file()
         try:
             return np.asarray(self._array[window])
         except (ParfocalError, MemoryError):

@@ -6,7 +6,6 @@ columns as the one before: means of intensities, single pixels of labels.
 
 from __future__ import annotations
 
-import math
 import shutil
 import uuid
 from pathlib import Path
@@ -86,11 +85,11 @@ def _write(folder: Path, image: Image, name: str, labels: bool, version: Version
         array = _create(group, str(level), whole, pixels.dtype, axes, version)
         _fill(array, larger, reduced=level > 0, labels=labels)
         larger = array
-    content = {"multiscales": [_multiscale(image, axes, name, len(shapes), version)]}
+    content: dict[str, Any] = {"multiscales": [_multiscale(image, axes, name, len(shapes), version)]}
     if labels:
-        content["image-label"] = {} if version == "0.5" else {"version": version}  # type: ignore[assignment]
+        content["image-label"] = {} if version == "0.5" else {"version": version}
     if rgb:
-        content["omero"] = {"channels": [_channel(each, pixels.dtype) for each in _COLOURS]}  # type: ignore[assignment]
+        content["omero"] = {"channels": [_channel(each, pixels.dtype) for each in _COLOURS]}
     group.attrs.update({"ome": {"version": version, **content}} if version == "0.5" else content)
 
 
@@ -136,10 +135,11 @@ def _fill(array: Any, larger: Any, *, reduced: bool, labels: bool) -> None:
 
 def _smaller(block: NDArray[Any]) -> NDArray[Any]:
     """Return the means of 2 x 2 pixels of planes (…, Y, X) in their own type."""
-    planes = block.reshape(math.prod(block.shape[:-2]), *block.shape[-2:])
-    half = as_type(halved(np.moveaxis(planes, 0, -1)), block.dtype)
-    small: NDArray[Any] = np.moveaxis(half, -1, 0)
-    return small.reshape(*block.shape[:-2], *small.shape[-2:])
+    rows, columns = (-(-length // 2) for length in block.shape[-2:])
+    small = np.empty((*block.shape[:-2], rows, columns), block.dtype)
+    for place in np.ndindex(block.shape[:-2]):
+        small[place] = as_type(halved(block[place]), block.dtype)
+    return small
 
 
 def _multiscale(image: Image, axes: str, name: str, levels: int, version: Version) -> dict[str, Any]:

@@ -220,6 +220,8 @@ class DatasetManifest(Manifest):
     field_counts
         By split: estimated number of different fields of view in the source images; empty in datasets made before this
         was counted.
+    part
+        Which part was taken of files that were converted: options of the command line, e.g. "--channel DAPI".
     parent, source_model, draft, editors
         Where targets were drawn or corrected in Parfocal: the address of the dataset or result that they began with,
         that of the model that had predicted them, the id of the draft, and everybody who has changed an image.
@@ -239,6 +241,7 @@ class DatasetManifest(Manifest):
     unpaired: tuple[str, ...] = ()
     object_sizes: dict[str, ObjectSizes] = Field(default_factory=dict)
     field_counts: dict[str, int] = Field(default_factory=dict)
+    part: str = ""
     parent: str = ""
     source_model: str = ""
     draft: str = ""
