@@ -153,6 +153,23 @@ class LearnerSuite:
         for mine, theirs in zip(resumed.weights().values(), straight.weights().values(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
+    def test_a_prediction_between_two_epochs_changes_nothing(self, implementation: Any) -> None:
+        batches = self.batches(implementation, 4)
+        straight, looked_at = (self.begun(implementation, self.parameters) for _ in range(2))
+        for learner in (straight, looked_at):
+            for batch in batches[:2]:
+                learner.train_batch(batch)
+        looked_at.predict_batch(batches[3].input)
+        for learner in (straight, looked_at):
+            learner.begin_epoch(1, self.parameters.learning_rate)
+            for batch in batches[2:]:
+                learner.train_batch(batch)
+        for name in ("weights", "state"):
+            mine, theirs = (getattr(learner, name)() for learner in (looked_at, straight))
+            assert mine.keys() == theirs.keys()
+            for key, value in mine.items():
+                np.testing.assert_array_equal(value, theirs[key])
+
     def test_the_learning_rate_can_be_set(self, implementation: Any) -> None:
         learner = implementation.build(self.parameters, self.facts)
         before = learner.weights()

@@ -22,7 +22,7 @@ from parfocal.runtime.rpc_errors import STATUS_KEY, from_rpc_error
 
 @pytest.fixture(scope="module", params=list(TINY), ids=lambda method: method.partition("-")[0])
 def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -> Iterator[Session]:
-    process = start_service(TINY[request.param]["service"], checkpoint_seconds="0")
+    process = start_service(TINY[request.param]["service"], checkpoint_seconds="0", preview_share="1")
     with grpc.insecure_channel(process.address) as channel:
         yield Session(process, request.param, channel)
     process.stop()

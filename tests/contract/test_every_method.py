@@ -6,6 +6,7 @@ tests/UNIT/contract.json, a further one of the same service by an entry in `furt
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import PIL.Image
 import psutil
 import pytest
 from contract_session import KILLED, SESSIONS, Session, rpc_error, single_image, single_tables, struct
@@ -79,11 +81,13 @@ def service(
 ) -> Iterator[Session]:
     name = SESSIONS[request.param]["service"]
     if (ROOT / "services" / name).is_dir():
-        process = start_service(name, checkpoint_seconds="0")
+        process = start_service(name, checkpoint_seconds="0", preview_share="1")
     else:
         place = tmp_path_factory.mktemp(name)
         subprocess.run([str(ROOT / "deploy/tools/new-method"), name, str(place)], check=True)
-        process = start_service(name, checkpoint_seconds="0", pythonpath=str(place / "services" / name))
+        process = start_service(
+            name, checkpoint_seconds="0", preview_share="1", pythonpath=str(place / "services" / name)
+        )
     with grpc.insecure_channel(process.address) as channel:
         yield Session(process, request.param, channel)
     process.stop()
@@ -158,6 +162,26 @@ def test_training_is_watched_epoch_by_epoch_and_publishes_a_model(
     model = ModelManifest.read(store, Location.parse(trained.model) / MODEL_MANIFEST)
     assert (model.method, model.axes) == (service.method, service.method_description.data_requirements.axes)
     assert {"training.csv", "training_report.pdf", "loss.png"} <= {entry.public_name for entry in model.files}
+
+
+def test_pictures_show_how_far_the_training_is(service: Session, trained: Trained) -> None:
+    needs, previews = service.method_description.data_requirements, trained.job.previews
+    if needs.target == v1.TARGET_KIND_COORDINATES:
+        assert not previews
+        return
+    assert [preview.epoch for preview in previews] == list(range(1, _EPOCHS + 1))
+    for preview in previews:
+        assert ("target" in preview.pictures) == (needs.target not in WITHOUT_PAIRS)
+        sizes = set()
+        for name in preview.pictures:
+            request = v1.ReadPreviewRequest(job_id=trained.job.id, epoch=preview.epoch, picture=name)
+            with PIL.Image.open(io.BytesIO(service.jobs.ReadPreview(request).png)) as picture:
+                assert picture.format == "PNG"
+                sizes.add(picture.size)
+        assert len(sizes) == 1
+    request = v1.ReadPreviewRequest(job_id=trained.job.id, epoch=_EPOCHS, picture="../input")
+    error = rpc_error(lambda: service.jobs.ReadPreview(request))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_a_training_whose_worker_is_killed_gives_the_same_model(service: Session, trained: Trained, store: Any) -> None:

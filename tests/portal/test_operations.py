@@ -15,6 +15,7 @@ from parfocal.portal.annotate import shapes
 from parfocal.portal.annotate.boxes import BoxEditor, DrawnBox
 from parfocal.portal.annotate.labels import LabelEditor
 from parfocal.portal.annotate.operations import parse, to_text
+from parfocal.portal.annotate.rebasing import Seen, can_follow, digest_of
 from parfocal.runtime.errors import InvalidInputError
 
 SHAPE = (24, 30)
@@ -319,3 +320,49 @@ def test_boxes_are_added_moved_classed_and_deleted() -> None:
 def test_what_is_no_operation_is_refused(content: Any) -> None:
     with pytest.raises(InvalidInputError, match="This cannot be done"):
         parse(content)
+
+
+def drawn(x: float, y: float, number: int = 0, **more: Any) -> dict[str, Any]:
+    points = [[x, y], [x + 4, y], [x + 4, y + 4], [x, y + 4]]
+    return {"do": "draw", "shape": "polygon", "points": points, "object": number, **more}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "follows"),
+    [
+        (drawn(0, 0), drawn(20, 20, 7), True),
+        (drawn(0, 0), drawn(2, 2, 7), False),
+        (drawn(0, 0), drawn(2, 2, 7, z=1), True),
+        (drawn(0, 0, 3), drawn(20, 20, 3), False),
+        (drawn(0, 0, 3), {"do": "delete", "object": 3}, False),
+        (drawn(0, 0, 3), {"do": "delete", "object": 4}, True),
+        (drawn(0, 0, protect=False), {"do": "reclassify", "object": 4, "classed": 1}, False),
+        ({"do": "erase", "points": [[1, 1]]}, {"do": "fill", "object": 4}, False),
+        ({"do": "erase", "points": [[1, 1]], "object": 2}, {"do": "fill", "object": 4}, True),
+        ({"do": "merge", "object": 1, "others": [2]}, {"do": "split", "object": 2, "points": [[1, 1]]}, False),
+        ({"do": "merge", "object": 1, "others": [2]}, {"do": "split", "object": 3, "points": [[1, 1]]}, True),
+        ({"do": "replace", "file": "0" * 64}, drawn(0, 0, 3), False),
+        ({"do": "box", "corners": [0, 0, 4, 4]}, {"do": "box", "corners": [9, 9, 12, 12], "object": 5}, True),
+        ({"do": "box", "corners": [0, 0, 4, 4]}, {"do": "box", "corners": [3, 3, 6, 6], "object": 5}, False),
+        ({"do": "move", "object": 5, "corners": [0, 0, 4, 4]}, {"do": "delete", "object": 5}, False),
+    ],
+)
+def test_corrections_of_two_windows_follow_each_other_unless_they_touch_the_same(
+    mine: dict[str, Any], theirs: dict[str, Any], follows: bool
+) -> None:
+    assert can_follow("labels", [mine], [to_text(parse(theirs))]) == follows
+    assert can_follow("labels", [theirs], [to_text(parse(mine))]) == follows
+
+
+def test_in_class_images_the_number_of_a_class_is_no_object() -> None:
+    assert can_follow("classes", [drawn(0, 0, 2)], [to_text(parse(drawn(20, 20, 2)))])
+    assert not can_follow("classes", [drawn(0, 0, 2)], [to_text(parse({"do": "delete", "object": 1, "at": [3, 3]}))])
+
+
+def test_a_window_misses_what_others_did_since_and_not_what_it_did_itself() -> None:
+    texts = [to_text(parse(drawn(0, number, number + 1))) for number in range(4)]
+    seen = Seen(digest_of(texts[:1]), frozenset({digest_of([texts[2]])}))
+    assert seen.missed(texts) == [texts[1], texts[3]]
+    assert seen.missed(texts[:1]) == []
+    assert Seen(digest_of([])).missed(texts) == texts
+    assert seen.missed(texts[1:]) is None, "what it has seen was undone"

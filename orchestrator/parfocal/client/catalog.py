@@ -339,6 +339,22 @@ class Catalog:
         answer: v1.ListSharesResponse = self._call("ListShares", request)
         return answer.shares
 
+    def inboxes(self) -> Sequence[v1.Inbox]:
+        """Return the inboxes of the project by name."""
+        return list(self._call("ListInboxes", v1.ListInboxesRequest(project=self.project)).inboxes)
+
+    def inbox_files(self, inbox: str, folder: str = "") -> Iterator[v1.InboxFile]:
+        """Yield the files of an inbox, or of a folder in it, in order of names."""
+        request = v1.ListInboxFilesRequest(project=self.project, inbox=inbox, folder=folder)
+        for answer in self._stream("ListInboxFiles", request):
+            yield from answer.files
+
+    def inbox_parts(self, inbox: str, name: str) -> Iterator[bytes]:
+        """Yield a file of an inbox piece by piece."""
+        request = v1.ReadInboxFileRequest(project=self.project, inbox=inbox, name=name)
+        for part in self._stream("ReadInboxFile", request):
+            yield part.data
+
     def send(self, request: v1.SignedRequest, path: Path) -> int:
         """Send the part of a file that a signed request is for, and return the status that the store answers."""
         with path.open("rb") as file:

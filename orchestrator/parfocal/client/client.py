@@ -248,6 +248,11 @@ class Client:
             lambda service: predict_image(service, model_uri, image, parameters, on_fraction=on_fraction, stop=stop),
         )
 
+    def preview(self, job_id: str, epoch: int, picture: str) -> bytes:
+        """Return a picture of a training, which its record names, as PNG."""
+        request = v1.ReadPreviewRequest(project=self.project, job_id=job_id, epoch=epoch, picture=picture)
+        return _first(self._require_services(), lambda service: service.call(service.jobs.ReadPreview, request).png)
+
     def usage(self, project: str = "", month: str = "") -> v1.ListUsageResponse:
         """Return what a project (that of the client if empty) has used, in a month ("2026-11") or in all."""
         request = v1.ListUsageRequest(project=project or self.project, month=month)

@@ -186,6 +186,8 @@ def service_unit(config: StackConfig, credentials: Credentials, service: Service
     address = service_address(service)
     key = credentials.catalog if service.name == CATALOG else credentials.services
     env = base_environment() | store_settings(config, key) | {"PARFOCAL_LISTEN": address}
+    # What `parfocal methods METHOD --capacity` measures on this computer, which people see before they train.
+    env.setdefault("PARFOCAL_CAPACITY_DIR", str(config.folder / "capacity"))
     return Unit(
         name=service.name,
         argv=service.argv,

@@ -242,3 +242,47 @@ class Schedule(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["created_at", b"created_at", "created_by", b"created_by", "name", b"name", "output_uri", b"output_uri", "source_uri", b"source_uri", "steps", b"steps"]) -> None: ...
 
 global___Schedule = Schedule
+
+@typing.final
+class Inbox(google.protobuf.message.Message):
+    """A place whose images a project may read."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    URI_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name, unique within the project, for example "microscope-1"."""
+    uri: builtins.str
+    """Its address in the store, as schedules name it."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        uri: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "uri", b"uri"]) -> None: ...
+
+global___Inbox = Inbox
+
+@typing.final
+class InboxFile(google.protobuf.message.Message):
+    """A file of an inbox."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name below the inbox, for example "plate1/a01.tif"."""
+    size: builtins.int
+    """Its size in bytes."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        size: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "size", b"size"]) -> None: ...
+
+global___InboxFile = InboxFile

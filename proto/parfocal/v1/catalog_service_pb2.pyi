@@ -1300,3 +1300,131 @@ class ListSharesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["shares", b"shares"]) -> None: ...
 
 global___ListSharesResponse = ListSharesResponse
+
+@typing.final
+class ListInboxesRequest(google.protobuf.message.Message):
+    """Asks for the inboxes of a project."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["project", b"project"]) -> None: ...
+
+global___ListInboxesRequest = ListInboxesRequest
+
+@typing.final
+class ListInboxesResponse(google.protobuf.message.Message):
+    """The inboxes of a project."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INBOXES_FIELD_NUMBER: builtins.int
+    @property
+    def inboxes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.batch_pb2.Inbox]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        inboxes: collections.abc.Iterable[parfocal.v1.batch_pb2.Inbox] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inboxes", b"inboxes"]) -> None: ...
+
+global___ListInboxesResponse = ListInboxesResponse
+
+@typing.final
+class ListInboxFilesRequest(google.protobuf.message.Message):
+    """Asks for the files of an inbox."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    INBOX_FIELD_NUMBER: builtins.int
+    FOLDER_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    inbox: builtins.str
+    """Name of the inbox."""
+    folder: builtins.str
+    """Only files in this folder of it, and in its sub-folders; empty: all."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        inbox: builtins.str = ...,
+        folder: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["folder", b"folder", "inbox", b"inbox", "project", b"project"]) -> None: ...
+
+global___ListInboxFilesRequest = ListInboxFilesRequest
+
+@typing.final
+class ListInboxFilesResponse(google.protobuf.message.Message):
+    """Some of the files."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: builtins.int
+    @property
+    def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.batch_pb2.InboxFile]:
+        """In order of names."""
+
+    def __init__(
+        self,
+        *,
+        files: collections.abc.Iterable[parfocal.v1.batch_pb2.InboxFile] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["files", b"files"]) -> None: ...
+
+global___ListInboxFilesResponse = ListInboxFilesResponse
+
+@typing.final
+class ReadInboxFileRequest(google.protobuf.message.Message):
+    """Asks for a file of an inbox."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    INBOX_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    inbox: builtins.str
+    """Name of the inbox."""
+    name: builtins.str
+    """Name of the file below the inbox, as it was listed."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        inbox: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inbox", b"inbox", "name", b"name", "project", b"project"]) -> None: ...
+
+global___ReadInboxFileRequest = ReadInboxFileRequest
+
+@typing.final
+class ReadInboxFileResponse(google.protobuf.message.Message):
+    """The next part of a file."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """Bytes."""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
+
+global___ReadInboxFileResponse = ReadInboxFileResponse

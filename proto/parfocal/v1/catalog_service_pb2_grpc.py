@@ -186,6 +186,21 @@ class CatalogServiceStub(object):
                 request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesResponse.FromString,
                 )
+        self.ListInboxes = channel.unary_unary(
+                '/parfocal.v1.CatalogService/ListInboxes',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxesRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxesResponse.FromString,
+                )
+        self.ListInboxFiles = channel.unary_stream(
+                '/parfocal.v1.CatalogService/ListInboxFiles',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxFilesRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxFilesResponse.FromString,
+                )
+        self.ReadInboxFile = channel.unary_stream(
+                '/parfocal.v1.CatalogService/ReadInboxFile',
+                request_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadInboxFileRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadInboxFileResponse.FromString,
+                )
 
 
 class CatalogServiceServicer(object):
@@ -430,6 +445,27 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListInboxes(self, request, context):
+        """Lists the inboxes of a project: those that operators have opened for it, and those that `parfocal ingest` fills.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInboxFiles(self, request, context):
+        """Lists the files of an inbox in order of names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadInboxFile(self, request, context):
+        """Reads one file of an inbox.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -602,6 +638,21 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ListShares,
                     request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListSharesResponse.SerializeToString,
+            ),
+            'ListInboxes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInboxes,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxesRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxesResponse.SerializeToString,
+            ),
+            'ListInboxFiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListInboxFiles,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxFilesRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ListInboxFilesResponse.SerializeToString,
+            ),
+            'ReadInboxFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadInboxFile,
+                    request_deserializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadInboxFileRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_catalog__service__pb2.ReadInboxFileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1189,5 +1240,56 @@ class CatalogService(object):
         return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/ListShares',
             parfocal_dot_v1_dot_catalog__service__pb2.ListSharesRequest.SerializeToString,
             parfocal_dot_v1_dot_catalog__service__pb2.ListSharesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListInboxes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.CatalogService/ListInboxes',
+            parfocal_dot_v1_dot_catalog__service__pb2.ListInboxesRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.ListInboxesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListInboxFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/parfocal.v1.CatalogService/ListInboxFiles',
+            parfocal_dot_v1_dot_catalog__service__pb2.ListInboxFilesRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.ListInboxFilesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReadInboxFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/parfocal.v1.CatalogService/ReadInboxFile',
+            parfocal_dot_v1_dot_catalog__service__pb2.ReadInboxFileRequest.SerializeToString,
+            parfocal_dot_v1_dot_catalog__service__pb2.ReadInboxFileResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

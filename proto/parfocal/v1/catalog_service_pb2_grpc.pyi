@@ -226,6 +226,24 @@ class CatalogServiceStub:
     ]
     """Lists what a project shares with others, and what others share with it."""
 
+    ListInboxes: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListInboxesRequest,
+        parfocal.v1.catalog_service_pb2.ListInboxesResponse,
+    ]
+    """Lists the inboxes of a project: those that operators have opened for it, and those that `parfocal ingest` fills."""
+
+    ListInboxFiles: grpc.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListInboxFilesRequest,
+        parfocal.v1.catalog_service_pb2.ListInboxFilesResponse,
+    ]
+    """Lists the files of an inbox in order of names."""
+
+    ReadInboxFile: grpc.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ReadInboxFileRequest,
+        parfocal.v1.catalog_service_pb2.ReadInboxFileResponse,
+    ]
+    """Reads one file of an inbox."""
+
 class CatalogServiceAsyncStub:
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
 
@@ -432,6 +450,24 @@ class CatalogServiceAsyncStub:
         parfocal.v1.catalog_service_pb2.ListSharesResponse,
     ]
     """Lists what a project shares with others, and what others share with it."""
+
+    ListInboxes: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListInboxesRequest,
+        parfocal.v1.catalog_service_pb2.ListInboxesResponse,
+    ]
+    """Lists the inboxes of a project: those that operators have opened for it, and those that `parfocal ingest` fills."""
+
+    ListInboxFiles: grpc.aio.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ListInboxFilesRequest,
+        parfocal.v1.catalog_service_pb2.ListInboxFilesResponse,
+    ]
+    """Lists the files of an inbox in order of names."""
+
+    ReadInboxFile: grpc.aio.UnaryStreamMultiCallable[
+        parfocal.v1.catalog_service_pb2.ReadInboxFileRequest,
+        parfocal.v1.catalog_service_pb2.ReadInboxFileResponse,
+    ]
+    """Reads one file of an inbox."""
 
 class CatalogServiceServicer(metaclass=abc.ABCMeta):
     """Lists, uploads, downloads and deletes datasets, models and results. Clients use the store without keys of their own."""
@@ -707,5 +743,29 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.catalog_service_pb2.ListSharesResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.ListSharesResponse]]:
         """Lists what a project shares with others, and what others share with it."""
+
+    @abc.abstractmethod
+    def ListInboxes(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ListInboxesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.catalog_service_pb2.ListInboxesResponse, collections.abc.Awaitable[parfocal.v1.catalog_service_pb2.ListInboxesResponse]]:
+        """Lists the inboxes of a project: those that operators have opened for it, and those that `parfocal ingest` fills."""
+
+    @abc.abstractmethod
+    def ListInboxFiles(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ListInboxFilesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ListInboxFilesResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ListInboxFilesResponse]]:
+        """Lists the files of an inbox in order of names."""
+
+    @abc.abstractmethod
+    def ReadInboxFile(
+        self,
+        request: parfocal.v1.catalog_service_pb2.ReadInboxFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[parfocal.v1.catalog_service_pb2.ReadInboxFileResponse], collections.abc.AsyncIterator[parfocal.v1.catalog_service_pb2.ReadInboxFileResponse]]:
+        """Reads one file of an inbox."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -134,6 +134,8 @@ class Job(google.protobuf.message.Message):
     PAUSED_FIELD_NUMBER: builtins.int
     REQUESTED_BY_FIELD_NUMBER: builtins.int
     HANDED_OVER_AT_FIELD_NUMBER: builtins.int
+    PEAK_MEMORY_FIELD_NUMBER: builtins.int
+    PREVIEWS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifier, unique within the project."""
     project: builtins.str
@@ -242,6 +244,14 @@ class Job(google.protobuf.message.Message):
     def handed_over_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it handed its device over to shorter work; unset while it does not wait for the device to come back."""
 
+    @property
+    def peak_memory(self) -> global___PeakMemory:
+        """Largest memory that the worker of a training had, as known when it ended; unset where it is not known."""
+
+    @property
+    def previews(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TrainingPreview]:
+        """What a training made of a validation image, by rising epoch; some of the earlier ones are left out."""
+
     def __init__(
         self,
         *,
@@ -278,12 +288,68 @@ class Job(google.protobuf.message.Message):
         paused: google.protobuf.duration_pb2.Duration | None = ...,
         requested_by: builtins.str = ...,
         handed_over_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        peak_memory: global___PeakMemory | None = ...,
+        previews: collections.abc.Iterable[global___TrainingPreview] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "handed_over_at", b"handed_over_at", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "handed_over_at", b"handed_over_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "prediction", b"prediction", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "requested_by", b"requested_by", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "handed_over_at", b"handed_over_at", "paused", b"paused", "peak_memory", b"peak_memory", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "handed_over_at", b"handed_over_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "peak_memory", b"peak_memory", "prediction", b"prediction", "previews", b"previews", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "requested_by", b"requested_by", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison", "derivation"] | None: ...
 
 global___Job = Job
+
+@typing.final
+class PeakMemory(google.protobuf.message.Message):
+    """Largest memory that a worker had."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MEMORY_GIB_FIELD_NUMBER: builtins.int
+    DEVICE_MEMORY_GIB_FIELD_NUMBER: builtins.int
+    memory_gib: builtins.float
+    """Of the process, in GiB."""
+    device_memory_gib: builtins.float
+    """Of the GPU that it computed on, in GiB; 0 on a processor."""
+    def __init__(
+        self,
+        *,
+        memory_gib: builtins.float = ...,
+        device_memory_gib: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device_memory_gib", b"device_memory_gib", "memory_gib", b"memory_gib"]) -> None: ...
+
+global___PeakMemory = PeakMemory
+
+@typing.final
+class TrainingPreview(google.protobuf.message.Message):
+    """Pictures of a validation image after an epoch: what goes in, what the network makes of it, and what it should be."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    PICTURES_FIELD_NUMBER: builtins.int
+    epoch: builtins.int
+    """Number of epochs completed by then."""
+    attempt: builtins.int
+    """Attempt that has made it."""
+    image: builtins.str
+    """Name of the validation image."""
+    @property
+    def pictures(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the pictures in the order in which they are shown, for example "input", "prediction" and "target"."""
+
+    def __init__(
+        self,
+        *,
+        epoch: builtins.int = ...,
+        attempt: builtins.int = ...,
+        image: builtins.str = ...,
+        pictures: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "epoch", b"epoch", "image", b"image", "pictures", b"pictures"]) -> None: ...
+
+global___TrainingPreview = TrainingPreview
 
 @typing.final
 class Publication(google.protobuf.message.Message):
@@ -503,6 +569,7 @@ class JobEvent(google.protobuf.message.Message):
     WARNING_FIELD_NUMBER: builtins.int
     OUTPUT_FIELD_NUMBER: builtins.int
     IMAGE_COMPLETED_FIELD_NUMBER: builtins.int
+    PREVIEW_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """Number of the event within its job."""
     attempt: builtins.int
@@ -531,6 +598,10 @@ class JobEvent(google.protobuf.message.Message):
     def image_completed(self) -> global___ImageCompleted:
         """An image was processed."""
 
+    @property
+    def preview(self) -> global___TrainingPreview:
+        """There are new pictures of a validation image."""
+
     def __init__(
         self,
         *,
@@ -542,10 +613,11 @@ class JobEvent(google.protobuf.message.Message):
         warning: global___Warning | None = ...,
         output: global___Output | None = ...,
         image_completed: global___ImageCompleted | None = ...,
+        preview: global___TrainingPreview | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["epoch_completed", b"epoch_completed", "event", b"event", "image_completed", b"image_completed", "output", b"output", "state_change", b"state_change", "time", b"time", "warning", b"warning"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "epoch_completed", b"epoch_completed", "event", b"event", "image_completed", b"image_completed", "output", b"output", "sequence", b"sequence", "state_change", b"state_change", "time", b"time", "warning", b"warning"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["state_change", "epoch_completed", "warning", "output", "image_completed"] | None: ...
+    def HasField(self, field_name: typing.Literal["epoch_completed", b"epoch_completed", "event", b"event", "image_completed", b"image_completed", "output", b"output", "preview", b"preview", "state_change", b"state_change", "time", b"time", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "epoch_completed", b"epoch_completed", "event", b"event", "image_completed", b"image_completed", "output", b"output", "preview", b"preview", "sequence", b"sequence", "state_change", b"state_change", "time", b"time", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["state_change", "epoch_completed", "warning", "output", "image_completed", "preview"] | None: ...
 
 global___JobEvent = JobEvent
 

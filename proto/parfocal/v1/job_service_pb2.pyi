@@ -470,3 +470,51 @@ class DeviceUsage(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["device_seconds", b"device_seconds", "jobs", b"jobs", "month", b"month", "service", b"service", "user", b"user"]) -> None: ...
 
 global___DeviceUsage = DeviceUsage
+
+@typing.final
+class ReadPreviewRequest(google.protobuf.message.Message):
+    """Asks for a picture of a preview."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: builtins.int
+    JOB_ID_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    PICTURE_FIELD_NUMBER: builtins.int
+    project: builtins.str
+    """The project; empty means "default"."""
+    job_id: builtins.str
+    """The training."""
+    epoch: builtins.int
+    """Number of epochs of the preview."""
+    picture: builtins.str
+    """Name of the picture, for example "prediction"."""
+    def __init__(
+        self,
+        *,
+        project: builtins.str = ...,
+        job_id: builtins.str = ...,
+        epoch: builtins.int = ...,
+        picture: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "job_id", b"job_id", "picture", b"picture", "project", b"project"]) -> None: ...
+
+global___ReadPreviewRequest = ReadPreviewRequest
+
+@typing.final
+class ReadPreviewResponse(google.protobuf.message.Message):
+    """A picture."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PNG_FIELD_NUMBER: builtins.int
+    png: builtins.bytes
+    """The picture as PNG."""
+    def __init__(
+        self,
+        *,
+        png: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["png", b"png"]) -> None: ...
+
+global___ReadPreviewResponse = ReadPreviewResponse

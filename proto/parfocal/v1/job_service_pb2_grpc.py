@@ -55,6 +55,11 @@ class JobServiceStub(object):
                 request_serializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageResponse.FromString,
                 )
+        self.ReadPreview = channel.unary_unary(
+                '/parfocal.v1.JobService/ReadPreview',
+                request_serializer=parfocal_dot_v1_dot_job__service__pb2.ReadPreviewRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_job__service__pb2.ReadPreviewResponse.FromString,
+                )
 
 
 class JobServiceServicer(object):
@@ -117,6 +122,13 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadPreview(self, request, context):
+        """Returns one picture of a preview of a training, as PNG.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +171,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListUsage,
                     request_deserializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_job__service__pb2.ListUsageResponse.SerializeToString,
+            ),
+            'ReadPreview': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadPreview,
+                    request_deserializer=parfocal_dot_v1_dot_job__service__pb2.ReadPreviewRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_job__service__pb2.ReadPreviewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,5 +321,22 @@ class JobService(object):
         return grpc.experimental.unary_unary(request, target, '/parfocal.v1.JobService/ListUsage',
             parfocal_dot_v1_dot_job__service__pb2.ListUsageRequest.SerializeToString,
             parfocal_dot_v1_dot_job__service__pb2.ListUsageResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReadPreview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/parfocal.v1.JobService/ReadPreview',
+            parfocal_dot_v1_dot_job__service__pb2.ReadPreviewRequest.SerializeToString,
+            parfocal_dot_v1_dot_job__service__pb2.ReadPreviewResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -69,6 +69,12 @@ class JobServiceStub:
     ]
     """Returns what the finished jobs of a project have used, of all services, including deleted jobs."""
 
+    ReadPreview: grpc.UnaryUnaryMultiCallable[
+        parfocal.v1.job_service_pb2.ReadPreviewRequest,
+        parfocal.v1.job_service_pb2.ReadPreviewResponse,
+    ]
+    """Returns one picture of a preview of a training, as PNG."""
+
 class JobServiceAsyncStub:
     """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
 
@@ -119,6 +125,12 @@ class JobServiceAsyncStub:
         parfocal.v1.job_service_pb2.ListUsageResponse,
     ]
     """Returns what the finished jobs of a project have used, of all services, including deleted jobs."""
+
+    ReadPreview: grpc.aio.UnaryUnaryMultiCallable[
+        parfocal.v1.job_service_pb2.ReadPreviewRequest,
+        parfocal.v1.job_service_pb2.ReadPreviewResponse,
+    ]
+    """Returns one picture of a preview of a training, as PNG."""
 
 class JobServiceServicer(metaclass=abc.ABCMeta):
     """Starts, watches and cancels pieces of work. Training, prediction, evaluation and comparison are one mechanism."""
@@ -186,5 +198,13 @@ class JobServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[parfocal.v1.job_service_pb2.ListUsageResponse, collections.abc.Awaitable[parfocal.v1.job_service_pb2.ListUsageResponse]]:
         """Returns what the finished jobs of a project have used, of all services, including deleted jobs."""
+
+    @abc.abstractmethod
+    def ReadPreview(
+        self,
+        request: parfocal.v1.job_service_pb2.ReadPreviewRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[parfocal.v1.job_service_pb2.ReadPreviewResponse, collections.abc.Awaitable[parfocal.v1.job_service_pb2.ReadPreviewResponse]]:
+        """Returns one picture of a preview of a training, as PNG."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

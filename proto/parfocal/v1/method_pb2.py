@@ -13,9 +13,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18parfocal/v1/method.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xeb\x01\n\x10\x44\x61taRequirements\x12\x0c\n\x04\x61xes\x18\x01 \x01(\t\x12\'\n\x06target\x18\x02 \x01(\x0e\x32\x17.parfocal.v1.TargetKind\x12\x16\n\x0eminimum_images\x18\x03 \x01(\x05\x12\x1a\n\x12recommended_images\x18\x04 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x14\n\x0c\x63hannel_axes\x18\x06 \x01(\t\x12\x31\n\x10suitable_targets\x18\x07 \x03(\x0e\x32\x17.parfocal.v1.TargetKind\x12\x0e\n\x06\x66rames\x18\x08 \x01(\x08\"6\n\x0c\x41ugmentation\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\x85\x03\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.parfocal.v1.Task\x12\x0f\n\x07summary\x18\x04 \x01(\t\x12\'\n\tjob_kinds\x18\x05 \x03(\x0e\x32\x14.parfocal.v1.JobKind\x12\x37\n\x11parameter_schemas\x18\x06 \x03(\x0b\x32\x1c.parfocal.v1.ParameterSchema\x12\x38\n\x11\x64\x61ta_requirements\x18\x07 \x01(\x0b\x32\x1d.parfocal.v1.DataRequirements\x12\x30\n\raugmentations\x18\x08 \x03(\x0b\x32\x19.parfocal.v1.Augmentation\x12\x10\n\x08\x63itation\x18\t \x01(\t\x12\x0f\n\x07licence\x18\n \x01(\t\x12\x15\n\rdocumentation\x18\x0b \x01(\t\x12$\n\x07presets\x18\x0c \x03(\x0b\x32\x13.parfocal.v1.Preset\"X\n\x06Preset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"N\n\x0fParameterSchema\x12&\n\x08job_kind\x18\x01 \x01(\x0e\x32\x14.parfocal.v1.JobKind\x12\x13\n\x0bjson_schema\x18\x02 \x01(\t*\xd7\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_RESTORATION\x10\x01\x12\x1e\n\x1aTASK_INSTANCE_SEGMENTATION\x10\x02\x12\x1e\n\x1aTASK_SEMANTIC_SEGMENTATION\x10\x03\x12\x12\n\x0eTASK_DETECTION\x10\x04\x12\x15\n\x11TASK_LOCALISATION\x10\x05\x12\x14\n\x10TASK_TRANSLATION\x10\x06\x12\x10\n\x0cTASK_DATASET\x10\x07\x12\x10\n\x0cTASK_DISPLAY\x10\x08*\x9e\x01\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_TRAINING\x10\x01\x12\x17\n\x13JOB_KIND_PREDICTION\x10\x02\x12\x17\n\x13JOB_KIND_EVALUATION\x10\x03\x12\x17\n\x13JOB_KIND_COMPARISON\x10\x04\x12\x17\n\x13JOB_KIND_DERIVATION\x10\x06*\xe2\x01\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18TARGET_KIND_PAIRED_IMAGE\x10\x01\x12\x16\n\x12TARGET_KIND_LABELS\x10\x02\x12\x15\n\x11TARGET_KIND_BOXES\x10\x03\x12\x1e\n\x1aTARGET_KIND_UNPAIRED_IMAGE\x10\x04\x12\x14\n\x10TARGET_KIND_NONE\x10\x05\x12\x1b\n\x17TARGET_KIND_COORDINATES\x10\x06\x12\x17\n\x13TARGET_KIND_CLASSES\x10\x07\x42 \n\x0forg.parfocal.v1B\x0bMethodProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18parfocal/v1/method.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x01\n\x10\x44\x61taRequirements\x12\x0c\n\x04\x61xes\x18\x01 \x01(\t\x12\'\n\x06target\x18\x02 \x01(\x0e\x32\x17.parfocal.v1.TargetKind\x12\x16\n\x0eminimum_images\x18\x03 \x01(\x05\x12\x1a\n\x12recommended_images\x18\x04 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x14\n\x0c\x63hannel_axes\x18\x06 \x01(\t\x12\x31\n\x10suitable_targets\x18\x07 \x03(\x0e\x32\x17.parfocal.v1.TargetKind\x12\x0e\n\x06\x66rames\x18\x08 \x01(\x08\"6\n\x0c\x41ugmentation\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xae\x03\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.parfocal.v1.Task\x12\x0f\n\x07summary\x18\x04 \x01(\t\x12\'\n\tjob_kinds\x18\x05 \x03(\x0e\x32\x14.parfocal.v1.JobKind\x12\x37\n\x11parameter_schemas\x18\x06 \x03(\x0b\x32\x1c.parfocal.v1.ParameterSchema\x12\x38\n\x11\x64\x61ta_requirements\x18\x07 \x01(\x0b\x32\x1d.parfocal.v1.DataRequirements\x12\x30\n\raugmentations\x18\x08 \x03(\x0b\x32\x19.parfocal.v1.Augmentation\x12\x10\n\x08\x63itation\x18\t \x01(\t\x12\x0f\n\x07licence\x18\n \x01(\t\x12\x15\n\rdocumentation\x18\x0b \x01(\t\x12$\n\x07presets\x18\x0c \x03(\x0b\x32\x13.parfocal.v1.Preset\x12\'\n\x08\x63\x61pacity\x18\r \x01(\x0b\x32\x15.parfocal.v1.Capacity\"\x88\x01\n\x08\x43\x61pacity\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07threads\x18\x02 \x01(\x05\x12/\n\x0bmeasured_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06points\x18\x04 \x03(\x0b\x32\x1a.parfocal.v1.CapacityPoint\"\x81\x01\n\rCapacityPoint\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x13\n\x0bpatch_shape\x18\x02 \x03(\x05\x12\x18\n\x10seconds_per_step\x18\x03 \x01(\x01\x12\x12\n\nmemory_gib\x18\x04 \x01(\x01\x12\x19\n\x11\x64\x65vice_memory_gib\x18\x05 \x01(\x01\"X\n\x06Preset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"N\n\x0fParameterSchema\x12&\n\x08job_kind\x18\x01 \x01(\x0e\x32\x14.parfocal.v1.JobKind\x12\x13\n\x0bjson_schema\x18\x02 \x01(\t*\xd7\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_RESTORATION\x10\x01\x12\x1e\n\x1aTASK_INSTANCE_SEGMENTATION\x10\x02\x12\x1e\n\x1aTASK_SEMANTIC_SEGMENTATION\x10\x03\x12\x12\n\x0eTASK_DETECTION\x10\x04\x12\x15\n\x11TASK_LOCALISATION\x10\x05\x12\x14\n\x10TASK_TRANSLATION\x10\x06\x12\x10\n\x0cTASK_DATASET\x10\x07\x12\x10\n\x0cTASK_DISPLAY\x10\x08*\x9e\x01\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_TRAINING\x10\x01\x12\x17\n\x13JOB_KIND_PREDICTION\x10\x02\x12\x17\n\x13JOB_KIND_EVALUATION\x10\x03\x12\x17\n\x13JOB_KIND_COMPARISON\x10\x04\x12\x17\n\x13JOB_KIND_DERIVATION\x10\x06*\xe2\x01\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18TARGET_KIND_PAIRED_IMAGE\x10\x01\x12\x16\n\x12TARGET_KIND_LABELS\x10\x02\x12\x15\n\x11TARGET_KIND_BOXES\x10\x03\x12\x1e\n\x1aTARGET_KIND_UNPAIRED_IMAGE\x10\x04\x12\x14\n\x10TARGET_KIND_NONE\x10\x05\x12\x1b\n\x17TARGET_KIND_COORDINATES\x10\x06\x12\x17\n\x13TARGET_KIND_CLASSES\x10\x07\x42 \n\x0forg.parfocal.v1B\x0bMethodProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,20 +24,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.method_pb2', _g
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017org.parfocal.v1B\013MethodProtoP\001'
-  _globals['_TASK']._serialized_start=928
-  _globals['_TASK']._serialized_end=1143
-  _globals['_JOBKIND']._serialized_start=1146
-  _globals['_JOBKIND']._serialized_end=1304
-  _globals['_TARGETKIND']._serialized_start=1307
-  _globals['_TARGETKIND']._serialized_end=1533
-  _globals['_DATAREQUIREMENTS']._serialized_start=72
-  _globals['_DATAREQUIREMENTS']._serialized_end=307
-  _globals['_AUGMENTATION']._serialized_start=309
-  _globals['_AUGMENTATION']._serialized_end=363
-  _globals['_METHOD']._serialized_start=366
-  _globals['_METHOD']._serialized_end=755
-  _globals['_PRESET']._serialized_start=757
-  _globals['_PRESET']._serialized_end=845
-  _globals['_PARAMETERSCHEMA']._serialized_start=847
-  _globals['_PARAMETERSCHEMA']._serialized_end=925
+  _globals['_TASK']._serialized_start=1273
+  _globals['_TASK']._serialized_end=1488
+  _globals['_JOBKIND']._serialized_start=1491
+  _globals['_JOBKIND']._serialized_end=1649
+  _globals['_TARGETKIND']._serialized_start=1652
+  _globals['_TARGETKIND']._serialized_end=1878
+  _globals['_DATAREQUIREMENTS']._serialized_start=105
+  _globals['_DATAREQUIREMENTS']._serialized_end=340
+  _globals['_AUGMENTATION']._serialized_start=342
+  _globals['_AUGMENTATION']._serialized_end=396
+  _globals['_METHOD']._serialized_start=399
+  _globals['_METHOD']._serialized_end=829
+  _globals['_CAPACITY']._serialized_start=832
+  _globals['_CAPACITY']._serialized_end=968
+  _globals['_CAPACITYPOINT']._serialized_start=971
+  _globals['_CAPACITYPOINT']._serialized_end=1100
+  _globals['_PRESET']._serialized_start=1102
+  _globals['_PRESET']._serialized_end=1190
+  _globals['_PARAMETERSCHEMA']._serialized_start=1192
+  _globals['_PARAMETERSCHEMA']._serialized_end=1270
 # @@protoc_insertion_point(module_scope)

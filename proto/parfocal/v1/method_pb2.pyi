@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
+import google.protobuf.timestamp_pb2
 import sys
 import typing
 
@@ -238,6 +239,7 @@ class Method(google.protobuf.message.Message):
     LICENCE_FIELD_NUMBER: builtins.int
     DOCUMENTATION_FIELD_NUMBER: builtins.int
     PRESETS_FIELD_NUMBER: builtins.int
+    CAPACITY_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Identifier, for example "care-2d"."""
     title: builtins.str
@@ -272,6 +274,10 @@ class Method(google.protobuf.message.Message):
     def presets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Preset]:
         """Parameters of training that go well together, the first for a first try."""
 
+    @property
+    def capacity(self) -> global___Capacity:
+        """Needs of its trainings, as measured on the device of this service; unset where nobody has measured them."""
+
     def __init__(
         self,
         *,
@@ -287,11 +293,83 @@ class Method(google.protobuf.message.Message):
         licence: builtins.str = ...,
         documentation: builtins.str = ...,
         presets: collections.abc.Iterable[global___Preset] | None = ...,
+        capacity: global___Capacity | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["data_requirements", b"data_requirements"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["augmentations", b"augmentations", "citation", b"citation", "data_requirements", b"data_requirements", "documentation", b"documentation", "job_kinds", b"job_kinds", "licence", b"licence", "name", b"name", "parameter_schemas", b"parameter_schemas", "presets", b"presets", "summary", b"summary", "task", b"task", "title", b"title"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["capacity", b"capacity", "data_requirements", b"data_requirements"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["augmentations", b"augmentations", "capacity", b"capacity", "citation", b"citation", "data_requirements", b"data_requirements", "documentation", b"documentation", "job_kinds", b"job_kinds", "licence", b"licence", "name", b"name", "parameter_schemas", b"parameter_schemas", "presets", b"presets", "summary", b"summary", "task", b"task", "title", b"title"]) -> None: ...
 
 global___Method = Method
+
+@typing.final
+class Capacity(google.protobuf.message.Message):
+    """Needs of trainings with several batch sizes and patch sizes, measured on one device."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: builtins.int
+    THREADS_FIELD_NUMBER: builtins.int
+    MEASURED_AT_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    device: builtins.str
+    """The device, for example "NVIDIA L4"."""
+    threads: builtins.int
+    """Number of threads in use."""
+    @property
+    def measured_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was measured."""
+
+    @property
+    def points(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CapacityPoint]:
+        """What was measured, one point for each batch size and patch size."""
+
+    def __init__(
+        self,
+        *,
+        device: builtins.str = ...,
+        threads: builtins.int = ...,
+        measured_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        points: collections.abc.Iterable[global___CapacityPoint] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["measured_at", b"measured_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device", "measured_at", b"measured_at", "points", b"points", "threads", b"threads"]) -> None: ...
+
+global___Capacity = Capacity
+
+@typing.final
+class CapacityPoint(google.protobuf.message.Message):
+    """Needs of a training with one batch size and patch size."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BATCH_SIZE_FIELD_NUMBER: builtins.int
+    PATCH_SHAPE_FIELD_NUMBER: builtins.int
+    SECONDS_PER_STEP_FIELD_NUMBER: builtins.int
+    MEMORY_GIB_FIELD_NUMBER: builtins.int
+    DEVICE_MEMORY_GIB_FIELD_NUMBER: builtins.int
+    batch_size: builtins.int
+    """Number of patches in a step."""
+    seconds_per_step: builtins.float
+    """Median time of a step in seconds."""
+    memory_gib: builtins.float
+    """Largest memory of the process in GiB."""
+    device_memory_gib: builtins.float
+    """Largest memory of the GPU in GiB; 0 on a processor."""
+    @property
+    def patch_shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Shape of a patch in pixels."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: builtins.int = ...,
+        patch_shape: collections.abc.Iterable[builtins.int] | None = ...,
+        seconds_per_step: builtins.float = ...,
+        memory_gib: builtins.float = ...,
+        device_memory_gib: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_size", b"batch_size", "device_memory_gib", b"device_memory_gib", "memory_gib", b"memory_gib", "patch_shape", b"patch_shape", "seconds_per_step", b"seconds_per_step"]) -> None: ...
+
+global___CapacityPoint = CapacityPoint
 
 @typing.final
 class Preset(google.protobuf.message.Message):

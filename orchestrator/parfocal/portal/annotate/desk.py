@@ -24,10 +24,11 @@ from parfocal.portal.annotate.boxes import BoxEditor, DrawnBox
 from parfocal.portal.annotate.fields import Field
 from parfocal.portal.annotate.labels import LabelEditor, Labels, Window
 from parfocal.portal.annotate.operations import parse, to_text
+from parfocal.portal.annotate.rebasing import Seen, can_follow
 from parfocal.runtime.datasets.annotations.voc import parse_voc
 from parfocal.runtime.datasets.classes import object_classes
 from parfocal.runtime.datasets.findings import Notes
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import ConflictError, InvalidInputError
 from parfocal.runtime.images.files import Image, ImageLimits, PixelSize, inspect_image, read_image, write_image
 from parfocal.runtime.images.pyramid import FORMAT, TILE, Pyramid, encode_tile, level_shapes, tile_shape
 from parfocal.runtime.prediction.detections import read_detections
@@ -189,7 +190,13 @@ class Desk:
             self._open.pop((client.project, draft.draft, image), None)
 
     def change(
-        self, client: Client, draft: v1.Draft, place: Field, request: v1.ChangeDraftImageRequest, sent: Sequence[Any]
+        self,
+        client: Client,
+        draft: v1.Draft,
+        place: Field,
+        request: v1.ChangeDraftImageRequest,
+        sent: Sequence[Any],
+        seen: Seen | None = None,
     ) -> tuple[Opened, v1.DraftImage, list[Window | None]]:
         """Apply operations to an image, or undo and redo them, and save that; return what changed.
 
@@ -201,23 +208,38 @@ class Desk:
             With the revision that the caller has seen; the operations are filled in here.
         sent
             The operations as JSON.
+        seen
+            What the window had seen of the image when the operations were made. They follow what came after it if they
+            touch nothing of that; without it they follow nothing that they have not seen.
 
         Raises
         ------
         ConflictError
-            The image was changed since that revision.
+            The image was changed since that revision, where operations touch the same.
         InvalidInputError
             An operation cannot be applied.
         """
         opened = self.opened(client, draft, place)
         with opened.lock:
+            followed = False
+            if sent and seen is not None:
+                others = seen.missed(opened.kept[: opened.editor.steps])
+                if others is not None and can_follow(draft.kind, sent, others):
+                    followed = opened.revision != request.revision
+                    request.revision = opened.revision
+                elif opened.revision == request.revision:
+                    raise ConflictError(
+                        f"{place.name} was changed in another window at the same place, which this correction has not "
+                        "seen. Nothing of either is lost."
+                    )
             if opened.revision != request.revision:
                 # The same change, whose answer was lost, or a stale one: the catalogue knows which, and refuses the
                 # latter.
                 request.operations.extend(to_text(parse(each)) for each in sent)
                 return opened, client.catalog.change_draft_image(request), [None]
             begun = opened.editor.steps
-            windows: list[Window | None] = []
+            # What the other window did is to be shown as well.
+            windows: list[Window | None] = [None] if followed else []
             try:
                 for each in sent:
                     operation = opened.editor.resolve(parse(each))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from parfocal.client import Client
 from parfocal.portal.annotate.boxes import BoxEditor
 from parfocal.portal.annotate.desk import Opened, patches, tiff_bytes
 from parfocal.portal.annotate.fields import Field
+from parfocal.portal.annotate.rebasing import Seen, digest_of
 from parfocal.portal.portal import ClientHere, Portal, PortalHere
 from parfocal.runtime.errors import (
     ConflictError,
@@ -173,8 +175,9 @@ def _change(client: Client, portal: Portal, draft: str, image: str, revision: st
         return _refused(InvalidInputError("The operations must be a list."))
     try:
         found, field = _one(client, portal, draft, image)
-        opened, saved, windows = portal.desk.change(client, found, field, request, operations)
+        opened, saved, windows = portal.desk.change(client, found, field, request, operations, _seen(sent))
         answer = {**state_of(saved), **_drawn(opened)}
+        answer["own"] = [digest_of([text]) for text in request.operations]
         answer["made"] = [json.loads(text).get("object", 0) for text in request.operations]
         if isinstance(opened.editor, BoxEditor):
             return JSONResponse(answer, headers=NEVER)
@@ -191,6 +194,13 @@ def _change(client: Client, portal: Portal, draft: str, image: str, revision: st
         return _refused(error)
 
 
+def _seen(sent: Mapping[str, Any]) -> Seen | None:
+    """Return what a window says that it had seen of an image; None where it does not say it."""
+    digest, own = sent.get("seen"), sent.get("own", [])
+    known = [each for each in own if isinstance(each, str)] if isinstance(own, list) else []
+    return Seen(digest, frozenset(known)) if isinstance(digest, str) else None
+
+
 def state_of(image: v1.DraftImage) -> dict[str, Any]:
     """Return how far an image is, and who works on it, as plain JSON types."""
     lease = {"session": image.lease.session, "holder": image.lease.holder} if image.HasField("lease") else None
@@ -199,6 +209,7 @@ def state_of(image: v1.DraftImage) -> dict[str, Any]:
         "applied": image.applied,
         "steps": image.steps,
         "done": image.done,
+        "seen": digest_of(list(image.operations)[: image.applied]),
         "lease": lease,
     }
 

@@ -12,6 +12,7 @@ from parfocal.catalog.archive import archive
 from parfocal.catalog.batch_rpcs import BatchRpcs
 from parfocal.catalog.draft_rpcs import DraftRpcs
 from parfocal.catalog.entries import Entries, Published, each, file_location, matches, to_entry
+from parfocal.catalog.inbox_rpcs import InboxRpcs
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
 from parfocal.catalog.signing import Signer
@@ -34,7 +35,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 
-class CatalogServicer(BatchRpcs, DraftRpcs):
+class CatalogServicer(BatchRpcs, DraftRpcs, InboxRpcs):
     """Answers from what the store has; every instance gives the same answers."""
 
     def __init__(self, entries: Entries, trash: Trash, uploads: Uploads, signer: Signer, settings: Settings) -> None:

@@ -134,6 +134,13 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="least time between two checkpoints of a training; 0: after every epoch"
     )
+    preview_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="part of a training's time that pictures of a validation image may take, which people see while it "
+        "goes on; 0: there are none, 1: after every epoch",
+    )
     grace_seconds: float = Field(
         default=2.0, gt=0, description="time between the mark of a cancelled job and the end of its worker by force"
     )

@@ -559,7 +559,7 @@ export class Annotator {
     if (trouble.kind === "busy")
       return this.say(`${trouble.text} `, button("Take over", () => void image!.lease("take-over")), button("Next image", () => this.viewer.step(1)));
     if (trouble.kind === "stale") {
-      const again = () => void image!.again().then(() => this.viewer.reload());
+      const again = () => void image!.again(true).then(() => this.viewer.reload());
       const drop = () => {
         image!.drop();
         this.sketches.shift()?.remove();

@@ -32,12 +32,16 @@ export interface ImageState {
   applied: number;
   steps: number;
   done: boolean;
+  /** Names what of the image this window has seen. */
+  seen: string;
   lease: { session: string; holder: string } | null;
   boxes?: DrawnBox[];
   classes?: Record<string, number>;
   patches?: Patch[];
   reload?: boolean;
   made?: number[];
+  /** Names of the operations that this answer has added. */
+  own?: string[];
 }
 
 export type Operation = { do: string } & Record<string, unknown>;
@@ -48,6 +52,8 @@ export interface Change {
   operation?: Operation;
   step?: "undo" | "redo";
   done?: boolean;
+  /** What this window had seen of the image when the operation was made. */
+  seen?: string;
 }
 
 export type Trouble =
@@ -57,6 +63,7 @@ export type Trouble =
   | { kind: "away"; text: string };
 
 const RETRY_MS = 3000;
+const OWN = 200;
 
 export const session = (() => {
   const name = "parfocal.session";
@@ -83,6 +90,8 @@ export class DraftImage {
   private sending = false;
   private closed = false;
   private retry = 0;
+  /** Names of the operations that this window has added. */
+  private own: string[] = [];
 
   constructor(
     readonly config: DraftConfig,
@@ -117,10 +126,11 @@ export class DraftImage {
     void this.next();
   }
 
-  /** Ask again for the state, where somebody else may have changed it. */
-  async again(): Promise<void> {
+  /** Ask again for the state, where somebody else may have changed it; with `wanted` what waits is applied to it. */
+  async again(wanted = false): Promise<void> {
     this.trouble = undefined;
     this.state = await this.read();
+    if (wanted) for (const change of this.waiting) change.seen = this.state.seen;
     this.onState(this.state);
     void this.next();
   }
@@ -136,7 +146,7 @@ export class DraftImage {
   }
 
   add(change: Omit<Change, "id">): void {
-    this.waiting.push({ id: randomId(), ...change });
+    this.waiting.push({ id: randomId(), seen: this.state?.seen, ...change });
     this.keep();
     void this.next();
   }
@@ -191,6 +201,10 @@ export class DraftImage {
       this.waiting.shift();
       this.keep();
       this.trouble = undefined;
+      this.own = [...this.own, ...(answer.own ?? [])].slice(-OWN);
+      // Steps are only taken where nothing was missed: what was made after them has seen their outcome.
+      const before = this.state.seen;
+      if (change.step) for (const later of this.waiting) if (later.seen === before) later.seen = answer.seen;
       this.state = { ...this.state, ...answer };
       this.onState(this.state, change);
     } finally {
@@ -204,7 +218,11 @@ export class DraftImage {
   private async send(change: Change): Promise<ImageState | string | undefined> {
     const state = this.state!;
     const body: Record<string, unknown> = { change_id: change.id, session };
-    if (change.operation) body.operations = [change.operation];
+    if (change.operation) {
+      body.operations = [change.operation];
+      body.seen = change.seen ?? state.seen;
+      body.own = this.own;
+    }
     if (change.done !== undefined) body.done = change.done;
     if (change.step) {
       const applied = state.applied + (change.step === "undo" ? -1 : 1);

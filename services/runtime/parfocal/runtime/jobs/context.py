@@ -23,6 +23,8 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.jobs.device.held import HandedOver, Held
 from parfocal.runtime.jobs.device.use import Use
+from parfocal.runtime.jobs.memory import peak_memory
+from parfocal.runtime.jobs.previews import save_preview
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.service import Method, Parameters, Service, Work, struct_values
@@ -254,6 +256,15 @@ class JobContext:
 
         self._change(change)
 
+    def record_memory(self, device: Device) -> None:
+        """Record the largest memory that this process had, for those who plan the next work of this kind."""
+        peak = peak_memory(device)
+
+        def change(job: v1.Job) -> None:
+            job.peak_memory.CopyFrom(peak)
+
+        self._change(change)
+
     def succeed(self, message: str = "done") -> None:
         """End the job as SUCCEEDED."""
 
@@ -323,6 +334,13 @@ class JobContext:
             # A later attempt may be writing one that this job does not name yet.
             if Checkpoint.of(item.location.parent).attempt <= self.job.attempt:
                 self.store.delete(item.location)
+
+    def save_preview(self, epoch: int, image: str, pictures: Mapping[str, bytes]) -> None:
+        """Show pictures of a validation image after an epoch, PNG files by their names. Never waits for the store."""
+        try:
+            self.job = save_preview(self.jobs, self.job, epoch, image, pictures)
+        except UnavailableError as error:
+            _log.warning("pictures not shown: %s", error)
 
     def _files(self, checkpoint: Checkpoint) -> dict[str, str]:
         """Return the files of a checkpoint: names, and places below that of all checkpoints; none if it is damaged."""

@@ -5,6 +5,7 @@ jobs/<project>/<job>/job.json                the job and its newest event; chang
                      cancel-<attempt>        the mark that asks the worker of an attempt to end
                      events/<sequence>.json  created once each
                      checkpoints/<attempt>-<epoch>/
+                     previews/<attempt>-<epoch>/
 jobs/.open/<service>/<project>/<job>         marks the jobs with which a service may have something left to do
 ```
 

@@ -87,6 +87,36 @@ class Capacity(BaseModel):
             seconds_per_step=at("seconds_per_step"),
         )
 
+    def message(self) -> v1.Capacity:
+        """Return it in the words of the contract."""
+        points = [v1.CapacityPoint(**point.model_dump()) for point in self.points]
+        message = v1.Capacity(device=self.device, threads=self.threads, points=points)
+        message.measured_at.FromDatetime(self.measured_at)
+        return message
+
+    @classmethod
+    def of(cls, method: v1.Method) -> Capacity | None:
+        """Return what a service has published of one of its methods; None where nothing was measured."""
+        if not method.HasField("capacity"):
+            return None
+        said = method.capacity
+        return cls(
+            method=method.name,
+            device=said.device,
+            threads=said.threads,
+            measured_at=said.measured_at.ToDatetime(UTC),
+            points=tuple(
+                Point(
+                    batch_size=point.batch_size,
+                    patch_shape=tuple(point.patch_shape),
+                    seconds_per_step=point.seconds_per_step,
+                    memory_gib=point.memory_gib,
+                    device_memory_gib=point.device_memory_gib,
+                )
+                for point in said.points
+            ),
+        )
+
 
 def read_capacity(folder: Path, method: str) -> Capacity:
     """Return what was measured of a method.

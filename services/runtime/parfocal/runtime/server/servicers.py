@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from parfocal import v1
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.access.gate import authorise, authorise_anywhere
-from parfocal.runtime.errors import InvalidInputError, InvalidParameterError, NotFoundError, Violation
+from parfocal.runtime.errors import (
+    DamagedError,
+    InvalidInputError,
+    InvalidParameterError,
+    NotFoundError,
+    Violation,
+)
 from parfocal.runtime.jobs.controller import Controller
+from parfocal.runtime.jobs.previews import read_preview
 from parfocal.runtime.jobs.records import FINAL_STATES, JobStore
+from parfocal.runtime.methods.capacity import read_capacity
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.server.forwarding import Images
 from parfocal.runtime.settings import Settings
@@ -19,6 +29,7 @@ from parfocal.runtime.store.confinement import authorise_reading
 from parfocal.runtime.store.names import check_name, is_name, new_request_id
 from parfocal.runtime.store.store import Location, Store
 
+_log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.3
 _PAGE_SIZE = 50
 _LARGEST_PAGE = 500
@@ -117,6 +128,13 @@ class JobServicer(v1.JobServiceServicer):
         await self._controller.delete(project, request.job_id)
         return v1.DeleteJobResponse()
 
+    async def ReadPreview(self, request: v1.ReadPreviewRequest, _context: object) -> v1.ReadPreviewResponse:  # noqa: N802
+        """Return one picture of a preview of a training."""
+        project = await self._authorised(request.project, request.job_id)
+        record = await asyncio.to_thread(self._jobs.read, project, request.job_id)
+        png = await asyncio.to_thread(read_preview, self._jobs, record.job, request.epoch, request.picture)
+        return v1.ReadPreviewResponse(png=png)
+
     async def ListUsage(self, request: v1.ListUsageRequest, _context: object) -> v1.ListUsageResponse:  # noqa: N802
         """Return what a project has used, of all services."""
         project = await self._authorised(request.project)
@@ -176,7 +194,21 @@ class MethodServicer(v1.MethodServiceServicer):
     async def ListMethods(self, _request: v1.ListMethodsRequest, _context: object) -> v1.ListMethodsResponse:  # noqa: N802
         """List the methods of this service."""
         authorise_anywhere()
-        return self._answer
+        folder = self._settings.capacity_dir
+        return self._answer if folder is None else await asyncio.to_thread(self._with_capacities, folder)
+
+    def _with_capacities(self, folder: Path) -> v1.ListMethodsResponse:
+        """Return the answer with what was measured of the methods until now."""
+        answer = v1.ListMethodsResponse()
+        answer.CopyFrom(self._answer)
+        for method in answer.methods:
+            try:
+                method.capacity.CopyFrom(read_capacity(folder, method.name).message())
+            except NotFoundError:
+                continue
+            except DamagedError as error:
+                _log.warning("what was measured of %s is left out: %s", method.name, error.message)
+        return answer
 
     async def PredictImage(  # noqa: N802
         self, request_iterator: AsyncIterator[v1.PredictImageRequest], _context: object

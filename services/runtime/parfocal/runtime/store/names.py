@@ -56,9 +56,14 @@ def new_request_id(what: str) -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{words}-{secrets.token_hex(3)}"
 
 
-def versioned_name(uri: str) -> str:
-    """Return "name:version" of the address of a model or dataset."""
-    return ":".join(uri.rstrip("/").rsplit("/", 2)[-2:])
+def versioned_name(uri: str, reader: str = "") -> str:
+    """Return "name:version" of the address of a model or dataset.
+
+    With `reader`, a project, those of other projects are PROJECT/name:version, as their people call them.
+    """
+    parts = uri.rstrip("/").rsplit("/", 3)
+    name = ":".join(parts[-2:])
+    return f"{parts[-3]}/{name}" if reader and len(parts) > 2 and parts[-3] != reader else name
 
 
 def dataset_location(store: Store, project: str, dataset: str, version: int | None = None) -> Location:

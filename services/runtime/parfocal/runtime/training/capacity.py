@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -21,13 +20,13 @@ import numpy as np
 from parfocal import v1
 from parfocal.runtime.datasets.view import FolderView
 from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.jobs.memory import peak_memory
 from parfocal.runtime.methods.capacity import Point
 from parfocal.runtime.methods.service import Method, Service, load_service
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 
 #: Compilers and allocators are at rest after the first step.
 WARM_UP: Final = 2
-_GIB: Final = 2**30
 
 
 def measure(service: Service, method: Method, data: FolderView, values: Mapping[str, Any], steps: int) -> Point:
@@ -55,28 +54,14 @@ def measure(service: Service, method: Method, data: FolderView, values: Mapping[
     if opened.batches.validation_steps:
         batch = implementation.prepare(opened.batches.validation_batch(0), opened.parameters, opened.facts, rng)
         learner.validate_batch(batch)
+    peak = peak_memory(device)
     return Point(
         batch_size=opened.parameters.batch_size,
         patch_shape=opened.parameters.patch_shape(method.axes),
         seconds_per_step=float(np.median(seconds[WARM_UP:])),
-        memory_gib=_peak_memory() / _GIB,
-        device_memory_gib=_peak_of_gpu() / _GIB if device.kind == "cuda" else 0.0,
+        memory_gib=peak.memory_gib,
+        device_memory_gib=peak.device_memory_gib,
     )
-
-
-def _peak_memory() -> int:
-    """Return the largest memory of this process in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In KiB on Linux, in bytes on macOS.
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _peak_of_gpu() -> int:
-    """Return the largest memory of the first GPU that this process had, in bytes, as the framework counts it."""
-    modules: Any = sys.modules
-    if "torch" in modules:
-        return int(modules["torch"].cuda.max_memory_reserved())
-    return int(modules["tensorflow"].config.experimental.get_memory_info("GPU:0")["peak"])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -37,6 +37,7 @@ from parfocal.runtime.store.manifests import (
 )
 from parfocal.runtime.store.publish import empty_folder, folder_files
 from parfocal.runtime.store.store import Location
+from parfocal.runtime.training.validation_pictures import ValidationPictures
 
 _log = logging.getLogger(__name__)
 LAST = "last"
@@ -122,6 +123,7 @@ class _Training:
         self._learner = learner
         self._epochs = self._parameters.total_epochs(self._batches.steps_per_epoch)
         self._state = _State(implementation.schedule(self._parameters))
+        self._pictures = ValidationPictures(context, implementation, opened)
         # Weights are kept on disk, and uploaded once for every time they improve.
         self._folder = empty_folder(context.scratch / "kept")
         self._changed: set[str] = set()
@@ -202,6 +204,7 @@ class _Training:
                 self._progress(0),
             )
             self._tell_device(0)
+            self._pictures.after_epoch(self._learner, state.epoch, seconds)
             if state.epoch < self._epochs and not context.keep_best and self._seconds_left(0) > _SHORT_REST_SECONDS:
                 self._give_way()
             if state.epoch < self._epochs and time.monotonic() - saved >= context.settings.checkpoint_seconds:
@@ -393,6 +396,7 @@ class _Training:
             context.warn(problem)
             manifest = manifest.model_copy(update={"warnings": tuple(context.job.warnings)})
         files = context.send_all(folder_files(folder))
+        context.record_memory(self._implementation.device)
         context.publish(MODEL_MANIFEST, manifest.model_copy(update={"files": files}), "model", manifest.metrics)
 
     def _calibrate(self, weights: Mapping[str, Any]) -> Facts:
