@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -39,9 +38,7 @@ class Theirs:
             [np.abs(rng.normal(0.5, 0.2, value.shape)) for value in model.keras_model.get_weights()]
         )
         self.bundle, self.config = folder / "tf_model.zip", model.logdir / "config.json"
-        save_model_tf(model.keras_model, config, folder / "unused.json", self.bundle)
-        if not self.bundle.exists():
-            shutil.make_archive(str(folder / "tf_model"), "zip", folder / "tf_model")
+        save_model_tf(model.keras_model, config, config_path=folder / "config.json", model_path=self.bundle)
         self.taken = images[:1].astype(np.float64)
         self.made = model.predict_bioimageio(self.taken[0], "YXC")[np.newaxis]
         mean, std = ([float(value) for value in values] for values in (config.means, config.stds))

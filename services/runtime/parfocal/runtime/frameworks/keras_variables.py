@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -26,6 +26,8 @@ _MOST_BYTES: Final = 2**31
 # Keras 2 and 3 number the layers that have weights; graphs of TensorFlow 1 name them.
 _NUMBERED: Final = re.compile(r"layer_with_weights-(\d+)/([A-Za-z_]+)/\.ATTRIBUTES/VARIABLE_VALUE")
 _NAMED: Final = re.compile(r"(?!training/)([A-Za-z0-9_]+)/(kernel|bias|gamma|beta|moving_mean|moving_variance)")
+
+_UNNAMED: Final = re.compile(r"(conv[23]d|batch_normalization)(?:_(\d+))?")
 
 
 def unpack_variables(archive: Path, folder: Path) -> None:
@@ -126,10 +128,21 @@ def _names(shapes: Mapping[str, Any], layers: Sequence[Any], described: str) -> 
         )
     if all(layer.isdigit() for layer in found):
         return [found[layer] for layer in sorted(found, key=int)]
-    # Layers without a name of their own were numbered on, from whatever number.
-    own = {layer.name for layer in layers}
-    others = iter(sorted(found.keys() - own, key=lambda name: (len(name), name)))
-    return [found[layer.name if layer.name in found else next(others)] for layer in layers]
+    same = dict(zip(_in_order(layer.name for layer in layers), _in_order(found), strict=True))
+    return [found[same[layer.name]] for layer in layers]
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Return names of layers sorted so that those of equal networks stand at the same places.
+
+    Layers that nobody named have numbers, which go on from network to network in the order in which layers are made.
+    """
+
+    def place(name: str) -> tuple[str, int]:
+        match = _UNNAMED.fullmatch(name)
+        return (match[1], int(match[2] or 0)) if match else (name, 0)
+
+    return sorted(names, key=place)
 
 
 def _by_layer(shapes: Mapping[str, Any]) -> dict[str, dict[str, str]]:
