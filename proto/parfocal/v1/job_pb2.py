@@ -18,7 +18,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from parfocal.v1 import spec_pb2 as parfocal_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15parfocal/v1/job.proto\x12\x0bparfocal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16parfocal/v1/spec.proto\"\xec\t\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12,\n\x06labels\x18\x06 \x03(\x0b\x32\x1c.parfocal.v1.Job.LabelsEntry\x12-\n\x08training\x18\x07 \x01(\x0b\x32\x19.parfocal.v1.TrainingSpecH\x00\x12\x31\n\nprediction\x18\x08 \x01(\x0b\x32\x1b.parfocal.v1.PredictionSpecH\x00\x12\x31\n\nevaluation\x18\t \x01(\x0b\x32\x1b.parfocal.v1.EvaluationSpecH\x00\x12\x31\n\ncomparison\x18\n \x01(\x0b\x32\x1b.parfocal.v1.ComparisonSpecH\x00\x12\x31\n\nderivation\x18  \x01(\x0b\x32\x1b.parfocal.v1.DerivationSpecH\x00\x12$\n\x05state\x18\x0b \x01(\x0e\x32\x15.parfocal.v1.JobState\x12\x12\n\ncreated_by\x18\x0c \x01(\t\x12\x0f\n\x07\x61ttempt\x18\r \x01(\x05\x12\x14\n\x0clost_workers\x18\x0e \x01(\x05\x12\'\n\x08progress\x18\x0f \x01(\x0b\x32\x15.parfocal.v1.Progress\x12.\n\x07metrics\x18\x10 \x03(\x0b\x32\x1d.parfocal.v1.Job.MetricsEntry\x12$\n\x07outputs\x18\x11 \x03(\x0b\x32\x13.parfocal.v1.Output\x12\x34\n\x13resolved_parameters\x18\x12 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x0b\x65nvironment\x18\x16 \x01(\x0b\x32\x18.parfocal.v1.Environment\x12$\n\x05\x65rror\x18\x17 \x01(\x0b\x32\x15.parfocal.v1.JobError\x12\x15\n\rlast_sequence\x18\x18 \x01(\x03\x12\x10\n\x08warnings\x18\x19 \x03(\t\x12\x0f\n\x07message\x18\x1a \x01(\t\x12\x14\n\x0creserved_uri\x18\x1b \x01(\t\x12\x13\n\x0b\x63heckpoints\x18\x1c \x03(\t\x12-\n\x0bpublication\x18\x1d \x01(\x0b\x32\x18.parfocal.v1.Publication\x12)\n\x06paused\x18\x1e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0crequested_by\x18\x1f \x01(\t\x12\x32\n\x0ehanded_over_at\x18! \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x06\n\x04spec\">\n\x0bPublication\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\"}\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\r\n\x05steps\x18\x05 \x01(\x03\x12\x10\n\x08\x66raction\x18\x06 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x07 \x01(\x01\"#\n\x06Output\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"\xd7\x01\n\x0b\x45nvironment\x12\x38\n\x08packages\x18\x01 \x03(\x0b\x32&.parfocal.v1.Environment.PackagesEntry\x12\r\n\x05image\x18\x02 \x01(\t\x12\x0c\n\x04\x63uda\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x0c\n\x04host\x18\x07 \x01(\t\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"g\n\x08JobError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12/\n\nviolations\x18\x04 \x03(\x0b\x32\x1b.parfocal.v1.FieldViolation\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xd2\x02\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x30\n\x0cstate_change\x18\x04 \x01(\x0b\x32\x18.parfocal.v1.StateChangeH\x00\x12\x36\n\x0f\x65poch_completed\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.EpochCompletedH\x00\x12\'\n\x07warning\x18\x06 \x01(\x0b\x32\x14.parfocal.v1.WarningH\x00\x12%\n\x06output\x18\x07 \x01(\x0b\x32\x13.parfocal.v1.OutputH\x00\x12\x36\n\x0fimage_completed\x18\x08 \x01(\x0b\x32\x1b.parfocal.v1.ImageCompletedH\x00\x42\x07\n\x05\x65vent\"D\n\x0bStateChange\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.parfocal.v1.JobState\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xa9\x01\n\x0e\x45pochCompleted\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x39\n\x07metrics\x18\x02 \x03(\x0b\x32(.parfocal.v1.EpochCompleted.MetricsEntry\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x0c\n\x04\x62\x65st\x18\x04 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x17\n\x07Warning\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x9a\x01\n\x0eImageCompleted\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x39\n\x07metrics\x18\x03 \x03(\x0b\x32(.parfocal.v1.ImageCompleted.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x06\x42\x1d\n\x0forg.parfocal.v1B\x08JobProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15parfocal/v1/job.proto\x12\x0bparfocal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16parfocal/v1/spec.proto\"\x81\n\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12,\n\x06labels\x18\x06 \x03(\x0b\x32\x1c.parfocal.v1.Job.LabelsEntry\x12-\n\x08training\x18\x07 \x01(\x0b\x32\x19.parfocal.v1.TrainingSpecH\x00\x12\x31\n\nprediction\x18\x08 \x01(\x0b\x32\x1b.parfocal.v1.PredictionSpecH\x00\x12\x31\n\nevaluation\x18\t \x01(\x0b\x32\x1b.parfocal.v1.EvaluationSpecH\x00\x12\x31\n\ncomparison\x18\n \x01(\x0b\x32\x1b.parfocal.v1.ComparisonSpecH\x00\x12\x31\n\nderivation\x18  \x01(\x0b\x32\x1b.parfocal.v1.DerivationSpecH\x00\x12$\n\x05state\x18\x0b \x01(\x0e\x32\x15.parfocal.v1.JobState\x12\x12\n\ncreated_by\x18\x0c \x01(\t\x12\x0f\n\x07\x61ttempt\x18\r \x01(\x05\x12\x14\n\x0clost_workers\x18\x0e \x01(\x05\x12\'\n\x08progress\x18\x0f \x01(\x0b\x32\x15.parfocal.v1.Progress\x12.\n\x07metrics\x18\x10 \x03(\x0b\x32\x1d.parfocal.v1.Job.MetricsEntry\x12$\n\x07outputs\x18\x11 \x03(\x0b\x32\x13.parfocal.v1.Output\x12\x34\n\x13resolved_parameters\x18\x12 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x0b\x65nvironment\x18\x16 \x01(\x0b\x32\x18.parfocal.v1.Environment\x12$\n\x05\x65rror\x18\x17 \x01(\x0b\x32\x15.parfocal.v1.JobError\x12\x15\n\rlast_sequence\x18\x18 \x01(\x03\x12\x10\n\x08warnings\x18\x19 \x03(\t\x12\x0f\n\x07message\x18\x1a \x01(\t\x12\x14\n\x0creserved_uri\x18\x1b \x01(\t\x12\x13\n\x0b\x63heckpoints\x18\x1c \x03(\t\x12-\n\x0bpublication\x18\x1d \x01(\x0b\x32\x18.parfocal.v1.Publication\x12)\n\x06paused\x18\x1e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0crequested_by\x18\x1f \x01(\t\x12\x32\n\x0ehanded_over_at\x18! \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\" \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x06\n\x04spec\">\n\x0bPublication\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\"}\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\r\n\x05steps\x18\x05 \x01(\x03\x12\x10\n\x08\x66raction\x18\x06 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x07 \x01(\x01\"#\n\x06Output\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"\xd7\x01\n\x0b\x45nvironment\x12\x38\n\x08packages\x18\x01 \x03(\x0b\x32&.parfocal.v1.Environment.PackagesEntry\x12\r\n\x05image\x18\x02 \x01(\t\x12\x0c\n\x04\x63uda\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x0c\n\x04host\x18\x07 \x01(\t\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"g\n\x08JobError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12/\n\nviolations\x18\x04 \x03(\x0b\x32\x1b.parfocal.v1.FieldViolation\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xd2\x02\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x30\n\x0cstate_change\x18\x04 \x01(\x0b\x32\x18.parfocal.v1.StateChangeH\x00\x12\x36\n\x0f\x65poch_completed\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.EpochCompletedH\x00\x12\'\n\x07warning\x18\x06 \x01(\x0b\x32\x14.parfocal.v1.WarningH\x00\x12%\n\x06output\x18\x07 \x01(\x0b\x32\x13.parfocal.v1.OutputH\x00\x12\x36\n\x0fimage_completed\x18\x08 \x01(\x0b\x32\x1b.parfocal.v1.ImageCompletedH\x00\x42\x07\n\x05\x65vent\"D\n\x0bStateChange\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.parfocal.v1.JobState\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xa9\x01\n\x0e\x45pochCompleted\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x39\n\x07metrics\x18\x02 \x03(\x0b\x32(.parfocal.v1.EpochCompleted.MetricsEntry\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x0c\n\x04\x62\x65st\x18\x04 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x17\n\x07Warning\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x9a\x01\n\x0eImageCompleted\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x39\n\x07metrics\x18\x03 \x03(\x0b\x32(.parfocal.v1.ImageCompleted.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x06\x42\x1d\n\x0forg.parfocal.v1B\x08JobProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,40 +36,40 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_EPOCHCOMPLETED_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_IMAGECOMPLETED_METRICSENTRY']._options = None
   _globals['_IMAGECOMPLETED_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=2791
-  _globals['_JOBSTATE']._serialized_end=2971
+  _globals['_JOBSTATE']._serialized_start=2812
+  _globals['_JOBSTATE']._serialized_end=2992
   _globals['_JOB']._serialized_start=158
-  _globals['_JOB']._serialized_end=1418
-  _globals['_JOB_LABELSENTRY']._serialized_start=1317
-  _globals['_JOB_LABELSENTRY']._serialized_end=1362
-  _globals['_JOB_METRICSENTRY']._serialized_start=1364
-  _globals['_JOB_METRICSENTRY']._serialized_end=1410
-  _globals['_PUBLICATION']._serialized_start=1420
-  _globals['_PUBLICATION']._serialized_end=1482
-  _globals['_PROGRESS']._serialized_start=1484
-  _globals['_PROGRESS']._serialized_end=1609
-  _globals['_OUTPUT']._serialized_start=1611
-  _globals['_OUTPUT']._serialized_end=1646
-  _globals['_ENVIRONMENT']._serialized_start=1649
-  _globals['_ENVIRONMENT']._serialized_end=1864
-  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_start=1817
-  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_end=1864
-  _globals['_JOBERROR']._serialized_start=1866
-  _globals['_JOBERROR']._serialized_end=1969
-  _globals['_FIELDVIOLATION']._serialized_start=1971
-  _globals['_FIELDVIOLATION']._serialized_end=2023
-  _globals['_JOBEVENT']._serialized_start=2026
-  _globals['_JOBEVENT']._serialized_end=2364
-  _globals['_STATECHANGE']._serialized_start=2366
-  _globals['_STATECHANGE']._serialized_end=2434
-  _globals['_EPOCHCOMPLETED']._serialized_start=2437
-  _globals['_EPOCHCOMPLETED']._serialized_end=2606
-  _globals['_EPOCHCOMPLETED_METRICSENTRY']._serialized_start=1364
-  _globals['_EPOCHCOMPLETED_METRICSENTRY']._serialized_end=1410
-  _globals['_WARNING']._serialized_start=2608
-  _globals['_WARNING']._serialized_end=2631
-  _globals['_IMAGECOMPLETED']._serialized_start=2634
-  _globals['_IMAGECOMPLETED']._serialized_end=2788
-  _globals['_IMAGECOMPLETED_METRICSENTRY']._serialized_start=1364
-  _globals['_IMAGECOMPLETED_METRICSENTRY']._serialized_end=1410
+  _globals['_JOB']._serialized_end=1439
+  _globals['_JOB_LABELSENTRY']._serialized_start=1338
+  _globals['_JOB_LABELSENTRY']._serialized_end=1383
+  _globals['_JOB_METRICSENTRY']._serialized_start=1385
+  _globals['_JOB_METRICSENTRY']._serialized_end=1431
+  _globals['_PUBLICATION']._serialized_start=1441
+  _globals['_PUBLICATION']._serialized_end=1503
+  _globals['_PROGRESS']._serialized_start=1505
+  _globals['_PROGRESS']._serialized_end=1630
+  _globals['_OUTPUT']._serialized_start=1632
+  _globals['_OUTPUT']._serialized_end=1667
+  _globals['_ENVIRONMENT']._serialized_start=1670
+  _globals['_ENVIRONMENT']._serialized_end=1885
+  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_start=1838
+  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_end=1885
+  _globals['_JOBERROR']._serialized_start=1887
+  _globals['_JOBERROR']._serialized_end=1990
+  _globals['_FIELDVIOLATION']._serialized_start=1992
+  _globals['_FIELDVIOLATION']._serialized_end=2044
+  _globals['_JOBEVENT']._serialized_start=2047
+  _globals['_JOBEVENT']._serialized_end=2385
+  _globals['_STATECHANGE']._serialized_start=2387
+  _globals['_STATECHANGE']._serialized_end=2455
+  _globals['_EPOCHCOMPLETED']._serialized_start=2458
+  _globals['_EPOCHCOMPLETED']._serialized_end=2627
+  _globals['_EPOCHCOMPLETED_METRICSENTRY']._serialized_start=1385
+  _globals['_EPOCHCOMPLETED_METRICSENTRY']._serialized_end=1431
+  _globals['_WARNING']._serialized_start=2629
+  _globals['_WARNING']._serialized_end=2652
+  _globals['_IMAGECOMPLETED']._serialized_start=2655
+  _globals['_IMAGECOMPLETED']._serialized_end=2809
+  _globals['_IMAGECOMPLETED_METRICSENTRY']._serialized_start=1385
+  _globals['_IMAGECOMPLETED_METRICSENTRY']._serialized_end=1431
 # @@protoc_insertion_point(module_scope)

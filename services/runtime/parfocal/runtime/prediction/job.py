@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.datasets.findings import Notes, some
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
@@ -77,6 +78,8 @@ def predict(context: JobContext) -> None:
     files: list[FileEntry] = []
     notes = Notes()
     boxes = RunBoxes(_folder(context))
+    context.stages.enter("predicting")
+    laps = traces.Laps("image", 1, len(inputs))
     with contextlib.closing(boxes), ThreadPoolExecutor(max_workers=1) as uploader:
         pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
         for number, item in enumerate(_fetch_ahead(context, inputs)):
@@ -84,6 +87,7 @@ def predict(context: JobContext) -> None:
             _note(notes, context, item)
             begin = time.monotonic()
             outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
+            laps.done(number + 1)
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
