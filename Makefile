@@ -41,8 +41,8 @@ dist: ## Build the wheels of contract, runtime and orchestrator into dist/, to b
 	@deploy/tools/envs tools
 	@deploy/tools/dist
 
-images: ## Build the container images (BASE=IMAGE@sha256:… UNITS="care qc" VARIANT=cpu|gpu PREFIX=…/), see docs/images.md
-	@BASE="$(BASE)" BUILD_BASE="$(BUILD_BASE)" VARIANT="$(or $(VARIANT),cpu)" PREFIX="$(PREFIX)" PIP_CONFIG="$(PIP_CONFIG)" \
+images: ## Build the container images (BASE=IMAGE@sha256:… UNITS="care qc" VARIANT=cpu|gpu PREFIX=…/ TRACES=1), see docs/images.md
+	@BASE="$(BASE)" BUILD_BASE="$(BUILD_BASE)" VARIANT="$(or $(VARIANT),cpu)" PREFIX="$(PREFIX)" TRACES="$(TRACES)" PIP_CONFIG="$(PIP_CONFIG)" \
 	    CERTIFICATES="$(CERTIFICATES)" PACKAGES="$(PACKAGES)" deploy/images/build $(UNITS)
 
 docs: envs ## Write the tables of parameters and settings into the pages of docs/

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 import grpc
 
+from parfocal.runtime import traces
 from parfocal.runtime.access.gate import ACTS_FOR_KEY, TOKEN_KEY
 from parfocal.runtime.access.transport import UNPROTECTED, channel_credentials, is_loopback
 from parfocal.runtime.errors import PreconditionError
@@ -59,6 +60,7 @@ def open_channel(
     PreconditionError
         The certificates cannot be used.
     """
+    traces.begin("client")
     credentials = channel_credentials(settings)
     target, _, name = address.partition("/")
     channel = (
@@ -76,7 +78,7 @@ class _Details(grpc.ClientCallDetails):
     def __init__(self, details: grpc.ClientCallDetails, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         self.method = details.method
         self.timeout = details.timeout
-        self.metadata = tuple(metadata)
+        self.metadata: tuple[tuple[str, str | bytes], ...] = tuple(metadata)
         self.credentials = details.credentials
         self.wait_for_ready = getattr(details, "wait_for_ready", None)
         self.compression = getattr(details, "compression", None)
@@ -99,19 +101,30 @@ class _Caller(
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Add who calls whom."""
-        return continuation(self._said(client_call_details), request)
+        return self._made(continuation, client_call_details, request)
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Add who calls whom."""
-        return continuation(self._said(client_call_details), request)
+        return self._made(continuation, client_call_details, request)
 
     def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         """Add who calls whom."""
-        return continuation(self._said(client_call_details), request_iterator)
+        return self._made(continuation, client_call_details, request_iterator)
 
     def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         """Add who calls whom."""
-        return continuation(self._said(client_call_details), request_iterator)
+        return self._made(continuation, client_call_details, request_iterator)
+
+    def _made(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Make the call, as a span of the caller's trace where there are traces."""
+        said = self._said(details)
+        span = traces.call(said.method, "client")
+        if not span.traceparent:
+            return continuation(said, request)
+        said.metadata += ((traces.HEADER, span.traceparent),)
+        made = continuation(said, request)
+        made.add_done_callback(lambda call: span.answered(call.code().name))
+        return made
 
     def _said(self, details: Any) -> _Details:
         metadata = list(details.metadata or ())

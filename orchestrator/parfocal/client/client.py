@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -16,6 +17,7 @@ from parfocal.client.channels import SettingsTokens, Tokens
 from parfocal.client.services import Service, ServiceInfo, parse_addresses
 from parfocal.client.single_images import OnFraction, PredictedImage, Stop, predict_image
 from parfocal.client.watching import watch
+from parfocal.runtime import traces
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, QueueFullError, UnavailableError
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.settings import Settings
@@ -108,14 +110,16 @@ class Client:
         """
         request = _copy(request)
         request.project = request.project or self.project
-        services = self._find(self._method_name(request))[0]
-        while True:
-            try:
-                return _first(services, lambda service: service.call(service.jobs.StartJob, request).job)
-            except QueueFullError as error:
-                if not wait_for_queue:
-                    raise
-                time.sleep(min(max(error.retry_seconds, 1.0), 60.0))
+        about = {"project": request.project, "kind": request.WhichOneof("spec") or ""}
+        with traces.span("start a job", about, root=True):
+            services = self._find(self._method_name(request))[0]
+            while True:
+                try:
+                    return _first(services, lambda service: service.call(service.jobs.StartJob, request).job)
+                except QueueFullError as error:
+                    if not wait_for_queue:
+                        raise
+                    time.sleep(min(max(error.retry_seconds, 1.0), 60.0))
 
     def get(self, job_id: str) -> v1.Job:
         """Return a job as it stands."""
@@ -316,8 +320,10 @@ class Client:
 
     def _map(self, ask: Callable[[Service], _T]) -> list[_T]:
         services = self._require_services()
+        # Each thread has a copy of the caller's context, in which its trace is.
+        contexts = [copy_context() for _ in services]
         with ThreadPoolExecutor(max_workers=min(len(services), 16)) as pool:
-            return list(pool.map(ask, services))
+            return list(pool.map(lambda context, service: context.run(ask, service), contexts, services))
 
     def _require_services(self) -> list[Service]:
         if not self._services:

@@ -136,6 +136,7 @@ class Job(google.protobuf.message.Message):
     HANDED_OVER_AT_FIELD_NUMBER: builtins.int
     PEAK_MEMORY_FIELD_NUMBER: builtins.int
     PREVIEWS_FIELD_NUMBER: builtins.int
+    TRACEPARENT_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifier, unique within the project."""
     project: builtins.str
@@ -164,6 +165,8 @@ class Job(google.protobuf.message.Message):
     """The place in the store reserved for what the job will publish."""
     requested_by: builtins.str
     """Who asked for it on behalf of `created_by`, for example an operator or the flow runner; empty: `created_by`."""
+    traceparent: builtins.str
+    """Where its trace goes on (`traceparent` of W3C Trace Context), for those who record traces; empty: nobody does."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels of the caller, for example {"flow_run": "…"}."""
@@ -290,9 +293,10 @@ class Job(google.protobuf.message.Message):
         handed_over_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         peak_memory: global___PeakMemory | None = ...,
         previews: collections.abc.Iterable[global___TrainingPreview] | None = ...,
+        traceparent: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["comparison", b"comparison", "created_at", b"created_at", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "handed_over_at", b"handed_over_at", "paused", b"paused", "peak_memory", b"peak_memory", "prediction", b"prediction", "progress", b"progress", "publication", b"publication", "resolved_parameters", b"resolved_parameters", "spec", b"spec", "started_at", b"started_at", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "handed_over_at", b"handed_over_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "peak_memory", b"peak_memory", "prediction", b"prediction", "previews", b"previews", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "requested_by", b"requested_by", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "training", b"training", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoints", b"checkpoints", "comparison", b"comparison", "created_at", b"created_at", "created_by", b"created_by", "derivation", b"derivation", "environment", b"environment", "error", b"error", "evaluation", b"evaluation", "finished_at", b"finished_at", "handed_over_at", b"handed_over_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "lost_workers", b"lost_workers", "message", b"message", "method", b"method", "metrics", b"metrics", "outputs", b"outputs", "paused", b"paused", "peak_memory", b"peak_memory", "prediction", b"prediction", "previews", b"previews", "progress", b"progress", "project", b"project", "publication", b"publication", "request_id", b"request_id", "requested_by", b"requested_by", "reserved_uri", b"reserved_uri", "resolved_parameters", b"resolved_parameters", "service", b"service", "spec", b"spec", "started_at", b"started_at", "state", b"state", "traceparent", b"traceparent", "training", b"training", "warnings", b"warnings"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["spec", b"spec"]) -> typing.Literal["training", "prediction", "evaluation", "comparison", "derivation"] | None: ...
 
 global___Job = Job

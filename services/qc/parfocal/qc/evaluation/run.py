@@ -232,6 +232,7 @@ def run_evaluation(
         workers=workers_for(item.shape for item in inputs.items),
     )
     scored = judge.collect(stream, inputs.items)
+    context.stages.enter("reporting")
     write_metrics_csv(folder / METRICS_FILE, (row for each in scored for row in each.rows), judge.metrics)
     summary, parts = _summarise(judge, inputs, scored, unscorable, left_out)
     for number, (role, part) in enumerate(parts.items()):

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from parfocal import v1
 from parfocal.qc.evaluation.words import none_of
 from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.runtime import traces
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.jobs.context import JobContext
 
@@ -90,6 +91,8 @@ def score_each(
     InvalidInputError
         No prediction can be scored.
     """
+    context.stages.enter("scoring")
+    laps = traces.Laps("image", 1, len(items))
     scored = 0
     without: LeftOutError | None = None
 
@@ -101,6 +104,7 @@ def score_each(
 
     for number, each in enumerate(map_bounded(attempt, items, workers), start=1):
         context.check_cancelled()
+        laps.done(number)
         label = items[number - 1].label
         progress = v1.Progress(stage="scoring", step=number, steps=len(items), fraction=number / len(items))
         if isinstance(each, PredictionError):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.datasets.coordinates import AXES as FRAME_AXES
 from parfocal.runtime.datasets.findings import count
@@ -83,6 +84,7 @@ def admit(
         requested_by=requested_by,
         created_at=now(),
         environment=service.environment(image=store.settings.image),
+        traceparent=traces.current(),
     )
     if request.HasField("training"):
         method, parameters, warnings = _check_training(service, store, request.training)

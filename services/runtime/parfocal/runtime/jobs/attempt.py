@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.errors import (
     CancelledError,
     OutOfMemoryError,
@@ -19,7 +20,7 @@ from parfocal.runtime.errors import (
 from parfocal.runtime.jobs.context import PATIENCE_SECONDS, JobContext
 from parfocal.runtime.jobs.device.held import HandedOver, Held
 from parfocal.runtime.jobs.exits import HANDED_OVER, STORE_AWAY
-from parfocal.runtime.jobs.records import JobStore, set_running
+from parfocal.runtime.jobs.records import JobStore, described, set_running
 from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import load_object, load_service
 from parfocal.runtime.rpc_errors import code_name
@@ -43,16 +44,25 @@ def work(module: str, project: str, job_id: str, attempt: int, device: Sequence[
     configure_logging(job=job_id, attempt=attempt)
     settings = Settings()
     service = load_service(module)
+    traces.begin(service.name)
     store = PatientStore(settings, PATIENCE_SECONDS)
     try:
         job = _begin(JobStore(store), project, job_id, attempt)
         if job.attempt != attempt:
             _log.error("the job is in attempt %d; this worker of attempt %d ends", job.attempt, attempt)
             return Ended(0, succeeded=False)
-        with scratch_folder(settings.state_folder / "scratch", f"{job.id}-") as folder:
-            return Ended(0, succeeded=run(JobContext(service, store, job, folder, Held(device, settings))))
-    except HandedOver:
-        return Ended(HANDED_OVER, succeeded=False)
+        with (
+            traces.span("attempt", described(job), parent=job.traceparent) as span,
+            scratch_folder(settings.state_folder / "scratch", f"{job.id}-") as folder,
+        ):
+            context = JobContext(service, store, job, folder, Held(device, settings))
+            try:
+                succeeded = run(context)
+            except HandedOver:
+                return Ended(HANDED_OVER, succeeded=False)
+            if context.job.error.reason:
+                span.fail(context.job.error.reason)
+            return Ended(0, succeeded=succeeded)
     except UnavailableError as error:
         _log.error("the end of the job could not be recorded: %s", error)
         return Ended(STORE_AWAY, succeeded=False)
@@ -85,6 +95,8 @@ def run(context: JobContext) -> bool:
             load_object(context.work.run)(context)
         except (OSError, MemoryError) as error:
             raise _translate(error) from error
+        finally:
+            context.stages.leave()
     except HandedOver:
         raise
     except StaleWorkerError as error:

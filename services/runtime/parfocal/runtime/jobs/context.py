@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     CancelledError,
@@ -92,6 +93,7 @@ class JobContext:
         self._saved: dict[str, str] = {}
         self._cancel: dict[str, object] | None = None
         self._next_progress = 0.0
+        self.stages = traces.Stages()
         threading.Thread(target=self._watch_cancel, name="cancel", daemon=True).start()
 
     @property
@@ -158,6 +160,7 @@ class JobContext:
 
     def report_progress(self, progress: v1.Progress, *, message: str = "", at_once: bool = False) -> None:
         """Show how far the job is; at most every two seconds unless `at_once`. Never delays or ends the job."""
+        self.stages.enter(progress.stage)
         if not at_once and time.monotonic() < self._next_progress:
             return
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
@@ -209,20 +212,22 @@ class JobContext:
 
     def send_all(self, files: Iterable[tuple[Path, str]]) -> tuple[FileEntry, ...]:
         """Upload several files with their public names; return their entries in the given order."""
-        return upload_files(self.store, self.reserved, files, self._folder)
+        with traces.span("upload"):
+            return upload_files(self.store, self.reserved, files, self._folder)
 
     def publish(self, name: str, manifest: Manifest, kind: str, metrics: Mapping[str, float] | None = None) -> None:
         """Make what was sent exist by its manifest, and record it as an output with its metrics."""
         manifest = manifest.model_copy(update={"created_by": self.job.created_by})
-        self.store.write(self.reserved / self._folder / name, manifest.to_bytes())
         decision = v1.Publication(attempt=self.job.attempt, manifest=name, kind=kind)
 
         def change(job: v1.Job) -> None:
             job.metrics.update(metrics or {})
             job.publication.CopyFrom(decision)
 
-        self._change(change)
-        self.complete_publication()
+        with traces.span("publish"):
+            self.store.write(self.reserved / self._folder / name, manifest.to_bytes())
+            self._change(change)
+            self.complete_publication()
 
     def complete_publication(self) -> bool:
         """Make the manifest visible that the job has decided to publish; return False if it has decided nothing.

@@ -1,10 +1,11 @@
-"""What a controller counts of its jobs and workers."""
+"""What a controller counts of its jobs and workers, and what it adds to their traces."""
 
 from __future__ import annotations
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.jobs.exits import ExitKind
-from parfocal.runtime.jobs.records import state_name
+from parfocal.runtime.jobs.records import described, state_name
 from parfocal.runtime.metrics import Counter, Gauge, Histogram
 
 _QUEUED = Gauge("parfocal_jobs_queued", "Jobs that no worker has been started for.")
@@ -23,6 +24,11 @@ def note_work(queued: int, running: int, waiting: int) -> None:
     _WORKERS.set(waiting, "waiting")
 
 
+def note_begin(job: v1.Job, queued_ns: int) -> None:
+    """Note that a job gets a worker, for which it has waited since a time (in nanoseconds since 1970)."""
+    traces.record("queued", described(job), queued_ns, parent=job.traceparent)
+
+
 def note_exit(how: ExitKind) -> None:
     """Count a worker that has ended."""
     _EXITS.add(how.value)
@@ -33,6 +39,14 @@ def note_end(job: v1.Job, *, has_device: bool) -> None:
     _ENDED.add(state_name(job.state))
     if job.error.reason:
         _FAILURES.add(job.error.reason)
+    traces.record(
+        "job",
+        {**described(job), "state": state_name(job.state)},
+        job.created_at.ToNanoseconds(),
+        job.finished_at.ToNanoseconds(),
+        parent=job.traceparent,
+        failed=job.error.reason,
+    )
     if job.HasField("started_at"):
         started = job.started_at.ToNanoseconds() / 1e9
         _WAIT.observe(max(0.0, started - job.created_at.ToNanoseconds() / 1e9))

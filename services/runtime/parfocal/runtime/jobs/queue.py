@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -29,6 +30,8 @@ class Queued:
         What a device is wanted for.
     resources
         What it needs.
+    since_ns
+        Since when it waits here.
     """
 
     created_ns: int
@@ -38,6 +41,7 @@ class Queued:
     user: str
     use: Use
     resources: Resources
+    since_ns: int = field(default_factory=time.time_ns, compare=False)
 
     @classmethod
     def of(cls, job: v1.Job, use: Use, resources: Resources) -> Queued:

@@ -106,6 +106,12 @@ def job_kind(job: v1.Job | v1.StartJobRequest) -> v1.JobKind.ValueType:
     return v1.JobKind.Value(f"JOB_KIND_{name.upper()}") if name else v1.JOB_KIND_UNSPECIFIED
 
 
+def described(job: v1.Job) -> dict[str, str | int]:
+    """Return what spans of traces say of a job."""
+    kind = job.WhichOneof("spec") or ""
+    return {"project": job.project, "job": job.id, "kind": kind, "method": job.method, "attempt": job.attempt}
+
+
 def request_digest(request: v1.StartJobRequest) -> str:
     """Return a digest of what a request asks for, to tell a repeated request from another one."""
     text = json_format.MessageToJson(request, sort_keys=True)

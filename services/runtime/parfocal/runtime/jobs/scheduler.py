@@ -32,7 +32,7 @@ from parfocal.runtime.jobs.device.use import Use
 from parfocal.runtime.jobs.exits import Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.launcher import Launcher
 from parfocal.runtime.jobs.lease import Lease
-from parfocal.runtime.jobs.measures import note_end, note_exit, note_work
+from parfocal.runtime.jobs.measures import note_begin, note_end, note_exit, note_work
 from parfocal.runtime.jobs.queue import Key, Queue, Queued, waits_for
 from parfocal.runtime.jobs.records import FINAL_STATES, WORKING_STATES, JobStore, job_kind, set_state
 from parfocal.runtime.jobs.requeue import begin, cancelled, fail, queue_again, requeue
@@ -191,6 +191,7 @@ class Scheduler:
                 await self._queue_again(job, "waiting for the device")
                 return
             _log.info("worker started", extra={"job": job.id, "attempt": job.attempt})
+            note_begin(job, item.since_ns if item.attempt else item.created_ns)
             self._running[item.key] = _Running(job, worker)
 
     async def _tell_queue(self) -> None:

@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 
+from parfocal.runtime import traces
 from parfocal.runtime.jobs.exits import SERVICE_GONE
 from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, receive
 
@@ -85,6 +86,7 @@ def _write_to(log: int) -> None:
 
 if __name__ == "__main__":
     code = main()
+    traces.finish()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

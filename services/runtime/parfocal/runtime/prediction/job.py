@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.datasets.findings import Notes, some
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
@@ -80,6 +81,8 @@ def predict(context: JobContext) -> None:
     notes = Notes()
     boxes = RunBoxes(_folder(context))
     pace = Pace()
+    context.stages.enter("predicting")
+    laps = traces.Laps("image", 1, len(inputs))
     with contextlib.closing(boxes), ThreadPoolExecutor(max_workers=1) as uploader:
         pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
         for number, item in enumerate(_fetch_ahead(context, inputs, pace)):
@@ -90,6 +93,7 @@ def predict(context: JobContext) -> None:
                 outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
             if outputs is not None and item.image is not None:
                 pace.add_pixels(math.prod(item.image.pixels.shape))
+            laps.done(number + 1)
             if pending is not None:
                 _collect(context, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
+from parfocal.runtime import traces
 from parfocal.runtime.access.audit import Audit
 from parfocal.runtime.access.gate import Gate
 from parfocal.runtime.access.transport import require_protection, server_credentials
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = Settings()
         service = load_service(options.module)
         configure_logging(service=service.name)
+        traces.begin(service.name)
         return asyncio.run(serve(service, options.module, settings))
     except ValidationError as error:
         sys.stderr.write(f"A setting is wrong: {error}\n")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import grpc
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.access.transport import channel_credentials
 from parfocal.runtime.errors import ParfocalError, PreconditionError, UnavailableError
@@ -74,7 +75,9 @@ class ForwardedImages:
         # The types of the stubs know only channels without asyncio.
         stub: Any = v1.MethodServiceStub(self._channel)
         # The caller's own token goes with it: the other instance decides anew.
-        call = stub.PredictImage(requests, metadata=current().forwarded)
+        trace = traces.current()
+        metadata = (*current().forwarded, *(((traces.HEADER, trace),) if trace else ()))
+        call = stub.PredictImage(requests, metadata=metadata)
         try:
             async for answer in call:
                 yield answer

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from parfocal.runtime import traces
 from parfocal.runtime.access import calls
 from parfocal.runtime.access.actions import ACTIONS, Action
 from parfocal.runtime.access.audit import Audit
@@ -21,7 +22,7 @@ from parfocal.runtime.access.gate import ACTS_FOR_KEY, TOKEN_KEY, Gate
 from parfocal.runtime.access.identity import Identity
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
 from parfocal.runtime.metrics import Counter
-from parfocal.runtime.rpc_errors import STATUS_KEY, to_status
+from parfocal.runtime.rpc_errors import STATUS_KEY, code_name, to_status
 
 _log = logging.getLogger(__name__)
 REQUEST_ID_KEY = "x-request-id"
@@ -136,6 +137,7 @@ class _Edge:
             context.peer() or "",
             (*forwarded, (REQUEST_ID_KEY, self._request_id)),
         )
+        self._span = traces.Span()
         self._context = context
         self._gate = gate
         self._audit = audit
@@ -148,6 +150,7 @@ class _Edge:
             # It fails only when the client has gone.
             raise asyncio.CancelledError from error
         calls.enter(self._call)
+        self._span = traces.call(self._name, "server", parent=_text(self._metadata.get(traces.HEADER)))
         try:
             if not self._name.startswith(_QUIET):
                 # Only the first call in an hour asks the issuer for its keys; the others take microseconds.
@@ -163,6 +166,13 @@ class _Edge:
         return self._call
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        if error is None:
+            code = "OK"
+        elif isinstance(error, ParfocalError):
+            code = code_name(error)
+        else:
+            code = "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
+        self._span.answered(code)
         if isinstance(error, ParfocalError):
             self._write(logging.INFO, error.reason, error.message)
             await self._abort(error)

@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from parfocal.runtime import traces
 from parfocal.runtime.errors import DamagedError, DiskFullError
 from parfocal.runtime.images._files import partial_path
 from parfocal.runtime.images.files import inspect_image
@@ -85,8 +86,10 @@ class Cache:
 
     def fetch_all(self, store: Store, place: Location, entries: Iterable[FileEntry]) -> list[Path]:
         """Return local copies of several published files, in their order."""
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            return list(pool.map(lambda entry: self.fetch(store, place, entry), list(entries)))
+        entries = list(entries)
+        size = sum(entry.size for entry in entries)
+        with traces.span("download", {"files": len(entries), "bytes": size}), ThreadPoolExecutor(max_workers=4) as pool:
+            return list(pool.map(lambda entry: self.fetch(store, place, entry), entries))
 
     def mirror(self, store: Store, place: Location, entries: Iterable[FileEntry], folder: Path) -> Path:
         """Lay out published files below `folder` under their public names."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from parfocal import v1
+from parfocal.runtime import traces
 from parfocal.runtime.datasets.view import DatasetView, PublishedView
 from parfocal.runtime.errors import CancelledError, DamagedError, InvalidInputError, TrainingDivergedError
 from parfocal.runtime.jobs.context import JobContext
@@ -78,7 +79,8 @@ def train(context: JobContext) -> None:
     context.report_progress(v1.Progress(stage="preparing"), message="fetching and checking the images", at_once=True)
     device = context.choose_device(parameters.precision, training=True)
     implementation: Implementation[Any, Any] = context.method.load(device)
-    opened = implementation.open(_view(context), parameters)
+    with traces.span("open"):
+        opened = implementation.open(_view(context), parameters)
     learner = implementation.build(opened.parameters, opened.facts)
     training = _Training(context, implementation, opened, learner)
     if not training.resume():
@@ -181,6 +183,8 @@ class _Training:
         """Train epoch by epoch, until all are done or the user has enough."""
         context, state = self._context, self._state
         saved = time.monotonic()
+        context.stages.enter("training")
+        laps = traces.Laps("epoch", state.epoch + 1, self._epochs)
         self._tell_device(0)
         while state.epoch < self._epochs and not context.keep_best:
             begin = time.monotonic()
@@ -203,6 +207,7 @@ class _Training:
                 v1.EpochCompleted(epoch=state.epoch, metrics=metrics, seconds=seconds, best=improved),
                 self._progress(0),
             )
+            laps.done(state.epoch)
             self._tell_device(0)
             self._pictures.after_epoch(self._learner, state.epoch, seconds)
             if state.epoch < self._epochs and not context.keep_best and self._seconds_left(0) > _SHORT_REST_SECONDS:
