@@ -1,4 +1,4 @@
-"""`parfocal dataset …`: images to train on and to be judged by."""
+"""`parfocal dataset …`: images to train and to judge models on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KIND = click.option(
     "--kind",
     default="",
     metavar="KIND",
-    help="What stands beside the source images, where the files do not tell: paired, labels (of objects), classes (of "
+    help="Kind of the targets, where the files do not show it: paired, labels (of objects), classes (of "
     "pixels), unpaired, sources (no targets), boxes or coordinates.",
 )
 _PIXEL_SIZE = click.option(
@@ -39,29 +39,29 @@ _PIXEL_SIZE = click.option(
 _COMPONENTS = click.option(
     "--label-components",
     is_flag=True,
-    help="Targets are masks: number each separate piece as an object of its own. Pieces that touch become one.",
+    help="Targets are masks: number each connected region as an object. Objects that touch become one.",
 )
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
 @click.group(cls=Group, short_help="Make, check, list and delete datasets of images.")
 def dataset() -> None:
-    """Images to train on, and to be judged by.
+    """Images to train and to judge models on.
 
     \b
-    A dataset is made from a folder of this layout; partners have the same name:
+    A dataset is made from a folder of this layout; a pair has one file name:
       FOLDER/train/source/a.tif    noisy        FOLDER/test/source/x.tif
       FOLDER/train/target/a.tif    clean        FOLDER/test/target/x.tif
     Models are judged by the test images, and never trained on them.
 
     \b
-    Other methods need other targets:
+    Other methods require other targets:
       labels        label images in target: one number for each object
       classes       class images in target: one number for each class
       boxes         PASCAL VOC a.xml, a COCO .json, or YOLO a.txt and classes.txt
       coordinates   ThunderSTORM tables a.csv beside stacks of frames
       sources       no folder target
-      unpaired      images in target that are no partners: say --kind unpaired
+      unpaired      unrelated images in target: add --kind unpaired
     """  # noqa: D301 - click's mark for kept line ends
 
 
@@ -143,10 +143,10 @@ def create(
 @_PIXEL_SIZE
 @_COMPONENTS
 @with_options(*PARTS, *PLATE_PARTS)
-@click.option("--qc", is_flag=True, help="Have quality control look at every image of the stored dataset NAME.")
+@click.option("--qc", is_flag=True, help="Have quality control check every image of the stored dataset NAME.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Download sheets and tables (--qc).")
 @PARAMETERS
-@click.option("--again", is_flag=True, help="Look again even if quality control has done so before (--qc).")
+@click.option("--again", is_flag=True, help="Check again even if quality control has done so before (--qc).")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER (--qc).")
 def check(
     what: str,
@@ -171,10 +171,10 @@ def check(
 
     \b
       parfocal dataset check FOLDER     can the images become a dataset?
-      parfocal dataset check NAME       is it whole, what was found before?
-      parfocal dataset check NAME --qc  look at every image
+      parfocal dataset check NAME       are all files there? show findings
+      parfocal dataset check NAME --qc  check every image
 
-    Quality control finds images that are shifted, empty, blurred, saturated or there twice, the same field in training
+    Quality control finds images that are shifted, empty, blurred, saturated or duplicate, the same field in training
     and test, and faults of labels; it draws thumbnails of all images and says what they are good for.
 
     The parameters (-p) are the thresholds of quality control: `parfocal methods dataset` lists them.
@@ -196,7 +196,7 @@ def check(
     if kind or axes or pixel_size is not None or label_components or part:
         text = (
             "--kind, --axes, --pixel-size, --label-components, --scene, --channel, --z, --t, --well, --test-well and "
-            "--labels belong to folders: a stored dataset has its own."
+            "--labels belong to folders; a stored dataset keeps those that it was created with."
         )
         raise InvalidInputError(text)
     with app.client() as client:

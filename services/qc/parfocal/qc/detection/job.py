@@ -123,7 +123,7 @@ class DetectionJudge(Judge[DetectionParameters, AnnotatedItem, ScoredBoxes]):
         return judge(part.scores, self._totals(part), self.thresholds(), self._training, part.unscorable)
 
     def thresholds(self) -> DetectionThresholds:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
         return self.parameters.thresholds()
 
     def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002

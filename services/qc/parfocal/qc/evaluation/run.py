@@ -163,7 +163,7 @@ class Judge(ABC, Generic[ParametersT, ItemT, ScoredT]):
 
     @abstractmethod
     def thresholds(self) -> BaseModel:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
 
     @abstractmethod
     def baseline(self, role: str) -> dict[str, Any]:

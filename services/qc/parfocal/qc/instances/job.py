@@ -145,7 +145,7 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
         return replace(judgement, remarks=(*judgement.remarks, *remarks))
 
     def thresholds(self) -> InstanceThresholds:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
         return self.parameters.thresholds()
 
     def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002

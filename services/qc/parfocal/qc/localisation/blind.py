@@ -143,7 +143,7 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         return judgement
 
     def thresholds(self) -> ReconstructionThresholds:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
         return self.parameters.thresholds()
 
     def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002

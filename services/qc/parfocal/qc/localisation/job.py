@@ -110,7 +110,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
         return judge(part.scores, together, self.thresholds(), self._chance(part), part.unscorable)
 
     def thresholds(self) -> LocalisationThresholds:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
         return self.parameters.thresholds()
 
     def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002

@@ -133,7 +133,7 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
         return judgement
 
     def thresholds(self) -> ResidualThresholds:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
         return self.parameters.thresholds()
 
     def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002

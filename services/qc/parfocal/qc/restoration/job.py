@@ -128,7 +128,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         return judge(summarise(rows), self.thresholds(), part.unscorable)
 
     def thresholds(self) -> RestorationThresholds | TranslationThresholds:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
         return self.parameters.thresholds()
 
     def baseline(self, role: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class UnpairedJudge(Judge[UnpairedParameters, Translated, ScoredTranslation]):
         return judge(part.images, self._sets, self.thresholds(), largest_real=largest, unscorable=part.unscorable)
 
     def thresholds(self) -> UnpairedThresholds:
-        """Return what the verdict asked for."""
+        """Return the thresholds of the verdict."""
         return self.parameters.thresholds()
 
     def baseline(self, role: str) -> dict[str, Any]:  # noqa: ARG002

@@ -89,7 +89,10 @@ def fit_pixel_classifier(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
         seen.append(np.stack([feature.ravel()[places] for feature in _features(source, target.ndim)], axis=-1))
         known.append(target.ravel()[places])
     if not sum(map(len, known)):
-        raise InvalidInputError("No pixel of the training images is annotated, so no classifier can be fitted to them.")
+        raise InvalidInputError(
+            "No pixel of the training images is annotated, so no classifier can be fitted to them. Annotate some of "
+            "their pixels, or correct ignore_value."
+        )
     features, labels = np.concatenate(seen).astype(np.float64), np.concatenate(known)
     counts = np.bincount(labels, minlength=classes)
     there = counts > 0

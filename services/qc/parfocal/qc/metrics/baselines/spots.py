@@ -1,6 +1,6 @@
 """Localisation without training: local maxima of smoothed frames, each fitted with a Gaussian by itself.
 
-That is what most programs for single molecules do by default, and it is good where spots do not overlap. A frame is
+Most programs for single molecules do this by default, and it works well where spots do not overlap. A frame is
 smoothed with a Gaussian of 1 pixel minus one of 2 pixels; local maxima among 3 x 3 pixels above a threshold in standard
 deviations of the noise are fitted by least squares with a Gaussian of free width on a constant background, in a window
 of 7 x 7 pixels (Levenberg-Marquardt, all spots of a frame at once).
@@ -30,7 +30,7 @@ _WIDTHS: Final = (0.5, 4.0)
 
 @dataclass(frozen=True)
 class SpotBaseline:
-    """Local maxima above `threshold` standard deviations of the noise; it was chosen by this Jaccard index, if any."""
+    """Local maxima above `threshold` standard deviations of the noise, and the Jaccard index that chose it, if any."""
 
     threshold: float
     jaccard: float | None = None
@@ -56,11 +56,11 @@ def choose_spots(
     Parameters
     ----------
     pairs
-        Frames (Y, X) of the training with their emitters.
+        Training frames (Y, X) with their emitters.
     pixel_nm
-        Height and width of a pixel.
+        Height and width of a pixel in nm.
     radius_nm
-        Within which emitters are matched.
+        Largest distance, in nm, at which an emitter and a localisation are matched.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def choose_spots(
 
 
 def locate_spots(frames: Iterable[NDArray[Any]], threshold: float) -> Localisations:
-    """Return what fits of local maxima find in frames (Y, X); the threshold is in standard deviations of the noise."""
+    """Return the fitted local maxima of frames (Y, X); the threshold is in standard deviations of the noise."""
     tables = []
     for number, frame in enumerate(frames):
         values = np.asarray(frame, np.float64)
@@ -103,22 +103,22 @@ def _maxima(frame: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
 def fit_spots(
     frame: NDArray[np.float64], peaks: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return where Gaussians lie that are fitted around peaks.
+    """Fit a Gaussian around each peak, and return positions and amplitudes.
 
     Parameters
     ----------
     frame
-        (Y, X).
+        Grey values (Y, X).
     peaks
-        (N, 2): pixels to begin with.
+        Pixels at which the fits start, (N, 2) as y and x.
 
     Returns
     -------
     y, x : NDArray
-        float64 (N,): places in pixels; 0 is the corner of the first pixel. Where a fit leaves its window, that of the
-        peak.
+        float64 (N,): positions in pixels; 0 is the corner of the first pixel. Where a fit leaves its window, the
+        position is that of the peak.
     amplitude : NDArray
-        float64 (N,): in grey values.
+        float64 (N,): amplitudes in grey values.
     """
     if not len(peaks):
         return np.zeros(0), np.zeros(0), np.zeros(0)
