@@ -12,6 +12,7 @@ from parfocal.client import Client
 from parfocal.client.models import list_models
 from parfocal.client.previews import preview_stored
 from parfocal.client.results import download_result
+from parfocal.runtime.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,23 @@ def test_without_a_catalogue_the_message_says_what_to_do(
     result = run("results", "list")
     assert result.code == 4
     assert "PARFOCAL_CATALOG" in result.err
+
+
+def test_images_of_an_inbox_become_a_dataset(run: Callable[..., Ended], store: Store, images: Path) -> None:
+    place = store.results / "cli-catalog" / "_inboxes" / "scope-1"
+    for path in sorted(images.rglob("*.tif")):
+        store.write(place / "pairs" / path.relative_to(images).as_posix(), path.read_bytes())
+    for path in sorted((images / "train" / "source").iterdir()):
+        store.write(place / "loose" / "monday" / path.name, path.read_bytes())
+    made = run("dataset", "create", "from-inbox", "--from-inbox", "scope-1/pairs", "--json")
+    assert made.code == 0, made.err
+    assert (made.json["kind"], made.json["version"]) == ("paired", 1)
+    loose = run("dataset", "create", "loose", "--from-inbox", "scope-1/loose", "--kind", "sources", "--json")
+    assert loose.code == 0, loose.err
+    assert loose.json["kind"] == "sources"
+    empty = run("dataset", "create", "none", "--from-inbox", "scope-1/nothing")
+    assert (empty.code, "nothing in scope-1/nothing" in empty.err) == (3, True)
+    unknown = run("dataset", "create", "none", "--from-inbox", "scope-9")
+    assert (unknown.code, "scope-1" in unknown.err) == (3, True)
+    assert run("dataset", "create", "none", images, "--from-inbox", "scope-1").code == 2
+    assert run("dataset", "create", "none").code == 2

@@ -23,7 +23,7 @@ def settings(
     start_service: Callable[..., ServiceProcess],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Settings:
-    services = [start_service(name) for name in getattr(request.module, "SERVICES", ("fake", "qc"))]
+    services = [start_service(name, preview_share="1") for name in getattr(request.module, "SERVICES", ("fake", "qc"))]
     return s3.client_settings.model_copy(
         update={
             "services": ",".join(service.address for service in services),

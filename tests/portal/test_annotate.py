@@ -427,6 +427,43 @@ def test_boxes_are_corrected_and_saved(desk: Desk, client: Client, tmp_path: Pat
     assert len(found.boxes) == len(before)
 
 
+def test_a_correction_follows_what_it_has_not_seen_only_where_it_touches_nothing_of_it(
+    desk: Desk, client: Client, tmp_path: Path
+) -> None:
+    create_dataset(client, "shared", write_kind(tmp_path / "shared", "sources"), kind="sources")
+    desk.page.goto("data")
+    begun = {"dataset": "shared:1", "kind": "labels", "request_id": "shared"}
+    draft = api(desk, "POST", "annotate", **begun).rsplit("/", 1)[-1]
+    path = f"annotate/{draft}/images/train:field0"
+    seen = desk.page.request.get(path).json()["seen"]
+
+    def square(at: int, **more: Any) -> dict[str, Any]:
+        points = [[at, at], [at + 8, at], [at + 8, at + 8], [at, at + 8]]
+        return {"do": "draw", "shape": "polygon", "points": points, **more}
+
+    first = api(desk, "PATCH", path, 0, change_id="c1", session="api", operations=[square(4)], seen=seen)
+    followed = api(desk, "PATCH", path, 0, change_id="c2", session="api", operations=[square(30)], seen=seen)
+    assert (followed["revision"], followed["steps"], followed["reload"]) == (2, 2, True)
+    # Sent again because the answer was lost, it counts once.
+    again = api(desk, "PATCH", path, 0, change_id="c2", session="api", operations=[square(30)], seen=seen)
+    assert (again["revision"], again["steps"]) == (2, 2)
+    token = desk.page.get_attribute("meta[name=csrf]", "content") or ""
+    origin = "/".join(desk.page.url.split("/")[:3])
+    for revision, own in ((0, []), (2, []), (2, followed["own"])):
+        refused = desk.page.request.fetch(
+            path,
+            method="PATCH",
+            data={"change_id": "c3", "session": "api", "operations": [square(8)], "seen": seen, "own": own},
+            headers={"X-CSRF-Token": token, "Origin": origin, "If-Match": f'"{revision}"'},
+        )
+        assert (refused.status, "in another window" in refused.text()) == (412, True)
+    own = [*first["own"], *followed["own"]]
+    mine = api(desk, "PATCH", path, 2, change_id="c4", session="api", operations=[square(8)], seen=seen, own=own)
+    assert mine["steps"] == 3
+    labels = desk.labels(draft, "train:field0")
+    assert [int(labels[at, at]) for at in (5, 31, 14)] == [1, 2, 3]
+
+
 def test_objects_and_their_classes_are_drawn_in_bare_volumes(desk: Desk, client: Client, tmp_path: Path) -> None:
     create_dataset(client, "bare", write_kind(tmp_path / "bare", "sources", "ZYX"), kind="sources", axes="ZYX")
     desk.page.goto("data")

@@ -91,6 +91,7 @@ def test_from_images_to_results_without_a_terminal(
 
     page.wait_for_url(re.compile("/jobs/"))
     expect(page.locator("#curve canvas")).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile(", prediction after"))).to_be_visible()
     trainings = [job for job in client.jobs() if job.WhichOneof("spec") == "training"]
     assert len(trainings) == 1, "a double click is one job"
     assert trainings[0].resolved_parameters["epochs"] == 12
@@ -122,8 +123,9 @@ def test_every_page_passes_the_checks_of_accessibility_at_both_sizes_and_in_both
     page: Page, client: Client
 ) -> None:
     (job,) = [job for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)) if job.WhichOneof("spec") == "training"]
+    client.store.write(client.store.results / PROJECT / "_inboxes" / "scope" / "plate" / "a.tif", b"")
     axe, found = Axe(), []
-    for number, path in enumerate((*PAGES, *FURTHER, f"jobs/{job.id}")):
+    for number, path in enumerate((*PAGES, *FURTHER, f"jobs/{job.id}", "inboxes?inbox=scope")):
         width, height = SIZES[number % 2]
         page.set_viewport_size({"width": width, "height": height})
         for scheme in ("light", "dark"):

@@ -20,11 +20,15 @@ from support import wait_for
 
 from parfocal import v1
 from parfocal.client import Client, requests
+from parfocal.client.catalog import Catalog
+from parfocal.client.datasets import create_dataset
+from parfocal.client.requests import training_request
 from parfocal.portal.follow import Follower, Steps, make_tiles, take_up
 from parfocal.portal.guard import SAFE_METHODS
 from parfocal.portal.pages import ROUTERS
 from parfocal.portal.pages.predict import _sources
 from parfocal.portal.uploads import UploadedFile, guess_roles
+from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import (
     RESULT_MANIFEST,
@@ -101,6 +105,19 @@ def model(portal: str, client: Client, dataset: str) -> Iterator[str]:
         yield "filter:1"
 
 
+def _plain(value: object) -> str:
+    """Return a value of a parameter as its form sends it."""
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else ""
+        if value is None
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
 def field(text: str, name: str) -> str:
     found = re.search(rf'name="{re.escape(name)}" value="([^"]*)"', text)
     assert found, f"no field {name}"
@@ -146,6 +163,24 @@ def test_a_model_says_whether_to_trust_it_with_scores_images_and_report(visitor:
     assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
 
 
+def test_the_form_of_a_training_says_what_earlier_ones_needed_and_nothing_else(
+    visitor: Visitor, client: Client, model: str, dataset: str
+) -> None:
+    (job,) = [each for each in client.jobs() if each.WhichOneof("spec") == "training" and each.id == "once"]
+    assert 0.01 < job.peak_memory.memory_gib < 64
+    form = {"method": "fake-2d", "dataset": dataset, "p.epochs": "3"}
+    known = {f"p.{name}": _plain(value) for name, value in job.resolved_parameters.items()}
+    like = visitor.send("train/estimate", **{**known, **form}).text
+    assert "like one earlier training with Fake 2D" in like
+    assert f"{job.peak_memory.memory_gib:.1f} GiB" in like
+    assert job.environment.device in like
+    longer = visitor.send("train/estimate", **{**known, **form, "p.epochs": "100000"}).text
+    assert re.search(r"About \d+ (h|min)", longer), "in proportion to the epochs"
+    # Nothing follows for a step that takes longer.
+    for other in ({"p.batch_size": "7"}, {"p.epochs": "none"}):
+        assert "About" not in visitor.send("train/estimate", **{**known, **form, **other}).text
+
+
 def test_events_of_a_job_go_on_after_the_last_one_seen(visitor: Visitor, client: Client, model: str) -> None:
     (job,) = [each for each in client.jobs() if each.WhichOneof("spec") == "training"]
     page = visitor.open(f"jobs/{job.id}").text
@@ -157,6 +192,123 @@ def test_events_of_a_job_go_on_after_the_last_one_seen(visitor: Visitor, client:
     assert events[-1][1] == "end"
     left = read_events(visitor.http.get(address, headers={"Last-Event-ID": str(epochs[1][0])}).text)
     assert [data["epoch"] for _, name, data in left if name == "epoch"] == [3]
+
+
+def test_pictures_show_how_far_a_training_is(visitor: Visitor, client: Client, model: str) -> None:
+    job = client.get("once")
+    assert [preview.epoch for preview in job.previews] == [1, 2, 3]
+    newest = visitor.open("jobs/once").text
+    earlier = visitor.open("jobs/once?epoch=1").text
+    for text, epoch in ((newest, "3 epochs"), (earlier, "1 epoch")):
+        pictures = re.findall(r'<img src="([^"]+)" alt="[^"]+, (\w+) after ([^"]+)"', text)
+        assert [(name, when) for _, name, when in pictures] == [
+            ("input", epoch),
+            ("prediction", epoch),
+            ("target", epoch),
+        ]
+        for url, _, _ in pictures:
+            picture = visitor.http.get(url)
+            assert (picture.headers["content-type"], picture.content[:4]) == ("image/png", b"\x89PNG")
+    part = visitor.open("jobs/once/pictures?epoch=2", **{"HX-Request": "true"}).text
+    assert "after 2 epochs" in part
+    assert "<html" not in part
+    for path in ("1-9/input", "1-3/mask", "1-3/..%2Finput"):
+        assert visitor.open(f"jobs/once/pictures/{path}.png").status_code == 404
+    events = read_events(visitor.http.get(f"/p/{PROJECT}/jobs/once/events").text)
+    assert [data["epoch"] for _, name, data in events if name == "pictures"] == [1, 2, 3]
+
+
+def test_images_of_an_inbox_become_a_dataset_without_the_browser(
+    visitor: Visitor, client: Client, files: dict[str, bytes]
+) -> None:
+    place = client.store.results / PROJECT / "_inboxes" / "scope-1"
+    for name, content in files.items():
+        client.store.write(place / "plate7" / name.removeprefix("fibres/"), content)
+    client.store.write(place / "notes.txt", b"plate 7: fibres")
+    assert 'href="/p/pages/inboxes?inbox=scope-1"' in visitor.open("data").text
+    everything = visitor.open("inboxes?inbox=scope-1").text
+    assert f"{len(files) + 1} files" in everything
+    assert f'>plate7</a> <span class="muted">{len(files)} files' in everything
+    assert visitor.open("inboxes?inbox=scope-2").status_code == 404
+    assert visitor.open("inboxes?inbox=scope-1&folder=../../other").status_code == 422
+    taken = visitor.send("inboxes", inbox="scope-1", folder="plate7")
+    upload = taken.url.path.rsplit("/", 1)[1]
+    fetching = f"uploads/{upload}/fetching"
+    wait_for(lambda: visitor.open(fetching).status_code == 204, 30, "the files")
+    assert visitor.open(fetching).headers["hx-refresh"] == "true"
+    assert "5 training images, 3 for testing" in visitor.open(f"uploads/{upload}/checks").text
+    saved = visitor.send(f"uploads/{upload}/save", name="plate7")
+    assert saved.url.path == f"/p/{PROJECT}/data/plate7/1"
+    assert client.store.read(place / "notes.txt") == b"plate 7: fibres"
+
+
+def test_fetching_that_was_interrupted_goes_on_where_it_stopped(
+    visitor: Visitor, client: Client, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = client.store.results / PROJECT / "_inboxes" / "scope-3"
+    for name, content in files.items():
+        client.store.write(place / name.removeprefix("fibres/"), content)
+    begun = Catalog.inbox_parts
+
+    def broken(self: Catalog, inbox: str, name: str) -> Iterator[bytes]:
+        if "/target/" in name:
+            raise UnavailableError("The store does not answer.")
+        return begun(self, inbox, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "inbox_parts", broken)
+        upload = visitor.send("inboxes", inbox="scope-3", folder="").url.path.rsplit("/", 1)[1]
+        wait_for(lambda: visitor.open(f"uploads/{upload}/fetching").status_code == 286, 30, "the problem")
+    shown = visitor.open(f"uploads/{upload}").text
+    assert "The store does not answer." in shown
+    assert "Go on fetching" in shown
+    again = visitor.send(f"uploads/{upload}/fetch")
+    assert again.status_code == 200
+    wait_for(lambda: visitor.open(f"uploads/{upload}/fetching").status_code == 204, 30, "the files")
+    assert "5 training images, 3 for testing" in visitor.open(f"uploads/{upload}/checks").text
+    visitor.send(f"uploads/{upload}/discard")
+
+
+def test_what_another_project_shares_is_listed_and_used_like_ones_own(
+    visitor: Visitor, settings: Settings, client: Client, model: str, pairs_folder: Path
+) -> None:
+    with Client(settings.model_copy(update={"project": "lab-b"})) as other:
+        create_dataset(other, "beads", pairs_folder)
+        trained = training_request("fake-2d", other.dataset_uri("beads:1"), "theirs", {"epochs": 1})
+        assert other.wait(other.start(trained).id).state == v1.JOB_STATE_SUCCEEDED
+        assert "lab-b" not in visitor.open("data").text
+        assert visitor.open("data/lab-b~beads/1").status_code == 404
+        other.catalog.share("dataset", "beads", PROJECT)
+        other.catalog.share("model", "theirs", PROJECT)
+
+    listed = visitor.open("data").text
+    assert "shared by lab-b" in listed
+    assert f'href="/p/{PROJECT}/data/lab-b~beads/1"' in listed
+    shown = visitor.open("data/lab-b~beads/1").text
+    assert "Shared by the project lab-b" in shown
+    assert "Delete" not in shown
+    (first, *_) = re.findall(r'src="([^"]+pictures[^"]+)"', shown)
+    assert visitor.http.get(first).headers["content-type"] == "image/png"
+    config = visitor.open("data/lab-b~beads/1/viewer.json").json()
+    info = config["images"][0]["layers"][0]["info"]
+    wait_for(lambda: visitor.http.get(info).json().get("state") != "building", 60, "the tiles")
+
+    assert f'href="/p/{PROJECT}/models/lab-b~theirs/1"' in visitor.open("models").text
+    assert "Shared by the project lab-b" in visitor.open("models/lab-b~theirs/1").text
+    form = visitor.open("train?method=fake-2d&dataset=lab-b/beads:1").text
+    assert '<option value="lab-b/beads:1" selected>' in form
+    assert "<option>lab-b/theirs:1</option>" in form
+    sent = {"method": "fake-2d", "dataset": "lab-b/beads:1", "model": "ours", "initial": "lab-b/theirs:1"}
+    started = visitor.send("train", follow=False, request_id="on-theirs", **sent, **{"p.epochs": "1"})
+    assert started.status_code == 303
+    assert client.wait("on-theirs").state == v1.JOB_STATE_SUCCEEDED
+    assert "ours:1 on lab-b/beads:1" in visitor.open("jobs/on-theirs").text
+    chosen = {"model": "lab-b/theirs:1", "input": "lab-b/beads:1/test"}
+    assert "3 images" in visitor.open(f"predict?model={chosen['model']}&input={chosen['input']}").text
+    assert visitor.send("predict", follow=False, request_id="with-theirs", **chosen).status_code == 303
+    assert client.wait("with-theirs").state == v1.JOB_STATE_SUCCEEDED
+    assert "with lab-b/theirs:1" in visitor.open("results/with-theirs").text
+    assert visitor.open("results/with-theirs/viewer.json").status_code == 200
 
 
 def test_one_image_is_tried_and_own_images_are_predicted_and_taken_home(

@@ -85,22 +85,13 @@ def show_capacity(capacity: Capacity) -> None:
 
 def expected(app: App, method: v1.Method, values: Mapping[str, Any]) -> Need | None:
     """Return what a training with these parameters needs by what was measured here; None where nothing was."""
-    from parfocal import v1
+    from parfocal.client.estimates import need_of
     from parfocal.runtime.methods.capacity import read_capacity
 
     try:
-        capacity = read_capacity(capacity_folder(app), method.name)
+        return need_of(read_capacity(capacity_folder(app), method.name), method, values)
     except ParfocalError:
         return None
-    properties = schema_of(method, v1.JOB_KIND_TRAINING)["properties"]
-    named = {name: values.get(name, field.get("default")) for name, field in properties.items()}
-    # The axes of what was measured: patches of volumes have a depth in front.
-    edges = ["patch_size"] * len(capacity.points[0].patch_shape)
-    if len(edges) > 2:
-        edges[0] = "patch_depth"
-    given = [named.get(name) for name in ("batch_size", *edges)]
-    sizes = [int(size) for size in given if size]
-    return capacity.need(sizes[0], sizes[1:]) if len(sizes) == len(given) else None
 
 
 def _command(client: Client, method: str) -> list[str]:

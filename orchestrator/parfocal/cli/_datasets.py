@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from parfocal.cli._train import PARAMETERS
 from parfocal.cli._trash import add_trash_commands, show_deleted
 
 if TYPE_CHECKING:
+    from parfocal.client import Client
     from parfocal.runtime.store.manifests import DatasetManifest
 
 _AXES = click.option(
@@ -67,7 +71,13 @@ def dataset() -> None:
 
 @dataset.command(short_help="Check the images of FOLDER and store them.")
 @click.argument("name")
-@_FOLDER
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--from-inbox",
+    default="",
+    metavar="INBOX[/FOLDER]",
+    help="Take the images of an inbox of the project instead. Without a folder train in it all are training images.",
+)
 @_KIND
 @_AXES
 @_PIXEL_SIZE
@@ -77,7 +87,8 @@ def dataset() -> None:
 @click.option("--description", default="", metavar="TEXT", help="What the images show, for others and for later.")
 def create(
     name: str,
-    folder: Path,
+    folder: Path | None,
+    from_inbox: str,
     kind: str,
     axes: str,
     pixel_size: float | None,
@@ -107,15 +118,17 @@ def create(
     from parfocal.client.datasets import create_dataset
     from parfocal.runtime.store.names import check_name
 
+    if (folder is None) == (not from_inbox):
+        raise click.UsageError("Name a FOLDER, or an inbox with --from-inbox.")
     check_name("dataset", name)
     part = part_of(scene, channels, planes, frames, wells, test_wells, labels)
-    with app.client() as client:
-        say(f"Checking the images in {folder} …")
+    with app.client() as client, _images_of(client, folder, from_inbox) as images:
+        say(f"Checking the images in {folder or from_inbox} …")
         with transfer("Uploading") as on_progress:
             manifest = create_dataset(
                 client,
                 name,
-                folder,
+                images,
                 axes=axes.upper(),
                 kind=kind.lower(),
                 pixel_size_nm=pixel_size,
@@ -134,6 +147,25 @@ def create(
         for text in sizing(client, manifest):
             say(text)
         say(f"Train with it: parfocal train METHOD --dataset {manifest.dataset} --model NAME")
+
+
+@contextmanager
+def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator[Path]:
+    """Give a folder, or a copy of what lies in an inbox, for as long as the context."""
+    if folder is not None:
+        yield folder
+        return
+    from parfocal.cli._progress import transfer
+    from parfocal.client.inboxes import arrange, fetch_files, inbox_folder, list_files
+
+    place = inbox_folder(client, from_inbox)
+    with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+        copy = Path(scratch) / "inbox"
+        copy.mkdir()
+        with transfer("Fetching") as on_progress:
+            fetch_files(client, place, list_files(client, place), copy, on_progress)
+        arrange(copy)
+        yield copy
 
 
 @dataset.command(short_help="Check a folder of images, or a stored dataset.")

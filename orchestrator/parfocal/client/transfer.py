@@ -117,7 +117,7 @@ def download_files(
                     )
                 finish(entry, part, path)
         except OSError as error:
-            raise _local_error(error, path) from error
+            raise local_error(error, path) from error
         return path
 
     return for_each([(entry.public_name, (entry, path)) for entry, path in targets], fetch, on_progress)
@@ -197,12 +197,13 @@ def check_output(folder: Path, names: Sequence[str], *, overwrite: bool) -> None
         with tempfile.TemporaryDirectory(dir=there, prefix=".incoming-"):
             pass
     except OSError as error:
-        raise _local_error(error, there / names[0]) from error
+        raise local_error(error, there / names[0]) from error
     if not overwrite:
         refuse_existing([folder / name for name in names])
 
 
-def _local_error(error: OSError, path: Path) -> ParfocalError:
+def local_error(error: OSError, path: Path) -> ParfocalError:
+    """Return what people are told where a file cannot be written to this computer."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return DiskFullError(f"There is no room for {path}: free space on this disk, or choose another folder.")
     if isinstance(error, FileExistsError | NotADirectoryError):

@@ -137,6 +137,8 @@ def _happened(event: v1.JobEvent) -> str:
             return _event("image", {"name": done.name, "seconds": done.seconds}, event.sequence)
         case "warning":
             return _event("warning", {"text": event.warning.text}, event.sequence)
+        case "preview":
+            return _event("pictures", {"epoch": event.preview.epoch}, event.sequence)
         case "output":
             return _event("output", {"kind": event.output.kind}, event.sequence)
     return f"id: {event.sequence}\n\n"

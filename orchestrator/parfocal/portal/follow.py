@@ -131,7 +131,7 @@ def check_model(client: Client, model_uri: str, dataset: str, origin: str) -> v1
             f"No service judges models of {made_by.title}. Check that the quality control service runs "
             "(`parfocal status`)."
         )
-    uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
+    uri = client.dataset_uri(client.catalog.title(manifest.project, manifest.dataset, manifest.version))
     return judge_model(client, Steps(client, origin), method, model_uri, uri)
 
 
@@ -141,7 +141,7 @@ def check_after_training(client: Client, job_id: str) -> None:
     made = next((output.uri for output in job.outputs if output.kind == "model"), "")
     if job.state != v1.JOB_STATE_SUCCEEDED or not made:
         return
-    dataset = versioned_name(job.training.dataset_uri)
+    dataset = versioned_name(job.training.dataset_uri, client.project)
     if read_dataset(client, dataset).can_be_judged_by("test"):
         check_model(client, made, dataset, job.id)
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
 from parfocal.client.published import read_manifest
+from parfocal.portal.words import title_in
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
@@ -27,7 +28,7 @@ _MAPS: Final[Mapping[str, Mapping[str, str]]] = {
 
 def dataset_config(project: str, manifest: DatasetManifest) -> dict[str, Any]:
     """Return what the viewer shows of a dataset: each image with its targets."""
-    name = f"{manifest.dataset}:{manifest.version}"
+    name = title_in(project, manifest).replace("/", "~")
     images: dict[str, list[Layer]] = {}
     for image in sorted(manifest.images, key=lambda image: (image.split != "train", image.role != "source")):
         key = f"{image.split}:{image.stem}"
@@ -90,7 +91,7 @@ def _inputs(client: Client, result: ResultManifest) -> dict[str, dict[str, Layer
     """Return by stem and role the images of the dataset that a result was made from; nothing for own images."""
     if not result.split or not result.input_uri:
         return {}
-    name = versioned_name(result.input_uri)
+    name = versioned_name(result.input_uri, client.project)
     try:
         manifest = read_dataset(client, name)
     except ParfocalError:
@@ -98,7 +99,7 @@ def _inputs(client: Client, result: ResultManifest) -> dict[str, dict[str, Layer
     found: dict[str, dict[str, Layer]] = {}
     for image in manifest.images:
         if image.split == result.split:
-            layer = _dataset_layer(client.project, name, f"{image.split}:{image.stem}", image.role)
+            layer = _dataset_layer(client.project, name.replace("/", "~"), f"{image.split}:{image.stem}", image.role)
             found.setdefault(image.stem, {})[image.role] = layer
     return found
 

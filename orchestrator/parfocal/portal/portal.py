@@ -220,11 +220,13 @@ def prepare_tiles(request: Request, client: Client, uris: Iterable[str]) -> str:
         if rights.work:
             make_tiles(portal.follower, client, uri)
             continue
-        parts = uri.removeprefix("s3://").split("/")[2:]
+        _, owner, *parts = uri.removeprefix("s3://").split("/")
+        name = ":".join(parts)
         try:
             reader = tiles_of(request)
             versioned = len(parts) > 1
-            there = reader.has_tiles("dataset" if versioned else "result", ":".join(parts))
+            shared = f"{owner}~{name}" if owner != client.project else name
+            there = reader.has_tiles("dataset" if versioned else "result", shared)
         except ParfocalError:
             continue  # the viewer says what is wrong
         if not there:

@@ -59,10 +59,12 @@ class CatalogReader:
         if kind == "result":
             uri = self._client.catalog.entry("result", name).uri
             return layers_of_result(Location.parse(uri), read_manifest(self._client, uri, ResultManifest))
-        dataset, version = parse_version("dataset", name)
+        owner, _, own = name.rpartition("~")
+        dataset, version = parse_version("dataset", own)
         if version is None:
             raise NotFoundError(f"Say which version of {dataset!r}: {dataset}:NUMBER.")
-        uri = self._client.dataset_uri(name)
+        # What another project shares is PROJECT~NAME in addresses.
+        uri = self._client.dataset_uri(f"{owner}/{own}" if owner else own)
         return layers_of_dataset(Location.parse(uri), read_manifest(self._client, uri, DatasetManifest))
 
     def has_tiles(self, kind: Kind, name: str) -> bool:

@@ -37,6 +37,7 @@ HELD_OUT: Final = 5
 
 # Hidden from the files of an upload, and no name that a browser can send.
 _MAKER: Final = ".made-by"
+_ORDER: Final = ".to-be-fetched"
 _KEEP_SECONDS: Final = 7 * 86_400.0
 _MOST_PARTS, _LONGEST_PART = 8, 200
 _TARGETS: Final = re.compile(
@@ -86,6 +87,21 @@ class Uploads:
             return (self.place(project, upload) / _MAKER).read_text("utf-8")
         except FileNotFoundError:
             return ""
+
+    def order(self, project: str, upload: str) -> str:
+        """Return what is still to be fetched for an upload, as it was set; empty: nothing."""
+        try:
+            return (self.place(project, upload) / _ORDER).read_text("utf-8")
+        except FileNotFoundError:
+            return ""
+
+    def set_order(self, project: str, upload: str, text: str) -> None:
+        """Keep what is still to be fetched for an upload; empty: nothing."""
+        path = self.place(project, upload) / _ORDER
+        if text:
+            path.write_text(text, "utf-8")
+        else:
+            path.unlink(missing_ok=True)
 
     def place(self, project: str, upload: str) -> Path:
         """Return the folder of an upload; raise NotFoundError if there is none."""
@@ -183,7 +199,7 @@ def safe_path(name: str) -> PurePosixPath:
     parts = [part for part in re.split(r"[/\\]+", unicodedata.normalize("NFC", name)) if part not in {"", "."}]
     wrong = not parts or len(parts) > _MOST_PARTS
     for part in parts:
-        wrong = wrong or part in {"..", _MAKER} or len(part.encode()) > _LONGEST_PART or not part.isprintable()
+        wrong = wrong or part in {"..", _MAKER, _ORDER} or len(part.encode()) > _LONGEST_PART or not part.isprintable()
     if wrong:
         raise InvalidInputError(f"{name!r} cannot be the name of a file. Rename it and upload it again.")
     return PurePosixPath(*parts)

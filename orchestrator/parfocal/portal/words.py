@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,11 +11,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from jinja2 import pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from parfocal import v1
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
 from parfocal.runtime.datasets.findings import count
+from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.verdicts import Verdict
 
@@ -75,16 +79,14 @@ def subject(job: v1.Job) -> str:
     """Return what a job works on, e.g. "nuclei on beads:1"."""
     match job.WhichOneof("spec"):
         case "training":
-            made = next((output.uri for output in job.outputs if output.kind == "model"), "") or job.reserved_uri
-            name = versioned_name(made) if made else job.training.model
-            return f"{name} on {versioned_name(job.training.dataset_uri)}"
+            return f"{model_made(job)} on {versioned_name(job.training.dataset_uri, job.project)}"
         case "prediction":
-            return f"with {versioned_name(job.prediction.model_uri)}"
+            return f"with {versioned_name(job.prediction.model_uri, job.project)}"
         case "evaluation":
             judged = job.evaluation.model_uri or job.evaluation.dataset_uri
-            return f"of {versioned_name(judged)}" if judged else ""
+            return f"of {versioned_name(judged, job.project)}" if judged else ""
         case "comparison":
-            return f"on {versioned_name(job.comparison.dataset_uri)}"
+            return f"on {versioned_name(job.comparison.dataset_uri, job.project)}"
         case "derivation":
             return f"of {', '.join(map(_published, job.derivation.input_uris))}"
     return ""
@@ -104,6 +106,27 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min" if whole >= 600 else f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def time_range(seconds: Sequence[float]) -> str:
+    """Return a least and a largest time as finely as an estimate can be, e.g. "18 to 26 min"; one if they are alike."""
+    # Steps of a second, a minute or half an hour.
+    step, each, unit = (1, 1, "s") if seconds[1] < 100 else (60, 1, "min") if seconds[1] < 5400 else (1800, 2, "h")
+    if seconds[1] < 1.1 * seconds[0]:
+        return f"{max(1, round(sum(seconds) / len(seconds) / step)) / each:g} {unit}"
+    least, most = max(1, math.floor(seconds[0] / step)), math.ceil(seconds[1] / step)
+    return f"{least / each:g} to {most / each:g} {unit}" if least < most else f"{most / each:g} {unit}"
+
+
+def gib(value: float) -> str:
+    """Return an amount of memory in GiB."""
+    return f"{value:.1f} GiB"
+
+
+def model_made(job: v1.Job) -> str:
+    """Return the model that a training has made, e.g. "nuclei:2"."""
+    made = next((output.uri for output in job.outputs if output.kind == "model"), "") or job.reserved_uri
+    return versioned_name(made) if made else job.training.model
 
 
 def moment(value: Timestamp | datetime) -> datetime:
@@ -175,9 +198,39 @@ def marked(text: str) -> Markup:
     return Markup().join(pieces)
 
 
-def paths(uri: str) -> str:
-    """Return the part of an address below its project: "name/version"."""
-    return "/".join(quote(part) for part in uri.rstrip("/").rsplit("/", 2)[-2:])
+@pass_context
+def versioned(context: Context, uri: str) -> str:
+    """Return what people of the project of a page call the dataset or model at an address."""
+    return versioned_name(uri, context["project"])
+
+
+@pass_context
+def paths(context: Context, uri: str) -> str:
+    """Return where the page of a dataset or model is, below the lists of its kind, by its address."""
+    return address(versioned(context, uri))
+
+
+@pass_context
+def titled(context: Context, manifest: DatasetManifest | ModelManifest) -> str:
+    """Return what people of the project of a page call a dataset or model."""
+    return title_in(context["project"], manifest)
+
+
+def title_in(project: str, manifest: DatasetManifest | ModelManifest) -> str:
+    """Return what people of a project call a dataset or model: PROJECT/name:version where another one shares it."""
+    name = manifest.dataset if isinstance(manifest, DatasetManifest) else manifest.model
+    title = f"{name}:{manifest.version}"
+    return title if manifest.project == project else f"{manifest.project}/{title}"
+
+
+def address(name: str) -> str:
+    """Return where the page of a dataset or model is, below the lists of its kind: "name/1", or "project~name/1"."""
+    return quote(name.replace("/", "~"), safe="~:").replace(":", "/")
+
+
+def named(part: str) -> str:
+    """Return the name that a part of an address stands for: "project~name" is what another project shares."""
+    return part.replace("~", "/", 1)
 
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -187,6 +240,9 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "work": work,
     "subject": subject,
     "duration": duration,
+    "time_range": time_range,
+    "gib": gib,
+    "model_made": model_made,
     "iso": iso,
     "when": when,
     "bytes": size,
@@ -196,7 +252,9 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "marked": marked,
     "capitalize_first": lambda text: text[:1].upper() + text[1:],
     "sentence": sentence,
-    "versioned": versioned_name,
+    "versioned": versioned,
+    "titled": titled,
+    "address": address,
     "paths": paths,
     "count": count,
 }

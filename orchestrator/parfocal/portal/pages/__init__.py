@@ -6,6 +6,7 @@ from parfocal.portal.pages import (
     compare,
     data,
     files,
+    inboxes,
     jobs,
     methods,
     models,
@@ -18,5 +19,5 @@ from parfocal.portal.pages import (
 )
 
 _WORK = (start, data, methods, train, jobs, models, predict, annotate, annotate_image, compare)
-_OTHERS = (operator, files, trash, schedules)
+_OTHERS = (operator, files, inboxes, trash, schedules)
 ROUTERS = tuple(module.router for module in (*_WORK, *_OTHERS))

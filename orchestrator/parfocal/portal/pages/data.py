@@ -23,9 +23,11 @@ from parfocal.client.quality import published_summary
 from parfocal.client.requests import evaluation_request
 from parfocal.client.results import result_uri
 from parfocal.portal.annotate.fields import KIND_TITLES
+from parfocal.portal.fetching import progress
 from parfocal.portal.layers import dataset_config
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page, prepare_tiles
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
+from parfocal.portal.words import named
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
 from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError, ParfocalError, PermissionDeniedError
@@ -39,7 +41,7 @@ _AXES: Final = {"": "Two dimensions (YX)", "ZYX": "Volumes (ZYX)", "TYX": "Movie
 _CHUNK: Final = 2**20
 
 
-def _require_own(upload: str, client: ClientHere, portal: PortalHere, rights: RightsHere) -> None:
+def require_own(upload: str, client: ClientHere, portal: PortalHere, rights: RightsHere) -> None:
     """Raise PermissionDeniedError where somebody else, who is no operator, would change an upload."""
     made_by = portal.uploads.maker(client.project, upload)
     if made_by and not rights.change(made_by):
@@ -53,11 +55,11 @@ def _require_own(upload: str, client: ClientHere, portal: PortalHere, rights: Ri
 def data(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     """List the datasets, and uploads that wait."""
     damaged: list[str] = []
-    found = list_datasets(client, lambda error: damaged.append(error.message))
-    newest: dict[str, DatasetManifest] = {}
+    found = list_datasets(client, lambda error: damaged.append(error.message), shared=True)
+    newest: dict[tuple[str, str], DatasetManifest] = {}
     for manifest in found:
-        newest.setdefault(manifest.dataset, manifest)
-    versions = Counter(manifest.dataset for manifest in found)
+        newest.setdefault((manifest.project, manifest.dataset), manifest)
+    versions = Counter((manifest.project, manifest.dataset) for manifest in found)
     return page(
         request,
         "data.html",
@@ -65,8 +67,17 @@ def data(request: Request, client: ClientHere, portal: PortalHere) -> Response:
         versions=versions,
         damaged=damaged,
         uploads=portal.uploads.open(client.project),
+        inboxes=_inboxes(client),
         title_of=title_of,
     )
+
+
+def _inboxes(client: Client) -> list[v1.Inbox]:
+    """Return the inboxes of the project; none where the catalogue does not know them."""
+    try:
+        return list(client.catalog.inboxes())
+    except ParfocalError:
+        return []
 
 
 @router.post("/uploads")
@@ -86,7 +97,7 @@ async def begin_upload(request: Request, client: ClientHere, portal: PortalHere,
     return go(request, f"/uploads/{upload}")
 
 
-@router.put("/uploads/{upload}/files/{name:path}", dependencies=[Depends(_require_own)])
+@router.put("/uploads/{upload}/files/{name:path}", dependencies=[Depends(require_own)])
 async def receive(request: Request, client: ClientHere, portal: PortalHere, upload: str, name: str) -> Response:
     """Take one file of an upload; what arrives only in part is not kept."""
     size, expected = 0, request.headers.get("x-file-size", "")
@@ -113,7 +124,9 @@ def received(client: ClientHere, portal: PortalHere, upload: str) -> Response:
 @router.get("/uploads/{upload}")
 def upload_page(request: Request, client: ClientHere, portal: PortalHere, upload: str) -> Response:
     """Show an upload and how it would be used as a dataset."""
-    return page(request, "upload.html", **_upload_values(client, portal, upload, request.query_params))
+    waiting = progress(portal.uploads, portal.follower, client.project, upload)
+    values = _upload_values(client, portal, upload, request.query_params)
+    return page(request, "upload.html", fetching=waiting, **values)
 
 
 @router.get("/uploads/{upload}/checks")
@@ -144,14 +157,14 @@ def upload_preview(request: Request, client: ClientHere, portal: PortalHere, upl
     return Response(sheet, media_type="image/png")
 
 
-@router.post("/uploads/{upload}/save", dependencies=[Depends(_require_own)])
+@router.post("/uploads/{upload}/save", dependencies=[Depends(require_own)])
 async def save(request: Request, client: ClientHere, portal: PortalHere, upload: str) -> Response:
     """Publish an upload as a new version of a dataset."""
     form = {name: str(value) for name, value in (await request.form()).items()}
     return await run_in_threadpool(_save, request, client, portal, upload, form)
 
 
-@router.post("/uploads/{upload}/remove", dependencies=[Depends(_require_own)])
+@router.post("/uploads/{upload}/remove", dependencies=[Depends(require_own)])
 async def remove(request: Request, client: ClientHere, portal: PortalHere, upload: str) -> Response:
     """Leave files of an upload out."""
     form = await request.form()
@@ -164,7 +177,7 @@ async def remove(request: Request, client: ClientHere, portal: PortalHere, uploa
     return go(request, f"/uploads/{upload}" + (f"?{query}" if query else ""))
 
 
-@router.post("/uploads/{upload}/discard", dependencies=[Depends(_require_own)])
+@router.post("/uploads/{upload}/discard", dependencies=[Depends(require_own)])
 def discard(request: Request, client: ClientHere, portal: PortalHere, upload: str) -> Response:
     """Remove an upload."""
     portal.uploads.discard(client.project, upload)
@@ -176,6 +189,7 @@ def dataset(
     request: Request, client: ClientHere, portal: PortalHere, name: str, version: int, split: str = "", number: int = 1
 ) -> Response:
     """Show one dataset: what it is good for, what is wrong with it, its images."""
+    name = named(name)
     manifest = read_dataset(client, f"{name}:{version}")
     uri = client.dataset_uri(f"{name}:{version}")
     tiles_note = prepare_tiles(request, client, [uri])
@@ -187,7 +201,7 @@ def dataset(
         else {}
     )
     drawn = {(entry.split, entry.stem): entry for entry in manifest.annotations}
-    known = list_datasets(client)
+    known = list_datasets(client, shared=manifest.project != client.project)
     return page(
         request,
         "dataset.html",
@@ -204,7 +218,10 @@ def dataset(
         pages=-(-len(sources) // _PAGE),
         facts=_facts(manifest),
         suitable=_suitable(client, portal, manifest),
-        versions=sorted((each.version for each in known if each.dataset == name), reverse=True),
+        versions=sorted(
+            (each.version for each in known if (each.project, each.dataset) == (manifest.project, manifest.dataset)),
+            reverse=True,
+        ),
         models=[model for model in list_models(client) if model.manifest.dataset_uri == uri],
         drawable=KIND_TITLES,
         draft_id=new_request_id("draft"),
@@ -215,13 +232,13 @@ def dataset(
 @router.get("/data/{name}/{version}/viewer.json")
 def viewer(client: ClientHere, name: str, version: int) -> Response:
     """Tell the viewer of the images of a dataset."""
-    return JSONResponse(dataset_config(client.project, read_dataset(client, f"{name}:{version}")))
+    return JSONResponse(dataset_config(client.project, read_dataset(client, f"{named(name)}:{version}")))
 
 
 @router.get("/data/{name}/{version}/preview.png")
 def dataset_preview(client: ClientHere, name: str, version: int, augmented: bool = False) -> Response:
     """Return a sheet of a dataset's training images, as they are or as a training sees them."""
-    sheet = preview_stored(client, f"{name}:{version}", {}, augmented=augmented)
+    sheet = preview_stored(client, f"{named(name)}:{version}", {}, augmented=augmented)
     return Response(sheet, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 
@@ -233,7 +250,7 @@ async def check(request: Request, client: ClientHere, name: str, version: int) -
 
     def begin() -> v1.Job:
         method = check_method(client)
-        uri = client.dataset_uri(f"{name}:{version}")
+        uri = client.dataset_uri(f"{named(name)}:{version}")
         return client.start(evaluation_request(method.name, "", uri, split="", request_id=request_id))
 
     job = await run_in_threadpool(begin)
@@ -329,7 +346,7 @@ def _save(request: Request, client: Client, portal: Portal, upload: str, form: M
             except InvalidInputError as error:
                 raise _without_place(error, folder) from error
     except InvalidInputError as error:
-        return page(request, "upload.html", 422, **{**values, "name": name, "error": error})
+        return page(request, "upload.html", 422, **{**values, "name": name, "error": error, "fetching": None})
     portal.uploads.discard(client.project, upload)
     return go(request, f"/data/{manifest.dataset}/{manifest.version}")
 

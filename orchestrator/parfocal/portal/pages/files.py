@@ -21,6 +21,7 @@ from parfocal.client.transfer import download_files
 from parfocal.portal.guard import REPORT_POLICY
 from parfocal.portal.pictures import picture_of
 from parfocal.portal.portal import ClientHere
+from parfocal.portal.words import named
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES
 from parfocal.runtime.store.manifests import FileEntry, ResultManifest
@@ -37,6 +38,7 @@ def dataset_picture(
     request: Request, client: ClientHere, name: str, version: int, file: str, side: int = 240
 ) -> Response:
     """Return an image of a dataset as PNG."""
+    name = named(name)
     manifest = read_dataset(client, f"{name}:{version}")
     entry = _entry(manifest.files, file)
     place = Location.parse(client.dataset_uri(f"{name}:{version}"))
@@ -64,7 +66,7 @@ def result_file(request: Request, client: ClientHere, job_id: str, file: str) ->
 @router.get("/models/{name}/{version}/files/{file:path}")
 def model_file(request: Request, client: ClientHere, name: str, version: int, file: str) -> Response:
     """Return a file of a model: weights, or what its training drew."""
-    summary = read_model(client, f"{name}:{version}")
+    summary = read_model(client, f"{named(name)}:{version}")
     return _file(request, client, Location.parse(summary.uri), _entry(summary.manifest.files, file))
 
 

@@ -55,8 +55,8 @@ def active(request: Request, client: ClientHere) -> Response:
 
 
 @router.get("/jobs/{job_id}")
-def job(request: Request, client: ClientHere, portal: PortalHere, job_id: str) -> Response:
-    """Show one job; the page's script goes on from here."""
+def job(request: Request, client: ClientHere, portal: PortalHere, job_id: str, epoch: int = 0) -> Response:
+    """Show one job, with the pictures after an epoch; the page's script goes on from here."""
     found = client.get(job_id)
     values = job_values(client, portal, found)
     if request.headers.get("hx-request") == "true":
@@ -65,7 +65,21 @@ def job(request: Request, client: ClientHere, portal: PortalHere, job_id: str) -
     if found.WhichOneof("spec") == "training":
         events = history(client, job_id)
         rows = [epoch_row(event) for event in events if event.HasField("epoch_completed")]
-    return page(request, "job.html", job=found, rows=rows, **values)
+    return page(request, "job.html", job=found, rows=rows, shown=_shown(found, epoch), **values)
+
+
+@router.get("/jobs/{job_id}/pictures")
+def pictures(request: Request, client: ClientHere, job_id: str, epoch: int = 0) -> Response:
+    """Return the pictures of a training after an epoch; by default the newest."""
+    found = client.get(job_id)
+    return page(request, "_pictures.html", job=found, shown=_shown(found, epoch))
+
+
+@router.get("/jobs/{job_id}/pictures/{attempt}-{epoch}/{name}.png")
+def picture(client: ClientHere, job_id: str, attempt: int, epoch: int, name: str) -> Response:  # noqa: ARG001
+    """Return one picture. It never changes, because its address names the attempt that has made it."""
+    png = client.preview(job_id, epoch, name)
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
 
 @router.get("/jobs/{job_id}/events")
@@ -100,6 +114,12 @@ def resume(request: Request, client: ClientHere, job_id: str) -> Response:
     """Continue a failed or cancelled training from its last checkpoint."""
     client.resume(job_id)
     return go(request, f"/jobs/{job_id}")
+
+
+def _shown(job: v1.Job, epoch: int) -> v1.TrainingPreview | None:
+    """Return the pictures after an epoch, or the newest ones; None where there are none."""
+    newest = job.previews[-1] if job.previews else None
+    return next((each for each in job.previews if each.epoch == epoch), newest)
 
 
 def job_values(client: Client, portal: Portal, found: v1.Job) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def methods(
         have=have,
         task_choices={name: title for name, title in tasks.items() if name in used},
         kinds=KINDS,
-        datasets=list_datasets(client),
+        datasets=list_datasets(client, shared=True),
         silent=[info for info in portal.services(client) if info.error],
     )
 

@@ -17,6 +17,7 @@ from parfocal.portal.follow import check_key, check_model
 from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import picture_url, result_of
 from parfocal.portal.portal import ClientHere, PortalHere, go, page, prepare_tiles
+from parfocal.portal.words import address, named, title_in
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.evaluations import METRICS_FILE, EvaluationSummary, Metric
 from parfocal.runtime.store.manifests import ResultManifest
@@ -33,10 +34,10 @@ _IMAGE: Final = (".tif", ".tiff", ".png")
 def models(request: Request, client: ClientHere, state: str = "") -> Response:
     """List the models."""
     damaged: list[str] = []
-    found = list_models(client, lambda error: damaged.append(error.message))
-    newest: dict[str, ModelSummary] = {}
+    found = list_models(client, lambda error: damaged.append(error.message), shared=True)
+    newest: dict[tuple[str, str], ModelSummary] = {}
     for model in found:
-        newest.setdefault(model.manifest.model, model)
+        newest.setdefault((model.manifest.project, model.manifest.model), model)
     shown = [model for model in newest.values() if state in {"", model.verdict.state}]
     return page(
         request, "models.html", models=shown, total=len(newest), versions=_versions(found), damaged=damaged, state=state
@@ -46,15 +47,17 @@ def models(request: Request, client: ClientHere, state: str = "") -> Response:
 @router.get("/models/{name}/{version}")
 def model(request: Request, client: ClientHere, portal: PortalHere, name: str, version: int) -> Response:
     """Show whether a model can be trusted, and why."""
+    name = named(name)
     summary = read_model(client, f"{name}:{version}")
-    every = list_models(client)
+    own = summary.manifest.project == client.project
+    every = list_models(client, shared=not own)
     key = check_key(client.project, f"{name}:{version}")
     running = portal.follower.runs(key)
     values: dict[str, Any] = {
         "model": summary,
         "manifest": summary.manifest,
         "verdict": summary.verdict,
-        "versions": _versions(every).get(name, []),
+        "versions": _versions(every).get((summary.manifest.project, summary.manifest.model), []),
         "children": [each for each in every if each.manifest.parent == summary.uri],
         "running": running,
         "problem": portal.follower.error(key),
@@ -63,10 +66,14 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
         "tiles_note": "",
         "quality_problem": "",
         "request_id": new_request_id(f"check-{name}"),
-        "testable": _testable(client, summary),
-        "trained_on": versioned_name(summary.manifest.dataset_uri) if summary.manifest.dataset_uri else "",
+        # Quality control writes its verdict beside the model, which is another project's.
+        "testable": _testable(client, summary) if own else [],
+        "own": own,
+        "trained_on": versioned_name(summary.manifest.dataset_uri, client.project)
+        if own and summary.manifest.dataset_uri
+        else "",
     }
-    if summary.verdict.job:
+    if summary.verdict.job and own:
         try:
             values["judged"] = _judged(client, summary)
             values["tiles_note"] = prepare_tiles(request, client, values["judged"]["shown"])
@@ -78,6 +85,7 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
 @router.get("/models/{name}/{version}/verdict")
 def verdict(request: Request, client: ClientHere, portal: PortalHere, name: str, version: int) -> Response:
     """Return the verdict alone, which the page asks for while quality control works."""
+    name = named(name)
     summary = read_model(client, f"{name}:{version}")
     key = check_key(client.project, f"{name}:{version}")
     running = portal.follower.runs(key)
@@ -157,7 +165,7 @@ def _judged(client: Client, model: ModelSummary) -> dict[str, Any]:
             key=lambda name: (name != "figure.png", name),
         ),
         "files": names,
-        "dataset": versioned_name(result.input_uri) if result.input_uri else "",
+        "dataset": versioned_name(result.input_uri, client.project) if result.input_uri else "",
         "split": result.split,
         "primary": primary,
         "kinds": kinds,
@@ -195,15 +203,15 @@ def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, di
     """Return by the stem of a test image where its input, prediction and target can be seen."""
     found: dict[str, dict[str, str]] = {}
     base = f"/p/{client.project}"
-    name = versioned_name(result.input_uri).replace(":", "/") if result.input_uri else ""
+    dataset = versioned_name(result.input_uri, client.project) if result.input_uri else ""
     prediction = _scored(result)
-    if name:
-        for image in read_dataset(client, versioned_name(result.input_uri)).images:
+    if dataset:
+        for image in read_dataset(client, dataset).images:
             if image.split != result.split:
                 continue
             role = {"source": "Input", "target": "Target"}.get(image.role)
             if role:
-                found.setdefault(image.stem, {})[role] = picture_url(f"{base}/data/{name}", image.file)
+                found.setdefault(image.stem, {})[role] = picture_url(f"{base}/data/{address(dataset)}", image.file)
     if prediction:
         place = Location.parse(prediction)
         predicted = read_manifest(client, prediction, ResultManifest)
@@ -218,15 +226,16 @@ def _prediction_pictures(client: Client, result: ResultManifest) -> dict[str, di
     return found
 
 
-def _versions(models: list[ModelSummary]) -> dict[str, list[ModelSummary]]:
-    found: dict[str, list[ModelSummary]] = {}
+def _versions(models: list[ModelSummary]) -> dict[tuple[str, str], list[ModelSummary]]:
+    found: dict[tuple[str, str], list[ModelSummary]] = {}
     for each in models:
-        found.setdefault(each.manifest.model, []).append(each)
+        found.setdefault((each.manifest.project, each.manifest.model), []).append(each)
     return found
 
 
 def _testable(client: Client, model: ModelSummary) -> list[str]:
     """Return the datasets with test images on which a model can be judged, that of its training first."""
-    own = versioned_name(model.manifest.dataset_uri) if model.manifest.dataset_uri else ""
-    names = [f"{each.dataset}:{each.version}" for each in list_datasets(client) if each.can_be_judged_by("test")]
+    own = versioned_name(model.manifest.dataset_uri, client.project) if model.manifest.dataset_uri else ""
+    datasets = list_datasets(client, shared=True)
+    names = [title_in(client.project, each) for each in datasets if each.can_be_judged_by("test")]
     return sorted(names, key=lambda name: (name != own, name))

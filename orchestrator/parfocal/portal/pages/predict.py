@@ -30,6 +30,7 @@ from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, prepare_tiles
 from parfocal.portal.tables import Table, place_of, read_table
+from parfocal.portal.words import address, title_in
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
@@ -144,7 +145,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
         ],
         failed=[image for image in manifest.images if image.reason],
         drifted=[image for image in manifest.images if image.drift],
-        model_name=versioned_name(manifest.model_uri) if manifest.model_uri else "",
+        model_name=versioned_name(manifest.model_uri, client.project) if manifest.model_uri else "",
         tables=tables,
         counted=any(kind in _FOUND for image in manifest.images for kind in image.outputs),
         total_bytes=sum(entry.size for entry in manifest.files),
@@ -210,15 +211,15 @@ def download(client: ClientHere, job_id: str) -> Response:
 
 def _values(client: Client, portal: Portal, model: str, chosen: str) -> dict[str, Any]:
     """Return what the page needs; `chosen` is "NAME:VERSION/SPLIT" of a dataset, or the id of an upload."""
-    models = list_models(client)
+    models = list_models(client, shared=True)
     summary: ModelSummary | None = None
     if model:
         summary = read_model(client, model)
-        model = f"{summary.manifest.model}:{summary.manifest.version}"
+        model = title_in(client.project, summary.manifest)
     method = portal.method(client, summary.manifest.method) if summary else None
-    datasets = list_datasets(client)
+    datasets = list_datasets(client, shared=True)
     choices = [
-        f"{each.dataset}:{each.version}/{split}"
+        f"{title_in(client.project, each)}/{split}"
         for each in datasets
         for split in ("test", "train")
         if each.select(split, "source")
@@ -246,8 +247,9 @@ def _values(client: Client, portal: Portal, model: str, chosen: str) -> dict[str
 
 
 def _dataset(client: Client, chosen: str) -> tuple[DatasetManifest, str]:
-    name, _, split = chosen.partition("/")
-    return read_dataset(client, name), split or "test"
+    name, _, split = chosen.rpartition("/")
+    # A name with a version may have a slash itself: that of another project.
+    return (read_dataset(client, name), split) if split in {"train", "test"} else (read_dataset(client, chosen), "test")
 
 
 def _source(summary: ModelSummary | None) -> str:
@@ -296,7 +298,7 @@ def _read(client: Client, portal: Portal, upload: str, chosen: str, name: str) -
     if upload:
         return read_image(portal.uploads.place(client.project, upload) / name, limits=limits)
     manifest, _ = _dataset(client, chosen)
-    place = Location.parse(client.dataset_uri(f"{manifest.dataset}:{manifest.version}"))
+    place = Location.parse(client.dataset_uri(title_in(client.project, manifest)))
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         entry = next(entry for entry in manifest.files if entry.name == name)
         return read_image(fetched(client, place, entry, Path(scratch)), limits=limits)
@@ -334,7 +336,7 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
             uri = _send(client, portal, values, request_id)
         else:
             manifest, split = _dataset(client, chosen)
-            uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
+            uri = client.dataset_uri(title_in(client.project, manifest))
         job = client.start(
             prediction_request(client.model_uri(values["model"]), uri, parameters, split=split, request_id=request_id)
         )
@@ -368,12 +370,12 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
     """Return by the stem of an input where it can be seen, if it is an image of a dataset."""
     if not manifest.split or not manifest.input_uri:
         return {}
-    name = versioned_name(manifest.input_uri)
+    name = versioned_name(manifest.input_uri, client.project)
     try:
         dataset = read_dataset(client, name)
     except ParfocalError:
         return {}
-    base = f"/p/{client.project}/data/{name.replace(':', '/')}"
+    base = f"/p/{client.project}/data/{address(name)}"
     return {image.stem: picture_url(base, image.file) for image in dataset.select(manifest.split, "source")}
 
 

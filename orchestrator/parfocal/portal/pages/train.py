@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
+from parfocal.client.estimates import Estimate, estimate_training
 from parfocal.client.models import list_models, read_model
 from parfocal.client.requests import training_request
 from parfocal.client.watching import FINAL_STATES
@@ -19,6 +21,7 @@ from parfocal.portal.follow import CHECK_LABEL, follow_training
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.portal.words import title_in
 from parfocal.runtime.datasets.kinds import needed_title, suits
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation
 from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
@@ -50,9 +53,10 @@ def train(
         request,
         "train.html",
         form=form,
+        estimate=_estimate(client, chosen, values, {field.name: field.value for field in form.fields}),
         preset=preset,
         # A model that goes on from another one is its next version.
-        model=initial.partition(":")[0] or _suggested(dataset, chosen),
+        model=initial.rpartition("/")[2].partition(":")[0] or _suggested(dataset, chosen),
         initial=initial,
         check=True,
         request_id=new_request_id(f"train-{chosen.name}"),
@@ -64,8 +68,23 @@ def train(
 def fine_tune(request: Request, client: ClientHere, dataset: str = "", model: str = "") -> Response:
     """Go to the form that goes on with a model on another dataset."""
     found = read_model(client, model).manifest
-    query = urlencode({"method": found.method, "dataset": dataset, "initial": f"{found.model}:{found.version}"})
+    query = urlencode({"method": found.method, "dataset": dataset, "initial": title_in(client.project, found)})
     return go(request, f"/train?{query}")
+
+
+@router.post("/train/estimate", dependencies=[Depends(require_work)])
+async def estimate(request: Request, client: ClientHere, portal: PortalHere) -> Response:
+    """Say anew what a training will need, after something in its form was changed."""
+    sent = {name: str(value) for name, value in (await request.form()).items()}
+
+    def answer() -> Response:
+        values = _values(client, portal, sent.get("method", ""), sent.get("dataset", ""))
+        chosen: v1.Method | None = values["method"]
+        if chosen is None:
+            return Response(status_code=204)
+        return page(request, "_estimate.html", estimate=_estimate(client, chosen, values, _own(sent)), **values)
+
+    return await run_in_threadpool(answer)
 
 
 @router.post("/train")
@@ -81,8 +100,7 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
     chosen: v1.Method | None = values["method"]
     if chosen is None:
         raise NotFoundError(f"No service offers the method {sent.get('method', '')!r} now. Choose another one.")
-    own = {name.removeprefix("p."): value for name, value in sent.items() if name.startswith("p.")}
-    own["sent"] = "yes"
+    own = _own(sent)
     request_id = check_request_id(sent.get("request_id", "") or new_request_id(f"train-{chosen.name}"))
     initial = sent.get("initial", "").strip()
     try:
@@ -111,6 +129,7 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
             "train.html",
             422,
             form=form,
+            estimate=_estimate(client, chosen, values, own),
             preset=sent.get("preset", ""),
             model=model,
             initial=initial,
@@ -125,13 +144,27 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
     return go(request, f"/jobs/{job.id}")
 
 
+def _own(sent: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters in a form that was sent; boxes without a tick are not."""
+    return {name.removeprefix("p."): value for name, value in sent.items() if name.startswith("p.")} | {"sent": "yes"}
+
+
+def _estimate(client: Client, method: v1.Method, values: Mapping[str, Any], own: Mapping[str, str]) -> Estimate | None:
+    """Return what is known of a training with the parameters in a form; nothing while one of them is wrong."""
+    try:
+        chosen = sent_parameters(method, v1.JOB_KIND_TRAINING, own)
+        return estimate_training(client, method, values["manifest"], chosen, values["jobs"])
+    except ParfocalError:
+        return None
+
+
 def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[str, Any]:
     chosen = portal.method(client, method) if method else None
     options = []
-    for each in list_datasets(client):
+    for each in list_datasets(client, shared=True):
         fits = chosen is None or suits(each.kind, chosen.data_requirements.target)
         reason = "" if fits or chosen is None else f"needs {needed_title(chosen.data_requirements.target)}"
-        options.append({"name": f"{each.dataset}:{each.version}", "fits": fits, "reason": reason})
+        options.append({"name": title_in(client.project, each), "fits": fits, "reason": reason})
     manifest = None
     if dataset:
         try:
@@ -146,8 +179,8 @@ def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[s
         "datasets": options,
         **_before(client, chosen),
         "models": [
-            f"{each.manifest.model}:{each.manifest.version}"
-            for each in list_models(client)
+            title_in(client.project, each.manifest)
+            for each in list_models(client, shared=True)
             if chosen is not None and each.manifest.method == chosen.name
         ],
     }
@@ -156,11 +189,12 @@ def _values(client: Client, portal: Portal, method: str, dataset: str) -> dict[s
 def _before(client: Client, method: v1.Method | None) -> dict[str, Any]:
     """Return the newest finished training of a method, which says how long one takes here, and what is ahead now."""
     if method is None:
-        return {"earlier": None, "ahead": 0}
+        return {"earlier": None, "ahead": 0, "jobs": []}
     jobs = client.jobs(limit=_RECENT)
     done = (job for job in jobs if job.state == v1.JOB_STATE_SUCCEEDED and job.WhichOneof("spec") == "training")
     active = (job for job in jobs if job.state not in FINAL_STATES and not job.HasField("derivation"))
     return {
+        "jobs": jobs,
         "earlier": next((job for job in done if job.method == method.name and job.progress.epoch), None),
         "ahead": sum(1 for _ in active),
     }
@@ -168,5 +202,5 @@ def _before(client: Client, method: v1.Method | None) -> dict[str, Any]:
 
 def _suggested(dataset: str, method: v1.Method) -> str:
     """Return a name for the model: that of its dataset with the method's."""
-    name = f"{dataset.partition(':')[0]}-{method.name}" if dataset else method.name
+    name = f"{dataset.rpartition('/')[2].partition(':')[0]}-{method.name}" if dataset else method.name
     return name[:63]

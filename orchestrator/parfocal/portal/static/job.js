@@ -101,6 +101,11 @@
     });
     listen("state", state);
     listen("warning", refresh);
+    // Somebody who looks at an earlier epoch goes on looking at it.
+    listen("pictures", () => {
+      const chosen = document.querySelector("#pictures [aria-current]");
+      if (!chosen || chosen === chosen.parentElement.lastElementChild) htmx.trigger("#pictures", "refresh");
+    });
     listen("output", refresh);
     listen("end", () => { close(); offline.hidden = true; if (job.dataset.final !== "yes") refresh(); });
     listen("lost", (why) => { close(); offline.hidden = false; offline.querySelector("span").textContent = why.text; });

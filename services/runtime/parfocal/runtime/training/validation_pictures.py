@@ -35,8 +35,8 @@ _SIDES: Final[dict[int, tuple[int, ...]]] = {2: (384, 384), 3: (16, 128, 128)}
 _MOST_PIXELS: Final = 2**22
 # They come more rarely the longer a training takes.
 _PAUSE_SHARE: Final = 0.1
-# Before the first one nobody knows; a network is compiled for it.
-_GUESSED_SECONDS: Final = 1.0
+# What the first one takes nobody knows: a network is compiled for it, and it is about as large as two steps.
+_GUESSED_SECONDS, _GUESSED_STEPS = 1.5, 2.0
 _CANDIDATES: Final = 64
 
 
@@ -55,7 +55,7 @@ class ValidationPictures:
         self._opened = opened
         self._share = context.settings.preview_share
         self._image: ValidationImage | None = None
-        self._trained, self._spent, self._last = 0.0, 0.0, _GUESSED_SECONDS
+        self._trained, self._spent, self._last = 0.0, 0.0, 0.0
         self._next = 0.0
 
     def after_epoch(self, learner: Any, epoch: int, seconds: float) -> None:
@@ -71,8 +71,10 @@ class ValidationPictures:
             Time that the epoch took.
         """
         self._trained += seconds
-        late = self._trained < self._next or self._spent + self._last > self._share * self._trained
-        if self._share < 1 and late:
+        step = seconds / self._opened.batches.steps_per_epoch
+        cost = self._last or max(_GUESSED_SECONDS, _GUESSED_STEPS * step)
+        soon = self._trained < self._next or self._spent + cost > self._share * self._trained
+        if self._share < 1 and soon:
             return
         begin = time.monotonic()
         try:
