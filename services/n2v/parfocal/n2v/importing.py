@@ -107,8 +107,8 @@ def import_package(method: Method, package: Package, folder: Path) -> dict[str, 
     """
     if not package.config():
         raise InvalidInputError(
-            f"The package has no {_CONFIG} of n2v among its attachments, which says how the network was trained. Import "
-            f"the folder that n2v wrote, with its {_CONFIG}."
+            f"The package has no {_CONFIG} of n2v among its attachments, which says how the network was trained. "
+            f"Import the folder that n2v wrote, with its {_CONFIG}."
         )
     normaliser = normaliser_of(package.description.input, 1)
     check_undone(package.description.output, normaliser)
