@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from kept_models import KeptModelSuite
 
 from parfocal.care import SERVICE
+
+# Of Keras' own way of saving.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 class TestKeptModels(KeptModelSuite):

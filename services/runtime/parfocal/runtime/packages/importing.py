@@ -128,7 +128,7 @@ def _own(method: Method, package: Package, path: Path, folder: Path) -> dict[str
         **fields,
         "weights": {weights: {"epoch": max(0, epoch)}},
         "training_statistics": {} if statistics is None else statistics.model_dump(mode="json"),
-        "pixel_size_um": record.pixel_size_um,
+        "pixel_size_um": None if record.pixel_size_um is None else list(record.pixel_size_um),
     }
 
 
