@@ -118,7 +118,7 @@ def test_pictures_show_what_is_there() -> None:
     plane = np.linspace(0, 1000, 64 * 32).reshape(64, 32, 1)
     grey = draw_grey(plane)
     assert (grey.shape, grey.dtype, grey.min(), grey.max()) == ((64, 32), np.uint8, 0, 255)
-    assert not draw_grey(np.full((8, 8, 1), 7.0)).any(), "an image without contrast is no error"
+    assert not draw_grey(np.full((8, 8, 1), 7.0)).any(), "an image without contrast is drawn black"
     labels = np.array([[0, 1, 2], [-1, 8, 3]])
     colours = draw_numbers(labels)
     assert not colours[0, 0].any()
