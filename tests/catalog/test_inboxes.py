@@ -45,7 +45,8 @@ def test_opened_inboxes_and_those_that_are_filled_by_ingest_are_listed(call: Cal
 
 
 def test_files_are_listed_and_read_folder_by_folder(call: Caller, own: Location) -> None:
-    assert names(call, "scope-1") == ["a.tif", "plate.txt", "plate/b.tif", "plate/deep/c.czi"]
+    # Stores differ in whether a folder comes before a file whose name begins alike.
+    assert sorted(names(call, "scope-1")) == ["a.tif", "plate.txt", "plate/b.tif", "plate/deep/c.czi"]
     assert names(call, "scope-1", folder="plate") == ["plate/b.tif", "plate/deep/c.czi"]
     assert names(call, "scope-1", folder="nothing") == []
     content = b"".join(part.data for part in call("ReadInboxFile", inbox="scope-1", name="plate/b.tif"))
