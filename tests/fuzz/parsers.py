@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from package_maker import PERCENTILES, described
 from PIL import Image as Picture
 
 from parfocal import v1
@@ -25,6 +26,8 @@ from parfocal.runtime.images.files import Image, ImageLimits, PixelSize, read_im
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.methods.arrays import load_arrays, save_arrays
 from parfocal.runtime.methods.importing import Values
+from parfocal.runtime.packages.description import parse_description
+from parfocal.runtime.packages.steps import check_undone, normaliser_of
 from parfocal.runtime.prediction.detections import read_detections
 from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import DatasetManifest, Manifest, ModelManifest, ResultManifest
@@ -71,6 +74,7 @@ def all_parsers(folder: Path) -> list[Parser]:
         Parser(
             "values", lambda path: Values.read(path, "csbdeep").get("axes"), [b'{"axes": "YXC", "n": [1, 2]}'], ".json"
         ),
+        Parser("package", _package, _PACKAGES, ".json", 2),
         Parser("model", lambda data: ModelManifest.parse(data, "model.json"), _kept("model.json"), weight=2),
         Parser("dataset", lambda data: DatasetManifest.parse(data, "dataset.json"), [_DATASET], weight=2),
         Parser("result", lambda data: ResultManifest.parse(data, "manifest.json"), [_RESULT]),
@@ -83,6 +87,14 @@ def all_parsers(folder: Path) -> list[Parser]:
         Parser("name", lambda data: check_name("model", data.decode("utf-8", "replace")), [b"cells-2", b"a_b.c"]),
         Parser("version", lambda data: parse_version("model", data.decode("utf-8", "replace")), [b"cells:2", b"cells"]),
     ]
+
+
+def _package(path: Path) -> object:
+    """Read what a package says, and take its steps."""
+    description = parse_description(Values.read(path, "bioimage.io").content)
+    description.attached("config.json")
+    check_undone(description.output, normaliser_of(description.input, 1))
+    return description.files, description.own, description.spatial
 
 
 class _OneObject:
@@ -266,3 +278,15 @@ _RECORD = json.dumps(
         "request_sha256": "0",
     }
 ).encode()
+
+_PACKAGES: Seeds = [
+    json.dumps(described(weights={"keras_hdf5": "a.h5"}, attachments=["config.json"], **steps)).encode()
+    for steps in (
+        {"before": [PERCENTILES, {"name": "clip", "kwargs": {"min": 0, "max": 1}}]},
+        {
+            "before": [{"name": "zero_mean_unit_variance", "kwargs": {"mode": "fixed", "mean": [3.0], "std": [2.0]}}],
+            "behind": [{"name": "scale_linear", "kwargs": {"gain": [2.0], "offset": [3.0]}}],
+        },
+        {"config": {"parfocal": {"method": "care-2d", "verdict": {"state": "trusted", "reasons": ["It says so."]}}}},
+    )
+]
