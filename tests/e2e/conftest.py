@@ -164,7 +164,7 @@ def started(folder: Path, services: Sequence[str], environment: Mapping[str, str
         s3_port=s3_port,
         prefect_port=prefect_port,
         portal=False,
-        start_timeout=300,
+        start_timeout=900,
     )
     try:
         with pytest.MonkeyPatch.context() as patch:

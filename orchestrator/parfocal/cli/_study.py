@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import App, Command, Group, current_app
-from parfocal.cli._errors import DETACHED
+from parfocal.cli._errors import DETACHED, FAILED
 from parfocal.cli._train import PARAMETERS, PRESET
 from parfocal.cli._work import CommandDoer
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from parfocal.client.studies import Outcome
 
 _CSV = "study.csv"
-_DATASET = click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="On whose test images to judge.")
+_DATASET = click.option(
+    "--dataset", required=True, metavar="NAME[:VERSION]", help="The dataset on whose test images to judge."
+)
 _VARY = click.option(
     "--vary",
     "varied",
@@ -46,7 +48,7 @@ def study() -> None:
 
 @study.command(cls=Command, short_help="Train a model for each combination of values.")
 @click.argument("method")
-@_DATASET
+@click.option("--dataset", required=True, metavar="NAME[:VERSION]", help="The dataset to train on and to judge by.")
 @click.option("--model", required=True, metavar="NAME", help="Names of the models begin with it: NAME-epochs-50.")
 @_VARY
 @PRESET
@@ -113,6 +115,8 @@ def train(
         ]
         models = [each.model for each in outcomes if each.summary is not None]
         _conclude(app, client, outcomes, uri, output, models=models, overwrite=overwrite)
+        if len(models) < len(outcomes):
+            raise click.exceptions.Exit(FAILED)
 
 
 @study.command(cls=Command, short_help="Predict test images with each combination of values.")
@@ -135,7 +139,8 @@ def predict(
     """Apply MODEL to the test images with each combination of values of its prediction.
 
     \b
-      parfocal study predict nuclei:1 --dataset nuclei --vary probability_threshold=0.4,0.5,0.6
+      parfocal study predict nuclei:1 --dataset nuclei \\
+          --vary probability_threshold=0.4,0.5,0.6
 
     The verdict on the model, which is about its usual parameters, stays as it is.
     """  # noqa: D301 - click's mark for kept line ends
@@ -266,7 +271,7 @@ def _trained(
         raise click.exceptions.Exit(DETACHED) from None
     if job.state != v1.JOB_STATE_SUCCEEDED:
         _work.show_failure(job)
-        return Outcome(values, state=v1.JobState.Name(job.state).removeprefix("JOB_STATE_").lower())
+        return Outcome(values, state=f"training {v1.JobState.Name(job.state).removeprefix('JOB_STATE_').lower()}")
     uri = _work.output_uri(job, "model")
     doer = _StudyDoer(app, client, again=False, training=job, afterwards=_AFTERWARDS)
     evaluation = judge(client, doer, method, uri, request.training.dataset_uri, again=False)

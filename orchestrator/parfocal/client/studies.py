@@ -36,8 +36,7 @@ class Outcome:
     model
         "name:version"; empty while there is none.
     state
-        How far it got, in one word: "passed", "failed" or "unchecked" by quality control, or the state of a job that
-        ended badly.
+        How far it got: "passed", "failed" or "unchecked" by quality control; "training failed" or "training cancelled".
     seconds
         Duration of the training or prediction.
     summary

@@ -34,7 +34,7 @@ _RETRY_SECONDS = 2.0
 _QUERY_SECONDS = 3.0
 # How often trainings that wait for a verdict are looked for. Many projects take their time: they are asked less often.
 _LOOK_SECONDS = 5.0
-_TIMES_AS_LONG = 10.0
+_TIMES_AS_LONG = 4.0
 
 
 class _FlowRunner(Runner):
