@@ -9,7 +9,7 @@ from support import ROOT
 # What images, datasets and published files are is told once, in the runtime; jobs, servers and drivers are none of the
 # client's. What patches look like, what trainings require of a computer, and what a table of detections says belong to
 # trainings and predictions there.
-ROOMS = {"errors", "rpc_errors", "settings", "access", "images", "datasets", "store"}
+ROOMS = {"errors", "rpc_errors", "settings", "traces", "access", "images", "datasets", "store"}
 FURTHER = {
     "parfocal.runtime.methods.capacity",
     "parfocal.runtime.prediction.box_files",
@@ -29,7 +29,9 @@ def imported_modules() -> set[str]:
     for path in (ROOT / "orchestrator" / "parfocal").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                found.add(node.module or "")
+                # A room that is one module can be imported by name.
+                whole = node.module == "parfocal.runtime"
+                found.update(f"{node.module}.{alias.name}" if whole else node.module or "" for alias in node.names)
             elif isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
     return found

@@ -384,10 +384,17 @@ def test_without_a_collector_nothing_is_imported_or_said() -> None:
     assert done.stderr == ""
 
 
-def test_without_the_extra_it_says_so_once() -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("before", "variables", "said"),
+    [
+        ('sys.modules["opentelemetry.sdk"] = None', {}, "the extra `traces` of parfocal-runtime is not installed"),
+        ("", {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999999"}, "a variable of OpenTelemetry (OTEL_…) is wrong"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said_once(before: str, variables: dict[str, str], said: str) -> None:
+    code = f"""
         import sys
-        sys.modules["opentelemetry.sdk"] = None
+        {before}
         from parfocal.runtime import traces
 
         for _ in range(2):
@@ -395,8 +402,8 @@ def test_without_the_extra_it_says_so_once() -> None:
         with traces.span("all", root=True) as span:
             assert span.traceparent == ""
     """
-    done = python(code, **{ENDPOINT: "http://127.0.0.1:9"})
-    assert done.stderr.count("the extra `traces` of parfocal-runtime is not installed") == 1
+    done = python(code, **{ENDPOINT: "http://127.0.0.1:9"}, **variables)
+    assert done.stderr.count(said) == 1
 
 
 def test_a_collector_that_is_away_holds_nobody_up() -> None:

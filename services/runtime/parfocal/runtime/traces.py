@@ -115,13 +115,16 @@ def begin(name: str) -> None:
     global _state
     if _state.begun or not any(os.environ.get(variable) for variable in _ENDPOINTS):
         return
+    _state.begun = True  # what is wrong is said once
     try:
         provider = _provider(name)
     except ImportError:
-        _state.begun = True  # said once
         _log.warning(
             "%s is set, but there are no traces: the extra `traces` of parfocal-runtime is not installed", _ENDPOINTS[0]
         )
+        return
+    except ValueError as error:
+        _log.warning("There are no traces, because a variable of OpenTelemetry (OTEL_…) is wrong: %s", error)
         return
     _state = _On(provider)
     atexit.register(finish)
