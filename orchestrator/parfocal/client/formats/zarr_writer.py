@@ -24,7 +24,7 @@ Version = Literal["0.4", "0.5"]
 
 _SIDE: Final = 512
 _SMALLEST: Final = 512
-_DEPTH: Final = 16
+_DEPTH: Final = 8
 _TYPES: Final = {"T": "time", "C": "channel"}
 _COLOURS: Final = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
 _ENOUGH: Final = (28, 122)  # ENOSPC, EDQUOT
