@@ -93,8 +93,8 @@ def write_example(path: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-def random_model(service: Service, name: str, values: dict[str, Any]) -> LoadedModel:
-    """Return a model with random weights."""
+def random_model(service: Service, name: str, values: dict[str, Any], precision: str = "float32") -> LoadedModel:
+    """Return a model with random weights that predicts on the processor."""
     method = service.method(name)
     parameters = method.parse(v1.JOB_KIND_TRAINING, values)
     target = _TARGETS.get(service.name, Port(role="target", offset=(100.0,), scale=(50.0,)))
@@ -104,7 +104,7 @@ def random_model(service: Service, name: str, values: dict[str, Any]) -> LoadedM
         targets=() if target is None else (target,),
         measured=_MEASURED.get(service.name, {}),
     )
-    implementation = method.load(Device())
+    implementation = method.load(Device(precision=precision))
     view = ModelView(parameters, facts, implementation.normaliser, method.axes)
     learner = implementation.build(parameters, facts)
     if service.name == "stardist":
@@ -133,7 +133,8 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     """Predict one image as a worker does, and return what it took."""
     family = options.method.rsplit("-", 1)[0] if options.family is None else options.family
     service: Service = import_module(f"parfocal.{family}").SERVICE
-    model = random_model(service, options.method, {**_SMALL.get(family, {}), **json.loads(options.parameters)})
+    values = {**_SMALL.get(family, {}), **json.loads(options.parameters)}
+    model = random_model(service, options.method, values, options.precision)
     values = json.loads(options.prediction)
     parameters = model.method.parse(v1.JOB_KIND_PREDICTION, values)
     assert isinstance(parameters, PredictionParameters)
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs="*", default=[], help="one image of this shape")
     parser.add_argument("--parameters", default="{}", help="of the network, as JSON")
     parser.add_argument("--prediction", default="{}", help="of the prediction, as JSON")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--folder", type=Path, help="folder with room, by default that of temporary files")
     parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -203,7 +205,7 @@ def main() -> None:
             write_example(path, shape)
             command = [sys.executable, __file__, "--image", str(path), "--method", options.method]
             command += ["--parameters", options.parameters, "--prediction", options.prediction]
-            command += ["--family", options.family] if options.family else []
+            command += ["--precision", options.precision, *(["--family", options.family] if options.family else [])]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
         total = sum(found["seconds"].values())
