@@ -425,6 +425,12 @@ def test_a_choice_for_inputs_that_are_read_whole_is_refused(pairs_folder: Path) 
         check_part(Part(channels=("1",)), paths)
 
 
+def test_wells_of_what_is_no_plate_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "source" / "a.zarr", PLANE, "YX")
+    with pytest.raises(InvalidInputError, match="no plate"):
+        check_folder(tmp_path, part=Part(wells=("B*",)))
+
+
 def test_a_well_that_is_missing_is_named_if_it_is_wanted(tmp_path: Path) -> None:
     write_plate(tmp_path / "p.zarr", ["A/1", "A/2"], 1)
     shutil.rmtree(tmp_path / "p.zarr" / "A" / "2")

@@ -12,7 +12,7 @@ from typing import Any
 from parfocal.client.client import Client
 from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, is_makers_format, shown_name
 from parfocal.client.formats.layout import laid_out
-from parfocal.client.formats.plates import is_zarr
+from parfocal.client.formats.plates import is_plate, is_zarr
 from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
 from parfocal.client.transfer import OnProgress, no_progress
 from parfocal.client.uploads import ToSend, uploading
@@ -171,11 +171,15 @@ def checked_folder(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is taken of the files of one folder: `without` are the wells that are left out."""
+    """What is taken of the files of one folder.
+
+    `without` are the wells that are left out; `plate` says that there must be one.
+    """
 
     part: Part
-    without: tuple[str, ...] = ()
-    axes: str = ""
+    without: tuple[str, ...]
+    axes: str
+    plate: bool
 
 
 def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:
@@ -191,7 +195,8 @@ def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:
     )
     # Targets have no channels and no colours but their own.
     axes = axes.translate({ord("S"): None, ord("C"): None}) if target else axes
-    return _Wanted(own, part.test_wells if one_plate and not test else (), axes)
+    without = part.test_wells if one_plate and not test else ()
+    return _Wanted(own, without, axes, plate=role == "source" and bool(own.wells or without))
 
 
 def _readable(folder: Path, scratch: Path, notes: Notes, wanted: _Wanted) -> Path:
@@ -200,6 +205,10 @@ def _readable(folder: Path, scratch: Path, notes: Notes, wanted: _Wanted) -> Pat
     foreign = {path for path in everything if is_makers_format(path)}
     if not foreign:
         return folder
+    if wanted.plate and not any(map(is_plate, foreign)):
+        raise InvalidInputError(
+            f"Wells were chosen, but there is no plate (OME-Zarr) in {folder.name}. Leave --well and --test-well out."
+        )
     scratch.mkdir(parents=True)
     problems: list[Violation] = []
     known = {image_stem(path): path for path in everything if path.suffix.lower() in IMAGE_SUFFIXES}

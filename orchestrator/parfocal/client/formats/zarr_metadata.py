@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ class Multiscale:
     ----------
     name
         Its own name, or "".
+    folder
+        Its group, or the array where this stands alone.
     array
         Folder of the array with the full resolution.
     axes
@@ -54,6 +56,7 @@ class Multiscale:
     """
 
     name: str
+    folder: Path
     array: Path
     axes: str
     unnamed: tuple[str, ...] = ()
@@ -94,7 +97,7 @@ def images_of(folder: Path, name: str) -> list[Multiscale]:
 def _images_of(folder: Path, name: str) -> list[Multiscale]:
     node = read_node(folder)
     if node.kind == "array":
-        return [Multiscale("", folder, "")]
+        return [Multiscale("", folder, folder, "")]
     if multiscales := node.attributes.get("multiscales"):
         found = [_multiscale(folder, each, node.attributes) for each in multiscales]
     elif node.attributes.get("bioformats2raw.layout"):
@@ -104,10 +107,7 @@ def _images_of(folder: Path, name: str) -> list[Multiscale]:
     names = [image.name for image in found]
     if len(found) > 1 and ("" in names or len({*names}) < len(names) or any(each.isdecimal() for each in names)):
         names = [f"Image:{number}" for number in range(len(found))]
-    return [
-        Multiscale(own, each.array, each.axes, each.unnamed, each.scale, each.units, each.channels)
-        for own, each in zip(names, found, strict=True)
-    ]
+    return [replace(each, name=own) for own, each in zip(names, found, strict=True)]
 
 
 def _nothing(folder: Path, node: Node) -> str:
@@ -140,6 +140,7 @@ def _multiscale(folder: Path, content: Any, attributes: Mapping[str, Any]) -> Mu
     channels = _mapping(attributes.get("omero")).get("channels") or ()
     return Multiscale(
         name=str(content.get("name") or "").strip("/"),
+        folder=folder,
         array=inside(folder, level["path"]),
         axes=axes,
         unnamed=unnamed,

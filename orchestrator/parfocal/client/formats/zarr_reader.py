@@ -56,7 +56,7 @@ def opened_zarr(path: Path, name: str, scene: str, labels: str) -> Iterator[Sour
         number = number_of_scene(name, [image.name for image in images], scene)
         image, scene = images[number], images[number].name if len(images) > 1 else ""
         if labels:
-            image = images_of(labels_of(image.array.parent, labels, name), name)[0]
+            image = images_of(labels_of(image.folder, labels, name), name)[0]
         array = _array(image.array, name)
         size, notes = pixel_size(image)
         ndim = len(array.shape)

@@ -6,6 +6,7 @@ columns as the one before: means of intensities, single pixels of labels.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import uuid
 from pathlib import Path
@@ -27,7 +28,6 @@ _SMALLEST: Final = 512
 _DEPTH: Final = 8
 _TYPES: Final = {"T": "time", "C": "channel"}
 _COLOURS: Final = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
-_ENOUGH: Final = (28, 122)  # ENOSPC, EDQUOT
 
 
 def write_zarr(folder: Path, image: Image, *, name: str, labels: bool = False, version: Version = "0.5") -> None:
@@ -60,7 +60,7 @@ def write_zarr(folder: Path, image: Image, *, name: str, labels: bool = False, v
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in _ENOUGH:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(f"No room to write {folder}: free space on this disk, then try again.") from error
         raise
     except BaseException:
