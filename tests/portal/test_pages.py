@@ -293,7 +293,9 @@ def test_what_another_project_shares_is_listed_and_used_like_ones_own(
     wait_for(lambda: visitor.http.get(info).json().get("state") != "building", 60, "the tiles")
 
     assert f'href="/p/{PROJECT}/models/lab-b~theirs/1"' in visitor.open("models").text
-    assert "Shared by the project lab-b" in visitor.open("models/lab-b~theirs/1").text
+    model_page = visitor.open("models/lab-b~theirs/1").text
+    assert "Shared by the project lab-b" in model_page
+    assert "Delete" not in model_page
     form = visitor.open("train?method=fake-2d&dataset=lab-b/beads:1").text
     assert '<option value="lab-b/beads:1" selected>' in form
     assert "<option>lab-b/theirs:1</option>" in form
