@@ -50,7 +50,7 @@ class Command:
         """Send a signal; return exit code, stdout and stderr."""
         if number is not None:
             self.process.send_signal(number)
-        out, rest = self.process.communicate(timeout=120)
+        out, rest = self.process.communicate(timeout=400)
         err = "".join(self.lines) + rest
         assert "Traceback" not in err
         return self.process.returncode, out, err
