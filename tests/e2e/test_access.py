@@ -74,7 +74,7 @@ def test_the_runner_judges_a_model_for_whoever_trained_it(guarded: Any, model: v
         found = (job for job in guarded.client.jobs() if job.id == f"{model.id}-qc")
         return next((job for job in found if job.state == v1.JOB_STATE_SUCCEEDED), None)
 
-    evaluation = wait_for(judged, 120, "the evaluation")
+    evaluation = wait_for(judged, 400, "the evaluation")
     assert (evaluation.created_by, evaluation.requested_by) == ("machine:ann", "machine:runner")
 
 

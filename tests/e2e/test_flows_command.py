@@ -50,7 +50,7 @@ class Command:
         """Send a signal; return exit code, stdout and stderr."""
         if number is not None:
             self.process.send_signal(number)
-        out, rest = self.process.communicate(timeout=120)
+        out, rest = self.process.communicate(timeout=400)
         err = "".join(self.lines) + rest
         assert "Traceback" not in err
         return self.process.returncode, out, err
@@ -117,7 +117,7 @@ def test_the_same_command_joins_a_training_whose_command_was_killed(stack: Any, 
 
 def test_a_model_is_judged_once_though_command_and_runner_were_killed(stack: Any, orphan: v1.Job) -> None:
     restart_runner(stack)
-    (flow_run,) = wait_for(lambda: flow_runs(stack, orphan.id), 120, "the flow run")
+    (flow_run,) = wait_for(lambda: flow_runs(stack, orphan.id), 400, "the flow run")
     assert stack.wait(flow_run)["state_type"] == "COMPLETED", stack.log_text(flow_run)
     verdict = read_model(stack.client, "orphan").verdict
     assert verdict.state in {"passed", "failed"}
@@ -131,7 +131,7 @@ def test_a_model_is_judged_once_though_command_and_runner_were_killed(stack: Any
     # Prefect's database is lost, as far as it knows of this training.
     stack.api.delete(f"/flow_runs/{flow_run}").raise_for_status()
     restart_runner(stack)
-    (again,) = wait_for(lambda: flow_runs(stack, orphan.id), 120, "another flow run")
+    (again,) = wait_for(lambda: flow_runs(stack, orphan.id), 400, "another flow run")
     assert stack.wait(again)["state_type"] == "COMPLETED", stack.log_text(again)
     assert judged_by(stack, orphan.id) == steps
     assert read_model(stack.client, "orphan").verdict == verdict
@@ -148,7 +148,7 @@ def test_a_command_and_the_runner_judge_a_model_once(stack: Any, watching: Comma
     model = read_model(stack.client, "watched")
     assert values["evaluation"]["verdict"]["state"] == model.verdict.state
     assert model.manifest.parent == stack.client.model_uri(parent)
-    (flow_run,) = wait_for(lambda: flow_runs(stack, job), 120, "the flow run")
+    (flow_run,) = wait_for(lambda: flow_runs(stack, job), 400, "the flow run")
     assert stack.wait(flow_run)["state_type"] == "COMPLETED", stack.log_text(flow_run)
     assert judged_by(stack, job) == dict.fromkeys(steps[1:], 1)
 
@@ -178,7 +178,7 @@ def test_a_failed_training_fails_its_flow_run_in_the_words_of_the_job(stack: Any
     code, out, _ = Command(stack, *training("unusable", "never", "--detach", "--json")).end()
     assert code == 0
     job = json.loads(out)["job"]["id"]
-    (flow_run,) = wait_for(lambda: flow_runs(stack, job), 120, "the flow run")
+    (flow_run,) = wait_for(lambda: flow_runs(stack, job), 400, "the flow run")
     ended = stack.wait(flow_run)
     assert (ended["state_type"], ended["state"]["message"]) == ("FAILED", stack.client.get(job).error.text)
     assert "Traceback" not in stack.log_text(flow_run)
