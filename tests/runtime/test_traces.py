@@ -16,8 +16,6 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from support import (
     ROOT,
     S3Server,
@@ -34,6 +32,12 @@ from support import (
 from parfocal import v1
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.store import Location, Store
+
+_SKIPPED = "OpenTelemetry is installed where the tests of the runtime usually run: in the environment of qc"
+pytest.importorskip("opentelemetry.proto", reason=_SKIPPED)
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: E402
+from opentelemetry.proto.trace.v1.trace_pb2 import Status  # noqa: E402
 
 FINAL = {v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
