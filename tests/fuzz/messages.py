@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2
@@ -54,8 +54,8 @@ class Generator:
                 target = getattr(message, field.name)
                 if value.message_type is None:
                     target[self._text("key")] = self._scalar(value)
-        elif field.is_repeated:
-            values = getattr(message, field.name)
+        # Old versions of protobuf do not know `is_repeated`, and new ones warn of `label`.
+        elif isinstance(values := getattr(message, field.name), MutableSequence):
             for _ in range(self._rng.choice((1, 1, 2, 5, 40))):
                 if field.message_type is None:
                     values.append(self._scalar(field))

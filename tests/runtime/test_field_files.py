@@ -157,6 +157,8 @@ def test_an_opaque_alpha_channel_of_a_grey_tiff_is_dropped_and_named(tmp_path: P
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_white_is_the_highest_value_of_images_of_few_bits(tmp_path: Path, bits: int) -> None:
+    if bits > 1:
+        pytest.importorskip("imagecodecs", "2026.3", reason="older versions cannot write such images, only read them")
     white = 2**bits - 1
     shown = RNG.integers(0, white + 1, (20, 32)).astype(np.uint8)
     stored = tmp_path / "stored.tif"
