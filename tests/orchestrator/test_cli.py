@@ -169,8 +169,8 @@ def test_an_identical_training_is_joined(run: Callable[..., Ended], dataset: str
     joined = run(*arguments)
     assert joined.json["job"]["id"] == first
     assert "joining" in joined.err
-    assert "parfocal evaluate --model joined" in joined.err
-    assert "evaluate" not in run(*arguments, "--no-qc").err
+    assert "parfocal models show joined" in joined.err
+    assert "models show" not in run(*arguments, "--no-qc").err
     other = run(*arguments, "--again").json["job"]["id"]
     assert other != first
     assert run("jobs", "cancel", other).code == 0
@@ -204,8 +204,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_get_back(environment: dict[str, s
     assert process.returncode == 130
     assert f"parfocal jobs watch {job}" in rest
     assert f"parfocal jobs cancel {job}" in rest
-    # These services have no workflows.
-    assert mentions(rest, "not be judged", f"parfocal evaluate --model left --dataset {dataset}")
+    assert mentions(rest, "same command again", "parfocal models show left")
     client = Client(Settings())
     assert client.get(job).state not in (3, 4, 5)
     client.cancel(job)

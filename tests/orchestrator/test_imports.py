@@ -7,13 +7,16 @@ import ast
 from support import ROOT
 
 # What images, datasets and published files are is told once, in the runtime; jobs, servers and drivers are none of the
-# client's. What patches look like, what trainings require of a computer, and what a table of detections says belong to
-# trainings and predictions there.
+# client's. What patches look like, what trainings require of a computer, what a table of detections or the pace of a
+# prediction says, and what the description of a package says belong to trainings, predictions and imports there.
 ROOMS = {"errors", "rpc_errors", "settings", "traces", "access", "images", "datasets", "store"}
 FURTHER = {
     "parfocal.runtime.methods.capacity",
+    "parfocal.runtime.packages.description",
+    "parfocal.runtime.packages.package",
     "parfocal.runtime.prediction.box_files",
     "parfocal.runtime.prediction.detections",
+    "parfocal.runtime.prediction.pace",
     "parfocal.runtime.training.preview",
 }
 UNITS = tuple(

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from google.protobuf import json_format
+
 from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.models import read_model
@@ -14,7 +16,6 @@ from parfocal.client.published import read_manifest
 from parfocal.client.watching import seconds_at_work
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.methods.capacity import Capacity, Need
-from parfocal.runtime.methods.service import struct_values
 from parfocal.runtime.store.manifests import DatasetManifest
 
 _MOST: Final = 3
@@ -116,7 +117,7 @@ def _like(method: v1.Method, named: Mapping[str, Any], jobs: Sequence[v1.Job]) -
         if job.method != method.name or not job.HasField("training") or job.state != v1.JOB_STATE_SUCCEEDED:
             continue
         ran_on = job.environment.device, job.environment.threads, job.environment.precision
-        resolved = struct_values(job.resolved_parameters)
+        resolved = json_format.MessageToDict(job.resolved_parameters)
         if any(resolved.get(name) != value for name, value in named.items() if name not in _FREE):
             continue
         if place is None:

@@ -38,7 +38,7 @@ class Outcome:
     state
         How far it got: "passed", "failed" or "unchecked" by quality control; "training failed" or "training cancelled".
     seconds
-        Duration of the training or prediction.
+        Duration of the training or prediction; None where nothing was made.
     summary
         What quality control says; None where nothing was judged.
     """
@@ -46,7 +46,7 @@ class Outcome:
     values: Mapping[str, Any]
     model: str = ""
     state: str = "unchecked"
-    seconds: float = 0.0
+    seconds: float | None = None
     summary: EvaluationSummary | None = field(default=None, repr=False)
 
     @property
@@ -150,7 +150,7 @@ def table_of(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
             *([each.model] if models else []),
             *(each.scores.get(heading, "") for heading in scores),
             each.state,
-            f"{each.seconds:.1f}" if each.seconds else "",
+            "" if each.seconds is None else f"{each.seconds:.1f}",
         ]
         for each in outcomes
     ]
