@@ -166,9 +166,9 @@ class LearnerSuite:
                 learner.train_batch(batch)
         for name in ("weights", "state"):
             mine, theirs = (getattr(learner, name)() for learner in (looked_at, straight))
-            assert mine.keys() == theirs.keys()
-            for key, value in mine.items():
-                np.testing.assert_array_equal(value, theirs[key])
+            # Keras numbers the layers of two networks in one process differently.
+            for value, other in zip(mine.values(), theirs.values(), strict=True):
+                np.testing.assert_array_equal(value, other)
 
     def test_the_learning_rate_can_be_set(self, implementation: Any) -> None:
         learner = implementation.build(self.parameters, self.facts)

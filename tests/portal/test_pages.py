@@ -90,7 +90,9 @@ def model(portal: str, client: Client, dataset: str) -> Iterator[str]:
         assert 'href="#p-epochs"' in refused.text
         assert asked_for(client) == []
 
-        twice = [visitor.send("train", follow=False, **form, **{"p.epochs": "3"}) for _ in range(2)]
+        # Slow enough for its time to be known in tenths of a second.
+        chosen = {"p.epochs": "3", "p.pause_seconds": "0.1"}
+        twice = [visitor.send("train", follow=False, **form, **chosen) for _ in range(2)]
         assert [answer.status_code for answer in twice] == [303, 303]
         assert twice[0].headers["location"] == twice[1].headers["location"]
         job = client.wait(twice[0].headers["location"].rsplit("/", 1)[1])
@@ -174,8 +176,9 @@ def test_the_form_of_a_training_says_what_earlier_ones_needed_and_nothing_else(
     assert "like one earlier training with Fake 2D" in like
     assert f"{job.peak_memory.memory_gib:.1f} GiB" in like
     assert job.environment.device in like
-    longer = visitor.send("train/estimate", **{**known, **form, "p.epochs": "100000"}).text
+    longer = visitor.send("train/estimate", **{**known, **form, "p.epochs": "1000"}).text
     assert re.search(r"About [\d.]+ (h|min)", longer), "in proportion to the epochs"
+    assert "converted to this number of epochs" in longer
     # Nothing follows for a step that takes longer.
     for other in ({"p.batch_size": "7"}, {"p.epochs": "none"}):
         assert "About" not in visitor.send("train/estimate", **{**known, **form, **other}).text

@@ -10,6 +10,7 @@ from support import mentions
 
 from parfocal.qc.comparison.candidates import Evaluation
 from parfocal.qc.evaluation.score_each import PredictionError, of_prediction, score_each
+from parfocal.runtime import traces
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.store.evaluations import EvaluationSummary
 from parfocal.runtime.store.manifests import ResultFile, ResultManifest
@@ -34,6 +35,7 @@ class _Context:
     """What `score_each` needs of a job."""
 
     def __init__(self) -> None:
+        self.stages = traces.Stages()
         self.warnings: list[str] = []
         self.completed: list[str] = []
         self.steps: list[int] = []
