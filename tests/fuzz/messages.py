@@ -55,7 +55,8 @@ class Generator:
                 if value.message_type is None:
                     target[self._text("key")] = self._scalar(value)
         # Old versions of protobuf do not know `is_repeated`, and new ones warn of `label`.
-        elif isinstance(values := getattr(message, field.name), MutableSequence):
+        elif isinstance(getattr(message, field.name), MutableSequence):
+            values = getattr(message, field.name)
             for _ in range(self._rng.choice((1, 1, 2, 5, 40))):
                 if field.message_type is None:
                     values.append(self._scalar(field))
