@@ -1,7 +1,8 @@
 """Work of several jobs: quality control after a training, and comparisons.
 
 Each step is a job whose id follows from what was asked for. So nothing is done twice: a portal that is started again,
-or a second one, meets the jobs that are there.
+or a second one, meets the jobs that are there; after a training also a command and the flow runner, which act upon the
+same label.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from parfocal.client import Client
 from parfocal.client.comparisons import Comparison, compare
 from parfocal.client.datasets import read_dataset
 from parfocal.client.models import read_model
-from parfocal.client.quality import evaluation_method_by, judge_model
+from parfocal.client.quality import (
+    JUDGE_LABEL,
+    Doer,
+    awaits_verdict,
+    evaluation_method_by,
+    judge_model,
+    judging_request,
+)
 from parfocal.client.requests import derivation_request
 from parfocal.client.watching import FINAL_STATES
 from parfocal.runtime.errors import AlreadyExistsError, ParfocalError, PreconditionError, UnavailableError
 from parfocal.runtime.store.names import new_request_id, versioned_name
-
-CHECK_LABEL = "parfocal.portal-check"
-"""Of a training whose model shall be judged as soon as it is there; the value is the split."""
 
 _log = logging.getLogger(__name__)
 _RECENT = 200
@@ -90,11 +95,7 @@ class Steps:
 
     def do(self, request: v1.StartJobRequest, title: str) -> v1.Job:
         """Return the job of a request when it has succeeded; raise PreconditionError with its reason if it has not."""
-        # By what is asked for, not by its number: a step that was done before is passed over.
-        spec = getattr(request, str(request.WhichOneof("spec")))
-        content = self._origin.encode() + b"\0" + spec.SerializeToString(deterministic=True)
-        digest = hashlib.sha256(content).hexdigest()[:12]
-        request.request_id = f"{self._origin[:50]}-{digest}"
+        request = self._repeatable(request)
         try:
             started = self._client.start(request, wait_for_queue=True)
         except AlreadyExistsError:
@@ -109,13 +110,29 @@ class Steps:
     def found(self, job: v1.Job, what: str) -> None:
         """Hear that a step was done before, which needs no word."""
 
+    def _repeatable(self, request: v1.StartJobRequest) -> v1.StartJobRequest:
+        """Return the request under the id that it has whenever it is made."""
+        # By what is asked for, not by its number: a step that was done before is passed over.
+        spec = getattr(request, str(request.WhichOneof("spec")))
+        content = self._origin.encode() + b"\0" + spec.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        request.request_id = f"{self._origin[:50]}-{digest}"
+        return request
+
+
+class StepsAfterTraining(Steps):
+    """Has the model of a training judged, by the jobs that everybody starts who does that."""
+
+    def _repeatable(self, request: v1.StartJobRequest) -> v1.StartJobRequest:
+        return judging_request(self._origin, request)
+
 
 def check_key(project: str, model: str) -> str:
     """Return the key of the quality control of a model, "name:version"."""
     return f"check {project} {model}"
 
 
-def check_model(client: Client, model_uri: str, dataset: str, origin: str) -> v1.Job:
+def check_model(client: Client, model_uri: str, dataset: str, doer: Doer) -> v1.Job:
     """Judge a model on the test images of a dataset, "name:version"; return the finished evaluation.
 
     Raises
@@ -132,7 +149,7 @@ def check_model(client: Client, model_uri: str, dataset: str, origin: str) -> v1
             "(`parfocal status`)."
         )
     uri = client.dataset_uri(client.catalog.title(manifest.project, manifest.dataset, manifest.version))
-    return judge_model(client, Steps(client, origin), method, model_uri, uri)
+    return judge_model(client, doer, method, model_uri, uri)
 
 
 def check_after_training(client: Client, job_id: str) -> None:
@@ -143,12 +160,12 @@ def check_after_training(client: Client, job_id: str) -> None:
         return
     dataset = versioned_name(job.training.dataset_uri, client.project)
     if read_dataset(client, dataset).can_be_judged_by("test"):
-        check_model(client, made, dataset, job.id)
+        check_model(client, made, dataset, StepsAfterTraining(client, job.id))
 
 
 def follow_training(follower: Follower, client: Client, job: v1.Job) -> None:
     """Have the model of a training judged when it is there, if that was asked for."""
-    if job.WhichOneof("spec") == "training" and CHECK_LABEL in job.labels:
+    if job.WhichOneof("spec") == "training" and JUDGE_LABEL in job.labels:
         made = versioned_name(job.reserved_uri) if job.reserved_uri else job.id
         follower.begin(check_key(client.project, made), lambda: check_after_training(client, job.id))
 
@@ -166,12 +183,10 @@ def take_up(follower: Follower, client: Client, made_by: str = "") -> None:
     except ParfocalError as error:
         _log.warning("earlier work is not taken up: %s", error.message)
         return
-    judged = {job.evaluation.model_uri for job in jobs if job.WhichOneof("spec") == "evaluation"}
     for job in jobs:
         if made_by and job.created_by != made_by:
             continue
-        made = {output.uri for output in job.outputs if output.kind == "model"}
-        if job.state not in FINAL_STATES or (job.state == v1.JOB_STATE_SUCCEEDED and made and not made & judged):
+        if job.state not in FINAL_STATES or awaits_verdict(job, jobs):
             follow_training(follower, client, job)
 
 

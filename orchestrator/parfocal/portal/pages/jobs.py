@@ -10,9 +10,10 @@ from fastapi.responses import Response, StreamingResponse
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.models import read_model
+from parfocal.client.quality import JUDGE_LABEL
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.events import epoch_row, history, job_events
-from parfocal.portal.follow import CHECK_LABEL, check_key
+from parfocal.portal.follow import check_key
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
 from parfocal.portal.sessions import Session
 from parfocal.runtime.errors import ParfocalError
@@ -139,5 +140,5 @@ def job_values(client: Client, portal: Portal, found: v1.Job) -> dict[str, Any]:
         "verdict": verdict,
         "follows": follows and (verdict is None or verdict.state == "unchecked"),
         "problem": problem,
-        "checks": CHECK_LABEL in found.labels,
+        "checks": JUDGE_LABEL in found.labels,
     }

@@ -13,7 +13,7 @@ from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.published import read_manifest
 from parfocal.client.quality import evaluation_summary
-from parfocal.portal.follow import check_key, check_model
+from parfocal.portal.follow import Steps, check_key, check_model
 from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import picture_url, result_of
 from parfocal.portal.portal import ClientHere, PortalHere, go, page, prepare_tiles
@@ -123,7 +123,7 @@ async def check(request: Request, client: ClientHere, portal: PortalHere, name: 
     origin = check_request_id(str(form.get("request_id", "")) or new_request_id(f"check-{name}"))
     uri = await run_in_threadpool(client.model_uri, f"{name}:{version}")
     key = check_key(client.project, f"{name}:{version}")
-    portal.follower.begin(key, lambda: check_model(client, uri, dataset, origin))
+    portal.follower.begin(key, lambda: check_model(client, uri, dataset, Steps(client, origin)))
     return go(request, f"/models/{name}/{version}")
 
 

@@ -15,9 +15,10 @@ from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.estimates import Estimate, estimate_training
 from parfocal.client.models import list_models, read_model
+from parfocal.client.quality import JUDGE_LABEL
 from parfocal.client.requests import training_request
 from parfocal.client.watching import FINAL_STATES
-from parfocal.portal.follow import CHECK_LABEL, follow_training
+from parfocal.portal.follow import follow_training
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
@@ -118,7 +119,7 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
             parameters,
             initial_model_uri=client.model_uri(initial) if initial else "",
             request_id=request_id,
-            labels={CHECK_LABEL: "test"} if sent.get("check") else {},
+            labels={JUDGE_LABEL: "test"} if sent.get("check") else {},
         )
         job = client.start(made)
     except ParfocalError as error:
