@@ -18,7 +18,7 @@ from parfocal.client import Client
 from parfocal.client.catalog import Catalog
 from parfocal.client.results import read_result
 from parfocal.flows.batch import Batch, Progress, Step, Unlike
-from parfocal.flows.batches import BatchRun
+from parfocal.flows.batches import BatchRun, shard_size
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import versioned_name
@@ -308,3 +308,18 @@ def test_an_interval_is_read(text: str, seconds: int) -> None:
 def test_another_interval_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="15m"):
         interval(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_image", "left", "size"),
+    [
+        (0.0, 1000, 16),
+        (1.0, 100_000, 300),  # five minutes
+        (1.0, 3200, 100),  # two rounds of the jobs under way
+        (1.0, 40, 60),  # not shorter than a minute
+        (1e-6, 100_000, 500),
+        (900.0, 50, 1),
+    ],
+)
+def test_jobs_take_minutes_and_become_smaller_towards_the_end(seconds_per_image: float, left: int, size: int) -> None:
+    assert shard_size(seconds_per_image, left, in_flight=16) == size

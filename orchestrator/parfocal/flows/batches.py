@@ -444,22 +444,33 @@ class BatchRun:
 
     def _next_shard(self, waiting: Sequence[v1.BatchInput]) -> list[v1.BatchInput]:
         """Return the images of the next job, which were tried equally often."""
-        tries, usual = waiting[0].tries, self._shard_size(len(waiting))
+        tries, usual = waiting[0].tries, shard_size(self._pace, len(waiting), self._in_flight)
         size = usual if not tries else max(1, usual // _SMALLER) if tries == 1 else 1
         return [item for item in waiting[:size] if item.tries == tries]
 
-    def _shard_size(self, left: int) -> int:
-        """Return how many images make a job of some minutes, by what earlier ones took.
 
-        Towards the end jobs become smaller, but not shorter than a minute, so that all devices finish together.
-        """
-        if not self._pace:
-            return _FIRST_SHARD
-        least, most = (
-            max(1, min(_LARGEST_SHARD, math.floor(seconds / max(self._pace, 1e-3))))
-            for seconds in (_LEAST_SECONDS, _SHARD_SECONDS)
-        )
-        return max(least, min(most, math.ceil(left / (2 * self._in_flight))))
+def shard_size(seconds_per_image: float, left: int, in_flight: int) -> int:
+    """Return how many images make the next job.
+
+    A job takes some minutes. Towards the end jobs become smaller, but not shorter than a minute, so that all devices
+    finish together.
+
+    Parameters
+    ----------
+    seconds_per_image
+        What an image took in earlier jobs; 0: nobody knows.
+    left
+        Images that no job has yet.
+    in_flight
+        Jobs under way at the same time.
+    """
+    if not seconds_per_image:
+        return _FIRST_SHARD
+    least, most = (
+        max(1, min(_LARGEST_SHARD, math.floor(seconds / max(seconds_per_image, 1e-3))))
+        for seconds in (_LEAST_SECONDS, _SHARD_SECONDS)
+    )
+    return max(least, min(most, math.ceil(left / (2 * in_flight))))
 
 
 def _identity(item: v1.BatchInput) -> tuple[str, int, str]:
