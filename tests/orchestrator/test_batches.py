@@ -17,8 +17,8 @@ from parfocal.cli._schedule import interval
 from parfocal.client import Client
 from parfocal.client.catalog import Catalog
 from parfocal.client.results import read_result
-from parfocal.flows.batch import Batch, Progress, Step, Unlike
-from parfocal.flows.batches import BatchRun, shard_size
+from parfocal.flows.batch import Batch, Progress, Step, Unlike, shard_size
+from parfocal.flows.batches import BatchRun
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import versioned_name

@@ -1,9 +1,10 @@
-"""What a batch is, and how far a run of it has come, in numbers and in words."""
+"""What a batch is, how large its jobs are, and how far a run of it has come, in numbers and in words."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from parfocal.runtime.store.store import Location
 
 Unlike = Literal["warn", "stop", "ignore"]
 """What is done about images that differ from the training data."""
+_SHARD_SECONDS, _LEAST_SECONDS = 300.0, 60.0
+_FIRST_SHARD, _LARGEST_SHARD = 16, 500
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,30 @@ class Batch:
         work = models[0] if len(models) == 1 else [models, self.keep]
         text = json.dumps([str(self.source), str(self.output), *work], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def shard_size(seconds_per_image: float, left: int, in_flight: int) -> int:
+    """Return how many images make the next job.
+
+    A job takes some minutes. Towards the end jobs become smaller, but not shorter than a minute, so that all devices
+    finish together.
+
+    Parameters
+    ----------
+    seconds_per_image
+        What an image took in earlier jobs; 0: nobody knows.
+    left
+        Images that no job has yet.
+    in_flight
+        Jobs under way at the same time.
+    """
+    if not seconds_per_image:
+        return _FIRST_SHARD
+    least, most = (
+        max(1, min(_LARGEST_SHARD, math.floor(seconds / max(seconds_per_image, 1e-3))))
+        for seconds in (_LEAST_SECONDS, _SHARD_SECONDS)
+    )
+    return max(least, min(most, math.ceil(left / (2 * in_flight))))
 
 
 @dataclass

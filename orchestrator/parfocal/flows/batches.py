@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from parfocal.client.client import Client
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import ACTIVE_STATES
-from parfocal.flows.batch import Batch, Progress, Step, Unlike
+from parfocal.flows.batch import Batch, Progress, Step, Unlike, shard_size
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, PreconditionError
 from parfocal.runtime.images.files import name_clash, output_stem
 from parfocal.runtime.store.confinement import check_folders
@@ -34,8 +33,6 @@ from parfocal.runtime.store.store import Location, patiently
 _T = TypeVar("_T")
 IN_FLIGHT: Final = 16
 """Jobs under way at the same time, unless somebody says another number: as many devices work on one batch."""
-_SHARD_SECONDS, _LEAST_SECONDS = 300.0, 60.0
-_FIRST_SHARD, _LARGEST_SHARD = 16, 500
 _SMALLER = 8
 _TRIES = 3
 _SAMPLE = 5
@@ -447,30 +444,6 @@ class BatchRun:
         tries, usual = waiting[0].tries, shard_size(self._pace, len(waiting), self._in_flight)
         size = usual if not tries else max(1, usual // _SMALLER) if tries == 1 else 1
         return [item for item in waiting[:size] if item.tries == tries]
-
-
-def shard_size(seconds_per_image: float, left: int, in_flight: int) -> int:
-    """Return how many images make the next job.
-
-    A job takes some minutes. Towards the end jobs become smaller, but not shorter than a minute, so that all devices
-    finish together.
-
-    Parameters
-    ----------
-    seconds_per_image
-        What an image took in earlier jobs; 0: nobody knows.
-    left
-        Images that no job has yet.
-    in_flight
-        Jobs under way at the same time.
-    """
-    if not seconds_per_image:
-        return _FIRST_SHARD
-    least, most = (
-        max(1, min(_LARGEST_SHARD, math.floor(seconds / max(seconds_per_image, 1e-3))))
-        for seconds in (_LEAST_SECONDS, _SHARD_SECONDS)
-    )
-    return max(least, min(most, math.ceil(left / (2 * in_flight))))
 
 
 def _identity(item: v1.BatchInput) -> tuple[str, int, str]:
