@@ -20,6 +20,7 @@ from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.store import Location, Store
 
+INBOXES = "microscope"
 TOOL = ROOT / "deploy" / "tools" / "store-keys"
 BUCKETS = ("datasets", "models", "results", "jobs", "derived")
 PARTS = ("care", "qc", "catalog", "backup")
@@ -43,7 +44,7 @@ class GuardedServer(S3Server):
 
     def prepare(self) -> None:
         """Write the identities."""
-        tool("--folder", self.folder)
+        tool("--inbox", INBOXES, "--folder", self.folder)
         self.identities = json.loads((self.folder / "s3.json").read_text("utf-8"))["identities"]
         self.access_key, self.secret_key = self.key("admin")
 
@@ -104,6 +105,19 @@ def test_a_key_writes_where_its_part_does_and_nowhere_else(guarded: GuardedServe
     assert guarded.store().exists(Location("parfocal-datasets", "p/there.json"))
     with pytest.raises(S3Error, match="AccessDenied"):
         store._client.make_bucket("another")
+
+
+def test_services_read_the_buckets_of_inboxes_and_change_nothing_there(guarded: GuardedServer) -> None:
+    there, new = Location(INBOXES, "plate/a.tif"), Location(INBOXES, "plate/new.tif")
+    guarded.store()._client.make_bucket(INBOXES)
+    guarded.store().write(there, b"pixels")
+    for part in PARTS:
+        store = guarded.store_of(part)
+        assert refused(lambda store=store: store.read(there)) == (part == "backup")
+        assert refused(lambda store=store: list(store.objects(Location(INBOXES, "plate")))) == (part == "backup")
+        assert refused(lambda store=store: store.create(new, b"x"))
+        assert refused(lambda store=store: store.delete(there))
+    assert guarded.store().read(there) == b"pixels"
 
 
 def test_a_stranger_opens_nothing(guarded: GuardedServer) -> None:
