@@ -145,5 +145,8 @@ def test_images_of_an_inbox_become_a_dataset(run: Callable[..., Ended], store: S
     assert (empty.code, "nothing in scope-1/nothing" in empty.err) == (3, True)
     unknown = run("dataset", "create", "none", "--from-inbox", "scope-9")
     assert (unknown.code, "scope-1" in unknown.err) == (3, True)
+    store.write(place / "zarr" / "a.ome.zarr" / "zarr.json", b"{}")
+    folder = run("dataset", "create", "none", "--from-inbox", "scope-1/zarr")
+    assert (folder.code, mentions(folder.err, "a.ome.zarr")) == (2, True)
     assert run("dataset", "create", "none", images, "--from-inbox", "scope-1").code == 2
     assert run("dataset", "create", "none").code == 2

@@ -156,14 +156,14 @@ def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator
         yield folder
         return
     from parfocal.cli._progress import transfer
-    from parfocal.client.inboxes import arrange, fetch_files, inbox_folder, list_files
+    from parfocal.client.inboxes import arrange, fetch_files, files_to_fetch, inbox_folder
 
     place = inbox_folder(client, from_inbox)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         copy = Path(scratch) / "inbox"
         copy.mkdir()
         with transfer("Fetching") as on_progress:
-            fetch_files(client, place, list_files(client, place), copy, on_progress)
+            fetch_files(client, place, files_to_fetch(client, place), copy, on_progress)
         arrange(copy)
         yield copy
 

@@ -56,6 +56,28 @@ def list_files(client: Client, place: InboxFolder) -> list[v1.InboxFile]:
     return files
 
 
+def files_to_fetch(client: Client, place: InboxFolder) -> list[v1.InboxFile]:
+    """Return the files of a folder of an inbox that become a dataset.
+
+    Raises
+    ------
+    NotFoundError
+        There are none.
+    InvalidInputError
+        An OME-Zarr lies there: it is a folder of thousands of files, which would be fetched and then be no image.
+    """
+    files = list_files(client, place)
+    for file in files:
+        for part in PurePosixPath(name_in(place, file)).parts[:-1]:
+            if part.lower().endswith(".zarr"):
+                text = (
+                    f"{place.title} holds the OME-Zarr {part}, which cannot be taken from an inbox. Choose a folder "
+                    "without it, or copy it to your computer and run `parfocal dataset create NAME FOLDER`."
+                )
+                raise InvalidInputError(text, [Violation("folder", text)])
+    return files
+
+
 def fetch_files(
     client: Client,
     place: InboxFolder,

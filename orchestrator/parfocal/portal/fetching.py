@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from parfocal import v1
 from parfocal.client import Client
-from parfocal.client.inboxes import InboxFolder, list_files, name_in
+from parfocal.client.inboxes import InboxFolder, files_to_fetch, name_in
 from parfocal.client.transfer import for_each
 from parfocal.portal.follow import Follower
 from parfocal.portal.uploads import Uploads
@@ -95,10 +95,12 @@ def begin(uploads: Uploads, follower: Follower, client: Client, place: InboxFold
     ------
     NotFoundError
         There are no files, or no such inbox.
+    InvalidInputError
+        An OME-Zarr is among them.
     DiskFullError
         They do not fit the disk of the portal.
     """
-    files = {file.name: file.size for file in list_files(client, place)}
+    files = {file.name: file.size for file in files_to_fetch(client, place)}
     upload = uploads.create(client.project, made_by)
     folder = uploads.place(client.project, upload)
     size, free = sum(files.values()), shutil.disk_usage(folder).free - _SPARE_BYTES
