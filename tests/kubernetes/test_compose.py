@@ -15,7 +15,7 @@ from support import ROOT
 
 COMPOSE = ROOT / "deploy" / "compose"
 SERVICES = sorted(path.parent.name for path in ROOT.glob("services/*/pyproject.toml") if path.parent.name != "runtime")
-OTHERS = ("store", "buckets", "prefect", "runner")
+OTHERS = ("store", "buckets", "prefect", "runner", "portal")
 
 
 def content(name: str) -> dict[str, Any]:
@@ -37,6 +37,12 @@ def test_every_folder_is_a_service() -> None:
     assert addresses == [f"{name}:50051" for name in SERVICES if name != "catalog"]
     assert services["runner"]["environment"]["PARFOCAL_CATALOG"] == "catalog:50051"
     assert not [key for key in services["runner"]["environment"] if "_S3_" in key], "the flow runner has no store key"
+    # The portal is in the network of the machine, as clients are.
+    portal = services["portal"]["environment"]
+    ports = {name: services[name]["ports"][0].removesuffix(":50051") for name in SERVICES}
+    assert portal["PARFOCAL_SERVICES"].split(",") == [ports[name] for name in SERVICES if name != "catalog"]
+    assert portal["PARFOCAL_CATALOG"] == ports["catalog"]
+    assert not [key for key in portal if "_S3_" in key], "the portal has no store key"
     frameworks = {path.parent.name for path in ROOT.glob("services/*/requirements-gpu.lock")}
     assert set(content("gpu.yaml")["services"]) == frameworks
 
@@ -52,6 +58,20 @@ def test_containers_have_no_rights_and_no_open_port(name: str) -> None:
     assert not service["image"].endswith((":latest", "}"))
     secrets = [value for key, value in service.get("environment", {}).items() if "KEY" in key]
     assert all(value.startswith("${") for value in secrets)
+
+
+def test_who_is_in_the_network_of_the_machine_listens_on_loopback() -> None:
+    services = content("compose.yaml")["services"]
+    assert [name for name, service in services.items() if "network_mode" in service] == ["portal"]
+    arguments = services["portal"]["entrypoint"]
+    assert arguments[arguments.index("--listen") + 1] == "127.0.0.1:8600"
+
+
+def test_models_name_the_image_they_were_made_with() -> None:
+    usual, other = content("compose.yaml")["services"], content("gpu.yaml")["services"]
+    for name in SERVICES:
+        for service in filter(None, (usual[name], other.get(name))):
+            assert service["environment"]["PARFOCAL_IMAGE"] == service["image"], name
 
 
 def test_no_two_services_have_one_port() -> None:

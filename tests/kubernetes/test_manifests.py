@@ -109,7 +109,7 @@ def test_the_validation_refuses_a_wrong_field(tmp_path: Path) -> None:
     ("kind", "field"), [("HTTPRoute", "parentRef"), ("ClusterQueue", "cohorts"), ("PrometheusRule", "interval")]
 )
 def test_the_schemas_written_here_refuse_a_wrong_field(kind: str, field: str) -> None:
-    (content,) = of_kind("production", kind)
+    content = of_kind("production", kind)[0]
     schema = SCHEMAS["kinds"][f"{content['apiVersion']}/{kind}"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**content["spec"], field: []}, {**schema, "$defs": SCHEMAS["$defs"]})
@@ -125,7 +125,7 @@ def test_every_folder_of_services_is_installed(overlay: str) -> None:
     assert wanted <= deployments
     assert wanted <= budgets
     extra = deployments - wanted - {f"parfocal-{service}-images" for service in SERVICES}
-    assert extra == {"parfocal-prefect", "parfocal-runner"}
+    assert extra == {"parfocal-portal", "parfocal-prefect", "parfocal-runner"}
     (settings,) = [content for content in of_kind(overlay, "ConfigMap") if name(content) == "parfocal-services"]
     addresses = settings["data"]["PARFOCAL_SERVICES"].split(",")
     assert addresses == [f"parfocal-{service}:50051" for service in FAMILIES]
@@ -142,6 +142,93 @@ def test_the_public_address_knows_every_service() -> None:
         if header["name"] == "parfocal-service"
     }
     assert rules == {service: f"parfocal-{service}" for service in SERVICES}
+
+
+def test_each_page_has_a_name_of_its_own_in_front() -> None:
+    """For one name a listener of a gateway takes either calls of gRPC or pages: the other route would be refused."""
+    (gateway,) = of_kind("production", "Gateway")
+    hosts = {listener["name"]: listener["hostname"] for listener in gateway["spec"]["listeners"]}
+    routes = {name(route): route["spec"] for route in of_kind("production", "GRPCRoute", "HTTPRoute")}
+    fronts = {route: hosts[spec["parentRefs"][0]["sectionName"]] for route, spec in routes.items()}
+    assert len(set(fronts.values())) == len(fronts) == len(hosts)
+    services = {name(content): content["spec"]["ports"][0]["port"] for content in of_kind("production", "Service")}
+    for spec in routes.values():
+        for backend in (each for rule in spec["rules"] for each in rule["backendRefs"]):
+            assert services[backend["name"]] == backend["port"]
+    (certificate,) = [content for content in of_kind("production", "Certificate") if name(content) == "parfocal-tls"]
+    assert set(certificate["spec"]["dnsNames"]) == set(hosts.values())
+    (settings,) = [content["data"] for content in of_kind("production", "ConfigMap") if name(content) == "parfocal"]
+    assert settings["PARFOCAL_PORTAL_URL"] == f"https://{fronts['parfocal-portal']}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_portal_starts_with_the_settings_of_its_pod(overlay: str, tmp_path: Path) -> None:
+    """As its own program reads them, so that it neither refuses to listen nor its address."""
+    (portal,) = [content for content in of_kind(overlay, "Deployment") if name(content) == "parfocal-portal"]
+    (container,) = portal["spec"]["template"]["spec"]["containers"]
+    listen = container["command"][container["command"].index("--listen") + 1]
+    assert listen.endswith(f":{container['ports'][0]['containerPort']}")
+    data = {name(content): content["data"] for content in of_kind(overlay, "ConfigMap")}
+    names = [source["configMapRef"]["name"] for source in container["envFrom"]]
+    values = {key: value for each in names for key, value in data[each].items()}
+    access = tmp_path / "access.toml"
+    if values.get("PARFOCAL_ACCESS_FILE"):
+        values["PARFOCAL_ACCESS_FILE"] = str(access)
+    program = (
+        "from parfocal.portal.__main__ import allowed_hosts, require_protection\n"
+        "from parfocal.portal.settings import PortalSettings\n"
+        "from parfocal.runtime.settings import Settings\n"
+        f"require_protection({listen!r}, Settings(), PortalSettings())\n"
+        f"print(*allowed_hosts(*{listen!r}.split(':'), PortalSettings()))\n"
+    )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PARFOCAL_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=kept | values, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [values["PARFOCAL_PORTAL_URL"].partition("://")[2]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_network_lets_the_portal_do_its_work(overlay: str) -> None:
+    """Both ends of each call must be open: from the portal, and to whom it calls."""
+    components = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        for content in of_kind(overlay, "Deployment", "StatefulSet")
+        for pod in [content["spec"]["template"]]
+    }
+    ends = {"catalog": 50051, "controller": 50051, "prefect": 4200, "store": 8333}
+    for callee, port in ends.items():
+        if callee in components:
+            assert opens(overlay, "egress", "portal", callee, port), callee
+            assert opens(overlay, "ingress", callee, "portal", port), callee
+    if overlay == "production":
+        for caller in ("catalog", "controller", "portal"):
+            assert opens(overlay, "egress", caller, "", 443), f"{caller} cannot ask for the keys of an issuer"
+
+
+def opens(overlay: str, way: str, part: str, other: str, port: int) -> bool:
+    """Return whether a policy lets the pods of a component call, or be called by, those of another; "": anybody."""
+    for policy in (content["spec"] for content in of_kind(overlay, "NetworkPolicy")):
+        if not selects(policy["podSelector"], part):
+            continue
+        for rule in policy.get(way, ()):
+            peers = rule.get("to" if way == "egress" else "from")
+            known = peers is None if not other else any(selects(peer.get("podSelector"), other) for peer in peers or ())
+            if known and port in {each["port"] for each in rule["ports"]}:
+                return True
+    return False
+
+
+def selects(selector: Object | None, component: str) -> bool:
+    """Return whether a selector names the pods of a component."""
+    if not selector:
+        return False
+    chosen = {selector.get("matchLabels", {}).get("app.kubernetes.io/component")}
+    for rule in selector.get("matchExpressions", ()):
+        if rule["key"] == "app.kubernetes.io/component":
+            chosen |= set(rule["values"])
+    return component in chosen
 
 
 def test_what_follows_from_the_folders_is_current() -> None:
@@ -287,12 +374,12 @@ def test_services_listen_with_tls_and_identities_or_say_that_they_do_not(overlay
     assert policy["spec"]["validation"]["hostname"] in certificate["spec"]["dnsNames"]
 
 
-def test_the_flow_runner_neither_has_a_key_of_the_store_nor_reaches_it() -> None:
+def test_flow_runner_and_portal_have_no_key_of_the_store_and_the_runner_does_not_reach_it() -> None:
     for overlay in OVERLAYS:
         for where, _, container in containers(overlay):
             keys = [each for each in container.get("env", ()) if "_S3_" in each["name"] and "KEY" in each["name"]]
-            if container["name"] in {"catalog", "worker", "runner"}:
-                assert bool(keys) == (container["name"] != "runner"), f"{overlay}: {where}"
+            if container["name"] in {"catalog", "portal", "worker", "runner"}:
+                assert bool(keys) == (container["name"] in {"catalog", "worker"}), f"{overlay}: {where}"
         for policy in of_kind(overlay, "NetworkPolicy"):
             if name(policy) == "parfocal-to-store":
                 assert "runner" not in str(policy["spec"]["podSelector"])

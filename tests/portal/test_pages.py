@@ -515,6 +515,8 @@ def test_a_foreign_name_of_the_portal_is_refused(portal: str) -> None:
     answer = httpx.get(f"{portal}/p/{PROJECT}/data", headers={"Host": "evil.example"})
     assert answer.status_code == 403
     assert "parfocal status" in answer.text
+    # A cluster's probes call by the address of the pod.
+    assert httpx.get(f"{portal}/health", headers={"Host": "10.0.0.7:8600"}).json() == {"status": "ready"}
 
 
 def test_every_change_needs_the_origin_and_the_token(visitor: Visitor) -> None:
