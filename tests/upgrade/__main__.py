@@ -4,10 +4,11 @@
 PYTHONPATH=tests .venvs/orchestrator/bin/python -m upgrade --old v0.1.0 --service fake --service fnet
 ```
 
-Both versions run from the files of their commits, in the environments of this repository, on one store: so their locks
-must not differ by much. A training that the old version has begun is finished by the new one, and the other way round
-at the rollback; models of each are used by the other. It takes about two minutes for a service and is no part of
-`make test`. Exit code 1: something that should not happen did.
+Both versions run on one store, each from the files of its commit and in an environment made of the locks of its commit,
+by the `deploy/tools/envs` of its commit; --shared takes the environments of this repository for both, which saves
+minutes where the locks hardly differ. A training that the old version has begun is finished by the new one, and the
+other way round at the rollback; models of each are used by the other. It is no part of `make test`. Exit code 1:
+something that should not happen did.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from support import ROOT
 
-from upgrade.trial import Trial
+from upgrade.trial import Trial, runs_in
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--new", default="", metavar="COMMIT", help="the newer version; empty: the files as they are")
     parser.add_argument("--service", action="append", default=[], help="fake, or a service; repeat for more")
     parser.add_argument("--epochs", type=int, default=60, help="of the trainings that are interrupted (60)")
+    parser.add_argument("--shared", action="store_true", help="run both in the environments of this repository")
     parser.add_argument("--out", type=Path, help="a new folder for store and logs; without it they are removed")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
@@ -40,9 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
         old = _files(options.old, folder / "old-files")
         new = _files(options.new, folder / "new-files") if options.new else ROOT
         lines: list[tuple[bool, str]] = []
-        for service in options.service or ["fake"]:
+        services: list[str] = options.service or ["fake"]
+        shared = ROOT / ".venvs"
+        old_environments = shared if options.shared else _environments(old, services)
+        new_environments = shared if options.shared or new == ROOT else _environments(new, services)
+        for service in services:
             print(f"{service}: {options.old} and {options.new or 'the files as they are'}", flush=True)
-            with Trial(old, new, service, folder / service, options.epochs) as trial:
+            with Trial(
+                old, new, old_environments, new_environments, service, folder / service, options.epochs
+            ) as trial:
                 try:
                     trial.run()
                 finally:
@@ -61,6 +69,13 @@ def _files(commit: str, folder: Path) -> Path:
         files.extractall(folder, filter="data")
     archive.unlink()
     return folder
+
+
+def _environments(tree: Path, services: list[str]) -> Path:
+    """Make the environments of some services as a checkout of these files would; return the folder they are in."""
+    names = sorted({runs_in(service)[0] for service in services})
+    subprocess.run([str(tree / "deploy/tools/envs"), *names], check=True)
+    return tree / ".venvs"
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ _LEASE = "6"
 
 @dataclass
 class Version:
-    """One version of the service: the files of its commit, run by the environment of this repository."""
+    """One version of the service: the files of its commit, run by the Python of one of the environments in a folder."""
 
     name: str
     tree: Path
+    environments: Path
     service: str
     s3: S3Server
     folder: Path
@@ -49,7 +50,7 @@ class Version:
             "PARFOCAL_LEASE_SECONDS": _LEASE,
             "PARFOCAL_DEVICE": "",
         }
-        self.process = _Process(self.service, environment, self.folder / self.name)
+        self.process = _Process(self.service, environment, self.folder / self.name, environments=self.environments)
         self.process.start()
 
     def stop(self) -> None:
@@ -70,12 +71,20 @@ class Version:
         return sorted((self.folder / self.name).rglob("*.log"))
 
 
+def runs_in(service: str) -> tuple[str, str]:
+    """Return the name of the environment that a service needs, and the module that is the service."""
+    return MODULES.get(service, (service, f"parfocal.{service}"))
+
+
+@dataclass
 class _Process(ServiceProcess):
-    """A service whose PYTHONPATH is that of its version, and nothing else."""
+    """A service whose environment and PYTHONPATH are those of its version, and nothing else."""
+
+    environments: Path = ROOT / ".venvs"
 
     def start(self) -> ServiceProcess:
-        environment, module = MODULES.get(self.name, (self.name, f"parfocal.{self.name}"))
-        python = ROOT / ".venvs" / environment / "bin" / "python"
+        name, module = runs_in(self.name)
+        python = self.environments / name / "bin" / "python"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PARFOCAL_", "PYTHON"))}
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -97,6 +106,8 @@ class Trial:
     ----------
     old_tree, new_tree
         Files of the two versions.
+    old_environments, new_environments
+        Folders with the environments that the two run in.
     service
         Name of the service.
     folder
@@ -109,6 +120,8 @@ class Trial:
 
     old_tree: Path
     new_tree: Path
+    old_environments: Path
+    new_environments: Path
     service: str
     folder: Path
     epochs: int
@@ -118,8 +131,8 @@ class Trial:
         self.s3 = S3Server(self.folder / "s3")
         self.s3.start()
         self.store = self.s3.store()
-        self.old = Version("old", self.old_tree, self.service, self.s3, self.folder)
-        self.new = Version("new", self.new_tree, self.service, self.s3, self.folder)
+        self.old = Version("old", self.old_tree, self.old_environments, self.service, self.s3, self.folder)
+        self.new = Version("new", self.new_tree, self.new_environments, self.service, self.s3, self.folder)
         content: dict[str, Any] = {"method": "fake-2d", "parameters": {"pause_seconds": 0.05}}
         if self.service != "fake":
             content = json.loads((ROOT / "tests" / self.service / "contract.json").read_text("utf-8"))
