@@ -53,40 +53,47 @@ def test_the_text_is_what_prometheus_reads() -> None:
 
 
 def counted(url: str) -> str:
-    """Return the numbers once they have the job."""
+    """Return the numbers once they have both jobs."""
     with urllib.request.urlopen(url, timeout=5) as answer:
         text = str(answer.read(), "utf-8")
-    return text if 'parfocal_jobs_ended_total{state="SUCCEEDED"} 1' in text else ""
+    return text if 'parfocal_jobs_ended_total{state="SUCCEEDED"} 2' in text else ""
 
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory: pytest.TempPathFactory, pairs_folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """The address and what is there after one job, in a store where no other test left jobs behind."""
+    """The address and what is there after a training and a prediction, in a store where no other test left jobs."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     server = S3Server(tmp_path_factory.mktemp("metrics-s3"))
     server.start()
-    settings = {**server.environment, "PARFOCAL_METRICS_LISTEN": f"127.0.0.1:{port}"}
+    settings = {
+        **server.environment,
+        "PARFOCAL_METRICS_LISTEN": f"127.0.0.1:{port}",
+        "PARFOCAL_SPARE_SECONDS": "0",
+    }
     process = ServiceProcess("fake", settings, tmp_path_factory.mktemp("metrics")).start()
     with grpc.insecure_channel(process.address) as channel:
         service = Service(process, channel, publish_dataset(server.store(), "metrics", pairs_folder))
-        service.finish(service.start_training(epochs=1))
+        service.models["quick"] = service.finish(service.start_training(epochs=1)).outputs[0].uri
+        service.finish(service.start_prediction())
         with pytest.raises(grpc.RpcError):
             service.jobs.GetJob(v1.GetJobRequest(job_id="none"))
         # The controller looks at its worker a moment after the job's end.
-        text = wait_for(lambda: counted(f"{address}/metrics"), 20, "the count of the job")
+        text = wait_for(lambda: counted(f"{address}/metrics"), 20, "the count of the jobs")
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     yield address, {name: float(value) for name, value in values.items()}
     process.stop()
     server.stop()
 
 
-def test_a_job_is_counted_with_its_wait_its_device_and_its_worker(answered: tuple[str, dict[str, float]]) -> None:
+def test_jobs_are_counted_with_their_wait_their_device_and_their_worker(answered: tuple[str, dict[str, float]]) -> None:
     values = answered[1]
-    assert values['parfocal_jobs_ended_total{state="SUCCEEDED"}'] == 1
-    assert values['parfocal_worker_exits_total{how="finished"}'] == 1
-    assert values["parfocal_job_wait_seconds_count"] == 1
+    assert values['parfocal_jobs_ended_total{state="SUCCEEDED"}'] == 2
+    assert values['parfocal_worker_exits_total{how="finished"}'] == 2
+    assert values["parfocal_job_wait_seconds_count"] == 2
     assert 0 < values["parfocal_device_seconds_total"] < 120
+    assert values['parfocal_predicted_pixels_total{method="fake-2d"}'] == 3 * 64 * 80
+    assert 0 < values['parfocal_prediction_seconds_total{method="fake-2d"}'] < values["parfocal_device_seconds_total"]
     assert values["parfocal_jobs_queued"] == 0
     assert values["parfocal_store_seconds_count"] > 10
     assert values['parfocal_calls_total{call="/parfocal.v1.JobService/GetJob",outcome="NOT_FOUND"}'] == 1

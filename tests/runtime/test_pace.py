@@ -28,6 +28,7 @@ def test_stages_run_beside_each_other_and_the_network_is_a_part_of_predicting() 
     found = pace.metrics()
     assert 0 < found["writing_share"] < found["network_share"] < found["predicting_share"] <= 1
     assert "reading_share" not in found
+    assert found["megapixels"] == 3
     assert found["megapixels_per_second"] == pytest.approx(3 / (0.15 / found["predicting_share"]), rel=0.5)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from parfocal.runtime.jobs.measures import MEGAPIXELS, MEGAPIXELS_PER_SECOND
+
 #: The stages that run beside each other: download and opening; everything between image and outputs; files and upload.
 STAGES = ("reading", "predicting", "writing")
 _NETWORK = "network"
-_SPEED = "megapixels_per_second"
 _SHARE = "_share"
 
 _CURRENT: ContextVar[Pace | None] = ContextVar("pace", default=None)
@@ -42,10 +43,11 @@ class Pace:
         self._pixels += count
 
     def metrics(self) -> dict[str, float]:
-        """Return the speed in megapixels of input per second, and each stage's share of the wall time from 0 to 1."""
+        """Return the megapixels of input, how many a second, and each stage's share of the wall time from 0 to 1."""
         passed = max(time.monotonic() - self._begin, 1e-9)
         shares = {f"{name}{_SHARE}": seconds / passed for name, seconds in self._seconds.items() if seconds}
-        return {_SPEED: self._pixels / 1e6 / passed, **shares}
+        megapixels = self._pixels / 1e6
+        return {MEGAPIXELS: megapixels, MEGAPIXELS_PER_SECOND: megapixels / passed, **shares}
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def in_network() -> Iterator[None]:
 def sentence(metrics: Mapping[str, float]) -> str:
     """Return the speed and the slowest stage in words, from what `Pace.metrics` gave; empty where it gave nothing."""
     shares = {name: metrics[f"{name}{_SHARE}"] for name in STAGES if f"{name}{_SHARE}" in metrics}
-    if _SPEED not in metrics or not shares:
+    if MEGAPIXELS_PER_SECOND not in metrics or not shares:
         return ""
     slowest = max(shares, key=shares.__getitem__)
     network = metrics.get(f"{_NETWORK}{_SHARE}")
@@ -70,6 +72,6 @@ def sentence(metrics: Mapping[str, float]) -> str:
     others = " and ".join(f"{name} {share:.0%}" for name, share in shares.items() if name != slowest)
     beside = f"; beside it {others}" if others else ""
     return (
-        f"{metrics[_SPEED]:.3g} megapixels per second; the slowest stage was {slowest} "
+        f"{metrics[MEGAPIXELS_PER_SECOND]:.3g} megapixels per second; the slowest stage was {slowest} "
         f"({shares[slowest]:.0%} of the time{inside}){beside}"
     )
