@@ -421,8 +421,8 @@ def test_short_predictions_have_a_class_that_goes_first(overlay: str) -> None:
         assert queue["spec"]["preemption"] == {"withinClusterQueue": "LowerPriority"}
 
 
-@pytest.mark.parametrize("component", ["minio", "seaweedfs"])
-def test_either_store_can_be_taken(component: str, tmp_path: Path) -> None:
+def with_components(tmp_path: Path, *components: str) -> dict[tuple[str, str], Object]:
+    """Return the objects of an overlay of the base and components, by kind and name."""
     rendered("cpu")
     folder = tmp_path / "deploy" / "overlay"
     shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
@@ -431,12 +431,28 @@ def test_either_store_can_be_taken(component: str, tmp_path: Path) -> None:
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": ["../kubernetes/base"],
-        "components": [f"../kubernetes/components/{component}", "../kubernetes/images"],
+        "components": [*(f"../kubernetes/components/{each}" for each in components), "../kubernetes/images"],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    contents = {(each["kind"], name(each)): each for each in yaml.safe_load_all(done.stdout)}
+    return {(each["kind"], name(each)): each for each in yaml.load_all(done.stdout, yaml.CSafeLoader)}
+
+
+def test_measured_memory_reaches_the_controllers(tmp_path: Path) -> None:
+    contents = with_components(tmp_path, "seaweedfs", "capacity")
+    folder = contents["ConfigMap", "parfocal"]["data"]["PARFOCAL_CAPACITY_DIR"]
+    for family in FAMILIES:
+        pod = contents["Deployment", f"parfocal-{family}"]["spec"]["template"]["spec"]
+        (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == folder]
+        (volume,) = [each for each in pod["volumes"] if each["name"] == mount["name"]]
+        # What nobody has measured yet is no reason not to start.
+        assert volume["configMap"] == {"name": "parfocal-capacity", "optional": True}
+
+
+@pytest.mark.parametrize("component", ["minio", "seaweedfs"])
+def test_either_store_can_be_taken(component: str, tmp_path: Path) -> None:
+    contents = with_components(tmp_path, component)
     port = contents["Service", "parfocal-store"]["spec"]["ports"][0]["port"]
     assert contents["ConfigMap", "parfocal"]["data"]["PARFOCAL_S3_ENDPOINT"] == f"http://parfocal-store:{port}"
     (container,) = contents["StatefulSet", "parfocal-store"]["spec"]["template"]["spec"]["containers"]
