@@ -196,7 +196,7 @@ class Factory:
             self.services[kind].kill()
             self._start(self.services[kind])
         else:
-            self.scheduled.restart(kind)
+            return self.scheduled.restart(kind)
         return True
 
     @staticmethod

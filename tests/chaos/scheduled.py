@@ -24,7 +24,7 @@ from parfocal.stack.credentials import ensure_credentials
 from parfocal.stack.units import Unit, prefect_api_url, prefect_unit, runner_unit
 
 NAME = "often"
-_READY_SECONDS = 240.0
+_READY_SECONDS = 900.0
 _PATIENCE_SECONDS = 120.0
 _LAST_RUN_SECONDS = 400.0
 _MOST_RUNS = 200
@@ -56,6 +56,7 @@ class Scheduled:
         }
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._since: dict[str, datetime] = {}
         self._schedules = Schedules(PrefectApi(prefect_api_url(config)))
 
     def processes(self) -> dict[str, psutil.Process]:
@@ -66,15 +67,25 @@ class Scheduled:
         """Start both, and wait until the flow runner asks for work."""
         for name in self._units:
             self._start(name)
+            self._wait(name)
 
-    def restart(self, name: str) -> None:
-        """Kill one of both as the out-of-memory killer would, and start it again as a supervisor does."""
+    def restart(self, name: str) -> bool:
+        """Kill one of both as the out-of-memory killer would, and start it again as a supervisor does.
+
+        Returns
+        -------
+        bool
+            False, and nothing was done, where it has not come up yet since it was killed the last time: on a busy
+            machine that takes minutes, and one that never comes up tells nothing.
+        """
+        if self._processes[name].poll() is None and self._units[name].ready(self._since[name]):
+            return False
         self._end(name)
-        # The flow runner waits for what it needs by itself.
-        self._start(name, wait=name == "prefect")
+        self._start(name)
+        return True
 
     def stop(self) -> None:
-        """Kill both; the processes of flow runs end with their runner."""
+        """Kill both; the processes of flow runs end with the flow runner."""
         for name in reversed(list(self._processes)):
             self._end(name)
 
@@ -109,14 +120,16 @@ class Scheduled:
         found: ScheduledRun = wait_for(ended, _LAST_RUN_SECONDS, "the end of the last run of the schedule")
         return found
 
-    def _start(self, name: str, *, wait: bool = True) -> None:
-        unit, since = self._units[name], datetime.now(UTC)
+    def _start(self, name: str) -> None:
+        unit, self._since[name] = self._units[name], datetime.now(UTC)
         # The flow runner is a client: it has no key of the store.
         environment = {key: value for key, value in unit.env.items() if not key.startswith("PARFOCAL_S3_")}
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(unit.argv, env=environment, cwd=unit.cwd, stdout=log, stderr=log)
+
+    def _wait(self, name: str) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        while wait and (why := unit.ready(since)):
+        while why := self._units[name].ready(self._since[name]):
             if self._processes[name].poll() is not None:
                 raise RuntimeError(f"{name} ended when it was started: look at {self._folder / name}.log")
             if time.monotonic() > deadline:
