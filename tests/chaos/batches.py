@@ -1,8 +1,9 @@
 """Many images through a batch while everything is killed: `python -m chaos.batches --images N --out FOLDER`.
 
-Real processes: a store, the catalogue, the fake service with its workers, and two flow runners' parts that share the
-images. Every few seconds one of them gets SIGKILL. At the end everything is read from the store and judged: each image
-was predicted, ended and delivered exactly once, and nothing is damaged. See README.md.
+Real processes: a store, the catalogue, the fake service with its workers, Prefect, and Parfocal's flow runner with a
+schedule for the folder, which shares the images with a plain run of the same batch. Every few seconds one of them gets
+SIGKILL. At the end everything is read from the store and judged: each image was predicted, ended and delivered exactly
+once, and nothing is damaged. See README.md.
 """
 
 from __future__ import annotations
@@ -28,18 +29,22 @@ import numpy as np
 import psutil
 from support import ROOT, S3Server, ServiceProcess, filament_pair, publish_dataset, write_pairs
 
+from chaos.growth import Growth
+from chaos.scheduled import Scheduled
 from chaos.workers import live_workers
 from parfocal.client import Client
 from parfocal.client.requests import training_request
+from parfocal.flows._jobs import FLOW_RUN_LABEL
 from parfocal.flows.batch import Batch, Step
 from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location, Store
 
-KINDS = ("worker", "service", "catalog", "store", "runner")
-RUNNERS = 2
+KINDS = ("worker", "service", "catalog", "store", "runner", "prefect", "flows")
 SAMPLE = 200
+EVERY_SECONDS = 30.0
+"""The schedule: shorter than a run, so that runs overlap."""
 START_TRIES = 5
 
 
@@ -53,8 +58,14 @@ class Report:
         From the start of the flow runners until the last image had come to its end.
     kills
         SIGKILLs by what got them.
-    jobs
-        Jobs that the ended images were predicted by.
+    jobs, scheduled
+        Jobs that the ended images were predicted by, and images among these whose job a run of the schedule started.
+    runs
+        Runs of the schedule by the state that they came to.
+    mebibytes
+        Memory of the processes: median in the first and in the last third of the run, and the most, in MiB.
+    load
+        Mean number of processes that ran or waited for a processor, over the last minutes of the run.
     """
 
     images: int = 0
@@ -62,6 +73,10 @@ class Report:
     seconds: float = 0.0
     kills: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
+    scheduled: int = 0
+    runs: dict[str, int] = field(default_factory=dict)
+    mebibytes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    load: float = 0.0
     anomalies: list[str] = field(default_factory=list)
 
     @property
@@ -69,9 +84,13 @@ class Report:
         """The same in words."""
         killed = ", ".join(f"{self.kills[kind]} {kind}" for kind in KINDS)
         rate = self.ended / max(self.seconds, 1e-9)
+        memory = ", ".join(
+            f"{name} {first} > {last} (most {most})" for name, (first, last, most) in self.mebibytes.items()
+        )
         return (
-            f"{self.ended} of {self.images} images in {self.seconds:.0f} s ({rate:.1f} images/s), by {self.jobs} jobs; "
-            f"killed: {killed}; wrong: {len(self.anomalies)}"
+            f"{self.ended} of {self.images} images in {self.seconds:.0f} s ({rate:.1f} images/s), by {self.jobs} jobs, "
+            f"{self.scheduled} images by a schedule with runs {self.runs}; killed: {killed}; memory in MiB: {memory}; "
+            f"load {self.load:.1f}; wrong: {len(self.anomalies)}"
         )
 
 
@@ -90,7 +109,8 @@ class Factory:
             "service": ServiceProcess("fake", environment, folder / "fake"),
             "catalog": ServiceProcess("catalog", self.s3.environment, folder / "catalog"),
         }
-        self._runners: list[subprocess.Popen[bytes]] = []
+        self.scheduled = Scheduled(folder / "flows", list(self.services.values()))
+        self._runner: subprocess.Popen[bytes] | None = None
         self._command: list[str] = []
 
     def __enter__(self) -> Factory:
@@ -98,15 +118,17 @@ class Factory:
             self._start(self.s3)
             for service in self.services.values():
                 self._start(service)
+            self.scheduled.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for runner in self._runners:
-            runner.kill()
-            runner.wait()
+        if self._runner is not None:
+            self._runner.kill()
+            self._runner.wait()
+        self.scheduled.stop()
         for service in self.services.values():
             if service.process is not None:
                 service.kill()
@@ -126,12 +148,21 @@ class Factory:
         values = {name.removeprefix("PARFOCAL_").lower(): value for name, value in self.client_environment.items()}
         return Client(Settings(**values), patience=120.0)  # type: ignore[arg-type]
 
-    def start_runners(self, batch: Batch) -> None:
-        """Start the flow runners' parts of a batch."""
+    def processes(self) -> dict[str, psutil.Process]:
+        """Return what runs now by what it is, to look at its memory."""
+        started = {"store": self.s3.process, "runner": self._runner}
+        started |= {name: service.process for name, service in self.services.items()}
+        found = {name: psutil.Process(process.pid) for name, process in started.items() if process is not None}
+        if workers := live_workers(self.s3.endpoint):
+            found["worker"] = workers[0].process
+        return found | self.scheduled.processes()
+
+    def start_runner(self, batch: Batch) -> None:
+        """Start the plain run of a batch."""
         (step,) = batch.steps
         module = [sys.executable, "-m", "chaos.batch_runner"]
         self._command = [*module, str(batch.source), str(batch.output), step.model_uri]
-        self._runners = [self._start_runner() for _ in range(RUNNERS)]
+        self._runner = self._start_runner()
 
     def _start_runner(self) -> subprocess.Popen[bytes]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PARFOCAL_S3_")}
@@ -150,21 +181,22 @@ class Factory:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(workers).kill()
         elif kind == "runner":
-            number = rng.randrange(RUNNERS)
-            if self._runners[number].poll() is not None:
+            if self._runner is None or self._runner.poll() is not None:
                 return False
-            self._runners[number].kill()
-            self._runners[number].wait()
-            self._runners[number] = self._start_runner()
+            self._runner.kill()
+            self._runner.wait()
+            self._runner = self._start_runner()
         elif kind == "store":
             assert self.s3.process is not None
             self.s3.process.kill()
             self.s3.process.wait()
             time.sleep(rng.uniform(0.5, 3.0))
             self._start(self.s3)
-        else:
+        elif kind in self.services:
             self.services[kind].kill()
             self._start(self.services[kind])
+        else:
+            return self.scheduled.restart(kind)
         return True
 
     @staticmethod
@@ -182,8 +214,8 @@ class Factory:
         raise RuntimeError(f"{what.folder.name} did not start {START_TRIES} times")
 
     def work_goes_on(self) -> bool:
-        """Return whether a flow runner still works."""
-        return any(runner.poll() is None for runner in self._runners)
+        """Return whether the plain run still works: it ends when all images have come to their end."""
+        return self._runner is not None and self._runner.poll() is None
 
 
 def run(folder: Path, images: int, minutes: float, seed: int, fault_seconds: float) -> Report:
@@ -192,21 +224,35 @@ def run(folder: Path, images: int, minutes: float, seed: int, fault_seconds: flo
     with Factory(folder) as factory:
         store = factory.s3.store()
         batch = _prepare(factory, store, folder, images)
+        with factory.client() as client:
+            factory.scheduled.schedule(client, batch, EVERY_SECONDS)
         begin = time.monotonic()
         deadline = begin + 60 * minutes
-        factory.start_runners(batch)
-        while factory.work_goes_on() and time.monotonic() < deadline:
-            pause = time.monotonic() + rng.uniform(0.5, 1.5) * fault_seconds
-            while factory.work_goes_on() and time.monotonic() < min(pause, deadline):
-                time.sleep(0.2)
-            kind = rng.choice(KINDS)
-            if factory.work_goes_on() and time.monotonic() < deadline and factory.kill(kind, rng):
-                report.kills[kind] += 1
-        report.seconds = time.monotonic() - begin
+        factory.start_runner(batch)
+        with Growth(factory.processes) as growth:
+            while factory.work_goes_on() and time.monotonic() < deadline:
+                pause = time.monotonic() + rng.uniform(0.5, 1.5) * fault_seconds
+                while factory.work_goes_on() and time.monotonic() < min(pause, deadline):
+                    time.sleep(0.2)
+                kind = rng.choice(KINDS)
+                if factory.work_goes_on() and time.monotonic() < deadline and factory.kill(kind, rng):
+                    report.kills[kind] += 1
+        report.seconds, report.mebibytes, report.load = time.monotonic() - begin, growth.mebibytes, os.getloadavg()[2]
         if factory.work_goes_on():
             report.anomalies.append(f"the time of {minutes:g} minutes was over before all images had come to their end")
+        _judge_schedule(report, factory.scheduled)
         _judge(report, store, batch)
     return report
+
+
+def _judge_schedule(report: Report, scheduled: Scheduled) -> None:
+    """Add what is wrong with the runs of the schedule to the report."""
+    last = scheduled.last_run()
+    if last.state != "COMPLETED":
+        report.anomalies.append(f"the last run of the schedule is {last.state}: {last.message}")
+    runs = scheduled.runs()
+    report.runs = dict(Counter(run.state for run in runs))
+    report.anomalies += [f"a run of the schedule failed: {run.message}" for run in runs if run.state == "FAILED"]
 
 
 def _prepare(factory: Factory, store: Store, folder: Path, images: int) -> Batch:
@@ -235,7 +281,12 @@ def _judge(report: Report, store: Store, batch: Batch) -> None:
     ledger = store.results / "default" / "_batches" / batch.key / "ended"
     with ThreadPoolExecutor(8) as pool:
         ended = list(pool.map(store.read_json, [item.location for item in store.objects(ledger)]))
-    report.ended, report.jobs = len(ended), len({each["job"] for each in ended})
+    jobs = {each["job"] for each in ended if each["job"]}
+    labelled = {job for job in jobs if _of_schedule(store, job)}
+    report.ended, report.jobs = len(ended), len(jobs)
+    report.scheduled = sum(each["job"] in labelled for each in ended)
+    if ended and not labelled:
+        wrong.append("no run of the schedule predicted anything")
     names = Counter(each["input"] for each in ended)
     wrong += [f"{name} came to its end {times} times" for name, times in names.items() if times > 1]
     wrong += [f"{each['input']} was given up: {each['reason']}" for each in ended if each["state"] != "predicted"]
@@ -256,6 +307,11 @@ def _judge(report: Report, store: Store, batch: Batch) -> None:
             digests[job] = {name: entry.sha256 for name, entry in made.predictions.items()}
         if hashlib.sha256(store.read(place)).hexdigest() != digests[job].get(each["input"]):
             wrong.append(f"{each['input']}: what was delivered is not what job {job} made")
+
+
+def _of_schedule(store: Store, job: str) -> bool:
+    """Return whether a run of the schedule started a job."""
+    return FLOW_RUN_LABEL in store.read_json(store.jobs / "default" / job / "job.json")["job"].get("labels", {})
 
 
 def _listed(store: Store, batch: Batch) -> Iterator[str]:

@@ -49,6 +49,53 @@ def test_an_event_lost_between_the_two_writes_is_still_reported(jobs: JobStore, 
     assert jobs.store.exists(place), "the next change repairs the gap"
 
 
+def test_events_of_one_change_are_found_each_also_before_they_have_objects(jobs: JobStore, job: v1.Job) -> None:
+    jobs.change("records", job.id, lambda _: [warn("a"), warn("b"), warn("c")], attempt=1)
+    record = jobs.read("records", job.id)
+    assert [event.sequence for event in record.events] == [3, 4, 5]
+    events = jobs.folder("records", job.id) / "events"
+    for number in (4, 5):  # the worker was killed after the first one
+        jobs.store.delete(events / f"{number:08d}.json")
+    assert [event.warning.text for event in jobs.events(record, 2)] == ["a", "b", "c"]
+    JobStore(jobs.store).change("records", job.id, lambda _: warn("next"))
+    assert [event.warning.text for event in jobs.events(jobs.read("records", job.id), 2)] == ["a", "b", "c", "next"]
+
+
+def test_a_worker_reads_the_record_of_its_job_once(jobs: JobStore, job: v1.Job, reads: list[str]) -> None:
+    for text in ("one", "two", "three"):
+        jobs.change("records", job.id, lambda _, text=text: warn(text), attempt=1).message = "not stored"
+    assert reads == [job.id]
+    # Somebody else was faster: nothing of that is lost, and a job that was ended is left alone.
+    JobStore(jobs.store).change("records", job.id, lambda _: warn("theirs"))
+    jobs.change("records", job.id, lambda _: warn("mine"), attempt=1)
+    record = jobs.read("records", job.id)
+    texts = [event.warning.text for event in jobs.events(record, 2)]
+    assert (texts, record.job.message) == (["one", "two", "three", "theirs", "mine"], "go")
+    JobStore(jobs.store).change("records", job.id, lambda job: set_state(job, v1.JOB_STATE_CANCELLED, "enough"))
+    with pytest.raises(StaleWorkerError):
+        jobs.change("records", job.id, lambda _: warn("late"), attempt=1)
+
+
+def test_events_whose_answer_was_lost_are_not_reported_twice(
+    jobs: JobStore, job: v1.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.change("records", job.id, lambda _: warn("first"), attempt=1)
+    replace, lost = jobs.store.replace, []
+
+    def answer_lost(*arguments: Any) -> str:
+        etag = replace(*arguments)
+        if not lost:
+            lost.append(etag)
+            raise UnavailableError("The store does not answer.")
+        return etag
+
+    monkeypatch.setattr(jobs.store, "replace", answer_lost)
+    jobs.change("records", job.id, lambda _: [warn("a"), warn("b")], attempt=1, patience_seconds=30)
+    assert lost
+    events = [event.warning.text for event in jobs.events(jobs.read("records", job.id), 2)]
+    assert events == ["first", "a", "b"]
+
+
 def test_a_worker_of_an_older_attempt_is_refused(jobs: JobStore, job: v1.Job) -> None:
     with pytest.raises(StaleWorkerError):
         jobs.change("records", job.id, lambda _: warn("late"), attempt=0)

@@ -93,6 +93,8 @@ class JobContext:
         self._saved: dict[str, str] = {}
         self._cancel: dict[str, object] | None = None
         self._next_progress = 0.0
+        # Images are reported by a thread of their own.
+        self._changing = threading.Lock()
         self.stages = traces.Stages()
         threading.Thread(target=self._watch_cancel, name="cancel", daemon=True).start()
 
@@ -170,10 +172,15 @@ class JobContext:
             if message:
                 job.message = message
 
+        # Another thread that reports shows the progress as well, and may have to wait for the store.
+        if not self._changing.acquire(blocking=at_once):
+            return
         try:
             self.job = self.jobs.change(self.job.project, self.job.id, change, attempt=self.job.attempt)
         except UnavailableError as error:
             _log.warning("progress not shown: %s", error)
+        finally:
+            self._changing.release()
 
     def report_epoch(self, epoch: v1.EpochCompleted, progress: v1.Progress) -> None:
         """Record a completed epoch."""
@@ -199,10 +206,14 @@ class JobContext:
 
     def report_image(self, image: v1.ImageCompleted, progress: v1.Progress) -> None:
         """Record a processed image."""
+        self.report_images([image], progress)
 
-        def change(job: v1.Job) -> v1.JobEvent:
+    def report_images(self, images: Sequence[v1.ImageCompleted], progress: v1.Progress) -> None:
+        """Record processed images, in one change of the record."""
+
+        def change(job: v1.Job) -> list[v1.JobEvent]:
             job.progress.CopyFrom(progress)
-            return v1.JobEvent(image_completed=image)
+            return [v1.JobEvent(image_completed=image) for image in images]
 
         self._change(change)
 
@@ -391,10 +402,11 @@ class JobContext:
     def _checkpoints(self) -> Location:
         return self.jobs.folder(self.job.project, self.job.id) / "checkpoints"
 
-    def _change(self, change: Callable[[v1.Job], v1.JobEvent | None]) -> None:
-        self.job = self.jobs.change(
-            self.job.project, self.job.id, change, attempt=self.job.attempt, patience_seconds=PATIENCE_SECONDS
-        )
+    def _change(self, change: Callable[[v1.Job], v1.JobEvent | Sequence[v1.JobEvent] | None]) -> None:
+        with self._changing:
+            self.job = self.jobs.change(
+                self.job.project, self.job.id, change, attempt=self.job.attempt, patience_seconds=PATIENCE_SECONDS
+            )
 
     def _watch_cancel(self) -> None:
         while self._cancel is None and self.job.state not in FINAL_STATES:

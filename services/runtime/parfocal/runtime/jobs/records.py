@@ -12,9 +12,10 @@ jobs/.open/<service>/<project>/<job>         marks the jobs with which a service
 The mark in `.open` is written before its job is queued and removed after the job has ended and was cleaned up. So
 these few marks lead the instance that runs a service's jobs to every job that it has to do with, whoever queued it.
 
-An event is first written into job.json together with the change it reports, and only then as its own object.
+Events are first written into job.json together with the change they report, and only then as their own objects.
 So one conditional write decides who may report at all (a stale worker loses it), and an event whose own object
-was not written before a crash is still found in job.json.
+was not written before a crash is still found in job.json. Whoever has made the newest change knows the record, and
+makes the next one without reading it: if somebody else was faster, the conditional write says so.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf import json_format, timestamp_pb2
 
@@ -39,6 +40,7 @@ from parfocal.runtime.errors import (
     PreconditionError,
     StaleWorkerError,
 )
+from parfocal.runtime.jobs.stored import Record, decode, encode
 from parfocal.runtime.store.names import is_job_id, is_name, job_location
 from parfocal.runtime.store.store import Location, Store, patiently
 
@@ -48,20 +50,6 @@ FINAL_STATES = frozenset({v1.JOB_STATE_SUCCEEDED, v1.JOB_STATE_FAILED, v1.JOB_ST
 WORKING_STATES = frozenset({v1.JOB_STATE_RUNNING, v1.JOB_STATE_CANCELLING})
 # After so long a job that was not stored may have lost its mark (`JobStore.abandon`).
 _SLOW_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Record:
-    """A job as stored: the message, its newest event, the digest of the request, and the ETag for `If-Match`.
-
-    `deleting` says that its deletion has begun: for everybody else the job is gone.
-    """
-
-    job: v1.Job
-    last_event: v1.JobEvent | None
-    request_sha256: str
-    etag: str
-    deleting: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +148,8 @@ class JobStore:
         # By project and id what can only be changed here: jobs that have ended, and None for those of other services.
         self._remembered: dict[str, dict[str, Listed | None]] = {}
         self._names: dict[str, list[str]] = {}
+        # The record that a worker has changed here last, whose events all have their objects.
+        self._own: Record | None = None
 
     def folder(self, project: str, job_id: str) -> Location:
         """Return the folder of a job's record."""
@@ -167,9 +157,8 @@ class JobStore:
 
     def create(self, job: v1.Job, request_sha256: str) -> Record:
         """Store a new job with its first event; raise ConflictError if the id is taken."""
-        event = set_state(job, v1.JOB_STATE_QUEUED, "waiting for its turn")
-        self._number(job, event)
-        data = self._encode(job, event, request_sha256)
+        events = self._numbered(job, set_state(job, v1.JOB_STATE_QUEUED, "waiting for its turn"))
+        data = encode(job, events, request_sha256)
         begin = time.monotonic()
         self.mark_open(job)
         etag = self.store.create(self.folder(job.project, job.id) / "job.json", data)
@@ -177,8 +166,8 @@ class JobStore:
             self.mark_open(job)
         # A deleted job's id may be used again.
         self._forget(job.project, job.id)
-        self._write_event(job, event)
-        return Record(job, event, request_sha256, etag)
+        self._write_events(job, events)
+        return Record(job, events, request_sha256, etag)
 
     def read(self, project: str, job_id: str, *, deleting: bool = False) -> Record:
         """Return a job's record; raise NotFoundError if there is none.
@@ -190,13 +179,8 @@ class JobStore:
         except NotFoundError as error:
             raise NotFoundError(f"There is no job {job_id!r} in project {project!r}.") from error
         try:
-            content = json.loads(data)
-            job = json_format.ParseDict(content["job"], v1.Job(), ignore_unknown_fields=True)
-            event = None
-            if content.get("last_event"):
-                event = json_format.ParseDict(content["last_event"], v1.JobEvent(), ignore_unknown_fields=True)
-            record = Record(job, event, content["request_sha256"], etag, bool(content.get("deleting")))
-        except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
+            record = decode(data, etag)
+        except ValueError as error:
             place = self.folder(project, job_id) / "job.json"
             raise DamagedError(
                 f"The record of job {job_id} cannot be read ({error}): restore or remove {place}."
@@ -209,7 +193,7 @@ class JobStore:
         self,
         project: str,
         job_id: str,
-        change: Callable[[v1.Job], v1.JobEvent | None],
+        change: Callable[[v1.Job], v1.JobEvent | Sequence[v1.JobEvent] | None],
         *,
         attempt: int | None = None,
         patience_seconds: float = 0.0,
@@ -219,44 +203,47 @@ class JobStore:
         Parameters
         ----------
         change
-            Alters the job in place and returns the event that reports it, or None for progress alone.
+            Alters the job in place and returns the event that reports it, or several in order; None for progress
+            alone.
         attempt
             Given by workers: the change is refused with StaleWorkerError when the job is not running in this
             attempt any more.
         patience_seconds
             How long to go on trying while the store does not answer: a training must survive its restart.
         """
-        written: v1.JobEvent | None = None
+        written: tuple[v1.JobEvent, ...] = ()
 
         def try_once() -> v1.Job | None:
             nonlocal written
-            record = self.read(project, job_id)
+            record = self._take_own(project, job_id)
+            if record is None:
+                record = self.read(project, job_id)
+                if written and record.events == written:
+                    # The write had succeeded although its answer was lost: no event is reported twice.
+                    self._write_events(record.job, written)
+                    return record.job
+                # Repairs a crash between the two writes, so that numbers have no gaps.
+                self._write_events(record.job, record.events)
             job = record.job
-            if written is not None and record.last_event == written:
-                # The write had succeeded although its answer was lost: no event is reported twice.
-                self._write_event(job, written)
-                return job
             if attempt is not None and (job.attempt != attempt or job.state not in WORKING_STATES):
                 raise StaleWorkerError(
                     f"Job {job_id} is {state_name(job.state)} in attempt {job.attempt}; attempt {attempt} must end."
                 )
-            if record.last_event is not None:
-                # Repairs a crash between the two writes, so that numbers have no gaps.
-                self._write_event(job, record.last_event)
-            event = change(job)
-            if event is not None:
-                self._number(job, event)
-                written = event
-            data = self._encode(job, event or record.last_event, record.request_sha256)
+            events = self._numbered(job, change(job))
+            if events:
+                written = events
+            data = encode(job, events or record.events, record.request_sha256)
             try:
-                self.store.replace(self.folder(project, job_id) / "job.json", data, record.etag)
+                etag = self.store.replace(self.folder(project, job_id) / "job.json", data, record.etag)
             except ConflictError:
                 return None
             finally:
                 # Also where the answer was lost: the write may have succeeded.
                 self._forget(project, job_id)
-            if event is not None:
-                self._write_event(job, event)
+            self._write_events(job, events)
+            if attempt is not None:
+                # A worker is the one who goes on changing its job.
+                self._keep_own(Record(job, events or record.events, record.request_sha256, etag))
             return job
 
         while True:
@@ -264,15 +251,31 @@ class JobStore:
             if job is not None:
                 return job
 
+    def _take_own(self, project: str, job_id: str) -> Record | None:
+        """Return the record as this object wrote it last, if it wrote that of this job last; each only once."""
+        with self._lock:
+            own, self._own = self._own, None
+        if own is None or (own.job.project, own.job.id) != (project, job_id):
+            return None
+        return own
+
+    def _keep_own(self, record: Record) -> None:
+        # Callers may alter the job that they are given.
+        job = v1.Job()
+        job.CopyFrom(record.job)
+        with self._lock:
+            self._own = replace(record, job=job)
+
     def events(self, record: Record, after: int) -> Iterator[v1.JobEvent]:
         """Yield the events of a job with numbers above `after`, up to the newest one of `record`.
 
         An event that is lost or damaged is logged and left out: it must not end the watching of a job that goes on.
         """
         folder = self.folder(record.job.project, record.job.id) / "events"
+        newest = {event.sequence: event for event in record.events}
         for sequence in range(after + 1, record.job.last_sequence + 1):
-            if record.last_event is not None and record.last_event.sequence == sequence:
-                yield record.last_event
+            if sequence in newest:
+                yield newest[sequence]
                 continue
             place = folder / f"{sequence:08d}.json"
             try:
@@ -409,14 +412,14 @@ class JobStore:
         if job.state not in FINAL_STATES:
             raise PreconditionError(f"Job {job.id} is {state_name(job.state)}: cancel it before deleting its record.")
         folder = self.folder(project, job_id)
-        whole = self._encode(job, record.last_event, record.request_sha256)
+        whole = encode(job, record.events, record.request_sha256)
         if not record.deleting:
             # Whoever deletes need not be the one who finishes it, and nobody can resume the job meanwhile.
             self.mark_open(job)
             try:
                 self.store.replace(
                     folder / "job.json",
-                    self._encode(job, record.last_event, record.request_sha256, deleting=True),
+                    encode(job, record.events, record.request_sha256, deleting=True),
                     record.etag,
                 )
             except ConflictError as error:
@@ -454,25 +457,20 @@ class JobStore:
         return record.job
 
     @staticmethod
-    def _number(job: v1.Job, event: v1.JobEvent) -> None:
-        job.last_sequence += 1
-        event.sequence = job.last_sequence
-        event.attempt = job.attempt
-        event.time.CopyFrom(now())
+    def _numbered(job: v1.Job, events: v1.JobEvent | Sequence[v1.JobEvent] | None) -> tuple[v1.JobEvent, ...]:
+        """Give new events of a job their numbers, and return them."""
+        several = () if events is None else (events,) if isinstance(events, v1.JobEvent) else tuple(events)
+        for event in several:
+            job.last_sequence += 1
+            event.sequence = job.last_sequence
+            event.attempt = job.attempt
+            event.time.CopyFrom(now())
+        return several
 
-    def _write_event(self, job: v1.Job, event: v1.JobEvent) -> None:
-        place = self.folder(job.project, job.id) / "events" / f"{event.sequence:08d}.json"
-        try:
-            self.store.create(place, json_format.MessageToJson(event).encode())
-        except ConflictError:
-            return  # already written, by us or by whoever repaired it: the number was given only once
-
-    @staticmethod
-    def _encode(job: v1.Job, event: v1.JobEvent | None, request_sha256: str, *, deleting: bool = False) -> bytes:
-        content = {
-            "deleting": deleting,
-            "job": json_format.MessageToDict(job),
-            "last_event": json_format.MessageToDict(event) if event is not None else None,
-            "request_sha256": request_sha256,
-        }
-        return json.dumps(content, indent=1).encode()
+    def _write_events(self, job: v1.Job, events: Sequence[v1.JobEvent]) -> None:
+        folder = self.folder(job.project, job.id) / "events"
+        for event in events:
+            try:
+                self.store.create(folder / f"{event.sequence:08d}.json", json_format.MessageToJson(event).encode())
+            except ConflictError:
+                continue  # already written, by us or by whoever repaired it: the number was given only once

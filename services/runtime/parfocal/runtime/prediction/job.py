@@ -27,6 +27,7 @@ from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, loa
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
 from parfocal.runtime.prediction.overlay import overlay_png
 from parfocal.runtime.prediction.pace import Pace
+from parfocal.runtime.prediction.reports import ImageReports
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
     RESULT_MANIFEST,
@@ -83,7 +84,7 @@ def predict(context: JobContext) -> None:
     pace = Pace()
     context.stages.enter("predicting")
     laps = traces.Laps("image", 1, len(inputs))
-    with contextlib.closing(boxes), ThreadPoolExecutor(max_workers=1) as uploader:
+    with contextlib.closing(boxes), ImageReports(context) as reports, ThreadPoolExecutor(max_workers=1) as uploader:
         pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
         for number, item in enumerate(_fetch_ahead(context, inputs, pace)):
             context.check_cancelled()
@@ -95,11 +96,12 @@ def predict(context: JobContext) -> None:
                 pace.add_pixels(math.prod(item.image.pixels.shape))
             laps.done(number + 1)
             if pending is not None:
-                _collect(context, pending, done, files, len(inputs))
+                _collect(context, reports, pending, done, files, len(inputs))
             seconds = time.monotonic() - begin
             pending = uploader.submit(_write, context, model, parameters, item, outputs, reason, seconds, boxes, pace)
         if pending is not None:
-            _collect(context, pending, done, files, len(inputs))
+            _collect(context, reports, pending, done, files, len(inputs))
+        reports.finish()
     failed = [result for result in done if result.reason]
     if len(failed) == len(done):
         first = failed[0]
@@ -319,6 +321,7 @@ def _send(context: JobContext, path: Path) -> FileEntry:
 
 def _collect(
     context: JobContext,
+    reports: ImageReports,
     pending: Future[tuple[ResultFile, list[FileEntry]]],
     done: list[ResultFile],
     files: list[FileEntry],
@@ -328,7 +331,7 @@ def _collect(
     done.append(result)
     files.extend(entries)
     context.device.tell(left=sum(each.seconds for each in done) / len(done) * (count - len(done)))
-    context.report_image(
+    reports.add(
         v1.ImageCompleted(name=result.input, seconds=result.seconds),
         v1.Progress(stage="predicting", step=len(done), steps=count, fraction=len(done) / count),
     )
