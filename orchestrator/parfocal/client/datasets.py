@@ -27,6 +27,7 @@ from parfocal.runtime.images.files import (
     printable,
 )
 from parfocal.runtime.images.notes import Note
+from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
     AnnotationEntry,
@@ -158,6 +159,7 @@ def checked_folder(
                 pixel_size_nm=pixel_size_nm,
                 label_components=label_components,
                 readable=readable,
+                scratch=Scratch(Path(scratch) / "arrays"),
             )
         except InvalidInputError as error:
             raise InvalidInputError(error.message.replace(str(laid), str(folder)), error.violations) from error

@@ -31,12 +31,13 @@ from parfocal.runtime.images.files import (
     image_stem,
     inspect_image,
     name_clash,
+    open_image,
     printable,
-    read_image,
     unreadable_name,
     write_image,
 )
 from parfocal.runtime.images.needs import ImageNeeds
+from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.store.manifests import ModelManifest, ResultManifest
 
 
@@ -215,7 +216,7 @@ def upload_inputs(
                 readable, _ = convert(path, Path(scratch), part, axes)
             elif axes:
                 readable = Path(scratch) / f"{input_stem(path)}.tif"
-                write_image(readable, read_image(path, axes=axes))
+                write_image(readable, open_image(path, Scratch(Path(scratch) / "arrays"), axes=axes))
             # In the store accented letters are stored in one way, whatever this computer's is.
             return ToSend(readable, unicodedata.normalize("NFC", readable.name), is_copy=readable != path)
 

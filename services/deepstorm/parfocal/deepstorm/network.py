@@ -221,7 +221,9 @@ class SimulatedDeepStorm(_Network[SimulationParameters]):
         role = parameters.roles(data.manifest).source
         folder = data.fetch(role)
         least = {"Y": parameters.patch_size, "X": parameters.patch_size}
-        report = check_images(folder / role, axes="TYX", min_size=least, min_images=data.minimum_images)
+        report = check_images(
+            folder / role, axes="TYX", min_size=least, min_images=data.minimum_images, reading=data.reading
+        )
         for warning in dict.fromkeys(report.warnings):
             data.warn(warning)
         size = report.images[0].pixel_size

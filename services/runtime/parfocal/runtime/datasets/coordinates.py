@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.annotations.box import refusal as file_refusal
 from parfocal.runtime.datasets.annotations.box import stem_of
-from parfocal.runtime.datasets.findings import Notes, Warnings, count, examine, file_name, some
+from parfocal.runtime.datasets.findings import AS_STORED, Notes, Reading, Warnings, count, examine, file_name, some
 from parfocal.runtime.datasets.pairs import CheckedImage, find_images, no_partner
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import DEFAULT_LIMITS, ImageLimits, PixelSize, inspect_image
+from parfocal.runtime.images.files import DEFAULT_LIMITS, ImageLimits, PixelSize
 
 SUFFIXES: Final = (".csv",)
 """Suffix of tables of localisations."""
@@ -124,6 +124,7 @@ def check_coordinates(
     *,
     pixel_size_nm: float | None = None,
     min_images: int = 1,
+    reading: Reading = AS_STORED,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> CoordinateReport:
     """Check stacks of frames and the tables of what was located in them.
@@ -137,7 +138,7 @@ def check_coordinates(
         ``y [nm]`` from the upper left corner, and more that may be missing. Lengths in px or µm are converted.
     pixel_size_nm
         Side length of a pixel in nm; None: as the stacks say.
-    min_images, limits
+    min_images, reading, limits
         See `check_images`.
 
     Raises
@@ -165,7 +166,7 @@ def check_coordinates(
             )
             problems.append(Violation(file_name(path), text))
             continue
-        image, wrong = _stack(stem, path, pixel_size_nm, limits, notes, found)
+        image, wrong = _stack(stem, path, pixel_size_nm, reading, limits, notes, found)
         problems += wrong
         if image is None:
             continue
@@ -222,16 +223,23 @@ def read_localisations(path: Path, pixel_size_um: tuple[float, float], shape: Se
 
 
 def _stack(
-    stem: str, path: Path, pixel_size_nm: float | None, limits: ImageLimits, notes: Notes, found: Warnings
+    stem: str,
+    path: Path,
+    pixel_size_nm: float | None,
+    reading: Reading,
+    limits: ImageLimits,
+    notes: Notes,
+    found: Warnings,
 ) -> tuple[CheckedImage | None, list[Violation]]:
     """Return a stack with axes TYX and its pixel size, or what is wrong with it."""
     name = file_name(path)
     try:
-        header = inspect_image(path, limits=limits)
+        header = reading.inspect(path, limits)
     except InvalidInputError as error:
         return None, [Violation(name, error.violations[0].description if error.violations else error.message)]
     planes = header.axes == "ZYX"
-    image, problems = examine(path, header.axes if planes else AXES, None, limits, allow_constant=False)
+    wanted = header.axes if planes else AXES
+    image, problems = examine(path, wanted, None, limits, allow_constant=False, reading=reading)
     if image is None:
         return None, problems
     if planes:
@@ -247,7 +255,7 @@ def _stack(
         text = "its pixel size is unknown, so that the localisations cannot be placed: save it in the file, or give it "
         return None, [Violation(name, f"{text}with --pixel-size in nm.")]
     found.note(name, replace(image, pixel_size=size), "stacks")
-    return CheckedImage(stem, path, image.shape, AXES, image.dtype, PixelSize(size.x, size.y)), []
+    return CheckedImage(stem, path, image.shape, AXES, image.dtype, PixelSize(size.x, size.y), reading), []
 
 
 def _tables(folder: Path) -> tuple[dict[str, Path], list[Violation]]:

@@ -21,12 +21,13 @@ from parfocal.runtime.images.files import (
     ImageLimits,
     PixelSize,
     inspect_image,
+    open_image,
     printable,
-    read_image,
 )
 from parfocal.runtime.images.notes import Note
-from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
+from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable, value_range
 from parfocal.runtime.images.saturation import saturation
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, blocks, release
 from parfocal.runtime.images.similarity import pattern_of
 
 _SATURATED = 0.01
@@ -47,12 +48,15 @@ class Reading:
     axes
         Axes as stated by the user; "" if the files state them.
     components
-        Each separate piece of a label gets a number of its own.
+        Each separate piece of a label gets a number of its own; such an image is numbered in memory.
+    scratch
+        Where the pixels of large images lie, see `open_image`.
     """
 
     labels: bool = False
     axes: str = ""
     components: bool = False
+    scratch: Scratch = IN_MEMORY
 
     def inspect(self, path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
         """Return what the headers of a file say."""
@@ -60,7 +64,7 @@ class Reading:
 
     def read(self, path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
         """Return the image of a file."""
-        image = read_image(path, limits=limits, labels=self.labels, axes=self.axes)
+        image = open_image(path, self.scratch, limits=limits, labels=self.labels, axes=self.axes)
         if not self.components or image.pixels.dtype.kind not in "iu":
             return image
         solid = without_soft_edges(image.pixels)
@@ -211,13 +215,13 @@ def examine(
     if bad := count_unusable(pixels):
         text = f"{count(bad, 'pixel')} NaN, infinite or beyond {LARGEST_VALUE:.0e}: export it again."
         return None, [Violation(name, text)]
+    lowest, highest = value_range(pixels)
     try:
-        storable(pixels[..., :0] if pixels.dtype.itemsize < 8 else pixels)
+        storable(np.array([lowest, highest]))
     except ValueError as error:
         return None, [
             Violation(name, f"{error}: save it with smaller numbers, or as float64 if these are grey values.")
         ]
-    lowest, highest = pixels.min(), pixels.max()
     empty = allow_zero and highest == 0 and pixels.dtype.kind in "iu"
     if lowest == highest and not allow_constant and not empty:
         return None, [Violation(name, f"every pixel is {lowest}, so that it cannot be trained on: leave it out.")]
@@ -284,14 +288,18 @@ def _have(found: str, shape: tuple[int, ...], wanted: str) -> str:
 
 def _is_grey(image: Image) -> bool:
     """Return whether the colours of an image are all shades of grey."""
-    return bool(np.array_equal(image.pixels[..., 0], image.pixels[..., 1])) and bool(
-        np.array_equal(image.pixels[..., 0], image.pixels[..., 2])
+    red, green, blue = (image.pixels[..., colour] for colour in range(3))
+    return all(
+        np.array_equal(red[window], green[window]) and np.array_equal(red[window], blue[window])
+        for window in blocks(red.shape)
     )
 
 
 def _digest(image: Image) -> str:
     digest = hashlib.sha256(f"{image.axes} {image.pixels.shape} {image.pixels.dtype.str}".encode())
-    digest.update(image.pixels.data)
+    for window in blocks(image.pixels.shape):
+        digest.update(np.ascontiguousarray(image.pixels[window]).data)
+        release(image.pixels)
     return digest.hexdigest()
 
 

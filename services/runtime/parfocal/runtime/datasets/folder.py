@@ -22,6 +22,7 @@ from parfocal.runtime.datasets.report import FolderReport, TableFile
 from parfocal.runtime.datasets.unpaired import check_unpaired, own_axes, same_names_and_sizes
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import inspect_image
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 from parfocal.runtime.store.manifests import ObjectSizes
 
 NO_TEST_IMAGES: Final = (
@@ -79,6 +80,7 @@ def check_folder(
     pixel_size_nm: float | None = None,
     label_components: bool = False,
     readable: Readable = lambda path, _: path,
+    scratch: Scratch = IN_MEMORY,
 ) -> FolderReport:
     """Check a folder ``{train,test}/{source,target}/NAME.tif``, or ``{source,target}/NAME.tif`` without test images.
 
@@ -103,6 +105,8 @@ def check_folder(
         The targets are masks or label images of which each separate region is an object: the regions are numbered.
     readable
         Makes folders readable for services, for example by converting proprietary formats.
+    scratch
+        Where the pixels of large images lie; it must be there as long as the report is used.
 
     Raises
     ------
@@ -129,8 +133,8 @@ def check_folder(
         raise InvalidInputError(text, [Violation("axes", text)])
     # Nobody says yet that they are grey images: no label is changed while that is open.
     labels = kind in {"", "labels", "classes"}
-    source = Reading(axes=axes if family != "coordinates" else "")
-    target = Reading(labels, _without_channels(source.axes), label_components)
+    source = Reading(axes=axes if family != "coordinates" else "", scratch=scratch)
+    target = Reading(labels, _without_channels(source.axes), label_components, scratch)
 
     def begin() -> list[_Split]:
         return [
@@ -325,7 +329,7 @@ def _check_image_targets(split: _Split) -> None:
         _check_role_name(role)
         if role.startswith("target_"):
             look = split.class_look if role == CLASS_ROLE else None
-            reading = Reading(role == CLASS_ROLE, split.target.axes)
+            reading = replace(split.target, labels=role == CLASS_ROLE, components=False)
             other = check_pairs(
                 *(source, split.images_of(role)),
                 axes=plain,
@@ -347,10 +351,10 @@ def _check_image_targets(split: _Split) -> None:
                 source_axes=own,
                 target_axes=target_axes,
                 empty_targets=True,
-                readings=(AS_STORED, split.target),
+                readings=(replace(split.source, axes=""), split.target),
                 told="source",
             )
-            images = tuple(_source(pair, own, AS_STORED) for pair in other.pairs)
+            images = tuple(_source(pair, own, replace(split.source, axes="")) for pair in other.pairs)
         split.images[role] = images
         split.warnings += [text for text in other.warnings if text not in split.warnings]
 
@@ -411,7 +415,9 @@ def _check_boxes(split: _Split) -> None:
 
 
 def _check_coordinates(split: _Split) -> None:
-    report = check_coordinates(split.images_of("source"), split.path / "target", pixel_size_nm=split.pixel_size_nm)
+    report = check_coordinates(
+        split.images_of("source"), split.path / "target", pixel_size_nm=split.pixel_size_nm, reading=split.source
+    )
     split.warnings += report.warnings
     split.images["source"] = tuple(stack.image for stack in report.stacks)
     split.tables["target"] = tuple(

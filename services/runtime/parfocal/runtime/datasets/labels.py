@@ -16,6 +16,7 @@ from parfocal.runtime.datasets.findings import count, file_name, some
 from parfocal.runtime.datasets.objects import Pieces, count_pieces, object_extents, without_soft_edges
 from parfocal.runtime.errors import Violation
 from parfocal.runtime.images.files import Image
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.store.manifests import ObjectSizes
 
 # Of pixels amid others, those unlike all neighbours: 0.02 % at most in label images of cells and nuclei, 10 % at least
@@ -288,6 +289,18 @@ class TargetLook:
 
 def _values(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the values of an image of whole numbers and how many pixels have each."""
+    found = []
+    for window in blocks(pixels.shape):
+        found.append(_values_of_part(pixels[window]))
+        release(pixels)
+    if len(found) == 1:
+        return found[0]
+    every, counts = (np.concatenate(each) for each in zip(*found, strict=True))
+    values, places = np.unique(every, return_inverse=True)
+    return values, np.bincount(places, weights=counts).astype(np.int64)
+
+
+def _values_of_part(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
         counts = np.bincount(pixels.ravel())
         values = np.flatnonzero(counts)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from parfocal.runtime.images.scratch import blocks, release
+
 # Of the edges of a mask: different values at least; the part that has lower and higher values around, and the part that
 # touches what has the highest value.
 _STEPS: Final = 3
@@ -46,17 +48,33 @@ def object_extents(labels: NDArray[Any]) -> NDArray[np.int64]:
     NDArray
         int64 (objects, axes), in the order of the labels.
     """
-    runs = _runs(labels)
-    if not runs.values.size:
+    found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+    for window in blocks(labels.shape):
+        runs = _runs(labels[window])
+        release(labels)
+        if runs.values.size:
+            part = tuple(each.stop - each.start for each in window)
+            places = np.stack([*np.unravel_index(runs.rows, part[:-1]), runs.begin], axis=1)
+            starts = places + [each.start for each in window]
+            stops = starts.copy()
+            stops[:, -1] += runs.end - runs.begin - 1
+            found.append(_bounds(runs.values, starts, stops))
+    if not found:
         return np.zeros((0, labels.ndim), np.int64)
-    order = np.argsort(runs.values, kind="stable")
-    values = runs.values[order]
+    # An object may lie in several windows.
+    _, lows, highs = _bounds(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    return highs - lows + 1
+
+
+def _bounds(
+    values: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the different values in rising order, and the lowest start and highest stop of each along each axis."""
+    order = np.argsort(values, kind="stable")
+    values = values[order]
     first = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
-    places = np.unravel_index(runs.rows[order], labels.shape[:-1])
-    lows = [np.minimum.reduceat(place, first) for place in (*places, runs.begin[order])]
-    highs = [np.maximum.reduceat(place, first) for place in (*places, runs.end[order] - 1)]
-    extents: NDArray[np.int64] = np.stack(highs, axis=1).astype(np.int64) - np.stack(lows, axis=1) + 1
-    return extents
+    lows = np.minimum.reduceat(starts[order], first, axis=0)
+    return values[first], lows, np.maximum.reduceat(stops[order], first, axis=0)
 
 
 def count_pieces(labels: NDArray[Any]) -> Pieces:

@@ -10,7 +10,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.datasets.findings import Reading
+from parfocal.runtime.images.files import open_image
+from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.store.cache import Cache
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.store import Location, Store
@@ -47,6 +49,11 @@ class DatasetView(ABC):
     warn: Callable[[str], None] = _nothing
     progress: Callable[[str], None] = _nothing
     check_cancelled: Callable[[], None] = _nothing
+
+    @property
+    def reading(self) -> Reading:
+        """Rules by which the images are read where they are checked: those that are large are not held in memory."""
+        return Reading(scratch=Scratch(self.scratch / "arrays"))
 
     @abstractmethod
     def fetch(self, *roles: str) -> Path:
@@ -99,6 +106,6 @@ class FolderView(DatasetView):
         return self.folder / "train"
 
     def decode(self, path: Path) -> NDArray[Any]:
-        """Return the pixels of an image, in memory."""
+        """Return the pixels of an image, in memory if it is small."""
         self.check_cancelled()
-        return read_image(path).pixels
+        return open_image(path, self.reading.scratch).pixels

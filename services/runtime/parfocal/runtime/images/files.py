@@ -40,7 +40,7 @@ from parfocal.runtime.images._tiff_levels import CLASSIC_TIFF_BYTES, is_large, p
 from parfocal.runtime.images._tiff_pixels import decode_tiff, decode_tiff_into, is_plain, map_tiff
 from parfocal.runtime.images.axes import ORDER, arrange, name_axes, override_axes
 from parfocal.runtime.images.notes import Note, reader_reports
-from parfocal.runtime.images.scratch import Scratch, blocks, release
+from parfocal.runtime.images.scratch import Scratch, blocks, contiguous, release
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -170,17 +170,19 @@ def read_image(path: Path, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool
         return _decoded(header, decode, labels)
 
 
-def open_image(path: Path, scratch: Scratch, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+def open_image(
+    path: Path, scratch: Scratch, *, limits: ImageLimits = DEFAULT_LIMITS, labels: bool = False, axes: str = ""
+) -> Image:
     """Read an image whose pixels may be more than the memory holds.
 
     Parameters
     ----------
-    path, limits
+    path, limits, labels, axes
         As for `read_image`.
     scratch
         Where the pixels of large images lie. A TIFF is decoded strip by strip and tile by tile, or its pixels are
         mapped from the file itself, which must stay as it is then. Other files, and TIFF files whose pixels are to be
-        changed (transparency, white as zero), are decoded in memory.
+        changed (transparency, white as zero, labels that are stored as decimal numbers), are decoded in memory.
 
     Raises
     ------
@@ -189,10 +191,12 @@ def open_image(path: Path, scratch: Scratch, *, limits: ImageLimits = DEFAULT_LI
     DiskFullError
         There is no room for the pixels.
     """
-    with opened_image(path, limits) as (header, decode):
-        if not scratch.holds(header.shape, header.dtype) and isinstance(decode, Decoder) and decode.unchanged:
-            return Image(decode.mapped(scratch), header.axes, header.pixel_size, header.notes)
-        return _decoded(header, decode, labels=False)
+    with opened_image(path, limits, labels, axes) as (header, decode):
+        stays = isinstance(decode, Decoder) and decode.unchanged and not (labels and header.dtype.kind == "f")
+        if not scratch.holds(header.shape, header.dtype) and isinstance(decode, Decoder) and stays:
+            pixels, reported = decode.mapped(scratch)
+            return Image(pixels, header.axes, header.pixel_size, _with(header.notes, reported))
+        return _decoded(header, decode, labels)
 
 
 def _decoded(header: ImageHeader, decode: Callable[[], tuple[NDArray[Any], Sequence[Note]]], labels: bool) -> Image:
@@ -204,7 +208,7 @@ def _decoded(header: ImageHeader, decode: Callable[[], tuple[NDArray[Any], Seque
         raise transparent()
     pixels = full[..., :3] if alpha else full
     native = np.ascontiguousarray(pixels, dtype=_native(pixels.dtype))
-    notes = [*header.notes, *(note for note in reported if note not in header.notes)]
+    notes = list(_with(header.notes, reported))
     if alpha:
         notes.append(Note("alpha-dropped"))
     if labels and native.dtype.kind == "f" and (whole := whole_numbers(native)).dtype != native.dtype:
@@ -214,6 +218,11 @@ def _decoded(header: ImageHeader, decode: Callable[[], tuple[NDArray[Any], Seque
         native = whole
         notes.append(Note("labels-from-floats"))
     return Image(native, header.axes, header.pixel_size, tuple(notes))
+
+
+def _with(notes: Sequence[Note], reported: Sequence[Note]) -> tuple[Note, ...]:
+    """Return the notes of the headers with what the reader said of the pixels, once."""
+    return (*notes, *(note for note in reported if note not in notes))
 
 
 def write_image(path: Path, image: Image, *, compress: bool = True, labels: bool = False) -> None:
@@ -247,7 +256,7 @@ def write_image(path: Path, image: Image, *, compress: bool = True, labels: bool
     if len(image.axes) != image.pixels.ndim or image.axes.removesuffix("S")[-2:] != "YX":
         raise ValueError(f"axes {image.axes!r} do not describe an array of shape {image.pixels.shape}")
     try:
-        pixels = storable(image.pixels)
+        pixels = storable(contiguous(image.pixels, Scratch(path.parent)))
     except ValueError as error:
         raise _refusal(path, str(error), "Write smaller integers or float64.") from error
     if path.suffix.lower() == ".png":
@@ -402,9 +411,11 @@ class Decoder:
         """Whether nothing is to be changed in the pixels or in the order of their axes."""
         return self.unchanged and self.order.replace("_", "") == self.axes
 
-    def mapped(self, scratch: Scratch) -> NDArray[Any]:
-        """Return the pixels in the order of `axes`, where they stay `unchanged`, without having them in memory."""
-        return arrange(map_tiff(self.tif, self.facts, scratch), self.order, self.axes)
+    def mapped(self, scratch: Scratch) -> tuple[NDArray[Any], Sequence[Note]]:
+        """Return what a call does, where the pixels stay `unchanged`, without having them in memory."""
+        before = len(self.reports)
+        pixels = arrange(map_tiff(self.tif, self.facts, scratch), self.order, self.axes)
+        return pixels, [_report(text) for text in self.reports[before:][:1]]
 
     def into(self, out: NDArray[Any]) -> None:
         """Decode part by part into an array of the same size, where the image is `plain`."""

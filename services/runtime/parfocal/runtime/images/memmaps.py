@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from parfocal.runtime.errors import DiskFullError
 from parfocal.runtime.images._files import writing
@@ -51,15 +51,16 @@ def decode_to_memmap(path: Path, folder: Path, key: str) -> NDArray[Any]:
         return mapped
     with opened_image(path, DEFAULT_LIMITS) as (header, decode):
         if isinstance(decode, Decoder) and decode.plain:
-            with _writing_memmap(target, header.shape, header.dtype) as out:
+            with writing_memmap(target, header.shape, header.dtype) as out:
                 decode.into(out)
-            return _reread(target)
+            return read_memmap(target)
     return write_memmap(target, read_image(path).pixels)
 
 
 @contextmanager
-def _writing_memmap(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Give an array to be filled, which is a .npy file afterwards; raise DiskFullError without room."""
+def writing_memmap(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    """Give an array to be filled, which is a .npy file afterwards, see `read_memmap`; DiskFullError without room."""
+    dtype = np.dtype(dtype)
     with writing(path) as handle:
         head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(handle, head)
@@ -78,10 +79,11 @@ def write_memmap(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
         # Not np.save: it hides a full disk behind an OSError without a number.
         np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(pixels))
         handle.write(pixels.data)
-    return _reread(path)
+    return read_memmap(path)
 
 
-def _reread(path: Path) -> NDArray[Any]:
+def read_memmap(path: Path) -> NDArray[Any]:
+    """Return an array that was written to a .npy file, memory-mapped and read only."""
     mapped = _load_mapped(path)
     if mapped is None:
         raise DiskFullError(f"{path} could not be read back after writing: check the disk of the cache folder")

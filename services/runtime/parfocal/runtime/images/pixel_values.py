@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.images.scratch import blocks, release
+
 LARGEST_VALUE: Final = 1e30
 """Far above any grey value, and far enough below float32's 3.4e38 that a network's output, scaled back, still fits."""
 
@@ -21,7 +23,28 @@ def count_unusable(pixels: NDArray[Any]) -> int:
     """
     if pixels.dtype.kind != "f":
         return 0
-    # Both are NaN as soon as one pixel is. No array of the image's size is made unless something is wrong.
-    if abs(float(pixels.min())) <= LARGEST_VALUE and abs(float(pixels.max())) <= LARGEST_VALUE:
+    # Both are NaN as soon as one pixel is.
+    if all(abs(float(value)) <= LARGEST_VALUE for value in value_range(pixels)):
         return 0
-    return int(np.count_nonzero(~(np.abs(pixels) <= LARGEST_VALUE)))
+    number = 0
+    for window in blocks(pixels.shape):
+        number += int(np.count_nonzero(~(np.abs(pixels[window]) <= LARGEST_VALUE)))
+        release(pixels)
+    return number
+
+
+def value_range(pixels: NDArray[Any]) -> tuple[Any, Any]:
+    """Return the smallest and the largest value of an image, which need not be in memory; NaN as soon as a pixel is.
+
+    Parameters
+    ----------
+    pixels
+        Any real array with at least one pixel.
+    """
+    lows, highs = [], []
+    for window in blocks(pixels.shape):
+        part = pixels[window]
+        lows.append(part.min())
+        highs.append(part.max())
+        release(pixels)
+    return np.min(lows), np.max(highs)

@@ -8,6 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import blocks, release
+
 CAMERA_MAXIMA: Final = (255, 1023, 4095, 16383, 65535)
 """The largest values of 8, 10, 12, 14 and 16 bits."""
 
@@ -37,16 +40,21 @@ def saturation(pixels: NDArray[Any]) -> Saturation:
     Parameters
     ----------
     pixels
-        An image of any shape. Floating images have no largest value: their fractions are 0. So are those of
-        images with no more than two values and one of them a ceiling, which are masks.
+        An image of any shape, which need not be in memory. Floating images have no largest value: their fractions are
+        0. So are those of images with no more than two values and one of them a ceiling, which are masks.
     """
     if pixels.dtype.kind not in "ui" or pixels.size == 0:
         return Saturation(None, 0.0, 0.0)
-    lowest, highest = int(pixels.min()), int(pixels.max())
-    at_zero = int(np.count_nonzero(pixels <= 0)) / pixels.size
+    lowest, highest = (int(value) for value in value_range(pixels))
+    zero = top = bottom = 0
+    for window in blocks(pixels.shape):
+        part = pixels[window]
+        zero += int(np.count_nonzero(part <= 0))
+        top += int(np.count_nonzero(part == highest))
+        bottom += int(np.count_nonzero(part == lowest))
+        release(pixels)
     if highest not in CAMERA_MAXIMA:
-        return Saturation(None, 0.0, at_zero)
-    at_top = int(np.count_nonzero(pixels == highest))
-    if at_top + int(np.count_nonzero(pixels == lowest)) >= pixels.size:
+        return Saturation(None, 0.0, zero / pixels.size)
+    if top + bottom >= pixels.size:
         return Saturation(None, 0.0, 0.0)
-    return Saturation(highest, at_top / pixels.size, at_zero)
+    return Saturation(highest, top / pixels.size, zero / pixels.size)

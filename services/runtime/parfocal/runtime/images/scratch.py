@@ -120,6 +120,18 @@ def blocks(shape: Sequence[int], most_pixels: int = BLOCK_PIXELS) -> Iterator[tu
         )
 
 
+def contiguous(array: NDArray[Any], scratch: Scratch) -> NDArray[Any]:
+    """Return an array whose elements lie in C order: itself, or a copy of it that `scratch` holds if it is large."""
+    if array.flags.c_contiguous or scratch.holds(array.shape, array.dtype):
+        return array
+    out = scratch.zeros(array.shape, array.dtype)
+    for window in blocks(array.shape):
+        out[window] = array[window]
+        release(array)
+        release(out)
+    return out
+
+
 def copied(array: NDArray[Any]) -> NDArray[Any]:
     """Return an array of any strides in memory, copied window by window."""
     out = np.empty(array.shape, array.dtype)

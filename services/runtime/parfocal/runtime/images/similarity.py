@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Final
 
@@ -13,7 +14,8 @@ from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
-from parfocal.runtime.images.pixel_values import count_unusable
+from parfocal.runtime.images.pixel_values import count_unusable, value_range
+from parfocal.runtime.images.scratch import BLOCK_PIXELS, release
 
 SIDE: Final = 32
 _BACKGROUND: Final = 4.0
@@ -26,6 +28,10 @@ def pixel_digest(image: npt.NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
+
+
+Read = Callable[[slice, slice], npt.NDArray[Any]]
+"""Returns a window of a plane, rows and columns."""
 
 
 def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
@@ -50,36 +56,67 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     InvalidInputError
         Other axes, smaller, not numeric or not finite.
     """
-    if image.dtype.kind not in "buif" or count_unusable(image):
-        raise InvalidInputError("A fingerprint needs finite grey values.")
     if image.ndim not in (2, 3) or min(image.shape[-2:]) < SIDE:
         raise InvalidInputError(
             f"A fingerprint needs an image (Y, X) or (Z, Y, X) of {SIDE}x{SIDE}; not {image.shape}."
         )
-    blocks = image if image.ndim == 2 else image.mean(axis=0)
-    for axis, length in enumerate(blocks.shape):
-        edges = np.arange(SIDE) * length // SIDE
-        sizes = np.diff([*edges, length]).reshape((-1, 1) if axis == 0 else (1, -1))
-        blocks = np.add.reduceat(blocks, edges, axis=axis, dtype=np.float64) / sizes
+    return _fingerprint(image, "ZYX"[-image.ndim :], None)
+
+
+def _fingerprint(
+    image: npt.NDArray[Any], axes: str, precision: type[np.float32] | None
+) -> npt.NDArray[np.float32] | None:
+    """Return the fingerprint of the mean over all axes but Y and X, which is taken in `precision`."""
+    if image.dtype.kind not in "buif" or count_unusable(image):
+        raise InvalidInputError("A fingerprint needs finite grey values.")
+    others = tuple(number for number, axis in enumerate(axes) if axis not in "YX")
+
+    def read(rows: slice, columns: slice) -> npt.NDArray[Any]:
+        window = {"Y": rows, "X": columns}
+        part = image[tuple(window.get(axis, slice(None)) for axis in axes)]
+        return part.mean(axis=others, dtype=precision) if others else part
+
+    blocks = _block_means(image, axes, read)
     smooth = _smooth_surfaces()
     blocks -= (smooth @ (smooth.T @ blocks.ravel())).reshape(SIDE, SIDE)
     blocks -= ndimage.gaussian_filter(blocks, _BACKGROUND)
     blocks -= blocks.mean()
     length = float(np.linalg.norm(blocks))
-    if length <= 1e-9 * max(1.0, float(np.abs(image).max())):
+    if length <= 1e-9 * max(1.0, *(abs(float(value)) for value in value_range(image))):
         return None
     result: npt.NDArray[np.float32] = (blocks.ravel() / length).astype(np.float32)
     return result
 
 
+def _block_means(image: npt.NDArray[Any], axes: str, read: Read) -> npt.NDArray[np.float64]:
+    """Return the means of 32 x 32 blocks of a plane of an image, of which `read` makes some million pixels at a time.
+
+    The numbers are those of the plane in one piece, for each column is summed up by itself.
+    """
+    height, width = image.shape[axes.index("Y")], image.shape[axes.index("X")]
+    depth = image.size // (height * width)
+    sums = np.empty((SIDE, width), np.float64)
+    edges = [*(np.arange(SIDE) * height // SIDE).tolist(), height]
+    for block, (top, bottom) in enumerate(itertools.pairwise(edges)):
+        step = max(1, BLOCK_PIXELS // ((bottom - top) * depth))
+        for left in range(0, width, step):
+            part = read(slice(top, bottom), slice(left, left + step))
+            sums[block, left : left + step] = np.add.reduceat(part, [0], axis=0, dtype=np.float64)[0]
+            release(image)
+    sums /= np.diff(edges)[:, np.newaxis]
+    edges = [*(np.arange(SIDE) * width // SIDE).tolist(), width]
+    means: npt.NDArray[np.float64] = np.add.reduceat(sums, edges[:-1], axis=1, dtype=np.float64) / np.diff(edges)
+    return means
+
+
 def pattern_of(image: Image) -> npt.NDArray[np.float32] | None:
     """Return the fingerprint of an image with any axes besides Y and X, over which the mean is taken.
 
-    None where the image is too small or too even to be told from others.
+    None where the image is too small or too even to be told from others. It need not be in memory.
     """
-    others = tuple(number for number, axis in enumerate(image.axes) if axis not in "YX")
-    plane = image.pixels.mean(axis=others, dtype=np.float32) if others else image.pixels
-    return fingerprint(plane) if min(plane.shape) >= SIDE else None
+    if min(length for length, axis in zip(image.pixels.shape, image.axes, strict=True) if axis in "YX") < SIDE:
+        return None
+    return _fingerprint(image.pixels, image.axes, np.float32)
 
 
 def alike(fingerprints: npt.NDArray[np.float32], least: float) -> Iterator[tuple[int, int, float]]:

@@ -23,7 +23,7 @@ from parfocal.runtime.training.augmentation import UNCHANGED, View, moved_box
 from parfocal.runtime.training.batches import channels_last
 from parfocal.runtime.training.data import PatchSettings, augmentation, backgrounds, normalised_port
 from parfocal.runtime.training.sampler import FixedPatches, Patch, PatchSampler
-from parfocal.runtime.training.split import Region, Split, split_images, split_stacks
+from parfocal.runtime.training.split import Region, Split, parts, split_images, split_stacks
 
 P = TypeVar("P", bound=PatchSettings)
 A = TypeVar("A")
@@ -113,7 +113,11 @@ def open_boxes(
     source, target = roles.source, roles.targets[0]
     folder, axes = data.fetch(source, target), data.manifest.select("train", source)[0].axes
     report = check_boxes(
-        folder / source, folder / target, axes=axes, classes=data.manifest.classes, min_images=data.minimum_images
+        *(folder / source, folder / target),
+        axes=axes,
+        classes=data.manifest.classes,
+        min_images=data.minimum_images,
+        reading=data.reading,
     )
     for warning in dict.fromkeys(report.warnings):
         data.warn(warning)
@@ -152,7 +156,7 @@ def open_coordinates(data: DatasetView, parameters: P, normaliser: Normaliser) -
     roles = parameters.roles(data.manifest)
     source, target = roles.source, roles.targets[0]
     folder = data.fetch(source, target)
-    report = check_coordinates(folder / source, folder / target, min_images=data.minimum_images)
+    report = check_coordinates(folder / source, folder / target, min_images=data.minimum_images, reading=data.reading)
     for warning in dict.fromkeys(report.warnings):
         data.warn(warning)
     images = [stack.image for stack in report.stacks]
@@ -316,7 +320,7 @@ def _opened(
     )
 
     def validation_images() -> Iterator[ValidationImage]:
-        for region in split.validation:
+        for region in parts(split.validation):
             spatial = iter(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
             window = tuple(slice(None) if axis in "CS" else next(spatial) for axis in plain)
             pixels = normaliser.apply(np.asarray(sources[region.index])[window], constants[region.index])

@@ -22,7 +22,8 @@ from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.images.domains import unlike_domains
 from parfocal.runtime.images.drift import training_statistics
 from parfocal.runtime.images.files import PixelSize
-from parfocal.runtime.images.memmaps import write_memmap
+from parfocal.runtime.images.memmaps import read_memmap, writing_memmap
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.methods.augmenting import Flips, FlipZ, Intensity, Warps
 from parfocal.runtime.methods.implementation import (
     Example,
@@ -39,7 +40,7 @@ from parfocal.runtime.training.augmentation import Augmentation, Change
 from parfocal.runtime.training.batches import PatchBatches, UnpairedBatches, channels_last, targets_last
 from parfocal.runtime.training.label_targets import clean_label_targets
 from parfocal.runtime.training.sampler import PatchSampler
-from parfocal.runtime.training.split import Region, split_images
+from parfocal.runtime.training.split import Region, parts, split_images
 
 FRAMES = "T"
 """The axis of a movie along which its frames are."""
@@ -161,10 +162,17 @@ def open_classes(
         values = data.manifest.image_class_values
     targets, sparse = [], False
     for number, several in enumerate(images.decode_targets(data)):
-        indices = [class_indices(np.asarray(each), values, ignored) for each in several]
-        sparse = sparse or bool((indices[0] == UNANNOTATED).any())
-        paths = (data.scratch / "classes" / f"{number}-{place}.npy" for place in range(len(indices)))
-        targets.append(tuple(map(write_memmap, paths, indices)))
+        indices = []
+        for place, drawn in enumerate(several):
+            path = data.scratch / "classes" / f"{number}-{place}.npy"
+            with writing_memmap(path, drawn.shape, np.int8) as out:
+                for window in blocks(drawn.shape):
+                    out[window] = class_indices(np.asarray(drawn[window]), values, ignored)
+                    sparse = sparse or bool(place == 0 and (out[window] == UNANNOTATED).any())
+                    release(drawn)
+                    release(out)
+            indices.append(read_memmap(path))
+        targets.append(tuple(indices))
     ports = tuple(Port(role=role, kind="classes", classes=max(1, len(values) - 1)) for role in roles.targets)
     return _opened(data, parameters, normaliser, images, targets=targets, ports=ports, least_label=0 if sparse else 1)
 
@@ -185,7 +193,9 @@ def open_sources(data: DatasetView, parameters: P, normaliser: Normaliser) -> Op
     role = parameters.roles(data.manifest).source
     folder, axes = data.fetch(role), data.manifest.select("train", role)[0].axes
     least = dict(zip(data.axes, parameters.patch_shape(data.axes), strict=True))
-    report = check_images(folder / role, axes=axes, min_size=least, min_images=data.minimum_images)
+    report = check_images(
+        folder / role, axes=axes, min_size=least, min_images=data.minimum_images, reading=data.reading
+    )
     _warn_once(data, report.warnings)
     return _opened(data, parameters, normaliser, _alone(data, role, report.images))
 
@@ -211,6 +221,7 @@ def open_unpaired(data: DatasetView, parameters: P, normaliser: Normaliser) -> O
         target_axes=target_axes,
         min_size=dict(zip(data.axes, parameters.patch_shape(data.axes), strict=True)),
         min_images=data.minimum_images,
+        reading=data.reading,
     )
     _warn_once(data, report.warnings)
     first, second = (
@@ -284,6 +295,7 @@ def _pairs(data: DatasetView, roles: Roles, patch: tuple[int, ...], *, constant_
             min_size=dict(zip(data.axes, patch, strict=True)),
             min_images=data.minimum_images,
             constant_targets=constant_targets,
+            readings=(data.reading, data.reading),
         )
         for role in roles.targets
     ]
@@ -408,7 +420,7 @@ def _opened(
     )
 
     def validation_images() -> Iterator[ValidationImage]:
-        for region in validation:
+        for region in parts(validation):
             window = tuple(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
             source = _cut(sources[region.index], window, axes)
             source = normaliser.apply(source, source_constants[region.index])
@@ -459,7 +471,11 @@ def _cut(image: NDArray[Any], window: Sequence[slice], axes: str) -> NDArray[Any
 def backgrounds(sources: Sequence[NDArray[Any]], axes: str) -> list[float]:
     """Return the median of each image, of every fourth pixel along Y and X."""
     thinned = tuple(slice(None, None, 4) if axis in "YX" else slice(None) for axis in axes)
-    return [float(np.median(image[thinned])) for image in sources]
+    medians = []
+    for image in sources:
+        medians.append(float(np.median(image[thinned])))
+        release(image)
+    return medians
 
 
 def augmentation(parameters: object) -> Augmentation:

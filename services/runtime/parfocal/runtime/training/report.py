@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.findings import count
+from parfocal.runtime.datasets.objects import object_extents
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.methods.implementation import Example
 from parfocal.runtime.methods.service import Method
 from parfocal.runtime.report.content import Block, Heading, Notice, Picture, Report, Table, Text
@@ -32,6 +34,8 @@ _CURVES_CAPTION: Final = (
     "overfitting."
 )
 _log = logging.getLogger(__name__)
+# Pixels of a side of an example, of which a page shows a quarter at most.
+_SHOWN: Final = 2048
 _RESOLUTION: Final = 120  # dots per inch of the pictures
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 # Colours that are told apart in all kinds of colour vision; more scores than these share them.
@@ -253,19 +257,29 @@ def _draw_example(axes: Any, example: Example) -> None:
     axes.set_axis_off()
     pixels, title = example.pixels, example.role
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) and pixels.dtype == np.uint8:
-        axes.imshow(pixels[..., :3], interpolation="nearest")
+        axes.imshow(_thinned(pixels[..., :3]), interpolation="nearest")
         axes.set_title(title, fontsize=9, parse_math=False)
         return
     while pixels.ndim > 2:  # of volumes and of several channels the middle one
         pixels = pixels[len(pixels) // 2]
         title = f"{example.role}, middle plane"
     if example.labels:
-        axes.imshow(_coloured(pixels), interpolation="nearest")
-        axes.set_title(f"{title}\n({len(np.unique(pixels[pixels > 0]))} objects)", fontsize=9, parse_math=False)
+        objects = len(object_extents(pixels))
+        axes.imshow(_coloured(_thinned(pixels)), interpolation="nearest")
+        axes.set_title(f"{title}\n({objects} objects)", fontsize=9, parse_math=False)
         return
+    pixels = _thinned(pixels)
     low, high = np.percentile(pixels, [0.5, 99.8])
     axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     axes.set_title(f"{title}\n(grey values {low:.4g} to {high:.4g})", fontsize=9, parse_math=False)
+
+
+def _thinned(plane: NDArray[Any]) -> NDArray[Any]:
+    """Return every n-th pixel of a plane (Y, X, …), so that each side has about as many as a picture shows."""
+    step = max(1, *(length // _SHOWN for length in plane.shape[:2]))
+    thin = np.array(plane[::step, ::step])
+    release(plane)
+    return thin
 
 
 def _coloured(labels: NDArray[Any]) -> NDArray[np.float64]:

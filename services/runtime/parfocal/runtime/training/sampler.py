@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import blocks, release
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
 from parfocal.runtime.training.augmentation import UNCHANGED, Augmentation, View, Warp, warp_array
 from parfocal.runtime.training.split import Region
@@ -24,6 +25,8 @@ from parfocal.runtime.training.split import Region
 Targets = NDArray[Any] | tuple[NDArray[Any], ...]
 # Draws before a rare object is looked for; until then every place with an object has the same chance.
 _FOREGROUND_TRIES = 10
+# The largest image whose pages are left in memory once a patch was read.
+_MAPPED_BYTES = 2**25
 
 
 class Patch(NamedTuple):
@@ -202,9 +205,8 @@ class PatchSampler:
                 return corner
             corner = region.start + rng.integers(room)
         part = labels[tuple(slice(*bounds) for bounds in zip(region.start, region.stop, strict=True))]
-        pixels = np.flatnonzero(np.asarray(part) >= self.least_label)
-        if len(pixels):
-            pixel = np.unravel_index(pixels[rng.integers(len(pixels))], part.shape)
+        pixel = _pixel_above(part, self.least_label, rng)
+        if pixel is not None:
             offset = pixel - rng.integers(self.patch_shape)
             corner = region.start + np.clip(offset, 0, room - 1)
         return corner
@@ -223,6 +225,10 @@ class PatchSampler:
                 change.turn(self._cut(patch, change, *each, nearest=number > 0 and constants[number] is None), each[1])
                 for number, each in enumerate(zip(arrays, axes, strict=True))
             ]
+            for array in arrays:
+                if array.nbytes > _MAPPED_BYTES:
+                    # Patches from all over the image would come to hold it whole.
+                    release(array)
             rows.append(
                 [
                     view if constant is None else self.normaliser.apply(view, constant)
@@ -303,6 +309,23 @@ def _spread(patches: list[Patch], most: int) -> list[Patch]:
     if len(patches) <= most:
         return patches
     return [patches[place] for place in np.linspace(0, len(patches) - 1, most).round().astype(int)]
+
+
+def _pixel_above(labels: NDArray[Any], least: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
+    """Return the place of one of the pixels that have this label or a higher one, each as likely; None without any."""
+    counts = []
+    for window in blocks(labels.shape):
+        counts.append(int(np.count_nonzero(labels[window] >= least)))
+        release(labels)
+    if not sum(counts):
+        return None
+    number = int(rng.integers(sum(counts)))
+    for window, count in zip(blocks(labels.shape), counts, strict=True):
+        if number < count:
+            inside = np.argwhere(labels[window] >= least)[number]
+            return np.asarray(inside + [each.start for each in window])
+        number -= count
+    raise AssertionError("the label image changed")
 
 
 @functools.lru_cache(maxsize=4)

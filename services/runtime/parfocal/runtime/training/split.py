@@ -7,8 +7,9 @@ whole image would cost too much of the data is a block held out instead, with a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +35,27 @@ class Region(BaseModel):
     def shape(self) -> tuple[int, ...]:
         """Length per axis in pixels."""
         return tuple(stop - start for start, stop in zip(self.start, self.stop, strict=True))
+
+
+LARGEST_PART: Final = 2**24
+"""The most pixels of what is held out that are looked at in one piece."""
+
+
+def parts(regions: Iterable[Region], most_pixels: int = LARGEST_PART) -> Iterator[Region]:
+    """Yield the regions, those that are larger than `most_pixels` in parts of even size, which cover them once."""
+    for region in regions:
+        counts = [1] * len(region.shape)
+        while math.prod(-(-length // count) for length, count in zip(region.shape, counts, strict=True)) > most_pixels:
+            longest = int(np.argmax([length / count for length, count in zip(region.shape, counts, strict=True)]))
+            counts[longest] += 1
+        edges = [
+            [start + length * number // count for number in range(count + 1)]
+            for start, length, count in zip(region.start, region.shape, counts, strict=True)
+        ]
+        for place in np.ndindex(*counts):
+            bounds = [(each[number], each[number + 1]) for each, number in zip(edges, place, strict=True)]
+            start, stop = zip(*bounds, strict=True)
+            yield region.model_copy(update={"start": start, "stop": stop})
 
 
 class Split(BaseModel):
