@@ -215,10 +215,10 @@ def _predict_one(
 ) -> tuple[ResultOutputs | None, str]:
     if item.image is None:
         return None, item.reason
-    if merge is not None and (reason := merge.reason(position[0], item)):
-        return None, reason
     on_tile = report_tiles(context, item.name, *position)
     try:
+        if merge is not None and (reason := merge.reason(position[0], item)):
+            return None, reason
         stem = output_stem(item.name)
         folder, scratch = output_folder(context), scratch_of(context)
         with contextlib.ExitStack() as stack:

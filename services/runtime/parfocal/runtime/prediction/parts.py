@@ -149,7 +149,7 @@ class Parts:
         self._open = contextlib.ExitStack()
         try:
             self._archives = [self._open.enter_context(_Archive(path)) for path in paths]
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
             self._open.close()
             raise self._damaged(error) from error
 
