@@ -17,7 +17,7 @@ from parfocal.v1 import job_pb2 as parfocal_dot_v1_dot_job__pb2
 from parfocal.v1 import method_pb2 as parfocal_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n parfocal/v1/method_service.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15parfocal/v1/job.proto\x1a\x18parfocal/v1/method.proto\"\x14\n\x12ListMethodsRequest\"{\n\x13ListMethodsResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12$\n\x07methods\x18\x02 \x03(\x0b\x32\x13.parfocal.v1.Method\x12-\n\x0b\x65nvironment\x18\x03 \x01(\x0b\x32\x18.parfocal.v1.Environment\"s\n\x0bImageHeader\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0c\n\x04\x61xes\x18\x03 \x01(\t\x12*\n\npixel_size\x18\x04 \x01(\x0b\x32\x16.parfocal.v1.PixelSize\x12\x0c\n\x04name\x18\x05 \x01(\t\",\n\tPixelSize\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\t\n\x01z\x18\x03 \x01(\x01\"b\n\x13PredictImageRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.parfocal.v1.PredictImageHeaderH\x00\x12\x10\n\x06pixels\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"}\n\x12PredictImageHeader\x12\x11\n\tmodel_uri\x18\x01 \x01(\t\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.parfocal.v1.ImageHeader\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\")\n\x0bTableColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\"F\n\x0bTableHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x18.parfocal.v1.TableColumn\"\xd4\x01\n\x14PredictImageResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.parfocal.v1.ProgressH\x00\x12*\n\x06header\x18\x02 \x01(\x0b\x32\x18.parfocal.v1.ImageHeaderH\x00\x12\x10\n\x06pixels\x18\x03 \x01(\x0cH\x00\x12\x11\n\x07warning\x18\x04 \x01(\tH\x00\x12)\n\x05table\x18\x05 \x01(\x0b\x32\x18.parfocal.v1.TableHeaderH\x00\x12\r\n\x03\x63sv\x18\x06 \x01(\x0cH\x00\x42\x06\n\x04part2\xba\x01\n\rMethodService\x12P\n\x0bListMethods\x12\x1f.parfocal.v1.ListMethodsRequest\x1a .parfocal.v1.ListMethodsResponse\x12W\n\x0cPredictImage\x12 .parfocal.v1.PredictImageRequest\x1a!.parfocal.v1.PredictImageResponse(\x01\x30\x01\x42\'\n\x0forg.parfocal.v1B\x12MethodServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n parfocal/v1/method_service.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15parfocal/v1/job.proto\x1a\x18parfocal/v1/method.proto\"\x14\n\x12ListMethodsRequest\"\x8c\x01\n\x13ListMethodsResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12$\n\x07methods\x18\x02 \x03(\x0b\x32\x13.parfocal.v1.Method\x12-\n\x0b\x65nvironment\x18\x03 \x01(\x0b\x32\x18.parfocal.v1.Environment\x12\x0f\n\x07\x64\x65vices\x18\x04 \x01(\x05\"s\n\x0bImageHeader\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0c\n\x04\x61xes\x18\x03 \x01(\t\x12*\n\npixel_size\x18\x04 \x01(\x0b\x32\x16.parfocal.v1.PixelSize\x12\x0c\n\x04name\x18\x05 \x01(\t\",\n\tPixelSize\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\t\n\x01z\x18\x03 \x01(\x01\"b\n\x13PredictImageRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.parfocal.v1.PredictImageHeaderH\x00\x12\x10\n\x06pixels\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"}\n\x12PredictImageHeader\x12\x11\n\tmodel_uri\x18\x01 \x01(\t\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.parfocal.v1.ImageHeader\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\")\n\x0bTableColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\"F\n\x0bTableHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x18.parfocal.v1.TableColumn\"\xd4\x01\n\x14PredictImageResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.parfocal.v1.ProgressH\x00\x12*\n\x06header\x18\x02 \x01(\x0b\x32\x18.parfocal.v1.ImageHeaderH\x00\x12\x10\n\x06pixels\x18\x03 \x01(\x0cH\x00\x12\x11\n\x07warning\x18\x04 \x01(\tH\x00\x12)\n\x05table\x18\x05 \x01(\x0b\x32\x18.parfocal.v1.TableHeaderH\x00\x12\r\n\x03\x63sv\x18\x06 \x01(\x0cH\x00\x42\x06\n\x04part2\xba\x01\n\rMethodService\x12P\n\x0bListMethods\x12\x1f.parfocal.v1.ListMethodsRequest\x1a .parfocal.v1.ListMethodsResponse\x12W\n\x0cPredictImage\x12 .parfocal.v1.PredictImageRequest\x1a!.parfocal.v1.PredictImageResponse(\x01\x30\x01\x42\'\n\x0forg.parfocal.v1B\x12MethodServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,22 +27,22 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017org.parfocal.v1B\022MethodServiceProtoP\001'
   _globals['_LISTMETHODSREQUEST']._serialized_start=128
   _globals['_LISTMETHODSREQUEST']._serialized_end=148
-  _globals['_LISTMETHODSRESPONSE']._serialized_start=150
-  _globals['_LISTMETHODSRESPONSE']._serialized_end=273
-  _globals['_IMAGEHEADER']._serialized_start=275
-  _globals['_IMAGEHEADER']._serialized_end=390
-  _globals['_PIXELSIZE']._serialized_start=392
-  _globals['_PIXELSIZE']._serialized_end=436
-  _globals['_PREDICTIMAGEREQUEST']._serialized_start=438
-  _globals['_PREDICTIMAGEREQUEST']._serialized_end=536
-  _globals['_PREDICTIMAGEHEADER']._serialized_start=538
-  _globals['_PREDICTIMAGEHEADER']._serialized_end=663
-  _globals['_TABLECOLUMN']._serialized_start=665
-  _globals['_TABLECOLUMN']._serialized_end=706
-  _globals['_TABLEHEADER']._serialized_start=708
-  _globals['_TABLEHEADER']._serialized_end=778
-  _globals['_PREDICTIMAGERESPONSE']._serialized_start=781
-  _globals['_PREDICTIMAGERESPONSE']._serialized_end=993
-  _globals['_METHODSERVICE']._serialized_start=996
-  _globals['_METHODSERVICE']._serialized_end=1182
+  _globals['_LISTMETHODSRESPONSE']._serialized_start=151
+  _globals['_LISTMETHODSRESPONSE']._serialized_end=291
+  _globals['_IMAGEHEADER']._serialized_start=293
+  _globals['_IMAGEHEADER']._serialized_end=408
+  _globals['_PIXELSIZE']._serialized_start=410
+  _globals['_PIXELSIZE']._serialized_end=454
+  _globals['_PREDICTIMAGEREQUEST']._serialized_start=456
+  _globals['_PREDICTIMAGEREQUEST']._serialized_end=554
+  _globals['_PREDICTIMAGEHEADER']._serialized_start=556
+  _globals['_PREDICTIMAGEHEADER']._serialized_end=681
+  _globals['_TABLECOLUMN']._serialized_start=683
+  _globals['_TABLECOLUMN']._serialized_end=724
+  _globals['_TABLEHEADER']._serialized_start=726
+  _globals['_TABLEHEADER']._serialized_end=796
+  _globals['_PREDICTIMAGERESPONSE']._serialized_start=799
+  _globals['_PREDICTIMAGERESPONSE']._serialized_end=1011
+  _globals['_METHODSERVICE']._serialized_start=1014
+  _globals['_METHODSERVICE']._serialized_end=1200
 # @@protoc_insertion_point(module_scope)

@@ -36,8 +36,11 @@ class ListMethodsResponse(google.protobuf.message.Message):
     SERVICE_FIELD_NUMBER: builtins.int
     METHODS_FIELD_NUMBER: builtins.int
     ENVIRONMENT_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
     service: builtins.str
     """Name of the service, for example "care"."""
+    devices: builtins.int
+    """Number of devices that its jobs can compute on at the same time; 0 where the service does not know, as on a cluster."""
     @property
     def methods(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.method_pb2.Method]:
         """The methods, in alphabetical order."""
@@ -52,9 +55,10 @@ class ListMethodsResponse(google.protobuf.message.Message):
         service: builtins.str = ...,
         methods: collections.abc.Iterable[parfocal.v1.method_pb2.Method] | None = ...,
         environment: parfocal.v1.job_pb2.Environment | None = ...,
+        devices: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["environment", b"environment"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["environment", b"environment", "methods", b"methods", "service", b"service"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["devices", b"devices", "environment", b"environment", "methods", b"methods", "service", b"service"]) -> None: ...
 
 global___ListMethodsResponse = ListMethodsResponse
 

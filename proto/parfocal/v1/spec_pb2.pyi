@@ -100,6 +100,8 @@ class PredictionSpec(google.protobuf.message.Message):
     SPLIT_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
     INPUTS_FIELD_NUMBER: builtins.int
+    PART_FIELD_NUMBER: builtins.int
+    PART_URIS_FIELD_NUMBER: builtins.int
     model_uri: builtins.str
     """Published model version."""
     input_uri: builtins.str
@@ -114,6 +116,14 @@ class PredictionSpec(google.protobuf.message.Message):
     def inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Images of the folder `input_uri` to predict, by their names below it, for example "plate1/a01.tif"; empty: all."""
 
+    @property
+    def part(self) -> global___PredictionPart:
+        """The part of each image that this job does; unset: the whole. Its result is not a prediction but waits to be merged."""
+
+    @property
+    def part_uris(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Published results of all parts of the same prediction, in any order: the job merges them and predicts nothing itself."""
+
     def __init__(
         self,
         *,
@@ -122,11 +132,35 @@ class PredictionSpec(google.protobuf.message.Message):
         split: builtins.str = ...,
         parameters: google.protobuf.struct_pb2.Struct | None = ...,
         inputs: collections.abc.Iterable[builtins.str] | None = ...,
+        part: global___PredictionPart | None = ...,
+        part_uris: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["parameters", b"parameters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["input_uri", b"input_uri", "inputs", b"inputs", "model_uri", b"model_uri", "parameters", b"parameters", "split", b"split"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["parameters", b"parameters", "part", b"part"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input_uri", b"input_uri", "inputs", b"inputs", "model_uri", b"model_uri", "parameters", b"parameters", "part", b"part", "part_uris", b"part_uris", "split", b"split"]) -> None: ...
 
 global___PredictionSpec = PredictionSpec
+
+@typing.final
+class PredictionPart(google.protobuf.message.Message):
+    """One of several parts of a prediction that are done by jobs of their own, each in the same blocks as one job would take."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """Number of the part, from 1."""
+    count: builtins.int
+    """Number of parts, 2 or more."""
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "number", b"number"]) -> None: ...
+
+global___PredictionPart = PredictionPart
 
 @typing.final
 class EvaluationSpec(google.protobuf.message.Message):

@@ -15,10 +15,10 @@ from parfocal.catalog.places import RESULT
 from parfocal.catalog.trash import Trash
 from parfocal.runtime.errors import DamagedError, NotFoundError, ParfocalError
 from parfocal.runtime.jobs.records import JobStore
-from parfocal.runtime.store.manifests import ResultManifest
+from parfocal.runtime.store.manifests import PART, ResultManifest
 
 _log = logging.getLogger(__name__)
-_KINDS: Final = {"prediction", "evaluation"}
+_KINDS: Final = {"prediction", "evaluation", PART}
 _BY: Final = "retention"
 
 

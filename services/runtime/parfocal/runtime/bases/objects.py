@@ -55,5 +55,5 @@ class ObjectImplementation(Implementation[P, L]):
             image = pixels if unit.channels > 1 else pixels[..., 0]
             return self.find_objects(learner, image, parameters, Tiling(unit.most_pixels, on_tile))
 
-        objects = find_in_blocks(find, unit.shape, unit.report, unit.scratch)
+        objects = find_in_blocks(find, unit.shape, unit.report, unit.scratch, steps=unit.steps)
         outputs.objects(objects, class_role=next(iter(model.facts.target_roles[1:]), ""))

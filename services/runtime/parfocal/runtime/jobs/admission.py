@@ -22,6 +22,7 @@ from parfocal.runtime.errors import (
     refusal,
 )
 from parfocal.runtime.images.needs import fits_axes
+from parfocal.runtime.jobs.parts import check_parts, refuse_part
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.roles import Roles, TrainingBase
@@ -148,6 +149,12 @@ def read_manifest(store: Store, uri: str, name: str, field: str, model: type[M])
         raise type(error)(error.message, [Violation(field, error.message)]) from error
 
 
+def _check_judged(store: Store, spec: v1.EvaluationSpec) -> None:
+    """Raise unless there is a prediction to judge."""
+    field = "evaluation.prediction_uri"
+    refuse_part(read_manifest(store, spec.prediction_uri, RESULT_MANIFEST, field, ResultManifest), field)
+
+
 def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tuple[Method, Parameters, Sequence[str]]:
     method = service.method(spec.method)
     parameters = method.parse(v1.JOB_KIND_TRAINING, struct_values(spec.parameters))
@@ -177,6 +184,8 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     method = service.method(model.method)
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     require_outputs(parameters, model)
+    if spec.HasField("part") or spec.part_uris:
+        check_parts(store, spec, parameters)
     if spec.split and spec.inputs:
         text = "Name either a split of a dataset or images of a folder, not both."
         raise InvalidInputError(text, [Violation("prediction.inputs", text)])
@@ -245,7 +254,7 @@ def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -
     work = method.work_of(v1.JOB_KIND_EVALUATION)
     if not work.needs_targets:
         _refuse(spec, ("dataset_uri", "split", "model_uri"), f"{method.title} judges a prediction by its inputs")
-        read_manifest(store, spec.prediction_uri, RESULT_MANIFEST, "evaluation.prediction_uri", ResultManifest)
+        _check_judged(store, spec)
         return method, parameters
     dataset = read_manifest(store, spec.dataset_uri, DATASET_MANIFEST, "evaluation.dataset_uri", DatasetManifest)
     if not work.needs_prediction:
@@ -257,7 +266,7 @@ def _check_evaluation(service: Service, store: Store, spec: v1.EvaluationSpec) -
         why = "they are no pairs" if split in dataset.unpaired else f"it has {title_of(dataset)}"
         text = f"The dataset {spec.dataset_uri} has no {split!r} images with targets to compare with ({why})."
         raise InvalidInputError(text, [Violation("evaluation.dataset_uri", text)])
-    read_manifest(store, spec.prediction_uri, RESULT_MANIFEST, "evaluation.prediction_uri", ResultManifest)
+    _check_judged(store, spec)
     if spec.model_uri:
         read_manifest(store, spec.model_uri, MODEL_MANIFEST, "evaluation.model_uri", ModelManifest)
     return method, parameters

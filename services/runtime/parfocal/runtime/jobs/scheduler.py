@@ -408,6 +408,9 @@ class Scheduler:
     def _resources(self, job: v1.Job) -> Resources:
         method = self.service.method(job.method)
         resources = method.work_of(job_kind(job)).resources
+        if job.prediction.part_uris:
+            # What networks have computed is put together: no device is needed for that.
+            return replace(resources, gpu=0)
         if self._settings.capacity_dir is None or not job.HasField("training"):
             return resources
         try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,29 @@ class Objects:
     def classes(self) -> NDArray[np.int64] | None:
         """Per object its most probable class, from 1, or 0 if it is most probably of none; None without classes."""
         return None if self.class_probability is None else np.argmax(self.class_probability, axis=-1)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the same as arrays by name, for a file."""
+        arrays = {"labels": self.labels, "probability": self.probability}
+        if len(self.outlines):
+            arrays["corners"] = np.concatenate([np.asarray(outline) for outline in self.outlines])
+            arrays["ends"] = np.cumsum([len(outline) for outline in self.outlines])
+        for name in ("class_probability", "splines"):
+            if (values := getattr(self, name)) is not None:
+                arrays[name] = values
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Return what `to_arrays` has made arrays of."""
+        outlines = np.split(arrays["corners"], arrays["ends"][:-1]) if "corners" in arrays else ()
+        return cls(
+            arrays["labels"],
+            arrays["probability"],
+            outlines,
+            arrays.get("class_probability"),
+            arrays.get("splines"),
+        )
 
 
 def compact_labels(labels: NDArray[Any]) -> NDArray[np.int32]:

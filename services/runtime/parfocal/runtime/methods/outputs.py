@@ -17,6 +17,7 @@ from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.methods.objects import Objects
+from parfocal.runtime.methods.steps import Steps
 
 Window = tuple[slice, ...]
 """A part of an image: one slice with start and stop, and without a step, along each of its axes."""
@@ -55,6 +56,13 @@ class Unit(Protocol):
     @property
     def scratch(self) -> Scratch:
         """Where arrays lie that are as large as the image."""
+
+    @property
+    def steps(self) -> Steps | None:
+        """What does the steps of which the prediction consists where several jobs share them; None: all are done here.
+
+        A method that cannot be shared need not look at it.
+        """
 
     def read(self, window: Window | None = None) -> NDArray[Any]:
         """Return the pixels in a window, or all, as they are in the file; several channels are the last axis.

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from parfocal.runtime.errors import OutOfMemoryError
 from parfocal.runtime.methods.average_precision import box_overlaps
 from parfocal.runtime.methods.outputs import Detections
-from parfocal.runtime.prediction.tiling import Pixels, Tiling, choose_tile
+from parfocal.runtime.methods.steps import AllSteps
+from parfocal.runtime.prediction.tiling import Pixels, Tiling, choose_tile, out_of_memory_in_part
 
 Detect = Callable[[NDArray[np.float32]], Detections]
 """Returns the boxes in one tile (Y, X, channels), in pixels from the tile's upper left corner."""
@@ -82,6 +84,8 @@ def find_boxes(
             return suppress_overlaps(_run(detect, image, axes, tiling), most_overlap)
         except (MemoryError, OutOfMemoryError) as error:
             tile = tuple(axis.tile for axis in axes)
+            if tiling.steps is not None:
+                raise out_of_memory_in_part(tile) from error
             longest = int(np.argmax(tile))
             if (smaller := max(_round_up(tile[longest] // 2, divisor), least)) >= tile[longest]:
                 raise OutOfMemoryError(
@@ -115,9 +119,10 @@ def _plan(length: int, wanted: int, divisor: int, margin: int) -> _Axis:
 
 def _run(detect: Detect, image: Pixels, axes: Sequence[_Axis], tiling: Tiling) -> Detections:
     shape = np.array(image.shape[:2])
-    found: list[Detections] = []
     places = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
-    for number, place in enumerate(places, start=1):
+
+    def look(number: int) -> dict[str, NDArray[Any]]:
+        place = places[number]
         start = np.array([axis.starts[at] for axis, at in zip(axes, place, strict=True)])
         low, high = np.array([axis.cores[at] for axis, at in zip(axes, place, strict=True)]).T
         tile = _cut(image, start.tolist(), [axis.tile for axis in axes])
@@ -127,9 +132,12 @@ def _run(detect: Detect, image: Pixels, axes: Sequence[_Axis], tiling: Tiling) -
         mine = np.all((middle >= np.maximum(low, 0)) & (middle < np.minimum(high, shape)), axis=1)
         corners = np.clip(corners, 0, np.tile(shape, 2)).astype(np.float32)
         mine &= np.all(corners[:, 2:] > corners[:, :2], axis=1)
-        found.append(_select(Detections(corners, here.classes, here.confidence), np.flatnonzero(mine)))
         if tiling.on_tile is not None:
-            tiling.on_tile(number, len(places))
+            tiling.on_tile(number + 1, len(places))
+        return {name: each[mine] for name, each in (vars(here) | {"corners": corners}).items()}
+
+    plan = " x ".join(f"{axis.tile} at {' '.join(map(str, axis.starts))}" for axis in axes)
+    found = [Detections(**arrays) for arrays in (tiling.steps or AllSteps()).run(plan, len(places), look)]
     return Detections(
         np.concatenate([each.corners for each in found]),
         np.concatenate([each.classes for each in found]),

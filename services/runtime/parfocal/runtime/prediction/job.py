@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal import v1
@@ -16,17 +16,27 @@ from parfocal.runtime import traces
 from parfocal.runtime.datasets.findings import Notes, some
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.drift import TrainingStatistics, find_drift, find_small
-from parfocal.runtime.images.files import Image, open_image, output_stem, write_image
-from parfocal.runtime.images.scratch import Scratch
+from parfocal.runtime.images.files import Image, output_stem, write_image
 from parfocal.runtime.jobs.context import JobContext
+from parfocal.runtime.methods.device import Device
 from parfocal.runtime.methods.parameters import Patches, PredictionParameters
 from parfocal.runtime.methods.roles import TARGET_STATISTICS
 from parfocal.runtime.prediction.box_files import RunBoxes
-from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
+from parfocal.runtime.prediction.inputs import list_inputs
+from parfocal.runtime.prediction.job_files import (
+    FetchedImage,
+    fetch_ahead,
+    output_folder,
+    refuse_all,
+    report_tiles,
+    scratch_of,
+    send,
+)
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.prediction.outputs import PREDICTION, ResultOutputs
 from parfocal.runtime.prediction.overlay import overlay_png
 from parfocal.runtime.prediction.pace import Pace
+from parfocal.runtime.prediction.part_jobs import Merge, predict_part
 from parfocal.runtime.prediction.reports import ImageReports
 from parfocal.runtime.store.manifests import (
     MODEL_MANIFEST,
@@ -47,14 +57,6 @@ _KEPT = KeptModel()
 OVERLAY = "overlay"
 
 
-@dataclass(frozen=True)
-class _Input:
-    name: str
-    path: Path
-    image: Image | None
-    reason: str
-
-
 def predict(context: JobContext) -> None:
     """Predict every input image of the job and publish the results under the inputs' names."""
     spec = context.job.prediction
@@ -67,7 +69,7 @@ def predict(context: JobContext) -> None:
     )
     place = Location.parse(spec.model_uri)
     manifest = ModelManifest.read(context.store, place / MODEL_MANIFEST)
-    device = context.choose_device(parameters.precision, training=False)
+    device = _device(context, parameters)
     weights = manifest.weights_named(parameters.weights)
 
     def load() -> LoadedModel:
@@ -77,21 +79,25 @@ def predict(context: JobContext) -> None:
     model = _KEPT.get((context.method.name, manifest, weights, parameters.precision), load)
     facts = model.view.facts.directed(backwards=parameters.backwards)
     inputs = list_inputs(context.store, spec.input_uri, spec.split, facts.source, spec.inputs)
+    if spec.HasField("part"):
+        predict_part(context, model, inputs)
+        return
+    merge = Merge(context, inputs) if spec.part_uris else None
     done: list[ResultFile] = []
     files: list[FileEntry] = []
     notes = Notes()
-    boxes = RunBoxes(_folder(context))
+    boxes = RunBoxes(output_folder(context))
     pace = Pace()
     context.stages.enter("predicting")
     laps = traces.Laps("image", 1, len(inputs))
     with contextlib.closing(boxes), ImageReports(context) as reports, ThreadPoolExecutor(max_workers=1) as uploader:
         pending: Future[tuple[ResultFile, list[FileEntry]]] | None = None
-        for number, item in enumerate(_fetch_ahead(context, inputs, pace)):
+        for number, item in enumerate(fetch_ahead(context, inputs, pace)):
             context.check_cancelled()
             _note(notes, context, item)
             begin = time.monotonic()
             with pace.stage("predicting"):
-                outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)))
+                outputs, reason = _predict_one(context, model, item, parameters, (number, len(inputs)), merge)
             if outputs is not None and item.image is not None:
                 pace.add_pixels(math.prod(item.image.pixels.shape))
             laps.done(number + 1)
@@ -104,17 +110,16 @@ def predict(context: JobContext) -> None:
         reports.finish()
     failed = [result for result in done if result.reason]
     if len(failed) == len(done):
-        first = failed[0]
-        said = first.reason if first.reason.startswith(first.input) else f"{first.input}: {first.reason}"
-        none = f"None of the {len(done)} images could" if len(done) > 1 else "The image could not"
-        raise InvalidInputError(f"{none} be predicted. {said}")
+        raise refuse_all([(result.input, result.reason) for result in failed])
     _warn_of_left_out(context, failed)
+    if merge is not None:
+        merge.warn()
     for text in notes.texts():
         context.warn(text)
     _warn_of_drift(context, done)
     if any(result.metrics for result in done):
-        files.append(_send(context, _write_counts(context, done)))
-    files += [_send(context, path) for path in boxes.finish()]
+        files.append(send(context, _write_counts(context, done)))
+    files += [send(context, path) for path in boxes.finish()]
     judged = newest_content(context.store, place)
     published = ResultManifest(
         project=context.job.project,
@@ -128,11 +133,13 @@ def predict(context: JobContext) -> None:
         # What was trained without targets is judged by those that images of its kind have.
         targets=facts.target_roles or ("target",),
         parameters=parameters.model_dump(mode="json"),
-        environment=context.environment,
+        environment=context.environment if merge is None else merge.environment,
         verdict=judged[1] if judged is not None else {"state": "unchecked"},
         files=tuple(files),
         images=tuple(done),
         warnings=tuple(context.job.warnings),
+        # By id: their results are not needed any more, and an address would keep them.
+        parts=() if merge is None else tuple(part.job for part in merge.manifests),
     )
     context.publish(RESULT_MANIFEST, published, "result", pace.metrics())
 
@@ -150,7 +157,7 @@ def differences_from_training(model: LoadedModel, image: Image, parameters: Pred
     return [*small, *find_drift(image.pixels, image.pixel_size, training, size, axes)]
 
 
-def _note(notes: Notes, context: JobContext, item: _Input) -> None:
+def _note(notes: Notes, context: JobContext, item: FetchedImage) -> None:
     """Take down what was dropped, converted or guessed in an image, and that its planes are done one by one."""
     if item.image is None:
         return
@@ -190,45 +197,37 @@ def _warn_of_drift(context: JobContext, done: Sequence[ResultFile]) -> None:
         )
 
 
-def _fetch_ahead(context: JobContext, inputs: Sequence[InputFile], pace: Pace) -> Iterator[_Input]:
-    def fetch(item: InputFile) -> _Input:
-        with pace.stage("reading"):
-            path = fetch_input(context, item)
-            try:
-                return _Input(item.name, path, open_image(path, _scratch(context)), "")
-            except InvalidInputError as error:
-                return _Input(item.name, path, None, error.message)
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(fetch, inputs[0])
-        for following in [*inputs[1:], None]:
-            item = ahead.result()
-            if following is not None:
-                ahead = pool.submit(fetch, following)
-            yield item
+def _device(context: JobContext, parameters: PredictionParameters) -> Device:
+    """Return what the networks are computed on; where parts are merged there is nothing to compute."""
+    if not context.job.prediction.part_uris:
+        return context.choose_device(parameters.precision, training=False)
+    # Nobody lent a device to this job, so that it must not touch any.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    context.describe(precision=Device().precision)
+    return Device()
 
 
 def _predict_one(
     context: JobContext,
     model: LoadedModel,
-    item: _Input,
+    item: FetchedImage,
     parameters: PredictionParameters,
     position: tuple[int, int],
+    merge: Merge | None,
 ) -> tuple[ResultOutputs | None, str]:
-    number, count = position
-
-    def on_tile(done: int, total: int) -> None:
-        context.check_cancelled()
-        fraction = (number + done / total) / count
-        progress = v1.Progress(stage="predicting", step=number, steps=count, fraction=fraction)
-        context.report_progress(progress, message=f"predicting {item.name}")
-
     if item.image is None:
         return None, item.reason
+    on_tile = report_tiles(context, item.name, *position)
     try:
+        if merge is not None and (reason := merge.reason(position[0], item)):
+            return None, reason
         stem = output_stem(item.name)
-        folder, scratch = _folder(context), _scratch(context)
-        return predict_image(model, item.image, parameters, folder, stem, on_tile=on_tile, scratch=scratch), ""
+        folder, scratch = output_folder(context), scratch_of(context)
+        with contextlib.ExitStack() as stack:
+            steps = None if merge is None else merge.open(position[0], stack)
+            return predict_image(
+                model, item.image, parameters, folder, stem, on_tile=on_tile, scratch=scratch, steps=steps
+            ), ""
     except InvalidInputError as error:
         return None, error.message
 
@@ -237,7 +236,7 @@ def _write(
     context: JobContext,
     model: LoadedModel,
     parameters: PredictionParameters,
-    item: _Input,
+    item: FetchedImage,
     outputs: ResultOutputs | None,
     reason: str,
     seconds: float,
@@ -253,7 +252,7 @@ def _written(
     context: JobContext,
     model: LoadedModel,
     parameters: PredictionParameters,
-    item: _Input,
+    item: FetchedImage,
     outputs: ResultOutputs | None,
     reason: str,
     seconds: float,
@@ -263,21 +262,21 @@ def _written(
     if item.image is None or outputs is None:
         return ResultFile(input=item.name, input_sha256=digest, seconds=round(seconds, 3), reason=reason), []
     predicted = outputs.finish()
-    folder, stem = _folder(context), output_stem(item.name)
+    folder, stem = output_folder(context), output_stem(item.name)
     sent: dict[str, FileEntry] = {}
     for kind, image in predicted.images.items():
         path = folder / (f"{stem}.tif" if kind == PREDICTION else f"{kind}/{stem}.tif")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, image, labels=kind in predicted.labels)
-        sent[kind] = _send(context, path)
-    sent |= {kind: _send(context, folder / name) for kind, name in predicted.files.items()}
+        sent[kind] = send(context, path)
+    sent |= {kind: send(context, folder / name) for kind, name in predicted.files.items()}
     if predicted.boxes is not None:
         boxes.add(item.name, predicted.boxes)
         if not predicted.boxes.stacked:
             path = folder / OVERLAY / f"{stem}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(overlay_png(item.image, predicted.boxes.marks))
-            sent[OVERLAY] = _send(context, path)
+            sent[OVERLAY] = send(context, path)
     result = ResultFile(
         input=item.name,
         input_sha256=digest,
@@ -291,7 +290,7 @@ def _written(
 
 
 def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
-    path = _folder(context) / COUNTS
+    path = output_folder(context) / COUNTS
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -300,23 +299,6 @@ def _write_counts(context: JobContext, done: Sequence[ResultFile]) -> Path:
         writer.writerow(["image", *names])
         writer.writerows([result.input, *(int(result.metrics.get(name, 0)) for name in names)] for result in counted)
     return path
-
-
-def _folder(context: JobContext) -> Path:
-    """Return where the files of the result are made."""
-    return context.scratch / "outputs"
-
-
-def _scratch(context: JobContext) -> Scratch:
-    """Return where arrays lie that are as large as an image."""
-    return Scratch(context.scratch / "arrays", round(context.settings.in_memory_mib * 2**20))
-
-
-def _send(context: JobContext, path: Path) -> FileEntry:
-    """Upload a file of the result, under its name below the folder of outputs, and remove it here."""
-    entry = context.send(path, path.relative_to(_folder(context)).as_posix())
-    path.unlink()
-    return entry
 
 
 def _collect(

@@ -6,6 +6,7 @@ single images, stacks and parts of them give the same grey values.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from parfocal.runtime.methods.implementation import Implementation, Learner, Mod
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Method
+from parfocal.runtime.methods.steps import PartDoneError
 from parfocal.runtime.prediction.outputs import ResultOutputs
-from parfocal.runtime.prediction.unit import OnTile, split_units
+from parfocal.runtime.prediction.unit import OnTile, SharedSteps, split_units
 from parfocal.runtime.store.manifests import ModelManifest
 
 
@@ -80,6 +82,7 @@ def predict_image(
     *,
     on_tile: OnTile | None = None,
     scratch: Scratch = IN_MEMORY,
+    steps: SharedSteps | None = None,
 ) -> ResultOutputs:
     """Return the outputs of one image, to be finished by the caller.
 
@@ -97,6 +100,9 @@ def predict_image(
         Called with what is done of the image and all of it; may raise to end the prediction.
     scratch
         Where arrays lie that are as large as the image.
+    steps
+        Returns what does the steps of a unit where several jobs share the image. There are no outputs of units whose
+        steps are not all here.
 
     Raises
     ------
@@ -105,7 +111,7 @@ def predict_image(
     """
     facts = model.view.facts.directed(backwards=parameters.backwards)
     stack, units = split_units(
-        model.method, facts.input_channels, image, parameters, model.implementation.device, on_tile, scratch
+        model.method, facts.input_channels, image, parameters, model.implementation.device, on_tile, scratch, steps
     )
     outputs = ResultOutputs(
         folder,
@@ -119,9 +125,10 @@ def predict_image(
     )
     try:
         for number, unit in enumerate(units):
-            model.implementation.predict(
-                model.learner, unit, model.view, parameters, outputs.unit(number, unit.shape, unit.pixels)
-            )
+            with contextlib.suppress(PartDoneError):
+                model.implementation.predict(
+                    model.learner, unit, model.view, parameters, outputs.unit(number, unit.shape, unit.pixels)
+                )
     except BaseException:
         outputs.close()
         raise

@@ -21,6 +21,7 @@ from parfocal.runtime.images.scratch import Scratch, release
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outlines import trace_outlines
 from parfocal.runtime.methods.outputs import Window
+from parfocal.runtime.methods.steps import AllSteps, Steps
 
 Find = Callable[[Window, Callable[[int, int], None]], Objects]
 """Returns the objects in a window of an image; the function is to be called with the tiles done and all of them."""
@@ -78,6 +79,7 @@ def find_in_blocks(
     report: Callable[[int, int], None] | None = None,
     scratch: Scratch | None = None,
     *,
+    steps: Steps | None = None,
     block_pixels: int = BLOCK_PIXELS,
     margin: int | None = None,
 ) -> Objects:
@@ -93,6 +95,8 @@ def find_in_blocks(
         Called with what is done of the image and all of it; may raise to end the prediction.
     scratch
         Where the label image lies; None: in memory.
+    steps
+        What looks for objects in the blocks where several jobs share them; None: this function.
     block_pixels, margin
         The most pixels of a block, and how far it sees beyond its core; see `BLOCK_PIXELS` and `MARGINS`.
 
@@ -102,22 +106,26 @@ def find_in_blocks(
         With labels in int32. Of a single block, what `find` returns.
     """
     planned = list(plan_blocks(shape, block_pixels, margin))
-    if len(planned) == 1:
-        return find(planned[0].window, report or _nothing)
-    found = _Found((scratch or Scratch()).zeros(shape, np.int32))
-    for number, block in enumerate(planned):
 
-        def on_tile(done: int, total: int, number: int = number) -> None:
+    def look(number: int) -> dict[str, NDArray[Any]]:
+        def on_tile(done: int, total: int) -> None:
             if report is not None:
                 report(number * total + done, len(planned) * total)
 
-        found.add(block, find(block.window, on_tile))
+        return find(planned[number].window, on_tile).to_arrays()
+
+    plan = " ".join("x".join(f"{along.start}-{along.stop}" for along in block.window) for block in planned)
+    blocks = map(Objects.from_arrays, (steps or AllSteps()).run(plan, len(planned), look))
+    if len(planned) == 1:
+        return next(blocks)
+    found: _Found | None = None
+    for block, objects in zip(planned, blocks, strict=True):
+        # Not before: a job that does a part of the blocks never needs it.
+        found = found or _Found((scratch or Scratch()).zeros(shape, np.int32))
+        found.add(block, objects)
+    assert found is not None
     found.unite()
     return found.objects()
-
-
-def _nothing(done: int, total: int) -> None:
-    """Report to nobody."""
 
 
 def plan_blocks(shape: Sequence[int], block_pixels: int = BLOCK_PIXELS, margin: int | None = None) -> Iterator[Block]:

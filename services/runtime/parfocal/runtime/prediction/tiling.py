@@ -21,6 +21,7 @@ from parfocal.runtime.errors import OutOfMemoryError
 from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 from parfocal.runtime.methods.implementation import Learner
 from parfocal.runtime.methods.outputs import Unit
+from parfocal.runtime.methods.steps import AllSteps, Steps
 from parfocal.runtime.prediction.pace import in_network
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
@@ -77,16 +78,19 @@ class Tiling:
         Called with the tiles done and all of them; may raise to end the prediction.
     scratch
         Where a network's output lies, which may be several times as large as the image.
+    steps
+        What does the tiles where several jobs share them.
     """
 
     most_pixels: int
     on_tile: Callable[[int, int], None] | None = None
     scratch: Scratch = IN_MEMORY
+    steps: Steps | None = None
 
     @classmethod
     def of(cls, unit: Unit) -> Tiling:
         """Return how a unit is to be cut."""
-        return cls(unit.most_pixels, unit.report, unit.scratch)
+        return cls(unit.most_pixels, unit.report, unit.scratch, unit.steps)
 
 
 class Pixels(Protocol):
@@ -129,6 +133,7 @@ def predict_tiled(
     output_channels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     scratch: Scratch = IN_MEMORY,
+    steps: Steps | None = None,
 ) -> NDArray[np.float32]:
     """Apply a network to an image tile by tile.
 
@@ -167,6 +172,8 @@ def predict_tiled(
         Called with the number of tiles done and of all tiles.
     scratch
         Where the result lies.
+    steps
+        What does the tiles where several jobs share them, which then are not made smaller when memory runs out.
 
     Returns
     -------
@@ -185,9 +192,11 @@ def predict_tiled(
         planned = zip(image.shape, wanted, overlaps, divisors, scales, strict=False)
         axes = [_plan(length, *along, exact=exact) for length, *along in planned]
         try:
-            return _run(predict, image, axes, batch_size, output_channels, progress, scratch)
+            return _run(predict, image, axes, batch_size, output_channels, progress, scratch, steps or AllSteps())
         except (MemoryError, OutOfMemoryError) as error:
             tile = tuple(axis.tile for axis in axes)
+            if steps is not None:
+                raise out_of_memory_in_part(tile) from error
             if batch_size > 1 and math.prod(len(axis.starts) for axis in axes) > 1:
                 batch_size = max(1, batch_size // 2)
             elif (smaller := _halved(axes, overlaps, divisors, exact=exact)) is not None:
@@ -212,6 +221,15 @@ def apply_tiled(learner: TileLearner, image: Pixels, geometry: Geometry, tiling:
         output_channels=geometry.output_channels,
         progress=tiling.on_tile,
         scratch=tiling.scratch,
+        steps=tiling.steps,
+    )
+
+
+def out_of_memory_in_part(tile: Sequence[int]) -> OutOfMemoryError:
+    """Return the error of a job that has too little memory for the tiles of a prediction that it shares with others."""
+    return OutOfMemoryError(
+        f"Tiles of {' x '.join(map(str, tile))} pixels need more memory than there is. Jobs that share an image must "
+        "have the same tiles: choose a smaller tile_size for all of them."
     )
 
 
@@ -251,14 +269,16 @@ def _run(
     output_channels: int | None,
     progress: Callable[[int, int], None] | None,
     scratch: Scratch,
+    steps: Steps,
 ) -> NDArray[np.float32]:
     channels = () if output_channels is None else (output_channels,)
-    out = scratch.zeros((*(axis.length * axis.scale for axis in axes if axis.scale), *channels), np.float32)
     places = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
     calls = math.ceil(len(places) / batch_size)
     size = math.ceil(len(places) / calls)
-    for first in range(0, len(places), size):
-        group = places[first : first + size]
+    groups = [places[first : first + size] for first in range(0, len(places), size)]
+
+    def apply(number: int) -> dict[str, NDArray[np.float32]]:
+        group = groups[number]
         tiles = [_cut(image, axes, place) for place in group]
         tiles += tiles[-1:] * (size - len(tiles))  # an incomplete batch would be compiled once more
         batch = np.stack(tiles)
@@ -267,11 +287,23 @@ def _run(
         expected = (len(batch), *(axis.tile * axis.scale for axis in axes if axis.scale), *channels)
         if values.shape != expected:
             raise ValueError(f"the network gave {values.shape} for a batch of {batch.shape}, {expected} expected")
-        for place, tile in zip(group, values, strict=False):
+        if progress is not None:
+            progress(number * size + len(group), len(places))
+        # Without what has no weight: it need not be kept.
+        return {
+            str(at): tile[_counted(axes, place)[1]].astype(np.float32, copy=False)
+            for at, (place, tile) in enumerate(zip(group, values, strict=False))
+        }
+
+    out: NDArray[np.float32] | None = None
+    plan = f"{size} x {' x '.join(f'{axis.tile} of {axis.length} at {axis.starts[-1]}' for axis in axes)}"
+    for group, found in zip(groups, steps.run(plan, len(groups), apply), strict=True):
+        if out is None:
+            out = scratch.zeros((*(axis.length * axis.scale for axis in axes if axis.scale), *channels), np.float32)
+        for place, tile in zip(group, found.values(), strict=True):
             _add(out, tile, axes, place)
         release(out)
-        if progress is not None:
-            progress(first + len(group), len(places))
+    assert out is not None
     return out
 
 
@@ -290,23 +322,31 @@ def _cut(image: Pixels, axes: Sequence[_Axis], place: tuple[int, ...]) -> NDArra
     return mirrored
 
 
-def _add(out: NDArray[np.float32], tile: NDArray[Any], axes: Sequence[_Axis], place: tuple[int, ...]) -> None:
-    """Add the weighted part of a tile that lies in the image and counts."""
+def _counted(axes: Sequence[_Axis], place: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return where the part of a tile that lies in the image and counts is in the output, and in the tile's output."""
     target, source = [], []
-    kept = [(axis, chosen) for axis, chosen in zip(axes, place, strict=True) if axis.scale]
-    weights = np.ones((1,) * len(kept), np.float32)
-    for number, (axis, chosen) in enumerate(kept):
-        weight = axis.weights[chosen]
+    for axis, chosen in zip(axes, place, strict=True):
+        if not axis.scale:
+            continue
         start = axis.starts[chosen] - axis.before
-        counted = np.flatnonzero(weight)
+        counted = np.flatnonzero(axis.weights[chosen])
         low, high = max(int(counted[0]), -start), min(int(counted[-1]) + 1, axis.length - start)
         target.append(slice((start + low) * axis.scale, (start + high) * axis.scale))
         source.append(slice(low * axis.scale, high * axis.scale))
-        along = np.repeat(weight[low:high], axis.scale)
-        weights = weights * along.reshape([-1 if axis_ == number else 1 for axis_ in range(len(kept))])
+    return tuple(target), tuple(source)
+
+
+def _add(out: NDArray[np.float32], part: NDArray[np.float32], axes: Sequence[_Axis], place: tuple[int, ...]) -> None:
+    """Add the part of a tile that counts, weighted."""
+    target, source = _counted(axes, place)
+    kept = [(axis, chosen) for axis, chosen in zip(axes, place, strict=True) if axis.scale]
+    weights = np.ones((1,) * len(kept), np.float32)
+    for number, ((axis, chosen), along) in enumerate(zip(kept, source, strict=True)):
+        weight = np.repeat(axis.weights[chosen], axis.scale)[along]
+        weights = weights * weight.reshape([-1 if axis_ == number else 1 for axis_ in range(len(kept))])
     if out.ndim > len(kept):
         weights = weights[..., np.newaxis]
-    out[tuple(target)] += tile[tuple(source)].astype(np.float32, copy=False) * weights
+    out[target] += part * weights
 
 
 def _plan(length: int, wanted: int, overlap: int, divisor: int, scale: int, *, exact: bool) -> _Axis:

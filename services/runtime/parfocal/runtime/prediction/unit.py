@@ -17,8 +17,11 @@ from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Unit, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Method
+from parfocal.runtime.methods.steps import Steps
 
 OnTile = Callable[[int, int], None]
+SharedSteps = Callable[[int, OnTile | None], Steps]
+"""Returns what does the steps of a unit, by its number and the function that is to be told how far it is."""
 
 # A U-Net with 32 first filters keeps about eight full-size float32 layers of them while it predicts.
 _BYTES_PER_PIXEL = 32 * 4 * 8
@@ -57,6 +60,7 @@ class ArrayUnit:
     on_tile: OnTile | None = None
     pixel_size: PixelSize | None = None
     scratch: Scratch = IN_MEMORY
+    steps: Steps | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,7 +80,7 @@ class ArrayUnit:
         """Say how much is done."""
         release(self.pixels)
         if self.on_tile is not None:
-            self.on_tile(done, total)
+            self.on_tile(*((done, total) if self.steps is None else self.steps.own(done, total)))
 
 
 class Normalised:
@@ -117,6 +121,7 @@ def split_units(
     device: Device,
     on_tile: OnTile | None = None,
     scratch: Scratch = IN_MEMORY,
+    steps: SharedSteps | None = None,
 ) -> tuple[Stack, Iterator[ArrayUnit]]:
     """Return how an image is made of units of a method, and the units.
 
@@ -136,6 +141,8 @@ def split_units(
         Called with what is done of the image and all of it; may raise to end the prediction.
     scratch
         Where arrays lie that are as large as the image.
+    steps
+        Returns what does the steps of a unit where several jobs share them.
 
     Raises
     ------
@@ -161,17 +168,24 @@ def split_units(
 
             # By position: a mapped image whose axes were exchanged would be copied when it is reshaped.
             unit = pixels[tuple(stack.place(number).values())]
-            most = _most_pixels(unit.shape[: len(method.axes)], parameters.tile_size, device)
-            yield ArrayUnit(unit, method.axes, most, report, image.pixel_size, scratch)
+            shared = None if steps is None else steps(number, report)
+            lengths = unit.shape[: len(method.axes)]
+            most = _most_pixels(lengths, parameters.tile_size, None if shared is not None else device)
+            yield ArrayUnit(unit, method.axes, most, report, image.pixel_size, scratch, shared)
 
     return stack, each()
 
 
-def _most_pixels(shape: Sequence[int], tile_size: int, device: Device) -> int:
-    """Return the pixels of a tile that were asked for or that the device's memory allows; half of it stays free."""
+def _most_pixels(shape: Sequence[int], tile_size: int, device: Device | None) -> int:
+    """Return the pixels of a tile that were asked for or that the device's memory allows; half of it stays free.
+
+    Without a device they are those of a processor with enough memory: jobs that share an image have the same tiles.
+    """
     if tile_size:
         return int(tile_size ** len(shape))
     # Planes that are cut anyway: on a processor smaller tiles are as fast, and the network takes a quarter of memory.
-    tiled = len(shape) == 2 and math.prod(shape) > _LARGEST_TILE and device.kind == "cpu"
+    tiled = len(shape) == 2 and math.prod(shape) > _LARGEST_TILE and (device is None or device.kind == "cpu")
     largest = _TILE_OF_LARGE if tiled else _LARGEST_TILE
+    if device is None:
+        return largest
     return max(_SMALLEST_TILE, min(largest, device.free_memory // 2 // _BYTES_PER_PIXEL))

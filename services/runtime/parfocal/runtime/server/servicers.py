@@ -189,6 +189,7 @@ class MethodServicer(v1.MethodServiceServicer):
             service=service.name,
             methods=[method.to_proto() for method in sorted(service.methods, key=lambda method: method.name)],
             environment=service.environment(image=settings.image),
+            devices=max(1, len(settings.device_numbers)) if settings.launcher == "local" else 0,
         )
 
     async def ListMethods(self, _request: v1.ListMethodsRequest, _context: object) -> v1.ListMethodsResponse:  # noqa: N802

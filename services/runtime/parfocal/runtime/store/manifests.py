@@ -25,6 +25,8 @@ UNCERTAINTY_FACTOR = "uncertainty_factor"
 """Key in the calibration of a model: factor by which the predicted uncertainty is multiplied."""
 OBJECTS = "objects"
 """The output with the table of objects, and in counts their number: a prediction beside it is a label image."""
+PART = "part"
+"""Kind of the result of a job that did a part of a prediction, and of the file that it has for each image."""
 TURNED_BACK = "turned_back"
 """The output that an image of another kind becomes when it is turned back into what it was made from."""
 
@@ -386,7 +388,8 @@ class ResultManifest(Manifest):
     """A published result of a prediction or evaluation.
 
     `targets` are the dataset's roles that a prediction stands for: the output "prediction" for the first, an output
-    of the role's name for each of the others.
+    of the role's name for each of the others. `part` is the number (from 1) and count where the job did one part of a
+    prediction, whose kind is then "part"; `parts` are the ids of the jobs whose parts were merged into this one.
     """
 
     job: str
@@ -402,6 +405,8 @@ class ResultManifest(Manifest):
     verdict: dict[str, Any] = Field(default_factory=dict)
     summary: dict[str, Any] = Field(default_factory=dict)
     images: tuple[ResultFile, ...] = ()
+    part: tuple[int, int] | None = None
+    parts: tuple[str, ...] = ()
 
     @property
     def predictions(self) -> dict[str, FileEntry]:

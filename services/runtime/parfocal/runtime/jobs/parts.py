@@ -1,0 +1,83 @@
+"""Checks requests for parts of a prediction, and for merging them, by the manifests of the results alone."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from parfocal import v1
+from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
+from parfocal.runtime.methods.service import Parameters
+from parfocal.runtime.store.manifests import PART, RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.store import Location, Store
+
+MOST_PARTS: Final = 64
+"""The most parts of a prediction: each of them reads the whole image once."""
+
+
+def check_parts(store: Store, spec: v1.PredictionSpec, parameters: Parameters) -> None:
+    """Raise an error unless a request for a part, or for merging parts, can be carried out.
+
+    Raises
+    ------
+    InvalidInputError
+        There is no such part, or the results are not those of all parts of this prediction.
+    NotFoundError
+        A part is not there, or was deleted.
+    """
+    if spec.HasField("part"):
+        if spec.part_uris:
+            raise _refused("part_uris", "A job either does a part or merges all parts: set part or part_uris.")
+        number, count = spec.part.number, spec.part.count
+        if not 2 <= count <= MOST_PARTS:
+            raise _refused("part.count", f"A prediction can have 2 to {MOST_PARTS} parts, not {count}.")
+        if not 1 <= number <= count:
+            raise _refused("part.number", f"There is no part {number} of {count}: parts count from 1.")
+        return
+    found: dict[int, ResultManifest] = {}
+    for uri in spec.part_uris:
+        manifest = _read(store, uri)
+        number, count = manifest.part or (0, 0)
+        if manifest.kind != PART or not number:
+            raise _refused("part_uris", f"The result {uri} is not a part of a prediction.")
+        asked = (spec.model_uri, spec.input_uri, spec.split, parameters.model_dump(mode="json"))
+        if (manifest.model_uri, manifest.input_uri, manifest.split, manifest.parameters) != asked:
+            raise _refused(
+                "part_uris",
+                f"The part {uri} was made with another model, other images or other parameters than this request "
+                "names. Merge parts of one prediction.",
+            )
+        if count != len(spec.part_uris) or number in found:
+            raise _refused(
+                "part_uris",
+                f"The part {uri} is number {number} of {count}, but {len(spec.part_uris)} results are to be merged"
+                f"{' and another one has this number' if number in found else ''}. Name all parts, each once.",
+            )
+        found[number] = manifest
+
+
+def refuse_part(manifest: ResultManifest, field: str) -> None:
+    """Raise InvalidInputError where a result is only a part; `field` of the request names it."""
+    if manifest.kind == PART:
+        number, count = manifest.part or (0, 0)
+        text = (
+            f"{manifest.job} did part {number} of {count} of a prediction. Name the result of the job that merged all "
+            "parts."
+        )
+        raise InvalidInputError(text, [Violation(field, text)])
+
+
+def _read(store: Store, uri: str) -> ResultManifest:
+    field = "prediction.part_uris"
+    try:
+        return ResultManifest.read(store, Location.parse(uri) / RESULT_MANIFEST)
+    except NotFoundError as error:
+        text = (
+            f"There is no part of a prediction at {uri}: it has not ended, or it was deleted. Predict this part again."
+        )
+        raise NotFoundError(text, [Violation(field, text)]) from error
+    except (InvalidInputError, DamagedError) as error:
+        raise type(error)(error.message, [Violation(field, error.message)]) from error
+
+
+def _refused(field: str, text: str) -> InvalidInputError:
+    return InvalidInputError(text, [Violation(f"prediction.{field}", text)])
