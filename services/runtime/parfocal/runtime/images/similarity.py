@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
@@ -50,6 +49,9 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     InvalidInputError
         Other axes, smaller, not numeric or not finite.
     """
+    # Loaded only now: it would be most of the time that a server takes to start.
+    from scipy import ndimage
+
     if image.dtype.kind not in "buif" or count_unusable(image):
         raise InvalidInputError("A fingerprint needs finite grey values.")
     if image.ndim not in (2, 3) or min(image.shape[-2:]) < SIDE:
