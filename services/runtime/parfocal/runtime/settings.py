@@ -150,6 +150,12 @@ class Settings(BaseSettings):
         description="time for which a worker that has done a prediction waits for another one with the same model and "
         "parameters; 0: it ends at once",
     )
+    fork_server_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="time without a job for which a service keeps a process that has loaded its framework, so that "
+        "workers start within milliseconds; on Linux without a GPU; 0: each worker loads the framework itself",
+    )
     warm_idle_seconds: float = Field(
         default=120.0, gt=0, description="time without an image after which the warm worker of PredictImage ends"
     )

@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from parfocal.runtime.images.scratch import blocks, release
 
@@ -115,6 +114,9 @@ def without_soft_edges(mask: NDArray[Any]) -> NDArray[np.bool_] | None:
     mask
         Whole numbers (…, Y, X).
     """
+    # Loaded only now: it would be most of the time that a server takes to start.
+    from scipy import ndimage
+
     top = int(mask.max(initial=0))
     soft = (mask > 0) & (mask < top)
     if np.unique(mask[soft]).size < _STEPS or np.count_nonzero(mask == 0) < _BACKGROUND * mask.size:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
@@ -56,6 +55,9 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     InvalidInputError
         Other axes, smaller, not numeric or not finite.
     """
+    # Loaded only now: it would be most of the time that a server takes to start.
+    from scipy import ndimage
+
     if image.ndim not in (2, 3) or min(image.shape[-2:]) < SIDE:
         raise InvalidInputError(
             f"A fingerprint needs an image (Y, X) or (Z, Y, X) of {SIDE}x{SIDE}; not {image.shape}."

@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +23,7 @@ from parfocal.runtime.jobs.device.lock import DeviceLock, Devices, Loan
 from parfocal.runtime.jobs.device.use import Holder, Use
 from parfocal.runtime.jobs.exits import HANDED_OVER, SERVICE_GONE, STORE_AWAY, Exit, ExitKind, Waiting
 from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, hand_over
+from parfocal.runtime.jobs.processes import Process, WorkerProcesses
 from parfocal.runtime.methods.service import Resources
 from parfocal.runtime.settings import Settings
 
@@ -116,7 +114,7 @@ class LocalWorker:
         Whether the process has begun with this job. A spare one may end before: that is no loss of the job's worker.
     """
 
-    process: subprocess.Popen[bytes]
+    process: Process
     lifeline: socket.socket | None
     log: Path
     keep: Callable[[], None] = lambda: None
@@ -190,7 +188,7 @@ class _Spare:
         When it ends, by time.monotonic().
     """
 
-    process: subprocess.Popen[bytes]
+    process: Process
     lifeline: socket.socket
     affinity: str
     device: DeviceLock | None
@@ -213,13 +211,13 @@ class LocalLauncher:
 
     def __init__(self, settings: Settings, service_module: str, device: Devices) -> None:
         self._settings = settings
-        self._module = service_module
         self._device = device
         self._loan: Loan | None = None
         self._wanted: Use | None = None
         self._spares: list[_Spare] = []
         # Killed spare workers that are still to be reaped.
-        self._ending: list[subprocess.Popen[bytes]] = []
+        self._ending: list[Process] = []
+        self._processes = WorkerProcesses(settings, service_module)
 
     async def reserve(self, use: Use, resources: Resources) -> bool:
         """Take the device for the next worker; return False while something else has it or goes first."""
@@ -275,11 +273,11 @@ class LocalLauncher:
         self._tend()
 
     async def dismiss(self) -> bool:
-        """End all spare workers; return whether they are gone."""
+        """End the fork server and all spare workers; return whether they are gone."""
         for spare in list(self._spares):
             self._end(spare, "the service runs no jobs any more")
         self._tend()
-        return not self._ending
+        return self._processes.dismiss() and not self._ending
 
     def _reserve(self, use: Use, *, needs_device: bool) -> bool:
         if needs_device and self._loan is None:
@@ -308,7 +306,9 @@ class LocalLauncher:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 known = self._take_spare(affinity, device, assignment, [output.fileno(), *files])
-                process, lifeline = known or self._new_process(assignment, output.fileno(), loan, spare=bool(affinity))
+                process, lifeline = known or self._processes.start(
+                    assignment, output.fileno(), loan, spare=bool(affinity)
+                )
         finally:
             if needs_device:
                 self._release()
@@ -329,10 +329,11 @@ class LocalLauncher:
             elif spare.device is not None and self._loan is None and _used_by_others(spare.device, spare.use):
                 self._end(spare, "other work has the device")
         self._ending = [process for process in self._ending if process.poll() is None]
+        self._processes.tend()
 
     def _take_spare(
         self, affinity: str, device: DeviceLock | None, assignment: Assignment, files: Sequence[int]
-    ) -> tuple[subprocess.Popen[bytes], socket.socket] | None:
+    ) -> tuple[Process, socket.socket] | None:
         """Hand a job to a spare worker of its kind. If there is none, make room for a new one, and return None."""
         self._tend()
         for spare in list(self._spares):
@@ -349,33 +350,6 @@ class LocalLauncher:
         if self._spares:
             self._end(self._spares[0], "another worker is started")
         return None
-
-    def _new_process(
-        self, assignment: Assignment, output: int, loan: Loan, *, spare: bool
-    ) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        """Start `python -m parfocal.runtime.jobs.worker`; raise OSError if that fails."""
-        lifeline, other = socket.socketpair()
-        command = [sys.executable, "-m", "parfocal.runtime.jobs.worker", self._module]
-        command += [assignment.project, assignment.job_id, "--attempt", str(assignment.attempt)]
-        command += ["--lifeline", str(other.fileno())]
-        for file in loan.files:
-            command += ["--device", str(file)]
-        if spare:
-            command += ["--spare", str(self._settings.spare_seconds)]
-        with other:
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[other.fileno(), *loan.files],
-                    env={**os.environ, **loan.environment} if loan.environment else None,
-                )
-            except OSError:
-                lifeline.close()
-                raise
-        return process, lifeline
 
     def _end(self, spare: _Spare, why: str) -> None:
         _log.info("spare worker ends", extra={"pid": spare.process.pid, "why": why})

@@ -5,6 +5,8 @@ code says only whether the job's record tells how it ended (0), or why it does n
 
 With `--spare` it stays when its job has succeeded, and waits for the next one (`parfocal.runtime.jobs.handover`). Each
 job has its own log, scratch folder and connection to the store; what stays is what the job's code keeps for its like.
+
+Where that is possible, a worker is not started but forked (`parfocal.runtime.jobs.fork_server`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import queue
 import socket
 import sys
 import threading
+from typing import NoReturn
 
 from parfocal.runtime import traces
 from parfocal.runtime.jobs.exits import SERVICE_GONE
@@ -84,8 +87,9 @@ def _write_to(log: int) -> None:
     os.close(log)
 
 
-if __name__ == "__main__":
-    code = main()
+def run(arguments: list[str] | None = None) -> NoReturn:
+    """Do what `main` does, and end this process."""
+    code = main(arguments)
     traces.finish()
     logging.shutdown()
     sys.stdout.flush()
@@ -93,3 +97,7 @@ if __name__ == "__main__":
     # All is recorded. To take a framework apart takes a second or two, in which the next job would wait for the
     # device.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run()

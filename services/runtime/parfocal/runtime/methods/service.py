@@ -178,7 +178,7 @@ class Method:
 
     def load(self, device: Device | None = None) -> Any:
         """Import the implementation and instantiate it for a device, by default the processor; workers only."""
-        return _load_with_framework(self.implementation)(device or Device())
+        return load_with_framework(self.implementation)(device or Device())
 
     def to_proto(self) -> v1.Method:
         """Return the description that ListMethods sends."""
@@ -239,7 +239,7 @@ class Service:
         """Return what networks of this service are computed on; workers only, for a framework is asked."""
         if not self.framework:
             return describe_processor(())
-        device = _load_with_framework(DRIVERS[self.framework])()
+        device = load_with_framework(DRIVERS[self.framework])()
         assert isinstance(device, Device)
         return device
 
@@ -276,7 +276,7 @@ def load_service(module: str) -> Service:
     return service
 
 
-def _load_with_framework(path: str) -> Any:
+def load_with_framework(path: str) -> Any:
     """Return an object whose module imports the framework, perhaps for the first time."""
     # Read when PyTorch is imported. Threads that wait by spinning take the processor from whoever else is on the
     # machine: small networks were ten times slower on two shared cores.

@@ -1,0 +1,281 @@
+"""The fork server: a process that has loaded what workers load, so that a worker is a fork of it within milliseconds.
+
+`python -m parfocal.runtime.jobs.fork_server MODULE --line N` imports the methods of the service in MODULE with their
+framework, which takes seconds, and then forks a worker for each request that comes through the socket N. It computes
+nothing itself: it has no thread, no device and no connection that a fork could inherit. Workers become children of the
+service (a "subreaper"), which therefore learns how they end, and outlive the fork server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from parfocal.runtime.jobs import worker
+from parfocal.runtime.jobs.exits import SERVICE_GONE
+
+_MOST_BYTES = 8192
+_MOST_FILES = 8
+_PR_SET_CHILD_SUBREAPER: Final = 36
+# Of prctl(2): no such constant in Python's library.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
+# What a worker's command line may take; longer ones are cut. It is written over that of the fork server.
+_ROOM = 1024
+
+
+def can_fork() -> bool:
+    """Return whether workers may be forks on this machine.
+
+    Only on Linux, where a service can adopt them, and only where there is no GPU: libraries of GPUs may not be forked
+    once they were used, and whether importing a framework uses them differs between their versions.
+    """
+    return sys.platform == "linux" and not any(Path(file).exists() for file in _GPU_FILES)
+
+
+class ForkServerGoneError(OSError):
+    """The fork server has ended, or could not load the methods."""
+
+
+class Fork:
+    """A worker that a fork server was asked for. It answers as `subprocess.Popen` does, as far as workers need it."""
+
+    def __init__(self, server: ForkServer) -> None:
+        self._server = server
+        self._pid: int | None = None
+        self._code: int | None = None
+        self._killed = False
+
+    @property
+    def pid(self) -> int:
+        """Number of the process; 0 before there is one."""
+        return self._pid or 0
+
+    def begun(self, pid: int) -> None:
+        """Take note of the process."""
+        self._pid = pid
+        if self._killed:
+            self.kill()
+
+    def kill(self) -> None:
+        """Send SIGKILL, as soon as there is a process."""
+        self._killed = True
+        # Not reaped yet, so the number is nobody else's.
+        if self._pid is not None and self._code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """Return None while the process runs or is still to come, else its exit code; of a signal, the negative."""
+        if self._pid is None:
+            self._server.look()
+        if self._pid is None and self._server.gone:
+            return SERVICE_GONE
+        if self._pid is not None and self._code is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+
+class ForkServer:
+    """The service's end of its fork server.
+
+    Parameters
+    ----------
+    module
+        Of the service.
+    log
+        File that its output is appended to.
+
+    Raises
+    ------
+    OSError
+        No process can be started.
+    """
+
+    def __init__(self, module: str, log: Path) -> None:
+        _adopt_orphans()
+        self._line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "parfocal.runtime.jobs.fork_server", module, "--line", str(other.fileno())]
+        command += ["--room", " " * _ROOM]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with other, log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[other.fileno()]
+                )
+        except OSError:
+            self._line.close()
+            raise
+        self._line.setblocking(False)
+        self._asked: list[Fork] = []
+        self.gone = False
+
+    @property
+    def pid(self) -> int:
+        """Number of its process."""
+        return self._process.pid
+
+    @property
+    def asked(self) -> bool:
+        """Whether a worker that was asked for is still to come."""
+        self.look()
+        return bool(self._asked) and not self.gone
+
+    def fork(self, arguments: Sequence[str], files: Sequence[int]) -> Fork:
+        """Ask for a worker.
+
+        Parameters
+        ----------
+        arguments
+            Of `parfocal.runtime.jobs.worker`, without those that name open files.
+        files
+            Where its output goes, its lifeline, and the device's loan.
+
+        Raises
+        ------
+        ForkServerGoneError
+            There will be none.
+        """
+        self.look()
+        if self.gone:
+            raise ForkServerGoneError
+        try:
+            socket.send_fds(self._line, [json.dumps(list(arguments)).encode()], files)
+        except OSError as error:
+            self._lose()
+            raise ForkServerGoneError from error
+        fork = Fork(self)
+        self._asked.append(fork)
+        return fork
+
+    def look(self) -> None:
+        """Take note of the workers that have begun, and of the fork server's end."""
+        with contextlib.suppress(BlockingIOError):
+            while not self.gone:
+                try:
+                    said = self._line.recv(_MOST_BYTES)
+                except ConnectionError:
+                    said = b""
+                if not said:
+                    self._lose()
+                    return
+                self._asked.pop(0).begun(int(said))
+
+    def end(self) -> None:
+        """Let it end; its workers go on."""
+        self._lose()
+
+    def ended(self) -> bool:
+        """Return whether the process has ended."""
+        return self._process.poll() is not None
+
+    def _lose(self) -> None:
+        self.gone = True
+        self._line.close()
+
+
+def _adopt_orphans() -> None:
+    """Have the workers that a fork server leaves behind become children of this process."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "this process cannot adopt workers")
+
+
+def main() -> None:
+    """Load the methods, then fork whenever that is asked for, until the service closes its end."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("module")
+    parser.add_argument("--line", type=int, required=True, help="socket that requests come from")
+    parser.add_argument("--room", help="place for the command lines of workers, which say what job they are at")
+    options = parser.parse_args()
+    line = socket.socket(fileno=options.line)
+    _load(options.module)
+    # What is loaded stays. So the collector does not touch it, and its memory stays shared with the workers.
+    gc.collect()
+    gc.freeze()
+    while True:
+        request, files, _, _ = socket.recv_fds(line, _MOST_BYTES, _MOST_FILES)
+        if not request:
+            return
+        arguments = json.loads(request)
+        pid = _fork(line, arguments, files)
+        for file in files:
+            os.close(file)
+        if pid == 0:
+            return
+        try:
+            line.send(str(pid).encode())
+        except ConnectionError:
+            return
+
+
+def _load(module: str) -> None:
+    """Import what the workers of a service import."""
+    from parfocal.runtime.jobs import attempt  # noqa: F401
+    from parfocal.runtime.methods.service import load_object, load_service, load_with_framework
+
+    service = load_service(module)
+    for method in service.methods:
+        for work in method.work.values():
+            load_object(work.run)
+        if method.implementation:
+            load_with_framework(method.implementation)
+
+
+def _fork(line: socket.socket, arguments: list[str], files: list[int]) -> int:
+    """Start a worker that is no child of this process; return its number."""
+    reading, writing = os.pipe()
+    between = os.fork()
+    if between == 0:
+        pid = os.fork()
+        if pid:
+            # Only once this process has ended is the worker the service's child, and only then is its number told.
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        os.close(reading)
+        os.close(writing)
+        line.close()
+        _become_worker(arguments, files)
+    os.close(writing)
+    os.waitpid(between, 0)
+    with os.fdopen(reading, "rb") as told:
+        return int(told.read() or b"0")
+
+
+def _become_worker(arguments: list[str], files: list[int]) -> None:
+    output, lifeline, *loan = files
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    os.close(output)
+    module, *rest = arguments
+    rest += ["--lifeline", str(lifeline)]
+    for file in loan:
+        rest += ["--device", str(file)]
+    _name([sys.executable, "-m", "parfocal.runtime.jobs.worker", module, *rest])
+    worker.run([module, *rest])
+
+
+def _name(command: Sequence[str]) -> None:
+    """Show a command line in the lists of processes, so that people and programs see what job this worker is at."""
+    content = b"\0".join(word.encode() for word in command)
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    # Fields 48 and 49 of proc(5); the first one here is number 3.
+    begin, end = int(fields[45]), int(fields[46])
+    if 0 < begin < end:
+        room = end - begin - 1
+        ctypes.memmove(begin, content[:room].ljust(room, b"\0"), room)
+
+
+if __name__ == "__main__":
+    main()

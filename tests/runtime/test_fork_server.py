@@ -1,0 +1,114 @@
+"""The fork server: workers are forks of a process that has loaded what they load, as long as there is one.
+
+Service, store, workers and device are real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from image_service import Service
+from support import ServiceProcess, publish_dataset, wait_for
+
+from parfocal import v1
+from parfocal.runtime.jobs.fork_server import Fork, ForkServer, ForkServerGoneError, can_fork
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="workers cannot be forks on this machine")
+
+WORKER = "parfocal.runtime.jobs.worker"
+FORK_SERVER = "parfocal.runtime.jobs.fork_server"
+
+
+@pytest.fixture(scope="module")
+def dataset(s3: Any, pairs_folder: Path) -> str:
+    return publish_dataset(s3.store(), "forks", pairs_folder)
+
+
+@pytest.fixture
+def start(start_service: Callable[..., ServiceProcess], dataset: str) -> Iterator[Callable[..., Service]]:
+    with contextlib.ExitStack() as stack:
+
+        def begin(**settings: str) -> Service:
+            process = start_service("fake", **{"spare_seconds": "0", "checkpoint_seconds": "0"} | settings)
+            stack.callback(process.stop)
+            return Service(process, stack.enter_context(grpc.insecure_channel(process.address)), dataset)
+
+        yield begin
+
+
+def children(service: Service, module: str) -> list[psutil.Process]:
+    """The running children of a service that are a module's process."""
+    assert service.process.process is not None
+    found = []
+    for child in psutil.Process(service.process.process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE and module in child.cmdline():
+                found.append(child)
+    return found
+
+
+def the_worker(service: Service, job: v1.Job) -> psutil.Process:
+    wait_for(lambda: children(service, WORKER), 60, "a worker")
+    (worker,) = children(service, WORKER)
+    assert job.id in worker.cmdline()
+    return worker
+
+
+def test_workers_are_forks_that_outlive_the_fork_server_and_are_told_apart_from_it(
+    start: Callable[..., Service],
+) -> None:
+    service = start()
+    service.finish(service.start_training())
+    (server,) = children(service, FORK_SERVER)
+    long = service.start_training(epochs=400, pause_seconds=0.05)
+    worker = the_worker(service, long)
+    assert worker.exe() == server.exe()
+    # Nothing was loaded by itself: what it has it shares with the fork server.
+    assert worker.memory_full_info().uss < server.memory_info().rss / 2
+    server.kill()
+    wait_for(lambda: not children(service, FORK_SERVER), 30, "the end of the fork server")
+    assert worker.is_running()
+    worker.kill()
+    again = wait_for(lambda: next(iter(children(service, WORKER)), None), 60, "a second worker")
+    assert service.jobs.GetJob(v1.GetJobRequest(job_id=long.id)).job.attempt == 2
+    assert again.cmdline()[1:3] == ["-m", WORKER]
+    service.drop(long)
+    service.finish(service.start_training())
+    assert not children(service, FORK_SERVER)
+
+
+def test_it_ends_when_it_is_idle_and_comes_back(start: Callable[..., Service]) -> None:
+    service = start(fork_server_seconds="0.5")
+    for _ in range(2):
+        service.finish(service.start_training())
+        wait_for(lambda: not children(service, FORK_SERVER), 30, "the end of the fork server")
+
+
+def test_without_it_each_worker_is_a_process_of_its_own(start: Callable[..., Service]) -> None:
+    service = start(fork_server_seconds="0")
+    long = service.start_training(epochs=400, pause_seconds=0.05)
+    the_worker(service, long)
+    assert not children(service, FORK_SERVER)
+    service.drop(long)
+
+
+def test_methods_that_cannot_be_loaded_end_it_and_no_worker_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "output").touch()
+    server = ForkServer("no_such_service", tmp_path / "logs" / "fork.log")
+    with (tmp_path / "output").open() as output:
+        # The request may be there before the server has ended, or not.
+        with contextlib.suppress(ForkServerGoneError):
+            fork = server.fork(["no_such_service", "p", "j", "--attempt", "1"], [output.fileno(), output.fileno()])
+            assert isinstance(fork, Fork)
+            wait_for(lambda: fork.poll() is not None, 60, "the end of waiting")
+            fork.kill()
+        wait_for(server.ended, 60, "the end of the fork server")
+        with pytest.raises(ForkServerGoneError):
+            server.fork(["no_such_service", "p", "j", "--attempt", "1"], [output.fileno(), output.fileno()])
+    assert "no_such_service" in (tmp_path / "logs" / "fork.log").read_text()
