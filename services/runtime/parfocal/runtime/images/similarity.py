@@ -55,9 +55,6 @@ def fingerprint(image: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     InvalidInputError
         Other axes, smaller, not numeric or not finite.
     """
-    # Loaded only now: it would be most of the time that a server takes to start.
-    from scipy import ndimage
-
     if image.ndim not in (2, 3) or min(image.shape[-2:]) < SIDE:
         raise InvalidInputError(
             f"A fingerprint needs an image (Y, X) or (Z, Y, X) of {SIDE}x{SIDE}; not {image.shape}."
@@ -79,6 +76,9 @@ def _fingerprint(
         return part.mean(axis=others, dtype=precision) if others else part
 
     blocks = _block_means(image, axes, read)
+    # Loaded only now: it would be most of the time that a server takes to start.
+    from scipy import ndimage
+
     smooth = _smooth_surfaces()
     blocks -= (smooth @ (smooth.T @ blocks.ravel())).reshape(SIDE, SIDE)
     blocks -= ndimage.gaussian_filter(blocks, _BACKGROUND)
