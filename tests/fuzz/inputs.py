@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +42,21 @@ class Findings:
         self.defects.setdefault(kind, text)
 
 
-def run_inputs(seed: int, count: int, scratch: Path, keep: Path | None, until: float = float("inf")) -> Findings:
-    """Give random inputs to all parsers until there were `count`, or it is `until`; keep those that are defects."""
+def run_inputs(
+    seed: int,
+    count: int,
+    scratch: Path,
+    keep: Path | None,
+    until: float = float("inf"),
+    parsers: Sequence[Parser] | None = None,
+) -> Findings:
+    """Give random inputs to parsers until there were `count`, or it is `until`; keep those that are defects.
+
+    Without `parsers` all those are taken that need no package of a certain environment.
+    """
     rng, findings = random.Random(seed), Findings()
-    parsers = all_parsers(scratch / "good")
+    parsers = all_parsers(scratch / "good") if parsers is None else parsers
+    assert parsers, "no parser of this environment is known"
     weights = [parser.weight for parser in parsers]
     for parser in parsers:
         for good in parser.seeds:

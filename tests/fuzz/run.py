@@ -15,19 +15,22 @@ from access_matrix import all_services
 from google.protobuf import struct_pb2
 from support import S3Server, ServiceProcess, filament_pair, publish_dataset, publish_images, publish_model, write_pairs
 
+from fuzz.elsewhere import parsers_here
 from fuzz.inputs import Findings, run_inputs
 from fuzz.rpcs import Rpc, rpcs_at, run_rpcs
 from parfocal import v1
 
 # Of the run's time the messages may take so much.
 _PART_OF_RPCS = 0.5
+PARTS = ("rpcs", "inputs", "elsewhere")
+"""Messages; inputs of parsers that every environment can run; inputs of those that need the packages of this one."""
 
 
 def run(shares: Mapping[str, int], minutes: float, seed: int, scratch: Path, keep: Path | None) -> int:
     """Send and give as much as `shares` says; print what came of it and return the number of kinds of defects."""
     begin, wrong = time.monotonic(), 0
     until = begin + 60 * minutes
-    for part in ("rpcs", "inputs"):
+    for part in PARTS:
         count, started = shares.get(part, 0), time.monotonic()
         if not count:
             continue
@@ -35,7 +38,8 @@ def run(shares: Mapping[str, int], minutes: float, seed: int, scratch: Path, kee
             limit = begin + 60 * minutes * (_PART_OF_RPCS if "inputs" in shares else 1)
             findings = _messages(seed, count, scratch, limit)
         else:
-            findings = run_inputs(seed, count, scratch, keep, until)
+            parsers = parsers_here(scratch / "here") if part == "elsewhere" else None
+            findings = run_inputs(seed, count, scratch, keep, until, parsers)
         seconds = time.monotonic() - started
         counts = ", ".join(f"{number} {what}" for what, number in findings.counts.most_common())
         print(f"{part}: {findings.counts.total()} in {seconds:.0f} s, seed {seed}: {counts}", flush=True)

@@ -35,7 +35,8 @@ def test_parsers_refuse_in_words(tmp_path: Path) -> None:
 
 def test_what_was_a_defect_once_is_refused_in_words(tmp_path: Path) -> None:
     parsers = {parser.name: parser for parser in all_parsers(tmp_path / "good")}
-    kept = list(corpus())
+    # Those of other environments are repeated beside their short runs.
+    kept = [(name, data) for name, data in corpus() if name in parsers]
     assert kept
     for name, data in kept:
         assert attempt(parsers[name], data, tmp_path), name

@@ -10,7 +10,6 @@ import hashlib
 import json
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -19,7 +18,7 @@ from typing import IO, Any, Final, Protocol
 
 import yaml
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import DAMAGED_ARCHIVE, InvalidInputError
 from parfocal.runtime.packages.description import parse_description
 from parfocal.runtime.packages.package import CONTENT, FILES, Package
 
@@ -32,8 +31,6 @@ _MOST_MEMBERS: Final = 10_000
 _MOST_VALUES: Final = 50_000
 _MOST_LEVELS: Final = 50
 _BLOCK: Final = 2**20
-# What reading archives raises that are damaged, encrypted or packed in a way that Python does not know.
-_DAMAGED: Final = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
 
 
 def is_package(source: Path) -> bool:
@@ -140,7 +137,7 @@ def _opened(source: Path) -> Iterator[_Place]:
     try:
         with zipfile.ZipFile(source) as archive:
             yield _Archive(archive)
-    except _DAMAGED as error:
+    except DAMAGED_ARCHIVE as error:
         raise InvalidInputError(f"{source.name} is not a zip file, or it is damaged: {error}.") from error
 
 

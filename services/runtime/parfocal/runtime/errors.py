@@ -29,9 +29,18 @@ A message says what is wrong, where (file, field) and what to do about it, in wo
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+DAMAGED_ARCHIVE: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, NotImplementedError),
+    *(ValueError, IndexError, MemoryError),
+)
+"""What Python raises for zip archives that are damaged, encrypted, or packed in a way that it does not know."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
 import tensorflow as tf
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import DAMAGED_ARCHIVE, InvalidInputError
 from parfocal.runtime.frameworks.keras import KerasLearner
 from parfocal.runtime.methods.implementation import Arrays
 
@@ -47,7 +46,7 @@ def unpack_variables(archive: Path, folder: Path) -> None:
                     with content.open(member) as file, (folder / FOLDER / name[1]).open("xb") as copy:
                         left -= _copied(file, copy, left)
                     found += 1
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InvalidInputError(f"{archive.name} is damaged: {error}.") from error
     if not found:
         raise InvalidInputError(f"{archive.name} holds no variables: it is not a SavedModel of TensorFlow.")

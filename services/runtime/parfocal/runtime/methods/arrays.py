@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import DAMAGED_ARCHIVE, InvalidInputError
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -24,8 +22,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name.replace("\\", "/"): content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: archives of a kind that Python cannot open, encrypted ones for example.
+    except DAMAGED_ARCHIVE as error:
         raise InvalidInputError(f"{path.name} is damaged, or not a file of arrays: {error}.") from error
 
 

@@ -1,0 +1,19 @@
+"""Weights of Keras that are damaged in any way are refused in words: a short run of `python -m fuzz`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from fuzz.elsewhere import parsers_here
+from fuzz.inputs import run_inputs
+
+
+@pytest.mark.parametrize("name", ["hdf5", "saved-model"])
+def test_damaged_weights_are_refused_in_words(name: str, tmp_path: Path) -> None:
+    parsers = [parser for parser in parsers_here(tmp_path / "good") if parser.name == name]
+    findings = run_inputs(4, 300, tmp_path, None, time.monotonic() + 20, parsers)
+    assert not findings.defects
+    assert findings.counts["refused"] > 20
+    assert findings.counts["accepted"], "all inputs are absurd: nothing deep is tested"
