@@ -4,9 +4,9 @@ Every version keeps one small model of each method, before it is released:
 
     PYTHONPATH=tests:benchmarks .venvs/care/bin/python -m kept_models care
 
-trains those of a family with the parameters of its contract.json and writes tests/kept/VERSION/METHOD: the model as it
-is published, an image, and what the model makes of it. A class derived from `KeptModelSuite` in the tests of the family
-opens the models of all versions and compares.
+trains those of a family (or only the methods named behind it) with the parameters of its contract.json and writes
+tests/kept/VERSION/METHOD: the model as it is published, an image, and what the model makes of it. A class derived from
+`KeptModelSuite` in the tests of the family opens the models of all versions and compares.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ def _image(method: Method, channels: int, data: Path) -> Image:
     return Image(pixels[..., 0], method.axes) if channels == 1 else Image(pixels, method.axes + "S")
 
 
-def keep(service: Service) -> None:
-    """Train a model of each method of a family and keep it under the present version."""
+def keep(service: Service, *methods: str) -> None:
+    """Train a model of each method of a family, or of those named, and keep it under the present version."""
     from common import local_store, run_job
     from example_data import publish_for
 
@@ -195,6 +195,8 @@ def keep(service: Service) -> None:
     content = json.loads((ROOT / "tests" / service.name / "contract.json").read_text())
     for entry in (content, *content.get("further", ())):
         method = service.method(entry["method"])
+        if methods and method.name not in methods:
+            continue
         with tempfile.TemporaryDirectory() as name, local_store(Path(name)) as store:
             uri = publish_for(store, "images", Path(name) / "data", method.target, method.axes)
             spec = v1.TrainingSpec(
@@ -226,4 +228,4 @@ def keep(service: Service) -> None:
 
 
 if __name__ == "__main__":
-    keep(load_service(f"parfocal.{sys.argv[1]}"))
+    keep(load_service(f"parfocal.{sys.argv[1]}"), *sys.argv[2:])

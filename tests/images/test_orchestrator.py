@@ -1,4 +1,4 @@
-"""The image of the orchestrator: Prefect's server, the flow runner and the command line, each as a container.
+"""The image of the orchestrator: Prefect's server, the flow runner, the portal and the command line, as containers.
 
 Runs in deploy/images/check alone, where the image exists.
 """
@@ -6,6 +6,7 @@ Runs in deploy/images/check alone, where the image exists.
 from __future__ import annotations
 
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from support import IMAGES, filament_pair, free_ports, in_image, wait_for, write_pairs
 
-from parfocal.stack.probes import prefect_ready, runner_ready
+from parfocal.stack.probes import portal_ready, prefect_ready, runner_ready
 
 pytestmark = pytest.mark.skipif("orchestrator" not in IMAGES, reason="deploy/images/check runs it")
 
@@ -51,6 +52,10 @@ def test_people_train_a_model_through_the_image(
     containers("runner", {**settings, **prefect, "PREFECT_API_URL": api}, "python", "-m", "parfocal.flows.serve")
     wait_for(lambda: not runner_ready(api, since), 180, "the flow runner")
 
+    pages = f"127.0.0.1:{free_ports(1)[0]}"
+    containers("portal", {**settings, "PREFECT_API_URL": api}, "python", "-m", "parfocal.portal", "--listen", pages)
+    wait_for(lambda: not portal_ready(f"http://{pages}"), 180, "the portal")
+
     (tmp_path / "user").mkdir()
     write_pairs(tmp_path / "user" / "images", filament_pair)
 
@@ -64,3 +69,5 @@ def test_people_train_a_model_through_the_image(
     parfocal("dataset", "create", "lines", "/var/lib/parfocal/images")
     parfocal("train", "fake-2d", "--dataset", "lines", "--model", "lines", "--no-qc")
     assert "lines" in parfocal("models", "list")
+    with urllib.request.urlopen(f"http://{pages}/p/default/models", timeout=60) as answer:
+        assert "/p/default/models/lines" in str(answer.read(), "utf-8")

@@ -263,7 +263,11 @@ class Trial:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
                 return None
-            return found if found.state in FINAL else None
+            if found.state in FINAL:
+                return found
+            # Asking all the time would take the processor from what is waited for.
+            time.sleep(1.0)
+            return None
 
         found: v1.Job = wait_for(ended, 600, f"the end of {job.training.model or job.id}")
         return found
