@@ -2,8 +2,7 @@
 
 `python -m chaos.batch_runner SOURCE OUTPUT MODEL`
 
-It runs the batch again and again, as a schedule does, until every image has come to its end; its environment has no key
-of the store.
+It runs the batch again and again, as a schedule does, until it is killed; its environment has no key of the store.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import NoReturn
 
 from parfocal.client import Client
 from parfocal.flows.batch import Batch, Step
@@ -22,8 +22,8 @@ from parfocal.runtime.store.store import Location
 PAUSE_SECONDS = 1.0
 
 
-def main(source: str, output: str, model_uri: str) -> int:
-    """Return 0 when all images have come to their end."""
+def main(source: str, output: str, model_uri: str) -> NoReturn:
+    """Run the batch for ever."""
     assert not [name for name in os.environ if name.startswith("PARFOCAL_S3_")]
     batch = Batch(Location.parse(source), Location.parse(output), (Step(model_uri),))
     with Client(Settings(), patience=120.0) as client:
@@ -34,10 +34,8 @@ def main(source: str, output: str, model_uri: str) -> int:
                 print(f"{type(error).__name__}: {error.message}", flush=True)
             else:
                 print(progress.sentence, flush=True)
-                if progress.found == progress.ended_before + progress.predicted + progress.failed:
-                    return 0
             time.sleep(PAUSE_SECONDS)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -18,9 +18,10 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +40,19 @@ from parfocal.flows.batch import Batch, Step
 from parfocal.runtime.images.files import Image, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
-from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.store import Location, Store, patiently
 
 KINDS = ("worker", "service", "catalog", "store", "runner", "prefect", "flows")
 SAMPLE = 200
-EVERY_SECONDS = 30.0
+SHAPE = (32, 48)
+WAITING = 3000
+"""Images that wait, at most: further ones come as these come to their end."""
+FEEDING = 0.75
+"""Part of the time after which no further image comes, so that all come to their end."""
+EVERY_SECONDS = 60.0
 """The schedule: shorter than a run, so that runs overlap."""
+DEVICES = 3
+"""Workers at a time; the fake method computes on none, and only takes turns."""
 START_TRIES = 5
 
 
@@ -62,6 +70,8 @@ class Report:
         Jobs that the ended images were predicted by, and images among these whose job a run of the schedule started.
     runs
         Runs of the schedule by the state that they came to.
+    ends
+        How often Prefect and the flow runner ended without being killed, and were started again.
     mebibytes
         Memory of the processes: median in the first and in the last third of the run, and the most, in MiB.
     load
@@ -75,6 +85,7 @@ class Report:
     jobs: int = 0
     scheduled: int = 0
     runs: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
     mebibytes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     load: float = 0.0
     anomalies: list[str] = field(default_factory=list)
@@ -104,6 +115,7 @@ class Factory:
             **self.s3.environment,
             "PARFOCAL_LEASE_SECONDS": "5",
             "PARFOCAL_STATE_DIR": str(folder / "state"),
+            "PARFOCAL_DEVICES": ",".join(map(str, range(DEVICES))),
         }
         self.services = {
             "service": ServiceProcess("fake", environment, folder / "fake"),
@@ -125,9 +137,7 @@ class Factory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._runner is not None:
-            self._runner.kill()
-            self._runner.wait()
+        self.stop_runner()
         self.scheduled.stop()
         for service in self.services.values():
             if service.process is not None:
@@ -181,10 +191,7 @@ class Factory:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(workers).kill()
         elif kind == "runner":
-            if self._runner is None or self._runner.poll() is not None:
-                return False
-            self._runner.kill()
-            self._runner.wait()
+            self.stop_runner()
             self._runner = self._start_runner()
         elif kind == "store":
             assert self.s3.process is not None
@@ -196,7 +203,7 @@ class Factory:
             self.services[kind].kill()
             self._start(self.services[kind])
         else:
-            return self.scheduled.restart(kind)
+            self.scheduled.restart(kind)
         return True
 
     @staticmethod
@@ -213,65 +220,134 @@ class Factory:
                 return
         raise RuntimeError(f"{what.folder.name} did not start {START_TRIES} times")
 
-    def work_goes_on(self) -> bool:
-        """Return whether the plain run still works: it ends when all images have come to their end."""
-        return self._runner is not None and self._runner.poll() is None
+    def stop_runner(self) -> None:
+        """End the plain run."""
+        if self._runner is not None:
+            self._runner.kill()
+            self._runner.wait()
+            self._runner = None
+
+
+class Feed:
+    """Fills the folder with images while others predict them, as a microscope does, and counts what came to its end.
+
+    Parameters
+    ----------
+    most
+        Images after which it ends.
+    until
+        Time (of `time.monotonic`) at which it ends in any case.
+    """
+
+    def __init__(self, store: Store, batch: Batch, most: int, until: float) -> None:
+        self._store, self._batch, self._most, self._until = store, batch, most, until
+        self._ledger = store.results / "default" / "_batches" / batch.key / "ended"
+        self._thread = threading.Thread(target=self._feed, name="feed", daemon=True)
+        self.put = self.ended = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further image comes, and all have come to their end."""
+        return not self._thread.is_alive() and self.ended >= self.put
+
+    def count(self) -> None:
+        """Count the images that have come to their end; the store may be away for a while."""
+        ended = patiently(lambda: sum(1 for _ in self._store.objects(self._ledger)), 120.0)
+        self.ended = max(self.ended, ended)
+
+    def _feed(self) -> None:
+        write = _image_writer(self._store, self._batch.source)
+        with ThreadPoolExecutor(4) as pool:
+            while self.put < self._most and time.monotonic() < self._until:
+                if self.put - self.ended > WAITING:
+                    time.sleep(1.0)
+                    continue
+                some = range(self.put, min(self._most, self.put + 100))
+                list(pool.map(write, some))
+                self.put = some.stop
+
+
+def _image_writer(store: Store, folder: Location) -> Callable[[int], None]:
+    """Return a function that writes the image of a number."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "image.tif"
+        blank = np.full(SHAPE, 0x5A5A, np.uint16)
+        write_image(path, Image(blank, "YX"), compress=False)
+        template = path.read_bytes()
+    at = template.index(blank.tobytes())
+
+    def put(number: int) -> None:
+        pixels = np.random.default_rng(number).integers(0, 4000, SHAPE).astype(np.uint16).tobytes()
+        data = template[:at] + pixels + template[at + len(pixels) :]
+        place = folder / f"plate{number // 1000:03d}" / f"i{number:06d}.tif"
+        patiently(lambda: store.write(place, data), 120.0)
+
+    return put
 
 
 def run(folder: Path, images: int, minutes: float, seed: int, fault_seconds: float) -> Report:
     """Put images through a batch under faults, and judge what came of it."""
-    report, rng = Report(images=images), random.Random(seed)
+    report, rng = Report(), random.Random(seed)
     with Factory(folder) as factory:
         store = factory.s3.store()
-        batch = _prepare(factory, store, folder, images)
+        batch = _prepare(factory, store, folder)
         with factory.client() as client:
             factory.scheduled.schedule(client, batch, EVERY_SECONDS)
         begin = time.monotonic()
         deadline = begin + 60 * minutes
+        feed = Feed(store, batch, images, begin + 60 * minutes * FEEDING)
+        feed.start()
         factory.start_runner(batch)
         with Growth(factory.processes) as growth:
-            while factory.work_goes_on() and time.monotonic() < deadline:
-                pause = time.monotonic() + rng.uniform(0.5, 1.5) * fault_seconds
-                while factory.work_goes_on() and time.monotonic() < min(pause, deadline):
-                    time.sleep(0.2)
-                kind = rng.choice(KINDS)
-                if factory.work_goes_on() and time.monotonic() < deadline and factory.kill(kind, rng):
-                    report.kills[kind] += 1
+            _kill_at_random(factory, feed, report, rng, deadline, fault_seconds)
         report.seconds, report.mebibytes, report.load = time.monotonic() - begin, growth.mebibytes, os.getloadavg()[2]
-        if factory.work_goes_on():
+        report.images, over = feed.put, feed.is_over
+        if not over:
             report.anomalies.append(f"the time of {minutes:g} minutes was over before all images had come to their end")
-        _judge_schedule(report, factory.scheduled)
+        factory.stop_runner()
+        _judge_schedule(report, factory.scheduled, over=over)
+        factory.scheduled.stop()
         _judge(report, store, batch)
     return report
 
 
-def _judge_schedule(report: Report, scheduled: Scheduled) -> None:
+def _kill_at_random(
+    factory: Factory, feed: Feed, report: Report, rng: random.Random, deadline: float, fault_seconds: float
+) -> None:
+    """Kill one process after the other until all images have come to their end, or it is too late."""
+    while not feed.is_over and time.monotonic() < deadline:
+        # What was killed comes up first: where that takes minutes, nothing would ever get done.
+        pause = time.monotonic() + rng.uniform(0.5, 1.5) * fault_seconds
+        while time.monotonic() < deadline and (not factory.scheduled.is_ready or time.monotonic() < pause):
+            time.sleep(1.0)
+        feed.count()
+        kind = rng.choice(KINDS)
+        if not feed.is_over and time.monotonic() < deadline and factory.kill(kind, rng):
+            report.kills[kind] += 1
+        print(f"{time.strftime('%H:%M:%S')} killed {kind}; {feed.put} images, {feed.ended} ended", flush=True)
+
+
+def _judge_schedule(report: Report, scheduled: Scheduled, *, over: bool) -> None:
     """Add what is wrong with the runs of the schedule to the report."""
-    last = scheduled.last_run()
-    if last.state != "COMPLETED":
+    if over and (last := scheduled.last_run()).state != "COMPLETED":
         report.anomalies.append(f"the last run of the schedule is {last.state}: {last.message}")
+    report.ends = dict(scheduled.ended)
     runs = scheduled.runs()
     report.runs = dict(Counter(run.state for run in runs))
     report.anomalies += [f"a run of the schedule failed: {run.message}" for run in runs if run.state == "FAILED"]
 
 
-def _prepare(factory: Factory, store: Store, folder: Path, images: int) -> Batch:
-    """Publish a dataset, train a model and fill a folder with images."""
+def _prepare(factory: Factory, store: Store, folder: Path) -> Batch:
+    """Publish a dataset and train a model; return the batch."""
     uri = publish_dataset(store, "spots", write_pairs(folder / "pairs", filament_pair))
     with factory.client() as client:
         job = client.wait(client.start(training_request("fake-2d", uri, "m", {"epochs": 1})).id)
         (model,) = (output.uri for output in job.outputs if output.kind == "model")
     root = store.results / "default" / "scope"
-
-    def put(number: int) -> None:
-        pixels = np.random.default_rng(number).integers(0, 4000, (32, 48)).astype(np.uint16)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "image.tif"
-            write_image(path, Image(pixels, "YX"))
-            store.write(root / "in" / f"plate{number // 1000:03d}" / f"i{number:06d}.tif", path.read_bytes())
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, range(images)))
     return Batch(root / "in", root / "out", (Step(model),))
 
 
@@ -323,7 +399,7 @@ def _listed(store: Store, batch: Batch) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if nothing is wrong, else 1."""
     parser = argparse.ArgumentParser(prog="python -m chaos.batches", description="A batch while everything is killed.")
-    parser.add_argument("--images", type=int, default=20_000, help="objects in the folder (default 20000)")
+    parser.add_argument("--images", type=int, default=20_000, help="most objects of the folder (default 20000)")
     parser.add_argument("--minutes", type=float, default=60.0, help="time after which it is broken off (default 60)")
     parser.add_argument("--seed", type=int, default=1, help="decides what is killed (default 1)")
     parser.add_argument("--fault-seconds", type=float, default=15.0, help="mean time between two kills (default 15)")

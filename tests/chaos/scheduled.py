@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +58,8 @@ class Scheduled:
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._since: dict[str, datetime] = {}
+        # How often each ended without being killed.
+        self.ended: Counter[str] = Counter()
         self._schedules = Schedules(PrefectApi(prefect_api_url(config)))
 
     def processes(self) -> dict[str, psutil.Process]:
@@ -69,20 +72,19 @@ class Scheduled:
             self._start(name)
             self._wait(name)
 
-    def restart(self, name: str) -> bool:
-        """Kill one of both as the out-of-memory killer would, and start it again as a supervisor does.
-
-        Returns
-        -------
-        bool
-            False, and nothing was done, where it has not come up yet since it was killed the last time: on a busy
-            machine that takes minutes, and one that never comes up tells nothing.
-        """
-        if self._processes[name].poll() is None and self._units[name].ready(self._since[name]):
-            return False
+    def restart(self, name: str) -> None:
+        """Kill one of both as the out-of-memory killer would, and start it again as a supervisor does."""
         self._end(name)
         self._start(name)
-        return True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether both work; on a busy machine that takes minutes. A supervisor starts what has ended by itself."""
+        for name, process in list(self._processes.items()):
+            if process.poll() is not None:
+                self.ended[name] += 1
+                self._start(name)
+        return not any(unit.ready(self._since[name]) for name, unit in self._units.items())
 
     def stop(self) -> None:
         """Kill both; the processes of flow runs end with the flow runner."""

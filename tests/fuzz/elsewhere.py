@@ -20,7 +20,7 @@ from package_maker import PERCENTILES, described
 
 from fuzz.parsers import Parser
 
-_SHAPES = [(4, 3, 3, 3), (8, 4, 3, 3)]
+_SHAPES: list[tuple[int, ...]] = [(4, 3, 3, 3), (8, 4, 3, 3)]
 
 
 def parsers_here(folder: Path) -> list[Parser]:
@@ -81,7 +81,8 @@ def _keras(folder: Path) -> list[Parser]:
         target = folder / "variables"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        return unpack_variables(path, target)
+        unpack_variables(path, target)
+        return sorted(target.rglob("*"))
 
     path = folder / "weights.h5"
     with h5py.File(path, "w") as file:

@@ -8,7 +8,14 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import State, StateType
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -87,6 +94,8 @@ def predict_new(
             run = replace(run, creator=checked.schedule.created_by)
             if checked.refusal:
                 return _rest(checked.refusal)
+            if other := _still_at_work():
+                return Completed(message=f"{other} of this schedule is still at work and takes the new images as well.")
         with _work.connect(project, run.creator) as client:
             asked = [{"model": model, "parameters": parameters}, *(then or [])]
             steps = tuple(_step(client, each) for each in asked)
@@ -120,6 +129,25 @@ def _differs(made: v1.Schedule, batch: Batch) -> str:
         f"On Prefect's page other {changed} were set than those that {made.created_by} has made the schedule "
         f"{made.name!r} for. Set them back, or delete the schedule and make it again."
     )
+
+
+def _still_at_work() -> str:
+    """Return which run of the same schedule, due before this one, is still at work, in words; "" if none.
+
+    Where a run takes longer than the schedule's interval, runs would pile up, each with as many jobs under way.
+    """
+    flow_run = current_flow_run()
+    due = flow_run.expected_start_time
+    if flow_run.deployment_id is None or due is None:
+        return ""
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    with get_client(sync_client=True) as prefect:
+        runs = prefect.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=running),
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[flow_run.deployment_id])),
+        )
+    earlier = [each for run in runs if run.id != flow_run.id and (each := run.expected_start_time) and each < due]
+    return f"The run of {min(earlier):%Y-%m-%d %H:%M} (UTC)" if earlier else ""
 
 
 def _rest(why: str) -> State[Any]:
