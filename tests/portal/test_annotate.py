@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from scipy import ndimage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None and not os.environ.get("PARFOCAL_NEEDS_CHROMIUM"):
@@ -73,6 +75,15 @@ class Desk:
             self.page.wait_for_timeout(50)
         text = self.page.locator(".viewer-notice").text_content()
         raise AssertionError(f"the viewer did not come to rest: {text!r}, {self.said}")
+
+    def shows(self, *, drawn: bool = False) -> None:
+        """Wait until a viewer in which nothing is drawn has painted an image; where `drawn`, with its labels."""
+        ready = f"!!{VIEWER} && !{VIEWER}.busy" + (f" && !!{VIEWER}.labels" if drawn else "")
+        for _ in range(1200):
+            if self.page.evaluate(ready):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"the viewer shows nothing: {self.page.locator('.viewer-message').text_content()!r}")
 
     def at(self, point: Point) -> tuple[float, float]:
         """Where a place of the image is in the window; (0, 0) is the corner of the first pixel."""
@@ -312,6 +323,14 @@ def test_ten_mouse_corrections_give_the_expected_labels_and_the_loop_ends_in_a_c
     page.get_by_role("link", name="compare", exact=True).first.click()
     page.wait_for_url(re.compile("a=finder:1&b=finder:2&dataset=nuclei:2"))
     expect(page.get_by_role("heading", level=1)).to_have_text("finder:1 against finder:2")
+    page.get_by_role("button", name="Compare them").click()
+    expect(page.get_by_role("heading", name="Side by side")).to_be_visible(timeout=300_000)
+    side_by_side = page.locator("#compared-images")
+    for name in ("Input", "finder:1", "finder:2", "Target"):
+        expect(side_by_side.locator(".viewer-pane").filter(has_text=name)).to_be_visible()
+    page.get_by_role("table", name="of every test image").get_by_role("button").first.press("Enter")
+    violations = Axe().run(page).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"][:120]) for each in violations] == []
 
 
 def test_two_windows_do_not_overwrite_each_other(
@@ -401,6 +420,57 @@ def test_own_images_are_corrected_and_become_a_dataset(
     ]
     kept = client.catalog.read(client.dataset_uri("own:1"), manifest.images[0].file)
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(kept)), source)
+
+
+def test_areas_of_classes_are_called_by_their_names(desk: Desk, client: Client, predicted: str, tmp_path: Path) -> None:
+    folder = write_kind(tmp_path / "areas", "classes")
+    create_dataset(client, "areas", folder, kind="classes", class_names={1: "nucleus"})
+    page = desk.page
+    page.goto("data/areas/1")
+    legend = page.locator(".viewer-legend")
+    expect(legend).to_contain_text("nucleus", timeout=120_000)
+    desk.shows()
+    target = tifffile.imread(folder / "train" / "target" / "field0.tif")
+    row, column = np.argwhere(ndimage.binary_erosion(target == 1, np.ones((5, 5))))[0]
+    page.get_by_role("button", name="Target", exact=True).click()
+    desk.shows()
+    page.wait_for_timeout(500)
+    place = desk.at((column + 0.5, row + 0.5))
+    page.mouse.move(*place)
+    expect(page.locator(".viewer-readout")).to_contain_text("Target 1 nucleus")
+    # The colours of the legend are those of the picture: the first class has the first one of the palette.
+    shown = PIL.Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    patch = legend.locator("canvas").first.bounding_box()
+    assert patch is not None
+    in_legend = shown.getpixel((round(patch["x"] + 6), round(patch["y"] + 6)))
+    assert shown.getpixel((round(place[0]), round(place[1]))) == in_legend == (230, 159, 0)
+
+    uri = client.dataset_uri("areas:1")
+    job = client.wait(client.start(training_request("tiny-classes", uri, "areas", {"epochs": 4})).id)
+    assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
+    request = prediction_request(client.model_uri("areas"), uri, {}, split="test", request_id="areas")
+    assert client.wait(client.start(request).id).state == v1.JOB_STATE_SUCCEEDED
+    page.goto("results/areas")
+    expect(page.locator(".viewer-legend")).to_contain_text("nucleus", timeout=120_000)
+    desk.shows(drawn=True)
+    assert page.evaluate(f"{VIEWER}.labels.isClasses")
+    page.get_by_role("button", name="Correct").click()
+    page.wait_for_url(re.compile("/annotate/"))
+    desk.settle()
+    expect(page.get_by_label("Class", exact=True).locator("option:checked")).to_have_text("nucleus")
+    desk.drag((20.5, 20.5), (30.5, 20.5))
+    desk.settle()
+    desk.tool("n")
+    desk.settle()
+    page.get_by_role("link", name="Finish").click()
+    page.get_by_label("Name").fill("areas")
+    page.get_by_role("button", name="Save as a new dataset version").click()
+    page.wait_for_url(re.compile("/data/areas/2$"))
+    corrected = read_dataset(client, "areas:2")
+    assert corrected.class_names == {1: "nucleus"}
+    (counts,) = corrected.class_counts.values()
+    assert counts["nucleus"] > 0
+    assert sum(counts.values()) == target.size
 
 
 def test_boxes_are_corrected_and_saved(desk: Desk, client: Client, tmp_path: Path) -> None:

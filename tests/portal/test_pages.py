@@ -7,10 +7,12 @@ import io
 import json
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -21,7 +23,7 @@ from support import wait_for
 from parfocal import v1
 from parfocal.client import Client, requests
 from parfocal.client.catalog import Catalog
-from parfocal.client.datasets import create_dataset
+from parfocal.client.datasets import create_dataset, read_dataset
 from parfocal.client.requests import training_request
 from parfocal.portal.follow import Follower, Steps, make_tiles, take_up
 from parfocal.portal.guard import SAFE_METHODS
@@ -136,7 +138,7 @@ def test_every_page_opens_and_runs_no_foreign_script(visitor: Visitor, path: str
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    assert not re.search(r"<script(?! src=)|<style|style=\"|\son\w+=\"", answer.text)
+    assert not re.search(r"<script(?! (?:type=\"module\" )?src=)|<style|style=\"|\son\w+=\"", answer.text)
     assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text)
 
 
@@ -280,8 +282,17 @@ def test_what_another_project_shares_is_listed_and_used_like_ones_own(
         trained = training_request("fake-2d", other.dataset_uri("beads:1"), "theirs", {"epochs": 1})
         assert other.wait(other.start(trained).id).state == v1.JOB_STATE_SUCCEEDED
         assert "lab-b" not in visitor.open("data").text
-        other.catalog.share("dataset", "beads", PROJECT)
-        other.catalog.share("model", "theirs", PROJECT)
+    with Visitor(visitor.base, project="lab-b") as owner:
+        assert "Share the model theirs" in owner.open("share/model/theirs").text
+        refused = owner.send("share/model/theirs", **{"with": "no such/project"})
+        assert refused.status_code == 422
+        assert 'value="no such/project"' in refused.text
+        for kind, name in (("dataset", "beads"), ("model", "theirs")):
+            assert (
+                f'href="/p/lab-b/share/{kind}/{name}"'
+                in owner.open(f"{'data' if kind == 'dataset' else 'models'}/{name}/1").text
+            )
+            assert "1 other project" in owner.send(f"share/{kind}/{name}", **{"with": PROJECT}).text
 
     listed = visitor.open("data").text
     assert "shared by lab-b" in listed
@@ -313,6 +324,49 @@ def test_what_another_project_shares_is_listed_and_used_like_ones_own(
     assert client.wait("with-theirs").state == v1.JOB_STATE_SUCCEEDED
     assert "with lab-b/theirs:1" in visitor.open("results/with-theirs").text
     assert visitor.open("results/with-theirs/viewer.json").status_code == 200
+
+    compared = {"a": "lab-b/theirs:1", "b": "ours:1", "dataset": "lab-b/beads:1"}
+    chosen_page = visitor.open(f"compare?{urlencode(compared)}").text
+    assert "<option selected>lab-b/theirs:1</option>" in chosen_page
+    assert "<option selected>lab-b/beads:1</option>" in chosen_page
+    visitor.send("compare", request_id="against-theirs", **compared)
+
+    def side_by_side() -> bool:
+        time.sleep(1)
+        return "Side by side" in visitor.open(f"compare?{urlencode(compared)}").text
+
+    wait_for(side_by_side, 400, "the comparison")
+    side = visitor.open(f"compare/viewer.json?{urlencode(compared)}").json()
+    assert side["layout"] == "grid"
+    assert len(side["images"]) == 3
+    for image in side["images"]:
+        assert [layer["name"] for layer in image["layers"]] == ["Input", "theirs:1", "ours:1", "Target"]
+        # What another project shares is looked at through the project that it is shared with.
+        assert [visitor.http.get(layer["info"]).status_code for layer in image["layers"]] == [200] * 4
+
+    visitor.send("annotate", request_id="on-shared", dataset="lab-b/beads:1", kind="labels")
+    draft_page = visitor.open("annotate/on-shared").text
+    assert "lab-b/beads:1" in draft_page
+    assert f'href="/p/{PROJECT}/data/lab-b~beads/1"' in draft_page
+    drawn = visitor.open("annotate/on-shared/viewer.json").json()["images"][0]
+    assert "lab-b~beads" in drawn["layers"][0]["info"]
+    assert [visitor.http.get(layer["info"]).status_code for layer in drawn["layers"]] == [200] * 2
+    polygon = {"do": "draw", "shape": "polygon", "points": [[2, 2], [9, 2], [9, 9]], "object": 0, "t": 0, "z": 0}
+    for number, change in enumerate(({"operations": [polygon]}, {"done": True})):
+        revision = visitor.open(f"annotate/on-shared/images/{drawn['name']}").json()["revision"]
+        answer = visitor.http.patch(
+            f"/p/{PROJECT}/annotate/on-shared/images/{drawn['name']}",
+            json={"change_id": f"c{number}", "session": "s", **change},
+            headers={"Origin": visitor.base, "X-CSRF-Token": visitor.token, "If-Match": f'"{revision}"'},
+        )
+        assert answer.status_code == 200, answer.text
+    saved = visitor.send("annotate/on-shared/finish", name="drawn", use="train")
+    assert saved.url.path == f"/p/{PROJECT}/data/drawn/1"
+    assert read_dataset(client, "drawn:1").parent.endswith("/lab-b/beads/1")
+
+    with Visitor(visitor.base, project="lab-b") as owner:
+        owner.send("share/model/theirs", **{"with": PROJECT, "act": "withdraw"})
+    assert "lab-b/theirs" not in visitor.open("models").text
 
 
 def test_one_image_is_tried_and_own_images_are_predicted_and_taken_home(

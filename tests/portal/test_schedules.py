@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ from support import ServiceProcess, free_ports, publish_dataset, publish_model, 
 
 from parfocal.client import Client
 from parfocal.flows._api import PrefectApi
-from parfocal.flows.schedules import FLOW, Schedules, maker_of
+from parfocal.flows.schedules import FLOW, TAG, Schedules
 from parfocal.portal.app import create_app
 from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.settings import Settings
@@ -174,14 +175,42 @@ def test_new_images_are_predicted_once(visitor: Visitor, prefect: PrefectApi, mo
     assert run["state_type"] == "SCHEDULED"
 
 
-def test_runs_of_a_schedule_are_for_who_made_it(prefect: PrefectApi, model: str) -> None:
+def test_who_made_a_schedule_is_read_from_the_catalogue_and_not_from_prefect(
+    visitor: Visitor, client: Client, prefect: PrefectApi, model: str
+) -> None:
+    visitor.send("schedules", **form(model, name="of-ann"))
+    assert "Made by" not in visitor.open("schedules/of-ann").text
+    place = client.store.results / PROJECT / "_schedules" / "of-ann.json"
+    record = json.loads(client.store.read(place))
+    client.store.write(place, json.dumps({**record, "created_by": "ann@example.org"}).encode())
     known = Schedules(prefect)
-    given = {"model": model, "project": PROJECT}
-    made = known.create("of-ann", "fake-2d", given, every_seconds=900, made_by="ann@example.org")
-    assert made.made_by == "ann@example.org"
-    run = prefect.call("GET", f"/flow_runs/{known.run_now('of-ann')}")
-    assert maker_of(run["tags"]) == "ann@example.org"
-    known.delete("of-ann")
+    tagged = {"tags": [TAG, "method:fake-2d", "for:eve@example.org"]}
+    prefect.call("PATCH", f"/deployments/{known.get('of-ann').deployment}", tagged)
+    shown = visitor.open("schedules/of-ann").text
+    assert "<dt>Made by</dt><dd>ann@example.org</dd>" in shown
+    assert "eve@example.org" not in shown
+
+    # One that the catalogue knows nothing of can still be removed.
+    client.catalog.delete_schedule("of-ann")
+    assert "Made by" not in visitor.open("schedules/of-ann").text
+    assert visitor.send("schedules/of-ann/delete").url.path == f"/p/{PROJECT}/schedules"
+    assert "of-ann" not in [each.name for each in known.every()]
+
+
+def test_a_model_that_another_project_shares_is_scheduled(
+    visitor: Visitor, client: Client, prefect: PrefectApi, model: str, pairs_folder: Path
+) -> None:
+    dataset = publish_dataset(client.store, "beads", pairs_folder, "lab-b")
+    publish_model(client.store, "theirs", dataset, project="lab-b", method="fake-2d", service="fake")
+    client.catalog.of("lab-b").share("model", "theirs", PROJECT)
+    assert '<option value="lab-b/theirs:1"' in visitor.open("schedules/new").text
+    made = visitor.send("schedules", **form("lab-b/theirs:1", name="shared", folder="shared"))
+    assert made.url.path == f"/p/{PROJECT}/schedules/shared"
+    assert f'href="/p/{PROJECT}/models/lab-b~theirs/1"' in made.text
+    assert Schedules(prefect).get("shared").parameters["model"] == "lab-b/theirs:1"
+    checked = client.catalog.check_schedule("shared").schedule
+    assert [step.model_uri for step in checked.steps] == ["s3://parfocal-models/lab-b/theirs/1"]
+    visitor.send("schedules/shared/delete")
 
 
 def test_without_workflows_the_page_says_who_can_start_them(settings: Settings) -> None:

@@ -307,12 +307,15 @@ def test_a_second_person_sees_nothing_of_the_first_ones_project(
                 *(f"jobs/{job}/events", "operator", "operator/storage", f"uploads/{upload}", "results", "compare"),
                 *("methods", "predict", "train", "predict/tried/x/input.png", f"data/{dataset}/1/viewer.json"),
                 *(f"tiles/dataset/{dataset}:1/train:a/source/info", f"uploads/{upload}/files", "models/m/1"),
+                *("annotate", "annotate/none", "annotate/none/viewer.json", "schedules", "deleted", "inboxes?inbox=x"),
+                *(f"share/dataset/{dataset}", f"delete/dataset/{dataset}:1", "compare/viewer.json?a=m:1&b=n:1"),
+                *("tiles/draft/none/train:a/labels/info", f"train/patches.png?method=fake-2d&dataset={dataset}:1"),
                 f"data/{dataset}/1/pictures/train/source/a.tif",
             ):
                 answer = bob.open(path)
                 assert (path, answer.status_code) == (path, 404)
                 # Nothing but the address that was asked for.
-                text = html.unescape(answer.text).replace(path.partition("?")[0] or "/", "")
+                text = html.unescape(answer.text).replace(path, "").replace(path.partition("?")[0] or "/", "")
                 assert [word for word in (dataset, "5 training", job, "fake-2d", upload) if word in text] == []
             bob.token = re.findall(r'name="csrf" content="(\w+)"', bob.open("/projects").text)[0]
             for path in (f"uploads/{upload}/discard", f"jobs/{job}/cancel", "uploads", "predict", "train"):

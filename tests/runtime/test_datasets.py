@@ -130,6 +130,22 @@ def test_the_classes_of_class_images_are_their_values(tmp_path: Path) -> None:
     assert sum(report.class_counts["train"].values()) == total
 
 
+def test_classes_of_class_images_have_the_names_that_they_are_given(tmp_path: Path) -> None:
+    report = check_folder(write_kind(tmp_path / "areas", "classes"), kind="classes")
+    named = report.named({1: "nucleus", 7: "nowhere"})
+    assert (named.classes, named.class_values) == (("0", "nucleus", "2"), (0, 1, 2))
+    assert named.class_counts["train"]["nucleus"] == report.class_counts["train"]["1"]
+    manifest = named.manifest((), (), project="p", dataset="d", version=1)
+    assert manifest.class_names == {1: "nucleus"}
+    for names, field in (({1: "2"}, "classes.1"), ({1: ""}, "classes.1"), ({1: "a", 2: "a"}, "classes")):
+        with pytest.raises(InvalidInputError) as caught:
+            report.named(names)
+        assert field in fields(caught.value)
+    pairs = check_folder(write_kind(tmp_path / "boxes", "boxes"))
+    with pytest.raises(InvalidInputError, match="no class images"):
+        pairs.named({1: "nucleus"})
+
+
 def test_a_value_that_is_no_class_is_named() -> None:
     image = np.array([[0, 3], [7, 3]], np.uint16)
     assert class_indices(image, (3, 0, 7)).tolist() == [[1, 0], [2, 0]]

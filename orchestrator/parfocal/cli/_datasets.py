@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,13 @@ def dataset() -> None:
 @_PIXEL_SIZE
 @_COMPONENTS
 @with_options(*PARTS, *PLATE_PARTS)
+@click.option(
+    "--class-name",
+    "class_names",
+    multiple=True,
+    metavar="VALUE=NAME",
+    help="Name of a class of class images by its grey value, e.g. 1=nucleus; repeat for more.",
+)
 @click.option("--licence", default="", metavar="TEXT", help="Under which terms the images may be used.")
 @click.option("--description", default="", metavar="TEXT", help="What the images show, for others and for later.")
 def create(
@@ -100,6 +107,7 @@ def create(
     wells: tuple[str, ...],
     test_wells: tuple[str, ...],
     labels: str,
+    class_names: tuple[str, ...],
     licence: str,
     description: str,
 ) -> None:
@@ -136,6 +144,7 @@ def create(
                 part=part,
                 licence=licence,
                 description=description,
+                class_names=_named(class_names),
                 on_progress=on_progress,
             )
         for text in manifest.warnings:
@@ -147,6 +156,19 @@ def create(
         for text in sizing(client, manifest):
             say(text)
         say(f"Train with it: parfocal train METHOD --dataset {manifest.dataset} --model NAME")
+
+
+def _named(pairs: Sequence[str]) -> dict[int, str]:
+    """Return the names of classes by grey value."""
+    names: dict[int, str] = {}
+    for pair in pairs:
+        value, sign, name = pair.partition("=")
+        if not sign or not value.strip().isdecimal():
+            raise click.BadParameter(
+                f"{pair!r} is not of the form VALUE=NAME, e.g. 1=nucleus", param_hint="--class-name"
+            )
+        names[int(value)] = name.strip()
+    return names
 
 
 @contextmanager

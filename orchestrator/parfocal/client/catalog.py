@@ -40,7 +40,8 @@ class Catalog:
         self._service = service
         self._http = urllib3.PoolManager(
             maxsize=16,
-            timeout=urllib3.Timeout(connect=5.0, read=60.0),
+            # The first one also limits how long a piece of a file may take to go out, on slow lines or to a busy store.
+            timeout=urllib3.Timeout(connect=30.0, read=60.0),
             # A request that creates an object may be repeated: the second one is refused if the first has arrived.
             retries=urllib3.Retry(
                 total=4,

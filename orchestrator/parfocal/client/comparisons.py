@@ -183,7 +183,7 @@ def _dataset_uri(client: Client, dataset: str, split: str) -> str:
             f"The dataset {manifest.dataset!r} (version {manifest.version}) has no {split} images to compare on. "
             f"Create it again with pairs in {split}/source and {split}/target."
         )
-    return client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
+    return client.dataset_uri(client.catalog.title(manifest.project, manifest.dataset, manifest.version))
 
 
 def _method(client: Client, models: Sequence[str], evaluations: Sequence[ResultManifest]) -> v1.Method:

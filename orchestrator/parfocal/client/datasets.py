@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from parfocal.client.client import Client
@@ -74,6 +75,7 @@ def create_dataset(
     licence: str = "",
     description: str = "",
     origin: Origin = Origin(),
+    class_names: Mapping[int, str] = MappingProxyType({}),
     on_progress: OnProgress = no_progress,
 ) -> DatasetManifest:
     """Check a folder, convert its images to OME-TIFF and publish them as a new version of the dataset `name`.
@@ -93,13 +95,15 @@ def create_dataset(
         What is taken of files that are converted.
     licence, description, origin
         For the record.
+    class_names
+        What the classes of class images are called, by grey value; those without a name are called by their value.
     on_progress
         Called after each uploaded image.
 
     Raises
     ------
     InvalidInputError
-        As for `check_folder`.
+        As for `check_folder`, or a class cannot have its name.
     UnavailableError
         The store does not answer.
     """
@@ -108,7 +112,7 @@ def create_dataset(
     client.catalog.projects()
     with checked_folder(folder, axes, kind, pixel_size_nm, label_components, part) as report:
         fields = {"licence": licence, "description": description, "part": part.options, **asdict(origin)}
-        return _publish(client, name, report, fields, on_progress)
+        return _publish(client, name, report.named(class_names), fields, on_progress)
 
 
 def list_datasets(

@@ -20,16 +20,15 @@ _OF_STEP = re.compile(r"(\d+)\.(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A model with the description of its method, and the parameters of its prediction."""
+    """A model with the description of its method, and the parameters of its prediction.
 
+    `name` is "name:version", or PROJECT/name:version where another project shares it.
+    """
+
+    name: str
     model: ModelSummary
     method: v1.Method
     parameters: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The model as "name:version"."""
-        return versioned_name(self.model.uri)
 
     @property
     def message(self) -> v1.BatchStep:
@@ -68,5 +67,5 @@ def plan_steps(client: Client, models: Sequence[str], assignments: Sequence[str]
         model = read_model(client, name)
         method = client.method(model.manifest.method)
         values = parse_parameters(method.title, schema_of(method, v1.JOB_KIND_PREDICTION), own)
-        planned.append(PlannedStep(model, method, values))
+        planned.append(PlannedStep(versioned_name(model.uri, client.project), model, method, values))
     return planned

@@ -6,7 +6,7 @@ switches it off and on. The flow runner serves what it finds (`parfocal.flows.de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +28,6 @@ FLOW: Final = "predict-new"
 TAG: Final = "parfocal-schedule"
 """Marks the deployments that are schedules."""
 _METHOD = "method:"
-_MAKER = "for:"
 _PAGE = 200
 
 
@@ -48,8 +47,6 @@ class Schedule:
         "every 15 min", or "cron EXPRESSION (TIME ZONE)".
     active
         Whether it is not paused.
-    made_by
-        For whom its runs are done; empty: nobody was noted, and they are the flow runner's own.
     deployment, ids
         Of the deployment in Prefect, and of its schedules: people may have added some on Prefect's page.
     """
@@ -61,7 +58,6 @@ class Schedule:
     active: bool
     deployment: str
     ids: tuple[str, ...]
-    made_by: str = ""
 
     @property
     def project(self) -> str:
@@ -97,7 +93,6 @@ class Schedules:
         every_seconds: float | None = None,
         cron: str = "",
         timezone: str = "UTC",
-        made_by: str = "",
     ) -> Schedule:
         """Create a schedule and return it.
 
@@ -105,8 +100,6 @@ class Schedules:
         ----------
         every_seconds, cron
             One of both: the interval, or a cron expression in `timezone`.
-        made_by
-            For whom its runs are done, where there are identities.
 
         Raises
         ------
@@ -129,7 +122,7 @@ class Schedules:
             "name": name,
             "parameters": {**model["parameters"], **parameters},
             "enforce_parameter_schema": True,
-            "tags": [*model["tags"], TAG, f"{_METHOD}{method}", *([f"{_MAKER}{made_by}"] if made_by else [])],
+            "tags": [*model["tags"], TAG, f"{_METHOD}{method}"],
             "schedules": [{"schedule": when, "active": True, "slug": name}],
         }
         self._call("POST", "/deployments/", body)
@@ -259,9 +252,9 @@ def create_recorded(
     given = {**flow_parameters(steps, source, output, client.project), "schedule": name, **(options or {})}
     schedules.check_free(name)
     record = v1.Schedule(name=name, source_uri=source, output_uri=output, steps=[step.message for step in steps])
-    made_by = client.catalog.create_schedule(record).created_by
+    client.catalog.create_schedule(record)
     try:
-        return schedules.create(name, steps[0].method.name, given, made_by=made_by, **when)
+        return schedules.create(name, steps[0].method.name, given, **when)
     except BaseException:
         client.catalog.delete_schedule(name)
         raise
@@ -308,11 +301,6 @@ def method_of(tags: Sequence[str]) -> str:
     return next((tag.removeprefix(_METHOD) for tag in tags if tag.startswith(_METHOD)), "")
 
 
-def maker_of(tags: Iterable[str]) -> str:
-    """Return for whom the run of a schedule with these tags is done; "" where nobody noted it."""
-    return next((tag.removeprefix(_MAKER) for tag in tags if tag.startswith(_MAKER)), "")
-
-
 def _schedule(deployment: Mapping[str, Any]) -> Schedule:
     schedules = deployment["schedules"]
     return Schedule(
@@ -323,7 +311,6 @@ def _schedule(deployment: Mapping[str, Any]) -> Schedule:
         active=any(each["active"] for each in schedules),
         deployment=deployment["id"],
         ids=tuple(each["id"] for each in schedules),
-        made_by=maker_of(deployment["tags"]),
     )
 
 

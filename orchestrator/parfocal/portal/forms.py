@@ -167,6 +167,21 @@ def sent_parameters(method: v1.Method, kind: v1.JobKind.ValueType, sent: Mapping
     return parse_parameters(method.title, schema, assignments)
 
 
+def decisive_parameters(
+    method: v1.Method, kind: v1.JobKind.ValueType, sent: Mapping[str, str], beginnings: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the values of a form whose names begin in one of some ways, also those that are defaults.
+
+    Raises
+    ------
+    InvalidParameterError
+        As by `sent_parameters`.
+    """
+    fields = make_form(method, kind, sent=sent).fields
+    chosen = [f"{each.name}={each.value}" for each in fields if each.value and each.name.startswith(beginnings)]
+    return parse_parameters(method.title, schema_of(method, kind), chosen)
+
+
 def _text(value: Any) -> str:
     """Return a value as a person would write it into the field, and `parse_parameters` reads it."""
     match value:
@@ -185,7 +200,9 @@ def _in_words(limits: str) -> str:
     """Return a range without signs of mathematics."""
     for sign, word in (("≥", "at least"), ("≤", "at most"), (">", "more than"), ("<", "less than")):
         limits = limits.replace(sign, word)
-    return limits
+    # The lower end first.
+    parts = limits.split(", ")
+    return ", ".join(sorted(parts, key=lambda part: part.startswith(("at most", "less than"))))
 
 
 def _last(name: str) -> str:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
 from parfocal.client.published import read_manifest
 from parfocal.portal.words import title_in
+from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem
-from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
+from parfocal.runtime.store.manifests import OBJECTS, DatasetManifest, ImageEntry, ResultFile, ResultManifest
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
 
@@ -26,13 +28,26 @@ _MAPS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
+def class_dataset(client: Client, uri: str) -> DatasetManifest | None:
+    """Return the dataset at an address, or that which the model at an address was trained on; None if unreadable.
+
+    It says what classes are called. That is a help and no condition, and models are shared without their datasets.
+    """
+    try:
+        entry = client.catalog.entry_at(uri)
+        place = entry.model.dataset_uri if entry.kind == v1.ENTRY_KIND_MODEL else uri
+        return read_manifest(client, place, DatasetManifest)
+    except ParfocalError:
+        return None
+
+
 def dataset_config(project: str, manifest: DatasetManifest) -> dict[str, Any]:
     """Return what the viewer shows of a dataset: each image with its targets."""
     name = title_in(project, manifest).replace("/", "~")
     images: dict[str, list[Layer]] = {}
     for image in sorted(manifest.images, key=lambda image: (image.split != "train", image.role != "source")):
         key = f"{image.split}:{image.stem}"
-        images.setdefault(key, []).append(_dataset_layer(project, name, key, image.role))
+        images.setdefault(key, []).append(_dataset_layer(project, name, manifest, image))
     return {
         "images": [{"name": key, "layers": layers} for key, layers in images.items()],
         "layout": "swipe" if any(len(layers) > 1 for layers in images.values()) else "single",
@@ -43,9 +58,10 @@ def dataset_config(project: str, manifest: DatasetManifest) -> dict[str, Any]:
 def prediction_config(client: Client, result: ResultManifest, *, labels: bool) -> dict[str, Any]:
     """Return what the viewer shows of a prediction: each input, where it is of a dataset, with what was made of it."""
     inputs = _inputs(client, result)
+    names = _names_in(client, result)
     images = []
     for each in result.images:
-        made = _outputs(client.project, result, each.input, each.outputs, overlay=labels)
+        made = _outputs(client.project, result, each, names, overlay=labels)
         source = inputs.get(image_stem(Path(each.input)), {}).get("source")
         if made:
             images.append({"name": each.input.rsplit("/", 1)[-1], "layers": [*([source] if source else []), *made]})
@@ -82,9 +98,34 @@ def evaluation_config(
     return {"images": images, "layout": "single" if labels else "swipe", "keep": versioned_name(result.input_uri)}
 
 
-def _dataset_layer(project: str, dataset: str, image: str, role: str) -> Layer:
-    title = {"source": "Input", "target": "Target"}.get(role, role.replace("_", " ").capitalize())
-    return {"name": title, "info": _url(project, "dataset", dataset, image, role)}
+def comparison_config(client: Client, compared: Sequence[tuple[str, ResultManifest]], order: Mapping[str, str]) -> Any:
+    """Return what the viewer shows of a comparison: input, the prediction of each model, target, side by side.
+
+    Parameters
+    ----------
+    compared
+        For each model its name and its evaluation, all on the same images.
+    order
+        The names of the images as they shall follow each other, with a note on each.
+    """
+    inputs = _inputs(client, compared[0][1])
+    predicted = [(name, _predicted(client, result, overlay=False)) for name, result in compared]
+    images = []
+    for name, note in order.items():
+        stem = image_stem(Path(name))
+        known = inputs.get(stem, {})
+        made = [{**layer, "name": model} for model, found in predicted for layer in found.get(stem, [])[:1]]
+        layers = [layer for layer in (known.get("source"), *made, known.get("target")) if layer is not None]
+        if layers:
+            images.append({"name": name, "note": note, "layers": layers})
+    return {"images": images, "layout": "grid", "keep": versioned_name(compared[0][1].input_uri)}
+
+
+def _dataset_layer(project: str, dataset: str, manifest: DatasetManifest, image: ImageEntry) -> Layer:
+    title = {"source": "Input", "target": "Target"}.get(image.role, image.role.replace("_", " ").capitalize())
+    layer = {"name": title, "info": _url(project, "dataset", dataset, f"{image.split}:{image.stem}", image.role)}
+    classed = image.role == CLASS_ROLE or (manifest.kind == "classes" and image.role.startswith("target"))
+    return {**layer, **_legend(_titles(manifest))} if classed else layer
 
 
 def _inputs(client: Client, result: ResultManifest) -> dict[str, dict[str, Layer]]:
@@ -99,7 +140,7 @@ def _inputs(client: Client, result: ResultManifest) -> dict[str, dict[str, Layer
     found: dict[str, dict[str, Layer]] = {}
     for image in manifest.images:
         if image.split == result.split:
-            layer = _dataset_layer(client.project, name.replace("/", "~"), f"{image.split}:{image.stem}", image.role)
+            layer = _dataset_layer(client.project, name.replace("/", "~"), manifest, image)
             found.setdefault(image.stem, {})[image.role] = layer
     return found
 
@@ -110,23 +151,58 @@ def _predicted(client: Client, result: ResultManifest, *, overlay: bool) -> dict
     if not uri:
         return {}
     scored = read_manifest(client, uri, ResultManifest)
+    names = _names_in(client, scored)
     return {
-        image_stem(Path(each.input)): _outputs(client.project, scored, each.input, each.outputs, overlay=overlay)
+        image_stem(Path(each.input)): _outputs(client.project, scored, each, names, overlay=overlay)
         for each in scored.images
     }
 
 
+def _names_in(client: Client, result: ResultManifest) -> dict[int, str]:
+    """Return the names of the classes in the class images of a prediction; it is looked for only if there are some."""
+    known = any(map(_class_kinds, result.images)) and result.model_uri
+    dataset = class_dataset(client, result.model_uri) if known else None
+    return {} if dataset is None else _titles(dataset)
+
+
+def has_areas(method: v1.Method | None, result: ResultManifest) -> bool:
+    """Return whether a prediction tells the class of each pixel."""
+    semantic = method is not None and method.task == v1.TASK_SEMANTIC_SEGMENTATION
+    return semantic or any("prediction" in _class_kinds(image) for image in result.images)
+
+
+def _class_kinds(image: ResultFile) -> set[str]:
+    """Return the kinds of outputs whose values are numbers of classes, not of objects."""
+    objects = {"prediction", "instances"} if OBJECTS in image.outputs else set()
+    if "instances" in image.outputs:
+        objects = {"instances"}
+    return ({*image.labels} | ({CLASS_ROLE} & image.outputs.keys())) - objects
+
+
+def _legend(names: Mapping[int, str]) -> Layer:
+    return {"classes": {str(value): name for value, name in names.items()}}
+
+
+def _titles(manifest: DatasetManifest) -> dict[int, str]:
+    """Return what the viewer calls the classes of class images: by number where they have no name."""
+    names = manifest.class_names
+    return {value: names.get(value, f"class {value}") for value in manifest.class_values if value or value in names}
+
+
 def _outputs(
-    project: str, result: ResultManifest, image: str, outputs: Mapping[str, str], *, overlay: bool
+    project: str, result: ResultManifest, image: ResultFile, names: Mapping[int, str], *, overlay: bool
 ) -> list[Layer]:
     layers = []
-    for kind, file in outputs.items():
+    classed = _class_kinds(image)
+    for kind, file in image.outputs.items():
         if not file.lower().endswith(IMAGE_SUFFIXES) or kind == "overlay":
             continue
         layer: Layer = {
             "name": kind.replace("_", " ").capitalize(),
-            "info": _url(project, "result", result.job, image.replace("/", ":"), kind),
+            "info": _url(project, "result", result.job, image.input.replace("/", ":"), kind),
         }
+        if kind in classed:
+            layer |= _legend(names)
         if overlay and kind == "prediction":
             layer["overlay"] = True
         layers.append(layer)

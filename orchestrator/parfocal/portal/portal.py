@@ -32,6 +32,7 @@ from parfocal.runtime.access.gate import Gate
 from parfocal.runtime.errors import NotFoundError, ParfocalError, UnavailableError
 from parfocal.runtime.images.files import ImageLimits
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import ResultManifest
 from parfocal.runtime.store.names import is_name
 
 FOLDER: Final = Path(__file__).parent
@@ -151,9 +152,14 @@ class Portal:
         return next(found, None)
 
     def makes_labels(self, client: Client, name: str) -> bool:
-        """Return whether a method makes label images."""
+        """Return whether a method makes images of objects or classes."""
         method = self.method(client, name)
         return method is not None and method.task in _LABELS
+
+    def shows_labels(self, client: Client, result: ResultManifest) -> bool:
+        """Return whether a prediction consists of objects or classes."""
+        told = any("prediction" in image.labels for image in result.images)
+        return told or self.makes_labels(client, result.method)
 
     def schedules(self) -> Schedules:
         """Return the schedules of all projects; who may see which is decided by whoever asks.

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from parfocal import v1
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest
 from parfocal.runtime.store.names import versioned_name
@@ -127,6 +128,11 @@ def model_made(job: v1.Job) -> str:
     """Return the model that a training has made, e.g. "nuclei:2"."""
     made = next((output.uri for output in job.outputs if output.kind == "model"), "") or job.reserved_uri
     return versioned_name(made) if made else job.training.model
+
+
+def person(name: str) -> str:
+    """Return who has done something; "" where nobody signs in."""
+    return "" if name == UNVERIFIED.name else name
 
 
 def moment(value: Timestamp | datetime) -> datetime:
@@ -243,6 +249,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "time_range": time_range,
     "gib": gib,
     "model_made": model_made,
+    "person": person,
     "iso": iso,
     "when": when,
     "bytes": size,

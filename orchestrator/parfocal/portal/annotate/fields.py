@@ -18,6 +18,7 @@ from parfocal.client import Client
 from parfocal.client.datasets import read_dataset
 from parfocal.client.published import read_manifest
 from parfocal.client.transfer import download_files, for_each
+from parfocal.portal.words import title_in
 from parfocal.runtime.datasets.classes import CLASS_ROLE
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, PreconditionError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem
@@ -159,16 +160,21 @@ class FieldReader:
 
 
 class _Key:
-    """What images are remembered by: the address and kind, whoever reads."""
+    """What images are remembered by: the project that reads them, the address and the kind, whoever reads."""
 
     def __init__(self, client: Client, uri: str, kind: str) -> None:
         self.client, self.uri, self.kind = client, uri, kind
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and (self.uri, self.kind) == (other.uri, other.kind)
+        return isinstance(other, _Key) and self._parts == other._parts
 
     def __hash__(self) -> int:
-        return hash((self.uri, self.kind))
+        return hash(self._parts)
+
+    @property
+    def _parts(self) -> tuple[str, str, str]:
+        # Addresses of tiles have the name of the project that looks at them.
+        return self.client.project, self.uri, self.kind
 
 
 def kind_of_result(result: ResultManifest) -> str:
@@ -197,7 +203,7 @@ def _read(key: _Key) -> Fields:
 
 def _of_dataset(project: str, uri: str, dataset: DatasetManifest, kind: str) -> Fields:
     files = {entry.name: entry for entry in dataset.files}
-    name = f"{dataset.dataset}:{dataset.version}"
+    name = title_in(project, dataset).replace("/", "~")
     partners = {(image.split, image.role, image.stem): image.file for image in dataset.images}
     tables = {(each.split, each.stem): each.file for each in dataset.annotations if each.role == "target"}
     found = []
@@ -295,7 +301,7 @@ def _dataset_sources(client: Client, result: ResultManifest) -> dict[str, Field]
     if not result.split or not result.input_uri:
         return {}
     try:
-        dataset = read_dataset(client, versioned_name(result.input_uri))
+        dataset = read_dataset(client, versioned_name(result.input_uri, client.project))
     except ParfocalError as error:
         raise NotFoundError(
             f"The images of this prediction are those of {versioned_name(result.input_uri)}, which is not there any "

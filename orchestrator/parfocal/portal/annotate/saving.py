@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,7 +49,12 @@ def suggested_use(fields: Sequence[Field]) -> str:
 
 
 def save_dataset(
-    client: Client, desk: Desk, draft: v1.Draft, images: Sequence[tuple[Field, v1.DraftImage]], wanted: Wanted
+    client: Client,
+    desk: Desk,
+    draft: v1.Draft,
+    images: Sequence[tuple[Field, v1.DraftImage]],
+    wanted: Wanted,
+    class_names: Mapping[int, str],
 ) -> DatasetManifest:
     """Publish the complete images of a draft as a new version of a dataset.
 
@@ -59,6 +64,8 @@ def save_dataset(
     ----------
     images
         The complete images with their states.
+    class_names
+        What the classes of objects or areas are called, by number.
 
     Raises
     ------
@@ -88,6 +95,7 @@ def save_dataset(
                 axes="" if axes == "YX" else axes,
                 kind=draft.kind,
                 description=wanted.description,
+                class_names=class_names,
                 origin=Origin(draft.base_uri, draft.model_uri if own else "", draft.draft, tuple(editors)),
             )
         except InvalidInputError as error:

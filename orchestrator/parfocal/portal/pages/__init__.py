@@ -13,11 +13,12 @@ from parfocal.portal.pages import (
     operator,
     predict,
     schedules,
+    sharing,
     start,
     train,
     trash,
 )
 
 _WORK = (start, data, methods, train, jobs, models, predict, annotate, annotate_image, compare)
-_OTHERS = (operator, files, inboxes, trash, schedules)
+_OTHERS = (operator, files, inboxes, trash, schedules, sharing)
 ROUTERS = tuple(module.router for module in (*_WORK, *_OTHERS))

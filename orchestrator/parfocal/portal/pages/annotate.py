@@ -22,9 +22,11 @@ from parfocal.portal.annotate.desk import tiff_bytes
 from parfocal.portal.annotate.fields import KIND_TITLES, Field, Fields, kind_of_result, require_drawable
 from parfocal.portal.annotate.saving import USES, Wanted, save_dataset, suggested_use
 from parfocal.portal.follow import make_tiles
+from parfocal.portal.layers import class_dataset, has_areas
 from parfocal.portal.pages.annotate_image import NEVER, state_of
 from parfocal.portal.pages.files import result_of
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
+from parfocal.portal.words import address, title_in
 from parfocal.runtime.errors import (
     InvalidInputError,
     ParfocalError,
@@ -43,7 +45,7 @@ _CHUNK: Final = 2**20
 def drafts(request: Request, client: ClientHere) -> Response:
     """List the drafts."""
     found = client.catalog.drafts()
-    bases = {draft.base_uri: _base_name(draft.base_uri) for draft in found}
+    bases = {draft.base_uri: _base_name(client.project, draft.base_uri) for draft in found}
     return page(request, "annotate_list.html", drafts=found, bases=bases, kinds=KIND_TITLES)
 
 
@@ -69,7 +71,7 @@ def draft_page(request: Request, client: ClientHere, portal: PortalHere, draft: 
         fields=fields,
         states=states,
         done=len(done),
-        base_name=_base_name(found.base_uri),
+        base_name=_base_name(client.project, found.base_uri),
         base_url=_base_url(client.project, found.base_uri),
         kind_title=KIND_TITLES[found.kind],
     )
@@ -79,11 +81,15 @@ def draft_page(request: Request, client: ClientHere, portal: PortalHere, draft: 
 def viewer(client: ClientHere, portal: PortalHere, draft: str) -> Response:
     """Tell the viewer of the images of a draft and of what can be drawn in them."""
     found, fields, states = _of(client, portal, draft)
+    classes = _classes(client, found)
+    # Of an area the number is its class; an object has one beside it.
+    named = {"classes": {str(each["number"]): each["name"] for each in classes}}
+    legend = named if found.kind == "classes" else {}
     images = []
     for field in fields.fields:
         layers: list[dict[str, Any]] = [{"name": "Image", "info": field.tiles or _tiles(found, field, "source")}]
         if found.kind != "boxes":
-            labels = {"name": "Labels", "info": _tiles(found, field, "labels"), "overlay": True}
+            labels = {"name": "Labels", "info": _tiles(found, field, "labels"), "overlay": True, **legend}
             layers.append(labels)
         images.append({"name": field.name, "note": field.doubt, "layers": layers})
     first = next((field.name for field in fields.fields if not _is_done(states, field)), "")
@@ -91,11 +97,11 @@ def viewer(client: ClientHere, portal: PortalHere, draft: str) -> Response:
         {
             "images": images,
             "image": first,
-            "keep": _base_name(found.base_uri),
+            "keep": _base_name(client.project, found.base_uri),
             "draft": {
                 "url": f"/p/{client.project}/annotate/{found.draft}",
                 "kind": found.kind,
-                "classes": _classes(found),
+                "classes": classes,
             },
         },
         headers=NEVER,
@@ -173,19 +179,20 @@ def _begin(client: Client, portal: Portal, form: Mapping[str, str]) -> v1.Draft:
     )
     if job := form.get("result", ""):
         place, result = result_of(client, job)
-        method = portal.method(client, result.method)
-        semantic = method is not None and method.task == v1.TASK_SEMANTIC_SEGMENTATION
-        request.kind = "classes" if semantic else kind_of_result(result)
+        areas = has_areas(portal.method(client, result.method), result)
+        request.kind = "classes" if areas else kind_of_result(result)
         request.base_uri, request.model_uri = str(place), result.model_uri
         request.classes.extend(_result_classes(client, result, request.kind))
-        request.title = f"Corrections of {versioned_name(result.model_uri)}" if result.model_uri else "Corrections"
+        request.title = (
+            f"Corrections of {versioned_name(result.model_uri, client.project)}" if result.model_uri else "Corrections"
+        )
     else:
         manifest = read_dataset(client, form.get("dataset", ""))
-        name = f"{manifest.dataset}:{manifest.version}"
+        name = title_in(client.project, manifest)
         request.kind = require_drawable(form.get("kind", "") or manifest.kind)
         request.base_uri = client.dataset_uri(name)
         given = [part.strip() for part in form.get("classes", "").split(",") if part.strip()]
-        own = manifest.classes if request.kind == manifest.kind else ()
+        own = _class_list(manifest) if request.kind == manifest.kind else ()
         request.classes.extend(own or dict.fromkeys(given))
         request.title = f"Annotation of {name}"
     if request.kind == "boxes" and not request.classes:
@@ -206,7 +213,12 @@ def _result_classes(client: Client, result: ResultManifest, kind: str) -> Sequen
     except ParfocalError:
         return ()
     classed = kind != "labels" or any("target_class" in image.outputs for image in result.images)
-    return dataset.classes if classed else ()
+    return _class_list(dataset) if classed else ()
+
+
+def _class_list(dataset: DatasetManifest) -> Sequence[str]:
+    """Return what a draft calls the classes of a dataset: those of class images by their numbers."""
+    return [str(value) for value in dataset.class_values] or dataset.classes
 
 
 def _of(client: Client, portal: Portal, draft: str) -> tuple[v1.Draft, Fields, dict[str, v1.DraftImage]]:
@@ -267,7 +279,7 @@ def _publish(request: Request, client: Client, portal: Portal, draft: str, form:
             raise InvalidInputError("Give the dataset a name: letters, digits, '.', '_' or '-'.")
         done = [(field, values["states"][field.name]) for field in values["done"]]
         wanted = Wanted(values["name"], values["use"], form.get("description", "").strip())
-        manifest = save_dataset(client, portal.desk, values["draft"], done, wanted)
+        manifest = save_dataset(client, portal.desk, values["draft"], done, wanted, _names(client, values["draft"]))
     except InvalidInputError as error:
         return page(request, "annotate_finish.html", 422, **{**values, "error": error})
     return go(request, f"/data/{manifest.dataset}/{manifest.version}")
@@ -276,7 +288,7 @@ def _publish(request: Request, client: Client, portal: Portal, draft: str, form:
 def _finish_values(client: Client, portal: Portal, draft: str, form: Mapping[str, str]) -> dict[str, Any]:
     found, fields, states = _of(client, portal, draft)
     done = [field for field in fields.fields if _is_done(states, field)]
-    base = _base_name(found.base_uri)
+    base = _base_name(client.project, found.base_uri)
     use = form.get("use", "")
     splits = sorted({field.split for field in done if field.split})
     saved = [each for each in list_datasets(client) if each.draft == found.draft]
@@ -304,8 +316,8 @@ def _suggested_name(client: Client, draft: v1.Draft, fields: Fields) -> str:
     source = next((field.source.uri for field in fields.fields if field.tiles), "")
     if not source:
         return f"{versioned_name(draft.model_uri).partition(':')[0]}-corrected"[:63] if draft.model_uri else "corrected"
-    name = versioned_name(source).partition(":")[0]
-    same = read_dataset(client, versioned_name(source)).kind == draft.kind
+    dataset = read_dataset(client, versioned_name(source, client.project))
+    name, same = dataset.dataset, dataset.kind == draft.kind
     return name if same else f"{name[:53]}-corrected"
 
 
@@ -313,12 +325,20 @@ def _is_done(states: Mapping[str, v1.DraftImage], field: Field) -> bool:
     return field.name in states and states[field.name].done
 
 
-def _classes(draft: v1.Draft) -> list[dict[str, Any]]:
-    """Return the number and name of each class; the number of an area is its class."""
-    return [
-        {"number": int(name) if draft.kind == "classes" and name.isdecimal() else number, "name": name}
-        for number, name in enumerate(draft.classes, start=1)
-    ]
+def _classes(client: Client, draft: v1.Draft) -> list[dict[str, Any]]:
+    """Return the number and name of each class; classes of class images are called by their numbers in a draft."""
+    if draft.kind == "boxes" or not all(name.isdecimal() for name in draft.classes):
+        return [{"number": number, "name": name} for number, name in enumerate(draft.classes, start=1)]
+    dataset = class_dataset(client, draft.model_uri or draft.base_uri)
+    known = dataset.class_names if dataset is not None else {}
+    return [{"number": int(name), "name": known.get(int(name), name)} for name in draft.classes]
+
+
+def _names(client: Client, draft: v1.Draft) -> dict[int, str]:
+    """Return the names of the classes of objects or areas by number, without those that are called by it."""
+    if draft.kind == "boxes":
+        return {}
+    return {each["number"]: each["name"] for each in _classes(client, draft) if each["name"] != str(each["number"])}
 
 
 def _file_names(fields: Sequence[Field]) -> dict[str, str]:
@@ -333,16 +353,15 @@ def _tiles(draft: v1.Draft, field: Field, layer: str) -> str:
     return f"/p/{draft.project}/tiles/draft/{draft.draft}/{quote(field.name, safe=':')}/{layer}/info"
 
 
-def _base_name(uri: str) -> str:
-    """Return what people call a dataset or result: "name:version", or the id of the job."""
+def _base_name(project: str, uri: str) -> str:
+    """Return what people of a project call a dataset or result: "name:version", or the id of the job."""
     name = versioned_name(uri)
-    return name if name.rpartition(":")[2].isdecimal() else name.partition(":")[2]
+    return versioned_name(uri, project) if name.rpartition(":")[2].isdecimal() else name.partition(":")[2]
 
 
 def _base_url(project: str, uri: str) -> str:
-    name = _base_name(uri)
-    dataset, colon, version = name.partition(":")
-    return f"/p/{project}/data/{dataset}/{version}" if colon else f"/p/{project}/results/{name}"
+    name = _base_name(project, uri)
+    return f"/p/{project}/data/{address(name)}" if ":" in name else f"/p/{project}/results/{name}"
 
 
 def _tile_uris(client: Client, draft: v1.Draft) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from parfocal import v1
@@ -14,13 +15,17 @@ from parfocal.client import Client
 from parfocal.client.comparisons import Comparison, difference_rows, mean_rows, plan_comparison, ranking_sentence
 from parfocal.client.datasets import list_datasets
 from parfocal.client.models import list_models, read_model
+from parfocal.client.published import read_manifest
 from parfocal.client.quality import published_summary
 from parfocal.client.results import result_uri
 from parfocal.portal.follow import compare_key, compare_models
-from parfocal.portal.portal import ClientHere, PortalHere, go, page
+from parfocal.portal.layers import comparison_config
+from parfocal.portal.portal import ClientHere, PortalHere, go, page, prepare_tiles
 from parfocal.portal.words import plain
-from parfocal.runtime.errors import ParfocalError
-from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
+from parfocal.runtime.errors import NotFoundError, ParfocalError
+from parfocal.runtime.store.evaluations import Metric
+from parfocal.runtime.store.manifests import ResultManifest
+from parfocal.runtime.store.names import check_request_id, new_request_id
 
 router = APIRouter(prefix="/p/{project}")
 
@@ -34,12 +39,13 @@ def compare(
         "a": a,
         "b": b,
         "dataset": dataset,
-        "models": list_models(client),
-        "datasets": [each for each in list_datasets(client) if each.can_be_judged_by("test")],
+        "models": list_models(client, shared=True),
+        "datasets": [each for each in list_datasets(client, shared=True) if each.can_be_judged_by("test")],
         "running": False,
         "problem": "",
         "found": None,
         "planned": False,
+        "tiles_note": "",
         "request_id": new_request_id("compare"),
     }
     if a and b and dataset:
@@ -52,6 +58,8 @@ def compare(
                 "problem": portal.follower.error(key),
                 "found": _found(client, plan),
             }
+            if values["found"]:
+                values["tiles_note"] = prepare_tiles(request, client, values["found"]["shown"])
         except ParfocalError as error:
             values["problem"] = error.message
     return page(request, "_compared.html" if request.headers.get("hx-request") else "compare.html", **values)
@@ -68,19 +76,62 @@ async def begin(request: Request, client: ClientHere, portal: PortalHere) -> Res
     return go(request, f"/compare?{urlencode({'a': a, 'b': b, 'dataset': dataset})}")
 
 
+@router.get("/compare/viewer.json")
+def viewer(client: ClientHere, a: str = "", b: str = "", dataset: str = "") -> Response:
+    """Tell the viewer of the test images with the predictions of both models, the largest difference first."""
+    found = _found(client, plan_comparison(client, (a, b), (), dataset))
+    if found is None:
+        raise NotFoundError(f"{a} and {b} have not been compared on {dataset} yet.")
+    order = {each["name"]: each["note"] for each in found["images"]}
+    return JSONResponse(comparison_config(client, found["evaluations"], order))
+
+
+def _images(metric: Metric, compared: Sequence[tuple[str, ResultManifest]]) -> list[dict[str, Any]]:
+    """Return the images that all models were scored on, the largest difference between two of them first."""
+    scores = [{each.input: each.metrics.get(metric.key) for each in result.images} for _, result in compared]
+    rows = []
+    for name in scores[0]:
+        values = [value for each in scores if (value := each.get(name)) is not None]
+        if len(values) == len(scores):
+            texts = [metric.number(value) for value in values]
+            note = ", ".join(f"{model} {text}" for (model, _), text in zip(compared, texts, strict=True))
+            rows.append(
+                {
+                    "name": name,
+                    "scores": texts,
+                    "note": f"{metric.heading}: {note}",
+                    "difference": metric.number(values[1] - values[0], signed=True),
+                    "size": abs(values[1] - values[0]),
+                }
+            )
+    return sorted(rows, key=lambda row: -row["size"])
+
+
 def _found(client: Client, plan: Comparison) -> dict[str, Any] | None:
     """Return the newest comparison of the models on the dataset; None if there is none."""
-    wanted = {versioned_name(uri) for uri in plan.model_uris}
     for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
         if job.WhichOneof("spec") != "comparison" or job.comparison.dataset_uri != plan.dataset_uri or not job.outputs:
             continue
         summary = published_summary(client, result_uri(job))
-        if {each["name"] for each in summary["candidates"] if each["kind"] == "model"} == wanted:
+        by_uri = {each["model_uri"]: each for each in summary["candidates"] if each["kind"] == "model"}
+        if by_uri.keys() == {*plan.model_uris}:
             first, second = (read_model(client, uri).manifest for uri in plan.model_uris)
+            chosen = [by_uri[uri] for uri in plan.model_uris]
+            wanted = {each["name"] for each in chosen}
+            compared = [
+                (each["name"], read_manifest(client, each["evaluation_uri"], ResultManifest)) for each in chosen
+            ]
+            metric = next(
+                Metric.model_validate(column) for column in summary["columns"] if column["key"] == summary["ranked_by"]
+            )
             names = sorted(first.parameters.keys() | second.parameters.keys())
             return {
                 "job": job,
                 "summary": summary,
+                "evaluations": compared,
+                "metric": metric,
+                "images": _images(metric, compared),
+                "shown": [plan.dataset_uri, *(each["prediction_uri"] for each in chosen)],
                 "decided": any(
                     {test["first"], test["second"]} == wanted and test["outcome"] != "not shown"
                     for test in summary["tests"]

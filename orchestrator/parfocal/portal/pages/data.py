@@ -342,6 +342,7 @@ def _save(request: Request, client: Client, portal: Portal, upload: str, form: M
                     kind=values["kind"],
                     licence=form.get("licence", "").strip(),
                     description=form.get("description", "").strip(),
+                    class_names=_class_names(form),
                 )
             except InvalidInputError as error:
                 raise _without_place(error, folder) from error
@@ -349,6 +350,12 @@ def _save(request: Request, client: Client, portal: Portal, upload: str, form: M
         return page(request, "upload.html", 422, **{**values, "name": name, "error": error, "fetching": None})
     portal.uploads.discard(client.project, upload)
     return go(request, f"/data/{manifest.dataset}/{manifest.version}")
+
+
+def _class_names(form: Mapping[str, str]) -> dict[int, str]:
+    """Return the names of classes that a form gives, by grey value."""
+    given = {name.removeprefix("class."): value.strip() for name, value in form.items() if name.startswith("class.")}
+    return {int(value): name for value, name in given.items() if value.isdecimal() and name}
 
 
 def _image_rows(report: FolderReport) -> list[dict[str, Any]]:

@@ -76,6 +76,7 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
     if summary.verdict.job and own:
         try:
             values["judged"] = _judged(client, summary)
+            values["judged"]["labels"] = portal.makes_labels(client, summary.manifest.method)
             values["tiles_note"] = prepare_tiles(request, client, values["judged"]["shown"])
         except ParfocalError as error:
             values["quality_problem"] = error.message

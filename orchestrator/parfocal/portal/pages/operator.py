@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from parfocal import v1
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
 from parfocal.portal.portal import ClientHere, PortalHere, page, rights_of
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import ParfocalError, PermissionDeniedError
 
 
@@ -54,9 +55,15 @@ def operator(request: Request, client: ClientHere, portal: PortalHere) -> Respon
         if job.state == v1.JOB_STATE_FAILED:
             reasons[(job.service, job.error.reason or "UNKNOWN")].append(job)
     spent: Counter[str] = Counter()
+    people: dict[str, Counter[str]] = defaultdict(Counter)
     for job in jobs:
+        person = people["" if job.created_by == UNVERIFIED.name else job.created_by]
+        person["jobs"] += 1
+        person["failed"] += job.state == v1.JOB_STATE_FAILED
         if job.HasField("started_at"):
-            spent[job.service] += round(seconds_at_work(job))
+            seconds = round(seconds_at_work(job))
+            spent[job.service] += seconds
+            person["seconds"] += seconds
     return page(
         request,
         "operator.html",
@@ -66,5 +73,7 @@ def operator(request: Request, client: ClientHere, portal: PortalHere) -> Respon
         running=[job for job in jobs if job.state not in FINAL_STATES and job.state != v1.JOB_STATE_QUEUED],
         reasons=sorted(reasons.items(), key=lambda item: -len(item[1])),
         spent=spent,
+        people=sorted(people.items(), key=lambda item: -item[1]["seconds"]),
+        since=jobs[-1].created_at if jobs else None,
         counted=len(jobs),
     )

@@ -25,7 +25,7 @@ from parfocal.client.results import find_inputs, unsuitable_inputs, upload_input
 from parfocal.client.single_images import PredictedImage
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.guard import require_work
-from parfocal.portal.layers import prediction_config
+from parfocal.portal.layers import has_areas, prediction_config
 from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, prepare_tiles
@@ -110,7 +110,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
     place, manifest = result_of(client, job_id)
     if manifest.kind != "prediction":
         return page(request, "result_files.html", job_id=job_id, manifest=manifest)
-    labels = portal.makes_labels(client, manifest.method)
+    labels = portal.shows_labels(client, manifest)
     tiles_note = prepare_tiles(request, client, (str(place), *([manifest.input_uri] if manifest.split else [])))
     sources = _sources(client, manifest)
     public = {entry.name: entry.public_name for entry in manifest.files}
@@ -159,7 +159,7 @@ def result(request: Request, client: ClientHere, portal: PortalHere, job_id: str
 def viewer(client: ClientHere, portal: PortalHere, job_id: str) -> Response:
     """Tell the viewer of the images of a prediction."""
     _, manifest = result_of(client, job_id)
-    return JSONResponse(prediction_config(client, manifest, labels=portal.makes_labels(client, manifest.method)))
+    return JSONResponse(prediction_config(client, manifest, labels=portal.shows_labels(client, manifest)))
 
 
 @router.get("/results/{job_id}/objects")
@@ -185,9 +185,18 @@ def objects(request: Request, client: ClientHere, job_id: str, image: str = "") 
         file=found.get(kind, ""),
         problem=problem,
         table=table,
-        columns=[name for name in table.columns if name != "plane" or any(row[name] for row in table.rows)],
+        columns=_ordered(table),
         rows=[(place_of(row), row) for row in table.rows],
     )
+
+
+def _ordered(table: Table) -> list[str]:
+    """Return the columns of a table of objects as the page shows them: what they are like first, where they are last.
+
+    A column "plane" of a single image says nothing.
+    """
+    shown = [name for name in table.columns if name != "plane" or any(row[name] not in {"", "0"} for row in table.rows)]
+    return sorted(shown, key=lambda name: name.partition("_")[0].partition(" ")[0] in {"z", "y", "x"})
 
 
 @router.get("/results/{job_id}/table/{file:path}")
@@ -381,10 +390,8 @@ def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
 
 def _correctable(portal: Portal, client: Client, manifest: ResultManifest) -> bool:
     """Return whether what a prediction found can be corrected in the browser."""
-    method = portal.method(client, manifest.method)
-    if method is not None and method.task == v1.TASK_SEMANTIC_SEGMENTATION:
-        return True
-    return any(kind in image.outputs for image in manifest.images for kind in ("objects", "detections"))
+    found = any(kind in image.outputs for image in manifest.images for kind in ("objects", "detections"))
+    return found or has_areas(portal.method(client, manifest.method), manifest)
 
 
 def _stem(name: str) -> str:

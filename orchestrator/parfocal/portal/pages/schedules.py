@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,6 +20,7 @@ from parfocal.client.steps import PlannedStep, plan_steps
 from parfocal.flows.schedules import Schedule, ScheduledRun, Schedules, create_recorded, start_once
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page
+from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     InvalidInputError,
@@ -110,13 +112,16 @@ def schedule(request: Request, client: ClientHere, portal: PortalHere, rights: R
     """Show a schedule and its last runs."""
     shown = _find(portal, client.project, name)
     runs = _runs(portal.schedules(), shown, _RUNS)
+    made_by, refusal = _recorded(client, shown)
     return page(
         request,
         "schedule.html",
         each=shown,
         runs=runs,
         busy=any(run["look"] in {"running", "queued"} for run in runs),
-        may_change=rights.change(shown.schedule.made_by) or (rights.work and not shown.schedule.made_by),
+        made_by="" if made_by == UNVERIFIED.name else made_by,
+        refusal=refusal,
+        may_change=rights.change(made_by) or (rights.work and not made_by),
     )
 
 
@@ -126,7 +131,7 @@ def change(
 ) -> Response:
     """Pause a schedule, let it go on, run it now, or delete it."""
     shown = _find(portal, client.project, name)
-    made_by = shown.schedule.made_by
+    made_by, _ = _recorded(client, shown)
     if made_by and not rights.change(made_by):
         raise PermissionDeniedError(
             f"The schedule {name} was made by {made_by}. Users of the project {client.project!r} may change only what "
@@ -139,7 +144,8 @@ def change(
         case "run":
             known.run_now(shown.schedule.name)
         case "delete":
-            client.catalog.delete_schedule(shown.schedule.name)
+            with suppress(NotFoundError):
+                client.catalog.delete_schedule(shown.schedule.name)
             known.delete(shown.schedule.name)
             return go(request, "/schedules")
         case _:
@@ -232,7 +238,7 @@ def _form(client: Client, portal: Portal, sent: Mapping[str, str]) -> dict[str, 
     inboxes = _inboxes(portal, client.project)
     local = datetime.now().astimezone().tzinfo
     return {
-        "models": list_models(client),
+        "models": list_models(client, shared=True),
         "inboxes": inboxes,
         "every": _EVERY,
         "sent": {
@@ -259,6 +265,18 @@ def _find(portal: Portal, project: str, name: str) -> Shown:
         if each.name == name:
             return each
     raise NotFoundError(f"There is no schedule named {name!r} in this project.")
+
+
+def _recorded(client: Client, shown: Shown) -> tuple[str, str]:
+    """Return who has made a schedule, and why it may no longer run, as the catalogue says; "" where nothing is known.
+
+    What stands in the workflows does not count: whoever has their password can change it.
+    """
+    try:
+        checked = client.catalog.check_schedule(shown.schedule.name)
+    except NotFoundError:
+        return "", ""
+    return checked.schedule.created_by, checked.refusal
 
 
 def _stored(portal: Portal, project: str, name: str) -> str:

@@ -10,7 +10,7 @@ from parfocal.client.datasets import list_datasets
 from parfocal.client.models import ModelSummary, list_models
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.portal import ClientHere, PortalHere, page
-from parfocal.portal.words import subject, work
+from parfocal.portal.words import subject, title_in, work
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.manifests import DatasetManifest
 
@@ -70,13 +70,13 @@ def search(request: Request, client: ClientHere, q: str = "") -> Response:
         q=q,
         datasets=[
             each
-            for each in (list_datasets(client) if words else [])
-            if found(f"{each.dataset}:{each.version}", each.description)
+            for each in (list_datasets(client, shared=True) if words else [])
+            if found(title_in(client.project, each), each.description)
         ],
         models=[
             each
-            for each in (list_models(client) if words else [])
-            if found(f"{each.manifest.model}:{each.manifest.version}", each.manifest.method)
+            for each in (list_models(client, shared=True) if words else [])
+            if found(title_in(client.project, each.manifest), each.manifest.method)
         ],
         jobs=[job for job in jobs if found(job.id, job.method, work(job), subject(job))][:_SHOWN],
     )

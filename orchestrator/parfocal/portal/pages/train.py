@@ -15,11 +15,12 @@ from parfocal.client import Client
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.estimates import Estimate, estimate_training
 from parfocal.client.models import list_models, read_model
+from parfocal.client.previews import preview_stored
 from parfocal.client.quality import JUDGE_LABEL
 from parfocal.client.requests import training_request
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.follow import follow_training
-from parfocal.portal.forms import make_form, sent_parameters
+from parfocal.portal.forms import decisive_parameters, make_form, sent_parameters
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page
 from parfocal.portal.words import title_in
@@ -28,6 +29,8 @@ from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalEr
 from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
 
 _RECENT: Final = 200
+# Parameters that decide what patches look like begin so.
+_PATCHES: Final = ("augment_", "patch_")
 router = APIRouter(prefix="/p/{project}")
 
 
@@ -61,6 +64,7 @@ def train(
         initial=initial,
         check=True,
         request_id=new_request_id(f"train-{chosen.name}"),
+        patches_query=_patches_query(chosen, dataset, {field.name: field.value for field in form.fields}),
         **values,
     )
 
@@ -137,12 +141,33 @@ def _start(request: Request, client: Client, portal: Portal, sent: dict[str, str
             check=bool(sent.get("check")),
             request_id=request_id,
             error=error,
+            patches_query=_patches_query(chosen, values["dataset"], own),
             **values,
             wrong_name="model" in fields,
             wrong_dataset="dataset_uri" in fields,
         )
     follow_training(portal.follower, client, job)
     return go(request, f"/jobs/{job.id}")
+
+
+@router.get("/train/patches.png")
+def patches(request: Request, client: ClientHere, portal: PortalHere, method: str = "", dataset: str = "") -> Response:
+    """Return a sheet of patches as a training with the parameters in a form sees them."""
+    chosen = portal.method(client, method)
+    if chosen is None:
+        raise NotFoundError(f"No service offers the method {method!r} now.")
+    try:
+        parameters = decisive_parameters(chosen, v1.JOB_KIND_TRAINING, _own(request.query_params), _PATCHES)
+    except InvalidInputError:
+        parameters = {}  # the form says what is wrong
+    sheet = preview_stored(client, dataset, parameters, augmented=True)
+    return Response(sheet, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _patches_query(method: v1.Method, dataset: str, values: Mapping[str, str]) -> str:
+    """Return what the address of the sheet of patches says of the values in a form."""
+    chosen = {f"p.{name}": value for name, value in values.items() if name.startswith(_PATCHES)}
+    return urlencode({"method": method.name, "dataset": dataset, **chosen})
 
 
 def _own(sent: Mapping[str, str]) -> dict[str, str]:

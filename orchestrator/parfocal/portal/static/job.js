@@ -90,7 +90,12 @@
       act(JSON.parse(event.data));
     });
     source.addEventListener("open", () => { offline.hidden = true; });
-    source.addEventListener("error", () => { offline.hidden = false; });
+    source.addEventListener("error", () => {
+      if (!offline.hidden) return;
+      const time = new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+      offline.querySelector("span").textContent = `Connection lost at ${time}. The work continues without this page. Reconnecting…`;
+      offline.hidden = false;
+    });
     listen("epoch", (row) => {
       if (rows.length && row.epoch <= rows[rows.length - 1].epoch) {
         // After a resume epochs since the checkpoint are done again.
@@ -110,6 +115,9 @@
     listen("end", () => { close(); offline.hidden = true; if (job.dataset.final !== "yes") refresh(); });
     listen("lost", (why) => { close(); offline.hidden = false; offline.querySelector("span").textContent = why.text; });
   }
+
+  /** The epochs that the curve shows, for tests. */
+  job.epochs = () => rows.map((row) => row.epoch);
 
   function close() { if (source) { source.close(); source = null; } }
 

@@ -70,6 +70,20 @@ if (training) {
   });
 }
 
+// The example patches follow what the form says of them.
+const patches = document.getElementById("patches");
+if (training && patches) {
+  let waiting = 0;
+  training.addEventListener("change", (event) => {
+    if (!/^(dataset$|p\.(augment|patch)_)/.test(event.target.name)) return;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      const chosen = [...new FormData(training)].filter(([name]) => /^(method$|dataset$|p\.(augment|patch)_)/.test(name));
+      patches.src = patches.parentElement.href = `${patches.dataset.base}?${new URLSearchParams(chosen)}`;
+    }, 600);
+  });
+}
+
 // Uploads: one request a file, so that one that was cut off goes on where it stopped.
 const uploading = document.getElementById("upload-form");
 if (uploading) {
@@ -111,21 +125,27 @@ if (uploading) {
     const total = wanted.reduce((sum, item) => sum + item.file.size, 0);
     const key = `upload ${location.pathname} ${wanted.length} ${total} ${wanted[0].path}`;
     try {
-      let place = JSON.parse(sessionStorage.getItem(key) || "null");
+      let place = JSON.parse(localStorage.getItem(key) || "null");
       let there = place ? await fetch(`${place.url}/files`).then((answer) => (answer.ok ? answer.json() : null)) : null;
       if (!there) {
         const answer = await fetch(uploading.dataset.create, { method: "POST", headers: { "X-CSRF-Token": token, Accept: "application/json" } });
         if (!answer.ok) throw new Error(await answer.text());
         place = await answer.json();
         there = {};
-        sessionStorage.setItem(key, JSON.stringify(place));
+        localStorage.setItem(key, JSON.stringify(place));
       }
       let sent = 0;
       let done = 0;
       const left = wanted.filter((item) => { const known = there[item.path] === item.file.size; if (known) { sent += item.file.size; done += 1; } return !known; });
+      const begun = performance.now();
+      const before = sent;
       const show = () => {
         bar.value = total ? (100 * sent) / total : 100;
-        words.textContent = `${done} of ${wanted.length} files, ${(sent / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB. You may leave this page only when all have arrived.`;
+        const seconds = (performance.now() - begun) / 1000;
+        // By what has arrived since the upload began or went on.
+        const left = sent > before && seconds > 5 ? (seconds * (total - sent)) / (sent - before) : 0;
+        const time = left > 90 ? `, about ${Math.ceil(left / 60)} min left` : left > 0 ? `, about ${Math.ceil(left)} s left` : "";
+        words.textContent = `${done} of ${wanted.length} files, ${(sent / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB${time}. If you leave this page, choose the same files again later and it goes on.`;
       };
       show();
       const work = async () => {
@@ -137,7 +157,7 @@ if (uploading) {
         }
       };
       await Promise.all([work(), work(), work()]);
-      sessionStorage.removeItem(key);
+      localStorage.removeItem(key);
       location.href = uploading.dataset.then ? uploading.dataset.then + place.id : place.url;
     } catch (error) {
       words.textContent = `The upload was interrupted: ${error.message} What has arrived is kept. Choose the same files again and it goes on.`;

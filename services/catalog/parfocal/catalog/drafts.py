@@ -36,6 +36,7 @@ from parfocal.runtime.errors import (
     PreconditionError,
     Violation,
 )
+from parfocal.runtime.store.confinement import confine
 from parfocal.runtime.store.names import check_name, check_request_id, is_job_id
 from parfocal.runtime.store.publish import sha256_of
 from parfocal.runtime.store.store import Location, Store
@@ -323,8 +324,9 @@ class Drafts:
             words = ("dataset", "result") if name == "base_uri" else ("model",)
             if not uri and name == "model_uri":
                 continue
-            if place is None or place.kind.word not in words or place.project != project:
-                problems.append(Violation(name, f"must be the address of a {' or '.join(words)} of the project"))
+            if place is None or place.kind.word not in words or not self._may_read(project, uri):
+                text = f"must be the address of a {' or '.join(words)} of the project, or of one that is shared with it"
+                problems.append(Violation(name, text))
             elif not self._store.exists(place.manifest):
                 problems.append(Violation(name, f"names no {place.kind.word} that is published"))
         if not 0 < len(record.title) <= _TITLE or not record.title.isprintable():
@@ -336,6 +338,13 @@ class Drafts:
         if problems:
             text = "; ".join(f"{problem.field} {problem.description}" for problem in problems)
             raise InvalidInputError(f"The draft cannot be created: {text}.", problems)
+
+    def _may_read(self, project: str, uri: str) -> bool:
+        try:
+            confine(self._store, project, uri, "base_uri")
+        except NotFoundError:
+            return False
+        return True
 
 
 def _changed(known: ImageState, change: Change, who: str, now: datetime) -> ImageState:

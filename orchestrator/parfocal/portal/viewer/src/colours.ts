@@ -77,7 +77,7 @@ export function mapped(value: number, mapping: Mapping): number {
   return Math.pow(at, 1 / mapping.gamma);
 }
 
-/** Return the index of an object's colour in the palette. */
-export function paletteIndex(id: number): number {
-  return (Math.imul(id, 2654435761) >>> 16) % PALETTE.length;
+/** Return the index of a colour in the palette: classes have different ones in order, neighbouring objects mostly do. */
+export function paletteIndex(id: number, classes: boolean): number {
+  return (classes ? Math.max(id - 1, 0) : Math.imul(id, 2654435761) >>> 16) % PALETTE.length;
 }

@@ -12,6 +12,8 @@ export interface LayerConfig {
   scale?: Scale;
   overlay?: boolean;
   unit?: string;
+  /** Of labels that are classes: their names by number. */
+  classes?: Record<string, string>;
 }
 
 export interface Box {

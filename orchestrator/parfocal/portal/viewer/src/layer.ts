@@ -42,6 +42,16 @@ export class Layer {
     return this.info.kind === "labels";
   }
 
+  /** Whether the values are numbers of classes. */
+  get isClasses(): boolean {
+    return this.isLabels && this.config.classes !== undefined;
+  }
+
+  /** The names of classes by number; none of intensities and objects. */
+  get classNames(): Record<string, string> {
+    return this.isLabels ? (this.config.classes ?? {}) : {};
+  }
+
   get width(): number {
     return this.info.sizes.x;
   }

@@ -246,7 +246,9 @@ export class Pane {
     const factor = unit === "nm" ? 1000 : unit === "mm" ? 0.001 : 1;
     this.bar.textContent = `${Number((length * factor).toPrecision(3)).toLocaleString("en")} ${unit}`;
     const contrast = this.layer.isLabels
-      ? "objects"
+      ? this.layer.isClasses
+        ? "classes"
+        : "objects"
       : this.layer.mappings
           .filter((_, channel) => this.layer!.visible[channel])
           .map(({ black, white, gamma }) => `${short(black)} – ${short(white)}${gamma === 1 ? "" : `, gamma ${short(gamma)}`}`)

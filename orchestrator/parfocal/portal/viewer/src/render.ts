@@ -57,7 +57,7 @@ void main() {
 
 const LABELS = `#version 300 es
 precision highp float; precision highp int; precision highp usampler2D;
-uniform usampler2D tile; uniform float step, fill; uniform bool overlay; uniform uint selected; uniform vec3 palette[7];
+uniform usampler2D tile; uniform float step, fill; uniform bool overlay, classes; uniform uint selected; uniform vec3 palette[7];
 in vec2 at; out vec4 colour;
 uint number(vec2 place) {
   return texelFetch(tile, clamp(ivec2(floor(place)), ivec2(0), textureSize(tile, 0) - 1), 0).r;
@@ -74,7 +74,7 @@ void main() {
     edge = edge || near != id || (chosen && wide != id);
     halo = halo || far != id;
   }
-  vec3 own = palette[((id * 2654435761u) >> 16) % 7u];
+  vec3 own = palette[(classes ? max(id, 1u) - 1u : (id * 2654435761u) >> 16) % 7u];
   if (!overlay) { colour = id == 0u ? vec4(0.0, 0.0, 0.0, 1.0) : vec4(chosen ? vec3(1.0) : own * (edge ? 0.5 : 1.0), 1.0); return; }
   if (id != 0u && edge) colour = vec4(chosen ? vec3(1.0) : own, 1.0);
   else if (halo) colour = vec4(mix(vec3(0.0), own, id == 0u ? 0.0 : fill), id == 0u ? 0.5 : max(fill, 0.35));
@@ -155,6 +155,7 @@ class GlRenderer implements Renderer {
         gl.uniform1f(place("step"), thickness(item) / item.scale);
         gl.uniform1f(place("fill"), paint.fill);
         gl.uniform1i(place("overlay"), Number(paint.overlay));
+        gl.uniform1i(place("classes"), Number(paint.layer.isClasses));
         gl.uniform1ui(place("selected"), paint.selected);
         gl.uniform3fv(place("palette[0]"), PALETTE.flat().map((part) => part / 255));
       } else {
@@ -320,7 +321,7 @@ class CpuRenderer implements Renderer {
       const reach = (id === paint.selected ? 2.5 * OUTLINE : OUTLINE) / scale;
       const edge = DIRECTIONS.some(([dx, dy]) => number(tile, x + dx * reach, y + dy * reach) !== id);
       const chosen = id !== 0 && id === paint.selected;
-      const colour = chosen ? [255, 255, 255] : PALETTE[paletteIndex(id)];
+      const colour = chosen ? [255, 255, 255] : PALETTE[paletteIndex(id, paint.layer.isClasses)];
       const alpha = !paint.overlay ? 1 : id === 0 ? 0 : edge ? 1 : paint.fill;
       for (let part = 0; part < 3; part++)
         out[at + part] = (1 - alpha) * out[at + part] + alpha * (id === 0 ? 0 : colour[part]);

@@ -1,6 +1,7 @@
 // The viewer of a page: panes that move together, layers, planes, readout, keys.
 
 import { Annotator, HELP as ANNOTATE_HELP } from "./annotate";
+import { PALETTE, paletteIndex } from "./colours";
 import { Contrast } from "./contrast";
 import { type Box, type Config, fetchJson, type ImageConfig, type Info, type Layout, type Unready } from "./config";
 import { make } from "./dom";
@@ -10,6 +11,7 @@ import { renderer } from "./render";
 
 const REST_MS = 150;
 const POLL_MS = 3000;
+const CLASS_FILL = 0.3;
 
 const HELP: [string, string][] = [
   ["Arrow keys", "move"],
@@ -36,7 +38,8 @@ interface State {
   z: number;
   t: number;
   overlays: boolean;
-  fill: number;
+  /** How opaque areas of labels are; unless somebody has said so those of classes are, and objects are not. */
+  fill?: number;
   swipe: number;
 }
 
@@ -55,6 +58,7 @@ export class Viewer {
   private title = make("span", "viewer-title");
   private live = make("div", "viewer-hidden", { "aria-live": "polite" });
   private message = make("div", "viewer-message", { role: "status" });
+  private legend = make("ul", "viewer-legend", { "aria-label": "Classes" });
   private hint = make("div", "viewer-hint", { hidden: "" }, "Ctrl and wheel zoom the image.");
   private help = make("dialog", "viewer-help", { "aria-label": "Keys" });
   private contrast: Contrast;
@@ -65,6 +69,7 @@ export class Viewer {
   private rest = 0;
   private poll = 0;
   private blink = false;
+  private opacity!: HTMLInputElement;
   private loading = 0;
   private marked?: { layer: string; id: number };
   private state: State;
@@ -77,7 +82,7 @@ export class Viewer {
   ) {
     this.linked = first;
     const image = Math.max(0, config.images.findIndex((each) => each.name === config.image));
-    this.state = { image, layer: 0, layout: config.layout ?? "single", z: -1, t: 0, overlays: true, fill: 0, swipe: 50 };
+    this.state = { image, layer: 0, layout: config.layout ?? "single", z: -1, t: 0, overlays: true, swipe: 50 };
     this.contrast = new Contrast(() => {
       this.panes.forEach((pane) => (pane.osd.forceRedraw(), pane.decorate()));
       this.keep();
@@ -139,9 +144,9 @@ export class Viewer {
       button.dataset.layout = layout;
       this.layoutButtons.append(button);
     }
-    const fill = make("input", "", { type: "range", min: "0", max: "0.6", step: "0.05", value: "0", "aria-label": "Fill of objects" });
-    fill.addEventListener("input", () => {
-      this.state.fill = Number(fill.value);
+    this.opacity = make("input", "", { type: "range", min: "0", max: "0.6", step: "0.05", value: "0", "aria-label": "Fill of objects" });
+    this.opacity.addEventListener("input", () => {
+      this.state.fill = Number(this.opacity.value);
       void this.update();
     });
     const outlines = this.button("Outlines", "Outlines and boxes (O)", () => this.toggleOverlays());
@@ -155,7 +160,7 @@ export class Viewer {
         this.button("Fit", "Fit the image (0)", () => this.fit()),
         this.button("100 %", "One pixel of the image on one of the screen (9)", () => this.active?.setZoom(1)),
       ),
-      make("div", "viewer-group viewer-objects", { role: "group", "aria-label": "Objects" }, outlines, fill),
+      make("div", "viewer-group viewer-objects", { role: "group", "aria-label": "Objects" }, outlines, this.opacity),
       contrast,
       this.button("?", "Keys (?)", () => this.help.showModal()),
     );
@@ -181,7 +186,7 @@ export class Viewer {
       this.live,
       this.help,
     );
-    this.area.append(this.line, this.swipe, this.hint);
+    this.area.append(this.line, this.swipe, this.hint, this.legend);
     root.addEventListener("keydown", (event) => this.onKey(event), true);
     root.addEventListener("keyup", (event) => {
       if (event.key.toLowerCase() === "x" && this.blink) {
@@ -260,11 +265,29 @@ export class Viewer {
     await this.update();
     this.panes.forEach((pane) => pane.setBoxes(boxes));
     this.root.classList.toggle("has-objects", boxes.length > 0 || this.ready.some((layer) => layer.config.overlay));
+    if (this.state.fill === undefined) this.opacity.value = String(this.ready.some((layer) => layer.isClasses) ? CLASS_FILL : 0);
+    this.nameClasses();
     const note = image.note ? `, ${image.note}` : "";
     const place = this.images.length > 1 ? `${index + 1} of ${this.images.length}: ` : "";
     this.title.textContent = `${place}${image.name}${note}`;
     this.root.dispatchEvent(new CustomEvent("viewer:image", { bubbles: true, detail: { name: image.name } }));
     void this.annotator?.opened();
+  }
+
+  /** Say which colour is which class, where classes have names. */
+  private nameClasses(): void {
+    const names = Object.assign({}, ...this.ready.map((layer) => layer.classNames)) as Record<string, string>;
+    this.legend.replaceChildren(
+      ...Object.entries(names)
+        .filter(([value]) => value !== "0")
+        .map(([value, name]) => {
+          const patch = make("canvas", "", { width: "12", height: "12", "aria-hidden": "true" });
+          const brush = patch.getContext("2d")!;
+          brush.fillStyle = `rgb(${PALETTE[paletteIndex(Number(value), true)].join(" ")})`;
+          brush.fillRect(0, 0, 12, 12);
+          return make("li", "", {}, patch, name);
+        }),
+    );
   }
 
   /** Ask again for the layers, where what they show was changed as a whole. */
@@ -301,7 +324,7 @@ export class Viewer {
     this.area.dataset.layout = shown.length > 1 ? this.state.layout : "single";
     const reference = this.pictures[0];
     const look = (layer: Layer) => ({
-      fill: this.state.fill,
+      fill: this.state.fill ?? (layer.isClasses ? CLASS_FILL : 0),
       selected: this.marked?.layer === layer.config.name ? this.marked.id : 0,
     });
     shown.forEach((layer, index) => this.panes[index].show(layer, this.overlays, this.plane, reference, look));
@@ -708,5 +731,7 @@ export class Viewer {
 
 function exact(value: number, layer: Layer): string {
   if (!Number.isFinite(value)) return String(value);
+  const name = layer.classNames[value];
+  if (name) return name === `class ${value}` ? name : `${value} ${name}`;
   return layer.info.tile_dtype === "float32" ? short(value) : value.toLocaleString("en");
 }

@@ -118,7 +118,7 @@ def layers_of_result(place: Location, result: ResultManifest) -> Layers:
         listed = {kind: files[output] for kind, output in item.outputs.items() if output in files}
         for kind, entry in listed.items():
             if entry.name.lower().endswith(IMAGE_SUFFIXES) and kind != "overlay":
-                labels = (kind == _MAIN and OBJECTS in item.outputs) or kind == CLASS_ROLE
+                labels = kind in item.labels or (kind == _MAIN and OBJECTS in item.outputs) or kind == CLASS_ROLE
                 layers[kind] = Layer(name, kind, entry, labels)
         parent, _, last = item.input.rpartition("/")
         label = f"{parent}/{_stem(last)}" if parent else _stem(last)

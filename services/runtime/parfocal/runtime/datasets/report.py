@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from parfocal.runtime.datasets.pairs import CheckedImage
+from parfocal.runtime.errors import InvalidInputError, Violation, refusal
 from parfocal.runtime.images.files import write_image
 from parfocal.runtime.store.manifests import AnnotationEntry, DatasetManifest, FileEntry, ImageEntry, ObjectSizes
+
+_LONGEST_NAME: Final = 100
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,42 @@ class FolderReport:
     def test(self) -> tuple[CheckedImage, ...]:
         """The source images for quality control."""
         return self.images.get(("test", "source"), ())
+
+    def named(self, names: Mapping[int, str]) -> FolderReport:
+        """Return the same folder with names of the classes of class images.
+
+        Parameters
+        ----------
+        names
+            By grey value. A value that no image has is passed over; classes without a name are called by their value.
+
+        Raises
+        ------
+        InvalidInputError
+            There are no class images, or a name cannot be used.
+        """
+        if not names:
+            return self
+        if not self.class_values:
+            text = "Names of classes were given, but there are no class images: leave them out."
+            raise InvalidInputError(text, [Violation("classes", text)])
+        problems = []
+        for value, name in names.items():
+            if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or name.isdecimal():
+                rule = f"use 1 to {_LONGEST_NAME} letters, and not digits alone"
+                text = f"The class {value} cannot be called {name!r}: {rule}."
+                problems.append(Violation(f"classes.{value}", text))
+        chosen = [names.get(value, str(value)) for value in self.class_values]
+        for twice in sorted({name for name in chosen if chosen.count(name) > 1}):
+            text = f"Two classes are called {twice!r}: give each a name of its own."
+            problems.append(Violation("classes", text))
+        if problems:
+            raise refusal("The names of the classes cannot be used:", problems)
+        known = dict(zip(self.classes, chosen, strict=True))
+        counts = {
+            split: {known[name]: number for name, number in each.items()} for split, each in self.class_counts.items()
+        }
+        return replace(self, classes=tuple(chosen), class_counts=counts)
 
     def items(self) -> list[Item]:
         """Return all files of the dataset, sorted by split and role."""

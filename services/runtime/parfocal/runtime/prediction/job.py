@@ -281,6 +281,7 @@ def _written(
         input=item.name,
         input_sha256=digest,
         outputs={kind: entry.name for kind, entry in sent.items()},
+        labels=tuple(sorted(predicted.labels)),
         seconds=round(seconds, 3),
         clipped_fraction=predicted.clipped,
         drift=tuple(differences_from_training(model, item.image, parameters)),

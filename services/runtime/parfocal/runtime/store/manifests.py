@@ -254,6 +254,12 @@ class DatasetManifest(Manifest):
         """The value of each class where the targets are class images; label images may have others beside them."""
         return self.class_values if self.kind == "classes" else ()
 
+    @property
+    def class_names(self) -> dict[int, str]:
+        """The name of each grey value of class images, of those that somebody has named."""
+        pairs = zip(self.class_values, self.classes, strict=False)
+        return {value: name for value, name in pairs if name != str(value)}
+
     def select(self, split: str, role: str) -> tuple[ImageEntry, ...]:
         """Return the images of one split ("train", "test") and role ("source", "target", "target_DAPI", …)."""
         return tuple(image for image in self.images if image.split == split and image.role == role)
@@ -368,7 +374,8 @@ class ModelManifest(Manifest):
 class ResultFile(BaseModel):
     """One processed image: its input with digest, what was written, or why nothing was.
 
-    `outputs` are names in `files` of the manifest, by kind of output. `drift` says how the input differs from all
+    `outputs` are names in `files` of the manifest, by kind of output; `labels` are the kinds whose values are numbers
+    of objects or classes, empty in results made before this was recorded. `drift` says how the input differs from all
     images the model was trained on.
     """
 
@@ -377,6 +384,7 @@ class ResultFile(BaseModel):
     input: str
     input_sha256: str
     outputs: dict[str, str] = Field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     seconds: float = 0.0
     clipped_fraction: float = 0.0
     reason: str = ""
