@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
 from parfocal.runtime.methods.service import Parameters
-from parfocal.runtime.store.manifests import PART, RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.store.manifests import MOST_PARTS, PART, RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location, Store
-
-MOST_PARTS: Final = 64
-"""The most parts of a prediction: each of them reads the whole image once."""
 
 
 def check_parts(store: Store, spec: v1.PredictionSpec, parameters: Parameters) -> None:
