@@ -19,7 +19,7 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.published import read_manifest
 from parfocal.client.watching import FINAL_STATES
-from parfocal.runtime.errors import AlreadyExistsError, NotFoundError, ParfocalError
+from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, ParfocalError, Violation
 from parfocal.runtime.store.manifests import MOST_PARTS, PART, ResultManifest
 from parfocal.runtime.store.publish import sha256_of
 
@@ -39,6 +39,14 @@ def choose_parts(pixels: int, devices: Callable[[], int]) -> int:
     return max(1, min(devices(), MOST_PARTS)) if pixels >= LARGE_PIXELS else 1
 
 
+def check_count(parts: int) -> int:
+    """Return a number of parts; raise InvalidInputError if there cannot be as many."""
+    if not 1 <= parts <= MOST_PARTS:
+        text = f"An image can be divided into 1 to {MOST_PARTS} parts, not {parts}."
+        raise InvalidInputError(text, [Violation("parts", text)])
+    return parts
+
+
 def prediction_id(model_uri: str, parameters: Mapping[str, Any], paths: Iterable[Path], how: str) -> str:
     """Return a request id that is the same whenever the same is predicted; `how` says how images are read."""
     digest = hashlib.sha256(json.dumps([model_uri, parameters, how], sort_keys=True, default=str).encode())
@@ -53,11 +61,17 @@ def part_requests(request: v1.StartJobRequest, count: int) -> list[v1.StartJobRe
     """Return the requests for all parts of a prediction."""
     made = []
     for number in range(1, count + 1):
-        part = _copy(request)
+        part = part_request(request, number, count)
         part.request_id = step_id(request.request_id, f"{number}of{count}")
-        part.prediction.part.CopyFrom(v1.PredictionPart(number=number, count=count))
         made.append(part)
     return made
+
+
+def part_request(request: v1.StartJobRequest, number: int, count: int) -> v1.StartJobRequest:
+    """Return the request for one part of a prediction, which counts from 1, with the same id."""
+    part = _copy(request)
+    part.prediction.part.CopyFrom(v1.PredictionPart(number=number, count=count))
+    return part
 
 
 def merge_request(request: v1.StartJobRequest, parts: Sequence[v1.Job]) -> v1.StartJobRequest:
